@@ -1,0 +1,1 @@
+//! Which items match a filter: always whole, always current.

@@ -1,0 +1,19 @@
+//! The pair that reconciliation is about: when an event was made and what it is called.
+
+/// An event as negentropy sees it. Ordered by `created_at`, then by `id`: the
+/// order of the negentropy v1 protocol.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Item {
+    /// Seconds since the Unix epoch. `u64::MAX` is the protocol's infinity and
+    /// is never an item's time.
+    pub created_at: u64,
+    /// The event id, 32 bytes.
+    pub id: [u8; 32],
+}
+
+impl Item {
+    /// An item from its two parts.
+    pub const fn new(created_at: u64, id: [u8; 32]) -> Self {
+        Self { created_at, id }
+    }
+}

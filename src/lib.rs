@@ -1,0 +1,6 @@
+//! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+pub mod index;
+pub mod item;
+pub mod reconcile;

@@ -1,0 +1,2 @@
+//! The `negsync` command.
+fn main() {}
