@@ -4,3 +4,4 @@
 pub mod index;
 pub mod item;
 pub mod reconcile;
+pub mod store;

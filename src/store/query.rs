@@ -1,0 +1,308 @@
+//! From a filter to the index that answers it. Every scan walks a covering index in order of
+//! time; events themselves are read only when they are sent.
+
+use super::StoreError;
+use super::filter::Filter;
+use super::tag_key::TagKey;
+use crate::item::Item;
+use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use std::cmp::Reverse;
+use std::ops::ControlFlow;
+
+/// A stored event that a filter selects: what it is and where it lies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// Time and id.
+    pub item: Item,
+    /// The event's row in the store.
+    row: i64,
+}
+
+/// The index that a scan walks. What it does not decide is checked event by event.
+#[derive(Clone, Copy)]
+enum Source<'filter> {
+    Ids(&'filter [[u8; 32]]),
+    /// The tag list with this position in [`Filter::tags`].
+    Tag(usize, &'filter [TagKey]),
+    Authors(&'filter [[u8; 32]]),
+    Kinds(&'filter [u16]),
+    Time,
+}
+
+const BY_ID: &str = "SELECT created_at, id, row, kind FROM event
+    WHERE id = ?3 AND created_at BETWEEN ?1 AND ?2";
+const BY_TAG: &str = "SELECT created_at, id, event, kind FROM tag
+    WHERE key = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+const BY_AUTHOR: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_author
+    WHERE pubkey = ?3 AND kind = ?4 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+const BY_KIND: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_kind
+    WHERE kind = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+const BY_TIME: &str = "SELECT created_at, id, row FROM event INDEXED BY event_time
+    WHERE created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+
+/// How many rows are looked at to tell which of a filter's indexes has the fewest.
+const PROBE_ROWS: usize = 1_000;
+
+/// The newest events that match, newest first and of one second the lowest id first (NIP-01,
+/// `limit`); at most `most` of them, and at most the filter's own limit.
+pub(super) fn newest(
+    connection: &Connection,
+    filter: &Filter,
+    most: usize,
+) -> Result<Vec<Hit>, StoreError> {
+    let most = filter.limit.map_or(most, |limit| limit.min(most));
+    let mut hits: Vec<Hit> = Vec::new();
+    if most == 0 || filter.is_void() {
+        return Ok(hits);
+    }
+    let source = choose(connection, filter)?;
+    let mut since = filter.since.unwrap_or(0);
+    each_walk(connection, filter, source, |walk| {
+        let mut taken = 0;
+        let mut oldest = u64::MAX;
+        walk.run(since, &mut |hit| {
+            // Past the limit only the rest of the same second can still matter.
+            if taken >= most && hit.item.created_at < oldest {
+                return ControlFlow::Break(());
+            }
+            taken += 1;
+            oldest = hit.item.created_at;
+            hits.push(hit);
+            ControlFlow::Continue(())
+        })?;
+        if hits.len() > most {
+            order(&mut hits);
+            hits.truncate(most);
+            // What later walks find has to be at least as new as the oldest kept.
+            since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
+        }
+        Ok(())
+    })?;
+    order(&mut hits);
+    hits.truncate(most);
+    Ok(hits)
+}
+
+/// Calls `visit` with every item that matches, whatever the filter's limit, in no order. An item
+/// can come twice when the filter lists several values of a tag.
+pub(super) fn items(
+    connection: &Connection,
+    filter: &Filter,
+    visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+) -> Result<(), StoreError> {
+    if filter.is_void() {
+        return Ok(());
+    }
+    let source = choose(connection, filter)?;
+    let mut stopped = false;
+    each_walk(connection, filter, source, |walk| {
+        if stopped {
+            return Ok(());
+        }
+        walk.run(filter.since.unwrap_or(0), &mut |hit| {
+            let flow = visit(hit.item);
+            stopped = flow.is_break();
+            flow
+        })
+    })
+}
+
+/// Reads the JSON of the events in the order of `hits`, leaving out those that are gone or that
+/// expired by `now`.
+pub(super) fn fetch(
+    connection: &Connection,
+    hits: &[Hit],
+    now: u64,
+    visit: &mut dyn FnMut(&Item, &str),
+) -> Result<(), StoreError> {
+    // A row number can be given to another event once its own is gone: compare the id as well.
+    let mut statement = connection
+        .prepare_cached("SELECT json, expires_at FROM event WHERE row = ?1 AND id = ?2")?;
+    for hit in hits {
+        let mut rows = statement.query(params![hit.row, hit.item.id])?;
+        let Some(row) = rows.next()? else { continue };
+        let expires_at: Option<i64> = row.get(1)?;
+        if expires_at.is_none_or(|second| second > now as i64) {
+            visit(&hit.item, row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?);
+        }
+    }
+    Ok(())
+}
+
+/// Newest first; of one second the lowest id first; each event once.
+pub(super) fn order(hits: &mut Vec<Hit>) {
+    hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
+    hits.dedup_by_key(|hit| hit.item.id);
+}
+
+/// Takes the most selective index: ids, else whichever of the tags and authors has fewest rows,
+/// else kinds, else time.
+fn choose<'filter>(
+    connection: &Connection,
+    filter: &'filter Filter,
+) -> Result<Source<'filter>, StoreError> {
+    if let Some(ids) = &filter.ids {
+        return Ok(Source::Ids(ids));
+    }
+    let authors = filter.authors.iter().map(|authors| Source::Authors(authors));
+    let tags = filter.tags.iter().enumerate().map(|(place, keys)| Source::Tag(place, keys));
+    let mut candidates: Vec<Source<'filter>> = authors.chain(tags).collect();
+    match (candidates.pop(), candidates.is_empty(), &filter.kinds) {
+        (None, _, Some(kinds)) => Ok(Source::Kinds(kinds)),
+        (None, _, None) => Ok(Source::Time),
+        (Some(only), true, _) => Ok(only),
+        (Some(last), false, _) => {
+            let mut best = (probe(connection, filter, last)?, last);
+            for candidate in candidates {
+                let rows = probe(connection, filter, candidate)?;
+                if rows < best.0 {
+                    best = (rows, candidate);
+                }
+            }
+            Ok(best.1)
+        }
+    }
+}
+
+/// Counts the source's rows, up to [`PROBE_ROWS`].
+fn probe(
+    connection: &Connection,
+    filter: &Filter,
+    source: Source<'_>,
+) -> Result<usize, StoreError> {
+    // Without the other conditions: they would be looked up row by row.
+    let bare = match source {
+        Source::Authors(_) => Filter { tags: Vec::new(), ..filter.clone() },
+        _ => Filter { since: filter.since, until: filter.until, ..Filter::default() },
+    };
+    let mut rows = 0;
+    each_walk(connection, &bare, source, |walk| {
+        if rows >= PROBE_ROWS {
+            return Ok(());
+        }
+        walk.run(bare.since.unwrap_or(0), &mut |_| {
+            rows += 1;
+            if rows < PROBE_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        })
+    })?;
+    Ok(rows)
+}
+
+/// One run along an index: all rows that share its leading columns, newest first.
+struct Walk<'run> {
+    connection: &'run Connection,
+    filter: &'run Filter,
+    source: Source<'run>,
+    sql: &'static str,
+    key: &'run [&'run dyn ToSql],
+}
+
+impl Walk<'_> {
+    fn run(
+        &self,
+        since: u64,
+        visit: &mut dyn FnMut(Hit) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let until = self.filter.until.unwrap_or(i64::MAX as u64) as i64;
+        let since = since as i64;
+        let mut statement = self.connection.prepare_cached(self.sql)?;
+        let times: [&dyn ToSql; 2] = [&since, &until];
+        let bound = times.iter().chain(self.key);
+        let mut rows = statement.query(rusqlite::params_from_iter(bound))?;
+        while let Some(row) = rows.next()? {
+            let hit = read_hit(row)?;
+            if self.has_the_rest(row, &hit)? && visit(hit).is_break() {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks what the index does not decide.
+    fn has_the_rest(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
+        let Filter { kinds, authors, tags, .. } = self.filter;
+        if let (Some(kinds), Source::Ids(_) | Source::Tag(..)) = (kinds, self.source)
+            && kinds.binary_search(&row.get(3)?).is_err()
+        {
+            return Ok(false);
+        }
+        if let (Some(authors), Source::Ids(_) | Source::Tag(..)) = (authors, self.source)
+            && !self.is_by(hit, authors)?
+        {
+            return Ok(false);
+        }
+        for (place, keys) in tags.iter().enumerate() {
+            let decided = matches!(self.source, Source::Tag(walked, _) if walked == place);
+            if !decided && !self.has_tag(hit, keys)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn is_by(&self, hit: &Hit, authors: &[[u8; 32]]) -> Result<bool, StoreError> {
+        let author: Option<[u8; 32]> = self
+            .connection
+            .prepare_cached("SELECT pubkey FROM event WHERE row = ?1")?
+            .query_row([hit.row], |row| row.get(0))
+            .optional()?;
+        Ok(author.is_some_and(|author| authors.binary_search(&author).is_ok()))
+    }
+
+    fn has_tag(&self, hit: &Hit, keys: &[TagKey]) -> Result<bool, StoreError> {
+        let mut statement = self
+            .connection
+            .prepare_cached("SELECT 1 FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3")?;
+        for key in keys {
+            let created_at = hit.item.created_at as i64;
+            if statement.exists(params![key.as_bytes(), created_at, hit.item.id])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+/// Calls `run` for each walk that the source takes: one a value, or one a pair of author and kind.
+fn each_walk(
+    connection: &Connection,
+    filter: &Filter,
+    source: Source<'_>,
+    mut run: impl FnMut(Walk<'_>) -> Result<(), StoreError>,
+) -> Result<(), StoreError> {
+    let mut walk =
+        |sql: &'static str, key: &[&dyn ToSql]| run(Walk { connection, filter, source, sql, key });
+    match source {
+        Source::Time => walk(BY_TIME, &[]),
+        Source::Ids(ids) => ids.iter().try_for_each(|id| walk(BY_ID, &[id])),
+        Source::Tag(_, keys) => keys.iter().try_for_each(|key| walk(BY_TAG, &[&key.as_bytes()])),
+        Source::Kinds(kinds) => kinds.iter().try_for_each(|kind| walk(BY_KIND, &[kind])),
+        Source::Authors(authors) => authors.iter().try_for_each(|author| match &filter.kinds {
+            Some(kinds) => kinds.iter().try_for_each(|kind| walk(BY_AUTHOR, &[author, kind])),
+            None => kinds_of(connection, author)?
+                .iter()
+                .try_for_each(|kind| walk(BY_AUTHOR, &[author, kind])),
+        }),
+    }
+}
+
+/// The kinds that an author has events of: one probe of the index a kind.
+fn kinds_of(connection: &Connection, author: &[u8; 32]) -> Result<Vec<u16>, StoreError> {
+    let mut next = connection.prepare_cached(
+        "SELECT kind FROM event INDEXED BY event_author WHERE pubkey = ?1 AND kind > ?2
+         ORDER BY kind LIMIT 1",
+    )?;
+    let mut kinds = Vec::new();
+    let mut last = -1;
+    while let Some(kind) =
+        next.query_row(params![author, last], |row| row.get::<_, u16>(0)).optional()?
+    {
+        kinds.push(kind);
+        last = i32::from(kind);
+    }
+    Ok(kinds)
+}
+
+fn read_hit(row: &Row<'_>) -> Result<Hit, StoreError> {
+    Ok(Hit { item: Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?), row: row.get(2)? })
+}

@@ -1,0 +1,149 @@
+//! The tables, the way the file is opened, and the steps from older versions to this one.
+
+use super::StoreError;
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+
+/// `PRAGMA application_id` of a negsync store: "nsyn" in ASCII.
+const APPLICATION_ID: i32 = 0x6e73_796e;
+
+/// One step a version: step `n` takes a store from `user_version` n to n + 1.
+///
+/// An event's row holds what is looked up and the JSON that is sent. `address` is the `d` value of
+/// an addressable event and empty for a replaceable one, so that the index over it allows one
+/// version of each; `author` answers for an author with and without kinds. Each index ends in
+/// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
+const MIGRATIONS: [&str; 1] = ["
+CREATE TABLE event (
+    row        INTEGER PRIMARY KEY,
+    id         BLOB NOT NULL,
+    pubkey     BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT,
+    expires_at INTEGER,
+    json       TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX event_id ON event (id);
+CREATE INDEX event_time ON event (created_at, id);
+CREATE INDEX event_kind ON event (kind, created_at, id);
+CREATE INDEX event_author ON event (pubkey, kind, created_at, id);
+CREATE UNIQUE INDEX event_address ON event (pubkey, kind, address) WHERE address IS NOT NULL;
+CREATE INDEX event_expiry ON event (expires_at) WHERE expires_at IS NOT NULL;
+
+-- One row for each single-letter tag of each event; for the form of `key` see tag_key.rs.
+-- `event` is the event's row.
+CREATE TABLE tag (
+    key        BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    PRIMARY KEY (key, created_at, id)
+) STRICT, WITHOUT ROWID;
+
+-- NIP-09: what an author has deleted stays deleted, stored here or not.
+CREATE TABLE tombstone (
+    id     BLOB NOT NULL,
+    pubkey BLOB NOT NULL,
+    PRIMARY KEY (id, pubkey)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address)
+) STRICT, WITHOUT ROWID;
+"];
+
+/// How safe a commit is when the machine loses power (`PRAGMA synchronous`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
+    #[default]
+    Full,
+    /// A power cut may lose the last commits; a crash of the process loses none.
+    Normal,
+}
+
+/// Opens the connection that writes, and brings the tables to this version.
+pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
+    let mut connection =
+        open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    let level = match synchronous {
+        Synchronous::Full => "FULL",
+        Synchronous::Normal => "NORMAL",
+    };
+    // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
+    connection.execute_batch(&format!(
+        "PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = {level};
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA cache_size = -{WRITER_CACHE_KIB};"
+    ))?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Opens a connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    connection.execute_batch(&format!(
+        "PRAGMA query_only = TRUE;
+         PRAGMA mmap_size = {READER_MMAP_BYTES};
+         PRAGMA cache_size = -{READER_CACHE_KIB};"
+    ))?;
+    Ok(connection)
+}
+
+/// Opens the connection that checkpoints the write-ahead log.
+pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 0;")?;
+    Ok(connection)
+}
+
+const WRITER_CACHE_KIB: u32 = 131_072;
+const READER_CACHE_KIB: u32 = 4_096;
+const READER_MMAP_BYTES: u64 = 64 << 30;
+const STATEMENTS_CACHED: usize = 64;
+
+/// How long SQLite waits for a lock that another process holds.
+pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    Ok(connection)
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let pragma = |name: &str| -> Result<i32, rusqlite::Error> {
+        transaction.pragma_query_value(None, name, |row| row.get(0))
+    };
+    let version = pragma("user_version")?;
+    let application = pragma("application_id")?;
+    let tables: i64 =
+        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && application != APPLICATION_ID {
+        return Err(StoreError::NotAStore { path: path.to_owned() });
+    }
+    let newest = MIGRATIONS.len();
+    let done = usize::try_from(version)
+        .ok()
+        .filter(|version| *version <= newest)
+        .ok_or_else(|| StoreError::TooNew { path: path.to_owned(), version, newest })?;
+    for step in MIGRATIONS.iter().skip(done) {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", newest as i64)?;
+    transaction.commit()?;
+    Ok(())
+}

@@ -1,0 +1,101 @@
+//! The short, fixed form under which a single-letter tag stands in the index.
+
+use sha2::{Digest, Sha256};
+
+/// A single-letter tag name and a value, in at most 34 bytes: the letter, how the value is
+/// written, and the value as 32 raw bytes when it is 64 lower-case hex digits (ids and keys,
+/// nearly all of them), as it is when it is at most 32 bytes long, and as its SHA-256 otherwise.
+/// Equal keys mean equal tags; a key's size is bounded whatever a stranger puts into a tag.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TagKey {
+    bytes: [u8; 34],
+    len: u8,
+}
+
+const RAW_HEX: u8 = 0;
+const VERBATIM: u8 = 1;
+const HASHED: u8 = 2;
+
+impl TagKey {
+    /// The key of a tag, or `None` when its name is not a single letter (NIP-01, Tags).
+    pub fn of_tag(name: &str, value: &str) -> Option<Self> {
+        match name.as_bytes() {
+            [letter] if letter.is_ascii_alphabetic() => Some(Self::new(*letter, value)),
+            _ => None,
+        }
+    }
+
+    /// The key of `value` under the tag named `letter`.
+    pub fn new(letter: u8, value: &str) -> Self {
+        let mut body = [0; 32];
+        let (form, body_len) = if is_lower_hex_32(value)
+            && faster_hex::hex_decode(value.as_bytes(), &mut body).is_ok()
+        {
+            (RAW_HEX, 32)
+        } else if let Some(short) = body.get_mut(..value.len()) {
+            short.copy_from_slice(value.as_bytes());
+            (VERBATIM, value.len())
+        } else {
+            body.copy_from_slice(&Sha256::digest(value.as_bytes()));
+            (HASHED, 32)
+        };
+        let mut bytes = [0; 34];
+        bytes[0] = letter;
+        bytes[1] = form;
+        bytes[2..].copy_from_slice(&body);
+        Self { bytes, len: body_len as u8 + 2 }
+    }
+
+    /// The key as it stands in the database.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
+    }
+
+    /// The tag's letter.
+    pub fn letter(&self) -> u8 {
+        self.bytes[0]
+    }
+}
+
+impl std::fmt::Debug for TagKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "#{}:", char::from(self.letter()))?;
+        self.as_bytes().iter().skip(2).try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+fn is_lower_hex_32(value: &str) -> bool {
+    value.len() == 64 && value.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equal_keys_mean_equal_tags() {
+        let hex = "00".repeat(32);
+        let values = [
+            "",
+            "a",
+            "\0",
+            "\0\0",
+            hex.as_str(),
+            &"0".repeat(63),
+            &"A0".repeat(32),
+            &"x".repeat(32),
+            &"x".repeat(33),
+        ];
+        let mut keys: Vec<TagKey> = values
+            .iter()
+            .flat_map(|value| [b'e', b'E'].map(|letter| TagKey::new(letter, value)))
+            .collect();
+        let made = keys.len();
+        keys.sort();
+        keys.dedup();
+        assert_eq!(keys.len(), made);
+        assert!(keys.iter().all(|key| key.as_bytes().len() <= 34));
+        assert_eq!(TagKey::of_tag("ee", "x"), None);
+        assert_eq!(TagKey::of_tag("1", "x"), None);
+    }
+}

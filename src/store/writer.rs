@@ -1,0 +1,206 @@
+//! The one thread that writes. It gathers the events that wait into one transaction, so that many
+//! share the price of one durable commit, and tells about each commit before any of its outcomes.
+
+use super::StoreError;
+use super::checkpoint::Checkpointer;
+use super::event::VerifiedEvent;
+use super::rules::{self, Change, Outcome};
+use rusqlite::{Connection, TransactionBehavior};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// Called with the outcome of each event of a submission, in order, once they are durable.
+pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
+
+/// Called with every change, after its commit and before the replies to its events.
+pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
+
+/// The most events that share one commit.
+const BATCH_EVENTS: usize = 10_000;
+/// The most submissions that wait for the writer; then submitting waits.
+const QUEUE_SUBMISSIONS: usize = 4_096;
+/// The most events that one expiration commit removes.
+const EXPIRE_EVENTS: usize = 1_000;
+/// How long the writer sleeps at most before it looks at the clock for expirations.
+const TICK: Duration = Duration::from_millis(250);
+
+enum Job {
+    Publish { events: Vec<VerifiedEvent>, reply: Reply },
+    Expire { reply: Reply },
+    Stop,
+}
+
+/// The way to the writer thread.
+pub(super) struct Writer {
+    jobs: SyncSender<Job>,
+    // Taken by whoever stops the writer first.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Writer {
+    pub(super) fn start(
+        connection: Connection,
+        checkpointer: Checkpointer,
+        on_commit: OnCommit,
+    ) -> Result<Self, StoreError> {
+        let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
+        let next_expiry = rules::next_expiry(&connection)?;
+        let state = Thread { connection, checkpointer, on_commit, next_expiry };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || state.run(&queue))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands events over; waits while the queue is full.
+    pub(super) fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.send(Job::Publish { events, reply });
+    }
+
+    /// Removes what is due now, then replies.
+    pub(super) fn expire(&self, reply: Reply) {
+        self.send(Job::Expire { reply });
+    }
+
+    /// Commits what was submitted before, then ends the thread.
+    pub(super) fn stop(&self) {
+        let thread = self.thread.lock().map_or_else(|e| e.into_inner().take(), |mut t| t.take());
+        if let Some(thread) = thread {
+            self.send(Job::Stop);
+            if thread.join().is_err() {
+                tracing::error!("the store's writer thread panicked");
+            }
+        }
+    }
+
+    fn send(&self, job: Job) {
+        if let Err(refused) = self.jobs.send(job) {
+            match refused.0 {
+                Job::Publish { events, reply } => {
+                    reply(vec![Outcome::Failed("the store is closed".into()); events.len()]);
+                }
+                Job::Expire { reply } => reply(Vec::new()),
+                Job::Stop => {}
+            }
+        }
+    }
+}
+
+/// What the writer thread owns.
+struct Thread {
+    connection: Connection,
+    checkpointer: Checkpointer,
+    on_commit: OnCommit,
+    // The second at which the next stored event expires.
+    next_expiry: Option<u64>,
+}
+
+impl Thread {
+    fn run(mut self, queue: &Receiver<Job>) {
+        loop {
+            let first = match queue.recv_timeout(TICK) {
+                Ok(job) => Some(job),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let (batch, stop) = gather(first, queue);
+            self.expire_due();
+            self.commit(batch);
+            if stop {
+                break;
+            }
+        }
+        self.checkpointer.finish(&self.connection);
+    }
+
+    fn commit(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
+        if batch.is_empty() {
+            return;
+        }
+        let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
+        let written = self.transact(|connection, now, change| {
+            let mut outcomes = Vec::with_capacity(submissions.len());
+            for events in submissions {
+                let mut of_submission = Vec::with_capacity(events.len());
+                for event in events {
+                    of_submission.push(rules::apply(connection, event, now, change)?);
+                }
+                outcomes.push(of_submission);
+            }
+            Ok(outcomes)
+        });
+        match written {
+            Ok(outcomes) => {
+                replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
+            }
+            Err(error) => {
+                tracing::error!(%error, "a batch of events could not be stored");
+                let failed = Outcome::Failed(error.to_string());
+                for (reply, count) in replies.into_iter().zip(counts) {
+                    reply(vec![failed.clone(); count]);
+                }
+            }
+        }
+    }
+
+    /// NIP-40: removes what is due, a bounded batch at a time.
+    fn expire_due(&mut self) {
+        while self.next_expiry.is_some_and(|second| second <= unix_now()) {
+            let removed = self.transact(|connection, now, change| {
+                rules::expire(connection, now, EXPIRE_EVENTS, change)
+            });
+            match removed {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+    }
+
+    /// Runs `work` in a transaction, commits it and publishes what it changed.
+    fn transact<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let mut change = Change::default();
+        let transaction =
+            self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let done = work(&transaction, unix_now(), &mut change)?;
+        let next_expiry = rules::next_expiry(&transaction)?;
+        transaction.commit()?;
+        self.next_expiry = next_expiry;
+        let steps = change.steps.len();
+        if steps > 0 {
+            (self.on_commit)(Arc::new(change));
+            self.checkpointer.wrote(&self.connection, steps);
+        }
+        Ok(done)
+    }
+}
+
+/// Takes what waits without waiting for more. Returns whether the writer has to stop after it.
+fn gather(first: Option<Job>, queue: &Receiver<Job>) -> (Vec<(Vec<VerifiedEvent>, Reply)>, bool) {
+    let mut batch = Vec::new();
+    let mut events_in_batch = 0;
+    let mut next = first;
+    while let Some(job) = next {
+        match job {
+            Job::Publish { events, reply } => {
+                events_in_batch += events.len();
+                batch.push((events, reply));
+            }
+            Job::Expire { reply } => batch.push((Vec::new(), reply)),
+            Job::Stop => return (batch, true),
+        }
+        next = if events_in_batch < BATCH_EVENTS { queue.try_recv().ok() } else { None };
+    }
+    (batch, false)
+}
+
+/// Seconds since the Unix epoch by the system's clock; 0 before it.
+pub fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
