@@ -1,6 +1,6 @@
 //! The boundary between the protocol and whatever holds the items.
 
-use super::fingerprint::Sum;
+use super::fingerprint::{Fingerprint, Sum};
 use crate::item::Item;
 use std::ops::Range;
 
@@ -12,6 +12,39 @@ pub struct Bound {
     pub item: Item,
     /// How many bytes of the id are sent, 0 to 32; the rest are zero.
     pub id_len: u8,
+}
+
+impl Bound {
+    /// Below every item: where the first range of a message begins.
+    pub const START: Self = Self::at(0);
+
+    /// Above every item: where the last range of a message may end.
+    pub const INFINITY: Self = Self::at(u64::MAX);
+
+    /// Below every item made at `created_at` or later.
+    pub const fn at(created_at: u64) -> Self {
+        Self { item: Item::new(created_at, [0; 32]), id_len: 0 }
+    }
+
+    /// Just below `item`, with its whole id.
+    pub const fn below(item: Item) -> Self {
+        Self { item, id_len: 32 }
+    }
+
+    /// The shortest bound that has `left` on its left and `right` on its right,
+    /// for `left` less than `right`.
+    pub fn between(left: &Item, right: &Item) -> Self {
+        if left.created_at != right.created_at {
+            return Self::at(right.created_at);
+        }
+        let shared = left.id.iter().zip(&right.id).take_while(|(l, r)| l == r).count();
+        let id_len = (shared + 1).min(32);
+        let mut id = [0; 32];
+        for (to, from) in id.iter_mut().zip(right.id).take(id_len) {
+            *to = from;
+        }
+        Self { item: Item::new(right.created_at, id), id_len: id_len as u8 }
+    }
 }
 
 /// A complete, immutable, ordered set of items that a session answers from.
@@ -38,4 +71,41 @@ pub trait RangeSet {
 
     /// Calls `visit` with each item at `ranks`, in order.
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item));
+
+    /// The fingerprint of the items at `ranks`, which lie within the set.
+    fn fingerprint(&self, ranks: Range<usize>) -> Fingerprint {
+        let count = ranks.len();
+        self.sum(ranks).fingerprint(count)
+    }
+
+    /// The shortest bound between the item before `rank` and the one at
+    /// `rank`; the start before the first, infinity after the last.
+    fn bound_at(&self, rank: usize) -> Bound {
+        let Some(left) = rank.checked_sub(1).and_then(|left| self.item(left)) else {
+            return Bound::START;
+        };
+        self.item(rank).map_or(Bound::INFINITY, |right| Bound::between(&left, &right))
+    }
+}
+
+impl<S: RangeSet + ?Sized> RangeSet for &S {
+    fn len(&self) -> usize {
+        (**self).len()
+    }
+
+    fn item(&self, rank: usize) -> Option<Item> {
+        (**self).item(rank)
+    }
+
+    fn lower_bound(&self, item: &Item) -> usize {
+        (**self).lower_bound(item)
+    }
+
+    fn sum(&self, ranks: Range<usize>) -> Sum {
+        (**self).sum(ranks)
+    }
+
+    fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
+        (**self).for_each(ranks, visit);
+    }
 }

@@ -1,0 +1,157 @@
+//! In reference behaviour, every message and every set found is the crate's.
+
+use crate::support::{Case, crate_engine, crate_set, distinct, for_seeds, sorted};
+use negsync::item::Item;
+use negsync::reconcile::{Found, Initiator, Options, RangeSet, Responder, Step};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+fn any_limit(rng: &mut StdRng) -> usize {
+    match rng.random_range(0..4) {
+        0 => 0,
+        1 => 4096,
+        2 => rng.random_range(4096..6000),
+        _ => rng.random_range(4096..60_000),
+    }
+}
+
+fn reference(frame_limit_bytes: usize) -> Options {
+    Options::reference(frame_limit_bytes)
+}
+
+/// Runs the crate and ours side by side through one session, both roles.
+fn same_session(case: &Case, our_limit: usize, their_limit: usize) {
+    let (crate_ours, crate_theirs) = (crate_set(case.ours.items()), crate_set(case.theirs.items()));
+    let mut crate_initiator = crate_engine(&crate_ours, our_limit);
+    let mut crate_responder = crate_engine(&crate_theirs, their_limit);
+    let mut initiator = Initiator::new(&case.ours, reference(our_limit)).unwrap();
+    let mut responder = Responder::new(&case.theirs, their_limit).unwrap();
+
+    let (mut crate_have, mut crate_need) = (Vec::new(), Vec::new());
+    let mut found = Found::new();
+    let mut message = initiator.open();
+    assert_eq!(message, crate_initiator.initiate().unwrap());
+    loop {
+        let answer = responder.answer(&message).unwrap();
+        assert_eq!(answer, crate_responder.reconcile(&message).unwrap());
+        assert!(their_limit == 0 || answer.len() <= their_limit);
+        let next =
+            crate_initiator.reconcile_with_ids(&answer, &mut crate_have, &mut crate_need).unwrap();
+        let step = initiator.receive(&answer, &mut found).unwrap();
+        match next {
+            Some(next) => {
+                assert_eq!(step, Step::Send(next.clone()));
+                message = next;
+            }
+            None => {
+                assert_eq!(step, Step::Done);
+                break;
+            }
+        }
+    }
+    assert!(sorted(&found.have) == sorted(crate_have.iter().map(|id| id.as_bytes())));
+    assert!(sorted(&found.need) == sorted(crate_need.iter().map(|id| id.as_bytes())));
+    assert!(distinct(&found.have) == case.have);
+    assert!(distinct(&found.need) == case.need);
+}
+
+#[test]
+fn small_sets_of_any_shape() {
+    for_seeds(0..4000, |rng| {
+        let case = Case::any(rng, 600);
+        let (our_limit, their_limit) = (any_limit(rng), any_limit(rng));
+        same_session(&case, our_limit, their_limit);
+    });
+}
+
+#[test]
+fn larger_sets_under_tight_frames() {
+    for_seeds(10_000..10_060, |rng| {
+        let case = Case::any(rng, 12_000);
+        let (our_limit, their_limit) = (any_limit(rng), rng.random_range(4096..8000));
+        same_session(&case, our_limit, their_limit);
+    });
+}
+
+#[test]
+fn the_frame_cut_that_the_crate_mended() {
+    // The shape of nostrdevkit/negentropy issue 15: an initiator that fills its
+    // frame where it holds nothing, a responder that fills its own while it
+    // splits what was left.
+    let mut number = 0u64;
+    let mut item = |created_at: u64| {
+        number += 1;
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        Item::new(created_at, id)
+    };
+    let shared: Vec<Item> = (0..1500)
+        .map(|i| 1000 + i * 10)
+        .chain((0..40).map(|i| 15_900 + i * 2))
+        .map(&mut item)
+        .collect();
+    let few: Vec<Item> = (0..15).map(|i| 1005 + i * 1000).chain([15_999]).map(&mut item).collect();
+    let many: Vec<Item> = (0..70)
+        .map(|i| 1201 + i / 35 * 1000 + i % 35 % 8)
+        .chain((0..110).map(|i| 50_000 + i * 10))
+        .map(&mut item)
+        .collect();
+    let with = |extra: &[Item]| shared.iter().chain(extra).copied().collect();
+    for limits in [(4096, 4767), (4767, 4096), (4096, 4096), (0, 4096)] {
+        same_session(&Case::new(with(&many), with(&few)), limits.0, limits.1);
+        same_session(&Case::new(with(&few), with(&many)), limits.0, limits.1);
+    }
+}
+
+#[test]
+fn every_frame_limit_near_the_least() {
+    for_seeds(20_000..20_002, |rng| {
+        let case = loop {
+            let case = Case::any(rng, 3000);
+            if case.need.len() + case.have.len() > 300 && case.ours.len() > 500 {
+                break case;
+            }
+        };
+        for limit in 4096..4180 {
+            same_session(&case, limit, limit);
+        }
+    });
+}
+
+/// Ours on one side, the crate on the other.
+#[test]
+fn either_side_may_be_the_crate() {
+    for_seeds(30_000..30_300, |rng| {
+        let case = Case::any(rng, 2000);
+        let (our_limit, their_limit) = (any_limit(rng), any_limit(rng));
+        let theirs = crate_set(case.theirs.items());
+        let mut crate_responder = crate_engine(&theirs, their_limit);
+        let mut initiator = Initiator::new(&case.ours, reference(our_limit)).unwrap();
+        let mut found = Found::new();
+        let mut message = initiator.open();
+        loop {
+            let answer = crate_responder.reconcile(&message).unwrap();
+            match initiator.receive(&answer, &mut found).unwrap() {
+                Step::Send(next) => message = next,
+                Step::Done => break,
+            }
+        }
+        assert!(distinct(&found.have) == case.have);
+        assert!(distinct(&found.need) == case.need);
+
+        let ours = crate_set(case.ours.items());
+        let mut crate_initiator = crate_engine(&ours, our_limit);
+        let mut responder = Responder::new(&case.theirs, their_limit).unwrap();
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        let mut message = crate_initiator.initiate().unwrap();
+        loop {
+            let answer = responder.answer(&message).unwrap();
+            match crate_initiator.reconcile_with_ids(&answer, &mut have, &mut need).unwrap() {
+                Some(next) => message = next,
+                None => break,
+            }
+        }
+        assert!(distinct(have.iter().map(|id| id.as_bytes())) == case.have);
+        assert!(distinct(need.iter().map(|id| id.as_bytes())) == case.need);
+    });
+}

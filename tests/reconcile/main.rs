@@ -1,0 +1,5 @@
+//! The negentropy engine, against the `negentropy` crate as oracle.
+mod byte_identity;
+mod codec;
+mod hostile;
+mod support;
