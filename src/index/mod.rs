@@ -1,1 +1,3 @@
 //! Which items match a filter: always whole, always current.
+pub mod tree;
+pub use tree::Tree;
