@@ -1,7 +1,9 @@
 //! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+pub mod config;
 pub mod index;
 pub mod item;
 pub mod reconcile;
+pub mod relay;
 pub mod store;

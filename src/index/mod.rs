@@ -1,6 +1,86 @@
 //! Which items match a filter: always whole, always current.
-mod crate_storage;
+
+mod catalog;
 pub mod slice;
 pub mod tree;
+
+pub use catalog::{Catalog, SnapshotError};
 pub use slice::Slice;
 pub use tree::Tree;
+
+use crate::item::Item;
+use crate::store::{Change, Filter, OnCommit, Reader, Store, StoreError, StoreOptions};
+use std::path::Path;
+use std::sync::Arc;
+
+/// A store together with the index over it: what relay and sync work on. Clones share it.
+#[derive(Clone)]
+pub struct Index {
+    store: Store,
+    catalog: Arc<Catalog>,
+}
+
+impl Index {
+    /// Opens the store in `path` and begins to load the index beside it; whoever asks for a set
+    /// in the meantime waits. `on_commit` hears of every change after the index has it.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn open(
+        path: &Path,
+        options: StoreOptions,
+        memory_bytes: usize,
+        mut on_commit: OnCommit,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes));
+        let kept = Arc::clone(&catalog);
+        let store = Store::open(
+            path,
+            options,
+            Box::new(move |change: Arc<Change>| {
+                kept.apply(&change);
+                on_commit(change);
+            }),
+        )?;
+        let (loading, reader) = (Arc::clone(&catalog), store.reader().clone());
+        std::thread::Builder::new()
+            .name("index-load".into())
+            .spawn(move || {
+                if let Err(error) = loading.load(&reader) {
+                    tracing::error!(%error, "the index could not be loaded");
+                }
+            })
+            .map_err(StoreError::Thread)?;
+        Ok(Self { store, catalog })
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The reading side of the store.
+    pub fn reader(&self) -> &Reader {
+        self.store.reader()
+    }
+
+    /// Whether the event is stored, as far as memory knows; `false` says nothing while the index
+    /// is being loaded.
+    pub fn contains(&self, item: &Item) -> bool {
+        self.catalog.contains(item)
+    }
+
+    /// How many events are stored, or `None` while the index is being loaded.
+    pub fn len(&self) -> Option<usize> {
+        self.catalog.len()
+    }
+
+    /// The complete set of the items that match any of the filters. Blocks while it is built.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+        self.store.expire()?;
+        self.catalog.snapshot(self.reader(), filters, limit)
+    }
+}

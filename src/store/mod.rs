@@ -9,20 +9,21 @@ mod readers;
 mod rules;
 mod schema;
 mod tag_key;
+mod verifier;
 mod writer;
 
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
+pub use readers::Reader;
 pub use rules::{Change, Outcome, Step};
 pub use schema::Synchronous;
 pub use tag_key::TagKey;
+pub use verifier::Verifier;
 pub use writer::{OnCommit, Reply, unix_now};
 
-use crate::item::Item;
 use checkpoint::Checkpointer;
-use readers::Readers;
-use std::ops::ControlFlow;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use writer::Writer;
@@ -55,6 +56,20 @@ pub enum StoreError {
         version: i32,
         /// The newest version that this program reads.
         newest: usize,
+    },
+    /// Another process writes to it.
+    #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
+    InUse {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The file that marks the store as in use cannot be made.
+    #[error("cannot lock the store with {path}: {source}", path = path.display())]
+    Lock {
+        /// The lock file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
     },
     /// SQLite refused.
     #[error("the store: {0}")]
@@ -91,8 +106,10 @@ pub struct Store {
 }
 
 struct Inner {
-    readers: Readers,
+    reader: Reader,
     writer: Writer,
+    // One process writes: the index in its memory is the whole truth about the file.
+    _lock: File,
 }
 
 impl Drop for Inner {
@@ -112,11 +129,12 @@ impl Store {
         options: StoreOptions,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
+        let lock = lock(path)?;
         let connection = schema::open_writer(path, options.synchronous)?;
         let checkpointer = Checkpointer::start(schema::open_checkpointer(path)?)?;
         let writer = Writer::start(connection, checkpointer, on_commit)?;
-        let readers = Readers::new(path.to_owned(), options.readers);
-        Ok(Self { inner: Arc::new(Inner { readers, writer }) })
+        let reader = Reader::open(path, options.readers)?;
+        Ok(Self { inner: Arc::new(Inner { reader, writer, _lock: lock }) })
     }
 
     /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
@@ -140,6 +158,9 @@ impl Store {
     /// # Errors
     /// [`StoreError::Closed`] when the writer has gone.
     pub fn expire(&self) -> Result<(), StoreError> {
+        if !self.inner.writer.has_expired() {
+            return Ok(());
+        }
         let (send, done) = std::sync::mpsc::sync_channel(1);
         self.inner.writer.expire(Box::new(move |_| {
             let _ = send.send(());
@@ -147,50 +168,28 @@ impl Store {
         done.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// The newest events that match any of the filters, each filter with its own limit and with
-    /// no more than `most`; newest first, of one second the lowest id first, each once.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.inner.readers.with(|connection| {
-            let mut hits = Vec::new();
-            for filter in filters {
-                hits.append(&mut query::newest(connection, filter, most)?);
-            }
-            query::order(&mut hits);
-            Ok(hits)
-        })
-    }
-
-    /// Calls `visit` with the JSON of each event, in the order of `hits`. Events that went in the
-    /// meantime or that have expired are left out.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn fetch(
-        &self,
-        hits: &[Hit],
-        mut visit: impl FnMut(&Item, &str),
-    ) -> Result<(), StoreError> {
-        self.inner.readers.with(|connection| query::fetch(connection, hits, unix_now(), &mut visit))
-    }
-
-    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
-    /// and then twice, until it breaks off.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn items(
-        &self,
-        filter: &Filter,
-        mut visit: impl FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.inner.readers.with(|connection| query::items(connection, filter, &mut visit))
+    /// The reading side.
+    pub fn reader(&self) -> &Reader {
+        &self.inner.reader
     }
 
     /// Commits what was submitted and closes the writer. Later submissions fail.
     pub fn close(&self) {
         self.inner.writer.stop();
+    }
+}
+
+/// Takes the store's lock, which ends with the process however it ends. The lock is on a file of
+/// its own: closing a second handle to the database would drop SQLite's own locks.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".lock");
+    let lock_path = PathBuf::from(name);
+    let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
+    let file = File::create(&lock_path).map_err(failed)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }

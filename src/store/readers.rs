@@ -1,12 +1,81 @@
-//! A bounded pool of connections that only read. SQLite lets all of them work beside the writer.
+//! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
+//! them work beside the writer.
 
+use super::filter::Filter;
+use super::query::{self, Hit};
+use super::writer::unix_now;
 use super::{StoreError, schema};
+use crate::item::Item;
 use rusqlite::Connection;
-use std::path::PathBuf;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// The reading side of a store; clones share its connections. It needs no writer: a store can be
+/// read while another process holds it.
+///
+/// All calls block: inside async code they belong on a blocking thread.
+#[derive(Clone)]
+pub struct Reader {
+    pool: Arc<Pool>,
+}
+
+impl Reader {
+    /// Reads the store in `path` with at most `most` connections at a time.
+    ///
+    /// # Errors
+    /// When the file is not there or is not a store of this version.
+    pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
+        let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)) };
+        reader.pool.with(|connection| schema::check_version(connection, path))?;
+        Ok(reader)
+    }
+
+    /// The newest events that match any of the filters, each filter with its own limit and with
+    /// no more than `most`; newest first, of one second the lowest id first, each once.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        self.pool.with(|connection| {
+            let mut hits = Vec::new();
+            for filter in filters {
+                hits.append(&mut query::newest(connection, filter, most)?);
+            }
+            query::order(&mut hits);
+            Ok(hits)
+        })
+    }
+
+    /// Calls `visit` with the JSON of each event, in the order of `hits`. Events that went in the
+    /// meantime or that have expired are left out.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn fetch(
+        &self,
+        hits: &[Hit],
+        mut visit: impl FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        self.pool.with(|connection| query::fetch(connection, hits, unix_now(), &mut visit))
+    }
+
+    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
+    /// and then twice, until it breaks off.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn items(
+        &self,
+        filter: &Filter,
+        mut visit: impl FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.pool.with(|connection| query::items(connection, filter, &mut visit))
+    }
+}
 
 /// Connections are opened when first needed and kept.
-pub(super) struct Readers {
+struct Pool {
     path: PathBuf,
     state: Mutex<State>,
     returned: Condvar,
@@ -18,15 +87,15 @@ struct State {
     unopened: usize,
 }
 
-impl Readers {
+impl Pool {
     /// A pool of at most `most` connections.
-    pub(super) fn new(path: PathBuf, most: usize) -> Self {
+    fn new(path: PathBuf, most: usize) -> Self {
         let state = State { idle: Vec::new(), unopened: most.max(1) };
         Self { path, state: Mutex::new(state), returned: Condvar::new() }
     }
 
     /// Runs `work` on a connection, waiting for one while all are in use.
-    pub(super) fn with<T>(
+    fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -60,7 +129,7 @@ impl Readers {
 /// Gives the connection back even when the work on it panics.
 struct Checkout<'pool> {
     connection: Option<Connection>,
-    pool: &'pool Readers,
+    pool: &'pool Pool,
 }
 
 impl Drop for Checkout<'_> {

@@ -95,12 +95,12 @@ pub(super) fn expire(
     Ok(due.len())
 }
 
-/// NIP-40: the earliest second at which a stored event expires.
-pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<Option<u64>> {
+/// NIP-40: the earliest second at which a stored event expires; `u64::MAX` when none does.
+pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .prepare_cached("SELECT min(expires_at) FROM event WHERE expires_at IS NOT NULL")?
         .query_row([], |row| row.get::<_, Option<i64>>(0))
-        .map(|second| second.map(|second| second.max(0) as u64))
+        .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
 }
 
 /// NIP-09: the kind of a deletion request.

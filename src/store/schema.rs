@@ -121,29 +121,40 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
+/// Refuses a file that is not a store of exactly this version.
+pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match version(connection, path)? {
+        version if version == MIGRATIONS.len() => Ok(()),
+        _ => Err(StoreError::NotAStore { path: path.to_owned() }),
+    }
+}
+
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let pragma = |name: &str| -> Result<i32, rusqlite::Error> {
-        transaction.pragma_query_value(None, name, |row| row.get(0))
-    };
-    let version = pragma("user_version")?;
-    let application = pragma("application_id")?;
-    let tables: i64 =
-        transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 && application != APPLICATION_ID {
-        return Err(StoreError::NotAStore { path: path.to_owned() });
-    }
-    let newest = MIGRATIONS.len();
-    let done = usize::try_from(version)
-        .ok()
-        .filter(|version| *version <= newest)
-        .ok_or_else(|| StoreError::TooNew { path: path.to_owned(), version, newest })?;
-    for step in MIGRATIONS.iter().skip(done) {
+    for step in MIGRATIONS.iter().skip(version(&transaction, path)?) {
         transaction.execute_batch(step)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", newest as i64)?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
     transaction.commit()?;
     Ok(())
+}
+
+/// The store's version, 0 for an empty file.
+fn version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
+    let pragma = |name: &str| -> Result<i32, rusqlite::Error> {
+        connection.pragma_query_value(None, name, |row| row.get(0))
+    };
+    let version = pragma("user_version")?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && pragma("application_id")? != APPLICATION_ID {
+        return Err(StoreError::NotAStore { path: path.to_owned() });
+    }
+    let newest = MIGRATIONS.len();
+    usize::try_from(version)
+        .ok()
+        .filter(|version| *version <= newest)
+        .ok_or_else(|| StoreError::TooNew { path: path.to_owned(), version, newest })
 }

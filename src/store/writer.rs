@@ -6,6 +6,7 @@ use super::checkpoint::Checkpointer;
 use super::event::VerifiedEvent;
 use super::rules::{self, Change, Outcome};
 use rusqlite::{Connection, TransactionBehavior};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -35,6 +36,8 @@ enum Job {
 /// The way to the writer thread.
 pub(super) struct Writer {
     jobs: SyncSender<Job>,
+    // The second at which the next stored event expires; `u64::MAX` when none does.
+    next_expiry: Arc<AtomicU64>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -46,18 +49,24 @@ impl Writer {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let next_expiry = rules::next_expiry(&connection)?;
-        let state = Thread { connection, checkpointer, on_commit, next_expiry };
+        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
+        let state =
+            Thread { connection, checkpointer, on_commit, next_expiry: Arc::clone(&next_expiry) };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, next_expiry, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands events over; waits while the queue is full.
     pub(super) fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
         self.send(Job::Publish { events, reply });
+    }
+
+    /// Whether something stored is due to be removed.
+    pub(super) fn has_expired(&self) -> bool {
+        self.next_expiry.load(Ordering::Acquire) <= unix_now()
     }
 
     /// Removes what is due now, then replies.
@@ -94,8 +103,7 @@ struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
     on_commit: OnCommit,
-    // The second at which the next stored event expires.
-    next_expiry: Option<u64>,
+    next_expiry: Arc<AtomicU64>,
 }
 
 impl Thread {
@@ -149,7 +157,7 @@ impl Thread {
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        while self.next_expiry.is_some_and(|second| second <= unix_now()) {
+        while self.next_expiry.load(Ordering::Acquire) <= unix_now() {
             let removed = self.transact(|connection, now, change| {
                 rules::expire(connection, now, EXPIRE_EVENTS, change)
             });
@@ -171,10 +179,13 @@ impl Thread {
         let done = work(&transaction, unix_now(), &mut change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
         transaction.commit()?;
-        self.next_expiry = next_expiry;
         let steps = change.steps.len();
         if steps > 0 {
             (self.on_commit)(Arc::new(change));
+        }
+        // Only now: whoever sees the new second also sees what expired before it gone.
+        self.next_expiry.store(next_expiry, Ordering::Release);
+        if steps > 0 {
             self.checkpointer.wrote(&self.connection, steps);
         }
         Ok(done)

@@ -1,0 +1,54 @@
+//! `negsync export`
+
+use super::StoreArguments;
+use anyhow::Context;
+use negsync::store::{Filter, Reader};
+use std::io::{BufWriter, ErrorKind, Write};
+use std::process::ExitCode;
+
+/// How many events are read at a time.
+const READ_EVENTS: usize = 1_000;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Only events that match this NIP-01 filter.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    filter: String,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let filter = Filter::parse(&arguments.filter).context("--filter")?;
+    let config = arguments.store.config()?;
+    let reader = Reader::open(&config.store.path, 1)?;
+    match export(&reader, &filter) {
+        // `negsync export | head` is a way to use it.
+        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
+        exported => exported.map(|()| ExitCode::SUCCESS),
+    }
+}
+
+fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let mut hits = reader.newest(std::slice::from_ref(filter), usize::MAX)?;
+    // Oldest first, so that an import meets an event before what deletes or replaces it.
+    hits.reverse();
+    for hits in hits.chunks(READ_EVENTS) {
+        let mut written = Ok(());
+        reader.fetch(hits, |_, json| {
+            if written.is_ok() {
+                written = writeln!(out, "{json}");
+            }
+        })?;
+        written?;
+    }
+    out.flush()?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}

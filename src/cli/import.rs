@@ -1,0 +1,242 @@
+//! `negsync import`
+
+use super::StoreArguments;
+use anyhow::Context;
+use indicatif::{ProgressBar, ProgressStyle};
+use negsync::index::Index;
+use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use std::fs::File;
+use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+/// How many lines, and how many bytes of them, go to a verifying thread at a time.
+const CHUNK_LINES: usize = 512;
+const CHUNK_BYTES: usize = 1 << 20;
+/// A longer line cannot be an event.
+const LINE_BYTES: u64 = 16 << 20;
+/// How many chunks are read ahead of the writer.
+const CHUNKS_IN_FLIGHT: usize = 64;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The file to read, one event a line; without it, or with `-`, standard input.
+    file: Option<PathBuf>,
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Do not check ids and signatures: for events that were checked before.
+    #[arg(long)]
+    no_verify: bool,
+}
+
+/// What became of the lines.
+#[derive(Default)]
+struct Tally {
+    stored: u64,
+    duplicate: u64,
+    superseded: u64,
+    deleted: u64,
+    expired: u64,
+    ephemeral: u64,
+    invalid: u64,
+    failed: u64,
+}
+
+/// What became of one chunk.
+struct Settled {
+    // Line number and what is wrong with it.
+    bad_lines: Vec<(u64, String)>,
+    outcomes: Vec<Outcome>,
+    bytes: u64,
+}
+
+/// Lines with their numbers, counted from 1, and how many bytes of input they are.
+struct Chunk {
+    lines: Vec<(u64, String)>,
+    bytes: u64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = arguments.store.config()?;
+    let (mut input, length) = open_input(arguments)?;
+    let options = StoreOptions {
+        synchronous: config.store.synchronous,
+        readers: config.store.readers.size(),
+    };
+    let index = Index::open(&config.store.path, options, 0, Box::new(|_| {}))?;
+    let progress = progress_bar(length);
+    let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
+    index.store().close();
+    progress.finish_and_clear();
+    println!("{tally}");
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The input and, of a file, its length in bytes.
+fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
+    match &arguments.file {
+        Some(path) if path.as_os_str() != "-" => {
+            let file =
+                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            let length = file.metadata().ok().map(|metadata| metadata.len());
+            Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length))
+        }
+        _ => Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin())), None)),
+    }
+}
+
+/// Reads chunks ahead, has them verified on all cores and stored in the writer's batches.
+fn import(
+    input: &mut dyn BufRead,
+    trusted: bool,
+    index: &Index,
+    progress: &ProgressBar,
+) -> anyhow::Result<Tally> {
+    let verifier = Verifier::start()?;
+    let (settle, settled) = channel();
+    let mut tally = Tally::default();
+    let mut in_flight = 0;
+    let mut line = 0;
+    while let Some(chunk) = read_chunk(input, &mut line)? {
+        if in_flight == CHUNKS_IN_FLIGHT {
+            tally.take(&settled, progress)?;
+            in_flight -= 1;
+        }
+        let (index, settle) = (index.clone(), settle.clone());
+        verifier.run_blocking(move || store_chunk(&chunk, trusted, &index, settle));
+        in_flight += 1;
+    }
+    for _ in 0..in_flight {
+        tally.take(&settled, progress)?;
+    }
+    Ok(tally)
+}
+
+/// The next lines without the empty ones, or `None` at the end.
+fn read_chunk(input: &mut dyn BufRead, line: &mut u64) -> anyhow::Result<Option<Chunk>> {
+    let mut chunk = Chunk { lines: Vec::with_capacity(CHUNK_LINES), bytes: 0 };
+    while chunk.lines.len() < CHUNK_LINES && chunk.bytes < CHUNK_BYTES as u64 {
+        let mut text = Vec::new();
+        let read = input
+            .take(LINE_BYTES)
+            .read_until(b'\n', &mut text)
+            .with_context(|| format!("cannot read line {}", *line + 1))?;
+        if read == 0 {
+            break;
+        }
+        *line += 1;
+        chunk.bytes += read as u64;
+        if read as u64 == LINE_BYTES && text.last() != Some(&b'\n') {
+            chunk.bytes += input.skip_until(b'\n')? as u64;
+        }
+        // What is not UTF-8 is not JSON either, and is reported as such.
+        let text = String::from_utf8_lossy(&text);
+        let text = text.trim();
+        if !text.is_empty() {
+            chunk.lines.push((*line, text.to_owned()));
+        }
+    }
+    Ok((chunk.bytes > 0).then_some(chunk))
+}
+
+fn store_chunk(chunk: &Chunk, trusted: bool, index: &Index, settle: Sender<Settled>) {
+    let bytes = chunk.bytes;
+    let mut bad_lines = Vec::new();
+    let mut duplicates = Vec::new();
+    let mut events = Vec::with_capacity(chunk.lines.len());
+    for (line, text) in &chunk.lines {
+        match read_event(text, trusted, index) {
+            Ok(Some(event)) => events.push(event),
+            Ok(None) => duplicates.push(Outcome::Duplicate),
+            Err(reason) => bad_lines.push((*line, reason)),
+        }
+    }
+    index.store().submit(
+        events,
+        Box::new(move |mut outcomes| {
+            outcomes.append(&mut duplicates);
+            // Fails only when the import has given up.
+            let _ = settle.send(Settled { bad_lines, outcomes, bytes });
+        }),
+    );
+}
+
+/// The event, or `None` when it is stored already.
+fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
+    let event = Event::parse(text).map_err(|error| error.to_string())?;
+    if index.contains(&event.item()) {
+        return Ok(None);
+    }
+    if trusted {
+        return Ok(Some(event.trust()));
+    }
+    event.verify().map(Some).map_err(|error| error.to_string())
+}
+
+impl Tally {
+    fn take(&mut self, settled: &Receiver<Settled>, progress: &ProgressBar) -> anyhow::Result<()> {
+        let settled = settled.recv().context("the store gave no answer")?;
+        progress.inc(settled.bytes);
+        for (line, reason) in &settled.bad_lines {
+            self.invalid += 1;
+            progress.suspend(|| eprintln!("line {line}: {reason}"));
+        }
+        for outcome in settled.outcomes {
+            match outcome {
+                Outcome::Stored => self.stored += 1,
+                Outcome::Duplicate => self.duplicate += 1,
+                Outcome::Superseded => self.superseded += 1,
+                Outcome::Deleted => self.deleted += 1,
+                Outcome::Expired => self.expired += 1,
+                Outcome::PassedOn => self.ephemeral += 1,
+                Outcome::Failed(reason) => {
+                    if self.failed == 0 {
+                        progress.suspend(|| eprintln!("negsync: {reason}"));
+                    }
+                    self.failed += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let refusals = [
+            (self.superseded, "superseded"),
+            (self.deleted, "deleted"),
+            (self.expired, "expired"),
+            (self.ephemeral, "ephemeral"),
+            (self.invalid, "invalid"),
+            (self.failed, "failed"),
+        ];
+        let refused: u64 = refusals.iter().map(|(count, _)| count).sum();
+        write!(f, "{} stored, {} duplicate, {refused} refused", self.stored, self.duplicate)?;
+        let reasons: Vec<String> = refusals
+            .iter()
+            .filter(|(count, _)| *count > 0)
+            .map(|(count, reason)| format!("{count} {reason}"))
+            .collect();
+        if reasons.is_empty() { Ok(()) } else { write!(f, " ({})", reasons.join(", ")) }
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+fn progress_bar(length: Option<u64>) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let (bar, template) = match length {
+        Some(length) => (
+            ProgressBar::new(length),
+            "{bar:40} {percent}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        ),
+        None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {bytes_per_sec}"),
+    };
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}

@@ -1,0 +1,60 @@
+//! The command line: one file a command.
+
+mod export;
+mod import;
+mod relay;
+
+use clap::{Args, Parser, Subcommand};
+use negsync::config::Config;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Keeps Nostr relays in sync: NIP-77 over SQLite.
+#[derive(Parser)]
+#[command(name = "negsync", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a relay on an SQLite file.
+    Relay(relay::Arguments),
+    /// Store events from a JSON Lines file or from standard input.
+    Import(import::Arguments),
+    /// Write the stored events as JSON Lines, oldest first.
+    Export(export::Arguments),
+}
+
+/// Which configuration and which store a command works with.
+#[derive(Args)]
+struct StoreArguments {
+    /// The configuration file; without it every key has its default.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The SQLite file that holds the events; wins over the configuration.
+    #[arg(long, value_name = "FILE")]
+    store: Option<PathBuf>,
+}
+
+impl StoreArguments {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = match &self.config {
+            Some(path) => Config::read(path)?,
+            None => Config::default(),
+        };
+        if let Some(store) = &self.store {
+            config.store.path.clone_from(store);
+        }
+        Ok(config)
+    }
+}
+
+pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    match arguments.command {
+        Command::Relay(arguments) => relay::run(&arguments),
+        Command::Import(arguments) => import::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
+    }
+}

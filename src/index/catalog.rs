@@ -1,0 +1,336 @@
+//! Which set answers a filter. The set of all events is always in memory; the set of any other
+//! filter is built from a covering scan and, when it was costly, kept and brought up to date with
+//! every commit, until memory is needed for others.
+
+use super::slice::Slice;
+use super::tree::Tree;
+use crate::item::Item;
+use crate::reconcile::RangeSet;
+use crate::store::{Change, Filter, Reader, Step, StoreError};
+use std::collections::{BTreeMap, HashMap};
+use std::ops::ControlFlow;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+/// A set of at most so many items is cheap to scan: it is built for the session and not kept.
+const CHEAP_ITEMS: usize = 5_000;
+/// What an item of a kept set takes, about; more items than fit are not even scanned for.
+const BYTES_AN_ITEM: usize = 44;
+
+/// Why there is no set for a filter.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The set has more items than a session may have.
+    #[error("the set has more than {limit} items")]
+    TooLarge {
+        /// The most items that a set may have.
+        limit: usize,
+    },
+    /// The scan failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The catalog of sets.
+pub struct Catalog {
+    state: Mutex<State>,
+    // Signalled when a set has been built, or could not be.
+    built: Condvar,
+    // What kept sets may take together, in bytes.
+    memory_bytes: usize,
+}
+
+struct State {
+    // By filter without times and limit; the empty filter's set is never evicted.
+    sets: HashMap<Filter, Entry>,
+    // Counts up with every use of a kept set.
+    uses: u64,
+}
+
+enum Entry {
+    /// One caller scans; meanwhile every change is noted, to be applied to what it found.
+    Building {
+        changes: Vec<Arc<Change>>,
+    },
+    Kept {
+        tree: Tree,
+        last_use: u64,
+    },
+}
+
+/// What was found for a filter's content.
+enum Lookup {
+    Kept(Tree),
+    Absent,
+}
+
+impl Catalog {
+    /// A catalog whose kept sets take at most `memory_bytes`, beside the set of all events.
+    pub fn new(memory_bytes: usize) -> Self {
+        // Until `load` has run, whoever asks for the set of all events waits for it.
+        let full = Entry::Building { changes: Vec::new() };
+        let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
+        Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes }
+    }
+
+    /// Builds the set of all events. Called once, as soon as the store is open.
+    ///
+    /// # Errors
+    /// When the scan fails.
+    pub fn load(&self, reader: &Reader) -> Result<(), StoreError> {
+        let everything = Filter::default();
+        let claim = Claim { catalog: self, content: &everything };
+        claim.settle(scan(reader, &everything, usize::MAX)?);
+        Ok(())
+    }
+
+    /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
+    pub fn apply(&self, change: &Arc<Change>) {
+        let mut state = self.lock();
+        for (filter, entry) in &mut state.sets {
+            match entry {
+                Entry::Building { changes } => changes.push(Arc::clone(change)),
+                Entry::Kept { tree, .. } => update(tree, filter, std::slice::from_ref(change)),
+            }
+        }
+        self.evict(&mut state);
+    }
+
+    /// Whether the event is stored, as far as memory knows: `false` until the set of all events
+    /// has been loaded.
+    pub fn contains(&self, item: &Item) -> bool {
+        match self.lock().sets.get(&Filter::default()) {
+            Some(Entry::Kept { tree, .. }) => tree.contains(item),
+            _ => false,
+        }
+    }
+
+    /// How many events are stored, or `None` while the set of all events is being loaded.
+    pub fn len(&self) -> Option<usize> {
+        match self.lock().sets.get(&Filter::default()) {
+            Some(Entry::Kept { tree, .. }) => Some(tree.len()),
+            _ => None,
+        }
+    }
+
+    /// The complete set of the items that match any of the filters, as it is now. Blocks while it
+    /// is being built.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(
+        &self,
+        reader: &Reader,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let slice = match filters {
+            [filter] => self.slice(reader, filter, limit)?,
+            _ => self.union(reader, filters, limit)?,
+        };
+        if slice.len() > limit {
+            return Err(SnapshotError::TooLarge { limit });
+        }
+        Ok(slice)
+    }
+
+    fn union(
+        &self,
+        reader: &Reader,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let mut slices = Vec::new();
+        for filter in filters {
+            slices.push(self.slice(reader, filter, limit)?);
+        }
+        slices.sort_by_key(|slice| std::cmp::Reverse(slice.len()));
+        // The largest set is shared as it is; only the others' items are added to it.
+        let mut slices = slices.into_iter();
+        let mut union = slices.next().map_or_else(Tree::new, Slice::into_tree);
+        for slice in slices {
+            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
+            union.insert_batch(&items);
+        }
+        Ok(Slice::new(union, None, None, None))
+    }
+
+    fn slice(
+        &self,
+        reader: &Reader,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let content = filter.timeless();
+        if filter.is_void() {
+            return Ok(Slice::new(Tree::new(), None, None, None));
+        }
+        let tree = match self.look_up(&content) {
+            Lookup::Kept(tree) => tree,
+            Lookup::Absent => self.build(reader, filter, &content, limit)?,
+        };
+        Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
+    }
+
+    /// Waits while another caller builds the set.
+    fn look_up(&self, content: &Filter) -> Lookup {
+        let mut state = self.lock();
+        state.uses += 1;
+        let now = state.uses;
+        loop {
+            match state.sets.get_mut(content) {
+                None => return Lookup::Absent,
+                Some(Entry::Kept { tree, last_use }) => {
+                    *last_use = now;
+                    return Lookup::Kept(tree.clone());
+                }
+                Some(Entry::Building { .. }) => {
+                    state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
+                }
+            }
+        }
+    }
+
+    /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
+    fn build(
+        &self,
+        reader: &Reader,
+        filter: &Filter,
+        content: &Filter,
+        limit: usize,
+    ) -> Result<Tree, SnapshotError> {
+        if let Some(items) = scan(reader, filter, CHEAP_ITEMS)? {
+            return Ok(Tree::from_unsorted(items));
+        }
+        {
+            let mut state = self.lock();
+            if state.sets.contains_key(content) {
+                drop(state);
+                // Another caller was faster; its set may turn out too large to be kept.
+                if let Lookup::Kept(tree) = self.look_up(content) {
+                    return Ok(tree);
+                }
+            } else {
+                state.sets.insert(content.clone(), Entry::Building { changes: Vec::new() });
+                drop(state);
+                let claim = Claim { catalog: self, content };
+                let everything = *content == Filter::default();
+                let keepable =
+                    if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
+                let items = scan(reader, content, keepable)?;
+                if let Some(tree) = claim.settle(items) {
+                    return Ok(tree);
+                }
+            }
+        }
+        // Too large to keep: for this session alone, and not at all above the session's limit.
+        // A filter's own limit takes the newest, which the scan cannot know before its end.
+        let most = if filter.limit.is_some() { usize::MAX } else { limit };
+        let items = scan(reader, filter, most)?.ok_or(SnapshotError::TooLarge { limit })?;
+        Ok(Tree::from_unsorted(items))
+    }
+
+    /// Ends the building of a set: with its items it is kept, without it is forgotten.
+    fn finish(&self, content: &Filter, items: Option<Vec<Item>>) -> Option<Tree> {
+        let mut tree = items.map(Tree::from_unsorted);
+        let mut state = self.lock();
+        let entry = state.sets.remove(content);
+        if let (Some(tree), Some(Entry::Building { changes })) = (&mut tree, entry) {
+            // The scan saw some of these commits and not others; each item's last step decides.
+            update(tree, content, &changes);
+            state.uses += 1;
+            let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses };
+            state.sets.insert(content.clone(), kept);
+            self.evict(&mut state);
+        }
+        drop(state);
+        self.built.notify_all();
+        tree
+    }
+
+    /// Drops least recently used sets until the rest fit.
+    fn evict(&self, state: &mut State) {
+        loop {
+            let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
+                Entry::Kept { tree, last_use } if *filter != Filter::default() => {
+                    Some((*last_use, tree.memory_bytes(), filter))
+                }
+                _ => None,
+            });
+            let mut total = 0;
+            let mut oldest: Option<(u64, &Filter)> = None;
+            for (last_use, bytes, filter) in kept {
+                total += bytes;
+                if oldest.is_none_or(|(use_then, _)| last_use < use_then) {
+                    oldest = Some((last_use, filter));
+                }
+            }
+            match oldest {
+                Some((_, filter)) if total > self.memory_bytes => {
+                    let filter = filter.clone();
+                    state.sets.remove(&filter);
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Frees those who wait for a set even when its scan fails.
+struct Claim<'catalog> {
+    catalog: &'catalog Catalog,
+    content: &'catalog Filter,
+}
+
+impl Claim<'_> {
+    fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
+        let tree = self.catalog.finish(self.content, items);
+        std::mem::forget(self);
+        tree
+    }
+}
+
+impl Drop for Claim<'_> {
+    fn drop(&mut self) {
+        self.catalog.finish(self.content, None);
+    }
+}
+
+/// The items of a filter, or `None` when there are more than `most`.
+fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
+    let mut items = Vec::new();
+    let mut over = false;
+    reader.items(filter, |item| {
+        over = items.len() >= most;
+        if over {
+            return ControlFlow::Break(());
+        }
+        items.push(item);
+        ControlFlow::Continue(())
+    })?;
+    Ok((!over).then_some(items))
+}
+
+/// Applies changes, in order, to the set of a filter without times.
+fn update(tree: &mut Tree, filter: &Filter, changes: &[Arc<Change>]) {
+    let mut present = BTreeMap::new();
+    for step in changes.iter().flat_map(|change| &change.steps) {
+        match step {
+            Step::Added(event) if filter.matches(event) => {
+                present.insert(event.item(), true);
+            }
+            Step::Added(_) | Step::Passed(_) => {}
+            Step::Removed(item) => {
+                present.insert(*item, false);
+            }
+        }
+    }
+    let of = |wanted: bool| -> Vec<Item> {
+        present.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
+    };
+    tree.remove_batch(&of(false));
+    tree.insert_batch(&of(true));
+}

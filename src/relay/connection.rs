@@ -1,0 +1,143 @@
+//! One client's WebSocket: its messages are taken in order, each verb in its own file.
+
+use super::neg_sessions::NegSessions;
+use super::outbox::{Outbox, Outgoing, Socket, outbox};
+use super::subscriptions::{self, Subscriptions};
+use super::{Shared, count, message, publish, stopped};
+use futures_util::StreamExt;
+use futures_util::stream::SplitStream;
+use message::ClientMessage;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::AsyncReadExt;
+use tokio::sync::Semaphore;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Error, Message};
+
+/// How long the events in flight have to be stored when the relay stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long, and how much, is read from a client that was told to close, so that the answer
+/// reaches it before the connection is reset.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 64 << 20;
+
+/// What the verbs of one connection share.
+pub(super) struct Client {
+    pub(super) relay: Arc<Shared>,
+    pub(super) outbox: Outbox,
+    pub(super) subscriptions: Arc<Subscriptions>,
+    // One permit for each event that is verified or stored or whose outcome waits to be sent.
+    pub(super) events_in_flight: Arc<Semaphore>,
+}
+
+/// Serves a client until either side ends it.
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
+    let (sink, mut stream) = socket.split();
+    let subscriptions = Arc::new(Subscriptions::new());
+    let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
+    let (outbox, sending) =
+        outbox(relay.live.subscribe(), Arc::clone(&subscriptions), send_timeout);
+    let mut sender = tokio::spawn(sending.run(sink));
+    let client = Client {
+        relay,
+        outbox,
+        subscriptions,
+        events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
+    };
+    tokio::select! {
+        () = read(&client, &mut stream) => {}
+        // A client that cannot be sent to is not read either.
+        _ = &mut sender => return,
+    }
+    drop(client);
+    if let Ok(sink) = sender.await
+        && let Ok(mut socket) = stream.reunite(sink)
+    {
+        linger(socket.get_mut()).await;
+    }
+}
+
+/// Takes messages until the client closes, breaks the protocol or the relay stops.
+async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
+    let mut stopping = client.relay.stopping.clone();
+    let mut neg_sessions = NegSessions::default();
+    loop {
+        let next = tokio::select! {
+            next = stream.next() => next,
+            () = stopped(&mut stopping) => return stop(client).await,
+        };
+        match next {
+            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, &text).await,
+            Some(Ok(Message::Binary(_))) => {
+                let text = "invalid: binary messages are not part of the protocol";
+                client.outbox.text(message::notice(text)).await;
+            }
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return refuse(client, &error).await,
+            None => return,
+        }
+    }
+}
+
+async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
+    match message::parse(text, &client.relay.config.limits) {
+        Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
+        Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
+        Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
+        Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
+        Ok(ClientMessage::NegOpen { id, filters, payload }) => {
+            neg_sessions.open(client, id, filters, payload).await;
+        }
+        Ok(ClientMessage::NegMsg { id, payload }) => {
+            neg_sessions.message(client, id, payload).await;
+        }
+        Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
+        Err(refusal) => {
+            if let Some(id) = refusal.neg_session {
+                neg_sessions.close(&id);
+            }
+            client.outbox.text(refusal.answer).await;
+        }
+    }
+}
+
+/// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
+/// the connection.
+async fn refuse(client: &Client, error: &Error) {
+    let (text, code) = match error {
+        Error::Capacity(_) => {
+            let most = client.relay.config.limits.message_bytes.get();
+            (format!("invalid: a message of more than {most} bytes"), CloseCode::Size)
+        }
+        Error::Utf8(_) => ("invalid: a message that is not UTF-8".to_owned(), CloseCode::Invalid),
+        Error::Protocol(fault) => (format!("invalid: {fault}"), CloseCode::Protocol),
+        _ => return,
+    };
+    client.outbox.text(message::notice(&text)).await;
+    client.outbox.send(Outgoing::Close(code, "")).await;
+}
+
+/// Waits for the outcomes of the events in flight, then says goodbye.
+async fn stop(client: &Client) {
+    let all = publish::EVENTS_IN_FLIGHT as u32;
+    let settled = tokio::time::timeout(STOP_TIMEOUT, client.events_in_flight.acquire_many(all));
+    if settled.await.is_err() {
+        tracing::warn!("a connection closed before all its events were answered");
+    }
+    client.outbox.send(Outgoing::Close(CloseCode::Away, "the relay is stopping")).await;
+}
+
+/// Reads and forgets, for a while, what the client still sends.
+async fn linger(raw: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let mut buffer = [0; 4_096];
+    let mut left = LINGER_BYTES;
+    let drain = async {
+        while left > 0 {
+            match raw.read(&mut buffer).await {
+                Ok(0) | Err(_) => break,
+                Ok(bytes) => left = left.saturating_sub(bytes),
+            }
+        }
+    };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, drain).await;
+}

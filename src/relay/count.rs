@@ -1,0 +1,20 @@
+//! COUNT (NIP-45): exact, from the same sets that reconcile.
+
+use super::connection::Client;
+use super::message;
+use crate::reconcile::RangeSet;
+use crate::store::Filter;
+
+/// COUNT
+pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
+    let index = client.relay.index.clone();
+    let limit = client.relay.config.negentropy.max_sync_events.size();
+    let counted =
+        tokio::task::spawn_blocking(move || index.snapshot(&filters, limit).map(|set| set.len()));
+    let answer = match counted.await {
+        Ok(Ok(events)) => message::count(&id, events),
+        Ok(Err(error)) => message::closed(&id, &format!("error: {error}")),
+        Err(panic) => message::closed(&id, &format!("error: {panic}")),
+    };
+    client.outbox.text(answer).await;
+}

@@ -1,0 +1,262 @@
+//! What clients say and how they are answered (NIP-01, NIP-45, NIP-77): JSON arrays, read
+//! strictly; whatever cannot be read becomes an answer, never a dropped connection.
+
+use crate::config::Limits;
+use crate::store::Filter;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+/// A message that could be read.
+#[derive(Debug)]
+pub enum ClientMessage<'text> {
+    /// NIP-01: publish an event; its JSON is read later, on a pool.
+    Event(&'text str),
+    /// NIP-01: answer from the store, then live.
+    Req {
+        /// The subscription id.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+    },
+    /// NIP-01: end a subscription.
+    Close(String),
+    /// NIP-45: how many events match.
+    Count {
+        /// The query id.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+    },
+    /// NIP-77: start to reconcile.
+    NegOpen {
+        /// The session's id, in a name space apart from subscriptions.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+        /// The initiator's first message.
+        payload: Vec<u8>,
+    },
+    /// NIP-77: go on reconciling.
+    NegMsg {
+        /// The session's id.
+        id: String,
+        /// The initiator's message.
+        payload: Vec<u8>,
+    },
+    /// NIP-77: end a session.
+    NegClose(String),
+}
+
+/// A message that could not be taken, as the answer that says so.
+#[derive(Debug)]
+pub struct Refusal {
+    /// The answer.
+    pub answer: String,
+    /// The NEG session that ends with it, when there is one of that id.
+    pub neg_session: Option<String>,
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// The answer for a message that is malformed or over a limit.
+pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+    let elements: Vec<&RawValue> = serde_json::from_str(text)
+        .map_err(|error| refuse_notice(&format!("not a JSON array: {error}")))?;
+    let Some((verb, rest)) = elements.split_first() else {
+        return Err(refuse_notice("an empty array; a message begins with its verb"));
+    };
+    let verb: String = serde_json::from_str(verb.get())
+        .map_err(|_| refuse_notice("a message begins with its verb, a string"))?;
+    match verb.as_str() {
+        "EVENT" => match rest {
+            [event] => Ok(ClientMessage::Event(event.get())),
+            _ => Err(refuse_notice("EVENT takes one event")),
+        },
+        "REQ" => {
+            let (id, filters) = query(&verb, rest, limits)?;
+            Ok(ClientMessage::Req { id, filters })
+        }
+        "COUNT" => {
+            let (id, filters) = query(&verb, rest, limits)?;
+            Ok(ClientMessage::Count { id, filters })
+        }
+        "CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::Close),
+        "NEG-OPEN" => neg_open(rest, limits),
+        "NEG-MSG" => neg_msg(rest, limits),
+        "NEG-CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::NegClose),
+        _ => {
+            let shown: String = verb.chars().take(40).collect();
+            Err(refuse_notice(&format!("unknown verb {shown:?}")))
+        }
+    }
+}
+
+/// `["NOTICE", text]`
+pub fn notice(text: &str) -> String {
+    json!(["NOTICE", text]).to_string()
+}
+
+/// `["OK", id, accepted, text]`
+pub fn ok(id: &str, accepted: bool, text: &str) -> String {
+    json!(["OK", id, accepted, text]).to_string()
+}
+
+/// `["EOSE", id]`
+pub fn eose(id: &str) -> String {
+    json!(["EOSE", id]).to_string()
+}
+
+/// `["CLOSED", id, text]`
+pub fn closed(id: &str, text: &str) -> String {
+    json!(["CLOSED", id, text]).to_string()
+}
+
+/// `["COUNT", id, {"count": n}]`
+pub fn count(id: &str, count: usize) -> String {
+    json!(["COUNT", id, { "count": count }]).to_string()
+}
+
+/// `["EVENT", id, event]` around JSON that is sent as it is stored. `id_json` is the
+/// subscription id as a JSON string.
+pub fn event(id_json: &str, event: &str) -> String {
+    let mut text = String::with_capacity(11 + id_json.len() + event.len());
+    for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
+        text.push_str(part);
+    }
+    text
+}
+
+/// NIP-77, Error message.
+pub fn neg_err(id: &str, text: &str) -> String {
+    json!(["NEG-ERR", id, text]).to_string()
+}
+
+/// NIP-77, Error message for a set that is too large: the fourth element is the most items taken.
+pub fn neg_err_too_large(id: &str, limit: usize) -> String {
+    json!(["NEG-ERR", id, "blocked: too many query results", limit]).to_string()
+}
+
+/// NIP-77, Subsequent messages: the payload goes from bytes to hex straight into the text.
+pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
+    let id = json!(id).to_string();
+    let mut text = String::with_capacity(16 + id.len() + payload.len() * 2);
+    text.push_str(r#"["NEG-MSG","#);
+    text.push_str(&id);
+    text.push_str(r#",""#);
+    faster_hex::hex_append(payload, &mut text);
+    text.push_str(r#""]"#);
+    text
+}
+
+fn refuse(answer: String) -> Refusal {
+    Refusal { answer, neg_session: None }
+}
+
+fn refuse_notice(reason: &str) -> Refusal {
+    refuse(notice(&format!("invalid: {reason}")))
+}
+
+fn refuse_neg(id: String, reason: &str) -> Refusal {
+    Refusal { answer: neg_err(&id, &format!("invalid: {reason}")), neg_session: Some(id) }
+}
+
+/// The id that follows the verb. Without one nobody could tell what an answer is about.
+fn read_id(verb: &str, element: Option<&&RawValue>, limits: &Limits) -> Result<String, Refusal> {
+    let most = limits.subscription_id_bytes.size();
+    element
+        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+        .filter(|id| !id.is_empty() && id.len() <= most)
+        .ok_or_else(|| refuse_notice(&format!("{verb} takes an id: a string of 1 to {most} bytes")))
+}
+
+fn only_id(verb: &str, rest: &[&RawValue], limits: &Limits) -> Result<String, Refusal> {
+    read_id(verb, rest.first(), limits)
+}
+
+/// REQ and COUNT: an id and filters.
+fn query(
+    verb: &str,
+    rest: &[&RawValue],
+    limits: &Limits,
+) -> Result<(String, Vec<Filter>), Refusal> {
+    let id = read_id(verb, rest.first(), limits)?;
+    let raw = rest.get(1..).unwrap_or_default();
+    let filters: Result<Vec<Filter>, String> =
+        if raw.is_empty() || raw.len() > limits.filters.size() {
+            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()))
+        } else {
+            raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
+        };
+    match filters {
+        Ok(filters) => Ok((id, filters)),
+        Err(reason) => Err(refuse(closed(&id, &format!("invalid: {reason}")))),
+    }
+}
+
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
+    let filter = Filter::parse(text).map_err(|error| format!("filter: {error}"))?;
+    let most = limits.filter_values.size();
+    match filter.value_count() {
+        count if count > most => Err(format!("filter: {count} values, {most} at the most")),
+        _ => Ok(filter),
+    }
+}
+
+/// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
+fn neg_open<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+    let id = read_id("NEG-OPEN", rest.first(), limits)?;
+    let (filter, payload) = match rest {
+        [_, filter, payload] => (filter, payload),
+        [_, _, _, _] => {
+            return Err(refuse_neg(
+                id,
+                "five elements are negentropy protocol v0; v1 takes NEG-OPEN, id, filter, hex",
+            ));
+        }
+        _ => return Err(refuse_neg(id, "NEG-OPEN takes an id, a filter and a message in hex")),
+    };
+    let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
+        Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()))
+        }
+        Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
+        Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
+    };
+    match (filters, read_payload(payload)) {
+        (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
+        (Err(reason), _) => Err(refuse_neg(id, &reason)),
+        (_, Err(reason)) => Err(refuse_neg(id, reason)),
+    }
+}
+
+fn neg_msg<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+    let id = read_id("NEG-MSG", rest.first(), limits)?;
+    let payload = match rest {
+        [_, payload] => read_payload(payload),
+        _ => Err("NEG-MSG takes an id and a message in hex"),
+    };
+    match payload {
+        Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
+        Err(reason) => Err(refuse_neg(id, reason)),
+    }
+}
+
+fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
+    // Hex never needs an escape, so that the text between the quotes is the value.
+    let hex = raw
+        .get()
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+        .ok_or("the message must be a string of hex digits")?;
+    if hex.len() % 2 == 1 {
+        return Err("the message has an odd number of hex digits");
+    }
+    faster_hex::hex_decode_vec(hex.as_bytes())
+        .map_err(|_| "the message holds something that is not a hex digit")
+}
+
+/// A subscription id as a JSON string.
+pub fn json_string(text: &str) -> String {
+    Value::from(text).to_string()
+}

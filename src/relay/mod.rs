@@ -1,0 +1,132 @@
+//! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
+
+mod connection;
+mod count;
+mod http;
+mod message;
+mod neg_sessions;
+mod outbox;
+mod publish;
+mod server;
+mod subscriptions;
+
+use crate::config::Config;
+use crate::index::Index;
+use crate::store::{Change, StoreError, StoreOptions, Verifier};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::sync::{broadcast, watch};
+use tokio::task::JoinHandle;
+
+/// The most commits that a connection may be behind with its subscriptions before it is closed.
+const LIVE_COMMITS: usize = 1_024;
+/// How long connections have to end when the relay stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Why a relay could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The address could not be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// A running relay.
+pub struct Relay {
+    address: SocketAddr,
+    index: Index,
+    stop: watch::Sender<bool>,
+    server: JoinHandle<()>,
+    // Every connection holds a clone of the receiver: closed means that all have ended.
+    ended: watch::Sender<()>,
+}
+
+/// What all connections share.
+struct Shared {
+    config: Config,
+    index: Index,
+    verifier: Verifier,
+    // Every commit, for the subscriptions of all connections.
+    live: broadcast::Sender<Arc<Change>>,
+    stopping: watch::Receiver<bool>,
+    // Held to tell the relay that this connection has not ended.
+    _running: watch::Receiver<()>,
+}
+
+impl Relay {
+    /// Opens the store, loads the index beside it, and serves.
+    ///
+    /// # Errors
+    /// When the store cannot be opened or the address is taken.
+    pub async fn start(config: Config) -> Result<Self, RelayError> {
+        let (live, _) = broadcast::channel(LIVE_COMMITS);
+        let (stop, stopping) = watch::channel(false);
+        let (ended, running) = watch::channel(());
+        let to_subscriptions = live.clone();
+        let options = StoreOptions {
+            synchronous: config.store.synchronous,
+            readers: config.store.readers.size(),
+        };
+        let index = Index::open(
+            &config.store.path,
+            options,
+            config.index.memory_mb.size() << 20,
+            Box::new(move |change| {
+                // Fails only while nobody is connected.
+                let _ = to_subscriptions.send(change);
+            }),
+        )?;
+        let listen = config.relay.listen;
+        let failed = |source| RelayError::Listen { address: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(failed)?;
+        let address = listener.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            config,
+            index: index.clone(),
+            verifier: Verifier::start()?,
+            live,
+            stopping,
+            _running: running,
+        });
+        let server = tokio::spawn(server::accept(listener, shared));
+        Ok(Self { address, index, stop, server, ended })
+    }
+
+    /// Where the relay listens; the port is the system's choice when the configuration names 0.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The index that the relay serves.
+    pub fn index(&self) -> &Index {
+        &self.index
+    }
+
+    /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
+    /// all have ended or after 10 seconds.
+    pub async fn stop(self) {
+        let _ = self.stop.send(true);
+        let _ = self.server.await;
+        if tokio::time::timeout(STOP_TIMEOUT, self.ended.closed()).await.is_err() {
+            tracing::warn!("some connections did not end in time");
+        }
+        let store = self.index.store().clone();
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+    }
+}
+
+/// Returns when the relay begins to stop.
+async fn stopped(stopping: &mut watch::Receiver<bool>) {
+    // An error means that the relay itself is gone.
+    let _ = stopping.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,85 @@
+//! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
+
+use super::connection::Client;
+use super::message;
+use super::outbox::Outbox;
+use crate::config::Limits;
+use crate::index::Index;
+use crate::store::{Event, EventError, Outcome, unix_now};
+use std::sync::Arc;
+use tokio::sync::OwnedSemaphorePermit;
+
+/// The most events of a connection that are being verified or stored; then it is not read on.
+pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
+
+/// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
+pub(super) async fn publish(client: &Client, json: &str) {
+    let Ok(permit) = Arc::clone(&client.events_in_flight).acquire_owned().await else { return };
+    let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
+    let verifier = client.relay.verifier.clone();
+    verifier.run(move || accept(&json, &relay.config.limits, &relay.index, outbox, permit)).await;
+}
+
+fn accept(
+    json: &str,
+    limits: &Limits,
+    index: &Index,
+    outbox: Outbox,
+    permit: OwnedSemaphorePermit,
+) {
+    let event = match Event::parse(json).and_then(|event| within_limits(event, json, limits)) {
+        Ok(event) => event,
+        Err(error) => return outbox.outcome(refusal(error), permit),
+    };
+    let id = event.id_hex();
+    // Known ids are the common case in sync, and a look is far cheaper than a signature.
+    if index.contains(&event.item()) {
+        return outbox.outcome(answer(&id, &Outcome::Duplicate), permit);
+    }
+    match event.verify() {
+        Ok(event) => index.store().submit(
+            vec![event],
+            Box::new(move |outcomes| {
+                let failed = Outcome::Failed("the store gave no answer".into());
+                outbox.outcome(answer(&id, outcomes.first().unwrap_or(&failed)), permit);
+            }),
+        ),
+        Err(error) => outbox.outcome(refusal(error), permit),
+    }
+}
+
+fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event, EventError> {
+    let newest = unix_now().saturating_add(limits.created_at_ahead_s.get());
+    let reason = if json.len() > limits.event_bytes.size() {
+        format!("event: {} bytes, {} at the most", json.len(), limits.event_bytes.get())
+    } else if event.tag_count() > limits.event_tags.size() {
+        format!("tags: {}, {} at the most", event.tag_count(), limits.event_tags.get())
+    } else if event.item().created_at > newest {
+        let ahead = limits.created_at_ahead_s.get();
+        format!("created_at: more than {ahead} seconds in the future")
+    } else {
+        return Ok(event);
+    };
+    Err(EventError { id: Some(event.id_hex()), reason })
+}
+
+/// A malformed event is answered under its id, or with a NOTICE when it has none.
+fn refusal(error: EventError) -> String {
+    let text = format!("invalid: {}", error.reason);
+    match error.id {
+        Some(id) => message::ok(&id, false, &text),
+        None => message::notice(&text),
+    }
+}
+
+/// NIP-01, OK: with the machine-readable prefixes.
+fn answer(id: &str, outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Stored | Outcome::PassedOn => message::ok(id, true, ""),
+        Outcome::Duplicate => message::ok(id, true, "duplicate: already have this event"),
+        Outcome::Superseded => message::ok(id, true, "duplicate: a newer version is stored"),
+        Outcome::Deleted => message::ok(id, false, "blocked: deleted by its author"),
+        Outcome::Expired => message::ok(id, false, "invalid: expiration: the event has expired"),
+        Outcome::Failed(reason) => message::ok(id, false, &format!("error: {reason}")),
+    }
+}

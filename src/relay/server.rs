@@ -1,0 +1,115 @@
+//! Accepts connections and hands each to HTTP or, upgraded, to WebSocket.
+
+use super::{Shared, connection, http, stopped};
+use hyper::body::Incoming;
+use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+/// How long a client may take over the headers of its request.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long to wait when the system has no connection to give (out of descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// A connection's buffers, each way. They are allocated at once, so that they count a thousandfold.
+const BUFFER_BYTES: usize = 16 << 10;
+
+/// Accepts until the relay stops.
+pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
+    let mut stopping = relay.stopping.clone();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stopping) => return,
+        };
+        match accepted {
+            Ok((stream, _)) => {
+                tokio::spawn(serve(stream, Arc::clone(&relay)));
+            }
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+async fn serve(stream: TcpStream, relay: Arc<Shared>) {
+    // Answers are small and awaited: never hold them back to fill a packet.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection cannot send at once");
+    }
+    let mut stopping = relay.stopping.clone();
+    let service = service_fn(move |request| {
+        let relay = Arc::clone(&relay);
+        async move { Ok::<_, Infallible>(respond(request, relay)) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service)
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = stopped(&mut stopping) => {
+            served.as_mut().graceful_shutdown();
+            served.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended before its request was answered");
+    }
+}
+
+fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http::Body> {
+    let Some(key) = websocket_key(&request) else { return http::respond(&request, &relay) };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                let config = websocket_config(relay.config.limits.message_bytes.size());
+                let stream = TokioIo::new(upgraded);
+                let socket =
+                    WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+                connection::serve(relay, socket).await;
+            }
+            Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
+        }
+    });
+    let mut response = Response::new(http::Body::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
+        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
+}
+
+/// RFC 6455, section 4.2.1: what makes a request one for a WebSocket.
+fn websocket_key(request: &Request<Incoming>) -> Option<HeaderValue> {
+    let is_upgrade = request
+        .headers()
+        .get(UPGRADE)
+        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    let key = request.headers().get(SEC_WEBSOCKET_KEY)?;
+    (request.method() == Method::GET && is_upgrade).then(|| key.clone())
+}
+
+fn websocket_config(message_bytes: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(BUFFER_BYTES)
+        .write_buffer_size(BUFFER_BYTES)
+        .max_message_size(Some(message_bytes))
+        .max_frame_size(Some(message_bytes))
+}
