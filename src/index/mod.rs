@@ -70,11 +70,6 @@ impl Index {
         self.catalog.contains(item)
     }
 
-    /// How many events are stored, or `None` while the index is being loaded.
-    pub fn len(&self) -> Option<usize> {
-        self.catalog.len()
-    }
-
     /// The complete set of the items that match any of the filters. Blocks while it is built.
     ///
     /// # Errors
