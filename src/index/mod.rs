@@ -1,8 +1,9 @@
 //! Which items match a filter: always whole, always current.
 
 mod catalog;
-pub mod slice;
-pub mod tree;
+mod crate_storage;
+mod slice;
+mod tree;
 
 pub use catalog::{Catalog, SnapshotError};
 pub use slice::Slice;
