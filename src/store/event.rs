@@ -1,6 +1,7 @@
 //! An event as the store and the relay handle it: parsed once, with the JSON
 //! that will be sent and the facts that rules and indexes ask for.
 
+use super::signature;
 use super::tag_key::TagKey;
 use crate::item::Item;
 use nostr::JsonUtil;
@@ -100,7 +101,7 @@ impl Event {
         if !self.parsed.verify_id() {
             return Err(wrong(&self, "id: is not the hash of the event"));
         }
-        if !self.parsed.verify_signature() {
+        if !signature::is_valid(&self.parsed) {
             return Err(wrong(&self, "sig: does not match the event and its pubkey"));
         }
         Ok(VerifiedEvent(self))

@@ -8,6 +8,7 @@ mod query;
 mod readers;
 mod rules;
 mod schema;
+mod signature;
 mod tag_key;
 mod verifier;
 mod writer;

@@ -58,16 +58,17 @@ pub(super) fn apply(
         change.steps.push(Step::Passed(Arc::new(event)));
         return Ok(Outcome::PassedOn);
     }
-    if is_stored(connection, &event.item().id)? {
-        return Ok(Outcome::Duplicate);
-    }
     if is_deleted(connection, &event)? {
         return Ok(Outcome::Deleted);
     }
-    if event.address().is_some() && !replace(connection, &event, change)? {
-        return Ok(Outcome::Superseded);
+    if event.address().is_some()
+        && let Some(outcome) = replace(connection, &event, change)?
+    {
+        return Ok(outcome);
     }
-    insert(connection, &event)?;
+    if !insert(connection, &event)? {
+        return Ok(Outcome::Duplicate);
+    }
     if event.kind() == DELETION {
         delete(connection, &event, change)?;
     }
@@ -148,10 +149,6 @@ impl Stored {
     }
 }
 
-fn is_stored(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM event WHERE id = ?1")?.exists([id])
-}
-
 fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     // A deletion request cannot be deleted, whichever of the two came first.
     if event.kind() == DELETION {
@@ -173,8 +170,12 @@ fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> 
 }
 
 /// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
-/// Returns whether the new event is the one to keep; if so its predecessor is gone.
-fn replace(connection: &Connection, event: &Event, change: &mut Change) -> rusqlite::Result<bool> {
+/// Returns what becomes of the event when it is not the one to keep; else its predecessor is gone.
+fn replace(
+    connection: &Connection,
+    event: &Event,
+    change: &mut Change,
+) -> rusqlite::Result<Option<Outcome>> {
     let predecessor = connection
         .prepare_cached(
             "SELECT row, id, created_at, json FROM event
@@ -182,22 +183,25 @@ fn replace(connection: &Connection, event: &Event, change: &mut Change) -> rusql
         )?
         .query_row(params![event.pubkey(), event.kind(), event.address()], Stored::read)
         .optional()?;
-    let Some(predecessor) = predecessor else { return Ok(true) };
+    let Some(predecessor) = predecessor else { return Ok(None) };
     let (old, new) = (predecessor.item, event.item());
-    let is_newer =
-        new.created_at > old.created_at || (new.created_at == old.created_at && new.id < old.id);
-    if is_newer {
-        predecessor.remove(connection, change)?;
+    if new.id == old.id {
+        return Ok(Some(Outcome::Duplicate));
     }
-    Ok(is_newer)
+    if new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id) {
+        return Ok(Some(Outcome::Superseded));
+    }
+    predecessor.remove(connection, change)?;
+    Ok(None)
 }
 
-fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+/// Stores the event; returns whether it was not there before.
+fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     let item = event.item();
-    connection
+    let inserted = connection
         .prepare_cached(
             "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             item.id,
@@ -208,6 +212,9 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
             event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX)),
             event.json(),
         ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
     let row = connection.last_insert_rowid();
     let mut tag = connection.prepare_cached(
         "INSERT INTO tag (key, created_at, id, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -215,7 +222,7 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
     for key in event.tag_keys() {
         tag.execute(params![key.as_bytes(), item.created_at as i64, item.id, event.kind(), row])?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// NIP-09: removes the author's own events that `deletion` names, and keeps out those that come

@@ -78,7 +78,8 @@ pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Conne
     };
     // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
     connection.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL;
+        "PRAGMA page_size = 8192;
+         PRAGMA journal_mode = WAL;
          PRAGMA synchronous = {level};
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA cache_size = -{WRITER_CACHE_KIB};"
