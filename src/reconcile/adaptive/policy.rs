@@ -26,7 +26,7 @@ const LEAF_ITEMS: usize = 24;
 const MOST_LEAVES: usize = 1200;
 
 /// Otherwise, the bucket that a responder splits into 16 leaves of its own.
-const TWIG_ITEMS: usize = 300;
+const TWIG_ITEMS: usize = 240;
 
 /// The most twigs that one range is split into.
 const MOST_TWIGS: usize = 16;
