@@ -22,7 +22,7 @@ use super::found::Found;
 use super::initiator::{InitiatorError, Options, Step};
 use super::message::{Decoder, Encoder};
 use super::range_set::{Bound, RangeSet};
-use super::reference::buckets;
+use super::reference::{Bucket, buckets};
 use budget::ReplyBudget;
 use policy::{Plan, Policy};
 use reply::Progress;
@@ -245,8 +245,9 @@ impl Session {
         // A bucket of a range that differs may be equal.
         let state = if count == 1 { range.state } else { State::Untested };
         let mut lower = range.lower;
-        for (ranks, upper, fingerprint) in buckets(set, range.ranks(), range.upper, count) {
-            let (start, end) = (ranks.start, ranks.end);
+        for Bucket { start, end, upper, fingerprint } in
+            buckets(set, range.ranks(), range.upper, count)
+        {
             if !out.fingerprint(&lower, &upper, &fingerprint) {
                 return Some(Pending { lower, start, ..*range });
             }

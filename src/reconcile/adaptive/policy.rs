@@ -6,7 +6,7 @@
 use super::reply::Reading;
 use super::{Pending, State};
 use crate::reconcile::range_set::{Bound, RangeSet};
-use crate::reconcile::reference::{LIST_BELOW_ITEMS, buckets};
+use crate::reconcile::reference::{Bucket, LIST_BELOW_ITEMS, buckets};
 
 /// A range that differs is listed rather than split up to this many of our
 /// items: two leaves of a responder's own.
@@ -175,8 +175,9 @@ impl<S: RangeSet> Opening<'_, S> {
     /// Up to `upper`, before which `end` items lie, in up to `count` buckets.
     fn test(&mut self, end: usize, upper: Bound, count: usize) {
         let count = count.min(end - self.rank).max(1);
-        for (ranks, upper, _) in buckets(self.set, self.rank..end, upper, count) {
-            self.ranges.push(range(self.lower, upper, ranks.start, ranks.end, State::Untested));
+        for bucket in buckets(self.set, self.rank..end, upper, count) {
+            let Bucket { start, end, upper, .. } = bucket;
+            self.ranges.push(range(self.lower, upper, start, end, State::Untested));
             self.lower = upper;
         }
         self.rank = end;
