@@ -1,5 +1,9 @@
 //! The negentropy engine, against the `negentropy` crate as oracle.
+mod adaptive;
 mod byte_identity;
 mod codec;
+mod figures;
+mod hazards;
 mod hostile;
+mod scripted;
 mod support;
