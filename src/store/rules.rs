@@ -1,7 +1,7 @@
 //! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
 //! deletion, NIP-40 expiration). The rules give the same store whatever order events come in.
 
-use super::event::{Event, Lifetime, VerifiedEvent};
+use super::event::{DELETION, Event, Lifetime, VerifiedEvent};
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
@@ -103,9 +103,6 @@ pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, Option<i64>>(0))
         .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
 }
-
-/// NIP-09: the kind of a deletion request.
-const DELETION: u16 = 5;
 
 /// A stored event with what it takes to remove it.
 struct Stored {
@@ -241,16 +238,13 @@ fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rus
             Some((_, pubkey, kind)) if kind == DELETION || pubkey != *deletion.pubkey() => {}
             Some((stored, ..)) => {
                 stored.remove(connection, change)?;
-                bury(connection, &id, deletion.pubkey())?;
+                bury(connection, id, deletion.pubkey())?;
             }
-            None => bury(connection, &id, deletion.pubkey())?,
+            None => bury(connection, id, deletion.pubkey())?,
         }
     }
     for (kind, address) in deletion.deleted_addresses() {
-        if !matches!(Lifetime::of(kind), Lifetime::Replaceable | Lifetime::Addressable) {
-            continue;
-        }
-        delete_address(connection, deletion, kind, &address, change)?;
+        delete_address(connection, deletion, *kind, address, change)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //! needs: to derive it from the 32 bytes costs a tenth of a verification.
 
 use nostr::SECP256K1;
+use nostr::secp256k1::schnorr::Signature;
 use nostr::secp256k1::{Message, XOnlyPublicKey};
 use std::cell::RefCell;
 
@@ -14,11 +15,11 @@ thread_local! {
     static PLACES: RefCell<Vec<Place>> = RefCell::new(vec![None; KEYS]);
 }
 
-/// Whether the event's signature is its author's over its id.
-pub(super) fn is_valid(event: &nostr::Event) -> bool {
-    let message = Message::from_digest(event.id.to_bytes());
-    key(event.pubkey.as_bytes())
-        .is_some_and(|key| SECP256K1.verify_schnorr(&event.sig, &message, &key).is_ok())
+/// Whether `signature` is that of the key's owner over the id.
+pub(super) fn is_valid(signature: &[u8; 64], id: &[u8; 32], pubkey: &[u8; 32]) -> bool {
+    let Ok(signature) = Signature::from_slice(signature) else { return false };
+    let message = Message::from_digest(*id);
+    key(pubkey).is_some_and(|key| SECP256K1.verify_schnorr(&signature, &message, &key).is_ok())
 }
 
 /// The point that a public key stands for, or `None` when there is none.
