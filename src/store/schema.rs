@@ -106,7 +106,7 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-const WRITER_CACHE_KIB: u32 = 131_072;
+const WRITER_CACHE_KIB: u32 = 262_144;
 const READER_CACHE_KIB: u32 = 4_096;
 const READER_MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;
