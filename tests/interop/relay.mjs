@@ -11,6 +11,8 @@ import { promisify } from "node:util";
 const root = fileURLToPath(new URL("../..", import.meta.url));
 const binary = process.env.NEGSYNC_BIN ?? join(root, "target/debug/negsync");
 const run = promisify(execFile);
+// However a test ends, its relay ends too, and nobody waits for it.
+const RELAY_LIFE_MS = 90_000;
 
 /** The path of a file of this project. */
 export const inProject = (path) => join(root, path);
@@ -35,7 +37,7 @@ export async function withRelay(events, work, config = "") {
     const relay = spawn(
       binary,
       ["relay", "--config", configFile, "--store", store, "--listen", "127.0.0.1:0"],
-      { stdio: ["ignore", "pipe", "inherit"] },
+      { stdio: ["ignore", "pipe", "inherit"], timeout: RELAY_LIFE_MS },
     );
     const ended = once(relay, "exit");
     try {
