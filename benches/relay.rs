@@ -15,7 +15,9 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{START, bare_verification, parse, rate, report, report_most, signed_events, unsigned_event};
+use support::{
+    START, bare_verification, parse, rate, report, report_most, signed_events, unsigned_event,
+};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};

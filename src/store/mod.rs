@@ -131,8 +131,8 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
-        let connection = schema::open_writer(path, options.synchronous)?;
-        let checkpointer = Checkpointer::start(schema::open_checkpointer(path)?)?;
+        let mut connection = schema::open_writer(path, options.synchronous)?;
+        let checkpointer = Checkpointer::start(&mut connection, schema::open_checkpointer(path)?)?;
         let writer = Writer::start(connection, checkpointer, on_commit)?;
         let reader = Reader::open(path, options.readers)?;
         Ok(Self { inner: Arc::new(Inner { reader, writer, _lock: lock }) })

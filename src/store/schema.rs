@@ -78,7 +78,7 @@ pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Conne
     };
     // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
     connection.execute_batch(&format!(
-        "PRAGMA page_size = 8192;
+        "PRAGMA page_size = 4096;
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = {level};
          PRAGMA wal_autocheckpoint = 0;
