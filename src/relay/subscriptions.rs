@@ -3,7 +3,8 @@
 use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
-use crate::store::{Event, Filter, Hit, Reader, StoreError};
+use crate::index::Index;
+use crate::store::{Event, Filter, Hit, StoreError};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -138,13 +139,13 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
     };
-    let reader = client.relay.index.reader().clone();
+    let index = client.relay.index.clone();
     let outbox = client.outbox.clone();
     let events_per_filter = limits.events_per_filter.size();
     let stored = {
         let id = id.clone();
         tokio::task::spawn_blocking(move || {
-            send_stored(&reader, &outbox, &id, &filters, events_per_filter)
+            send_stored(&index, &outbox, &id, &filters, events_per_filter)
         })
     };
     match stored.await {
@@ -167,13 +168,16 @@ async fn fail(client: &Client, id: &str, error: String) {
 
 /// Sends the stored events that match and returns their ids.
 fn send_stored(
-    reader: &Reader,
+    index: &Index,
     outbox: &Outbox,
     id: &str,
     filters: &[Filter],
     events_per_filter: usize,
 ) -> Result<Vec<[u8; 32]>, StoreError> {
     let id_json = message::json_string(id);
+    // What has expired would take a living event's place within a limit.
+    index.store().expire()?;
+    let reader = index.reader();
     let hits: Vec<Hit> = reader.newest(filters, events_per_filter)?;
     let mut sent = Vec::with_capacity(hits.len());
     for hits in hits.chunks(READ_EVENTS) {
