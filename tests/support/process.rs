@@ -4,6 +4,7 @@ use super::client::Client;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,12 +30,34 @@ pub fn negsync(arguments: &[&str], stdin: &str) -> Ended {
     let stdin = stdin.to_owned();
     // A command that fails at once leaves its input unread.
     let writing = std::thread::spawn(move || drop(input.write_all(stdin.as_bytes())));
-    let output = child.wait_with_output().unwrap();
+    let stdout = read_beside(child.stdout.take().unwrap());
+    let stderr = read_beside(child.stderr.take().unwrap());
+    let status = wait(&mut child).unwrap_or_else(|| {
+        let _ = child.kill();
+        panic!("negsync {arguments:?} did not end in 20 s");
+    });
     writing.join().unwrap();
-    Ended {
-        status: output.status,
-        stdout: String::from_utf8(output.stdout).unwrap(),
-        stderr: String::from_utf8(output.stderr).unwrap(),
+    Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// Reads to the end on a thread of its own, so that a full pipe stops nobody.
+fn read_beside(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        source.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// Waits for the end, for a while.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return Some(status),
+            None if Instant::now() > deadline => return None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
     }
 }
 
@@ -42,6 +65,7 @@ pub fn negsync(arguments: &[&str], stdin: &str) -> Ended {
 pub struct RelayProcess {
     child: Child,
     url: String,
+    log: Option<JoinHandle<String>>,
 }
 
 impl RelayProcess {
@@ -54,6 +78,7 @@ impl RelayProcess {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
+        let log = Some(read_beside(child.stderr.take().unwrap()));
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line
@@ -61,7 +86,7 @@ impl RelayProcess {
             .find(|word| word.starts_with("ws://"))
             .unwrap_or_else(|| panic!("the relay did not say where it serves: {line:?}"))
             .to_owned();
-        Self { child, url }
+        Self { child, url, log }
     }
 
     pub async fn client(&self) -> Client {
@@ -77,16 +102,8 @@ impl RelayProcess {
 
     /// Waits for the end and returns the exit status with what was logged.
     pub fn ended(mut self) -> (ExitStatus, String) {
-        let deadline = Instant::now() + PATIENCE;
-        let status = loop {
-            match self.child.try_wait().unwrap() {
-                Some(status) => break status,
-                None if Instant::now() > deadline => panic!("the relay did not end in 20 s"),
-                None => std::thread::sleep(Duration::from_millis(10)),
-            }
-        };
-        let mut log = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut log).unwrap();
+        let status = wait(&mut self.child).expect("the relay did not end in 20 s");
+        let log = self.log.take().map(|log| log.join().unwrap()).unwrap_or_default();
         (status, log)
     }
 }
