@@ -81,7 +81,7 @@ impl Catalog {
     pub fn load(&self, reader: &Reader) -> Result<(), StoreError> {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
-        claim.settle(scan(reader, &everything, usize::MAX)?);
+        claim.settle(scan_halves(reader, &everything, usize::MAX)?);
         Ok(())
     }
 
@@ -214,7 +214,7 @@ impl Catalog {
                 let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
-                let items = scan(reader, content, keepable)?;
+                let items = scan_halves(reader, content, keepable)?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }
@@ -310,6 +310,29 @@ fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item
         ControlFlow::Continue(())
     })?;
     Ok((!over).then_some(items))
+}
+
+/// As [`scan`], on two threads. They see different states of the store: only for a set for which
+/// commits are noted meanwhile.
+fn scan_halves(
+    reader: &Reader,
+    filter: &Filter,
+    most: usize,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    let Some(middle) = reader.middle_second()?.filter(|middle| *middle > 0) else {
+        return scan(reader, filter, most);
+    };
+    let older = Filter { until: Some(middle - 1), ..filter.clone() };
+    let newer = Filter { since: Some(middle), ..filter.clone() };
+    std::thread::scope(|scope| {
+        let newer = scope.spawn(|| scan(reader, &newer, most));
+        let older = scan(reader, &older, most)?;
+        let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
+        Ok(older.zip(newer).and_then(|(mut items, newer)| {
+            items.extend(newer);
+            (items.len() <= most).then_some(items)
+        }))
+    })
 }
 
 /// Notes what a change does to the set of a filter without times.

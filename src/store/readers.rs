@@ -73,6 +73,15 @@ impl Reader {
     ) -> Result<(), StoreError> {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
     }
+
+    /// A second with about as many events before it as after it, where they were stored in order
+    /// of time; `None` in an empty store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.pool.with(query::middle_second)
+    }
 }
 
 /// Connections are opened when first needed and kept.
