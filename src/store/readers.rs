@@ -95,13 +95,17 @@ impl Pool {
         Self { path, state: Mutex::new(state), returned: Condvar::new() }
     }
 
-    /// Runs `work` on a connection, waiting for one while all are in use.
+    /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
+    /// one moment, however many statements it takes.
     fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let connection = Checkout { connection: Some(self.take()?), pool: self };
-        connection.connection.as_ref().map_or(Err(StoreError::Closed), work)
+        let checkout = Checkout { connection: Some(self.take()?), pool: self };
+        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed) };
+        // Ends where it is dropped; there is nothing to commit.
+        let transaction = connection.unchecked_transaction()?;
+        work(&transaction)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
