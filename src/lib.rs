@@ -7,3 +7,8 @@ pub mod item;
 pub mod reconcile;
 pub mod relay;
 pub mod store;
+
+// The README's Rust is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -4,7 +4,7 @@ use super::StoreArguments;
 use anyhow::Context;
 use negsync::config::{LogConfig, LogFormat};
 use negsync::relay::Relay;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -50,7 +50,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.level)
         .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

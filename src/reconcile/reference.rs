@@ -88,12 +88,12 @@ pub(super) fn reply<S: RangeSet>(
 
     for range in message {
         let range = range?;
-        let mut upper = set.lower_bound(&range.upper.item).max(lower);
+        let (mut upper, sum) = set.sum_until(lower, &range.upper.item);
         let before = out.mark();
         let len_before = out.message_bytes();
         match range.payload {
             Payload::Skip => skipping = true,
-            Payload::Fingerprint(theirs) if set.fingerprint(lower..upper) == theirs => {
+            Payload::Fingerprint(theirs) if sum.fingerprint(upper - lower) == theirs => {
                 skipping = true;
             }
             Payload::Fingerprint(_) => {

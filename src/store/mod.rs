@@ -142,9 +142,9 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
-        let connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
+        let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
-        let checkpointer = Checkpointer::start(checkpointer)?;
+        let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let writer = Writer::start(connection, checkpointer, on_commit)?;
         let reader = Reader::open(path, options.readers)?;
         Ok(Self { inner: Arc::new(Inner { reader, writer, _lock: lock }) })

@@ -123,6 +123,8 @@ impl Session {
     pub(super) fn open<S: RangeSet>(&mut self, set: &S, checkpoint: Option<u64>) -> Vec<u8> {
         let checkpoint = checkpoint.map(|at| at.max(self.since.item.created_at));
         self.pending.clear();
+        self.asked.clear();
+        (self.idle_rounds, self.dividing_rounds) = (0, 0);
         let opening = policy::opening(set, checkpoint);
         opening.into_iter().for_each(|range| self.keep(range));
         self.next_message(set, self.opening_limit_bytes)
