@@ -38,12 +38,27 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        self.pool.with(|connection| newest(connection, filters, most))
+    }
+
+    /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
+    /// same moment: none of these can have gone in the meantime. Only what expired by the second
+    /// `now` is left out.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn newest_and_first(
+        &self,
+        filters: &[Filter],
+        most: usize,
+        first: usize,
+        now: u64,
+        mut visit: impl FnMut(&Item, &str),
+    ) -> Result<Vec<Hit>, StoreError> {
         self.pool.with(|connection| {
-            let mut hits = Vec::new();
-            for filter in filters {
-                hits.append(&mut query::newest(connection, filter, most)?);
-            }
-            query::order(&mut hits);
+            let hits = newest(connection, filters, most)?;
+            let first = hits.get(..first).unwrap_or(&hits);
+            query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
         })
     }
@@ -73,6 +88,19 @@ impl Reader {
     ) -> Result<(), StoreError> {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
     }
+}
+
+fn newest(
+    connection: &Connection,
+    filters: &[Filter],
+    most: usize,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut hits = Vec::new();
+    for filter in filters {
+        hits.append(&mut query::newest(connection, filter, most)?);
+    }
+    query::order(&mut hits);
+    Ok(hits)
 }
 
 /// Connections are opened when first needed and kept.
