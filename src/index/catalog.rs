@@ -9,7 +9,7 @@ use crate::reconcile::RangeSet;
 use crate::store::{Change, Filter, Reader, Step, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
@@ -47,15 +47,17 @@ struct State {
 }
 
 enum Entry {
-    /// One caller scans; meanwhile every change is noted, to be applied to what it found.
-    Building {
-        changes: Vec<Arc<Change>>,
-    },
+    /// One caller scans; meanwhile commits are noted, to be applied to what it finds. They are as
+    /// many as are made while one scan lasts.
+    Building(Noted),
     Kept {
         tree: Tree,
         last_use: u64,
     },
 }
+
+/// Items and whether they are in the set, by the last step that named them.
+type Noted = BTreeMap<Item, bool>;
 
 /// What was found for a filter's content.
 enum Lookup {
@@ -67,7 +69,7 @@ impl Catalog {
     /// A catalog whose kept sets take at most `memory_bytes`, beside the set of all events.
     pub fn new(memory_bytes: usize) -> Self {
         // Until `load` has run, whoever asks for the set of all events waits for it.
-        let full = Entry::Building { changes: Vec::new() };
+        let full = Entry::Building(Noted::new());
         let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
         Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes }
     }
@@ -84,12 +86,16 @@ impl Catalog {
     }
 
     /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
-    pub fn apply(&self, change: &Arc<Change>) {
+    pub fn apply(&self, change: &Change) {
         let mut state = self.lock();
         for (filter, entry) in &mut state.sets {
             match entry {
-                Entry::Building { changes } => changes.push(Arc::clone(change)),
-                Entry::Kept { tree, .. } => update(tree, filter, std::slice::from_ref(change)),
+                Entry::Building(noted) => note(noted, filter, change),
+                Entry::Kept { tree, .. } => {
+                    let mut noted = Noted::new();
+                    note(&mut noted, filter, change);
+                    settle(tree, &noted);
+                }
             }
         }
         self.evict(&mut state);
@@ -175,7 +181,7 @@ impl Catalog {
                     *last_use = now;
                     return Lookup::Kept(tree.clone());
                 }
-                Some(Entry::Building { .. }) => {
+                Some(Entry::Building(_)) => {
                     state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
@@ -202,7 +208,7 @@ impl Catalog {
                     return Ok(tree);
                 }
             } else {
-                state.sets.insert(content.clone(), Entry::Building { changes: Vec::new() });
+                state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
                 let claim = Claim { catalog: self, content };
                 let everything = *content == Filter::default();
@@ -226,9 +232,9 @@ impl Catalog {
         let mut tree = items.map(Tree::from_unsorted);
         let mut state = self.lock();
         let entry = state.sets.remove(content);
-        if let (Some(tree), Some(Entry::Building { changes })) = (&mut tree, entry) {
+        if let (Some(tree), Some(Entry::Building(noted))) = (&mut tree, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
-            update(tree, content, &changes);
+            settle(tree, &noted);
             state.uses += 1;
             let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses };
             state.sets.insert(content.clone(), kept);
@@ -306,22 +312,25 @@ fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item
     Ok((!over).then_some(items))
 }
 
-/// Applies changes, in order, to the set of a filter without times.
-fn update(tree: &mut Tree, filter: &Filter, changes: &[Arc<Change>]) {
-    let mut present = BTreeMap::new();
-    for step in changes.iter().flat_map(|change| &change.steps) {
+/// Notes what a change does to the set of a filter without times.
+fn note(noted: &mut Noted, filter: &Filter, change: &Change) {
+    for step in &change.steps {
         match step {
             Step::Added(event) if filter.matches(event) => {
-                present.insert(event.item(), true);
+                noted.insert(event.item(), true);
             }
             Step::Added(_) | Step::Passed(_) => {}
             Step::Removed(item) => {
-                present.insert(*item, false);
+                noted.insert(*item, false);
             }
         }
     }
+}
+
+/// Applies what was noted.
+fn settle(tree: &mut Tree, noted: &Noted) {
     let of = |wanted: bool| -> Vec<Item> {
-        present.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
+        noted.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
     };
     tree.remove_batch(&of(false));
     tree.insert_batch(&of(true));
