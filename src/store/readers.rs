@@ -38,12 +38,27 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        self.pool.with(|connection| newest(connection, filters, most))
+    }
+
+    /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
+    /// same moment: none of these can have gone in the meantime. Only what expired by the second
+    /// `now` is left out.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn newest_and_first(
+        &self,
+        filters: &[Filter],
+        most: usize,
+        first: usize,
+        now: u64,
+        mut visit: impl FnMut(&Item, &str),
+    ) -> Result<Vec<Hit>, StoreError> {
         self.pool.with(|connection| {
-            let mut hits = Vec::new();
-            for filter in filters {
-                hits.append(&mut query::newest(connection, filter, most)?);
-            }
-            query::order(&mut hits);
+            let hits = newest(connection, filters, most)?;
+            let first = hits.get(..first).unwrap_or(&hits);
+            query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
         })
     }
@@ -84,6 +99,19 @@ impl Reader {
     }
 }
 
+fn newest(
+    connection: &Connection,
+    filters: &[Filter],
+    most: usize,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut hits = Vec::new();
+    for filter in filters {
+        hits.append(&mut query::newest(connection, filter, most)?);
+    }
+    query::order(&mut hits);
+    Ok(hits)
+}
+
 /// Connections are opened when first needed and kept.
 struct Pool {
     path: PathBuf,
@@ -104,13 +132,17 @@ impl Pool {
         Self { path, state: Mutex::new(state), returned: Condvar::new() }
     }
 
-    /// Runs `work` on a connection, waiting for one while all are in use.
+    /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
+    /// one moment, however many statements it takes.
     fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let connection = Checkout { connection: Some(self.take()?), pool: self };
-        connection.connection.as_ref().map_or(Err(StoreError::Closed), work)
+        let checkout = Checkout { connection: Some(self.take()?), pool: self };
+        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed) };
+        // Ends where it is dropped; there is nothing to commit.
+        let transaction = connection.unchecked_transaction()?;
+        work(&transaction)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
