@@ -1,22 +1,67 @@
 //! The side that asks, and learns what differs.
 
+use super::adaptive::Session;
 use super::found::Found;
 use super::message::{Decoder, MessageError};
 use super::range_set::RangeSet;
-use super::reference::{self, FrameLimit, FrameLimitError};
+use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError};
 
-/// How an initiator asks.
-#[derive(Clone, Debug, Default)]
+/// How an initiator asks. All sizes are bytes of negentropy messages, before
+/// hex.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Options {
-    /// The longest message to send, in bytes before hex; 0 is no limit.
+    /// Who chooses what to ask.
+    pub rule: Rule,
+    /// The longest message to send; 0 is no limit.
     pub frame_limit_bytes: usize,
+    /// The longest first message, which shares a frame with the filter; 0 is
+    /// that of the others. Adaptive only.
+    pub opening_limit_bytes: usize,
+    /// The longest answer that the peer sends, if it is known; else it is
+    /// learnt. Adaptive only.
+    pub reply_limit_bytes: Option<usize>,
+    /// The time, in seconds, up to which both sides were equal when they last
+    /// met: what differs is expected to be newer. Adaptive only.
+    pub checkpoint: Option<u64>,
+    /// The `since` of the window that both sets are cut to, in seconds: no bound
+    /// is sent that lies below it. Adaptive only.
+    pub since: Option<u64>,
+    /// Whether the peer may be asked for its list with a list of no ids. Every
+    /// known responder may. Adaptive only.
+    pub empty_id_lists: bool,
+}
+
+/// Who chooses what to ask.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Rule {
+    /// Fewest round trips, then fewest bytes; settles every range once.
+    #[default]
+    Adaptive,
+    /// The messages of the reference implementations, byte for byte. Where
+    /// frames are cut it may find an id twice, and believes closing
+    /// fingerprints that some responders get wrong.
+    Reference,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            rule: Rule::Adaptive,
+            frame_limit_bytes: 0,
+            opening_limit_bytes: 0,
+            reply_limit_bytes: None,
+            checkpoint: None,
+            since: None,
+            empty_id_lists: true,
+        }
+    }
 }
 
 impl Options {
     /// Ask as the reference implementations do, in messages of at most
     /// `frame_limit_bytes`; 0 is no limit.
     pub fn reference(frame_limit_bytes: usize) -> Self {
-        Self { frame_limit_bytes }
+        Self { rule: Rule::Reference, frame_limit_bytes, ..Self::default() }
     }
 }
 
@@ -29,35 +74,87 @@ pub enum Step {
     Done,
 }
 
+/// Why a session is over before all differences were found. What was found is
+/// true and stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InitiatorError {
+    /// The peer's message cannot be read.
+    #[error("the peer's negentropy message is wrong at {0}")]
+    Message(#[from] MessageError),
+    /// The peer does not answer what it is asked.
+    #[error(
+        "the last {answers} answers of the peer settled nothing; ask another peer, or with the reference rule"
+    )]
+    NoProgress {
+        /// How many in a row.
+        answers: u32,
+    },
+    /// The peer's answers divide the set beyond reason.
+    #[error("more than {limit} ranges are open; reconcile in smaller windows of time")]
+    TooManyRanges {
+        /// How many may be.
+        limit: usize,
+    },
+}
+
 /// Asks a responder for what differs from one set.
 #[derive(Clone, Debug)]
 pub struct Initiator<S> {
     set: S,
-    limit: FrameLimit,
+    asking: Asking,
+}
+
+#[derive(Clone, Debug)]
+enum Asking {
+    Reference(FrameLimit),
+    Adaptive { session: Box<Session>, checkpoint: Option<u64> },
 }
 
 impl<S: RangeSet> Initiator<S> {
-    /// An initiator over `set`.
+    /// An initiator over `set`, which must stay as it is.
     ///
     /// # Errors
-    /// A frame limit of 1 to 4095 bytes.
+    /// A frame or opening limit of 1 to 4095 bytes.
     pub fn new(set: S, options: Options) -> Result<Self, FrameLimitError> {
-        Ok(Self { set, limit: FrameLimit::new(options.frame_limit_bytes)? })
+        let limit = FrameLimit::new(options.frame_limit_bytes)?;
+        if (1..FRAME_LIMIT_MIN_BYTES).contains(&options.opening_limit_bytes) {
+            return Err(FrameLimitError { limit_bytes: options.opening_limit_bytes });
+        }
+        let asking = match options.rule {
+            Rule::Reference => Asking::Reference(limit),
+            Rule::Adaptive => Asking::Adaptive {
+                session: Box::new(Session::new(&options)),
+                checkpoint: options.checkpoint,
+            },
+        };
+        Ok(Self { set, asking })
     }
 
-    /// The first message.
+    /// The first message. Calling it again begins anew.
     pub fn open(&mut self) -> Vec<u8> {
-        reference::opening(&self.set)
+        match &mut self.asking {
+            Asking::Reference(_) => reference::opening(&self.set),
+            Asking::Adaptive { session, checkpoint } => session.open(&self.set, *checkpoint),
+        }
     }
 
     /// Reads the responder's `message`, adds what it shows to `found`, and says
     /// what comes next.
     ///
+    /// The adaptive rule finds no id twice, unless the peer lists it in two
+    /// places of its order.
+    ///
     /// # Errors
-    /// What is wrong with `message`, and where; the session is then over.
-    pub fn receive(&mut self, message: &[u8], found: &mut Found) -> Result<Step, MessageError> {
-        let ranges = Decoder::new(message)?;
-        let next = reference::reply(&self.set, self.limit, ranges, Some(found))?;
-        Ok(if next.len() == 1 { Step::Done } else { Step::Send(next) })
+    /// The message cannot be read, or answers nothing that was asked; the
+    /// session is then over.
+    pub fn receive(&mut self, message: &[u8], found: &mut Found) -> Result<Step, InitiatorError> {
+        match &mut self.asking {
+            Asking::Reference(limit) => {
+                let ranges = Decoder::new(message)?;
+                let next = reference::reply(&self.set, *limit, ranges, Some(found))?;
+                Ok(if next.len() == 1 { Step::Done } else { Step::Send(next) })
+            }
+            Asking::Adaptive { session, .. } => session.receive(&self.set, message, found),
+        }
     }
 }

@@ -27,6 +27,7 @@
 //! assert_eq!(found.need, [[3; 32]]);
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+mod adaptive;
 pub mod fingerprint;
 mod found;
 mod initiator;
@@ -38,7 +39,7 @@ mod sorted_items;
 
 pub use fingerprint::{Fingerprint, Sum};
 pub use found::Found;
-pub use initiator::{Initiator, Options, Step};
+pub use initiator::{Initiator, InitiatorError, Options, Rule, Step};
 pub use message::MessageError;
 pub use range_set::{Bound, RangeSet};
 pub use reference::{FRAME_LIMIT_MIN_BYTES, FrameLimitError};

@@ -1,4 +1,5 @@
 //! The negentropy engine, against the `negentropy` crate as oracle.
+mod adaptive;
 mod byte_identity;
 mod codec;
 mod hostile;

@@ -1,0 +1,279 @@
+//! The initiator beyond the reference: it keeps every range that is not settled
+//! in a queue of its own, asks for lists with lists of no ids, and takes from
+//! an answer only what was asked for.
+//!
+//! A responder answers each range it is asked about and remembers nothing, so an
+//! initiator is free to ask in any order and to leave out what does not fit.
+//! What follows from that:
+//!
+//! * An IdList is answered with the responder's whole list whatever ids it
+//!   holds, so lists are asked for with none ([`policy`] says when).
+//! * A range that got no answer stays in the queue as it was. The fingerprint
+//!   that closes a cut frame is never believed (see [`reply`]).
+//! * One message asks for about as much as one answer holds ([`budget`]).
+//! * Where much differs, splitting costs more than listing ([`density`]).
+
+mod budget;
+mod density;
+mod policy;
+mod reply;
+
+use super::found::Found;
+use super::initiator::{InitiatorError, Options, Step};
+use super::message::{Decoder, Encoder};
+use super::range_set::{Bound, RangeSet};
+use super::reference::buckets;
+use budget::ReplyBudget;
+use policy::{Plan, Policy};
+use std::collections::VecDeque;
+use std::ops::Range;
+
+/// The most ranges that may wait at once; 120 bytes each. An honest peer comes
+/// near it only with millions of differences.
+const MAX_PENDING_RANGES: usize = 1 << 21;
+
+/// After how many answers in a row that settled none of our items and listed
+/// none of the peer's a session ends. One such answer is met by asking again.
+const MAX_IDLE_ROUNDS: u32 = 2;
+
+/// A range that is not settled.
+#[derive(Clone, Copy, Debug)]
+struct Pending {
+    lower: Bound,
+    upper: Bound,
+    /// The ranks of our own items in it.
+    start: usize,
+    end: usize,
+    state: State,
+    /// Differences for each of our items, where an answer let us estimate it.
+    density: Option<f64>,
+}
+
+/// What is known of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing: compare fingerprints.
+    Untested,
+    /// The fingerprints differ.
+    Differs,
+    /// To be listed, whatever its fingerprint.
+    Unlisted,
+}
+
+impl Pending {
+    fn ranks(&self) -> Range<usize> {
+        self.start..self.end
+    }
+
+    fn own_items(&self) -> usize {
+        self.end - self.start
+    }
+
+    fn touches(&self, next: &Self) -> bool {
+        self.upper.item == next.lower.item
+    }
+}
+
+/// A range as it was put to the peer. `range.state` is what it falls back to
+/// when it gets no answer.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    range: Pending,
+    for_list: bool,
+}
+
+/// One session's queue and what it has learnt of the peer.
+#[derive(Clone, Debug)]
+pub(super) struct Session {
+    policy: Policy,
+    frame_limit_bytes: usize,
+    opening_limit_bytes: usize,
+    /// No bound is sent that lies below this one.
+    since: Bound,
+    pending: VecDeque<Pending>,
+    asked: Vec<Asked>,
+    budget: ReplyBudget,
+    idle_rounds: u32,
+}
+
+impl Session {
+    pub(super) fn new(options: &Options) -> Self {
+        let unlimited = |bytes: usize| if bytes == 0 { usize::MAX } else { bytes };
+        let frame_limit_bytes = unlimited(options.frame_limit_bytes);
+        Self {
+            policy: Policy::new(options.empty_id_lists),
+            frame_limit_bytes,
+            opening_limit_bytes: unlimited(options.opening_limit_bytes).min(frame_limit_bytes),
+            since: options.since.map_or(Bound::START, Bound::at),
+            pending: VecDeque::new(),
+            asked: Vec::new(),
+            budget: ReplyBudget::new(options.reply_limit_bytes),
+            idle_rounds: 0,
+        }
+    }
+
+    pub(super) fn open<S: RangeSet>(&mut self, set: &S, checkpoint: Option<u64>) -> Vec<u8> {
+        let checkpoint = checkpoint.map(|at| at.max(self.since.item.created_at));
+        self.pending.clear();
+        let opening = policy::opening(set, checkpoint);
+        opening.into_iter().for_each(|range| self.keep(range));
+        self.next_message(set, self.opening_limit_bytes)
+    }
+
+    pub(super) fn receive<S: RangeSet>(
+        &mut self,
+        set: &S,
+        message: &[u8],
+        found: &mut Found,
+    ) -> Result<Step, InitiatorError> {
+        let asked = std::mem::take(&mut self.asked);
+        let reading = reply::read(set, Decoder::new(message)?, &asked, found)?;
+        self.budget.learn(message.len(), reading.cut);
+        self.policy.learn(&reading);
+        let waiting = std::mem::take(&mut self.pending);
+        reading.left.into_iter().for_each(|range| self.keep(range));
+        self.pending.extend(waiting);
+        if let Some(density) = reading.listed.too_sparse_to_list() {
+            self.pending.iter_mut().for_each(|range| range.density = Some(density));
+        }
+        if self.pending.is_empty() {
+            return Ok(Step::Done);
+        }
+        self.idle_rounds = if reading.progress { 0 } else { self.idle_rounds + 1 };
+        if self.idle_rounds >= MAX_IDLE_ROUNDS {
+            return Err(InitiatorError::NoProgress { answers: self.idle_rounds });
+        }
+        if self.pending.len() > MAX_PENDING_RANGES {
+            return Err(InitiatorError::TooManyRanges { limit: MAX_PENDING_RANGES });
+        }
+        Ok(Step::Send(self.next_message(set, self.frame_limit_bytes)))
+    }
+
+    /// Puts `range` at the end of the queue, without what lies below the
+    /// window: a responder that holds a view of a larger set may answer a bound
+    /// from before its view with an empty one.
+    fn keep(&mut self, mut range: Pending) {
+        if range.lower != Bound::START && range.lower.item < self.since.item {
+            range.lower = self.since;
+        }
+        if range.lower.item < range.upper.item && self.since.item < range.upper.item {
+            self.pending.push_back(range);
+        }
+    }
+
+    /// Asks about ranges from the front of the queue until the frame is full or
+    /// the answer will be.
+    fn next_message<S: RangeSet>(&mut self, set: &S, limit_bytes: usize) -> Vec<u8> {
+        let crowded = self.policy.is_crowded(self.pending.iter());
+        let mut out = Asking { out: Encoder::new(), end: Bound::START, limit_bytes };
+        let mut expected_bytes = 0;
+        while let Some(range) = self.pending.pop_front() {
+            if expected_bytes >= self.budget.bytes() {
+                self.pending.push_front(range);
+                break;
+            }
+            let plan = self.policy.plan(&range, crowded);
+            expected_bytes += policy::expected_reply_bytes(&range, plan);
+            let rest = match plan {
+                Plan::List => {
+                    let range = self.join(set, range, crowded);
+                    let written = out.list(set, &range, self.policy.lists_own_ids());
+                    if written {
+                        self.asked.push(Asked { range, for_list: true });
+                    }
+                    (!written).then_some(range)
+                }
+                Plan::Split(count) => self.split(set, &mut out, &range, count),
+            };
+            if let Some(rest) = rest {
+                self.pending.push_front(rest);
+                break;
+            }
+        }
+        out.out.finish()
+    }
+
+    /// Makes one list of `range` and those that follow it without a gap, or of
+    /// its first part when it is too long for one.
+    fn join<S: RangeSet>(&mut self, set: &S, mut range: Pending, crowded: bool) -> Pending {
+        if range.own_items() > policy::LIST_MOST_ITEMS {
+            let mut rest = range;
+            range.end = range.start + policy::LIST_MOST_ITEMS;
+            range.upper = set.bound_at(range.end);
+            (rest.start, rest.lower) = (range.end, range.upper);
+            self.pending.push_front(rest);
+        }
+        while let Some(next) = self.pending.front() {
+            let joins = self.policy.joins_lists()
+                && range.touches(next)
+                && self.policy.plan(next, crowded) == Plan::List
+                && range.own_items() + next.own_items() <= policy::LIST_MOST_ITEMS;
+            if !joins {
+                break;
+            }
+            (range.end, range.upper) = (next.end, next.upper);
+            range.state = State::Unlisted;
+            self.pending.pop_front();
+        }
+        range
+    }
+
+    /// Asks about `range` in `count` fingerprints. Returns what did not fit.
+    fn split<S: RangeSet>(
+        &mut self,
+        set: &S,
+        out: &mut Asking,
+        range: &Pending,
+        count: usize,
+    ) -> Option<Pending> {
+        // A bucket of a range that differs may be equal.
+        let state = if count == 1 { range.state } else { State::Untested };
+        let mut lower = range.lower;
+        for (ranks, upper, fingerprint) in buckets(set, range.ranks(), range.upper, count) {
+            let (start, end) = (ranks.start, ranks.end);
+            if !out.fingerprint(&lower, &upper, &fingerprint) {
+                return Some(Pending { lower, start, ..*range });
+            }
+            let bucket = Pending { lower, upper, start, end, state, density: range.density };
+            self.asked.push(Asked { range: bucket, for_list: false });
+            lower = upper;
+        }
+        None
+    }
+}
+
+/// A message being written, which takes a range only if it fits.
+struct Asking {
+    out: Encoder,
+    end: Bound,
+    limit_bytes: usize,
+}
+
+impl Asking {
+    fn list<S: RangeSet>(&mut self, set: &S, range: &Pending, own_ids: bool) -> bool {
+        self.write(&range.lower, &range.upper, |out| {
+            let ranks = if own_ids { range.ranks() } else { 0..0 };
+            out.id_list(&range.upper, ranks.len());
+            set.for_each(ranks, &mut |item| out.id(&item.id));
+        })
+    }
+
+    fn fingerprint(&mut self, lower: &Bound, upper: &Bound, fingerprint: &[u8; 16]) -> bool {
+        self.write(lower, upper, |out| out.fingerprint(upper, fingerprint))
+    }
+
+    fn write(&mut self, lower: &Bound, upper: &Bound, range: impl FnOnce(&mut Encoder)) -> bool {
+        let mark = self.out.mark();
+        if self.end.item != lower.item {
+            self.out.skip(lower);
+        }
+        range(&mut self.out);
+        let fits = self.out.message_bytes() <= self.limit_bytes;
+        if fits {
+            self.end = *upper;
+        } else {
+            self.out.go_back(mark);
+        }
+        fits
+    }
+}

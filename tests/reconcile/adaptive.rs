@@ -1,0 +1,75 @@
+//! The initiator beyond the reference finds exactly what differs, each id once,
+//! whoever answers and whatever frames are cut.
+
+use crate::support::{Case, crate_engine, crate_set, for_seeds, sorted};
+use negsync::reconcile::{Found, Initiator, Options, Responder, Step};
+use rand::RngExt;
+use rand::rngs::StdRng;
+
+fn any_options(rng: &mut StdRng, case: &Case) -> Options {
+    let limit = |rng: &mut StdRng| match rng.random_range(0..3) {
+        0 => 0,
+        1 => 4096,
+        _ => rng.random_range(4096..60_000),
+    };
+    let near = case.theirs.items().iter().chain(case.ours.items()).map(|item| item.created_at);
+    let times: Vec<u64> = near.collect();
+    let checkpoint = match times.len() {
+        0 => Some(5),
+        len => [None, Some(0), Some(times[rng.random_range(0..len)]), Some(u64::MAX)]
+            [rng.random_range(0..4)],
+    };
+    Options {
+        frame_limit_bytes: limit(rng),
+        opening_limit_bytes: limit(rng),
+        reply_limit_bytes: rng.random_bool(0.3).then_some(5000),
+        checkpoint,
+        since: if rng.random_bool(0.3) { times.iter().min().copied() } else { None },
+        empty_id_lists: rng.random_bool(0.8),
+        ..Options::default()
+    }
+}
+
+/// Runs a session and returns how many answers it took.
+fn exact(case: &Case, options: &Options, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> usize {
+    let mut initiator = Initiator::new(&case.ours, options.clone()).unwrap();
+    let mut found = Found::new();
+    let mut message = initiator.open();
+    let mut answers = 0;
+    loop {
+        let limit = options.frame_limit_bytes;
+        assert!(limit == 0 || message.len() <= limit);
+        answers += 1;
+        assert!(answers < 1000, "no end");
+        match initiator.receive(&answer(&message), &mut found).unwrap() {
+            Step::Send(next) => message = next,
+            Step::Done => break,
+        }
+    }
+    assert!(sorted(&found.have) == case.have, "have, {options:?}");
+    assert!(sorted(&found.need) == case.need, "need, {options:?}");
+    answers
+}
+
+#[test]
+fn small_sets_of_any_shape() {
+    for_seeds(0..4000, |rng| {
+        let case = Case::any(rng, 600);
+        let options = any_options(rng, &case);
+        let limit = if rng.random_bool(0.3) { 0 } else { rng.random_range(4096..20_000) };
+        let mut responder = Responder::new(&case.theirs, limit).unwrap();
+        exact(&case, &options, |message| responder.answer(message).unwrap());
+    });
+}
+
+#[test]
+fn larger_sets_answered_by_the_crate() {
+    for_seeds(10_000..10_100, |rng| {
+        let case = Case::any(rng, 12_000);
+        let options = any_options(rng, &case);
+        let limit = rng.random_range(4096..20_000);
+        let theirs = crate_set(case.theirs.items());
+        let mut responder = crate_engine(&theirs, limit);
+        exact(&case, &options, |message| responder.reconcile(message).unwrap());
+    });
+}
