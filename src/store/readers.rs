@@ -4,9 +4,10 @@
 use super::filter::Filter;
 use super::query::{self, Hit};
 use super::writer::unix_now;
-use super::{StoreError, schema};
+use super::{StoreError, refused, schema, synced};
 use crate::item::Item;
 use rusqlite::Connection;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -71,6 +72,28 @@ impl Reader {
         mut visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
+    }
+
+    /// Which of `ids` a sync with `peer` need not move, each with its reason.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn refused(
+        &self,
+        peer: &str,
+        ids: &[[u8; 32]],
+    ) -> Result<HashMap<[u8; 32], String>, StoreError> {
+        let now = unix_now();
+        self.pool.with(|connection| Ok(refused::find(connection, peer, ids, now)?))
+    }
+
+    /// The `created_at` up to which `peer` was last seen to be equal for a filter, given as the
+    /// text it was remembered under.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn synced_up_to(&self, peer: &str, filter: &str) -> Result<Option<u64>, StoreError> {
+        self.pool.with(|connection| Ok(synced::up_to(connection, peer, filter)?))
     }
 }
 
