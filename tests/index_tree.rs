@@ -1,7 +1,7 @@
 //! Trees and slices from outside: the crate's engine over them, and what a
 //! filter's since, until and limit leave.
 
-use negentropy::{Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector};
+use negentropy::{Bound, Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector};
 use negsync::index::{Slice, Tree};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
@@ -80,6 +80,40 @@ fn the_crates_engine_runs_over_trees_and_slices_as_over_its_vector() {
         let slice = |tree| Slice::new(tree, Some(since), Some(until), None);
         let found = sync(&slice(our_tree), &slice(their_tree), frame_limit_bytes);
         assert!(found == expected, "seed {seed}: slices");
+    }
+}
+
+#[test]
+fn each_storage_call_answers_as_the_crates_vector_does() {
+    for seed in 0..50 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let count = rng.random_range(0..700);
+        let items = random_items(&mut rng, count, 40);
+        let vector = vector(&items);
+        let tree = Tree::from_unsorted(items);
+        let slice = Slice::new(tree.clone(), None, None, None);
+        let len = tree.len();
+        for probe in random_items(&mut rng, 20, 42) {
+            let id_len = rng.random_range(0..=32);
+            let bound = Bound::with_timestamp_and_id(probe.created_at, &probe.id[..id_len]);
+            let bound = bound.unwrap();
+            let first = rng.random_range(0..=len);
+            let last = rng.random_range(first..=len);
+            let end = rng.random_range(0..=len + 2);
+            let answers = |storage: &dyn NegentropyStorageBase| {
+                let mut seen = Vec::new();
+                let result = storage.iterate(first, end, &mut |item, rank| {
+                    seen.push((item, rank));
+                    Ok(seen.len() < 100)
+                });
+                let rank = storage.find_lower_bound(first, last, &bound);
+                let size = storage.size().unwrap();
+                (size, rank, storage.get_item(end).unwrap(), result.is_ok(), seen)
+            };
+            let expected = answers(&vector);
+            assert_eq!(answers(&tree), expected, "seed {seed}: {first}, {last}, {end}, {bound:?}");
+            assert_eq!(answers(&slice), expected, "seed {seed}: {first}, {last}, {end}, {bound:?}");
+        }
     }
 }
 

@@ -104,14 +104,6 @@ impl Catalog {
         }
     }
 
-    /// How many events are stored, or `None` while the set of all events is being loaded.
-    pub fn len(&self) -> Option<usize> {
-        match self.lock().sets.get(&Filter::default()) {
-            Some(Entry::Kept { tree, .. }) => Some(tree.len()),
-            _ => None,
-        }
-    }
-
     /// The complete set of the items that match any of the filters, as it is now. Blocks while it
     /// is being built.
     ///

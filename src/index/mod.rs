@@ -1,8 +1,9 @@
 //! Which items match a filter: always whole, always current.
 
 mod catalog;
-pub mod slice;
-pub mod tree;
+mod crate_storage;
+mod slice;
+mod tree;
 
 pub use catalog::{Catalog, SnapshotError};
 pub use slice::Slice;
@@ -82,11 +83,6 @@ impl Index {
     /// is being loaded.
     pub fn contains(&self, item: &Item) -> bool {
         self.catalog.contains(item)
-    }
-
-    /// How many events are stored, or `None` while the index is being loaded.
-    pub fn len(&self) -> Option<usize> {
-        self.catalog.len()
     }
 
     /// The complete set of the items that match any of the filters. Blocks while it is built.

@@ -24,8 +24,8 @@ impl Default for Shape {
 impl Shape {
     /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
     pub fn memory_bytes(self, count: usize) -> usize {
-        /// The reference counts of a node, its vector, and what the allocator adds to both.
-        const NODE_BYTES: usize = 80;
+        /// The reference counts of a node, its vector, and what the allocator adds and wastes.
+        const NODE_BYTES: usize = 160;
         /// A vector of children may have grown to twice what it holds.
         const PLACE_BYTES: usize = 2 * size_of::<Subtree>();
         /// No tree of 64-bit ranks and fanout 4 is higher.
@@ -84,7 +84,7 @@ impl Subtree {
     /// How many items are less than `item`.
     pub fn lower_bound(&self, item: &Item) -> usize {
         match &self.node {
-            Node::Leaf(items) => items.partition_point(|other| other < item),
+            Node::Leaf(items) => items.partition_point(|other| other.cmp(item).is_lt()),
             Node::Inner(children) => {
                 let (before, after) = children.split_at(place(children, item));
                 let skipped: usize = before.iter().map(|child| child.count).sum();
@@ -170,7 +170,7 @@ impl Subtree {
     /// The root over `level`, nodes of one depth: as many levels as that takes, packed full.
     pub fn over(mut level: Vec<Subtree>, shape: Shape) -> Self {
         while level.len() > 1 {
-            level = inner_nodes(level, shape, true);
+            level = inner_nodes(level, shape, true).collect();
         }
         level.pop().unwrap_or_else(|| Self::leaf(&[]))
     }
@@ -187,8 +187,7 @@ impl Subtree {
     }
 
     /// Becomes the first of `nodes` and hands back the others.
-    fn become_first(&mut self, nodes: Vec<Subtree>) -> Vec<Subtree> {
-        let mut nodes = nodes.into_iter();
+    fn become_first(&mut self, mut nodes: impl Iterator<Item = Subtree>) -> Vec<Subtree> {
         *self = nodes.next().unwrap_or_else(|| Self::leaf(&[]));
         nodes.collect()
     }
@@ -203,8 +202,7 @@ impl Subtree {
         match &mut self.node {
             Node::Leaf(items) => {
                 merge(items, fresh, &mut work.items);
-                let leaves = leaves(work, edge);
-                self.become_first(leaves)
+                self.become_first(leaves(work, edge))
             }
             Node::Inner(shared) => {
                 let mut children = std::mem::take(Arc::make_mut(shared));
@@ -276,20 +274,19 @@ impl Subtree {
     /// Takes in `right`, the next node of the same depth, and returns the second
     /// half if both are too much for one.
     fn join(&mut self, right: &Subtree, edge: bool, work: &mut Work) -> Vec<Subtree> {
-        let joined = match (&self.node, &right.node) {
+        match (&self.node, &right.node) {
             (Node::Inner(left), Node::Inner(right)) => {
                 let mut children = [left.as_slice(), right.as_slice()].concat();
                 mend(&mut children, edge, work);
-                inner_nodes(children, work.shape, false)
+                self.become_first(inner_nodes(children, work.shape, false))
             }
             _ => {
                 work.items.clear();
                 work.items.extend_from_slice(self.items());
                 work.items.extend_from_slice(right.items());
-                leaves(work, false)
+                self.become_first(leaves(work, false))
             }
-        };
-        self.become_first(joined)
+        }
     }
 
     fn items(&self) -> &[Item] {
@@ -334,7 +331,7 @@ fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut Work) {
 
 /// Which of `children` holds `item`, or would.
 fn place(children: &[Subtree], item: &Item) -> usize {
-    children.partition_point(|child| child.first <= *item).saturating_sub(1)
+    children.partition_point(|child| child.first.cmp(item).is_le()).saturating_sub(1)
 }
 
 /// Cuts from the end of `rest` the items that belong to one child, and says to
@@ -357,7 +354,7 @@ fn take_last<'a>(
 fn merge(mut old: &[Item], fresh: &[Item], out: &mut Vec<Item>) {
     out.clear();
     for item in fresh {
-        let (before, after) = old.split_at(old.partition_point(|other| other < item));
+        let (before, after) = old.split_at(old.partition_point(|other| other.cmp(item).is_lt()));
         out.extend_from_slice(before);
         out.push(*item);
         old = after;
@@ -369,7 +366,7 @@ fn merge(mut old: &[Item], fresh: &[Item], out: &mut Vec<Item>) {
 fn subtract(mut old: &[Item], gone: &[Item], out: &mut Vec<Item>) {
     out.clear();
     for item in gone {
-        let (before, after) = old.split_at(old.partition_point(|other| other < item));
+        let (before, after) = old.split_at(old.partition_point(|other| other.cmp(item).is_lt()));
         out.extend_from_slice(before);
         old = after.strip_prefix(std::slice::from_ref(item)).unwrap_or(after);
     }
@@ -377,22 +374,20 @@ fn subtract(mut old: &[Item], gone: &[Item], out: &mut Vec<Item>) {
 }
 
 /// Leaves for the items in `work`.
-fn leaves(work: &Work, edge: bool) -> Vec<Subtree> {
+fn leaves(work: &Work, edge: bool) -> impl Iterator<Item = Subtree> {
     let mut rest = work.items.as_slice();
-    let sizes = sizes(rest.len(), work.shape.leaf, edge);
-    let leaf = |size| {
+    sizes(rest.len(), work.shape.leaf, edge).map(move |size| {
         let (leaf, after) = rest.split_at(size);
         rest = after;
         Subtree::leaf(leaf)
-    };
-    sizes.map(leaf).collect()
+    })
 }
 
 /// Inner nodes for `children`.
-fn inner_nodes(children: Vec<Subtree>, shape: Shape, edge: bool) -> Vec<Subtree> {
+fn inner_nodes(children: Vec<Subtree>, shape: Shape, edge: bool) -> impl Iterator<Item = Subtree> {
     let sizes = sizes(children.len(), shape.fanout, edge);
     let mut rest = children.into_iter();
-    sizes.map(|size| Subtree::inner(rest.by_ref().take(size).collect())).collect()
+    sizes.map(move |size| Subtree::inner(rest.by_ref().take(size).collect()))
 }
 
 /// The sizes of the fewest nodes that hold `count`: at the right edge all full

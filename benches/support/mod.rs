@@ -1,0 +1,125 @@
+//! What the benches share: events, and a way to show two figures and their ratio.
+#![allow(dead_code, reason = "each bench uses a part")]
+
+use nostr::hashes::Hash;
+use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use std::time::{Duration, Instant};
+
+/// The authors of generated events.
+const AUTHORS: usize = 2_000;
+/// The first second of generated events.
+pub const START: u64 = 1_700_000_000;
+
+/// Really signed events as JSON, about 550 bytes each; event `n` is made in second `START + n`.
+pub fn signed_events(count: usize, seed: u64) -> Vec<String> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let share = count.div_ceil(threads);
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|thread| {
+                scope.spawn(move || {
+                    let from = (thread * share).min(count);
+                    let to = (from + share).min(count);
+                    let mut rng = StdRng::seed_from_u64(seed + thread as u64);
+                    let authors = authors();
+                    (from..to).map(|n| signed_event(&mut rng, &authors, n)).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    })
+}
+
+fn authors() -> Vec<Keys> {
+    let mut rng = StdRng::seed_from_u64(7);
+    let key = |rng: &mut StdRng| SecretKey::from_slice(&random_32(rng)).unwrap();
+    (0..AUTHORS).map(|_| Keys::new(key(&mut rng))).collect()
+}
+
+fn signed_event(rng: &mut StdRng, authors: &[Keys], n: usize) -> String {
+    let author = &authors[rng.random_range(0..authors.len())];
+    let tags = [
+        Tag::parse(["e", &hex(rng)]).unwrap(),
+        Tag::parse(["p", &authors[rng.random_range(0..authors.len())].public_key().to_hex()])
+            .unwrap(),
+    ];
+    EventBuilder::new(Kind::from_u16(kind(rng)), content(rng))
+        .tags(tags)
+        .custom_created_at(Timestamp::from_secs(START + n as u64))
+        .sign_with_keys(author)
+        .unwrap()
+        .as_json()
+}
+
+/// Well-formed events with made-up ids and signatures, for filling a store without the signing.
+pub fn unsigned_event(rng: &mut StdRng, n: usize) -> String {
+    let author = rng.random_range(0..AUTHORS as u64);
+    format!(
+        r#"{{"id":"{}","pubkey":"{author:064x}","created_at":{},"kind":{},"tags":[["e","{}"],["p","{:064x}"]],"content":"{}","sig":"{}{}"}}"#,
+        hex(rng),
+        START + n as u64,
+        kind(rng),
+        hex(rng),
+        rng.random_range(0..AUTHORS as u64),
+        content(rng),
+        hex(rng),
+        hex(rng),
+    )
+}
+
+/// Six in ten are notes, as in most stores; none is replaceable.
+fn kind(rng: &mut StdRng) -> u16 {
+    match rng.random_range(0..10) {
+        0..6 => 1,
+        6..9 => 7,
+        _ => 9735,
+    }
+}
+
+fn content(rng: &mut StdRng) -> String {
+    "something worth saying to the world ".repeat(rng.random_range(1..6))
+}
+
+fn random_32(rng: &mut StdRng) -> [u8; 32] {
+    let mut bytes = [0; 32];
+    rng.fill_bytes(&mut bytes);
+    bytes
+}
+
+fn hex(rng: &mut StdRng) -> String {
+    nostr::hashes::sha256::Hash::from_byte_array(random_32(rng)).to_string()
+}
+
+/// Verifies the events on all cores and nothing else; returns the time it took.
+pub fn bare_verification(events: &[nostr::Event]) -> Duration {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let start = Instant::now();
+    std::thread::scope(|scope| {
+        for share in events.chunks(events.len().div_ceil(threads)) {
+            scope.spawn(move || assert!(share.iter().all(|event| event.verify().is_ok())));
+        }
+    });
+    start.elapsed()
+}
+
+/// Parses JSON lines into events of the nostr crate.
+pub fn parse(lines: &[String]) -> Vec<nostr::Event> {
+    lines.iter().map(|line| nostr::Event::from_json(line).unwrap()).collect()
+}
+
+/// Events a second.
+pub fn rate(count: usize, time: Duration) -> f64 {
+    count as f64 / time.as_secs_f64()
+}
+
+/// Prints a figure beside its baseline, their ratio and what is asked of it.
+pub fn report(what: &str, ours: f64, baseline: f64, unit: &str, required: f64) {
+    let ratio = ours / baseline;
+    let verdict = if ratio >= required { "ok" } else { "BELOW" };
+    println!(
+        "{what}: {ours:.0} {unit}, baseline {baseline:.0} {unit}, ratio {ratio:.2} \
+         (at least {required:.2}: {verdict})"
+    );
+}
