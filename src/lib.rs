@@ -7,3 +7,4 @@ pub mod item;
 pub mod reconcile;
 pub mod relay;
 pub mod store;
+pub mod sync;

@@ -1,14 +1,12 @@
 //! `negsync relay`
 
-use super::StoreArguments;
+use super::{StoreArguments, start_log};
 use anyhow::Context;
-use negsync::config::{LogConfig, LogFormat};
 use negsync::relay::Relay;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -45,15 +43,4 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         relay.stop().await;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }
