@@ -8,3 +8,8 @@ pub mod reconcile;
 pub mod relay;
 pub mod store;
 pub mod sync;
+
+// The README's Rust is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

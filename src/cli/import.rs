@@ -9,15 +9,17 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, IsTerminal, Read};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, sync_channel};
 
 /// How many lines, and how many bytes of them, go to a verifying thread at a time.
 const CHUNK_LINES: usize = 512;
 const CHUNK_BYTES: usize = 1 << 20;
 /// A longer line cannot be an event.
 const LINE_BYTES: u64 = 16 << 20;
-/// How many chunks are read ahead of the writer.
-const CHUNKS_IN_FLIGHT: usize = 64;
+/// How many chunks are being verified.
+const CHUNKS_IN_FLIGHT: usize = 16;
+/// How many events share a commit; twice as many are in memory.
+const COMMIT_EVENTS: usize = 50_000;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -43,11 +45,12 @@ struct Tally {
     failed: u64,
 }
 
-/// What became of one chunk.
-struct Settled {
+/// What the lines of one chunk hold.
+struct Checked {
+    events: Vec<VerifiedEvent>,
+    duplicates: u64,
     // Line number and what is wrong with it.
     bad_lines: Vec<(u64, String)>,
-    outcomes: Vec<Outcome>,
     bytes: u64,
 }
 
@@ -86,7 +89,8 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option
     }
 }
 
-/// Reads chunks ahead, has them verified on all cores and stored in the writer's batches.
+/// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
+/// are as large as memory allows: the larger, the fewer times each page of an index is written.
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
@@ -94,23 +98,66 @@ fn import(
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
     let verifier = Verifier::start()?;
-    let (settle, settled) = channel();
+    let (check, checked) = sync_channel(CHUNKS_IN_FLIGHT);
+    let mut commits = Commits { index, pending: Vec::new(), under_way: None };
     let mut tally = Tally::default();
     let mut in_flight = 0;
     let mut line = 0;
-    while let Some(chunk) = read_chunk(input, &mut line)? {
-        if in_flight == CHUNKS_IN_FLIGHT {
-            tally.take(&settled, progress)?;
-            in_flight -= 1;
+    loop {
+        let chunk = read_chunk(input, &mut line)?;
+        let at_end = chunk.is_none();
+        if let Some(chunk) = chunk {
+            let (index, check) = (index.clone(), check.clone());
+            // Fails only when the import has given up.
+            verifier.run_blocking(move || drop(check.send(check_chunk(&chunk, trusted, &index))));
+            in_flight += 1;
         }
-        let (index, settle) = (index.clone(), settle.clone());
-        verifier.run_blocking(move || store_chunk(&chunk, trusted, &index, settle));
-        in_flight += 1;
+        while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
+            let checked = checked.recv().context("a chunk was lost while it was verified")?;
+            in_flight -= 1;
+            progress.inc(checked.bytes);
+            tally.note(&checked, progress);
+            commits.add(checked.events, &mut tally)?;
+        }
+        if at_end {
+            commits.finish(&mut tally)?;
+            return Ok(tally);
+        }
     }
-    for _ in 0..in_flight {
-        tally.take(&settled, progress)?;
+}
+
+/// The commits of an import: one is written while the next is gathered.
+struct Commits<'import> {
+    index: &'import Index,
+    pending: Vec<VerifiedEvent>,
+    under_way: Option<Receiver<Vec<Outcome>>>,
+}
+
+impl Commits<'_> {
+    fn add(&mut self, events: Vec<VerifiedEvent>, tally: &mut Tally) -> anyhow::Result<()> {
+        self.pending.extend(events);
+        if self.pending.len() >= COMMIT_EVENTS { self.submit(tally) } else { Ok(()) }
     }
-    Ok(tally)
+
+    fn submit(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
+        self.settle(tally)?;
+        let (reply, outcomes) = sync_channel(1);
+        let events = std::mem::take(&mut self.pending);
+        self.index.store().submit(events, Box::new(move |done| drop(reply.send(done))));
+        self.under_way = Some(outcomes);
+        Ok(())
+    }
+
+    fn settle(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
+        let Some(outcomes) = self.under_way.take() else { return Ok(()) };
+        tally.count(outcomes.recv().context("the store gave no answer")?);
+        Ok(())
+    }
+
+    fn finish(mut self, tally: &mut Tally) -> anyhow::Result<()> {
+        self.submit(tally)?;
+        self.settle(tally)
+    }
 }
 
 /// The next lines without the empty ones, or `None` at the end.
@@ -140,26 +187,21 @@ fn read_chunk(input: &mut dyn BufRead, line: &mut u64) -> anyhow::Result<Option<
     Ok((chunk.bytes > 0).then_some(chunk))
 }
 
-fn store_chunk(chunk: &Chunk, trusted: bool, index: &Index, settle: Sender<Settled>) {
-    let bytes = chunk.bytes;
-    let mut bad_lines = Vec::new();
-    let mut duplicates = Vec::new();
-    let mut events = Vec::with_capacity(chunk.lines.len());
+fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
+    let mut checked = Checked {
+        events: Vec::with_capacity(chunk.lines.len()),
+        duplicates: 0,
+        bad_lines: Vec::new(),
+        bytes: chunk.bytes,
+    };
     for (line, text) in &chunk.lines {
         match read_event(text, trusted, index) {
-            Ok(Some(event)) => events.push(event),
-            Ok(None) => duplicates.push(Outcome::Duplicate),
-            Err(reason) => bad_lines.push((*line, reason)),
+            Ok(Some(event)) => checked.events.push(event),
+            Ok(None) => checked.duplicates += 1,
+            Err(reason) => checked.bad_lines.push((*line, reason)),
         }
     }
-    index.store().submit(
-        events,
-        Box::new(move |mut outcomes| {
-            outcomes.append(&mut duplicates);
-            // Fails only when the import has given up.
-            let _ = settle.send(Settled { bad_lines, outcomes, bytes });
-        }),
-    );
+    checked
 }
 
 /// The event, or `None` when it is stored already.
@@ -175,14 +217,16 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 }
 
 impl Tally {
-    fn take(&mut self, settled: &Receiver<Settled>, progress: &ProgressBar) -> anyhow::Result<()> {
-        let settled = settled.recv().context("the store gave no answer")?;
-        progress.inc(settled.bytes);
-        for (line, reason) in &settled.bad_lines {
+    fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
+        self.duplicate += checked.duplicates;
+        for (line, reason) in &checked.bad_lines {
             self.invalid += 1;
             progress.suspend(|| eprintln!("line {line}: {reason}"));
         }
-        for outcome in settled.outcomes {
+    }
+
+    fn count(&mut self, outcomes: Vec<Outcome>) {
+        for outcome in outcomes {
             match outcome {
                 Outcome::Stored => self.stored += 1,
                 Outcome::Duplicate => self.duplicate += 1,
@@ -192,13 +236,12 @@ impl Tally {
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {
                     if self.failed == 0 {
-                        progress.suspend(|| eprintln!("negsync: {reason}"));
+                        eprintln!("negsync: {reason}");
                     }
                     self.failed += 1;
                 }
             }
         }
-        Ok(())
     }
 }
 

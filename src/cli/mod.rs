@@ -9,6 +9,7 @@ mod sync_progress;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use negsync::config::{Config, LogConfig, LogFormat};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -69,7 +70,10 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(&config.level)
         .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match config.format {
         LogFormat::Text => log.init(),
         LogFormat::Json => log.json().init(),

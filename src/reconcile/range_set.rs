@@ -72,6 +72,14 @@ pub trait RangeSet {
     /// Calls `visit` with each item at `ranks`, in order.
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item));
 
+    /// The rank of the first item from `start` on that is not less than `item`,
+    /// and the sum of the ids from `start` to it. Responders ask this of each
+    /// range of a message, in order: a set that can find both at once should.
+    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
+        let end = self.lower_bound(item).max(start);
+        (end, self.sum(start..end))
+    }
+
     /// The fingerprint of the items at `ranks`, which lie within the set.
     fn fingerprint(&self, ranks: Range<usize>) -> Fingerprint {
         let count = ranks.len();
@@ -107,5 +115,9 @@ impl<S: RangeSet + ?Sized> RangeSet for &S {
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
         (**self).for_each(ranks, visit);
+    }
+
+    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
+        (**self).sum_until(start, item)
     }
 }

@@ -8,7 +8,7 @@
 //! a peer cannot have the same items listed twice, and a full frame ends the
 //! reading.
 
-use super::fingerprint::Fingerprint;
+use super::fingerprint::{Fingerprint, Sum};
 use super::found::Found;
 use super::message::{Decoder, Encoder, MessageError, Payload};
 use super::range_set::{Bound, RangeSet};
@@ -88,12 +88,12 @@ pub(super) fn reply<S: RangeSet>(
 
     for range in message {
         let range = range?;
-        let mut upper = set.lower_bound(&range.upper.item).max(lower);
+        let (mut upper, sum) = set.sum_until(lower, &range.upper.item);
         let before = out.mark();
         let len_before = out.message_bytes();
         match range.payload {
             Payload::Skip => skipping = true,
-            Payload::Fingerprint(theirs) if set.fingerprint(lower..upper) == theirs => {
+            Payload::Fingerprint(theirs) if sum.fingerprint(upper - lower) == theirs => {
                 skipping = true;
             }
             Payload::Fingerprint(_) => {
@@ -159,11 +159,23 @@ fn split<S: RangeSet>(set: &S, out: &mut Encoder, ranks: Range<usize>, upper: &B
         list(set, out, ranks.clone(), ranks.end, upper);
         return;
     }
-    for (ranks, upper, fingerprint) in buckets(set, ranks, *upper, BUCKETS) {
-        debug_assert!(!ranks.is_empty());
-        out.fingerprint(&upper, &fingerprint);
+    for bucket in buckets(set, ranks, *upper, BUCKETS) {
+        out.fingerprint(&bucket.upper, &bucket.fingerprint);
     }
 }
+
+/// One bucket of a split.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) upper: Bound,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// A range of up to this many items is split in one walk over them; a longer
+/// one by what the set knows of its parts.
+const WALK_UP_TO_ITEMS: usize = 1024;
 
 /// Splits `ranks`, which hold at least `count` items, into `count` buckets of
 /// equal size; the first ones take one more where it does not divide.
@@ -172,14 +184,45 @@ pub(super) fn buckets<S: RangeSet>(
     ranks: Range<usize>,
     upper: Bound,
     count: usize,
-) -> impl Iterator<Item = (Range<usize>, Bound, Fingerprint)> {
+) -> Vec<Bucket> {
     let (size, larger) = (ranks.len() / count, ranks.len() % count);
+    let ends = (1..=count).map(|index| ranks.start + index * size + index.min(larger));
+    if ranks.len() <= WALK_UP_TO_ITEMS {
+        return walk(set, ranks.clone(), upper, ends);
+    }
     let mut start = ranks.start;
-    (0..count).map(move |index| {
-        let end = start + size + usize::from(index < larger);
-        let bucket = start..end;
-        start = end;
+    ends.map(|end| {
         let upper = if end == ranks.end { upper } else { set.bound_at(end) };
-        (bucket.clone(), upper, set.fingerprint(bucket))
+        let bucket = Bucket { start, end, upper, fingerprint: set.fingerprint(start..end) };
+        start = end;
+        bucket
     })
+    .collect()
+}
+
+/// Splits `ranks` at `ends`, reading each item once.
+fn walk<S: RangeSet>(
+    set: &S,
+    ranks: Range<usize>,
+    upper: Bound,
+    mut ends: impl Iterator<Item = usize>,
+) -> Vec<Bucket> {
+    let mut buckets = Vec::new();
+    let (mut start, mut rank, mut sum) = (ranks.start, ranks.start, Sum::ZERO);
+    let mut end = ends.next();
+    let mut last = None;
+    set.for_each(ranks, &mut |item| {
+        if let (Some(here), Some(last)) = (end, &last)
+            && here == rank
+        {
+            let (upper, fingerprint) = (Bound::between(last, &item), sum.fingerprint(rank - start));
+            buckets.push(Bucket { start, end: rank, upper, fingerprint });
+            (start, sum, end) = (rank, Sum::ZERO, ends.next());
+        }
+        sum.add(&Sum::of(&item.id));
+        rank += 1;
+        last = Some(item);
+    });
+    buckets.push(Bucket { start, end: rank, upper, fingerprint: sum.fingerprint(rank - start) });
+    buckets
 }

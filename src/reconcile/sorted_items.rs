@@ -71,6 +71,20 @@ impl RangeSet for SortedItems {
         sum
     }
 
+    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
+        // The end is near more often than not: look twice as far each time.
+        let rest = self.items.get(start..).unwrap_or_default();
+        let mut far = 16;
+        while rest.get(far).is_some_and(|own| own < item) {
+            far *= 2;
+        }
+        let near = rest.get(..far).unwrap_or(rest);
+        let known = if far > 16 { far / 2 } else { 0 };
+        let beyond = near.get(known..).unwrap_or_default();
+        let end = start + known + beyond.partition_point(|own| own < item);
+        (end, self.sum(start..end))
+    }
+
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
         let end = ranks.end.min(self.items.len());
         self.items.get(ranks.start..end).unwrap_or_default().iter().copied().for_each(visit);

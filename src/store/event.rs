@@ -1,18 +1,39 @@
-//! An event as the store and the relay handle it: parsed once, with the JSON
-//! that will be sent and the facts that rules and indexes ask for.
+//! An event as the store and the relay handle it: read once from its JSON into the facts that
+//! rules and indexes ask for, and the JSON that is stored and sent.
 
+use super::signature;
 use super::tag_key::TagKey;
 use crate::item::Item;
-use nostr::JsonUtil;
+use serde::Deserialize;
 use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::borrow::Cow;
+use std::fmt::Write;
+use std::ops::Range;
 
 /// A well-formed event whose id and signature nobody has checked yet.
 #[derive(Debug)]
 pub struct Event {
-    parsed: nostr::Event,
+    item: Item,
+    pubkey: [u8; 32],
+    kind: u16,
+    signature: [u8; 64],
     json: String,
+    // Where in `json` the tags and the content stand.
+    tags_at: Range<usize>,
+    content_at: Range<usize>,
+    tag_count: usize,
     tag_keys: Vec<TagKey>,
     expires_at: Option<u64>,
+    address: Option<String>,
+    deletes: Option<Box<Deletes>>,
+}
+
+/// NIP-09: what a deletion request names.
+#[derive(Debug, Default)]
+struct Deletes {
+    ids: Vec<[u8; 32]>,
+    addresses: Vec<(u16, String)>,
 }
 
 /// An event whose id and signature are right (or were checked before): the only kind that
@@ -55,37 +76,143 @@ impl Lifetime {
     }
 }
 
+/// NIP-09: the kind of a deletion request.
+pub(super) const DELETION: u16 = 5;
+
+/// The seven fields (NIP-01, Events and signatures), as far as they can be borrowed.
+#[derive(Deserialize)]
+struct Fields<'json> {
+    #[serde(borrow)]
+    id: Cow<'json, str>,
+    #[serde(borrow)]
+    pubkey: Cow<'json, str>,
+    created_at: u64,
+    kind: u16,
+    #[serde(borrow)]
+    tags: Vec<Vec<Text<'json>>>,
+    #[serde(borrow)]
+    content: Cow<'json, str>,
+    #[serde(borrow)]
+    sig: Cow<'json, str>,
+}
+
+/// A string inside a list, which serde borrows only under a name of its own.
+#[derive(Deserialize, serde::Serialize)]
+#[serde(transparent)]
+struct Text<'json>(#[serde(borrow)] Cow<'json, str>);
+
+impl Fields<'_> {
+    fn tag_values<'event>(&'event self, name: &'static str) -> impl Iterator<Item = &'event str> {
+        self.tags.iter().filter_map(move |tag| match tag.as_slice() {
+            [tag_name, value, ..] if tag_name.0 == name => Some(value.0.as_ref()),
+            _ => None,
+        })
+    }
+
+    fn tag_keys(&self) -> Vec<TagKey> {
+        let keys = self.tags.iter().filter_map(|tag| match tag.as_slice() {
+            [name, value, ..] => TagKey::of_tag(&name.0, &value.0),
+            _ => None,
+        });
+        let mut keys: Vec<TagKey> = keys.collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    }
+
+    fn address(&self) -> Option<String> {
+        match Lifetime::of(self.kind) {
+            Lifetime::Addressable => Some(self.tag_values("d").next().unwrap_or("").to_owned()),
+            Lifetime::Replaceable => Some(String::new()),
+            Lifetime::Regular | Lifetime::Ephemeral => None,
+        }
+    }
+
+    /// Addresses of other authors are left out, and kinds that have none.
+    fn deletes(&self) -> Deletes {
+        let addresses = self.tag_values("a").filter_map(|value| {
+            let mut parts = value.splitn(3, ':');
+            let kind = parts.next()?.parse().ok()?;
+            let is_own = parts.next()?.eq_ignore_ascii_case(&self.pubkey);
+            let has_address =
+                matches!(Lifetime::of(kind), Lifetime::Replaceable | Lifetime::Addressable);
+            (is_own && has_address).then(|| (kind, parts.next().unwrap_or("").to_owned()))
+        });
+        Deletes {
+            ids: self.tag_values("e").filter_map(hex_bytes).collect(),
+            addresses: addresses.collect(),
+        }
+    }
+
+    /// Checks the fields and derives what is asked of an event later. `None` when a field has the
+    /// wrong form.
+    fn into_event(self) -> Option<Event> {
+        let id = hex_bytes(&self.id)?;
+        let pubkey = hex_bytes(&self.pubkey)?;
+        let signature = hex_bytes(&self.sig)?;
+        // SQLite's integers are signed. A tag without a name is none.
+        if i64::try_from(self.created_at).is_err() || self.tags.iter().any(Vec::is_empty) {
+            return None;
+        }
+        let (json, tags_at, content_at) = self.to_json(&id, &pubkey, &signature)?;
+        // NIP-40: the tag holds seconds since the epoch; what is no number expires nothing.
+        let expires_at = self.tag_values("expiration").next().and_then(|text| text.parse().ok());
+        Some(Event {
+            item: Item::new(self.created_at, id),
+            pubkey,
+            kind: self.kind,
+            signature,
+            json,
+            tags_at,
+            content_at,
+            tag_count: self.tags.len(),
+            tag_keys: self.tag_keys(),
+            expires_at,
+            address: self.address(),
+            deletes: (self.kind == DELETION).then(|| Box::new(self.deletes())),
+        })
+    }
+
+    /// The event in its stored form, the fields in NIP-01's order and no white space between
+    /// them, and where in it the tags and the content stand.
+    fn to_json(
+        &self,
+        id: &[u8; 32],
+        pubkey: &[u8; 32],
+        signature: &[u8; 64],
+    ) -> Option<(String, Range<usize>, Range<usize>)> {
+        let mut json = String::with_capacity(400 + self.content.len() + 90 * self.tags.len());
+        json.push_str(r#"{"id":""#);
+        faster_hex::hex_append(id, &mut json);
+        json.push_str(r#"","pubkey":""#);
+        faster_hex::hex_append(pubkey, &mut json);
+        write!(json, r#"","created_at":{},"kind":{},"tags":"#, self.created_at, self.kind).ok()?;
+        let mut json = json.into_bytes();
+        let tags_start = json.len();
+        serde_json::to_writer(&mut json, &self.tags).ok()?;
+        let tags_at = tags_start..json.len();
+        json.extend_from_slice(br#","content":"#);
+        let content_start = json.len();
+        serde_json::to_writer(&mut json, &self.content).ok()?;
+        let content_at = content_start..json.len();
+        let mut json = String::from_utf8(json).ok()?;
+        json.push_str(r#","sig":""#);
+        faster_hex::hex_append(signature, &mut json);
+        json.push_str(r#""}"#);
+        Some((json, tags_at, content_at))
+    }
+}
+
 impl Event {
     /// Reads an event from its JSON object, without checking id or signature.
     ///
     /// # Errors
     /// Names the field that is missing or malformed.
     pub fn parse(json: &str) -> Result<Self, EventError> {
-        let parsed = nostr::Event::from_json(json).map_err(|error| explain(json, &error))?;
-        // SQLite's integers are signed.
-        if i64::try_from(parsed.created_at.as_secs()).is_err() {
-            return Err(EventError {
-                id: Some(parsed.id.to_hex()),
-                reason: "created_at: too large for a time".into(),
-            });
-        }
-        Ok(Self::from_parsed(parsed))
-    }
-
-    fn from_parsed(parsed: nostr::Event) -> Self {
-        let mut tag_keys: Vec<TagKey> = parsed
-            .tags
-            .iter()
-            .filter_map(|tag| match tag.as_slice() {
-                [name, value, ..] => TagKey::of_tag(name, value),
-                _ => None,
-            })
-            .collect();
-        tag_keys.sort_unstable();
-        tag_keys.dedup();
-        // NIP-40: the tag holds seconds since the epoch; what is no number expires nothing.
-        let expires_at = first_tag_value(&parsed, "expiration").and_then(|text| text.parse().ok());
-        Self { json: parsed.as_json(), parsed, tag_keys, expires_at }
+        serde_json::from_str::<Fields<'_>>(json)
+            .map_err(|error| Some(error.to_string()))
+            .and_then(|fields| fields.into_event().ok_or(None))
+            .map_err(|error| explain(json, error))
     }
 
     /// Checks the id against the content and the signature against the author.
@@ -93,17 +220,28 @@ impl Event {
     /// # Errors
     /// Says which of the two is wrong.
     pub fn verify(self) -> Result<VerifiedEvent, EventError> {
-        let wrong = |event: &Self, reason: &str| EventError {
-            id: Some(event.parsed.id.to_hex()),
-            reason: reason.into(),
+        let reason = if self.hash() != self.item.id {
+            "id: is not the hash of the event"
+        } else if !signature::is_valid(&self.signature, &self.item.id, &self.pubkey) {
+            "sig: does not match the event and its pubkey"
+        } else {
+            return Ok(VerifiedEvent(self));
         };
-        if !self.parsed.verify_id() {
-            return Err(wrong(&self, "id: is not the hash of the event"));
+        Err(EventError { id: Some(self.id_hex()), reason: reason.into() })
+    }
+
+    /// NIP-01: the id is the SHA-256 of the other fields, written in one canonical way. Tags and
+    /// content already stand in the event's JSON that way.
+    fn hash(&self) -> [u8; 32] {
+        let json = |range: &Range<usize>| self.json.get(range.clone()).unwrap_or_default();
+        let mut hash = Sha256::new();
+        hash.update(br#"[0,""#);
+        hash.update(faster_hex::hex_string(&self.pubkey));
+        hash.update(format!(r#"",{},{},"#, self.item.created_at, self.kind));
+        for part in [json(&self.tags_at), ",", json(&self.content_at), "]"] {
+            hash.update(part);
         }
-        if !self.parsed.verify_signature() {
-            return Err(wrong(&self, "sig: does not match the event and its pubkey"));
-        }
-        Ok(VerifiedEvent(self))
+        hash.finalize().into()
     }
 
     /// Takes the event as verified because its source already did so (`import --no-verify`).
@@ -113,22 +251,22 @@ impl Event {
 
     /// When the event was made and its id.
     pub fn item(&self) -> Item {
-        Item::new(self.parsed.created_at.as_secs(), self.parsed.id.to_bytes())
+        self.item
     }
 
     /// The id in lower-case hex.
     pub fn id_hex(&self) -> String {
-        self.parsed.id.to_hex()
+        faster_hex::hex_string(&self.item.id)
     }
 
     /// The author's public key.
     pub fn pubkey(&self) -> &[u8; 32] {
-        self.parsed.pubkey.as_bytes()
+        &self.pubkey
     }
 
     /// The kind.
     pub fn kind(&self) -> u16 {
-        self.parsed.kind.as_u16()
+        self.kind
     }
 
     /// The event as it is stored and sent: one JSON object, no white space between its parts.
@@ -148,41 +286,29 @@ impl Event {
 
     /// How long the event lives.
     pub fn lifetime(&self) -> Lifetime {
-        Lifetime::of(self.kind())
+        Lifetime::of(self.kind)
     }
 
     /// What makes the event replace its predecessor beside author and kind: the `d` tag's value
     /// of an addressable event, nothing of a replaceable one; `None` for all others.
     pub fn address(&self) -> Option<&str> {
-        match self.lifetime() {
-            Lifetime::Addressable => Some(first_tag_value(&self.parsed, "d").unwrap_or("")),
-            Lifetime::Replaceable => Some(""),
-            Lifetime::Regular | Lifetime::Ephemeral => None,
-        }
+        self.address.as_deref()
     }
 
     /// How many tags the event has.
     pub fn tag_count(&self) -> usize {
-        self.parsed.tags.len()
+        self.tag_count
     }
 
-    /// NIP-09: the ids that the event's `e` tags ask to delete.
-    pub fn deleted_ids(&self) -> impl Iterator<Item = [u8; 32]> {
-        tag_values(&self.parsed, "e")
-            .filter_map(|value| nostr::EventId::from_hex(value).ok())
-            .map(|id| id.to_bytes())
+    /// NIP-09: the ids that a deletion request names.
+    pub fn deleted_ids(&self) -> &[[u8; 32]] {
+        self.deletes.as_ref().map_or(&[], |deletes| &deletes.ids)
     }
 
-    /// NIP-09: the kinds and `d` values of the author's own addresses that the event's `a` tags
-    /// ask to delete. Addresses of other authors are left out.
-    pub fn deleted_addresses(&self) -> impl Iterator<Item = (u16, String)> {
-        let own = self.parsed.pubkey.to_hex();
-        tag_values(&self.parsed, "a").filter_map(move |value| {
-            let mut parts = value.splitn(3, ':');
-            let kind = parts.next()?.parse().ok()?;
-            let is_own = parts.next()? == own;
-            is_own.then(|| (kind, parts.next().unwrap_or("").to_owned()))
-        })
+    /// NIP-09: the kinds and `d` values of the author's own addresses that a deletion request
+    /// names.
+    pub fn deleted_addresses(&self) -> &[(u16, String)] {
+        self.deletes.as_ref().map_or(&[], |deletes| &deletes.addresses)
     }
 }
 
@@ -201,22 +327,13 @@ impl std::ops::Deref for VerifiedEvent {
     }
 }
 
-fn tag_values<'event>(
-    event: &'event nostr::Event,
-    name: &'static str,
-) -> impl Iterator<Item = &'event str> {
-    event.tags.iter().filter_map(move |tag| match tag.as_slice() {
-        [tag_name, value, ..] if tag_name == name => Some(value.as_str()),
-        _ => None,
-    })
-}
-
-fn first_tag_value<'event>(event: &'event nostr::Event, name: &'static str) -> Option<&'event str> {
-    tag_values(event, name).next()
+/// The bytes that `text` is the hex of, when it is as long as that takes.
+fn hex_bytes<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
+    faster_hex::hex_decode_array(text.as_bytes()).ok()
 }
 
 /// Finds the field that kept `json` from being an event. Only malformed input pays for it.
-fn explain(json: &str, error: &dyn std::fmt::Display) -> EventError {
+fn explain(json: &str, error: Option<String>) -> EventError {
     let object = match serde_json::from_str::<Value>(json) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return EventError { id: None, reason: "event: must be a JSON object".into() },
@@ -224,44 +341,34 @@ fn explain(json: &str, error: &dyn std::fmt::Display) -> EventError {
             return EventError { id: None, reason: format!("event: not JSON: {error}") };
         }
     };
-    let hex = |field: &str, digits: usize| match object.get(field) {
-        None => Some(format!("{field}: missing")),
-        Some(Value::String(text))
-            if text.len() == digits && text.bytes().all(|c| c.is_ascii_hexdigit()) =>
-        {
-            None
-        }
-        Some(_) => Some(format!("{field}: must be {digits} hex digits")),
+    let is_hex = |text: &str, digits: usize| {
+        text.len() == digits && text.bytes().all(|digit| digit.is_ascii_hexdigit())
     };
-    let number = |field: &str, most: u64| match object.get(field) {
-        None => Some(format!("{field}: missing")),
-        Some(value) if value.as_u64().is_some_and(|number| number <= most) => None,
-        Some(_) => Some(format!("{field}: must be a whole number from 0 to {most}")),
+    let check =
+        |field: &str, is_right: &dyn Fn(&Value) -> bool, expected: &str| match object.get(field) {
+            None => Some(format!("{field}: missing")),
+            Some(value) if is_right(value) => None,
+            Some(_) => Some(format!("{field}: must be {expected}")),
+        };
+    let hex = |field: &str, digits: usize| {
+        let is_right = |value: &Value| value.as_str().is_some_and(|text| is_hex(text, digits));
+        check(field, &is_right, &format!("{digits} hex digits"))
     };
-    let tags = || match object.get("tags") {
-        None => Some("tags: missing".to_owned()),
-        Some(Value::Array(tags)) if tags.iter().all(is_tag) => None,
-        Some(_) => Some("tags: must be an array of non-empty arrays of strings".to_owned()),
+    let number = |field: &str, most: u64| {
+        let is_right = |value: &Value| value.as_u64().is_some_and(|number| number <= most);
+        check(field, &is_right, &format!("a whole number from 0 to {most}"))
     };
-    let content = || match object.get("content") {
-        None => Some("content: missing".to_owned()),
-        Some(Value::String(_)) => None,
-        Some(_) => Some("content: must be a string".to_owned()),
-    };
+    let tags = |value: &Value| value.as_array().is_some_and(|tags| tags.iter().all(is_tag));
     let reason = hex("id", 64)
         .or_else(|| hex("pubkey", 64))
         .or_else(|| number("created_at", i64::MAX as u64))
         .or_else(|| number("kind", u64::from(u16::MAX)))
-        .or_else(tags)
-        .or_else(content)
+        .or_else(|| check("tags", &tags, "an array of non-empty arrays of strings"))
+        .or_else(|| check("content", &Value::is_string, "a string"))
         .or_else(|| hex("sig", 128))
-        .unwrap_or_else(|| format!("event: {error}"));
-    let id = object
-        .get("id")
-        .and_then(Value::as_str)
-        .filter(|text| text.len() == 64 && text.bytes().all(|c| c.is_ascii_hexdigit()))
-        .map(str::to_ascii_lowercase);
-    EventError { id, reason }
+        .unwrap_or_else(|| format!("event: {}", error.unwrap_or_default()));
+    let id = object.get("id").and_then(Value::as_str).filter(|text| is_hex(text, 64));
+    EventError { id: id.map(str::to_ascii_lowercase), reason }
 }
 
 fn is_tag(value: &Value) -> bool {

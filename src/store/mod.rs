@@ -10,6 +10,7 @@ mod readers;
 mod refused;
 mod rules;
 mod schema;
+mod signature;
 mod synced;
 mod tag_key;
 mod verifier;

@@ -1,7 +1,7 @@
 //! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
 //! deletion, NIP-40 expiration). The rules give the same store whatever order events come in.
 
-use super::event::{Event, Lifetime, VerifiedEvent};
+use super::event::{DELETION, Event, Lifetime, VerifiedEvent};
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
@@ -58,16 +58,17 @@ pub(super) fn apply(
         change.steps.push(Step::Passed(Arc::new(event)));
         return Ok(Outcome::PassedOn);
     }
-    if is_stored(connection, &event.item().id)? {
-        return Ok(Outcome::Duplicate);
-    }
     if is_deleted(connection, &event)? {
         return Ok(Outcome::Deleted);
     }
-    if event.address().is_some() && !replace(connection, &event, change)? {
-        return Ok(Outcome::Superseded);
+    if event.address().is_some()
+        && let Some(outcome) = replace(connection, &event, change)?
+    {
+        return Ok(outcome);
     }
-    insert(connection, &event)?;
+    if !insert(connection, &event)? {
+        return Ok(Outcome::Duplicate);
+    }
     if event.kind() == DELETION {
         delete(connection, &event, change)?;
     }
@@ -102,9 +103,6 @@ pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<u64> {
         .query_row([], |row| row.get::<_, Option<i64>>(0))
         .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
 }
-
-/// NIP-09: the kind of a deletion request.
-const DELETION: u16 = 5;
 
 /// A stored event with what it takes to remove it.
 struct Stored {
@@ -148,10 +146,6 @@ impl Stored {
     }
 }
 
-fn is_stored(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<bool> {
-    connection.prepare_cached("SELECT 1 FROM event WHERE id = ?1")?.exists([id])
-}
-
 fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     // A deletion request cannot be deleted, whichever of the two came first.
     if event.kind() == DELETION {
@@ -173,8 +167,12 @@ fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> 
 }
 
 /// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
-/// Returns whether the new event is the one to keep; if so its predecessor is gone.
-fn replace(connection: &Connection, event: &Event, change: &mut Change) -> rusqlite::Result<bool> {
+/// Returns what becomes of the event when it is not the one to keep; else its predecessor is gone.
+fn replace(
+    connection: &Connection,
+    event: &Event,
+    change: &mut Change,
+) -> rusqlite::Result<Option<Outcome>> {
     let predecessor = connection
         .prepare_cached(
             "SELECT row, id, created_at, json FROM event
@@ -182,22 +180,25 @@ fn replace(connection: &Connection, event: &Event, change: &mut Change) -> rusql
         )?
         .query_row(params![event.pubkey(), event.kind(), event.address()], Stored::read)
         .optional()?;
-    let Some(predecessor) = predecessor else { return Ok(true) };
+    let Some(predecessor) = predecessor else { return Ok(None) };
     let (old, new) = (predecessor.item, event.item());
-    let is_newer =
-        new.created_at > old.created_at || (new.created_at == old.created_at && new.id < old.id);
-    if is_newer {
-        predecessor.remove(connection, change)?;
+    if new.id == old.id {
+        return Ok(Some(Outcome::Duplicate));
     }
-    Ok(is_newer)
+    if new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id) {
+        return Ok(Some(Outcome::Superseded));
+    }
+    predecessor.remove(connection, change)?;
+    Ok(None)
 }
 
-fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
+/// Stores the event; returns whether it was not there before.
+fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     let item = event.item();
-    connection
+    let inserted = connection
         .prepare_cached(
             "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING",
         )?
         .execute(params![
             item.id,
@@ -208,6 +209,9 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
             event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX)),
             event.json(),
         ])?;
+    if inserted == 0 {
+        return Ok(false);
+    }
     let row = connection.last_insert_rowid();
     let mut tag = connection.prepare_cached(
         "INSERT INTO tag (key, created_at, id, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)",
@@ -215,7 +219,7 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<()> {
     for key in event.tag_keys() {
         tag.execute(params![key.as_bytes(), item.created_at as i64, item.id, event.kind(), row])?;
     }
-    Ok(())
+    Ok(true)
 }
 
 /// NIP-09: removes the author's own events that `deletion` names, and keeps out those that come
@@ -234,16 +238,13 @@ fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rus
             Some((_, pubkey, kind)) if kind == DELETION || pubkey != *deletion.pubkey() => {}
             Some((stored, ..)) => {
                 stored.remove(connection, change)?;
-                bury(connection, &id, deletion.pubkey())?;
+                bury(connection, id, deletion.pubkey())?;
             }
-            None => bury(connection, &id, deletion.pubkey())?,
+            None => bury(connection, id, deletion.pubkey())?,
         }
     }
     for (kind, address) in deletion.deleted_addresses() {
-        if !matches!(Lifetime::of(kind), Lifetime::Replaceable | Lifetime::Addressable) {
-            continue;
-        }
-        delete_address(connection, deletion, kind, &address, change)?;
+        delete_address(connection, deletion, *kind, address, change)?;
     }
     Ok(())
 }

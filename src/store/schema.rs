@@ -99,7 +99,8 @@ pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Conne
     };
     // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
     connection.execute_batch(&format!(
-        "PRAGMA journal_mode = WAL;
+        "PRAGMA page_size = 8192;
+         PRAGMA journal_mode = WAL;
          PRAGMA synchronous = {level};
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA cache_size = -{WRITER_CACHE_KIB};"
@@ -126,7 +127,7 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-const WRITER_CACHE_KIB: u32 = 131_072;
+const WRITER_CACHE_KIB: u32 = 262_144;
 const READER_CACHE_KIB: u32 = 4_096;
 const READER_MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;

@@ -2,11 +2,11 @@
 //! whoever answers and whatever frames are cut.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds, sorted};
-use negsync::reconcile::{Found, Initiator, Options, Responder, Step};
+use negsync::reconcile::{Found, Initiator, InitiatorError, Options, Responder, Step};
 use rand::RngExt;
 use rand::rngs::StdRng;
 
-fn any_options(rng: &mut StdRng, case: &Case) -> Options {
+pub fn any_options(rng: &mut StdRng, case: &Case) -> Options {
     let limit = |rng: &mut StdRng| match rng.random_range(0..3) {
         0 => 0,
         1 => 4096,
@@ -30,25 +30,30 @@ fn any_options(rng: &mut StdRng, case: &Case) -> Options {
     }
 }
 
-/// Runs a session and returns how many answers it took.
-fn exact(case: &Case, options: &Options, mut answer: impl FnMut(&[u8]) -> Vec<u8>) -> usize {
+/// Runs a session to its end and returns what it found.
+pub fn session(
+    case: &Case,
+    options: &Options,
+    mut answer: impl FnMut(&[u8]) -> Vec<u8>,
+) -> Result<Found, InitiatorError> {
     let mut initiator = Initiator::new(&case.ours, options.clone()).unwrap();
     let mut found = Found::new();
     let mut message = initiator.open();
-    let mut answers = 0;
-    loop {
+    for _ in 0..1000 {
         let limit = options.frame_limit_bytes;
         assert!(limit == 0 || message.len() <= limit);
-        answers += 1;
-        assert!(answers < 1000, "no end");
-        match initiator.receive(&answer(&message), &mut found).unwrap() {
+        match initiator.receive(&answer(&message), &mut found)? {
             Step::Send(next) => message = next,
-            Step::Done => break,
+            Step::Done => return Ok(found),
         }
     }
+    panic!("no end, {options:?}");
+}
+
+fn exact(case: &Case, options: &Options, answer: impl FnMut(&[u8]) -> Vec<u8>) {
+    let found = session(case, options, answer).unwrap();
     assert!(sorted(&found.have) == case.have, "have, {options:?}");
     assert!(sorted(&found.need) == case.need, "need, {options:?}");
-    answers
 }
 
 #[test]

@@ -1,7 +1,6 @@
 //! In reference behaviour, every message and every set found is the crate's.
 
-use crate::support::{Case, crate_engine, crate_set, distinct, for_seeds, sorted};
-use negsync::item::Item;
+use crate::support::{Case, crate_engine, crate_set, distinct, for_seeds, frame_cut_sets, sorted};
 use negsync::reconcile::{Found, Initiator, Options, RangeSet, Responder, Step};
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -75,31 +74,10 @@ fn larger_sets_under_tight_frames() {
 
 #[test]
 fn the_frame_cut_that_the_crate_mended() {
-    // The shape of nostrdevkit/negentropy issue 15: an initiator that fills its
-    // frame where it holds nothing, a responder that fills its own while it
-    // splits what was left.
-    let mut number = 0u64;
-    let mut item = |created_at: u64| {
-        number += 1;
-        let mut id = [0; 32];
-        id[..8].copy_from_slice(&number.to_le_bytes());
-        Item::new(created_at, id)
-    };
-    let shared: Vec<Item> = (0..1500)
-        .map(|i| 1000 + i * 10)
-        .chain((0..40).map(|i| 15_900 + i * 2))
-        .map(&mut item)
-        .collect();
-    let few: Vec<Item> = (0..15).map(|i| 1005 + i * 1000).chain([15_999]).map(&mut item).collect();
-    let many: Vec<Item> = (0..70)
-        .map(|i| 1201 + i / 35 * 1000 + i % 35 % 8)
-        .chain((0..110).map(|i| 50_000 + i * 10))
-        .map(&mut item)
-        .collect();
-    let with = |extra: &[Item]| shared.iter().chain(extra).copied().collect();
+    let (many, few) = frame_cut_sets();
     for limits in [(4096, 4767), (4767, 4096), (4096, 4096), (0, 4096)] {
-        same_session(&Case::new(with(&many), with(&few)), limits.0, limits.1);
-        same_session(&Case::new(with(&few), with(&many)), limits.0, limits.1);
+        same_session(&Case::new(many.clone(), few.clone()), limits.0, limits.1);
+        same_session(&Case::new(few.clone(), many.clone()), limits.0, limits.1);
     }
 }
 

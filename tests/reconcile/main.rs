@@ -2,5 +2,8 @@
 mod adaptive;
 mod byte_identity;
 mod codec;
+mod figures;
+mod hazards;
 mod hostile;
+mod scripted;
 mod support;

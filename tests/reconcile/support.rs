@@ -110,6 +110,33 @@ impl Case {
     }
 }
 
+/// One that holds many items of its own and one that holds few, after the
+/// frame cut of nostrdevkit/negentropy issue 15: an initiator that fills its
+/// frame where it holds nothing, a responder that fills its own while it splits
+/// what was left. Met with frames of 4096 and 4767 bytes.
+pub fn frame_cut_sets() -> (BTreeSet<Item>, BTreeSet<Item>) {
+    let mut number = 0u64;
+    let mut item = |created_at: u64| {
+        number += 1;
+        let mut id = [0; 32];
+        id[..8].copy_from_slice(&number.to_le_bytes());
+        Item::new(created_at, id)
+    };
+    let shared: Vec<Item> = (0..1500)
+        .map(|i| 1000 + i * 10)
+        .chain((0..40).map(|i| 15_900 + i * 2))
+        .map(&mut item)
+        .collect();
+    let few: Vec<Item> = (0..15).map(|i| 1005 + i * 1000).chain([15_999]).map(&mut item).collect();
+    let many: Vec<Item> = (0..70)
+        .map(|i| 1201 + i / 35 * 1000 + i % 35 % 8)
+        .chain((0..110).map(|i| 50_000 + i * 10))
+        .map(&mut item)
+        .collect();
+    let with = |extra: &[Item]| shared.iter().chain(extra).copied().collect();
+    (with(&many), with(&few))
+}
+
 /// An item made in one of `times` seconds from `start` on.
 pub fn random_item(rng: &mut StdRng, start: u64, times: u64, ids: Ids) -> Item {
     let mut id = [0; 32];

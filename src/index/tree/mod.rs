@@ -176,6 +176,10 @@ impl RangeSet for Tree {
         self.root.sum(ranks)
     }
 
+    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
+        self.root.sum_until(start.min(self.len()), item)
+    }
+
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
         self.iter_range(ranks).for_each(|item| visit(*item));
     }

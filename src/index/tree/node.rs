@@ -123,6 +123,41 @@ impl Subtree {
         sum
     }
 
+    /// The rank of the first item from `start` on that is not less than `item`,
+    /// and the sum of the ids between, in one way down.
+    pub fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
+        let mut sum = Sum::ZERO;
+        match &self.node {
+            Node::Leaf(items) => {
+                let rest = items.get(start..).unwrap_or_default();
+                let less = rest.iter().take_while(|other| *other < item);
+                let count = less.inspect(|other| sum.add(&Sum::of(&other.id))).count();
+                (start + count, sum)
+            }
+            Node::Inner(children) => {
+                let (mut before, mut start) = (0, start);
+                let mut children = children.iter().peekable();
+                while let Some(child) = children.next() {
+                    if start >= child.count && children.peek().is_some() {
+                        before += child.count;
+                        start -= child.count;
+                        continue;
+                    }
+                    // The item may be in this child, or beyond it.
+                    if children.peek().is_none_or(|next| next.first >= *item) {
+                        let (end, part) = child.sum_until(start, item);
+                        sum.add(&part);
+                        return (before + end, sum);
+                    }
+                    sum.add(&child.sum(start..child.count));
+                    before += child.count;
+                    start = 0;
+                }
+                (before, sum)
+            }
+        }
+    }
+
     fn sum_parts(&self, ranks: Range<usize>) -> Sum {
         let mut sum = Sum::ZERO;
         if ranks.is_empty() {

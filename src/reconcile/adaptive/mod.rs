@@ -22,9 +22,10 @@ use super::found::Found;
 use super::initiator::{InitiatorError, Options, Step};
 use super::message::{Decoder, Encoder};
 use super::range_set::{Bound, RangeSet};
-use super::reference::buckets;
+use super::reference::{Bucket, buckets};
 use budget::ReplyBudget;
 use policy::{Plan, Policy};
+use reply::Progress;
 use std::collections::VecDeque;
 use std::ops::Range;
 
@@ -32,9 +33,14 @@ use std::ops::Range;
 /// near it only with millions of differences.
 const MAX_PENDING_RANGES: usize = 1 << 21;
 
-/// After how many answers in a row that settled none of our items and listed
-/// none of the peer's a session ends. One such answer is met by asking again.
+/// After how many answers in a row that told nothing a session ends. One such
+/// answer is met by asking again.
 const MAX_IDLE_ROUNDS: u32 = 2;
+
+/// After how many answers in a row that only divided ranges, settling none of
+/// our items and listing none of the peer's, a session ends. A responder that
+/// splits in 16 is through the largest set in half of them.
+const MAX_DIVIDING_ROUNDS: u32 = 32;
 
 /// A range that is not settled.
 #[derive(Clone, Copy, Debug)]
@@ -94,6 +100,7 @@ pub(super) struct Session {
     asked: Vec<Asked>,
     budget: ReplyBudget,
     idle_rounds: u32,
+    dividing_rounds: u32,
 }
 
 impl Session {
@@ -109,12 +116,15 @@ impl Session {
             asked: Vec::new(),
             budget: ReplyBudget::new(options.reply_limit_bytes),
             idle_rounds: 0,
+            dividing_rounds: 0,
         }
     }
 
     pub(super) fn open<S: RangeSet>(&mut self, set: &S, checkpoint: Option<u64>) -> Vec<u8> {
         let checkpoint = checkpoint.map(|at| at.max(self.since.item.created_at));
         self.pending.clear();
+        self.asked.clear();
+        (self.idle_rounds, self.dividing_rounds) = (0, 0);
         let opening = policy::opening(set, checkpoint);
         opening.into_iter().for_each(|range| self.keep(range));
         self.next_message(set, self.opening_limit_bytes)
@@ -145,14 +155,22 @@ impl Session {
         if self.pending.is_empty() {
             return Ok(Step::Done);
         }
-        self.idle_rounds = if reading.progress { 0 } else { self.idle_rounds + 1 };
-        if self.idle_rounds >= MAX_IDLE_ROUNDS {
-            return Err(InitiatorError::NoProgress { answers: self.idle_rounds });
-        }
+        self.expect(reading.progress)?;
         if self.pending.len() > MAX_PENDING_RANGES {
             return Err(InitiatorError::TooManyRanges { limit: MAX_PENDING_RANGES });
         }
         Ok(Step::Send(self.next_message(set, self.frame_limit_bytes)))
+    }
+
+    /// Every answer must bring the end nearer.
+    fn expect(&mut self, progress: Progress) -> Result<(), InitiatorError> {
+        self.idle_rounds = if progress == Progress::None { self.idle_rounds + 1 } else { 0 };
+        self.dividing_rounds =
+            if progress == Progress::Settled { 0 } else { self.dividing_rounds + 1 };
+        if self.idle_rounds >= MAX_IDLE_ROUNDS || self.dividing_rounds >= MAX_DIVIDING_ROUNDS {
+            return Err(InitiatorError::NoProgress { answers: self.dividing_rounds });
+        }
+        Ok(())
     }
 
     /// Puts `range` at the end of the queue, without what lies below the
@@ -235,8 +253,9 @@ impl Session {
         // A bucket of a range that differs may be equal.
         let state = if count == 1 { range.state } else { State::Untested };
         let mut lower = range.lower;
-        for (ranks, upper, fingerprint) in buckets(set, range.ranks(), range.upper, count) {
-            let (start, end) = (ranks.start, ranks.end);
+        for Bucket { start, end, upper, fingerprint } in
+            buckets(set, range.ranks(), range.upper, count)
+        {
             if !out.fingerprint(&lower, &upper, &fingerprint) {
                 return Some(Pending { lower, start, ..*range });
             }

@@ -6,7 +6,7 @@
 use super::reply::Reading;
 use super::{Pending, State};
 use crate::reconcile::range_set::{Bound, RangeSet};
-use crate::reconcile::reference::{LIST_BELOW_ITEMS, buckets};
+use crate::reconcile::reference::{Bucket, LIST_BELOW_ITEMS, buckets};
 
 /// A range that differs is listed rather than split up to this many of our
 /// items: two leaves of a responder's own.
@@ -25,8 +25,10 @@ const LEAF_ITEMS: usize = 24;
 /// While all pending ranges come to at most this many leaves, ask for leaves.
 const MOST_LEAVES: usize = 1200;
 
-/// Otherwise, the bucket that a responder splits into 16 leaves of its own.
-const TWIG_ITEMS: usize = 300;
+/// Otherwise, the bucket that a responder splits into 16 leaves of its own, of
+/// about 15 items each: where differences lie one in a hundred to one in a
+/// thousand, smaller leaves cost more in fingerprints than they save in ids.
+const TWIG_ITEMS: usize = 240;
 
 /// The most twigs that one range is split into.
 const MOST_TWIGS: usize = 16;
@@ -118,11 +120,8 @@ pub(super) fn expected_reply_bytes(range: &Pending, plan: Plan) -> usize {
     const RANGE_BYTES: usize = 8;
     const FINGERPRINTS_BYTES: usize = 16 * (RANGE_BYTES + 16);
     match plan {
-        Plan::List => {
-            let items =
-                range.own_items().clamp(LEAF_ITEMS.min(range.own_items().max(8)), LIST_MOST_ITEMS);
-            RANGE_BYTES + items * 32
-        }
+        // Where we hold nothing the peer holds something, or it would be equal.
+        Plan::List => RANGE_BYTES + range.own_items().clamp(8, LIST_MOST_ITEMS) * 32,
         Plan::Split(count) => {
             let items = range.own_items() / count.max(1);
             let differing = match range.density {
@@ -175,8 +174,9 @@ impl<S: RangeSet> Opening<'_, S> {
     /// Up to `upper`, before which `end` items lie, in up to `count` buckets.
     fn test(&mut self, end: usize, upper: Bound, count: usize) {
         let count = count.min(end - self.rank).max(1);
-        for (ranks, upper, _) in buckets(self.set, self.rank..end, upper, count) {
-            self.ranges.push(range(self.lower, upper, ranks.start, ranks.end, State::Untested));
+        for bucket in buckets(self.set, self.rank..end, upper, count) {
+            let Bucket { start, end, upper, .. } = bucket;
+            self.ranges.push(range(self.lower, upper, start, end, State::Untested));
             self.lower = upper;
         }
         self.rank = end;

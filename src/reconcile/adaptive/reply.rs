@@ -27,8 +27,7 @@ pub(super) struct Reading {
     pub(super) left: Vec<Pending>,
     /// Whether the answer ended before the question.
     pub(super) cut: bool,
-    /// Whether it settled items of ours, or listed ids, or divided a range.
-    pub(super) progress: bool,
+    pub(super) progress: Progress,
     /// Whether a list was answered with fingerprints, or fingerprints came that
     /// were not asked for.
     pub(super) odd: bool,
@@ -36,6 +35,17 @@ pub(super) struct Reading {
     /// Each split that says how dense the differences are, with the part of
     /// `left` that came of it.
     splits: Vec<(f64, std::ops::Range<usize>)>,
+}
+
+/// How much nearer an answer brought the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Progress {
+    #[default]
+    None,
+    /// A range was divided.
+    Divided,
+    /// Items of ours were settled, or ids of theirs listed.
+    Settled,
 }
 
 /// Reads `answer` to `asked`, and adds what it lists to `found`.
@@ -132,7 +142,9 @@ impl<S: RangeSet> Reader<'_, S> {
                     self.reading.listed.items += items;
                     self.reading.listed.differences += after - before;
                 }
-                self.reading.progress |= !ids.is_empty();
+                if !ids.is_empty() {
+                    self.reading.progress = Progress::Settled;
+                }
                 self.settle(&part);
             }
             None => self.leave(part),
@@ -154,13 +166,15 @@ impl<S: RangeSet> Reader<'_, S> {
         if own_items > 0 && self.set.fingerprint(part.ranks()) == theirs {
             return self.settle(&part);
         }
-        self.reading.progress |= own_items < range.own_items();
+        self.reading.progress = self.reading.progress.max(Progress::Divided);
         let state = if question.for_list { range.state } else { State::Differs };
         self.reading.left.push(Pending { state, ..part });
     }
 
     fn settle(&mut self, part: &Pending) {
-        self.reading.progress |= part.own_items() > 0;
+        if part.own_items() > 0 {
+            self.reading.progress = Progress::Settled;
+        }
     }
 
     /// Keeps `part` as it was asked, in one piece with what came before it of
