@@ -3,6 +3,7 @@
 use super::{StoreArguments, start_log};
 use anyhow::Context;
 use negsync::relay::Relay;
+use negsync::sync::Schedule;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -32,7 +33,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         // Before anything is served, so that no signal is missed.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let relay = Relay::start(config).await?;
+        let relay = Relay::start(config.clone()).await?;
+        let schedule = Schedule::start(relay.index(), &config)?;
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{}", relay.address());
         tokio::select! {
@@ -40,6 +42,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping");
+        schedule.stop().await;
         relay.stop().await;
         Ok(ExitCode::SUCCESS)
     })

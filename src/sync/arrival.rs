@@ -18,6 +18,11 @@ pub(super) enum Asked {
 }
 
 impl Asked {
+    /// Whether an event of this id was asked for by it.
+    fn names(&self, id: &[u8; 32]) -> bool {
+        matches!(self, Self::Ids(ids) if ids.contains(id))
+    }
+
     fn accepts(&self, event: &Event) -> bool {
         match self {
             Self::Ids(ids) => ids.contains(&event.item().id),
@@ -163,7 +168,12 @@ pub(super) fn settle(
 /// Everything that comes before the store; `Err` is what is settled without it.
 fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Settled> {
     let refuse = |id, created_at, refusal| Settled { id, created_at, fate: Fate::Refused(refusal) };
-    let event = Event::parse(text).map_err(|_| refuse(None, 0, Refusal::Invalid))?;
+    let event = Event::parse(text).map_err(|error| {
+        let mut id = [0; 32];
+        let read =
+            error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
+        refuse((read && asked.names(&id)).then_some(id), 0, Refusal::Invalid)
+    })?;
     let item = event.item();
     if !asked.accepts(&event) {
         return Err(refuse(None, item.created_at, Refusal::Unasked));

@@ -16,6 +16,8 @@ const REQ_BYTES: usize = 1_024;
 const ID_BYTES: usize = 67;
 /// How often an id is asked for that does not come, in ever smaller company.
 const MOST_TRIES: u8 = 4;
+/// After so many times an id is asked for alone.
+const ALONE_AFTER: u8 = 3;
 /// Above so many ids to ask for, reconciliation waits.
 pub(super) const MOST_QUEUED_IDS: usize = 1_000_000;
 
@@ -28,6 +30,8 @@ pub(super) struct Download {
     queue: VecDeque<[u8; 32]>,
     // Did not come before: asked for again, fewer at a time.
     again: VecDeque<([u8; 32], u8)>,
+    // Asked for when connections were lost, and how often that was.
+    suspects: HashMap<[u8; 32], u8>,
     under_way: HashMap<String, Request>,
     ids_per_req: usize,
     reqs_in_flight: usize,
@@ -38,6 +42,7 @@ pub(super) struct Download {
 }
 
 struct Request {
+    number: u64,
     asked: Asked,
     // Of a REQ by ids: those that have not come.
     missing: HashSet<[u8; 32]>,
@@ -54,7 +59,8 @@ pub(super) struct Unsent {
 }
 
 impl Download {
-    pub(super) fn new(information: &Information) -> Self {
+    /// `suspects` were asked for when connections were lost: they are asked for in small company.
+    pub(super) fn new(information: &Information, suspects: HashMap<[u8; 32], u8>) -> Self {
         let by_message = information.message_bytes.saturating_sub(REQ_BYTES) / ID_BYTES;
         let ids_per_req = IDS_PER_REQ.min(information.events_per_req).min(by_message).max(1);
         // One subscription may be live, one ahead.
@@ -62,6 +68,7 @@ impl Download {
         Self {
             queue: VecDeque::new(),
             again: VecDeque::new(),
+            suspects,
             under_way: HashMap::new(),
             ids_per_req,
             reqs_in_flight: REQS_IN_FLIGHT.min(subscriptions).max(1),
@@ -76,15 +83,17 @@ impl Download {
         match &mut self.held {
             Some(held) => held.extend(ids),
             None => {
-                let came_ahead = &self.came_ahead;
-                self.queue.extend(ids.into_iter().filter(|id| !came_ahead.contains(id)));
+                for id in ids {
+                    if self.came_ahead.contains(&id) {
+                        continue;
+                    }
+                    match self.suspects.get(&id) {
+                        Some(losses) => self.again.push_back((id, (*losses).min(ALONE_AFTER))),
+                        None => self.queue.push_back(id),
+                    }
+                }
             }
         }
-    }
-
-    /// Ids that a lost connection was asked for, each with the number of times: alone from now on.
-    pub(super) fn add_suspects(&mut self, ids: impl IntoIterator<Item = ([u8; 32], u8)>) {
-        self.again.extend(ids);
     }
 
     /// Whether nothing is left to ask for or to wait for.
@@ -112,11 +121,12 @@ impl Download {
         self.under_way.get(subscription).filter(|it| !it.ended).map(|it| it.asked.clone())
     }
 
-    /// The ids that are under way with those they share a REQ with, at the time that the
-    /// connection was lost.
-    pub(super) fn suspects(&self) -> Vec<([u8; 32], u8)> {
-        let requests = self.under_way.values().filter(|request| !request.ended);
-        requests.flat_map(|it| it.missing.iter().map(|id| (*id, it.tries + 1))).collect()
+    /// The ids that the peer was about to send when the connection was lost: those of the oldest
+    /// REQ, because REQs are answered in order.
+    pub(super) fn at_fault(&self) -> Vec<[u8; 32]> {
+        let unfinished = self.under_way.values().filter(|request| !request.ended);
+        let oldest = unfinished.min_by_key(|request| request.number);
+        oldest.map_or_else(Vec::new, |request| request.missing.iter().copied().collect())
     }
 
     /// Asks for what is newest before the reconciliation has told what is needed: where little of
@@ -141,7 +151,8 @@ impl Download {
                 (self.queue.drain(..count).collect::<Vec<_>>(), 0)
             } else if let Some((_, tries)) = self.again.front().copied() {
                 // Halves, quarters and then one by one.
-                let most = if tries >= 3 { 1 } else { (self.ids_per_req >> tries).max(1) };
+                let most =
+                    if tries >= ALONE_AFTER { 1 } else { (self.ids_per_req >> tries).max(1) };
                 let alike = self.again.iter().take_while(|(_, other)| *other == tries).count();
                 let count = most.min(alike);
                 (self.again.drain(..count).map(|(id, _)| id).collect(), tries)
@@ -159,7 +170,8 @@ impl Download {
     }
 
     fn begin(&mut self, name: String, asked: Asked, missing: HashSet<[u8; 32]>, tries: u8) {
-        let request = Request { asked, missing, tries, unsettled: 0, ended: false };
+        let request =
+            Request { number: self.reqs, asked, missing, tries, unsettled: 0, ended: false };
         self.under_way.insert(name, request);
     }
 

@@ -17,18 +17,20 @@ mod message;
 mod pass;
 mod peer;
 mod report;
+mod schedule;
 mod session;
 mod upload;
 
 pub use dial::{PeerUrl, UrlError};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
+pub use schedule::Schedule;
 
 pub use crate::config::Direction;
 
 use crate::config::{Config, Limits};
 use crate::index::Index;
-use crate::store::{StoreError, Verifier};
+use crate::store::{FilterError, StoreError, Verifier};
 use backoff::Backoff;
 use nostr::Keys;
 use session::{End, Memory, Session};
@@ -105,6 +107,14 @@ pub enum SyncError {
     /// The URL leads to no relay.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// A peer's filter cannot be used.
+    #[error("the filter of the peer {url}: {source}")]
+    Filter {
+        /// The peer.
+        url: String,
+        /// What is wrong with its filter.
+        source: FilterError,
+    },
     /// The key for NIP-42 cannot be used.
     #[error("the key for NIP-42 in {place}: {reason}")]
     Key {

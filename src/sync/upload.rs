@@ -3,6 +3,7 @@
 use super::message;
 use super::peer::{Peer, PeerError};
 use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 /// The most events that wait for their OK.
 const EVENTS_IN_FLIGHT: usize = 512;
@@ -12,8 +13,15 @@ const BYTES_IN_FLIGHT: usize = 4 << 20;
 pub(super) const READ_EVENTS: usize = 256;
 /// What an EVENT message takes beside its event.
 const WRAPPING_BYTES: usize = 64;
-/// How often an event is sent that the peer puts off.
+/// How often an event is sent that the peer fails to take.
 const MOST_TRIES: u8 = 3;
+/// The events under way to a peer that limits their rate.
+const EVENTS_IN_FLIGHT_LIMITED: usize = 16;
+/// The first pause that such a peer is given, and the longest; each doubles the one before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+/// After so many pauses in which it took nothing the rest is left for another time.
+const MOST_PAUSES: u32 = 8;
 
 /// The events to send and those that wait for their OK.
 #[derive(Default)]
@@ -25,6 +33,11 @@ pub(super) struct Upload {
     bytes_under_way: usize,
     reading: bool,
     tries: HashMap<[u8; 32], u8>,
+    // The peer limits the rate.
+    limited: bool,
+    // Pauses since it last took something, and when the last one ends.
+    pauses: u32,
+    pause_ends: Option<Instant>,
     // Those that the peer said it has: when they are still missing later, it did not keep them.
     accepted: HashSet<[u8; 32]>,
 }
@@ -38,7 +51,7 @@ pub(super) enum Answer {
     Duplicate,
     /// It does not take it; the prefix says why.
     Refused(String),
-    /// It does not take it now.
+    /// It does not take it now: it is sent again after a pause.
     PutOff,
     /// It wants to know who we are first.
     AuthRequired,
@@ -104,7 +117,11 @@ impl Upload {
         message_bytes: usize,
     ) -> Result<Vec<[u8; 32]>, PeerError> {
         let mut too_long = Vec::new();
-        while self.under_way.len() < EVENTS_IN_FLIGHT && self.bytes_under_way < BYTES_IN_FLIGHT {
+        if self.pause_ends.is_some_and(|ends| Instant::now() < ends) {
+            return Ok(too_long);
+        }
+        let most = if self.limited { EVENTS_IN_FLIGHT_LIMITED } else { EVENTS_IN_FLIGHT };
+        while self.under_way.len() < most && self.bytes_under_way < BYTES_IN_FLIGHT {
             let Some((id, json)) = self.ready.pop_front() else { break };
             if json.len() + WRAPPING_BYTES > message_bytes {
                 too_long.push(id);
@@ -124,6 +141,7 @@ impl Upload {
         let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
         if accepted || prefix == "duplicate" {
             self.accepted.insert(*id);
+            self.pauses = 0;
             return if prefix == "duplicate" { Answer::Duplicate } else { Answer::Taken };
         }
         match prefix {
@@ -131,19 +149,37 @@ impl Upload {
                 self.queue.push_front(*id);
                 Answer::AuthRequired
             }
-            "rate-limited" | "error" => {
+            "rate-limited" if self.pauses < MOST_PAUSES => {
+                self.queue.push_front(*id);
+                self.pause();
+                Answer::PutOff
+            }
+            "error" => {
                 let tries = self.tries.entry(*id).or_insert(0);
                 *tries += 1;
                 if *tries >= MOST_TRIES {
                     return Answer::Refused(prefix.to_owned());
                 }
                 self.queue.push_back(*id);
+                self.pause_ends = Some(Instant::now() + FIRST_PAUSE);
                 Answer::PutOff
             }
+            "rate-limited" => Answer::Refused(prefix.to_owned()),
             "blocked" | "invalid" | "pow" | "restricted" | "mute" => {
                 Answer::Refused(prefix.to_owned())
             }
             _ => Answer::Refused("other".to_owned()),
+        }
+    }
+
+    /// Begins a pause, unless there is one.
+    fn pause(&mut self) {
+        let now = Instant::now();
+        self.limited = true;
+        if self.pause_ends.is_none_or(|ends| ends <= now) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(8)).min(MOST_PAUSE);
+            self.pauses += 1;
+            self.pause_ends = Some(now + pause);
         }
     }
 

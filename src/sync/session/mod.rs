@@ -50,7 +50,7 @@ pub(super) struct Memory {
     tried: HashSet<[u8; 32]>,
     /// Ids that the report has counted.
     counted: HashSet<[u8; 32]>,
-    /// Ids that were asked for when a connection was lost, and how often.
+    /// Ids that were asked for when connections were lost, and how often.
     suspects: HashMap<[u8; 32], u8>,
     /// To be written down by the next connection.
     unwritten: Vec<Refused>,
@@ -156,8 +156,7 @@ impl<'sync> Session<'sync> {
         memory.information = Some(peer.information);
         let (done, work) = mpsc::unbounded_channel();
         let live = options.live.then(|| Live::new(local));
-        let mut download = Download::new(&peer.information);
-        download.add_suspects(memory.suspects.drain());
+        let download = Download::new(&peer.information, memory.suspects.clone());
         let mut session = Self {
             auth: Auth::new(local.keys.clone(), url.as_str()),
             reconciling: Reconciling::default(),

@@ -154,8 +154,12 @@ impl Session<'_> {
             let items = set.len();
             let newest = items.checked_sub(1).and_then(|last| set.item(last));
             let newest = newest.map_or(0, |item| item.created_at);
+            // What was there when the sets were equal does not come again: neither what is of
+            // that second, nor what was made ahead of its time.
+            let known = if newest > unix_now() { newest } else { 0 };
+            let unknown = checkpoint.map(|second| second.max(known).saturating_add(1));
             let newer = |second: &u64| items - set.lower_bound(&Item::new(*second, [0; 32]));
-            let ahead = checkpoint.filter(|second| ahead && newer(second) <= FEW_NEW_ITEMS);
+            let ahead = unknown.filter(|second| ahead && newer(second) <= FEW_NEW_ITEMS);
             let options = Options {
                 rule,
                 frame_limit_bytes: information.frame_limit_bytes(),

@@ -8,15 +8,14 @@ use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::store::{Filter, Refused, StoreError};
 use std::collections::HashMap;
-use std::time::{Duration, Instant};
 
 /// How many events are checked together, and how many bytes of them.
 const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
 /// With so many bytes of events being checked or stored the socket is not read.
 const MOST_ARRIVING_BYTES: usize = 64 << 20;
-/// How long to wait when the peer asks for a pause.
-const PUT_OFF: Duration = Duration::from_secs(1);
+/// An event is given up that was asked for at the loss of so many connections.
+const MOST_LOSSES: u8 = 6;
 /// For how long an event need not be sent again that a peer does not take or keep.
 const NOT_TAKEN_S: u64 = 86_400;
 
@@ -212,17 +211,18 @@ impl Session<'_> {
             Answer::Unasked => return Ok(()),
             Answer::Taken => self.memory.report.uploaded += 1,
             Answer::Duplicate => self.memory.report.duplicates += 1,
-            Answer::PutOff => {
-                self.not_before = Some(Instant::now() + PUT_OFF);
-                return Ok(());
-            }
+            Answer::PutOff => return Ok(()),
             Answer::AuthRequired if self.auth.may_help() && !self.auth.is_known() => return Ok(()),
             Answer::AuthRequired => return self.not_allowed(text),
             Answer::Refused(prefix) => {
                 self.count_refused_by_peer(&prefix);
-                self.read_through(Some(*id), Some("refused by the peer"));
-                let term_s = (prefix != "error" && prefix != "rate-limited").then_some(NOT_TAKEN_S);
-                self.give_up(*id, &format!("refused by the peer: {prefix}"), term_s, true);
+                // What may be taken another time has not been dealt with.
+                if prefix != "error" && prefix != "rate-limited" {
+                    self.read_through(Some(*id), Some("refused by the peer"));
+                    let why = format!("refused by the peer: {prefix}");
+                    self.give_up(*id, &why, Some(NOT_TAKEN_S), true);
+                }
+                return Ok(());
             }
         }
         self.memory.advanced = true;
@@ -294,19 +294,22 @@ impl Session<'_> {
 
     /// Keeps what was asked for when the connection broke: it may be what broke it.
     pub(super) fn keep_suspects(&mut self, error: &PeerError) {
-        let suspects = self.download.suspects();
-        let alone = suspects.len() == 1;
-        for (id, tries) in suspects {
-            if alone && matches!(error, PeerError::TooLong) {
-                let refusal = arrival::Refusal::Unreadable;
-                *self.memory.report.refused.entry(refusal.name().to_owned()).or_default() += 1;
-                self.memory.why.insert(id, refusal.name().to_owned());
-                let (peer, reason) = (self.url.as_str().to_owned(), refusal.name().to_owned());
-                if let Some(term_s) = refusal.term_s() {
-                    self.memory.unwritten.push(Refused { peer, id, reason, term_s });
-                }
-            } else {
-                self.memory.suspects.insert(id, tries);
+        let at_fault = self.download.at_fault();
+        let alone = at_fault.len() == 1;
+        for id in at_fault {
+            let losses = self.memory.suspects.entry(id).or_default();
+            *losses = losses.saturating_add(1);
+            let proven = alone && matches!(error, PeerError::TooLong);
+            if !proven && *losses < MOST_LOSSES {
+                continue;
+            }
+            let refusal = arrival::Refusal::Unreadable;
+            let name = refusal.name().to_owned();
+            *self.memory.report.refused.entry(name.clone()).or_default() += 1;
+            self.memory.why.insert(id, name.clone());
+            if let Some(term_s) = refusal.term_s() {
+                let peer = self.url.as_str().to_owned();
+                self.memory.unwritten.push(Refused { peer, id, reason: name, term_s });
             }
         }
     }
