@@ -256,6 +256,7 @@ impl Direction {
 #[serde(default, deny_unknown_fields)]
 pub struct LogConfig {
     /// A level, or directives by module.
+    #[serde(deserialize_with = "log_level")]
     pub level: String,
     /// How a line is written.
     pub format: LogFormat,
@@ -341,6 +342,19 @@ fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::E
     let text = String::deserialize(deserializer)?;
     let is_key = text.is_empty() || nostr::PublicKey::from_hex(&text).is_ok();
     is_key.then_some(text).ok_or_else(|| D::Error::custom("must be 64 hex digits, or empty"))
+}
+
+/// Checked here, because `tracing` takes any word for the name of a module.
+fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let text = String::deserialize(deserializer)?;
+    for directive in text.split(',') {
+        let level = directive.rsplit_once('=').map_or(directive, |(_, level)| level).trim();
+        if !LEVELS.contains(&level) {
+            return Err(D::Error::custom(format!("{level:?} is not one of {}", LEVELS.join(", "))));
+        }
+    }
+    Ok(text)
 }
 
 fn frame_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

@@ -17,8 +17,22 @@ fn main() -> ExitCode {
     match cli::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("negsync: {error:#}");
+            eprintln!("negsync: {}", explain(&error));
             ExitCode::FAILURE
         }
     }
+}
+
+/// The error and its causes, each said once: many errors end with what their cause says, and some
+/// causes only repeat it.
+fn explain(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    let mut last = text.clone();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) && !cause.ends_with(&last) {
+            text = format!("{text}: {cause}");
+        }
+        last = cause;
+    }
+    text
 }

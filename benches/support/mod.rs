@@ -123,3 +123,9 @@ pub fn report(what: &str, ours: f64, baseline: f64, unit: &str, required: f64) {
          (at least {required:.2}: {verdict})"
     );
 }
+
+/// Prints a figure beside the most that is asked of it.
+pub fn report_most(what: &str, ours: f64, unit: &str, most: f64) {
+    let verdict = if ours <= most { "ok" } else { "ABOVE" };
+    println!("{what}: {ours:.2} {unit} (at most {most} {unit}: {verdict})");
+}

@@ -153,7 +153,8 @@ impl Sending {
             }
             Outgoing::EndOfStored { id, generation, sent } => {
                 wire.text(message::eose(&id)).await?;
-                for event in self.subscriptions.go_live(&id, generation, sent) {
+                let commits = self.live.len();
+                for event in self.subscriptions.go_live(&id, generation, sent, commits) {
                     wire.text(event).await?;
                 }
                 Ok(())
@@ -177,6 +178,7 @@ impl Sending {
                 }
             }
         }
+        self.subscriptions.end_commit();
         Ok(())
     }
 }

@@ -3,7 +3,8 @@
 use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
-use crate::store::{Event, Filter, Hit, Reader, StoreError};
+use crate::index::Index;
+use crate::store::{Event, Filter, Hit, StoreError};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,8 +28,15 @@ struct Subscription {
     // The id as it is written into each message.
     id_json: String,
     generation: u64,
-    // Live events that came before EOSE was sent; `None` once the subscription is live.
-    waiting: Option<Vec<Arc<Event>>>,
+    stage: Stage,
+}
+
+enum Stage {
+    /// EOSE has not been sent: live events wait for it.
+    Stored { waiting: Vec<Arc<Event>> },
+    /// For so many commits more an event may be one of those sent as stored: a commit can be read
+    /// before it is announced.
+    Live { sent: HashSet<[u8; 32]>, commits: usize },
 }
 
 impl Subscriptions {
@@ -48,8 +56,8 @@ impl Subscriptions {
             return None;
         }
         let id_json = message::json_string(id);
-        let waiting = Some(Vec::new());
-        by_id.insert(id.to_owned(), Subscription { filters, id_json, generation, waiting });
+        let stage = Stage::Stored { waiting: Vec::new() };
+        by_id.insert(id.to_owned(), Subscription { filters, id_json, generation, stage });
         Some(generation)
     }
 
@@ -65,28 +73,57 @@ impl Subscriptions {
             if !subscription.filters.iter().any(|filter| filter.matches(event)) {
                 continue;
             }
-            match &mut subscription.waiting {
-                Some(waiting) if waiting.len() < WAITING_EVENTS => waiting.push(event.clone()),
-                Some(_) => {}
-                None => messages.push(message::event(&subscription.id_json, event.json())),
+            match &mut subscription.stage {
+                Stage::Stored { waiting } if waiting.len() < WAITING_EVENTS => {
+                    waiting.push(event.clone());
+                }
+                Stage::Stored { .. } => {}
+                Stage::Live { sent, .. } if sent.contains(&event.item().id) => {}
+                Stage::Live { .. } => {
+                    messages.push(message::event(&subscription.id_json, event.json()));
+                }
             }
         }
         messages
     }
 
+    /// Called after the events of each commit.
+    pub(super) fn end_commit(&self) {
+        for subscription in self.lock().values_mut() {
+            if let Stage::Live { sent, commits } = &mut subscription.stage {
+                *commits = commits.saturating_sub(1);
+                if *commits == 0 {
+                    *sent = HashSet::new();
+                }
+            }
+        }
+    }
+
     /// After EOSE: the messages that waited for it, without those among the stored events.
-    pub(super) fn go_live(&self, id: &str, generation: u64, sent: Vec<[u8; 32]>) -> Vec<String> {
+    /// `commits` are announced and have not reached the subscriptions yet; beside them the read
+    /// can have seen one that is not even announced, and no more: there is one writer.
+    pub(super) fn go_live(
+        &self,
+        id: &str,
+        generation: u64,
+        sent: Vec<[u8; 32]>,
+        commits: usize,
+    ) -> Vec<String> {
         let mut by_id = self.lock();
         let Some(subscription) = by_id.get_mut(id).filter(|it| it.generation == generation) else {
             return Vec::new();
         };
-        let waiting = subscription.waiting.take().unwrap_or_default();
-        if waiting.is_empty() {
-            return Vec::new();
-        }
         let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
-        let unsent = waiting.iter().filter(|event| !sent.contains(&event.item().id));
-        unsent.map(|event| message::event(&subscription.id_json, event.json())).collect()
+        let messages = match &subscription.stage {
+            Stage::Stored { waiting } => waiting
+                .iter()
+                .filter(|event| !sent.contains(&event.item().id))
+                .map(|event| message::event(&subscription.id_json, event.json()))
+                .collect(),
+            Stage::Live { .. } => Vec::new(),
+        };
+        subscription.stage = Stage::Live { sent, commits: commits.saturating_add(1) };
+        messages
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Subscription>> {
@@ -102,13 +139,13 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
     };
-    let reader = client.relay.index.reader().clone();
+    let index = client.relay.index.clone();
     let outbox = client.outbox.clone();
     let events_per_filter = limits.events_per_filter.size();
     let stored = {
         let id = id.clone();
         tokio::task::spawn_blocking(move || {
-            send_stored(&reader, &outbox, &id, &filters, events_per_filter)
+            send_stored(&index, &outbox, &id, &filters, events_per_filter)
         })
     };
     match stored.await {
@@ -131,13 +168,16 @@ async fn fail(client: &Client, id: &str, error: String) {
 
 /// Sends the stored events that match and returns their ids.
 fn send_stored(
-    reader: &Reader,
+    index: &Index,
     outbox: &Outbox,
     id: &str,
     filters: &[Filter],
     events_per_filter: usize,
 ) -> Result<Vec<[u8; 32]>, StoreError> {
     let id_json = message::json_string(id);
+    // What has expired would take a living event's place within a limit.
+    index.store().expire()?;
+    let reader = index.reader();
     let hits: Vec<Hit> = reader.newest(filters, events_per_filter)?;
     let mut sent = Vec::with_capacity(hits.len());
     for hits in hits.chunks(READ_EVENTS) {

@@ -1,55 +1,74 @@
 //! Moves committed pages from the write-ahead log into the database beside the writer, so that no
 //! commit waits for it.
 
-use super::StoreError;
+use super::{StoreError, schema};
 use rusqlite::Connection;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
-/// After so many changes the log is worth moving.
-const CHECKPOINT_STEPS: usize = 5_000;
-/// A log of more pages than this is started over by the writer itself, once the checkpointer has
-/// moved nearly all of it: without that a writer that never rests would let it grow for ever.
-const RESTART_PAGES: i64 = 32_768;
+/// A log of so many pages (256 MiB) is worth moving: the more commits it holds, the more often a
+/// page that all of them changed is written just once.
+const CHECKPOINT_PAGES: usize = 65_536;
+/// What the writer may move itself, in pages, before it starts the log over: a few milliseconds.
+const RESTART_PAGES: usize = 2_048;
+/// How often the thread runs after a log that grows while it is moved.
+const PASSES: usize = 4;
 
-/// The checkpointing thread and what its owner, the writer, has to remember for it.
+/// The checkpointing thread and what its owner, the writer, knows of the log.
 pub(super) struct Checkpointer {
     // Full while a checkpoint is asked for or running: one is enough.
     requests: SyncSender<()>,
-    // The pages in the log after each checkpoint.
-    log_pages: Receiver<i64>,
+    // The log's length after the writer's last commit.
+    log_pages: Arc<AtomicUsize>,
+    // The thread has moved nearly all of the log.
+    can_restart: Arc<AtomicBool>,
     thread: JoinHandle<()>,
-    steps_since: usize,
 }
 
 impl Checkpointer {
-    pub(super) fn start(connection: Connection) -> Result<Self, StoreError> {
+    /// Starts the thread on a connection of its own.
+    pub(super) fn start(writer: &mut Connection, own: Connection) -> Result<Self, StoreError> {
+        let log_pages = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&log_pages);
+        writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            seen.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let can_restart = Arc::new(AtomicBool::new(false));
         let (requests, asked) = sync_channel(1);
-        let (report, log_pages) = sync_channel(1);
+        let caught_up = Arc::clone(&can_restart);
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || {
                 while asked.recv().is_ok() {
-                    let pages = checkpoint(&connection, "PASSIVE");
-                    // A report that nobody took yet says the same.
-                    if let Err(TrySendError::Disconnected(_)) = report.try_send(pages) {
-                        break;
-                    }
+                    let near = (0..PASSES).any(|_| checkpoint(&own, "PASSIVE") <= RESTART_PAGES);
+                    caught_up.store(near, Ordering::Release);
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, log_pages, thread, steps_since: 0 })
+        Ok(Self { requests, log_pages, can_restart, thread })
     }
 
-    /// Called by the writer after a commit of `steps` changes.
-    pub(super) fn wrote(&mut self, writer: &Connection, steps: usize) {
-        self.steps_since += steps;
-        if self.log_pages.try_recv().is_ok_and(|pages| pages > RESTART_PAGES) {
-            // Readers that hold on to the old log only put this off: never wait for them.
-            restart(writer);
+    /// Called by the writer after each commit.
+    pub(super) fn committed(&self, writer: &Connection) {
+        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+            return;
         }
-        if self.steps_since >= CHECKPOINT_STEPS && self.requests.try_send(()).is_ok() {
-            self.steps_since = 0;
+        if self.can_restart.swap(false, Ordering::Acquire) {
+            // A writer that never rests would append to the log for ever. Readers that hold on to
+            // it only put this off: never wait for them.
+            let restarted = writer
+                .busy_timeout(Duration::ZERO)
+                .map(|()| checkpoint(writer, "RESTART"))
+                .and_then(|_| writer.busy_timeout(schema::BUSY_TIMEOUT));
+            if let Err(error) = restarted {
+                tracing::warn!(%error, "the write-ahead log could not be started over");
+            }
+        } else {
+            let _ = self.requests.try_send(());
         }
     }
 
@@ -63,20 +82,14 @@ impl Checkpointer {
     }
 }
 
-fn restart(writer: &Connection) {
-    let patience = writer.busy_timeout(std::time::Duration::ZERO);
-    checkpoint(writer, "RESTART");
-    if patience.and_then(|()| writer.busy_timeout(super::schema::BUSY_TIMEOUT)).is_err() {
-        tracing::warn!("the store's lock timeout could not be set");
-    }
-}
-
-/// Runs a checkpoint and returns how many pages the log holds.
-fn checkpoint(connection: &Connection, mode: &str) -> i64 {
-    let pages = connection
-        .query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| row.get::<_, i64>(1));
-    pages.unwrap_or_else(|error| {
+/// Runs a checkpoint and returns how many pages of the log are still to be moved.
+fn checkpoint(connection: &Connection, mode: &str) -> usize {
+    let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok(usize::try_from(log - moved).unwrap_or(0))
+    });
+    left.unwrap_or_else(|error| {
         tracing::warn!(%error, "the write-ahead log could not be checkpointed");
-        0
+        usize::MAX
     })
 }

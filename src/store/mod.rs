@@ -89,6 +89,16 @@ pub enum StoreError {
     Closed,
 }
 
+impl StoreError {
+    /// Names the file in an error of SQLite that came up while it was opened.
+    fn while_opening(self, path: &Path) -> Self {
+        match self {
+            Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
+            other => other,
+        }
+    }
+}
+
 /// How a store is opened.
 #[derive(Debug, Clone, Copy)]
 pub struct StoreOptions {
@@ -137,8 +147,10 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
-        let connection = schema::open_writer(path, options.synchronous)?;
-        let checkpointer = Checkpointer::start(schema::open_checkpointer(path)?)?;
+        let unopened = |error: StoreError| error.while_opening(path);
+        let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
+        let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
+        let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let writer = Writer::start(connection, checkpointer, on_commit)?;
         let reader = Reader::open(path, options.readers)?;
         Ok(Self { inner: Arc::new(Inner { reader, writer, _lock: lock }) })

@@ -28,7 +28,8 @@ impl Reader {
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
         let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)) };
-        reader.pool.with(|connection| schema::check_version(connection, path))?;
+        let checked = reader.pool.with(|connection| schema::check_version(connection, path));
+        checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
     }
 

@@ -93,16 +93,19 @@ pub enum Synchronous {
 pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    // A database of another program is refused as it was found.
+    version(&connection, path)?;
     let level = match synchronous {
         Synchronous::Full => "FULL",
         Synchronous::Normal => "NORMAL",
     };
     // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
     connection.execute_batch(&format!(
-        "PRAGMA page_size = 8192;
+        "PRAGMA page_size = 4096;
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = {level};
          PRAGMA wal_autocheckpoint = 0;
+         PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{WRITER_CACHE_KIB};"
     ))?;
     migrate(&mut connection, path)?;
@@ -114,7 +117,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
     connection.execute_batch(&format!(
         "PRAGMA query_only = TRUE;
-         PRAGMA mmap_size = {READER_MMAP_BYTES};
+         PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{READER_CACHE_KIB};"
     ))?;
     Ok(connection)
@@ -129,7 +132,7 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
 
 const WRITER_CACHE_KIB: u32 = 262_144;
 const READER_CACHE_KIB: u32 = 4_096;
-const READER_MMAP_BYTES: u64 = 64 << 30;
+const MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;
 
 /// How long SQLite waits for a lock that another process holds.

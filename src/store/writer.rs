@@ -203,15 +203,12 @@ impl Thread {
         let done = work(&transaction, unix_now(), &mut change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
         transaction.commit()?;
-        let steps = change.steps.len();
-        if steps > 0 {
+        if !change.steps.is_empty() {
             (self.on_commit)(Arc::new(change));
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
         self.next_expiry.store(next_expiry, Ordering::Release);
-        if steps > 0 {
-            self.checkpointer.wrote(&self.connection, steps);
-        }
+        self.checkpointer.committed(&self.connection);
         Ok(done)
     }
 }

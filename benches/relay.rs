@@ -1,0 +1,328 @@
+//! The relay as its clients meet it: a process with a store of a million events, asked over a
+//! socket, each figure beside what it is measured against.
+
+mod support;
+
+use futures_util::{SinkExt, StreamExt};
+use negsync::index::Tree;
+use negsync::item::Item;
+use negsync::store::{Event, Filter, Reader, Store, StoreOptions, Synchronous};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rusqlite::{Connection, OpenFlags};
+use std::io::{BufRead, BufReader};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use support::{
+    START, bare_verification, parse, rate, report, report_most, signed_events, unsigned_event,
+};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream};
+
+const STORED: usize = 1_000_000;
+const PUBLISHED: usize = 40_000;
+const IN_FLIGHT: usize = 500;
+const PAGED: usize = 200_000;
+const PAGE: usize = 500;
+const SESSIONS: usize = 1_000;
+
+fn main() {
+    let dir = tempfile::tempdir().unwrap();
+    let million = dir.path().join("million.sqlite");
+    let start = Instant::now();
+    fill(&million);
+    println!("store of {STORED} events made in {:.0} s", start.elapsed().as_secs_f64());
+    build_set(&million);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        negotiate(&million).await;
+        query(&million).await;
+        publish(&dir.path().join("empty.sqlite"), &million).await;
+    });
+}
+
+fn fill(path: &Path) {
+    let options = StoreOptions { synchronous: Synchronous::Normal, readers: 1 };
+    let store = Store::open(path, options, Box::new(|_| {})).unwrap();
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut made = 0;
+    while made < STORED {
+        let events = (made..(made + 50_000).min(STORED))
+            .map(|n| Event::parse(&unsigned_event(&mut rng, n)).unwrap().trust())
+            .collect();
+        store.publish(events).unwrap();
+        made += 50_000;
+    }
+    store.close();
+}
+
+/// Rows a second from the file to a set that can be reconciled, beside a bare covering scan.
+fn build_set(path: &Path) {
+    let connection = Connection::open_with_flags(path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    connection.execute_batch("PRAGMA mmap_size = 68719476736").unwrap();
+    let reader = Reader::open(path, 1).unwrap();
+    let (mut bare, mut ours) = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        let start = Instant::now();
+        let mut statement = connection
+            .prepare("SELECT created_at, id FROM event INDEXED BY event_time ORDER BY created_at")
+            .unwrap();
+        let mut rows = statement.query([]).unwrap();
+        let mut items = Vec::new();
+        while let Some(row) = rows.next().unwrap() {
+            items.push(Item::new(row.get::<_, i64>(0).unwrap() as u64, row.get(1).unwrap()));
+        }
+        bare = bare.min(start.elapsed());
+        assert_eq!(items.len(), STORED);
+        let start = Instant::now();
+        let mut items = Vec::new();
+        reader
+            .items(&Filter::default(), |item| {
+                items.push(item);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        let tree = Tree::from_unsorted(items);
+        ours = ours.min(start.elapsed());
+        assert!(tree.memory_bytes() > 0);
+    }
+    report("set of 1M built", rate(STORED, ours), 5e6, "rows/s", 1.0);
+    report("the same beside a bare scan", rate(STORED, ours), rate(STORED, bare), "rows/s", 0.5);
+}
+
+/// A relay process; it ends with its handle.
+struct Relay {
+    process: Child,
+    url: String,
+}
+
+impl Relay {
+    fn start(store: &Path) -> Self {
+        let mut process = Command::new(env!("CARGO_BIN_EXE_negsync"))
+            .args(["relay", "--listen", "127.0.0.1:0", "--store"])
+            .arg(store)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line.split_whitespace().last().unwrap().to_owned();
+        Self { process, url }
+    }
+
+    async fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.url.trim_start_matches("ws://")).await.unwrap();
+        stream.set_nodelay(true).unwrap();
+        let stream = MaybeTlsStream::Plain(stream);
+        let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.unwrap();
+        Client { socket }
+    }
+
+    /// Resident memory in bytes.
+    fn memory(&self) -> f64 {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+        kib * 1024.0
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+}
+
+struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+}
+
+impl Client {
+    async fn send(&mut self, text: String) {
+        self.socket.send(Message::text(text)).await.unwrap();
+    }
+
+    async fn next(&mut self) -> Message {
+        self.socket.next().await.unwrap().unwrap()
+    }
+
+    /// The time from a request to the answer that begins with `expected`.
+    async fn ask(&mut self, request: &str, expected: &str) -> Duration {
+        let start = Instant::now();
+        self.send(request.to_owned()).await;
+        let answer = self.next().await;
+        let took = start.elapsed();
+        assert!(answer.to_text().unwrap().starts_with(expected), "{answer}");
+        took
+    }
+
+    async fn ping(&mut self) -> Duration {
+        let start = Instant::now();
+        self.socket.send(Message::Ping(Default::default())).await.unwrap();
+        while !self.next().await.is_pong() {}
+        start.elapsed()
+    }
+}
+
+/// A message that asks for the fingerprints of everything.
+fn neg_open(id: usize, filter: &str) -> String {
+    format!(r#"["NEG-OPEN","{id}",{filter},"61000001{}"]"#, "00".repeat(16))
+}
+
+async fn negotiate(store: &Path) {
+    let start = Instant::now();
+    let relay = Relay::start(store);
+    let mut client = relay.connect().await;
+    client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+    report_most("start to first answer, 1M", start.elapsed().as_secs_f64() * 1e3, "ms", 500.0);
+    let first = client.ask(&neg_open(1, r#"{"kinds":[1]}"#), r#"["NEG-MSG""#).await;
+    report_most("first NEG-OPEN on kind 1, 600k items", first.as_secs_f64() * 1e3, "ms", 150.0);
+    for filter in ["{}", r#"{"kinds":[1]}"#] {
+        let (mut asked, mut pinged) = (Vec::new(), Vec::new());
+        for _ in 0..101 {
+            pinged.push(client.ping().await);
+            asked.push(client.ask(&neg_open(2, filter), r#"["NEG-MSG""#).await);
+        }
+        let over = median(asked).saturating_sub(median(pinged));
+        report_most(
+            &format!("NEG-OPEN on {filter} over a ping, median"),
+            over.as_secs_f64() * 1e3,
+            "ms",
+            2.0,
+        );
+    }
+    let idle = relay.memory();
+    let mut clients = Vec::new();
+    for opened in 0..SESSIONS {
+        if opened % 50 == 0 {
+            clients.push(relay.connect().await);
+        }
+        let client = clients.last_mut().unwrap();
+        client.ask(&neg_open(opened, "{}"), r#"["NEG-MSG""#).await;
+    }
+    let grown = (relay.memory() - idle) / 1e6;
+    report_most("1,000 sessions on the 1M set, memory", grown, "MB", 20.0);
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() / 2]
+}
+
+/// REQ beside the same rows read with a bare prepared statement.
+async fn query(store: &Path) {
+    let relay = Relay::start(store);
+    let mut client = relay.connect().await;
+    client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+    let connection = Connection::open_with_flags(store, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+    connection.execute_batch("PRAGMA mmap_size = 68719476736").unwrap();
+    let newest = START + STORED as u64 - 1;
+
+    let (mut bare, mut ours) = (Duration::MAX, Duration::MAX);
+    for _ in 0..2 {
+        let start = Instant::now();
+        let mut statement = connection
+            .prepare(
+                "SELECT json FROM event WHERE created_at <= ?1 ORDER BY created_at DESC LIMIT ?2",
+            )
+            .unwrap();
+        let mut bytes = 0;
+        for page in 0..PAGED / PAGE {
+            let until = newest as i64 - (page * PAGE) as i64;
+            let mut rows = statement.query((until, PAGE as i64)).unwrap();
+            while let Some(row) = rows.next().unwrap() {
+                bytes += row.get::<_, String>(0).unwrap().len();
+            }
+        }
+        bare = bare.min(start.elapsed());
+        assert!(bytes > PAGED * 400);
+        let start = Instant::now();
+        for page in 0..PAGED / PAGE {
+            let until = newest - (page * PAGE) as u64;
+            client.send(format!(r#"["REQ","p",{{"until":{until},"limit":{PAGE}}}]"#)).await;
+            assert_eq!(events_until_eose(&mut client).await, PAGE);
+        }
+        ours = ours.min(start.elapsed());
+    }
+    report("REQ paged by 500", rate(PAGED, ours), rate(PAGED, bare), "events/s", 0.5);
+
+    let ids: Vec<[u8; 32]> = connection
+        .prepare("SELECT id FROM event WHERE row % 101 = 7 LIMIT 5000")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .collect::<Result<_, _>>()
+        .unwrap();
+    let (mut bare, mut ours) = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        let start = Instant::now();
+        let mut statement = connection.prepare("SELECT json FROM event WHERE id = ?1").unwrap();
+        for id in &ids {
+            assert!(statement.query_row([id], |row| row.get::<_, String>(0)).unwrap().len() > 400);
+        }
+        bare = bare.min(start.elapsed());
+        let start = Instant::now();
+        for ids in ids.chunks(PAGE) {
+            let list: Vec<String> =
+                ids.iter().map(|id| format!("\"{}\"", faster_hex::hex_string(id))).collect();
+            client.send(format!(r#"["REQ","i",{{"ids":[{}]}}]"#, list.join(","))).await;
+            assert_eq!(events_until_eose(&mut client).await, ids.len());
+        }
+        ours = ours.min(start.elapsed());
+    }
+    report("REQ by 500 ids", rate(ids.len(), ours), rate(ids.len(), bare), "events/s", 0.5);
+}
+
+async fn events_until_eose(client: &mut Client) -> usize {
+    let mut events = 0;
+    loop {
+        let message = client.next().await;
+        if message.to_text().unwrap().starts_with(r#"["EOSE""#) {
+            return events;
+        }
+        events += 1;
+    }
+}
+
+/// EVENT with 500 in flight on one connection, every commit on the disk before its OK.
+async fn publish(empty: &Path, million: &Path) {
+    let lines = signed_events(3 * PUBLISHED, 11);
+    let events = parse(&lines[..PUBLISHED]);
+    let bare = rate(PUBLISHED, bare_verification(&events).min(bare_verification(&events)));
+    let mut best = [0.0_f64; 2];
+    for round in 0..3 {
+        let lines = &lines[round * PUBLISHED..(round + 1) * PUBLISHED];
+        for (place, store) in [empty, million].into_iter().enumerate() {
+            let relay = Relay::start(store);
+            let mut client = relay.connect().await;
+            client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+            best[place] = best[place].max(publish_all(&mut client, lines).await);
+        }
+        std::fs::remove_file(empty).unwrap();
+    }
+    let [into_empty, into_million] = best;
+    report("EVENT, 500 in flight", into_empty, bare, "events/s", 0.35);
+    report("the same into a store of 1M", into_million, into_empty, "events/s", 0.8);
+}
+
+async fn publish_all(client: &mut Client, lines: &[String]) -> f64 {
+    let start = Instant::now();
+    let (mut sent, mut answered) = (0, 0);
+    while answered < lines.len() {
+        while sent < lines.len() && sent - answered < IN_FLIGHT {
+            let text = format!(r#"["EVENT",{}]"#, lines[sent]);
+            client.socket.feed(Message::text(text)).await.unwrap();
+            sent += 1;
+        }
+        client.socket.flush().await.unwrap();
+        let answer = client.next().await;
+        assert!(answer.to_text().unwrap().contains("true"), "{answer}");
+        answered += 1;
+    }
+    rate(lines.len(), start.elapsed())
+}

@@ -1,0 +1,75 @@
+//! What `negsync` says of itself, and how `negsync relay` starts.
+
+use crate::support::process::{RelayProcess, negsync};
+use serde_json::json;
+use std::net::TcpListener;
+
+#[test]
+fn version_and_help_are_there() {
+    let version = negsync(&["--version"], "");
+    assert!(version.status.success());
+    assert_eq!(version.stdout, format!("negsync {}\n", env!("CARGO_PKG_VERSION")));
+    let help = negsync(&["--help"], "");
+    for command in ["relay", "import", "export"] {
+        assert!(help.stdout.contains(command), "{}", help.stdout);
+        let help = negsync(&[command, "--help"], "");
+        assert!(help.status.success() && help.stdout.contains("--store"), "{}", help.stdout);
+    }
+    let unknown = negsync(&["frobnicate"], "");
+    assert!(!unknown.status.success() && unknown.stderr.contains("frobnicate"));
+}
+
+#[test]
+fn a_taken_address_stops_the_start_with_its_name() {
+    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = taken.local_addr().unwrap().to_string();
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let ended = negsync(&["relay", "--store", store.to_str().unwrap(), "--listen", &address], "");
+    assert!(!ended.status.success() && ended.stderr.contains(&address), "{}", ended.stderr);
+}
+
+#[test]
+fn what_cannot_be_a_store_is_named_and_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = directory.path().join("notes.txt");
+    let content = "no database, but somebody's notes, longer than the header of SQLite is\n";
+    std::fs::write(&text, content.repeat(20)).unwrap();
+    let other = directory.path().join("other.sqlite");
+    let connection = rusqlite::Connection::open(&other).unwrap();
+    connection.execute_batch("CREATE TABLE event (id TEXT); PRAGMA user_version = 1;").unwrap();
+    drop(connection);
+    let newer = directory.path().join("newer.sqlite");
+    assert!(negsync(&["import", "--store", newer.to_str().unwrap()], "").status.success());
+    let connection = rusqlite::Connection::open(&newer).unwrap();
+    connection.execute_batch("PRAGMA user_version = 99;").unwrap();
+    drop(connection);
+    let missing = directory.path().join("missing").join("events.sqlite");
+    for (path, reason) in
+        [(&text, "not a database"), (&other, "not a negsync store"), (&newer, "99"), (&missing, "")]
+    {
+        let before = std::fs::read(path).unwrap_or_default();
+        for command in ["relay", "import", "export"] {
+            let mut arguments = vec![command, "--store", path.to_str().unwrap()];
+            if command == "relay" {
+                arguments.extend(["--listen", "127.0.0.1:0"]);
+            }
+            let ended = negsync(&arguments, "");
+            assert!(!ended.status.success(), "{command} {}", path.display());
+            let named = ended.stderr.contains(path.to_str().unwrap());
+            assert!(named && ended.stderr.contains(reason), "{command}: {}", ended.stderr);
+            let said = ended.stderr.matches(reason).count();
+            assert!(reason.is_empty() || said == 1, "said {said} times: {}", ended.stderr);
+            assert_eq!(std::fs::read(path).unwrap_or_default(), before);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_serves_where_it_says() {
+    let directory = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(&directory.path().join("events.sqlite"));
+    let mut client = relay.client().await;
+    let answer = client.ask(&json!(["NEG-OPEN", "n", {}, "6100000200"])).await;
+    assert_eq!(answer, json!(["NEG-MSG", "n", "6100000200"]));
+}

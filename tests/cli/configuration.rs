@@ -1,0 +1,83 @@
+//! The configuration file: a mistake stops the start with the key's name and its line.
+
+use crate::support::process::negsync;
+use std::path::{Path, PathBuf};
+
+fn write(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("relay.toml");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+#[test]
+fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    for (text, line, key) in [
+        ("[relay]\nlisten = \"127.0.0.1:0\"\nnmae = \"x\"\n", 3, "nmae"),
+        ("# the limits\n\n[limit]\nfilters = 3\n", 3, "limit"),
+        ("relay = 5\n", 1, "relay"),
+        ("[relay]\n\nlisten = \"localhost\"\n", 3, "listen"),
+        ("[relay]\npubkey = \"npub1\"\n", 2, "pubkey"),
+        ("[limits]\nmessage_bytes = 10\n", 2, "message_bytes"),
+        ("[limits]\nevent_bytes = -1\n", 2, "event_bytes"),
+        ("[limits]\nsubscriptions = 0\n", 2, "subscriptions"),
+        ("[limits]\nfilters = \"3\"\n", 2, "filters"),
+        ("[limits]\nsend_timeout_s = 1.5\n", 2, "send_timeout_s"),
+        ("[negentropy]\nframe_limit_bytes = 4095\n", 2, "frame_limit_bytes"),
+        ("[negentropy]\nmax_sync_events = 0\n", 2, "max_sync_events"),
+        ("[store]\nsynchronous = \"off\"\n", 2, "synchronous"),
+        ("[store]\nreaders = 0\n", 2, "readers"),
+        ("[index]\nmemory_mb = true\n", 2, "memory_mb"),
+        ("[log]\nformat = \"xml\"\n", 2, "format"),
+        ("[log]\nlevel = \"loud\"\n", 2, "level"),
+        ("[log]\n\nlevel = \"negsync=loud\"\n", 3, "level"),
+        ("[log]\nlevel = \"\"\n", 2, "level"),
+        ("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", 3, "level"),
+        ("[relay]\nname = \"unclosed\n", 2, "name"),
+    ] {
+        let config = write(directory.path(), text);
+        let store = store.to_str().unwrap();
+        for command in ["relay", "import", "export"] {
+            let arguments = [command, "--config", config.to_str().unwrap(), "--store", store];
+            let ended = negsync(&arguments, "");
+            let error = &ended.stderr;
+            assert!(!ended.status.success(), "{command} took {text}");
+            assert!(error.contains(&format!("line {line}:")), "{text}: {error}");
+            assert!(error.contains(key), "{text}: {error}");
+            assert!(error.contains("relay.toml"), "{text}: {error}");
+        }
+    }
+    assert!(!store.exists(), "a start that was refused made a store");
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let ended = negsync(&["relay", "--config", "/nowhere/relay.toml"], "");
+    assert!(!ended.status.success() && ended.stderr.contains("/nowhere/relay.toml"));
+}
+
+#[test]
+fn the_store_comes_from_the_file_and_the_flag_wins() {
+    let directory = tempfile::tempdir().unwrap();
+    let [in_file, in_flag] = ["file.sqlite", "flag.sqlite"].map(|name| directory.path().join(name));
+    let text = format!("[store]\npath = {:?}\nsynchronous = \"normal\"\n", in_file);
+    let config = write(directory.path(), &text);
+    let config = config.to_str().unwrap();
+    assert!(negsync(&["import", "--config", config], "").status.success());
+    assert!(in_file.exists() && !in_flag.exists());
+    let flag = in_flag.to_str().unwrap();
+    assert!(negsync(&["import", "--config", config, "--store", flag], "").status.success());
+    assert!(in_flag.exists());
+    let export = negsync(&["export", "--config", config], "");
+    assert!(export.status.success() && export.stdout.is_empty());
+}
+
+#[test]
+fn the_shipped_file_starts() {
+    let directory = tempfile::tempdir().unwrap();
+    let config = concat!(env!("CARGO_MANIFEST_DIR"), "/relay.toml");
+    let store = directory.path().join("events.sqlite");
+    let ended = negsync(&["import", "--config", config, "--store", store.to_str().unwrap()], "");
+    assert!(ended.status.success(), "{}", ended.stderr);
+}

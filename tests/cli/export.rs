@@ -1,0 +1,102 @@
+//! `negsync export`: JSON Lines out, oldest first.
+
+use crate::import::{import, lines};
+use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::{Author, corpora, events, model};
+use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+fn export(store: &Path, filter: Option<&Value>) -> Ended {
+    let filter = filter.map(Value::to_string);
+    let mut arguments = vec!["export", "--store", store.to_str().unwrap()];
+    arguments.extend(filter.iter().flat_map(|filter| ["--filter", filter.as_str()]));
+    negsync(&arguments, "")
+}
+
+fn read(ended: &Ended) -> Vec<Value> {
+    assert!(ended.status.success(), "{ended:?}");
+    ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What a filter selects of the events, oldest first.
+fn oldest_first(filter: &Value, events: &[Value]) -> Vec<Value> {
+    let mut selected: Vec<Value> =
+        model::answer(std::slice::from_ref(filter), events).into_iter().cloned().collect();
+    selected.reverse();
+    selected
+}
+
+#[test]
+fn what_is_exported_is_what_was_kept_and_imports_into_the_same_store() {
+    for corpus in corpora(70, 400) {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, two] = ["one", "two"].map(|name| directory.path().join(name));
+        assert!(import(&one, &[], &lines(&corpus.events)).status.success());
+        let kept = model::kept(&corpus.events, events::unix_now());
+        let exported = export(&one, None);
+        assert_eq!(read(&exported), oldest_first(&json!({}), &kept), "{}", corpus.name);
+        assert!(import(&two, &[], &exported.stdout).status.success());
+        assert_eq!(export(&two, None).stdout, exported.stdout, "{}", corpus.name);
+        for filter in [
+            json!({ "kinds": [1, 7] }),
+            json!({ "authors": [corpus.events[0]["pubkey"]], "limit": 3 }),
+            json!({ "#t": ["nostr"], "since": events::EPOCH }),
+            json!({ "limit": 10 }),
+            json!({ "ids": [] }),
+        ] {
+            let exported = read(&export(&one, Some(&filter)));
+            assert_eq!(exported, oldest_first(&filter, &kept), "{}: {filter}", corpus.name);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_reads_beside_a_running_relay() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let mut stored = Vec::new();
+    for second in 0..5 {
+        stored.push(author.note(events::EPOCH + second, "x"));
+        client.store(&stored[stored.len() - 1]).await;
+        assert_eq!(read(&export(&store, None)), stored);
+    }
+    client.store(&author.note(events::EPOCH + 5, "the relay still writes")).await;
+}
+
+#[test]
+fn a_bad_filter_or_a_missing_store_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let missing = export(&store, None);
+    assert!(!missing.status.success(), "{missing:?}");
+    assert!(missing.stderr.contains(store.to_str().unwrap()), "{}", missing.stderr);
+    assert!(!store.exists(), "an export made a store");
+    for (filter, key) in [(json!([]), "filter"), (json!({ "kinds": 1 }), "kinds")] {
+        let ended = export(&store, Some(&filter));
+        assert!(!ended.status.success() && ended.stderr.contains(key), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_reader_that_stops_early_is_no_failure() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(1);
+    let long = "x".repeat(2_000);
+    let notes: Vec<Value> = (0..500).map(|s| author.note(events::EPOCH + s, &long)).collect();
+    assert!(import(&store, &["--no-verify"], &lines(&notes)).status.success());
+    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        .args(["export", "--store", store.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut first = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut first).unwrap();
+    assert_eq!(serde_json::from_str::<Value>(&first).unwrap(), notes[0]);
+    assert!(child.wait().unwrap().success());
+}

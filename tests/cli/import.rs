@@ -1,0 +1,198 @@
+//! `negsync import`: JSON Lines in, and a line that says what became of them.
+
+use crate::support::client::Client;
+use crate::support::negentropy_client::neg_ids;
+use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::{Author, corpora, events, id_of, model};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+pub fn lines(events: &[Value]) -> String {
+    events.iter().map(|event| format!("{event}\n")).collect()
+}
+
+pub fn import(store: &Path, arguments: &[&str], stdin: &str) -> Ended {
+    let store = store.to_str().unwrap();
+    negsync(&[&["import", "--store", store], arguments].concat(), stdin)
+}
+
+fn write(directory: &Path, text: &str) -> PathBuf {
+    let path = directory.join("events.jsonl");
+    std::fs::write(&path, text).unwrap();
+    path
+}
+
+/// The numbers of the closing line by the word that follows them.
+fn counts(ended: &Ended) -> Vec<(u64, String)> {
+    let line = ended.stdout.lines().last().unwrap_or_else(|| panic!("no last line: {ended:?}"));
+    line.split([',', '('])
+        .map(|part| part.trim_matches([' ', ')']).split_once(' ').unwrap())
+        .map(|(count, what)| (count.parse().unwrap(), what.to_owned()))
+        .collect()
+}
+
+fn count(ended: &Ended, what: &str) -> u64 {
+    counts(ended).iter().find(|(_, name)| name == what).map_or(0, |(count, _)| *count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_imported_is_what_a_relay_serves() {
+    for corpus in corpora(60, 400) {
+        for way in ["file", "dash", "standard input", "no-verify"] {
+            let directory = tempfile::tempdir().unwrap();
+            let store = directory.path().join("events.sqlite");
+            let text = lines(&corpus.events);
+            let file = write(directory.path(), &text);
+            let file = file.to_str().unwrap();
+            let ended = match way {
+                "file" => import(&store, &[file], ""),
+                "dash" => import(&store, &["-"], &text),
+                "no-verify" => import(&store, &["--no-verify", file], ""),
+                _ => import(&store, &[], &text),
+            };
+            assert!(ended.status.success(), "{way}: {ended:?}");
+            let kept = model::kept(&corpus.events, events::unix_now());
+            let all: u64 =
+                ["stored", "duplicate", "refused"].map(|w| count(&ended, w)).iter().sum();
+            assert_eq!(all, corpus.events.len() as u64, "{way}: {ended:?}");
+            assert!(count(&ended, "stored") >= kept.len() as u64, "{way}: {ended:?}");
+            // Once more: everything that is kept is there already.
+            let again = import(&store, &[file], "");
+            assert!(count(&again, "duplicate") >= kept.len() as u64, "{way}: {again:?}");
+
+            let relay = RelayProcess::start(&store);
+            let mut client = relay.client().await;
+            let served: Vec<Value> =
+                model::answer(&[json!({})], &kept).into_iter().cloned().collect();
+            assert_eq!(client.query(&[json!({})]).await, served, "{}, {way}", corpus.name);
+            assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids(&kept));
+        }
+    }
+}
+
+#[test]
+fn the_closing_line_counts_by_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(1);
+    let at = events::EPOCH;
+    let deleted = author.note(at, "deleted");
+    let all = [
+        author.deletion(at, json!([["e", id_of(&deleted)]])),
+        deleted,
+        author.event(0, at + 1, json!([]), "new"),
+        author.event(0, at, json!([]), "old"),
+        author.event(20_000, at, json!([]), "ephemeral"),
+        author.event(1, at, json!([["expiration", "1"]]), "expired"),
+        author.note(at, "stored"),
+    ];
+    let mut forged = author.note(at, "said");
+    forged["content"] = json!("never said");
+    let text = format!("{}{forged}\nnot json\n{}", lines(&all), lines(&all[6..]));
+    let ended = import(&store, &[], &text);
+    assert!(ended.status.success(), "{ended:?}");
+    for (what, expected) in [
+        ("stored", 3),
+        ("duplicate", 1),
+        ("refused", 6),
+        ("superseded", 1),
+        ("deleted", 1),
+        ("ephemeral", 1),
+        ("expired", 1),
+        ("invalid", 2),
+    ] {
+        assert_eq!(count(&ended, what), expected, "{what}: {ended:?}");
+    }
+    // Of the same lines again nothing is new.
+    let again = import(&store, &[], &text);
+    assert_eq!(count(&again, "stored"), 0, "{again:?}");
+}
+
+#[test]
+fn a_bad_line_is_reported_with_its_number_and_skipped() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(1);
+    let notes: Vec<Value> =
+        (0..1_500).map(|second| author.note(events::EPOCH + second, "n")).collect();
+    let mut forged = notes[7].clone();
+    forged["sig"] = notes[8]["sig"].clone();
+    let mut text: Vec<Vec<u8>> =
+        notes.iter().map(|note| format!("{note}\r\n").into_bytes()).collect();
+    // Empty lines count as lines, and as nothing else.
+    text.insert(3, b"\n".to_vec());
+    text.insert(4, b"not json\n".to_vec());
+    text.insert(600, b"{\"id\":5}\n".to_vec());
+    text.insert(601, vec![0xff, 0xfe, b'\n']);
+    text.insert(900, format!("{forged}\n").into_bytes());
+    text.insert(1_200, [vec![b'x'; 17 << 20], b"\n".to_vec()].concat());
+    text.push(b"[]".to_vec());
+    let path = directory.path().join("events.jsonl");
+    std::fs::write(&path, text.concat()).unwrap();
+    let ended = import(&store, &[path.to_str().unwrap()], "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(count(&ended, "stored"), 1_500, "{}", ended.stdout);
+    assert_eq!(count(&ended, "duplicate"), 0, "{}", ended.stdout);
+    let expected = [
+        (5, "event: not JSON"),
+        (601, "id: "),
+        (602, "event: not JSON"),
+        (901, "sig: "),
+        (1_201, "event: not JSON"),
+        (text.len(), "event: must be a JSON object"),
+    ];
+    for (line, reason) in expected {
+        let report = format!("line {line}: {reason}");
+        assert!(ended.stderr.contains(&report), "no {report:?} in {}", ended.stderr);
+    }
+    assert_eq!(ended.stderr.lines().count(), count(&ended, "invalid") as usize, "{}", ended.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_verify_trusts_and_verification_does_not() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let mut forged = Author::new(1).note(events::EPOCH, "x");
+    forged["sig"] = json!("00".repeat(64));
+    let text = lines(std::slice::from_ref(&forged));
+    let ended = import(&store, &[], &text);
+    assert_eq!((count(&ended, "stored"), count(&ended, "invalid")), (0, 1), "{ended:?}");
+    assert!(ended.stderr.contains("line 1: sig: "), "{ended:?}");
+    let ended = import(&store, &["--no-verify"], &text);
+    assert_eq!(count(&ended, "stored"), 1, "{ended:?}");
+    // What makes no event is refused all the same.
+    let ended = import(&store, &["--no-verify"], "{}\n");
+    assert_eq!(count(&ended, "invalid"), 1, "{ended:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_import_beside_a_running_relay_is_refused_and_so_is_a_second_relay() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let note = Author::new(1).note(events::EPOCH, "x");
+    let text = lines(std::slice::from_ref(&note));
+    let relay = RelayProcess::start(&store);
+    let mut client: Client = relay.client().await;
+    let path = store.to_str().unwrap();
+    for arguments in
+        [vec!["import", "--store", path], vec!["relay", "--listen", "127.0.0.1:0", "--store", path]]
+    {
+        let ended = negsync(&arguments, &text);
+        assert!(!ended.status.success(), "{ended:?}");
+        assert!(ended.stderr.contains("in use"), "{}", ended.stderr);
+        assert!(ended.stderr.contains(path), "{}", ended.stderr);
+    }
+    client.fence().await;
+    assert_eq!(client.count(&[json!({})]).await, 0);
+    relay.signal("KILL");
+    relay.ended();
+    // However the relay ended, its lock is gone.
+    assert_eq!(count(&import(&store, &[], &text), "stored"), 1);
+}
+
+#[test]
+fn a_missing_file_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = import(&directory.path().join("events.sqlite"), &["/nowhere/events.jsonl"], "");
+    assert!(!ended.status.success() && ended.stderr.contains("/nowhere/events.jsonl"), "{ended:?}");
+}

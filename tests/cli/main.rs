@@ -1,0 +1,9 @@
+//! The command line as its user meets it: the real binary, real files.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod command_line;
+mod configuration;
+mod export;
+mod import;

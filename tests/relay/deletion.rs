@@ -1,0 +1,152 @@
+//! Deletion requests (NIP-09): by `e` and `a`, of one's own events only, for good.
+
+use crate::support::negentropy_client::neg_ids;
+use crate::support::{Author, Client, TestRelay, events, id_of, model};
+use serde_json::{Value, json};
+
+const AT: u64 = events::EPOCH;
+
+/// REQ, COUNT and NEG agree that exactly these are stored.
+async fn expect_all(client: &mut Client, stored: &[&Value]) {
+    let expected = model::ids(stored.iter().copied());
+    assert_eq!(model::ids(&client.query(&[json!({})]).await), expected);
+    assert_eq!(client.count(&[json!({})]).await, expected.len() as u64);
+    assert_eq!(neg_ids(client, &json!({})).await, expected);
+}
+
+async fn expect_blocked(client: &mut Client, event: &Value) {
+    let (accepted, text) = client.publish(event).await;
+    assert!(!accepted && text.starts_with("blocked:"), "{event}: {text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_event_is_gone_and_does_not_come_back() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let [gone, other, stays] = ["gone", "gone too", "stays"].map(|text| author.note(AT, text));
+    let deletion = author.deletion(AT + 1, json!([["e", id_of(&gone)], ["e", id_of(&other)]]));
+    for event in [&gone, &other, &stays, &deletion] {
+        client.store(event).await;
+    }
+    expect_all(&mut client, &[&stays, &deletion]).await;
+    expect_blocked(&mut client, &gone).await;
+    let relay = relay.restart_with(|_| {}).await;
+    let mut client = relay.client().await;
+    expect_blocked(&mut client, &gone).await;
+    expect_blocked(&mut client, &other).await;
+    expect_all(&mut client, &[&stays, &deletion]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_that_comes_first_keeps_the_event_out() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    // The deletion's time does not matter for `e`: the event is named.
+    let note = author.note(AT + 100, "late");
+    let article = author.event(30_023, AT, json!([["d", "x"]]), "late");
+    let by_id = author.deletion(AT, json!([["e", id_of(&note)]]));
+    let by_address = author.deletion(AT, json!([["a", author.address(30_023, "x")]]));
+    client.store(&by_id).await;
+    client.store(&by_address).await;
+    expect_blocked(&mut client, &note).await;
+    expect_blocked(&mut client, &article).await;
+    expect_all(&mut client, &[&by_id, &by_address]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_address_is_deleted_up_to_the_time_of_the_request() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    for (kind, d) in [(30_023, "x"), (30_024, ""), (30_025, "a:b:c"), (0, ""), (10_002, "")] {
+        let tags = json!([["d", d]]);
+        let [old, same, new] =
+            [10, 20, 21].map(|second| author.event(kind, AT + second, tags.clone(), ""));
+        let deletion =
+            author.deletion(AT + 20, json!([["a", author.address(kind, d)], ["k", "x"]]));
+        let filter = json!({ "kinds": [kind] });
+        client.store(&old).await;
+        client.store(&deletion).await;
+        assert_eq!(client.query(std::slice::from_ref(&filter)).await, Vec::<Value>::new());
+        expect_blocked(&mut client, &old).await;
+        expect_blocked(&mut client, &same).await;
+        client.store(&new).await;
+        assert_eq!(client.query(std::slice::from_ref(&filter)).await, std::slice::from_ref(&new));
+        // An older request does not take back what it allowed, nor does it shorten the first.
+        let older = author.deletion(AT + 5, json!([["a", author.address(kind, d)]]));
+        client.store(&older).await;
+        assert_eq!(client.query(&[filter]).await, [new]);
+        expect_blocked(&mut client, &same).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_deletes_the_events_of_others() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let (author, stranger) = (Author::new(1), Author::new(2));
+    let note = author.note(AT, "mine");
+    let later = author.note(AT, "mine, later");
+    let article = author.event(30_023, AT, json!([["d", "x"]]), "");
+    let attack = stranger.deletion(
+        AT + 9,
+        json!([["e", id_of(&note)], ["e", id_of(&later)], ["a", author.address(30_023, "x")]]),
+    );
+    client.store(&note).await;
+    client.store(&attack).await;
+    client.store(&article).await;
+    client.store(&later).await;
+    expect_all(&mut client, &[&note, &later, &article, &attack]).await;
+    // The author's own request still works.
+    let deletion = author.deletion(AT, json!([["e", id_of(&later)]]));
+    client.store(&deletion).await;
+    expect_all(&mut client, &[&note, &article, &attack, &deletion]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_request_cannot_be_deleted() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let note = author.note(AT, "x");
+    let deletion = author.deletion(AT, json!([["e", id_of(&note)]]));
+    let second = author.deletion(AT, json!([["e", id_of(&deletion)]]));
+    client.store(&deletion).await;
+    client.store(&second).await;
+    expect_blocked(&mut client, &note).await;
+    expect_all(&mut client, &[&deletion, &second]).await;
+    // In the other order as well.
+    let third = author.deletion(AT + 1, json!([["e", "00".repeat(32)]]));
+    let fourth = author.deletion(AT + 1, json!([["e", id_of(&third)]]));
+    client.store(&fourth).await;
+    client.store(&third).await;
+    expect_all(&mut client, &[&deletion, &second, &third, &fourth]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_name_nothing_are_stored_and_harmless() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let note = author.note(AT, "x");
+    client.store(&note).await;
+    let key = author.key();
+    let deletion = author.deletion(
+        AT + 1,
+        json!([
+            ["e"],
+            ["e", "x"],
+            ["a"],
+            ["a", "x"],
+            ["a", "::"],
+            ["a", format!("1:{key}:")],
+            ["a", format!("99999999:{key}:x")],
+            ["a", format!("30023:{key}")],
+            ["p", key]
+        ]),
+    );
+    client.store(&deletion).await;
+    expect_all(&mut client, &[&note, &deletion]).await;
+}

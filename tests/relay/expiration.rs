@@ -1,0 +1,114 @@
+//! Expiration (NIP-40), by the real clock: events that are due in a second or two.
+
+use crate::support::client::PATIENCE;
+use crate::support::negentropy_client::neg_ids;
+use crate::support::{Author, TestRelay, events, id_of, model};
+use serde_json::{Value, json};
+use std::time::Instant;
+
+fn expiring(author: &Author, second: u64, content: &str) -> Value {
+    let tags = json!([["expiration", second.to_string()], ["t", "short-lived"]]);
+    author.event(1, events::EPOCH, tags, content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_is_refused() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let now = events::unix_now();
+    for second in [0, 1, now - 1, now] {
+        let (accepted, text) = client.publish(&expiring(&author, second, "late")).await;
+        assert!(!accepted && text.starts_with("invalid: expiration"), "{second}: {text}");
+    }
+    // Ephemeral events expire too, and a tag that holds no time expires nothing.
+    let ephemeral = author.event(20_001, now, json!([["expiration", "1"]]), "");
+    assert!(!client.publish(&ephemeral).await.0);
+    let mut stored = vec![expiring(&author, now + 1_000_000, "early")];
+    for value in ["", "never", "-1", "1.5", "99999999999999999999999"] {
+        stored.push(author.event(1, now, json!([["expiration", value]]), ""));
+    }
+    for event in &stored {
+        client.store(event).await;
+    }
+    assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&stored));
+}
+
+/// At every moment each of REQ, COUNT and NEG shows either all or what is left, never the expired
+/// event once its second has come; and soon only what is left.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_due_is_gone_from_req_count_and_neg() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let stays = author.event(1, events::EPOCH, json!([["t", "short-lived"]]), "stays");
+    client.store(&stays).await;
+    for (round, filter) in [json!({}), json!({ "#t": ["short-lived"] })].into_iter().enumerate() {
+        let due = events::unix_now() + 2;
+        let going = expiring(&author, due, &format!("round {round}"));
+        client.store(&going).await;
+        assert_eq!(neg_ids(&mut client, &filter).await, model::ids([&stays, &going]));
+        let left = model::ids([&stays]);
+        let deadline = Instant::now() + PATIENCE;
+        let filters = std::slice::from_ref(&filter);
+        loop {
+            // Looked at before the question: an answer after the second must be without it.
+            let is_due = events::unix_now() >= due;
+            let found = model::ids(&client.query(filters).await);
+            let counted = client.count(filters).await;
+            let reconciled = neg_ids(&mut client, &filter).await;
+            if is_due {
+                assert_eq!((found, counted, reconciled), (left.clone(), 1, left));
+                break;
+            }
+            assert!(Instant::now() < deadline, "the clock stands still");
+            tokio::task::yield_now().await;
+        }
+        // It does not come back.
+        assert!(!client.publish(&going).await.0);
+    }
+}
+
+/// An event that is due but not yet removed took the place of a living one: a REQ with `limit` 1
+/// was answered with nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_expired_event_takes_no_place_in_a_limit() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let stays = author.note(events::EPOCH - 1, "older, and stays");
+    client.store(&stays).await;
+    let due = events::unix_now() + 2;
+    let going: Vec<Value> =
+        (0..3).map(|number| expiring(&author, due, &number.to_string())).collect();
+    client.publish_all(&going).await;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = client.query(&[json!({ "limit": 1 })]).await;
+        assert_eq!(found.len(), 1, "at {} of {due}", events::unix_now());
+        if found[0] == stays {
+            break;
+        }
+        assert!(going.iter().any(|event| id_of(event) == id_of(&found[0])));
+        assert!(Instant::now() < deadline, "still there: {found:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_expires_while_the_relay_is_down_is_gone_when_it_is_back() {
+    let relay = TestRelay::start().await;
+    let due = events::unix_now() + 2;
+    let going = expiring(&Author::new(1), due, "x");
+    relay.client().await.store(&going).await;
+    let path = relay.store_path();
+    let relay = relay.restart_with(|_| {}).await;
+    let deadline = Instant::now() + PATIENCE;
+    while events::unix_now() < due {
+        assert!(Instant::now() < deadline, "the clock stands still");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let mut client = relay.client().await;
+    assert_eq!(client.count(&[json!({})]).await, 0, "{}", path.display());
+    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([]));
+    assert_eq!(client.query(&[json!({})]).await, Vec::<Value>::new());
+}

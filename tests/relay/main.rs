@@ -1,0 +1,18 @@
+//! The relay as a client meets it: real sockets, real SQLite files.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bad_input;
+mod bad_negentropy;
+mod deletion;
+mod expiration;
+mod limits;
+mod neg;
+mod neg_property;
+mod nip11;
+mod publish;
+mod replaceable;
+mod shutdown;
+mod store_rules;
+mod subscriptions;

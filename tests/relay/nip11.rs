@@ -1,0 +1,93 @@
+//! The NIP-11 document on the relay's own address.
+
+use crate::support::TestRelay;
+use crate::support::client::PATIENCE;
+use negsync::config::Within;
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+struct Response {
+    status: u16,
+    headers: HashMap<String, String>,
+    body: String,
+}
+
+async fn http(relay: &TestRelay, method: &str, path: &str, accept: &str) -> Response {
+    let address = relay.relay.address();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\
+         Origin: https://client.example\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    Response { status, headers, body: body.to_owned() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
+    let relay = TestRelay::start_with(|config| {
+        config.relay.name = "a \"name\"".into();
+        config.relay.contact = "mailto:operator@example".into();
+        config.limits.message_bytes = Within::new(30_000);
+        config.limits.subscriptions = Within::new(5);
+        config.limits.filters = Within::new(2);
+        config.limits.events_per_filter = Within::new(3);
+        config.limits.subscription_id_bytes = Within::new(11);
+        config.limits.event_tags = Within::new(4);
+        config.limits.created_at_ahead_s = Within::new(60);
+    })
+    .await;
+    let response = http(&relay, "GET", "/", "application/nostr+json").await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.headers["content-type"], "application/nostr+json");
+    for header in ["origin", "headers", "methods"] {
+        assert!(response.headers.contains_key(&format!("access-control-allow-{header}")));
+    }
+    assert_eq!(response.headers["access-control-allow-origin"], "*");
+    let document: Value = serde_json::from_str(&response.body).unwrap();
+    assert_eq!(document["name"], "a \"name\"");
+    assert_eq!(document["contact"], "mailto:operator@example");
+    assert_eq!(document.get("pubkey"), None);
+    assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(document["negentropy"], 1);
+    // Each of them has its tests: 1, 9, 11, 40, 45 and 77.
+    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 45, 77]));
+    let limitation = &document["limitation"];
+    for (key, value) in [
+        ("max_message_length", 30_000),
+        ("max_subscriptions", 5),
+        ("max_filters", 2),
+        ("max_limit", 3),
+        ("max_subid_length", 11),
+        ("max_event_tags", 4),
+        ("created_at_upper_limit", 60),
+    ] {
+        assert_eq!(limitation[key], value, "{key}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn other_requests_are_answered_too() {
+    let relay = TestRelay::start().await;
+    let preflight = http(&relay, "OPTIONS", "/", "*/*").await;
+    assert_eq!(preflight.status, 204);
+    assert_eq!(preflight.headers["access-control-allow-origin"], "*");
+    let browser = http(&relay, "GET", "/", "text/html").await;
+    assert_eq!(browser.status, 200);
+    assert!(browser.body.contains("Nostr relay"));
+    assert_eq!(http(&relay, "HEAD", "/", "application/nostr+json").await.status, 200);
+    assert_eq!(http(&relay, "GET", "/nothing", "text/html").await.status, 404);
+    assert_eq!(http(&relay, "POST", "/", "text/html").await.status, 404);
+    relay.client().await.fence().await;
+}

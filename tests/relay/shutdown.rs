@@ -1,0 +1,73 @@
+//! How the relay ends, and what is there afterwards: through the real binary.
+
+use crate::support::process::RelayProcess;
+use crate::support::{events, model};
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_signal_sockets_close_with_1001_the_exit_is_0_and_acknowledged_events_stay() {
+    for signal in ["TERM", "INT"] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("events.sqlite");
+        let relay = RelayProcess::start(&store);
+        let mut client = relay.client().await;
+        let mut idle = relay.client().await;
+        let sent = events::generate(3, 300);
+        for event in &sent {
+            client.send(&json!(["EVENT", event])).await;
+        }
+        // The signal comes while events are on their way; what was answered before the close
+        // frame counts.
+        let mut answered = Vec::new();
+        answered.push(client.next("the first OK").await);
+        relay.signal(signal);
+        assert_eq!(idle.close_code().await, 1001);
+        let mut code = None;
+        while let Some(frame) = client.next_frame("an OK or a close frame").await {
+            if let tokio_tungstenite::tungstenite::Message::Close(Some(frame)) = frame {
+                code = Some(u16::from(frame.code));
+                break;
+            }
+            answered.push(serde_json::from_str(frame.to_text().unwrap()).unwrap());
+        }
+        assert_eq!(code, Some(1001));
+        let (status, log) = relay.ended();
+        assert_eq!(status.code(), Some(0), "{log}");
+
+        let accepted: Vec<_> = sent
+            .iter()
+            .filter(|event| answered.iter().any(|ok| ok[1] == event["id"] && ok[2] == true))
+            .cloned()
+            .collect();
+        let relay = RelayProcess::start(&store);
+        let mut client = relay.client().await;
+        let stored = model::ids(&client.query(&[json!({})]).await);
+        // Events that were stored but not answered may be there too, and may have replaced or
+        // deleted others.
+        let outcomes = client.publish_all(&accepted).await;
+        for event in model::kept(&sent, events::unix_now()) {
+            let id = event["id"].as_str().unwrap();
+            if accepted.contains(&event) {
+                assert!(stored.contains(id), "{event} was acknowledged and is gone");
+                assert!(outcomes[id].1.starts_with("duplicate:"), "{event}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_acknowledged_survives_kill_9() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let sent = events::generate(4, 200);
+    let relay = RelayProcess::start(&store);
+    relay.client().await.publish_all(&sent).await;
+    relay.signal("KILL");
+    let (status, _) = relay.ended();
+    assert!(!status.success());
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let kept = model::kept(&sent, events::unix_now());
+    assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&kept));
+    assert_eq!(client.count(&[json!({})]).await, kept.len() as u64);
+}

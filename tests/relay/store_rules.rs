@@ -1,0 +1,28 @@
+//! The store's rules together: whatever order events come in, the same are left.
+
+use crate::support::negentropy_client::neg_ids;
+use crate::support::{TestRelay, corpora, events, model};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use serde_json::json;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_events_are_left_in_whatever_order_they_come() {
+    for corpus in corpora(20, 300) {
+        let kept = model::ids(&model::kept(&corpus.events, events::unix_now()));
+        for seed in 0..4 {
+            let mut shuffled = corpus.events.clone();
+            shuffled.shuffle(&mut StdRng::seed_from_u64(seed));
+            let relay = TestRelay::start().await;
+            let mut client = relay.client().await;
+            client.publish_all(&shuffled).await;
+            let context = format!("{}, order {seed}", corpus.name);
+            assert_eq!(neg_ids(&mut client, &json!({})).await, kept, "{context}");
+            assert_eq!(model::ids(&client.query(&[json!({})]).await), kept, "{context}");
+            // All of them once more change nothing.
+            client.publish_all(&shuffled).await;
+            assert_eq!(neg_ids(&mut client, &json!({})).await, kept, "{context}, again");
+        }
+    }
+}

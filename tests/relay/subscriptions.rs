@@ -1,0 +1,204 @@
+//! REQ, EOSE, CLOSE and COUNT (NIP-01, NIP-45).
+
+use crate::support::{Author, Client, TestRelay, corpora, events, id_of, model};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use tokio_tungstenite::tungstenite::Message;
+
+/// Filters over what `events` hold, most of which match something.
+pub fn random_filter(rng: &mut StdRng, events: &[Value]) -> Value {
+    let mut filter = json!({});
+    let some = |rng: &mut StdRng, field: &str| -> Vec<Value> {
+        let count = rng.random_range(1..4);
+        let mut values: Vec<Value> =
+            (0..count).map(|_| events[rng.random_range(0..events.len())][field].clone()).collect();
+        values.dedup();
+        values
+    };
+    if rng.random_ratio(1, 3) {
+        filter["authors"] = json!(some(rng, "pubkey"));
+    }
+    if rng.random_ratio(1, 3) {
+        filter["kinds"] = json!(some(rng, "kind"));
+    }
+    if rng.random_ratio(1, 10) {
+        filter["ids"] = json!(some(rng, "id"));
+    }
+    if rng.random_ratio(1, 3) {
+        // The tags of one event: two names have to match together now and then.
+        let event = &events[rng.random_range(0..events.len())];
+        for tag in event["tags"].as_array().unwrap().iter().take(rng.random_range(1..3)) {
+            if let (Some(name @ ("e" | "p" | "t" | "d" | "r" | "k" | "a")), true) =
+                (tag[0].as_str(), tag[1].is_string())
+            {
+                filter[format!("#{name}")] = json!([tag[1], "something else"]);
+            }
+        }
+    }
+    let time = |rng: &mut StdRng| model::created_at(&events[rng.random_range(0..events.len())]);
+    if rng.random_ratio(1, 4) {
+        filter["since"] = json!(time(rng));
+    }
+    if rng.random_ratio(1, 4) {
+        filter["until"] = json!(time(rng));
+    }
+    if rng.random_ratio(1, 3) {
+        filter["limit"] = json!(rng.random_range(0..80));
+    }
+    filter
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn random_filters_are_answered_as_computed_naively() {
+    for corpus in corpora(30, 500) {
+        let relay = TestRelay::start().await;
+        let mut client = relay.client().await;
+        client.publish_all(&corpus.events).await;
+        let stored = model::kept(&corpus.events, events::unix_now());
+        let seed = 31;
+        let mut rng = StdRng::seed_from_u64(seed);
+        for round in 0..150 {
+            let filters: Vec<Value> = (0..rng.random_range(1..4))
+                .map(|_| random_filter(&mut rng, &corpus.events))
+                .collect();
+            let context = format!("{}, seed {seed}, round {round}: {filters:?}", corpus.name);
+            let expected: Vec<Value> =
+                model::answer(&filters, &stored).into_iter().cloned().collect();
+            assert_eq!(client.query(&filters).await, expected, "{context}");
+            assert_eq!(client.count(&filters).await, expected.len() as u64, "{context}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_filter_has_its_own_limit() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let notes: Vec<Value> = (0..5).map(|s| author.note(events::EPOCH + s, "n")).collect();
+    let likes: Vec<Value> =
+        (0..5).map(|s| author.event(7, events::EPOCH + 10 + s, json!([]), "+")).collect();
+    client.publish_all(&[&notes[..], &likes[..]].concat()).await;
+    let filters = [json!({ "kinds": [1], "limit": 2 }), json!({ "kinds": [7], "limit": 3 })];
+    let expected: Vec<Value> =
+        likes.iter().rev().take(3).chain(notes.iter().rev().take(2)).cloned().collect();
+    assert_eq!(client.query(&filters).await, expected);
+    // An event that two filters select comes once.
+    let overlapping = [json!({ "kinds": [7], "limit": 1 }), json!({ "limit": 2 })];
+    assert_eq!(client.query(&overlapping).await, expected[..2]);
+}
+
+async fn subscribe(client: &mut Client, id: &str, filter: Value) {
+    client.send(&json!(["REQ", id, filter])).await;
+    client.expect(json!(["EOSE", id])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_events_come_once_a_subscription_and_only_where_they_match() {
+    let relay = TestRelay::start().await;
+    let mut publisher = relay.client().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    subscribe(&mut client, "notes", json!({ "kinds": [1] })).await;
+    subscribe(&mut client, "likes", json!({ "kinds": [7] })).await;
+    // A limit counts stored events alone; live ones come all the same.
+    subscribe(&mut client, "none", json!({ "limit": 0, "kinds": [6] })).await;
+    let note = author.note(events::EPOCH, "n");
+    publisher.store(&note).await;
+    publisher.store(&note).await;
+    client.expect(json!(["EVENT", "notes", note])).await;
+    client.fence().await;
+    let like = author.event(7, events::EPOCH, json!([]), "+");
+    publisher.store(&like).await;
+    client.expect(json!(["EVENT", "likes", like])).await;
+    let repost = author.event(6, events::EPOCH, json!([]), "");
+    publisher.store(&repost).await;
+    client.expect(json!(["EVENT", "none", repost])).await;
+    // A REQ of a live id takes its place.
+    client.send(&json!(["REQ", "notes", { "kinds": [7] }])).await;
+    client.expect(json!(["EVENT", "notes", like])).await;
+    client.expect(json!(["EOSE", "notes"])).await;
+    client.send(&json!(["CLOSE", "likes"])).await;
+    client.fence().await;
+    publisher.store(&author.note(events::EPOCH, "nobody listens")).await;
+    let like = author.event(7, events::EPOCH + 1, json!([]), "+");
+    publisher.store(&like).await;
+    client.expect(json!(["EVENT", "notes", like])).await;
+    client.send(&json!(["CLOSE", "notes"])).await;
+    client.fence().await;
+    publisher.store(&author.event(7, events::EPOCH + 2, json!([]), "+")).await;
+    client.fence().await;
+}
+
+/// Subscriptions begun in the midst of a stream of events get each of them once, stored or live.
+/// A commit that REQ had read and that was still on its way to subscriptions came twice.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_event_is_lost_or_doubled_between_stored_and_live() {
+    // The commit has to fall into a short moment: most rounds meet it somewhere.
+    for _ in 0..4 {
+        subscribe_amid_a_stream().await;
+    }
+}
+
+async fn subscribe_amid_a_stream() {
+    const SUBSCRIPTIONS: usize = 40;
+    const PUBLISHERS: u8 = 4;
+    const EVENTS: u64 = 200;
+    let relay = TestRelay::start().await;
+    let mut publishing = Vec::new();
+    for author in 1..=PUBLISHERS {
+        let author = Author::new(author);
+        let notes: Vec<Value> = (0..EVENTS)
+            .map(|second| author.note(events::EPOCH + second, &second.to_string()))
+            .collect();
+        let mut publisher = relay.client().await;
+        // A few at a time, for many commits.
+        publishing.push(tokio::spawn(async move {
+            for notes in notes.chunks(5) {
+                publisher.publish_all(notes).await;
+            }
+        }));
+    }
+    let mut client = relay.client().await;
+    let all = usize::from(PUBLISHERS) * EVENTS as usize;
+    let mut counts: Vec<HashMap<String, usize>> = vec![HashMap::new(); SUBSCRIPTIONS];
+    let (mut begun, mut live, mut received) = (0, 0, 0);
+    while live < SUBSCRIPTIONS || received < SUBSCRIPTIONS * all {
+        if begun == live && begun < SUBSCRIPTIONS {
+            client.send(&json!(["REQ", begun.to_string(), {}])).await;
+            begun += 1;
+        }
+        let message = client.next("an EVENT or EOSE").await;
+        let subscription: usize = message[1].as_str().unwrap().parse().unwrap();
+        if message[0] == "EOSE" {
+            assert_eq!(subscription, live);
+            live += 1;
+            continue;
+        }
+        let count = counts[subscription].entry(id_of(&message[2]).to_owned()).or_default();
+        *count += 1;
+        assert_eq!(*count, 1, "subscription {subscription} got {} twice", message[2]);
+        received += 1;
+    }
+    for publishing in publishing {
+        publishing.await.unwrap();
+    }
+    client.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn close_of_an_unknown_id_is_silent_and_a_ping_is_answered() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    client.send(&json!(["CLOSE", "never opened"])).await;
+    client.fence().await;
+    client.send_frame(Message::Ping(vec![1, 2, 3].into())).await;
+    match client.next_frame("a pong").await {
+        Some(Message::Pong(payload)) => assert_eq!(payload.to_vec(), [1, 2, 3]),
+        other => panic!("{other:?} instead of a pong"),
+    }
+    client.send_frame(Message::Close(None)).await;
+    assert!(matches!(client.next_frame("a close frame").await, Some(Message::Close(_))));
+}

@@ -1,0 +1,186 @@
+//! A raw WebSocket client: what it sends is what the test wrote, and what it waits for comes
+//! within [`PATIENCE`] or fails the test with what was expected.
+
+use super::events::id_of;
+use super::model;
+use futures_util::{SinkExt, StreamExt};
+use serde_json::{Value, json};
+use std::collections::HashMap;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How many events are sent before their OKs are read.
+const PUBLISH_EVENTS: usize = 200;
+
+pub struct Client {
+    socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
+    fences: usize,
+}
+
+impl Client {
+    pub async fn connect(url: &str) -> Self {
+        let (socket, _) =
+            tokio::time::timeout(PATIENCE, connect_async_with_config(url, None, true))
+                .await
+                .expect("no WebSocket within 10 s")
+                .unwrap_or_else(|error| panic!("cannot connect to {url}: {error}"));
+        Self { socket, fences: 0 }
+    }
+
+    pub async fn send(&mut self, message: &Value) {
+        self.send_text(&message.to_string()).await;
+    }
+
+    pub async fn send_text(&mut self, text: &str) {
+        self.send_frame(Message::text(text)).await;
+    }
+
+    pub async fn send_frame(&mut self, frame: Message) {
+        tokio::time::timeout(PATIENCE, self.socket.send(frame))
+            .await
+            .expect("the relay takes nothing for 10 s")
+            .expect("the relay is gone");
+    }
+
+    /// The next frame, whatever it is; `None` when the stream has ended.
+    pub async fn next_frame(&mut self, expected: &str) -> Option<Message> {
+        match tokio::time::timeout(PATIENCE, self.socket.next()).await {
+            Ok(Some(Ok(frame))) => Some(frame),
+            Ok(Some(Err(error))) => panic!("the socket failed ({error}); expected {expected}"),
+            Ok(None) => None,
+            Err(_) => panic!("nothing for 10 s; expected {expected}"),
+        }
+    }
+
+    /// The text of the next message.
+    pub async fn next_text(&mut self, expected: &str) -> String {
+        match self.next_frame(expected).await {
+            Some(Message::Text(text)) => text.to_string(),
+            other => panic!("{other:?}; expected {expected}"),
+        }
+    }
+
+    pub async fn next(&mut self, expected: &str) -> Value {
+        let text = self.next_text(expected).await;
+        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+    }
+
+    pub async fn expect(&mut self, expected: Value) {
+        let message = self.next(&expected.to_string()).await;
+        assert_eq!(message, expected);
+    }
+
+    /// Sends a message and returns the next one.
+    pub async fn ask(&mut self, message: &Value) -> Value {
+        let text = message.to_string();
+        self.ask_text(&text).await
+    }
+
+    pub async fn ask_text(&mut self, text: &str) -> Value {
+        self.send_text(text).await;
+        let shown: String = text.chars().take(300).collect();
+        self.next(&format!("an answer to {shown}")).await
+    }
+
+    /// Shows that everything sent so far has been answered in full, that nothing else was said,
+    /// and that the connection still takes a REQ.
+    pub async fn fence(&mut self) {
+        self.fences += 1;
+        let id = format!("fence-{}", self.fences);
+        self.send(&json!(["REQ", id, { "limit": 0 }])).await;
+        self.expect(json!(["EOSE", id])).await;
+        self.send(&json!(["CLOSE", id])).await;
+    }
+
+    /// As [`Client::fence`], where answers are still under way: leaves them out.
+    pub async fn skip_to_fence(&mut self) {
+        self.fences += 1;
+        let id = format!("fence-{}", self.fences);
+        self.send(&json!(["REQ", id, { "limit": 0 }])).await;
+        while self.next("the EOSE of a fence").await != json!(["EOSE", id]) {}
+        self.send(&json!(["CLOSE", id])).await;
+    }
+
+    /// Publishes one event and returns what its OK says.
+    pub async fn publish(&mut self, event: &Value) -> (bool, String) {
+        read_ok(&self.ask(&json!(["EVENT", event])).await, id_of(event))
+    }
+
+    /// Publishes an event that must be accepted.
+    pub async fn store(&mut self, event: &Value) {
+        let (accepted, text) = self.publish(event).await;
+        assert!(accepted, "{event} was refused: {text}");
+    }
+
+    /// Publishes many, and returns what the OK of each id says.
+    pub async fn publish_all(&mut self, events: &[Value]) -> HashMap<String, (bool, String)> {
+        let mut outcomes = HashMap::new();
+        for events in events.chunks(PUBLISH_EVENTS) {
+            for event in events {
+                self.send(&json!(["EVENT", event])).await;
+            }
+            for _ in events {
+                let message = self.next("an OK").await;
+                let id = message[1].as_str().unwrap_or_default().to_owned();
+                let outcome = read_ok(&message, &id);
+                outcomes.insert(id, outcome);
+            }
+        }
+        assert_eq!(outcomes.keys().cloned().collect::<std::collections::BTreeSet<_>>(), {
+            model::ids(events)
+        });
+        outcomes
+    }
+
+    /// The stored events that a REQ with these filters brings, in the order in which they come.
+    pub async fn query(&mut self, filters: &[Value]) -> Vec<Value> {
+        let mut request = vec![json!("REQ"), json!("query")];
+        request.extend_from_slice(filters);
+        self.send(&Value::Array(request)).await;
+        let mut events = Vec::new();
+        loop {
+            let message = self.next("an EVENT or the EOSE of a query").await;
+            match message[0].as_str() {
+                Some("EVENT") => {
+                    assert_eq!(message[1], "query");
+                    events.push(message[2].clone());
+                }
+                _ => {
+                    assert_eq!(message, json!(["EOSE", "query"]));
+                    break;
+                }
+            }
+        }
+        self.send(&json!(["CLOSE", "query"])).await;
+        events
+    }
+
+    /// The number that a COUNT with these filters brings.
+    pub async fn count(&mut self, filters: &[Value]) -> u64 {
+        let mut request = vec![json!("COUNT"), json!("count")];
+        request.extend_from_slice(filters);
+        let answer = self.ask(&Value::Array(request)).await;
+        assert_eq!((&answer[0], &answer[1]), (&json!("COUNT"), &json!("count")), "{answer}");
+        answer[2]["count"].as_u64().unwrap()
+    }
+
+    /// Reads on to the close frame, forgetting messages, and returns its code.
+    pub async fn close_code(&mut self) -> u16 {
+        loop {
+            match self.next_frame("a close frame").await {
+                Some(Message::Close(Some(frame))) => return frame.code.into(),
+                Some(Message::Close(None)) | None => panic!("closed without a code"),
+                Some(_) => {}
+            }
+        }
+    }
+}
+
+fn read_ok(message: &Value, id: &str) -> (bool, String) {
+    assert_eq!((&message[0], &message[1]), (&json!("OK"), &json!(id)), "{message}");
+    assert_eq!(message.as_array().map(Vec::len), Some(4), "{message}");
+    (message[2].as_bool().unwrap(), message[3].as_str().unwrap().to_owned())
+}

@@ -1,0 +1,16 @@
+//! What the tests over real sockets share: signed events from a seed and from the real corpus, a
+//! plain answer to what a relay must hold, a raw WebSocket client, and relays to talk to.
+
+// Each test binary uses a part of it.
+#![allow(dead_code, unused_imports)]
+
+pub mod client;
+pub mod events;
+pub mod model;
+pub mod negentropy_client;
+pub mod process;
+pub mod relay;
+
+pub use client::Client;
+pub use events::{Author, corpora, id_of};
+pub use relay::TestRelay;

@@ -1,0 +1,113 @@
+//! What a relay must hold and answer, computed the plain way from the JSON alone.
+
+use super::events::id_of;
+use serde_json::Value;
+use std::cmp::Reverse;
+use std::collections::BTreeSet;
+
+/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40).
+pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
+    let living: Vec<&Value> = events
+        .iter()
+        .filter(|event| !(20_000..30_000).contains(&kind(event)))
+        .filter(|event| expires_at(event).is_none_or(|second| second > now))
+        .collect();
+    let deletions: Vec<&Value> = living.iter().filter(|e| kind(e) == 5).copied().collect();
+    let undeleted: Vec<&Value> = living
+        .into_iter()
+        .filter(|event| !deletions.iter().any(|deletion| deletes(deletion, event)))
+        .collect();
+    let is_newest = |event: &Value| {
+        address(event).is_none_or(|own| {
+            let rivals = undeleted.iter().filter(|other| address(other).as_ref() == Some(&own));
+            rivals.max_by_key(|other| (created_at(other), Reverse(id_of(other)))).map(|e| id_of(e))
+                == Some(id_of(event))
+        })
+    };
+    let mut kept: Vec<Value> =
+        undeleted.iter().filter(|event| is_newest(event)).map(|event| (*event).clone()).collect();
+    kept.sort_by_key(|event| id_of(event).to_owned());
+    kept.dedup();
+    kept
+}
+
+/// The events that answer the filters: newest first, of one second the lowest id first, each
+/// filter with its own limit.
+pub fn answer<'events>(filters: &[Value], events: &'events [Value]) -> Vec<&'events Value> {
+    let mut union: Vec<&Value> = filters.iter().flat_map(|filter| select(filter, events)).collect();
+    order(&mut union);
+    union.dedup_by_key(|event| id_of(event));
+    union
+}
+
+/// The ids of events.
+pub fn ids<'events>(events: impl IntoIterator<Item = &'events Value>) -> BTreeSet<String> {
+    events.into_iter().map(|event| id_of(event).to_owned()).collect()
+}
+
+/// NIP-01, `limit` aside.
+pub fn matches(filter: &Value, event: &Value) -> bool {
+    filter.as_object().unwrap().iter().all(|(key, wanted)| match key.as_str() {
+        "ids" => lists(wanted, &event["id"]),
+        "authors" => lists(wanted, &event["pubkey"]),
+        "kinds" => lists(wanted, &event["kind"]),
+        "since" => created_at(event) >= wanted.as_u64().unwrap(),
+        "until" => created_at(event) <= wanted.as_u64().unwrap(),
+        "limit" => true,
+        tag => tags(event, &tag[1..]).any(|value| lists(wanted, value)),
+    })
+}
+
+fn select<'events>(filter: &Value, events: &'events [Value]) -> Vec<&'events Value> {
+    let mut found: Vec<&Value> = events.iter().filter(|event| matches(filter, event)).collect();
+    order(&mut found);
+    let limit = filter.get("limit").map_or(usize::MAX, |limit| limit.as_u64().unwrap() as usize);
+    found.truncate(limit);
+    found
+}
+
+fn order(events: &mut [&Value]) {
+    events.sort_by_key(|event| (Reverse(created_at(event)), id_of(event).to_owned()));
+}
+
+fn lists(list: &Value, value: &Value) -> bool {
+    list.as_array().unwrap().contains(value)
+}
+
+fn kind(event: &Value) -> u64 {
+    event["kind"].as_u64().unwrap()
+}
+
+pub fn created_at(event: &Value) -> u64 {
+    event["created_at"].as_u64().unwrap()
+}
+
+/// The values of the tags of a name.
+fn tags<'event>(event: &'event Value, name: &'event str) -> impl Iterator<Item = &'event Value> {
+    let tags = event["tags"].as_array().unwrap().iter();
+    tags.filter(move |tag| tag[0] == name && tag[1].is_string()).map(|tag| &tag[1])
+}
+
+fn expires_at(event: &Value) -> Option<u64> {
+    tags(event, "expiration").next().and_then(|value| value.as_str()?.parse().ok())
+}
+
+/// What replaces what: the same author, kind and, for addressable events, `d`.
+fn address(event: &Value) -> Option<String> {
+    let d = match kind(event) {
+        0 | 3 | 10_000..20_000 => "",
+        30_000..40_000 => tags(event, "d").next().map_or("", |value| value.as_str().unwrap()),
+        _ => return None,
+    };
+    Some(format!("{}:{}:{d}", kind(event), event["pubkey"].as_str().unwrap()))
+}
+
+fn deletes(deletion: &Value, event: &Value) -> bool {
+    let is_own = deletion["pubkey"] == event["pubkey"] && kind(event) != 5;
+    let by_id = tags(deletion, "e").any(|value| *value == event["id"]);
+    let by_address = address(event).is_some_and(|address| {
+        created_at(event) <= created_at(deletion)
+            && tags(deletion, "a").any(|value| *value == address.as_str())
+    });
+    is_own && (by_id || by_address)
+}

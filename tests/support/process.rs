@@ -1,0 +1,117 @@
+//! The real binary: run to its end, or as a relay that answers on a socket.
+
+use super::client::Client;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// What a command that ended has said.
+#[derive(Debug)]
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+/// Runs `negsync` with these arguments and this standard input.
+pub fn negsync(arguments: &[&str], stdin: &str) -> Ended {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut input = child.stdin.take().unwrap();
+    let stdin = stdin.to_owned();
+    // A command that fails at once leaves its input unread.
+    let writing = std::thread::spawn(move || drop(input.write_all(stdin.as_bytes())));
+    let stdout = read_beside(child.stdout.take().unwrap());
+    let stderr = read_beside(child.stderr.take().unwrap());
+    let status = wait(&mut child).unwrap_or_else(|| {
+        let _ = child.kill();
+        panic!("negsync {arguments:?} did not end in 20 s");
+    });
+    writing.join().unwrap();
+    Ended { status, stdout: stdout.join().unwrap(), stderr: stderr.join().unwrap() }
+}
+
+/// Reads to the end on a thread of its own, so that a full pipe stops nobody.
+fn read_beside(mut source: impl Read + Send + 'static) -> JoinHandle<String> {
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        source.read_to_string(&mut text).unwrap();
+        text
+    })
+}
+
+/// Waits for the end, for a while.
+fn wait(child: &mut Child) -> Option<ExitStatus> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match child.try_wait().unwrap() {
+            Some(status) => return Some(status),
+            None if Instant::now() > deadline => return None,
+            None => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// `negsync relay` in a process of its own; killed when dropped.
+pub struct RelayProcess {
+    child: Child,
+    url: String,
+    log: Option<JoinHandle<String>>,
+}
+
+impl RelayProcess {
+    /// Starts on a free port and waits for the line that says where.
+    pub fn start(store: &Path) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+            .args(["relay", "--listen", "127.0.0.1:0", "--store"])
+            .arg(store)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let log = Some(read_beside(child.stderr.take().unwrap()));
+        let mut line = String::new();
+        BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let url = line
+            .split_whitespace()
+            .find(|word| word.starts_with("ws://"))
+            .unwrap_or_else(|| panic!("the relay did not say where it serves: {line:?}"))
+            .to_owned();
+        Self { child, url, log }
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url).await
+    }
+
+    /// Sends a signal by its name, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let pid = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status().unwrap();
+        assert!(sent.success());
+    }
+
+    /// Waits for the end and returns the exit status with what was logged.
+    pub fn ended(mut self) -> (ExitStatus, String) {
+        let status = wait(&mut self.child).expect("the relay did not end in 20 s");
+        let log = self.log.take().map(|log| log.join().unwrap()).unwrap_or_default();
+        (status, log)
+    }
+}
+
+impl Drop for RelayProcess {
+    fn drop(&mut self) {
+        // Of a process that has ended this says so, and nothing else.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

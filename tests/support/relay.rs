@@ -1,0 +1,52 @@
+//! A relay in this process, on a free port and a store of its own.
+
+use super::client::Client;
+use negsync::config::Config;
+use negsync::relay::Relay;
+use std::path::PathBuf;
+use tempfile::TempDir;
+
+pub struct TestRelay {
+    pub relay: Relay,
+    pub config: Config,
+    // Removed with the relay.
+    directory: TempDir,
+}
+
+impl TestRelay {
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts with the default configuration, changed by `change`.
+    pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut config = Config::default();
+        config.relay.listen = "127.0.0.1:0".parse().unwrap();
+        config.store.path = directory.path().join("events.sqlite");
+        change(&mut config);
+        let relay = Relay::start(config.clone()).await.unwrap();
+        Self { relay, config, directory }
+    }
+
+    /// Stops the relay and starts another one on the same store.
+    pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
+        let Self { relay, mut config, directory } = self;
+        relay.stop().await;
+        change(&mut config);
+        let relay = Relay::start(config.clone()).await.unwrap();
+        Self { relay, config, directory }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.relay.address())
+    }
+
+    pub fn store_path(&self) -> PathBuf {
+        self.config.store.path.clone()
+    }
+
+    pub async fn client(&self) -> Client {
+        Client::connect(&self.url()).await
+    }
+}
