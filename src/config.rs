@@ -54,6 +54,11 @@ pub struct Config {
     pub negentropy: NegentropyConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// How this store asks others.
+    pub sync: SyncConfig,
+    /// The peers that the relay keeps in sync with.
+    #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
+    pub peers: Vec<PeerConfig>,
     /// What is logged.
     pub log: LogConfig,
 }
@@ -186,6 +191,63 @@ pub struct IndexConfig {
 impl Default for IndexConfig {
     fn default() -> Self {
         Self { memory_mb: Within::new(256) }
+    }
+}
+
+/// `[sync]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// The file with the secret key for NIP-42; empty for none.
+    pub key_file: PathBuf,
+}
+
+/// `[[peer]]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The peer's `ws://` or `wss://` URL.
+    pub url: String,
+    /// Which events, as a NIP-01 filter; all of them without it.
+    #[serde(default)]
+    pub filter: serde_json::Map<String, serde_json::Value>,
+    /// Which way events move.
+    #[serde(default)]
+    pub direction: Direction,
+    /// The seconds between the end of a sync and the next.
+    #[serde(default = "interval_s")]
+    pub interval_s: Within<1, 31_536_000>,
+    /// Whether events are passed on as they come.
+    #[serde(default)]
+    pub live: bool,
+}
+
+fn interval_s() -> Within<1, 31_536_000> {
+    Within::new(300)
+}
+
+/// Which way events move in a sync.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the peer to us.
+    Down,
+    /// From us to the peer.
+    Up,
+    /// Both.
+    #[default]
+    Both,
+}
+
+impl Direction {
+    /// Whether events come from the peer.
+    pub fn is_down(self) -> bool {
+        self != Self::Up
+    }
+
+    /// Whether events go to the peer.
+    pub fn is_up(self) -> bool {
+        self != Self::Down
     }
 }
 
@@ -342,6 +404,8 @@ mod tests {
             ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
             ("[nothing]\nx = 1", 1, "nothing"),
+            ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
+            ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),
             ("[relay\n", 1, ""),
         ] {
             let error = Config::parse(text, Path::new("a.toml")).unwrap_err().to_string();

@@ -7,6 +7,7 @@ pub mod item;
 pub mod reconcile;
 pub mod relay;
 pub mod store;
+pub mod sync;
 
 // The README's Rust is compiled with the tests.
 #[cfg(doctest)]

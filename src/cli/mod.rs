@@ -3,11 +3,16 @@
 mod export;
 mod import;
 mod relay;
+mod sync;
+mod sync_progress;
 
+use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
-use negsync::config::Config;
+use negsync::config::{Config, LogConfig, LogFormat};
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 /// Keeps Nostr relays in sync: NIP-77 over SQLite.
 #[derive(Parser)]
@@ -25,6 +30,8 @@ enum Command {
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     Export(export::Arguments),
+    /// Bring the store and other relays to the same events.
+    Sync(sync::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -56,5 +63,20 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::Sync(arguments) => sync::run(&arguments),
     }
+}
+
+fn start_log(config: &LogConfig) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(&config.level)
+        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
+    match config.format {
+        LogFormat::Text => log.init(),
+        LogFormat::Json => log.json().init(),
+    }
+    Ok(())
 }

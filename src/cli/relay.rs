@@ -1,14 +1,13 @@
 //! `negsync relay`
 
-use super::StoreArguments;
+use super::{StoreArguments, start_log};
 use anyhow::Context;
-use negsync::config::{LogConfig, LogFormat};
 use negsync::relay::Relay;
-use std::io::{IsTerminal, Write};
+use negsync::sync::Schedule;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -34,7 +33,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         // Before anything is served, so that no signal is missed.
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
-        let relay = Relay::start(config).await?;
+        let relay = Relay::start(config.clone()).await?;
+        let schedule = Schedule::start(relay.index(), &config)?;
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{}", relay.address());
         tokio::select! {
@@ -42,21 +42,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             _ = terminate.recv() => {}
         }
         tracing::info!("stopping");
+        schedule.stop().await;
         relay.stop().await;
         Ok(ExitCode::SUCCESS)
     })
-}
-
-fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
 }

@@ -123,33 +123,12 @@ impl Catalog {
     ) -> Result<Slice, SnapshotError> {
         let slice = match filters {
             [filter] => self.slice(reader, filter, limit)?,
-            _ => self.union(reader, filters, limit)?,
+            _ => union(reader, filters, limit)?,
         };
         if slice.len() > limit {
             return Err(SnapshotError::TooLarge { limit });
         }
         Ok(slice)
-    }
-
-    fn union(
-        &self,
-        reader: &Reader,
-        filters: &[Filter],
-        limit: usize,
-    ) -> Result<Slice, SnapshotError> {
-        let mut slices = Vec::new();
-        for filter in filters {
-            slices.push(self.slice(reader, filter, limit)?);
-        }
-        slices.sort_by_key(|slice| std::cmp::Reverse(slice.len()));
-        // The largest set is shared as it is; only the others' items are added to it.
-        let mut slices = slices.into_iter();
-        let mut union = slices.next().map_or_else(Tree::new, Slice::into_tree);
-        for slice in slices {
-            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
-            union.insert_batch(&items);
-        }
-        Ok(Slice::new(union, None, None, None))
     }
 
     fn slice(
@@ -221,9 +200,8 @@ impl Catalog {
             }
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
-        // A filter's own limit takes the newest, which the scan cannot know before its end.
-        let most = if filter.limit.is_some() { usize::MAX } else { limit };
-        let items = scan(reader, filter, most)?.ok_or(SnapshotError::TooLarge { limit })?;
+        let items = scan(reader, filter, most_of(filter, limit))?
+            .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(Tree::from_unsorted(items))
     }
 
@@ -297,19 +275,80 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// The items of a filter, or `None` when there are more than `most`.
-fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
-    let mut items = Vec::new();
-    let mut over = false;
-    reader.items(filter, |item| {
-        over = items.len() >= most;
-        if over {
+/// The union of what the filters select. It is scanned for the session, all of it at one moment:
+/// sets that were kept one by one could be a commit apart.
+fn union(reader: &Reader, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+    let mut found: Vec<Gathered> =
+        filters.iter().map(|filter| Gathered::new(most_of(filter, limit))).collect();
+    reader.items_of_each(filters, |place, item| match found.get_mut(place) {
+        Some(gathered) => gathered.push(item),
+        None => ControlFlow::Break(()),
+    })?;
+    let mut union = Tree::new();
+    for (filter, gathered) in filters.iter().zip(found) {
+        let items = gathered.items().ok_or(SnapshotError::TooLarge { limit })?;
+        let slice = Slice::new(Tree::from_unsorted(items), None, None, filter.limit);
+        if union.is_empty() {
+            union = slice.into_tree();
+        } else {
+            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
+            union.insert_batch(&items);
+        }
+    }
+    Ok(Slice::new(union, None, None, None))
+}
+
+/// The most items worth scanning for a session that takes `limit`. A filter's own limit takes the
+/// newest, which the scan cannot know before its end.
+fn most_of(filter: &Filter, limit: usize) -> usize {
+    if filter.limit.is_some() { usize::MAX } else { limit }
+}
+
+/// Items of a scan, up to a bound. A scan can bring an item twice; the bound counts it once.
+struct Gathered {
+    items: Vec<Item>,
+    most: usize,
+    // When repeats are next looked for.
+    check_at: usize,
+    over: bool,
+}
+
+impl Gathered {
+    fn new(most: usize) -> Self {
+        Self { items: Vec::new(), most, check_at: most.saturating_add(1), over: false }
+    }
+
+    fn push(&mut self, item: Item) -> ControlFlow<()> {
+        self.items.push(item);
+        if self.items.len() < self.check_at {
+            return ControlFlow::Continue(());
+        }
+        self.items.sort_unstable();
+        self.items.dedup();
+        self.over = self.items.len() > self.most;
+        if self.over {
             return ControlFlow::Break(());
         }
-        items.push(item);
+        self.check_at = self.most.saturating_add(1).max(self.items.len().saturating_mul(2));
         ControlFlow::Continue(())
-    })?;
-    Ok((!over).then_some(items))
+    }
+
+    /// The items, some of them perhaps twice, or `None` when there are more than the bound.
+    fn items(mut self) -> Option<Vec<Item>> {
+        if self.items.len() > self.most {
+            self.items.sort_unstable();
+            self.items.dedup();
+            self.over = self.items.len() > self.most;
+        }
+        (!self.over).then_some(self.items)
+    }
+}
+
+/// The items of a filter, or `None` when there are more than `most`.
+fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
+    let mut gathered = Gathered::new(most);
+    reader.items(filter, |item| gathered.push(item))?;
+    Ok(gathered.items())
 }
 
 /// As [`scan`], on two threads. They see different states of the store: only for a set for which

@@ -13,12 +13,17 @@ use crate::item::Item;
 use crate::store::{Change, Filter, OnCommit, Reader, Store, StoreError, StoreOptions};
 use std::path::Path;
 use std::sync::Arc;
+use tokio::sync::broadcast;
+
+/// The most commits that a subscriber may be behind before it misses some, and is told so.
+const CHANGES_KEPT: usize = 1_024;
 
 /// A store together with the index over it: what relay and sync work on. Clones share it.
 #[derive(Clone)]
 pub struct Index {
     store: Store,
     catalog: Arc<Catalog>,
+    changes: broadcast::Sender<Arc<Change>>,
 }
 
 impl Index {
@@ -35,11 +40,15 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes));
         let kept = Arc::clone(&catalog);
+        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let publish = changes.clone();
         let store = Store::open(
             path,
             options,
             Box::new(move |change: Arc<Change>| {
                 kept.apply(&change);
+                // Fails only while nobody listens.
+                let _ = publish.send(Arc::clone(&change));
                 on_commit(change);
             }),
         )?;
@@ -52,7 +61,7 @@ impl Index {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { store, catalog })
+        Ok(Self { store, catalog, changes })
     }
 
     /// The store underneath.
@@ -63,6 +72,11 @@ impl Index {
     /// The reading side of the store.
     pub fn reader(&self) -> &Reader {
         self.store.reader()
+    }
+
+    /// Every commit from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.changes.subscribe()
     }
 
     /// Whether the event is stored, as far as memory knows; `false` says nothing while the index

@@ -130,6 +130,20 @@ impl<S: RangeSet> Initiator<S> {
         Ok(Self { set, asking })
     }
 
+    /// The set it asks about.
+    pub fn set(&self) -> &S {
+        &self.set
+    }
+
+    /// How many items of the set lie in ranges that are not settled yet; 0 with the reference
+    /// rule, which does not know.
+    pub fn unsettled_items(&self) -> usize {
+        match &self.asking {
+            Asking::Reference(_) => 0,
+            Asking::Adaptive { session, .. } => session.unsettled_items(),
+        }
+    }
+
     /// The first message. Calling it again begins anew.
     pub fn open(&mut self) -> Vec<u8> {
         match &mut self.asking {

@@ -36,7 +36,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
     let subscriptions = Arc::new(Subscriptions::new());
     let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
     let (outbox, sending) =
-        outbox(relay.live.subscribe(), Arc::clone(&subscriptions), send_timeout);
+        outbox(relay.index.subscribe(), Arc::clone(&subscriptions), send_timeout);
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,

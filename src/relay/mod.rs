@@ -12,16 +12,14 @@ mod subscriptions;
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::store::{Change, StoreError, StoreOptions, Verifier};
+use crate::store::{StoreError, StoreOptions, Verifier};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::{broadcast, watch};
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
-/// The most commits that a connection may be behind with its subscriptions before it is closed.
-const LIVE_COMMITS: usize = 1_024;
 /// How long connections have to end when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -56,8 +54,6 @@ struct Shared {
     config: Config,
     index: Index,
     verifier: Verifier,
-    // Every commit, for the subscriptions of all connections.
-    live: broadcast::Sender<Arc<Change>>,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -69,10 +65,8 @@ impl Relay {
     /// # Errors
     /// When the store cannot be opened or the address is taken.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
-        let (live, _) = broadcast::channel(LIVE_COMMITS);
         let (stop, stopping) = watch::channel(false);
         let (ended, running) = watch::channel(());
-        let to_subscriptions = live.clone();
         let options = StoreOptions {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
@@ -81,10 +75,7 @@ impl Relay {
             &config.store.path,
             options,
             config.index.memory_mb.size() << 20,
-            Box::new(move |change| {
-                // Fails only while nobody is connected.
-                let _ = to_subscriptions.send(change);
-            }),
+            Box::new(|_| {}),
         )?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
@@ -94,7 +85,6 @@ impl Relay {
             config,
             index: index.clone(),
             verifier: Verifier::start()?,
-            live,
             stopping,
             _running: running,
         });

@@ -5,7 +5,7 @@ use super::message;
 use super::outbox::Outbox;
 use crate::config::Limits;
 use crate::index::Index;
-use crate::store::{Event, EventError, Outcome, unix_now};
+use crate::store::{Event, EventError, Outcome, within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -46,21 +46,6 @@ fn accept(
         ),
         Err(error) => outbox.outcome(refusal(error), permit),
     }
-}
-
-fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event, EventError> {
-    let newest = unix_now().saturating_add(limits.created_at_ahead_s.get());
-    let reason = if json.len() > limits.event_bytes.size() {
-        format!("event: {} bytes, {} at the most", json.len(), limits.event_bytes.get())
-    } else if event.tag_count() > limits.event_tags.size() {
-        format!("tags: {}, {} at the most", event.tag_count(), limits.event_tags.get())
-    } else if event.item().created_at > newest {
-        let ahead = limits.created_at_ahead_s.get();
-        format!("created_at: more than {ahead} seconds in the future")
-    } else {
-        return Ok(event);
-    };
-    Err(EventError { id: Some(event.id_hex()), reason })
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.

@@ -1,24 +1,30 @@
 //! The SQLite event store: one writer with group commit, readers beside it, and the rules that
 //! decide what an accepted event does.
 
+mod admission;
 mod checkpoint;
 mod event;
 mod filter;
 mod query;
 mod readers;
+mod refused;
 mod rules;
 mod schema;
 mod signature;
+mod synced;
 mod tag_key;
 mod verifier;
 mod writer;
 
+pub use admission::within_limits;
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
 pub use readers::Reader;
+pub use refused::Refused;
 pub use rules::{Change, Outcome, Step};
 pub use schema::Synchronous;
+pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use writer::{OnCommit, Reply, unix_now};
@@ -189,6 +195,22 @@ impl Store {
             let _ = send.send(());
         }));
         done.recv().map_err(|_| StoreError::Closed)
+    }
+
+    /// Remembers ids that a sync need not move again, and returns once they are written.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn remember_refused(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
+    }
+
+    /// Remembers how far a peer was seen to be equal, and returns once that is written.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn remember_synced(&self, synced: Synced) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| synced::remember(connection, &synced, now))
     }
 
     /// The reading side.

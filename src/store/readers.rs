@@ -4,9 +4,10 @@
 use super::filter::Filter;
 use super::query::{self, Hit};
 use super::writer::unix_now;
-use super::{StoreError, schema};
+use super::{StoreError, refused, schema, synced};
 use crate::item::Item;
 use rusqlite::Connection;
+use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -89,6 +90,22 @@ impl Reader {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
     }
 
+    /// As [`Reader::items`] for several filters at one moment; `visit` is told the filter's place.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn items_of_each(
+        &self,
+        filters: &[Filter],
+        mut visit: impl FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.pool.with(|connection| {
+            filters.iter().enumerate().try_for_each(|(place, filter)| {
+                query::items(connection, filter, &mut |item| visit(place, item))
+            })
+        })
+    }
+
     /// A second with about as many events before it as after it, where they were stored in order
     /// of time; `None` in an empty store.
     ///
@@ -96,6 +113,28 @@ impl Reader {
     /// When SQLite refuses.
     pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
         self.pool.with(query::middle_second)
+    }
+
+    /// Which of `ids` a sync with `peer` need not move, each with its reason.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn refused(
+        &self,
+        peer: &str,
+        ids: &[[u8; 32]],
+    ) -> Result<HashMap<[u8; 32], String>, StoreError> {
+        let now = unix_now();
+        self.pool.with(|connection| Ok(refused::find(connection, peer, ids, now)?))
+    }
+
+    /// The `created_at` up to which `peer` was last seen to be equal for a filter, given as the
+    /// text it was remembered under.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn synced_up_to(&self, peer: &str, filter: &str) -> Result<Option<u64>, StoreError> {
+        self.pool.with(|connection| Ok(synced::up_to(connection, peer, filter)?))
     }
 }
 

@@ -13,7 +13,8 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = [
+    "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
     id         BLOB NOT NULL,
@@ -55,7 +56,27 @@ CREATE TABLE address_tombstone (
     created_at INTEGER NOT NULL,
     PRIMARY KEY (pubkey, kind, address)
 ) STRICT, WITHOUT ROWID;
-"];
+",
+    // Ids that a sync need not move again, and how far each peer was last seen to be equal.
+    // `peer` is empty where the reason is this store's own and so holds for every peer.
+    "
+CREATE TABLE refused (
+    peer   TEXT NOT NULL,
+    id     BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    until  INTEGER NOT NULL,
+    PRIMARY KEY (peer, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refused_until ON refused (until);
+CREATE TABLE synced (
+    peer   TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    up_to  INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (peer, filter)
+) STRICT, WITHOUT ROWID;
+",
+];
 
 /// How safe a commit is when the machine loses power (`PRAGMA synchronous`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]

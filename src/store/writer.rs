@@ -30,8 +30,12 @@ const TICK: Duration = Duration::from_millis(250);
 enum Job {
     Publish { events: Vec<VerifiedEvent>, reply: Reply },
     Expire { reply: Reply },
+    Note(Note),
     Stop,
 }
+
+/// Something beside the events to write, which nobody hears of but its caller.
+type Note = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -74,6 +78,23 @@ impl Writer {
         self.send(Job::Expire { reply });
     }
 
+    /// Writes something beside the events, in a transaction of its own, and waits for it.
+    pub(super) fn note(
+        &self,
+        write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let (send, written) = sync_channel(1);
+        self.send(Job::Note(Box::new(move |connection| {
+            let done = connection.transaction_with_behavior(TransactionBehavior::Immediate);
+            let done = done.and_then(|transaction| {
+                write(&transaction, unix_now())?;
+                transaction.commit()
+            });
+            let _ = send.send(done);
+        })));
+        Ok(written.recv().map_err(|_| StoreError::Closed)??)
+    }
+
     /// Commits what was submitted before, then ends the thread.
     pub(super) fn stop(&self) {
         let thread = self.thread.lock().map_or_else(|e| e.into_inner().take(), |mut t| t.take());
@@ -92,7 +113,7 @@ impl Writer {
                     reply(vec![Outcome::Failed("the store is closed".into()); events.len()]);
                 }
                 Job::Expire { reply } => reply(Vec::new()),
-                Job::Stop => {}
+                Job::Note(_) | Job::Stop => {}
             }
         }
     }
@@ -114,10 +135,13 @@ impl Thread {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
             };
-            let (batch, stop) = gather(first, queue);
+            let gathered = gather(first, queue);
             self.expire_due();
-            self.commit(batch);
-            if stop {
+            self.commit(gathered.batch);
+            for note in gathered.notes {
+                note(&mut self.connection);
+            }
+            if gathered.stop {
                 break;
             }
         }
@@ -189,23 +213,36 @@ impl Thread {
     }
 }
 
-/// Takes what waits without waiting for more. Returns whether the writer has to stop after it.
-fn gather(first: Option<Job>, queue: &Receiver<Job>) -> (Vec<(Vec<VerifiedEvent>, Reply)>, bool) {
-    let mut batch = Vec::new();
+/// What the writer does next.
+#[derive(Default)]
+struct Gathered {
+    batch: Vec<(Vec<VerifiedEvent>, Reply)>,
+    notes: Vec<Note>,
+    // Whether to end after it.
+    stop: bool,
+}
+
+/// Takes what waits without waiting for more.
+fn gather(first: Option<Job>, queue: &Receiver<Job>) -> Gathered {
+    let mut gathered = Gathered::default();
     let mut events_in_batch = 0;
     let mut next = first;
     while let Some(job) = next {
         match job {
             Job::Publish { events, reply } => {
                 events_in_batch += events.len();
-                batch.push((events, reply));
+                gathered.batch.push((events, reply));
             }
-            Job::Expire { reply } => batch.push((Vec::new(), reply)),
-            Job::Stop => return (batch, true),
+            Job::Expire { reply } => gathered.batch.push((Vec::new(), reply)),
+            Job::Note(note) => gathered.notes.push(note),
+            Job::Stop => {
+                gathered.stop = true;
+                return gathered;
+            }
         }
         next = if events_in_batch < BATCH_EVENTS { queue.try_recv().ok() } else { None };
     }
-    (batch, false)
+    gathered
 }
 
 /// Seconds since the Unix epoch by the system's clock; 0 before it.

@@ -130,6 +130,12 @@ impl Session {
         self.next_message(set, self.opening_limit_bytes)
     }
 
+    /// Our items in ranges that wait or are being asked about.
+    pub(super) fn unsettled_items(&self) -> usize {
+        let asked = self.asked.iter().map(|asked| asked.range.own_items());
+        self.pending.iter().map(Pending::own_items).chain(asked).sum()
+    }
+
     pub(super) fn receive<S: RangeSet>(
         &mut self,
         set: &S,

@@ -1,0 +1,158 @@
+//! `negsync sync`
+
+use super::sync_progress::Display;
+use super::{StoreArguments, start_log};
+use anyhow::{Context, bail};
+use negsync::index::Index;
+use negsync::store::StoreOptions;
+use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, sync};
+use std::io::Write;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The relays to sync with, ws:// or wss://.
+    #[arg(required = true, value_name = "URL")]
+    urls: Vec<String>,
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Only events that match this NIP-01 filter.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    filter: String,
+    /// Which way events move: from the relays, to them, or both.
+    #[arg(long, value_name = "down|up|both", default_value = "both", value_parser = direction)]
+    direction: Direction,
+    /// Find out what differs and move nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Print one JSON object at the end.
+    #[arg(long)]
+    json: bool,
+    /// When all is synced, pass events on as they come, until interrupted.
+    #[arg(long)]
+    live: bool,
+}
+
+fn direction(text: &str) -> Result<Direction, String> {
+    match text {
+        "down" => Ok(Direction::Down),
+        "up" => Ok(Direction::Up),
+        "both" => Ok(Direction::Both),
+        _ => Err("must be down, up or both".to_owned()),
+    }
+}
+
+/// Exit code of a sync that could not be completed.
+const INCOMPLETE: u8 = 2;
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
+    for url in &arguments.urls {
+        PeerUrl::parse(url)?;
+    }
+    let config = arguments.store.config()?;
+    start_log(&config.log)?;
+    let options = StoreOptions {
+        synchronous: config.store.synchronous,
+        readers: config.store.readers.size(),
+    };
+    let memory_bytes = config.index.memory_mb.size() << 20;
+    let index = Index::open(&config.store.path, options, memory_bytes, Box::new(|_| {}))?;
+    let local = Local::configured(index, &config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let reports = runtime.block_on(sync_all(arguments, &local, filter));
+    local.index.store().close();
+    let reports = reports?;
+    // Whoever closed standard output does not want to know.
+    let _ = print(arguments.json, &reports);
+    let complete = reports.iter().all(|report| report.complete);
+    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+/// Syncs with all relays at the same time; the reports come in the order of the URLs.
+async fn sync_all(
+    arguments: &Arguments,
+    local: &Local,
+    filter: PeerFilter,
+) -> anyhow::Result<Vec<Report>> {
+    let (stop, stopping) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let options = Options {
+        filter,
+        direction: arguments.direction,
+        dry_run: arguments.dry_run,
+        live: arguments.live,
+        attempts: if arguments.live { None } else { Options::default().attempts },
+        stop: Some(stopping),
+    };
+    let display = Display::new();
+    let mut syncs = JoinSet::new();
+    for (place, url) in arguments.urls.iter().enumerate() {
+        let (local, url, options) = (local.clone(), url.clone(), options.clone());
+        let mut shown = display.of_peer(&url);
+        syncs.spawn(async move {
+            let report = sync(&local, &url, &options, |progress| shown.show(&progress)).await;
+            (place, report)
+        });
+    }
+    let mut reports = Vec::new();
+    loop {
+        tokio::select! {
+            ended = syncs.join_next() => match ended {
+                Some(Ok((place, report))) => reports.push((place, report?)),
+                Some(Err(panic)) => bail!("a sync ended unexpectedly: {panic}"),
+                None => break,
+            },
+            _ = interrupt.recv() => { let _ = stop.send(true); }
+            _ = terminate.recv() => { let _ = stop.send(true); }
+        }
+    }
+    reports.sort_by_key(|(place, _)| *place);
+    Ok(reports.into_iter().map(|(_, report)| report).collect())
+}
+
+/// One object for one relay; for several an object that holds one of each.
+fn print(json: bool, reports: &[Report]) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        match reports {
+            [report] => writeln!(out, "{}", serde_json::to_string(report)?)?,
+            _ => writeln!(out, "{}", serde_json::json!({ "peers": reports }))?,
+        }
+        return Ok(());
+    }
+    for report in reports {
+        writeln!(out, "{}", sentence(report))?;
+    }
+    Ok(())
+}
+
+fn sentence(report: &Report) -> String {
+    let seconds = report.elapsed_ms as f64 / 1_000.0;
+    let state = match (&report.error, report.equal, report.complete) {
+        (Some(error), _, false) => format!("not complete: {error}"),
+        (_, true, _) => "equal".to_owned(),
+        (_, false, true) => "complete".to_owned(),
+        (None, false, false) => "not complete".to_owned(),
+    };
+    let mut text = format!(
+        "{}: {state}; {} needed, {} stored; {} to send, {} taken; {} round trips, {seconds:.1} s",
+        report.url, report.need, report.stored, report.have, report.uploaded, report.round_trips,
+    );
+    for (what, counts) in [
+        ("refused", &report.refused),
+        ("refused by the peer", &report.refused_by_peer),
+        ("still differ", &report.differs),
+    ] {
+        if !counts.is_empty() {
+            let counts: Vec<String> =
+                counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+            text.push_str(&format!("; {what}: {}", counts.join(", ")));
+        }
+    }
+    text
+}

@@ -1,0 +1,105 @@
+//! Ids that a sync need not move again, each with a reason and a term: what this store cannot
+//! keep, what a peer has but does not give, what a peer does not take.
+
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+
+/// The most ids that are remembered; those whose term ends first make room.
+const MOST_IDS: i64 = 1_000_000;
+
+/// One id to remember.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refused {
+    /// The peer's URL; empty where the reason is this store's own.
+    pub peer: String,
+    /// The event's id.
+    pub id: [u8; 32],
+    /// Why it is not moved.
+    pub reason: String,
+    /// For how long, in seconds.
+    pub term_s: u64,
+}
+
+/// Remembers ids, anew where they are known.
+pub(super) fn remember(
+    connection: &Connection,
+    refused: &[Refused],
+    now: u64,
+) -> rusqlite::Result<()> {
+    connection.execute("DELETE FROM refused WHERE until <= ?1", [now as i64])?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO refused (peer, id, reason, until) VALUES (?1, ?2, ?3, ?4)
+         ON CONFLICT DO UPDATE SET reason = excluded.reason, until = excluded.until",
+    )?;
+    for it in refused {
+        let until = i64::try_from(now.saturating_add(it.term_s)).unwrap_or(i64::MAX);
+        insert.execute(params![it.peer, it.id, it.reason, until])?;
+    }
+    let count: i64 = connection.query_row("SELECT count(*) FROM refused", [], |row| row.get(0))?;
+    if count > MOST_IDS {
+        connection.execute(
+            "DELETE FROM refused WHERE (peer, id) IN
+             (SELECT peer, id FROM refused ORDER BY until LIMIT ?1)",
+            [count - MOST_IDS],
+        )?;
+    }
+    Ok(())
+}
+
+/// Which of `ids` are remembered for `peer`, or for all peers.
+pub(super) fn find(
+    connection: &Connection,
+    peer: &str,
+    ids: &[[u8; 32]],
+    now: u64,
+) -> rusqlite::Result<HashMap<[u8; 32], String>> {
+    let mut found = HashMap::new();
+    if connection.query_row("SELECT NOT EXISTS (SELECT 1 FROM refused)", [], |row| row.get(0))? {
+        return Ok(found);
+    }
+    let mut select = connection.prepare_cached(
+        "SELECT reason FROM refused WHERE peer IN ('', ?1) AND id = ?2 AND until > ?3",
+    )?;
+    for id in ids {
+        let reason: Option<String> =
+            select.query_row(params![peer, id, now as i64], |row| row.get(0)).optional()?;
+        if let Some(reason) = reason {
+            found.insert(*id, reason);
+        }
+    }
+    Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+
+    #[test]
+    fn an_id_is_remembered_for_its_peer_and_its_term() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let connection = schema::open_writer(&path, schema::Synchronous::Normal).unwrap();
+        let refused = |peer: &str, id: u8, term_s| Refused {
+            peer: peer.into(),
+            id: [id; 32],
+            reason: "deleted".into(),
+            term_s,
+        };
+        let ids = [[1; 32], [2; 32], [3; 32], [4; 32]];
+        assert!(find(&connection, "ws://a", &ids, 100).unwrap().is_empty());
+        let all = [refused("", 1, 10), refused("ws://a", 2, 10), refused("ws://b", 3, 20)];
+        remember(&connection, &all, 100).unwrap();
+        let found = |peer, now| {
+            let mut ids: Vec<u8> =
+                find(&connection, peer, &ids, now).unwrap().keys().map(|id| id[0]).collect();
+            ids.sort_unstable();
+            ids
+        };
+        assert_eq!(found("ws://a", 109), [1, 2]);
+        assert_eq!(found("ws://b", 109), [1, 3]);
+        assert_eq!(found("ws://b", 110), [3]);
+        remember(&connection, &[refused("ws://a", 2, 90)], 110).unwrap();
+        assert_eq!(found("ws://a", 150), [2]);
+    }
+}

@@ -1,0 +1,205 @@
+//! What happens to an event that a peer sent: read, held against what was asked for and against
+//! the limits, verified, stored. On the verifier's threads, many events at a time.
+
+use super::Local;
+use crate::store::{Event, Filter, Outcome, VerifiedEvent, within_limits};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What a REQ asked for.
+#[derive(Debug, Clone)]
+pub(super) enum Asked {
+    /// These ids.
+    Ids(Arc<HashSet<[u8; 32]>>),
+    /// Whatever matches.
+    Matching(Arc<Filter>),
+    /// Whatever matches, to be compared and not to be stored.
+    Listing(Arc<Filter>),
+}
+
+impl Asked {
+    /// Whether an event of this id was asked for by it.
+    fn names(&self, id: &[u8; 32]) -> bool {
+        matches!(self, Self::Ids(ids) if ids.contains(id))
+    }
+
+    fn accepts(&self, event: &Event) -> bool {
+        match self {
+            Self::Ids(ids) => ids.contains(&event.item().id),
+            Self::Matching(filter) | Self::Listing(filter) => filter.matches(event),
+        }
+    }
+}
+
+/// What became of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Fate {
+    Stored,
+    Duplicate,
+    /// It is new, and was only to be compared.
+    Seen,
+    Refused(Refusal),
+    /// The store failed; nothing more can be kept.
+    Failed(String),
+}
+
+/// Why an event from a peer was not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Refusal {
+    /// A newer version is stored.
+    Superseded,
+    /// Its author has deleted it.
+    Deleted,
+    /// It has expired.
+    Expired,
+    /// It is passed on, never stored.
+    Ephemeral,
+    /// It is over a limit of this relay.
+    OverLimits,
+    /// It is no event, or its id or signature is wrong.
+    Invalid,
+    /// It was not asked for.
+    Unasked,
+    /// The connection breaks when it is asked for.
+    Unreadable,
+}
+
+impl Refusal {
+    /// The reason as it is counted and remembered.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Superseded => "superseded",
+            Self::Deleted => "deleted",
+            Self::Expired => "expired",
+            Self::Ephemeral => "ephemeral",
+            Self::OverLimits => "over limits",
+            Self::Invalid => "invalid",
+            Self::Unasked => "not asked for",
+            Self::Unreadable => "unreadable",
+        }
+    }
+
+    /// For how long, in seconds, the event need not be asked for again; `None` when that says
+    /// nothing about the event.
+    pub(super) fn term_s(self) -> Option<u64> {
+        const DAY: u64 = 86_400;
+        match self {
+            Self::Superseded | Self::Deleted | Self::Expired | Self::Ephemeral => Some(30 * DAY),
+            // Limits are raised and clocks advance.
+            Self::OverLimits | Self::Invalid | Self::Unreadable => Some(DAY),
+            Self::Unasked => None,
+        }
+    }
+
+    /// Whether the reason is this store's own and so holds whichever peer sends the event.
+    pub(super) fn is_ours(self) -> bool {
+        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable)
+    }
+}
+
+/// An event that has been dealt with.
+#[derive(Debug, Clone)]
+pub(super) struct Settled {
+    /// `None` when it was not asked for or not even an event.
+    pub(super) id: Option<[u8; 32]>,
+    pub(super) created_at: u64,
+    pub(super) fate: Fate,
+}
+
+/// The ids of events that are on their way from this peer into the store: their commits are not
+/// sent back to it. An id leaves when its commit has been heard of.
+#[derive(Debug, Clone, Default)]
+pub(super) struct FromPeer(Arc<Mutex<HashSet<[u8; 32]>>>);
+
+impl FromPeer {
+    fn insert(&self, id: [u8; 32]) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+    }
+
+    /// Forgets the id and returns whether it was there.
+    pub(super) fn remove(&self, id: &[u8; 32]) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
+    }
+
+    pub(super) fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+/// Deals with events, and calls `done` once all of them are settled.
+pub(super) fn settle(
+    local: &Local,
+    asked: &Asked,
+    texts: Vec<Box<str>>,
+    from_peer: Option<&FromPeer>,
+    done: impl FnOnce(Vec<Settled>) + Send + 'static,
+) {
+    let mut settled = Vec::with_capacity(texts.len());
+    let mut events = Vec::with_capacity(texts.len());
+    let mut items = Vec::with_capacity(texts.len());
+    for text in texts {
+        match admit(local, asked, &text) {
+            Ok(event) => {
+                let item = event.item();
+                if let Some(from_peer) = from_peer {
+                    from_peer.insert(item.id);
+                }
+                items.push(item);
+                events.push(event);
+            }
+            Err(refused) => settled.push(refused),
+        }
+    }
+    if events.is_empty() {
+        return done(settled);
+    }
+    local.index.store().submit(
+        events,
+        Box::new(move |outcomes| {
+            settled.extend(items.into_iter().zip(outcomes).map(|(item, outcome)| {
+                let (id, created_at) = (Some(item.id), item.created_at);
+                Settled { id, created_at, fate: fate(outcome) }
+            }));
+            done(settled);
+        }),
+    );
+}
+
+/// Everything that comes before the store; `Err` is what is settled without it.
+fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Settled> {
+    let refuse = |id, created_at, refusal| Settled { id, created_at, fate: Fate::Refused(refusal) };
+    let event = Event::parse(text).map_err(|error| {
+        let mut id = [0; 32];
+        let read =
+            error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
+        refuse((read && asked.names(&id)).then_some(id), 0, Refusal::Invalid)
+    })?;
+    let item = event.item();
+    if !asked.accepts(&event) {
+        return Err(refuse(None, item.created_at, Refusal::Unasked));
+    }
+    let settled = |fate| Settled { id: Some(item.id), created_at: item.created_at, fate };
+    // A look is far cheaper than a signature.
+    if local.index.contains(&item) {
+        return Err(settled(Fate::Duplicate));
+    }
+    if matches!(asked, Asked::Listing(_)) {
+        return Err(settled(Fate::Seen));
+    }
+    let refuse = |refusal| refuse(Some(item.id), item.created_at, refusal);
+    let event =
+        within_limits(event, text, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
+    event.verify().map_err(|_| refuse(Refusal::Invalid))
+}
+
+fn fate(outcome: Outcome) -> Fate {
+    match outcome {
+        Outcome::Stored => Fate::Stored,
+        Outcome::Duplicate => Fate::Duplicate,
+        Outcome::Superseded => Fate::Refused(Refusal::Superseded),
+        Outcome::Deleted => Fate::Refused(Refusal::Deleted),
+        Outcome::Expired => Fate::Refused(Refusal::Expired),
+        Outcome::PassedOn => Fate::Refused(Refusal::Ephemeral),
+        Outcome::Failed(reason) => Fate::Failed(reason),
+    }
+}

@@ -1,0 +1,130 @@
+//! What a peer says of itself (NIP-11), as far as a sync can use it.
+
+use super::dial::{DIAL_TIMEOUT, PeerUrl};
+use super::peer::PeerError;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::header::{ACCEPT, HOST, USER_AGENT};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+
+/// A longer document is not read.
+const DOCUMENT_BYTES: usize = 256 << 10;
+/// The tightest message length in use, strfry's; what a peer that says nothing is taken to have.
+const MESSAGE_BYTES: usize = 131_072;
+/// The fewest bytes that are taken from a peer as its message length.
+const LEAST_MESSAGE_BYTES: usize = 16_384;
+/// What a message spends on verb, id and brackets.
+const WRAPPING_BYTES: usize = 1_024;
+/// Longer negentropy messages than this gain nothing.
+const MOST_FRAME_BYTES: usize = 500_000;
+
+/// A peer's limits. What it does not say is what the tightest known relay has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Information {
+    /// The longest message that the peer takes, in bytes.
+    pub(super) message_bytes: usize,
+    /// The most events that a REQ is answered with.
+    pub(super) events_per_req: usize,
+    /// The most subscriptions at a time.
+    pub(super) subscriptions: usize,
+    /// Whether the peer says that it speaks NIP-77; `None` where it says nothing.
+    pub(super) negentropy: Option<bool>,
+}
+
+impl Default for Information {
+    fn default() -> Self {
+        Self {
+            message_bytes: MESSAGE_BYTES,
+            events_per_req: 500,
+            subscriptions: 10,
+            negentropy: None,
+        }
+    }
+}
+
+impl Information {
+    /// Asks for the document.
+    pub(super) async fn fetch(url: &PeerUrl) -> Result<Self, PeerError> {
+        let fetched = tokio::time::timeout(DIAL_TIMEOUT, request(url)).await;
+        fetched.map_err(|_| PeerError::Connect { reason: "no NIP-11 document in time".into() })?
+    }
+
+    /// The longest negentropy message to send, in bytes before hex.
+    pub(super) fn frame_limit_bytes(&self) -> usize {
+        (self.message_bytes.saturating_sub(WRAPPING_BYTES) / 2).min(MOST_FRAME_BYTES)
+    }
+
+    /// The longest first one, which shares its message with `filter_bytes` of filter. At least
+    /// what the protocol allows; a filter that leaves less has to be shortened by its writer.
+    pub(super) fn opening_limit_bytes(&self, filter_bytes: usize) -> usize {
+        let left = self.message_bytes.saturating_sub(WRAPPING_BYTES + filter_bytes) / 2;
+        left.clamp(crate::reconcile::FRAME_LIMIT_MIN_BYTES, MOST_FRAME_BYTES)
+    }
+
+    fn read(document: &Value) -> Self {
+        let limit = |key: &str, least: usize| {
+            let number = document.pointer(&format!("/limitation/{key}")).and_then(Value::as_u64);
+            number.and_then(|number| usize::try_from(number).ok()).filter(|number| *number >= least)
+        };
+        let default = Self::default();
+        let nips = document.get("supported_nips").and_then(Value::as_array);
+        Self {
+            message_bytes: limit("max_message_length", LEAST_MESSAGE_BYTES)
+                .unwrap_or(default.message_bytes),
+            events_per_req: limit("max_limit", 1).unwrap_or(default.events_per_req),
+            subscriptions: limit("max_subscriptions", 1).unwrap_or(default.subscriptions),
+            negentropy: nips.map(|nips| nips.iter().any(|nip| nip.as_u64() == Some(77))),
+        }
+    }
+}
+
+async fn request(url: &PeerUrl) -> Result<Information, PeerError> {
+    let failed = |reason: String| PeerError::Connect { reason: format!("NIP-11: {reason}") };
+    let stream = TokioIo::new(url.dial().await?);
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
+        .await
+        .map_err(|error| failed(error.to_string()))?;
+    let request = Request::get(url.path())
+        .header(HOST, url.authority())
+        .header(ACCEPT, "application/nostr+json")
+        .header(USER_AGENT, "negsync")
+        .body(Empty::<Bytes>::new())
+        .map_err(|error| failed(error.to_string()))?;
+    let exchange = async {
+        let response = sender.send_request(request).await?;
+        Ok::<_, hyper::Error>(Limited::new(response.into_body(), DOCUMENT_BYTES).collect().await)
+    };
+    let mut connection = std::pin::pin!(connection);
+    let mut exchange = std::pin::pin!(exchange);
+    let body = tokio::select! {
+        body = exchange.as_mut() => body,
+        _ = connection.as_mut() => exchange.await,
+    };
+    let body = body
+        .map_err(|error| failed(error.to_string()))?
+        .map_err(|error| failed(error.to_string()))?;
+    let document = serde_json::from_slice(&body.to_bytes()).map_err(|e| failed(e.to_string()))?;
+    Ok(Information::read(&document))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_a_peer_does_not_say_is_the_tightest() {
+        assert_eq!(Information::read(&json!({})), Information::default());
+        let frame = Information::default().frame_limit_bytes();
+        assert!(frame * 2 + WRAPPING_BYTES <= MESSAGE_BYTES);
+        let told = Information::read(&json!({
+            "supported_nips": [1, 77],
+            "limitation": { "max_message_length": 4_194_304, "max_limit": -1 }
+        }));
+        assert_eq!(told.message_bytes, 4_194_304);
+        assert_eq!(told.frame_limit_bytes(), MOST_FRAME_BYTES);
+        assert_eq!((told.events_per_req, told.negentropy), (500, Some(true)));
+    }
+}

@@ -1,0 +1,140 @@
+//! What a client says to a relay and hears from it (NIP-01, NIP-42, NIP-77).
+
+use super::filter::PeerFilter;
+use serde_json::json;
+use serde_json::value::RawValue;
+
+/// What a peer says, as far as a sync cares.
+#[derive(Debug)]
+pub(super) enum PeerMessage<'text> {
+    /// An event, unread, for a subscription.
+    Event { subscription: String, json: &'text str },
+    /// The end of a subscription's stored events.
+    Eose(String),
+    /// A subscription that the peer has ended.
+    Closed { subscription: String, text: String },
+    /// What became of an event that was sent.
+    Ok { id: [u8; 32], accepted: bool, text: String },
+    /// Something for people to read.
+    Notice(String),
+    /// NIP-42: a challenge to sign.
+    Auth(String),
+    /// NIP-77: the responder's message.
+    NegMsg { id: String, payload: Vec<u8> },
+    /// NIP-77: the session is over; `cap` is the most items that the peer would take.
+    NegErr { id: String, text: String, cap: Option<u64> },
+    /// Anything else.
+    Unknown,
+}
+
+/// Reads a message; what cannot be read is [`PeerMessage::Unknown`].
+pub(super) fn parse(text: &str) -> PeerMessage<'_> {
+    let Ok(elements) = serde_json::from_str::<Vec<&RawValue>>(text) else {
+        return PeerMessage::Unknown;
+    };
+    let string = |place: usize| {
+        elements.get(place).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
+    };
+    let text_at = |place: usize| string(place).unwrap_or_default();
+    let read = || {
+        Some(match string(0)?.as_str() {
+            "EVENT" => {
+                PeerMessage::Event { subscription: string(1)?, json: elements.get(2)?.get() }
+            }
+            "EOSE" => PeerMessage::Eose(string(1)?),
+            "CLOSED" => PeerMessage::Closed { subscription: string(1)?, text: text_at(2) },
+            "OK" => PeerMessage::Ok {
+                id: hex_32(&string(1)?)?,
+                accepted: serde_json::from_str(elements.get(2)?.get()).ok()?,
+                text: text_at(3),
+            },
+            "NOTICE" => PeerMessage::Notice(text_at(1)),
+            "AUTH" => PeerMessage::Auth(string(1)?),
+            "NEG-MSG" => PeerMessage::NegMsg {
+                id: string(1)?,
+                // Hex that cannot be read is a message that cannot be read.
+                payload: faster_hex::hex_decode_vec(string(2)?.as_bytes()).unwrap_or_default(),
+            },
+            "NEG-ERR" => PeerMessage::NegErr {
+                id: string(1)?,
+                text: text_at(2),
+                cap: elements.get(3).and_then(|raw| serde_json::from_str(raw.get()).ok()),
+            },
+            _ => return None,
+        })
+    };
+    read().unwrap_or(PeerMessage::Unknown)
+}
+
+/// NIP-01, REQ.
+pub(super) fn req(subscription: &str, filter: &PeerFilter) -> String {
+    json!(["REQ", subscription, filter.json()]).to_string()
+}
+
+/// NIP-01, REQ for events by id.
+pub(super) fn req_ids(subscription: &str, ids: &[[u8; 32]]) -> String {
+    let ids: Vec<String> = ids.iter().map(|id| hex(id)).collect();
+    json!(["REQ", subscription, { "ids": ids }]).to_string()
+}
+
+/// NIP-01, CLOSE.
+pub(super) fn close(subscription: &str) -> String {
+    json!(["CLOSE", subscription]).to_string()
+}
+
+/// NIP-01, EVENT, around JSON as it is stored.
+pub(super) fn event(json: &str) -> String {
+    format!(r#"["EVENT",{json}]"#)
+}
+
+/// NIP-42, AUTH.
+pub(super) fn auth(json: &str) -> String {
+    format!(r#"["AUTH",{json}]"#)
+}
+
+/// NIP-77, Initial message.
+pub(super) fn neg_open(id: &str, filter: &PeerFilter, payload: &[u8]) -> String {
+    json!(["NEG-OPEN", id, filter.json(), hex(payload)]).to_string()
+}
+
+/// NIP-77, Subsequent messages.
+pub(super) fn neg_msg(id: &str, payload: &[u8]) -> String {
+    json!(["NEG-MSG", id, hex(payload)]).to_string()
+}
+
+/// NIP-77, Close message.
+pub(super) fn neg_close(id: &str) -> String {
+    json!(["NEG-CLOSE", id]).to_string()
+}
+
+/// Lower-case hex.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    faster_hex::hex_string(bytes)
+}
+
+fn hex_32(text: &str) -> Option<[u8; 32]> {
+    let mut id = [0; 32];
+    (text.len() == 64).then_some(())?;
+    faster_hex::hex_decode(text.as_bytes(), &mut id).ok()?;
+    Some(id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_by_size_carries_the_cap() {
+        let text = r#"["NEG-ERR","n1","blocked: too many query results",500000]"#;
+        let PeerMessage::NegErr { id, text, cap } = parse(text) else { panic!("not a NEG-ERR") };
+        assert_eq!((id.as_str(), cap), ("n1", Some(500_000)));
+        assert!(text.starts_with("blocked: "));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_unknown() {
+        for text in ["", "{}", "[]", "[1]", r#"["OK","ab",true]"#, r#"["EVENT"]"#, r#"["X",1]"#] {
+            assert!(matches!(parse(text), PeerMessage::Unknown), "{text}");
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
+//! and moves events at the same time; what is lost with a connection is found again by the next.
+//!
+//! The parts: [`dial`] and [`peer`] reach the peer, [`information`] learns its limits, `session`
+//! is one connection's work, [`download`] and [`upload`] are its two windows of events under way,
+//! [`arrival`] is what an event from a peer has to pass, [`pass`] keeps the accounts that prove
+//! the result.
+
+mod arrival;
+mod auth;
+mod backoff;
+mod dial;
+mod download;
+mod filter;
+mod information;
+mod message;
+mod pass;
+mod peer;
+mod report;
+mod schedule;
+mod session;
+mod upload;
+
+pub use dial::{PeerUrl, UrlError};
+pub use filter::PeerFilter;
+pub use report::{Counts, Method, Progress, Report};
+pub use schedule::Schedule;
+
+pub use crate::config::Direction;
+
+use crate::config::{Config, Limits};
+use crate::index::Index;
+use crate::store::{FilterError, StoreError, Verifier};
+use backoff::Backoff;
+use nostr::Keys;
+use session::{End, Memory, Session};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// Our side of every sync. Clones share it.
+#[derive(Clone)]
+pub struct Local {
+    /// The events.
+    pub index: Index,
+    /// Where signatures are checked.
+    pub verifier: Verifier,
+    /// What an event from a peer has to keep to, as one that is published.
+    pub limits: Limits,
+    /// Who we are to peers that ask (NIP-42).
+    pub keys: Option<Keys>,
+}
+
+impl Local {
+    /// Our side with the default limits and without a key.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn new(index: Index) -> Result<Self, StoreError> {
+        Ok(Self { index, verifier: Verifier::start()?, limits: Limits::default(), keys: None })
+    }
+
+    /// Our side as it is configured.
+    ///
+    /// # Errors
+    /// When the key cannot be read or the system gives no thread.
+    pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
+        let keys = auth::configured_keys(&config.sync)?;
+        let limits = config.limits.clone();
+        let local = Self::new(index).map_err(|error| SyncError::Store(error.to_string()))?;
+        Ok(Self { limits, keys, ..local })
+    }
+}
+
+/// How to sync.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Which events.
+    pub filter: PeerFilter,
+    /// Which way.
+    pub direction: Direction,
+    /// Find out what differs and move nothing.
+    pub dry_run: bool,
+    /// Go on when all is synced: move events as they come, until stopped.
+    pub live: bool,
+    /// The connections in a row that may fail before the sync gives up; `None` for any number.
+    pub attempts: Option<u32>,
+    /// Ends the sync when it becomes `true`.
+    pub stop: Option<watch::Receiver<bool>>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            filter: PeerFilter::default(),
+            direction: Direction::Both,
+            dry_run: false,
+            live: false,
+            attempts: Some(5),
+            stop: None,
+        }
+    }
+}
+
+/// Why a sync could not go on: a fault of our own. A peer's faults are in the [`Report`].
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The URL leads to no relay.
+    #[error(transparent)]
+    Url(#[from] UrlError),
+    /// A peer's filter cannot be used.
+    #[error("the filter of the peer {url}: {source}")]
+    Filter {
+        /// The peer.
+        url: String,
+        /// What is wrong with its filter.
+        source: FilterError,
+    },
+    /// The key for NIP-42 cannot be used.
+    #[error("the key for NIP-42 in {place}: {reason}")]
+    Key {
+        /// Where it stands.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The store cannot be read or written.
+    #[error("{0}")]
+    Store(String),
+}
+
+/// Syncs with the peer at `url`, reconnecting as often as it takes, and reports what was done.
+/// Dropping the future ends the sync; what was stored stays.
+///
+/// # Errors
+/// When the URL is bad or the store fails.
+pub async fn sync(
+    local: &Local,
+    url: &str,
+    options: &Options,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Result<Report, SyncError> {
+    let url = PeerUrl::parse(url)?;
+    let began = Instant::now();
+    let mut memory = Memory::new(&url, options);
+    let mut backoff = Backoff::default();
+    loop {
+        let end = Session::run(local, &url, options, &mut memory, &mut progress).await;
+        if memory.take_advanced() {
+            backoff.reset();
+        }
+        let reason = match end {
+            End::Finished => break,
+            End::Failed(error) => return Err(SyncError::Store(error)),
+            End::Lost(reason) => reason.to_string(),
+        };
+        let pause = backoff.next();
+        if options.attempts.is_some_and(|most| backoff.failures() >= most) {
+            memory.report.complete = false;
+            memory.report.equal = false;
+            memory.report.error = Some(reason);
+            break;
+        }
+        progress(Progress::Waiting { reason, pause });
+        if !sleep(pause, options).await {
+            memory.report.error = Some("stopped".to_owned());
+            break;
+        }
+        memory.report.reconnects += 1;
+    }
+    let mut report = memory.report;
+    report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+    Ok(report)
+}
+
+/// Returns whether the sync goes on.
+async fn sleep(pause: Duration, options: &Options) -> bool {
+    match options.stop.clone() {
+        None => {
+            tokio::time::sleep(pause).await;
+            true
+        }
+        Some(mut stop) => tokio::select! {
+            () = tokio::time::sleep(pause) => true,
+            stopped = stop.wait_for(|stop| *stop) => stopped.is_err(),
+        },
+    }
+}

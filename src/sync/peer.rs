@@ -1,0 +1,165 @@
+//! One WebSocket connection to a peer: text in, text out, bounded both ways.
+
+use super::dial::{DIAL_TIMEOUT, Duplex, PeerUrl};
+use super::information::Information;
+use futures_util::stream::{SplitSink, SplitStream};
+use futures_util::{SinkExt, StreamExt};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+
+/// The longest message that is read. An event over the store's limit is read up to this size, so
+/// that it can be refused by its id.
+const MESSAGE_BYTES: usize = 16 << 20;
+/// The most messages that wait to be sent. The windows of download and upload keep it far below.
+const QUEUE_MESSAGES: usize = 4_096;
+/// How long the peer may take nothing of what it is sent.
+const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the last messages and the close frame may take.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+type Socket = WebSocketStream<Box<dyn Duplex>>;
+
+/// Why a connection could not be made or went away.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum PeerError {
+    #[error("cannot connect: {reason}")]
+    Connect { reason: String },
+    #[error("the connection was lost: {reason}")]
+    Lost { reason: String },
+    #[error("the peer sent a message of more than {MESSAGE_BYTES} bytes")]
+    TooLong,
+    #[error("{reason}")]
+    Refused { reason: String },
+    #[error("the peer was silent for {} s", waited.as_secs())]
+    Silent { waited: Duration },
+}
+
+/// A connection.
+pub(super) struct Peer {
+    stream: SplitStream<Socket>,
+    outbox: mpsc::Sender<Message>,
+    sending: JoinHandle<()>,
+    pub(super) information: Information,
+    bytes_up: Arc<AtomicU64>,
+    bytes_down: u64,
+}
+
+impl Peer {
+    /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
+    pub(super) async fn connect(
+        url: &PeerUrl,
+        known: Option<Information>,
+    ) -> Result<Self, PeerError> {
+        let information = async {
+            match known {
+                Some(information) => information,
+                None => Information::fetch(url).await.unwrap_or_else(|error| {
+                    tracing::debug!(peer = %url, %error, "the peer says nothing of itself");
+                    Information::default()
+                }),
+            }
+        };
+        let (socket, information) = tokio::join!(open(url), information);
+        let (sink, stream) = socket?.split();
+        let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
+        let bytes_up = Arc::new(AtomicU64::new(0));
+        let sending = tokio::spawn(send_all(sink, queue, Arc::clone(&bytes_up)));
+        Ok(Self { stream, outbox, sending, information, bytes_up, bytes_down: 0 })
+    }
+
+    /// The peer's next message. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Utf8Bytes, PeerError> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Text(text))) => {
+                    self.bytes_down += text.len() as u64;
+                    return Ok(text);
+                }
+                // A pong, say, which shows that the peer is there.
+                Some(Ok(Message::Close(frame))) => {
+                    let reason = frame.map_or_else(
+                        || "the peer closed it".to_owned(),
+                        |frame| format!("the peer closed it: {} {}", frame.code, frame.reason),
+                    );
+                    return Err(PeerError::Lost { reason });
+                }
+                Some(Ok(Message::Pong(_))) => return Ok(Utf8Bytes::default()),
+                Some(Ok(_)) => {}
+                Some(Err(Error::Capacity(_))) => return Err(PeerError::TooLong),
+                Some(Err(error)) => return Err(PeerError::Lost { reason: error.to_string() }),
+                None => return Err(PeerError::Lost { reason: "the peer closed it".into() }),
+            }
+        }
+    }
+
+    /// Queues a message.
+    pub(super) fn send(&self, text: String) -> Result<(), PeerError> {
+        self.queue(Message::Text(Utf8Bytes::from(text)))
+    }
+
+    /// Asks for a sign of life.
+    pub(super) fn ping(&self) -> Result<(), PeerError> {
+        self.queue(Message::Ping(Vec::new().into()))
+    }
+
+    fn queue(&self, message: Message) -> Result<(), PeerError> {
+        self.outbox
+            .try_send(message)
+            .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
+    }
+
+    /// Bytes of messages sent and received.
+    pub(super) fn bytes(&self) -> (u64, u64) {
+        (self.bytes_up.load(Ordering::Relaxed), self.bytes_down)
+    }
+
+    /// Sends what is queued, then closes.
+    pub(super) async fn close(self) {
+        drop(self.outbox);
+        let _ = tokio::time::timeout(CLOSE_TIMEOUT, self.sending).await;
+    }
+}
+
+async fn open(url: &PeerUrl) -> Result<Socket, PeerError> {
+    let stream = url.dial().await?;
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MESSAGE_BYTES))
+        .max_frame_size(Some(MESSAGE_BYTES));
+    let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
+    let failed = |reason: String| PeerError::Connect { reason };
+    let (socket, _) = tokio::time::timeout(DIAL_TIMEOUT, handshake)
+        .await
+        .map_err(|_| failed("no answer to the WebSocket handshake".into()))?
+        .map_err(|error| failed(error.to_string()))?;
+    Ok(socket)
+}
+
+/// Empties the queue into the socket until the queue is closed or the socket fails.
+async fn send_all(
+    mut sink: SplitSink<Socket, Message>,
+    mut queue: mpsc::Receiver<Message>,
+    bytes_up: Arc<AtomicU64>,
+) {
+    let sending = async {
+        while let Some(message) = queue.recv().await {
+            bytes_up.fetch_add(message.len() as u64, Ordering::Relaxed);
+            let done = async {
+                sink.feed(message).await?;
+                if queue.is_empty() { sink.flush().await } else { Ok(()) }
+            };
+            match tokio::time::timeout(SEND_TIMEOUT, done).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) | Err(_) => return,
+            }
+        }
+        let _ = sink.close().await;
+    };
+    // The reading side learns of a failure by itself, or by the queue that is closed.
+    sending.await;
+}

@@ -1,0 +1,110 @@
+//! What a sync did, while it runs and at its end.
+
+use super::{Direction, PeerFilter};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// How a peer's events were found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Method {
+    /// By reconciliation (NIP-77).
+    #[default]
+    Negentropy,
+    /// By reading all that matches, page by page (NIP-01), because the peer does not reconcile.
+    Req,
+}
+
+/// The end of a sync.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Report {
+    /// The peer.
+    pub url: String,
+    /// Which events were to be synced.
+    pub filter: serde_json::Map<String, serde_json::Value>,
+    /// Which way events were to move.
+    pub direction: Direction,
+    /// How the peer's events were found out.
+    pub method: Method,
+    /// Questions of the reconciliation that were answered.
+    pub round_trips: u64,
+    /// Bytes of messages sent.
+    pub bytes_up: u64,
+    /// Bytes of messages received.
+    pub bytes_down: u64,
+    /// How often all was reconciled; the last time proves the result.
+    pub passes: u32,
+    /// Connections that were lost and made again.
+    pub reconnects: u32,
+    /// Events that only we had.
+    pub have: u64,
+    /// Events that only the peer had.
+    pub need: u64,
+    /// Events that came from the peer and are stored now.
+    pub stored: u64,
+    /// Events that the peer took.
+    pub uploaded: u64,
+    /// Events that either side turned out to have already.
+    pub duplicates: u64,
+    /// Events from the peer that were not kept, by reason.
+    pub refused: BTreeMap<String, u64>,
+    /// Events that the peer did not take, by the prefix of its answer.
+    pub refused_by_peer: BTreeMap<String, u64>,
+    /// What still differs, by reason.
+    pub differs: BTreeMap<String, u64>,
+    /// Whether both sides hold the same events that match.
+    pub equal: bool,
+    /// Whether all that was to be moved has been moved or has a reason not to be.
+    pub complete: bool,
+    /// Milliseconds from the beginning to the end.
+    pub elapsed_ms: u64,
+    /// Why the sync is not complete.
+    pub error: Option<String>,
+}
+
+impl Report {
+    pub(super) fn new(url: &str, filter: &PeerFilter, direction: Direction) -> Self {
+        let (url, filter) = (url.to_owned(), filter.json().clone());
+        Self { url, filter, direction, ..Self::default() }
+    }
+}
+
+/// What a sync tells while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// The peer has been reached.
+    Connected,
+    /// Something that the operator may want to know, in words.
+    Note(String),
+    /// A reconciliation begins; from the second on to prove the first.
+    Pass(u32),
+    /// How far everything is.
+    Moved(Counts),
+    /// Everything that was there is synced; from here on events move as they come.
+    Live,
+    /// The connection was lost, and is made again after a pause.
+    Waiting {
+        /// Why it was lost.
+        reason: String,
+        /// The pause.
+        pause: Duration,
+    },
+}
+
+/// How far a sync is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Our items in ranges that are not settled.
+    pub unsettled_items: u64,
+    /// Our items in all.
+    pub items: u64,
+    /// Events that the peer was asked for and that came or will not come.
+    pub downloaded: u64,
+    /// Events to ask for that are known by now, those included.
+    pub to_download: u64,
+    /// Events that the peer has answered for.
+    pub uploaded: u64,
+    /// Events to send that are known by now, those included.
+    pub to_upload: u64,
+}

@@ -1,0 +1,450 @@
+//! One connection's work, from the first question to the proof. A single task reads the socket and
+//! hears of what threads have done; nothing in it waits for the peer to take something, so that
+//! the two sides can never wait for each other.
+
+mod listen;
+mod live;
+mod paging;
+mod reconciling;
+mod transfer;
+
+use super::arrival::{FromPeer, Settled};
+use super::auth::Auth;
+use super::dial::PeerUrl;
+use super::download::Download;
+use super::information::Information;
+use super::pass::{Pass, Verdict};
+use super::peer::{Peer, PeerError};
+use super::report::{Counts, Method, Progress, Report};
+use super::upload::Upload;
+use super::{Local, Options};
+use crate::store::{Refused, StoreError, Synced, unix_now};
+use live::Live;
+use paging::Paging;
+use reconciling::{Opened, Reading, Reconciling};
+use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
+use tokio::sync::mpsc;
+use transfer::Batch;
+
+/// How often deadlines are looked at and progress is told.
+const TICK: Duration = Duration::from_millis(200);
+/// How long a peer that owes an answer may be silent.
+const SILENCE: Duration = Duration::from_secs(30);
+/// After so long without a word in a live connection the peer is asked for a sign of life.
+const PING_AFTER: Duration = Duration::from_secs(20);
+/// Refused ids are written down at this many, and at the end of each pass.
+const REFUSED_IDS: usize = 1_000;
+
+/// What a sync keeps from one connection to the next.
+pub(super) struct Memory {
+    pub(super) report: Report,
+    pub(super) information: Option<Information>,
+    /// The peer does not reconcile.
+    pub(super) without_negentropy: bool,
+    /// The peer does not follow the adaptive rule.
+    pub(super) reference_rule: bool,
+    /// Why an id is not moved, as learnt in this sync.
+    why: HashMap<[u8; 32], String>,
+    /// Ids that earlier passes tried to move.
+    tried: HashSet<[u8; 32]>,
+    /// Ids that the report has counted.
+    counted: HashSet<[u8; 32]>,
+    /// Ids that were asked for when connections were lost, and how often.
+    suspects: HashMap<[u8; 32], u8>,
+    /// To be written down by the next connection.
+    unwritten: Vec<Refused>,
+    pass: u32,
+    advanced: bool,
+}
+
+impl Memory {
+    pub(super) fn new(url: &PeerUrl, options: &Options) -> Self {
+        Self {
+            report: Report::new(url.as_str(), &options.filter, options.direction),
+            information: None,
+            without_negentropy: false,
+            reference_rule: false,
+            why: HashMap::new(),
+            tried: HashSet::new(),
+            counted: HashSet::new(),
+            suspects: HashMap::new(),
+            unwritten: Vec::new(),
+            pass: 0,
+            advanced: false,
+        }
+    }
+
+    /// Whether anything was achieved since the last call.
+    pub(super) fn take_advanced(&mut self) -> bool {
+        std::mem::take(&mut self.advanced)
+    }
+}
+
+/// How a connection's work ended.
+pub(super) enum End {
+    /// The report is complete, whatever it says.
+    Finished,
+    /// The connection is gone; another may go on.
+    Lost(PeerError),
+    /// Our own side cannot go on.
+    Failed(String),
+}
+
+impl From<PeerError> for End {
+    fn from(error: PeerError) -> Self {
+        Self::Lost(error)
+    }
+}
+
+/// What a thread has done.
+enum Work {
+    Opened(Box<Opened>),
+    Read(Box<Reading>),
+    Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String> },
+    Settled { subscription: String, events: Vec<Settled>, bytes: usize },
+    Loaded(Vec<([u8; 32], String)>),
+    Remembered,
+    Failed(String),
+}
+
+/// One connection and all that is under way on it.
+pub(super) struct Session<'sync> {
+    local: &'sync Local,
+    url: &'sync PeerUrl,
+    options: &'sync Options,
+    memory: &'sync mut Memory,
+    progress: &'sync mut (dyn FnMut(Progress) + Send),
+    peer: Peer,
+    auth: Auth,
+    reconciling: Reconciling,
+    paging: Paging,
+    download: Download,
+    upload: Upload,
+    live: Option<Live>,
+    from_peer: Option<FromPeer>,
+    pass: Option<Pass>,
+    // Events of one subscription that wait to be checked together.
+    batch: Option<Batch>,
+    // Bytes of events that are being checked or stored.
+    arriving_bytes: usize,
+    refused: Vec<Refused>,
+    done: mpsc::UnboundedSender<Work>,
+    work: mpsc::UnboundedReceiver<Work>,
+    // Threads that have not told what they did; each holds bounded work.
+    working: usize,
+    heard: Instant,
+    pinged: bool,
+    // Nothing new is begun before.
+    not_before: Option<Instant>,
+    counts: Counts,
+}
+
+impl<'sync> Session<'sync> {
+    /// Connects and works until all is synced or the connection is lost.
+    pub(super) async fn run(
+        local: &'sync Local,
+        url: &'sync PeerUrl,
+        options: &'sync Options,
+        memory: &'sync mut Memory,
+        progress: &'sync mut (dyn FnMut(Progress) + Send),
+    ) -> End {
+        let peer = match Peer::connect(url, memory.information).await {
+            Ok(peer) => peer,
+            Err(error) => return End::Lost(error),
+        };
+        memory.information = Some(peer.information);
+        let (done, work) = mpsc::unbounded_channel();
+        let live = options.live.then(|| Live::new(local));
+        let download = Download::new(&peer.information, memory.suspects.clone());
+        let mut session = Self {
+            auth: Auth::new(local.keys.clone(), url.as_str()),
+            reconciling: Reconciling::default(),
+            paging: Paging::default(),
+            download,
+            upload: Upload::default(),
+            from_peer: live.is_some().then(FromPeer::default),
+            live,
+            pass: None,
+            batch: None,
+            arriving_bytes: 0,
+            refused: std::mem::take(&mut memory.unwritten),
+            done,
+            work,
+            working: 0,
+            heard: Instant::now(),
+            pinged: false,
+            not_before: None,
+            counts: Counts::default(),
+            local,
+            url,
+            options,
+            memory,
+            progress,
+            peer,
+        };
+        let ended = session.serve().await;
+        session.leave(ended).await
+    }
+
+    async fn serve(&mut self) -> Result<(), End> {
+        (self.progress)(Progress::Connected);
+        self.begin_live()?;
+        self.begin_pass();
+        let mut stop = self.options.stop.clone();
+        let mut tick = tokio::time::interval(TICK);
+        loop {
+            self.advance()?;
+            if self.pass.is_some() && self.is_idle() && !self.end_pass() {
+                return Ok(());
+            }
+            let may_read = self.may_read();
+            tokio::select! {
+                biased;
+                Some(work) = self.work.recv() => self.take_work(work)?,
+                heard = self.peer.next(), if may_read => self.hear(&heard?).await?,
+                // Only when nothing more is there to be read at once.
+                () = std::future::ready(()), if self.batch.is_some() => self.flush_batch().await,
+                changed = live::next_change(&mut self.live) => self.take_change(changed)?,
+                _ = tick.tick() => self.take_time()?,
+                () = stopped(&mut stop) => {
+                    self.memory.report.error = Some("stopped".to_owned());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// Ends the connection and keeps what the next one can use.
+    async fn leave(mut self, ended: Result<(), End>) -> End {
+        let (up, down) = self.peer.bytes();
+        self.memory.report.bytes_up += up;
+        self.memory.report.bytes_down += down;
+        let refused = std::mem::take(&mut self.refused);
+        if !refused.is_empty() && !self.options.dry_run {
+            let store = self.local.index.store().clone();
+            let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
+        }
+        match ended {
+            Ok(()) => {
+                self.tell();
+                self.peer.close().await;
+                End::Finished
+            }
+            Err(End::Lost(error)) => {
+                if self.pass.is_some() {
+                    // It begins anew on the next connection.
+                    self.memory.pass -= 1;
+                }
+                self.keep_suspects(&error);
+                End::Lost(error)
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Begins to look at everything.
+    fn begin_pass(&mut self) {
+        self.memory.pass += 1;
+        self.memory.report.passes = self.memory.pass;
+        (self.progress)(Progress::Pass(self.memory.pass));
+        self.pass = Some(Pass { number: self.memory.pass, ..Pass::default() });
+        let window = self.options.filter.window();
+        if self.memory.without_negentropy {
+            self.paging.add(window);
+        } else {
+            self.reconciling.begin(window);
+        }
+    }
+
+    /// Sends what may be sent and has read what may be read.
+    fn advance(&mut self) -> Result<(), End> {
+        if self.auth.is_under_way() {
+            return Ok(());
+        }
+        if let Some(instant) = self.not_before {
+            if Instant::now() < instant {
+                return Ok(());
+            }
+            self.not_before = None;
+        }
+        self.advance_reconciling()?;
+        self.advance_paging()?;
+        self.advance_transfer()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.working == 0
+            && self.batch.is_none()
+            && self.reconciling.is_idle()
+            && self.paging.is_idle()
+            && self.download.is_idle()
+            && self.upload.is_idle()
+    }
+
+    /// Draws the sum of a pass. Returns whether there is more to do on this connection.
+    fn end_pass(&mut self) -> bool {
+        if !self.refused.is_empty() {
+            self.remember_refused();
+            return true;
+        }
+        let Some(pass) = self.pass.take() else { return true };
+        self.tell();
+        let by_reading = self.memory.report.method == Method::Req;
+        let report = &mut self.memory.report;
+        report.differs = pass.explained.clone();
+        if !pass.open.is_empty() {
+            report.differs.insert("not moved".to_owned(), pass.open.len() as u64);
+        }
+        if self.options.dry_run {
+            report.equal = pass.is_equal();
+            report.complete = true;
+            return false;
+        }
+        let verdict = match pass.verdict(&self.memory.tried) {
+            // What was read page by page is compared already, and its transfers were answered.
+            Verdict::Again if by_reading => Verdict::Stuck,
+            verdict => verdict,
+        };
+        report.equal = pass.open.is_empty() && pass.explained.is_empty();
+        report.complete = matches!(verdict, Verdict::Proven | Verdict::Moving);
+        match verdict {
+            Verdict::Again => {
+                self.memory.tried.extend(&pass.open);
+                self.begin_pass();
+                return true;
+            }
+            Verdict::Stuck => {
+                let count = pass.open.len();
+                report.error.get_or_insert(format!("{count} events could not be moved"));
+            }
+            Verdict::Proven => self.remember_synced(&pass),
+            Verdict::Moving => {}
+        }
+        self.go_live()
+    }
+
+    /// Remembers how far the sets were seen to be equal.
+    fn remember_synced(&mut self, pass: &Pass) {
+        if self.memory.without_negentropy || pass.newest == 0 {
+            return;
+        }
+        let synced = Synced {
+            peer: self.url.as_str().to_owned(),
+            filter: self.options.filter.text(),
+            up_to: pass.newest.min(unix_now()),
+        };
+        let store = self.local.index.store().clone();
+        // Nobody waits for it: it only makes the next sync shorter.
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = store.remember_synced(synced) {
+                tracing::warn!(%error, "how far a peer is equal could not be written");
+            }
+        });
+    }
+
+    /// Has a thread do something that may take its time.
+    fn begin_work(&mut self, job: impl FnOnce() -> Result<Work, StoreError> + Send + 'static) {
+        self.working += 1;
+        let done = self.done.clone();
+        tokio::spawn(async move {
+            let work = match tokio::task::spawn_blocking(job).await {
+                Ok(Ok(work)) => work,
+                Ok(Err(error)) => Work::Failed(error.to_string()),
+                Err(panic) => Work::Failed(panic.to_string()),
+            };
+            // Fails only when the session is over.
+            let _ = done.send(work);
+        });
+    }
+
+    fn take_work(&mut self, work: Work) -> Result<(), End> {
+        self.working = self.working.saturating_sub(1);
+        match work {
+            Work::Opened(opened) => self.opened(*opened),
+            Work::Read(reading) => self.read(*reading),
+            Work::Compared { have, remembered } => {
+                self.found(have, Vec::new(), &remembered);
+                Ok(())
+            }
+            Work::Settled { subscription, events, bytes } => {
+                self.settled(&subscription, &events, bytes)
+            }
+            Work::Loaded(events) => {
+                self.upload.read(events);
+                Ok(())
+            }
+            Work::Remembered => Ok(()),
+            Work::Failed(reason) => Err(End::Failed(reason)),
+        }
+    }
+
+    /// Looks at the deadlines.
+    fn take_time(&mut self) -> Result<(), End> {
+        self.tell();
+        let silent = self.heard.elapsed();
+        if self.reconciling.waits_too_long(self.peer.information.negentropy, silent) {
+            return self.without_negentropy("it says nothing");
+        }
+        let waiting = self.reconciling.is_waiting()
+            || self.paging.is_waiting()
+            || self.download.is_waiting()
+            || self.upload.is_waiting()
+            || self.auth.is_under_way();
+        if silent >= SILENCE && waiting {
+            let only_uploads = self.upload.is_waiting()
+                && !self.reconciling.is_waiting()
+                && !self.paging.is_waiting()
+                && !self.download.is_waiting();
+            if !only_uploads {
+                return Err(End::Lost(PeerError::Silent { waited: silent }));
+            }
+            let events = self.upload.give_up_waiting();
+            self.note(format!("the peer did not answer for {events} events"));
+        }
+        if self.live.is_some() && silent >= PING_AFTER && !self.pinged {
+            self.pinged = true;
+            self.peer.ping()?;
+        }
+        if self.live.is_some() && silent >= PING_AFTER + SILENCE {
+            return Err(End::Lost(PeerError::Silent { waited: silent }));
+        }
+        Ok(())
+    }
+
+    /// Tells how far everything is, when that has changed.
+    fn tell(&mut self) {
+        let report = &self.memory.report;
+        let refused: u64 = report.refused.values().sum();
+        let refused_by_peer: u64 = report.refused_by_peer.values().sum();
+        let downloaded = report.stored + refused;
+        let uploaded = report.uploaded + refused_by_peer;
+        let (unsettled_items, items) = self.reconciling.items();
+        let counts = Counts {
+            unsettled_items,
+            items,
+            downloaded,
+            to_download: downloaded + self.download.unsettled() as u64,
+            uploaded,
+            to_upload: uploaded + self.upload.unsettled() as u64,
+        };
+        if counts != self.counts {
+            self.counts = counts;
+            (self.progress)(Progress::Moved(counts));
+        }
+    }
+
+    fn note(&mut self, text: String) {
+        (self.progress)(Progress::Note(text));
+    }
+}
+
+/// Returns when the sync is to end.
+async fn stopped(stop: &mut Option<tokio::sync::watch::Receiver<bool>>) {
+    if let Some(stop) = stop
+        && stop.wait_for(|stop| *stop).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending().await
+}

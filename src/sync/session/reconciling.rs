@@ -1,0 +1,333 @@
+//! Finding out what differs (NIP-77), window by window.
+
+use super::super::download::MOST_QUEUED_IDS;
+use super::super::filter::Window;
+use super::super::message;
+use super::{End, Session, Work};
+use crate::index::{Slice, SnapshotError};
+use crate::item::Item;
+use crate::reconcile::{Found, Initiator, InitiatorError, Options, RangeSet, Rule, Step};
+use crate::store::{Reader, StoreError, unix_now};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// How long the first answer may take of a peer that does not say that it reconciles.
+const FIRST_ANSWER: Duration = Duration::from_secs(5);
+/// How long it may take of one that does: it may have to build a set first.
+const ANNOUNCED_FIRST_ANSWER: Duration = Duration::from_secs(60);
+/// How often a window is tried that the peer puts off.
+const MOST_FAILURES: u32 = 5;
+/// How long to wait after that.
+const PUT_OFF: Duration = Duration::from_secs(2);
+/// With at most so many of our items newer than the last sync, what the peer has that is newer
+/// is asked for at once.
+const FEW_NEW_ITEMS: usize = 64;
+/// How much is asked for at once.
+const MOST_AHEAD: usize = 2_000;
+
+/// The windows to reconcile and the one under way.
+#[derive(Default)]
+pub(super) struct Reconciling {
+    windows: VecDeque<Window>,
+    stage: Stage,
+    sessions: u64,
+    // Whether the peer has ever answered.
+    answered: bool,
+    failures: u32,
+    unsettled_items: u64,
+    items: u64,
+}
+
+#[derive(Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Our set is being taken.
+    Opening,
+    /// The peer owes an answer.
+    Waiting(Box<Open>),
+    /// The answer is being read.
+    Reading,
+    /// The next question waits until there is less to download.
+    Held(Box<Open>, Vec<u8>),
+}
+
+struct Open {
+    id: String,
+    window: Window,
+    initiator: Initiator<Slice>,
+}
+
+/// A set that has been taken and the first question over it.
+pub(super) struct Opened {
+    window: Window,
+    initiator: Initiator<Slice>,
+    message: Vec<u8>,
+    items: usize,
+    newest: u64,
+    /// Since when to ask ahead.
+    ahead: Option<u64>,
+}
+
+/// An answer that has been read.
+pub(super) struct Reading {
+    open: Box<Open>,
+    step: Result<Step, InitiatorError>,
+    found: Found,
+    remembered: HashMap<[u8; 32], String>,
+}
+
+impl Reconciling {
+    pub(super) fn begin(&mut self, window: Window) {
+        self.windows.push_back(window);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.windows.is_empty() && matches!(self.stage, Stage::Idle)
+    }
+
+    pub(super) fn is_waiting(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(_))
+    }
+
+    /// Whether the peer has been silent for longer than one that reconciles would be.
+    pub(super) fn waits_too_long(&self, announced: Option<bool>, silent: Duration) -> bool {
+        let patience = if announced == Some(true) { ANNOUNCED_FIRST_ANSWER } else { FIRST_ANSWER };
+        self.is_waiting() && !self.answered && silent >= patience
+    }
+
+    /// Whether `id` is the session under way.
+    pub(super) fn is_about(&self, id: &str) -> bool {
+        matches!(&self.stage, Stage::Waiting(open) if open.id == id)
+    }
+
+    /// Whether the peer has not answered a question yet.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.is_waiting() && !self.answered
+    }
+
+    /// Our items that are not settled, and all of them.
+    pub(super) fn items(&self) -> (u64, u64) {
+        (self.unsettled_items, self.items)
+    }
+}
+
+impl Session<'_> {
+    pub(super) fn advance_reconciling(&mut self) -> Result<(), End> {
+        match std::mem::take(&mut self.reconciling.stage) {
+            Stage::Idle => {
+                if let Some(window) = self.reconciling.windows.pop_front() {
+                    self.reconciling.stage = Stage::Opening;
+                    self.take_set(window);
+                }
+            }
+            Stage::Held(open, message) if self.download.unsettled() <= MOST_QUEUED_IDS => {
+                self.ask(open, &message)?;
+            }
+            stage => self.reconciling.stage = stage,
+        }
+        Ok(())
+    }
+
+    /// Takes our set for a window, and makes the first question over it.
+    fn take_set(&mut self, window: Window) {
+        let filter = self.options.filter.within(window);
+        let index = self.local.index.clone();
+        let peer = self.url.as_str().to_owned();
+        let remembered_under = self.options.filter.text();
+        let information = self.peer.information;
+        let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
+        let rule = if self.memory.reference_rule { Rule::Reference } else { Rule::Adaptive };
+        let ahead = self.options.direction.is_down()
+            && !self.options.dry_run
+            && self.pass.as_ref().is_some_and(|pass| pass.number == 1)
+            && filter.parsed().limit.is_none();
+        self.begin_work(move || {
+            let set = index.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
+                |error| match error {
+                    SnapshotError::Store(error) => error,
+                    // No set is larger than memory.
+                    SnapshotError::TooLarge { .. } => StoreError::Closed,
+                },
+            )?;
+            let checkpoint = index.reader().synced_up_to(&peer, &remembered_under)?;
+            let items = set.len();
+            let newest = items.checked_sub(1).and_then(|last| set.item(last));
+            let newest = newest.map_or(0, |item| item.created_at);
+            // What was there when the sets were equal does not come again: neither what is of
+            // that second, nor what was made ahead of its time.
+            let known = if newest > unix_now() { newest } else { 0 };
+            let unknown = checkpoint.map(|second| second.max(known).saturating_add(1));
+            let newer = |second: &u64| items - set.lower_bound(&Item::new(*second, [0; 32]));
+            let ahead = unknown.filter(|second| ahead && newer(second) <= FEW_NEW_ITEMS);
+            let options = Options {
+                rule,
+                frame_limit_bytes: information.frame_limit_bytes(),
+                opening_limit_bytes: information.opening_limit_bytes(filter_bytes),
+                checkpoint,
+                since: window.since,
+                ..Options::default()
+            };
+            // The limits are within the protocol's: see `Information`.
+            let mut initiator = Initiator::new(set.clone(), options)
+                .or_else(|_| Initiator::new(set, Options::default()))
+                .map_err(|_| StoreError::Closed)?;
+            let message = initiator.open();
+            Ok(Work::Opened(Box::new(Opened { window, initiator, message, items, newest, ahead })))
+        });
+    }
+
+    /// NIP-77, Initial message.
+    pub(super) fn opened(&mut self, opened: Opened) -> Result<(), End> {
+        let Opened { window, initiator, message, items, newest, ahead } = opened;
+        if let Some(pass) = &mut self.pass {
+            pass.newest = pass.newest.max(newest);
+        }
+        self.reconciling.items = items as u64;
+        self.reconciling.unsettled_items = items as u64;
+        self.reconciling.sessions += 1;
+        let id = format!("neg{}", self.reconciling.sessions);
+        let filter = self.options.filter.within(window);
+        self.peer.send(message::neg_open(&id, &filter, &message))?;
+        self.heard = Instant::now();
+        self.reconciling.stage = Stage::Waiting(Box::new(Open { id, window, initiator }));
+        if let Some(second) = ahead {
+            let since = Some(window.since.map_or(second, |since| since.max(second)));
+            let newest = filter.within(Window { since, ..window });
+            let most = self.peer.information.events_per_req.min(MOST_AHEAD);
+            self.download.ask_ahead(&self.peer, &newest.newest(most))?;
+        }
+        Ok(())
+    }
+
+    /// NIP-77, Subsequent messages, from the responder: read on a thread, with what is remembered
+    /// of the ids that it shows.
+    pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
+        let Stage::Waiting(mut open) = std::mem::take(&mut self.reconciling.stage) else { return };
+        self.reconciling.stage = Stage::Reading;
+        self.reconciling.answered = true;
+        self.reconciling.failures = 0;
+        self.memory.report.round_trips += 1;
+        self.memory.advanced = true;
+        let reader = self.local.index.reader().clone();
+        let peer = self.url.as_str().to_owned();
+        self.begin_work(move || {
+            let mut found = Found::new();
+            let step = open.initiator.receive(&payload, &mut found);
+            let remembered = remembered(&reader, &peer, &found)?;
+            Ok(Work::Read(Box::new(Reading { open, step, found, remembered })))
+        });
+    }
+
+    pub(super) fn read(&mut self, reading: Reading) -> Result<(), End> {
+        let Reading { open, step, found, remembered } = reading;
+        self.reconciling.stage = Stage::Idle;
+        self.reconciling.unsettled_items = open.initiator.unsettled_items() as u64;
+        self.found(found.have, found.need, &remembered);
+        match step {
+            Ok(Step::Send(message)) if self.download.unsettled() > MOST_QUEUED_IDS => {
+                self.reconciling.stage = Stage::Held(open, message);
+            }
+            Ok(Step::Send(message)) => self.ask(open, &message)?,
+            Ok(Step::Done) => {
+                self.reconciling.unsettled_items = 0;
+                self.peer.send(message::neg_close(&open.id))?;
+            }
+            Err(error) => {
+                self.peer.send(message::neg_close(&open.id))?;
+                self.unreadable(&open.id, open.window, &error);
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, open: Box<Open>, message: &[u8]) -> Result<(), End> {
+        self.peer.send(message::neg_msg(&open.id, message))?;
+        self.heard = Instant::now();
+        self.reconciling.stage = Stage::Waiting(open);
+        Ok(())
+    }
+
+    /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
+    fn unreadable(&mut self, id: &str, window: Window, error: &InitiatorError) {
+        tracing::debug!(peer = %self.url, session = id, %error, "a reconciliation failed");
+        if self.memory.reference_rule {
+            self.note(format!("{error}; reading events instead"));
+            self.memory.report.method = super::Method::Req;
+            self.paging.add(window);
+        } else {
+            self.memory.reference_rule = true;
+            self.reconciling.windows.push_front(window);
+        }
+    }
+
+    /// NIP-77, Error message.
+    pub(super) fn neg_err(&mut self, text: &str, cap: Option<u64>) -> Result<(), End> {
+        let Stage::Waiting(open) = std::mem::take(&mut self.reconciling.stage) else {
+            return Ok(());
+        };
+        let window = open.window;
+        let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
+        if cap.is_some() || text.contains("too many") && prefix == "blocked" {
+            self.divide(window, &open.initiator, cap);
+            return Ok(());
+        }
+        if prefix == "auth-required" && self.auth.may_help() && !self.auth.is_known() {
+            self.reconciling.windows.push_front(window);
+            return Ok(());
+        }
+        self.reconciling.failures += 1;
+        if matches!(prefix, "closed" | "rate-limited" | "error")
+            && self.reconciling.failures <= MOST_FAILURES
+        {
+            self.reconciling.windows.push_front(window);
+            self.not_before = Some(Instant::now() + PUT_OFF);
+            return Ok(());
+        }
+        self.reconciling.windows.push_front(window);
+        self.without_negentropy(text)
+    }
+
+    /// A window that is too large for the peer becomes several; a single second is read.
+    fn divide(&mut self, window: Window, initiator: &Initiator<Slice>, cap: Option<u64>) {
+        self.reconciling.answered = true;
+        let limited = self.options.filter.parsed().limit.is_some();
+        match window.divide(initiator.set(), cap, unix_now()).filter(|_| !limited) {
+            Some(parts) => {
+                let count = parts.len();
+                self.note(format!("too large for the peer: going on in {count} windows of time"));
+                parts.into_iter().rev().for_each(|part| self.reconciling.windows.push_front(part));
+            }
+            None => {
+                self.memory.report.method = super::Method::Req;
+                self.paging.add(window);
+            }
+        }
+    }
+
+    /// The peer does not reconcile: what is left is read.
+    pub(super) fn without_negentropy(&mut self, reason: &str) -> Result<(), End> {
+        self.note(format!("the peer does not reconcile ({reason}); reading its events instead"));
+        self.memory.without_negentropy = true;
+        self.memory.report.method = super::Method::Req;
+        if let Stage::Waiting(open) = std::mem::take(&mut self.reconciling.stage) {
+            self.reconciling.windows.push_front(open.window);
+        }
+        self.reconciling.unsettled_items = 0;
+        for window in self.reconciling.windows.drain(..) {
+            self.paging.add(window);
+        }
+        Ok(())
+    }
+}
+
+/// What earlier syncs remember of the ids that were found.
+fn remembered(
+    reader: &Reader,
+    peer: &str,
+    found: &Found,
+) -> Result<HashMap<[u8; 32], String>, StoreError> {
+    let mut remembered = reader.refused(peer, &found.need)?;
+    remembered.extend(reader.refused(peer, &found.have)?);
+    Ok(remembered)
+}

@@ -1,0 +1,131 @@
+//! With our own relay: both sides end equal, and a second sync moves nothing.
+
+use super::support::*;
+use negsync::sync::{Direction, Method, Options};
+use nostr::Tag;
+
+/// A store and a relay that share 3,000 events and have 300 each of their own.
+async fn divided(seed: u64) -> (TestStore, TestRelay) {
+    let (shared, ours, theirs) = (notes(seed, 3_000), notes(seed + 1, 300), notes(seed + 2, 300));
+    let store = TestStore::new(&[shared.clone(), ours].concat());
+    let relay = TestRelay::new(&[shared, theirs].concat()).await;
+    (store, relay)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn both_sides_end_equal_and_a_second_sync_moves_nothing() {
+    let (store, relay) = divided(10).await;
+    let report = sync_all(&store, &relay.url()).await;
+    assert_same(&store.ids(), &relay.ids(), "");
+    assert_eq!(store.ids().len(), 3_600);
+    assert_eq!((report.need, report.have), (300, 300), "{report:?}");
+    assert_eq!((report.stored, report.uploaded), (300, 300), "{report:?}");
+    assert!(report.equal && report.complete && report.error.is_none(), "{report:?}");
+    assert_eq!((report.method, report.passes), (Method::Negentropy, 2), "{report:?}");
+
+    let again = sync_all(&store, &relay.url()).await;
+    assert!(again.equal && again.complete, "{again:?}");
+    assert_eq!((again.stored, again.uploaded, again.duplicates), (0, 0, 0), "{again:?}");
+    assert_eq!((again.passes, again.round_trips), (1, 1), "{again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_empty_store_gets_everything_and_an_empty_relay_too() {
+    let events = notes(20, 2_000);
+    let (store, relay) = (TestStore::new(&[]), TestRelay::new(&events).await);
+    assert!(sync_all(&store, &relay.url()).await.equal);
+    assert_same(&store.ids(), &relay.ids(), "");
+    let empty = TestRelay::new(&[]).await;
+    assert!(sync_all(&store, &empty.url()).await.equal);
+    assert_same(&store.ids(), &empty.ids(), "");
+    assert_eq!(store.ids().len(), 2_000);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_direction_and_a_filter_leave_the_rest_alone() {
+    let (store, relay) = divided(30).await;
+    let (before_ours, before_theirs) = (store.ids(), relay.ids());
+    let options = Options { dry_run: true, ..Options::default() };
+    let (report, _) = sync_with(&store, &relay.url(), &options).await;
+    assert_eq!((report.need, report.have, report.stored), (300, 300, 0), "{report:?}");
+    assert!(!report.equal && report.complete, "{report:?}");
+    assert_same(&store.ids(), &before_ours, "");
+    assert_same(&relay.ids(), &before_theirs, "");
+
+    let since = START + 300;
+    let newer = filter(&format!(r#"{{"since":{since}}}"#));
+    let options = Options { direction: Direction::Up, filter: newer, ..Options::default() };
+    let (report, _) = sync_with(&store, &relay.url(), &options).await;
+    assert!(report.complete && !report.equal, "{report:?}");
+    assert_same(&store.ids(), &before_ours, "");
+    assert!(report.uploaded > 0 && report.uploaded < 300, "{report:?}");
+    assert_eq!(relay.ids().len() as u64, before_theirs.len() as u64 + report.uploaded);
+
+    let options = Options { direction: Direction::Down, ..Options::default() };
+    let (report, _) = sync_with(&store, &relay.url(), &options).await;
+    assert!(report.complete && !report.equal, "{report:?}");
+    assert!(store.ids().is_superset(&relay.ids()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_be_kept_is_not_asked_for_again() {
+    let author = author(1);
+    let shared = notes(40, 500);
+    let old = event(&author, 0, START + 1, vec![], "old");
+    let new = event(&author, 0, START + 2, vec![], "new");
+    let gone = note(&author, START + 3, "gone");
+    let tag = Tag::parse(["e", &faster_hex::hex_string(&id(&gone))]).unwrap();
+    let deletion = event(&author, 5, START + 4, vec![tag], "");
+    let ours = TestStore::new(&[shared.clone(), vec![new.clone(), deletion.clone()]].concat());
+    // The relay's filter keeps what we know from reaching it.
+    let relay = TestRelay::new(&[shared, vec![old, gone]].concat()).await;
+    let options = Options { direction: Direction::Down, ..Options::default() };
+    let (report, _) = sync_with(&ours, &relay.url(), &options).await;
+    assert_eq!(report.refused.get("superseded"), Some(&1), "{report:?}");
+    assert_eq!(report.refused.get("deleted"), Some(&1), "{report:?}");
+    assert!(report.complete && !report.equal, "{report:?}");
+    assert_eq!(report.differs.get("not to be uploaded"), Some(&2), "{report:?}");
+
+    let (again, _) = sync_with(&ours, &relay.url(), &options).await;
+    assert!(again.refused.is_empty() && again.complete, "{again:?}");
+    assert_eq!((again.stored, again.need), (0, 0), "{again:?}");
+    assert_eq!(again.differs.get("deleted"), Some(&1), "{again:?}");
+
+    // What makes them obsolete, sent to the relay, makes both sides equal.
+    let report = sync_all(&ours, &relay.url()).await;
+    assert!(report.complete, "{report:?}");
+    let report = sync_all(&ours, &relay.url()).await;
+    assert!(report.equal, "{report:?}");
+    assert_same(&ours.ids(), &relay.ids(), "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_refuses_by_size_is_synced_in_windows() {
+    let (shared, ours, theirs) = (notes(50, 3_000), notes(51, 200), notes(52, 200));
+    let store = TestStore::new(&[shared.clone(), ours].concat());
+    let relay = TestRelay::with(&[shared, theirs].concat(), |config| {
+        config.negentropy.max_sync_events = negsync::config::Within::new(500);
+    })
+    .await;
+    let (report, notes) = sync_with(&store, &relay.url(), &Options::default()).await;
+    assert_same(&store.ids(), &relay.ids(), "");
+    assert!(report.equal && report.complete, "{report:?}");
+    assert_eq!(report.method, Method::Negentropy);
+    assert!(notes.iter().any(|note| note.contains("windows of time")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catch_up_asks_for_what_is_newest_at_once() {
+    let (store, relay) = divided(60).await;
+    assert!(sync_all(&store, &relay.url()).await.equal);
+    let author = author(9);
+    let fresh: Vec<String> =
+        (0..400).map(|n| note(&author, START + 10_000 + n, "newer than all")).collect();
+    fill(relay.relay.index(), &fresh);
+    let report = sync_all(&store, &relay.url()).await;
+    assert!(report.equal, "{report:?}");
+    assert_eq!(report.stored, 400, "{report:?}");
+    // One question finds them, one proves; the events came with the first answer.
+    assert_eq!((report.passes, report.round_trips), (2, 2), "{report:?}");
+    assert_eq!(report.duplicates, 0, "{report:?}");
+}

@@ -1,0 +1,11 @@
+//! Syncs over real sockets: with our own relay, with others, and with peers that misbehave.
+
+mod command;
+mod convergence;
+mod nasty;
+mod others;
+mod scheduled;
+mod scripted;
+#[path = "../support/mod.rs"]
+mod shared;
+mod support;

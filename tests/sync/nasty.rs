@@ -1,0 +1,119 @@
+//! With a peer that does much of what a peer should not.
+
+use super::scripted::{Script, Scripted, Unknown, item};
+use super::support::*;
+use negsync::sync::{Direction, Method, Options};
+
+/// An event whose signature is of another.
+fn forged(created_at: u64) -> String {
+    let author = author(3);
+    let (one, other) = (note(&author, created_at, "one"), note(&author, created_at, "other"));
+    let sig = |json: &str| json.split(r#""sig":""#).nth(1).unwrap()[..128].to_owned();
+    one.replace(&sig(&one), &sig(&other))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_nasty_peer_gives_the_right_set_and_is_told_apart() {
+    let (shared, ours, theirs) = (notes(70, 800), notes(71, 60), notes(72, 900));
+    let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
+    let bad = forged(START + 5);
+    let huge = note(&author(4), START + 6, &"x".repeat(1 << 20));
+    let monstrous = note(&author(4), START + 7, &"x".repeat(17 << 20));
+    let held =
+        [shared, theirs.clone(), vec![bad.clone(), huge.clone(), monstrous.clone()]].concat();
+    let script = Script {
+        frame_limit_bytes: 4_096,
+        events_per_req: 40,
+        cut_every: Some(701),
+        unasked: Some(note(&author(5), START + 8, "nobody asked")),
+        ..Script::default()
+    };
+    let peer = Scripted::start(&held, script).await;
+    let mut expected = store.ids();
+    expected.extend(theirs.iter().map(|json| id(json)));
+    let options = Options { attempts: Some(20), ..Options::default() };
+    let (report, notes) = sync_with(&store, &peer.url(), &options).await;
+    assert_same(&store.ids(), &expected, &format!("{report:?} {notes:?}"));
+    assert!(report.complete && !report.equal, "{report:?} {notes:?}");
+    assert_eq!(report.refused.get("invalid"), Some(&1), "{report:?}");
+    assert_eq!(report.refused.get("over limits"), Some(&1), "{report:?}");
+    assert_eq!(report.refused.get("unreadable"), Some(&1), "{report:?}");
+    assert!(report.refused.get("not asked for") > Some(&0), "{report:?}");
+    assert!(report.reconnects > 1, "{report:?}");
+    assert!(peer.ids().is_superset(&ours.iter().map(|json| id(json)).collect()));
+
+    let (again, notes) = sync_with(&store, &peer.url(), &options).await;
+    assert!(again.complete, "{again:?} {notes:?}");
+    assert_eq!((again.stored, again.uploaded, again.need), (0, 0, 0), "{again:?}");
+    assert_eq!(again.differs.values().sum::<u64>(), 3, "{again:?}");
+    let differing = [&bad, &huge, &monstrous].map(|json| item(json).id);
+    assert!(differing.iter().all(|id| !store.ids().contains(id)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_lists_what_it_does_not_send_leaves_the_sync_incomplete() {
+    let events = notes(75, 50);
+    let store = TestStore::new(&[]);
+    let script = Script { events_per_req: 0, ..Script::default() };
+    let peer = Scripted::start(&events, script).await;
+    let report = sync_all(&store, &peer.url()).await;
+    assert!(!report.complete && !report.equal, "{report:?}");
+    assert_eq!(report.refused.get("not sent by the peer"), Some(&100), "{report:?}");
+    assert_eq!(report.differs.get("not moved"), Some(&50), "{report:?}");
+}
+
+async fn without_negentropy(how: Unknown) {
+    let (shared, ours, theirs) = (notes(80, 400), notes(81, 100), notes(82, 300));
+    // Many of one second, more than a page.
+    let crowd: Vec<String> =
+        (0..60).map(|n| note(&author(6), START + 50, &format!("crowd {n}"))).collect();
+    let store = TestStore::new(&[shared.clone(), ours].concat());
+    let script = Script { without_negentropy: Some(how), events_per_req: 100, ..Script::default() };
+    let peer = Scripted::start(&[shared, theirs, crowd].concat(), script).await;
+    let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert_same(&store.ids(), &peer.ids(), &format!("{how:?} {report:?}"));
+    assert!(report.complete && report.equal, "{how:?} {report:?}");
+    assert_eq!((report.need, report.have), (360, 100), "{how:?} {report:?}");
+    assert_eq!(report.method, Method::Req, "{how:?}");
+    assert!(notes.iter().any(|note| note.contains("does not reconcile")), "{how:?} {notes:?}");
+    let (again, _) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert!(again.complete && again.equal, "{how:?} {again:?}");
+    assert_eq!((again.stored, again.uploaded), (0, 0), "{how:?} {again:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_answers_with_a_notice_is_read() {
+    without_negentropy(Unknown::Notice).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_answers_with_closed_is_read() {
+    without_negentropy(Unknown::Closed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_answers_with_neg_err_is_read() {
+    without_negentropy(Unknown::NegErr).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_says_nothing_is_read() {
+    without_negentropy(Unknown::Silence).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
+    let (ours, theirs) = (notes(90, 30), notes(91, 40));
+    let store = TestStore::new(&ours);
+    let script = Script { without_negentropy: Some(Unknown::Notice), ..Script::default() };
+    let peer = Scripted::start(&theirs, script).await;
+    let options = Options { dry_run: true, ..Options::default() };
+    let (report, _) = sync_with(&store, &peer.url(), &options).await;
+    assert_eq!((report.need, report.have), (40, 30), "{report:?}");
+    assert_eq!((store.ids().len(), peer.ids().len()), (30, 40));
+    let options = Options { direction: Direction::Up, ..Options::default() };
+    let (report, _) = sync_with(&store, &peer.url(), &options).await;
+    assert_eq!(report.differs.get("not to be downloaded"), Some(&40), "{report:?}");
+    assert!(report.complete && !report.equal, "{report:?}");
+    assert_eq!((store.ids().len(), peer.ids().len()), (30, 70));
+}

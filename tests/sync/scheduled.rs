@@ -1,0 +1,88 @@
+//! Relays that keep themselves in sync with their peers.
+
+use super::support::*;
+use futures_util::{SinkExt, StreamExt};
+use negsync::config::{Config, Direction, PeerConfig, Within};
+use negsync::sync::Schedule;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+use tokio_tungstenite::connect_async;
+use tokio_tungstenite::tungstenite::Message;
+
+fn peer(url: &str, live: bool) -> PeerConfig {
+    PeerConfig {
+        url: url.to_owned(),
+        filter: serde_json::Map::new(),
+        direction: Direction::Both,
+        interval_s: Within::new(1),
+        live,
+    }
+}
+
+/// Keeps `relay` in sync with the relays at `urls`.
+fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
+    let peers = urls.iter().map(|url| peer(url, live)).collect();
+    let config = Config { peers, ..Config::default() };
+    Schedule::start(relay.relay.index(), &config).unwrap()
+}
+
+/// Publishes over a socket and reads every OK.
+async fn publish(url: &str, events: &[String]) {
+    let (mut socket, _) = connect_async(url).await.unwrap();
+    for event in events {
+        socket.send(Message::text(format!(r#"["EVENT",{event}]"#))).await.unwrap();
+        let answer = socket.next().await.unwrap().unwrap().into_text().unwrap();
+        assert!(answer.contains("true"), "{answer}");
+    }
+}
+
+/// Looks until all relays hold as many events as expected, and the same ones.
+async fn converge(relays: &[&TestRelay], expected: usize) {
+    let began = Instant::now();
+    loop {
+        let sets: Vec<BTreeSet<[u8; 32]>> = relays.iter().map(|relay| relay.ids()).collect();
+        if sets.iter().all(|set| set.len() == expected) {
+            sets.iter().for_each(|set| assert_same(set, &sets[0], ""));
+            return;
+        }
+        let sizes: Vec<usize> = sets.iter().map(BTreeSet::len).collect();
+        assert!(began.elapsed() < PATIENCE, "{sizes:?} instead of {expected} each");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_chain_of_three_ends_equal_while_all_are_written_to() {
+    for live in [true, false] {
+        let first = TestRelay::new(&notes(110, 300)).await;
+        let middle = TestRelay::new(&notes(111, 300)).await;
+        let last = TestRelay::new(&notes(112, 300)).await;
+        let schedules =
+            [schedule(&first, &[middle.url()], live), schedule(&last, &[middle.url()], live)];
+        let written = [notes(113, 100), notes(114, 100), notes(115, 100)];
+        let urls = [first.url(), middle.url(), last.url()];
+        let writers = urls.iter().zip(&written).map(|(url, events)| publish(url, events));
+        futures_util::future::join_all(writers).await;
+        converge(&[&first, &middle, &last], 1_200).await;
+        // And what is written when all are equal goes everywhere, too.
+        publish(&last.url(), &notes(116, 50)).await;
+        converge(&[&first, &middle, &last], 1_250).await;
+        for schedule in schedules {
+            schedule.stop().await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
+    let here = TestRelay::new(&notes(120, 100)).await;
+    let there = TestRelay::new(&notes(121, 100)).await;
+    let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = reserved.local_addr().unwrap();
+    drop(reserved);
+    let schedule = schedule(&here, &[format!("ws://{address}"), there.url()], true);
+    converge(&[&here, &there], 200).await;
+    let late = TestRelay::with(&notes(122, 100), |config| config.relay.listen = address).await;
+    converge(&[&here, &there, &late], 300).await;
+    schedule.stop().await;
+}

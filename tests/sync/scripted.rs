@@ -1,0 +1,185 @@
+//! A relay that does what a test says: how much of NIP-77 it knows, how long its answers are, when
+//! it hangs up. It checks nothing, so that it can hold what no relay should.
+
+use futures_util::{SinkExt, StreamExt};
+use negsync::item::Item;
+use negsync::reconcile::{Responder, SortedItems};
+use negsync::store::{Event, Filter};
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
+
+/// What is said to a NEG-OPEN by a relay that does not know it.
+#[derive(Clone, Copy, Debug)]
+pub enum Unknown {
+    Notice,
+    Closed,
+    NegErr,
+    Silence,
+}
+
+/// How the relay behaves.
+#[derive(Clone)]
+pub struct Script {
+    /// `None`: as a relay with NIP-77.
+    pub without_negentropy: Option<Unknown>,
+    pub frame_limit_bytes: usize,
+    /// The most events that a REQ brings, whatever it asks.
+    pub events_per_req: usize,
+    /// The connection is cut at every so many-th message sent.
+    pub cut_every: Option<usize>,
+    /// Sent with every REQ, whatever it asks.
+    pub unasked: Option<String>,
+}
+
+impl Default for Script {
+    fn default() -> Self {
+        Self {
+            without_negentropy: None,
+            frame_limit_bytes: 0,
+            events_per_req: usize::MAX,
+            cut_every: None,
+            unasked: None,
+        }
+    }
+}
+
+pub struct Scripted {
+    pub address: SocketAddr,
+    events: Arc<Mutex<BTreeMap<Item, String>>>,
+}
+
+struct Shared {
+    script: Script,
+    events: Arc<Mutex<BTreeMap<Item, String>>>,
+    sent: AtomicUsize,
+}
+
+impl Scripted {
+    pub async fn start(events: &[String], script: Script) -> Self {
+        let held: BTreeMap<Item, String> =
+            events.iter().map(|json| (item(json), json.clone())).collect();
+        let events = Arc::new(Mutex::new(held));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let shared =
+            Arc::new(Shared { script, events: Arc::clone(&events), sent: AtomicUsize::new(0) });
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let shared = Arc::clone(&shared);
+                tokio::spawn(async move {
+                    // A request for the NIP-11 document is not one for a WebSocket: it ends here.
+                    if let Ok(socket) = tokio_tungstenite::accept_async(stream).await {
+                        serve(&shared, socket).await;
+                    }
+                });
+            }
+        });
+        Self { address, events }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.address)
+    }
+
+    pub fn ids(&self) -> BTreeSet<[u8; 32]> {
+        self.events.lock().unwrap().keys().map(|item| item.id).collect()
+    }
+}
+
+/// The item of an event, however wrong the rest of it is.
+pub fn item(json: &str) -> Item {
+    let event: Value = serde_json::from_str(json).unwrap();
+    let mut id = [0; 32];
+    faster_hex::hex_decode(event["id"].as_str().unwrap().as_bytes(), &mut id).unwrap();
+    Item::new(event["created_at"].as_u64().unwrap(), id)
+}
+
+/// Serves until the client leaves or the script says so; the socket is then dropped as it is.
+async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
+    let mut sessions: HashMap<String, Responder<SortedItems>> = HashMap::new();
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        for answer in shared.answer(&message, &mut sessions) {
+            let sent = shared.sent.fetch_add(1, Ordering::Relaxed) + 1;
+            if shared.script.cut_every.is_some_and(|every| sent.is_multiple_of(every)) {
+                return;
+            }
+            if socket.send(Message::text(answer)).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+impl Shared {
+    fn answer(
+        &self,
+        message: &Value,
+        sessions: &mut HashMap<String, Responder<SortedItems>>,
+    ) -> Vec<String> {
+        let id = message[1].as_str().unwrap_or_default().to_owned();
+        match message[0].as_str().unwrap() {
+            "EVENT" => {
+                let json = message[1].to_string();
+                self.events.lock().unwrap().insert(item(&json), json);
+                vec![json!(["OK", message[1]["id"], true, ""]).to_string()]
+            }
+            "REQ" => self.stored(&id, &message[2]),
+            "NEG-OPEN" => match self.script.without_negentropy {
+                Some(Unknown::Notice) => {
+                    vec![json!(["NOTICE", "bad msg: unknown cmd"]).to_string()]
+                }
+                Some(Unknown::Closed) => vec![json!(["CLOSED", id, "error: what?"]).to_string()],
+                Some(Unknown::NegErr) => vec![json!(["NEG-ERR", id, "disabled"]).to_string()],
+                Some(Unknown::Silence) => vec![],
+                None => {
+                    let events = self.matching(&message[2]);
+                    let set = SortedItems::new(events.into_iter().map(|(item, _)| item).collect());
+                    let responder = Responder::new(set, self.script.frame_limit_bytes).unwrap();
+                    sessions.insert(id.clone(), responder);
+                    negentropy(sessions, &id, &message[3])
+                }
+            },
+            "NEG-MSG" => negentropy(sessions, &id, &message[2]),
+            _ => vec![],
+        }
+    }
+
+    fn matching(&self, filter: &Value) -> Vec<(Item, String)> {
+        let filter = Filter::from_json(filter).unwrap();
+        let events = self.events.lock().unwrap();
+        let matching = events.iter().filter(|(item, json)| match &filter.ids {
+            Some(ids) => ids.contains(&item.id),
+            None => Event::parse(json).is_ok_and(|event| filter.matches(&event)),
+        });
+        matching.map(|(item, json)| (*item, json.clone())).collect()
+    }
+
+    fn stored(&self, id: &str, filter: &Value) -> Vec<String> {
+        let limit = filter["limit"].as_u64().map_or(usize::MAX, |limit| limit as usize);
+        let events = self.matching(filter);
+        let newest = events.iter().rev().take(limit.min(self.script.events_per_req));
+        let all = self.script.unasked.iter().chain(newest.map(|(_, json)| json));
+        let mut answers: Vec<String> =
+            all.map(|json| format!(r#"["EVENT",{},{json}]"#, json!(id))).collect();
+        answers.push(json!(["EOSE", id]).to_string());
+        answers
+    }
+}
+
+fn negentropy(
+    sessions: &mut HashMap<String, Responder<SortedItems>>,
+    id: &str,
+    payload: &Value,
+) -> Vec<String> {
+    let payload = faster_hex::hex_decode_vec(payload.as_str().unwrap().as_bytes()).unwrap();
+    let answer = sessions.get_mut(id).unwrap().answer(&payload).unwrap();
+    vec![json!(["NEG-MSG", id, faster_hex::hex_string(&answer)]).to_string()]
+}

@@ -1,0 +1,157 @@
+//! Stores filled with signed events, and relays over them.
+
+use negsync::config::{Config, StoreConfig};
+use negsync::index::Index;
+use negsync::reconcile::RangeSet;
+use negsync::relay::Relay;
+use negsync::store::{Event, Filter, Outcome, StoreOptions, Synchronous};
+use negsync::sync::{Local, Options, PeerFilter, Progress, Report, sync};
+use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tempfile::TempDir;
+
+pub const START: u64 = 1_700_000_000;
+/// Longer than any test may take.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Someone who signs.
+pub fn author(number: u8) -> Keys {
+    Keys::new(SecretKey::from_slice(&[number.max(1); 32]).unwrap())
+}
+
+/// A signed note.
+pub fn note(author: &Keys, created_at: u64, content: &str) -> String {
+    event(author, 1, created_at, vec![], content)
+}
+
+/// Any signed event.
+pub fn event(author: &Keys, kind: u16, created_at: u64, tags: Vec<Tag>, content: &str) -> String {
+    EventBuilder::new(Kind::from_u16(kind), content)
+        .tags(tags)
+        .custom_created_at(Timestamp::from_secs(created_at))
+        .sign_with_keys(author)
+        .unwrap()
+        .as_json()
+}
+
+/// Signed notes of a seed: the same seed makes the same.
+pub fn notes(seed: u64, count: usize) -> Vec<String> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let author = author(seed as u8 + 1);
+    let span = count as u64 * 2;
+    (0..count)
+        .map(|n| {
+            let at = START + rng.random_range(0..span);
+            note(&author, at, &format!("{seed} {n} {}", rng.random::<u64>()))
+        })
+        .collect()
+}
+
+/// A store in a folder of its own.
+pub struct TestStore {
+    pub local: Local,
+    _folder: TempDir,
+}
+
+impl TestStore {
+    pub fn new(events: &[String]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
+        let path = folder.path().join("store.sqlite");
+        let index = Index::open(&path, options, 64 << 20, Box::new(|_| {})).unwrap();
+        fill(&index, events);
+        Self { local: Local::new(index).unwrap(), _folder: folder }
+    }
+
+    pub fn ids(&self) -> BTreeSet<[u8; 32]> {
+        ids(&self.local.index)
+    }
+}
+
+/// Stores events; all have to be new.
+pub fn fill(index: &Index, events: &[String]) {
+    let events = events.iter().map(|json| Event::parse(json).unwrap().verify().unwrap()).collect();
+    let outcomes = index.store().publish(events).unwrap();
+    assert!(outcomes.iter().all(|outcome| *outcome == Outcome::Stored), "{outcomes:?}");
+}
+
+/// The ids of all events.
+pub fn ids(index: &Index) -> BTreeSet<[u8; 32]> {
+    let set = index.snapshot(&[Filter::default()], usize::MAX).unwrap();
+    let mut ids = BTreeSet::new();
+    set.for_each(0..set.len(), &mut |item| {
+        ids.insert(item.id);
+    });
+    ids
+}
+
+/// Fails with the number of ids that differ rather than with all of them.
+pub fn assert_same(ours: &BTreeSet<[u8; 32]>, theirs: &BTreeSet<[u8; 32]>, about: &str) {
+    let (have, need) = (ours.difference(theirs).count(), theirs.difference(ours).count());
+    assert!(have + need == 0, "{have} only here, {need} only there; {about}");
+}
+
+/// The id of an event as JSON.
+pub fn id(event: &str) -> [u8; 32] {
+    Event::parse(event).unwrap().item().id
+}
+
+/// A relay over a new store.
+pub struct TestRelay {
+    pub relay: Relay,
+    _folder: TempDir,
+}
+
+impl TestRelay {
+    pub async fn new(events: &[String]) -> Self {
+        Self::with(events, |_| {}).await
+    }
+
+    pub async fn with(events: &[String], change: impl FnOnce(&mut Config)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let synchronous = Synchronous::Normal;
+        let store = StoreConfig { path, synchronous, ..StoreConfig::default() };
+        let mut config = Config { store, ..Config::default() };
+        config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        change(&mut config);
+        let relay = Relay::start(config).await.unwrap();
+        fill(relay.index(), events);
+        Self { relay, _folder: folder }
+    }
+
+    pub fn url(&self) -> String {
+        format!("ws://{}", self.relay.address())
+    }
+
+    pub fn ids(&self) -> BTreeSet<[u8; 32]> {
+        ids(self.relay.index())
+    }
+}
+
+/// A sync of everything both ways, within [`PATIENCE`].
+pub async fn sync_all(store: &TestStore, url: &str) -> Report {
+    sync_with(store, url, &Options::default()).await.0
+}
+
+/// A sync, and what it noted.
+pub async fn sync_with(store: &TestStore, url: &str, options: &Options) -> (Report, Vec<String>) {
+    let mut notes = Vec::new();
+    let report = {
+        let syncing = sync(&store.local, url, options, |progress| match progress {
+            Progress::Note(text) => notes.push(text),
+            Progress::Waiting { reason, .. } => notes.push(reason),
+            _ => {}
+        });
+        tokio::time::timeout(PATIENCE, syncing).await.expect("the sync does not end").unwrap()
+    };
+    (report, notes)
+}
+
+pub fn filter(json: &str) -> PeerFilter {
+    PeerFilter::parse(json).unwrap()
+}
