@@ -2,7 +2,7 @@
 //! events, beside nostr-sdk's `sync` of the same set from the same relay. A download of 100,000
 //! events from one negsync to another, beside bare verification of the same events.
 //!
-//! `cargo bench --bench sync -- 100000` takes another size for the first.
+//! `cargo bench --bench sync -- catch-up 100000` measures one of them, and with another size.
 
 #[path = "../tests/support/proxy.rs"]
 mod proxy;
@@ -35,12 +35,17 @@ const ROUNDS: usize = 3;
 const ROUND_TRIP: Duration = Duration::from_millis(100);
 
 fn main() {
-    let arguments = std::env::args().skip(1);
-    let size = arguments.filter_map(|text| text.parse().ok()).next().unwrap_or(MILLION);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let size = arguments.iter().find_map(|text| text.parse().ok()).unwrap_or(MILLION);
+    let named = |name: &str| arguments.iter().any(|text| text == name);
     let runtime = tokio::runtime::Runtime::new().unwrap();
     runtime.block_on(async {
-        download().await;
-        catch_up(size).await;
+        if !named("catch-up") {
+            download().await;
+        }
+        if !named("download") {
+            catch_up(size).await;
+        }
     });
 }
 
@@ -140,7 +145,7 @@ async fn catch_up(size: usize) {
         report_ours.bytes_down,
     );
     let per_second = |time: Duration| 1.0 / time.as_secs_f64();
-    report("catch-up", per_second(ours), per_second(theirs), "a second, nostr-sdk's sync", 3.0);
+    report("catch-up beside nostr-sdk's", per_second(ours), per_second(theirs), "a second", 3.0);
     relay.stop().await;
 }
 
