@@ -9,7 +9,7 @@ use crate::reconcile::RangeSet;
 use crate::store::{Change, Filter, Reader, Step, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
@@ -47,15 +47,17 @@ struct State {
 }
 
 enum Entry {
-    /// One caller scans; meanwhile every change is noted, to be applied to what it found.
-    Building {
-        changes: Vec<Arc<Change>>,
-    },
+    /// One caller scans; meanwhile commits are noted, to be applied to what it finds. They are as
+    /// many as are made while one scan lasts.
+    Building(Noted),
     Kept {
         tree: Tree,
         last_use: u64,
     },
 }
+
+/// Items and whether they are in the set, by the last step that named them.
+type Noted = BTreeMap<Item, bool>;
 
 /// What was found for a filter's content.
 enum Lookup {
@@ -67,7 +69,7 @@ impl Catalog {
     /// A catalog whose kept sets take at most `memory_bytes`, beside the set of all events.
     pub fn new(memory_bytes: usize) -> Self {
         // Until `load` has run, whoever asks for the set of all events waits for it.
-        let full = Entry::Building { changes: Vec::new() };
+        let full = Entry::Building(Noted::new());
         let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
         Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes }
     }
@@ -79,17 +81,21 @@ impl Catalog {
     pub fn load(&self, reader: &Reader) -> Result<(), StoreError> {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
-        claim.settle(scan(reader, &everything, usize::MAX)?);
+        claim.settle(scan_halves(reader, &everything, usize::MAX)?);
         Ok(())
     }
 
     /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
-    pub fn apply(&self, change: &Arc<Change>) {
+    pub fn apply(&self, change: &Change) {
         let mut state = self.lock();
         for (filter, entry) in &mut state.sets {
             match entry {
-                Entry::Building { changes } => changes.push(Arc::clone(change)),
-                Entry::Kept { tree, .. } => update(tree, filter, std::slice::from_ref(change)),
+                Entry::Building(noted) => note(noted, filter, change),
+                Entry::Kept { tree, .. } => {
+                    let mut noted = Noted::new();
+                    note(&mut noted, filter, change);
+                    settle(tree, &noted);
+                }
             }
         }
         self.evict(&mut state);
@@ -117,33 +123,12 @@ impl Catalog {
     ) -> Result<Slice, SnapshotError> {
         let slice = match filters {
             [filter] => self.slice(reader, filter, limit)?,
-            _ => self.union(reader, filters, limit)?,
+            _ => union(reader, filters, limit)?,
         };
         if slice.len() > limit {
             return Err(SnapshotError::TooLarge { limit });
         }
         Ok(slice)
-    }
-
-    fn union(
-        &self,
-        reader: &Reader,
-        filters: &[Filter],
-        limit: usize,
-    ) -> Result<Slice, SnapshotError> {
-        let mut slices = Vec::new();
-        for filter in filters {
-            slices.push(self.slice(reader, filter, limit)?);
-        }
-        slices.sort_by_key(|slice| std::cmp::Reverse(slice.len()));
-        // The largest set is shared as it is; only the others' items are added to it.
-        let mut slices = slices.into_iter();
-        let mut union = slices.next().map_or_else(Tree::new, Slice::into_tree);
-        for slice in slices {
-            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
-            union.insert_batch(&items);
-        }
-        Ok(Slice::new(union, None, None, None))
     }
 
     fn slice(
@@ -175,7 +160,7 @@ impl Catalog {
                     *last_use = now;
                     return Lookup::Kept(tree.clone());
                 }
-                Some(Entry::Building { .. }) => {
+                Some(Entry::Building(_)) => {
                     state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
@@ -202,22 +187,21 @@ impl Catalog {
                     return Ok(tree);
                 }
             } else {
-                state.sets.insert(content.clone(), Entry::Building { changes: Vec::new() });
+                state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
                 let claim = Claim { catalog: self, content };
                 let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
-                let items = scan(reader, content, keepable)?;
+                let items = scan_halves(reader, content, keepable)?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }
             }
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
-        // A filter's own limit takes the newest, which the scan cannot know before its end.
-        let most = if filter.limit.is_some() { usize::MAX } else { limit };
-        let items = scan(reader, filter, most)?.ok_or(SnapshotError::TooLarge { limit })?;
+        let items = scan(reader, filter, most_of(filter, limit))?
+            .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(Tree::from_unsorted(items))
     }
 
@@ -226,9 +210,9 @@ impl Catalog {
         let mut tree = items.map(Tree::from_unsorted);
         let mut state = self.lock();
         let entry = state.sets.remove(content);
-        if let (Some(tree), Some(Entry::Building { changes })) = (&mut tree, entry) {
+        if let (Some(tree), Some(Entry::Building(noted))) = (&mut tree, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
-            update(tree, content, &changes);
+            settle(tree, &noted);
             state.uses += 1;
             let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses };
             state.sets.insert(content.clone(), kept);
@@ -291,37 +275,124 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// The items of a filter, or `None` when there are more than `most`.
-fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
-    let mut items = Vec::new();
-    let mut over = false;
-    reader.items(filter, |item| {
-        over = items.len() >= most;
-        if over {
-            return ControlFlow::Break(());
-        }
-        items.push(item);
-        ControlFlow::Continue(())
+/// The union of what the filters select. It is scanned for the session, all of it at one moment:
+/// sets that were kept one by one could be a commit apart.
+fn union(reader: &Reader, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+    let mut found: Vec<Gathered> =
+        filters.iter().map(|filter| Gathered::new(most_of(filter, limit))).collect();
+    reader.items_of_each(filters, |place, item| match found.get_mut(place) {
+        Some(gathered) => gathered.push(item),
+        None => ControlFlow::Break(()),
     })?;
-    Ok((!over).then_some(items))
+    let mut union = Tree::new();
+    for (filter, gathered) in filters.iter().zip(found) {
+        let items = gathered.items().ok_or(SnapshotError::TooLarge { limit })?;
+        let slice = Slice::new(Tree::from_unsorted(items), None, None, filter.limit);
+        if union.is_empty() {
+            union = slice.into_tree();
+        } else {
+            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
+            union.insert_batch(&items);
+        }
+    }
+    Ok(Slice::new(union, None, None, None))
 }
 
-/// Applies changes, in order, to the set of a filter without times.
-fn update(tree: &mut Tree, filter: &Filter, changes: &[Arc<Change>]) {
-    let mut present = BTreeMap::new();
-    for step in changes.iter().flat_map(|change| &change.steps) {
+/// The most items worth scanning for a session that takes `limit`. A filter's own limit takes the
+/// newest, which the scan cannot know before its end.
+fn most_of(filter: &Filter, limit: usize) -> usize {
+    if filter.limit.is_some() { usize::MAX } else { limit }
+}
+
+/// Items of a scan, up to a bound. A scan can bring an item twice; the bound counts it once.
+struct Gathered {
+    items: Vec<Item>,
+    most: usize,
+    // When repeats are next looked for.
+    check_at: usize,
+    over: bool,
+}
+
+impl Gathered {
+    fn new(most: usize) -> Self {
+        Self { items: Vec::new(), most, check_at: most.saturating_add(1), over: false }
+    }
+
+    fn push(&mut self, item: Item) -> ControlFlow<()> {
+        self.items.push(item);
+        if self.items.len() < self.check_at {
+            return ControlFlow::Continue(());
+        }
+        self.items.sort_unstable();
+        self.items.dedup();
+        self.over = self.items.len() > self.most;
+        if self.over {
+            return ControlFlow::Break(());
+        }
+        self.check_at = self.most.saturating_add(1).max(self.items.len().saturating_mul(2));
+        ControlFlow::Continue(())
+    }
+
+    /// The items, some of them perhaps twice, or `None` when there are more than the bound.
+    fn items(mut self) -> Option<Vec<Item>> {
+        if self.items.len() > self.most {
+            self.items.sort_unstable();
+            self.items.dedup();
+            self.over = self.items.len() > self.most;
+        }
+        (!self.over).then_some(self.items)
+    }
+}
+
+/// The items of a filter, or `None` when there are more than `most`.
+fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
+    let mut gathered = Gathered::new(most);
+    reader.items(filter, |item| gathered.push(item))?;
+    Ok(gathered.items())
+}
+
+/// As [`scan`], on two threads. They see different states of the store: only for a set for which
+/// commits are noted meanwhile.
+fn scan_halves(
+    reader: &Reader,
+    filter: &Filter,
+    most: usize,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    let Some(middle) = reader.middle_second()?.filter(|middle| *middle > 0) else {
+        return scan(reader, filter, most);
+    };
+    let older = Filter { until: Some(middle - 1), ..filter.clone() };
+    let newer = Filter { since: Some(middle), ..filter.clone() };
+    std::thread::scope(|scope| {
+        let newer = scope.spawn(|| scan(reader, &newer, most));
+        let older = scan(reader, &older, most)?;
+        let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
+        Ok(older.zip(newer).and_then(|(mut items, newer)| {
+            items.extend(newer);
+            (items.len() <= most).then_some(items)
+        }))
+    })
+}
+
+/// Notes what a change does to the set of a filter without times.
+fn note(noted: &mut Noted, filter: &Filter, change: &Change) {
+    for step in &change.steps {
         match step {
             Step::Added(event) if filter.matches(event) => {
-                present.insert(event.item(), true);
+                noted.insert(event.item(), true);
             }
             Step::Added(_) | Step::Passed(_) => {}
             Step::Removed(item) => {
-                present.insert(*item, false);
+                noted.insert(*item, false);
             }
         }
     }
+}
+
+/// Applies what was noted.
+fn settle(tree: &mut Tree, noted: &Noted) {
     let of = |wanted: bool| -> Vec<Item> {
-        present.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
+        noted.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
     };
     tree.remove_batch(&of(false));
     tree.insert_batch(&of(true));

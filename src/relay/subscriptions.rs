@@ -4,7 +4,8 @@ use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
 use crate::index::Index;
-use crate::store::{Event, Filter, Hit, StoreError};
+use crate::item::Item;
+use crate::store::{Event, Filter, StoreError, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,32 +175,55 @@ fn send_stored(
     filters: &[Filter],
     events_per_filter: usize,
 ) -> Result<Vec<[u8; 32]>, StoreError> {
-    let id_json = message::json_string(id);
-    // What has expired would take a living event's place within a limit.
+    let mut batch = Batch { id_json: message::json_string(id), ..Batch::default() };
+    // What has expired would take a living event's place within a limit. What is due between this
+    // second and the read still counts as living.
+    let now = unix_now();
     index.store().expire()?;
     let reader = index.reader();
-    let hits: Vec<Hit> = reader.newest(filters, events_per_filter)?;
-    let mut sent = Vec::with_capacity(hits.len());
-    for hits in hits.chunks(READ_EVENTS) {
-        let mut chunks = vec![Vec::new()];
-        let mut chunk_bytes = 0;
-        reader.fetch(hits, |item, json| {
-            let text = message::event(&id_json, json);
-            chunk_bytes += text.len();
-            sent.push(item.id);
-            if let Some(chunk) = chunks.last_mut() {
-                chunk.push(text);
-            }
-            if chunk_bytes >= CHUNK_BYTES {
-                chunks.push(Vec::new());
-                chunk_bytes = 0;
-            }
-        })?;
-        for chunk in chunks {
-            if !outbox.send_blocking(Outgoing::Events(chunk)) {
-                return Ok(sent);
+    let most = events_per_filter;
+    let hits = reader
+        .newest_and_first(filters, most, READ_EVENTS, now, |item, json| batch.add(item, json))?;
+    let mut listening = batch.send(outbox);
+    for hits in hits.get(READ_EVENTS..).unwrap_or_default().chunks(READ_EVENTS) {
+        if !listening {
+            break;
+        }
+        reader.fetch(hits, |item, json| batch.add(item, json))?;
+        listening = batch.send(outbox);
+    }
+    Ok(batch.sent)
+}
+
+/// Stored events on their way to the outbox.
+#[derive(Default)]
+struct Batch {
+    id_json: String,
+    chunks: Vec<Vec<String>>,
+    // Of the last chunk.
+    chunk_bytes: usize,
+    // The ids of all, those handed on included.
+    sent: Vec<[u8; 32]>,
+}
+
+impl Batch {
+    fn add(&mut self, item: &Item, json: &str) {
+        let text = message::event(&self.id_json, json);
+        let bytes = text.len();
+        match self.chunks.last_mut() {
+            Some(chunk) if self.chunk_bytes < CHUNK_BYTES => chunk.push(text),
+            _ => {
+                self.chunks.push(vec![text]);
+                self.chunk_bytes = 0;
             }
         }
+        self.chunk_bytes += bytes;
+        self.sent.push(item.id);
     }
-    Ok(sent)
+
+    /// Hands everything on. Returns whether the socket is still there.
+    fn send(&mut self, outbox: &Outbox) -> bool {
+        self.chunk_bytes = 0;
+        self.chunks.drain(..).all(|chunk| outbox.send_blocking(Outgoing::Events(chunk)))
+    }
 }

@@ -129,12 +129,22 @@ struct Inner {
     reader: Reader,
     writer: Writer,
     // One process writes: the index in its memory is the whole truth about the file.
-    _lock: File,
+    lock: File,
+}
+
+impl Inner {
+    fn close(&self) {
+        self.writer.stop();
+        // Closing the file is not enough: a child process that is being started holds a copy.
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(%error, "the store's lock could not be given back");
+        }
+    }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        self.writer.stop();
+        self.close();
     }
 }
 
@@ -156,7 +166,7 @@ impl Store {
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let writer = Writer::start(connection, checkpointer, on_commit)?;
         let reader = Reader::open(path, options.readers)?;
-        Ok(Self { inner: Arc::new(Inner { reader, writer, _lock: lock }) })
+        Ok(Self { inner: Arc::new(Inner { reader, writer, lock }) })
     }
 
     /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
@@ -229,9 +239,10 @@ impl Store {
         &self.inner.reader
     }
 
-    /// Commits what was submitted and closes the writer. Later submissions fail.
+    /// Commits what was submitted, closes the writer and gives the store free for another one.
+    /// Later submissions fail.
     pub fn close(&self) {
-        self.inner.writer.stop();
+        self.inner.close();
     }
 }
 

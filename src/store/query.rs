@@ -129,6 +129,19 @@ pub(super) fn fetch(
     Ok(())
 }
 
+/// The time of the event in the middle of the table.
+pub(super) fn middle_second(connection: &Connection) -> Result<Option<u64>, StoreError> {
+    let second: Option<i64> = connection
+        .query_row(
+            "SELECT created_at FROM event WHERE row >= (SELECT max(row) / 2 FROM event)
+             ORDER BY row LIMIT 1",
+            [],
+            |row| row.get(0),
+        )
+        .optional()?;
+    Ok(second.map(|second| second as u64))
+}
+
 /// Newest first; of one second the lowest id first; each event once.
 pub(super) fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));

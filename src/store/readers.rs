@@ -39,12 +39,27 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        self.pool.with(|connection| newest(connection, filters, most))
+    }
+
+    /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
+    /// same moment: none of these can have gone in the meantime. Only what expired by the second
+    /// `now` is left out.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn newest_and_first(
+        &self,
+        filters: &[Filter],
+        most: usize,
+        first: usize,
+        now: u64,
+        mut visit: impl FnMut(&Item, &str),
+    ) -> Result<Vec<Hit>, StoreError> {
         self.pool.with(|connection| {
-            let mut hits = Vec::new();
-            for filter in filters {
-                hits.append(&mut query::newest(connection, filter, most)?);
-            }
-            query::order(&mut hits);
+            let hits = newest(connection, filters, most)?;
+            let first = hits.get(..first).unwrap_or(&hits);
+            query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
         })
     }
@@ -75,6 +90,31 @@ impl Reader {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
     }
 
+    /// As [`Reader::items`] for several filters at one moment; `visit` is told the filter's place.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn items_of_each(
+        &self,
+        filters: &[Filter],
+        mut visit: impl FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.pool.with(|connection| {
+            filters.iter().enumerate().try_for_each(|(place, filter)| {
+                query::items(connection, filter, &mut |item| visit(place, item))
+            })
+        })
+    }
+
+    /// A second with about as many events before it as after it, where they were stored in order
+    /// of time; `None` in an empty store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.pool.with(query::middle_second)
+    }
+
     /// Which of `ids` a sync with `peer` need not move, each with its reason.
     ///
     /// # Errors
@@ -98,6 +138,19 @@ impl Reader {
     }
 }
 
+fn newest(
+    connection: &Connection,
+    filters: &[Filter],
+    most: usize,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut hits = Vec::new();
+    for filter in filters {
+        hits.append(&mut query::newest(connection, filter, most)?);
+    }
+    query::order(&mut hits);
+    Ok(hits)
+}
+
 /// Connections are opened when first needed and kept.
 struct Pool {
     path: PathBuf,
@@ -118,13 +171,17 @@ impl Pool {
         Self { path, state: Mutex::new(state), returned: Condvar::new() }
     }
 
-    /// Runs `work` on a connection, waiting for one while all are in use.
+    /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
+    /// one moment, however many statements it takes.
     fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let connection = Checkout { connection: Some(self.take()?), pool: self };
-        connection.connection.as_ref().map_or(Err(StoreError::Closed), work)
+        let checkout = Checkout { connection: Some(self.take()?), pool: self };
+        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed) };
+        // Ends where it is dropped; there is nothing to commit.
+        let transaction = connection.unchecked_transaction()?;
+        work(&transaction)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {

@@ -3,7 +3,7 @@
 use crate::support::negentropy_client::{
     Difference, EMPTY_SET, Session, neg_ids, neg_msg, reconcile,
 };
-use crate::support::{Author, TestRelay, corpora, events, model};
+use crate::support::{Author, TestRelay, corpora, events, id_of, model};
 use negsync::config::Within;
 use serde_json::{Value, json};
 
@@ -254,6 +254,40 @@ async fn two_requests_for_a_large_set_at_once_get_the_same() {
         assert!(set == before || set == after, "{} of {EVENTS} events", set.len());
     }
     assert_eq!(ask().await, after);
+}
+
+/// A set is what was stored at one moment. It was read one author after the other, and held a later
+/// event of the second without an earlier one of the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_is_of_one_moment() {
+    let relay = TestRelay::start().await;
+    let mut authors = [Author::new(1), Author::new(2)];
+    authors.sort_by_key(Author::key);
+    let [first, second] = authors;
+    let filter = json!({ "authors": [first.key(), second.key()] });
+    // Enough for the reading to take a while.
+    let old: Vec<Value> = (0..3_000).map(|s| first.note(events::EPOCH + s, "old")).collect();
+    let mut client = relay.client().await;
+    client.publish_all(&old).await;
+    let mut publisher = relay.client().await;
+    let pairs: Vec<[Value; 2]> = (0..150)
+        .map(|number| [&first, &second].map(|author| author.note(number, &number.to_string())))
+        .collect();
+    let published = pairs.clone();
+    let publishing = tokio::spawn(async move {
+        for event in published.iter().flatten() {
+            publisher.store(event).await;
+        }
+    });
+    while !publishing.is_finished() {
+        let set = neg_ids(&mut client, &filter).await;
+        for [earlier, later] in &pairs {
+            let [earlier, later] = [earlier, later].map(|event| set.contains(id_of(event)));
+            assert!(earlier || !later, "an event is there and the one stored before it is not");
+        }
+    }
+    publishing.await.unwrap();
+    assert_eq!(neg_ids(&mut client, &filter).await.len(), 3_300);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,8 +1,11 @@
 //! How the relay ends, and what is there afterwards: through the real binary.
 
 use crate::support::process::RelayProcess;
-use crate::support::{events, model};
+use crate::support::{TestRelay, events, model};
 use serde_json::json;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_signal_sockets_close_with_1001_the_exit_is_0_and_acknowledged_events_stay() {
@@ -70,4 +73,23 @@ async fn what_was_acknowledged_survives_kill_9() {
     let kept = model::kept(&sent, events::unix_now());
     assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&kept));
     assert_eq!(client.count(&[json!({})]).await, kept.len() as u64);
+}
+
+/// A child process that somebody starts holds a copy of every open file for a moment, the store's
+/// lock among them: a relay started right after `stop` was now and then refused the store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_free_as_soon_as_its_relay_has_stopped() {
+    let stop = Arc::new(AtomicBool::new(false));
+    let children = Arc::clone(&stop);
+    let spawning = std::thread::spawn(move || {
+        while !children.load(Ordering::Relaxed) {
+            Command::new("true").status().unwrap();
+        }
+    });
+    let mut relay = TestRelay::start().await;
+    for _ in 0..100 {
+        relay = relay.restart_with(|_| {}).await;
+    }
+    stop.store(true, Ordering::Relaxed);
+    spawning.join().unwrap();
 }

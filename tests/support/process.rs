@@ -89,6 +89,10 @@ impl RelayProcess {
         Self { child, url, log }
     }
 
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
     pub async fn client(&self) -> Client {
         Client::connect(&self.url).await
     }

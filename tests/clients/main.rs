@@ -1,0 +1,7 @@
+//! Other people's clients and relays against ours.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod nostr_sdk_client;
+mod relay_builder_peer;
