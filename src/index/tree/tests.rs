@@ -64,16 +64,13 @@ impl Subtree {
         context: &str,
     ) -> usize {
         let before = found.len();
+        *bytes += self.address_and_bytes().1;
         let (size, full, least) = match self.parts() {
             (Some(items), _) => {
                 found.extend_from_slice(items);
-                *bytes += size_of_val(items) + 16;
                 (items.len(), shape.leaf, 1)
             }
-            (None, children) => {
-                *bytes += children.capacity() * size_of::<Subtree>() + 40;
-                (children.len(), shape.fanout, if root { 2 } else { 1 })
-            }
+            (None, children) => (children.len(), shape.fanout, if root { 2 } else { 1 }),
         };
         let mut depths = HashSet::new();
         let (_, children) = self.parts();
@@ -94,7 +91,7 @@ impl Subtree {
     }
 
     fn nodes(&self, nodes: &mut HashSet<usize>) -> usize {
-        nodes.insert(self.address());
+        nodes.insert(self.address_and_bytes().0);
         let (_, children) = self.parts();
         children.iter().map(|child| child.nodes(nodes)).max().unwrap_or(0) + 1
     }
