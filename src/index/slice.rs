@@ -124,11 +124,12 @@ impl RangeSet for Slice {
             ranks.iter().map(|rank| self.head.start.saturating_add(*rank)).collect();
         let mut cuts = self.tree.cuts(&of_tree);
         for ((bound, sum), rank) in cuts.iter_mut().zip(ranks) {
-            if *rank == 0 {
-                *bound = Bound::START;
+            // The ends of the slice are not those of the tree.
+            if *rank == 0 || *rank >= self.head.len() {
+                *bound = self.bound_at(*rank);
             }
-            if *rank >= self.head.len() {
-                (*bound, *sum) = (Bound::INFINITY, end);
+            if *rank > self.head.len() {
+                *sum = end;
             }
             sum.subtract(&start);
         }

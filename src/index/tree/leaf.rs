@@ -5,7 +5,7 @@ use crate::reconcile::Sum;
 use std::sync::Arc;
 
 /// How many items lie between two marks.
-const BLOCK: usize = 16;
+pub(super) const BLOCK: usize = 16;
 
 /// A leaf: its items, and after them a mark for each full block of items. The
 /// marks make it cheap to look into a leaf: to add up to any place in it takes
@@ -22,14 +22,15 @@ impl Leaf {
     pub fn new(items: &[Item]) -> (Self, Sum) {
         let mut sum = Sum::ZERO;
         let (blocks, rest) = items.as_chunks::<BLOCK>();
-        let mut marks = Vec::with_capacity(blocks.len());
+        let mut entries = Vec::with_capacity(items.len() + blocks.len());
+        entries.extend_from_slice(items);
         for (index, block) in blocks.iter().enumerate() {
             add_all(&mut sum, block);
             let next = items.get((index + 1) * BLOCK);
-            marks.push(Item::new(next.map_or(u64::MAX, |item| item.created_at), sum.to_bytes()));
+            entries.push(Item::new(next.map_or(u64::MAX, |item| item.created_at), sum.to_bytes()));
         }
         add_all(&mut sum, rest);
-        (Self(items.iter().chain(&marks).copied().collect()), sum)
+        (Self(entries.into()), sum)
     }
 
     /// The items and the marks.

@@ -9,7 +9,9 @@
 //! 1. Items lie in the leaves, strictly ascending from the first leaf to the
 //!    last. All leaves have the same depth.
 //! 2. A `Subtree` states exactly what lies below it: the least item, how many
-//!    there are, and the sum of their ids.
+//!    there are, and the sum of their ids. An inner node states of each child
+//!    how many items of the node come before it and their sum; a leaf states
+//!    the sum of its items up to the end of each block of them.
 //! 3. No leaf holds more than `Shape::leaf` items and no inner node more than
 //!    `Shape::fanout` children.
 //! 4. No node holds less than half of that, save the root and the last node of

@@ -1,7 +1,7 @@
 //! The nodes of a tree: looking things up, and changing them by batches.
 //! The invariants named here stand at the head of the parent module.
 
-use super::leaf::{Leaf, Spot};
+use super::leaf::{BLOCK, Leaf, Spot};
 use crate::item::Item;
 use crate::reconcile::Sum;
 use std::sync::Arc;
@@ -17,7 +17,7 @@ pub(super) struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { leaf: 128, fanout: 32 }
+        Self { leaf: 256, fanout: 32 }
     }
 }
 
@@ -33,7 +33,8 @@ impl Shape {
         let leaves = count / (self.leaf / 2).max(1);
         let inner = leaves / (self.fanout / 2).saturating_sub(1).max(1);
         let edge = RIGHT_EDGE.min(count);
-        count * size_of::<Item>() + (leaves + inner + edge + 1) * (NODE_BYTES + PLACE_BYTES)
+        (count + count / BLOCK) * size_of::<Item>()
+            + (leaves + inner + edge + 1) * (NODE_BYTES + PLACE_BYTES)
     }
 }
 
@@ -80,25 +81,24 @@ struct Inner {
 }
 
 impl Inner {
-    /// Over `children`, with how many items they hold and the sum of those.
-    fn new(children: Vec<Subtree>) -> (Self, usize, Sum) {
+    /// Gives the node `children`, and returns how many items they hold and the
+    /// sum of those.
+    fn set(&mut self, children: Vec<Subtree>) -> (usize, Sum) {
         let (mut count, mut sum) = (0, Sum::ZERO);
-        let full = children.len();
-        let mut inner = Self {
-            children: Vec::new(),
-            times: Vec::with_capacity(full),
-            ranks: Vec::with_capacity(full),
-            sums: Vec::with_capacity(full),
-        };
+        self.times.clear();
+        self.ranks.clear();
+        self.sums.clear();
+        self.times.extend(children.iter().map(|child| child.first.created_at));
+        self.ranks.reserve_exact(children.len());
+        self.sums.reserve_exact(children.len());
         for child in &children {
-            inner.times.push(child.first.created_at);
-            inner.ranks.push(count);
-            inner.sums.push(sum);
+            self.ranks.push(count);
+            self.sums.push(sum);
             count += child.count;
             sum.add(&child.sum);
         }
-        inner.children = children;
-        (inner, count, sum)
+        self.children = children;
+        (count, sum)
     }
 
     /// Which child holds `item`, or would: [`place`], by the times alone where they tell.
@@ -174,7 +174,8 @@ impl Subtree {
 
     fn inner(children: Vec<Subtree>) -> Self {
         let first = children.first().map(|child| child.first).unwrap_or_default();
-        let (inner, count, sum) = Inner::new(children);
+        let mut inner = Inner::default();
+        let (count, sum) = inner.set(children);
         Self { first, count, sum, node: Node::Inner(Arc::new(inner)) }
     }
 
@@ -265,12 +266,13 @@ impl Subtree {
             return self.become_first(inner_nodes(children, work.shape, edge));
         }
         self.first = children.first().map(|child| child.first).unwrap_or_default();
-        let (inner, count, sum) = Inner::new(children);
-        (self.count, self.sum) = (count, sum);
         if let Node::Inner(shared) = &mut self.node {
-            match Arc::get_mut(shared) {
-                Some(alone) => *alone = inner,
-                None => *shared = Arc::new(inner),
+            let mut fresh = Inner::default();
+            let alone = Arc::get_mut(shared);
+            let is_shared = alone.is_none();
+            (self.count, self.sum) = alone.unwrap_or(&mut fresh).set(children);
+            if is_shared {
+                *shared = Arc::new(fresh);
             }
         }
         Vec::new()
