@@ -5,5 +5,6 @@ mod support;
 
 mod command_line;
 mod configuration;
+mod decode;
 mod export;
 mod import;
