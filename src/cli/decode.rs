@@ -2,12 +2,10 @@
 
 use super::explain::{Explained, Sender, explain};
 use super::is_broken_pipe;
+use super::lines::Lines;
 use anyhow::{anyhow, ensure};
-use std::io::{BufRead, Read, Write};
+use std::io::{BufRead, Write};
 use std::process::ExitCode;
-
-/// The longest line that is read, in bytes.
-const LINE_BYTES: u64 = 64 << 20;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -38,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let _ = std::io::stdout().write_all(text.as_bytes());
         return wrong.map_or(Ok(ExitCode::SUCCESS), |wrong| Err(anyhow!(wrong)));
     }
-    match decode_lines(&mut std::io::stdin().lock(), explain) {
+    match decode_lines(Lines::new(std::io::stdin().lock()), explain) {
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         ended => ended,
     }
@@ -46,23 +44,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Explains each line as it comes, so that a session can be followed.
 fn decode_lines(
-    input: &mut impl BufRead,
+    mut lines: Lines<impl BufRead>,
     explain: impl Fn(&str) -> Explained,
 ) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout().lock();
     let mut code = ExitCode::SUCCESS;
     let mut messages = 0;
-    for number in 1u64.. {
-        let mut line = Vec::new();
-        let read = input.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line)?;
-        if read == 0 {
-            break;
-        }
-        ensure!((read as u64) < LINE_BYTES, "line {number} is longer than {LINE_BYTES} bytes");
-        let line = String::from_utf8_lossy(&line);
-        if line.trim().is_empty() {
-            continue;
-        }
+    while let Some((number, line)) = lines.next()? {
         let Explained { text, wrong } = explain(&line);
         if messages > 0 {
             writeln!(out)?;

@@ -4,6 +4,8 @@ mod decode;
 mod explain;
 mod export;
 mod import;
+mod lines;
+mod neg_open;
 mod relay;
 mod sync;
 mod sync_progress;
@@ -32,6 +34,8 @@ enum Command {
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     Export(export::Arguments),
+    /// Print the NEG-OPEN line of a set, to paste into wscat.
+    NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
@@ -67,6 +71,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
     }

@@ -8,3 +8,4 @@ mod configuration;
 mod decode;
 mod export;
 mod import;
+mod neg_open;
