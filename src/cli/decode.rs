@@ -12,7 +12,7 @@ pub(super) struct Arguments {
     /// The hex of a message, or a whole NEG line; `-` reads lines from standard input.
     #[arg(value_name = "HEX")]
     message: String,
-    /// Who sent it: decides what a list of ids means. The prompts of wscat tell it too.
+    /// Who sent it: decides what a list of ids means. The `<` of wscat tells it too.
     #[arg(long, value_name = "client|relay", value_parser = sender)]
     from: Option<Sender>,
     /// Print every id and whole id prefixes.

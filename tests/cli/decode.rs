@@ -43,7 +43,7 @@ fn decode_lines(lines: &str, arguments: &[&str]) -> (Vec<String>, Vec<(usize, St
 fn the_same_ids_mean_something_else_from_either_side() {
     for (message, sentence) in [
         (format!(r#"["NEG-MSG","n","{TWO_IDS}"]"#), "The sender lists all 2 ids that it has in"),
-        (format!(r#"> ["NEG-MSG","n","{TWO_IDS}"]"#), "and asks for the relay's ids there."),
+        (format!(r#"> ["NEG-MSG","n","{TWO_IDS}"]"#), "The sender lists all 2 ids that it has in"),
         (format!(r#"> > < ["NEG-MSG","n","{TWO_IDS}"]"#), "The relay settles 1 range with all 2"),
         (format!(r#"["NEG-OPEN","n",{{}},"{TWO_IDS}"]"#), "and asks for the relay's ids there."),
         (

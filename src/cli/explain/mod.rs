@@ -29,10 +29,10 @@ pub(super) struct Explained {
 const OTHER_VERBS: [&str; 9] =
     ["EVENT", "REQ", "CLOSE", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH", "COUNT"];
 
-/// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompt of
-/// wscat, which tells who sent it. With `all` nothing is shortened.
+/// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompts of
+/// wscat. With `all` nothing is shortened.
 pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
-    let (line, prompted) = without_prompt(line);
+    let (line, prompted) = without_prompt(line.trim());
     let sender = prompted.unwrap_or(sender);
     let mut text = String::new();
     let explained = if line.starts_with(['[', '{']) {
@@ -43,17 +43,12 @@ pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
     Explained { text, wrong: explained.err() }
 }
 
-/// wscat prints `> ` before what is typed and `< ` before what comes.
+/// wscat prints `< ` before what comes. Its `> ` stands before what is typed, and in a pipe before
+/// anything: it says nothing.
 fn without_prompt(line: &str) -> (&str, Option<Sender>) {
-    let mut line = line.trim();
-    let mut sender = None;
-    loop {
-        (line, sender) = match (line.strip_prefix('>'), line.strip_prefix('<')) {
-            (Some(rest), _) => (rest.trim_start(), Some(Sender::Client)),
-            (_, Some(rest)) => (rest.trim_start(), Some(Sender::Relay)),
-            _ => return (line, sender),
-        };
-    }
+    let message = line.trim_start_matches(['<', '>', ' ']);
+    let prompt = line.strip_suffix(message).unwrap_or(line);
+    (message, prompt.contains('<').then_some(Sender::Relay))
 }
 
 fn explain_json(line: &str, sender: Sender, all: bool, out: &mut String) -> Result<(), String> {
