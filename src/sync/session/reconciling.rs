@@ -258,7 +258,7 @@ impl Session<'_> {
         let Reading { open, received, unsettled_items, remembered } = reading;
         self.reconciling.stage = Stage::Idle;
         self.reconciling.unsettled_items = unsettled_items as u64;
-        self.found(received.found.have, received.found.need, &remembered);
+        self.found(received.found.have, received.found.need, &remembered)?;
         match (received.ended, received.reply) {
             (None, Some(question)) if self.download.unsettled() > MOST_QUEUED_IDS => {
                 self.reconciling.stage = Stage::Held(open, question.payload);
@@ -313,9 +313,9 @@ impl Session<'_> {
             self.divide(window, set.as_ref(), cap);
             return Ok(());
         }
-        if prefix == "auth-required" && self.auth.may_help() && !self.auth.is_known() {
+        if prefix == "auth-required" {
             self.reconciling.windows.push_front(window);
-            return Ok(());
+            return self.wait_for_auth(text);
         }
         self.reconciling.failures += 1;
         if matches!(prefix, "closed" | "rate-limited" | "error")
