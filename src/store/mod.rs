@@ -249,7 +249,8 @@ impl Store {
 /// Takes the store's lock, which ends with the process however it ends. The lock is on a file of
 /// its own: closing a second handle to the database would drop SQLite's own locks.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
+    // SQLite follows links: the same file by another name is the same store.
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
     let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
