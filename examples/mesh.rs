@@ -67,7 +67,7 @@ impl Peer {
             Message::Sessions(bytes) => {
                 let Some(packet) = Packet::from_bytes(&bytes) else { return };
                 let set = self.set();
-                let received = self.sessions.receive(&from, &packet, 0, || set);
+                let received = self.sessions.receive(&from, &packet, 0, || Some(set));
                 if let Some(reply) = received.reply {
                     send(Message::Sessions(reply.to_bytes()));
                 }

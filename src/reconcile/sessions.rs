@@ -125,6 +125,8 @@ pub struct Received {
     pub found: Found,
     /// How our own session with the peer has ended, if it has.
     pub ended: Option<Ended>,
+    /// What is wrong with the peer's question, when it was refused for that.
+    pub fault: Option<MessageError>,
 }
 
 /// How a session of ours ended.
@@ -215,13 +217,13 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
     }
 
     /// Takes a packet of a peer. `set` is asked for only when the peer opens a session: it is what
-    /// the whole session answers from.
+    /// the whole session answers from, or `None` to refuse it.
     pub fn receive(
         &mut self,
         peer: &P,
         packet: &Packet,
         now_s: u64,
-        set: impl FnOnce() -> S,
+        set: impl FnOnce() -> Option<S>,
     ) -> Received {
         self.statistics.bytes_received += packet.payload.len() as u64;
         match packet.kind {
@@ -268,6 +270,16 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
         idle
     }
 
+    /// Whether a session that this peer opens will be answered.
+    pub fn has_room_for(&self, peer: &P) -> bool {
+        self.answering.len() < self.limits.sessions || self.answering.contains_key(peer)
+    }
+
+    /// Our side of the session in which we ask this peer.
+    pub fn asking(&self, peer: &P) -> Option<&Initiator<S>> {
+        self.asking.get(peer).map(|asking| &asking.initiator)
+    }
+
     /// Whether we are asking this peer.
     pub fn is_asking(&self, peer: &P) -> bool {
         self.asking.contains_key(peer)
@@ -283,11 +295,10 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
         packet
     }
 
-    fn opened(&mut self, peer: &P, packet: &Packet, now_s: u64, set: S) -> Received {
-        let full =
-            self.answering.len() >= self.limits.sessions && !self.answering.contains_key(peer);
-        let responder = Responder::new(set, self.limits.frame_limit_bytes);
-        let (Ok(responder), false) = (responder, full) else {
+    fn opened(&mut self, peer: &P, packet: &Packet, now_s: u64, set: Option<S>) -> Received {
+        let frame_limit_bytes = self.limits.frame_limit_bytes;
+        let responder = set.and_then(|set| Responder::new(set, frame_limit_bytes).ok());
+        let Some(responder) = responder.filter(|_| self.has_room_for(peer)) else {
             return Received::reply(Packet::empty(Kind::Refused, packet.session));
         };
         self.statistics.started += 1;
@@ -309,9 +320,10 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
             Ok(payload) => {
                 Received::reply(self.sending(Packet { kind: Kind::Answer, session, payload }))
             }
-            Err(MessageError { .. }) => {
+            Err(fault) => {
                 self.answering.remove(peer);
-                Received::reply(Packet::empty(Kind::Refused, session))
+                let reply = Some(Packet::empty(Kind::Refused, session));
+                Received { reply, fault: Some(fault), ..Received::default() }
             }
         }
     }

@@ -97,7 +97,7 @@ fn what_a_complete_session_found_is_what_differs() {
                 let theirs = peers[from].set.clone();
                 let peer = &mut peers[to];
                 let ours = peer.set.clone();
-                let received = peer.sessions.receive(&from, &packet, now_s, || ours.clone());
+                let received = peer.sessions.receive(&from, &packet, now_s, || Some(ours.clone()));
                 if let Some(reply) = received.reply {
                     queues.entry((to, from)).or_default().push_back(reply);
                 }
@@ -133,9 +133,9 @@ fn what_a_complete_session_found_is_what_differs() {
 fn sessions_are_bounded_and_replaced() {
     let limits = Limits { sessions: 2, ..Limits::default() };
     let mut sessions: Sessions<u8, SortedItems> = Sessions::new(limits, 7);
-    let empty = || SortedItems::new(Vec::new());
+    let empty = || Some(SortedItems::new(Vec::new()));
     let open = |sessions: &mut Sessions<u8, SortedItems>, peer| {
-        sessions.open(peer, empty(), Options::default(), 0)
+        sessions.open(peer, SortedItems::new(Vec::new()), Options::default(), 0)
     };
     assert!(open(&mut sessions, 1).is_ok() && open(&mut sessions, 2).is_ok());
     assert_eq!(open(&mut sessions, 3), Err(OpenError::TooMany { limit: 2 }));
