@@ -25,7 +25,7 @@ impl Shape {
     /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
     pub fn memory_bytes(self, count: usize) -> usize {
         /// The reference counts of a node, its vector, and what the allocator adds and wastes.
-        const NODE_BYTES: usize = 160;
+        const NODE_BYTES: usize = 416;
         /// A vector of children may have grown to twice what it holds.
         const PLACE_BYTES: usize = 2 * size_of::<Subtree>() + 16 + size_of::<Sum>();
         /// No tree of 64-bit ranks and fanout 4 is higher.
