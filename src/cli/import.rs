@@ -1,12 +1,12 @@
 //! `negsync import`
 
 use super::StoreArguments;
-use anyhow::Context;
+use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::index::Index;
 use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
-use std::fs::File;
-use std::io::{BufRead, BufReader, IsTerminal, Read};
+use std::fs::{File, Metadata};
+use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -57,6 +57,8 @@ struct Checked {
 /// Lines with their numbers, counted from 1, and how many bytes of input they are.
 struct Chunk {
     lines: Vec<(u64, String)>,
+    // The number of a line behind them that is over the limit; it ends the chunk.
+    too_long: Option<u64>,
     bytes: u64,
 }
 
@@ -72,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
     index.store().close();
     progress.finish_and_clear();
-    println!("{tally}");
+    let _ = writeln!(std::io::stdout(), "{tally}");
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -82,7 +84,11 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option
         Some(path) if path.as_os_str() != "-" => {
             let file =
                 File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let length = file.metadata().ok().map(|metadata| metadata.len());
+            let metadata = file.metadata().ok();
+            if metadata.as_ref().is_some_and(Metadata::is_dir) {
+                bail!("cannot read {}: it is a directory", path.display());
+            }
+            let length = metadata.map(|metadata| metadata.len());
             Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length))
         }
         _ => Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin())), None)),
@@ -162,11 +168,11 @@ impl Commits<'_> {
 
 /// The next lines without the empty ones, or `None` at the end.
 fn read_chunk(input: &mut dyn BufRead, line: &mut u64) -> anyhow::Result<Option<Chunk>> {
-    let mut chunk = Chunk { lines: Vec::with_capacity(CHUNK_LINES), bytes: 0 };
+    let mut chunk = Chunk { lines: Vec::with_capacity(CHUNK_LINES), too_long: None, bytes: 0 };
     while chunk.lines.len() < CHUNK_LINES && chunk.bytes < CHUNK_BYTES as u64 {
         let mut text = Vec::new();
         let read = input
-            .take(LINE_BYTES)
+            .take(LINE_BYTES + 1)
             .read_until(b'\n', &mut text)
             .with_context(|| format!("cannot read line {}", *line + 1))?;
         if read == 0 {
@@ -174,8 +180,10 @@ fn read_chunk(input: &mut dyn BufRead, line: &mut u64) -> anyhow::Result<Option<
         }
         *line += 1;
         chunk.bytes += read as u64;
-        if read as u64 == LINE_BYTES && text.last() != Some(&b'\n') {
+        if read as u64 > LINE_BYTES && text.last() != Some(&b'\n') {
             chunk.bytes += input.skip_until(b'\n')? as u64;
+            chunk.too_long = Some(*line);
+            break;
         }
         // What is not UTF-8 is not JSON either, and is reported as such.
         let text = String::from_utf8_lossy(&text);
@@ -201,6 +209,9 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
             Err(reason) => checked.bad_lines.push((*line, reason)),
         }
     }
+    if let Some(line) = chunk.too_long {
+        checked.bad_lines.push((line, format!("longer than {} MiB", LINE_BYTES >> 20)));
+    }
     checked
 }
 
@@ -221,7 +232,7 @@ impl Tally {
         self.duplicate += checked.duplicates;
         for (line, reason) in &checked.bad_lines {
             self.invalid += 1;
-            progress.suspend(|| eprintln!("line {line}: {reason}"));
+            progress.suspend(|| say(&format!("line {line}: {reason}")));
         }
     }
 
@@ -236,7 +247,7 @@ impl Tally {
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {
                     if self.failed == 0 {
-                        eprintln!("negsync: {reason}");
+                        say(&format!("negsync: {reason}"));
                     }
                     self.failed += 1;
                 }
@@ -264,6 +275,11 @@ impl std::fmt::Display for Tally {
             .collect();
         if reasons.is_empty() { Ok(()) } else { write!(f, " ({})", reasons.join(", ")) }
     }
+}
+
+/// Writes a line for whoever reads it: nobody need do so for the import to go on.
+fn say(line: &str) {
+    let _ = writeln!(std::io::stderr(), "{line}");
 }
 
 /// A bar on a terminal, nothing elsewhere.

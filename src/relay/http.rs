@@ -36,8 +36,13 @@ pub(super) fn respond(request: &Request<Incoming>, relay: &Shared) -> Response<B
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config.relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
-        _ => answer(StatusCode::NOT_FOUND, "text/plain", "There is nothing here.\n".into()),
+        _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }
+}
+
+/// An answer that says why there is nothing else.
+pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
+    answer(status, "text/plain", text.to_owned())
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {

@@ -5,6 +5,7 @@ use crate::config::Limits;
 use crate::store::Filter;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 
 /// A message that could be read.
 #[derive(Debug)]
@@ -242,13 +243,13 @@ fn neg_msg<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'
     }
 }
 
+/// A string that is copied only where escapes have to be undone.
+#[derive(serde::Deserialize)]
+struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
+
 fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
-    // Hex never needs an escape, so that the text between the quotes is the value.
-    let hex = raw
-        .get()
-        .strip_prefix('"')
-        .and_then(|text| text.strip_suffix('"'))
-        .ok_or("the message must be a string of hex digits")?;
+    let Text(hex) = serde_json::from_str(raw.get())
+        .map_err(|_| "the message must be a string of hex digits")?;
     if hex.len() % 2 == 1 {
         return Err("the message has an odd number of hex digits");
     }

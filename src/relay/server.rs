@@ -2,10 +2,13 @@
 
 use super::{Shared, connection, http, stopped};
 use hyper::body::Incoming;
-use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
+use hyper::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,6 +24,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection's buffers, each way. They are allocated at once, so that they count a thousandfold.
 const BUFFER_BYTES: usize = 16 << 10;
+/// The version of the WebSocket protocol (RFC 6455).
+const VERSION: &str = "13";
 
 /// Accepts until the relay stops.
 pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
@@ -71,7 +76,17 @@ async fn serve(stream: TcpStream, relay: Arc<Shared>) {
 }
 
 fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http::Body> {
-    let Some(key) = websocket_key(&request) else { return http::respond(&request, &relay) };
+    if !has_token(&request, UPGRADE, "websocket") {
+        return http::respond(&request, &relay);
+    }
+    let Some(key) = websocket_key(&request) else {
+        return http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n");
+    };
+    if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        let mut response = http::refuse(StatusCode::UPGRADE_REQUIRED, "Use WebSocket 13.\n");
+        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+        return response;
+    }
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
@@ -96,14 +111,20 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
     response
 }
 
-/// RFC 6455, section 4.2.1: what makes a request one for a WebSocket.
+/// RFC 6455, section 4.2.1: the key of a request that a WebSocket can come of.
 fn websocket_key(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let is_upgrade = request
-        .headers()
-        .get(UPGRADE)
-        .is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    let key = request.headers().get(SEC_WEBSOCKET_KEY)?;
-    (request.method() == Method::GET && is_upgrade).then(|| key.clone())
+    let is_handshake = request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && has_token(request, CONNECTION, "upgrade");
+    request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake).cloned()
+}
+
+/// Whether one of a header's values, separated by commas, is `token`, in either case.
+fn has_token(request: &Request<Incoming>, header: HeaderName, token: &str) -> bool {
+    let values = request.headers().get_all(header);
+    let mut tokens =
+        values.iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    tokens.any(|value| value.trim().eq_ignore_ascii_case(token))
 }
 
 fn websocket_config(message_bytes: usize) -> WebSocketConfig {

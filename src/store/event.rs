@@ -209,6 +209,10 @@ impl Event {
     /// # Errors
     /// Names the field that is missing or malformed.
     pub fn parse(json: &str) -> Result<Self, EventError> {
+        // An array of the fields' values in order would do for serde.
+        if !json.trim_start().starts_with('{') {
+            return Err(explain(json, None));
+        }
         serde_json::from_str::<Fields<'_>>(json)
             .map_err(|error| Some(error.to_string()))
             .and_then(|fields| fields.into_event().ok_or(None))
@@ -332,13 +336,23 @@ fn hex_bytes<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
     faster_hex::hex_decode_array(text.as_bytes()).ok()
 }
 
+/// The one field that is looked for in JSON that cannot be read as a whole: with a character or a
+/// number that does not exist, or nested too deeply.
+#[derive(Deserialize)]
+struct Id<'json> {
+    #[serde(borrow)]
+    id: Cow<'json, str>,
+}
+
 /// Finds the field that kept `json` from being an event. Only malformed input pays for it.
 fn explain(json: &str, error: Option<String>) -> EventError {
     let object = match serde_json::from_str::<Value>(json) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return EventError { id: None, reason: "event: must be a JSON object".into() },
         Err(error) => {
-            return EventError { id: None, reason: format!("event: not JSON: {error}") };
+            let id = serde_json::from_str::<Id<'_>>(json).ok().and_then(|id| hex_bytes(&id.id));
+            let id = id.map(|id: [u8; 32]| faster_hex::hex_string(&id));
+            return EventError { id, reason: format!("event: not JSON: {error}") };
         }
     };
     let is_hex = |text: &str, digits: usize| {

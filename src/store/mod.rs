@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use writer::Writer;
 
+/// The most events that one commit of a removal removes.
+const REMOVE_EVENTS: usize = 1_000;
+
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -197,6 +200,24 @@ impl Store {
         done.recv().map_err(|_| StoreError::Closed)
     }
 
+    /// Removes every event that matches, `limit` aside. Nothing keeps them from coming back.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
+        let mut ids = Vec::new();
+        self.reader().items(filter, |item| {
+            ids.push(item.id);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        for ids in ids.chunks(REMOVE_EVENTS) {
+            self.inner.writer.remove(ids.to_vec())?;
+        }
+        Ok(())
+    }
+
     /// Remembers ids that a sync need not move again, and returns once they are written.
     ///
     /// # Errors
@@ -228,7 +249,8 @@ impl Store {
 /// Takes the store's lock, which ends with the process however it ends. The lock is on a file of
 /// its own: closing a second handle to the database would drop SQLite's own locks.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let mut name = path.as_os_str().to_owned();
+    // SQLite follows links: the same file by another name is the same store.
+    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
     name.push(".lock");
     let lock_path = PathBuf::from(name);
     let failed = |source| StoreError::Lock { path: lock_path.clone(), source };

@@ -7,6 +7,7 @@ use super::tag_key::TagKey;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::cmp::Reverse;
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 
 /// A stored event that a filter selects: what it is and where it lies.
@@ -43,12 +44,22 @@ const BY_TIME: &str = "SELECT created_at, id, row FROM event INDEXED BY event_ti
 /// How many rows are looked at to tell which of a filter's indexes has the fewest.
 const PROBE_ROWS: usize = 1_000;
 
-/// The newest events that match, newest first and of one second the lowest id first (NIP-01,
-/// `limit`); at most `most` of them, and at most the filter's own limit.
+/// NIP-40: the rows of the events that expired by `now` and have not been removed yet.
+pub(super) fn expired_rows(connection: &Connection, now: u64) -> Result<HashSet<i64>, StoreError> {
+    let mut rows = connection.prepare_cached(
+        "SELECT row FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1",
+    )?;
+    let rows = rows.query_map([now as i64], |row| row.get(0))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// The newest events that match and are not in `without`, newest first and of one second the
+/// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
 pub(super) fn newest(
     connection: &Connection,
     filter: &Filter,
     most: usize,
+    without: &HashSet<i64>,
 ) -> Result<Vec<Hit>, StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
     let mut hits: Vec<Hit> = Vec::new();
@@ -61,6 +72,9 @@ pub(super) fn newest(
         let mut taken = 0;
         let mut oldest = u64::MAX;
         walk.run(since, &mut |hit| {
+            if without.contains(&hit.row) {
+                return ControlFlow::Continue(());
+            }
             // Past the limit only the rest of the same second can still matter.
             if taken >= most && hit.item.created_at < oldest {
                 return ControlFlow::Break(());

@@ -34,12 +34,13 @@ impl Reader {
     }
 
     /// The newest events that match any of the filters, each filter with its own limit and with
-    /// no more than `most`; newest first, of one second the lowest id first, each once.
+    /// no more than `most`; newest first, of one second the lowest id first, each once. What has
+    /// expired is left out.
     ///
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.pool.with(|connection| newest(connection, filters, most))
+        self.pool.with(|connection| newest(connection, filters, most, unix_now()))
     }
 
     /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
@@ -57,7 +58,7 @@ impl Reader {
         mut visit: impl FnMut(&Item, &str),
     ) -> Result<Vec<Hit>, StoreError> {
         self.pool.with(|connection| {
-            let hits = newest(connection, filters, most)?;
+            let hits = newest(connection, filters, most, now)?;
             let first = hits.get(..first).unwrap_or(&hits);
             query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
@@ -142,10 +143,13 @@ fn newest(
     connection: &Connection,
     filters: &[Filter],
     most: usize,
+    now: u64,
 ) -> Result<Vec<Hit>, StoreError> {
+    // Without a writer nobody has removed them: they would take living events' places in a limit.
+    let expired = query::expired_rows(connection, now)?;
     let mut hits = Vec::new();
     for filter in filters {
-        hits.append(&mut query::newest(connection, filter, most)?);
+        hits.append(&mut query::newest(connection, filter, most, &expired)?);
     }
     query::order(&mut hits);
     Ok(hits)

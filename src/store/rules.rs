@@ -58,7 +58,7 @@ pub(super) fn apply(
         change.steps.push(Step::Passed(Arc::new(event)));
         return Ok(Outcome::PassedOn);
     }
-    if is_deleted(connection, &event)? {
+    if is_deleted(connection, &event, change)? {
         return Ok(Outcome::Deleted);
     }
     if event.address().is_some()
@@ -94,6 +94,22 @@ pub(super) fn expire(
         stored.remove(connection, change)?;
     }
     Ok(due.len())
+}
+
+/// Removes events by id, those that are there.
+pub(super) fn remove(
+    connection: &Connection,
+    ids: &[[u8; 32]],
+    change: &mut Change,
+) -> rusqlite::Result<()> {
+    let mut select =
+        connection.prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?;
+    for id in ids {
+        if let Some(stored) = select.query_row([id], Stored::read).optional()? {
+            stored.remove(connection, change)?;
+        }
+    }
+    Ok(())
 }
 
 /// NIP-40: the earliest second at which a stored event expires; `u64::MAX` when none does.
@@ -146,7 +162,13 @@ impl Stored {
     }
 }
 
-fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+/// Whether its author has deleted the event. When that was done by its id, older versions of its
+/// address go too, as they would have when it came before its deletion.
+fn is_deleted(
+    connection: &Connection,
+    event: &Event,
+    change: &mut Change,
+) -> rusqlite::Result<bool> {
     // A deletion request cannot be deleted, whichever of the two came first.
     if event.kind() == DELETION {
         return Ok(false);
@@ -154,16 +176,19 @@ fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> 
     let by_id = connection
         .prepare_cached("SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2")?
         .exists(params![event.item().id, event.pubkey()])?;
+    let Some(address) = event.address() else { return Ok(by_id) };
+    let address = Address { pubkey: event.pubkey(), kind: event.kind(), d: address };
+    let Item { created_at, id } = event.item();
     if by_id {
+        bury_versions(connection, &address, created_at as i64, &id, change)?;
         return Ok(true);
     }
-    let Some(address) = event.address() else { return Ok(false) };
     connection
         .prepare_cached(
-            "SELECT 1 FROM address_tombstone
-             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND created_at >= ?4",
+            "SELECT 1 FROM address_tombstone WHERE pubkey = ?1 AND kind = ?2 AND address = ?3
+             AND (created_at > ?4 OR (created_at = ?4 AND id <= ?5))",
         )?
-        .exists(params![event.pubkey(), event.kind(), address, event.item().created_at as i64])
+        .exists(params![address.pubkey, address.kind, address.d, created_at as i64, id])
 }
 
 /// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
@@ -225,60 +250,77 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
 /// NIP-09: removes the author's own events that `deletion` names, and keeps out those that come
 /// later. A deletion request cannot be deleted.
 fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rusqlite::Result<()> {
+    let pubkey = deletion.pubkey();
     for id in deletion.deleted_ids() {
         let target = connection
             .prepare_cached(
-                "SELECT row, id, created_at, json, pubkey, kind FROM event WHERE id = ?1",
+                "SELECT row, id, created_at, json, pubkey, kind, address FROM event WHERE id = ?1",
             )?
             .query_row([id], |row| {
-                Ok((Stored::read(row)?, row.get::<_, [u8; 32]>(4)?, row.get::<_, u16>(5)?))
+                let address: Option<String> = row.get(6)?;
+                Ok((Stored::read(row)?, row.get::<_, [u8; 32]>(4)?, row.get::<_, u16>(5)?, address))
             })
             .optional()?;
-        match target {
-            Some((_, pubkey, kind)) if kind == DELETION || pubkey != *deletion.pubkey() => {}
-            Some((stored, ..)) => {
-                stored.remove(connection, change)?;
-                bury(connection, id, deletion.pubkey())?;
+        if let Some((stored, author, kind, address)) = target {
+            if kind == DELETION || author != *pubkey {
+                continue;
             }
-            None => bury(connection, id, deletion.pubkey())?,
+            match address {
+                // Older versions must not take the place that this one leaves.
+                Some(d) => {
+                    let address = Address { pubkey, kind, d: &d };
+                    let Item { created_at, id } = stored.item;
+                    bury_versions(connection, &address, created_at as i64, &id, change)?;
+                }
+                None => stored.remove(connection, change)?,
+            }
         }
+        connection
+            .prepare_cached("INSERT OR IGNORE INTO tombstone (id, pubkey) VALUES (?1, ?2)")?
+            .execute(params![id, pubkey])?;
     }
-    for (kind, address) in deletion.deleted_addresses() {
-        delete_address(connection, deletion, *kind, address, change)?;
+    // All versions up to the deletion's own time are gone; later ones are welcome.
+    let until = deletion.item().created_at as i64;
+    for (kind, d) in deletion.deleted_addresses() {
+        bury_versions(connection, &Address { pubkey, kind: *kind, d }, until, &[], change)?;
     }
     Ok(())
 }
 
-fn bury(connection: &Connection, id: &[u8; 32], pubkey: &[u8; 32]) -> rusqlite::Result<()> {
-    connection
-        .prepare_cached("INSERT OR IGNORE INTO tombstone (id, pubkey) VALUES (?1, ?2)")?
-        .execute(params![id, pubkey])?;
-    Ok(())
-}
-
-/// NIP-09: all versions up to the deletion's own time are gone; later ones are welcome.
-fn delete_address(
-    connection: &Connection,
-    deletion: &Event,
+/// What one version is stored of (NIP-01, Kinds).
+struct Address<'event> {
+    pubkey: &'event [u8; 32],
     kind: u16,
-    address: &str,
+    d: &'event str,
+}
+
+/// Removes and keeps out the versions of an address up to a time: those before that second, and
+/// of that second those with `lowest_id` or a higher one, which it precedes. Empty, it stands for
+/// the whole second.
+fn bury_versions(
+    connection: &Connection,
+    address: &Address<'_>,
+    until: i64,
+    lowest_id: &[u8],
     change: &mut Change,
 ) -> rusqlite::Result<()> {
-    let until = deletion.item().created_at as i64;
+    let Address { pubkey, kind, d } = address;
     connection
         .prepare_cached(
-            "INSERT INTO address_tombstone (pubkey, kind, address, created_at)
-             VALUES (?1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET created_at = max(created_at, excluded.created_at)",
+            "INSERT INTO address_tombstone (pubkey, kind, address, created_at, id)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE SET created_at = excluded.created_at, id = excluded.id
+             WHERE excluded.created_at > created_at
+             OR (excluded.created_at = created_at AND excluded.id < id)",
         )?
-        .execute(params![deletion.pubkey(), kind, address, until])?;
+        .execute(params![pubkey, kind, d, until, lowest_id])?;
     let version = connection
         .prepare_cached(
             "SELECT row, id, created_at, json FROM event
              WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL
-             AND created_at <= ?4",
+             AND (created_at < ?4 OR (created_at = ?4 AND id >= ?5))",
         )?
-        .query_row(params![deletion.pubkey(), kind, address, until], Stored::read)
+        .query_row(params![pubkey, kind, d, until, lowest_id], Stored::read)
         .optional()?;
     version.map_or(Ok(()), |stored| stored.remove(connection, change))
 }

@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -75,6 +75,11 @@ CREATE TABLE synced (
     at     INTEGER NOT NULL,
     PRIMARY KEY (peer, filter)
 ) STRICT, WITHOUT ROWID;
+",
+    // Of the second `created_at` of an address tombstone, the versions with this id or a higher
+    // one are gone; empty, it is lower than any.
+    "
+ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
 ",
 ];
 

@@ -100,3 +100,24 @@ fn a_reader_that_stops_early_is_no_failure() {
     assert_eq!(serde_json::from_str::<Value>(&first).unwrap(), notes[0]);
     assert!(child.wait().unwrap().success());
 }
+
+/// Nobody removes what expires while no relay runs; it is left out, and takes no living event's
+/// place within a limit.
+#[test]
+fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(1);
+    let due = events::unix_now() + 2;
+    let [older, stays] = [1, 2].map(|second| author.note(events::EPOCH + second, "stays"));
+    let tags = json!([["expiration", due.to_string()]]);
+    let going = author.event(1, events::EPOCH + 3, tags, "going");
+    let all = [older.clone(), stays.clone(), going];
+    assert!(import(&store, &[], &lines(&all)).stdout.contains("3 stored"));
+    while events::unix_now() < due {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    assert_eq!(read(&export(&store, None)), [older.clone(), stays.clone()]);
+    assert_eq!(read(&export(&store, Some(&json!({ "limit": 2 })))), [older, stays.clone()]);
+    assert_eq!(read(&export(&store, Some(&json!({ "limit": 1 })))), [stays]);
+}

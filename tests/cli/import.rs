@@ -6,6 +6,7 @@ use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 pub fn lines(events: &[Value]) -> String {
     events.iter().map(|event| format!("{event}\n")).collect()
@@ -138,7 +139,7 @@ fn a_bad_line_is_reported_with_its_number_and_skipped() {
         (601, "id: "),
         (602, "event: not JSON"),
         (901, "sig: "),
-        (1_201, "event: not JSON"),
+        (1_201, "longer than 16 MiB"),
         (text.len(), "event: must be a JSON object"),
     ];
     for (line, reason) in expected {
@@ -195,4 +196,79 @@ fn a_missing_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let ended = import(&directory.path().join("events.sqlite"), &["/nowhere/events.jsonl"], "");
     assert!(!ended.status.success() && ended.stderr.contains("/nowhere/events.jsonl"), "{ended:?}");
+}
+
+/// Of a line that is too long not even its beginning counts, whatever it is.
+#[test]
+fn a_line_over_the_limit_is_reported_as_too_long_whatever_it_begins_with() {
+    const LIMIT: usize = 16 << 20;
+    let directory = tempfile::tempdir().unwrap();
+    let author = Author::new(1);
+    let [hidden, padded, after, last] =
+        ["hidden", "padded", "after", "last"].map(|text| author.note(events::EPOCH, text));
+    let padded = padded.to_string();
+    let text = [
+        // Blank as far as it is read.
+        format!("{}{hidden}\r\n", " ".repeat(LIMIT)),
+        // As long as a line may be.
+        format!("{}{padded}\n", " ".repeat(LIMIT - padded.len())),
+        format!("{}\n", " ".repeat(3 * LIMIT + 1)),
+        format!("{after}\r\n"),
+        // Without a line end.
+        format!("{last}"),
+    ];
+    let path = write(directory.path(), &text.concat());
+    let ended = import(&directory.path().join("store"), &[path.to_str().unwrap()], "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!(ended.stderr, "line 1: longer than 16 MiB\nline 3: longer than 16 MiB\n");
+    assert_eq!((count(&ended, "stored"), count(&ended, "invalid")), (3, 2), "{ended:?}");
+    // At the end of the input as well.
+    let path = write(directory.path(), &" ".repeat(LIMIT + 1));
+    let ended = import(&directory.path().join("store"), &[path.to_str().unwrap()], "");
+    assert_eq!(ended.stderr, "line 1: longer than 16 MiB\n");
+    // An empty input is one all the same.
+    let ended = import(&directory.path().join("store"), &[], "");
+    assert!(ended.status.success() && count(&ended, "stored") == 0, "{ended:?}");
+}
+
+#[test]
+fn what_cannot_be_read_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().to_str().unwrap();
+    let ended = import(&directory.path().join("store"), &[path], "");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains(path) && ended.stderr.contains("directory"), "{ended:?}");
+}
+
+/// Whoever reads the messages may stop: the import goes on to its end.
+#[test]
+fn a_reader_of_the_messages_that_stops_early_does_not_stop_the_import() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let note = Author::new(1).note(events::EPOCH, "behind many bad lines");
+    let path = write(directory.path(), &format!("{}{note}\n", "bad\n".repeat(5_000)));
+    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        .args(["import", "--store", store.to_str().unwrap(), path.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop((child.stdout.take(), child.stderr.take()));
+    assert!(child.wait().unwrap().success());
+    let again = import(&store, &[], &lines(&[note]));
+    assert_eq!(count(&again, "duplicate"), 1, "{again:?}");
+}
+
+/// The same file under another name is the same store.
+#[test]
+fn a_store_is_in_use_under_all_its_names() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, link] = ["events.sqlite", "link.sqlite"].map(|name| directory.path().join(name));
+    std::os::unix::fs::symlink(&store, &link).unwrap();
+    for (ours, theirs) in [(&store, &link), (&link, &store)] {
+        let _relay = RelayProcess::start(ours);
+        let ended = import(theirs, &[], "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("in use"), "{ended:?}");
+    }
 }

@@ -150,3 +150,33 @@ async fn requests_that_name_nothing_are_stored_and_harmless() {
     client.store(&deletion).await;
     expect_all(&mut client, &[&note, &deletion]).await;
 }
+
+/// A version that is deleted by its id does not give its place back to the one that it replaced.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deleted_version_takes_older_ones_with_it_in_any_order() {
+    let author = Author::new(1);
+    for (kind, seconds) in [(0, [1, 2, 3]), (30_023, [1, 2, 3]), (30_023, [1, 1, 1])] {
+        let mut versions = [0, 1, 2].map(|number| {
+            let content = format!("version {number}");
+            author.event(kind, AT + seconds[number], json!([["d", "x"]]), &content)
+        });
+        // Of one second the lower id is the newer version.
+        versions.sort_by_key(|event| {
+            (model::created_at(event), std::cmp::Reverse(id_of(event).to_owned()))
+        });
+        let [old, middle, new] = &versions;
+        let deletion = author.deletion(AT + 9, json!([["e", id_of(middle)]]));
+        let without_new = [old, middle, &deletion];
+        for order in [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]] {
+            let relay = TestRelay::start().await;
+            let mut client = relay.client().await;
+            for place in order {
+                client.publish(without_new[place]).await;
+            }
+            expect_all(&mut client, &[&deletion]).await;
+            expect_blocked(&mut client, old).await;
+            client.store(new).await;
+            expect_all(&mut client, &[new, &deletion]).await;
+        }
+    }
+}

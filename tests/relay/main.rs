@@ -16,3 +16,4 @@ mod replaceable;
 mod shutdown;
 mod store_rules;
 mod subscriptions;
+mod unusual_json;

@@ -91,3 +91,74 @@ async fn other_requests_are_answered_too() {
     assert_eq!(http(&relay, "POST", "/", "text/html").await.status, 404);
     relay.client().await.fence().await;
 }
+
+/// Sends text as it is and returns all that comes until the relay closes.
+async fn exchange(relay: &TestRelay, request: &str) -> String {
+    let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut answer))
+        .await
+        .unwrap_or_else(|_| panic!("no end of the answer to {request}"))
+        .unwrap();
+    answer
+}
+
+/// RFC 6455, section 4.2: what asks for a WebSocket in a way that none can come of is told so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_cannot_be_completed_is_refused() {
+    const KEY: &str = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    const ASKS: &str = "Upgrade: websocket\r\nConnection: Upgrade, close\r\n";
+    const VERSION: &str = "Sec-WebSocket-Version: 13\r\n";
+    let relay = TestRelay::start().await;
+    let ask = async |line: &str, headers: &str| {
+        let request = format!("{line}\r\nHost: x\r\n{headers}\r\n");
+        exchange(&relay, &request).await
+    };
+    for (line, headers, status) in [
+        ("GET / HTTP/1.1", format!("{ASKS}{VERSION}"), 400),
+        ("GET / HTTP/1.1", format!("{ASKS}{KEY}"), 426),
+        ("GET / HTTP/1.1", format!("{ASKS}{KEY}Sec-WebSocket-Version: 8\r\n"), 426),
+        (
+            "GET / HTTP/1.1",
+            format!("Upgrade: websocket\r\nConnection: close\r\n{KEY}{VERSION}"),
+            400,
+        ),
+        ("POST / HTTP/1.1", format!("{ASKS}{KEY}{VERSION}"), 400),
+        ("GET / HTTP/1.0", format!("{ASKS}{KEY}{VERSION}"), 400),
+    ] {
+        let answer = ask(line, &headers).await;
+        assert!(answer.starts_with(&format!("HTTP/1.{}", &line[line.len() - 1..])), "{answer}");
+        assert!(answer.contains(&format!(" {status} ")), "{line}, {headers}: {answer}");
+        let has_version = answer.to_ascii_lowercase().contains("sec-websocket-version: 13\r\n");
+        assert_eq!(has_version, status == 426, "{answer}");
+    }
+    relay.client().await.fence().await;
+}
+
+/// One connection may ask several times, a HEAD has no body, and what is no HTTP is refused.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_is_kept_after_the_document() {
+    let relay = TestRelay::start().await;
+    let ask = |method: &str, last: &str| {
+        format!("{method} / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n{last}\r\n")
+    };
+    let several =
+        format!("{}{}{}", ask("GET", ""), ask("HEAD", ""), ask("GET", "Connection: close\r\n"));
+    let answer = exchange(&relay, &several).await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK\r\n").count(), 3, "{answer}");
+    assert_eq!(answer.matches("\"supported_nips\"").count(), 2, "{answer}");
+    let lengths: std::collections::BTreeSet<&str> =
+        answer.lines().filter_map(|line| line.strip_prefix("content-length: ")).collect();
+    assert_eq!(lengths.len(), 1, "{answer}");
+    // With a body that nobody reads.
+    let post =
+        format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(10));
+    let answer = exchange(&relay, &post).await;
+    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    for nonsense in ["\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "[\"REQ\",\"x\",{}]\r\n\r\n"] {
+        let answer = exchange(&relay, nonsense).await;
+        assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");
+    }
+    relay.client().await.fence().await;
+}

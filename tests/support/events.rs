@@ -66,7 +66,6 @@ pub fn unix_now() -> u64 {
 }
 
 /// `count` events of five authors, in no order: deletions may stand before what they delete.
-/// Deletions by `e` name regular events only, so that what is left is the same in any order.
 pub fn generate(seed: u64, count: usize) -> Vec<Value> {
     let mut rng = StdRng::seed_from_u64(seed);
     let authors: Vec<Author> = (1..=5).map(Author::new).collect();
@@ -115,10 +114,12 @@ fn event(
             author.event(5, at, tags, &content)
         }
         _ => {
-            let regular: Vec<&Value> =
-                earlier.iter().filter(|event| event["kind"] == 1 || event["kind"] == 7).collect();
-            match regular.get(rng.random_range(0..regular.len().max(1))) {
-                // One in a few belongs to somebody else, and stays.
+            // Versions as often as all the rest. One in a few belongs to somebody else, and stays.
+            let has_versions = |event: &&Value| event["kind"] == 0 || event["kind"] == 30_023;
+            let wanted = rng.random::<bool>();
+            let targets: Vec<&Value> =
+                earlier.iter().filter(|event| has_versions(event) == wanted).collect();
+            match targets.get(rng.random_range(0..targets.len().max(1))) {
                 Some(target) => author.event(5, at, json!([["e", id_of(target)]]), &content),
                 None => author.note(at, &content),
             }

@@ -14,8 +14,9 @@ pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
         .collect();
     let deletions: Vec<&Value> = living.iter().filter(|e| kind(e) == 5).copied().collect();
     let undeleted: Vec<&Value> = living
-        .into_iter()
-        .filter(|event| !deletions.iter().any(|deletion| deletes(deletion, event)))
+        .iter()
+        .copied()
+        .filter(|event| !deletions.iter().any(|deletion| deletes(deletion, event, &living)))
         .collect();
     let is_newest = |event: &Value| {
         address(event).is_none_or(|own| {
@@ -102,12 +103,23 @@ fn address(event: &Value) -> Option<String> {
     Some(format!("{}:{}:{d}", kind(event), event["pubkey"].as_str().unwrap()))
 }
 
-fn deletes(deletion: &Value, event: &Value) -> bool {
+/// Whether the event goes with a deletion: by its id, by its address, or as an older version of
+/// one that goes by its id.
+fn deletes(deletion: &Value, event: &Value, events: &[&Value]) -> bool {
     let is_own = deletion["pubkey"] == event["pubkey"] && kind(event) != 5;
-    let by_id = tags(deletion, "e").any(|value| *value == event["id"]);
+    let names = |event: &Value| tags(deletion, "e").any(|value| *value == event["id"]);
     let by_address = address(event).is_some_and(|address| {
         created_at(event) <= created_at(deletion)
             && tags(deletion, "a").any(|value| *value == address.as_str())
     });
-    is_own && (by_id || by_address)
+    let age = |event: &Value| (created_at(event), Reverse(id_of(event).to_owned()));
+    let by_successor = || {
+        events.iter().any(|other| {
+            names(other)
+                && address(event).is_some()
+                && address(other) == address(event)
+                && age(event) < age(other)
+        })
+    };
+    is_own && (names(event) || by_address || by_successor())
 }
