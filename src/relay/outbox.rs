@@ -125,6 +125,9 @@ impl Sending {
                 },
                 change = self.live.recv() => match change {
                     Ok(change) => self.pass_on(wire, &change).await?,
+                    // Whoever subscribes from here on reads what was missed as stored.
+                    Err(broadcast::error::RecvError::Lagged(_))
+                        if self.subscriptions.is_empty() => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         wire.text(message::notice("error: you read too slowly")).await?;
                         return wire.close(CloseCode::Policy, "reads too slowly").await;
