@@ -54,14 +54,9 @@ impl Outbox {
         self.send(Outgoing::Text(text)).await;
     }
 
-    /// As [`Outbox::text`], for anything.
-    pub(super) async fn send(&self, outgoing: Outgoing) {
-        let _ = self.answers.send(outgoing).await;
-    }
-
-    /// Queues from a blocking thread. Returns whether the socket is still there.
-    pub(super) fn send_blocking(&self, outgoing: Outgoing) -> bool {
-        self.answers.blocking_send(outgoing).is_ok()
+    /// As [`Outbox::text`], for anything. Returns whether the socket is still there.
+    pub(super) async fn send(&self, outgoing: Outgoing) -> bool {
+        self.answers.send(outgoing).await.is_ok()
     }
 
     /// Queues an event's outcome without waiting; the permit bounds how many there are.

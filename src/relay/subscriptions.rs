@@ -3,7 +3,6 @@
 use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
-use crate::index::Index;
 use crate::item::Item;
 use crate::store::{Event, Filter, StoreError, unix_now};
 use std::collections::{HashMap, HashSet};
@@ -14,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const READ_EVENTS: usize = 256;
 /// A chunk of stored events is handed on at this size.
 const CHUNK_BYTES: usize = 64 << 10;
-/// The most live events that wait for a subscription's EOSE; the oldest are then left out of the
-/// stream, as they would be found by asking again.
+/// The most live events that wait for a subscription's EOSE; with more it ends there.
 const WAITING_EVENTS: usize = 10_000;
 
 /// The subscriptions of one connection.
@@ -140,19 +138,16 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
     };
-    let index = client.relay.index.clone();
-    let outbox = client.outbox.clone();
-    let events_per_filter = limits.events_per_filter.size();
-    let stored = {
-        let id = id.clone();
-        tokio::task::spawn_blocking(move || {
-            send_stored(&index, &outbox, &id, &filters, events_per_filter)
-        })
-    };
-    match stored.await {
-        Ok(Ok(sent)) => client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await,
-        Ok(Err(error)) => fail(client, &id, error.to_string()).await,
-        Err(panic) => fail(client, &id, panic.to_string()).await,
+    match send_stored(client, &id, filters).await {
+        Ok(sent) => {
+            client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "a REQ could not be answered");
+            client.subscriptions.end(&id);
+            let text = message::closed(&id, "error: the store could not be read");
+            client.outbox.text(text).await;
+        }
     }
 }
 
@@ -161,38 +156,46 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-async fn fail(client: &Client, id: &str, error: String) {
-    tracing::error!(%error, "a REQ could not be answered");
-    client.subscriptions.end(id);
-    client.outbox.text(message::closed(id, "error: the store could not be read")).await;
-}
-
-/// Sends the stored events that match and returns their ids.
-fn send_stored(
-    index: &Index,
-    outbox: &Outbox,
+/// Sends the stored events that match and returns their ids. No thread waits for the client: the
+/// events are read on one, a few at a time, and sent without.
+async fn send_stored(
+    client: &Client,
     id: &str,
-    filters: &[Filter],
-    events_per_filter: usize,
-) -> Result<Vec<[u8; 32]>, StoreError> {
-    let mut batch = Batch { id_json: message::json_string(id), ..Batch::default() };
-    // What has expired would take a living event's place within a limit. What is due between this
-    // second and the read still counts as living.
-    let now = unix_now();
-    index.store().expire()?;
-    let reader = index.reader();
-    let most = events_per_filter;
-    let hits = reader
-        .newest_and_first(filters, most, READ_EVENTS, now, |item, json| batch.add(item, json))?;
-    let mut listening = batch.send(outbox);
+    filters: Vec<Filter>,
+) -> Result<Vec<[u8; 32]>, String> {
+    let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
+    let reader = client.relay.index.reader().clone();
+    let most = client.relay.config.limits.events_per_filter.size();
+    let (hits, mut batch) = on_a_thread(move || {
+        let add = |item: &Item, json: &str| first.add(item, json);
+        let hits = reader.newest_and_first(&filters, most, READ_EVENTS, unix_now(), add)?;
+        Ok((hits, first))
+    })
+    .await?;
+    let mut listening = batch.send(&client.outbox).await;
     for hits in hits.get(READ_EVENTS..).unwrap_or_default().chunks(READ_EVENTS) {
         if !listening {
             break;
         }
-        reader.fetch(hits, |item, json| batch.add(item, json))?;
-        listening = batch.send(outbox);
+        let (reader, hits) = (client.relay.index.reader().clone(), hits.to_vec());
+        batch = on_a_thread(move || {
+            reader.fetch(&hits, |item, json| batch.add(item, json))?;
+            Ok(batch)
+        })
+        .await?;
+        listening = batch.send(&client.outbox).await;
     }
     Ok(batch.sent)
+}
+
+/// Reads the store. What went wrong comes back as text.
+async fn on_a_thread<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
 }
 
 /// Stored events on their way to the outbox.
@@ -222,8 +225,12 @@ impl Batch {
     }
 
     /// Hands everything on. Returns whether the socket is still there.
-    fn send(&mut self, outbox: &Outbox) -> bool {
+    async fn send(&mut self, outbox: &Outbox) -> bool {
         self.chunk_bytes = 0;
-        self.chunks.drain(..).all(|chunk| outbox.send_blocking(Outgoing::Events(chunk)))
+        let mut listening = true;
+        for chunk in self.chunks.drain(..) {
+            listening = listening && outbox.send(Outgoing::Events(chunk)).await;
+        }
+        listening
     }
 }
