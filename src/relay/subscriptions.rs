@@ -33,6 +33,8 @@ struct Subscription {
 enum Stage {
     /// EOSE has not been sent: live events wait for it.
     Stored { waiting: Vec<Arc<Event>> },
+    /// More live events came than can wait for EOSE.
+    Overrun,
     /// For so many commits more an event may be one of those sent as stored: a commit can be read
     /// before it is announced.
     Live { sent: HashSet<[u8; 32]>, commits: usize },
@@ -76,7 +78,8 @@ impl Subscriptions {
                 Stage::Stored { waiting } if waiting.len() < WAITING_EVENTS => {
                     waiting.push(event.clone());
                 }
-                Stage::Stored { .. } => {}
+                Stage::Stored { .. } => subscription.stage = Stage::Overrun,
+                Stage::Overrun => {}
                 Stage::Live { sent, .. } if sent.contains(&event.item().id) => {}
                 Stage::Live { .. } => {
                     messages.push(message::event(&subscription.id_json, event.json()));
@@ -114,6 +117,11 @@ impl Subscriptions {
         };
         let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
         let messages = match &subscription.stage {
+            Stage::Overrun => {
+                by_id.remove(id);
+                let text = "error: too many events came before EOSE; ask again";
+                return vec![message::closed(id, text)];
+            }
             Stage::Stored { waiting } => waiting
                 .iter()
                 .filter(|event| !sent.contains(&event.item().id))
@@ -232,5 +240,40 @@ impl Batch {
             listening = listening && outbox.send(Outgoing::Events(chunk)).await;
         }
         listening
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize) -> Arc<Event> {
+        let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+        let json = format!(
+            r#"{{"id":"{id}","pubkey":"{}","created_at":1,"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#,
+            &zeros[..64]
+        );
+        Arc::new(Event::parse(&json).unwrap())
+    }
+
+    /// A stream with a gap that nobody is told of is worse than one that ends.
+    #[test]
+    fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
+        let subscriptions = Subscriptions::new();
+        for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
+            let generation = subscriptions.begin("s", vec![Filter::default()], 1).unwrap();
+            for number in 0..count {
+                assert!(subscriptions.matching(&event(number)).is_empty());
+            }
+            let messages = subscriptions.go_live("s", generation, Vec::new(), 0);
+            if is_whole {
+                assert_eq!(messages.len(), count);
+                assert_eq!(subscriptions.matching(&event(count)).len(), 1);
+            } else {
+                assert_eq!(messages.len(), 1);
+                assert!(messages[0].starts_with(r#"["CLOSED","s","error: "#), "{}", messages[0]);
+                assert!(subscriptions.is_empty());
+            }
+        }
     }
 }
