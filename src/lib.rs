@@ -4,6 +4,8 @@
 pub mod config;
 pub mod index;
 pub mod item;
+#[cfg(feature = "nostr-database")]
+pub mod nostr_database;
 pub mod reconcile;
 pub mod relay;
 pub mod store;

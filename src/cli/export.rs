@@ -1,9 +1,9 @@
 //! `negsync export`
 
-use super::StoreArguments;
+use super::{StoreArguments, is_broken_pipe};
 use anyhow::Context;
 use negsync::store::{Filter, Reader};
-use std::io::{BufWriter, ErrorKind, Write};
+use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
 /// How many events are read at a time.
@@ -23,7 +23,6 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let reader = Reader::open(&config.store.path, 1)?;
     match export(&reader, &filter) {
-        // `negsync export | head` is a way to use it.
         Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
         exported => exported.map(|()| ExitCode::SUCCESS),
     }
@@ -45,10 +44,4 @@ fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
     }
     out.flush()?;
     Ok(())
-}
-
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error
-        .downcast_ref::<std::io::Error>()
-        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }

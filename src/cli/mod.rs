@@ -1,7 +1,11 @@
 //! The command line: one file a command.
 
+mod decode;
+mod explain;
 mod export;
 mod import;
+mod lines;
+mod neg_open;
 mod relay;
 mod sync;
 mod sync_progress;
@@ -9,7 +13,7 @@ mod sync_progress;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use negsync::config::{Config, LogConfig, LogFormat};
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -30,6 +34,10 @@ enum Command {
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     Export(export::Arguments),
+    /// Print the NEG-OPEN line of a set, to paste into wscat.
+    NegOpen(neg_open::Arguments),
+    /// Say in words what NIP-77 messages hold.
+    Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
 }
@@ -63,8 +71,17 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        Command::NegOpen(arguments) => neg_open::run(&arguments),
+        Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
     }
+}
+
+/// Whether the reader of standard output has gone: `negsync export | head` is a way to use it.
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {

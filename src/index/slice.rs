@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use crate::item::Item;
-use crate::reconcile::{RangeSet, Sum};
+use crate::reconcile::{Bound, Place, RangeSet, Sum};
 use std::ops::Range;
 
 /// A view of a snapshot: ranks count from 0 within the view. Making one costs
@@ -87,11 +87,53 @@ impl RangeSet for Slice {
         within(&self.head) + within(&self.tail)
     }
 
-    fn sum(&self, ranks: Range<usize>) -> Sum {
-        let [head, tail] = self.parts(ranks);
+    fn sum_below(&self, rank: usize) -> Sum {
+        let [head, tail] = self.parts(0..rank);
         let mut sum = self.tree.sum(head);
         sum.add(&self.tree.sum(tail));
         sum
+    }
+
+    fn places(&self, items: &[Item]) -> Vec<Place> {
+        if !self.tail.is_empty() {
+            return items.iter().map(|item| self.place(item)).collect();
+        }
+        // One range of the tree: what is before it is before every place in it.
+        let below = |rank| Place { rank, sum: self.tree.sum_below(rank) };
+        let (start, end) = (below(self.head.start), below(self.head.end));
+        let mut places = self.tree.places(items);
+        for place in &mut places {
+            if place.rank < start.rank {
+                *place = start;
+            } else if place.rank > end.rank {
+                *place = end;
+            }
+            place.rank -= start.rank;
+            place.sum.subtract(&start.sum);
+        }
+        places
+    }
+
+    fn cuts(&self, ranks: &[usize]) -> Vec<(Bound, Sum)> {
+        if !self.tail.is_empty() {
+            return ranks.iter().map(|rank| self.cut(*rank)).collect();
+        }
+        let start = self.tree.sum_below(self.head.start);
+        let end = self.tree.sum_below(self.head.end);
+        let of_tree: Vec<usize> =
+            ranks.iter().map(|rank| self.head.start.saturating_add(*rank)).collect();
+        let mut cuts = self.tree.cuts(&of_tree);
+        for ((bound, sum), rank) in cuts.iter_mut().zip(ranks) {
+            // The ends of the slice are not those of the tree.
+            if *rank == 0 || *rank >= self.head.len() {
+                *bound = self.bound_at(*rank);
+            }
+            if *rank > self.head.len() {
+                *sum = end;
+            }
+            sum.subtract(&start);
+        }
+        cuts
     }
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {

@@ -25,6 +25,15 @@ impl Sum {
         Self(sum)
     }
 
+    /// The sum as an id would be written: little-endian.
+    pub fn to_bytes(&self) -> [u8; 32] {
+        let mut bytes = [0; 32];
+        for (word, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {
+            *word = limb.to_le_bytes();
+        }
+        bytes
+    }
+
     /// Adds `other`, modulo 2^256.
     pub fn add(&mut self, other: &Self) {
         let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);

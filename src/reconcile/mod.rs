@@ -35,13 +35,15 @@ pub mod message;
 pub mod range_set;
 mod reference;
 mod responder;
+pub mod sessions;
 mod sorted_items;
 
 pub use fingerprint::{Fingerprint, Sum};
 pub use found::Found;
 pub use initiator::{Initiator, InitiatorError, Options, Rule, Step};
 pub use message::MessageError;
-pub use range_set::{Bound, RangeSet};
+pub use range_set::{Bound, Place, RangeSet};
 pub use reference::{FRAME_LIMIT_MIN_BYTES, FrameLimitError};
 pub use responder::Responder;
+pub use sessions::Sessions;
 pub use sorted_items::SortedItems;

@@ -47,6 +47,24 @@ impl Bound {
     }
 }
 
+/// A point of a set: between the items below it and the one at its rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// How many items are below.
+    pub rank: usize,
+    /// The sum of their ids.
+    pub sum: Sum,
+}
+
+impl Place {
+    /// The fingerprint of the items from `lower` to here.
+    pub fn fingerprint_from(&self, lower: &Self) -> Fingerprint {
+        let mut sum = self.sum;
+        sum.subtract(&lower.sum);
+        sum.fingerprint(self.rank.saturating_sub(lower.rank))
+    }
+}
+
 /// A complete, immutable, ordered set of items that a session answers from.
 ///
 /// Ranks count from 0 in item order. A range that reaches past the end is cut
@@ -66,18 +84,44 @@ pub trait RangeSet {
     /// How many items are less than `item`: the rank of the first that is not.
     fn lower_bound(&self, item: &Item) -> usize;
 
-    /// The sum of the ids at `ranks`.
-    fn sum(&self, ranks: Range<usize>) -> Sum;
+    /// The sum of the ids below `rank`.
+    fn sum_below(&self, rank: usize) -> Sum;
 
     /// Calls `visit` with each item at `ranks`, in order.
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item));
 
-    /// The rank of the first item from `start` on that is not less than `item`,
-    /// and the sum of the ids from `start` to it. Responders ask this of each
-    /// range of a message, in order: a set that can find both at once should.
-    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
-        let end = self.lower_bound(item).max(start);
-        (end, self.sum(start..end))
+    /// The sum of the ids at `ranks`.
+    fn sum(&self, ranks: Range<usize>) -> Sum {
+        if ranks.is_empty() {
+            return Sum::ZERO;
+        }
+        let mut sum = self.sum_below(ranks.end);
+        sum.subtract(&self.sum_below(ranks.start));
+        sum
+    }
+
+    /// Where each of `items` is, or would be. Responders ask this of the bounds
+    /// of a message, which mostly ascend: a set that finds one from the one
+    /// before it should.
+    fn places(&self, items: &[Item]) -> Vec<Place> {
+        items.iter().map(|item| self.place(item)).collect()
+    }
+
+    /// The bound at each of `ranks`, as [`RangeSet::bound_at`] has it, and the
+    /// sum below; mostly asked for ranks that ascend.
+    fn cuts(&self, ranks: &[usize]) -> Vec<(Bound, Sum)> {
+        ranks.iter().map(|rank| self.cut(*rank)).collect()
+    }
+
+    /// Where `item` is, or would be.
+    fn place(&self, item: &Item) -> Place {
+        let rank = self.lower_bound(item);
+        Place { rank, sum: self.sum_below(rank) }
+    }
+
+    /// The bound at `rank` and the sum below.
+    fn cut(&self, rank: usize) -> (Bound, Sum) {
+        (self.bound_at(rank), self.sum_below(rank))
     }
 
     /// The fingerprint of the items at `ranks`, which lie within the set.
@@ -109,15 +153,23 @@ impl<S: RangeSet + ?Sized> RangeSet for &S {
         (**self).lower_bound(item)
     }
 
-    fn sum(&self, ranks: Range<usize>) -> Sum {
-        (**self).sum(ranks)
+    fn sum_below(&self, rank: usize) -> Sum {
+        (**self).sum_below(rank)
     }
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
         (**self).for_each(ranks, visit);
     }
 
-    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
-        (**self).sum_until(start, item)
+    fn sum(&self, ranks: Range<usize>) -> Sum {
+        (**self).sum(ranks)
+    }
+
+    fn places(&self, items: &[Item]) -> Vec<Place> {
+        (**self).places(items)
+    }
+
+    fn cuts(&self, ranks: &[usize]) -> Vec<(Bound, Sum)> {
+        (**self).cuts(ranks)
     }
 }

@@ -10,8 +10,9 @@
 
 use super::fingerprint::{Fingerprint, Sum};
 use super::found::Found;
-use super::message::{Decoder, Encoder, MessageError, Payload};
-use super::range_set::{Bound, RangeSet};
+use super::message::{self, Decoder, Encoder, MessageError, Payload};
+use super::range_set::{Bound, Place, RangeSet};
+use crate::item::Item;
 use std::ops::Range;
 
 /// Into how many buckets a range that differs is split.
@@ -79,23 +80,19 @@ pub(super) fn reply<S: RangeSet>(
     mut found: Option<&mut Found>,
 ) -> Result<Vec<u8>, MessageError> {
     let mut out = Encoder::new();
-    let mut lower = 0;
     let mut lower_bound = Bound::START;
     let mut skipping = false;
     // Where the ranges written so far end, as a rank: the closing range of a
     // full frame begins there.
     let mut answered = 0;
 
-    for range in message {
-        let range = range?;
-        let (mut upper, sum) = set.sum_until(lower, &range.upper.item);
+    for found_range in Placed::new(set, message) {
+        let FoundRange { range, lower, mut upper, is_equal } = found_range?;
         let before = out.mark();
         let len_before = out.message_bytes();
         match range.payload {
             Payload::Skip => skipping = true,
-            Payload::Fingerprint(theirs) if sum.fingerprint(upper - lower) == theirs => {
-                skipping = true;
-            }
+            Payload::Fingerprint(_) if is_equal => skipping = true,
             Payload::Fingerprint(_) => {
                 if std::mem::take(&mut skipping) {
                     out.skip(&lower_bound);
@@ -112,6 +109,7 @@ pub(super) fn reply<S: RangeSet>(
                         out.skip(&lower_bound);
                     }
                     let fit = lower.saturating_add(limit.ids_that_fit(len_before));
+                    // A list that is cut fills the frame.
                     upper = list(set, &mut out, lower..upper, fit, &range.upper);
                 }
             },
@@ -128,10 +126,73 @@ pub(super) fn reply<S: RangeSet>(
         if out.message_bytes() > len_before {
             answered = upper;
         }
-        lower = upper;
         lower_bound = range.upper;
     }
     Ok(out.finish())
+}
+
+/// A range of a message, and what the set holds there.
+struct FoundRange<'a> {
+    range: message::Range<'a>,
+    /// Where it begins and ends, as ranks.
+    lower: usize,
+    upper: usize,
+    /// Whether it is a fingerprint and the set's is the same.
+    is_equal: bool,
+}
+
+/// The ranges of a message with their places in the set, looked up a few at a
+/// time: what memory and hashing keep waiting then waits together.
+struct Placed<'s, 'a, S> {
+    set: &'s S,
+    message: Decoder<'a>,
+    lower: Place,
+    ahead: std::vec::IntoIter<FoundRange<'a>>,
+    /// What is wrong with the range after those.
+    wrong: Option<MessageError>,
+}
+
+/// How many ranges are looked up together.
+const RANGES_AHEAD: usize = 32;
+
+impl<'s, 'a, S: RangeSet> Placed<'s, 'a, S> {
+    fn new(set: &'s S, message: Decoder<'a>) -> Self {
+        let lower = Place { rank: 0, sum: Sum::ZERO };
+        Self { set, message, lower, ahead: Vec::new().into_iter(), wrong: None }
+    }
+
+    fn look_ahead(&mut self) {
+        let mut ranges = Vec::with_capacity(RANGES_AHEAD);
+        for range in self.message.by_ref().take(RANGES_AHEAD) {
+            match range {
+                Ok(range) => ranges.push(range),
+                Err(wrong) => self.wrong = Some(wrong),
+            }
+        }
+        let bounds: Vec<Item> = ranges.iter().map(|range| range.upper.item).collect();
+        let found = ranges.into_iter().zip(self.set.places(&bounds)).map(|(range, upper)| {
+            // A range that ends below its beginning is empty.
+            let upper = if upper.rank < self.lower.rank { self.lower } else { upper };
+            let lower = std::mem::replace(&mut self.lower, upper);
+            let is_equal = match range.payload {
+                Payload::Fingerprint(theirs) => upper.fingerprint_from(&lower) == theirs,
+                _ => false,
+            };
+            FoundRange { range, lower: lower.rank, upper: upper.rank, is_equal }
+        });
+        self.ahead = found.collect::<Vec<_>>().into_iter();
+    }
+}
+
+impl<'a, S: RangeSet> Iterator for Placed<'_, 'a, S> {
+    type Item = Result<FoundRange<'a>, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ahead.len() == 0 && self.wrong.is_none() {
+            self.look_ahead();
+        }
+        self.ahead.next().map(Ok).or_else(|| self.wrong.take().map(Err))
+    }
 }
 
 /// Lists the items at `ranks` below rank `fit`, and returns the rank where the
@@ -173,10 +234,6 @@ pub(super) struct Bucket {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// A range of up to this many items is split in one walk over them; a longer
-/// one by what the set knows of its parts.
-const WALK_UP_TO_ITEMS: usize = 1024;
-
 /// Splits `ranks`, which hold at least `count` items, into `count` buckets of
 /// equal size; the first ones take one more where it does not divide.
 pub(super) fn buckets<S: RangeSet>(
@@ -186,43 +243,18 @@ pub(super) fn buckets<S: RangeSet>(
     count: usize,
 ) -> Vec<Bucket> {
     let (size, larger) = (ranks.len() / count, ranks.len() % count);
-    let ends = (1..=count).map(|index| ranks.start + index * size + index.min(larger));
-    if ranks.len() <= WALK_UP_TO_ITEMS {
-        return walk(set, ranks.clone(), upper, ends);
-    }
-    let mut start = ranks.start;
-    ends.map(|end| {
-        let upper = if end == ranks.end { upper } else { set.bound_at(end) };
-        let bucket = Bucket { start, end, upper, fingerprint: set.fingerprint(start..end) };
-        start = end;
-        bucket
-    })
-    .collect()
-}
-
-/// Splits `ranks` at `ends`, reading each item once.
-fn walk<S: RangeSet>(
-    set: &S,
-    ranks: Range<usize>,
-    upper: Bound,
-    mut ends: impl Iterator<Item = usize>,
-) -> Vec<Bucket> {
-    let mut buckets = Vec::new();
-    let (mut start, mut rank, mut sum) = (ranks.start, ranks.start, Sum::ZERO);
-    let mut end = ends.next();
-    let mut last = None;
-    set.for_each(ranks, &mut |item| {
-        if let (Some(here), Some(last)) = (end, &last)
-            && here == rank
-        {
-            let (upper, fingerprint) = (Bound::between(last, &item), sum.fingerprint(rank - start));
-            buckets.push(Bucket { start, end: rank, upper, fingerprint });
-            (start, sum, end) = (rank, Sum::ZERO, ends.next());
-        }
-        sum.add(&Sum::of(&item.id));
-        rank += 1;
-        last = Some(item);
-    });
-    buckets.push(Bucket { start, end: rank, upper, fingerprint: sum.fingerprint(rank - start) });
-    buckets
+    let ends: Vec<usize> =
+        (0..=count).map(|index| ranks.start + index * size + index.min(larger)).collect();
+    let places = ends.iter().zip(set.cuts(&ends));
+    let places = places.map(|(rank, (bound, sum))| (bound, Place { rank: *rank, sum }));
+    let places: Vec<(Bound, Place)> = places.collect();
+    let pairs = places.iter().zip(places.iter().skip(1));
+    pairs
+        .map(|((_, lower), (bound, end))| Bucket {
+            start: lower.rank,
+            end: end.rank,
+            upper: if end.rank == ranks.end { upper } else { *bound },
+            fingerprint: end.fingerprint_from(lower),
+        })
+        .collect()
 }

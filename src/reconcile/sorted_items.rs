@@ -35,12 +35,6 @@ impl SortedItems {
     pub fn items(&self) -> &[Item] {
         &self.items
     }
-
-    /// The sum of the ids below `rank`.
-    fn sum_below(&self, rank: usize) -> Sum {
-        let last = rank.min(self.sums.len()).checked_sub(1);
-        last.and_then(|last| self.sums.get(last)).copied().unwrap_or(Sum::ZERO)
-    }
 }
 
 impl FromIterator<Item> for SortedItems {
@@ -62,27 +56,9 @@ impl RangeSet for SortedItems {
         self.items.partition_point(|own| own < item)
     }
 
-    fn sum(&self, ranks: Range<usize>) -> Sum {
-        if ranks.is_empty() {
-            return Sum::ZERO;
-        }
-        let mut sum = self.sum_below(ranks.end);
-        sum.subtract(&self.sum_below(ranks.start));
-        sum
-    }
-
-    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
-        // The end is near more often than not: look twice as far each time.
-        let rest = self.items.get(start..).unwrap_or_default();
-        let mut far = 16;
-        while rest.get(far).is_some_and(|own| own < item) {
-            far *= 2;
-        }
-        let near = rest.get(..far).unwrap_or(rest);
-        let known = if far > 16 { far / 2 } else { 0 };
-        let beyond = near.get(known..).unwrap_or_default();
-        let end = start + known + beyond.partition_point(|own| own < item);
-        (end, self.sum(start..end))
+    fn sum_below(&self, rank: usize) -> Sum {
+        let last = rank.min(self.sums.len()).checked_sub(1);
+        last.and_then(|last| self.sums.get(last)).copied().unwrap_or(Sum::ZERO)
     }
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {

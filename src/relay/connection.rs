@@ -60,7 +60,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
 /// Takes messages until the client closes, breaks the protocol or the relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
-    let mut neg_sessions = NegSessions::default();
+    let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy);
     loop {
         let next = tokio::select! {
             next = stream.next() => next,

@@ -3,19 +3,22 @@
 
 use super::connection::Client;
 use super::message;
+use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::reconcile::message::{Decoder, Fault};
-use crate::reconcile::{MessageError, Responder};
+use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
+use crate::reconcile::{MessageError, Sessions};
 use crate::store::Filter;
-use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A message longer than this is answered on a thread that may take its time.
 const INLINE_BYTES: usize = 4_096;
 
-/// The NEG sessions of one connection, apart from its subscriptions.
-#[derive(Default)]
+/// The NEG sessions of one connection by their ids, apart from its subscriptions. Clones share
+/// them: long messages are answered on another thread.
+#[derive(Clone)]
 pub(super) struct NegSessions {
-    by_id: HashMap<String, Responder<Slice>>,
+    sessions: Arc<Mutex<Sessions<String, Slice>>>,
 }
 
 /// Why a session could not be opened.
@@ -39,6 +42,16 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
+    pub(super) fn new(config: &NegentropyConfig) -> Self {
+        let limits = Limits {
+            sessions: config.sessions.size(),
+            // They end with their connection.
+            idle_s: u64::MAX,
+            frame_limit_bytes: config.frame_limit_bytes as usize,
+        };
+        Self { sessions: Arc::new(Mutex::new(Sessions::new(limits, 0))) }
+    }
+
     /// NIP-77, Initial message. A live session of the same id ends.
     pub(super) async fn open(
         &mut self,
@@ -47,32 +60,25 @@ impl NegSessions {
         filters: Vec<Filter>,
         payload: Vec<u8>,
     ) {
-        self.by_id.remove(&id);
+        self.close(&id);
         let config = &client.relay.config.negentropy;
-        let most = config.sessions.size();
-        if self.by_id.len() >= most {
+        if !self.lock().has_room_for(&id) {
+            let most = config.sessions.get();
             let text = format!("rate-limited: {most} NEG sessions are open; close one first");
             return client.outbox.text(message::neg_err(&id, &text)).await;
         }
         let index = client.relay.index.clone();
         let limit = config.max_sync_events.size();
-        let frame_limit_bytes = config.frame_limit_bytes as usize;
+        let (sessions, session) = (self.clone(), id.clone());
         let opened = tokio::task::spawn_blocking(move || {
             // A message that nobody can answer is refused before a set is built for it.
             check(&payload)?;
             let set = index.snapshot(&filters, limit)?;
-            let mut responder = Responder::new(set, frame_limit_bytes)
-                .map_err(|error| OpenError::Failed(error.to_string()))?;
-            let answer = responder.answer(&payload)?;
-            Ok((responder, answer))
+            Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));
         let text = match opened {
-            Ok((responder, answer)) => {
-                let text = message::neg_msg_text(&id, &answer);
-                self.by_id.insert(id, responder);
-                text
-            }
+            Ok(received) => answer(&id, received),
             Err(OpenError::TooLarge { limit }) => message::neg_err_too_large(&id, limit),
             Err(error) => message::neg_err(&id, &error.to_string()),
         };
@@ -81,36 +87,52 @@ impl NegSessions {
 
     /// NIP-77, Subsequent messages.
     pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
-        let Some(mut responder) = self.by_id.remove(&id) else {
-            let text = "closed: no session of this id is open; begin with NEG-OPEN";
-            return client.outbox.text(message::neg_err(&id, text)).await;
-        };
-        let answered = if payload.len() <= INLINE_BYTES {
-            let answer = responder.answer(&payload);
-            Ok((responder, answer))
-        } else {
-            tokio::task::spawn_blocking(move || {
-                let answer = responder.answer(&payload);
-                (responder, answer)
-            })
-            .await
-        };
-        let text = match answered {
-            Ok((responder, Ok(answer))) => {
-                let text = message::neg_msg_text(&id, &answer);
-                self.by_id.insert(id, responder);
-                text
+        let (sessions, session) = (self.clone(), id.clone());
+        let is_long = payload.len() > INLINE_BYTES;
+        let take = move || sessions.take(&session, Kind::Question, payload, || None);
+        let text = if is_long {
+            match tokio::task::spawn_blocking(take).await {
+                Ok(received) => answer(&id, received),
+                Err(panic) => message::neg_err(&id, &format!("error: {panic}")),
             }
-            // NIP-77, Error message: after it the session is closed.
-            Ok((_, Err(error))) => message::neg_err(&id, &format!("invalid: {error}")),
-            Err(panic) => message::neg_err(&id, &format!("error: {panic}")),
+        } else {
+            answer(&id, take())
         };
         client.outbox.text(text).await;
     }
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(super) fn close(&mut self, id: &str) {
-        self.by_id.remove(id);
+        self.lock().forget(&id.to_owned());
+    }
+
+    /// A session has one number only: its id tells it from others, and opening it anew ends it.
+    fn take(
+        &self,
+        id: &String,
+        kind: Kind,
+        payload: Vec<u8>,
+        set: impl FnOnce() -> Option<Slice>,
+    ) -> Received {
+        let packet = Packet { kind, session: 0, payload };
+        self.lock().receive(id, &packet, 0, set)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Sessions<String, Slice>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the client is told. NIP-77, Error message: after one the session is closed.
+fn answer(id: &str, received: Received) -> String {
+    match (received.reply, received.fault) {
+        (Some(Packet { kind: Kind::Answer, payload, .. }), _) => {
+            message::neg_msg_text(id, &payload)
+        }
+        (_, Some(fault)) => message::neg_err(id, &format!("invalid: {fault}")),
+        (_, None) => {
+            message::neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN")
+        }
     }
 }
 

@@ -35,6 +35,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use writer::Writer;
 
+/// The most events that one commit of a removal removes.
+const REMOVE_EVENTS: usize = 1_000;
+
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -200,6 +203,24 @@ impl Store {
         }));
         done.recv().map_err(|_| StoreError::Closed)?;
         if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
+    }
+
+    /// Removes every event that matches, `limit` aside. Nothing keeps them from coming back.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
+        let mut ids = Vec::new();
+        self.reader().items(filter, |item| {
+            ids.push(item.id);
+            std::ops::ControlFlow::Continue(())
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        for ids in ids.chunks(REMOVE_EVENTS) {
+            self.inner.writer.remove(ids.to_vec())?;
+        }
+        Ok(())
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.

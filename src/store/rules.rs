@@ -96,6 +96,22 @@ pub(super) fn expire(
     Ok(due.len())
 }
 
+/// Removes events by id, those that are there.
+pub(super) fn remove(
+    connection: &Connection,
+    ids: &[[u8; 32]],
+    change: &mut Change,
+) -> rusqlite::Result<()> {
+    let mut select =
+        connection.prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?;
+    for id in ids {
+        if let Some(stored) = select.query_row([id], Stored::read).optional()? {
+            stored.remove(connection, change)?;
+        }
+    }
+    Ok(())
+}
+
 /// NIP-40: the earliest second at which a stored event expires; `u64::MAX` when none does.
 pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<u64> {
     connection

@@ -30,8 +30,15 @@ const TICK: Duration = Duration::from_millis(250);
 enum Job {
     Publish { events: Vec<VerifiedEvent>, reply: Reply },
     Expire { reply: Reply },
+    Remove(Removal),
     Note(Note),
     Stop,
+}
+
+/// Events to remove in one commit, and who waits for it.
+struct Removal {
+    ids: Vec<[u8; 32]>,
+    reply: SyncSender<rusqlite::Result<()>>,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
@@ -78,6 +85,13 @@ impl Writer {
         self.send(Job::Expire { reply });
     }
 
+    /// Removes events in one commit, and waits for it.
+    pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
+        let (reply, removed) = sync_channel(1);
+        self.send(Job::Remove(Removal { ids, reply }));
+        Ok(removed.recv().map_err(|_| StoreError::Closed)??)
+    }
+
     /// Writes something beside the events, in a transaction of its own, and waits for it.
     pub(super) fn note(
         &self,
@@ -113,7 +127,7 @@ impl Writer {
                     reply(vec![Outcome::Failed("the store is closed".into()); events.len()]);
                 }
                 Job::Expire { reply } => reply(Vec::new()),
-                Job::Note(_) | Job::Stop => {}
+                Job::Remove(_) | Job::Note(_) | Job::Stop => {}
             }
         }
     }
@@ -138,6 +152,11 @@ impl Thread {
             let gathered = gather(first, queue);
             self.expire_due();
             self.commit(gathered.batch);
+            for Removal { ids, reply } in gathered.removals {
+                let removed =
+                    self.transact(|connection, _, change| rules::remove(connection, &ids, change));
+                let _ = reply.send(removed);
+            }
             for note in gathered.notes {
                 note(&mut self.connection);
             }
@@ -221,6 +240,7 @@ impl Thread {
 #[derive(Default)]
 struct Gathered {
     batch: Vec<(Vec<VerifiedEvent>, Reply)>,
+    removals: Vec<Removal>,
     notes: Vec<Note>,
     // Whether to end after it.
     stop: bool,
@@ -238,6 +258,7 @@ fn gather(first: Option<Job>, queue: &Receiver<Job>) -> Gathered {
                 gathered.batch.push((events, reply));
             }
             Job::Expire { reply } => gathered.batch.push((Vec::new(), reply)),
+            Job::Remove(removal) => gathered.removals.push(removal),
             Job::Note(note) => gathered.notes.push(note),
             Job::Stop => {
                 gathered.stop = true;

@@ -1,6 +1,6 @@
 //! What a peer says of itself (NIP-11), as far as a sync can use it.
 
-use super::dial::{DIAL_TIMEOUT, PeerUrl};
+use super::dial::PeerUrl;
 use super::peer::PeerError;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
@@ -8,7 +8,10 @@ use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
+use std::time::Duration;
 
+/// How long the document may take: a peer can do without.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// A longer document is not read.
 const DOCUMENT_BYTES: usize = 256 << 10;
 /// The tightest message length in use, strfry's; what a peer that says nothing is taken to have.
@@ -47,7 +50,7 @@ impl Default for Information {
 impl Information {
     /// Asks for the document.
     pub(super) async fn fetch(url: &PeerUrl) -> Result<Self, PeerError> {
-        let fetched = tokio::time::timeout(DIAL_TIMEOUT, request(url)).await;
+        let fetched = tokio::time::timeout(PATIENCE, request(url)).await;
         fetched.map_err(|_| PeerError::Connect { reason: "no NIP-11 document in time".into() })?
     }
 

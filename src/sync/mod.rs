@@ -1,9 +1,9 @@
 //! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
 //! and moves events at the same time; what is lost with a connection is found again by the next.
 //!
-//! The parts: [`dial`] and [`peer`] reach the peer, [`information`] learns its limits, `session`
-//! is one connection's work, [`download`] and [`upload`] are its two windows of events under way,
-//! [`arrival`] is what an event from a peer has to pass, [`pass`] keeps the accounts that prove
+//! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
+//! is one connection's work, `download` and `upload` are its two windows of events under way,
+//! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
 //! the result.
 
 mod arrival;

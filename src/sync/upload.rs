@@ -93,6 +93,12 @@ impl Upload {
         self.accepted.contains(id)
     }
 
+    /// Forgets what the peer said to events that are settled.
+    pub(super) fn forget(&mut self) {
+        self.accepted.clear();
+        self.tries.clear();
+    }
+
     /// The next ids to read from the store, unless enough is read.
     pub(super) fn next_to_read(&mut self) -> Option<Vec<[u8; 32]>> {
         if self.reading || self.queue.is_empty() || self.ready.len() >= READ_EVENTS {

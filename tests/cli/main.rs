@@ -5,5 +5,7 @@ mod support;
 
 mod command_line;
 mod configuration;
+mod decode;
 mod export;
 mod import;
+mod neg_open;

@@ -9,7 +9,8 @@ import { fileURLToPath } from "node:url";
 import { promisify } from "node:util";
 
 const root = fileURLToPath(new URL("../..", import.meta.url));
-const binary = process.env.NEGSYNC_BIN ?? join(root, "target/debug/negsync");
+/** The built program. */
+export const binary = process.env.NEGSYNC_BIN ?? join(root, "target/debug/negsync");
 const run = promisify(execFile);
 // However a test ends, its relay ends too, and nobody waits for it.
 const RELAY_LIFE_MS = 90_000;
@@ -34,31 +35,41 @@ export async function withRelay(events, work, config = "") {
   return await inStore(events, async (store, directory) => {
     const configFile = join(directory, "relay.toml");
     await writeFile(configFile, config);
-    const relay = spawn(
-      binary,
-      ["relay", "--config", configFile, "--store", store, "--listen", "127.0.0.1:0"],
-      { stdio: ["ignore", "pipe", "inherit"], timeout: RELAY_LIFE_MS },
-    );
-    const ended = once(relay, "exit");
+    const relay = await startRelay(["--config", configFile, "--store", store]);
     try {
-      return await work(await address(relay, ended));
+      return await work(relay.url);
     } finally {
-      relay.kill("SIGTERM");
-      const [code, signal] = await ended;
-      if (code !== 0) throw new Error(`the relay ended with ${code ?? signal}`);
+      await relay.stop();
     }
   });
 }
 
-/** The URL in the relay's first line: `negsync serves FILE on ws://ADDR:PORT`. */
+/** Starts a relay on a free port; its `line` is the first that it prints. */
+export async function startRelay(args, cwd = ".") {
+  const relay = spawn(binary, ["relay", ...args, "--listen", "127.0.0.1:0"], {
+    cwd,
+    stdio: ["ignore", "pipe", "inherit"],
+    timeout: RELAY_LIFE_MS,
+  });
+  const ended = once(relay, "exit");
+  const stop = async () => {
+    relay.kill("SIGTERM");
+    const [code, signal] = await ended;
+    if (code !== 0) throw new Error(`the relay ended with ${code ?? signal}`);
+  };
+  return { ...(await address(relay, ended)), stop };
+}
+
+/** The relay's first line and the URL in it: `negsync serves FILE on ws://ADDR:PORT`. */
 async function address(relay, ended) {
-  const line = once(createInterface({ input: relay.stdout }), "line").then(([line]) => line);
+  const first = once(createInterface({ input: relay.stdout }), "line").then(([line]) => line);
   const early = ended.then(() => {
     throw new Error("the relay ended before it served");
   });
-  const url = /^negsync serves .+ on (ws:\/\/\S+)$/.exec(await Promise.race([line, early]))?.[1];
+  const line = await Promise.race([first, early]);
+  const url = /^negsync serves .+ on (ws:\/\/\S+)$/.exec(line)?.[1];
   if (!url) throw new Error("the relay did not say where it serves");
-  return url;
+  return { line, url };
 }
 
 /** Runs `work` with a store in a directory of its own, into which `events` were imported. */

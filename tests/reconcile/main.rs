@@ -6,4 +6,5 @@ mod figures;
 mod hazards;
 mod hostile;
 mod scripted;
+mod sessions;
 mod support;

@@ -117,3 +117,27 @@ async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
     assert!(report.complete && !report.equal, "{report:?}");
     assert_eq!((store.ids().len(), peer.ids().len()), (30, 70));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
+    let keys = author(7);
+    let only_for = Some(keys.public_key().to_hex());
+    for without_negentropy in [None, Some(Unknown::Notice)] {
+        let (ours, theirs) = (notes(95, 50), notes(96, 50));
+        let mut store = TestStore::new(&ours);
+        let script = Script { only_for: only_for.clone(), without_negentropy, ..Script::default() };
+        let peer = Scripted::start(&theirs, script).await;
+        let options = Options { attempts: Some(1), ..Options::default() };
+        let (report, _) = sync_with(&store, &peer.url(), &options).await;
+        assert!(!report.complete, "{report:?}");
+        assert!(report.error.as_ref().unwrap().contains("NIP-42"), "{report:?}");
+        assert_eq!(store.ids().len(), 50);
+        store.local.keys = Some(keys.clone());
+        let (report, notes) = sync_with(&store, &peer.url(), &options).await;
+        assert!(report.complete && report.equal, "{report:?} {notes:?}");
+        assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+        store.local.keys = Some(author(8));
+        let (report, _) = sync_with(&store, &peer.url(), &options).await;
+        assert!(!report.complete && report.error.is_some(), "{report:?}");
+    }
+}

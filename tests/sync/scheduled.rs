@@ -3,7 +3,7 @@
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, Direction, PeerConfig, Within};
-use negsync::sync::Schedule;
+use negsync::sync::{Options, Progress, Schedule, sync};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 use tokio_tungstenite::connect_async;
@@ -85,4 +85,38 @@ async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
     let late = TestRelay::with(&notes(122, 100), |config| config.relay.listen = address).await;
     converge(&[&here, &there, &late], 300).await;
     schedule.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_is_not_sent_back_to_where_it_came_from() {
+    let store = TestStore::new(&notes(125, 100));
+    let relay = TestRelay::new(&notes(126, 100)).await;
+    let (stop, stopping) = tokio::sync::watch::channel(false);
+    let options = Options { live: true, stop: Some(stopping), ..Options::default() };
+    let (local, url) = (store.local.clone(), relay.url());
+    let (live, is_live) = tokio::sync::oneshot::channel();
+    let mut live = Some(live);
+    let syncing = tokio::spawn(async move {
+        let told = |progress| {
+            if progress == Progress::Live {
+                live.take().unwrap().send(()).unwrap();
+            }
+        };
+        sync(&local, &url, &options, told).await.unwrap()
+    });
+    is_live.await.unwrap();
+    assert_same(&store.ids(), &relay.ids(), "");
+    publish(&relay.url(), &notes(127, 80)).await;
+    fill(&store.local.index, &notes(128, 60));
+    let began = Instant::now();
+    while store.ids().len() < 340 || relay.ids().len() < 340 {
+        assert!(began.elapsed() < PATIENCE, "{} {}", store.ids().len(), relay.ids().len());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    stop.send(true).unwrap();
+    let report = syncing.await.unwrap();
+    assert_eq!((report.stored, report.uploaded), (180, 160), "{report:?}");
+    // The live subscription brings the newest stored event; what we sent comes back by it, too.
+    assert!(report.duplicates <= 161, "{report:?}");
+    assert_same(&store.ids(), &relay.ids(), "");
 }

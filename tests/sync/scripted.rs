@@ -35,6 +35,8 @@ pub struct Script {
     pub cut_every: Option<usize>,
     /// Sent with every REQ, whatever it asks.
     pub unasked: Option<String>,
+    /// NIP-42: nothing is done for anyone but the holder of this public key.
+    pub only_for: Option<String>,
 }
 
 impl Default for Script {
@@ -45,6 +47,7 @@ impl Default for Script {
             events_per_req: usize::MAX,
             cut_every: None,
             unasked: None,
+            only_for: None,
         }
     }
 }
@@ -103,10 +106,22 @@ pub fn item(json: &str) -> Item {
 /// Serves until the client leaves or the script says so; the socket is then dropped as it is.
 async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
     let mut sessions: HashMap<String, Responder<SortedItems>> = HashMap::new();
+    let mut is_known = shared.script.only_for.is_none();
+    if !is_known && socket.send(Message::text(r#"["AUTH","riddle"]"#)).await.is_err() {
+        return;
+    }
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let message: Value = serde_json::from_str(&text).unwrap();
-        for answer in shared.answer(&message, &mut sessions) {
+        let answers = if message[0] == "AUTH" {
+            is_known = shared.proves(&message[1]);
+            vec![json!(["OK", message[1]["id"], is_known, ""]).to_string()]
+        } else if is_known {
+            shared.answer(&message, &mut sessions)
+        } else {
+            vec![auth_required(&message)]
+        };
+        for answer in answers {
             let sent = shared.sent.fetch_add(1, Ordering::Relaxed) + 1;
             if shared.script.cut_every.is_some_and(|every| sent.is_multiple_of(every)) {
                 return;
@@ -118,7 +133,34 @@ async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
     }
 }
 
+/// How each verb is refused to one who has not said who he is.
+fn auth_required(message: &Value) -> String {
+    let text = "auth-required: who are you?";
+    match message[0].as_str().unwrap() {
+        "NEG-OPEN" | "NEG-MSG" => json!(["NEG-ERR", message[1], text]),
+        "EVENT" => json!(["OK", message[1]["id"], false, text]),
+        _ => json!(["CLOSED", message[1], text]),
+    }
+    .to_string()
+}
+
 impl Shared {
+    /// NIP-42: whether the event is what only the right one can sign.
+    fn proves(&self, event: &Value) -> bool {
+        let has = |name: &str, value: &str| {
+            event["tags"].as_array().unwrap().iter().any(|tag| {
+                tag[0] == name && tag[1].as_str().is_some_and(|text| text.starts_with(value))
+            })
+        };
+        let verified = Event::parse(&event.to_string()).unwrap().verify().is_ok();
+        let right = self.script.only_for.as_deref() == event["pubkey"].as_str();
+        verified
+            && right
+            && event["kind"] == 22_242
+            && has("challenge", "riddle")
+            && has("relay", "ws://")
+    }
+
     fn answer(
         &self,
         message: &Value,

@@ -9,7 +9,9 @@
 //! 1. Items lie in the leaves, strictly ascending from the first leaf to the
 //!    last. All leaves have the same depth.
 //! 2. A `Subtree` states exactly what lies below it: the least item, how many
-//!    there are, and the sum of their ids.
+//!    there are, and the sum of their ids. An inner node states of each child
+//!    how many items of the node come before it and their sum; a leaf states
+//!    the sum of its items up to the end of each block of them.
 //! 3. No leaf holds more than `Shape::leaf` items and no inner node more than
 //!    `Shape::fanout` children.
 //! 4. No node holds less than half of that, save the root and the last node of
@@ -20,12 +22,14 @@
 //! 6. Growth at the right edge leaves full nodes behind it; growth anywhere else
 //!    halves the nodes that overflow.
 
+mod leaf;
 mod node;
 #[cfg(test)]
 mod tests;
 
 use crate::item::Item;
-use crate::reconcile::{RangeSet, Sum};
+use crate::reconcile::{Bound, Place, RangeSet, Sum};
+use leaf::Spot;
 use node::{Shape, Subtree, Work};
 use std::ops::Range;
 
@@ -136,7 +140,8 @@ impl Tree {
 
     /// Whether `item` is in the tree. O(log n).
     pub fn contains(&self, item: &Item) -> bool {
-        self.root.contains(item)
+        let spot = self.root.spot_of(item);
+        spot.items.get(spot.lower_bound(item, spot.block_of(item))) == Some(item)
     }
 
     /// The items at `ranks`, in order. A range past the end is cut to the tree.
@@ -144,12 +149,29 @@ impl Tree {
         let mut at = ranks.start;
         let runs = std::iter::from_fn(move || {
             let left = ranks.end.checked_sub(at).filter(|left| *left > 0)?;
-            let run = self.root.run(at)?;
+            let run = self.run(at)?;
             let run = run.get(..left).unwrap_or(run);
             at += run.len();
             Some(run)
         });
         runs.flatten()
+    }
+
+    /// The leaf that holds `item`, or would, where `last` tells the one before
+    /// it and its leaf: often it is the same.
+    fn next_spot<'a>(&'a self, last: &mut Option<(Spot<'a>, Item)>, item: &Item) -> Spot<'a> {
+        let spot = match last {
+            Some((spot, before)) if *before <= *item && spot.ends_above(item) => *spot,
+            _ => self.root.spot_of(item),
+        };
+        *last = Some((spot, *item));
+        spot
+    }
+
+    /// The items from `rank` to the end of the leaf that holds it.
+    fn run(&self, rank: usize) -> Option<&[Item]> {
+        let spot = self.root.spot_at(rank);
+        spot.items.get(rank.checked_sub(spot.rank)?..).filter(|run| !run.is_empty())
     }
 
     /// An upper estimate of the heap bytes below this tree, nodes shared with
@@ -165,19 +187,55 @@ impl RangeSet for Tree {
     }
 
     fn item(&self, rank: usize) -> Option<Item> {
-        self.root.run(rank)?.first().copied()
+        self.run(rank)?.first().copied()
     }
 
     fn lower_bound(&self, item: &Item) -> usize {
-        self.root.lower_bound(item)
+        let spot = self.root.spot_of(item);
+        spot.rank + spot.lower_bound(item, spot.block_of(item))
     }
 
-    fn sum(&self, ranks: Range<usize>) -> Sum {
-        self.root.sum(ranks)
+    fn sum_below(&self, rank: usize) -> Sum {
+        if rank >= self.len() {
+            return self.root.sum();
+        }
+        let spot = self.root.spot_at(rank);
+        spot.sum_below(rank - spot.rank)
     }
 
-    fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
-        self.root.sum_until(start.min(self.len()), item)
+    // One step for all before the next step for any: reads of leaves do not
+    // wait for each other.
+    fn places(&self, items: &[Item]) -> Vec<Place> {
+        let mut spot = None;
+        let spots: Vec<Spot> = items.iter().map(|item| self.next_spot(&mut spot, item)).collect();
+        let blocks: Vec<usize> =
+            items.iter().zip(&spots).map(|(item, spot)| spot.block_of(item)).collect();
+        let place = |((item, spot), block): ((&Item, &Spot), usize)| {
+            let rank = spot.lower_bound(item, block);
+            Place { rank: spot.rank + rank, sum: spot.sum_below(rank) }
+        };
+        items.iter().zip(&spots).zip(blocks).map(place).collect()
+    }
+
+    fn cuts(&self, ranks: &[usize]) -> Vec<(Bound, Sum)> {
+        let mut last = self.root.spot_at(0);
+        let spot = |rank: &usize| {
+            let rank = (*rank).min(self.len());
+            if !(last.rank..last.rank + last.items.len()).contains(&rank) {
+                last = self.root.spot_at(rank);
+            }
+            (last, rank, rank - last.rank)
+        };
+        let spots: Vec<(Spot, usize, usize)> = ranks.iter().map(spot).collect();
+        let bounds = spots.iter().map(|(spot, rank, within)| {
+            let left = within.checked_sub(1).and_then(|left| spot.items.get(left));
+            let bound =
+                left.zip(spot.items.get(*within)).map(|(left, right)| Bound::between(left, right));
+            bound.unwrap_or_else(|| self.bound_at(*rank))
+        });
+        let bounds: Vec<Bound> = bounds.collect();
+        let sums = spots.iter().map(|(spot, _, within)| spot.sum_below(*within));
+        bounds.into_iter().zip(sums).collect()
     }
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {

@@ -1,9 +1,9 @@
 //! The nodes of a tree: looking things up, and changing them by batches.
 //! The invariants named here stand at the head of the parent module.
 
+use super::leaf::{BLOCK, Leaf, Spot};
 use crate::item::Item;
 use crate::reconcile::Sum;
-use std::ops::Range;
 use std::sync::Arc;
 
 /// How large nodes may be. Smaller in tests, to force splits and joins.
@@ -17,7 +17,7 @@ pub(super) struct Shape {
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { leaf: 128, fanout: 32 }
+        Self { leaf: 256, fanout: 32 }
     }
 }
 
@@ -25,15 +25,16 @@ impl Shape {
     /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
     pub fn memory_bytes(self, count: usize) -> usize {
         /// The reference counts of a node, its vector, and what the allocator adds and wastes.
-        const NODE_BYTES: usize = 160;
+        const NODE_BYTES: usize = 416;
         /// A vector of children may have grown to twice what it holds.
-        const PLACE_BYTES: usize = 2 * size_of::<Subtree>();
+        const PLACE_BYTES: usize = 2 * size_of::<Subtree>() + 16 + size_of::<Sum>();
         /// No tree of 64-bit ranks and fanout 4 is higher.
         const RIGHT_EDGE: usize = 32;
         let leaves = count / (self.leaf / 2).max(1);
         let inner = leaves / (self.fanout / 2).saturating_sub(1).max(1);
         let edge = RIGHT_EDGE.min(count);
-        count * size_of::<Item>() + (leaves + inner + edge + 1) * (NODE_BYTES + PLACE_BYTES)
+        (count + count / BLOCK) * size_of::<Item>()
+            + (leaves + inner + edge + 1) * (NODE_BYTES + PLACE_BYTES)
     }
 }
 
@@ -62,8 +63,58 @@ pub(super) struct Subtree {
 
 #[derive(Clone, Debug)]
 enum Node {
-    Leaf(Arc<[Item]>),
-    Inner(Arc<Vec<Subtree>>),
+    Leaf(Leaf),
+    Inner(Arc<Inner>),
+}
+
+/// The children of a node, and beside them what a way down has to read, packed
+/// close: `place` and `with_rank` find a child in it.
+#[derive(Debug, Default)]
+struct Inner {
+    children: Vec<Subtree>,
+    /// The second of each child's least item.
+    times: Vec<u64>,
+    /// How many items of the node come before each child.
+    ranks: Vec<usize>,
+    /// The sum of those.
+    sums: Vec<Sum>,
+}
+
+impl Inner {
+    /// Gives the node `children`, and returns how many items they hold and the
+    /// sum of those.
+    fn set(&mut self, children: Vec<Subtree>) -> (usize, Sum) {
+        let (mut count, mut sum) = (0, Sum::ZERO);
+        self.times.clear();
+        self.ranks.clear();
+        self.sums.clear();
+        self.times.extend(children.iter().map(|child| child.first.created_at));
+        self.ranks.reserve_exact(children.len());
+        self.sums.reserve_exact(children.len());
+        for child in &children {
+            self.ranks.push(count);
+            self.sums.push(sum);
+            count += child.count;
+            sum.add(&child.sum);
+        }
+        self.children = children;
+        (count, sum)
+    }
+
+    /// Which child holds `item`, or would: [`place`], by the times alone where they tell.
+    fn place(&self, item: &Item) -> usize {
+        let until = self.times.partition_point(|time| *time <= item.created_at);
+        let before = self.children.get(..until).unwrap_or_default();
+        if before.last().is_some_and(|child| child.first.created_at == item.created_at) {
+            return place(before, item);
+        }
+        until.saturating_sub(1)
+    }
+
+    /// Which child holds the item at `rank`; the last from the end on.
+    fn with_rank(&self, rank: usize) -> usize {
+        self.ranks.partition_point(|start| *start <= rank).saturating_sub(1)
+    }
 }
 
 // Looking things up.
@@ -72,114 +123,43 @@ impl Subtree {
         self.count
     }
 
-    pub fn contains(&self, item: &Item) -> bool {
-        match &self.node {
-            Node::Leaf(items) => items.binary_search(item).is_ok(),
-            Node::Inner(children) => {
-                children.get(place(children, item)).is_some_and(|child| child.contains(item))
-            }
-        }
+    pub fn sum(&self) -> Sum {
+        self.sum
     }
 
-    /// How many items are less than `item`.
-    pub fn lower_bound(&self, item: &Item) -> usize {
-        match &self.node {
-            Node::Leaf(items) => items.partition_point(|other| other.cmp(item).is_lt()),
-            Node::Inner(children) => {
-                let (before, after) = children.split_at(place(children, item));
-                let skipped: usize = before.iter().map(|child| child.count).sum();
-                skipped + after.first().map_or(0, |child| child.lower_bound(item))
-            }
-        }
+    /// The leaf that holds `item`, or would.
+    pub fn spot_of(&self, item: &Item) -> Spot<'_> {
+        self.spot(|inner, _| inner.place(item))
     }
 
-    /// The items from `rank` to the end of the leaf that holds it.
-    pub fn run(&self, mut rank: usize) -> Option<&[Item]> {
-        match &self.node {
-            Node::Leaf(items) => items.get(rank..).filter(|run| !run.is_empty()),
-            Node::Inner(children) => {
-                for child in children.iter() {
-                    if rank < child.count {
-                        return child.run(rank);
-                    }
-                    rank -= child.count;
-                }
-                None
-            }
-        }
+    /// The leaf that holds the item at `rank`; the last from the end on.
+    pub fn spot_at(&self, rank: usize) -> Spot<'_> {
+        self.spot(|inner, before| inner.with_rank(rank.saturating_sub(before)))
     }
 
-    /// The sum of the ids at `ranks`, from whichever is less to add up: the
-    /// ranks asked for, or those on either side of them.
-    pub fn sum(&self, ranks: Range<usize>) -> Sum {
-        let end = ranks.end.min(self.count);
-        let start = ranks.start.min(end);
-        if end - start <= self.count / 2 {
-            return self.sum_parts(start..end);
-        }
-        let mut sum = self.sum;
-        sum.subtract(&self.sum_parts(0..start));
-        sum.subtract(&self.sum_parts(end..self.count));
-        sum
-    }
-
-    /// The rank of the first item from `start` on that is not less than `item`,
-    /// and the sum of the ids between, in one way down.
-    pub fn sum_until(&self, start: usize, item: &Item) -> (usize, Sum) {
-        let mut sum = Sum::ZERO;
-        match &self.node {
-            Node::Leaf(items) => {
-                let rest = items.get(start..).unwrap_or_default();
-                let less = rest.iter().take_while(|other| *other < item);
-                let count = less.inspect(|other| sum.add(&Sum::of(&other.id))).count();
-                (start + count, sum)
-            }
-            Node::Inner(children) => {
-                let (mut before, mut start) = (0, start);
-                let mut children = children.iter().peekable();
-                while let Some(child) = children.next() {
-                    if start >= child.count && children.peek().is_some() {
-                        before += child.count;
-                        start -= child.count;
-                        continue;
+    /// The leaf that `choose` leads to: it is told how many items come before
+    /// the node that it chooses from.
+    fn spot(&self, choose: impl Fn(&Inner, usize) -> usize) -> Spot<'_> {
+        let (mut rank, mut sum, mut next) = (0, Sum::ZERO, None);
+        let mut here = self;
+        loop {
+            match &here.node {
+                Node::Leaf(leaf) => return Spot::new(leaf, rank, sum, next),
+                Node::Inner(inner) => {
+                    let at = choose(inner, rank);
+                    if let (Some(before), Some(part)) = (inner.ranks.get(at), inner.sums.get(at)) {
+                        rank += before;
+                        sum.add(part);
                     }
-                    // The item may be in this child, or beyond it.
-                    if children.peek().is_none_or(|next| next.first >= *item) {
-                        let (end, part) = child.sum_until(start, item);
-                        sum.add(&part);
-                        return (before + end, sum);
+                    next = inner.children.get(at + 1).map(|child| &child.first).or(next);
+                    // Invariant 4: an inner node has children, and a choice is one of them.
+                    match inner.children.get(at) {
+                        Some(child) => here = child,
+                        None => return Spot::default(),
                     }
-                    sum.add(&child.sum(start..child.count));
-                    before += child.count;
-                    start = 0;
-                }
-                (before, sum)
-            }
-        }
-    }
-
-    fn sum_parts(&self, ranks: Range<usize>) -> Sum {
-        let mut sum = Sum::ZERO;
-        if ranks.is_empty() {
-            return sum;
-        }
-        match &self.node {
-            Node::Leaf(items) => return sum_of(items.get(ranks).unwrap_or_default()),
-            Node::Inner(children) => {
-                let Range { mut start, mut end } = ranks;
-                for child in children.iter() {
-                    if start < child.count {
-                        sum.add(&child.sum(start..end));
-                    }
-                    if end <= child.count {
-                        break;
-                    }
-                    start = start.saturating_sub(child.count);
-                    end -= child.count;
                 }
             }
         }
-        sum
     }
 }
 
@@ -187,19 +167,16 @@ impl Subtree {
 impl Subtree {
     /// A leaf of `items`, which ascend.
     pub fn leaf(items: &[Item]) -> Self {
-        Self {
-            first: items.first().copied().unwrap_or_default(),
-            count: items.len(),
-            sum: sum_of(items),
-            node: Node::Leaf(items.into()),
-        }
+        let (leaf, sum) = Leaf::new(items);
+        let first = items.first().copied().unwrap_or_default();
+        Self { first, count: items.len(), sum, node: Node::Leaf(leaf) }
     }
 
     fn inner(children: Vec<Subtree>) -> Self {
-        let mut subtree = Self::leaf(&[]);
-        subtree.total(&children);
-        subtree.node = Node::Inner(Arc::new(children));
-        subtree
+        let first = children.first().map(|child| child.first).unwrap_or_default();
+        let mut inner = Inner::default();
+        let (count, sum) = inner.set(children);
+        Self { first, count, sum, node: Node::Inner(Arc::new(inner)) }
     }
 
     /// The root over `level`, nodes of one depth: as many levels as that takes, packed full.
@@ -208,17 +185,6 @@ impl Subtree {
             level = inner_nodes(level, shape, true).collect();
         }
         level.pop().unwrap_or_else(|| Self::leaf(&[]))
-    }
-
-    /// States what lies below (invariant 2).
-    fn total(&mut self, children: &[Subtree]) {
-        self.first = children.first().map(|child| child.first).unwrap_or_default();
-        self.count = 0;
-        self.sum = Sum::ZERO;
-        for child in children {
-            self.count += child.count;
-            self.sum.add(&child.sum);
-        }
     }
 
     /// Becomes the first of `nodes` and hands back the others.
@@ -236,11 +202,11 @@ impl Subtree {
     pub fn insert(&mut self, fresh: &[Item], edge: bool, work: &mut Work) -> Vec<Subtree> {
         match &mut self.node {
             Node::Leaf(items) => {
-                merge(items, fresh, &mut work.items);
+                merge(items.items(), fresh, &mut work.items);
                 self.become_first(leaves(work, edge))
             }
             Node::Inner(shared) => {
-                let mut children = std::mem::take(Arc::make_mut(shared));
+                let mut children = children_to_change(shared);
                 // From the right, so that new siblings do not move what is still to be done.
                 let mut rest = fresh;
                 let mut open = children.len();
@@ -262,11 +228,11 @@ impl Subtree {
     pub fn remove(&mut self, gone: &[Item], edge: bool, work: &mut Work) {
         match &mut self.node {
             Node::Leaf(items) => {
-                subtract(items, gone, &mut work.items);
+                subtract(items.items(), gone, &mut work.items);
                 *self = Self::leaf(&work.items);
             }
             Node::Inner(shared) => {
-                let mut children = std::mem::take(Arc::make_mut(shared));
+                let mut children = children_to_change(shared);
                 let mut rest = gone;
                 let mut open = children.len();
                 while let Some((at, right)) = take_last(&mut rest, children.get(..open)) {
@@ -285,7 +251,7 @@ impl Subtree {
     /// Drops the levels that a removal left without a choice to make (invariant 4).
     pub fn shorten(&mut self) {
         while let Node::Inner(children) = &self.node {
-            match children.as_slice() {
+            match children.children.as_slice() {
                 [] => *self = Self::leaf(&[]),
                 [only] => *self = only.clone(),
                 _ => break,
@@ -299,9 +265,15 @@ impl Subtree {
         if children.len() > work.shape.fanout {
             return self.become_first(inner_nodes(children, work.shape, edge));
         }
-        self.total(&children);
+        self.first = children.first().map(|child| child.first).unwrap_or_default();
         if let Node::Inner(shared) = &mut self.node {
-            *Arc::make_mut(shared) = children;
+            let mut fresh = Inner::default();
+            let alone = Arc::get_mut(shared);
+            let is_shared = alone.is_none();
+            (self.count, self.sum) = alone.unwrap_or(&mut fresh).set(children);
+            if is_shared {
+                *shared = Arc::new(fresh);
+            }
         }
         Vec::new()
     }
@@ -311,7 +283,7 @@ impl Subtree {
     fn join(&mut self, right: &Subtree, edge: bool, work: &mut Work) -> Vec<Subtree> {
         match (&self.node, &right.node) {
             (Node::Inner(left), Node::Inner(right)) => {
-                let mut children = [left.as_slice(), right.as_slice()].concat();
+                let mut children = [left.children.as_slice(), &right.children].concat();
                 mend(&mut children, edge, work);
                 self.become_first(inner_nodes(children, work.shape, false))
             }
@@ -326,7 +298,7 @@ impl Subtree {
 
     fn items(&self) -> &[Item] {
         match &self.node {
-            Node::Leaf(items) => items,
+            Node::Leaf(leaf) => leaf.items(),
             Node::Inner(_) => &[],
         }
     }
@@ -334,9 +306,18 @@ impl Subtree {
     /// Whether the node holds less than half of what it may.
     fn is_thin(&self, shape: Shape) -> bool {
         match &self.node {
-            Node::Leaf(items) => items.len() < shape.leaf / 2,
-            Node::Inner(children) => children.len() < shape.fanout / 2,
+            Node::Leaf(leaf) => leaf.items().len() < shape.leaf / 2,
+            Node::Inner(inner) => inner.children.len() < shape.fanout / 2,
         }
+    }
+}
+
+/// The children of a node that is about to get others: taken from it if nobody
+/// else holds it, else copies (invariant 5).
+fn children_to_change(shared: &mut Arc<Inner>) -> Vec<Subtree> {
+    match Arc::get_mut(shared) {
+        Some(alone) => std::mem::take(&mut alone.children),
+        None => shared.children.clone(),
     }
 }
 
@@ -436,22 +417,13 @@ fn sizes(count: usize, full: usize, edge: bool) -> impl Iterator<Item = usize> {
     (0..nodes).map(move |node| end(node + 1) - end(node))
 }
 
-fn sum_of(items: &[Item]) -> Sum {
-    let mut sum = Sum::ZERO;
-    for item in items {
-        sum.add(&Sum::of(&item.id));
-    }
-    sum
-}
-
 #[cfg(test)]
 impl Subtree {
     /// A leaf's items, or nothing and an inner node's children.
-    pub fn parts(&self) -> (Option<&[Item]>, &Vec<Subtree>) {
-        const NONE: &Vec<Subtree> = &Vec::new();
+    pub fn parts(&self) -> (Option<&[Item]>, &[Subtree]) {
         match &self.node {
-            Node::Leaf(items) => (Some(items), NONE),
-            Node::Inner(children) => (None, children),
+            Node::Leaf(leaf) => (Some(leaf.items()), &[]),
+            Node::Inner(inner) => (None, &inner.children),
         }
     }
 
@@ -462,14 +434,21 @@ impl Subtree {
     pub fn leaves(&self) -> usize {
         match &self.node {
             Node::Leaf(_) => 1,
-            Node::Inner(children) => children.iter().map(Subtree::leaves).sum(),
+            Node::Inner(inner) => inner.children.iter().map(Subtree::leaves).sum(),
         }
     }
 
-    pub fn address(&self) -> usize {
+    /// Where the node is, and how many heap bytes it takes.
+    pub fn address_and_bytes(&self) -> (usize, usize) {
         match &self.node {
-            Node::Leaf(items) => Arc::as_ptr(items).addr(),
-            Node::Inner(children) => Arc::as_ptr(children).addr(),
+            Node::Leaf(leaf) => leaf.address_and_bytes(),
+            Node::Inner(inner) => {
+                let Inner { children, times, ranks, sums } = &**inner;
+                let lists = children.capacity() * size_of::<Subtree>()
+                    + (times.capacity() + ranks.capacity()) * size_of::<u64>()
+                    + sums.capacity() * size_of::<Sum>();
+                (Arc::as_ptr(inner).addr(), lists + size_of::<Inner>() + 16)
+            }
         }
     }
 }

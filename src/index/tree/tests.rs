@@ -3,6 +3,8 @@
 
 use super::node::{Shape, Subtree};
 use super::*;
+use crate::index::Slice;
+use crate::reconcile::SortedItems;
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
@@ -13,7 +15,7 @@ const SHAPES: [Shape; 5] = [
     Shape { leaf: 3, fanout: 5 },
     Shape { leaf: 8, fanout: 4 },
     Shape { leaf: 5, fanout: 7 },
-    Shape { leaf: 128, fanout: 32 },
+    Shape { leaf: 48, fanout: 8 },
 ];
 
 /// An item of a small world, so that repeats and absences happen.
@@ -64,16 +66,13 @@ impl Subtree {
         context: &str,
     ) -> usize {
         let before = found.len();
+        *bytes += self.address_and_bytes().1;
         let (size, full, least) = match self.parts() {
             (Some(items), _) => {
                 found.extend_from_slice(items);
-                *bytes += size_of_val(items) + 16;
                 (items.len(), shape.leaf, 1)
             }
-            (None, children) => {
-                *bytes += children.capacity() * size_of::<Subtree>() + 40;
-                (children.len(), shape.fanout, if root { 2 } else { 1 })
-            }
+            (None, children) => (children.len(), shape.fanout, if root { 2 } else { 1 }),
         };
         let mut depths = HashSet::new();
         let (_, children) = self.parts();
@@ -94,7 +93,7 @@ impl Subtree {
     }
 
     fn nodes(&self, nodes: &mut HashSet<usize>) -> usize {
-        nodes.insert(self.address());
+        nodes.insert(self.address_and_bytes().0);
         let (_, children) = self.parts();
         children.iter().map(|child| child.nodes(nodes)).max().unwrap_or(0) + 1
     }
@@ -192,11 +191,47 @@ fn every_query_agrees_with_a_sorted_vector() {
                 let end = ranks.end.min(sorted.len());
                 let expected = sorted.get(ranks.start.min(end)..end).unwrap();
                 assert_eq!(tree.sum(ranks.clone()), sum_of(expected), "{context}, {ranks:?}");
+                let mut probes = items(&mut rng, 40, 60);
+                if rng.random() {
+                    probes.sort();
+                }
+                let ranks_of: Vec<usize> =
+                    (0..20).map(|_| rng.random_range(0..=sorted.len())).collect();
+                agrees_item_by_item(&tree, &probes, &ranks_of, &sorted, &context);
+                for limit in [None, Some(rng.random_range(0..past))] {
+                    let [since, until] = [rng.random_range(0..30), rng.random_range(20..80)];
+                    let slice = Slice::new(tree.clone(), Some(since), Some(until), limit);
+                    let sorted: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
+                    let ranks_of: Vec<usize> =
+                        ranks_of.iter().map(|rank| rank % (sorted.len() + 1)).collect();
+                    agrees_item_by_item(&slice, &probes, &ranks_of, &sorted, &context);
+                }
                 let mut visited = Vec::new();
                 tree.for_each(ranks.clone(), &mut |item| visited.push(item));
                 assert_eq!(visited, expected, "{context}, {ranks:?}");
             }
         }
+    }
+}
+
+/// What is looked up together is what a sorted vector says of each.
+fn agrees_item_by_item(
+    set: &impl RangeSet,
+    probes: &[Item],
+    ranks: &[usize],
+    sorted: &[Item],
+    context: &str,
+) {
+    let model: SortedItems = sorted.iter().copied().collect();
+    let places = set.places(probes);
+    assert_eq!(places.len(), probes.len(), "{context}");
+    for (probe, place) in probes.iter().zip(places) {
+        assert_eq!(place, model.place(probe), "{context}, {probe:?}");
+    }
+    let cuts = set.cuts(ranks);
+    assert_eq!(cuts.len(), ranks.len(), "{context}");
+    for (rank, cut) in ranks.iter().zip(cuts) {
+        assert_eq!(cut, model.cut(*rank), "{context}, {rank} of {ranks:?}");
     }
 }
 
@@ -250,7 +285,8 @@ fn a_write_copies_only_the_paths_that_it_changes() {
     assert_eq!(tree.nodes().0, shared);
 
     // Many items of one leaf: one path.
-    let batch: Vec<Item> = ascending(50_000).skip(200 * 128 + 10).take(50).collect();
+    let batch: Vec<Item> =
+        ascending(50_000).skip(100 * Shape::default().leaf + 10).take(50).collect();
     assert_eq!(tree.remove_batch(&batch), 50);
     let nodes = tree.nodes().0;
     assert_eq!(nodes.difference(&shared).count(), depth);

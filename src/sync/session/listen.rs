@@ -19,7 +19,7 @@ impl Session<'_> {
                     .or_else(|| self.live_asked(&subscription));
                 match asked {
                     Some(asked) => self.arrived(subscription, asked, json).await,
-                    None => self.unasked(),
+                    None => self.unasked()?,
                 }
                 Ok(())
             }
@@ -41,18 +41,10 @@ impl Session<'_> {
                 if !self.reconciling.is_about(&id) {
                     return Ok(());
                 }
-                if text.starts_with("auth-required") && !self.auth.may_help() {
-                    return self.not_allowed(&text);
-                }
                 self.neg_err(&text, cap)
             }
             PeerMessage::Unknown => Ok(()),
         }
-    }
-
-    fn unasked(&mut self) {
-        let refused = &mut self.memory.report.refused;
-        *refused.entry("not asked for".to_owned()).or_default() += 1;
     }
 
     /// NOTICE. Some relays answer a verb that they do not know with nothing else.
@@ -80,10 +72,11 @@ impl Session<'_> {
             return Err(End::Lost(PeerError::Lost { reason }));
         }
         if self.download.asked(subscription).is_some() {
-            if text.starts_with("auth-required") && !self.auth.may_help() {
-                return self.not_allowed(text);
+            if text.starts_with("auth-required") {
+                self.wait_for_auth(text)?;
+            } else {
+                self.download.slow_down();
             }
-            self.download.slow_down();
             self.ended(subscription)?;
         }
         Ok(())

@@ -59,7 +59,6 @@ impl Session<'_> {
         let Some(live) = &mut self.live else { return false };
         if std::mem::take(&mut live.missed) {
             self.memory.pass = 0;
-            self.memory.tried.clear();
             self.begin_pass();
         } else if !std::mem::replace(&mut live.told, true) {
             (self.progress)(Progress::Live);

@@ -75,6 +75,14 @@ impl Memory {
         }
     }
 
+    /// Forgets what only the passes of one catch-up need.
+    fn forget(&mut self) {
+        self.why.clear();
+        self.tried.clear();
+        self.counted.clear();
+        self.suspects.clear();
+    }
+
     /// Whether anything was achieved since the last call.
     pub(super) fn take_advanced(&mut self) -> bool {
         std::mem::take(&mut self.advanced)
@@ -137,6 +145,10 @@ pub(super) struct Session<'sync> {
     pinged: bool,
     // Nothing new is begun before.
     not_before: Option<Instant>,
+    // How often the peer wanted to know who we are and had not asked.
+    auth_waits: u32,
+    // Events that nobody asked for.
+    unasked: u32,
     counts: Counts,
 }
 
@@ -175,6 +187,8 @@ impl<'sync> Session<'sync> {
             heard: Instant::now(),
             pinged: false,
             not_before: None,
+            auth_waits: 0,
+            unasked: 0,
             counts: Counts::default(),
             local,
             url,
@@ -363,10 +377,7 @@ impl<'sync> Session<'sync> {
         match work {
             Work::Opened(opened) => self.opened(*opened),
             Work::Read(reading) => self.read(*reading),
-            Work::Compared { have, remembered } => {
-                self.found(have, Vec::new(), &remembered);
-                Ok(())
-            }
+            Work::Compared { have, remembered } => self.found(have, Vec::new(), &remembered),
             Work::Settled { subscription, events, bytes } => {
                 self.settled(&subscription, &events, bytes)
             }
@@ -382,6 +393,14 @@ impl<'sync> Session<'sync> {
     /// Looks at the deadlines.
     fn take_time(&mut self) -> Result<(), End> {
         self.tell();
+        if self.pass.is_none() {
+            // A live sync goes on for ever: what only a pass needs must not pile up.
+            self.memory.forget();
+            self.upload.forget();
+            if !self.refused.is_empty() {
+                self.remember_refused();
+            }
+        }
         let silent = self.heard.elapsed();
         if self.reconciling.waits_too_long(self.peer.information.negentropy, silent) {
             return self.without_negentropy("it says nothing");

@@ -34,6 +34,8 @@ struct Page {
     ended: bool,
 }
 
+/// More events than this are no page, whatever the peer announces.
+const MOST_PAGE_EVENTS: usize = 1_000_000;
 /// How often a page is asked for that the peer puts off.
 const MOST_FAILURES: u32 = 5;
 
@@ -85,10 +87,12 @@ impl Session<'_> {
     }
 
     /// Events of a page have been stored or refused.
-    pub(super) fn paged(&mut self, subscription: &str, events: &[Settled]) {
-        let Some(page) = self.paging.page.as_mut() else { return };
-        if page.subscription != subscription {
-            return;
+    pub(super) fn paged(&mut self, subscription: &str, events: &[Settled]) -> Result<(), End> {
+        let page = self.paging.page.as_mut().filter(|page| page.subscription == subscription);
+        let Some(page) = page else { return Ok(()) };
+        if page.events.len() > MOST_PAGE_EVENTS {
+            let reason = format!("the peer answers a REQ with over {MOST_PAGE_EVENTS} events");
+            return Err(End::Lost(PeerError::Refused { reason }));
         }
         page.unsettled = page.unsettled.saturating_sub(events.len());
         page.events.extend(events.iter().filter_map(|event| Some((event.id?, event.created_at))));
@@ -98,6 +102,7 @@ impl Session<'_> {
         }
         self.memory.report.need += new;
         self.finish_page();
+        Ok(())
     }
 
     /// An event that only the peer has, in a sync that takes nothing from it.
@@ -132,10 +137,8 @@ impl Session<'_> {
         };
         self.paging.windows.push_front(page.window);
         if text.starts_with("auth-required") {
-            if self.auth.may_help() && !self.auth.is_known() {
-                return Ok(true);
-            }
-            self.not_allowed(text)?;
+            self.wait_for_auth(text)?;
+            return Ok(true);
         }
         self.paging.failures += 1;
         if self.paging.failures > MOST_FAILURES {

@@ -6,9 +6,11 @@ use super::super::message;
 use super::{End, Session, Work};
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
-use crate::reconcile::{Found, Initiator, InitiatorError, Options, RangeSet, Rule, Step};
+use crate::reconcile::sessions::{Ended, Kind, Limits, OpenError, Packet, Received};
+use crate::reconcile::{Found, InitiatorError, Options, RangeSet, Rule, Sessions};
 use crate::store::{Reader, StoreError, unix_now};
 use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long the first answer may take of a peer that does not say that it reconciles.
@@ -30,7 +32,9 @@ const MOST_AHEAD: usize = 2_000;
 pub(super) struct Reconciling {
     windows: VecDeque<Window>,
     stage: Stage,
-    sessions: u64,
+    sessions: Shared,
+    // How many sessions there have been.
+    begun: u64,
     // Whether the peer has ever answered.
     answered: bool,
     failures: u32,
@@ -52,16 +56,34 @@ enum Stage {
     Held(Box<Open>, Vec<u8>),
 }
 
+/// The sessions by their NIP-77 ids, one at a time. Threads share them: opening one and reading
+/// an answer may take a while.
+#[derive(Clone)]
+struct Shared(Arc<Mutex<Sessions<String, Slice>>>);
+
+impl Default for Shared {
+    fn default() -> Self {
+        let limits = Limits { sessions: 1, idle_s: u64::MAX, ..Limits::default() };
+        Self(Arc::new(Mutex::new(Sessions::new(limits, 0))))
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Sessions<String, Slice>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A session under way.
 struct Open {
     id: String,
+    number: u64,
     window: Window,
-    initiator: Initiator<Slice>,
 }
 
 /// A set that has been taken and the first question over it.
 pub(super) struct Opened {
-    window: Window,
-    initiator: Initiator<Slice>,
+    open: Box<Open>,
     message: Vec<u8>,
     items: usize,
     newest: u64,
@@ -72,8 +94,8 @@ pub(super) struct Opened {
 /// An answer that has been read.
 pub(super) struct Reading {
     open: Box<Open>,
-    step: Result<Step, InitiatorError>,
-    found: Found,
+    received: Received,
+    unsettled_items: usize,
     remembered: HashMap<[u8; 32], String>,
 }
 
@@ -142,6 +164,9 @@ impl Session<'_> {
             && !self.options.dry_run
             && self.pass.as_ref().is_some_and(|pass| pass.number == 1)
             && filter.parsed().limit.is_none();
+        self.reconciling.begun += 1;
+        let id = format!("neg{}", self.reconciling.begun);
+        let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
             let set = index.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
                 |error| match error {
@@ -168,29 +193,35 @@ impl Session<'_> {
                 since: window.since,
                 ..Options::default()
             };
-            // The limits are within the protocol's: see `Information`.
-            let mut initiator = Initiator::new(set.clone(), options)
-                .or_else(|_| Initiator::new(set, Options::default()))
-                .map_err(|_| StoreError::Closed)?;
-            let message = initiator.open();
-            Ok(Work::Opened(Box::new(Opened { window, initiator, message, items, newest, ahead })))
+            let mut sessions = sessions.lock();
+            // Whatever was under way is over: there is one session at a time.
+            let opened = match sessions.open(id.clone(), set.clone(), options, 0) {
+                // The limits are within the protocol's: see `Information`.
+                Err(OpenError::FrameLimit(_)) => {
+                    sessions.open(id.clone(), set, Options::default(), 0)
+                }
+                opened => opened,
+            };
+            let Packet { session: number, payload: message, .. } =
+                opened.map_err(|_| StoreError::Closed)?;
+            let open = Box::new(Open { id, number, window });
+            Ok(Work::Opened(Box::new(Opened { open, message, items, newest, ahead })))
         });
     }
 
     /// NIP-77, Initial message.
     pub(super) fn opened(&mut self, opened: Opened) -> Result<(), End> {
-        let Opened { window, initiator, message, items, newest, ahead } = opened;
+        let Opened { open, message, items, newest, ahead } = opened;
+        let window = open.window;
         if let Some(pass) = &mut self.pass {
             pass.newest = pass.newest.max(newest);
         }
         self.reconciling.items = items as u64;
         self.reconciling.unsettled_items = items as u64;
-        self.reconciling.sessions += 1;
-        let id = format!("neg{}", self.reconciling.sessions);
         let filter = self.options.filter.within(window);
-        self.peer.send(message::neg_open(&id, &filter, &message))?;
+        self.peer.send(message::neg_open(&open.id, &filter, &message))?;
         self.heard = Instant::now();
-        self.reconciling.stage = Stage::Waiting(Box::new(Open { id, window, initiator }));
+        self.reconciling.stage = Stage::Waiting(open);
         if let Some(second) = ahead {
             let since = Some(window.since.map_or(second, |since| since.max(second)));
             let newest = filter.within(Window { since, ..window });
@@ -203,7 +234,7 @@ impl Session<'_> {
     /// NIP-77, Subsequent messages, from the responder: read on a thread, with what is remembered
     /// of the ids that it shows.
     pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
-        let Stage::Waiting(mut open) = std::mem::take(&mut self.reconciling.stage) else { return };
+        let Stage::Waiting(open) = std::mem::take(&mut self.reconciling.stage) else { return };
         self.reconciling.stage = Stage::Reading;
         self.reconciling.answered = true;
         self.reconciling.failures = 0;
@@ -211,32 +242,33 @@ impl Session<'_> {
         self.memory.advanced = true;
         let reader = self.local.index.reader().clone();
         let peer = self.url.as_str().to_owned();
+        let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
-            let mut found = Found::new();
-            let step = open.initiator.receive(&payload, &mut found);
-            let remembered = remembered(&reader, &peer, &found)?;
-            Ok(Work::Read(Box::new(Reading { open, step, found, remembered })))
+            let answer = Packet { kind: Kind::Answer, session: open.number, payload };
+            let mut sessions = sessions.lock();
+            let received = sessions.receive(&open.id, &answer, 0, || None);
+            let asking = sessions.asking(&open.id);
+            let unsettled_items = asking.map_or(0, |initiator| initiator.unsettled_items());
+            let remembered = remembered(&reader, &peer, &received.found)?;
+            Ok(Work::Read(Box::new(Reading { open, received, unsettled_items, remembered })))
         });
     }
 
     pub(super) fn read(&mut self, reading: Reading) -> Result<(), End> {
-        let Reading { open, step, found, remembered } = reading;
+        let Reading { open, received, unsettled_items, remembered } = reading;
         self.reconciling.stage = Stage::Idle;
-        self.reconciling.unsettled_items = open.initiator.unsettled_items() as u64;
-        self.found(found.have, found.need, &remembered);
-        match step {
-            Ok(Step::Send(message)) if self.download.unsettled() > MOST_QUEUED_IDS => {
-                self.reconciling.stage = Stage::Held(open, message);
+        self.reconciling.unsettled_items = unsettled_items as u64;
+        self.found(received.found.have, received.found.need, &remembered)?;
+        match (received.ended, received.reply) {
+            (None, Some(question)) if self.download.unsettled() > MOST_QUEUED_IDS => {
+                self.reconciling.stage = Stage::Held(open, question.payload);
             }
-            Ok(Step::Send(message)) => self.ask(open, &message)?,
-            Ok(Step::Done) => {
-                self.reconciling.unsettled_items = 0;
-                self.peer.send(message::neg_close(&open.id))?;
-            }
-            Err(error) => {
+            (None, Some(question)) => self.ask(open, &question.payload)?,
+            (Some(Ended::Failed(error)), _) => {
                 self.peer.send(message::neg_close(&open.id))?;
                 self.unreadable(&open.id, open.window, &error);
             }
+            _ => self.peer.send(message::neg_close(&open.id))?,
         }
         Ok(())
     }
@@ -261,20 +293,29 @@ impl Session<'_> {
         }
     }
 
+    /// Forgets a session that the peer has ended, and hands back its set.
+    fn end_session(&mut self, open: &Open) -> Option<Slice> {
+        let mut sessions = self.reconciling.sessions.lock();
+        let set = sessions.asking(&open.id).map(|initiator| initiator.set().clone());
+        sessions.forget(&open.id);
+        set
+    }
+
     /// NIP-77, Error message.
     pub(super) fn neg_err(&mut self, text: &str, cap: Option<u64>) -> Result<(), End> {
         let Stage::Waiting(open) = std::mem::take(&mut self.reconciling.stage) else {
             return Ok(());
         };
         let window = open.window;
+        let set = self.end_session(&open);
         let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
         if cap.is_some() || text.contains("too many") && prefix == "blocked" {
-            self.divide(window, &open.initiator, cap);
+            self.divide(window, set.as_ref(), cap);
             return Ok(());
         }
-        if prefix == "auth-required" && self.auth.may_help() && !self.auth.is_known() {
+        if prefix == "auth-required" {
             self.reconciling.windows.push_front(window);
-            return Ok(());
+            return self.wait_for_auth(text);
         }
         self.reconciling.failures += 1;
         if matches!(prefix, "closed" | "rate-limited" | "error")
@@ -289,10 +330,11 @@ impl Session<'_> {
     }
 
     /// A window that is too large for the peer becomes several; a single second is read.
-    fn divide(&mut self, window: Window, initiator: &Initiator<Slice>, cap: Option<u64>) {
+    fn divide(&mut self, window: Window, ours: Option<&Slice>, cap: Option<u64>) {
         self.reconciling.answered = true;
         let limited = self.options.filter.parsed().limit.is_some();
-        match window.divide(initiator.set(), cap, unix_now()).filter(|_| !limited) {
+        let parts = ours.and_then(|ours| window.divide(ours, cap, unix_now()));
+        match parts.filter(|_| !limited) {
             Some(parts) => {
                 let count = parts.len();
                 self.note(format!("too large for the peer: going on in {count} windows of time"));
@@ -311,6 +353,7 @@ impl Session<'_> {
         self.memory.without_negentropy = true;
         self.memory.report.method = super::Method::Req;
         if let Stage::Waiting(open) = std::mem::take(&mut self.reconciling.stage) {
+            self.end_session(&open);
             self.reconciling.windows.push_front(open.window);
         }
         self.reconciling.unsettled_items = 0;

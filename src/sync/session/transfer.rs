@@ -8,6 +8,7 @@ use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::store::{Filter, Refused, StoreError};
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 /// How many events are checked together, and how many bytes of them.
 const BATCH_EVENTS: usize = 64;
@@ -16,6 +17,13 @@ const BATCH_BYTES: usize = 256 << 10;
 const MOST_ARRIVING_BYTES: usize = 64 << 20;
 /// An event is given up that was asked for at the loss of so many connections.
 const MOST_LOSSES: u8 = 6;
+/// How long a peer has to ask who we are, after it has refused for that, and how often.
+const AUTH_WAIT: Duration = Duration::from_millis(250);
+const MOST_AUTH_WAITS: u32 = 20;
+/// No peer lists more ids that we lack.
+const MOST_NEED: u64 = 100_000_000;
+/// A peer that sends so many events that nobody asked for is left.
+const MOST_UNASKED: u32 = 100_000;
 /// For how long an event need not be sent again that a peer does not take or keep.
 const NOT_TAKEN_S: u64 = 86_400;
 
@@ -39,8 +47,8 @@ impl Session<'_> {
         have: Vec<[u8; 32]>,
         need: Vec<[u8; 32]>,
         remembered: &HashMap<[u8; 32], String>,
-    ) {
-        let Some(mut pass) = self.pass.take() else { return };
+    ) -> Result<(), End> {
+        let Some(mut pass) = self.pass.take() else { return Ok(()) };
         let first = pass.number == 1;
         let direction = self.options.direction;
         pass.have += have.len() as u64;
@@ -75,11 +83,28 @@ impl Session<'_> {
         self.memory.report.need +=
             fresh_need.iter().filter(|id| counted.insert(**id)).count() as u64;
         pass.open.extend(fresh_have.iter().chain(&fresh_need));
+        let too_many = pass.need > MOST_NEED;
         self.pass = Some(pass);
+        if too_many {
+            let reason = format!("the peer lists more than {MOST_NEED} events that we lack");
+            return Err(End::Lost(PeerError::Refused { reason }));
+        }
         if !self.options.dry_run {
             self.upload.add(fresh_have);
             self.download.add(fresh_need);
         }
+        Ok(())
+    }
+
+    /// An event has come that nobody asked for.
+    pub(super) fn unasked(&mut self) -> Result<(), End> {
+        *self.memory.report.refused.entry("not asked for".to_owned()).or_default() += 1;
+        self.unasked += 1;
+        if self.unasked > MOST_UNASKED {
+            let reason = "the peer sends what nobody asked for".to_owned();
+            return Err(End::Lost(PeerError::Refused { reason }));
+        }
+        Ok(())
     }
 
     pub(super) fn advance_transfer(&mut self) -> Result<(), End> {
@@ -162,6 +187,7 @@ impl Session<'_> {
                 }
                 Fate::Duplicate => self.memory.report.duplicates += 1,
                 Fate::Seen => self.seen(event),
+                Fate::Refused(arrival::Refusal::Unasked) => self.unasked()?,
                 Fate::Refused(refusal) => {
                     let name = refusal.name();
                     *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
@@ -176,8 +202,7 @@ impl Session<'_> {
         }
         let unsent = self.download.settled(subscription, events);
         self.take_unsent(unsent);
-        self.paged(subscription, events);
-        Ok(())
+        self.paged(subscription, events)
     }
 
     /// EOSE: no more stored events of `subscription` will come.
@@ -202,6 +227,7 @@ impl Session<'_> {
     /// NIP-01, OK.
     pub(super) fn ok(&mut self, id: &[u8; 32], accepted: bool, text: &str) -> Result<(), End> {
         if self.auth.answered(id, accepted) {
+            self.not_before = None;
             if !accepted {
                 self.note(format!("the peer does not accept who we are: {text}"));
             }
@@ -212,8 +238,7 @@ impl Session<'_> {
             Answer::Taken => self.memory.report.uploaded += 1,
             Answer::Duplicate => self.memory.report.duplicates += 1,
             Answer::PutOff => return Ok(()),
-            Answer::AuthRequired if self.auth.may_help() && !self.auth.is_known() => return Ok(()),
-            Answer::AuthRequired => return self.not_allowed(text),
+            Answer::AuthRequired => return self.wait_for_auth(text),
             Answer::Refused(prefix) => {
                 self.count_refused_by_peer(&prefix);
                 // What may be taken another time has not been dealt with.
@@ -247,8 +272,17 @@ impl Session<'_> {
         }
     }
 
-    /// The peer wants an authentication that we cannot give.
-    pub(super) fn not_allowed(&mut self, text: &str) -> Result<(), End> {
+    /// The peer wants to know who we are: it is told once it asks, which may already be under way.
+    pub(super) fn wait_for_auth(&mut self, text: &str) -> Result<(), End> {
+        if self.auth.may_help() && !self.auth.is_known() && self.auth_waits < MOST_AUTH_WAITS {
+            let now = Instant::now();
+            // Many refusals at a time are one.
+            if self.not_before.is_none_or(|at| at <= now) {
+                self.auth_waits += 1;
+                self.not_before = Some(now + AUTH_WAIT);
+            }
+            return Ok(());
+        }
         let advice = if self.local.keys.is_some() {
             "it does not accept our key"
         } else {

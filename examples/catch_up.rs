@@ -1,0 +1,57 @@
+//! A client that was away brings its own store up to date, and shows how far it is.
+//!
+//! `cargo run --example catch_up -- wss://relay.example.com '{"kinds":[1],"limit":500}'`; without
+//! arguments it starts a relay of its own to catch up with.
+
+use negsync::config::{Config, StoreConfig};
+use negsync::index::Index;
+use negsync::relay::Relay;
+use negsync::store::{Event, StoreOptions};
+use negsync::sync::{Direction, Local, Options, PeerFilter, Progress, sync};
+use std::error::Error;
+
+/// Three signed notes.
+const EVENTS: &str = include_str!("three-events.jsonl");
+
+#[tokio::main]
+pub async fn main() -> Result<(), Box<dyn Error>> {
+    let folder = tempfile::tempdir()?;
+    let mut arguments = std::env::args().skip(1).filter(|text| text.starts_with("ws"));
+    let (url, relay) = match arguments.next() {
+        Some(url) => (url, None),
+        None => {
+            let relay = start_relay(&folder.path().join("relay.sqlite")).await?;
+            (format!("ws://{}", relay.address()), Some(relay))
+        }
+    };
+    let filter = PeerFilter::parse(&std::env::args().nth(2).unwrap_or_else(|| "{}".into()))
+        .unwrap_or_default();
+
+    let store = folder.path().join("client.sqlite");
+    let index = Index::open(&store, StoreOptions::default(), 0, Box::new(|_| {}))?;
+    let local = Local::new(index)?;
+    let options = Options { filter, direction: Direction::Down, ..Options::default() };
+    let report = sync(&local, &url, &options, |progress| match progress {
+        Progress::Moved(counts) => println!("{} of {}", counts.downloaded, counts.to_download),
+        Progress::Note(text) => println!("{text}"),
+        _ => {}
+    })
+    .await?;
+    println!("{} events, equal: {}", report.stored, report.equal);
+    if let Some(relay) = relay {
+        assert!(report.equal && report.stored == 3);
+        relay.stop().await;
+    }
+    Ok(())
+}
+
+async fn start_relay(path: &std::path::Path) -> Result<Relay, Box<dyn Error>> {
+    let store = StoreConfig { path: path.to_owned(), ..StoreConfig::default() };
+    let mut config = Config { store, ..Config::default() };
+    config.relay.listen.set_port(0);
+    let relay = Relay::start(config).await?;
+    let events: Result<Vec<_>, _> =
+        EVENTS.lines().map(|line| Event::parse(line)?.verify()).collect();
+    relay.index().store().publish(events?)?;
+    Ok(relay)
+}

@@ -1,0 +1,163 @@
+//! NIP-77 messages in words: what a person reads of a line that went between client and relay.
+
+mod ranges;
+mod utc;
+mod wants;
+
+use negsync::reconcile::message::{Fault, PROTOCOL_VERSION};
+use ranges::{counted, show_bound, write_table};
+use serde_json::Value;
+use std::fmt::Write;
+
+/// Who sent a message: it decides what a list of ids means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sender {
+    Client,
+    Relay,
+    Unknown,
+}
+
+/// A message in words.
+pub(super) struct Explained {
+    /// Lines, each with its end.
+    pub(super) text: String,
+    /// What is wrong with the message, and where.
+    pub(super) wrong: Option<String>,
+}
+
+/// Messages that have nothing to do with NIP-77 and go over the same connection.
+const OTHER_VERBS: [&str; 9] =
+    ["EVENT", "REQ", "CLOSE", "OK", "EOSE", "CLOSED", "NOTICE", "AUTH", "COUNT"];
+
+/// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompts of
+/// wscat. With `all` nothing is shortened.
+pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
+    let (line, prompted) = without_prompt(line.trim());
+    let sender = prompted.unwrap_or(sender);
+    let mut text = String::new();
+    let explained = if line.starts_with(['[', '{']) {
+        explain_json(line, sender, all, &mut text)
+    } else {
+        explain_hex(line.trim_matches('"'), sender, "message", all, &mut text)
+    };
+    Explained { text, wrong: explained.err() }
+}
+
+/// wscat prints `< ` before what comes. Its `> ` stands before what is typed, and in a pipe before
+/// anything: it says nothing.
+fn without_prompt(line: &str) -> (&str, Option<Sender>) {
+    let message = line.trim_start_matches(['<', '>', ' ']);
+    let prompt = line.strip_suffix(message).unwrap_or(line);
+    (message, prompt.contains('<').then_some(Sender::Relay))
+}
+
+fn explain_json(line: &str, sender: Sender, all: bool, out: &mut String) -> Result<(), String> {
+    let elements: Vec<Value> = serde_json::from_str(line)
+        .map_err(|error| format!("the line is no JSON array of a message: {error}"))?;
+    let strings: Vec<Option<&str>> = elements.iter().map(Value::as_str).collect();
+    match *strings.as_slice() {
+        [Some("NEG-OPEN"), Some(id), None, Some(hex)] => {
+            let filter = elements.get(2).map(Value::to_string).unwrap_or_default();
+            let what = format!("NEG-OPEN {id:?} over {filter}");
+            explain_hex(hex, Sender::Client, &what, all, out)
+        }
+        [Some("NEG-OPEN"), _, _, _, _] => Err("NEG-OPEN has five elements, as in negentropy v0; \
+            v1 takes NEG-OPEN, id, filter, hex"
+            .to_owned()),
+        [Some("NEG-OPEN"), ..] => Err("NEG-OPEN takes an id, a filter and hex".to_owned()),
+        [Some("NEG-MSG"), Some(id), Some(hex)] => {
+            explain_hex(hex, sender, &format!("NEG-MSG {id:?}"), all, out)
+        }
+        [Some("NEG-MSG"), ..] => Err("NEG-MSG takes an id and hex, and nothing else".to_owned()),
+        [Some("NEG-ERR"), Some(id), Some(reason)]
+        | [Some("NEG-ERR"), Some(id), Some(reason), _] => {
+            explain_error(id, reason, elements.get(3), out);
+            Ok(())
+        }
+        [Some("NEG-ERR"), ..] => Err("NEG-ERR takes an id and a reason".to_owned()),
+        [Some("NEG-CLOSE"), Some(id)] => {
+            let _ = writeln!(out, "NEG-CLOSE {id:?}\nThe client ends the session.");
+            Ok(())
+        }
+        [Some("NEG-CLOSE"), ..] => Err("NEG-CLOSE takes an id".to_owned()),
+        [Some(verb), ..] if OTHER_VERBS.contains(&verb) => {
+            let _ = writeln!(out, "{verb}: not a NIP-77 message, passed over");
+            Ok(())
+        }
+        [Some(verb), ..] => Err(format!("{verb:?} is no verb of NIP-77")),
+        _ => Err("a message begins with a verb such as NEG-MSG".to_owned()),
+    }
+}
+
+fn explain_hex(
+    hex: &str,
+    sender: Sender,
+    what: &str,
+    all: bool,
+    out: &mut String,
+) -> Result<(), String> {
+    let message = decode_hex(hex)?;
+    let _ = writeln!(out, "{what}: {}", counted(message.len(), "byte"));
+    let totals = write_table(&message, all, out).map_err(|wrong| match wrong.fault {
+        Fault::NotNegentropy(_) => format!("{wrong}; a message of negentropy v1 begins with 61"),
+        // Negentropy v1, "Protocol version".
+        Fault::OtherVersion(byte) => format!(
+            "{wrong} but means version {}; who speaks only v1 answers with 61 alone, and the \
+             sender may begin anew in v1",
+            byte & 0x0f
+        ),
+        _ => wrong.to_string(),
+    })?;
+    let _ = write!(
+        out,
+        "{}: {} skipped, {}, {} of {}",
+        counted(totals.ranges(), "range"),
+        totals.skips,
+        counted(totals.fingerprints, "fingerprint"),
+        counted(totals.lists, "list"),
+        counted(totals.ids, "id"),
+    );
+    match totals.last {
+        Some((_, upper)) if upper.item.created_at < u64::MAX => {
+            let _ = writeln!(out, "; all from {} on is skipped too", show_bound(&upper, all));
+        }
+        _ => out.push('\n'),
+    }
+    let _ = writeln!(out, "{}", wants::sentence(&totals, sender));
+    if message == [PROTOCOL_VERSION] && sender != Sender::Client {
+        out.push_str(
+            "A relay also answers so to a version of negentropy that it does not speak.\n",
+        );
+    }
+    Ok(())
+}
+
+/// The bytes of `hex`, or which of them is wrong.
+fn decode_hex(hex: &str) -> Result<Vec<u8>, String> {
+    let wrong = hex.chars().enumerate().find(|(_, digit)| !digit.is_ascii_hexdigit());
+    if let Some((place, digit)) = wrong {
+        return Err(format!("byte {}: {digit:?} is no hex digit", place / 2));
+    }
+    if hex.len() % 2 == 1 {
+        return Err(format!("byte {}: the hex ends after one of its two digits", hex.len() / 2));
+    }
+    faster_hex::hex_decode_vec(hex.as_bytes()).map_err(|error| error.to_string())
+}
+
+/// NIP-77, Error message. The reason begins with a word for programs.
+fn explain_error(id: &str, reason: &str, cap: Option<&Value>, out: &mut String) {
+    let _ = writeln!(out, "NEG-ERR {id:?}: {reason:?}");
+    let (word, _) = reason.split_once(':').unwrap_or((reason, ""));
+    let advice = match word {
+        "blocked" => "ask with a narrower filter, by since and until, say",
+        "closed" => "open it again",
+        "rate-limited" => "wait, close other sessions, then open it again",
+        "auth-required" => "answer its AUTH challenge (NIP-42), then open it again",
+        "restricted" => "it is closed to this client",
+        "invalid" => "what it was sent is wrong",
+        "error" => "the fault is its own; try again later",
+        _ => "the reason begins with no word that says what to do",
+    };
+    let cap = cap.map(|cap| format!(" and takes at most {cap} items")).unwrap_or_default();
+    let _ = writeln!(out, "The relay refused or ended the session{cap}: {advice}.");
+}

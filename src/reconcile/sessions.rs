@@ -1,0 +1,378 @@
+//! Sessions for those who bring their own transport: packets in, packets out, by peer and for
+//! both roles. Like the rest of [`reconcile`](super) it has no clock, socket or task: whoever owns
+//! it says what time it is and carries the packets.
+//!
+//! Two peers may begin a session with each other at the same moment: what we ask and what we
+//! answer are kept apart. One may begin anew at any time, even after it has forgotten everything:
+//! each session has a number, and a packet of another number is stale.
+
+use super::found::Found;
+use super::initiator::{Initiator, InitiatorError, Options, Step};
+use super::message::MessageError;
+use super::range_set::RangeSet;
+use super::reference::FrameLimitError;
+use super::responder::Responder;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+/// What sessions may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most sessions of each role.
+    pub sessions: usize,
+    /// How long a session may be idle, in the seconds that the caller counts.
+    pub idle_s: u64,
+    /// The longest message to answer with, in bytes; 0 is no limit.
+    pub frame_limit_bytes: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { sessions: 64, idle_s: 60, frame_limit_bytes: 500_000 }
+    }
+}
+
+/// What a packet is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The initiator's first message.
+    Open,
+    /// A later message of the initiator.
+    Question,
+    /// A message of the responder.
+    Answer,
+    /// The initiator needs nothing more.
+    Close,
+    /// The responder has no such session, or no room for one.
+    Refused,
+}
+
+/// What travels between two peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Packet {
+    /// What it is.
+    pub kind: Kind,
+    /// The session's number, which its initiator has chosen.
+    pub session: u64,
+    /// A negentropy message, or nothing.
+    pub payload: Vec<u8>,
+}
+
+impl Packet {
+    fn empty(kind: Kind, session: u64) -> Self {
+        Self { kind, session, payload: Vec::new() }
+    }
+
+    /// The packet as bytes: a byte for the kind, eight for the session, big end first, then the
+    /// payload.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(9 + self.payload.len());
+        bytes.push(match self.kind {
+            Kind::Open => 0,
+            Kind::Question => 1,
+            Kind::Answer => 2,
+            Kind::Close => 3,
+            Kind::Refused => 4,
+        });
+        bytes.extend_from_slice(&self.session.to_be_bytes());
+        bytes.extend_from_slice(&self.payload);
+        bytes
+    }
+
+    /// Reads a packet; `None` when it is none.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, rest) = bytes.split_first()?;
+        let (session, payload) = rest.split_first_chunk::<8>()?;
+        let kind = match kind {
+            0 => Kind::Open,
+            1 => Kind::Question,
+            2 => Kind::Answer,
+            3 => Kind::Close,
+            4 => Kind::Refused,
+            _ => return None,
+        };
+        Some(Self { kind, session: u64::from_be_bytes(*session), payload: payload.to_vec() })
+    }
+}
+
+/// What sessions have done since the beginning.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Sessions that were begun, by us or by a peer.
+    pub started: u64,
+    /// Sessions of ours that found everything.
+    pub completed: u64,
+    /// Sessions that ended by an error, were refused, cancelled, replaced or idle for too long.
+    pub abandoned: u64,
+    /// Ids found that only we have.
+    pub have: u64,
+    /// Ids found that only the peer has.
+    pub need: u64,
+    /// Bytes of negentropy messages sent.
+    pub bytes_sent: u64,
+    /// Bytes of negentropy messages received.
+    pub bytes_received: u64,
+    /// Questions of ours that were answered.
+    pub round_trips: u64,
+}
+
+/// What came of a packet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Received {
+    /// What to send to the peer.
+    pub reply: Option<Packet>,
+    /// What the packet has shown: have and need, as soon as they are known.
+    pub found: Found,
+    /// How our own session with the peer has ended, if it has.
+    pub ended: Option<Ended>,
+    /// What is wrong with the peer's question, when it was refused for that.
+    pub fault: Option<MessageError>,
+}
+
+/// How a session of ours ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Everything that differs has been found.
+    Complete,
+    /// The peer refused.
+    Refused,
+    /// The peer's answers lead nowhere.
+    Failed(InitiatorError),
+}
+
+/// Why a session could not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// There are too many.
+    #[error("{limit} sessions are open; end one first")]
+    TooMany {
+        /// How many there may be.
+        limit: usize,
+    },
+    /// The options cannot be kept.
+    #[error(transparent)]
+    FrameLimit(#[from] FrameLimitError),
+}
+
+/// The sessions with all peers.
+#[derive(Clone, Debug)]
+pub struct Sessions<P, S> {
+    limits: Limits,
+    number: u64,
+    asking: HashMap<P, Asking<S>>,
+    answering: HashMap<P, Answering<S>>,
+    statistics: Statistics,
+}
+
+#[derive(Clone, Debug)]
+struct Asking<S> {
+    number: u64,
+    initiator: Initiator<S>,
+    heard_s: u64,
+}
+
+#[derive(Clone, Debug)]
+struct Answering<S> {
+    number: u64,
+    responder: Responder<S>,
+    heard_s: u64,
+}
+
+impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
+    /// No sessions yet. `first_number` must not be one that an earlier run has used with the same
+    /// peers a moment ago: the time in microseconds, say, or a random number.
+    pub fn new(limits: Limits, first_number: u64) -> Self {
+        Self {
+            limits,
+            number: first_number,
+            asking: HashMap::new(),
+            answering: HashMap::new(),
+            statistics: Statistics::default(),
+        }
+    }
+
+    /// Begins to ask a peer what differs from `set`; an earlier session of ours with it ends.
+    ///
+    /// # Errors
+    /// When there are too many sessions or the options cannot be kept.
+    pub fn open(
+        &mut self,
+        peer: P,
+        set: S,
+        options: Options,
+        now_s: u64,
+    ) -> Result<Packet, OpenError> {
+        if self.asking.len() >= self.limits.sessions && !self.asking.contains_key(&peer) {
+            return Err(OpenError::TooMany { limit: self.limits.sessions });
+        }
+        let mut initiator = Initiator::new(set, options)?;
+        let payload = initiator.open();
+        let number = self.number;
+        self.number = self.number.wrapping_add(1);
+        self.statistics.started += 1;
+        if self.asking.insert(peer, Asking { number, initiator, heard_s: now_s }).is_some() {
+            self.statistics.abandoned += 1;
+        }
+        Ok(self.sending(Packet { kind: Kind::Open, session: number, payload }))
+    }
+
+    /// Takes a packet of a peer. `set` is asked for only when the peer opens a session: it is what
+    /// the whole session answers from, or `None` to refuse it.
+    pub fn receive(
+        &mut self,
+        peer: &P,
+        packet: &Packet,
+        now_s: u64,
+        set: impl FnOnce() -> Option<S>,
+    ) -> Received {
+        self.statistics.bytes_received += packet.payload.len() as u64;
+        match packet.kind {
+            Kind::Open => self.opened(peer, packet, now_s, set()),
+            Kind::Question => self.asked(peer, packet, now_s),
+            Kind::Answer => self.answered(peer, packet, now_s),
+            Kind::Close => {
+                self.answering.retain(|of, it| of != peer || it.number != packet.session);
+                Received::default()
+            }
+            Kind::Refused => self.refused(peer, packet.session),
+        }
+    }
+
+    /// Ends our session with a peer. Returns what to tell it, if there was one.
+    pub fn cancel(&mut self, peer: &P) -> Option<Packet> {
+        let asking = self.asking.remove(peer)?;
+        self.statistics.abandoned += 1;
+        Some(Packet::empty(Kind::Close, asking.number))
+    }
+
+    /// Forgets a peer that is gone: both its sessions and ours with it.
+    pub fn forget(&mut self, peer: &P) {
+        self.statistics.abandoned += u64::from(self.asking.remove(peer).is_some());
+        self.answering.remove(peer);
+    }
+
+    /// Ends the sessions that have been idle for too long. Returns the peers of those that were
+    /// ours.
+    pub fn expire(&mut self, now_s: u64) -> Vec<P> {
+        let idle_s = self.limits.idle_s;
+        let is_idle = |heard_s: u64| now_s.saturating_sub(heard_s) >= idle_s;
+        self.answering.retain(|_, it| !is_idle(it.heard_s));
+        let idle: Vec<P> = self
+            .asking
+            .iter()
+            .filter(|(_, it)| is_idle(it.heard_s))
+            .map(|(peer, _)| peer.clone())
+            .collect();
+        for peer in &idle {
+            self.asking.remove(peer);
+            self.statistics.abandoned += 1;
+        }
+        idle
+    }
+
+    /// Whether a session that this peer opens will be answered.
+    pub fn has_room_for(&self, peer: &P) -> bool {
+        self.answering.len() < self.limits.sessions || self.answering.contains_key(peer)
+    }
+
+    /// Our side of the session in which we ask this peer.
+    pub fn asking(&self, peer: &P) -> Option<&Initiator<S>> {
+        self.asking.get(peer).map(|asking| &asking.initiator)
+    }
+
+    /// Whether we are asking this peer.
+    pub fn is_asking(&self, peer: &P) -> bool {
+        self.asking.contains_key(peer)
+    }
+
+    /// What sessions have done since the beginning.
+    pub fn statistics(&self) -> Statistics {
+        self.statistics
+    }
+
+    fn sending(&mut self, packet: Packet) -> Packet {
+        self.statistics.bytes_sent += packet.payload.len() as u64;
+        packet
+    }
+
+    fn opened(&mut self, peer: &P, packet: &Packet, now_s: u64, set: Option<S>) -> Received {
+        let frame_limit_bytes = self.limits.frame_limit_bytes;
+        let responder = set.and_then(|set| Responder::new(set, frame_limit_bytes).ok());
+        let Some(responder) = responder.filter(|_| self.has_room_for(peer)) else {
+            return Received::reply(Packet::empty(Kind::Refused, packet.session));
+        };
+        self.statistics.started += 1;
+        let answering = Answering { number: packet.session, responder, heard_s: now_s };
+        self.answering.insert(peer.clone(), answering);
+        self.asked(peer, packet, now_s)
+    }
+
+    fn asked(&mut self, peer: &P, packet: &Packet, now_s: u64) -> Received {
+        let session = packet.session;
+        let answer = match self.answering.get_mut(peer).filter(|it| it.number == session) {
+            Some(answering) => {
+                answering.heard_s = now_s;
+                answering.responder.answer(&packet.payload)
+            }
+            None => return Received::reply(Packet::empty(Kind::Refused, session)),
+        };
+        match answer {
+            Ok(payload) => {
+                Received::reply(self.sending(Packet { kind: Kind::Answer, session, payload }))
+            }
+            Err(fault) => {
+                self.answering.remove(peer);
+                let reply = Some(Packet::empty(Kind::Refused, session));
+                Received { reply, fault: Some(fault), ..Received::default() }
+            }
+        }
+    }
+
+    fn answered(&mut self, peer: &P, packet: &Packet, now_s: u64) -> Received {
+        let session = packet.session;
+        // A stale answer says nothing.
+        let Some(asking) = self.asking.get_mut(peer).filter(|it| it.number == session) else {
+            return Received::default();
+        };
+        asking.heard_s = now_s;
+        let mut received = Received::default();
+        let step = asking.initiator.receive(&packet.payload, &mut received.found);
+        self.statistics.round_trips += 1;
+        self.statistics.have += received.found.have.len() as u64;
+        self.statistics.need += received.found.need.len() as u64;
+        let ended = match step {
+            Ok(Step::Send(payload)) => {
+                let question = Packet { kind: Kind::Question, session, payload };
+                received.reply = Some(self.sending(question));
+                return received;
+            }
+            Ok(Step::Done) => {
+                self.statistics.completed += 1;
+                Ended::Complete
+            }
+            Err(error) => {
+                self.statistics.abandoned += 1;
+                Ended::Failed(error)
+            }
+        };
+        self.asking.remove(peer);
+        received.ended = Some(ended);
+        received.reply = Some(Packet::empty(Kind::Close, session));
+        received
+    }
+
+    fn refused(&mut self, peer: &P, session: u64) -> Received {
+        if self.asking.get(peer).is_none_or(|it| it.number != session) {
+            return Received::default();
+        }
+        self.asking.remove(peer);
+        self.statistics.abandoned += 1;
+        Received { ended: Some(Ended::Refused), ..Received::default() }
+    }
+}
+
+impl Received {
+    fn reply(packet: Packet) -> Self {
+        Self { reply: Some(packet), ..Self::default() }
+    }
+}
