@@ -54,14 +54,9 @@ impl Outbox {
         self.send(Outgoing::Text(text)).await;
     }
 
-    /// As [`Outbox::text`], for anything.
-    pub(super) async fn send(&self, outgoing: Outgoing) {
-        let _ = self.answers.send(outgoing).await;
-    }
-
-    /// Queues from a blocking thread. Returns whether the socket is still there.
-    pub(super) fn send_blocking(&self, outgoing: Outgoing) -> bool {
-        self.answers.blocking_send(outgoing).is_ok()
+    /// As [`Outbox::text`], for anything. Returns whether the socket is still there.
+    pub(super) async fn send(&self, outgoing: Outgoing) -> bool {
+        self.answers.send(outgoing).await.is_ok()
     }
 
     /// Queues an event's outcome without waiting; the permit bounds how many there are.
@@ -125,6 +120,9 @@ impl Sending {
                 },
                 change = self.live.recv() => match change {
                     Ok(change) => self.pass_on(wire, &change).await?,
+                    // Whoever subscribes from here on reads what was missed as stored.
+                    Err(broadcast::error::RecvError::Lagged(_))
+                        if self.subscriptions.is_empty() => {}
                     Err(broadcast::error::RecvError::Lagged(_)) => {
                         wire.text(message::notice("error: you read too slowly")).await?;
                         return wire.close(CloseCode::Policy, "reads too slowly").await;

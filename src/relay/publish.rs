@@ -11,13 +11,22 @@ use tokio::sync::OwnedSemaphorePermit;
 
 /// The most events of a connection that are being verified or stored; then it is not read on.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
+/// An event counts once for each so many bytes of its JSON: together with
+/// [`EVENTS_IN_FLIGHT`], 4 MiB of a connection, or a single event, are in flight.
+const BYTES_COUNTED_ONCE: usize = 4 << 10;
 
 /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
 pub(super) async fn publish(client: &Client, json: &str) {
-    let Ok(permit) = Arc::clone(&client.events_in_flight).acquire_owned().await else { return };
+    let in_flight = Arc::clone(&client.events_in_flight);
+    let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
     let verifier = client.relay.verifier.clone();
     verifier.run(move || accept(&json, &relay.config.limits, &relay.index, outbox, permit)).await;
+}
+
+/// How many of a connection's permits an event of so many bytes takes.
+fn permits(bytes: usize) -> u32 {
+    bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
 }
 
 fn accept(
@@ -66,5 +75,21 @@ fn answer(id: &str, outcome: &Outcome) -> String {
         Outcome::Deleted => message::ok(id, false, "blocked: deleted by its author"),
         Outcome::Expired => message::ok(id, false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => message::ok(id, false, &format!("error: {reason}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A thousand events of the longest message were gigabytes.
+    #[test]
+    fn events_in_flight_hold_a_bounded_number_of_bytes_whatever_their_size() {
+        for bytes in (0..25).map(|power| (1 << power) + 1).chain([1, 4_095, 4_096, 256 << 10]) {
+            let most = EVENTS_IN_FLIGHT / permits(bytes) as usize;
+            assert!(most >= 1, "{bytes}");
+            assert!(most == 1 || most * bytes <= 4 << 20, "{most} of {bytes}");
+        }
+        assert_eq!(EVENTS_IN_FLIGHT / permits(4_000) as usize, EVENTS_IN_FLIGHT);
     }
 }

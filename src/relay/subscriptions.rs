@@ -3,7 +3,6 @@
 use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
-use crate::index::Index;
 use crate::item::Item;
 use crate::store::{Event, Filter, StoreError, unix_now};
 use std::collections::{HashMap, HashSet};
@@ -14,8 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const READ_EVENTS: usize = 256;
 /// A chunk of stored events is handed on at this size.
 const CHUNK_BYTES: usize = 64 << 10;
-/// The most live events that wait for a subscription's EOSE; the oldest are then left out of the
-/// stream, as they would be found by asking again.
+/// The most live events that wait for a subscription's EOSE; with more it ends there.
 const WAITING_EVENTS: usize = 10_000;
 
 /// The subscriptions of one connection.
@@ -35,6 +33,8 @@ struct Subscription {
 enum Stage {
     /// EOSE has not been sent: live events wait for it.
     Stored { waiting: Vec<Arc<Event>> },
+    /// More live events came than can wait for EOSE.
+    Overrun,
     /// For so many commits more an event may be one of those sent as stored: a commit can be read
     /// before it is announced.
     Live { sent: HashSet<[u8; 32]>, commits: usize },
@@ -78,7 +78,8 @@ impl Subscriptions {
                 Stage::Stored { waiting } if waiting.len() < WAITING_EVENTS => {
                     waiting.push(event.clone());
                 }
-                Stage::Stored { .. } => {}
+                Stage::Stored { .. } => subscription.stage = Stage::Overrun,
+                Stage::Overrun => {}
                 Stage::Live { sent, .. } if sent.contains(&event.item().id) => {}
                 Stage::Live { .. } => {
                     messages.push(message::event(&subscription.id_json, event.json()));
@@ -116,6 +117,11 @@ impl Subscriptions {
         };
         let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
         let messages = match &subscription.stage {
+            Stage::Overrun => {
+                by_id.remove(id);
+                let text = "error: too many events came before EOSE; ask again";
+                return vec![message::closed(id, text)];
+            }
             Stage::Stored { waiting } => waiting
                 .iter()
                 .filter(|event| !sent.contains(&event.item().id))
@@ -140,19 +146,16 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
     };
-    let index = client.relay.index.clone();
-    let outbox = client.outbox.clone();
-    let events_per_filter = limits.events_per_filter.size();
-    let stored = {
-        let id = id.clone();
-        tokio::task::spawn_blocking(move || {
-            send_stored(&index, &outbox, &id, &filters, events_per_filter)
-        })
-    };
-    match stored.await {
-        Ok(Ok(sent)) => client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await,
-        Ok(Err(error)) => fail(client, &id, error.to_string()).await,
-        Err(panic) => fail(client, &id, panic.to_string()).await,
+    match send_stored(client, &id, filters).await {
+        Ok(sent) => {
+            client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
+        }
+        Err(error) => {
+            tracing::error!(%error, "a REQ could not be answered");
+            client.subscriptions.end(&id);
+            let text = message::closed(&id, "error: the store could not be read");
+            client.outbox.text(text).await;
+        }
     }
 }
 
@@ -161,38 +164,46 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-async fn fail(client: &Client, id: &str, error: String) {
-    tracing::error!(%error, "a REQ could not be answered");
-    client.subscriptions.end(id);
-    client.outbox.text(message::closed(id, "error: the store could not be read")).await;
-}
-
-/// Sends the stored events that match and returns their ids.
-fn send_stored(
-    index: &Index,
-    outbox: &Outbox,
+/// Sends the stored events that match and returns their ids. No thread waits for the client: the
+/// events are read on one, a few at a time, and sent without.
+async fn send_stored(
+    client: &Client,
     id: &str,
-    filters: &[Filter],
-    events_per_filter: usize,
-) -> Result<Vec<[u8; 32]>, StoreError> {
-    let mut batch = Batch { id_json: message::json_string(id), ..Batch::default() };
-    // What has expired would take a living event's place within a limit. What is due between this
-    // second and the read still counts as living.
-    let now = unix_now();
-    index.store().expire()?;
-    let reader = index.reader();
-    let most = events_per_filter;
-    let hits = reader
-        .newest_and_first(filters, most, READ_EVENTS, now, |item, json| batch.add(item, json))?;
-    let mut listening = batch.send(outbox);
+    filters: Vec<Filter>,
+) -> Result<Vec<[u8; 32]>, String> {
+    let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
+    let reader = client.relay.index.reader().clone();
+    let most = client.relay.config.limits.events_per_filter.size();
+    let (hits, mut batch) = on_a_thread(move || {
+        let add = |item: &Item, json: &str| first.add(item, json);
+        let hits = reader.newest_and_first(&filters, most, READ_EVENTS, unix_now(), add)?;
+        Ok((hits, first))
+    })
+    .await?;
+    let mut listening = batch.send(&client.outbox).await;
     for hits in hits.get(READ_EVENTS..).unwrap_or_default().chunks(READ_EVENTS) {
         if !listening {
             break;
         }
-        reader.fetch(hits, |item, json| batch.add(item, json))?;
-        listening = batch.send(outbox);
+        let (reader, hits) = (client.relay.index.reader().clone(), hits.to_vec());
+        batch = on_a_thread(move || {
+            reader.fetch(&hits, |item, json| batch.add(item, json))?;
+            Ok(batch)
+        })
+        .await?;
+        listening = batch.send(&client.outbox).await;
     }
     Ok(batch.sent)
+}
+
+/// Reads the store. What went wrong comes back as text.
+async fn on_a_thread<T: Send + 'static>(
+    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, String> {
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
 }
 
 /// Stored events on their way to the outbox.
@@ -222,8 +233,47 @@ impl Batch {
     }
 
     /// Hands everything on. Returns whether the socket is still there.
-    fn send(&mut self, outbox: &Outbox) -> bool {
+    async fn send(&mut self, outbox: &Outbox) -> bool {
         self.chunk_bytes = 0;
-        self.chunks.drain(..).all(|chunk| outbox.send_blocking(Outgoing::Events(chunk)))
+        let mut listening = true;
+        for chunk in self.chunks.drain(..) {
+            listening = listening && outbox.send(Outgoing::Events(chunk)).await;
+        }
+        listening
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize) -> Arc<Event> {
+        let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+        let json = format!(
+            r#"{{"id":"{id}","pubkey":"{}","created_at":1,"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#,
+            &zeros[..64]
+        );
+        Arc::new(Event::parse(&json).unwrap())
+    }
+
+    /// A stream with a gap that nobody is told of is worse than one that ends.
+    #[test]
+    fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
+        let subscriptions = Subscriptions::new();
+        for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
+            let generation = subscriptions.begin("s", vec![Filter::default()], 1).unwrap();
+            for number in 0..count {
+                assert!(subscriptions.matching(&event(number)).is_empty());
+            }
+            let messages = subscriptions.go_live("s", generation, Vec::new(), 0);
+            if is_whole {
+                assert_eq!(messages.len(), count);
+                assert_eq!(subscriptions.matching(&event(count)).len(), 1);
+            } else {
+                assert_eq!(messages.len(), 1);
+                assert!(messages[0].starts_with(r#"["CLOSED","s","error: "#), "{}", messages[0]);
+                assert!(subscriptions.is_empty());
+            }
+        }
     }
 }

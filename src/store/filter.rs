@@ -126,7 +126,8 @@ impl Filter {
 const HEX_32: &str = "must be an array of 64-digit lower-case hex strings";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 
-fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
+/// Whether the list, sorted, has the value; without a list all have it.
+pub(super) fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
     list.as_ref().is_none_or(|list| list.binary_search(value).is_ok())
 }
 

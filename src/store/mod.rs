@@ -87,6 +87,9 @@ pub enum StoreError {
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
+    /// Something is due to be removed and still there.
+    #[error("what has expired could not be removed; the log says why")]
+    NotExpired,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -188,16 +191,18 @@ impl Store {
     /// NIP-40: removes what has expired by now, and waits until all who hear of commits know.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] when the writer has gone.
+    /// When SQLite refuses or the writer has gone: something is due and still there.
     pub fn expire(&self) -> Result<(), StoreError> {
-        if !self.inner.writer.has_expired() {
+        let now = unix_now();
+        if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
         let (send, done) = std::sync::mpsc::sync_channel(1);
         self.inner.writer.expire(Box::new(move |_| {
             let _ = send.send(());
         }));
-        done.recv().map_err(|_| StoreError::Closed)
+        done.recv().map_err(|_| StoreError::Closed)?;
+        if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 
     /// Removes every event that matches, `limit` aside. Nothing keeps them from coming back.

@@ -2,10 +2,11 @@
 //! time; events themselves are read only when they are sent.
 
 use super::StoreError;
-use super::filter::Filter;
+use super::filter::{Filter, holds};
 use super::tag_key::TagKey;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -40,6 +41,10 @@ const BY_KIND: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY ev
     WHERE kind = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
 const BY_TIME: &str = "SELECT created_at, id, row FROM event INDEXED BY event_time
     WHERE created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+
+/// So many kinds of an author are tried one by one; of a longer list only those are that the author
+/// has.
+const KINDS_TRIED: usize = 16;
 
 /// How many rows are looked at to tell which of a filter's indexes has the fewest.
 const PROBE_ROWS: usize = 1_000;
@@ -304,11 +309,16 @@ fn each_walk(
         Source::Ids(ids) => ids.iter().try_for_each(|id| walk(BY_ID, &[id])),
         Source::Tag(_, keys) => keys.iter().try_for_each(|key| walk(BY_TAG, &[&key.as_bytes()])),
         Source::Kinds(kinds) => kinds.iter().try_for_each(|kind| walk(BY_KIND, &[kind])),
-        Source::Authors(authors) => authors.iter().try_for_each(|author| match &filter.kinds {
-            Some(kinds) => kinds.iter().try_for_each(|kind| walk(BY_AUTHOR, &[author, kind])),
-            None => kinds_of(connection, author)?
-                .iter()
-                .try_for_each(|kind| walk(BY_AUTHOR, &[author, kind])),
+        Source::Authors(authors) => authors.iter().try_for_each(|author| {
+            let kinds = match &filter.kinds {
+                Some(kinds) if kinds.len() <= KINDS_TRIED => Cow::Borrowed(kinds),
+                kinds => {
+                    let mut own = kinds_of(connection, author)?;
+                    own.retain(|kind| holds(kinds, kind));
+                    Cow::Owned(own)
+                }
+            };
+            kinds.iter().try_for_each(|kind| walk(BY_AUTHOR, &[author, kind]))
         }),
     }
 }
@@ -332,4 +342,43 @@ fn kinds_of(connection: &Connection, author: &[u8; 32]) -> Result<Vec<u16>, Stor
 
 fn read_hit(row: &Row<'_>) -> Result<Hit, StoreError> {
     Ok(Hit { item: Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?), row: row.get(2)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+
+    /// Five thousand authors and as many kinds fit into one filter, and made 25 million walks
+    /// whatever was stored.
+    #[test]
+    fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let connection = schema::open_writer(&path, schema::Synchronous::Normal).unwrap();
+        for (author, kind) in [(1_u8, 1), (1, 7), (1, 9_000), (2, 300)] {
+            connection
+                .execute(
+                    "INSERT INTO event (id, pubkey, created_at, kind, json)
+                     VALUES (randomblob(32), ?1, 1, ?2, '')",
+                    params![[author; 32], kind],
+                )
+                .unwrap();
+        }
+        let authors: Vec<[u8; 32]> = (0..100).map(|author| [author; 32]).collect();
+        for (kinds, expected) in [(0..1_000, 3), (0..10_000, 4), (8..299, 0)] {
+            let filter = Filter { kinds: Some(kinds.collect()), ..Filter::default() };
+            let mut walks = 0;
+            let mut items = 0;
+            each_walk(&connection, &filter, Source::Authors(&authors), |walk| {
+                walks += 1;
+                walk.run(0, &mut |_| {
+                    items += 1;
+                    ControlFlow::Continue(())
+                })
+            })
+            .unwrap();
+            assert_eq!((walks, items), (expected, expected));
+        }
+    }
 }

@@ -75,9 +75,9 @@ impl Writer {
         self.send(Job::Publish { events, reply });
     }
 
-    /// Whether something stored is due to be removed.
-    pub(super) fn has_expired(&self) -> bool {
-        self.next_expiry.load(Ordering::Acquire) <= unix_now()
+    /// Whether something stored was due to be removed by `now`.
+    pub(super) fn has_expired(&self, now: u64) -> bool {
+        self.next_expiry.load(Ordering::Acquire) <= now
     }
 
     /// Removes what is due now, then replies.
@@ -205,8 +205,12 @@ impl Thread {
                 rules::expire(connection, now, EXPIRE_EVENTS, change)
             });
             match removed {
-                Ok(0) | Err(_) => break,
+                Ok(0) => break,
                 Ok(_) => {}
+                Err(error) => {
+                    tracing::error!(%error, "what has expired could not be removed");
+                    break;
+                }
             }
         }
     }

@@ -1,7 +1,7 @@
 //! Expiration (NIP-40), by the real clock: events that are due in a second or two.
 
 use crate::support::client::PATIENCE;
-use crate::support::negentropy_client::neg_ids;
+use crate::support::negentropy_client::{EMPTY_SET, neg_ids};
 use crate::support::{Author, TestRelay, events, id_of, model};
 use serde_json::{Value, json};
 use std::time::Instant;
@@ -111,4 +111,34 @@ async fn what_expires_while_the_relay_is_down_is_gone_when_it_is_back() {
     assert_eq!(client.count(&[json!({})]).await, 0, "{}", path.display());
     assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([]));
     assert_eq!(client.query(&[json!({})]).await, Vec::<Value>::new());
+}
+
+/// When the store cannot remove what is due, a set would not be exactly what may be seen: it is
+/// refused, and a REQ, which looks at each event, goes on without what has expired.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_set_is_refused_while_what_is_due_cannot_be_removed() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let stays = author.note(events::EPOCH, "stays");
+    let due = events::unix_now() + 2;
+    client.store(&stays).await;
+    client.store(&expiring(&author, due, "going")).await;
+    let disk = rusqlite::Connection::open(relay.store_path()).unwrap();
+    disk.execute_batch(
+        "CREATE TRIGGER full BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'no space'); END",
+    )
+    .unwrap();
+    while events::unix_now() < due {
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let answer = client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("NEG-ERR"), &json!("n")), "{answer}");
+    assert!(answer[2].as_str().unwrap().starts_with("error: "), "{answer}");
+    let answer = client.ask(&json!(["COUNT", "c", {}])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("c")), "{answer}");
+    assert_eq!(client.query(&[json!({ "limit": 1 })]).await, std::slice::from_ref(&stays));
+    disk.execute_batch("DROP TRIGGER full").unwrap();
+    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&stays]));
+    assert_eq!(client.count(&[json!({})]).await, 1);
 }

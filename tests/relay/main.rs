@@ -14,6 +14,7 @@ mod nip11;
 mod publish;
 mod replaceable;
 mod shutdown;
+mod slow_readers;
 mod store_rules;
 mod subscriptions;
 mod unusual_json;
