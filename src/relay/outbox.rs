@@ -143,12 +143,7 @@ impl Sending {
     ) -> Result<(), Error> {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
-            Outgoing::Events(events) => {
-                for event in events {
-                    wire.text(event).await?;
-                }
-                Ok(())
-            }
+            Outgoing::Events(events) => wire.texts(events).await,
             Outgoing::EndOfStored { id, generation, sent } => {
                 wire.text(message::eose(&id)).await?;
                 let commits = self.live.len();
@@ -191,6 +186,18 @@ impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
     async fn text(&mut self, text: String) -> Result<(), Error> {
         let message = Message::Text(Utf8Bytes::from(text));
         within(self.send_timeout, self.sink.feed(message)).await
+    }
+
+    /// A chunk of messages, for which the client is waited for as for one.
+    async fn texts(&mut self, texts: Vec<String>) -> Result<(), Error> {
+        let sink = &mut self.sink;
+        let feeding = async {
+            for text in texts {
+                sink.feed(Message::Text(Utf8Bytes::from(text))).await?;
+            }
+            Ok(())
+        };
+        within(self.send_timeout, feeding).await
     }
 
     async fn flush(&mut self) -> Result<(), Error> {

@@ -22,8 +22,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection's buffers, each way. They are allocated at once, so that they count a thousandfold.
-const BUFFER_BYTES: usize = 16 << 10;
+/// A connection's buffer for reading. It is allocated at once, so that it counts a thousandfold.
+const READ_BUFFER_BYTES: usize = 16 << 10;
+/// What is gathered for one write to the socket.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// The version of the WebSocket protocol (RFC 6455).
 const VERSION: &str = "13";
 
@@ -129,8 +131,8 @@ fn has_token(request: &Request<Incoming>, header: HeaderName, token: &str) -> bo
 
 fn websocket_config(message_bytes: usize) -> WebSocketConfig {
     WebSocketConfig::default()
-        .read_buffer_size(BUFFER_BYTES)
-        .write_buffer_size(BUFFER_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
         .max_message_size(Some(message_bytes))
         .max_frame_size(Some(message_bytes))
 }
