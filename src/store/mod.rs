@@ -20,7 +20,7 @@ pub use admission::within_limits;
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
-pub use readers::Reader;
+pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::{Change, Outcome, Step};
 pub use schema::Synchronous;
