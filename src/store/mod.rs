@@ -67,6 +67,17 @@ pub enum StoreError {
         /// The newest version that this program reads.
         newest: usize,
     },
+    /// The file was written by an earlier version, and is only read here.
+    #[error("{path} has store version {version}, this negsync reads {newest}; \
+        `negsync relay` or `negsync import` on it brings it up to date", path = path.display())]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: usize,
+        /// The version that this program reads.
+        newest: usize,
+    },
     /// Another process writes to it.
     #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
     InUse {
