@@ -9,6 +9,7 @@ mod neg_open;
 mod relay;
 mod sync;
 mod sync_progress;
+mod sync_trace;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};

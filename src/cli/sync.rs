@@ -1,6 +1,7 @@
 //! `negsync sync`
 
 use super::sync_progress::Display;
+use super::sync_trace;
 use super::{StoreArguments, start_log};
 use anyhow::{Context, bail};
 use negsync::index::Index;
@@ -34,6 +35,9 @@ pub(super) struct Arguments {
     /// When all is synced, pass events on as they come, until interrupted.
     #[arg(long)]
     live: bool,
+    /// Print on standard error what is said to the relays and by them, NIP-77 as `decode` does.
+    #[arg(long)]
+    trace: bool,
 }
 
 fn direction(text: &str) -> Result<Direction, String> {
@@ -88,11 +92,14 @@ async fn sync_all(
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
         stop: Some(stopping),
+        trace: None,
     };
-    let display = Display::new();
+    let display = Display::new(arguments.trace);
     let mut syncs = JoinSet::new();
     for (place, url) in arguments.urls.iter().enumerate() {
-        let (local, url, options) = (local.clone(), url.clone(), options.clone());
+        let (local, url) = (local.clone(), url.clone());
+        let trace = arguments.trace.then(|| sync_trace::to_standard_error(&url));
+        let options = Options { trace, ..options.clone() };
         let mut shown = display.of_peer(&url);
         syncs.spawn(async move {
             let report = sync(&local, &url, &options, |progress| shown.show(&progress)).await;

@@ -14,10 +14,10 @@ pub(super) struct Display {
 }
 
 impl Display {
-    /// On standard error, if that is a terminal.
-    pub(super) fn new() -> Self {
-        let on_terminal = std::io::stderr().is_terminal();
-        Self { bars: on_terminal.then(MultiProgress::new) }
+    /// On standard error: bars if that is a terminal and nothing else is `written` there.
+    pub(super) fn new(written: bool) -> Self {
+        let bars = std::io::stderr().is_terminal() && !written;
+        Self { bars: bars.then(MultiProgress::new) }
     }
 
     /// The part of one peer.

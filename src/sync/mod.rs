@@ -19,12 +19,14 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
+mod trace;
 mod upload;
 
 pub use dial::{PeerUrl, UrlError};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
+pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
 
@@ -86,6 +88,8 @@ pub struct Options {
     pub attempts: Option<u32>,
     /// Ends the sync when it becomes `true`.
     pub stop: Option<watch::Receiver<bool>>,
+    /// Hears what is said.
+    pub trace: Option<Trace>,
 }
 
 impl Default for Options {
@@ -97,6 +101,7 @@ impl Default for Options {
             live: false,
             attempts: Some(5),
             stop: None,
+            trace: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::dial::{DIAL_TIMEOUT, Duplex, PeerUrl};
 use super::information::Information;
+use super::trace::{Speaker, Trace};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::Arc;
@@ -48,6 +49,7 @@ pub(super) struct Peer {
     pub(super) information: Information,
     bytes_up: Arc<AtomicU64>,
     bytes_down: u64,
+    trace: Option<Trace>,
 }
 
 impl Peer {
@@ -55,6 +57,7 @@ impl Peer {
     pub(super) async fn connect(
         url: &PeerUrl,
         known: Option<Information>,
+        trace: Option<Trace>,
     ) -> Result<Self, PeerError> {
         let information = async {
             match known {
@@ -70,7 +73,7 @@ impl Peer {
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
         let bytes_up = Arc::new(AtomicU64::new(0));
         let sending = tokio::spawn(send_all(sink, queue, Arc::clone(&bytes_up)));
-        Ok(Self { stream, outbox, sending, information, bytes_up, bytes_down: 0 })
+        Ok(Self { stream, outbox, sending, information, bytes_up, bytes_down: 0, trace })
     }
 
     /// The peer's next message. Dropping the future loses nothing.
@@ -79,6 +82,7 @@ impl Peer {
             match self.stream.next().await {
                 Some(Ok(Message::Text(text))) => {
                     self.bytes_down += text.len() as u64;
+                    self.hear(Speaker::Peer, &text);
                     return Ok(text);
                 }
                 // A pong, say, which shows that the peer is there.
@@ -100,7 +104,14 @@ impl Peer {
 
     /// Queues a message.
     pub(super) fn send(&self, text: String) -> Result<(), PeerError> {
+        self.hear(Speaker::Us, &text);
         self.queue(Message::Text(Utf8Bytes::from(text)))
+    }
+
+    fn hear(&self, speaker: Speaker, text: &str) {
+        if let Some(trace) = &self.trace {
+            trace.hear(speaker, text);
+        }
     }
 
     /// Asks for a sign of life.

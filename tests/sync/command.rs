@@ -71,6 +71,39 @@ async fn the_exit_code_and_the_object_tell_what_was_done() {
     assert_eq!(relay.ids().len(), 300);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trace_tells_the_whole_conversation() {
+    let relay = TestRelay::new(&notes(133, 60)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = import(folder.path(), &notes(134, 40));
+    let (store, url) = (store.to_str().unwrap().to_owned(), relay.url());
+    let run = move |arguments: &[&str]| {
+        negsync(&[&["sync", &url, "--store", &store, "--json"], arguments].concat(), "")
+    };
+    let ended = tokio::task::spawn_blocking(move || [run(&["--trace"]), run(&[])]).await.unwrap();
+    let url = relay.url();
+    for (traced, ended) in [true, false].into_iter().zip(ended) {
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        let said: Vec<&str> =
+            ended.stderr.lines().filter_map(|line| line.strip_prefix(&format!("{url} "))).collect();
+        if !traced {
+            assert!(said.is_empty(), "{said:?}");
+            continue;
+        }
+        let count = |start: &str| said.iter().filter(|line| line.starts_with(start)).count();
+        assert_eq!(count("< NEG-MSG") as u64, report["round_trips"].as_u64().unwrap(), "{said:?}");
+        assert_eq!(count("> NEG-OPEN"), count("> NEG-CLOSE"), "{said:?}");
+        assert_eq!((count(r#"< ["EVENT""#), count(r#"> ["EVENT""#)), (60, 40), "{said:?}");
+        assert_eq!(count(r#"< ["OK""#), 40, "{said:?}");
+        assert!(said[0].starts_with(r#"> NEG-OPEN "neg1" over {}: "#), "{said:?}");
+        assert_eq!(count(">") + count("<"), said.len(), "{said:?}");
+        for sentence in ["asks to compare ", "    The relay settles "] {
+            assert!(ended.stderr.contains(sentence), "no {sentence:?} in {}", ended.stderr);
+        }
+    }
+}
+
 #[test]
 fn a_relay_that_is_not_there_is_exit_code_2() {
     let folder = tempfile::tempdir().unwrap();

@@ -102,7 +102,7 @@ fn write_ids(ids: &[[u8; 32]], all: bool, out: &mut String) {
         line(out, &format!("{:>18}{}", "", faster_hex::hex_string(id)));
     }
     if ids.len() > most {
-        line(out, &format!("{:>18}and {} more, with --all", "", ids.len() - most));
+        line(out, &format!("{:>18}and {} more", "", ids.len() - most));
     }
 }
 

@@ -161,7 +161,7 @@ impl<'sync> Session<'sync> {
         memory: &'sync mut Memory,
         progress: &'sync mut (dyn FnMut(Progress) + Send),
     ) -> End {
-        let peer = match Peer::connect(url, memory.information).await {
+        let peer = match Peer::connect(url, memory.information, options.trace.clone()).await {
             Ok(peer) => peer,
             Err(error) => return End::Lost(error),
         };

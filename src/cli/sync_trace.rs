@@ -1,0 +1,40 @@
+//! What `negsync sync --trace` shows: the conversation, NIP-77 in the words of `negsync decode`.
+
+use super::explain::{Explained, Sender, explain};
+use negsync::sync::{Speaker, Trace};
+use std::fmt::Write as _;
+use std::io::Write as _;
+
+/// How much is shown of a message that is not about reconciliation, in characters.
+const SHOWN_CHARS: usize = 120;
+
+/// Writes to standard error what is said to the peer at `url` and by it.
+pub(super) fn to_standard_error(url: &str) -> Trace {
+    let url = url.to_owned();
+    Trace::new(move |speaker, message| {
+        // Written as one, so that the messages of several peers stay apart.
+        let _ = std::io::stderr().lock().write_all(shown(&url, speaker, message).as_bytes());
+    })
+}
+
+fn shown(url: &str, speaker: Speaker, message: &str) -> String {
+    let (arrow, sender) = match speaker {
+        Speaker::Us => ('>', Sender::Client),
+        Speaker::Peer => ('<', Sender::Relay),
+    };
+    if !message.starts_with(r#"["NEG-"#) {
+        let more = if message.chars().nth(SHOWN_CHARS).is_some() { "..." } else { "" };
+        // What a peer says may hold what moves a terminal's cursor.
+        let start = message.chars().take(SHOWN_CHARS);
+        let start: String = start.map(|char| if char.is_control() { '?' } else { char }).collect();
+        return format!("{url} {arrow} {start}{more}\n");
+    }
+    let Explained { text, wrong } = explain(message, sender, false);
+    let mut shown = String::new();
+    let mut lines = text.lines().chain(wrong.as_deref());
+    let _ = writeln!(shown, "{url} {arrow} {}", lines.next().unwrap_or_default());
+    for line in lines {
+        let _ = writeln!(shown, "    {line}");
+    }
+    shown
+}
