@@ -7,6 +7,7 @@ use super::tree::Tree;
 use crate::item::Item;
 use crate::reconcile::RangeSet;
 use crate::store::{Change, Filter, Reader, Step, StoreError};
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,9 @@ use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 const CHEAP_ITEMS: usize = 5_000;
 /// What an item of a kept set takes, about; more items than fit are not even scanned for.
 const BYTES_AN_ITEM: usize = 44;
+
+/// So many items are gathered before any are left out again.
+const TIDY_ITEMS: usize = 1_024;
 
 /// Why there is no set for a filter.
 #[derive(Debug, thiserror::Error)]
@@ -200,7 +204,7 @@ impl Catalog {
             }
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
-        let items = scan(reader, filter, most_of(filter, limit))?
+        let items = gather(reader, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(Tree::from_unsorted(items))
     }
@@ -278,67 +282,74 @@ impl Drop for Claim<'_> {
 /// The union of what the filters select. It is scanned for the session, all of it at one moment:
 /// sets that were kept one by one could be a commit apart.
 fn union(reader: &Reader, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
-    let mut found: Vec<Gathered> =
-        filters.iter().map(|filter| Gathered::new(most_of(filter, limit))).collect();
-    reader.items_of_each(filters, |place, item| match found.get_mut(place) {
-        Some(gathered) => gathered.push(item),
-        None => ControlFlow::Break(()),
-    })?;
-    let mut union = Tree::new();
-    for (filter, gathered) in filters.iter().zip(found) {
-        let items = gathered.items().ok_or(SnapshotError::TooLarge { limit })?;
-        let slice = Slice::new(Tree::from_unsorted(items), None, None, filter.limit);
-        if union.is_empty() {
-            union = slice.into_tree();
-        } else {
-            let items: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
-            union.insert_batch(&items);
+    let items = reader.at_one_moment(|moment| {
+        let mut union = Gathered::new(None, limit);
+        for filter in filters {
+            if filter.limit.is_some() {
+                let mut newest = Gathered::new(filter.limit, limit);
+                moment.items(filter, |item| newest.push(item))?;
+                newest.tidy();
+                let _ = newest.items.into_iter().try_for_each(|item| union.push(item));
+            } else {
+                moment.items(filter, |item| union.push(item))?;
+            }
+            if union.over {
+                break;
+            }
         }
-    }
-    Ok(Slice::new(union, None, None, None))
+        Ok(union.items())
+    })?;
+    let items = items.ok_or(SnapshotError::TooLarge { limit })?;
+    Ok(Slice::new(Tree::from_unsorted(items), None, None, None))
 }
 
-/// The most items worth scanning for a session that takes `limit`. A filter's own limit takes the
-/// newest, which the scan cannot know before its end.
-fn most_of(filter: &Filter, limit: usize) -> usize {
-    if filter.limit.is_some() { usize::MAX } else { limit }
-}
-
-/// Items of a scan, up to a bound. A scan can bring an item twice; the bound counts it once.
+/// Items of a scan: all of them up to a bound, or the newest. A scan can bring an item twice; it
+/// counts once.
 struct Gathered {
     items: Vec<Item>,
+    // Only so many of the newest are wanted (NIP-01, `limit`).
+    newest: Option<usize>,
+    // More than so many are too many.
     most: usize,
-    // When repeats are next looked for.
-    check_at: usize,
+    // When repeats, and items that are not wanted, are next looked for.
+    tidy_at: usize,
     over: bool,
 }
 
 impl Gathered {
-    fn new(most: usize) -> Self {
-        Self { items: Vec::new(), most, check_at: most.saturating_add(1), over: false }
+    fn new(newest: Option<usize>, most: usize) -> Self {
+        // One more than the bound shows that it is exceeded.
+        let newest = newest.map(|newest| newest.min(most.saturating_add(1)));
+        let mut gathered = Self { items: Vec::new(), newest, most, tidy_at: 0, over: false };
+        gathered.tidy();
+        gathered
     }
 
     fn push(&mut self, item: Item) -> ControlFlow<()> {
         self.items.push(item);
-        if self.items.len() < self.check_at {
-            return ControlFlow::Continue(());
+        if self.items.len() >= self.tidy_at {
+            self.tidy();
         }
-        self.items.sort_unstable();
+        if self.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Leaves each item once, and of the newest no more than are wanted.
+    fn tidy(&mut self) {
+        self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
         self.items.dedup();
+        self.items.truncate(self.newest.unwrap_or(usize::MAX));
         self.over = self.items.len() > self.most;
-        if self.over {
-            return ControlFlow::Break(());
-        }
-        self.check_at = self.most.saturating_add(1).max(self.items.len().saturating_mul(2));
-        ControlFlow::Continue(())
+        let twice = self.items.len().saturating_mul(2).max(TIDY_ITEMS);
+        self.tidy_at = match self.newest {
+            Some(_) => twice,
+            None => twice.max(self.most.saturating_add(1)),
+        };
     }
 
     /// The items, some of them perhaps twice, or `None` when there are more than the bound.
     fn items(mut self) -> Option<Vec<Item>> {
-        if self.items.len() > self.most {
-            self.items.sort_unstable();
-            self.items.dedup();
-            self.over = self.items.len() > self.most;
+        if self.newest.is_some() || self.items.len() > self.most {
+            self.tidy();
         }
         (!self.over).then_some(self.items)
     }
@@ -346,7 +357,14 @@ impl Gathered {
 
 /// The items of a filter, or `None` when there are more than `most`.
 fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
-    let mut gathered = Gathered::new(most);
+    gather(reader, filter, Gathered::new(None, most))
+}
+
+fn gather(
+    reader: &Reader,
+    filter: &Filter,
+    mut gathered: Gathered,
+) -> Result<Option<Vec<Item>>, StoreError> {
     reader.items(filter, |item| gathered.push(item))?;
     Ok(gathered.items())
 }
@@ -396,4 +414,45 @@ fn settle(tree: &mut Tree, noted: &Noted) {
     };
     tree.remove_batch(&of(false));
     tree.insert_batch(&of(true));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    /// A filter with a limit, thirty-two of them in one message, took the memory of all that
+    /// matched.
+    #[test]
+    fn what_a_scan_gathers_is_bounded_by_what_is_wanted() {
+        for seed in 0..20 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut item =
+                || Item::new(rng.random_range(0..2_000), [rng.random_range(0..8_u8); 32]);
+            let scanned: Vec<Item> = (0..20_000).map(|_| item()).collect();
+            let mut all = scanned.clone();
+            all.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+            all.dedup();
+            let most = rng.random_range(1..2 * all.len());
+            let newest = [None, Some(rng.random_range(0..2 * all.len()))][rng.random_range(0..2)];
+            let mut gathered = Gathered::new(newest, most);
+            let mut held = 0;
+            let _ = scanned.iter().try_for_each(|item| {
+                let flow = gathered.push(*item);
+                held = held.max(gathered.items.len());
+                flow
+            });
+            let wanted = newest.unwrap_or(all.len()).min(all.len());
+            let bound = 2 * newest.unwrap_or(usize::MAX).min(most + 1);
+            assert!(held <= bound.max(TIDY_ITEMS), "seed {seed}: {held} of {bound}");
+            let items = gathered.items().map(|mut items| {
+                items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+                items.dedup();
+                items
+            });
+            let expected = (wanted <= most).then(|| all[..wanted].to_vec());
+            assert!(items == expected, "seed {seed}: newest {newest:?}, at most {most}");
+        }
+    }
 }

@@ -49,14 +49,6 @@ impl Slice {
         self.tree.iter_range(head).chain(self.tree.iter_range(tail))
     }
 
-    /// The slice as a tree: the snapshot itself where the slice is all of it, else a copy.
-    pub fn into_tree(self) -> Tree {
-        if self.len() == self.tree.len() {
-            return self.tree;
-        }
-        Tree::from_sorted(self.iter_range(0..self.len()).copied())
-    }
-
     /// The tree's ranks for `ranks` of the slice, cut to the slice.
     fn parts(&self, ranks: Range<usize>) -> [Range<usize>; 2] {
         let part = |part: &Range<usize>, skipped: usize| {

@@ -20,6 +20,8 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 /// How long a client may take over the headers of its request.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a relay that stops waits for an answer to be taken, and not for half a request.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// A connection's buffer for reading. It is allocated at once, so that it counts a thousandfold.
@@ -69,7 +71,7 @@ async fn serve(stream: TcpStream, relay: Arc<Shared>) {
         ended = served.as_mut() => ended,
         () = stopped(&mut stopping) => {
             served.as_mut().graceful_shutdown();
-            served.await
+            tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
         }
     };
     if let Err(error) = ended {

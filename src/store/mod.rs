@@ -20,7 +20,7 @@ pub use admission::within_limits;
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
-pub use readers::Reader;
+pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::{Change, Outcome, Step};
 pub use schema::Synchronous;
@@ -65,6 +65,17 @@ pub enum StoreError {
         /// Its version.
         version: i32,
         /// The newest version that this program reads.
+        newest: usize,
+    },
+    /// The file was written by an earlier version, and is only read here.
+    #[error("{path} has store version {version}, this negsync reads {newest}; \
+        `negsync relay` or `negsync import` on it brings it up to date", path = path.display())]
+    TooOld {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: usize,
+        /// The version that this program reads.
         newest: usize,
     },
     /// Another process writes to it.

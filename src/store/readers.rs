@@ -91,20 +91,15 @@ impl Reader {
         self.pool.with(|connection| query::items(connection, filter, &mut visit))
     }
 
-    /// As [`Reader::items`] for several filters at one moment; `visit` is told the filter's place.
+    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile.
     ///
     /// # Errors
-    /// When SQLite refuses.
-    pub fn items_of_each(
+    /// Those of `work`.
+    pub fn at_one_moment<T>(
         &self,
-        filters: &[Filter],
-        mut visit: impl FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.pool.with(|connection| {
-            filters.iter().enumerate().try_for_each(|(place, filter)| {
-                query::items(connection, filter, &mut |item| visit(place, item))
-            })
-        })
+        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.pool.with(|connection| work(&Moment { connection }))
     }
 
     /// A second with about as many events before it as after it, where they were stored in order
@@ -136,6 +131,25 @@ impl Reader {
     /// When SQLite refuses.
     pub fn synced_up_to(&self, peer: &str, filter: &str) -> Result<Option<u64>, StoreError> {
         self.pool.with(|connection| Ok(synced::up_to(connection, peer, filter)?))
+    }
+}
+
+/// The store as it is at one moment.
+pub struct Moment<'connection> {
+    connection: &'connection Connection,
+}
+
+impl Moment<'_> {
+    /// As [`Reader::items`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn items(
+        &self,
+        filter: &Filter,
+        mut visit: impl FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        query::items(self.connection, filter, &mut visit)
     }
 }
 

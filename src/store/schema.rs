@@ -153,9 +153,11 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
 
 /// Refuses a file that is not a store of exactly this version.
 pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), StoreError> {
-    match version(connection, path)? {
-        version if version == MIGRATIONS.len() => Ok(()),
-        _ => Err(StoreError::NotAStore { path: path.to_owned() }),
+    let (path, newest) = (path.to_owned(), MIGRATIONS.len());
+    match version(connection, &path)? {
+        0 => Err(StoreError::NotAStore { path }),
+        version if version < newest => Err(StoreError::TooOld { path, version, newest }),
+        _ => Ok(()),
     }
 }
 

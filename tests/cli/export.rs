@@ -121,3 +121,30 @@ fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
     assert_eq!(read(&export(&store, Some(&json!({ "limit": 2 })))), [older, stays.clone()]);
     assert_eq!(read(&export(&store, Some(&json!({ "limit": 1 })))), [stays]);
 }
+
+/// A store of an older version is brought up to date by whoever may write to it; an export, which
+/// may not, says so.
+#[test]
+fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let author = Author::new(1);
+    let versions = [1, 2, 3]
+        .map(|second| author.event(30_023, events::EPOCH + second, json!([["d", "x"]]), ""));
+    let deletion = author
+        .deletion(events::EPOCH + 2, json!([["a", author.address(30_023, "x")], ["e", "00"]]));
+    assert!(import(&store, &[], &lines(std::slice::from_ref(&deletion))).status.success());
+    let database = rusqlite::Connection::open(&store).unwrap();
+    database
+        .execute_batch("ALTER TABLE address_tombstone DROP COLUMN id; PRAGMA user_version = 2;")
+        .unwrap();
+    drop(database);
+    let refused = export(&store, None);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    for word in [store.to_str().unwrap(), "version 2", "import"] {
+        assert!(refused.stderr.contains(word), "no {word} in {}", refused.stderr);
+    }
+    // What was deleted before stays so.
+    assert!(import(&store, &[], &lines(&versions)).stdout.contains("2 deleted"));
+    assert_eq!(read(&export(&store, None)), [deletion, versions[2].clone()]);
+}
