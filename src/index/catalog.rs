@@ -63,12 +63,6 @@ enum Entry {
 /// Items and whether they are in the set, by the last step that named them.
 type Noted = BTreeMap<Item, bool>;
 
-/// What was found for a filter's content.
-enum Lookup {
-    Kept(Tree),
-    Absent,
-}
-
 impl Catalog {
     /// A catalog whose kept sets take at most `memory_bytes`, beside the set of all events.
     pub fn new(memory_bytes: usize) -> Self {
@@ -146,23 +140,23 @@ impl Catalog {
             return Ok(Slice::new(Tree::new(), None, None, None));
         }
         let tree = match self.look_up(&content) {
-            Lookup::Kept(tree) => tree,
-            Lookup::Absent => self.build(reader, filter, &content, limit)?,
+            Some(tree) => tree,
+            None => self.build(reader, filter, &content, limit)?,
         };
         Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
     }
 
-    /// Waits while another caller builds the set.
-    fn look_up(&self, content: &Filter) -> Lookup {
+    /// The set if it is kept. Waits while another caller builds it.
+    fn look_up(&self, content: &Filter) -> Option<Tree> {
         let mut state = self.lock();
         state.uses += 1;
         let now = state.uses;
         loop {
             match state.sets.get_mut(content) {
-                None => return Lookup::Absent,
+                None => return None,
                 Some(Entry::Kept { tree, last_use }) => {
                     *last_use = now;
-                    return Lookup::Kept(tree.clone());
+                    return Some(tree.clone());
                 }
                 Some(Entry::Building(_)) => {
                     state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
@@ -187,7 +181,7 @@ impl Catalog {
             if state.sets.contains_key(content) {
                 drop(state);
                 // Another caller was faster; its set may turn out too large to be kept.
-                if let Lookup::Kept(tree) = self.look_up(content) {
+                if let Some(tree) = self.look_up(content) {
                     return Ok(tree);
                 }
             } else {
