@@ -54,7 +54,7 @@ fn options() -> StoreOptions {
 }
 
 fn open(path: &Path) -> Index {
-    Index::open(path, options(), 64 << 20, Box::new(|_| {})).unwrap()
+    Index::open(path, options(), 64 << 20).unwrap()
 }
 
 async fn relay(path: &Path) -> Relay {

@@ -28,7 +28,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
         .unwrap_or_default();
 
     let store = folder.path().join("client.sqlite");
-    let index = Index::open(&store, StoreOptions::default(), 0, Box::new(|_| {}))?;
+    let index = Index::open(&store, StoreOptions::default(), 0)?;
     let local = Local::new(index)?;
     let options = Options { filter, direction: Direction::Down, ..Options::default() };
     let report = sync(&local, &url, &options, |progress| match progress {

@@ -96,7 +96,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     use negsync::sync::{Direction, Local, Options, sync};
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("client.sqlite");
-    let index = Index::open(&path, Default::default(), 0, Box::new(|_| {}))?;
+    let index = Index::open(&path, Default::default(), 0)?;
     let options = Options { direction: Direction::Down, ..Options::default() };
     let report = sync(&Local::new(index)?, &url, &options, |_| {}).await?;
     println!("found {} in {} round trips", report.need, report.round_trips);

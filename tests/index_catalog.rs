@@ -73,7 +73,7 @@ impl Writer {
 
 fn open(path: &Path, memory_bytes: usize) -> Index {
     let options = StoreOptions { synchronous: Synchronous::Normal, readers: 4 };
-    Index::open(path, options, memory_bytes, Box::new(|_| {})).unwrap()
+    Index::open(path, options, memory_bytes).unwrap()
 }
 
 /// The set as the index gives it.

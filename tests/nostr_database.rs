@@ -10,7 +10,7 @@ use nostr::{EventBuilder, Filter, JsonUtil, Keys, Kind, Timestamp};
 use nostr_sdk::prelude::{Client, NostrDatabase, RejectedReason, SaveEventStatus, SyncOptions};
 
 fn open(path: &std::path::Path) -> Database {
-    Database::new(Index::open(path, Default::default(), 64 << 20, Box::new(|_| {})).unwrap())
+    Database::new(Index::open(path, Default::default(), 64 << 20).unwrap())
 }
 
 fn signed(keys: &Keys, kind: u16, second: u64) -> nostr::Event {

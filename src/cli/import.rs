@@ -69,7 +69,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         synchronous: config.store.synchronous,
         readers: config.store.readers.size(),
     };
-    let index = Index::open(&config.store.path, options, 0, Box::new(|_| {}))?;
+    let index = Index::open(&config.store.path, options, 0)?;
     let progress = progress_bar(length);
     let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
     index.store().close();

@@ -64,7 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         readers: config.store.readers.size(),
     };
     let memory_bytes = config.index.memory_mb.size() << 20;
-    let index = Index::open(&config.store.path, options, memory_bytes, Box::new(|_| {}))?;
+    let index = Index::open(&config.store.path, options, memory_bytes)?;
     let local = Local::configured(index, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let reports = runtime.block_on(sync_all(arguments, &local, filter));

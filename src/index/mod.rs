@@ -10,7 +10,7 @@ pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
-use crate::store::{Change, Filter, OnCommit, Reader, Store, StoreError, StoreOptions};
+use crate::store::{Change, Filter, Reader, Store, StoreError, StoreOptions};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -28,7 +28,7 @@ pub struct Index {
 
 impl Index {
     /// Opens the store in `path` and begins to load the index beside it; whoever asks for a set
-    /// in the meantime waits. `on_commit` hears of every change after the index has it.
+    /// in the meantime waits.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -36,7 +36,6 @@ impl Index {
         path: &Path,
         options: StoreOptions,
         memory_bytes: usize,
-        mut on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes));
         let kept = Arc::clone(&catalog);
@@ -48,8 +47,7 @@ impl Index {
             Box::new(move |change: Arc<Change>| {
                 kept.apply(&change);
                 // Fails only while nobody listens.
-                let _ = publish.send(Arc::clone(&change));
-                on_commit(change);
+                let _ = publish.send(change);
             }),
         )?;
         let (loading, reader) = (Arc::clone(&catalog), store.reader().clone());

@@ -71,12 +71,7 @@ impl Relay {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
         };
-        let index = Index::open(
-            &config.store.path,
-            options,
-            config.index.memory_mb.size() << 20,
-            Box::new(|_| {}),
-        )?;
+        let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;

@@ -62,7 +62,7 @@ impl TestStore {
         let folder = tempfile::tempdir().unwrap();
         let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
         let path = folder.path().join("store.sqlite");
-        let index = Index::open(&path, options, 64 << 20, Box::new(|_| {})).unwrap();
+        let index = Index::open(&path, options, 64 << 20).unwrap();
         fill(&index, events);
         Self { local: Local::new(index).unwrap(), _folder: folder }
     }
