@@ -1,44 +1,17 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod limits;
+mod sync;
+mod within;
+
+pub use limits::{Limits, NegentropyConfig};
+pub use sync::{Direction, PeerConfig, SyncConfig};
+pub use within::Within;
+
 use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-
-/// A whole number between two bounds, both included; anything else is refused where it stands in
-/// the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(transparent)]
-pub struct Within<const LEAST: u64, const MOST: u64>(u64);
-
-impl<const LEAST: u64, const MOST: u64> Within<LEAST, MOST> {
-    /// The number, kept between the bounds.
-    pub const fn new(number: u64) -> Self {
-        let number = if number < LEAST { LEAST } else { number };
-        Self(if number > MOST { MOST } else { number })
-    }
-
-    /// The number.
-    pub const fn get(self) -> u64 {
-        self.0
-    }
-
-    /// The number as a size or count in memory.
-    pub const fn size(self) -> usize {
-        self.0 as usize
-    }
-}
-
-impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Within<LEAST, MOST> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
-        u64::try_from(number)
-            .ok()
-            .filter(|number| (LEAST..=MOST).contains(number))
-            .map(Self)
-            .ok_or_else(|| D::Error::custom(format!("{number} is not between {LEAST} and {MOST}")))
-    }
-}
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -114,72 +87,6 @@ impl Default for StoreConfig {
     }
 }
 
-/// `[limits]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// The longest WebSocket message taken.
-    pub message_bytes: Within<1_024, 1_073_741_824>,
-    /// The longest event taken, as JSON.
-    pub event_bytes: Within<512, 1_073_741_824>,
-    /// The most tags of an event.
-    pub event_tags: Within<0, 1_000_000>,
-    /// How far ahead an event's `created_at` may be.
-    pub created_at_ahead_s: Within<0, 4_294_967_295>,
-    /// Subscriptions a connection.
-    pub subscriptions: Within<1, 10_000>,
-    /// Filters a message.
-    pub filters: Within<1, 1_000>,
-    /// Values in all lists of a filter.
-    pub filter_values: Within<1, 1_000_000>,
-    /// Bytes of a subscription id.
-    pub subscription_id_bytes: Within<1, 1_024>,
-    /// Stored events that answer one filter.
-    pub events_per_filter: Within<1, 1_000_000>,
-    /// How long a client may take nothing of what it is sent.
-    pub send_timeout_s: Within<1, 3_600>,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            message_bytes: Within::new(4 << 20),
-            event_bytes: Within::new(256 << 10),
-            event_tags: Within::new(5_000),
-            created_at_ahead_s: Within::new(900),
-            subscriptions: Within::new(64),
-            filters: Within::new(32),
-            filter_values: Within::new(10_000),
-            subscription_id_bytes: Within::new(64),
-            events_per_filter: Within::new(5_000),
-            send_timeout_s: Within::new(60),
-        }
-    }
-}
-
-/// `[negentropy]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NegentropyConfig {
-    /// The most items of a session's set.
-    pub max_sync_events: Within<1, 1_000_000_000>,
-    /// The longest NEG-MSG sent, before hex; 0 for no limit.
-    #[serde(deserialize_with = "frame_limit")]
-    pub frame_limit_bytes: u64,
-    /// NEG sessions a connection.
-    pub sessions: Within<1, 10_000>,
-}
-
-impl Default for NegentropyConfig {
-    fn default() -> Self {
-        Self {
-            max_sync_events: Within::new(10_000_000),
-            frame_limit_bytes: 500_000,
-            sessions: Within::new(64),
-        }
-    }
-}
-
 /// `[index]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
@@ -191,63 +98,6 @@ pub struct IndexConfig {
 impl Default for IndexConfig {
     fn default() -> Self {
         Self { memory_mb: Within::new(256) }
-    }
-}
-
-/// `[sync]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SyncConfig {
-    /// The file with the secret key for NIP-42; empty for none.
-    pub key_file: PathBuf,
-}
-
-/// `[[peer]]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
-pub struct PeerConfig {
-    /// The peer's `ws://` or `wss://` URL.
-    pub url: String,
-    /// Which events, as a NIP-01 filter; all of them without it.
-    #[serde(default)]
-    pub filter: serde_json::Map<String, serde_json::Value>,
-    /// Which way events move.
-    #[serde(default)]
-    pub direction: Direction,
-    /// The seconds between the end of a sync and the next.
-    #[serde(default = "interval_s")]
-    pub interval_s: Within<1, 31_536_000>,
-    /// Whether events are passed on as they come.
-    #[serde(default)]
-    pub live: bool,
-}
-
-fn interval_s() -> Within<1, 31_536_000> {
-    Within::new(300)
-}
-
-/// Which way events move in a sync.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    /// From the peer to us.
-    Down,
-    /// From us to the peer.
-    Up,
-    /// Both.
-    #[default]
-    Both,
-}
-
-impl Direction {
-    /// Whether events come from the peer.
-    pub fn is_down(self) -> bool {
-        self != Self::Up
-    }
-
-    /// Whether events go to the peer.
-    pub fn is_up(self) -> bool {
-        self != Self::Down
     }
 }
 
@@ -357,19 +207,11 @@ fn log_level<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Er
     Ok(text)
 }
 
-fn frame_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let number = i64::deserialize(deserializer)?;
-    u64::try_from(number)
-        .ok()
-        .filter(|bytes| *bytes == 0 || (4_096..=1_073_741_824).contains(bytes))
-        .ok_or_else(|| D::Error::custom(format!("{number} is neither 0 nor at least 4096")))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const SHIPPED: &str = include_str!("../relay.toml");
+    const SHIPPED: &str = include_str!("../../relay.toml");
 
     fn keys(value: &toml::Value, path: &str, found: &mut Vec<String>) {
         match value.as_table() {

@@ -1,0 +1,78 @@
+//! What a client may ask for.
+
+use super::Within;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+/// `[limits]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    /// The longest WebSocket message taken.
+    pub message_bytes: Within<1_024, 1_073_741_824>,
+    /// The longest event taken, as JSON.
+    pub event_bytes: Within<512, 1_073_741_824>,
+    /// The most tags of an event.
+    pub event_tags: Within<0, 1_000_000>,
+    /// How far ahead an event's `created_at` may be.
+    pub created_at_ahead_s: Within<0, 4_294_967_295>,
+    /// Subscriptions a connection.
+    pub subscriptions: Within<1, 10_000>,
+    /// Filters a message.
+    pub filters: Within<1, 1_000>,
+    /// Values in all lists of a filter.
+    pub filter_values: Within<1, 1_000_000>,
+    /// Bytes of a subscription id.
+    pub subscription_id_bytes: Within<1, 1_024>,
+    /// Stored events that answer one filter.
+    pub events_per_filter: Within<1, 1_000_000>,
+    /// How long a client may take nothing of what it is sent.
+    pub send_timeout_s: Within<1, 3_600>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message_bytes: Within::new(4 << 20),
+            event_bytes: Within::new(256 << 10),
+            event_tags: Within::new(5_000),
+            created_at_ahead_s: Within::new(900),
+            subscriptions: Within::new(64),
+            filters: Within::new(32),
+            filter_values: Within::new(10_000),
+            subscription_id_bytes: Within::new(64),
+            events_per_filter: Within::new(5_000),
+            send_timeout_s: Within::new(60),
+        }
+    }
+}
+
+/// `[negentropy]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct NegentropyConfig {
+    /// The most items of a session's set.
+    pub max_sync_events: Within<1, 1_000_000_000>,
+    /// The longest NEG-MSG sent, before hex; 0 for no limit.
+    #[serde(deserialize_with = "frame_limit")]
+    pub frame_limit_bytes: u64,
+    /// NEG sessions a connection.
+    pub sessions: Within<1, 10_000>,
+}
+
+impl Default for NegentropyConfig {
+    fn default() -> Self {
+        Self {
+            max_sync_events: Within::new(10_000_000),
+            frame_limit_bytes: 500_000,
+            sessions: Within::new(64),
+        }
+    }
+}
+
+fn frame_limit<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let number = i64::deserialize(deserializer)?;
+    u64::try_from(number)
+        .ok()
+        .filter(|bytes| *bytes == 0 || (4_096..=1_073_741_824).contains(bytes))
+        .ok_or_else(|| D::Error::custom(format!("{number} is neither 0 nor at least 4096")))
+}

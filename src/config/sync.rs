@@ -1,0 +1,62 @@
+//! Whom the relay asks, and how.
+
+use super::Within;
+use serde::{Deserialize, Serialize};
+use std::path::PathBuf;
+
+/// `[sync]`
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SyncConfig {
+    /// The file with the secret key for NIP-42; empty for none.
+    pub key_file: PathBuf,
+}
+
+/// `[[peer]]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct PeerConfig {
+    /// The peer's `ws://` or `wss://` URL.
+    pub url: String,
+    /// Which events, as a NIP-01 filter; all of them without it.
+    #[serde(default)]
+    pub filter: serde_json::Map<String, serde_json::Value>,
+    /// Which way events move.
+    #[serde(default)]
+    pub direction: Direction,
+    /// The seconds between the end of a sync and the next.
+    #[serde(default = "interval_s")]
+    pub interval_s: Within<1, 31_536_000>,
+    /// Whether events are passed on as they come.
+    #[serde(default)]
+    pub live: bool,
+}
+
+fn interval_s() -> Within<1, 31_536_000> {
+    Within::new(300)
+}
+
+/// Which way events move in a sync.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the peer to us.
+    Down,
+    /// From us to the peer.
+    Up,
+    /// Both.
+    #[default]
+    Both,
+}
+
+impl Direction {
+    /// Whether events come from the peer.
+    pub fn is_down(self) -> bool {
+        self != Self::Up
+    }
+
+    /// Whether events go to the peer.
+    pub fn is_up(self) -> bool {
+        self != Self::Down
+    }
+}
