@@ -9,7 +9,7 @@ use crate::item::Item;
 use rusqlite::Connection;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// The reading side of a store; clones share its connections. It needs no writer: a store can be
@@ -27,7 +27,9 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)) };
+        let opened = path.to_owned();
+        let open = Box::new(move || schema::open_reader(&opened));
+        let reader = Self { pool: Arc::new(Pool::new(open, most)) };
         let checked = reader.pool.with(|connection| schema::check_version(connection, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
@@ -169,9 +171,12 @@ fn newest(
     Ok(hits)
 }
 
+/// How a connection is opened.
+type Open = Box<dyn Fn() -> Result<Connection, StoreError> + Send + Sync>;
+
 /// Connections are opened when first needed and kept.
-struct Pool {
-    path: PathBuf,
+pub(super) struct Pool {
+    open: Open,
     state: Mutex<State>,
     returned: Condvar,
 }
@@ -184,14 +189,14 @@ struct State {
 
 impl Pool {
     /// A pool of at most `most` connections.
-    fn new(path: PathBuf, most: usize) -> Self {
+    pub(super) fn new(open: Open, most: usize) -> Self {
         let state = State { idle: Vec::new(), unopened: most.max(1) };
-        Self { path, state: Mutex::new(state), returned: Condvar::new() }
+        Self { open, state: Mutex::new(state), returned: Condvar::new() }
     }
 
     /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
     /// one moment, however many statements it takes.
-    fn with<T>(
+    pub(super) fn with<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
@@ -211,7 +216,7 @@ impl Pool {
             if state.unopened > 0 {
                 state.unopened -= 1;
                 drop(state);
-                return schema::open_reader(&self.path).inspect_err(|_| {
+                return (self.open)().inspect_err(|_| {
                     self.lock().unopened += 1;
                     self.returned.notify_one();
                 });
