@@ -42,6 +42,11 @@ impl Network {
         Some(Self { first, prefix_bits })
     }
 
+    /// The network of one address.
+    pub fn only(address: IpAddr) -> Self {
+        Self { first: address, prefix_bits: if address.is_ipv4() { 32 } else { 128 } }
+    }
+
     /// Whether the address lies in it.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();

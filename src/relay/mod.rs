@@ -2,6 +2,7 @@
 
 mod connection;
 mod count;
+mod health;
 mod http;
 mod message;
 mod neg_sessions;
@@ -12,8 +13,9 @@ mod subscriptions;
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::metrics::Peers;
+use crate::metrics::{Metrics, Peers};
 use crate::store::{StoreError, StoreOptions, Verifier};
+use health::Health;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -57,8 +59,9 @@ struct Shared {
     index: Index,
     verifier: Verifier,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
-    #[expect(dead_code, reason = "the page and the metrics read it")]
     peers: Peers,
+    metrics: Metrics,
+    health: Health,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -87,6 +90,8 @@ impl Relay {
             index: index.clone(),
             verifier: Verifier::start()?,
             peers: peers.clone(),
+            metrics: Metrics::new(index.store().metrics(), index.metrics()),
+            health: Health::default(),
             stopping,
             _running: running,
         });
