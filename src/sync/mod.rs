@@ -19,6 +19,7 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
+mod status;
 mod trace;
 mod upload;
 
@@ -175,7 +176,7 @@ pub async fn sync(
         }
         progress(Progress::Waiting { reason, pause });
         if !sleep(pause, options).await {
-            memory.report.error = Some("stopped".to_owned());
+            memory.report.error = Some(report::STOPPED.to_owned());
             break;
         }
         memory.report.reconnects += 1;
