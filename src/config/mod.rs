@@ -1,11 +1,13 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod attach;
 mod limits;
 mod metrics;
 mod network;
 mod sync;
 mod within;
 
+pub use attach::AttachConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
@@ -36,6 +38,8 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Another relay, for `negsync attach`.
+    pub attach: AttachConfig,
     /// Who may see what the relay measures.
     pub metrics: MetricsConfig,
     /// What is logged.

@@ -2,6 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
+use crate::reconcile::sessions::{Kind, Packet, Received};
 use crate::store::Filter;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -163,6 +164,15 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     faster_hex::hex_append(payload, &mut text);
     text.push_str(r#""]"#);
     text
+}
+
+/// What an initiator is told. NIP-77, Error message: after one the session is closed.
+pub fn neg_answer(id: &str, received: Received) -> String {
+    match (received.reply, received.fault) {
+        (Some(Packet { kind: Kind::Answer, payload, .. }), _) => neg_msg_text(id, &payload),
+        (_, Some(fault)) => neg_err(id, &format!("invalid: {fault}")),
+        (_, None) => neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN"),
+    }
 }
 
 fn refuse(answer: String) -> Refusal {

@@ -17,7 +17,6 @@ use crate::item::Item;
 use follow::Follower;
 use rusqlite::{Connection, OpenFlags};
 use schema::{Schema, Wanted};
-use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -31,8 +30,7 @@ const CACHE_KIB: u32 = 16_384;
 const STATEMENTS_CACHED: usize = 64;
 
 /// The relays whose databases are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
     /// nostr-rs-relay, with SQLite.
     NostrRsRelay,
@@ -43,10 +41,14 @@ pub enum RelayKind {
 impl RelayKind {
     /// The kind by its name in `relay.toml`.
     pub fn named(name: &str) -> Option<Self> {
-        match name {
-            "nostr-rs-relay" => Some(Self::NostrRsRelay),
-            "nostr-relay-py" => Some(Self::NostrRelayPy),
-            _ => None,
+        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Its name in `relay.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NostrRsRelay => "nostr-rs-relay",
+            Self::NostrRelayPy => "nostr-relay-py",
         }
     }
 
