@@ -62,6 +62,8 @@ pub(super) enum Refusal {
     Unasked,
     /// The connection breaks when it is asked for.
     Unreadable,
+    /// The relay that keeps our events does not take it.
+    NotTaken,
 }
 
 impl Refusal {
@@ -76,6 +78,7 @@ impl Refusal {
             Self::Invalid => "invalid",
             Self::Unasked => "not asked for",
             Self::Unreadable => "unreadable",
+            Self::NotTaken => "refused by the relay",
         }
     }
 
@@ -86,7 +89,7 @@ impl Refusal {
         match self {
             Self::Superseded | Self::Deleted | Self::Expired | Self::Ephemeral => Some(30 * DAY),
             // Limits are raised and clocks advance.
-            Self::OverLimits | Self::Invalid | Self::Unreadable => Some(DAY),
+            Self::OverLimits | Self::Invalid | Self::Unreadable | Self::NotTaken => Some(DAY),
             Self::Unasked => None,
         }
     }
@@ -153,16 +156,20 @@ pub(super) fn settle(
     if events.is_empty() {
         return done(settled);
     }
-    local.store.submit(
-        events,
-        Box::new(move |outcomes| {
-            settled.extend(items.into_iter().zip(outcomes).map(|(item, outcome)| {
-                let (id, created_at) = (Some(item.id), item.created_at);
-                Settled { id, created_at, fate: fate(outcome) }
-            }));
-            done(settled);
-        }),
-    );
+    let settle_all = move |fates: Vec<Fate>| {
+        settled.extend(items.into_iter().zip(fates).map(|(item, fate)| {
+            let (id, created_at) = (Some(item.id), item.created_at);
+            Settled { id, created_at, fate }
+        }));
+        done(settled);
+    };
+    match &local.relay {
+        Some(relay) => relay.submit(events, Box::new(settle_all)),
+        None => local.store.submit(
+            events,
+            Box::new(move |outcomes| settle_all(outcomes.into_iter().map(fate).collect())),
+        ),
+    }
 }
 
 /// Everything that comes before the store; `Err` is what is settled without it.

@@ -12,6 +12,7 @@ mod backoff;
 mod dial;
 mod download;
 mod filter;
+mod handover;
 mod information;
 mod message;
 mod pass;
@@ -35,6 +36,7 @@ use crate::config::{Config, Limits};
 use crate::index::{Index, Sets};
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
+use handover::Handover;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
@@ -53,6 +55,8 @@ pub struct Local {
     pub limits: Limits,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
+    // Where events from peers are kept, unless in `store`.
+    relay: Option<Handover>,
 }
 
 impl Local {
@@ -67,6 +71,7 @@ impl Local {
             verifier: Verifier::start()?,
             limits: Limits::default(),
             keys: None,
+            relay: None,
         })
     }
 
@@ -79,6 +84,26 @@ impl Local {
         let limits = config.limits.clone();
         let local = Self::new(index).map_err(|error| SyncError::Store(error.to_string()))?;
         Ok(Self { limits, keys, ..local })
+    }
+
+    /// Our side where another relay keeps the events: `sets` are of its database, what comes from
+    /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
+    /// runtime.
+    ///
+    /// # Errors
+    /// As [`Local::configured`], and when the URL leads to no relay.
+    pub fn attached(
+        sets: Sets,
+        notes: Store,
+        url: &str,
+        config: &Config,
+    ) -> Result<Self, SyncError> {
+        let keys = auth::configured_keys(&config.sync)?;
+        let verifier =
+            Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone())?);
+        let limits = config.limits.clone();
+        Ok(Self { sets, store: notes, verifier, limits, keys, relay })
     }
 }
 
