@@ -4,12 +4,13 @@
 //! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
-//! the result.
+//! the result. `diff` moves nothing and tells what differs, sorted by `tally`.
 
 mod arrival;
 mod auth;
 mod backoff;
 mod dial;
+mod diff;
 mod download;
 mod filter;
 mod information;
@@ -19,13 +20,16 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
+mod tally;
 mod trace;
 mod upload;
 
 pub use dial::{PeerUrl, UrlError};
+pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
+pub use tally::{By, Key};
 pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
@@ -37,6 +41,7 @@ use backoff::Backoff;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
+use tally::Tally;
 use tokio::sync::watch;
 
 /// Our side of every sync. Clones share it.
@@ -142,15 +147,27 @@ pub async fn sync(
     local: &Local,
     url: &str,
     options: &Options,
-    mut progress: impl FnMut(Progress) + Send,
+    progress: impl FnMut(Progress) + Send,
 ) -> Result<Report, SyncError> {
+    Ok(run(local, url, options, None, progress).await?.0)
+}
+
+/// Syncs, and tells what differed in the last pass where that is to be told `by` something.
+async fn run(
+    local: &Local,
+    url: &str,
+    options: &Options,
+    by: Option<By>,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Result<(Report, Option<Tally>), SyncError> {
     let url = PeerUrl::parse(url)?;
     let began = Instant::now();
-    let mut memory = Memory::new(&url, options);
+    let mut memory = Memory::new(&url, options, by);
     let mut backoff = Backoff::default();
     loop {
         let end = Session::run(local, &url, options, &mut memory, &mut progress).await;
-        if memory.take_advanced() {
+        // What only looks begins anew on every connection: it is no nearer to its end.
+        if memory.take_advanced() && !options.dry_run {
             backoff.reset();
         }
         let reason = match end {
@@ -174,7 +191,7 @@ pub async fn sync(
     }
     let mut report = memory.report;
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(report)
+    Ok((report, memory.tally))
 }
 
 /// Returns whether the sync goes on.
