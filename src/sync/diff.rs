@@ -1,7 +1,7 @@
 //! What differs between this store and a peer: a reconciliation that moves nothing, told by day,
 //! kind or author.
 
-use super::tally::{By, Key};
+use super::breakdown::{By, Key};
 use super::{Local, Method, Options, PeerFilter, Progress, SyncError, Trace, run};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -95,8 +95,8 @@ pub async fn diff(
         trace: options.trace.clone(),
         ..Options::default()
     };
-    let (report, tally) = run(local, url, &syncing, Some(options.by), progress).await?;
-    let (rows, unseen) = tally.map_or_else(Default::default, |it| (it.rows.0, it.unseen));
+    let (report, breakdown) = run(local, url, &syncing, Some(options.by), progress).await?;
+    let (rows, unseen) = breakdown.map_or_else(Default::default, |it| (it.rows.0, it.unseen));
     let rows: Vec<DiffRow> = rows
         .into_iter()
         .map(|(key, sides)| DiffRow { key, have: sides.have, need: sides.need })

@@ -4,11 +4,12 @@
 //! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
-//! the result. `diff` moves nothing and tells what differs, sorted by `tally`.
+//! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
 
 mod arrival;
 mod auth;
 mod backoff;
+mod breakdown;
 mod dial;
 mod diff;
 mod download;
@@ -20,16 +21,15 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
-mod tally;
 mod trace;
 mod upload;
 
+pub use breakdown::{By, Key};
 pub use dial::{PeerUrl, UrlError};
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
-pub use tally::{By, Key};
 pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
@@ -38,10 +38,10 @@ use crate::config::{Config, Limits};
 use crate::index::Index;
 use crate::store::{FilterError, StoreError, Verifier};
 use backoff::Backoff;
+use breakdown::Breakdown;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
-use tally::Tally;
 use tokio::sync::watch;
 
 /// Our side of every sync. Clones share it.
@@ -159,7 +159,7 @@ async fn run(
     options: &Options,
     by: Option<By>,
     mut progress: impl FnMut(Progress) + Send,
-) -> Result<(Report, Option<Tally>), SyncError> {
+) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = PeerUrl::parse(url)?;
     let began = Instant::now();
     let mut memory = Memory::new(&url, options, by);
@@ -191,7 +191,7 @@ async fn run(
     }
     let mut report = memory.report;
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok((report, memory.tally))
+    Ok((report, memory.breakdown))
 }
 
 /// Returns whether the sync goes on.

@@ -1,7 +1,7 @@
 //! The accounts of one reconciliation: what differed when it was looked at, and why it need not
 //! worry anyone.
 
-use super::tally::Tally;
+use super::breakdown::Breakdown;
 use std::collections::{BTreeMap, HashSet};
 
 /// One look at everything, and the transfers that follow from it.
@@ -22,7 +22,7 @@ pub(super) struct Pass {
     /// The newest `created_at` of our set when it was looked at.
     pub(super) newest: u64,
     /// What differs, row by row, where that is asked for.
-    pub(super) tally: Option<Tally>,
+    pub(super) breakdown: Option<Breakdown>,
 }
 
 /// What a pass shows.

@@ -10,6 +10,7 @@ mod transfer;
 
 use super::arrival::{FromPeer, Settled};
 use super::auth::Auth;
+use super::breakdown::{Breakdown, By, Rows};
 use super::dial::PeerUrl;
 use super::diff::NOT_MOVED;
 use super::download::Download;
@@ -17,7 +18,6 @@ use super::information::Information;
 use super::pass::{Pass, Verdict};
 use super::peer::{Peer, PeerError};
 use super::report::{Counts, Method, Progress, Report};
-use super::tally::{By, Rows, Tally};
 use super::upload::Upload;
 use super::{Local, Options};
 use crate::store::{Refused, StoreError, Synced, unix_now};
@@ -47,7 +47,7 @@ pub(super) struct Memory {
     /// The peer does not follow the adaptive rule.
     pub(super) reference_rule: bool,
     /// What differed in the last pass.
-    pub(super) tally: Option<Tally>,
+    pub(super) breakdown: Option<Breakdown>,
     /// What differences are told by, where they are.
     by: Option<By>,
     /// Why an id is not moved, as learnt in this sync.
@@ -71,7 +71,7 @@ impl Memory {
             information: None,
             without_negentropy: false,
             reference_rule: false,
-            tally: None,
+            breakdown: None,
             by,
             why: HashMap::new(),
             tried: HashSet::new(),
@@ -118,7 +118,7 @@ enum Work {
     Opened(Box<Opened>),
     Read(Box<Reading>),
     Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String>, rows: Rows },
-    Tallied(Rows),
+    Sorted(Rows),
     Settled { subscription: String, events: Vec<Settled>, bytes: usize },
     Loaded(Vec<([u8; 32], String)>),
     Remembered,
@@ -271,8 +271,8 @@ impl<'sync> Session<'sync> {
         self.memory.pass += 1;
         self.memory.report.passes = self.memory.pass;
         (self.progress)(Progress::Pass(self.memory.pass));
-        let tally = self.memory.by.map(Tally::new);
-        self.pass = Some(Pass { number: self.memory.pass, tally, ..Pass::default() });
+        let breakdown = self.memory.by.map(Breakdown::new);
+        self.pass = Some(Pass { number: self.memory.pass, breakdown, ..Pass::default() });
         let window = self.options.filter.window();
         if self.memory.without_negentropy {
             self.paging.add(window);
@@ -313,8 +313,8 @@ impl<'sync> Session<'sync> {
             return true;
         }
         let Some(mut pass) = self.pass.take() else { return true };
-        self.memory.tally = pass.tally.take();
-        self.memory.tally.iter_mut().for_each(Tally::finish);
+        self.memory.breakdown = pass.breakdown.take();
+        self.memory.breakdown.iter_mut().for_each(Breakdown::finish);
         self.tell();
         let by_reading = self.memory.report.method == Method::Req;
         let report = &mut self.memory.report;
@@ -390,11 +390,11 @@ impl<'sync> Session<'sync> {
             Work::Opened(opened) => self.opened(*opened),
             Work::Read(reading) => self.read(*reading),
             Work::Compared { have, remembered, rows } => {
-                self.tallied(rows);
+                self.add_rows(rows);
                 self.found(have, Vec::new(), &remembered)
             }
-            Work::Tallied(rows) => {
-                self.tallied(rows);
+            Work::Sorted(rows) => {
+                self.add_rows(rows);
                 Ok(())
             }
             Work::Settled { subscription, events, bytes } => {

@@ -2,10 +2,10 @@
 //! REQ). What is ours and not on the pages is what the peer lacks.
 
 use super::super::arrival::{Asked, Fate, Seen, Settled};
+use super::super::breakdown::{self, Rows};
 use super::super::filter::Window;
 use super::super::message;
 use super::super::peer::PeerError;
-use super::super::tally::{self, Rows};
 use super::{End, Session, Work};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
@@ -117,14 +117,14 @@ impl Session<'_> {
     /// An event that only the peer has, in a sync that takes nothing from it.
     pub(super) fn seen(&mut self, event: &Settled, seen: Seen) {
         let Some(pass) = &mut self.pass else { return };
-        if pass.tally.as_mut().is_some_and(|tally| tally.looked_at(event, seen)) {
+        if pass.breakdown.as_mut().is_some_and(|breakdown| breakdown.looked_at(event, seen)) {
             return;
         }
         let is_again = event.id.is_some_and(|id| self.paging.overlap.contains(&id));
         if !is_again {
             pass.need += 1;
-            if let (Some(tally), Some(page)) = (&pass.tally, &mut self.paging.page) {
-                page.rows.add_theirs(tally.by, event.created_at, seen);
+            if let (Some(breakdown), Some(page)) = (&pass.breakdown, &mut self.paging.page) {
+                page.rows.add_theirs(breakdown.by, event.created_at, seen);
             }
             if self.options.direction.is_down() {
                 self.memory.report.need += 1;
@@ -172,7 +172,7 @@ impl Session<'_> {
         self.memory.report.round_trips += 1;
         self.memory.advanced = true;
         let Page { window, events, rows, .. } = page;
-        self.tallied(rows);
+        self.add_rows(rows);
         let oldest = events.iter().map(|(_, created_at)| *created_at).min();
         let overlap = std::mem::take(&mut self.paging.overlap);
         let is_new = events.iter().any(|(id, _)| !overlap.contains(id));
@@ -210,7 +210,7 @@ impl Session<'_> {
         let filter = self.options.filter.within(window).parsed().clone();
         let index = self.local.index.clone();
         let peer = self.url.as_str().to_owned();
-        let by = self.pass.as_ref().and_then(|pass| Some(pass.tally.as_ref()?.by));
+        let by = self.pass.as_ref().and_then(|pass| Some(pass.breakdown.as_ref()?.by));
         self.begin_work(move || {
             let set = index.snapshot(&[filter], usize::MAX).map_err(|error| match error {
                 SnapshotError::Store(error) => error,
@@ -224,7 +224,7 @@ impl Session<'_> {
             });
             let remembered = index.reader().refused(&peer, &have)?;
             let rows = match by {
-                Some(by) => tally::of_ours(index.reader(), by, &have)?,
+                Some(by) => breakdown::of_ours(index.reader(), by, &have)?,
                 None => Rows::default(),
             };
             Ok(Work::Compared { have, remembered, rows })

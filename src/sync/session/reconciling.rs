@@ -1,11 +1,11 @@
 //! Finding out what differs (NIP-77), window by window.
 
+use super::super::breakdown::{self, DAY_S, Rows, ToLookUp};
 use super::super::download::MOST_QUEUED_IDS;
 use super::super::filter::Window;
 use super::super::message;
-use super::super::tally::{self, DAY_S, Rows, ToLookUp};
 use super::By;
-use super::{End, Session, Tally, Work};
+use super::{Breakdown, End, Session, Work};
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
 use crate::reconcile::sessions::{Ended, Kind, Limits, OpenError, Packet, Received};
@@ -219,7 +219,7 @@ impl Session<'_> {
         let window = open.window;
         if let Some(pass) = &mut self.pass {
             pass.newest = pass.newest.max(newest);
-            pass.tally.iter_mut().for_each(Tally::begin_session);
+            pass.breakdown.iter_mut().for_each(Breakdown::begin_session);
         }
         self.reconciling.items = items as u64;
         self.reconciling.unsettled_items = items as u64;
@@ -263,9 +263,9 @@ impl Session<'_> {
         let Reading { open, received, unsettled_items, remembered } = reading;
         self.reconciling.stage = Stage::Idle;
         self.reconciling.unsettled_items = unsettled_items as u64;
-        let tally = self.pass.as_mut().and_then(|pass| pass.tally.as_mut());
-        if let Some(tally) = tally {
-            tally.found(&received.found);
+        let breakdown = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut());
+        if let Some(breakdown) = breakdown {
+            breakdown.found(&received.found);
         }
         self.found(received.found.have, received.found.need, &remembered)?;
         match (received.ended, received.reply) {
@@ -287,20 +287,20 @@ impl Session<'_> {
 
     /// A session is complete: what it found is told by what it has in common.
     fn look_up_differences(&mut self) {
-        let tally = self.pass.as_mut().and_then(|pass| pass.tally.as_mut());
-        let Some(tally) = tally else { return };
-        let by = tally.by;
-        let ToLookUp { have, need } = tally.end_session();
+        let breakdown = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut());
+        let Some(breakdown) = breakdown else { return };
+        let by = breakdown.by;
+        let ToLookUp { have, need } = breakdown.end_session();
         self.download.add(need);
         let reader = self.local.index.reader().clone();
         if !have.is_empty() {
-            self.begin_work(move || Ok(Work::Tallied(tally::of_ours(&reader, by, &have)?)));
+            self.begin_work(move || Ok(Work::Sorted(breakdown::of_ours(&reader, by, &have)?)));
         }
     }
 
-    pub(super) fn tallied(&mut self, rows: Rows) {
-        if let Some(tally) = self.pass.as_mut().and_then(|pass| pass.tally.as_mut()) {
-            tally.merge(rows);
+    pub(super) fn add_rows(&mut self, rows: Rows) {
+        if let Some(breakdown) = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut()) {
+            breakdown.merge(rows);
         }
     }
 

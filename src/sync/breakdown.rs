@@ -90,7 +90,7 @@ impl Rows {
 
 /// The rows of one pass.
 #[derive(Debug)]
-pub(super) struct Tally {
+pub(super) struct Breakdown {
     pub(super) by: By,
     pub(super) rows: Rows,
     /// Events that only the peer has and that were not looked at.
@@ -109,7 +109,7 @@ pub(super) struct ToLookUp {
     pub(super) need: Vec<[u8; 32]>,
 }
 
-impl Tally {
+impl Breakdown {
     pub(super) fn new(by: By) -> Self {
         Self {
             by,
