@@ -1,10 +1,12 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
 mod limits;
+mod network;
 mod sync;
 mod within;
 
 pub use limits::{Limits, NegentropyConfig};
+pub use network::{Network, NetworkError};
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 

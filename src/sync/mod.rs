@@ -21,6 +21,7 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
+mod status;
 mod trace;
 mod upload;
 
@@ -184,7 +185,7 @@ async fn run(
         }
         progress(Progress::Waiting { reason, pause });
         if !sleep(pause, options).await {
-            memory.report.error = Some("stopped".to_owned());
+            memory.report.error = Some(report::STOPPED.to_owned());
             break;
         }
         memory.report.reconnects += 1;
