@@ -2,11 +2,13 @@
 
 mod limits;
 mod network;
+mod page;
 mod sync;
 mod within;
 
 pub use limits::{Limits, NegentropyConfig};
 pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 
@@ -34,6 +36,8 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

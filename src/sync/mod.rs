@@ -15,6 +15,7 @@ mod diff;
 mod download;
 mod filter;
 mod information;
+mod look;
 mod message;
 mod pass;
 mod peer;
