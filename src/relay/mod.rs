@@ -3,7 +3,7 @@
 mod connection;
 mod count;
 mod http;
-mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
