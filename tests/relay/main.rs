@@ -8,6 +8,7 @@ mod bad_negentropy;
 mod deletion;
 mod expiration;
 mod limits;
+mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;
