@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod chunks;
 mod decode;
 mod diff;
 mod explain;

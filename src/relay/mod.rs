@@ -4,7 +4,7 @@ mod connection;
 mod count;
 mod health;
 mod http;
-mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
