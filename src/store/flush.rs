@@ -15,6 +15,9 @@ use std::thread::JoinHandle;
 
 /// The most commits that wait for a flush; then the writer waits.
 const WAITING_COMMITS: usize = 4;
+/// The most commits that can be read while nobody has been told of them: those that wait, those
+/// that a flush is for, and the writer's own.
+pub const UNTOLD_COMMITS: usize = 2 * WAITING_COMMITS + 2;
 
 /// Told whether what was committed is durable, or why it may not be.
 pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
@@ -147,6 +150,7 @@ mod tests {
     use super::super::schema;
     use super::super::writer::Writer;
     use super::*;
+    use crate::metrics::StoreMetrics;
     use std::sync::Mutex;
 
     fn publish(writer: &Writer, number: u8) -> Outcome {
@@ -181,7 +185,14 @@ mod tests {
             let added = change.steps.iter().filter(|step| matches!(step, Step::Added(_)));
             *hears.lock().unwrap() += added.count();
         };
-        let writer = Writer::start(connection, checkpointer, flush, Box::new(on_commit)).unwrap();
+        let writer = Writer::start(
+            connection,
+            checkpointer,
+            flush,
+            StoreMetrics::default(),
+            Box::new(on_commit),
+        )
+        .unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
         // A reader that does not end keeps the log from being moved.
         let reader = schema::open_reader(&path).unwrap();

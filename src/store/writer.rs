@@ -6,13 +6,14 @@ use super::checkpoint::{self, Checkpointer};
 use super::event::VerifiedEvent;
 use super::flush::{Committed, Flusher};
 use super::rules::{self, Change, Outcome};
+use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
@@ -45,9 +46,12 @@ struct Removal {
 
 /// Something beside the events to write, which nobody hears of but its caller.
 struct Note {
-    write: Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>,
+    write: Write,
     reply: Answer,
 }
+
+/// Called in a transaction, with the second that it is.
+type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
 
 /// Where a caller waits to hear that what it asked for is durable.
 type Answer = SyncSender<Result<(), StoreError>>;
@@ -66,13 +70,14 @@ impl Writer {
         connection: Connection,
         checkpointer: Checkpointer,
         flush: impl FnMut() -> io::Result<()> + Send + 'static,
+        metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
         let due = rules::next_expiry(&connection)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
-        let state = Thread { connection, checkpointer, flusher, next_expiry: due };
+        let state = Thread { connection, checkpointer, flusher, metrics, next_expiry: due };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
@@ -141,6 +146,7 @@ struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
     flusher: Flusher,
+    metrics: StoreMetrics,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
 }
@@ -181,6 +187,7 @@ impl Thread {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let apply = |connection: &Connection, now, change: &mut Change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
@@ -193,8 +200,10 @@ impl Thread {
             }
             Ok(outcomes)
         };
+        let metrics = self.metrics.clone();
         self.transact(apply, move |stored| match stored {
             Ok(outcomes) => {
+                measure(&metrics, counts.iter().sum(), began.elapsed());
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
@@ -260,6 +269,14 @@ impl Thread {
         transaction.commit()?;
         self.next_expiry = next_expiry;
         Ok(done)
+    }
+}
+
+/// Notes a commit of events; one that only waited for expirations is none.
+fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
+    if events > 0 {
+        metrics.commit_s.observe(elapsed.as_secs_f64());
+        metrics.commit_events.observe(events as f64);
     }
 }
 
