@@ -1,6 +1,9 @@
 //! The command line: one file a command.
 
+mod attach;
+mod chunks;
 mod decode;
+mod diff;
 mod explain;
 mod export;
 mod import;
@@ -31,6 +34,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run a relay on an SQLite file.
     Relay(relay::Arguments),
+    /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
+    Attach(attach::Arguments),
     /// Store events from a JSON Lines file or from standard input.
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
@@ -41,6 +46,11 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Tell what differs between the store and a relay, and move nothing.
+    ///
+    /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
+    /// line or store.
+    Diff(diff::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -70,11 +80,13 @@ impl StoreArguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Relay(arguments) => relay::run(&arguments),
+        Command::Attach(arguments) => attach::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
     }
 }
 

@@ -4,6 +4,7 @@ mod attach;
 mod limits;
 mod metrics;
 mod network;
+mod page;
 mod sync;
 mod within;
 
@@ -11,6 +12,7 @@ pub use attach::AttachConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 
@@ -42,6 +44,8 @@ pub struct Config {
     pub attach: AttachConfig,
     /// Who may see what the relay measures.
     pub metrics: MetricsConfig,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

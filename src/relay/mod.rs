@@ -4,7 +4,7 @@ mod connection;
 mod count;
 mod health;
 mod http;
-pub(crate) mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;

@@ -2,6 +2,7 @@
 //! waits for another.
 
 use super::backoff::Backoff;
+use super::look::Looking;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
 use crate::config::{Config, PeerConfig};
@@ -26,12 +27,28 @@ impl Schedule {
     /// # Errors
     /// When a URL, a filter or the key is bad: before anything has begun.
     pub fn start(index: &Index, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
+        Self::of(config, peers, || Local::configured(index.clone(), config))
+    }
+
+    /// As [`Schedule::start`], for another relay's events.
+    ///
+    /// # Errors
+    /// As [`Schedule::start`].
+    pub fn attached(local: Local, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
+        Self::of(config, peers, || Ok(local))
+    }
+
+    fn of(
+        config: &Config,
+        peers: &Peers,
+        local: impl FnOnce() -> Result<Local, SyncError>,
+    ) -> Result<Self, SyncError> {
         let (stop, stopping) = watch::channel(false);
         let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
             return Ok(Self { stop, syncs });
         }
-        let local = Local::configured(index.clone(), config)?;
+        let local = local()?;
         let mut prepared = Vec::new();
         for peer in &config.peers {
             PeerUrl::parse(&peer.url)?;
@@ -39,6 +56,17 @@ impl Schedule {
         }
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
+            if config.page.enabled {
+                let looking = Looking {
+                    local: local.clone(),
+                    url: peer.url.clone(),
+                    filter: options.filter.clone(),
+                    interval: Duration::from_secs(config.page.look_interval_s.get()),
+                    stop: stopping.clone(),
+                    watched: watched.clone(),
+                };
+                syncs.spawn(looking.run());
+            }
             let status = Status::new(peer.url.clone(), watched);
             syncs.spawn(keep(local.clone(), peer, options, status));
         }
