@@ -25,6 +25,7 @@ pub(super) struct Auth {
 
 impl Auth {
     /// The key that the client holds.
+    #[cfg(test)]
     pub(super) fn key(&self) -> Option<[u8; 32]> {
         self.key
     }
@@ -89,4 +90,72 @@ fn tags(json: &str) -> Vec<Vec<String>> {
         tags: Vec<Vec<String>>,
     }
     serde_json::from_str::<Tags>(json).map_or(Vec::new(), |event| event.tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl, SecretKey};
+
+    const RELAY: &str = "wss://relay.example/";
+
+    fn keys(number: u8) -> Keys {
+        Keys::new(SecretKey::from_slice(&[number; 32]).unwrap())
+    }
+
+    fn auth(keys: &Keys, challenge: &str, relay: &str) -> (String, String) {
+        let relay = RelayUrl::parse(relay).unwrap();
+        let event = EventBuilder::auth(challenge, relay).sign_with_keys(keys).unwrap();
+        (format!(r#"["AUTH",{}]"#, event.as_json()), event.id.to_hex())
+    }
+
+    #[test]
+    fn a_relay_that_says_nothing_believes_what_it_would_believe() {
+        let (one, other) = (keys(1), keys(2));
+        for kind in [RelayKind::NostrRsRelay, RelayKind::NostrRelayPy] {
+            let mut seen = Auth::default();
+            let mut hear = |text: &str, relay_url: &str| {
+                seen.hear_client(text, kind, relay_url);
+                seen.key()
+            };
+            let (text, _) = auth(&one, "c", RELAY);
+            assert_eq!(hear(&text, RELAY), None, "nobody asked");
+            seen.hear_relay(r#"["AUTH","c"]"#);
+            let mut hear = |text: &str, relay_url: &str| {
+                seen.hear_client(text, kind, relay_url);
+                seen.key()
+            };
+            for wrong in [
+                auth(&one, "d", RELAY).0,
+                auth(&one, "c", "wss://elsewhere.example").0,
+                text.replace("\"sig\":\"", "\"sig\":\"00"),
+                r#"["AUTH"]"#.to_owned(),
+                "[".to_owned(),
+            ] {
+                assert_eq!(hear(&wrong, RELAY), None, "{wrong}");
+            }
+            assert_eq!(hear(&text, ""), None, "nobody knows what the relay is called");
+            assert_eq!(hear(&text, RELAY), Some(one.public_key().to_bytes()));
+            let believed = if kind == RelayKind::NostrRsRelay { &one } else { &other };
+            let key = hear(&auth(&other, "c", RELAY).0, RELAY);
+            assert_eq!(key, Some(believed.public_key().to_bytes()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_relay_that_answers_decides() {
+        let one = keys(1);
+        let mut seen = Auth::default();
+        seen.hear_relay(r#"["AUTH","c"]"#);
+        let (text, id) = auth(&one, "c", RELAY);
+        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
+        assert_eq!(seen.key(), None);
+        seen.hear_relay(&format!(r#"["OK","{}",true,""]"#, "00".repeat(32)));
+        assert_eq!(seen.key(), None);
+        seen.hear_relay(&format!(r#"["OK","{id}",true,""]"#));
+        assert_eq!(seen.key(), Some(one.public_key().to_bytes()));
+        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
+        seen.hear_relay(&format!(r#"["OK","{id}",false,"restricted: no"]"#));
+        assert_eq!(seen.key(), None);
+    }
 }

@@ -1,7 +1,6 @@
 //! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database.
 
 use super::Shared;
-use super::tunnel::SharedAuth;
 use crate::index::{Slice, SnapshotError};
 use crate::reconcile::Sessions;
 use crate::reconcile::message::{Decoder, Fault};
@@ -12,12 +11,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 /// The sessions of a client, by their ids.
 pub(super) struct NegSessions {
     shared: Arc<Shared>,
-    auth: SharedAuth,
     sessions: Arc<Mutex<Sessions<String, Slice>>>,
 }
 
 impl NegSessions {
-    pub(super) fn new(shared: Arc<Shared>, auth: SharedAuth) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         let config = &shared.config.negentropy;
         let limits = Limits {
             sessions: config.sessions.size(),
@@ -25,7 +23,7 @@ impl NegSessions {
             idle_s: u64::MAX,
             frame_limit_bytes: config.frame_limit_bytes as usize,
         };
-        Self { sessions: Arc::new(Mutex::new(Sessions::new(limits, 0))), auth, shared }
+        Self { sessions: Arc::new(Mutex::new(Sessions::new(limits, 0))), shared }
     }
 
     /// Takes a message whose verb begins with `NEG-`; returns the answer, where there is one.

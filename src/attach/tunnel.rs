@@ -37,7 +37,7 @@ enum Own {
     Close(CloseCode, &'static str),
 }
 
-pub(super) type SharedAuth = Arc<Mutex<Auth>>;
+type SharedAuth = Arc<Mutex<Auth>>;
 
 fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
     auth.lock().unwrap_or_else(PoisonError::into_inner)
@@ -50,7 +50,7 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
     let (own, own_out) = mpsc::channel(QUEUE_ANSWERS);
     let auth = SharedAuth::default();
     let up = Up {
-        neg: NegSessions::new(Arc::clone(&shared), Arc::clone(&auth)),
+        neg: NegSessions::new(Arc::clone(&shared)),
         auth: Arc::clone(&auth),
         shared: Arc::clone(&shared),
         own: own.clone(),

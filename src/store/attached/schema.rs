@@ -12,6 +12,8 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
+/// Direct messages, gift wraps and what belongs inside of one: not for everybody.
+const PRIVATE_KINDS: [u16; 6] = [4, 13, 14, 15, 1_059, 21_059];
 /// So many ids are looked up by one statement.
 const IDS_A_STATEMENT: usize = 500;
 
@@ -60,6 +62,7 @@ impl Row {
     /// Whether the event is in sets at the second `now`.
     pub(super) fn is_visible(&self, now: u64) -> bool {
         self.shown
+            && !PRIVATE_KINDS.contains(&self.kind)
             && self.expires_at.is_none_or(|second| second > now)
             && Lifetime::of(self.kind) != Lifetime::Ephemeral
     }
