@@ -10,6 +10,7 @@ use crate::relay::message;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
@@ -49,18 +50,20 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
     let (from_relay, to_relay) = tokio::io::split(TokioIo::new(relay));
     let (own, own_out) = mpsc::channel(QUEUE_ANSWERS);
     let auth = SharedAuth::default();
+    let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
         neg: NegSessions::new(Arc::clone(&shared)),
         auth: Arc::clone(&auth),
         shared: Arc::clone(&shared),
         own: own.clone(),
+        has_closed: Arc::clone(&has_closed),
         frames: Frames::default(),
         message: Message::default(),
         frame: None,
         frame_at: 0,
     };
     let mut stopping = shared.stopping.clone();
-    let down = tokio::spawn(down(from_relay, to_client, own_out, auth));
+    let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
     let mut down = std::pin::pin!(down);
     tokio::select! {
         // The relay is gone, and has said so if it could.
@@ -87,6 +90,8 @@ struct Up {
     auth: SharedAuth,
     shared: Arc<Shared>,
     own: mpsc::Sender<Own>,
+    // The client has said its last.
+    has_closed: Arc<AtomicBool>,
     frames: Frames,
     message: Message,
     // The frame that is being read, and how much of its payload has come.
@@ -176,6 +181,9 @@ impl Up {
             Piece::Head { frame, bytes } => {
                 self.frame = Some(frame);
                 self.frame_at = 0;
+                if frame.opcode == CLOSE {
+                    self.has_closed.store(true, Ordering::Relaxed);
+                }
                 if frame.is_control() {
                     passing.extend(bytes);
                 } else {
@@ -287,7 +295,13 @@ fn verb(text: &[u8]) -> Option<String> {
 }
 
 /// From the relay to the client, with our own answers between its messages.
-async fn down(mut from: Reading, mut to: Writing, mut own: mpsc::Receiver<Own>, auth: SharedAuth) {
+async fn down(
+    mut from: Reading,
+    mut to: Writing,
+    mut own: mpsc::Receiver<Own>,
+    auth: SharedAuth,
+    client_has_closed: Arc<AtomicBool>,
+) {
     let mut listening =
         Listening { auth, frames: Frames::default(), text: None, has_closed: false };
     let mut buffer = vec![0; READ_BYTES];
@@ -319,7 +333,9 @@ async fn down(mut from: Reading, mut to: Writing, mut own: mpsc::Receiver<Own>, 
                     }
                 }
                 _ => {
-                    if !listening.has_closed && listening.frames.is_between_messages() {
+                    let has_closed =
+                        listening.has_closed || client_has_closed.load(Ordering::Relaxed);
+                    if !has_closed && listening.frames.is_between_messages() {
                         let gone = frames::close(CloseCode::Restart, "the relay has gone");
                         let _ = to.write_all(&gone).await;
                     }

@@ -84,6 +84,12 @@ impl Database {
         Self { kind, path: path.to_owned(), connection }
     }
 
+    /// The database of a relay that is there.
+    pub fn existing(kind: RelayKind, path: &Path) -> Self {
+        let connection = Connection::open(path).unwrap();
+        Self { kind, path: path.to_owned(), connection }
+    }
+
     pub fn table(&self) -> &'static str {
         match self.kind {
             RelayKind::NostrRsRelay => "event",

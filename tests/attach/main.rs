@@ -7,3 +7,4 @@ mod support;
 mod database;
 mod following;
 mod passing;
+mod real;

@@ -147,7 +147,7 @@ fn conversation() -> Vec<(Value, &'static str)> {
 }
 
 /// Holds a conversation of frames cut at random, and returns every byte that came back.
-async fn converse(address: SocketAddr, steps: &[(Value, &str)], seed: u64) -> Vec<u8> {
+pub async fn converse(address: SocketAddr, steps: &[(Value, &str)], seed: u64) -> Vec<u8> {
     let mut rng = StdRng::seed_from_u64(seed);
     let (mut raw, _) = Raw::connect(address).await;
     for (number, (message, end)) in steps.iter().enumerate() {
@@ -178,7 +178,8 @@ async fn converse(address: SocketAddr, steps: &[(Value, &str)], seed: u64) -> Ve
         raw.read_to(fence.as_bytes(), from).await;
     }
     raw.stream.write_all(&frame(0x82, b"binary", rng.random())).await.unwrap();
-    raw.read_to(b"binary messages are", 0).await;
+    raw.stream.write_all(&frame(PING, b"the last fence", rng.random())).await.unwrap();
+    raw.read_to(b"the last fence", 0).await;
     raw.stream.write_all(&frame(CLOSE, &[0x0f, 0xa1, b'b', b'y', b'e'], [7; 4])).await.unwrap();
     raw.read_to_end().await;
     raw.received
@@ -197,15 +198,19 @@ async fn a_conversation_without_neg_is_the_same_to_the_byte() {
             let address = if is_direct { relay.relay.address() } else { stand.attach.address() };
             received.push(converse(address, &steps, seed).await);
         }
-        let at = received[0].iter().zip(&received[1]).position(|(one, other)| one != other);
-        let shown = |bytes: &[u8]| {
-            let from = at.unwrap_or(0).saturating_sub(40);
-            let bytes = &bytes[from.min(bytes.len())..(from + 200).min(bytes.len())];
-            String::from_utf8_lossy(bytes).into_owned()
-        };
-        let [direct, through] = [shown(&received[0]), shown(&received[1])];
-        assert!(received[0] == received[1], "seed {seed}: {direct} and {through}");
+        assert_same(&received[0], &received[1], &format!("seed {seed}"));
     }
+}
+
+/// Fails with what stands where the two part.
+pub fn assert_same(direct: &[u8], through: &[u8], context: &str) {
+    let at = direct.iter().zip(through).position(|(one, other)| one != other);
+    let shown = |bytes: &[u8]| {
+        let from = at.unwrap_or(direct.len().min(through.len())).saturating_sub(80);
+        let bytes = &bytes[from.min(bytes.len())..(from + 300).min(bytes.len())];
+        String::from_utf8_lossy(bytes).into_owned()
+    };
+    assert!(direct == through, "{context}: {} and {}", shown(direct), shown(through));
 }
 
 #[tokio::test(flavor = "multi_thread")]
