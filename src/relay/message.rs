@@ -49,6 +49,21 @@ pub enum ClientMessage<'text> {
     NegClose(String),
 }
 
+impl ClientMessage<'_> {
+    /// The verb with which it begins.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "EVENT",
+            Self::Req { .. } => "REQ",
+            Self::Close(_) => "CLOSE",
+            Self::Count { .. } => "COUNT",
+            Self::NegOpen { .. } => "NEG-OPEN",
+            Self::NegMsg { .. } => "NEG-MSG",
+            Self::NegClose(_) => "NEG-CLOSE",
+        }
+    }
+}
+
 /// A message that could not be taken, as the answer that says so.
 #[derive(Debug)]
 pub struct Refusal {

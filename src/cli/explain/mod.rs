@@ -2,7 +2,6 @@
 
 mod line;
 mod ranges;
-mod utc;
 mod wants;
 
 use line::{Line, Shape};
