@@ -5,7 +5,6 @@
 use super::input::Input;
 use super::sets::{FRAME_LIMITS, sets};
 use negsync::item::Item;
-
 use negsync::reconcile::message::Decoder;
 use negsync::reconcile::{
     Differences, Found, Initiator, Options, Responder, Rule, SortedItems, Step,
