@@ -6,6 +6,7 @@ mod support;
 mod command_line;
 mod configuration;
 mod decode;
+mod decode_fixtures;
 mod export;
 mod import;
 mod neg_open;
