@@ -85,11 +85,12 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
+/// At `trace` these log whole messages, and with them the content of events.
+const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.format {
@@ -97,4 +98,13 @@ fn start_log(config: &LogConfig) -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     Ok(())
+}
+
+fn log_filter(config: &LogConfig) -> anyhow::Result<EnvFilter> {
+    let mut filter = EnvFilter::try_new(&config.level)
+        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
+    for directive in SILENCED {
+        filter = filter.add_directive(directive.parse()?);
+    }
+    Ok(filter)
 }

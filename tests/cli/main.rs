@@ -8,4 +8,5 @@ mod configuration;
 mod decode;
 mod export;
 mod import;
+mod logs;
 mod neg_open;

@@ -339,13 +339,15 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let rows: Vec<(&str, Option<f64>)> = rows.iter().map(|(name, by)| (&**name, *by)).collect();
     watch.moves(&rows).await;
     schedule.stop().await;
+    watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
     // A connection that lasts is seen with a peer of its own.
     let mut live = peer(&url, Direction::Up, json!([10]));
     live.live = true;
     let config = Config { peers: vec![live], ..Config::default() };
     let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
-    let connected = of("connected", &format!("{url}#3"));
-    watch.moves(&[(&connected, by(1.0))]).await;
+    let connected = of("connected", &url);
+    let converged = of("last_converged_timestamp_seconds", &url);
+    watch.moves(&[(&connected, by(1.0)), (&converged, UP)]).await;
     schedule.stop().await;
     watch.moves(&[(&connected, by(-1.0))]).await;
 }
