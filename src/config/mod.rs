@@ -3,12 +3,14 @@
 mod limits;
 mod metrics;
 mod network;
+mod page;
 mod sync;
 mod within;
 
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 
@@ -38,6 +40,8 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Who may see what the relay measures.
     pub metrics: MetricsConfig,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

@@ -34,7 +34,7 @@ pub(super) async fn respond(relay: &Shared) -> Response<Body> {
     if *relay.stopping.borrow() {
         reasons.push("the relay is stopping".to_owned());
     }
-    if !relay.index.statistics().is_loaded {
+    if !relay.index.sets().statistics().is_loaded {
         reasons.push("the index is being loaded".to_owned());
     }
     if let Err(reason) = try_write(relay).await {

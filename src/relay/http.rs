@@ -89,7 +89,7 @@ fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Respons
         let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
         return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
     }
-    let (now, statistics) = (unix_now(), relay.index.statistics());
+    let (now, statistics) = (unix_now(), relay.index.sets().statistics());
     let (store_bytes, wal_bytes) = relay.index.store().file_bytes();
     let observed = Observed {
         index_items: statistics.items,

@@ -4,7 +4,7 @@ mod connection;
 mod count;
 mod health;
 mod http;
-mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
@@ -91,7 +91,7 @@ impl Relay {
             index: index.clone(),
             verifier: Verifier::start()?,
             peers: peers.clone(),
-            metrics: Metrics::new(index.store().metrics(), index.metrics()),
+            metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
             stopping,
             _running: running,
