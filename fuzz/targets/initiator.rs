@@ -61,6 +61,7 @@ fn any_options(input: &mut Input<'_>) -> Options {
         checkpoint: (flags & 8 != 0).then(|| first + input.number() as u64),
         // Below all items: both sets are whole.
         since: (flags & 16 != 0).then_some(first),
+        cell_s: None,
         empty_id_lists: flags & 32 == 0,
     }
 }
