@@ -10,3 +10,4 @@ mod export;
 mod import;
 mod logs;
 mod neg_open;
+mod shells;
