@@ -4,6 +4,9 @@ use anyhow::{Context, bail};
 use clap::CommandFactory;
 use std::process::ExitCode;
 
+/// When the pages last changed in more than a flag.
+const DATE: &str = "2026-11-22";
+
 /// What the command line does not know of itself, in the language of manual pages.
 const MORE: &str = r"
 .SH ENVIRONMENT
@@ -38,7 +41,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let mut page = Vec::new();
     let source = concat!("negsync ", env!("CARGO_PKG_VERSION"));
-    let man = clap_mangen::Man::new(command).source(source).manual("Nostr relays in sync");
+    let man =
+        clap_mangen::Man::new(command).source(source).date(DATE).manual("Nostr relays in sync");
     man.render(&mut page).context("cannot write the page")?;
     if arguments.command.is_none() {
         page.extend_from_slice(MORE.as_bytes());
