@@ -9,4 +9,6 @@ mod decode;
 mod decode_fixtures;
 mod export;
 mod import;
+mod logs;
 mod neg_open;
+mod shells;
