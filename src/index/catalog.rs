@@ -291,7 +291,7 @@ fn union(reader: &Reader, filters: &[Filter], limit: usize) -> Result<Slice, Sna
                 break;
             }
         }
-        Ok(union.items())
+        Ok::<_, StoreError>(union.items())
     })?;
     let items = items.ok_or(SnapshotError::TooLarge { limit })?;
     Ok(Slice::new(Tree::from_unsorted(items), None, None, None))

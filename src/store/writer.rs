@@ -4,13 +4,15 @@
 use super::StoreError;
 use super::checkpoint::Checkpointer;
 use super::event::VerifiedEvent;
-use super::rules::{self, Change, Outcome};
+use super::fault::{self, Trouble};
+use super::rules::{self, Change, Outcome, Step};
 use rusqlite::{Connection, TransactionBehavior};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
@@ -26,6 +28,8 @@ const QUEUE_SUBMISSIONS: usize = 4_096;
 const EXPIRE_EVENTS: usize = 1_000;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
+/// How long after a failure what has expired is tried to be removed again.
+const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
 enum Job {
     Publish { events: Vec<VerifiedEvent>, reply: Reply },
@@ -54,15 +58,26 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// Starts the thread on the store of `path`. `expired_until` is the second up to which events
+    /// have left all sets and answers though they could not be removed; readers go by it.
     pub(super) fn start(
+        path: &Path,
         connection: Connection,
         checkpointer: Checkpointer,
+        expired_until: Arc<AtomicU64>,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
-        let state =
-            Thread { connection, checkpointer, on_commit, next_expiry: Arc::clone(&next_expiry) };
+        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection, 0)?));
+        let state = Thread {
+            connection,
+            checkpointer,
+            on_commit,
+            next_expiry: Arc::clone(&next_expiry),
+            expired_until,
+            expire_again: None,
+            trouble: Trouble::new(path),
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
@@ -139,6 +154,10 @@ struct Thread {
     checkpointer: Checkpointer,
     on_commit: OnCommit,
     next_expiry: Arc<AtomicU64>,
+    expired_until: Arc<AtomicU64>,
+    // When to try again to remove what has expired and could not be removed.
+    expire_again: Option<Instant>,
+    trouble: Trouble,
 }
 
 impl Thread {
@@ -189,8 +208,8 @@ impl Thread {
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
-                tracing::error!(%error, "a batch of events could not be stored");
-                let failed = Outcome::Failed(error.to_string());
+                self.trouble.failed("events could not be stored", &error);
+                let failed = Outcome::Failed(fault::in_words(&error));
                 for (reply, count) in replies.into_iter().zip(counts) {
                     reply(vec![failed.clone(); count]);
                 }
@@ -200,19 +219,42 @@ impl Thread {
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        while self.next_expiry.load(Ordering::Acquire) <= unix_now() {
+        let mut is_due = self.next_expiry.load(Ordering::Acquire) <= unix_now()
+            || self.expire_again.is_some_and(|at| at <= Instant::now());
+        while is_due {
+            self.expire_again = None;
             let removed = self.transact(|connection, now, change| {
                 rules::expire(connection, now, EXPIRE_EVENTS, change)
             });
-            match removed {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "what has expired could not be removed");
-                    break;
+            is_due = removed.as_ref().is_ok_and(|removed| *removed == EXPIRE_EVENTS);
+            if let Err(error) = removed {
+                self.trouble.failed("what has expired could not be removed", &error);
+                self.expire_again = Some(Instant::now() + EXPIRE_AGAIN);
+                if let Err(error) = self.hide_due() {
+                    self.trouble.failed("what has expired could not be read", &error);
                 }
             }
         }
+    }
+
+    /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
+    /// clock may go back, what was said to be gone does not return.
+    fn hide_due(&mut self) -> rusqlite::Result<()> {
+        let (hidden, now) = (self.expired_until.load(Ordering::Acquire), self.now());
+        let due = rules::due(&self.connection, hidden, now)?;
+        let next_expiry = rules::next_expiry(&self.connection, now)?;
+        self.expired_until.store(now, Ordering::Release);
+        for items in due.chunks(EXPIRE_EVENTS) {
+            let steps = items.iter().map(|item| Step::Removed(*item)).collect();
+            (self.on_commit)(Arc::new(Change { steps }));
+        }
+        self.next_expiry.store(next_expiry, Ordering::Release);
+        Ok(())
+    }
+
+    /// The second that decides what has expired.
+    fn now(&self) -> u64 {
+        unix_now().max(self.expired_until.load(Ordering::Acquire))
     }
 
     /// Runs `work` in a transaction, commits it and publishes what it changed.
@@ -220,18 +262,37 @@ impl Thread {
         &mut self,
         work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
+        let committed = self.commit_work(work);
+        match &committed {
+            Ok(_) => self.checkpointer.committed(&self.connection),
+            // What the log holds can often be moved to where there is room already.
+            Err(error) if fault::is_full(error) => self.checkpointer.relieve(&self.connection),
+            Err(_) => {}
+        }
+        committed
+    }
+
+    fn commit_work<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
+    ) -> rusqlite::Result<T> {
+        let (now, hidden) = (self.now(), self.expired_until.load(Ordering::Acquire));
         let mut change = Change::default();
+        if !self.connection.is_autocommit() {
+            // A failure so bad that even its transaction could not be undone at the time.
+            self.connection.execute_batch("ROLLBACK")?;
+        }
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, unix_now(), &mut change)?;
-        let next_expiry = rules::next_expiry(&transaction)?;
+        let done = work(&transaction, now, &mut change)?;
+        let next_expiry = rules::next_expiry(&transaction, hidden)?;
         transaction.commit()?;
         if !change.steps.is_empty() {
+            self.trouble.worked();
             (self.on_commit)(Arc::new(change));
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
         self.next_expiry.store(next_expiry, Ordering::Release);
-        self.checkpointer.committed(&self.connection);
         Ok(done)
     }
 }

@@ -7,6 +7,7 @@ mod bad_input;
 mod bad_negentropy;
 mod deletion;
 mod expiration;
+mod faults;
 mod limits;
 mod neg;
 mod neg_property;

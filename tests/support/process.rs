@@ -71,9 +71,15 @@ pub struct RelayProcess {
 impl RelayProcess {
     /// Starts on a free port and waits for the line that says where.
     pub fn start(store: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_negsync")), store, &[])
+    }
+
+    /// As [`RelayProcess::start`], by a command that becomes `negsync`, with more arguments.
+    pub fn start_by(mut command: Command, store: &Path, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["relay", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -95,6 +101,20 @@ impl RelayProcess {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.url).await
+    }
+
+    /// Sets a limit of the process by util-linux's name for it, such as `nofile`.
+    pub fn limit(&self, name: &str, soft: &str) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--{name}={soft}:");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        assert!(set.success(), "{limit}");
+    }
+
+    /// The number that the next file or socket of the process will have.
+    pub fn free_descriptor(&self) -> usize {
+        let open = Path::new("/proc").join(self.child.id().to_string()).join("fd");
+        (0..).find(|number| open.join(number.to_string()).symlink_metadata().is_err()).unwrap()
     }
 
     /// Sends a signal by its name, such as `TERM`.
