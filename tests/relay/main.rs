@@ -8,6 +8,7 @@ mod bad_negentropy;
 mod deletion;
 mod expiration;
 mod faults;
+mod kills;
 mod limits;
 mod neg;
 mod neg_property;
