@@ -1,5 +1,7 @@
 //! The command line: one file a command.
 
+mod check;
+mod compact;
 mod decode;
 mod explain;
 mod export;
@@ -13,6 +15,7 @@ mod sync_trace;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, LogConfig, LogFormat};
 use std::io::{ErrorKind, IsTerminal};
 use std::path::PathBuf;
@@ -41,6 +44,10 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Verify that the store is what it should be.
+    Check(check::Arguments),
+    /// Give back the room that removed events have left.
+    Compact(compact::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -75,6 +82,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
     }
 }
 
@@ -83,6 +92,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
         .downcast_ref::<std::io::Error>()
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
+}
+
+/// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
+fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
 }
 
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {

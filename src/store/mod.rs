@@ -2,7 +2,9 @@
 //! decide what an accepted event does.
 
 mod admission;
+mod check;
 mod checkpoint;
+mod compact;
 mod event;
 mod fault;
 mod filter;
@@ -19,6 +21,8 @@ mod verifier;
 mod writer;
 
 pub use admission::within_limits;
+pub use check::{Checked, Finding, check};
+pub use compact::{Compacted, compact};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
