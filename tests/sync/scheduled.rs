@@ -107,7 +107,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     is_live.await.unwrap();
     assert_same(&store.ids(), &relay.ids(), "");
     publish(&relay.url(), &notes(127, 80)).await;
-    fill(&store.local.index, &notes(128, 60));
+    fill(&store.index, &notes(128, 60));
     let began = Instant::now();
     while store.ids().len() < 340 || relay.ids().len() < 340 {
         assert!(began.elapsed() < PATIENCE, "{} {}", store.ids().len(), relay.ids().len());

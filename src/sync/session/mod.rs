@@ -236,7 +236,7 @@ impl<'sync> Session<'sync> {
         self.memory.report.bytes_down += down;
         let refused = std::mem::take(&mut self.refused);
         if !refused.is_empty() && !self.options.dry_run {
-            let store = self.local.index.store().clone();
+            let store = self.local.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
         }
         match ended {
@@ -348,7 +348,7 @@ impl<'sync> Session<'sync> {
             filter: self.options.filter.text(),
             up_to: pass.newest.min(unix_now()),
         };
-        let store = self.local.index.store().clone();
+        let store = self.local.store.clone();
         // Nobody waits for it: it only makes the next sync shorter.
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.remember_synced(synced) {
