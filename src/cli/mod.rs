@@ -1,8 +1,10 @@
 //! The command line: one file a command.
 
 mod check;
+mod chunks;
 mod compact;
 mod decode;
+mod diff;
 mod explain;
 mod export;
 mod import;
@@ -48,6 +50,11 @@ enum Command {
     Check(check::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
+    /// Tell what differs between the store and a relay, and move nothing.
+    ///
+    /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
+    /// line or store.
+    Diff(diff::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -84,6 +91,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
     }
 }
 

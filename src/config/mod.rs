@@ -1,10 +1,16 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
 mod limits;
+mod metrics;
+mod network;
+mod page;
 mod sync;
 mod within;
 
 pub use limits::{Limits, NegentropyConfig};
+pub use metrics::MetricsConfig;
+pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 
@@ -32,6 +38,10 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Who may see what the relay measures.
+    pub metrics: MetricsConfig,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

@@ -5,6 +5,7 @@
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::item::Item;
+use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
 use crate::store::{Change, EventSource, Filter, Step, StoreError};
 use std::cmp::Reverse;
@@ -41,6 +42,22 @@ pub struct Catalog {
     built: Condvar,
     // What kept sets may take together, in bytes.
     memory_bytes: usize,
+    metrics: IndexMetrics,
+}
+
+/// What the catalog holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Whether the set of all events has been loaded.
+    pub is_loaded: bool,
+    /// Items of the set of all events.
+    pub items: usize,
+    /// The memory that it takes, at most.
+    pub bytes: usize,
+    /// Sets of other filters that are kept.
+    pub kept_sets: usize,
+    /// The memory that they take, at most.
+    pub kept_bytes: usize,
 }
 
 struct State {
@@ -69,7 +86,12 @@ impl Catalog {
         // Until `load` has run, whoever asks for the set of all events waits for it.
         let full = Entry::Building(Noted::new());
         let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
-        Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes }
+        Self {
+            state: Mutex::new(state),
+            built: Condvar::new(),
+            memory_bytes,
+            metrics: IndexMetrics::default(),
+        }
     }
 
     /// Builds the set of all events. Called once, as soon as the store is open.
@@ -79,6 +101,7 @@ impl Catalog {
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
+        let _timer = self.metrics.build_s.start_timer();
         claim.settle(scan_halves(source, &everything, usize::MAX)?);
         Ok(())
     }
@@ -108,6 +131,27 @@ impl Catalog {
         }
     }
 
+    /// What it measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        &self.metrics
+    }
+
+    /// What it holds now.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics::default();
+        for (filter, entry) in &self.lock().sets {
+            let Entry::Kept { tree, .. } = entry else { continue };
+            if *filter == Filter::default() {
+                statistics.is_loaded = true;
+                (statistics.items, statistics.bytes) = (tree.len(), tree.memory_bytes());
+            } else {
+                statistics.kept_sets += 1;
+                statistics.kept_bytes += tree.memory_bytes();
+            }
+        }
+        statistics
+    }
+
     /// The complete set of the items that match any of the filters, as it is now. Blocks while it
     /// is being built.
     ///
@@ -121,7 +165,10 @@ impl Catalog {
     ) -> Result<Slice, SnapshotError> {
         let slice = match filters {
             [filter] => self.slice(source, filter, limit)?,
-            _ => union(source, filters, limit)?,
+            _ => {
+                let _timer = self.metrics.build_s.start_timer();
+                union(source, filters, limit)?
+            }
         };
         if slice.len() > limit {
             return Err(SnapshotError::TooLarge { limit });
@@ -141,7 +188,10 @@ impl Catalog {
         }
         let tree = match self.look_up(&content) {
             Some(tree) => tree,
-            None => self.build(source, filter, &content, limit)?,
+            None => {
+                let _timer = self.metrics.build_s.start_timer();
+                self.build(source, filter, &content, limit)?
+            }
         };
         Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
     }

@@ -5,11 +5,12 @@ mod crate_storage;
 mod slice;
 mod tree;
 
-pub use catalog::{Catalog, SnapshotError};
+pub use catalog::{Catalog, SnapshotError, Statistics};
 pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
+use crate::metrics::IndexMetrics;
 use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -120,6 +121,16 @@ impl Sets {
     /// is being loaded.
     pub fn contains(&self, item: &Item) -> bool {
         self.catalog.contains(item)
+    }
+
+    /// What the index holds now.
+    pub fn statistics(&self) -> Statistics {
+        self.catalog.statistics()
+    }
+
+    /// What the index measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        self.catalog.metrics()
     }
 
     /// The complete set of the items that match any of the filters. Blocks while it is built.

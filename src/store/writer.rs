@@ -6,6 +6,7 @@ use super::checkpoint::Checkpointer;
 use super::event::VerifiedEvent;
 use super::fault::{self, Trouble};
 use super::rules::{self, Change, Outcome, Step};
+use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +66,7 @@ impl Writer {
         connection: Connection,
         checkpointer: Checkpointer,
         expired_until: Arc<AtomicU64>,
+        metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
@@ -72,6 +74,7 @@ impl Writer {
         let state = Thread {
             connection,
             checkpointer,
+            metrics,
             on_commit,
             next_expiry: Arc::clone(&next_expiry),
             expired_until,
@@ -152,6 +155,7 @@ impl Writer {
 struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
+    metrics: StoreMetrics,
     on_commit: OnCommit,
     next_expiry: Arc<AtomicU64>,
     expired_until: Arc<AtomicU64>,
@@ -191,6 +195,7 @@ impl Thread {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let written = self.transact(|connection, now, change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
@@ -205,6 +210,7 @@ impl Thread {
         });
         match written {
             Ok(outcomes) => {
+                self.measure(counts.iter().sum(), began.elapsed());
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
@@ -214,6 +220,14 @@ impl Thread {
                     reply(vec![failed.clone(); count]);
                 }
             }
+        }
+    }
+
+    /// Notes a commit of events; one that only waited for expirations is none.
+    fn measure(&self, events: usize, elapsed: Duration) {
+        if events > 0 {
+            self.metrics.commit_s.observe(elapsed.as_secs_f64());
+            self.metrics.commit_events.observe(events as f64);
         }
     }
 

@@ -7,7 +7,9 @@
 pub mod client;
 pub mod disk;
 pub mod events;
+pub mod http;
 pub mod model;
+pub mod naive;
 pub mod negentropy_client;
 pub mod process;
 pub mod relay;
