@@ -112,7 +112,7 @@ async fn respond(
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                connection::serve(relay, socket).await;
+                connection::serve(relay, socket, from).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }

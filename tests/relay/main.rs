@@ -23,3 +23,4 @@ mod slow_readers;
 mod store_rules;
 mod subscriptions;
 mod unusual_json;
+mod write_policy;
