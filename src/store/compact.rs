@@ -1,6 +1,6 @@
 //! Gives back the room that removed events have left.
 
-use super::{StoreError, Synchronous, lock, refused, rules, schema, writer::unix_now};
+use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -30,8 +30,7 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
     let lock = lock::take(path)?;
     let before_bytes = size(path);
-    let mut connection =
-        schema::open_writer(path, Synchronous::Full).map_err(|error| error.while_opening(path))?;
+    let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
     let expired = expire(&mut connection)?;
     refused::remember(&connection, &[], unix_now())?;
     // In memory the copy that this makes would be as large as the store.

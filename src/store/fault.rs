@@ -1,5 +1,6 @@
 //! What SQLite's errors mean, in words for whoever published an event and for the log.
 
+use super::StoreError;
 use rusqlite::{Error, ErrorCode, ffi};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -8,7 +9,8 @@ use std::time::{Duration, Instant};
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// The fault in words that name no file: they may go to a stranger.
-pub(super) fn in_words(error: &Error) -> String {
+pub(super) fn in_words(error: &StoreError) -> String {
+    let StoreError::Sqlite(error) = error else { return error.to_string() };
     let known = match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => "the disk is full",
         Some(ErrorCode::SystemIoFailure) if has_no_room(error) => "the disk is full",
@@ -31,7 +33,8 @@ pub(super) fn is_damage(error: &Error) -> bool {
 }
 
 /// Whether room on the disk would help: then it is worth moving the write-ahead log.
-pub(super) fn is_full(error: &Error) -> bool {
+pub(super) fn is_full(error: &StoreError) -> bool {
+    let StoreError::Sqlite(error) = error else { return false };
     error.sqlite_error_code() == Some(ErrorCode::DiskFull) || has_no_room(error)
 }
 
@@ -55,13 +58,14 @@ impl Trouble {
     }
 
     /// Something could not be written.
-    pub(super) fn failed(&mut self, what: &str, error: &Error) {
+    pub(super) fn failed(&mut self, what: &str, error: &StoreError) {
         self.since_said += 1;
         if self.said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
             return;
         }
         let (store, words, times) = (self.path.display(), in_words(error), self.since_said);
-        let remedy = if is_damage(error) {
+        let is_damaged = matches!(error, StoreError::Sqlite(error) if is_damage(error));
+        let remedy = if is_damaged {
             "stop the relay and run `negsync check` on it"
         } else {
             "writing goes on by itself once that is mended"

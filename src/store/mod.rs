@@ -8,6 +8,7 @@ mod compact;
 mod event;
 mod fault;
 mod filter;
+mod flush;
 mod lock;
 mod query;
 mod readers;
@@ -26,6 +27,7 @@ pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
+pub use flush::UNTOLD_COMMITS;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
@@ -127,6 +129,9 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// What was to be written is not there, or not safely.
+    #[error("the store could not be written: {0}")]
+    NotWritten(String),
     /// SQLite refused.
     #[error("the store: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -210,7 +215,7 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens the store in `path`, making it when it is not there. `on_commit` hears of every
-    /// change, on the writer's thread, before the outcome of its events is told.
+    /// change, one after the other, before the outcome of its events is told.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a store of this version or an older one.
@@ -221,7 +226,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock::take(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
-        let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
+        let mut connection = schema::open_writer(path).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
@@ -229,6 +234,7 @@ impl Store {
             path,
             connection,
             checkpointer,
+            flush::log_flush(path, options.synchronous),
             Arc::clone(&expired_until),
             metrics.clone(),
             on_commit,

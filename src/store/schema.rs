@@ -85,7 +85,7 @@ ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
 ",
 ];
 
-/// How safe a commit is when the machine loses power (`PRAGMA synchronous`).
+/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
@@ -97,7 +97,7 @@ pub enum Synchronous {
 }
 
 /// Opens the connection that writes, and brings the tables to this version.
-pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
@@ -105,15 +105,13 @@ pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Conne
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
-    let level = match synchronous {
-        Synchronous::Full => "FULL",
-        Synchronous::Normal => "NORMAL",
-    };
-    // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
+    // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
+    // durable; the writer stops for neither. At this level SQLite still flushes in the order that
+    // keeps the file whole.
     connection.execute_batch(&format!(
         "PRAGMA page_size = 4096;
          PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = {level};
+         PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};

@@ -1,13 +1,15 @@
 //! The one thread that writes. It gathers the events that wait into one transaction, so that many
-//! share the price of one durable commit, and tells about each commit before any of its outcomes.
+//! share the price of one commit, and hands each commit to be flushed and told of.
 
 use super::StoreError;
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{self, Checkpointer};
 use super::event::VerifiedEvent;
 use super::fault::{self, Trouble};
+use super::flush::{Committed, Flusher, Tell};
 use super::rules::{self, Change, Outcome, Step};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
+use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -18,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
-/// Called with every change, after its commit and before the replies to its events.
+/// Called with every change, once it is durable and before the replies to its events.
 pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// The most events that share one commit.
@@ -43,11 +45,20 @@ enum Job {
 /// Events to remove in one commit, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
-    reply: SyncSender<rusqlite::Result<()>>,
+    reply: Answer,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
-type Note = Box<dyn FnOnce(&mut Connection) + Send>;
+struct Note {
+    write: Write,
+    reply: Answer,
+}
+
+/// Called in a transaction, with the second that it is.
+type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
+
+/// Where a caller waits to hear that what it asked for is durable.
+type Answer = SyncSender<Result<(), StoreError>>;
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -65,18 +76,21 @@ impl Writer {
         path: &Path,
         connection: Connection,
         checkpointer: Checkpointer,
+        flush: impl FnMut() -> io::Result<()> + Send + 'static,
         expired_until: Arc<AtomicU64>,
         metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection, 0)?));
+        let due = rules::next_expiry(&connection, 0)?;
+        let next_expiry = Arc::new(AtomicU64::new(due));
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
         let state = Thread {
             connection,
             checkpointer,
+            flusher,
             metrics,
-            on_commit,
-            next_expiry: Arc::clone(&next_expiry),
+            next_expiry: due,
             expired_until,
             expire_again: None,
             trouble: Trouble::new(path),
@@ -107,7 +121,7 @@ impl Writer {
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
         self.send(Job::Remove(Removal { ids, reply }));
-        Ok(removed.recv().map_err(|_| StoreError::Closed)??)
+        removed.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Writes something beside the events, in a transaction of its own, and waits for it.
@@ -115,16 +129,9 @@ impl Writer {
         &self,
         write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (send, written) = sync_channel(1);
-        self.send(Job::Note(Box::new(move |connection| {
-            let done = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let done = done.and_then(|transaction| {
-                write(&transaction, unix_now())?;
-                transaction.commit()
-            });
-            let _ = send.send(done);
-        })));
-        Ok(written.recv().map_err(|_| StoreError::Closed)??)
+        let (reply, written) = sync_channel(1);
+        self.send(Job::Note(Note { write: Box::new(write), reply }));
+        written.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Commits what was submitted before, then ends the thread.
@@ -155,9 +162,10 @@ impl Writer {
 struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
+    flusher: Flusher,
     metrics: StoreMetrics,
-    on_commit: OnCommit,
-    next_expiry: Arc<AtomicU64>,
+    // As of the last commit; others hear of it once that is durable.
+    next_expiry: u64,
     expired_until: Arc<AtomicU64>,
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
@@ -174,30 +182,35 @@ impl Thread {
             };
             let gathered = gather(first, queue);
             self.expire_due();
-            self.commit(gathered.batch);
+            self.publish(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
-                let removed =
-                    self.transact(|connection, _, change| rules::remove(connection, &ids, change));
-                let _ = reply.send(removed);
+                self.transact(
+                    |connection, _, change| rules::remove(connection, &ids, change),
+                    move |removed| answer(&reply, removed),
+                );
             }
-            for note in gathered.notes {
-                note(&mut self.connection);
+            for Note { write, reply } in gathered.notes {
+                self.transact(
+                    |connection, now, _| write(connection, now),
+                    move |written| answer(&reply, written),
+                );
             }
             if gathered.stop {
                 break;
             }
         }
+        self.flusher.finish();
         self.checkpointer.finish(&self.connection);
     }
 
-    fn commit(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
+    fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
         if batch.is_empty() {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
         let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let written = self.transact(|connection, now, change| {
+        let apply = |connection: &Connection, now, change: &mut Change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
             for events in submissions {
                 let mut of_submission = Vec::with_capacity(events.len());
@@ -207,45 +220,39 @@ impl Thread {
                 outcomes.push(of_submission);
             }
             Ok(outcomes)
-        });
-        match written {
+        };
+        let metrics = self.metrics.clone();
+        self.transact(apply, move |stored| match stored {
             Ok(outcomes) => {
-                self.measure(counts.iter().sum(), began.elapsed());
+                measure(&metrics, counts.iter().sum(), began.elapsed());
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
-                self.trouble.failed("events could not be stored", &error);
-                let failed = Outcome::Failed(fault::in_words(&error));
+                let failed = Outcome::Failed(error.to_owned());
                 for (reply, count) in replies.into_iter().zip(counts) {
                     reply(vec![failed.clone(); count]);
                 }
             }
-        }
-    }
-
-    /// Notes a commit of events; one that only waited for expirations is none.
-    fn measure(&self, events: usize, elapsed: Duration) {
-        if events > 0 {
-            self.metrics.commit_s.observe(elapsed.as_secs_f64());
-            self.metrics.commit_events.observe(events as f64);
-        }
+        });
     }
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        let mut is_due = self.next_expiry.load(Ordering::Acquire) <= unix_now()
+        let mut is_due = self.next_expiry <= unix_now()
             || self.expire_again.is_some_and(|at| at <= Instant::now());
         while is_due {
             self.expire_again = None;
-            let removed = self.transact(|connection, now, change| {
-                rules::expire(connection, now, EXPIRE_EVENTS, change)
-            });
-            is_due = removed.as_ref().is_ok_and(|removed| *removed == EXPIRE_EVENTS);
-            if let Err(error) = removed {
-                self.trouble.failed("what has expired could not be removed", &error);
+            let mut removed = 0;
+            let expire = |connection: &Connection, now, change: &mut Change| {
+                removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
+                Ok(())
+            };
+            let is_done = self.transact(expire, |_| {});
+            is_due = is_done && removed == EXPIRE_EVENTS;
+            if !is_done {
                 self.expire_again = Some(Instant::now() + EXPIRE_AGAIN);
                 if let Err(error) = self.hide_due() {
-                    self.trouble.failed("what has expired could not be read", &error);
+                    self.trouble.failed("what has expired could not be read", &error.into());
                 }
             }
         }
@@ -256,13 +263,14 @@ impl Thread {
     fn hide_due(&mut self) -> rusqlite::Result<()> {
         let (hidden, now) = (self.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
-        let next_expiry = rules::next_expiry(&self.connection, now)?;
+        self.next_expiry = rules::next_expiry(&self.connection, now)?;
         self.expired_until.store(now, Ordering::Release);
-        for items in due.chunks(EXPIRE_EVENTS) {
-            let steps = items.iter().map(|item| Step::Removed(*item)).collect();
-            (self.on_commit)(Arc::new(Change { steps }));
-        }
-        self.next_expiry.store(next_expiry, Ordering::Release);
+        let steps = due.into_iter().map(Step::Removed).collect();
+        self.flusher.committed(Committed {
+            change: Change { steps },
+            next_expiry: self.next_expiry,
+            tell: Box::new(|_| {}),
+        });
         Ok(())
     }
 
@@ -271,44 +279,76 @@ impl Thread {
         unix_now().max(self.expired_until.load(Ordering::Acquire))
     }
 
-    /// Runs `work` in a transaction, commits it and publishes what it changed.
-    fn transact<T>(
+    /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
+    /// did is durable and known to all, or why it is not. Returns whether it was committed.
+    fn transact<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
-        let committed = self.commit_work(work);
-        match &committed {
-            Ok(_) => self.checkpointer.committed(&self.connection),
-            // What the log holds can often be moved to where there is room already.
-            Err(error) if fault::is_full(error) => self.checkpointer.relieve(&self.connection),
-            Err(_) => {}
-        }
-        committed
+        tell: impl FnOnce(Result<T, &str>) + Send + 'static,
+    ) -> bool {
+        let mut change = Change::default();
+        let written = self.write(|connection, now| work(connection, now, &mut change));
+        let is_done = written.is_ok();
+        let tell: Tell = match written {
+            Ok(done) => {
+                if !change.steps.is_empty() {
+                    self.trouble.worked();
+                }
+                self.checkpointer.committed(&self.connection);
+                Box::new(|flushed| tell(flushed.map(|()| done)))
+            }
+            Err(error) => {
+                change = Change::default();
+                self.trouble.failed("the store could not be written", &error);
+                if fault::is_full(&error) {
+                    // What the log holds can often be moved to where there is room already.
+                    self.checkpointer.relieve(&self.connection);
+                }
+                let words = fault::in_words(&error);
+                Box::new(move |_| tell(Err(&words)))
+            }
+        };
+        // A failure as well: whoever hears of it has heard of all that came before.
+        self.flusher.committed(Committed { change, next_expiry: self.next_expiry, tell });
+        is_done
     }
 
-    fn commit_work<T>(
+    fn write<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
-        let (now, hidden) = (self.now(), self.expired_until.load(Ordering::Acquire));
-        let mut change = Change::default();
+        work: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if self.flusher.has_failed() {
+            if !checkpoint::is_done(&self.connection) {
+                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
+            }
+            self.flusher.mended();
+        }
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        let (now, hidden) = (self.now(), self.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, now, &mut change)?;
+        let done = work(&transaction, now)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
         transaction.commit()?;
-        if !change.steps.is_empty() {
-            self.trouble.worked();
-            (self.on_commit)(Arc::new(change));
-        }
-        // Only now: whoever sees the new second also sees what expired before it gone.
-        self.next_expiry.store(next_expiry, Ordering::Release);
+        self.next_expiry = next_expiry;
         Ok(done)
     }
+}
+
+/// Notes a commit of events; one that only waited for expirations is none.
+fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
+    if events > 0 {
+        metrics.commit_s.observe(elapsed.as_secs_f64());
+        metrics.commit_events.observe(events as f64);
+    }
+}
+
+fn answer(reply: &Answer, done: Result<(), &str>) {
+    // Fails only where nobody waits any more.
+    let _ = reply.send(done.map_err(|error| StoreError::NotWritten(error.to_owned())));
 }
 
 /// What the writer does next.
