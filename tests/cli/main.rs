@@ -3,7 +3,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check;
 mod command_line;
+mod compact;
 mod configuration;
 mod decode;
 mod decode_fixtures;
