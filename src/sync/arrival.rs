@@ -2,6 +2,8 @@
 //! the limits, verified, stored. On the verifier's threads, many events at a time.
 
 use super::Local;
+use crate::item::Item;
+use crate::policy::{Source, Verdict};
 use crate::store::{Event, Filter, Outcome, VerifiedEvent, within_limits};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -73,6 +75,8 @@ pub(super) enum Refusal {
     Unreadable,
     /// The relay that keeps our events does not take it.
     NotTaken,
+    /// The write policy does not want it.
+    Unwanted,
 }
 
 impl Refusal {
@@ -88,6 +92,7 @@ impl Refusal {
             Self::Unasked => "not asked for",
             Self::Unreadable => "unreadable",
             Self::NotTaken => "refused by the relay",
+            Self::Unwanted => "refused by the write policy",
         }
     }
 
@@ -97,15 +102,20 @@ impl Refusal {
         const DAY: u64 = 86_400;
         match self {
             Self::Superseded | Self::Deleted | Self::Expired | Self::Ephemeral => Some(30 * DAY),
-            // Limits are raised and clocks advance.
-            Self::OverLimits | Self::Invalid | Self::Unreadable | Self::NotTaken => Some(DAY),
+            // Limits are raised, clocks advance and policies change.
+            Self::OverLimits
+            | Self::Invalid
+            | Self::Unreadable
+            | Self::NotTaken
+            | Self::Unwanted => Some(DAY),
             Self::Unasked => None,
         }
     }
 
     /// Whether the reason is this store's own and so holds whichever peer sends the event.
     pub(super) fn is_ours(self) -> bool {
-        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable)
+        // A policy may go by the peer.
+        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable | Self::Unwanted)
     }
 }
 
@@ -116,6 +126,12 @@ pub(super) struct Settled {
     pub(super) id: Option<[u8; 32]>,
     pub(super) created_at: u64,
     pub(super) fate: Fate,
+}
+
+impl Settled {
+    fn of(item: Item, fate: Fate) -> Self {
+        Self { id: Some(item.id), created_at: item.created_at, fate }
+    }
 }
 
 /// The ids of events that are on their way from this peer into the store: their commits are not
@@ -138,9 +154,10 @@ impl FromPeer {
     }
 }
 
-/// Deals with events, and calls `done` once all of them are settled.
+/// Deals with events of the peer `url`, and calls `done` once all of them are settled.
 pub(super) fn settle(
     local: &Local,
+    url: &str,
     asked: &Asked,
     texts: Vec<Box<str>>,
     from_peer: Option<&FromPeer>,
@@ -148,36 +165,62 @@ pub(super) fn settle(
 ) {
     let mut settled = Vec::with_capacity(texts.len());
     let mut events = Vec::with_capacity(texts.len());
-    let mut items = Vec::with_capacity(texts.len());
     for text in texts {
         match admit(local, asked, &text) {
             Ok(event) => {
-                let item = event.item();
                 if let Some(from_peer) = from_peer {
-                    from_peer.insert(item.id);
+                    from_peer.insert(event.item().id);
                 }
-                items.push(item);
                 events.push(event);
             }
             Err(refused) => settled.push(refused),
         }
     }
-    if events.is_empty() {
-        return done(settled);
+    let is_live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
+    let (source, local) = (Source::peer(url, is_live), local.clone());
+    local.policy.clone().judge(events, &source, move |judged| {
+        let (mut items, mut events) = (Vec::new(), Vec::new());
+        for (event, verdict) in judged {
+            let item = event.item();
+            match refused(&verdict) {
+                None => {
+                    items.push(item);
+                    events.push(event);
+                }
+                Some(fate) => settled.push(Settled::of(item, fate)),
+            }
+        }
+        if events.is_empty() {
+            return done(settled);
+        }
+        local.keep(events, move |fates| {
+            let fates = items.into_iter().zip(fates);
+            settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
+            done(settled);
+        });
+    });
+}
+
+impl Local {
+    /// Has events kept: in our own store, or by the relay that we work for.
+    fn keep(&self, events: Vec<VerifiedEvent>, done: impl FnOnce(Vec<Fate>) + Send + 'static) {
+        match &self.relay {
+            Some(relay) => relay.submit(events, Box::new(done)),
+            None => {
+                let reply =
+                    move |outcomes: Vec<Outcome>| done(outcomes.into_iter().map(fate).collect());
+                self.store.submit(events, Box::new(reply));
+            }
+        }
     }
-    let settle_all = move |fates: Vec<Fate>| {
-        settled.extend(items.into_iter().zip(fates).map(|(item, fate)| {
-            let (id, created_at) = (Some(item.id), item.created_at);
-            Settled { id, created_at, fate }
-        }));
-        done(settled);
-    };
-    match &local.relay {
-        Some(relay) => relay.submit(events, Box::new(settle_all)),
-        None => local.store.submit(
-            events,
-            Box::new(move |outcomes| settle_all(outcomes.into_iter().map(fate).collect())),
-        ),
+}
+
+/// What becomes of an event that the write policy does not accept.
+fn refused(verdict: &Verdict) -> Option<Fate> {
+    match verdict {
+        Verdict::Accepted => None,
+        Verdict::Refused(_) | Verdict::RefusedQuietly => Some(Fate::Refused(Refusal::Unwanted)),
+        Verdict::Unknown => Some(Fate::Failed("the write policy does not answer".into())),
     }
 }
 
@@ -194,7 +237,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     if !asked.accepts(&event) {
         return Err(refuse(None, item.created_at, Refusal::Unasked));
     }
-    let settled = |fate| Settled { id: Some(item.id), created_at: item.created_at, fate };
+    let settled = |fate| Settled::of(item, fate);
     // A look is far cheaper than a signature.
     if local.sets.contains(&item) {
         return Err(settled(Fate::Duplicate));

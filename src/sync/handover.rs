@@ -16,8 +16,6 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
 
-/// The most batches that wait for the relay; then handing over waits.
-const QUEUE_BATCHES: usize = 16;
 /// The most events of a batch that wait for their OK.
 const EVENTS_IN_FLIGHT: usize = 64;
 /// How long the relay may say nothing while it owes an OK.
@@ -33,22 +31,23 @@ type Done = Box<dyn FnOnce(Vec<Fate>) + Send>;
 /// The way into the relay. Clones share it; it ends with the last one.
 #[derive(Clone)]
 pub(super) struct Handover {
-    batches: mpsc::Sender<(Vec<VerifiedEvent>, Done)>,
+    // Each session that fills it stops reading with so many bytes of events under way.
+    batches: mpsc::UnboundedSender<(Vec<VerifiedEvent>, Done)>,
 }
 
 impl Handover {
     /// Hands over to the relay at `url`, whose events are in `sets`.
     pub(super) fn start(url: &str, sets: Sets, keys: Option<Keys>) -> Result<Self, UrlError> {
         let url = PeerUrl::parse(url)?;
-        let (batches, queue) = mpsc::channel(QUEUE_BATCHES);
+        let (batches, queue) = mpsc::unbounded_channel();
         let hands = Hands { url, sets, keys, peer: None, auth: None, backoff: Backoff::default() };
         tokio::spawn(hands.run(queue));
         Ok(Self { batches })
     }
 
-    /// Hands over events; waits while too many wait already. Not for async code.
+    /// Hands over events.
     pub(super) fn submit(&self, events: Vec<VerifiedEvent>, done: Done) {
-        if let Err(refused) = self.batches.blocking_send((events, done)) {
+        if let Err(refused) = self.batches.send((events, done)) {
             let (events, done) = refused.0;
             done(vec![Fate::Failed("the handing over has ended".to_owned()); events.len()]);
         }
@@ -83,7 +82,7 @@ enum Said {
 }
 
 impl Hands {
-    async fn run(mut self, mut queue: mpsc::Receiver<(Vec<VerifiedEvent>, Done)>) {
+    async fn run(mut self, mut queue: mpsc::UnboundedReceiver<(Vec<VerifiedEvent>, Done)>) {
         while let Some((events, done)) = queue.recv().await {
             let mut batch: Vec<Handed> = events.into_iter().map(Handed::new).collect();
             let failure = self.hand_over(&mut batch).await.err();

@@ -39,6 +39,7 @@ pub use crate::config::Direction;
 
 use crate::config::{Config, Limits};
 use crate::index::{Index, Sets};
+use crate::policy::WritePolicy;
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use breakdown::Breakdown;
@@ -59,6 +60,8 @@ pub struct Local {
     pub verifier: Verifier,
     /// What an event from a peer has to keep to, as one that is published.
     pub limits: Limits,
+    /// What decides about each event from a peer, as about one that is published.
+    pub policy: WritePolicy,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
     // Where events from peers are kept, unless in `store`.
@@ -76,6 +79,7 @@ impl Local {
             store: index.store().clone(),
             verifier: Verifier::start()?,
             limits: Limits::default(),
+            policy: WritePolicy::default(),
             keys: None,
             relay: None,
         })
@@ -88,8 +92,11 @@ impl Local {
     pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
         let limits = config.limits.clone();
-        let local = Self::new(index).map_err(|error| SyncError::Store(error.to_string()))?;
-        Ok(Self { limits, keys, ..local })
+        let failed = |error: StoreError| SyncError::Store(error.to_string());
+        let policy = WritePolicy::start(&config.write_policy)
+            .map_err(|error| failed(StoreError::Thread(error)))?;
+        let local = Self::new(index).map_err(failed)?;
+        Ok(Self { limits, policy, keys, ..local })
     }
 
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
@@ -108,7 +115,9 @@ impl Local {
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
         let relay = Some(Handover::start(url, sets.clone(), keys.clone())?);
         let limits = config.limits.clone();
-        Ok(Self { sets, store: notes, verifier, limits, keys, relay })
+        let policy = WritePolicy::start(&config.write_policy)
+            .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay })
     }
 }
 

@@ -229,7 +229,7 @@ impl EventSource for Attached {
 
 fn pool(path: &Path, readers: usize) -> Pool {
     let path = path.to_owned();
-    Pool::new(Box::new(move || open(&path)), readers)
+    Pool::new(Box::new(move || open(&path)), readers, Arc::default())
 }
 
 /// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
