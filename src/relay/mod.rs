@@ -8,6 +8,7 @@ pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
+mod refusals;
 mod server;
 mod subscriptions;
 
@@ -99,6 +100,7 @@ impl Relay {
             stopping,
             _running: running,
         });
+        tokio::spawn(refusals::log(Arc::clone(&shared)));
         let server = tokio::spawn(server::accept(listener, shared));
         Ok(Self { address, index, peers, stop, server, ended })
     }
