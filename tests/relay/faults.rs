@@ -265,6 +265,27 @@ fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who
     assert!(negsync(&["import", "--store", path], &text).stdout.contains("50 duplicate"));
 }
 
+/// Not even the files that SQLite needs beside the store can be made.
+#[test]
+fn on_a_full_disk_who_writes_is_told_so_at_the_start_and_who_reads_reads() {
+    let Some(disk) = Disk::mount(4) else { return };
+    let store = disk.path().join("events.sqlite");
+    let path = store.to_str().unwrap();
+    let sent: Vec<Value> = Notes::new(7).take(20);
+    let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
+    assert!(negsync(&["import", "--store", path], &text).status.success());
+    disk.fill("others", 8 << 20);
+    for arguments in [&["relay", "--listen", "127.0.0.1:0"][..], &["import"], &["compact"]] {
+        let ended = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(path) && ended.stderr.contains("disk is full"), "{ended:?}");
+    }
+    check_export(&store, &sent);
+    assert!(negsync(&["check", "--store", path], "").status.success());
+    disk.remove("others");
+    assert!(negsync(&["import", "--store", path], &text).stdout.contains("20 duplicate"));
+}
+
 /// First an index is damaged, which the relay meets when it reads it; then the schema itself.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_file_is_named_with_the_remedy() {
