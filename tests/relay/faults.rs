@@ -5,7 +5,7 @@ use crate::support::client::{Client, PATIENCE};
 use crate::support::disk::Disk;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::process::{RelayProcess, negsync};
-use crate::support::{Author, events, id_of, model};
+use crate::support::{Author, TestRelay, events, id_of, model};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
@@ -169,6 +169,32 @@ async fn a_full_disk_of_64_mb() {
     disk.fill("others", 24 << 20);
     let relay = RelayProcess::start(&store);
     run_full(relay, &store, "the disk is full", |_| {}, |_| disk.remove("others")).await;
+}
+
+/// What cannot be stored now is fetched again later, by the same process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_into_a_full_disk_is_made_up_for_once_there_is_room() {
+    let Some(disk) = Disk::mount(16) else { return };
+    let peer = TestRelay::start().await;
+    let config = disk.path().join("relay.toml");
+    let section = format!("[[peer]]\nurl = \"{}\"\ninterval_s = 1\n", peer.url());
+    std::fs::write(&config, section).unwrap();
+    let command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    let store = disk.path().join("events.sqlite");
+    let relay = RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
+    let mut client = relay.client().await;
+    assert!(neg_ids(&mut client, &json!({})).await.is_empty());
+    disk.fill("others", 32 << 20);
+    let held = Notes::new(8).take(200);
+    peer.client().await.publish_all(&held).await;
+    Account::default().publish_until_refused(&mut client, &mut Notes::new(9)).await;
+    disk.remove("others");
+    let expected = model::ids(&held);
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while !neg_ids(&mut client, &json!({})).await.is_superset(&expected) {
+        assert!(Instant::now() < deadline, "the sync was not taken up again");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
 }
 
 /// Not by room on the disk but by a limit of the process: needs no root, and is another error.
