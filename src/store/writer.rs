@@ -4,7 +4,7 @@
 use super::StoreError;
 use super::checkpoint::{self, Checkpointer};
 use super::event::VerifiedEvent;
-use super::flush::{Committed, Flusher};
+use super::flush::{Committed, Flusher, Told, Untold};
 use super::rules::{self, Change, Outcome};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
@@ -61,6 +61,7 @@ pub(super) struct Writer {
     jobs: SyncSender<Job>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: Arc<AtomicU64>,
+    told: Arc<Told>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -77,12 +78,20 @@ impl Writer {
         let due = rules::next_expiry(&connection)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
-        let state = Thread { connection, checkpointer, flusher, metrics, next_expiry: due };
+        let told = Arc::new(Told::default());
+        let state = Thread {
+            connection,
+            checkpointer,
+            flusher,
+            metrics,
+            next_expiry: due,
+            told: Arc::clone(&told),
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, next_expiry, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, next_expiry, told, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands events over; waits while the queue is full.
@@ -93,6 +102,11 @@ impl Writer {
     /// Whether something stored was due to be removed by `now`.
     pub(super) fn has_expired(&self, now: u64) -> bool {
         self.next_expiry.load(Ordering::Acquire) <= now
+    }
+
+    /// Waits until all have been told of every commit that may have been read before the call.
+    pub(super) fn wait_until_told(&self) {
+        self.told.wait();
     }
 
     /// Removes what is due now, then replies.
@@ -149,6 +163,7 @@ struct Thread {
     metrics: StoreMetrics,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
+    told: Arc<Told>,
 }
 
 impl Thread {
@@ -239,7 +254,8 @@ impl Thread {
     ) {
         let mut change = Change::default();
         match self.write(|connection, now| work(connection, now, &mut change)) {
-            Ok(done) => self.flusher.committed(Committed {
+            Ok((done, untold)) => self.flusher.committed(Committed {
+                untold,
                 change,
                 next_expiry: self.next_expiry,
                 tell: Box::new(|flushed| tell(flushed.map(|()| done))),
@@ -255,7 +271,7 @@ impl Thread {
     fn write<T>(
         &mut self,
         work: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<(T, Untold), StoreError> {
         if self.flusher.has_failed() {
             if !checkpoint::is_done(&self.connection) {
                 return Err(StoreError::NotWritten("the disk failed, and still does".into()));
@@ -266,9 +282,11 @@ impl Thread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, unix_now())?;
         let next_expiry = rules::next_expiry(&transaction)?;
+        // Before anybody can read what it did.
+        let untold = Told::begin(&self.told);
         transaction.commit()?;
         self.next_expiry = next_expiry;
-        Ok(done)
+        Ok((done, untold))
     }
 }
 
