@@ -70,7 +70,8 @@ pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
 /// A transaction that SQLite has committed and that nobody has heard of.
 pub(super) struct Committed {
-    pub(super) untold: Untold,
+    // None of one that came to nothing.
+    pub(super) untold: Option<Untold>,
     pub(super) change: Change,
     // The second at which the next stored event expires, as of this commit.
     pub(super) next_expiry: u64,
@@ -234,9 +235,11 @@ mod tests {
             *hears.lock().unwrap() += added.count();
         };
         let writer = Writer::start(
+            &path,
             connection,
             checkpointer,
             flush,
+            Arc::default(),
             StoreMetrics::default(),
             Box::new(on_commit),
         )
