@@ -6,6 +6,7 @@ mod support;
 mod command_line;
 mod configuration;
 mod decode;
+mod errors;
 mod export;
 mod import;
 mod logs;
