@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+mod check;
 mod chunks;
+mod compact;
 mod completions;
 mod decode;
 mod diff;
@@ -20,6 +22,7 @@ pub(crate) use remedy::remedy;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, LogConfig, LogFormat};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
@@ -48,6 +51,10 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Verify that the store is what it should be.
+    Check(check::Arguments),
+    /// Give back the room that removed events have left.
+    Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
@@ -91,6 +98,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
@@ -116,6 +125,18 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 
 /// At `trace` these log whole messages, and with them the content of events.
 const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+
+/// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
+fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
 
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
     let log = tracing_subscriber::fmt()

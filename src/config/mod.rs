@@ -6,6 +6,7 @@ mod network;
 mod page;
 mod sync;
 mod within;
+mod write_policy;
 
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
@@ -13,6 +14,7 @@ pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
+pub use write_policy::WritePolicyConfig;
 
 use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -33,6 +35,8 @@ pub struct Config {
     pub negentropy: NegentropyConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// The operator's own program that decides about events.
+    pub write_policy: WritePolicyConfig,
     /// How this store asks others.
     pub sync: SyncConfig,
     /// The peers that the relay keeps in sync with.

@@ -8,6 +8,7 @@ use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -25,6 +26,7 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What the verbs of one connection share.
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
+    pub(super) address: IpAddr,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
@@ -32,7 +34,7 @@ pub(super) struct Client {
 }
 
 /// Serves a client until either side ends it.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, address: IpAddr) {
     let (sink, mut stream) = socket.split();
     relay.metrics.connections_total.inc();
     let mut open = Share::of(&relay.metrics.connections);
@@ -48,6 +50,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
+        address,
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),

@@ -2,6 +2,7 @@
 
 use super::connection::Client;
 use super::message;
+use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
 use crate::store::Filter;
 
@@ -13,6 +14,10 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
         tokio::task::spawn_blocking(move || index.snapshot(&filters, limit).map(|set| set.len()));
     let answer = match counted.await {
         Ok(Ok(events)) => message::count(&id, events),
+        Ok(Err(SnapshotError::Store(error))) => {
+            tracing::error!(%error, "a COUNT could not be answered");
+            message::closed(&id, "error: the store could not be read")
+        }
         Ok(Err(error)) => message::closed(&id, &format!("error: {error}")),
         Err(panic) => message::closed(&id, &format!("error: {panic}")),
     };

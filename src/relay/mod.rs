@@ -15,6 +15,7 @@ mod subscriptions;
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
 use std::net::SocketAddr;
@@ -59,6 +60,7 @@ struct Shared {
     config: Config,
     index: Index,
     verifier: Verifier,
+    policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     peers: Peers,
     metrics: Metrics,
@@ -86,10 +88,12 @@ impl Relay {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let peers = Peers::default();
+        let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
         let shared = Arc::new(Shared {
             config,
             index: index.clone(),
             verifier: Verifier::start()?,
+            policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),

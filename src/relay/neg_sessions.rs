@@ -99,7 +99,10 @@ impl From<SnapshotError> for OpenError {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
-            SnapshotError::Store(error) => Self::Failed(error.to_string()),
+            SnapshotError::Store(error) => {
+                tracing::error!(%error, "a set could not be read");
+                Self::Failed("the store could not be read".into())
+            }
         }
     }
 }

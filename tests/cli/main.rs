@@ -3,9 +3,12 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check;
 mod command_line;
+mod compact;
 mod configuration;
 mod decode;
+mod decode_fixtures;
 mod errors;
 mod export;
 mod import;
