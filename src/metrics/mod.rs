@@ -62,7 +62,7 @@ const NEG_REASONS: [&str; 8] = [
     "other",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 5] = ["handshake", "connections", "address", "rate", "other"];
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "connections", "address", "other"];
 
 /// What a store measures.
 #[derive(Debug, Clone)]
