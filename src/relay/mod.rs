@@ -8,6 +8,7 @@ pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
+mod read_trouble;
 mod refusals;
 mod server;
 mod subscriptions;
@@ -18,6 +19,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
+use read_trouble::ReadTrouble;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +67,7 @@ struct Shared {
     peers: Peers,
     metrics: Metrics,
     health: Health,
+    read_trouble: ReadTrouble,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -97,6 +100,7 @@ impl Relay {
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
+            read_trouble: ReadTrouble::default(),
             stopping,
             _running: running,
         });
