@@ -7,6 +7,7 @@ mod http;
 pub mod message;
 mod neg_sessions;
 mod outbox;
+mod page;
 mod publish;
 mod refusals;
 mod server;
@@ -18,6 +19,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
+use page::Page;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +67,7 @@ struct Shared {
     peers: Peers,
     metrics: Metrics,
     health: Health,
+    page: Page,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -97,6 +100,7 @@ impl Relay {
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
+            page: Page::default(),
             stopping,
             _running: running,
         });

@@ -16,6 +16,7 @@ mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;
+mod page;
 mod publish;
 mod replaceable;
 mod shutdown;
