@@ -13,4 +13,5 @@ mod export;
 mod import;
 mod logs;
 mod neg_open;
+mod readme;
 mod shells;

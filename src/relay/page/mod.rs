@@ -90,7 +90,11 @@ pub(super) fn respond_updates<B>(
         return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
     };
     let updates = subscribe(Arc::clone(relay), viewer(request, relay, from), permit);
-    private(StatusCode::OK, "text/event-stream", Body::Updates(updates))
+    let mut response = private(StatusCode::OK, "text/event-stream", Body::Updates(updates));
+    // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
+    let name = HeaderName::from_static("x-accel-buffering");
+    response.headers_mut().insert(name, HeaderValue::from_static("no"));
+    response
 }
 
 /// Only a connection that comes from an operator's network is theirs: what came by way of a proxy
