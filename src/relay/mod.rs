@@ -7,6 +7,7 @@ mod http;
 pub mod message;
 mod neg_sessions;
 mod outbox;
+mod page;
 mod publish;
 mod read_trouble;
 mod refusals;
@@ -19,6 +20,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
+use page::Page;
 use read_trouble::ReadTrouble;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,6 +70,7 @@ struct Shared {
     metrics: Metrics,
     health: Health,
     read_trouble: ReadTrouble,
+    page: Page,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -101,6 +104,7 @@ impl Relay {
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
             read_trouble: ReadTrouble::default(),
+            page: Page::default(),
             stopping,
             _running: running,
         });
