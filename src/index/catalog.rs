@@ -105,7 +105,9 @@ impl Catalog {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything, begun: self.lock().begun };
         let _timer = self.metrics.build_s.start_timer();
-        claim.settle(scan_halves(source, &everything, usize::MAX)?);
+        let items = scan_halves(source, &everything, usize::MAX)?;
+        source.wait_until_told()?;
+        claim.settle(items);
         Ok(())
     }
 
@@ -246,7 +248,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The set of all events is always kept; it is missing only when it could not be loaded.
+        let everything = *content == Filter::default();
+        if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -262,10 +266,11 @@ impl Catalog {
                 let begun = state.begun;
                 drop(state);
                 let claim = Claim { catalog: self, content, begun };
-                let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
+                // What the scan saw half of has to be noted whole.
+                source.wait_until_told()?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }

@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod bad_negentropy;
+mod clock;
 mod deletion;
 mod expiration;
 mod faults;
@@ -16,6 +17,7 @@ mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;
+mod page;
 mod publish;
 mod replaceable;
 mod shutdown;
