@@ -85,16 +85,31 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
+/// Changes which lines are logged, while they are.
+type SetLogLevel = Box<dyn Fn(&LogConfig) -> anyhow::Result<()>>;
+
+fn start_log(config: &LogConfig) -> anyhow::Result<SetLogLevel> {
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    Ok(match config.format {
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| Ok(handle.reload(log_filter(config)?)?))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| Ok(handle.reload(log_filter(config)?)?))
+        }
+    })
+}
+
+fn log_filter(config: &LogConfig) -> anyhow::Result<EnvFilter> {
+    EnvFilter::try_new(&config.level)
+        .with_context(|| format!("log.level: {:?} is not a level", config.level))
 }

@@ -1,5 +1,6 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod difference;
 mod limits;
 mod sync;
 mod within;

@@ -34,7 +34,7 @@ pub(super) struct Client {
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
     let (sink, mut stream) = socket.split();
     let subscriptions = Arc::new(Subscriptions::new());
-    let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
+    let send_timeout = Duration::from_secs(relay.config().limits.send_timeout_s.get());
     let (outbox, sending) =
         outbox(relay.index.subscribe(), Arc::clone(&subscriptions), send_timeout);
     let mut sender = tokio::spawn(sending.run(sink));
@@ -60,7 +60,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
 /// Takes messages until the client closes, breaks the protocol or the relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
-    let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy);
+    let mut neg_sessions = NegSessions::new(&client.relay.config().negentropy);
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
@@ -80,7 +80,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
-    match message::parse(text, &client.relay.config.limits) {
+    match message::parse(text, &client.relay.config().limits) {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
@@ -106,7 +106,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
 async fn refuse(client: &Client, error: &Error) {
     let (text, code) = match error {
         Error::Capacity(_) => {
-            let most = client.relay.config.limits.message_bytes.get();
+            let most = client.relay.config().limits.message_bytes.get();
             (format!("invalid: a message of more than {most} bytes"), CloseCode::Size)
         }
         Error::Utf8(_) => ("invalid: a message that is not UTF-8".to_owned(), CloseCode::Invalid),

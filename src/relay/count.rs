@@ -8,7 +8,7 @@ use crate::store::Filter;
 /// COUNT
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let index = client.relay.index.clone();
-    let limit = client.relay.config.negentropy.max_sync_events.size();
+    let limit = client.relay.config().negentropy.max_sync_events.size();
     let counted =
         tokio::task::spawn_blocking(move || index.snapshot(&filters, limit).map(|set| set.len()));
     let answer = match counted.await {

@@ -29,11 +29,11 @@ pub(super) fn respond(request: &Request<Incoming>, relay: &Shared) -> Response<B
     match (request.method(), request.uri().path()) {
         (&Method::OPTIONS, _) => answer(StatusCode::NO_CONTENT, "text/plain", String::new()),
         (&Method::GET | &Method::HEAD, _) if wants_document => {
-            answer(StatusCode::OK, NOSTR_JSON, document(&relay.config).to_string())
+            answer(StatusCode::OK, NOSTR_JSON, document(&relay.config()).to_string())
         }
         (&Method::GET | &Method::HEAD, "/") => {
             let text =
-                format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config.relay.name);
+                format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),

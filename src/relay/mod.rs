@@ -7,12 +7,16 @@ mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
+mod reload;
 mod server;
 mod subscriptions;
+
+pub use reload::Reloaded;
 
 use crate::config::Config;
 use crate::index::Index;
 use crate::store::{StoreError, StoreOptions, Verifier};
+use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +47,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
+    settings: Arc<Settings>,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     // Every connection holds a clone of the receiver: closed means that all have ended.
@@ -51,12 +56,19 @@ pub struct Relay {
 
 /// What all connections share.
 struct Shared {
-    config: Config,
+    settings: Arc<Settings>,
     index: Index,
     verifier: Verifier,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
+}
+
+impl Shared {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        self.settings.get()
+    }
 }
 
 impl Relay {
@@ -76,15 +88,16 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let settings = Arc::new(Settings::new(config));
         let shared = Arc::new(Shared {
-            config,
+            settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
             stopping,
             _running: running,
         });
         let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, stop, server, ended })
+        Ok(Self { address, index, settings, stop, server, ended })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -95,6 +108,13 @@ impl Relay {
     /// The index that the relay serves.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart: connections that are
+    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
+    /// the relay; whoever runs these has to look at the keys that changed.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        self.settings.replace(config)
     }
 
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when

@@ -61,7 +61,8 @@ impl NegSessions {
         payload: Vec<u8>,
     ) {
         self.close(&id);
-        let config = &client.relay.config.negentropy;
+        let config = client.relay.config();
+        let config = &config.negentropy;
         if !self.lock().has_room_for(&id) {
             let most = config.sessions.get();
             let text = format!("rate-limited: {most} NEG sessions are open; close one first");

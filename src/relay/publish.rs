@@ -21,7 +21,7 @@ pub(super) async fn publish(client: &Client, json: &str) {
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
     let verifier = client.relay.verifier.clone();
-    verifier.run(move || accept(&json, &relay.config.limits, &relay.index, outbox, permit)).await;
+    verifier.run(move || accept(&json, &relay.config().limits, &relay.index, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.

@@ -95,7 +95,7 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                let config = websocket_config(relay.config.limits.message_bytes.size());
+                let config = websocket_config(relay.config().limits.message_bytes.size());
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;

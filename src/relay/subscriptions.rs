@@ -140,8 +140,7 @@ impl Subscriptions {
 
 /// REQ
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
-    let limits = &client.relay.config.limits;
-    let most = limits.subscriptions.size();
+    let most = client.relay.config().limits.subscriptions.size();
     let Some(generation) = client.subscriptions.begin(&id, filters.clone(), most) else {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
@@ -173,7 +172,7 @@ async fn send_stored(
 ) -> Result<Vec<[u8; 32]>, String> {
     let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
     let reader = client.relay.index.reader().clone();
-    let most = client.relay.config.limits.events_per_filter.size();
+    let most = client.relay.config().limits.events_per_filter.size();
     let (hits, mut batch) = on_a_thread(move || {
         let add = |item: &Item, json: &str| first.add(item, json);
         let hits = reader.newest_and_first(&filters, most, READ_EVENTS, unix_now(), add)?;

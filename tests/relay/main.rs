@@ -12,6 +12,7 @@ mod neg;
 mod neg_property;
 mod nip11;
 mod publish;
+mod reload;
 mod replaceable;
 mod shutdown;
 mod slow_readers;
