@@ -83,6 +83,15 @@ impl Index {
         self.catalog.contains(item)
     }
 
+    /// As [`Index::snapshot`], if it takes no reading of the store: `None` where it does.
+    ///
+    /// # Errors
+    /// As [`Index::snapshot`].
+    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+        self.store.expire()?;
+        self.catalog.kept(filters, limit)
+    }
+
     /// The complete set of the items that match any of the filters. Blocks while it is built.
     ///
     /// # Errors

@@ -75,12 +75,17 @@ fn document(config: &Config) -> Value {
             "max_limit": limits.events_per_filter.get(),
             "max_subid_length": limits.subscription_id_bytes.get(),
             "max_event_tags": limits.event_tags.get(),
+            "max_content_length": limits.content_chars.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),
             "auth_required": false,
             "payment_required": false,
             "restricted_writes": false,
         },
     });
+    if limits.created_at_behind_s.get() > 0 {
+        let behind = limits.created_at_behind_s.get();
+        document["limitation"]["created_at_lower_limit"] = Value::from(behind);
+    }
     for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {
         if !value.is_empty()
             && let Some(document) = document.as_object_mut()

@@ -2,16 +2,16 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::Filter;
+use crate::store::{Event, Filter};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
 
 /// A message that could be read.
 #[derive(Debug)]
-pub enum ClientMessage<'text> {
+pub enum ClientMessage {
     /// NIP-01: publish an event; its JSON is read later, on a pool.
-    Event(&'text str),
+    Event(Box<str>),
     /// NIP-01: answer from the store, then live.
     Req {
         /// The subscription id.
@@ -61,7 +61,7 @@ pub struct Refusal {
 ///
 /// # Errors
 /// The answer for a message that is malformed or over a limit.
-pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
     let elements: Vec<&RawValue> = serde_json::from_str(text)
         .map_err(|error| refuse_notice(&format!("not a JSON array: {error}")))?;
     let Some((verb, rest)) = elements.split_first() else {
@@ -71,7 +71,7 @@ pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'
         .map_err(|_| refuse_notice("a message begins with its verb, a string"))?;
     match verb.as_str() {
         "EVENT" => match rest {
-            [event] => Ok(ClientMessage::Event(event.get())),
+            [event] => Ok(ClientMessage::Event(event.get().into())),
             _ => Err(refuse_notice("EVENT takes one event")),
         },
         "REQ" => {
@@ -150,12 +150,31 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text
 }
 
-fn refuse(answer: String) -> Refusal {
+/// The answer that says why a message that could be read is not taken.
+pub fn refuse(message: ClientMessage, reason: &str) -> Refusal {
+    match message {
+        ClientMessage::Event(json) => only(match Event::claimed_id(&json) {
+            Some(id) => ok(&id, false, reason),
+            None => notice(reason),
+        }),
+        ClientMessage::Req { id, .. }
+        | ClientMessage::Close(id)
+        | ClientMessage::Count { id, .. } => only(closed(&id, reason)),
+        // NIP-77, Error message: the session is closed.
+        ClientMessage::NegOpen { id, .. }
+        | ClientMessage::NegMsg { id, .. }
+        | ClientMessage::NegClose(id) => {
+            Refusal { answer: neg_err(&id, reason), neg_session: Some(id) }
+        }
+    }
+}
+
+fn only(answer: String) -> Refusal {
     Refusal { answer, neg_session: None }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
-    refuse(notice(&format!("invalid: {reason}")))
+    only(notice(&format!("invalid: {reason}")))
 }
 
 fn refuse_neg(id: String, reason: &str) -> Refusal {
@@ -191,7 +210,7 @@ fn query(
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(refuse(closed(&id, &format!("invalid: {reason}")))),
+        Err(reason) => Err(only(closed(&id, &format!("invalid: {reason}")))),
     }
 }
 
@@ -205,7 +224,7 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
 }
 
 /// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
-fn neg_open<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
     let id = read_id("NEG-OPEN", rest.first(), limits)?;
     let (filter, payload) = match rest {
         [_, filter, payload] => (filter, payload),
@@ -231,7 +250,7 @@ fn neg_open<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<
     }
 }
 
-fn neg_msg<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
     let id = read_id("NEG-MSG", rest.first(), limits)?;
     let payload = match rest {
         [_, payload] => read_payload(payload),

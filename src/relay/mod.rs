@@ -3,6 +3,7 @@
 mod connection;
 mod count;
 mod http;
+mod limits;
 mod message;
 mod neg_sessions;
 mod outbox;
@@ -59,6 +60,7 @@ struct Shared {
     settings: Arc<Settings>,
     index: Index,
     verifier: Verifier,
+    counts: limits::Counts,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -93,6 +95,7 @@ impl Relay {
             settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
+            counts: limits::Counts::new(options.readers),
             stopping,
             _running: running,
         });

@@ -2,24 +2,46 @@
 //! opened with.
 
 use super::connection::Client;
+use super::limits::{NegShare, Turns};
 use super::message;
 use crate::config::NegentropyConfig;
-use crate::index::{Slice, SnapshotError};
+use crate::index::{Index, Slice, SnapshotError};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, Sessions};
 use crate::store::Filter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-/// A message longer than this is answered on a thread that may take its time.
-const INLINE_BYTES: usize = 4_096;
+/// A message up to this length is answered where it was read, in less time than it takes to hand
+/// it to another thread and back.
+const INLINE_BYTES: usize = 512;
+/// A message up to this length is answered in a few milliseconds at the most: each range of it can
+/// ask for sixteen fingerprints.
+const SHORT_BYTES: usize = 4_096;
 
-/// The NEG sessions of one connection by their ids, apart from its subscriptions. Clones share
-/// them: long messages are answered on another thread.
-#[derive(Clone)]
+/// The NEG sessions of one connection by their ids, apart from its subscriptions.
 pub(super) struct NegSessions {
-    sessions: Arc<Mutex<Sessions<String, Slice>>>,
+    open: Arc<Mutex<Open>>,
+    began: Instant,
 }
+
+struct Open {
+    sessions: Sessions<String, Slice>,
+    share: NegShare,
+}
+
+/// NIP-77, Initial message.
+struct Opening {
+    id: String,
+    filters: Vec<Filter>,
+    packet: Packet,
+    limit: usize,
+    now_s: u64,
+}
+
+/// Finds the set of a session; `None` where it cannot in a short time.
+type Find = fn(&Index, &Opening) -> Result<Option<Slice>, SnapshotError>;
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +64,9 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    pub(super) fn new(config: &NegentropyConfig) -> Self {
-        let limits = Limits {
-            sessions: config.sessions.size(),
-            // They end with their connection.
-            idle_s: u64::MAX,
-            frame_limit_bytes: config.frame_limit_bytes as usize,
-        };
-        Self { sessions: Arc::new(Mutex::new(Sessions::new(limits, 0))) }
+    pub(super) fn new(config: &NegentropyConfig, share: NegShare) -> Self {
+        let open = Open { sessions: Sessions::new(limits(config), 0), share };
+        Self { open: Arc::new(Mutex::new(open)), began: Instant::now() }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends.
@@ -63,64 +80,153 @@ impl NegSessions {
         self.close(&id);
         let config = client.relay.config();
         let config = &config.negentropy;
-        if !self.lock().has_room_for(&id) {
-            let most = config.sessions.get();
-            let text = format!("rate-limited: {most} NEG sessions are open; close one first");
+        let has_room = self.lock().make_room(&id, config);
+        if let Err(text) = has_room {
             return client.outbox.text(message::neg_err(&id, &text)).await;
         }
-        let index = client.relay.index.clone();
-        let limit = config.max_sync_events.size();
-        let (sessions, session) = (self.clone(), id.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            // A message that nobody can answer is refused before a set is built for it.
-            check(&payload)?;
-            let set = index.snapshot(&filters, limit)?;
-            Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
+        let is_short = payload.len() <= SHORT_BYTES;
+        let opening = Arc::new(Opening {
+            id,
+            filters,
+            packet: Packet { kind: Kind::Open, session: 0, payload },
+            limit: config.max_sync_events.size(),
+            now_s: self.now_s(),
         });
-        let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));
+        let (short, long) = (&client.relay.counts.short, &client.relay.counts.long);
+        let kept: Find = |index, opening| index.kept(&opening.filters, opening.limit);
+        let any: Find = |index, opening| index.snapshot(&opening.filters, opening.limit).map(Some);
+        let mut opened = Ok(None);
+        if is_short {
+            opened = self.find(client, short, &opening, kept).await;
+        }
+        if matches!(opened, Ok(None)) {
+            opened = self.find(client, long, &opening, any).await;
+        }
+        self.lock().count();
+        let id = &opening.id;
         let text = match opened {
-            Ok(received) => answer(&id, received),
-            Err(OpenError::TooLarge { limit }) => message::neg_err_too_large(&id, limit),
-            Err(error) => message::neg_err(&id, &error.to_string()),
+            Ok(Some(received)) => answer(id, received),
+            Ok(None) => message::neg_err(id, "error: there is no set"),
+            Err(OpenError::TooLarge { limit }) => message::neg_err_too_large(id, limit),
+            Err(error) => message::neg_err(id, &error.to_string()),
         };
         client.outbox.text(text).await;
     }
 
+    /// Opens a session in a turn of the client's, if its set is found.
+    async fn find(
+        &self,
+        client: &Client,
+        turns: &Arc<Turns>,
+        opening: &Arc<Opening>,
+        find: Find,
+    ) -> Result<Option<Received>, OpenError> {
+        let (open, opening) = (Arc::clone(&self.open), Arc::clone(opening));
+        let index = client.relay.index.clone();
+        let found = client.work(turns, move || {
+            // A message that nobody can answer is refused before a set is built for it.
+            check(&opening.packet.payload)?;
+            let Some(set) = find(&index, &opening)? else { return Ok(None) };
+            let mut open = lock(&open);
+            let Opening { id, packet, now_s, .. } = &*opening;
+            Ok(Some(open.sessions.receive(id, packet, *now_s, || Some(set))))
+        });
+        found.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())))
+    }
+
     /// NIP-77, Subsequent messages.
     pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
-        let (sessions, session) = (self.clone(), id.clone());
-        let is_long = payload.len() > INLINE_BYTES;
-        let take = move || sessions.take(&session, Kind::Question, payload, || None);
-        let text = if is_long {
-            match tokio::task::spawn_blocking(take).await {
+        let counts = &client.relay.counts;
+        let bytes = payload.len();
+        let turns = if bytes <= SHORT_BYTES { &counts.short } else { &counts.long };
+        let (open, session, now_s) = (Arc::clone(&self.open), id.clone(), self.now_s());
+        let take = move || {
+            // A session has one number only: its id tells it from others, and opening it anew
+            // ends it.
+            let packet = Packet { kind: Kind::Question, session: 0, payload };
+            lock(&open).sessions.receive(&session, &packet, now_s, || None)
+        };
+        let text = if bytes <= INLINE_BYTES {
+            let _turn = turns.take(client.address()).await;
+            answer(&id, take())
+        } else {
+            match client.work(turns, take).await {
                 Ok(received) => answer(&id, received),
                 Err(panic) => message::neg_err(&id, &format!("error: {panic}")),
             }
-        } else {
-            answer(&id, take())
         };
+        self.lock().count();
         client.outbox.text(text).await;
     }
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(super) fn close(&mut self, id: &str) {
-        self.lock().forget(&id.to_owned());
+        let mut open = self.lock();
+        open.sessions.forget(&id.to_owned());
+        open.count();
     }
 
-    /// A session has one number only: its id tells it from others, and opening it anew ends it.
-    fn take(
-        &self,
-        id: &String,
-        kind: Kind,
-        payload: Vec<u8>,
-        set: impl FnOnce() -> Option<Slice>,
-    ) -> Received {
-        let packet = Packet { kind, session: 0, payload };
-        self.lock().receive(id, &packet, 0, set)
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().sessions.answering_len() == 0
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sessions<String, Slice>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Ends the sessions that have been asked nothing for too long, and says so.
+    pub(super) async fn expire(&mut self, client: &Client) {
+        let config = client.relay.config();
+        let expired = {
+            let mut open = self.lock();
+            open.sessions.set_limits(limits(&config.negentropy));
+            let expired = open.sessions.expire(self.now_s());
+            open.count();
+            expired.answering
+        };
+        let seconds = config.negentropy.idle_timeout_s.get();
+        for id in expired {
+            let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
+            client.outbox.text(message::neg_err(&id, &text)).await;
+        }
+    }
+
+    fn now_s(&self) -> u64 {
+        self.began.elapsed().as_secs()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        lock(&self.open)
+    }
+}
+
+impl Open {
+    /// Takes a place for one more session; says why where there is none.
+    fn make_room(&mut self, id: &String, config: &NegentropyConfig) -> Result<(), String> {
+        self.sessions.set_limits(limits(config));
+        if !self.sessions.has_room_for(id) {
+            let most = config.sessions.get();
+            return Err(format!("rate-limited: {most} NEG sessions are open; close one first"));
+        }
+        if !self.share.take(config.sessions_in_all.size()) {
+            return Err("rate-limited: too many NEG sessions are open; try again later".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Gives back the places of sessions that have ended.
+    fn count(&mut self) {
+        self.share.keep(self.sessions.answering_len());
+    }
+}
+
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn limits(config: &NegentropyConfig) -> Limits {
+    Limits {
+        sessions: config.sessions.size(),
+        // One more, because the seconds that count are whole ones.
+        idle_s: config.idle_timeout_s.get().saturating_add(1),
+        frame_limit_bytes: config.frame_limit_bytes as usize,
     }
 }
 

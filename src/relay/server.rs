@@ -1,5 +1,6 @@
 //! Accepts connections and hands each to HTTP or, upgraded, to WebSocket.
 
+use super::limits::{Full, Handshake, Place, client_address};
 use super::{Shared, connection, http, stopped};
 use hyper::body::Incoming;
 use hyper::header::{
@@ -11,6 +12,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -18,9 +20,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-/// How long a client may take over the headers of its request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a relay that stops waits for an answer to be taken, and not for half a request.
+/// How long an answer has to be taken when the relay stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -40,8 +40,10 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
             () = stopped(&mut stopping) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(serve(stream, Arc::clone(&relay)));
+            Ok((stream, peer)) => {
+                let most = relay.config().connections.half_open.size();
+                let handshake = relay.counts.half_open.enter(most);
+                tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&relay)));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -51,25 +53,28 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, relay: Arc<Shared>) {
+/// Serves HTTP until a WebSocket has come of it, or for as long as a handshake may take.
+async fn serve(stream: TcpStream, peer: IpAddr, mut handshake: Handshake, relay: Arc<Shared>) {
     // Answers are small and awaited: never hold them back to fill a packet.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection cannot send at once");
     }
     let mut stopping = relay.stopping.clone();
+    let patience = Duration::from_secs(relay.config().connections.handshake_timeout_s.get());
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
-        async move { Ok::<_, Infallible>(respond(request, relay)) }
+        async move { Ok::<_, Infallible>(respond(request, peer, relay)) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .header_read_timeout(patience)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = stopped(&mut stopping) => {
+        () = handshake.pushed_out() => return,
+        _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
             served.as_mut().graceful_shutdown();
             tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
         }
@@ -79,7 +84,11 @@ async fn serve(stream: TcpStream, relay: Arc<Shared>) {
     }
 }
 
-fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http::Body> {
+fn respond(
+    mut request: Request<Incoming>,
+    peer: IpAddr,
+    relay: Arc<Shared>,
+) -> Response<http::Body> {
     if !has_token(&request, UPGRADE, "websocket") {
         return http::respond(&request, &relay);
     }
@@ -91,6 +100,10 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
         return response;
     }
+    let place = match place(&request, peer, &relay) {
+        Ok(place) => place,
+        Err((status, text)) => return http::refuse(status, &format!("{text} Try again later.\n")),
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
@@ -99,7 +112,7 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                connection::serve(relay, socket).await;
+                connection::serve(relay, socket, place).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }
@@ -113,6 +126,26 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     response
+}
+
+/// The place of a connection, or why there is none.
+fn place(
+    request: &Request<Incoming>,
+    peer: IpAddr,
+    relay: &Shared,
+) -> Result<Place, (StatusCode, String)> {
+    let config = &relay.config().connections;
+    let client = client_address(peer, request.headers(), &config.trusted_proxies);
+    relay.counts.addresses.connect(client, config).map_err(|full| match full {
+        Full::InAll => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("All {} connections of this relay are taken.", config.in_all.get()),
+        ),
+        Full::Address => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("Your address has {} connections already.", config.per_address.get()),
+        ),
+    })
 }
 
 /// RFC 6455, section 4.2.1: the key of a request that a WebSocket can come of.

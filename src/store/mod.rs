@@ -16,7 +16,7 @@ mod tag_key;
 mod verifier;
 mod writer;
 
-pub use admission::within_limits;
+pub use admission::{read_within_limits, within_limits};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;

@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod bad_negentropy;
+mod connections;
 mod deletion;
 mod expiration;
 mod limits;
@@ -12,6 +13,7 @@ mod neg;
 mod neg_property;
 mod nip11;
 mod publish;
+mod rates;
 mod reload;
 mod replaceable;
 mod shutdown;
