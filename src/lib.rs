@@ -4,6 +4,7 @@
 pub mod config;
 pub mod index;
 pub mod item;
+pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod reconcile;

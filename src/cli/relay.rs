@@ -45,7 +45,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let has_file = arguments.store.config.is_some();
         let mut hangup = has_file.then(|| signal(SignalKind::hangup())).transpose()?;
         let relay = Relay::start(config.clone()).await?;
-        let schedule = Schedule::start(relay.index(), &config)?;
+        let schedule = Some(Schedule::start(relay.index(), &config, relay.peers())?);
         let mut serving = Serving { config, relay, schedule, set_log_level };
         // A closed standard output is no reason not to serve.
         let address = serving.relay.address();
@@ -67,7 +67,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             }
         }
         tracing::info!("stopping");
-        serving.schedule.stop().await;
+        if let Some(schedule) = serving.schedule {
+            schedule.stop().await;
+        }
         serving.relay.stop().await;
         Ok(ExitCode::SUCCESS)
     })
@@ -85,7 +87,8 @@ async fn next(signal: &mut Option<Signal>) -> Option<()> {
 struct Serving {
     config: Config,
     relay: Relay,
-    schedule: Schedule,
+    // None only while peers change.
+    schedule: Option<Schedule>,
     set_log_level: SetLogLevel,
 }
 
@@ -94,8 +97,13 @@ impl Serving {
     async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
         // What can still be wrong comes first: an error leaves everything as it was.
         if (&config.sync, &config.peers) != (&self.config.sync, &self.config.peers) {
-            let schedule = Schedule::start(self.relay.index(), &config)?;
-            std::mem::replace(&mut self.schedule, schedule).stop().await;
+            Schedule::check(self.relay.index(), &config)?;
+            if let Some(schedule) = self.schedule.take() {
+                schedule.stop().await;
+            }
+            let peers = self.relay.peers();
+            peers.clear();
+            self.schedule = Some(Schedule::start(self.relay.index(), &config, peers)?);
         }
         (self.set_log_level)(&config.log)?;
         let reloaded = self.relay.reload(config.clone());

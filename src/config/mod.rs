@@ -3,6 +3,7 @@
 mod connections;
 mod difference;
 mod limits;
+mod metrics;
 mod network;
 mod rates;
 mod sync;
@@ -10,6 +11,7 @@ mod within;
 
 pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
+pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use rates::RatesConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
@@ -43,6 +45,8 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Who may see what the relay measures.
+    pub metrics: MetricsConfig,
     /// What is logged.
     pub log: LogConfig,
 }

@@ -5,8 +5,9 @@
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::item::Item;
+use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
-use crate::store::{Change, Filter, Reader, Step, StoreError};
+use crate::store::{Change, EventSource, Filter, Step, StoreError};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
@@ -41,6 +42,22 @@ pub struct Catalog {
     built: Condvar,
     // What kept sets may take together, in bytes.
     memory_bytes: usize,
+    metrics: IndexMetrics,
+}
+
+/// What the catalog holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Whether the set of all events has been loaded.
+    pub is_loaded: bool,
+    /// Items of the set of all events.
+    pub items: usize,
+    /// The memory that it takes, at most.
+    pub bytes: usize,
+    /// Sets of other filters that are kept.
+    pub kept_sets: usize,
+    /// The memory that they take, at most.
+    pub kept_bytes: usize,
 }
 
 struct State {
@@ -69,17 +86,23 @@ impl Catalog {
         // Until `load` has run, whoever asks for the set of all events waits for it.
         let full = Entry::Building(Noted::new());
         let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
-        Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes }
+        Self {
+            state: Mutex::new(state),
+            built: Condvar::new(),
+            memory_bytes,
+            metrics: IndexMetrics::default(),
+        }
     }
 
     /// Builds the set of all events. Called once, as soon as the store is open.
     ///
     /// # Errors
     /// When the scan fails.
-    pub fn load(&self, reader: &Reader) -> Result<(), StoreError> {
+    pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
-        claim.settle(scan_halves(reader, &everything, usize::MAX)?);
+        let _timer = self.metrics.build_s.start_timer();
+        claim.settle(scan_halves(source, &everything, usize::MAX)?);
         Ok(())
     }
 
@@ -125,6 +148,27 @@ impl Catalog {
         if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
     }
 
+    /// What it measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        &self.metrics
+    }
+
+    /// What it holds now.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics::default();
+        for (filter, entry) in &self.lock().sets {
+            let Entry::Kept { tree, .. } = entry else { continue };
+            if *filter == Filter::default() {
+                statistics.is_loaded = true;
+                (statistics.items, statistics.bytes) = (tree.len(), tree.memory_bytes());
+            } else {
+                statistics.kept_sets += 1;
+                statistics.kept_bytes += tree.memory_bytes();
+            }
+        }
+        statistics
+    }
+
     /// The complete set of the items that match any of the filters, as it is now. Blocks while it
     /// is being built.
     ///
@@ -132,13 +176,16 @@ impl Catalog {
     /// When the set has more than `limit` items or cannot be read; it is never cut.
     pub fn snapshot(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let slice = match filters {
-            [filter] => self.slice(reader, filter, limit)?,
-            _ => union(reader, filters, limit)?,
+            [filter] => self.slice(source, filter, limit)?,
+            _ => {
+                let _timer = self.metrics.build_s.start_timer();
+                union(source, filters, limit)?
+            }
         };
         if slice.len() > limit {
             return Err(SnapshotError::TooLarge { limit });
@@ -148,7 +195,7 @@ impl Catalog {
 
     fn slice(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filter: &Filter,
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
@@ -158,7 +205,10 @@ impl Catalog {
         }
         let tree = match self.look_up(&content) {
             Some(tree) => tree,
-            None => self.build(reader, filter, &content, limit)?,
+            None => {
+                let _timer = self.metrics.build_s.start_timer();
+                self.build(source, filter, &content, limit)?
+            }
         };
         Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
     }
@@ -185,12 +235,12 @@ impl Catalog {
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
     fn build(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filter: &Filter,
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(reader, filter, CHEAP_ITEMS)? {
+        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -208,14 +258,14 @@ impl Catalog {
                 let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
-                let items = scan_halves(reader, content, keepable)?;
+                let items = scan_halves(source, content, keepable)?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }
             }
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
-        let items = gather(reader, filter, Gathered::new(filter.limit, limit))?
+        let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(Tree::from_unsorted(items))
     }
@@ -292,25 +342,29 @@ impl Drop for Claim<'_> {
 
 /// The union of what the filters select. It is scanned for the session, all of it at one moment:
 /// sets that were kept one by one could be a commit apart.
-fn union(reader: &Reader, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
-    let items = reader.at_one_moment(|moment| {
-        let mut union = Gathered::new(None, limit);
-        for filter in filters {
-            if filter.limit.is_some() {
-                let mut newest = Gathered::new(filter.limit, limit);
-                moment.items(filter, |item| newest.push(item))?;
-                newest.tidy();
-                let _ = newest.items.into_iter().try_for_each(|item| union.push(item));
-            } else {
-                moment.items(filter, |item| union.push(item))?;
-            }
-            if union.over {
-                break;
-            }
+fn union(
+    source: &dyn EventSource,
+    filters: &[Filter],
+    limit: usize,
+) -> Result<Slice, SnapshotError> {
+    let mut union = Gathered::new(None, limit);
+    // Of the filter being scanned, where only its newest are wanted.
+    let mut newest = Gathered::new(None, limit);
+    let mut scanned = usize::MAX;
+    source.items(filters, &mut |place, item| {
+        if place != scanned {
+            let of_filter = filters.get(place).and_then(|filter| filter.limit);
+            union.add(std::mem::replace(&mut newest, Gathered::new(of_filter, limit)));
+            scanned = place;
         }
-        Ok(union.items())
+        let flow = match newest.newest {
+            Some(_) => newest.push(item),
+            None => union.push(item),
+        };
+        if union.over { ControlFlow::Break(()) } else { flow }
     })?;
-    let items = items.ok_or(SnapshotError::TooLarge { limit })?;
+    union.add(newest);
+    let items = union.items().ok_or(SnapshotError::TooLarge { limit })?;
     Ok(Slice::new(Tree::from_unsorted(items), None, None, None))
 }
 
@@ -344,6 +398,12 @@ impl Gathered {
         if self.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
+    /// Adds what another scan gathered.
+    fn add(&mut self, mut other: Self) {
+        other.tidy();
+        let _ = other.items.into_iter().try_for_each(|item| self.push(item));
+    }
+
     /// Leaves each item once, and of the newest no more than are wanted.
     fn tidy(&mut self) {
         self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
@@ -367,34 +427,38 @@ impl Gathered {
 }
 
 /// The items of a filter, or `None` when there are more than `most`.
-fn scan(reader: &Reader, filter: &Filter, most: usize) -> Result<Option<Vec<Item>>, StoreError> {
-    gather(reader, filter, Gathered::new(None, most))
+fn scan(
+    source: &dyn EventSource,
+    filter: &Filter,
+    most: usize,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    gather(source, filter, Gathered::new(None, most))
 }
 
 fn gather(
-    reader: &Reader,
+    source: &dyn EventSource,
     filter: &Filter,
     mut gathered: Gathered,
 ) -> Result<Option<Vec<Item>>, StoreError> {
-    reader.items(filter, |item| gathered.push(item))?;
+    source.items(std::slice::from_ref(filter), &mut |_, item| gathered.push(item))?;
     Ok(gathered.items())
 }
 
 /// As [`scan`], on two threads. They see different states of the store: only for a set for which
 /// commits are noted meanwhile.
 fn scan_halves(
-    reader: &Reader,
+    source: &dyn EventSource,
     filter: &Filter,
     most: usize,
 ) -> Result<Option<Vec<Item>>, StoreError> {
-    let Some(middle) = reader.middle_second()?.filter(|middle| *middle > 0) else {
-        return scan(reader, filter, most);
+    let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
+        return scan(source, filter, most);
     };
     let older = Filter { until: Some(middle - 1), ..filter.clone() };
     let newer = Filter { since: Some(middle), ..filter.clone() };
     std::thread::scope(|scope| {
-        let newer = scope.spawn(|| scan(reader, &newer, most));
-        let older = scan(reader, &older, most)?;
+        let newer = scope.spawn(|| scan(source, &newer, most));
+        let older = scan(source, &older, most)?;
         let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
         Ok(older.zip(newer).and_then(|(mut items, newer)| {
             items.extend(newer);

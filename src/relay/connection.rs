@@ -6,6 +6,7 @@ use super::outbox::{NEVER, Outbox, Outgoing, Socket, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::{Shared, count, message, publish, stopped};
 use crate::config::{Config, ConnectionsConfig};
+use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::{ClientMessage, Refusal};
@@ -74,11 +75,15 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place) {
 
 async fn converse(relay: Arc<Shared>, socket: Socket, place: Place) {
     let (sink, mut stream) = socket.split();
-    let subscriptions = Arc::new(Subscriptions::new());
+    relay.metrics.connections_total.inc();
+    let mut open = Share::of(&relay.metrics.connections);
+    open.set(1);
+    let subscriptions = Arc::new(Subscriptions::new(&relay.metrics));
     let (outbox, sending) = outbox(
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
         &relay.config(),
+        relay.metrics.events_sent.clone(),
         relay.stopping.clone(),
     );
     let mut sender = tokio::spawn(sending.run(sink));
@@ -108,8 +113,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions =
-        NegSessions::new(&config.negentropy, client.relay.counts.neg_total.share());
+    let mut neg_sessions = NegSessions::new(&config.negentropy, &client.relay);
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
@@ -145,10 +149,16 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
     let config = client.relay.config();
-    let message = parse(client, &config, text).await.and_then(|message| {
-        match client.place.admit(&message, &config.rates) {
-            Ok(()) => Ok(message),
-            Err(reason) => Err(message::refuse(message, &reason)),
+    let metrics = &client.relay.metrics;
+    let message = parse(client, &config, text).await;
+    metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
+    let message = message.and_then(|message| match client.place.admit(&message, &config.rates) {
+        Ok(()) => Ok(message),
+        Err(limit) => {
+            if matches!(message, ClientMessage::Event(_)) {
+                metrics.events.count("rate-limited");
+            }
+            Err(message::rate_limited(message, &limit))
         }
     });
     match message {
@@ -165,6 +175,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             if let Some(id) = refusal.neg_session {
+                metrics.neg_refusals.count(refusal.prefix);
                 neg_sessions.close(&id);
             }
             client.outbox.text(refusal.answer).await;
@@ -193,7 +204,7 @@ async fn parse(
     let parse = move || message::parse(&text, &config.limits);
     client.work(&client.relay.counts.short, parse).await.unwrap_or_else(|panic| {
         let answer = message::notice(&format!("error: {panic}"));
-        Err(Refusal { answer, neg_session: None })
+        Err(Refusal { answer, neg_session: None, prefix: "error" })
     })
 }
 

@@ -21,7 +21,7 @@ async fn events(client: &Client, filters: Vec<Filter>) -> Result<usize, String> 
     let limit = client.relay.config().negentropy.max_sync_events.size();
     let (index, filters) = (client.relay.index.clone(), Arc::new(filters));
     let (kept_index, kept_filters) = (index.clone(), Arc::clone(&filters));
-    let kept = move || Ok(kept_index.kept(&kept_filters, limit)?.map(|set| set.len()));
+    let kept = move || Ok(kept_index.sets().kept(&kept_filters, limit)?.map(|set| set.len()));
     let any = move || Ok(index.snapshot(&filters, limit)?.len());
     let as_text = |error: SnapshotError| error.to_string();
     let counts = &client.relay.counts;

@@ -48,6 +48,21 @@ pub enum ClientMessage {
     NegClose(String),
 }
 
+impl ClientMessage {
+    /// The verb with which it begins.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "EVENT",
+            Self::Req { .. } => "REQ",
+            Self::Close(_) => "CLOSE",
+            Self::Count { .. } => "COUNT",
+            Self::NegOpen { .. } => "NEG-OPEN",
+            Self::NegMsg { .. } => "NEG-MSG",
+            Self::NegClose(_) => "NEG-CLOSE",
+        }
+    }
+}
+
 /// A message that could not be taken, as the answer that says so.
 #[derive(Debug)]
 pub struct Refusal {
@@ -55,6 +70,8 @@ pub struct Refusal {
     pub answer: String,
     /// The NEG session that ends with it, when there is one of that id.
     pub neg_session: Option<String>,
+    /// The machine-readable prefix of the answer.
+    pub prefix: &'static str,
 }
 
 /// Reads a message.
@@ -150,35 +167,37 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text
 }
 
-/// The answer that says why a message that could be read is not taken.
-pub fn refuse(message: ClientMessage, reason: &str) -> Refusal {
-    match message {
-        ClientMessage::Event(json) => only(match Event::claimed_id(&json) {
-            Some(id) => ok(&id, false, reason),
-            None => notice(reason),
-        }),
+/// The answer to a message that could be read, of a client that sends too many.
+pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
+    let text = format!("rate-limited: {reason}");
+    let (answer, neg_session) = match message {
+        ClientMessage::Event(json) => match Event::claimed_id(&json) {
+            Some(id) => (ok(&id, false, &text), None),
+            None => (notice(&text), None),
+        },
         ClientMessage::Req { id, .. }
         | ClientMessage::Close(id)
-        | ClientMessage::Count { id, .. } => only(closed(&id, reason)),
+        | ClientMessage::Count { id, .. } => (closed(&id, &text), None),
         // NIP-77, Error message: the session is closed.
         ClientMessage::NegOpen { id, .. }
         | ClientMessage::NegMsg { id, .. }
-        | ClientMessage::NegClose(id) => {
-            Refusal { answer: neg_err(&id, reason), neg_session: Some(id) }
-        }
-    }
+        | ClientMessage::NegClose(id) => (neg_err(&id, &text), Some(id)),
+    };
+    Refusal { answer, neg_session, prefix: "rate-limited" }
 }
 
-fn only(answer: String) -> Refusal {
-    Refusal { answer, neg_session: None }
+/// The answer to a message that cannot be taken as it is.
+fn invalid(answer: String) -> Refusal {
+    Refusal { answer, neg_session: None, prefix: "invalid" }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
-    only(notice(&format!("invalid: {reason}")))
+    invalid(notice(&format!("invalid: {reason}")))
 }
 
 fn refuse_neg(id: String, reason: &str) -> Refusal {
-    Refusal { answer: neg_err(&id, &format!("invalid: {reason}")), neg_session: Some(id) }
+    let answer = neg_err(&id, &format!("invalid: {reason}"));
+    Refusal { neg_session: Some(id), ..invalid(answer) }
 }
 
 /// The id that follows the verb. Without one nobody could tell what an answer is about.
@@ -210,7 +229,7 @@ fn query(
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(only(closed(&id, &format!("invalid: {reason}")))),
+        Err(reason) => Err(invalid(closed(&id, &format!("invalid: {reason}")))),
     }
 }
 

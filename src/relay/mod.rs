@@ -2,6 +2,7 @@
 
 mod connection;
 mod count;
+mod health;
 mod http;
 mod limits;
 mod message;
@@ -16,7 +17,9 @@ pub use reload::Reloaded;
 
 use crate::config::Config;
 use crate::index::Index;
+use crate::metrics::{Metrics, Peers};
 use crate::store::{StoreError, StoreOptions, Verifier};
+use health::Health;
 use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -49,6 +52,7 @@ pub struct Relay {
     address: SocketAddr,
     index: Index,
     settings: Arc<Settings>,
+    peers: Peers,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     // Every connection holds a clone of the receiver: closed means that all have ended.
@@ -61,6 +65,10 @@ struct Shared {
     index: Index,
     verifier: Verifier,
     counts: limits::Counts,
+    // Shown by the page and the metrics; whoever syncs with them keeps it current.
+    peers: Peers,
+    metrics: Metrics,
+    health: Health,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -90,17 +98,21 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let peers = Peers::default();
         let settings = Arc::new(Settings::new(config));
         let shared = Arc::new(Shared {
             settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
             counts: limits::Counts::new(options.readers),
+            peers: peers.clone(),
+            metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
+            health: Health::default(),
             stopping,
             _running: running,
         });
         let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, settings, stop, server, ended })
+        Ok(Self { address, index, settings, peers, stop, server, ended })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -118,6 +130,11 @@ impl Relay {
     /// the relay; whoever runs these has to look at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
         self.settings.replace(config)
+    }
+
+    /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when

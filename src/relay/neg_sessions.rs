@@ -3,12 +3,13 @@
 
 use super::connection::Client;
 use super::limits::{NegShare, Turns};
-use super::message;
+use super::{Shared, message};
 use crate::config::NegentropyConfig;
 use crate::index::{Index, Slice, SnapshotError};
+use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
-use crate::reconcile::{MessageError, Sessions};
+use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::Filter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -29,6 +30,7 @@ pub(super) struct NegSessions {
 struct Open {
     sessions: Sessions<String, Slice>,
     share: NegShare,
+    counted: Share,
 }
 
 /// NIP-77, Initial message.
@@ -64,8 +66,12 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    pub(super) fn new(config: &NegentropyConfig, share: NegShare) -> Self {
-        let open = Open { sessions: Sessions::new(limits(config), 0), share };
+    pub(super) fn new(config: &NegentropyConfig, relay: &Shared) -> Self {
+        let open = Open {
+            sessions: Sessions::new(limits(config), 0),
+            share: relay.counts.neg_total.share(),
+            counted: Share::of(&relay.metrics.neg_sessions),
+        };
         Self { open: Arc::new(Mutex::new(open)), began: Instant::now() }
     }
 
@@ -78,11 +84,13 @@ impl NegSessions {
         payload: Vec<u8>,
     ) {
         self.close(&id);
+        let metrics = &client.relay.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
         let config = client.relay.config();
         let config = &config.negentropy;
         let has_room = self.lock().make_room(&id, config);
         if let Err(text) = has_room {
-            return client.outbox.text(message::neg_err(&id, &text)).await;
+            return client.outbox.text(refuse(metrics, &id, &text)).await;
         }
         let is_short = payload.len() <= SHORT_BYTES;
         let opening = Arc::new(Opening {
@@ -93,7 +101,7 @@ impl NegSessions {
             now_s: self.now_s(),
         });
         let (short, long) = (&client.relay.counts.short, &client.relay.counts.long);
-        let kept: Find = |index, opening| index.kept(&opening.filters, opening.limit);
+        let kept: Find = |index, opening| index.sets().kept(&opening.filters, opening.limit);
         let any: Find = |index, opening| index.snapshot(&opening.filters, opening.limit).map(Some);
         let mut opened = Ok(None);
         if is_short {
@@ -105,10 +113,16 @@ impl NegSessions {
         self.lock().count();
         let id = &opening.id;
         let text = match opened {
-            Ok(Some(received)) => answer(id, received),
-            Ok(None) => message::neg_err(id, "error: there is no set"),
-            Err(OpenError::TooLarge { limit }) => message::neg_err_too_large(id, limit),
-            Err(error) => message::neg_err(id, &error.to_string()),
+            Ok(Some(received)) => {
+                metrics.neg_sessions_total.inc_by(u64::from(received.fault.is_none()));
+                answer(metrics, id, received)
+            }
+            Ok(None) => refuse(metrics, id, "error: there is no set"),
+            Err(OpenError::TooLarge { limit }) => {
+                metrics.neg_refusals.count("blocked");
+                message::neg_err_too_large(id, limit)
+            }
+            Err(error) => refuse(metrics, id, &error.to_string()),
         };
         client.outbox.text(text).await;
     }
@@ -122,11 +136,12 @@ impl NegSessions {
         find: Find,
     ) -> Result<Option<Received>, OpenError> {
         let (open, opening) = (Arc::clone(&self.open), Arc::clone(opening));
-        let index = client.relay.index.clone();
+        let relay = Arc::clone(&client.relay);
         let found = client.work(turns, move || {
             // A message that nobody can answer is refused before a set is built for it.
             check(&opening.packet.payload)?;
-            let Some(set) = find(&index, &opening)? else { return Ok(None) };
+            let Some(set) = find(&relay.index, &opening)? else { return Ok(None) };
+            relay.metrics.neg_set_items.observe(set.len() as f64);
             let mut open = lock(&open);
             let Opening { id, packet, now_s, .. } = &*opening;
             Ok(Some(open.sessions.receive(id, packet, *now_s, || Some(set))))
@@ -136,6 +151,8 @@ impl NegSessions {
 
     /// NIP-77, Subsequent messages.
     pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
+        let metrics = &client.relay.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
         let counts = &client.relay.counts;
         let bytes = payload.len();
         let turns = if bytes <= SHORT_BYTES { &counts.short } else { &counts.long };
@@ -148,11 +165,11 @@ impl NegSessions {
         };
         let text = if bytes <= INLINE_BYTES {
             let _turn = turns.take(client.address()).await;
-            answer(&id, take())
+            answer(metrics, &id, take())
         } else {
             match client.work(turns, take).await {
-                Ok(received) => answer(&id, received),
-                Err(panic) => message::neg_err(&id, &format!("error: {panic}")),
+                Ok(received) => answer(metrics, &id, received),
+                Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
             }
         };
         self.lock().count();
@@ -184,7 +201,7 @@ impl NegSessions {
         let seconds = config.negentropy.idle_timeout_s.get();
         for id in expired {
             let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
-            client.outbox.text(message::neg_err(&id, &text)).await;
+            client.outbox.text(refuse(&client.relay.metrics, &id, &text)).await;
         }
     }
 
@@ -213,7 +230,9 @@ impl Open {
 
     /// Gives back the places of sessions that have ended.
     fn count(&mut self) {
-        self.share.keep(self.sessions.answering_len());
+        let open = self.sessions.answering_len();
+        self.share.keep(open);
+        self.counted.set(open);
     }
 }
 
@@ -231,16 +250,24 @@ fn limits(config: &NegentropyConfig) -> Limits {
 }
 
 /// What the client is told. NIP-77, Error message: after one the session is closed.
-fn answer(id: &str, received: Received) -> String {
+fn answer(metrics: &Metrics, id: &str, received: Received) -> String {
     match (received.reply, received.fault) {
         (Some(Packet { kind: Kind::Answer, payload, .. }), _) => {
+            metrics.neg_rounds.inc();
+            metrics.neg_sent_bytes.inc_by(payload.len() as u64);
             message::neg_msg_text(id, &payload)
         }
-        (_, Some(fault)) => message::neg_err(id, &format!("invalid: {fault}")),
+        (_, Some(fault)) => refuse(metrics, id, &format!("invalid: {fault}")),
         (_, None) => {
-            message::neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN")
+            refuse(metrics, id, "closed: no session of this id is open; begin with NEG-OPEN")
         }
     }
+}
+
+/// NIP-77, Error message: with a prefix that says what for.
+fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
+    metrics.neg_refusals.count_prefix(text);
+    message::neg_err(id, text)
 }
 
 /// Reads a whole message. One of another protocol version is fine: its answer names ours.

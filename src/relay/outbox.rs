@@ -4,6 +4,7 @@
 use super::subscriptions::Subscriptions;
 use super::{message, stopped};
 use crate::config::Config;
+use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
@@ -104,6 +105,7 @@ pub(super) struct Sending {
     subscriptions: Arc<Subscriptions>,
     patience: Patience,
     ping_interval: Duration,
+    events_sent: Labelled,
 }
 
 /// How long a client may take nothing.
@@ -118,6 +120,7 @@ pub(super) fn outbox(
     live: broadcast::Receiver<Arc<Change>>,
     subscriptions: Arc<Subscriptions>,
     config: &Config,
+    events_sent: Labelled,
     stopping: watch::Receiver<bool>,
 ) -> (Outbox, Sending) {
     let outbound_bytes = config.connections.outbound_bytes.size();
@@ -136,6 +139,7 @@ pub(super) fn outbox(
         subscriptions,
         patience: Patience { send_timeout, stopping },
         ping_interval,
+        events_sent,
     };
     (Outbox { answers, room, outbound_bytes, outcomes }, sending)
 }
@@ -204,11 +208,15 @@ impl Sending {
     ) -> Result<(), Error> {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
-            Outgoing::Events(events) => wire.texts(events).await,
+            Outgoing::Events(events) => {
+                self.events_sent.add("stored", events.len() as u64);
+                wire.texts(events).await
+            }
             Outgoing::EndOfStored { id, generation, sent } => {
                 wire.text(message::eose(&id)).await?;
                 let commits = self.live.len();
                 for event in self.subscriptions.go_live(&id, generation, sent, commits) {
+                    self.events_sent.count("live");
                     wire.text(event).await?;
                 }
                 Ok(())
@@ -228,6 +236,7 @@ impl Sending {
         for step in &change.steps {
             if let Step::Added(event) | Step::Passed(event) = step {
                 for text in self.subscriptions.matching(event) {
+                    self.events_sent.count("live");
                     wire.text(text).await?;
                 }
             }

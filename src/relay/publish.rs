@@ -1,10 +1,8 @@
 //! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
 
 use super::connection::Client;
-use super::message;
 use super::outbox::Outbox;
-use crate::config::Limits;
-use crate::index::Index;
+use super::{Shared, message};
 use crate::store::{EventError, Outcome, read_within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -21,7 +19,7 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
     let verifier = client.relay.verifier.clone();
-    verifier.run(move || accept(&json, &relay.config().limits, &relay.index, outbox, permit)).await;
+    verifier.run(move || accept(&json, &relay, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.
@@ -29,37 +27,36 @@ fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
 }
 
-fn accept(
-    json: &str,
-    limits: &Limits,
-    index: &Index,
-    outbox: Outbox,
-    permit: OwnedSemaphorePermit,
-) {
-    let event = match read_within_limits(json, limits) {
+fn accept(json: &str, relay: &Arc<Shared>, outbox: Outbox, permit: OwnedSemaphorePermit) {
+    let event = match read_within_limits(json, &relay.config().limits) {
         Ok(event) => event,
-        Err(error) => return outbox.outcome(refusal(error), permit),
+        Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
     // Known ids are the common case in sync, and a look is far cheaper than a signature.
-    if index.contains(&event.item()) {
-        return outbox.outcome(answer(&id, &Outcome::Duplicate), permit);
+    if relay.index.contains(&event.item()) {
+        return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
     match event.verify() {
-        Ok(event) => index.store().submit(
-            vec![event],
-            Box::new(move |outcomes| {
-                let failed = Outcome::Failed("the store gave no answer".into());
-                outbox.outcome(answer(&id, outcomes.first().unwrap_or(&failed)), permit);
-            }),
-        ),
-        Err(error) => outbox.outcome(refusal(error), permit),
+        Ok(event) => {
+            let told = Arc::clone(relay);
+            relay.index.store().submit(
+                vec![event],
+                Box::new(move |outcomes| {
+                    let failed = Outcome::Failed("the store gave no answer".into());
+                    let outcome = outcomes.first().unwrap_or(&failed);
+                    outbox.outcome(answer(&told, &id, outcome), permit);
+                }),
+            );
+        }
+        Err(error) => outbox.outcome(refuse(relay, error), permit),
     }
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.
-fn refusal(error: EventError) -> String {
+fn refuse(relay: &Shared, error: EventError) -> String {
     let text = format!("invalid: {}", error.reason);
+    relay.metrics.events.count_prefix(&text);
     match error.id {
         Some(id) => message::ok(&id, false, &text),
         None => message::notice(&text),
@@ -67,15 +64,18 @@ fn refusal(error: EventError) -> String {
 }
 
 /// NIP-01, OK: with the machine-readable prefixes.
-fn answer(id: &str, outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Stored | Outcome::PassedOn => message::ok(id, true, ""),
-        Outcome::Duplicate => message::ok(id, true, "duplicate: already have this event"),
-        Outcome::Superseded => message::ok(id, true, "duplicate: a newer version is stored"),
-        Outcome::Deleted => message::ok(id, false, "blocked: deleted by its author"),
-        Outcome::Expired => message::ok(id, false, "invalid: expiration: the event has expired"),
-        Outcome::Failed(reason) => message::ok(id, false, &format!("error: {reason}")),
-    }
+fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
+    let (counted, accepted, text) = match outcome {
+        Outcome::Stored => ("stored", true, ""),
+        Outcome::PassedOn => ("passed_on", true, ""),
+        Outcome::Duplicate => ("duplicate", true, "duplicate: already have this event"),
+        Outcome::Superseded => ("superseded", true, "duplicate: a newer version is stored"),
+        Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
+        Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
+        Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
+    };
+    relay.metrics.events.count(counted);
+    message::ok(id, accepted, text)
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::limits::{Full, Handshake, Place, client_address};
 use super::{Shared, connection, http, stopped};
+use crate::config::ConnectionsConfig;
 use hyper::body::Incoming;
 use hyper::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -63,7 +64,7 @@ async fn serve(stream: TcpStream, peer: IpAddr, mut handshake: Handshake, relay:
     let patience = Duration::from_secs(relay.config().connections.handshake_timeout_s.get());
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
-        async move { Ok::<_, Infallible>(respond(request, peer, relay)) }
+        async move { Ok::<_, Infallible>(respond(request, peer, relay).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -84,25 +85,31 @@ async fn serve(stream: TcpStream, peer: IpAddr, mut handshake: Handshake, relay:
     }
 }
 
-fn respond(
+async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
     relay: Arc<Shared>,
 ) -> Response<http::Body> {
     if !has_token(&request, UPGRADE, "websocket") {
-        return http::respond(&request, &relay);
+        return http::respond(&request, &relay, peer).await;
     }
+    let refused = &relay.metrics.connections_refused;
     let Some(key) = websocket_key(&request) else {
+        refused.count("handshake");
         return http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n");
     };
     if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        refused.count("handshake");
         let mut response = http::refuse(StatusCode::UPGRADE_REQUIRED, "Use WebSocket 13.\n");
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
         return response;
     }
     let place = match place(&request, peer, &relay) {
         Ok(place) => place,
-        Err((status, text)) => return http::refuse(status, &format!("{text} Try again later.\n")),
+        Err(full) => {
+            refused.count(full.reason());
+            return full_answer(full, &relay.config().connections);
+        }
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -128,15 +135,16 @@ fn respond(
     response
 }
 
-/// The place of a connection, or why there is none.
-fn place(
-    request: &Request<Incoming>,
-    peer: IpAddr,
-    relay: &Shared,
-) -> Result<Place, (StatusCode, String)> {
+/// Takes a place for the client's connection.
+fn place(request: &Request<Incoming>, peer: IpAddr, relay: &Shared) -> Result<Place, Full> {
     let config = &relay.config().connections;
     let client = client_address(peer, request.headers(), &config.trusted_proxies);
-    relay.counts.addresses.connect(client, config).map_err(|full| match full {
+    relay.counts.addresses.connect(client, config)
+}
+
+/// There is no place for a connection.
+fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<http::Body> {
+    let (status, text) = match full {
         Full::InAll => (
             StatusCode::SERVICE_UNAVAILABLE,
             format!("All {} connections of this relay are taken.", config.in_all.get()),
@@ -145,7 +153,8 @@ fn place(
             StatusCode::TOO_MANY_REQUESTS,
             format!("Your address has {} connections already.", config.per_address.get()),
         ),
-    })
+    };
+    http::refuse(status, &format!("{text} Try again later.\n"))
 }
 
 /// RFC 6455, section 4.2.1: the key of a request that a WebSocket can come of.

@@ -5,12 +5,13 @@ use super::StoreError;
 use super::checkpoint::Checkpointer;
 use super::event::VerifiedEvent;
 use super::rules::{self, Change, Outcome};
+use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
@@ -57,12 +58,18 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         checkpointer: Checkpointer,
+        metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
         let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
-        let state =
-            Thread { connection, checkpointer, on_commit, next_expiry: Arc::clone(&next_expiry) };
+        let state = Thread {
+            connection,
+            checkpointer,
+            metrics,
+            on_commit,
+            next_expiry: Arc::clone(&next_expiry),
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
@@ -137,6 +144,7 @@ impl Writer {
 struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
+    metrics: StoreMetrics,
     on_commit: OnCommit,
     next_expiry: Arc<AtomicU64>,
 }
@@ -172,6 +180,7 @@ impl Thread {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let written = self.transact(|connection, now, change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
@@ -186,6 +195,7 @@ impl Thread {
         });
         match written {
             Ok(outcomes) => {
+                self.measure(counts.iter().sum(), began.elapsed());
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
@@ -195,6 +205,14 @@ impl Thread {
                     reply(vec![failed.clone(); count]);
                 }
             }
+        }
+    }
+
+    /// Notes a commit of events; one that only waited for expirations is none.
+    fn measure(&self, events: usize, elapsed: Duration) {
+        if events > 0 {
+            self.metrics.commit_s.observe(elapsed.as_secs_f64());
+            self.metrics.commit_events.observe(events as f64);
         }
     }
 

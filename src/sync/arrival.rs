@@ -153,7 +153,7 @@ pub(super) fn settle(
     if events.is_empty() {
         return done(settled);
     }
-    local.index.store().submit(
+    local.store.submit(
         events,
         Box::new(move |outcomes| {
             settled.extend(items.into_iter().zip(outcomes).map(|(item, outcome)| {
@@ -180,7 +180,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     }
     let settled = |fate| Settled { id: Some(item.id), created_at: item.created_at, fate };
     // A look is far cheaper than a signature.
-    if local.index.contains(&item) {
+    if local.sets.contains(&item) {
         return Err(settled(Fate::Duplicate));
     }
     if matches!(asked, Asked::Listing(_)) {

@@ -19,6 +19,7 @@ mod peer;
 mod report;
 mod schedule;
 mod session;
+mod status;
 mod trace;
 mod upload;
 
@@ -31,8 +32,8 @@ pub use trace::{Speaker, Trace};
 pub use crate::config::Direction;
 
 use crate::config::{Config, Limits};
-use crate::index::Index;
-use crate::store::{FilterError, StoreError, Verifier};
+use crate::index::{Index, Sets};
+use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use nostr::Keys;
 use session::{End, Memory, Session};
@@ -42,8 +43,10 @@ use tokio::sync::watch;
 /// Our side of every sync. Clones share it.
 #[derive(Clone)]
 pub struct Local {
-    /// The events.
-    pub index: Index,
+    /// The sets of events that we have.
+    pub sets: Sets,
+    /// What earlier syncs remember, and where events from peers are kept.
+    pub store: Store,
     /// Where signatures are checked.
     pub verifier: Verifier,
     /// What an event from a peer has to keep to, as one that is published.
@@ -58,7 +61,13 @@ impl Local {
     /// # Errors
     /// When the system gives no thread.
     pub fn new(index: Index) -> Result<Self, StoreError> {
-        Ok(Self { index, verifier: Verifier::start()?, limits: Limits::default(), keys: None })
+        Ok(Self {
+            sets: index.sets().clone(),
+            store: index.store().clone(),
+            verifier: Verifier::start()?,
+            limits: Limits::default(),
+            keys: None,
+        })
     }
 
     /// Our side as it is configured.
@@ -167,7 +176,7 @@ pub async fn sync(
         }
         progress(Progress::Waiting { reason, pause });
         if !sleep(pause, options).await {
-            memory.report.error = Some("stopped".to_owned());
+            memory.report.error = Some(report::STOPPED.to_owned());
             break;
         }
         memory.report.reconnects += 1;

@@ -88,7 +88,6 @@ async fn neg_sessions_of_all_connections_have_a_limit_that_a_lost_connection_giv
 async fn a_neg_session_that_is_asked_nothing_is_closed_and_one_that_is_stays() {
     let relay = TestRelay::start_with(|config| {
         config.negentropy.idle_timeout_s = Within::new(1);
-        config.rates.neg_per_s = Within::new(0);
     })
     .await;
     let mut client = relay.client().await;

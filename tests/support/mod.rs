@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod events;
+pub mod http;
 pub mod model;
 pub mod negentropy_client;
 pub mod process;

@@ -46,6 +46,16 @@ pub(crate) enum Full {
     Address,
 }
 
+impl Full {
+    /// The word for it among the metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::InAll => "connections",
+            Self::Address => "address",
+        }
+    }
+}
+
 /// A connection's place; free once this is dropped.
 pub(crate) struct Place {
     addresses: Arc<Addresses>,
@@ -115,7 +125,7 @@ impl Place {
         self.address
     }
 
-    /// Takes what a message costs. Where its address has sent too many of its kind it says so.
+    /// Takes what a message costs. Says what the limit is where its address has sent too many.
     pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
         use ClientMessage::{Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
@@ -135,7 +145,7 @@ impl Place {
         if bucket.take(rate, Instant::now()) {
             return Ok(());
         }
-        Err(format!("rate-limited: {} {what} a second from one address; slow down", rate.per_s))
+        Err(format!("{} {what} a second from one address; slow down", rate.per_s))
     }
 }
 

@@ -15,9 +15,10 @@ use super::download::Download;
 use super::information::Information;
 use super::pass::{Pass, Verdict};
 use super::peer::{Peer, PeerError};
-use super::report::{Counts, Method, Progress, Report};
+use super::report::{Counts, Method, Progress, Report, STOPPED};
 use super::upload::Upload;
 use super::{Local, Options};
+use crate::metrics::Tally;
 use crate::store::{Refused, StoreError, Synced, unix_now};
 use live::Live;
 use paging::Paging;
@@ -222,7 +223,7 @@ impl<'sync> Session<'sync> {
                 changed = live::next_change(&mut self.live) => self.take_change(changed)?,
                 _ = tick.tick() => self.take_time()?,
                 () = stopped(&mut stop) => {
-                    self.memory.report.error = Some("stopped".to_owned());
+                    self.memory.report.error = Some(STOPPED.to_owned());
                     return Ok(());
                 }
             }
@@ -231,17 +232,16 @@ impl<'sync> Session<'sync> {
 
     /// Ends the connection and keeps what the next one can use.
     async fn leave(mut self, ended: Result<(), End>) -> End {
-        let (up, down) = self.peer.bytes();
-        self.memory.report.bytes_up += up;
-        self.memory.report.bytes_down += down;
+        self.tell();
+        let Tally { bytes_up, bytes_down, .. } = self.tally();
+        (self.memory.report.bytes_up, self.memory.report.bytes_down) = (bytes_up, bytes_down);
         let refused = std::mem::take(&mut self.refused);
         if !refused.is_empty() && !self.options.dry_run {
-            let store = self.local.index.store().clone();
+            let store = self.local.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
         }
         match ended {
             Ok(()) => {
-                self.tell();
                 self.peer.close().await;
                 End::Finished
             }
@@ -249,6 +249,9 @@ impl<'sync> Session<'sync> {
                 if self.pass.is_some() {
                     // It begins anew on the next connection.
                     self.memory.pass -= 1;
+                } else {
+                    // All was caught up with: the next connection looks, and proves, from the start.
+                    self.memory.pass = 0;
                 }
                 self.keep_suspects(&error);
                 End::Lost(error)
@@ -306,6 +309,7 @@ impl<'sync> Session<'sync> {
         self.tell();
         let by_reading = self.memory.report.method == Method::Req;
         let report = &mut self.memory.report;
+        (report.have_left, report.need_left) = (pass.have, pass.need);
         report.differs = pass.explained.clone();
         if !pass.open.is_empty() {
             report.differs.insert("not moved".to_owned(), pass.open.len() as u64);
@@ -335,6 +339,11 @@ impl<'sync> Session<'sync> {
             Verdict::Proven => self.remember_synced(&pass),
             Verdict::Moving => {}
         }
+        if self.live.is_some() {
+            let Tally { bytes_up, bytes_down, .. } = self.tally();
+            let report = Report { bytes_up, bytes_down, ..self.memory.report.clone() };
+            (self.progress)(Progress::CaughtUp(Box::new(report)));
+        }
         self.go_live()
     }
 
@@ -348,7 +357,7 @@ impl<'sync> Session<'sync> {
             filter: self.options.filter.text(),
             up_to: pass.newest.min(unix_now()),
         };
-        let store = self.local.index.store().clone();
+        let store = self.local.store.clone();
         // Nobody waits for it: it only makes the next sync shorter.
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.remember_synced(synced) {
@@ -433,11 +442,9 @@ impl<'sync> Session<'sync> {
 
     /// Tells how far everything is, when that has changed.
     fn tell(&mut self) {
-        let report = &self.memory.report;
-        let refused: u64 = report.refused.values().sum();
-        let refused_by_peer: u64 = report.refused_by_peer.values().sum();
-        let downloaded = report.stored + refused;
-        let uploaded = report.uploaded + refused_by_peer;
+        let tally = self.tally();
+        let downloaded = tally.stored + tally.refused;
+        let uploaded = tally.uploaded + tally.refused_by_peer;
         let (unsettled_items, items) = self.reconciling.items();
         let counts = Counts {
             unsettled_items,
@@ -446,11 +453,19 @@ impl<'sync> Session<'sync> {
             to_download: downloaded + self.download.unsettled() as u64,
             uploaded,
             to_upload: uploaded + self.upload.unsettled() as u64,
+            tally,
         };
         if counts != self.counts {
             self.counts = counts;
             (self.progress)(Progress::Moved(counts));
         }
+    }
+
+    /// What the sync has moved, on this connection and those before.
+    fn tally(&self) -> Tally {
+        let (up, down) = self.peer.bytes();
+        let before = self.memory.report.tally();
+        Tally { bytes_up: before.bytes_up + up, bytes_down: before.bytes_down + down, ..before }
     }
 
     fn note(&mut self, text: String) {

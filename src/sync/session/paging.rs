@@ -191,10 +191,10 @@ impl Session<'_> {
             return;
         }
         let filter = self.options.filter.within(window).parsed().clone();
-        let index = self.local.index.clone();
+        let (sets, store) = (self.local.sets.clone(), self.local.store.clone());
         let peer = self.url.as_str().to_owned();
         self.begin_work(move || {
-            let set = index.snapshot(&[filter], usize::MAX).map_err(|error| match error {
+            let set = sets.snapshot(&[filter], usize::MAX).map_err(|error| match error {
                 SnapshotError::Store(error) => error,
                 SnapshotError::TooLarge { .. } => StoreError::Closed,
             })?;
@@ -204,7 +204,7 @@ impl Session<'_> {
                     have.push(item.id);
                 }
             });
-            let remembered = index.reader().refused(&peer, &have)?;
+            let remembered = store.reader().refused(&peer, &have)?;
             Ok(Work::Compared { have, remembered })
         });
     }

@@ -154,7 +154,7 @@ impl Session<'_> {
     /// Takes our set for a window, and makes the first question over it.
     fn take_set(&mut self, window: Window) {
         let filter = self.options.filter.within(window);
-        let index = self.local.index.clone();
+        let (sets, store) = (self.local.sets.clone(), self.local.store.clone());
         let peer = self.url.as_str().to_owned();
         let remembered_under = self.options.filter.text();
         let information = self.peer.information;
@@ -168,14 +168,14 @@ impl Session<'_> {
         let id = format!("neg{}", self.reconciling.begun);
         let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
-            let set = index.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
+            let set = sets.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
                 |error| match error {
                     SnapshotError::Store(error) => error,
                     // No set is larger than memory.
                     SnapshotError::TooLarge { .. } => StoreError::Closed,
                 },
             )?;
-            let checkpoint = index.reader().synced_up_to(&peer, &remembered_under)?;
+            let checkpoint = store.reader().synced_up_to(&peer, &remembered_under)?;
             let items = set.len();
             let newest = items.checked_sub(1).and_then(|last| set.item(last));
             let newest = newest.map_or(0, |item| item.created_at);
@@ -240,7 +240,7 @@ impl Session<'_> {
         self.reconciling.failures = 0;
         self.memory.report.round_trips += 1;
         self.memory.advanced = true;
-        let reader = self.local.index.reader().clone();
+        let reader = self.local.store.reader().clone();
         let peer = self.url.as_str().to_owned();
         let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {

@@ -6,7 +6,8 @@ use super::super::message;
 use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
-use crate::store::{Filter, Refused, StoreError};
+use crate::item::Item;
+use crate::store::{Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -110,12 +111,11 @@ impl Session<'_> {
     pub(super) fn advance_transfer(&mut self) -> Result<(), End> {
         self.download.advance(&self.peer)?;
         if let Some(ids) = self.upload.next_to_read() {
-            let reader = self.local.index.reader().clone();
+            let sets = self.local.sets.clone();
             self.begin_work(move || {
-                let filter = Filter { ids: Some(ids_in_order(ids)), ..Filter::default() };
-                let hits = reader.newest(&[filter], usize::MAX)?;
-                let mut events = Vec::with_capacity(hits.len());
-                reader.fetch(&hits, |item, json| events.push((item.id, json.to_owned())))?;
+                let mut events = Vec::with_capacity(ids.len());
+                let mut read = |item: &Item, json: &str| events.push((item.id, json.to_owned()));
+                sets.source().events(&ids, &mut read)?;
                 Ok(Work::Loaded(events))
             });
         }
@@ -319,7 +319,7 @@ impl Session<'_> {
         if self.options.dry_run {
             return;
         }
-        let store = self.local.index.store().clone();
+        let store = self.local.store.clone();
         self.begin_work(move || {
             store.remember_refused(refused)?;
             Ok::<_, StoreError>(Work::Remembered)
@@ -347,9 +347,4 @@ impl Session<'_> {
             }
         }
     }
-}
-
-fn ids_in_order(mut ids: Vec<[u8; 32]>) -> Vec<[u8; 32]> {
-    ids.sort_unstable();
-    ids
 }
