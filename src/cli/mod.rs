@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+mod chunks;
 mod decode;
+mod diff;
 mod explain;
 mod export;
 mod import;
@@ -41,6 +43,11 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Tell what differs between the store and a relay, and move nothing.
+    ///
+    /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
+    /// line or store.
+    Diff(diff::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -75,6 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
     }
 }
 
@@ -85,15 +93,20 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// Changes which lines are logged, while they are.
-type SetLogLevel = Box<dyn Fn(&LogConfig) -> anyhow::Result<()>>;
+/// The log that was started.
+struct Log {
+    /// Changes which lines are logged, while they are.
+    set_level: Box<SetLevel>,
+}
 
-fn start_log(config: &LogConfig) -> anyhow::Result<SetLogLevel> {
+type SetLevel = dyn Fn(&LogConfig) -> anyhow::Result<()>;
+
+fn start_log(config: &LogConfig) -> anyhow::Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    Ok(match config.format {
+    let set_level: Box<SetLevel> = match config.format {
         LogFormat::Text => {
             let log = log.with_filter_reloading();
             let handle = log.reload_handle();
@@ -106,7 +119,8 @@ fn start_log(config: &LogConfig) -> anyhow::Result<SetLogLevel> {
             log.init();
             Box::new(move |config| Ok(handle.reload(log_filter(config)?)?))
         }
-    })
+    };
+    Ok(Log { set_level })
 }
 
 fn log_filter(config: &LogConfig) -> anyhow::Result<EnvFilter> {

@@ -1,6 +1,6 @@
 //! `negsync relay`
 
-use super::{SetLogLevel, StoreArguments, start_log};
+use super::{Log, StoreArguments, start_log};
 use anyhow::Context;
 use negsync::config::Config;
 use negsync::relay::Relay;
@@ -31,7 +31,7 @@ impl Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
-    let set_log_level = start_log(&config.log)?;
+    let log = start_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut hangup = has_file.then(|| signal(SignalKind::hangup())).transpose()?;
         let relay = Relay::start(config.clone()).await?;
         let schedule = Some(Schedule::start(relay.index(), &config, relay.peers())?);
-        let mut serving = Serving { config, relay, schedule, set_log_level };
+        let mut serving = Serving { config, relay, schedule, log };
         // A closed standard output is no reason not to serve.
         let address = serving.relay.address();
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{address}");
@@ -89,7 +89,7 @@ struct Serving {
     relay: Relay,
     // None only while peers change.
     schedule: Option<Schedule>,
-    set_log_level: SetLogLevel,
+    log: Log,
 }
 
 impl Serving {
@@ -105,7 +105,7 @@ impl Serving {
             peers.clear();
             self.schedule = Some(Schedule::start(self.relay.index(), &config, peers)?);
         }
-        (self.set_log_level)(&config.log)?;
+        (self.log.set_level)(&config.log)?;
         let reloaded = self.relay.reload(config.clone());
         self.config = config;
         let changed = match reloaded.changed.as_slice() {

@@ -58,7 +58,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         PeerUrl::parse(url)?;
     }
     let config = arguments.store.config()?;
-    drop(start_log(&config.log)?);
+    start_log(&config.log)?;
     let options = StoreOptions {
         synchronous: config.store.synchronous,
         readers: config.store.readers.size(),

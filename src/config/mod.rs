@@ -5,6 +5,7 @@ mod difference;
 mod limits;
 mod metrics;
 mod network;
+mod page;
 mod rates;
 mod sync;
 mod within;
@@ -13,6 +14,7 @@ pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use rates::RatesConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
@@ -47,6 +49,8 @@ pub struct Config {
     pub peers: Vec<PeerConfig>,
     /// Who may see what the relay measures.
     pub metrics: MetricsConfig,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

@@ -5,10 +5,12 @@
 //! registry beside these values, so that many relays can live in one process.
 
 mod counters;
+mod look;
 mod peers;
 mod scrape;
 
 pub use counters::{Labelled, Share};
+pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
 pub use peers::{LastSync, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};

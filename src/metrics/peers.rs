@@ -1,5 +1,6 @@
 //! How each peer of the schedule stands: written by the schedule, read by whoever shows it.
 
+use super::Look;
 use crate::config::Direction;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -97,6 +98,8 @@ pub struct PeerStatus {
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at: Option<u64>,
+    /// On which days it differs, where that is looked up.
+    pub look: Option<Arc<Look>>,
     /// What all syncs moved since the start, the one under way included.
     pub totals: Tally,
     /// Syncs that came to their end since the start.
@@ -164,13 +167,18 @@ impl Peers {
 }
 
 /// One of the peers, for whoever keeps it in sync.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Watched {
     peers: Peers,
     place: usize,
 }
 
 impl Watched {
+    /// How it stands.
+    pub fn status(&self) -> PeerStatus {
+        self.peers.lock().get(self.place).cloned().unwrap_or_default()
+    }
+
     /// Changes what is known of it.
     pub fn update(&self, change: impl FnOnce(&mut PeerStatus)) {
         if let Some(status) = self.peers.lock().get_mut(self.place) {

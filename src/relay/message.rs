@@ -3,6 +3,7 @@
 
 use crate::config::Limits;
 use crate::store::{Event, Filter};
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -79,8 +80,12 @@ pub struct Refusal {
 /// # Errors
 /// The answer for a message that is malformed or over a limit.
 pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
-    let elements: Vec<&RawValue> = serde_json::from_str(text)
-        .map_err(|error| refuse_notice(&format!("not a JSON array: {error}")))?;
+    let elements: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            // The error quotes what stands there instead, whole.
+            Category::Data => refuse_notice("JSON, but not an array"),
+            _ => refuse_notice(&format!("not a JSON array: {error}")),
+        })?;
     let Some((verb, rest)) = elements.split_first() else {
         return Err(refuse_notice("an empty array; a message begins with its verb"));
     };

@@ -5,7 +5,7 @@ mod count;
 mod health;
 mod http;
 mod limits;
-mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;

@@ -4,15 +4,18 @@
 //! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
-//! the result.
+//! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
 
 mod arrival;
 mod auth;
 mod backoff;
+mod breakdown;
 mod dial;
+mod diff;
 mod download;
 mod filter;
 mod information;
+mod look;
 mod message;
 mod pass;
 mod peer;
@@ -23,7 +26,9 @@ mod status;
 mod trace;
 mod upload;
 
+pub use breakdown::{By, Key};
 pub use dial::{PeerUrl, UrlError};
+pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
@@ -35,6 +40,7 @@ use crate::config::{Config, Limits};
 use crate::index::{Index, Sets};
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
+use breakdown::Breakdown;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
@@ -151,15 +157,27 @@ pub async fn sync(
     local: &Local,
     url: &str,
     options: &Options,
-    mut progress: impl FnMut(Progress) + Send,
+    progress: impl FnMut(Progress) + Send,
 ) -> Result<Report, SyncError> {
+    Ok(run(local, url, options, None, progress).await?.0)
+}
+
+/// Syncs, and tells what differed in the last pass where that is to be told `by` something.
+async fn run(
+    local: &Local,
+    url: &str,
+    options: &Options,
+    by: Option<By>,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = PeerUrl::parse(url)?;
     let began = Instant::now();
-    let mut memory = Memory::new(&url, options);
+    let mut memory = Memory::new(&url, options, by);
     let mut backoff = Backoff::default();
     loop {
         let end = Session::run(local, &url, options, &mut memory, &mut progress).await;
-        if memory.take_advanced() {
+        // What only looks begins anew on every connection: it is no nearer to its end.
+        if memory.take_advanced() && !options.dry_run {
             backoff.reset();
         }
         let reason = match end {
@@ -183,7 +201,7 @@ pub async fn sync(
     }
     let mut report = memory.report;
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(report)
+    Ok((report, memory.breakdown))
 }
 
 /// Returns whether the sync goes on.

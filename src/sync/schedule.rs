@@ -2,6 +2,7 @@
 //! waits for another.
 
 use super::backoff::Backoff;
+use super::look::Looking;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
 use crate::config::{Config, PeerConfig};
@@ -34,6 +35,17 @@ impl Schedule {
         let (local, prepared) = prepare(index, config, &stopping)?;
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
+            if config.page.enabled {
+                let looking = Looking {
+                    local: local.clone(),
+                    url: peer.url.clone(),
+                    filter: options.filter.clone(),
+                    interval: Duration::from_secs(config.page.look_interval_s.get()),
+                    stop: stopping.clone(),
+                    watched: watched.clone(),
+                };
+                syncs.spawn(looking.run());
+            }
             let status = Status::new(peer.url.clone(), watched);
             syncs.spawn(keep(local.clone(), peer, options, status));
         }

@@ -11,6 +11,7 @@ mod expiration;
 mod health;
 mod limits;
 mod metrics;
+mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;

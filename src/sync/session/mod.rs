@@ -10,7 +10,9 @@ mod transfer;
 
 use super::arrival::{FromPeer, Settled};
 use super::auth::Auth;
+use super::breakdown::{Breakdown, By, Rows};
 use super::dial::PeerUrl;
+use super::diff::NOT_MOVED;
 use super::download::Download;
 use super::information::Information;
 use super::pass::{Pass, Verdict};
@@ -45,6 +47,10 @@ pub(super) struct Memory {
     pub(super) without_negentropy: bool,
     /// The peer does not follow the adaptive rule.
     pub(super) reference_rule: bool,
+    /// What differed in the last pass.
+    pub(super) breakdown: Option<Breakdown>,
+    /// What differences are told by, where they are.
+    by: Option<By>,
     /// Why an id is not moved, as learnt in this sync.
     why: HashMap<[u8; 32], String>,
     /// Ids that earlier passes tried to move.
@@ -60,12 +66,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(url: &PeerUrl, options: &Options) -> Self {
+    pub(super) fn new(url: &PeerUrl, options: &Options, by: Option<By>) -> Self {
         Self {
             report: Report::new(url.as_str(), &options.filter, options.direction),
             information: None,
             without_negentropy: false,
             reference_rule: false,
+            breakdown: None,
+            by,
             why: HashMap::new(),
             tried: HashSet::new(),
             counted: HashSet::new(),
@@ -110,7 +118,8 @@ impl From<PeerError> for End {
 enum Work {
     Opened(Box<Opened>),
     Read(Box<Reading>),
-    Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String> },
+    Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String>, rows: Rows },
+    Sorted(Rows),
     Settled { subscription: String, events: Vec<Settled>, bytes: usize },
     Loaded(Vec<([u8; 32], String)>),
     Remembered,
@@ -169,7 +178,7 @@ impl<'sync> Session<'sync> {
         memory.information = Some(peer.information);
         let (done, work) = mpsc::unbounded_channel();
         let live = options.live.then(|| Live::new(local));
-        let download = Download::new(&peer.information, memory.suspects.clone());
+        let download = Download::new(&peer.information, memory.suspects.clone(), options.dry_run);
         let mut session = Self {
             auth: Auth::new(local.keys.clone(), url.as_str()),
             reconciling: Reconciling::default(),
@@ -265,7 +274,8 @@ impl<'sync> Session<'sync> {
         self.memory.pass += 1;
         self.memory.report.passes = self.memory.pass;
         (self.progress)(Progress::Pass(self.memory.pass));
-        self.pass = Some(Pass { number: self.memory.pass, ..Pass::default() });
+        let breakdown = self.memory.by.map(Breakdown::new);
+        self.pass = Some(Pass { number: self.memory.pass, breakdown, ..Pass::default() });
         let window = self.options.filter.window();
         if self.memory.without_negentropy {
             self.paging.add(window);
@@ -305,14 +315,16 @@ impl<'sync> Session<'sync> {
             self.remember_refused();
             return true;
         }
-        let Some(pass) = self.pass.take() else { return true };
+        let Some(mut pass) = self.pass.take() else { return true };
+        self.memory.breakdown = pass.breakdown.take();
+        self.memory.breakdown.iter_mut().for_each(Breakdown::finish);
         self.tell();
         let by_reading = self.memory.report.method == Method::Req;
         let report = &mut self.memory.report;
         (report.have_left, report.need_left) = (pass.have, pass.need);
         report.differs = pass.explained.clone();
         if !pass.open.is_empty() {
-            report.differs.insert("not moved".to_owned(), pass.open.len() as u64);
+            report.differs.insert(NOT_MOVED.to_owned(), pass.open.len() as u64);
         }
         if self.options.dry_run {
             report.equal = pass.is_equal();
@@ -386,7 +398,14 @@ impl<'sync> Session<'sync> {
         match work {
             Work::Opened(opened) => self.opened(*opened),
             Work::Read(reading) => self.read(*reading),
-            Work::Compared { have, remembered } => self.found(have, Vec::new(), &remembered),
+            Work::Compared { have, remembered, rows } => {
+                self.add_rows(rows);
+                self.found(have, Vec::new(), &remembered)
+            }
+            Work::Sorted(rows) => {
+                self.add_rows(rows);
+                Ok(())
+            }
             Work::Settled { subscription, events, bytes } => {
                 self.settled(&subscription, &events, bytes)
             }

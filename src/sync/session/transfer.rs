@@ -186,7 +186,7 @@ impl Session<'_> {
                     self.read_through(event.id, None);
                 }
                 Fate::Duplicate => self.memory.report.duplicates += 1,
-                Fate::Seen => self.seen(event),
+                Fate::Seen(seen) => self.seen(event, *seen),
                 Fate::Refused(arrival::Refusal::Unasked) => self.unasked()?,
                 Fate::Refused(refusal) => {
                     let name = refusal.name();
