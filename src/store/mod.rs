@@ -5,6 +5,7 @@ mod admission;
 mod checkpoint;
 mod event;
 mod filter;
+mod flush;
 mod query;
 mod readers;
 mod refused;
@@ -20,6 +21,7 @@ mod writer;
 pub use admission::{read_within_limits, within_limits};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
+pub use flush::UNTOLD_COMMITS;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
@@ -95,6 +97,9 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// What was to be written is not there, or not safely.
+    #[error("the store could not be written: {0}")]
+    NotWritten(String),
     /// SQLite refused.
     #[error("the store: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -169,7 +174,7 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens the store in `path`, making it when it is not there. `on_commit` hears of every
-    /// change, on the writer's thread, before the outcome of its events is told.
+    /// change, one after the other, before the outcome of its events is told.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a store of this version or an older one.
@@ -180,11 +185,12 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
-        let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
+        let mut connection = schema::open_writer(path).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let metrics = StoreMetrics::default();
-        let writer = Writer::start(connection, checkpointer, metrics.clone(), on_commit)?;
+        let flush = flush::log_flush(path, options.synchronous);
+        let writer = Writer::start(connection, checkpointer, flush, metrics.clone(), on_commit)?;
         let reader = Reader::open(path, options.readers)?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }

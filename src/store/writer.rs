@@ -1,12 +1,14 @@
 //! The one thread that writes. It gathers the events that wait into one transaction, so that many
-//! share the price of one durable commit, and tells about each commit before any of its outcomes.
+//! share the price of one commit, and hands each commit to be flushed and told of.
 
 use super::StoreError;
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{self, Checkpointer};
 use super::event::VerifiedEvent;
+use super::flush::{Committed, Flusher};
 use super::rules::{self, Change, Outcome};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -16,7 +18,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
-/// Called with every change, after its commit and before the replies to its events.
+/// Called with every change, once it is durable and before the replies to its events.
 pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// The most events that share one commit.
@@ -39,11 +41,20 @@ enum Job {
 /// Events to remove in one commit, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
-    reply: SyncSender<rusqlite::Result<()>>,
+    reply: Answer,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
-type Note = Box<dyn FnOnce(&mut Connection) + Send>;
+struct Note {
+    write: Write,
+    reply: Answer,
+}
+
+/// Called in a transaction, with the second that it is.
+type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
+
+/// Where a caller waits to hear that what it asked for is durable.
+type Answer = SyncSender<Result<(), StoreError>>;
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -58,18 +69,15 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         checkpointer: Checkpointer,
+        flush: impl FnMut() -> io::Result<()> + Send + 'static,
         metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
-        let state = Thread {
-            connection,
-            checkpointer,
-            metrics,
-            on_commit,
-            next_expiry: Arc::clone(&next_expiry),
-        };
+        let due = rules::next_expiry(&connection)?;
+        let next_expiry = Arc::new(AtomicU64::new(due));
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let state = Thread { connection, checkpointer, flusher, metrics, next_expiry: due };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
@@ -96,7 +104,7 @@ impl Writer {
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
         self.send(Job::Remove(Removal { ids, reply }));
-        Ok(removed.recv().map_err(|_| StoreError::Closed)??)
+        removed.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Writes something beside the events, in a transaction of its own, and waits for it.
@@ -104,16 +112,9 @@ impl Writer {
         &self,
         write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (send, written) = sync_channel(1);
-        self.send(Job::Note(Box::new(move |connection| {
-            let done = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let done = done.and_then(|transaction| {
-                write(&transaction, unix_now())?;
-                transaction.commit()
-            });
-            let _ = send.send(done);
-        })));
-        Ok(written.recv().map_err(|_| StoreError::Closed)??)
+        let (reply, written) = sync_channel(1);
+        self.send(Job::Note(Note { write: Box::new(write), reply }));
+        written.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Commits what was submitted before, then ends the thread.
@@ -144,9 +145,10 @@ impl Writer {
 struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
+    flusher: Flusher,
     metrics: StoreMetrics,
-    on_commit: OnCommit,
-    next_expiry: Arc<AtomicU64>,
+    // As of the last commit; others hear of it once that is durable.
+    next_expiry: u64,
 }
 
 impl Thread {
@@ -159,30 +161,35 @@ impl Thread {
             };
             let gathered = gather(first, queue);
             self.expire_due();
-            self.commit(gathered.batch);
+            self.publish(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
-                let removed =
-                    self.transact(|connection, _, change| rules::remove(connection, &ids, change));
-                let _ = reply.send(removed);
+                self.transact(
+                    |connection, _, change| rules::remove(connection, &ids, change),
+                    move |removed| answer(&reply, removed),
+                );
             }
-            for note in gathered.notes {
-                note(&mut self.connection);
+            for Note { write, reply } in gathered.notes {
+                self.transact(
+                    |connection, now, _| write(connection, now),
+                    move |written| answer(&reply, written),
+                );
             }
             if gathered.stop {
                 break;
             }
         }
+        self.flusher.finish();
         self.checkpointer.finish(&self.connection);
     }
 
-    fn commit(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
+    fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
         if batch.is_empty() {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
         let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let written = self.transact(|connection, now, change| {
+        let apply = |connection: &Connection, now, change: &mut Change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
             for events in submissions {
                 let mut of_submission = Vec::with_capacity(events.len());
@@ -192,66 +199,90 @@ impl Thread {
                 outcomes.push(of_submission);
             }
             Ok(outcomes)
-        });
-        match written {
+        };
+        let metrics = self.metrics.clone();
+        self.transact(apply, move |stored| match stored {
             Ok(outcomes) => {
-                self.measure(counts.iter().sum(), began.elapsed());
+                measure(&metrics, counts.iter().sum(), began.elapsed());
                 replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
             }
             Err(error) => {
-                tracing::error!(%error, "a batch of events could not be stored");
-                let failed = Outcome::Failed(error.to_string());
+                let failed = Outcome::Failed(error.to_owned());
                 for (reply, count) in replies.into_iter().zip(counts) {
                     reply(vec![failed.clone(); count]);
                 }
             }
-        }
-    }
-
-    /// Notes a commit of events; one that only waited for expirations is none.
-    fn measure(&self, events: usize, elapsed: Duration) {
-        if events > 0 {
-            self.metrics.commit_s.observe(elapsed.as_secs_f64());
-            self.metrics.commit_events.observe(events as f64);
-        }
+        });
     }
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        while self.next_expiry.load(Ordering::Acquire) <= unix_now() {
-            let removed = self.transact(|connection, now, change| {
-                rules::expire(connection, now, EXPIRE_EVENTS, change)
-            });
-            match removed {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "what has expired could not be removed");
-                    break;
-                }
+        while self.next_expiry <= unix_now() {
+            let mut removed = 0;
+            let expire = |connection: &Connection, now, change: &mut Change| {
+                removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
+                Ok(())
+            };
+            self.transact(expire, |_| {});
+            if removed == 0 {
+                break;
             }
         }
     }
 
-    /// Runs `work` in a transaction, commits it and publishes what it changed.
-    fn transact<T>(
+    /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
+    /// did is durable and known to all, or why it is not.
+    fn transact<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
+        tell: impl FnOnce(Result<T, &str>) + Send + 'static,
+    ) {
         let mut change = Change::default();
+        match self.write(|connection, now| work(connection, now, &mut change)) {
+            Ok(done) => self.flusher.committed(Committed {
+                change,
+                next_expiry: self.next_expiry,
+                tell: Box::new(|flushed| tell(flushed.map(|()| done))),
+            }),
+            Err(error) => {
+                tracing::error!(%error, "the store could not be written");
+                tell(Err(&error.to_string()));
+            }
+        }
+        self.checkpointer.committed(&self.connection);
+    }
+
+    fn write<T>(
+        &mut self,
+        work: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if self.flusher.has_failed() {
+            if !checkpoint::is_done(&self.connection) {
+                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
+            }
+            self.flusher.mended();
+        }
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, unix_now(), &mut change)?;
+        let done = work(&transaction, unix_now())?;
         let next_expiry = rules::next_expiry(&transaction)?;
         transaction.commit()?;
-        if !change.steps.is_empty() {
-            (self.on_commit)(Arc::new(change));
-        }
-        // Only now: whoever sees the new second also sees what expired before it gone.
-        self.next_expiry.store(next_expiry, Ordering::Release);
-        self.checkpointer.committed(&self.connection);
+        self.next_expiry = next_expiry;
         Ok(done)
     }
+}
+
+/// Notes a commit of events; one that only waited for expirations is none.
+fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
+    if events > 0 {
+        metrics.commit_s.observe(elapsed.as_secs_f64());
+        metrics.commit_events.observe(events as f64);
+    }
+}
+
+fn answer(reply: &Answer, done: Result<(), &str>) {
+    // Fails only where nobody waits any more.
+    let _ = reply.send(done.map_err(|error| StoreError::NotWritten(error.to_owned())));
 }
 
 /// What the writer does next.
