@@ -41,7 +41,7 @@ impl Counts {
             neg_total: Arc::default(),
             short: Arc::new(Turns::new(cores.saturating_sub(1))),
             long: Arc::new(Turns::new(cores / 2)),
-            queries: Arc::new(Turns::new(readers)),
+            queries: Arc::new(Turns::new(readers.min(2 * cores))),
         }
     }
 }
