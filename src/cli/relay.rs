@@ -46,6 +46,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut hangup = has_file.then(|| signal(SignalKind::hangup())).transpose()?;
         let relay = Relay::start(config.clone()).await?;
         let schedule = Some(Schedule::start(relay.index(), &config, relay.peers())?);
+        tracing::info!(
+            address = %relay.address(),
+            store,
+            peers = config.peers.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
         let mut serving = Serving { config, relay, schedule, log };
         // A closed standard output is no reason not to serve.
         let address = serving.relay.address();
@@ -71,6 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             schedule.stop().await;
         }
         serving.relay.stop().await;
+        tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
 }
@@ -102,7 +110,6 @@ impl Serving {
                 schedule.stop().await;
             }
             let peers = self.relay.peers();
-            peers.clear();
             self.schedule = Some(Schedule::start(self.relay.index(), &config, peers)?);
         }
         (self.log.set_level)(&config.log)?;

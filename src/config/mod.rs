@@ -9,6 +9,7 @@ mod page;
 mod rates;
 mod sync;
 mod within;
+mod write_policy;
 
 pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
@@ -18,6 +19,7 @@ pub use page::PageConfig;
 pub use rates::RatesConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
+pub use write_policy::WritePolicyConfig;
 
 use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -42,6 +44,8 @@ pub struct Config {
     pub negentropy: NegentropyConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// The operator's own program that decides about events.
+    pub write_policy: WritePolicyConfig,
     /// How this store asks others.
     pub sync: SyncConfig,
     /// The peers that the relay keeps in sync with.

@@ -32,7 +32,7 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What the verbs of one connection share.
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
-    place: Place,
+    pub(super) place: Place,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.

@@ -23,14 +23,23 @@ async fn events(client: &Client, filters: Vec<Filter>) -> Result<usize, String> 
     let (kept_index, kept_filters) = (index.clone(), Arc::clone(&filters));
     let kept = move || Ok(kept_index.sets().kept(&kept_filters, limit)?.map(|set| set.len()));
     let any = move || Ok(index.snapshot(&filters, limit)?.len());
-    let as_text = |error: SnapshotError| error.to_string();
     let counts = &client.relay.counts;
     let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
-    match kept.map_err(as_text)? {
+    match kept.map_err(in_words)? {
         Some(events) => Ok(events),
         None => {
             let any = client.work(&counts.long, any).await.map_err(|panic| panic.to_string())?;
-            any.map_err(as_text)
+            any.map_err(in_words)
         }
+    }
+}
+
+fn in_words(error: SnapshotError) -> String {
+    match error {
+        SnapshotError::Store(error) => {
+            tracing::error!(%error, "a COUNT could not be answered");
+            "the store could not be read".to_owned()
+        }
+        error => error.to_string(),
     }
 }

@@ -9,6 +9,7 @@ pub mod message;
 mod neg_sessions;
 mod outbox;
 mod publish;
+mod refusals;
 mod reload;
 mod server;
 mod subscriptions;
@@ -18,6 +19,7 @@ pub use reload::Reloaded;
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
 use reload::Settings;
@@ -65,6 +67,7 @@ struct Shared {
     index: Index,
     verifier: Verifier,
     counts: limits::Counts,
+    policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     peers: Peers,
     metrics: Metrics,
@@ -99,18 +102,21 @@ impl Relay {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let peers = Peers::default();
+        let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
         let settings = Arc::new(Settings::new(config));
         let shared = Arc::new(Shared {
             settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
             counts: limits::Counts::new(options.readers),
+            policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
             stopping,
             _running: running,
         });
+        tokio::spawn(refusals::log(Arc::clone(&shared)));
         let server = tokio::spawn(server::accept(listener, shared));
         Ok(Self { address, index, settings, peers, stop, server, ended })
     }

@@ -11,6 +11,7 @@ use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::Filter;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -31,6 +32,34 @@ struct Open {
     sessions: Sessions<String, Slice>,
     share: NegShare,
     counted: Share,
+    // Of each session; dropped with it.
+    accounts: HashMap<String, Account>,
+}
+
+/// What one session did: a line of the log at its end.
+struct Account {
+    items: usize,
+    rounds: u64,
+    bytes_received: usize,
+    bytes_sent: usize,
+    began: Instant,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // Refused at once.
+        if self.rounds == 0 {
+            return;
+        }
+        tracing::debug!(
+            items = self.items,
+            rounds = self.rounds,
+            bytes_received = self.bytes_received,
+            bytes_sent = self.bytes_sent,
+            elapsed_s = self.began.elapsed().as_secs_f64(),
+            "a NEG session ended"
+        );
+    }
 }
 
 /// NIP-77, Initial message.
@@ -40,6 +69,40 @@ struct Opening {
     packet: Packet,
     limit: usize,
     now_s: u64,
+}
+
+impl Open {
+    fn receive(
+        &mut self,
+        id: &String,
+        packet: &Packet,
+        now_s: u64,
+        set: impl FnOnce() -> Option<Slice>,
+    ) -> Received {
+        let received = self.sessions.receive(id, packet, now_s, set);
+        self.count();
+        match (&received.reply, self.accounts.get_mut(id)) {
+            (Some(Packet { kind: Kind::Answer, payload, .. }), Some(account)) => {
+                account.rounds += 1;
+                account.bytes_received += packet.payload.len();
+                account.bytes_sent += payload.len();
+            }
+            _ => drop(self.accounts.remove(id)),
+        }
+        received
+    }
+
+    fn begin_account(&mut self, id: &str, items: usize) {
+        let began = Instant::now();
+        let account = Account { items, rounds: 0, bytes_received: 0, bytes_sent: 0, began };
+        self.accounts.insert(id.to_owned(), account);
+    }
+
+    fn forget(&mut self, id: &String) {
+        self.sessions.forget(id);
+        self.count();
+        self.accounts.remove(id);
+    }
 }
 
 /// Finds the set of a session; `None` where it cannot in a short time.
@@ -60,7 +123,10 @@ impl From<SnapshotError> for OpenError {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
-            SnapshotError::Store(error) => Self::Failed(error.to_string()),
+            SnapshotError::Store(error) => {
+                tracing::error!(%error, "a set could not be read");
+                Self::Failed("the store could not be read".into())
+            }
         }
     }
 }
@@ -71,6 +137,7 @@ impl NegSessions {
             sessions: Sessions::new(limits(config), 0),
             share: relay.counts.neg_total.share(),
             counted: Share::of(&relay.metrics.neg_sessions),
+            accounts: HashMap::new(),
         };
         Self { open: Arc::new(Mutex::new(open)), began: Instant::now() }
     }
@@ -144,7 +211,8 @@ impl NegSessions {
             relay.metrics.neg_set_items.observe(set.len() as f64);
             let mut open = lock(&open);
             let Opening { id, packet, now_s, .. } = &*opening;
-            Ok(Some(open.sessions.receive(id, packet, *now_s, || Some(set))))
+            open.begin_account(id, set.len());
+            Ok(Some(open.receive(id, packet, *now_s, || Some(set))))
         });
         found.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())))
     }
@@ -161,7 +229,7 @@ impl NegSessions {
             // A session has one number only: its id tells it from others, and opening it anew
             // ends it.
             let packet = Packet { kind: Kind::Question, session: 0, payload };
-            lock(&open).sessions.receive(&session, &packet, now_s, || None)
+            lock(&open).receive(&session, &packet, now_s, || None)
         };
         let text = if bytes <= INLINE_BYTES {
             let _turn = turns.take(client.address()).await;
@@ -178,9 +246,7 @@ impl NegSessions {
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(super) fn close(&mut self, id: &str) {
-        let mut open = self.lock();
-        open.sessions.forget(&id.to_owned());
-        open.count();
+        self.lock().forget(&id.to_owned());
     }
 
     /// Whether there is none.
@@ -194,9 +260,12 @@ impl NegSessions {
         let expired = {
             let mut open = self.lock();
             open.sessions.set_limits(limits(&config.negentropy));
-            let expired = open.sessions.expire(self.now_s());
+            let expired = open.sessions.expire(self.now_s()).answering;
             open.count();
-            expired.answering
+            for id in &expired {
+                open.accounts.remove(id);
+            }
+            expired
         };
         let seconds = config.negentropy.idle_timeout_s.get();
         for id in expired {
@@ -266,6 +335,7 @@ fn answer(metrics: &Metrics, id: &str, received: Received) -> String {
 
 /// NIP-77, Error message: with a prefix that says what for.
 fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
+    tracing::debug!(text, "a NEG message was refused");
     metrics.neg_refusals.count_prefix(text);
     message::neg_err(id, text)
 }

@@ -3,7 +3,8 @@
 use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message};
-use crate::store::{EventError, Outcome, read_within_limits};
+use crate::policy::{Source, Verdict};
+use crate::store::{EventError, Outcome, VerifiedEvent, read_within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,7 +20,8 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
     let verifier = client.relay.verifier.clone();
-    verifier.run(move || accept(&json, &relay, outbox, permit)).await;
+    let source = Source::client(client.place.client());
+    verifier.run(move || accept(&json, &relay, &source, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.
@@ -27,7 +29,13 @@ fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
 }
 
-fn accept(json: &str, relay: &Arc<Shared>, outbox: Outbox, permit: OwnedSemaphorePermit) {
+fn accept(
+    json: &str,
+    relay: &Arc<Shared>,
+    source: &Source,
+    outbox: Outbox,
+    permit: OwnedSemaphorePermit,
+) {
     let event = match read_within_limits(json, &relay.config().limits) {
         Ok(event) => event,
         Err(error) => return outbox.outcome(refuse(relay, error), permit),
@@ -39,18 +47,45 @@ fn accept(json: &str, relay: &Arc<Shared>, outbox: Outbox, permit: OwnedSemaphor
     }
     match event.verify() {
         Ok(event) => {
-            let told = Arc::clone(relay);
-            relay.index.store().submit(
-                vec![event],
-                Box::new(move |outcomes| {
-                    let failed = Outcome::Failed("the store gave no answer".into());
-                    let outcome = outcomes.first().unwrap_or(&failed);
-                    outbox.outcome(answer(&told, &id, outcome), permit);
-                }),
-            );
+            let judged_for = Arc::clone(relay);
+            relay.policy.judge(vec![event], source, move |mut judged| {
+                let Some((event, verdict)) = judged.pop() else { return };
+                match unwanted(&judged_for, &id, &verdict) {
+                    Some(answer) => outbox.outcome(answer, permit),
+                    None => store(&judged_for, id, event, outbox, permit),
+                }
+            });
         }
         Err(error) => outbox.outcome(refuse(relay, error), permit),
     }
+}
+
+/// The answer about an event that the write policy does not accept.
+fn unwanted(relay: &Shared, id: &str, verdict: &Verdict) -> Option<String> {
+    let (accepted, text) = match verdict {
+        Verdict::Accepted => return None,
+        Verdict::Refused(reason) => (false, reason.as_str()),
+        Verdict::RefusedQuietly => (true, ""),
+        Verdict::Unknown => (false, "error: the write policy does not answer; try again"),
+    };
+    relay.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
+    Some(message::ok(id, accepted, text))
+}
+
+fn store(
+    relay: &Arc<Shared>,
+    id: String,
+    event: VerifiedEvent,
+    outbox: Outbox,
+    permit: OwnedSemaphorePermit,
+) {
+    let told = Arc::clone(relay);
+    let reply = move |outcomes: Vec<Outcome>| {
+        let failed = Outcome::Failed("the store gave no answer".into());
+        let outcome = outcomes.first().unwrap_or(&failed);
+        outbox.outcome(answer(&told, &id, outcome), permit);
+    };
+    relay.index.store().submit(vec![event], Box::new(reply));
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.

@@ -5,7 +5,7 @@ use crate::config::{Config, RelayConfig};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Keys, and sections by their dot, that are read once, when the relay starts.
-const FIXED: [&str; 4] = ["relay.listen", "store.", "index.", "log.format"];
+const FIXED: [&str; 5] = ["relay.listen", "store.", "index.", "write_policy.", "log.format"];
 
 /// What came of a new configuration, key by key, such as `limits.filters`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +43,7 @@ impl Settings {
             relay: RelayConfig { listen: current.relay.listen, ..config.relay },
             store: current.store.clone(),
             index: current.index.clone(),
+            write_policy: current.write_policy.clone(),
             log,
             ..config
         });

@@ -35,6 +35,7 @@ const VERSION: &str = "13";
 /// Accepts until the relay stops.
 pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
     let mut stopping = relay.stopping.clone();
+    let mut is_refused = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -42,12 +43,16 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, peer)) => {
+                is_refused = false;
                 let most = relay.config().connections.half_open.size();
                 let handshake = relay.counts.half_open.enter(most);
                 tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&relay)));
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Said once: it is tried again and again until there is one to be had.
+                if !std::mem::replace(&mut is_refused, true) {
+                    tracing::warn!(%error, "no connection can be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -186,9 +186,11 @@ mod tests {
             *hears.lock().unwrap() += added.count();
         };
         let writer = Writer::start(
+            &path,
             connection,
             checkpointer,
             flush,
+            Arc::default(),
             StoreMetrics::default(),
             Box::new(on_commit),
         )

@@ -78,7 +78,12 @@ impl RelayProcess {
 
     /// As [`RelayProcess::start`], with more arguments.
     pub fn start_with(store: &Path, arguments: &[&str]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_negsync")), store, arguments)
+    }
+
+    /// As [`RelayProcess::start_with`], by a command that becomes `negsync`.
+    pub fn start_by(mut command: Command, store: &Path, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["relay", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
             .args(arguments)
@@ -122,6 +127,20 @@ impl RelayProcess {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.url).await
+    }
+
+    /// Sets a limit of the process by util-linux's name for it, such as `nofile`.
+    pub fn limit(&self, name: &str, soft: &str) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--{name}={soft}:");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        assert!(set.success(), "{limit}");
+    }
+
+    /// The number that the next file or socket of the process will have.
+    pub fn free_descriptor(&self) -> usize {
+        let open = Path::new("/proc").join(self.child.id().to_string()).join("fd");
+        (0..).find(|number| open.join(number.to_string()).symlink_metadata().is_err()).unwrap()
     }
 
     /// Sends a signal by its name, such as `TERM`.

@@ -59,6 +59,7 @@ impl Full {
 /// A connection's place; free once this is dropped.
 pub(crate) struct Place {
     addresses: Arc<Addresses>,
+    client: IpAddr,
     // As it is counted.
     address: IpAddr,
     buckets: Arc<Mutex<Buckets>>,
@@ -71,7 +72,7 @@ impl Addresses {
         address: IpAddr,
         config: &ConnectionsConfig,
     ) -> Result<Place, Full> {
-        let address = counted_as(address);
+        let (client, address) = (address, counted_as(address));
         let now = Instant::now();
         let mut state = self.lock();
         if state.connections >= config.in_all.size() {
@@ -85,7 +86,7 @@ impl Addresses {
         entry.connections += 1;
         let buckets = Arc::clone(&entry.buckets);
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), address, buckets })
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -120,7 +121,12 @@ impl Entry {
 }
 
 impl Place {
-    /// Where the connection comes from: an IPv4 address or an IPv6 network.
+    /// Where the connection comes from.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// As what that is counted: an IPv4 address or an IPv6 network.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
     }
