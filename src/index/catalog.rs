@@ -240,7 +240,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The set of all events is always kept; it is missing only when it could not be loaded.
+        let everything = *content == Filter::default();
+        if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -255,7 +257,6 @@ impl Catalog {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
                 let claim = Claim { catalog: self, content };
-                let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;

@@ -5,6 +5,7 @@ mod support;
 
 mod bad_input;
 mod bad_negentropy;
+mod clock;
 mod connections;
 mod deletion;
 mod expiration;
