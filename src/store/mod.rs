@@ -23,7 +23,7 @@ mod tag_key;
 mod verifier;
 mod writer;
 
-pub use admission::within_limits;
+pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener, RelayKind};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};

@@ -51,11 +51,7 @@ impl Schedule {
             return Ok(Self { stop, syncs });
         }
         let local = local()?;
-        let mut prepared = Vec::new();
-        for peer in &config.peers {
-            PeerUrl::parse(&peer.url)?;
-            prepared.push((peer.clone(), options(peer, stopping.clone())?));
-        }
+        let prepared = prepare(config, &stopping)?;
         peers.clear();
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
@@ -76,6 +72,16 @@ impl Schedule {
         Ok(Self { stop, syncs })
     }
 
+    /// Whether [`Schedule::start`] would begin.
+    ///
+    /// # Errors
+    /// As [`Schedule::start`].
+    pub fn check(index: &Index, config: &Config) -> Result<(), SyncError> {
+        let (_, stopping) = watch::channel(false);
+        Local::configured(index.clone(), config)?;
+        prepare(config, &stopping).map(|_| ())
+    }
+
     /// Ends all syncs; what they have stored stays.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
@@ -84,6 +90,17 @@ impl Schedule {
             tracing::warn!("some syncs did not end in time");
         }
     }
+}
+
+fn prepare(
+    config: &Config,
+    stopping: &watch::Receiver<bool>,
+) -> Result<Vec<(PeerConfig, Options)>, SyncError> {
+    let prepared = config.peers.iter().map(|peer| {
+        PeerUrl::parse(&peer.url)?;
+        Ok((peer.clone(), options(peer, stopping.clone())?))
+    });
+    prepared.collect()
 }
 
 fn options(peer: &PeerConfig, stop: watch::Receiver<bool>) -> Result<Options, SyncError> {
