@@ -27,7 +27,6 @@ pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};
 pub use filter::{Filter, FilterError};
-pub use flush::UNTOLD_COMMITS;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
