@@ -102,7 +102,9 @@ impl Catalog {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
         let _timer = self.metrics.build_s.start_timer();
-        claim.settle(scan_halves(source, &everything, usize::MAX)?);
+        let items = scan_halves(source, &everything, usize::MAX)?;
+        source.wait_until_told()?;
+        claim.settle(items);
         Ok(())
     }
 
@@ -129,6 +131,23 @@ impl Catalog {
             Some(Entry::Kept { tree, .. }) => tree.contains(item),
             _ => false,
         }
+    }
+
+    /// As [`Catalog::snapshot`], of a set that is in memory; `None` of one that is not.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items.
+    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+        let [filter] = filters else { return Ok(None) };
+        let mut state = self.lock();
+        state.uses += 1;
+        let now = state.uses;
+        let Some(Entry::Kept { tree, last_use }) = state.sets.get_mut(&filter.timeless()) else {
+            return Ok(None);
+        };
+        *last_use = now;
+        let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
+        if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
     }
 
     /// What it measures.
@@ -223,7 +242,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The set of all events is always kept; it is missing only when it could not be loaded.
+        let everything = *content == Filter::default();
+        if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -238,10 +259,11 @@ impl Catalog {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
                 let claim = Claim { catalog: self, content };
-                let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
+                // What the scan saw half of has to be noted whole.
+                source.wait_until_told()?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }

@@ -9,6 +9,7 @@ mod compact;
 mod configuration;
 mod decode;
 mod decode_fixtures;
+mod errors;
 mod export;
 mod import;
 mod logs;

@@ -158,7 +158,7 @@ fn number(name: &str, default: usize) -> usize {
 /// `NEGSYNC_EVENTS` each store begins with so many events.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kills_at_random_moments() {
-    let (kills, events) = (number("NEGSYNC_KILLS", 3), number("NEGSYNC_EVENTS", 0));
+    let (kills, events) = (number("NEGSYNC_KILLS", 10), number("NEGSYNC_EVENTS", 0));
     let began = Instant::now();
     let (mut acknowledged, mut readies) = (0, Vec::new());
     for seed in (0..kills).step_by(KILLS_A_STORE) {

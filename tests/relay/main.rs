@@ -5,6 +5,8 @@ mod support;
 
 mod bad_input;
 mod bad_negentropy;
+mod clock;
+mod connections;
 mod deletion;
 mod expiration;
 mod faults;
@@ -18,6 +20,8 @@ mod neg_property;
 mod nip11;
 mod page;
 mod publish;
+mod rates;
+mod reload;
 mod replaceable;
 mod shutdown;
 mod slow_readers;
