@@ -73,16 +73,18 @@ impl<'relay> Watch<'relay> {
     }
 }
 
-/// The metrics that the dashboard's queries name.
-fn in_dashboard() -> BTreeSet<String> {
+/// The metrics that the dashboard and the alerts ask for.
+fn in_contrib() -> BTreeSet<String> {
     let text = include_str!("../../contrib/grafana/negsync.json");
     let dashboard: Value = serde_json::from_str(text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    let expressions = targets.map(|target| target["expr"].as_str().unwrap());
+    let shown = targets.map(|target| target["expr"].as_str().unwrap());
+    let rules = include_str!("../../contrib/prometheus/negsync.rules.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
     let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = expressions.flat_map(|text| text.split(move |c: char| !of_name(c)));
-    names.filter(|name| name.starts_with("negsync_")).map(|name| family(name).to_owned()).collect()
+    let words = shown.chain(alerts).flat_map(|text| text.split(move |c: char| !of_name(c)));
+    words.filter(|name| name.starts_with("negsync_")).map(|name| family(name).to_owned()).collect()
 }
 
 /// The metric of a sample.
@@ -117,10 +119,10 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     assert!(still.is_empty(), "no row of this test makes these move: {still:?}");
     let gone: Vec<&String> = moved.difference(&there).collect();
     assert!(gone.is_empty(), "these are not there: {gone:?}");
-    let shown = in_dashboard();
-    assert!(shown.len() > 30, "{shown:?}");
-    let unknown: Vec<&String> = shown.difference(&there).collect();
-    assert!(unknown.is_empty(), "contrib/grafana/negsync.json shows {unknown:?}");
+    let asked_for = in_contrib();
+    assert!(asked_for.len() > 30, "{asked_for:?}");
+    let unknown: Vec<&String> = asked_for.difference(&there).collect();
+    assert!(unknown.is_empty(), "contrib asks for {unknown:?}");
 }
 
 async fn connections(watch: &mut Watch<'_>) {
