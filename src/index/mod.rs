@@ -130,6 +130,15 @@ impl Sets {
         self.catalog.contains(item)
     }
 
+    /// As [`Sets::snapshot`], if it takes no reading of the store: `None` where it does.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+        self.source.catch_up()?;
+        self.catalog.kept(filters, limit)
+    }
+
     /// What the index holds now.
     pub fn statistics(&self) -> Statistics {
         self.catalog.statistics()

@@ -22,7 +22,7 @@ mod tag_key;
 mod verifier;
 mod writer;
 
-pub use admission::within_limits;
+pub use admission::{read_within_limits, within_limits};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{Event, EventError, Lifetime, VerifiedEvent};

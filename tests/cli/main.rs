@@ -14,4 +14,5 @@ mod export;
 mod import;
 mod logs;
 mod neg_open;
+mod readme;
 mod shells;
