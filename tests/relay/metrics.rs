@@ -391,3 +391,39 @@ async fn metrics_are_shown_to_those_only_who_may_see_them() {
         assert_eq!(response.headers.get("access-control-allow-origin"), None);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_limits_refuse_is_counted_by_its_reason() {
+    const HANDSHAKE: [&str; 4] = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    let relay = TestRelay::start_with(|config| {
+        config.connections.per_address = Within::new(1);
+        (config.rates.events_per_s, config.rates.events_burst) = (Within::new(1), Within::new(1));
+        config.negentropy.sessions = Within::new(1);
+    })
+    .await;
+    let mut moved = BTreeSet::new();
+    let mut watch = Watch::new(&relay, &mut moved).await;
+    let mut client = relay.client().await;
+    let refused = http(relay.relay.address(), "GET", "/", &HANDSHAKE).await;
+    assert_eq!(refused.status, 429);
+    watch.moves(&[("negsync_connections_refused_total{reason=\"address\"}", by(1.0))]).await;
+    // More than a second's worth, however slow this is.
+    let author = Author::new(7);
+    let mut limited = 0.0;
+    while limited < 1.0 {
+        let (accepted, text) = client.publish(&author.note(EPOCH, "again")).await;
+        if !accepted {
+            assert!(text.starts_with("rate-limited: "), "{text}");
+            limited += 1.0;
+        }
+    }
+    watch.moves(&[("negsync_events_total{outcome=\"rate-limited\"}", by(limited))]).await;
+    client.ask(&json!(["NEG-OPEN", "one", {}, EMPTY_SET])).await;
+    client.ask(&json!(["NEG-OPEN", "two", {}, EMPTY_SET])).await;
+    watch.moves(&[("negsync_neg_refusals_total{reason=\"rate-limited\"}", by(1.0))]).await;
+}
