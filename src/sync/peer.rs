@@ -119,16 +119,13 @@ impl Peer {
     }
 
     fn queue(&self, message: Message) -> Result<(), PeerError> {
-        let bytes = message.len() as u64;
+        self.bytes_up.fetch_add(message.len() as u64, Ordering::Relaxed);
         self.outbox
             .try_send(message)
-            .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })?;
-        // Here and not where it is written, so that a report does not depend on when it is made.
-        self.bytes_up.fetch_add(bytes, Ordering::Relaxed);
-        Ok(())
+            .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
     }
 
-    /// Bytes of messages handed over to be sent, and of those received.
+    /// Bytes of messages sent, what waits to be sent included, and received.
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.bytes_up.load(Ordering::Relaxed), self.bytes_down)
     }
