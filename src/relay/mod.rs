@@ -11,6 +11,7 @@ mod publish;
 mod refusals;
 mod server;
 mod subscriptions;
+mod websocket;
 
 use crate::config::Config;
 use crate::index::Index;

@@ -3,21 +3,17 @@
 
 use super::message;
 use super::subscriptions::Subscriptions;
+use super::websocket::Socket;
 use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
-use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
-
-/// The WebSocket of one client.
-pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
 const QUEUE_ANSWERS: usize = 16;
