@@ -1,17 +1,22 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod connections;
+mod difference;
 mod limits;
 mod metrics;
 mod network;
 mod page;
+mod rates;
 mod sync;
 mod within;
 mod write_policy;
 
+pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
+pub use rates::RatesConfig;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -29,8 +34,12 @@ pub struct Config {
     pub relay: RelayConfig,
     /// Where events are kept and how safely.
     pub store: StoreConfig,
+    /// How many clients there may be.
+    pub connections: ConnectionsConfig,
     /// What a client may ask for.
     pub limits: Limits,
+    /// How often a client may ask.
+    pub rates: RatesConfig,
     /// Limits of NIP-77.
     pub negentropy: NegentropyConfig,
     /// Memory of the index.

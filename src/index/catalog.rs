@@ -133,6 +133,23 @@ impl Catalog {
         }
     }
 
+    /// As [`Catalog::snapshot`], of a set that is in memory; `None` of one that is not.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items.
+    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+        let [filter] = filters else { return Ok(None) };
+        let mut state = self.lock();
+        state.uses += 1;
+        let now = state.uses;
+        let Some(Entry::Kept { tree, last_use }) = state.sets.get_mut(&filter.timeless()) else {
+            return Ok(None);
+        };
+        *last_use = now;
+        let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
+        if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
+    }
+
     /// What it measures.
     pub fn metrics(&self) -> &IndexMetrics {
         &self.metrics
@@ -225,7 +242,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The set of all events is always kept; it is missing only when it could not be loaded.
+        let everything = *content == Filter::default();
+        if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -240,7 +259,6 @@ impl Catalog {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
                 let claim = Claim { catalog: self, content };
-                let everything = *content == Filter::default();
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;

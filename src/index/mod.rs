@@ -69,7 +69,7 @@ impl Index {
                     Ok(()) => {
                         let items = loading.statistics().items;
                         let elapsed_s = began.elapsed().as_secs_f64();
-                        tracing::info!(items, elapsed_s, "the index is loaded");
+                        tracing::debug!(items, elapsed_s, "the index is loaded");
                     }
                     Err(error) => tracing::error!(%error, "the index could not be loaded"),
                 }
@@ -128,6 +128,15 @@ impl Sets {
     /// is being loaded.
     pub fn contains(&self, item: &Item) -> bool {
         self.catalog.contains(item)
+    }
+
+    /// As [`Sets::snapshot`], if it takes no reading of the store: `None` where it does.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+        self.source.catch_up()?;
+        self.catalog.kept(filters, limit)
     }
 
     /// What the index holds now.

@@ -4,14 +4,20 @@ mod connection;
 mod count;
 mod health;
 mod http;
+mod limits;
 pub mod message;
 mod neg_sessions;
 mod outbox;
+mod page;
 mod publish;
+mod read_trouble;
 mod refusals;
+mod reload;
 mod server;
 mod subscriptions;
 mod websocket;
+
+pub use reload::Reloaded;
 
 use crate::config::Config;
 use crate::index::Index;
@@ -19,6 +25,9 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
+use page::Page;
+use read_trouble::ReadTrouble;
+use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -49,6 +58,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
+    settings: Arc<Settings>,
     peers: Peers,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -58,17 +68,27 @@ pub struct Relay {
 
 /// What all connections share.
 struct Shared {
-    config: Config,
+    settings: Arc<Settings>,
     index: Index,
     verifier: Verifier,
+    counts: limits::Counts,
     policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     peers: Peers,
     metrics: Metrics,
     health: Health,
+    read_trouble: ReadTrouble,
+    page: Page,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
+}
+
+impl Shared {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        self.settings.get()
+    }
 }
 
 impl Relay {
@@ -90,20 +110,24 @@ impl Relay {
         let address = listener.local_addr().map_err(failed)?;
         let peers = Peers::default();
         let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
+        let settings = Arc::new(Settings::new(config));
         let shared = Arc::new(Shared {
-            config,
+            settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
+            counts: limits::Counts::new(options.readers),
             policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
+            read_trouble: ReadTrouble::default(),
+            page: Page::default(),
             stopping,
             _running: running,
         });
         tokio::spawn(refusals::log(Arc::clone(&shared)));
         let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, peers, stop, server, ended })
+        Ok(Self { address, index, settings, peers, stop, server, ended })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -114,6 +138,13 @@ impl Relay {
     /// The index that the relay serves.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart: connections that are
+    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
+    /// the relay; whoever runs these has to look at the keys that changed.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        self.settings.replace(config)
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

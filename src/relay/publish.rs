@@ -4,7 +4,7 @@ use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message};
 use crate::policy::{Source, Verdict};
-use crate::store::{Event, EventError, Outcome, VerifiedEvent, within_limits};
+use crate::store::{EventError, Outcome, VerifiedEvent, read_within_limits, unix_now};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -15,12 +15,12 @@ pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
 const BYTES_COUNTED_ONCE: usize = 4 << 10;
 
 /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
-pub(super) async fn publish(client: &Client, json: &str) {
+pub(super) async fn publish(client: &Client, json: Box<str>) {
     let in_flight = Arc::clone(&client.events_in_flight);
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
-    let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
+    let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
     let verifier = client.relay.verifier.clone();
-    let source = Source::client(client.address);
+    let source = Source::client(client.place.client());
     verifier.run(move || accept(&json, &relay, &source, outbox, permit)).await;
 }
 
@@ -36,14 +36,15 @@ fn accept(
     outbox: Outbox,
     permit: OwnedSemaphorePermit,
 ) {
-    let limits = &relay.config.limits;
-    let event = match Event::parse(json).and_then(|event| within_limits(event, json, limits)) {
+    let event = match read_within_limits(json, &relay.config().limits) {
         Ok(event) => event,
         Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
-    // Known ids are the common case in sync, and a look is far cheaper than a signature.
-    if relay.index.contains(&event.item()) {
+    // Known ids are the common case in sync, and a look is far cheaper than a signature. What has
+    // expired may still be there for a moment.
+    let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
+    if !has_expired && relay.index.contains(&event.item()) {
         return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
     match event.verify() {

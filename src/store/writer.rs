@@ -344,6 +344,10 @@ impl Thread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
+        self.flusher.wait();
+        if self.flusher.has_failed() {
+            return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
+        }
         // Before anybody can read what it did.
         let untold = Told::begin(&self.told);
         transaction.commit()?;

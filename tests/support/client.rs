@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -28,6 +29,17 @@ impl Client {
                 .expect("no WebSocket within 10 s")
                 .unwrap_or_else(|error| panic!("cannot connect to {url}: {error}"));
         Self { socket, fences: 0 }
+    }
+
+    /// As [`Client::connect`], by way of a proxy that says who the client is.
+    pub async fn connect_for(url: &str, client: &str) -> Result<Self, u16> {
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+        match connect_async_with_config(request, None, true).await {
+            Ok((socket, _)) => Ok(Self { socket, fences: 0 }),
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("cannot connect to {url}: {error}"),
+        }
     }
 
     pub async fn send(&mut self, message: &Value) {
