@@ -1,6 +1,7 @@
 //! Which items match a filter: always whole, always current.
 
 mod catalog;
+mod charge;
 mod crate_storage;
 mod slice;
 mod tree;
@@ -137,6 +138,11 @@ impl Sets {
     pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
         self.source.catch_up()?;
         self.catalog.kept(filters, limit)
+    }
+
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.catalog.session_bytes()
     }
 
     /// What the index holds now.
