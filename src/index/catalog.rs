@@ -106,7 +106,9 @@ impl Catalog {
         let everything = Filter::default();
         let claim = Claim { catalog: self, content: &everything };
         let _timer = self.metrics.build_s.start_timer();
-        claim.settle(scan_halves(source, &everything, usize::MAX)?);
+        let items = scan_halves(source, &everything, usize::MAX)?;
+        source.wait_until_told()?;
+        claim.settle(items);
         Ok(())
     }
 
@@ -276,6 +278,8 @@ impl Catalog {
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
+                // What the scan saw half of has to be noted whole.
+                source.wait_until_told()?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }

@@ -1,25 +1,24 @@
 //! Which items match a filter: always whole, always current.
 
 mod catalog;
+mod changes;
 mod charge;
 mod crate_storage;
 mod slice;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError, Statistics};
+pub use changes::{Subscriber, SubscriberError};
 pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
 use crate::metrics::IndexMetrics;
 use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions};
+use changes::Changes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::broadcast;
-
-/// The most commits that a subscriber may be behind before it misses some, and is told so.
-const CHANGES_KEPT: usize = 1_024;
 
 /// This program's own store together with the sets over it: what the relay works on. Clones
 /// share it.
@@ -34,7 +33,7 @@ pub struct Index {
 pub struct Sets {
     source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
-    changes: broadcast::Sender<Arc<Change>>,
+    changes: Changes,
 }
 
 impl Index {
@@ -50,15 +49,14 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes));
         let kept = Arc::clone(&catalog);
-        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let changes = Changes::new();
         let publish = changes.clone();
         let store = Store::open(
             path,
             options,
             Box::new(move |change: Arc<Change>| {
                 kept.apply(&change);
-                // Fails only while nobody listens.
-                let _ = publish.send(change);
+                publish.send(change);
             }),
         )?;
         let (loading, source) = (Arc::clone(&catalog), store.clone());
@@ -70,7 +68,7 @@ impl Index {
                     Ok(()) => {
                         let items = loading.statistics().items;
                         let elapsed_s = began.elapsed().as_secs_f64();
-                        tracing::info!(items, elapsed_s, "the index is loaded");
+                        tracing::debug!(items, elapsed_s, "the index is loaded");
                     }
                     Err(error) => tracing::error!(%error, "the index could not be loaded"),
                 }
@@ -96,7 +94,7 @@ impl Index {
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.sets.subscribe()
     }
 
@@ -121,7 +119,7 @@ impl Sets {
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.changes.subscribe()
     }
 

@@ -25,19 +25,19 @@ async fn events(client: &Client, filters: Vec<Filter>) -> Result<usize, String> 
     let any = move || Ok(index.snapshot(&filters, limit)?.len());
     let counts = &client.relay.counts;
     let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
-    match kept.map_err(in_words)? {
+    match kept.map_err(|error| in_words(client, error))? {
         Some(events) => Ok(events),
         None => {
             let any = client.work(&counts.long, any).await.map_err(|panic| panic.to_string())?;
-            any.map_err(in_words)
+            any.map_err(|error| in_words(client, error))
         }
     }
 }
 
-fn in_words(error: SnapshotError) -> String {
+fn in_words(client: &Client, error: SnapshotError) -> String {
     match error {
         SnapshotError::Store(error) => {
-            tracing::error!(%error, "a COUNT could not be answered");
+            client.relay.read_trouble.failed("a COUNT", &error);
             "the store could not be read".to_owned()
         }
         error => error.to_string(),

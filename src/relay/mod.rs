@@ -8,7 +8,9 @@ mod limits;
 pub mod message;
 mod neg_sessions;
 mod outbox;
+mod page;
 mod publish;
+mod read_trouble;
 mod refusals;
 mod reload;
 mod server;
@@ -22,6 +24,8 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{StoreError, StoreOptions, Verifier};
 use health::Health;
+use page::Page;
+use read_trouble::ReadTrouble;
 use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -72,6 +76,8 @@ struct Shared {
     peers: Peers,
     metrics: Metrics,
     health: Health,
+    read_trouble: ReadTrouble,
+    page: Page,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -113,6 +119,8 @@ impl Relay {
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
+            read_trouble: ReadTrouble::default(),
+            page: Page::default(),
             stopping,
             _running: running,
         });

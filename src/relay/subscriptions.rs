@@ -198,7 +198,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
             client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
         }
         Err(error) => {
-            tracing::error!(%error, "a REQ could not be answered");
+            client.relay.read_trouble.failed("a REQ", &error);
             client.subscriptions.end(&id);
             let text = message::closed(&id, "error: the store could not be read");
             client.outbox.text(text).await;

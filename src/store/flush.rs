@@ -7,16 +7,64 @@ use super::writer::OnCommit;
 use std::fs::File;
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+
+/// Counts the commits that may be read, and those of them that the listener knows.
+#[derive(Default)]
+pub(super) struct Told {
+    commits: Mutex<Commits>,
+    // Signalled with every commit that is told.
+    more: Condvar,
+}
+
+#[derive(Default)]
+struct Commits {
+    made: u64,
+    told: u64,
+}
+
+/// A commit that may be read already. Dropped once the listener knows of it, or when it came to
+/// nothing.
+pub(super) struct Untold(Arc<Told>);
+
+impl Told {
+    /// Counts a commit that is about to be made.
+    pub(super) fn begin(told: &Arc<Self>) -> Untold {
+        told.lock().made += 1;
+        Untold(Arc::clone(told))
+    }
+
+    /// Waits until the listener knows of every commit that may have been read before the call.
+    pub(super) fn wait(&self) {
+        let mut commits = self.lock();
+        let made = commits.made;
+        while commits.told < made {
+            commits = self.more.wait(commits).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Commits> {
+        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Untold {
+    fn drop(&mut self) {
+        self.0.lock().told += 1;
+        self.0.more.notify_all();
+    }
+}
 
 /// Told whether what was committed is durable, or why it may not be.
 pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
 /// A transaction that SQLite has committed and that nobody has heard of.
 pub(super) struct Committed {
+    // None of one that came to nothing.
+    pub(super) untold: Option<Untold>,
     pub(super) change: Change,
     // The second at which the next stored event expires, as of this commit.
     pub(super) next_expiry: u64,
@@ -130,6 +178,7 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
         self.next_expiry.store(committed.next_expiry, Ordering::Release);
+        drop(committed.untold);
         (committed.tell)(flushed.as_ref().copied().map_err(String::as_str));
     }
 }

@@ -109,6 +109,14 @@ impl Reader {
         self.at_one_moment(|moment| moment.items(filter, visit))
     }
 
+    /// How many events of each kind are stored. Walks one index from end to end.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
+        self.pool.with(query::kinds)
+    }
+
     /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
     /// lasts the write-ahead log only grows.
     ///

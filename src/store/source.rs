@@ -16,6 +16,14 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, or something is due to be removed and still there.
     fn catch_up(&self) -> Result<(), StoreError>;
 
+    /// Waits until the listener knows of every commit that a scan before the call can have seen.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.catch_up()
+    }
+
     /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
     /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
     /// filter there is no order, and an item may come twice.
@@ -51,6 +59,11 @@ impl EventSource for Store {
     fn catch_up(&self) -> Result<(), StoreError> {
         // Whatever is committed has been told before it was acknowledged.
         self.expire()
+    }
+
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.inner.writer.wait_until_told();
+        Ok(())
     }
 
     fn items(

@@ -5,7 +5,7 @@ use super::StoreError;
 use super::checkpoint::{self, Checkpointer};
 use super::event::VerifiedEvent;
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, Tell};
+use super::flush::{Committed, Flusher, Tell, Told, Untold};
 use super::rules::{self, Change, Outcome, Step};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
@@ -65,6 +65,7 @@ pub(super) struct Writer {
     jobs: SyncSender<Job>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: Arc<AtomicU64>,
+    told: Arc<Told>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -85,6 +86,7 @@ impl Writer {
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let told = Arc::new(Told::default());
         let state = Thread {
             connection,
             checkpointer,
@@ -94,12 +96,13 @@ impl Writer {
             expired_until,
             expire_again: None,
             trouble: Trouble::new(path),
+            told: Arc::clone(&told),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, next_expiry, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, next_expiry, told, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands events over; waits while the queue is full.
@@ -110,6 +113,11 @@ impl Writer {
     /// Whether something stored was due to be removed by `now`.
     pub(super) fn has_expired(&self, now: u64) -> bool {
         self.next_expiry.load(Ordering::Acquire) <= now
+    }
+
+    /// Waits until all have been told of every commit that may have been read before the call.
+    pub(super) fn wait_until_told(&self) {
+        self.told.wait();
     }
 
     /// Removes what is due now, then replies.
@@ -170,6 +178,7 @@ struct Thread {
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
     trouble: Trouble,
+    told: Arc<Told>,
 }
 
 impl Thread {
@@ -264,9 +273,11 @@ impl Thread {
         let (hidden, now) = (self.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
         self.next_expiry = rules::next_expiry(&self.connection, now)?;
+        let untold = Some(Told::begin(&self.told));
         self.expired_until.store(now, Ordering::Release);
         let steps = due.into_iter().map(Step::Removed).collect();
         self.flusher.committed(Committed {
+            untold,
             change: Change { steps },
             next_expiry: self.next_expiry,
             tell: Box::new(|_| {}),
@@ -289,13 +300,13 @@ impl Thread {
         let mut change = Change::default();
         let written = self.write(|connection, now| work(connection, now, &mut change));
         let is_done = written.is_ok();
-        let tell: Tell = match written {
-            Ok(done) => {
+        let (tell, untold): (Tell, _) = match written {
+            Ok((done, untold)) => {
                 if !change.steps.is_empty() {
                     self.trouble.worked();
                 }
                 self.checkpointer.committed(&self.connection);
-                Box::new(|flushed| tell(flushed.map(|()| done)))
+                (Box::new(|flushed| tell(flushed.map(|()| done))), Some(untold))
             }
             Err(error) => {
                 change = Change::default();
@@ -305,18 +316,19 @@ impl Thread {
                     self.checkpointer.relieve(&self.connection);
                 }
                 let words = fault::in_words(&error);
-                Box::new(move |_| tell(Err(&words)))
+                (Box::new(move |_| tell(Err(&words))), None)
             }
         };
         // A failure as well: whoever hears of it has heard of all that came before.
-        self.flusher.committed(Committed { change, next_expiry: self.next_expiry, tell });
+        let next_expiry = self.next_expiry;
+        self.flusher.committed(Committed { untold, change, next_expiry, tell });
         is_done
     }
 
     fn write<T>(
         &mut self,
         work: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<(T, Untold), StoreError> {
         if self.flusher.has_failed() {
             if !checkpoint::is_done(&self.connection) {
                 return Err(StoreError::NotWritten("the disk failed, and still does".into()));
@@ -336,9 +348,11 @@ impl Thread {
         if self.flusher.has_failed() {
             return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
         }
+        // Before anybody can read what it did.
+        let untold = Told::begin(&self.told);
         transaction.commit()?;
         self.next_expiry = next_expiry;
-        Ok(done)
+        Ok((done, untold))
     }
 }
 

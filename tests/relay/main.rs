@@ -18,6 +18,7 @@ mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;
+mod page;
 mod publish;
 mod rates;
 mod reload;
