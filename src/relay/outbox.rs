@@ -5,13 +5,14 @@ use super::subscriptions::Subscriptions;
 use super::websocket::Socket;
 use super::{message, stopped};
 use crate::config::Config;
+use crate::index::{Subscriber, SubscriberError};
 use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -97,7 +98,7 @@ impl Outbox {
 pub(super) struct Sending {
     answers: mpsc::Receiver<Answer>,
     outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
-    live: broadcast::Receiver<Arc<Change>>,
+    live: Subscriber,
     subscriptions: Arc<Subscriptions>,
     patience: Patience,
     ping_interval: Duration,
@@ -113,7 +114,7 @@ struct Patience {
 
 /// Makes both ends.
 pub(super) fn outbox(
-    live: broadcast::Receiver<Arc<Change>>,
+    live: Subscriber,
     subscriptions: Arc<Subscriptions>,
     config: &Config,
     events_sent: Labelled,
@@ -181,13 +182,13 @@ impl Sending {
                 change = self.live.recv() => match change {
                     Ok(change) => self.pass_on(wire, &change).await?,
                     // Whoever subscribes from here on reads what was missed as stored.
-                    Err(broadcast::error::RecvError::Lagged(_))
+                    Err(SubscriberError::Lagged)
                         if self.subscriptions.is_empty() => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Err(SubscriberError::Lagged) => {
                         wire.text(message::notice("error: you read too slowly")).await?;
                         return wire.close(CloseCode::Policy, "reads too slowly").await;
                     }
-                    Err(broadcast::error::RecvError::Closed) => return wire.flush().await,
+                    Err(SubscriberError::Closed) => return wire.flush().await,
                 },
                 _ = pings.tick() => wire.ping().await?,
             }
