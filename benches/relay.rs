@@ -45,7 +45,8 @@ fn main() {
 }
 
 fn fill(path: &Path) {
-    let options = StoreOptions { synchronous: Synchronous::Normal, readers: 1 };
+    let options =
+        StoreOptions { synchronous: Synchronous::Normal, readers: 1, ..StoreOptions::default() };
     let store = Store::open(path, options, Box::new(|_| {})).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     let mut made = 0;

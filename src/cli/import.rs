@@ -68,6 +68,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = StoreOptions {
         synchronous: config.store.synchronous,
         readers: config.store.readers.size(),
+        ..StoreOptions::default()
     };
     let index = Index::open(&config.store.path, options, 0)?;
     let progress = progress_bar(length);

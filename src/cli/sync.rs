@@ -62,6 +62,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let options = StoreOptions {
         synchronous: config.store.synchronous,
         readers: config.store.readers.size(),
+        ..StoreOptions::default()
     };
     let memory_bytes = config.index.memory_mb.size() << 20;
     let index = Index::open(&config.store.path, options, memory_bytes)?;

@@ -1,7 +1,9 @@
 //! Which items match a filter: always whole, always current.
 
+mod awaited;
 mod catalog;
 mod crate_storage;
+mod scan;
 mod slice;
 mod tree;
 
@@ -10,7 +12,7 @@ pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
-use crate::store::{Change, Filter, Reader, Store, StoreError, StoreOptions};
+use crate::store::{Change, Filter, Reader, Store, StoreError, StoreOptions, Viewer};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -37,7 +39,7 @@ impl Index {
         options: StoreOptions,
         memory_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes));
+        let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
         let kept = Arc::clone(&catalog);
         let (changes, _) = broadcast::channel(CHANGES_KEPT);
         let publish = changes.clone();
@@ -83,6 +85,12 @@ impl Index {
         self.catalog.contains(item)
     }
 
+    /// As [`Index::contains`], of events that are for everybody: what is known of them gives
+    /// nothing away.
+    pub fn shows(&self, item: &Item) -> bool {
+        self.catalog.shows(item)
+    }
+
     /// The complete set of the items that match any of the filters. Blocks while it is built.
     ///
     /// # Errors
@@ -90,5 +98,19 @@ impl Index {
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.store.expire()?;
         self.catalog.snapshot(self.reader(), filters, limit)
+    }
+
+    /// As [`Index::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Index::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.store.expire()?;
+        self.catalog.snapshot_for(self.reader(), viewer, filters, limit)
     }
 }

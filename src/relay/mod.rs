@@ -70,6 +70,7 @@ impl Relay {
         let options = StoreOptions {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
+            ..StoreOptions::default()
         };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;

@@ -4,7 +4,7 @@ use super::connection::Client;
 use super::message;
 use super::outbox::{Outbox, Outgoing};
 use crate::item::Item;
-use crate::store::{Event, Filter, StoreError, unix_now};
+use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -174,9 +174,10 @@ async fn send_stored(
     let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config.limits.events_per_filter.size();
+    let views: Vec<View> = filters.into_iter().map(View::whole).collect();
     let (hits, mut batch) = on_a_thread(move || {
         let add = |item: &Item, json: &str| first.add(item, json);
-        let hits = reader.newest_and_first(&filters, most, READ_EVENTS, unix_now(), add)?;
+        let hits = reader.newest_and_first(&views, most, READ_EVENTS, unix_now(), add)?;
         Ok((hits, first))
     })
     .await?;

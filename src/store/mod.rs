@@ -3,6 +3,7 @@
 
 mod admission;
 mod checkpoint;
+mod commits;
 mod event;
 mod filter;
 mod query;
@@ -14,6 +15,7 @@ mod signature;
 mod synced;
 mod tag_key;
 mod verifier;
+mod viewer;
 mod writer;
 
 pub use admission::within_limits;
@@ -27,9 +29,11 @@ pub use schema::Synchronous;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
+pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{OnCommit, Reply, unix_now};
 
 use checkpoint::Checkpointer;
+use commits::Commits;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -117,17 +121,19 @@ impl StoreError {
 }
 
 /// How a store is opened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// What an acknowledged event survives.
     pub synchronous: Synchronous,
     /// How many connections may read at the same time.
     pub readers: usize,
+    /// The kinds that an index keeps apart, because they are not for everybody.
+    pub private_kinds: PrivateKinds,
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { synchronous: Synchronous::Full, readers: 8 }
+        Self { synchronous: Synchronous::Full, readers: 8, private_kinds: PrivateKinds::default() }
     }
 }
 
@@ -178,8 +184,9 @@ impl Store {
         let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
-        let writer = Writer::start(connection, checkpointer, on_commit)?;
-        let reader = Reader::open(path, options.readers)?;
+        let commits = Commits::default();
+        let writer = Writer::start(connection, checkpointer, commits.clone(), on_commit)?;
+        let reader = Reader::open_beside(path, options.readers, commits)?;
         Ok(Self { inner: Arc::new(Inner { reader, writer, lock }) })
     }
 

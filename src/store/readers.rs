@@ -1,8 +1,10 @@
 //! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
 //! them work beside the writer.
 
+use super::commits::Commits;
 use super::filter::Filter;
 use super::query::{self, Hit};
+use super::viewer::View;
 use super::writer::unix_now;
 use super::{StoreError, refused, schema, synced};
 use crate::item::Item;
@@ -19,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 #[derive(Clone)]
 pub struct Reader {
     pool: Arc<Pool>,
+    commits: Commits,
 }
 
 impl Reader {
@@ -27,7 +30,16 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)) };
+        Self::open_beside(path, most, Commits::default())
+    }
+
+    /// As [`Reader::open`], beside a writer that counts its commits.
+    pub(super) fn open_beside(
+        path: &Path,
+        most: usize,
+        commits: Commits,
+    ) -> Result<Self, StoreError> {
+        let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)), commits };
         let checked = reader.pool.with(|connection| schema::check_version(connection, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
@@ -40,25 +52,26 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.pool.with(|connection| newest(connection, filters, most, unix_now()))
+        let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        self.pool.with(|connection| newest(connection, &views, most, unix_now()))
     }
 
-    /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
-    /// same moment: none of these can have gone in the meantime. Only what expired by the second
-    /// `now` is left out.
+    /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
+    /// `first` of them, read at the same moment: none of these can have gone in the meantime. Only
+    /// what expired by the second `now` is left out.
     ///
     /// # Errors
     /// When SQLite refuses.
     pub fn newest_and_first(
         &self,
-        filters: &[Filter],
+        views: &[View],
         most: usize,
         first: usize,
         now: u64,
         mut visit: impl FnMut(&Item, &str),
     ) -> Result<Vec<Hit>, StoreError> {
         self.pool.with(|connection| {
-            let hits = newest(connection, filters, most, now)?;
+            let hits = newest(connection, views, most, now)?;
             let first = hits.get(..first).unwrap_or(&hits);
             query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
@@ -100,6 +113,30 @@ impl Reader {
         work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.pool.with(|connection| work(&Moment { connection }))
+    }
+
+    /// As [`Reader::at_one_moment`]; `beside` is called with the number of the last commit that
+    /// `work` will see, before there is a next one, and must not wait.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn at_one_commit<B, T>(
+        &self,
+        beside: impl FnOnce(u64) -> B,
+        work: impl FnOnce(B, &Moment<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.pool.with(|connection| {
+            let beside = self.commits.hold(|number| {
+                query::begin(connection)?;
+                Ok::<B, StoreError>(beside(number))
+            })?;
+            work(beside, &Moment { connection })
+        })
+    }
+
+    /// The number of the last commit.
+    pub fn last_commit(&self) -> u64 {
+        self.commits.hold(|number| number)
     }
 
     /// A second with about as many events before it as after it, where they were stored in order
@@ -155,15 +192,23 @@ impl Moment<'_> {
 
 fn newest(
     connection: &Connection,
-    filters: &[Filter],
+    views: &[View],
     most: usize,
     now: u64,
 ) -> Result<Vec<Hit>, StoreError> {
     // Without a writer nobody has removed them: they would take living events' places in a limit.
     let expired = query::expired_rows(connection, now)?;
     let mut hits = Vec::new();
-    for filter in filters {
-        hits.append(&mut query::newest(connection, filter, most, &expired)?);
+    for view in views {
+        let mut visible = Vec::new();
+        for part in view.parts() {
+            visible.append(&mut query::newest(connection, part, most, &expired)?);
+        }
+        if !view.own.is_empty() {
+            query::order(&mut visible);
+            visible.truncate(view.limit().map_or(most, |limit| limit.min(most)));
+        }
+        hits.append(&mut visible);
     }
     query::order(&mut hits);
     Ok(hits)

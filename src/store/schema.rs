@@ -13,7 +13,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 4] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -80,6 +80,11 @@ CREATE TABLE synced (
     // one are gone; empty, it is lower than any.
     "
 ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
+",
+    // Which kinds are not for everybody shows in a scan by time as well.
+    "
+DROP INDEX event_time;
+CREATE INDEX event_time ON event (created_at, id, kind);
 ",
 ];
 

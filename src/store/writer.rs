@@ -3,6 +3,7 @@
 
 use super::StoreError;
 use super::checkpoint::Checkpointer;
+use super::commits::Commits;
 use super::event::VerifiedEvent;
 use super::rules::{self, Change, Outcome};
 use rusqlite::{Connection, TransactionBehavior};
@@ -57,12 +58,18 @@ impl Writer {
     pub(super) fn start(
         connection: Connection,
         checkpointer: Checkpointer,
+        commits: Commits,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
         let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
-        let state =
-            Thread { connection, checkpointer, on_commit, next_expiry: Arc::clone(&next_expiry) };
+        let state = Thread {
+            connection,
+            checkpointer,
+            commits,
+            on_commit,
+            next_expiry: next_expiry.clone(),
+        };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
@@ -137,6 +144,7 @@ impl Writer {
 struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
+    commits: Commits,
     on_commit: OnCommit,
     next_expiry: Arc<AtomicU64>,
 }
@@ -225,8 +233,9 @@ impl Thread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, unix_now(), &mut change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
-        transaction.commit()?;
-        if !change.steps.is_empty() {
+        let is_change = !change.steps.is_empty();
+        change.number = self.commits.count(is_change, || transaction.commit())?;
+        if is_change {
             (self.on_commit)(Arc::new(change));
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
