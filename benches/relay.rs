@@ -119,7 +119,10 @@ impl Relay {
         stream.set_nodelay(true).unwrap();
         let stream = MaybeTlsStream::Plain(stream);
         let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.unwrap();
-        Client { socket }
+        let mut client = Client { socket };
+        // The challenge of NIP-42.
+        client.next().await;
+        client
     }
 
     /// Resident memory in bytes.

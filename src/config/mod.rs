@@ -1,10 +1,14 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod auth;
 mod limits;
+mod relay_url;
 mod sync;
 mod within;
 
+pub use auth::{AuthConfig, PublicKeys};
 pub use limits::{Limits, NegentropyConfig};
+pub use relay_url::RelayUrl;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 
@@ -25,6 +29,8 @@ pub struct Config {
     pub limits: Limits,
     /// Limits of NIP-77.
     pub negentropy: NegentropyConfig,
+    /// Who may do and see what.
+    pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
     /// How this store asks others.
@@ -245,6 +251,9 @@ mod tests {
             ("[relay]\nlisten = \"here\"", 2, "listen"),
             ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
+            ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),
+            ("[auth]\nsync_keys = [\"nobody\"]", 2, "sync_keys"),
+            ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
             ("[nothing]\nx = 1", 1, "nothing"),
             ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
             ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),

@@ -1,5 +1,6 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
+use super::auth::{self, Auth};
 use super::neg_sessions::NegSessions;
 use super::outbox::{Outbox, Outgoing, Socket, outbox};
 use super::subscriptions::{self, Subscriptions};
@@ -24,6 +25,7 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What the verbs of one connection share.
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
+    pub(super) auth: Arc<Auth>,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
@@ -31,15 +33,18 @@ pub(super) struct Client {
 }
 
 /// Serves a client until either side ends it.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
-    let subscriptions = Arc::new(Subscriptions::new());
+    let (config, private) = (&relay.config.auth, &relay.private_kinds);
+    let auth = Arc::new(Auth::new(&relay.challenges, config, private, host));
+    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth)));
     let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
     let (outbox, sending) =
         outbox(relay.index.subscribe(), Arc::clone(&subscriptions), send_timeout);
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
+        auth,
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
@@ -61,6 +66,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket) {
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
     let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy);
+    client.outbox.text(message::auth(client.auth.challenge())).await;
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
@@ -82,6 +88,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
     match message::parse(text, &client.relay.config.limits) {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
+        Ok(ClientMessage::Auth(json)) => auth::auth(client, json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,

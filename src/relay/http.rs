@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub(super) type Body = Full<Bytes>;
 
 /// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 6] = [1, 9, 11, 40, 45, 77];
+const SUPPORTED_NIPS: [u16; 8] = [1, 9, 11, 40, 42, 45, 70, 77];
 
 const NOSTR_JSON: &str = "application/nostr+json";
 
@@ -76,9 +76,9 @@ fn document(config: &Config) -> Value {
             "max_subid_length": limits.subscription_id_bytes.get(),
             "max_event_tags": limits.event_tags.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),
-            "auth_required": false,
+            "auth_required": config.auth.required,
             "payment_required": false,
-            "restricted_writes": false,
+            "restricted_writes": !config.auth.publish_keys.is_empty(),
         },
     });
     for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {

@@ -1,4 +1,4 @@
-//! What clients say and how they are answered (NIP-01, NIP-45, NIP-77): JSON arrays, read
+//! What clients say and how they are answered (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, read
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
@@ -12,6 +12,8 @@ use std::borrow::Cow;
 pub enum ClientMessage<'text> {
     /// NIP-01: publish an event; its JSON is read later, on a pool.
     Event(&'text str),
+    /// NIP-42: show who the client is; the event's JSON is read later.
+    Auth(&'text str),
     /// NIP-01: answer from the store, then live.
     Req {
         /// The subscription id.
@@ -74,6 +76,10 @@ pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'
             [event] => Ok(ClientMessage::Event(event.get())),
             _ => Err(refuse_notice("EVENT takes one event")),
         },
+        "AUTH" => match rest {
+            [event] => Ok(ClientMessage::Auth(event.get())),
+            _ => Err(refuse_notice("AUTH takes one event")),
+        },
         "REQ" => {
             let (id, filters) = query(&verb, rest, limits)?;
             Ok(ClientMessage::Req { id, filters })
@@ -101,6 +107,11 @@ pub fn notice(text: &str) -> String {
 /// `["OK", id, accepted, text]`
 pub fn ok(id: &str, accepted: bool, text: &str) -> String {
     json!(["OK", id, accepted, text]).to_string()
+}
+
+/// `["AUTH", challenge]`
+pub fn auth(challenge: &str) -> String {
+    json!(["AUTH", challenge]).to_string()
 }
 
 /// `["EOSE", id]`

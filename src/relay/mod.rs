@@ -1,18 +1,20 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
+mod auth;
 mod connection;
 mod count;
 mod http;
 mod message;
 mod neg_sessions;
 mod outbox;
+mod permission;
 mod publish;
 mod server;
 mod subscriptions;
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::store::{StoreError, StoreOptions, Verifier};
+use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +56,9 @@ struct Shared {
     config: Config,
     index: Index,
     verifier: Verifier,
+    challenges: auth::Challenges,
+    // As the index was opened with.
+    private_kinds: PrivateKinds,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -67,10 +72,11 @@ impl Relay {
     pub async fn start(config: Config) -> Result<Self, RelayError> {
         let (stop, stopping) = watch::channel(false);
         let (ended, running) = watch::channel(());
+        let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
-            ..StoreOptions::default()
+            private_kinds: private_kinds.clone(),
         };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
@@ -81,6 +87,8 @@ impl Relay {
             config,
             index: index.clone(),
             verifier: Verifier::start()?,
+            challenges: auth::Challenges::new(),
+            private_kinds,
             stopping,
             _running: running,
         });

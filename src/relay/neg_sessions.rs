@@ -2,7 +2,7 @@
 //! opened with.
 
 use super::connection::Client;
-use super::message;
+use super::{message, permission};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::reconcile::message::{Decoder, Fault};
@@ -67,13 +67,17 @@ impl NegSessions {
             let text = format!("rate-limited: {most} NEG sessions are open; close one first");
             return client.outbox.text(message::neg_err(&id, &text)).await;
         }
+        let viewer = client.auth.viewer();
+        if let Err(reason) = permission::may_sync(&client.relay.config.auth, &viewer, &filters) {
+            return client.outbox.text(message::neg_err(&id, reason)).await;
+        }
         let index = client.relay.index.clone();
         let limit = config.max_sync_events.size();
         let (sessions, session) = (self.clone(), id.clone());
         let opened = tokio::task::spawn_blocking(move || {
             // A message that nobody can answer is refused before a set is built for it.
             check(&payload)?;
-            let set = index.snapshot(&filters, limit)?;
+            let set = index.snapshot_for(&viewer, &filters, limit)?;
             Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));

@@ -1,10 +1,9 @@
 //! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
 
+use super::auth::Auth;
 use super::connection::Client;
-use super::message;
 use super::outbox::Outbox;
-use crate::config::Limits;
-use crate::index::Index;
+use super::{Shared, message, permission};
 use crate::store::{Event, EventError, Outcome, within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
@@ -20,8 +19,9 @@ pub(super) async fn publish(client: &Client, json: &str) {
     let in_flight = Arc::clone(&client.events_in_flight);
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
+    let auth = Arc::clone(&client.auth);
     let verifier = client.relay.verifier.clone();
-    verifier.run(move || accept(&json, &relay.config.limits, &relay.index, outbox, permit)).await;
+    verifier.run(move || accept(&json, &relay, &auth, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.
@@ -29,20 +29,19 @@ fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
 }
 
-fn accept(
-    json: &str,
-    limits: &Limits,
-    index: &Index,
-    outbox: Outbox,
-    permit: OwnedSemaphorePermit,
-) {
+fn accept(json: &str, relay: &Shared, auth: &Auth, outbox: Outbox, permit: OwnedSemaphorePermit) {
+    let (limits, index) = (&relay.config.limits, &relay.index);
     let event = match Event::parse(json).and_then(|event| within_limits(event, json, limits)) {
         Ok(event) => event,
         Err(error) => return outbox.outcome(refusal(error), permit),
     };
     let id = event.id_hex();
-    // Known ids are the common case in sync, and a look is far cheaper than a signature.
-    if index.contains(&event.item()) {
+    if let Err(reason) = permission::may_publish(&relay.config.auth, &auth.viewer(), &event) {
+        return outbox.outcome(message::ok(&id, false, reason), permit);
+    }
+    // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
+    // private one is known is told to nobody who cannot sign it.
+    if index.shows(&event.item()) {
         return outbox.outcome(answer(&id, &Outcome::Duplicate), permit);
     }
     match event.verify() {
@@ -58,7 +57,7 @@ fn accept(
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.
-fn refusal(error: EventError) -> String {
+pub(super) fn refusal(error: EventError) -> String {
     let text = format!("invalid: {}", error.reason);
     match error.id {
         Some(id) => message::ok(&id, false, &text),

@@ -3,7 +3,7 @@
 use super::{Shared, connection, http, stopped};
 use hyper::body::Incoming;
 use hyper::header::{
-    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
 use hyper::server::conn::http1;
@@ -91,6 +91,7 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
         return response;
     }
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
@@ -99,7 +100,7 @@ fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http:
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                connection::serve(relay, socket).await;
+                connection::serve(relay, socket, host.as_deref()).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }

@@ -1,8 +1,9 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
+use super::auth::Auth;
 use super::connection::Client;
-use super::message;
 use super::outbox::{Outbox, Outgoing};
+use super::{message, permission};
 use crate::item::Item;
 use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
@@ -18,6 +19,7 @@ const WAITING_EVENTS: usize = 10_000;
 
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
+    auth: Arc<Auth>,
     by_id: Mutex<HashMap<String, Subscription>>,
     generations: AtomicU64,
 }
@@ -41,8 +43,8 @@ enum Stage {
 }
 
 impl Subscriptions {
-    pub(super) fn new() -> Self {
-        Self { by_id: Mutex::default(), generations: AtomicU64::new(0) }
+    pub(super) fn new(auth: Arc<Auth>) -> Self {
+        Self { auth, by_id: Mutex::default(), generations: AtomicU64::new(0) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -70,6 +72,9 @@ impl Subscriptions {
     /// is kept until they are.
     pub(super) fn matching(&self, event: &Arc<Event>) -> Vec<String> {
         let mut messages = Vec::new();
+        if !self.auth.sees(event) {
+            return messages;
+        }
         for subscription in self.lock().values_mut() {
             if !subscription.filters.iter().any(|filter| filter.matches(event)) {
                 continue;
@@ -140,13 +145,20 @@ impl Subscriptions {
 
 /// REQ
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
+    let viewer = client.auth.viewer();
+    if let Err(reason) = permission::may_read(&client.relay.config.auth, &viewer, &filters) {
+        // A REQ replaces the one before it, refused or not.
+        close(client, &id);
+        return client.outbox.text(message::closed(&id, reason)).await;
+    }
     let limits = &client.relay.config.limits;
     let most = limits.subscriptions.size();
     let Some(generation) = client.subscriptions.begin(&id, filters.clone(), most) else {
         let text = format!("rate-limited: {most} subscriptions are open; close one first");
         return client.outbox.text(message::closed(&id, &text)).await;
     };
-    match send_stored(client, &id, filters).await {
+    let views = filters.iter().map(|filter| viewer.view(filter)).collect();
+    match send_stored(client, &id, views).await {
         Ok(sent) => {
             client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
         }
@@ -166,15 +178,10 @@ pub(super) fn close(client: &Client, id: &str) {
 
 /// Sends the stored events that match and returns their ids. No thread waits for the client: the
 /// events are read on one, a few at a time, and sent without.
-async fn send_stored(
-    client: &Client,
-    id: &str,
-    filters: Vec<Filter>,
-) -> Result<Vec<[u8; 32]>, String> {
+async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<[u8; 32]>, String> {
     let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config.limits.events_per_filter.size();
-    let views: Vec<View> = filters.into_iter().map(View::whole).collect();
     let (hits, mut batch) = on_a_thread(move || {
         let add = |item: &Item, json: &str| first.add(item, json);
         let hits = reader.newest_and_first(&views, most, READ_EVENTS, unix_now(), add)?;
@@ -260,7 +267,7 @@ mod tests {
     /// A stream with a gap that nobody is told of is worse than one that ends.
     #[test]
     fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
-        let subscriptions = Subscriptions::new();
+        let subscriptions = Subscriptions::new(Arc::new(Auth::stranger()));
         for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
             let generation = subscriptions.begin("s", vec![Filter::default()], 1).unwrap();
             for number in 0..count {

@@ -19,7 +19,7 @@ mod viewer;
 mod writer;
 
 pub use admission::within_limits;
-pub use event::{Event, EventError, Lifetime, VerifiedEvent};
+pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
 pub use readers::{Moment, Reader};

@@ -1,7 +1,7 @@
 //! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
 //! deletion, NIP-40 expiration). The rules give the same store whatever order events come in.
 
-use super::event::{DELETION, Event, Lifetime, VerifiedEvent};
+use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VerifiedEvent};
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
@@ -19,7 +19,8 @@ pub enum Outcome {
     Deleted,
     /// It expired before it came (NIP-40).
     Expired,
-    /// It is ephemeral: passed on to subscriptions, never stored.
+    /// It is ephemeral: passed on to subscriptions, never stored. One that authenticates (NIP-42)
+    /// is not passed on either.
     PassedOn,
     /// The database refused the batch; nothing of it is stored.
     Failed(String),
@@ -57,7 +58,9 @@ pub(super) fn apply(
         return Ok(Outcome::Expired);
     }
     if event.lifetime() == Lifetime::Ephemeral {
-        change.steps.push(Step::Passed(Arc::new(event)));
+        if event.kind() != AUTHENTICATION {
+            change.steps.push(Step::Passed(Arc::new(event)));
+        }
         return Ok(Outcome::PassedOn);
     }
     if is_deleted(connection, &event, change)? {

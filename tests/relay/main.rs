@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod bad_input;
 mod bad_negentropy;
 mod deletion;
@@ -18,3 +19,4 @@ mod slow_readers;
 mod store_rules;
 mod subscriptions;
 mod unusual_json;
+mod visibility;

@@ -41,6 +41,17 @@ pub fn answer<'events>(filters: &[Value], events: &'events [Value]) -> Vec<&'eve
     union
 }
 
+/// The events that a client which has shown `keys` may see.
+pub fn visible(events: &[Value], private_kinds: &[u16], keys: &[String]) -> Vec<Value> {
+    let is_own = |value: &Value| keys.iter().any(|key| value == key.as_str());
+    let sees = |event: &&Value| {
+        !private_kinds.iter().any(|private| kind(event) == u64::from(*private))
+            || is_own(&event["pubkey"])
+            || tags(event, "p").any(is_own)
+    };
+    events.iter().filter(sees).cloned().collect()
+}
+
 /// The ids of events.
 pub fn ids<'events>(events: impl IntoIterator<Item = &'events Value>) -> BTreeSet<String> {
     events.into_iter().map(|event| id_of(event).to_owned()).collect()
