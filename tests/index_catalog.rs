@@ -79,7 +79,12 @@ fn open(path: &Path, memory_bytes: usize) -> Index {
 
 fn open_with(path: &Path, memory_bytes: usize, private_kinds: &[u16]) -> Index {
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
-    let options = StoreOptions { synchronous: Synchronous::Normal, readers: 4, private_kinds };
+    let options = StoreOptions {
+        synchronous: Synchronous::Normal,
+        readers: 4,
+        private_kinds,
+        ..StoreOptions::default()
+    };
     Index::open(path, options, memory_bytes).unwrap()
 }
 

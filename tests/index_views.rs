@@ -34,6 +34,7 @@ fn open(folder: &tempfile::TempDir) -> Index {
         synchronous: Synchronous::Normal,
         readers: 4,
         private_kinds: PrivateKinds::new(PRIVATE),
+        ..StoreOptions::default()
     };
     Index::open(&folder.path().join("store.sqlite"), options, 64 << 20).unwrap()
 }

@@ -59,11 +59,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let config = arguments.store.config()?;
     start_log(&config.log)?;
-    let options = StoreOptions {
-        synchronous: config.store.synchronous,
-        readers: config.store.readers.size(),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::configured(&config);
     let memory_bytes = config.index.memory_mb.size() << 20;
     let index = Index::open(&config.store.path, options, memory_bytes)?;
     let local = Local::configured(index, &config)?;

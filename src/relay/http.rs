@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 pub(super) type Body = Full<Bytes>;
 
 /// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 8] = [1, 9, 11, 40, 42, 45, 70, 77];
+const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
 
 const NOSTR_JSON: &str = "application/nostr+json";
 

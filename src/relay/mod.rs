@@ -74,9 +74,8 @@ impl Relay {
         let (ended, running) = watch::channel(());
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
-            synchronous: config.store.synchronous,
-            readers: config.store.readers.size(),
             private_kinds: private_kinds.clone(),
+            ..StoreOptions::configured(&config)
         };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;

@@ -4,7 +4,7 @@ use super::auth::Auth;
 use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
-use crate::store::{Event, EventError, Outcome, within_limits};
+use crate::store::{Event, EventError, Outcome, VANISH, within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,10 +41,13 @@ fn accept(json: &str, relay: &Shared, auth: &Auth, outbox: Outbox, permit: Owned
     }
     // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
     // private one is known is told to nobody who cannot sign it.
-    if index.shows(&event.item()) {
+    let vanishes = event.kind() == VANISH;
+    // A request to vanish that is known is answered when all is gone.
+    if !vanishes && index.shows(&event.item()) {
         return outbox.outcome(answer(&id, &Outcome::Duplicate), permit);
     }
-    match event.verify() {
+    let for_us = vanishes && auth.is_us(&event.tag_values("relay"));
+    match event.verify().map(|event| if for_us { event.for_this_relay() } else { event }) {
         Ok(event) => index.store().submit(
             vec![event],
             Box::new(move |outcomes| {
@@ -72,6 +75,9 @@ fn answer(id: &str, outcome: &Outcome) -> String {
         Outcome::Duplicate => message::ok(id, true, "duplicate: already have this event"),
         Outcome::Superseded => message::ok(id, true, "duplicate: a newer version is stored"),
         Outcome::Deleted => message::ok(id, false, "blocked: deleted by its author"),
+        Outcome::Vanished => {
+            message::ok(id, false, "blocked: its author or addressee has vanished")
+        }
         Outcome::Expired => message::ok(id, false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => message::ok(id, false, &format!("error: {reason}")),
     }

@@ -28,6 +28,7 @@ pub struct Event {
     address: Option<String>,
     deletes: Option<Box<Deletes>>,
     is_protected: bool,
+    is_for_this_relay: bool,
 }
 
 /// NIP-09: what a deletion request names.
@@ -178,6 +179,7 @@ impl Fields<'_> {
             address: self.address(),
             deletes: (self.kind == DELETION).then(|| Box::new(self.deletes())),
             is_protected: self.tags.iter().any(|tag| tag.first().is_some_and(|t| t.0 == "-")),
+            is_for_this_relay: false,
         })
     }
 
@@ -324,6 +326,12 @@ impl Event {
         tags.iter().filter_map(value).collect()
     }
 
+    /// NIP-62: whether a request to vanish is known to name this relay, besides what its tags say
+    /// to those who know the relay's configured URL alone.
+    pub(super) fn is_for_this_relay(&self) -> bool {
+        self.is_for_this_relay
+    }
+
     /// NIP-70: whether only its author may publish the event.
     pub fn is_protected(&self) -> bool {
         self.is_protected
@@ -354,6 +362,12 @@ impl Event {
 }
 
 impl VerifiedEvent {
+    /// Says that the event names this relay (NIP-62, `relay`), by a URL by which it is reached.
+    pub fn for_this_relay(mut self) -> Self {
+        self.0.is_for_this_relay = true;
+        self
+    }
+
     /// The event itself.
     pub fn into_inner(self) -> Event {
         self.0

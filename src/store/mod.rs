@@ -14,6 +14,7 @@ mod schema;
 mod signature;
 mod synced;
 mod tag_key;
+mod vanish;
 mod verifier;
 mod viewer;
 mod writer;
@@ -32,11 +33,13 @@ pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{OnCommit, Reply, unix_now};
 
+use crate::config::{Config, RelayUrl};
 use checkpoint::Checkpointer;
 use commits::Commits;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use vanish::Vanishing;
 use writer::Writer;
 
 /// The most events that one commit of a removal removes.
@@ -129,11 +132,31 @@ pub struct StoreOptions {
     pub readers: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
+    /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
+    /// those that name all.
+    pub relay_url: Option<RelayUrl>,
+}
+
+impl StoreOptions {
+    /// As it is configured, for uses that see everything: no kind is kept apart.
+    pub fn configured(config: &Config) -> Self {
+        Self {
+            synchronous: config.store.synchronous,
+            readers: config.store.readers.size(),
+            private_kinds: PrivateKinds::default(),
+            relay_url: RelayUrl::parse(&config.auth.relay_url),
+        }
+    }
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { synchronous: Synchronous::Full, readers: 8, private_kinds: PrivateKinds::default() }
+        Self {
+            synchronous: Synchronous::Full,
+            readers: 8,
+            private_kinds: PrivateKinds::default(),
+            relay_url: None,
+        }
     }
 }
 
@@ -185,7 +208,9 @@ impl Store {
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let commits = Commits::default();
-        let writer = Writer::start(connection, checkpointer, commits.clone(), on_commit)?;
+        let vanishing = Vanishing::load(&connection, options.relay_url)?;
+        let writer =
+            Writer::start(connection, checkpointer, commits.clone(), vanishing, on_commit)?;
         let reader = Reader::open_beside(path, options.readers, commits)?;
         Ok(Self { inner: Arc::new(Inner { reader, writer, lock }) })
     }

@@ -4,8 +4,9 @@
 use super::StoreError;
 use super::checkpoint::Checkpointer;
 use super::commits::Commits;
-use super::event::VerifiedEvent;
+use super::event::{VANISH, VerifiedEvent};
 use super::rules::{self, Change, Outcome};
+use super::vanish::{self, Vanishing};
 use rusqlite::{Connection, TransactionBehavior};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -25,6 +26,8 @@ const BATCH_EVENTS: usize = 10_000;
 const QUEUE_SUBMISSIONS: usize = 4_096;
 /// The most events that one expiration commit removes.
 const EXPIRE_EVENTS: usize = 1_000;
+/// The most events of somebody who vanishes that one commit removes; others get their turn between.
+const VANISH_EVENTS: usize = 500;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 
@@ -59,6 +62,7 @@ impl Writer {
         connection: Connection,
         checkpointer: Checkpointer,
         commits: Commits,
+        vanishing: Vanishing,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
@@ -67,8 +71,10 @@ impl Writer {
             connection,
             checkpointer,
             commits,
+            vanishing,
+            put_off: Vec::new(),
             on_commit,
-            next_expiry: next_expiry.clone(),
+            next_expiry: Arc::clone(&next_expiry),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -145,14 +151,18 @@ struct Thread {
     connection: Connection,
     checkpointer: Checkpointer,
     commits: Commits,
+    vanishing: Vanishing,
+    // Replies that wait until all has vanished that they are about.
+    put_off: Vec<(Reply, Vec<Outcome>)>,
     on_commit: OnCommit,
     next_expiry: Arc<AtomicU64>,
 }
 
 impl Thread {
     fn run(mut self, queue: &Receiver<Job>) {
+        let mut patience = Duration::ZERO;
         loop {
-            let first = match queue.recv_timeout(TICK) {
+            let first = match queue.recv_timeout(patience) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -161,16 +171,22 @@ impl Thread {
             self.expire_due();
             self.commit(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
-                let removed =
-                    self.transact(|connection, _, change| rules::remove(connection, &ids, change));
+                let removed = self
+                    .transact(|connection, _, _, change| rules::remove(connection, &ids, change));
                 let _ = reply.send(removed);
             }
             for note in gathered.notes {
                 note(&mut self.connection);
             }
+            patience = if self.vanish() { Duration::ZERO } else { TICK };
             if gathered.stop {
                 break;
             }
+        }
+        for (reply, outcomes) in self.put_off {
+            // It goes on at the next start.
+            let failed = Outcome::Failed("the store was closed before all had vanished".into());
+            reply(vec![failed; outcomes.len()]);
         }
         self.checkpointer.finish(&self.connection);
     }
@@ -180,13 +196,15 @@ impl Thread {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let vanishes = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
+        let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanishes(events)).collect();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let written = self.transact(|connection, now, change| {
+        let written = self.transact(|connection, now, vanishing, change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
             for events in submissions {
                 let mut of_submission = Vec::with_capacity(events.len());
                 for event in events {
-                    of_submission.push(rules::apply(connection, event, now, change)?);
+                    of_submission.push(rules::apply(connection, event, now, vanishing, change)?);
                 }
                 outcomes.push(of_submission);
             }
@@ -194,7 +212,13 @@ impl Thread {
         });
         match written {
             Ok(outcomes) => {
-                replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
+                for ((reply, outcomes), vanish) in replies.into_iter().zip(outcomes).zip(vanish) {
+                    if vanish && self.vanishing.is_pending {
+                        self.put_off.push((reply, outcomes));
+                    } else {
+                        reply(outcomes);
+                    }
+                }
             }
             Err(error) => {
                 tracing::error!(%error, "a batch of events could not be stored");
@@ -209,7 +233,7 @@ impl Thread {
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
         while self.next_expiry.load(Ordering::Acquire) <= unix_now() {
-            let removed = self.transact(|connection, now, change| {
+            let removed = self.transact(|connection, now, _, change| {
                 rules::expire(connection, now, EXPIRE_EVENTS, change)
             });
             match removed {
@@ -223,15 +247,36 @@ impl Thread {
         }
     }
 
+    /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
+    /// Returns whether there is more.
+    fn vanish(&mut self) -> bool {
+        if !self.vanishing.is_pending {
+            return false;
+        }
+        let removed = self.transact(|connection, _, vanishing, change| {
+            vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
+            Ok(())
+        });
+        if let Err(error) = removed {
+            tracing::error!(%error, "what is to vanish could not be removed");
+            self.vanishing.is_pending = true;
+            return false;
+        }
+        if !self.vanishing.is_pending {
+            self.put_off.drain(..).for_each(|(reply, outcomes)| reply(outcomes));
+        }
+        self.vanishing.is_pending
+    }
+
     /// Runs `work` in a transaction, commits it and publishes what it changed.
     fn transact<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
     ) -> rusqlite::Result<T> {
         let mut change = Change::default();
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, unix_now(), &mut change)?;
+        let done = work(&transaction, unix_now(), &mut self.vanishing, &mut change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
         let is_change = !change.steps.is_empty();
         change.number = self.commits.count(is_change, || transaction.commit())?;

@@ -50,6 +50,8 @@ pub struct Local {
     pub limits: Limits,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
+    /// Whether events are moved that only their author may publish (NIP-70).
+    pub protected: bool,
 }
 
 impl Local {
@@ -58,7 +60,13 @@ impl Local {
     /// # Errors
     /// When the system gives no thread.
     pub fn new(index: Index) -> Result<Self, StoreError> {
-        Ok(Self { index, verifier: Verifier::start()?, limits: Limits::default(), keys: None })
+        Ok(Self {
+            index,
+            verifier: Verifier::start()?,
+            limits: Limits::default(),
+            keys: None,
+            protected: false,
+        })
     }
 
     /// Our side as it is configured.
@@ -69,7 +77,7 @@ impl Local {
         let keys = auth::configured_keys(&config.sync)?;
         let limits = config.limits.clone();
         let local = Self::new(index).map_err(|error| SyncError::Store(error.to_string()))?;
-        Ok(Self { limits, keys, ..local })
+        Ok(Self { limits, keys, protected: config.sync.protected, ..local })
     }
 }
 

@@ -19,4 +19,5 @@ mod slow_readers;
 mod store_rules;
 mod subscriptions;
 mod unusual_json;
+mod vanish;
 mod visibility;

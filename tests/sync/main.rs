@@ -4,6 +4,7 @@ mod command;
 mod convergence;
 mod nasty;
 mod others;
+mod protected;
 mod scheduled;
 mod scripted;
 #[path = "../support/mod.rs"]

@@ -6,7 +6,7 @@ use super::super::message;
 use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
-use crate::store::{Filter, Refused, StoreError};
+use crate::store::{Event, Filter, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -111,12 +111,20 @@ impl Session<'_> {
         self.download.advance(&self.peer)?;
         if let Some(ids) = self.upload.next_to_read() {
             let reader = self.local.index.reader().clone();
+            let moves_protected = self.local.protected;
             self.begin_work(move || {
                 let filter = Filter { ids: Some(ids_in_order(ids)), ..Filter::default() };
                 let hits = reader.newest(&[filter], usize::MAX)?;
                 let mut events = Vec::with_capacity(hits.len());
-                reader.fetch(&hits, |item, json| events.push((item.id, json.to_owned())))?;
-                Ok(Work::Loaded(events))
+                let mut protected = Vec::new();
+                reader.fetch(&hits, |item, json| {
+                    if moves_protected || !is_protected(json) {
+                        events.push((item.id, json.to_owned()));
+                    } else {
+                        protected.push(item.id);
+                    }
+                })?;
+                Ok(Work::Loaded { events, protected })
             });
         }
         let too_long = self.upload.advance(&self.peer, self.peer.information.message_bytes)?;
@@ -125,6 +133,16 @@ impl Session<'_> {
             self.give_up(id, "too long for the peer", Some(NOT_TAKEN_S), true);
         }
         Ok(())
+    }
+
+    /// Events have been read; those that only their author may publish (NIP-70) stay here.
+    pub(super) fn loaded(&mut self, events: Vec<([u8; 32], String)>, protected: Vec<[u8; 32]>) {
+        self.upload.read(events);
+        let refusal = arrival::Refusal::Protected;
+        for id in protected {
+            *self.memory.report.refused.entry(refusal.name().to_owned()).or_default() += 1;
+            self.give_up(id, refusal.name(), refusal.term_s(), false);
+        }
     }
 
     /// An event has come for `subscription`; it is checked with those that come with it.
@@ -352,4 +370,9 @@ impl Session<'_> {
 fn ids_in_order(mut ids: Vec<[u8; 32]>) -> Vec<[u8; 32]> {
     ids.sort_unstable();
     ids
+}
+
+/// NIP-70: whether only its author may publish the event. Most events are told by a look.
+fn is_protected(json: &str) -> bool {
+    json.contains(r#"["-""#) && Event::parse(json).is_ok_and(|event| event.is_protected())
 }
