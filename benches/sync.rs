@@ -100,7 +100,7 @@ async fn download() {
         let report = synced(&local, &url).await;
         ours.push(began.elapsed());
         assert_eq!(report.stored, DOWNLOAD as u64);
-        local.index.store().close();
+        local.store.close();
     }
     let (bare, ours) = (median(bare), median(ours));
     report("download", rate(DOWNLOAD, ours), rate(DOWNLOAD, bare), "events/s", 0.4);

@@ -4,12 +4,15 @@
 pub mod config;
 pub mod index;
 pub mod item;
+pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
+pub mod plot;
 pub mod reconcile;
 pub mod relay;
 pub mod store;
 pub mod sync;
+pub mod utc;
 
 // The README's Rust is compiled with the tests.
 #[cfg(doctest)]

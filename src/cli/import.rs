@@ -1,21 +1,19 @@
 //! `negsync import`
 
 use super::StoreArguments;
+use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::index::Index;
 use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader, IsTerminal, Read, Write};
+use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// How many lines, and how many bytes of them, go to a verifying thread at a time.
-const CHUNK_LINES: usize = 512;
-const CHUNK_BYTES: usize = 1 << 20;
 /// A longer line cannot be an event.
-const LINE_BYTES: u64 = 16 << 20;
+const LINE_BYTES: usize = 16 << 20;
 /// How many chunks are being verified.
 const CHUNKS_IN_FLIGHT: usize = 16;
 /// How many events share a commit; twice as many are in memory.
@@ -51,14 +49,6 @@ struct Checked {
     duplicates: u64,
     // Line number and what is wrong with it.
     bad_lines: Vec<(u64, String)>,
-    bytes: u64,
-}
-
-/// Lines with their numbers, counted from 1, and how many bytes of input they are.
-struct Chunk {
-    lines: Vec<(u64, String)>,
-    // The number of a line behind them that is over the limit; it ends the chunk.
-    too_long: Option<u64>,
     bytes: u64,
 }
 
@@ -105,9 +95,9 @@ fn import(
     let mut commits = Commits { index, pending: Vec::new(), under_way: None };
     let mut tally = Tally::default();
     let mut in_flight = 0;
-    let mut line = 0;
+    let mut chunks = Chunks::new(input, LINE_BYTES);
     loop {
-        let chunk = read_chunk(input, &mut line)?;
+        let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
             let (index, check) = (index.clone(), check.clone());
@@ -161,35 +151,6 @@ impl Commits<'_> {
         self.submit(tally)?;
         self.settle(tally)
     }
-}
-
-/// The next lines without the empty ones, or `None` at the end.
-fn read_chunk(input: &mut dyn BufRead, line: &mut u64) -> anyhow::Result<Option<Chunk>> {
-    let mut chunk = Chunk { lines: Vec::with_capacity(CHUNK_LINES), too_long: None, bytes: 0 };
-    while chunk.lines.len() < CHUNK_LINES && chunk.bytes < CHUNK_BYTES as u64 {
-        let mut text = Vec::new();
-        let read = input
-            .take(LINE_BYTES + 1)
-            .read_until(b'\n', &mut text)
-            .with_context(|| format!("cannot read line {}", *line + 1))?;
-        if read == 0 {
-            break;
-        }
-        *line += 1;
-        chunk.bytes += read as u64;
-        if read as u64 > LINE_BYTES && text.last() != Some(&b'\n') {
-            chunk.bytes += input.skip_until(b'\n')? as u64;
-            chunk.too_long = Some(*line);
-            break;
-        }
-        // What is not UTF-8 is not JSON either, and is reported as such.
-        let text = String::from_utf8_lossy(&text);
-        let text = text.trim();
-        if !text.is_empty() {
-            chunk.lines.push((*line, text.to_owned()));
-        }
-    }
-    Ok((chunk.bytes > 0).then_some(chunk))
 }
 
 fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {

@@ -1,6 +1,8 @@
 //! The command line: one file a command.
 
+mod chunks;
 mod decode;
+mod diff;
 mod explain;
 mod export;
 mod import;
@@ -41,6 +43,11 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Tell what differs between the store and a relay, and move nothing.
+    ///
+    /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
+    /// line or store.
+    Diff(diff::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -75,6 +82,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Diff(arguments) => diff::run(&arguments),
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         let relay = Relay::start(config.clone()).await?;
-        let schedule = Schedule::start(relay.index(), &config)?;
+        let schedule = Schedule::start(relay.index(), &config, relay.peers())?;
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{}", relay.address());
         tokio::select! {

@@ -65,7 +65,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let local = Local::configured(index, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let reports = runtime.block_on(sync_all(arguments, &local, filter));
-    local.index.store().close();
+    local.store.close();
     let reports = reports?;
     // Whoever closed standard output does not want to know.
     let _ = print(arguments.json, &reports);

@@ -60,6 +60,7 @@ impl PeerDisplay {
                 self.say(&format!("{reason}; again in {:.1} s", pause.as_secs_f64()));
             }
             Progress::Live => self.say("synced; events are passed on as they come"),
+            Progress::CaughtUp(_) => {}
             Progress::Connected => tracing::debug!("{url}: connected"),
             Progress::Pass(pass) => tracing::debug!("{url}: pass {pass}"),
         }

@@ -2,12 +2,18 @@
 
 mod auth;
 mod limits;
+mod metrics;
+mod network;
+mod page;
 mod relay_url;
 mod sync;
 mod within;
 
 pub use auth::{AuthConfig, PublicKeys};
 pub use limits::{Limits, NegentropyConfig};
+pub use metrics::MetricsConfig;
+pub use network::{Network, NetworkError};
+pub use page::PageConfig;
 pub use relay_url::RelayUrl;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
@@ -38,6 +44,10 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Who may see what the relay measures.
+    pub metrics: MetricsConfig,
+    /// The page for browsers.
+    pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
 }

@@ -52,6 +52,15 @@ pub enum Direction {
 }
 
 impl Direction {
+    /// As it is written in `relay.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Down => "down",
+            Self::Up => "up",
+            Self::Both => "both",
+        }
+    }
+
     /// Whether events come from the peer.
     pub fn is_down(self) -> bool {
         self != Self::Up

@@ -7,8 +7,11 @@ use super::scan::{Gathered, gather, scan, scan_halves, union};
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::item::Item;
+use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
-use crate::store::{Change, Filter, PrivateKinds, Reader, Step, StoreError, View, Viewer};
+use crate::store::{
+    Change, EventSource, Filter, PrivateKinds, Step, Store, StoreError, View, Viewer,
+};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -41,6 +44,22 @@ pub struct Catalog {
     // The filters whose sets, together all events, are never evicted: one for everybody's, and one
     // for those of private kinds where there are such kinds.
     resident: Vec<Filter>,
+    metrics: IndexMetrics,
+}
+
+/// What the catalog holds at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Whether all events have been loaded.
+    pub is_loaded: bool,
+    /// Items of all events.
+    pub items: usize,
+    /// The memory that they take, at most.
+    pub bytes: usize,
+    /// Sets of other filters that are kept.
+    pub kept_sets: usize,
+    /// The memory that they take, at most.
+    pub kept_bytes: usize,
 }
 
 struct State {
@@ -82,18 +101,25 @@ impl Catalog {
         let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
         let sets = resident.iter().map(building).collect();
         let state = State { sets, uses: 0, applied: 0, awaited: Vec::new() };
-        Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes, resident }
+        Self {
+            state: Mutex::new(state),
+            built: Condvar::new(),
+            memory_bytes,
+            resident,
+            metrics: IndexMetrics::default(),
+        }
     }
 
     /// Builds the sets of all events. Called once, as soon as the store is open.
     ///
     /// # Errors
     /// When a scan fails.
-    pub fn load(&self, reader: &Reader) -> Result<(), StoreError> {
+    pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
+        let _timer = self.metrics.build_s.start_timer();
         let claims: Vec<Claim<'_>> =
-            self.resident.iter().map(|content| Claim { catalog: self, reader, content }).collect();
+            self.resident.iter().map(|content| Claim { catalog: self, source, content }).collect();
         for claim in claims {
-            let items = scan_halves(reader, claim.content, usize::MAX)?;
+            let items = scan_halves(source, claim.content, usize::MAX)?;
             claim.settle(items);
         }
         Ok(())
@@ -130,6 +156,31 @@ impl Catalog {
         self.resident.first().is_some_and(|content| state.has(content, item))
     }
 
+    /// What it measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        &self.metrics
+    }
+
+    /// What it holds now.
+    pub fn statistics(&self) -> Statistics {
+        let mut statistics = Statistics { is_loaded: true, ..Statistics::default() };
+        for (filter, entry) in &self.lock().sets {
+            let is_resident = self.resident.contains(filter);
+            match entry {
+                Entry::Kept { tree, .. } if is_resident => {
+                    statistics.items += tree.len();
+                    statistics.bytes += tree.memory_bytes();
+                }
+                Entry::Kept { tree, .. } => {
+                    statistics.kept_sets += 1;
+                    statistics.kept_bytes += tree.memory_bytes();
+                }
+                Entry::Building(_) => statistics.is_loaded &= !is_resident,
+            }
+        }
+        statistics
+    }
+
     /// The complete set of the items that match any of the filters, as it is now. Blocks while it
     /// is being built.
     ///
@@ -137,12 +188,12 @@ impl Catalog {
     /// When the set has more than `limit` items or cannot be read; it is never cut.
     pub fn snapshot(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let whole: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        self.snapshot_of(reader, &whole, limit)
+        self.snapshot_of(source, &whole, limit)
     }
 
     /// As [`Catalog::snapshot`], of the events that the viewer may see and no others.
@@ -151,38 +202,40 @@ impl Catalog {
     /// As [`Catalog::snapshot`].
     pub fn snapshot_for(
         &self,
-        reader: &Reader,
+        store: &Store,
         viewer: &Viewer,
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let views: Vec<View> = filters.iter().map(|filter| viewer.view(filter)).collect();
-        self.snapshot_of(reader, &views, limit)
+        match views.as_slice() {
+            [view] if !view.own.is_empty() => {
+                whole(self.slice_with_own(store, view, limit)?, limit)
+            }
+            _ => self.snapshot_of(store, &views, limit),
+        }
     }
 
     fn snapshot_of(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         views: &[View],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let slice = match views {
-            [view] if view.own.is_empty() => self.slice(reader, &view.public, limit)?,
-            [view] => self.slice_with_own(reader, view, limit)?,
+            [View { public, own }] if own.is_empty() => self.slice(source, public, limit)?,
             _ => {
-                let tree = union(reader, views, limit)?.ok_or(SnapshotError::TooLarge { limit })?;
+                let _timer = self.metrics.build_s.start_timer();
+                let tree = union(source, views, limit)?.ok_or(SnapshotError::TooLarge { limit })?;
                 Slice::new(tree, None, None, None)
             }
         };
-        if slice.len() > limit {
-            return Err(SnapshotError::TooLarge { limit });
-        }
-        Ok(slice)
+        whole(slice, limit)
     }
 
     fn slice(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filter: &Filter,
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
@@ -194,7 +247,10 @@ impl Catalog {
             Some(tree) => tree,
             None => match self.joined(filter, &content) {
                 Some(tree) => tree,
-                None => self.build(reader, filter, &content, limit)?,
+                None => {
+                    let _timer = self.metrics.build_s.start_timer();
+                    self.build(source, filter, &content, limit)?
+                }
             },
         };
         Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
@@ -226,20 +282,20 @@ impl Catalog {
     /// scan: both of the same commit.
     fn slice_with_own(
         &self,
-        reader: &Reader,
+        store: &Store,
         view: &View,
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let public = &view.public;
         let content = public.timeless();
         let cheap = Gathered::new(None, CHEAP_ITEMS);
-        let tree = match self.at_one_commit(reader, view, &content, cheap, limit)? {
+        let tree = match self.at_one_commit(store, view, &content, cheap, limit)? {
             Some(tree) => tree,
             None => {
                 // So that it is kept from now on, where it can be.
-                self.slice(reader, public, limit)?;
+                self.slice(store, public, limit)?;
                 let all = Gathered::new(view.limit(), limit);
-                self.at_one_commit(reader, view, &content, all, limit)?
+                self.at_one_commit(store, view, &content, all, limit)?
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
@@ -250,13 +306,13 @@ impl Catalog {
     /// in `all`; `None` when they are too many.
     fn at_one_commit(
         &self,
-        reader: &Reader,
+        store: &Store,
         view: &View,
         content: &Filter,
         mut all: Gathered,
         limit: usize,
     ) -> Result<Option<Tree>, StoreError> {
-        reader.at_one_commit(
+        store.reader().at_one_commit(
             |number| self.kept_at(content, number),
             |kept, moment| {
                 let Some(mut tree) = kept.tree() else {
@@ -309,12 +365,12 @@ impl Catalog {
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
     fn build(
         &self,
-        reader: &Reader,
+        source: &dyn EventSource,
         filter: &Filter,
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(reader, filter, CHEAP_ITEMS)? {
+        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -328,18 +384,18 @@ impl Catalog {
             } else {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
-                let claim = Claim { catalog: self, reader, content };
+                let claim = Claim { catalog: self, source, content };
                 let is_resident = self.resident.contains(content);
                 let keepable =
                     if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
-                let items = scan_halves(reader, content, keepable)?;
+                let items = scan_halves(source, content, keepable)?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }
             }
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
-        let items = gather(reader, filter, Gathered::new(filter.limit, limit))?
+        let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(Tree::from_unsorted(items))
     }
@@ -394,6 +450,11 @@ impl Catalog {
     }
 }
 
+/// Refuses a set that is too large.
+fn whole(slice: Slice, limit: usize) -> Result<Slice, SnapshotError> {
+    if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(slice) }
+}
+
 impl State {
     fn tree(&self, content: &Filter) -> Option<&Tree> {
         match self.sets.get(content)? {
@@ -434,13 +495,13 @@ impl State {
 /// Frees those who wait for a set even when its scan fails.
 struct Claim<'catalog> {
     catalog: &'catalog Catalog,
-    reader: &'catalog Reader,
+    source: &'catalog dyn EventSource,
     content: &'catalog Filter,
 }
 
 impl Claim<'_> {
     fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
-        let tree = self.catalog.finish(self.content, items, self.reader.last_commit());
+        let tree = self.catalog.finish(self.content, items, self.source.last_commit());
         std::mem::forget(self);
         tree
     }

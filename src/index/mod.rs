@@ -7,12 +7,13 @@ mod scan;
 mod slice;
 mod tree;
 
-pub use catalog::{Catalog, SnapshotError};
+pub use catalog::{Catalog, SnapshotError, Statistics};
 pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
-use crate::store::{Change, Filter, Reader, Store, StoreError, StoreOptions, Viewer};
+use crate::metrics::IndexMetrics;
+use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions, Viewer};
 use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::broadcast;
@@ -20,10 +21,18 @@ use tokio::sync::broadcast;
 /// The most commits that a subscriber may be behind before it misses some, and is told so.
 const CHANGES_KEPT: usize = 1_024;
 
-/// A store together with the index over it: what relay and sync work on. Clones share it.
+/// This program's own store together with the sets over it: what the relay works on. Clones
+/// share it.
 #[derive(Clone)]
 pub struct Index {
     store: Store,
+    sets: Sets,
+}
+
+/// The sets over a store, its own or another relay's: what reconciles. Clones share them.
+#[derive(Clone)]
+pub struct Sets {
+    source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
     changes: broadcast::Sender<Arc<Change>>,
 }
@@ -52,16 +61,17 @@ impl Index {
                 let _ = publish.send(change);
             }),
         )?;
-        let (loading, reader) = (Arc::clone(&catalog), store.reader().clone());
+        let (loading, source) = (Arc::clone(&catalog), store.clone());
         std::thread::Builder::new()
             .name("index-load".into())
             .spawn(move || {
-                if let Err(error) = loading.load(&reader) {
+                if let Err(error) = loading.load(&source) {
                     tracing::error!(%error, "the index could not be loaded");
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { store, catalog, changes })
+        let source = Arc::new(store.clone());
+        Ok(Self { store, sets: Sets { source, catalog, changes } })
     }
 
     /// The store underneath.
@@ -72,6 +82,50 @@ impl Index {
     /// The reading side of the store.
     pub fn reader(&self) -> &Reader {
         self.store.reader()
+    }
+
+    /// The sets alone.
+    pub fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
+    /// Every commit from now on.
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+        self.sets.subscribe()
+    }
+
+    /// As [`Sets::contains`].
+    pub fn contains(&self, item: &Item) -> bool {
+        self.sets.contains(item)
+    }
+
+    /// As [`Sets::snapshot`].
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+        self.sets.snapshot(filters, limit)
+    }
+
+    /// As [`Index::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Index::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.sets.source.catch_up()?;
+        self.sets.catalog.snapshot_for(&self.store, viewer, filters, limit)
+    }
+}
+
+impl Sets {
+    /// The store underneath, as far as sets need it.
+    pub fn source(&self) -> &dyn EventSource {
+        self.source.as_ref()
     }
 
     /// Every commit from now on.
@@ -85,10 +139,20 @@ impl Index {
         self.catalog.contains(item)
     }
 
-    /// As [`Index::contains`], of events that are for everybody: what is known of them gives
+    /// As [`Sets::contains`], of events that are for everybody: what is known of them gives
     /// nothing away.
     pub fn shows(&self, item: &Item) -> bool {
         self.catalog.shows(item)
+    }
+
+    /// What the index holds now.
+    pub fn statistics(&self) -> Statistics {
+        self.catalog.statistics()
+    }
+
+    /// What the index measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        self.catalog.metrics()
     }
 
     /// The complete set of the items that match any of the filters. Blocks while it is built.
@@ -96,21 +160,7 @@ impl Index {
     /// # Errors
     /// When the set has more than `limit` items or cannot be read; it is never cut.
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
-        self.store.expire()?;
-        self.catalog.snapshot(self.reader(), filters, limit)
-    }
-
-    /// As [`Index::snapshot`], of the events that the viewer may see and no others.
-    ///
-    /// # Errors
-    /// As [`Index::snapshot`].
-    pub fn snapshot_for(
-        &self,
-        viewer: &Viewer,
-        filters: &[Filter],
-        limit: usize,
-    ) -> Result<Slice, SnapshotError> {
-        self.store.expire()?;
-        self.catalog.snapshot_for(self.reader(), viewer, filters, limit)
+        self.source.catch_up()?;
+        self.catalog.snapshot(self.source(), filters, limit)
     }
 }

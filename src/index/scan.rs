@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use crate::item::Item;
-use crate::store::{Filter, Moment, Reader, StoreError, View};
+use crate::store::{EventSource, Filter, Moment, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
@@ -12,27 +12,32 @@ const TIDY_ITEMS: usize = 1_024;
 /// The union of what the views show, or `None` when that is more than `limit`. It is scanned for the
 /// session, all of it at one moment: sets that were kept one by one could be a commit apart.
 pub(super) fn union(
-    reader: &Reader,
+    source: &dyn EventSource,
     views: &[View],
     limit: usize,
 ) -> Result<Option<Tree>, StoreError> {
-    let items = reader.at_one_moment(|moment| {
-        let mut union = Gathered::new(None, limit);
-        for view in views {
-            if view.limit().is_some() {
-                let mut newest = Gathered::new(view.limit(), limit);
-                newest.take(moment, view.parts())?;
-                newest.tidy();
-                let _ = newest.items.into_iter().try_for_each(|item| union.push(item));
-            } else {
-                union.take(moment, view.parts())?;
-            }
-            if union.over {
-                break;
-            }
+    let parts = views.iter().enumerate();
+    let parts = parts.flat_map(|(place, view)| view.parts().map(move |part| (place, part.clone())));
+    let (places, parts): (Vec<usize>, Vec<Filter>) = parts.unzip();
+    let mut union = Gathered::new(None, limit);
+    // Of the view being scanned, where only its newest are wanted.
+    let mut newest = Gathered::new(None, limit);
+    let mut scanned = None;
+    source.items(&parts, &mut |part, item| {
+        let place = places.get(part);
+        if place != scanned {
+            let of_view = place.and_then(|place| views.get(*place)).and_then(View::limit);
+            union.add(std::mem::replace(&mut newest, Gathered::new(of_view, limit)));
+            scanned = place;
         }
-        Ok(union.items())
+        let flow = match newest.newest {
+            Some(_) => newest.push(item),
+            None => union.push(item),
+        };
+        if union.over { ControlFlow::Break(()) } else { flow }
     })?;
+    union.add(newest);
+    let items = union.items();
     Ok(items.map(Tree::from_unsorted))
 }
 
@@ -80,6 +85,12 @@ impl Gathered {
         Ok(())
     }
 
+    /// Adds what another scan gathered.
+    fn add(&mut self, mut other: Self) {
+        other.tidy();
+        let _ = other.items.into_iter().try_for_each(|item| self.push(item));
+    }
+
     /// Leaves each item once, and of the newest no more than are wanted.
     fn tidy(&mut self) {
         self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
@@ -104,37 +115,37 @@ impl Gathered {
 
 /// The items of a filter, or `None` when there are more than `most`.
 pub(super) fn scan(
-    reader: &Reader,
+    source: &dyn EventSource,
     filter: &Filter,
     most: usize,
 ) -> Result<Option<Vec<Item>>, StoreError> {
-    gather(reader, filter, Gathered::new(None, most))
+    gather(source, filter, Gathered::new(None, most))
 }
 
 pub(super) fn gather(
-    reader: &Reader,
+    source: &dyn EventSource,
     filter: &Filter,
     mut gathered: Gathered,
 ) -> Result<Option<Vec<Item>>, StoreError> {
-    reader.items(filter, |item| gathered.push(item))?;
+    source.items(std::slice::from_ref(filter), &mut |_, item| gathered.push(item))?;
     Ok(gathered.items())
 }
 
 /// As [`scan`], on two threads. They see different states of the store: only for a set for which
 /// commits are noted meanwhile.
 pub(super) fn scan_halves(
-    reader: &Reader,
+    source: &dyn EventSource,
     filter: &Filter,
     most: usize,
 ) -> Result<Option<Vec<Item>>, StoreError> {
-    let Some(middle) = reader.middle_second()?.filter(|middle| *middle > 0) else {
-        return scan(reader, filter, most);
+    let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
+        return scan(source, filter, most);
     };
     let older = Filter { until: Some(middle - 1), ..filter.clone() };
     let newer = Filter { since: Some(middle), ..filter.clone() };
     std::thread::scope(|scope| {
-        let newer = scope.spawn(|| scan(reader, &newer, most));
-        let older = scan(reader, &older, most)?;
+        let newer = scope.spawn(|| scan(source, &newer, most));
+        let older = scan(source, &older, most)?;
         let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
         Ok(older.zip(newer).and_then(|(mut items, newer)| {
             items.extend(newer);

@@ -5,6 +5,7 @@ use super::found::Found;
 use super::message::{Decoder, MessageError};
 use super::range_set::RangeSet;
 use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError};
+use std::num::NonZeroU64;
 
 /// How an initiator asks. All sizes are bytes of negentropy messages, before
 /// hex.
@@ -26,6 +27,10 @@ pub struct Options {
     /// The `since` of the window that both sets are cut to, in seconds: no bound
     /// is sent that lies below it. Adaptive only.
     pub since: Option<u64>,
+    /// Tell also in which cells of time the differences lie, all of this many
+    /// seconds; see [`Found::cells`]. Costs a fingerprint for each cell in which
+    /// we hold something, and sets the checkpoint aside. Adaptive only.
+    pub cell_s: Option<NonZeroU64>,
     /// Whether the peer may be asked for its list with a list of no ids. Every
     /// known responder may. Adaptive only.
     pub empty_id_lists: bool,
@@ -52,6 +57,7 @@ impl Default for Options {
             reply_limit_bytes: None,
             checkpoint: None,
             since: None,
+            cell_s: None,
             empty_id_lists: true,
         }
     }

@@ -39,7 +39,7 @@ pub mod sessions;
 mod sorted_items;
 
 pub use fingerprint::{Fingerprint, Sum};
-pub use found::Found;
+pub use found::{Differences, Found};
 pub use initiator::{Initiator, InitiatorError, Options, Rule, Step};
 pub use message::MessageError;
 pub use range_set::{Bound, Place, RangeSet};

@@ -270,6 +270,11 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
         idle
     }
 
+    /// How many sessions of peers are open.
+    pub fn answering_len(&self) -> usize {
+        self.answering.len()
+    }
+
     /// Whether a session that this peer opens will be answered.
     pub fn has_room_for(&self, peer: &P) -> bool {
         self.answering.len() < self.limits.sessions || self.answering.contains_key(peer)

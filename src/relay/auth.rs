@@ -3,7 +3,7 @@
 
 use super::connection::Client;
 use super::message;
-use super::publish::refusal;
+use super::publish::refuse;
 use crate::config::{AuthConfig, RelayUrl};
 use crate::store::{AUTHENTICATION, Event, PrivateKinds, Viewer, unix_now};
 use sha2::{Digest, Sha256};
@@ -124,7 +124,7 @@ impl Auth {
 pub(super) async fn auth(client: &Client, json: &str) {
     let answer = match Event::parse(json) {
         Ok(event) => verified(client, event).await,
-        Err(error) => refusal(error),
+        Err(error) => refuse(&client.relay, error),
     };
     client.outbox.text(answer).await;
 }
@@ -142,7 +142,7 @@ async fn verified(client: &Client, event: Event) -> String {
             client.auth.admit(*event.pubkey());
             message::ok(&id, true, "")
         }
-        Ok(Err(error)) => refusal(error),
+        Ok(Err(error)) => refuse(&client.relay, error),
         Err(_) => message::ok(&id, false, "error: the signature could not be checked"),
     }
 }

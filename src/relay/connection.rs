@@ -5,6 +5,7 @@ use super::neg_sessions::NegSessions;
 use super::outbox::{Outbox, Outgoing, Socket, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::{Shared, count, message, publish, stopped};
+use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
@@ -35,12 +36,19 @@ pub(super) struct Client {
 /// Serves a client until either side ends it.
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
+    relay.metrics.connections_total.inc();
+    let mut open = Share::of(&relay.metrics.connections);
+    open.set(1);
     let (config, private) = (&relay.config.auth, &relay.private_kinds);
     let auth = Arc::new(Auth::new(&relay.challenges, config, private, host));
-    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth)));
+    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.metrics));
     let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
-    let (outbox, sending) =
-        outbox(relay.index.subscribe(), Arc::clone(&subscriptions), send_timeout);
+    let (outbox, sending) = outbox(
+        relay.index.subscribe(),
+        Arc::clone(&subscriptions),
+        send_timeout,
+        relay.metrics.events_sent.clone(),
+    );
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
@@ -65,7 +73,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, host: Option<&str>
 /// Takes messages until the client closes, breaks the protocol or the relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
-    let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy);
+    let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy, &client.relay.metrics);
     client.outbox.text(message::auth(client.auth.challenge())).await;
     loop {
         let next = tokio::select! {
@@ -86,7 +94,10 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
-    match message::parse(text, &client.relay.config.limits) {
+    let metrics = &client.relay.metrics;
+    let message = message::parse(text, &client.relay.config.limits);
+    metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
+    match message {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => auth::auth(client, json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
@@ -101,6 +112,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             if let Some(id) = refusal.neg_session {
+                metrics.neg_refusals.count("invalid");
                 neg_sessions.close(&id);
             }
             client.outbox.text(refusal.answer).await;

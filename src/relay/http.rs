@@ -1,15 +1,18 @@
-//! Plain HTTP on the relay's port: the NIP-11 document.
+//! Plain HTTP on the relay's port: the NIP-11 document, how the relay does and what it measures.
 
-use super::Shared;
+use super::{Shared, health};
 use crate::config::Config;
+use crate::metrics::{self, Observed};
+use crate::store::unix_now;
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, CONTENT_TYPE, HeaderValue,
+    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use std::net::IpAddr;
 
 /// The body of every response.
 pub(super) type Body = Full<Bytes>;
@@ -17,10 +20,17 @@ pub(super) type Body = Full<Bytes>;
 /// What the relay does, by NIP: only what is true.
 const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
 
+/// The headers by which proxies say that a request is not their own.
+const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+
 const NOSTR_JSON: &str = "application/nostr+json";
 
 /// Answers a request that does not ask for a WebSocket.
-pub(super) fn respond(request: &Request<Incoming>, relay: &Shared) -> Response<Body> {
+pub(super) async fn respond(
+    request: &Request<Incoming>,
+    relay: &Shared,
+    from: IpAddr,
+) -> Response<Body> {
     let wants_document = request
         .headers()
         .get_all(ACCEPT)
@@ -36,6 +46,8 @@ pub(super) fn respond(request: &Request<Incoming>, relay: &Shared) -> Response<B
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config.relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
+        (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await,
+        (&Method::GET | &Method::HEAD, "/metrics") => metrics(request, relay, from),
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }
 }
@@ -46,15 +58,49 @@ pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
 }
 
 fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
+    let mut response = answer_own(status, content_type, body);
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     // NIP-11: browsers of any origin may read the document.
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
     headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
     response
+}
+
+/// An answer that pages of other origins may not read.
+pub(super) fn answer_own(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+/// What the relay measures, for those who may know. A request that came by way of a proxy came
+/// from somewhere else than its connection says.
+fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
+    let is_forwarded = FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header));
+    let is_allowed = relay.config.metrics.allow.iter().any(|network| network.contains(from));
+    if is_forwarded || !is_allowed {
+        let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
+        return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
+    }
+    let (now, statistics) = (unix_now(), relay.index.sets().statistics());
+    let (store_bytes, wal_bytes) = relay.index.store().file_bytes();
+    let observed = Observed {
+        index_items: statistics.items,
+        index_bytes: statistics.bytes,
+        kept_sets: statistics.kept_sets,
+        kept_bytes: statistics.kept_bytes,
+        store_bytes,
+        wal_bytes,
+    };
+    let text = relay.metrics.text(&observed, &relay.peers.all(now), now);
+    answer_own(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }
 
 /// The NIP-11 document.

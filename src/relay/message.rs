@@ -3,6 +3,7 @@
 
 use crate::config::Limits;
 use crate::store::Filter;
+use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
@@ -50,6 +51,22 @@ pub enum ClientMessage<'text> {
     NegClose(String),
 }
 
+impl ClientMessage<'_> {
+    /// The verb with which it begins.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "EVENT",
+            Self::Auth(_) => "AUTH",
+            Self::Req { .. } => "REQ",
+            Self::Close(_) => "CLOSE",
+            Self::Count { .. } => "COUNT",
+            Self::NegOpen { .. } => "NEG-OPEN",
+            Self::NegMsg { .. } => "NEG-MSG",
+            Self::NegClose(_) => "NEG-CLOSE",
+        }
+    }
+}
+
 /// A message that could not be taken, as the answer that says so.
 #[derive(Debug)]
 pub struct Refusal {
@@ -64,8 +81,12 @@ pub struct Refusal {
 /// # Errors
 /// The answer for a message that is malformed or over a limit.
 pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
-    let elements: Vec<&RawValue> = serde_json::from_str(text)
-        .map_err(|error| refuse_notice(&format!("not a JSON array: {error}")))?;
+    let elements: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            // The error quotes what stands there instead, whole.
+            Category::Data => refuse_notice("JSON, but not an array"),
+            _ => refuse_notice(&format!("not a JSON array: {error}")),
+        })?;
     let Some((verb, rest)) = elements.split_first() else {
         return Err(refuse_notice("an empty array; a message begins with its verb"));
     };

@@ -3,8 +3,9 @@
 mod auth;
 mod connection;
 mod count;
+mod health;
 mod http;
-mod message;
+pub mod message;
 mod neg_sessions;
 mod outbox;
 mod permission;
@@ -14,7 +15,9 @@ mod subscriptions;
 
 use crate::config::Config;
 use crate::index::Index;
+use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
+use health::Health;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +48,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
+    peers: Peers,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
     // Every connection holds a clone of the receiver: closed means that all have ended.
@@ -59,6 +63,10 @@ struct Shared {
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
+    // Shown by the page and the metrics; whoever syncs with them keeps it current.
+    peers: Peers,
+    metrics: Metrics,
+    health: Health,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -82,17 +90,21 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let peers = Peers::default();
         let shared = Arc::new(Shared {
             config,
             index: index.clone(),
             verifier: Verifier::start()?,
             challenges: auth::Challenges::new(),
             private_kinds,
+            peers: peers.clone(),
+            metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
+            health: Health::default(),
             stopping,
             _running: running,
         });
         let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, stop, server, ended })
+        Ok(Self { address, index, peers, stop, server, ended })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -103,6 +115,11 @@ impl Relay {
     /// The index that the relay serves.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).
+    pub fn peers(&self) -> &Peers {
+        &self.peers
     }
 
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when

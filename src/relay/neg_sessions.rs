@@ -5,9 +5,10 @@ use super::connection::Client;
 use super::{message, permission};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
+use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
-use crate::reconcile::{MessageError, Sessions};
+use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::Filter;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -18,7 +19,18 @@ const INLINE_BYTES: usize = 4_096;
 /// them: long messages are answered on another thread.
 #[derive(Clone)]
 pub(super) struct NegSessions {
-    sessions: Arc<Mutex<Sessions<String, Slice>>>,
+    open: Arc<Mutex<Open>>,
+}
+
+struct Open {
+    sessions: Sessions<String, Slice>,
+    counted: Share,
+}
+
+impl Open {
+    fn count(&mut self) {
+        self.counted.set(self.sessions.answering_len());
+    }
 }
 
 /// Why a session could not be opened.
@@ -42,14 +54,16 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    pub(super) fn new(config: &NegentropyConfig) -> Self {
+    pub(super) fn new(config: &NegentropyConfig, metrics: &Metrics) -> Self {
         let limits = Limits {
             sessions: config.sessions.size(),
             // They end with their connection.
             idle_s: u64::MAX,
             frame_limit_bytes: config.frame_limit_bytes as usize,
         };
-        Self { sessions: Arc::new(Mutex::new(Sessions::new(limits, 0))) }
+        let sessions = Sessions::new(limits, 0);
+        let counted = Share::of(&metrics.neg_sessions);
+        Self { open: Arc::new(Mutex::new(Open { sessions, counted })) }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends.
@@ -61,53 +75,66 @@ impl NegSessions {
         payload: Vec<u8>,
     ) {
         self.close(&id);
+        let metrics = &client.relay.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
         let config = &client.relay.config.negentropy;
-        if !self.lock().has_room_for(&id) {
+        if !self.lock().sessions.has_room_for(&id) {
             let most = config.sessions.get();
             let text = format!("rate-limited: {most} NEG sessions are open; close one first");
-            return client.outbox.text(message::neg_err(&id, &text)).await;
+            return client.outbox.text(refuse(metrics, &id, &text)).await;
         }
         let viewer = client.auth.viewer();
         if let Err(reason) = permission::may_sync(&client.relay.config.auth, &viewer, &filters) {
-            return client.outbox.text(message::neg_err(&id, reason)).await;
+            return client.outbox.text(refuse(metrics, &id, reason)).await;
         }
-        let index = client.relay.index.clone();
+        let relay = Arc::clone(&client.relay);
         let limit = config.max_sync_events.size();
         let (sessions, session) = (self.clone(), id.clone());
         let opened = tokio::task::spawn_blocking(move || {
             // A message that nobody can answer is refused before a set is built for it.
             check(&payload)?;
-            let set = index.snapshot_for(&viewer, &filters, limit)?;
+            let set = relay.index.snapshot_for(&viewer, &filters, limit)?;
+            relay.metrics.neg_set_items.observe(set.len() as f64);
             Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));
         let text = match opened {
-            Ok(received) => answer(&id, received),
-            Err(OpenError::TooLarge { limit }) => message::neg_err_too_large(&id, limit),
-            Err(error) => message::neg_err(&id, &error.to_string()),
+            Ok(received) => {
+                metrics.neg_sessions_total.inc_by(u64::from(received.fault.is_none()));
+                answer(metrics, &id, received)
+            }
+            Err(OpenError::TooLarge { limit }) => {
+                metrics.neg_refusals.count("blocked");
+                message::neg_err_too_large(&id, limit)
+            }
+            Err(error) => refuse(metrics, &id, &error.to_string()),
         };
         client.outbox.text(text).await;
     }
 
     /// NIP-77, Subsequent messages.
     pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
+        let metrics = &client.relay.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
         let (sessions, session) = (self.clone(), id.clone());
         let is_long = payload.len() > INLINE_BYTES;
         let take = move || sessions.take(&session, Kind::Question, payload, || None);
         let text = if is_long {
             match tokio::task::spawn_blocking(take).await {
-                Ok(received) => answer(&id, received),
-                Err(panic) => message::neg_err(&id, &format!("error: {panic}")),
+                Ok(received) => answer(metrics, &id, received),
+                Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
             }
         } else {
-            answer(&id, take())
+            answer(metrics, &id, take())
         };
         client.outbox.text(text).await;
     }
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(super) fn close(&mut self, id: &str) {
-        self.lock().forget(&id.to_owned());
+        let mut open = self.lock();
+        open.sessions.forget(&id.to_owned());
+        open.count();
     }
 
     /// A session has one number only: its id tells it from others, and opening it anew ends it.
@@ -119,25 +146,36 @@ impl NegSessions {
         set: impl FnOnce() -> Option<Slice>,
     ) -> Received {
         let packet = Packet { kind, session: 0, payload };
-        self.lock().receive(id, &packet, 0, set)
+        let mut open = self.lock();
+        let received = open.sessions.receive(id, &packet, 0, set);
+        open.count();
+        received
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sessions<String, Slice>> {
-        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the client is told. NIP-77, Error message: after one the session is closed.
-fn answer(id: &str, received: Received) -> String {
+fn answer(metrics: &Metrics, id: &str, received: Received) -> String {
     match (received.reply, received.fault) {
         (Some(Packet { kind: Kind::Answer, payload, .. }), _) => {
+            metrics.neg_rounds.inc();
+            metrics.neg_sent_bytes.inc_by(payload.len() as u64);
             message::neg_msg_text(id, &payload)
         }
-        (_, Some(fault)) => message::neg_err(id, &format!("invalid: {fault}")),
+        (_, Some(fault)) => refuse(metrics, id, &format!("invalid: {fault}")),
         (_, None) => {
-            message::neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN")
+            refuse(metrics, id, "closed: no session of this id is open; begin with NEG-OPEN")
         }
     }
+}
+
+/// NIP-77, Error message: with a prefix that says what for.
+fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
+    metrics.neg_refusals.count_prefix(text);
+    message::neg_err(id, text)
 }
 
 /// Reads a whole message. One of another protocol version is fine: its answer names ours.

@@ -3,6 +3,7 @@
 
 use super::message;
 use super::subscriptions::Subscriptions;
+use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
@@ -73,6 +74,7 @@ pub(super) struct Sending {
     subscriptions: Arc<Subscriptions>,
     // A client that takes nothing for so long is given up.
     send_timeout: Duration,
+    events_sent: Labelled,
 }
 
 /// Makes both ends.
@@ -80,11 +82,18 @@ pub(super) fn outbox(
     live: broadcast::Receiver<Arc<Change>>,
     subscriptions: Arc<Subscriptions>,
     send_timeout: Duration,
+    events_sent: Labelled,
 ) -> (Outbox, Sending) {
     let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
     let (outcomes, outcomes_out) = mpsc::unbounded_channel();
-    let sending =
-        Sending { answers: answers_out, outcomes: outcomes_out, live, subscriptions, send_timeout };
+    let sending = Sending {
+        answers: answers_out,
+        outcomes: outcomes_out,
+        live,
+        subscriptions,
+        send_timeout,
+        events_sent,
+    };
     (Outbox { answers, outcomes }, sending)
 }
 
@@ -143,11 +152,15 @@ impl Sending {
     ) -> Result<(), Error> {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
-            Outgoing::Events(events) => wire.texts(events).await,
+            Outgoing::Events(events) => {
+                self.events_sent.add("stored", events.len() as u64);
+                wire.texts(events).await
+            }
             Outgoing::EndOfStored { id, generation, sent } => {
                 wire.text(message::eose(&id)).await?;
                 let commits = self.live.len();
                 for event in self.subscriptions.go_live(&id, generation, sent, commits) {
+                    self.events_sent.count("live");
                     wire.text(event).await?;
                 }
                 Ok(())
@@ -167,6 +180,7 @@ impl Sending {
         for step in &change.steps {
             if let Step::Added(event) | Step::Passed(event) = step {
                 for text in self.subscriptions.matching(event) {
+                    self.events_sent.count("live");
                     wire.text(text).await?;
                 }
             }

@@ -29,39 +29,51 @@ fn permits(bytes: usize) -> u32 {
     bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
 }
 
-fn accept(json: &str, relay: &Shared, auth: &Auth, outbox: Outbox, permit: OwnedSemaphorePermit) {
-    let (limits, index) = (&relay.config.limits, &relay.index);
+fn accept(
+    json: &str,
+    relay: &Arc<Shared>,
+    auth: &Auth,
+    outbox: Outbox,
+    permit: OwnedSemaphorePermit,
+) {
+    let limits = &relay.config.limits;
     let event = match Event::parse(json).and_then(|event| within_limits(event, json, limits)) {
         Ok(event) => event,
-        Err(error) => return outbox.outcome(refusal(error), permit),
+        Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
     if let Err(reason) = permission::may_publish(&relay.config.auth, &auth.viewer(), &event) {
+        relay.metrics.events.count_prefix(reason);
         return outbox.outcome(message::ok(&id, false, reason), permit);
     }
+    // A request to vanish that is known is answered when all is gone.
+    let vanishes = event.kind() == VANISH;
     // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
     // private one is known is told to nobody who cannot sign it.
-    let vanishes = event.kind() == VANISH;
-    // A request to vanish that is known is answered when all is gone.
-    if !vanishes && index.shows(&event.item()) {
-        return outbox.outcome(answer(&id, &Outcome::Duplicate), permit);
+    if !vanishes && relay.index.sets().shows(&event.item()) {
+        return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
     let for_us = vanishes && auth.is_us(&event.tag_values("relay"));
     match event.verify().map(|event| if for_us { event.for_this_relay() } else { event }) {
-        Ok(event) => index.store().submit(
-            vec![event],
-            Box::new(move |outcomes| {
-                let failed = Outcome::Failed("the store gave no answer".into());
-                outbox.outcome(answer(&id, outcomes.first().unwrap_or(&failed)), permit);
-            }),
-        ),
-        Err(error) => outbox.outcome(refusal(error), permit),
+        Ok(event) => {
+            let told = Arc::clone(relay);
+            relay.index.store().submit(
+                vec![event],
+                Box::new(move |outcomes| {
+                    let failed = Outcome::Failed("the store gave no answer".into());
+                    let outcome = outcomes.first().unwrap_or(&failed);
+                    outbox.outcome(answer(&told, &id, outcome), permit);
+                }),
+            );
+        }
+        Err(error) => outbox.outcome(refuse(relay, error), permit),
     }
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.
-pub(super) fn refusal(error: EventError) -> String {
+pub(super) fn refuse(relay: &Shared, error: EventError) -> String {
     let text = format!("invalid: {}", error.reason);
+    relay.metrics.events.count_prefix(&text);
     match error.id {
         Some(id) => message::ok(&id, false, &text),
         None => message::notice(&text),
@@ -69,18 +81,19 @@ pub(super) fn refusal(error: EventError) -> String {
 }
 
 /// NIP-01, OK: with the machine-readable prefixes.
-fn answer(id: &str, outcome: &Outcome) -> String {
-    match outcome {
-        Outcome::Stored | Outcome::PassedOn => message::ok(id, true, ""),
-        Outcome::Duplicate => message::ok(id, true, "duplicate: already have this event"),
-        Outcome::Superseded => message::ok(id, true, "duplicate: a newer version is stored"),
-        Outcome::Deleted => message::ok(id, false, "blocked: deleted by its author"),
-        Outcome::Vanished => {
-            message::ok(id, false, "blocked: its author or addressee has vanished")
-        }
-        Outcome::Expired => message::ok(id, false, "invalid: expiration: the event has expired"),
-        Outcome::Failed(reason) => message::ok(id, false, &format!("error: {reason}")),
-    }
+fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
+    let (counted, accepted, text) = match outcome {
+        Outcome::Stored => ("stored", true, ""),
+        Outcome::PassedOn => ("passed_on", true, ""),
+        Outcome::Duplicate => ("duplicate", true, "duplicate: already have this event"),
+        Outcome::Superseded => ("superseded", true, "duplicate: a newer version is stored"),
+        Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
+        Outcome::Vanished => ("vanished", false, "blocked: its author or addressee has vanished"),
+        Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
+        Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
+    };
+    relay.metrics.events.count(counted);
+    message::ok(id, accepted, text)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
@@ -40,8 +41,8 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
             () = stopped(&mut stopping) => return,
         };
         match accepted {
-            Ok((stream, _)) => {
-                tokio::spawn(serve(stream, Arc::clone(&relay)));
+            Ok((stream, from)) => {
+                tokio::spawn(serve(stream, from.ip(), Arc::clone(&relay)));
             }
             Err(error) => {
                 tracing::warn!(%error, "a connection could not be accepted");
@@ -51,7 +52,7 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, relay: Arc<Shared>) {
+async fn serve(stream: TcpStream, from: IpAddr, relay: Arc<Shared>) {
     // Answers are small and awaited: never hold them back to fill a packet.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection cannot send at once");
@@ -59,7 +60,7 @@ async fn serve(stream: TcpStream, relay: Arc<Shared>) {
     let mut stopping = relay.stopping.clone();
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
-        async move { Ok::<_, Infallible>(respond(request, relay)) }
+        async move { Ok::<_, Infallible>(respond(request, from, relay).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -79,14 +80,21 @@ async fn serve(stream: TcpStream, relay: Arc<Shared>) {
     }
 }
 
-fn respond(mut request: Request<Incoming>, relay: Arc<Shared>) -> Response<http::Body> {
+async fn respond(
+    mut request: Request<Incoming>,
+    from: IpAddr,
+    relay: Arc<Shared>,
+) -> Response<http::Body> {
     if !has_token(&request, UPGRADE, "websocket") {
-        return http::respond(&request, &relay);
+        return http::respond(&request, &relay, from).await;
     }
+    let refused = &relay.metrics.connections_refused;
     let Some(key) = websocket_key(&request) else {
+        refused.count("handshake");
         return http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n");
     };
     if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        refused.count("handshake");
         let mut response = http::refuse(StatusCode::UPGRADE_REQUIRED, "Use WebSocket 13.\n");
         response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
         return response;

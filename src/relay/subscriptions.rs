@@ -5,6 +5,7 @@ use super::connection::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::item::Item;
+use crate::metrics::{Metrics, Share};
 use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,8 +21,20 @@ const WAITING_EVENTS: usize = 10_000;
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
     auth: Arc<Auth>,
-    by_id: Mutex<HashMap<String, Subscription>>,
+    open: Mutex<Open>,
     generations: AtomicU64,
+}
+
+struct Open {
+    by_id: HashMap<String, Subscription>,
+    counted: Share,
+}
+
+impl Open {
+    fn remove(&mut self, id: &str) {
+        self.by_id.remove(id);
+        self.counted.set(self.by_id.len());
+    }
 }
 
 struct Subscription {
@@ -43,24 +56,29 @@ enum Stage {
 }
 
 impl Subscriptions {
-    pub(super) fn new(auth: Arc<Auth>) -> Self {
-        Self { auth, by_id: Mutex::default(), generations: AtomicU64::new(0) }
+    pub(super) fn new(auth: Arc<Auth>, metrics: &Metrics) -> Self {
+        let counted = Share::of(&metrics.subscriptions);
+        let open = Mutex::new(Open { by_id: HashMap::new(), counted });
+        Self { auth, open, generations: AtomicU64::new(0) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.lock().is_empty()
+        self.lock().by_id.is_empty()
     }
 
     /// Begins a subscription in place of one with the same id. `None` when there are too many.
     fn begin(&self, id: &str, filters: Vec<Filter>, most: usize) -> Option<u64> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-        let mut by_id = self.lock();
-        if by_id.len() >= most && !by_id.contains_key(id) {
+        let mut open = self.lock();
+        if open.by_id.len() >= most && !open.by_id.contains_key(id) {
             return None;
         }
         let id_json = message::json_string(id);
         let stage = Stage::Stored { waiting: Vec::new() };
-        by_id.insert(id.to_owned(), Subscription { filters, id_json, generation, stage });
+        let begun = Subscription { filters, id_json, generation, stage };
+        open.by_id.insert(id.to_owned(), begun);
+        let number = open.by_id.len();
+        open.counted.set(number);
         Some(generation)
     }
 
@@ -75,7 +93,7 @@ impl Subscriptions {
         if !self.auth.sees(event) {
             return messages;
         }
-        for subscription in self.lock().values_mut() {
+        for subscription in self.lock().by_id.values_mut() {
             if !subscription.filters.iter().any(|filter| filter.matches(event)) {
                 continue;
             }
@@ -96,7 +114,7 @@ impl Subscriptions {
 
     /// Called after the events of each commit.
     pub(super) fn end_commit(&self) {
-        for subscription in self.lock().values_mut() {
+        for subscription in self.lock().by_id.values_mut() {
             if let Stage::Live { sent, commits } = &mut subscription.stage {
                 *commits = commits.saturating_sub(1);
                 if *commits == 0 {
@@ -116,14 +134,15 @@ impl Subscriptions {
         sent: Vec<[u8; 32]>,
         commits: usize,
     ) -> Vec<String> {
-        let mut by_id = self.lock();
-        let Some(subscription) = by_id.get_mut(id).filter(|it| it.generation == generation) else {
+        let mut open = self.lock();
+        let Some(subscription) = open.by_id.get_mut(id).filter(|it| it.generation == generation)
+        else {
             return Vec::new();
         };
         let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
         let messages = match &subscription.stage {
             Stage::Overrun => {
-                by_id.remove(id);
+                open.remove(id);
                 let text = "error: too many events came before EOSE; ask again";
                 return vec![message::closed(id, text)];
             }
@@ -138,8 +157,8 @@ impl Subscriptions {
         messages
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Subscription>> {
-        self.by_id.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Open> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -254,6 +273,7 @@ impl Batch {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::{IndexMetrics, StoreMetrics};
 
     fn event(number: usize) -> Arc<Event> {
         let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
@@ -267,7 +287,8 @@ mod tests {
     /// A stream with a gap that nobody is told of is worse than one that ends.
     #[test]
     fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
-        let subscriptions = Subscriptions::new(Arc::new(Auth::stranger()));
+        let metrics = Metrics::new(&StoreMetrics::default(), &IndexMetrics::default());
+        let subscriptions = Subscriptions::new(Arc::new(Auth::stranger()), &metrics);
         for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
             let generation = subscriptions.begin("s", vec![Filter::default()], 1).unwrap();
             for number in 0..count {

@@ -42,10 +42,13 @@ pub enum FilterError {
     /// A key that this relay does not know. Left out, it would widen the answer.
     #[error("{key}: not a filter key of this relay")]
     Unknown {
-        /// The key.
+        /// The key, or the beginning of a long one.
         key: String,
     },
 }
+
+/// So much of an unknown key is shown.
+const SHOWN_KEY_CHARS: usize = 40;
 
 impl Filter {
     /// Reads a filter from its JSON object.
@@ -193,7 +196,7 @@ fn tag_list(key: &str, value: &Value) -> Result<(u8, Vec<TagKey>), FilterError> 
             })?;
             Ok((*letter, keys))
         }
-        _ => Err(FilterError::Unknown { key: key.to_owned() }),
+        _ => Err(FilterError::Unknown { key: key.chars().take(SHOWN_KEY_CHARS).collect() }),
     }
 }
 

@@ -12,6 +12,7 @@ mod refused;
 mod rules;
 mod schema;
 mod signature;
+mod source;
 mod synced;
 mod tag_key;
 mod vanish;
@@ -27,6 +28,7 @@ pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::{Change, Outcome, Step};
 pub use schema::Synchronous;
+pub use source::EventSource;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
@@ -34,13 +36,14 @@ pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{OnCommit, Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
+use crate::metrics::StoreMetrics;
 use checkpoint::Checkpointer;
 use commits::Commits;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use vanish::Vanishing;
-use writer::Writer;
+use writer::{Beside, Writer};
 
 /// The most events that one commit of a removal removes.
 const REMOVE_EVENTS: usize = 1_000;
@@ -169,8 +172,10 @@ pub struct Store {
 }
 
 struct Inner {
+    path: PathBuf,
     reader: Reader,
     writer: Writer,
+    metrics: StoreMetrics,
     // One process writes: the index in its memory is the whole truth about the file.
     lock: File,
 }
@@ -207,12 +212,13 @@ impl Store {
         let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
+        let metrics = StoreMetrics::default();
         let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
-        let writer =
-            Writer::start(connection, checkpointer, commits.clone(), vanishing, on_commit)?;
+        let beside = Beside { checkpointer, commits: commits.clone(), metrics: metrics.clone() };
+        let writer = Writer::start(connection, beside, vanishing, on_commit)?;
         let reader = Reader::open_beside(path, options.readers, commits)?;
-        Ok(Self { inner: Arc::new(Inner { reader, writer, lock }) })
+        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }
 
     /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
@@ -280,6 +286,28 @@ impl Store {
     /// When SQLite refuses or the writer has gone.
     pub fn remember_synced(&self, synced: Synced) -> Result<(), StoreError> {
         self.inner.writer.note(move |connection, now| synced::remember(connection, &synced, now))
+    }
+
+    /// Whether something can be written now: writes the store's version anew, through the queue
+    /// and as durably as an event.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn check_writable(&self) -> Result<(), StoreError> {
+        self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
+    }
+
+    /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
+    pub fn file_bytes(&self) -> (u64, u64) {
+        let mut log = self.inner.path.clone().into_os_string();
+        log.push("-wal");
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        (bytes(&self.inner.path), bytes(Path::new(&log)))
+    }
+
+    /// What the store measures.
+    pub fn metrics(&self) -> &StoreMetrics {
+        &self.inner.metrics
     }
 
     /// The reading side.

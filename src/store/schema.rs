@@ -188,6 +188,11 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Writes the store's version as it is: the least that can be written.
+pub(super) fn rewrite_version(connection: &Connection) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
+}
+
 /// The store's version, 0 for an empty file.
 fn version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
     let pragma = |name: &str| -> Result<i32, rusqlite::Error> {

@@ -7,12 +7,13 @@ use super::commits::Commits;
 use super::event::{VANISH, VerifiedEvent};
 use super::rules::{self, Change, Outcome};
 use super::vanish::{self, Vanishing};
+use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
@@ -60,8 +61,7 @@ pub(super) struct Writer {
 impl Writer {
     pub(super) fn start(
         connection: Connection,
-        checkpointer: Checkpointer,
-        commits: Commits,
+        beside: Beside,
         vanishing: Vanishing,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
@@ -69,8 +69,7 @@ impl Writer {
         let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
         let state = Thread {
             connection,
-            checkpointer,
-            commits,
+            beside,
             vanishing,
             put_off: Vec::new(),
             on_commit,
@@ -146,11 +145,17 @@ impl Writer {
     }
 }
 
+/// Who else has to do with each commit.
+pub(super) struct Beside {
+    pub(super) checkpointer: Checkpointer,
+    pub(super) commits: Commits,
+    pub(super) metrics: StoreMetrics,
+}
+
 /// What the writer thread owns.
 struct Thread {
     connection: Connection,
-    checkpointer: Checkpointer,
-    commits: Commits,
+    beside: Beside,
     vanishing: Vanishing,
     // Replies that wait until all has vanished that they are about.
     put_off: Vec<(Reply, Vec<Outcome>)>,
@@ -188,7 +193,7 @@ impl Thread {
             let failed = Outcome::Failed("the store was closed before all had vanished".into());
             reply(vec![failed; outcomes.len()]);
         }
-        self.checkpointer.finish(&self.connection);
+        self.beside.checkpointer.finish(&self.connection);
     }
 
     fn commit(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
@@ -198,6 +203,7 @@ impl Thread {
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
         let vanishes = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
         let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanishes(events)).collect();
+        let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let written = self.transact(|connection, now, vanishing, change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
@@ -212,6 +218,7 @@ impl Thread {
         });
         match written {
             Ok(outcomes) => {
+                self.measure(counts.iter().sum(), began.elapsed());
                 for ((reply, outcomes), vanish) in replies.into_iter().zip(outcomes).zip(vanish) {
                     if vanish && self.vanishing.is_pending {
                         self.put_off.push((reply, outcomes));
@@ -227,6 +234,14 @@ impl Thread {
                     reply(vec![failed.clone(); count]);
                 }
             }
+        }
+    }
+
+    /// Notes a commit of events; one that only waited for expirations is none.
+    fn measure(&self, events: usize, elapsed: Duration) {
+        if events > 0 {
+            self.beside.metrics.commit_s.observe(elapsed.as_secs_f64());
+            self.beside.metrics.commit_events.observe(events as f64);
         }
     }
 
@@ -279,13 +294,13 @@ impl Thread {
         let done = work(&transaction, unix_now(), &mut self.vanishing, &mut change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
         let is_change = !change.steps.is_empty();
-        change.number = self.commits.count(is_change, || transaction.commit())?;
+        change.number = self.beside.commits.count(is_change, || transaction.commit())?;
         if is_change {
             (self.on_commit)(Arc::new(change));
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
         self.next_expiry.store(next_expiry, Ordering::Release);
-        self.checkpointer.committed(&self.connection);
+        self.beside.checkpointer.committed(&self.connection);
         Ok(done)
     }
 }

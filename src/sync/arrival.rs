@@ -15,17 +15,19 @@ pub(super) enum Asked {
     Matching(Arc<Filter>),
     /// Whatever matches, to be compared and not to be stored.
     Listing(Arc<Filter>),
+    /// These ids, to be looked at and not to be stored.
+    ListingIds(Arc<HashSet<[u8; 32]>>),
 }
 
 impl Asked {
     /// Whether an event of this id was asked for by it.
     fn names(&self, id: &[u8; 32]) -> bool {
-        matches!(self, Self::Ids(ids) if ids.contains(id))
+        matches!(self, Self::Ids(ids) | Self::ListingIds(ids) if ids.contains(id))
     }
 
     fn accepts(&self, event: &Event) -> bool {
         match self {
-            Self::Ids(ids) => ids.contains(&event.item().id),
+            Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(&event.item().id),
             Self::Matching(filter) | Self::Listing(filter) => filter.matches(event),
         }
     }
@@ -37,10 +39,17 @@ pub(super) enum Fate {
     Stored,
     Duplicate,
     /// It is new, and was only to be compared.
-    Seen,
+    Seen(Seen),
     Refused(Refusal),
     /// The store failed; nothing more can be kept.
     Failed(String),
+}
+
+/// What is to be known of an event that is not kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) kind: u16,
+    pub(super) pubkey: [u8; 32],
 }
 
 /// Why an event from a peer was not kept.
@@ -161,7 +170,7 @@ pub(super) fn settle(
     if events.is_empty() {
         return done(settled);
     }
-    local.index.store().submit(
+    local.store.submit(
         events,
         Box::new(move |outcomes| {
             settled.extend(items.into_iter().zip(outcomes).map(|(item, outcome)| {
@@ -188,13 +197,18 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     }
     let settled = |fate| Settled { id: Some(item.id), created_at: item.created_at, fate };
     // A look is far cheaper than a signature.
-    if local.index.contains(&item) {
+    if local.sets.contains(&item) {
         return Err(settled(Fate::Duplicate));
     }
+    let seen = Seen { kind: event.kind(), pubkey: *event.pubkey() };
     if matches!(asked, Asked::Listing(_)) {
-        return Err(settled(Fate::Seen));
+        return Err(settled(Fate::Seen(seen)));
     }
     let refuse = |refusal| refuse(Some(item.id), item.created_at, refusal);
+    if matches!(asked, Asked::ListingIds(_)) {
+        event.verify().map_err(|_| refuse(Refusal::Invalid))?;
+        return Err(settled(Fate::Seen(seen)));
+    }
     if !local.protected && (event.is_protected() || event.holds_protected()) {
         return Err(refuse(Refusal::Protected));
     }

@@ -36,6 +36,8 @@ pub(super) struct Download {
     ids_per_req: usize,
     reqs_in_flight: usize,
     reqs: u64,
+    // Events are to be looked at and not to be stored.
+    only_looks: bool,
     // Ids that are needed but may come with what was asked for ahead.
     held: Option<Vec<[u8; 32]>>,
     came_ahead: HashSet<[u8; 32]>,
@@ -60,7 +62,11 @@ pub(super) struct Unsent {
 
 impl Download {
     /// `suspects` were asked for when connections were lost: they are asked for in small company.
-    pub(super) fn new(information: &Information, suspects: HashMap<[u8; 32], u8>) -> Self {
+    pub(super) fn new(
+        information: &Information,
+        suspects: HashMap<[u8; 32], u8>,
+        only_looks: bool,
+    ) -> Self {
         let by_message = information.message_bytes.saturating_sub(REQ_BYTES) / ID_BYTES;
         let ids_per_req = IDS_PER_REQ.min(information.events_per_req).min(by_message).max(1);
         // One subscription may be live, one ahead.
@@ -73,6 +79,7 @@ impl Download {
             ids_per_req,
             reqs_in_flight: REQS_IN_FLIGHT.min(subscriptions).max(1),
             reqs: 0,
+            only_looks,
             held: None,
             came_ahead: HashSet::new(),
         }
@@ -163,7 +170,8 @@ impl Download {
             let subscription = format!("get{}", self.reqs);
             peer.send(message::req_ids(&subscription, &ids))?;
             let missing: HashSet<[u8; 32]> = ids.into_iter().collect();
-            let asked = Asked::Ids(Arc::new(missing.clone()));
+            let ids = Arc::new(missing.clone());
+            let asked = if self.only_looks { Asked::ListingIds(ids) } else { Asked::Ids(ids) };
             self.begin(subscription, asked, missing, tries);
         }
         Ok(())

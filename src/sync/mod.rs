@@ -4,25 +4,31 @@
 //! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
-//! the result.
+//! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
 
 mod arrival;
 mod auth;
 mod backoff;
+mod breakdown;
 mod dial;
+mod diff;
 mod download;
 mod filter;
 mod information;
+mod look;
 mod message;
 mod pass;
 mod peer;
 mod report;
 mod schedule;
 mod session;
+mod status;
 mod trace;
 mod upload;
 
+pub use breakdown::{By, Key};
 pub use dial::{PeerUrl, UrlError};
+pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
@@ -31,9 +37,10 @@ pub use trace::{Speaker, Trace};
 pub use crate::config::Direction;
 
 use crate::config::{Config, Limits};
-use crate::index::Index;
-use crate::store::{FilterError, StoreError, Verifier};
+use crate::index::{Index, Sets};
+use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
+use breakdown::Breakdown;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
@@ -42,8 +49,10 @@ use tokio::sync::watch;
 /// Our side of every sync. Clones share it.
 #[derive(Clone)]
 pub struct Local {
-    /// The events.
-    pub index: Index,
+    /// The sets of events that we have.
+    pub sets: Sets,
+    /// What earlier syncs remember, and where events from peers are kept.
+    pub store: Store,
     /// Where signatures are checked.
     pub verifier: Verifier,
     /// What an event from a peer has to keep to, as one that is published.
@@ -61,7 +70,8 @@ impl Local {
     /// When the system gives no thread.
     pub fn new(index: Index) -> Result<Self, StoreError> {
         Ok(Self {
-            index,
+            sets: index.sets().clone(),
+            store: index.store().clone(),
             verifier: Verifier::start()?,
             limits: Limits::default(),
             keys: None,
@@ -150,15 +160,27 @@ pub async fn sync(
     local: &Local,
     url: &str,
     options: &Options,
-    mut progress: impl FnMut(Progress) + Send,
+    progress: impl FnMut(Progress) + Send,
 ) -> Result<Report, SyncError> {
+    Ok(run(local, url, options, None, progress).await?.0)
+}
+
+/// Syncs, and tells what differed in the last pass where that is to be told `by` something.
+async fn run(
+    local: &Local,
+    url: &str,
+    options: &Options,
+    by: Option<By>,
+    mut progress: impl FnMut(Progress) + Send,
+) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = PeerUrl::parse(url)?;
     let began = Instant::now();
-    let mut memory = Memory::new(&url, options);
+    let mut memory = Memory::new(&url, options, by);
     let mut backoff = Backoff::default();
     loop {
         let end = Session::run(local, &url, options, &mut memory, &mut progress).await;
-        if memory.take_advanced() {
+        // What only looks begins anew on every connection: it is no nearer to its end.
+        if memory.take_advanced() && !options.dry_run {
             backoff.reset();
         }
         let reason = match end {
@@ -175,14 +197,14 @@ pub async fn sync(
         }
         progress(Progress::Waiting { reason, pause });
         if !sleep(pause, options).await {
-            memory.report.error = Some("stopped".to_owned());
+            memory.report.error = Some(report::STOPPED.to_owned());
             break;
         }
         memory.report.reconnects += 1;
     }
     let mut report = memory.report;
     report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok(report)
+    Ok((report, memory.breakdown))
 }
 
 /// Returns whether the sync goes on.

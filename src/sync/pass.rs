@@ -1,6 +1,7 @@
 //! The accounts of one reconciliation: what differed when it was looked at, and why it need not
 //! worry anyone.
 
+use super::breakdown::Breakdown;
 use std::collections::{BTreeMap, HashSet};
 
 /// One look at everything, and the transfers that follow from it.
@@ -20,6 +21,8 @@ pub(super) struct Pass {
     pub(super) moved: u64,
     /// The newest `created_at` of our set when it was looked at.
     pub(super) newest: u64,
+    /// What differs, row by row, where that is asked for.
+    pub(super) breakdown: Option<Breakdown>,
 }
 
 /// What a pass shows.

@@ -1,6 +1,7 @@
 //! What a sync did, while it runs and at its end.
 
 use super::{Direction, PeerFilter};
+use crate::metrics::Tally;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -16,8 +17,11 @@ pub enum Method {
     Req,
 }
 
+/// The error of a sync that was told to end.
+pub(super) const STOPPED: &str = "stopped";
+
 /// The end of a sync.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Report {
     /// The peer.
     pub url: String,
@@ -41,6 +45,10 @@ pub struct Report {
     pub have: u64,
     /// Events that only the peer had.
     pub need: u64,
+    /// Of those that only we had, how many the last look still found.
+    pub have_left: u64,
+    /// Of those that only the peer had, how many the last look still found.
+    pub need_left: u64,
     /// Events that came from the peer and are stored now.
     pub stored: u64,
     /// Events that the peer took.
@@ -68,6 +76,26 @@ impl Report {
         let (url, filter) = (url.to_owned(), filter.json().clone());
         Self { url, filter, direction, ..Self::default() }
     }
+
+    /// What was moved and what that took.
+    pub fn tally(&self) -> Tally {
+        Tally {
+            have: self.have,
+            need: self.need,
+            stored: self.stored,
+            uploaded: self.uploaded,
+            refused: self.refused.values().sum(),
+            refused_by_peer: self.refused_by_peer.values().sum(),
+            round_trips: self.round_trips,
+            bytes_up: self.bytes_up,
+            bytes_down: self.bytes_down,
+        }
+    }
+
+    /// Whether the sync was told to end.
+    pub fn is_stopped(&self) -> bool {
+        self.error.as_deref() == Some(STOPPED)
+    }
 }
 
 /// What a sync tells while it runs.
@@ -83,6 +111,9 @@ pub enum Progress {
     Moved(Counts),
     /// Everything that was there is synced; from here on events move as they come.
     Live,
+    /// A live sync has looked at everything and moved what was there; what it did up to here. It
+    /// looks again when the connection was lost or it could not keep up.
+    CaughtUp(Box<Report>),
     /// The connection was lost, and is made again after a pause.
     Waiting {
         /// Why it was lost.
@@ -107,4 +138,6 @@ pub struct Counts {
     pub uploaded: u64,
     /// Events to send that are known by now, those included.
     pub to_upload: u64,
+    /// What was moved and what that took.
+    pub tally: Tally,
 }

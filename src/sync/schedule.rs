@@ -2,9 +2,12 @@
 //! waits for another.
 
 use super::backoff::Backoff;
-use super::{Local, Options, PeerFilter, PeerUrl, Progress, Report, SyncError, sync};
+use super::look::Looking;
+use super::status::Status;
+use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
+use crate::metrics::Peers;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -15,19 +18,19 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// The running syncs. They end with [`Schedule::stop`], or when this is dropped.
 pub struct Schedule {
     stop: watch::Sender<bool>,
-    peers: JoinSet<()>,
+    syncs: JoinSet<()>,
 }
 
 impl Schedule {
-    /// Begins to keep each configured peer in sync.
+    /// Begins to keep each configured peer in sync, and tells `peers` how each of them stands.
     ///
     /// # Errors
     /// When a URL, a filter or the key is bad: before anything has begun.
-    pub fn start(index: &Index, config: &Config) -> Result<Self, SyncError> {
+    pub fn start(index: &Index, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
         let (stop, stopping) = watch::channel(false);
-        let mut peers = JoinSet::new();
+        let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
-            return Ok(Self { stop, peers });
+            return Ok(Self { stop, syncs });
         }
         let local = Local::configured(index.clone(), config)?;
         let mut prepared = Vec::new();
@@ -36,15 +39,28 @@ impl Schedule {
             prepared.push((peer.clone(), options(peer, stopping.clone())?));
         }
         for (peer, options) in prepared {
-            peers.spawn(keep(local.clone(), peer, options));
+            let watched = peers.add(&peer.url, peer.direction, peer.live);
+            if config.page.enabled {
+                let looking = Looking {
+                    local: local.clone(),
+                    url: peer.url.clone(),
+                    filter: options.filter.clone(),
+                    interval: Duration::from_secs(config.page.look_interval_s.get()),
+                    stop: stopping.clone(),
+                    watched: watched.clone(),
+                };
+                syncs.spawn(looking.run());
+            }
+            let status = Status::new(peer.url.clone(), watched);
+            syncs.spawn(keep(local.clone(), peer, options, status));
         }
-        Ok(Self { stop, peers })
+        Ok(Self { stop, syncs })
     }
 
     /// Ends all syncs; what they have stored stays.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
-        let ended = async { while self.peers.join_next().await.is_some() {} };
+        let ended = async { while self.syncs.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("some syncs did not end in time");
         }
@@ -67,19 +83,20 @@ fn options(peer: &PeerConfig, stop: watch::Receiver<bool>) -> Result<Options, Sy
 }
 
 /// Syncs with a peer again and again.
-async fn keep(local: Local, peer: PeerConfig, options: Options) {
+async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Status) {
     let interval = Duration::from_secs(peer.interval_s.get());
-    let url = peer.url.as_str();
     let mut backoff = Backoff::default();
     loop {
-        let pause = match sync(&local, url, &options, |progress| log(url, &progress)).await {
+        status.begin();
+        let pause = match sync(&local, &peer.url, &options, |progress| status.take(progress)).await
+        {
             Ok(report) => {
-                log_report(&report);
+                status.ended(&report);
                 backoff.reset();
                 interval
             }
             Err(error) => {
-                tracing::error!(peer = url, %error, "a sync could not go on");
+                status.failed(error.to_string());
                 backoff.next()
             }
         };
@@ -88,24 +105,5 @@ async fn keep(local: Local, peer: PeerConfig, options: Options) {
             () = tokio::time::sleep(pause) => {}
             _ = stop.wait_for(|stop| *stop) => return,
         }
-    }
-}
-
-fn log(peer: &str, progress: &Progress) {
-    match progress {
-        Progress::Note(text) => tracing::info!(peer, "{text}"),
-        Progress::Waiting { reason, pause } => {
-            tracing::info!(peer, "{reason}; again in {:.1} s", pause.as_secs_f64());
-        }
-        Progress::Live => tracing::info!(peer, "synced; events are passed on as they come"),
-        Progress::Connected | Progress::Pass(_) | Progress::Moved(_) => {}
-    }
-}
-
-fn log_report(report: &Report) {
-    let (peer, stored, uploaded) = (&report.url, report.stored, report.uploaded);
-    match &report.error {
-        Some(error) => tracing::warn!(%peer, stored, uploaded, "not synced: {error}"),
-        None => tracing::info!(%peer, stored, uploaded, equal = report.equal, "synced"),
     }
 }

@@ -2,9 +2,11 @@
 //! whoever answers and whatever frames are cut.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds, sorted};
-use negsync::reconcile::{Found, Initiator, InitiatorError, Options, Responder, Step};
+use negsync::reconcile::{Differences, Found, Initiator, InitiatorError, Options, Responder, Step};
 use rand::RngExt;
 use rand::rngs::StdRng;
+use std::collections::BTreeMap;
+use std::num::NonZeroU64;
 
 pub fn any_options(rng: &mut StdRng, case: &Case) -> Options {
     let limit = |rng: &mut StdRng| match rng.random_range(0..3) {
@@ -26,6 +28,9 @@ pub fn any_options(rng: &mut StdRng, case: &Case) -> Options {
         checkpoint,
         since: if rng.random_bool(0.3) { times.iter().min().copied() } else { None },
         empty_id_lists: rng.random_bool(0.8),
+        cell_s: rng
+            .random_bool(0.3)
+            .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
         ..Options::default()
     }
 }
@@ -54,6 +59,21 @@ fn exact(case: &Case, options: &Options, answer: impl FnMut(&[u8]) -> Vec<u8>) {
     let found = session(case, options, answer).unwrap();
     assert!(sorted(&found.have) == case.have, "have, {options:?}");
     assert!(sorted(&found.need) == case.need, "need, {options:?}");
+    let expected = options.cell_s.map_or_else(BTreeMap::new, |cell_s| by_cell(case, cell_s.get()));
+    assert!(found.cells == expected, "{options:?}");
+}
+
+/// When the differences of a case were made.
+fn by_cell(case: &Case, cell_s: u64) -> BTreeMap<u64, Differences> {
+    let mut cells = BTreeMap::<u64, Differences>::new();
+    for (set, differing, we) in [(&case.ours, &case.have, true), (&case.theirs, &case.need, false)]
+    {
+        for item in set.items().iter().filter(|item| differing.binary_search(&item.id).is_ok()) {
+            let cell = cells.entry(item.created_at / cell_s * cell_s).or_default();
+            if we { cell.have += 1 } else { cell.need += 1 }
+        }
+    }
+    cells
 }
 
 #[test]

@@ -5,6 +5,8 @@ mod codec;
 mod figures;
 mod hazards;
 mod hostile;
+mod javascript;
+mod random_syncs;
 mod scripted;
 mod sessions;
 mod support;

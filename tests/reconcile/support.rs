@@ -152,16 +152,19 @@ pub fn random_item(rng: &mut StdRng, start: u64, times: u64, ids: Ids) -> Item {
     Item::new(start + rng.random_range(0..times), id)
 }
 
-/// Runs `property` for each seed, naming the one that fails.
-pub fn for_seeds(seeds: std::ops::Range<u64>, property: impl Fn(&mut StdRng)) {
-    struct Named(u64);
-    impl Drop for Named {
-        fn drop(&mut self) {
-            if std::thread::panicking() {
-                eprintln!("failing seed: {}", self.0);
-            }
+/// Names a seed when what is done with it fails.
+pub struct Named(pub u64);
+
+impl Drop for Named {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("failing seed: {}", self.0);
         }
     }
+}
+
+/// Runs `property` for each seed, naming the one that fails.
+pub fn for_seeds(seeds: std::ops::Range<u64>, property: impl Fn(&mut StdRng)) {
     for seed in seeds {
         let _named = Named(seed);
         property(&mut StdRng::seed_from_u64(seed));

@@ -68,6 +68,33 @@ async fn what_is_no_message_is_answered_with_a_notice() {
     expect_notice(&mut client, &answer, "a binary message").await;
 }
 
+/// Found by a fuzz target: text in the place of an array, and an unknown key of a filter, came
+/// back whole.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_quotes_little_of_what_it_refuses() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let long = "x".repeat(1 << 20);
+    for sent in [
+        json!(long),
+        json!({ "long": long }),
+        json!([long]),
+        json!(["REQ", long]),
+        json!(["REQ", "s", { long.clone(): [] }]),
+        json!(["REQ", "s", { "ids": [long] }]),
+        json!(["NEG-OPEN", "n", { long.clone(): 1 }, "6100000200"]),
+        json!(["NEG-MSG", "n", long]),
+        json!(["EVENT", long]),
+        json!(["EVENT", { "id": long }]),
+        json!(["EVENT", { long.clone(): 1 }]),
+    ] {
+        client.send(&sent).await;
+        let answer = client.next_text("a refusal").await;
+        assert!(answer.len() <= 300 && answer.contains("invalid: "), "{answer:.1000}");
+    }
+    client.fence().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_event_is_refused_under_its_id_with_the_field() {
     let relay = TestRelay::start_with(|config| {

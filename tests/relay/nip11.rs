@@ -1,37 +1,16 @@
 //! The NIP-11 document on the relay's own address.
 
-use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
+use crate::support::http::Response;
+use crate::support::{self, TestRelay};
 use negsync::config::Within;
 use serde_json::{Value, json};
-use std::collections::HashMap;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-struct Response {
-    status: u16,
-    headers: HashMap<String, String>,
-    body: String,
-}
-
 async fn http(relay: &TestRelay, method: &str, path: &str, accept: &str) -> Response {
-    let address = relay.relay.address();
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    let request = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nAccept: {accept}\r\n\
-         Origin: https://client.example\r\nConnection: close\r\n\r\n"
-    );
-    stream.write_all(request.as_bytes()).await.unwrap();
-    let mut text = String::new();
-    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
-    let (head, body) = text.split_once("\r\n\r\n").unwrap();
-    let mut lines = head.lines();
-    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    let headers = lines
-        .filter_map(|line| line.split_once(": "))
-        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
-        .collect();
-    Response { status, headers, body: body.to_owned() }
+    let headers = [&*format!("Accept: {accept}"), "Origin: https://client.example"];
+    support::http::http(relay.relay.address(), method, path, &headers).await
 }
 
 #[tokio::test(flavor = "multi_thread")]

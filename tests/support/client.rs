@@ -104,11 +104,11 @@ impl Client {
     }
 
     /// Shows that everything sent so far has been answered in full, that nothing else was said,
-    /// and that the connection still takes a REQ.
+    /// and that the connection still takes a REQ. Nothing that others publish answers that.
     pub async fn fence(&mut self) {
         self.fences += 1;
         let id = format!("fence-{}", self.fences);
-        self.send(&json!(["REQ", id, { "limit": 0 }])).await;
+        self.send(&json!(["REQ", id, { "ids": [] }])).await;
         self.expect(json!(["EOSE", id])).await;
         self.send(&json!(["CLOSE", id])).await;
     }
@@ -117,7 +117,7 @@ impl Client {
     pub async fn skip_to_fence(&mut self) {
         self.fences += 1;
         let id = format!("fence-{}", self.fences);
-        self.send(&json!(["REQ", id, { "limit": 0 }])).await;
+        self.send(&json!(["REQ", id, { "ids": [] }])).await;
         while self.next("the EOSE of a fence").await != json!(["EOSE", id]) {}
         self.send(&json!(["CLOSE", id])).await;
     }

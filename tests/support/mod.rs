@@ -6,7 +6,9 @@
 
 pub mod client;
 pub mod events;
+pub mod http;
 pub mod model;
+pub mod naive;
 pub mod negentropy_client;
 pub mod process;
 pub mod relay;

@@ -98,7 +98,7 @@ fn lists(list: &Value, value: &Value) -> bool {
     list.as_array().unwrap().contains(value)
 }
 
-fn kind(event: &Value) -> u64 {
+pub fn kind(event: &Value) -> u64 {
     event["kind"].as_u64().unwrap()
 }
 
@@ -107,17 +107,20 @@ pub fn created_at(event: &Value) -> u64 {
 }
 
 /// The values of the tags of a name.
-fn tags<'event>(event: &'event Value, name: &'event str) -> impl Iterator<Item = &'event Value> {
+pub fn tags<'event>(
+    event: &'event Value,
+    name: &'event str,
+) -> impl Iterator<Item = &'event Value> {
     let tags = event["tags"].as_array().unwrap().iter();
     tags.filter(move |tag| tag[0] == name && tag[1].is_string()).map(|tag| &tag[1])
 }
 
-fn expires_at(event: &Value) -> Option<u64> {
+pub fn expires_at(event: &Value) -> Option<u64> {
     tags(event, "expiration").next().and_then(|value| value.as_str()?.parse().ok())
 }
 
 /// What replaces what: the same author, kind and, for addressable events, `d`.
-fn address(event: &Value) -> Option<String> {
+pub fn address(event: &Value) -> Option<String> {
     let d = match kind(event) {
         0 | 3 | 10_000..20_000 => "",
         30_000..40_000 => tags(event, "d").next().map_or("", |value| value.as_str().unwrap()),

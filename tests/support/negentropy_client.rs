@@ -47,6 +47,10 @@ impl Session {
         Ok(session)
     }
 
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
     pub fn is_done(&self) -> bool {
         self.next.is_none()
     }

@@ -2,6 +2,7 @@
 
 mod command;
 mod convergence;
+mod diff;
 mod nasty;
 mod others;
 mod protected;

@@ -3,6 +3,8 @@
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, Direction, PeerConfig, Within};
+use negsync::metrics::PeerStatus;
+use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, sync};
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -23,7 +25,7 @@ fn peer(url: &str, live: bool) -> PeerConfig {
 fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
     let peers = urls.iter().map(|url| peer(url, live)).collect();
     let config = Config { peers, ..Config::default() };
-    Schedule::start(relay.relay.index(), &config).unwrap()
+    Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap()
 }
 
 /// Publishes over a socket and reads every OK.
@@ -109,7 +111,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     is_live.await.unwrap();
     assert_same(&store.ids(), &relay.ids(), "");
     publish(&relay.url(), &notes(127, 80)).await;
-    fill(&store.local.index, &notes(128, 60));
+    fill(&store.index, &notes(128, 60));
     let began = Instant::now();
     while store.ids().len() < 340 || relay.ids().len() < 340 {
         assert!(began.elapsed() < PATIENCE, "{} {}", store.ids().len(), relay.ids().len());
@@ -121,4 +123,50 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     // The live subscription brings the newest stored event; what we sent comes back by it, too.
     assert!(report.duplicates <= 161, "{report:?}");
     assert_same(&store.ids(), &relay.ids(), "");
+}
+
+/// Looks until the only peer of `relay` stands as expected.
+async fn status_when(
+    relay: &TestRelay,
+    what: &str,
+    is_so: impl Fn(&PeerStatus) -> bool,
+) -> PeerStatus {
+    let began = Instant::now();
+    loop {
+        let status = relay.relay.peers().all(unix_now()).pop();
+        match status {
+            Some(status) if is_so(&status) => return status,
+            status => assert!(began.elapsed() < PATIENCE, "not {what}: {status:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_a_peer_stands_is_known_all_the_time() {
+    for live in [true, false] {
+        let here = TestRelay::new(&notes(140, 120)).await;
+        let there = TestRelay::new(&notes(141, 80)).await;
+        let schedule = schedule(&here, &[there.url()], live);
+        let status = status_when(&here, "synced", |status| status.syncs > 0).await;
+        assert_eq!((status.name.as_str(), status.live), (there.url().as_str(), live));
+        assert_eq!(status.last_converged.map(|then| unix_now() - then < 10), Some(true));
+        assert_eq!((status.have, status.need, status.differs_since), (0, 0, None));
+        let tally = status.last_sync.unwrap().tally;
+        assert_eq!((tally.have, tally.need), (120, 80));
+        assert_eq!((tally.stored, tally.uploaded), (80, 120));
+        assert!(tally.round_trips > 0 && tally.bytes_up > 0 && tally.bytes_down > 0);
+        assert!(status.last_sync.unwrap().equal);
+        // What is written later moves, and is counted once.
+        publish(&there.url(), &notes(142, 30)).await;
+        let status = status_when(&here, "at 110", |status| status.totals.stored == 110).await;
+        if live {
+            assert!(status.connected && status.in_step, "{status:?}");
+        }
+        let errors = status.errors;
+        drop(there);
+        let status = status_when(&here, "lost", |status| status.errors > errors).await;
+        assert!(!status.connected && !status.in_step && status.last_error.is_some(), "{status:?}");
+        schedule.stop().await;
+    }
 }

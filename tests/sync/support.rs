@@ -53,6 +53,7 @@ pub fn notes(seed: u64, count: usize) -> Vec<String> {
 
 /// A store in a folder of its own.
 pub struct TestStore {
+    pub index: Index,
     pub local: Local,
     _folder: TempDir,
 }
@@ -64,11 +65,12 @@ impl TestStore {
         let path = folder.path().join("store.sqlite");
         let index = Index::open(&path, options, 64 << 20).unwrap();
         fill(&index, events);
-        Self { local: Local::new(index).unwrap(), _folder: folder }
+        let local = Local::new(index.clone()).unwrap();
+        Self { index, local, _folder: folder }
     }
 
     pub fn ids(&self) -> BTreeSet<[u8; 32]> {
-        ids(&self.local.index)
+        ids(&self.index)
     }
 }
 

@@ -1,7 +1,6 @@
 //! NIP-77 messages in words: what a person reads of a line that went between client and relay.
 
 mod ranges;
-mod utc;
 mod wants;
 
 use negsync::reconcile::message::{Fault, PROTOCOL_VERSION};

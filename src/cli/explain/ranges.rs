@@ -1,8 +1,8 @@
 //! A negentropy message as a table: one line a range, with the ids that it lists.
 
-use super::utc::utc;
 use negsync::reconcile::message::{Decoder, Fault, Payload, Range};
 use negsync::reconcile::{Bound, MessageError};
+use negsync::utc::utc;
 use std::fmt::Write;
 
 /// How many ids of a list are shown unless all are.

@@ -12,8 +12,10 @@
 //!   that closes a cut frame is never believed (see [`reply`]).
 //! * One message asks for about as much as one answer holds ([`budget`]).
 //! * Where much differs, splitting costs more than listing ([`density`]).
+//! * A range of one day gives ids of that day ([`cells`]).
 
 mod budget;
+mod cells;
 mod density;
 mod policy;
 mod reply;
@@ -24,6 +26,7 @@ use super::message::{Decoder, Encoder};
 use super::range_set::{Bound, RangeSet};
 use super::reference::{Bucket, buckets};
 use budget::ReplyBudget;
+use cells::Cells;
 use policy::{Plan, Policy};
 use reply::Progress;
 use std::collections::VecDeque;
@@ -96,6 +99,8 @@ pub(super) struct Session {
     opening_limit_bytes: usize,
     /// No bound is sent that lies below this one.
     since: Bound,
+    /// No list is taken that spans two of them.
+    cells: Option<Cells>,
     pending: VecDeque<Pending>,
     asked: Vec<Asked>,
     budget: ReplyBudget,
@@ -112,6 +117,7 @@ impl Session {
             frame_limit_bytes,
             opening_limit_bytes: unlimited(options.opening_limit_bytes).min(frame_limit_bytes),
             since: options.since.map_or(Bound::START, Bound::at),
+            cells: options.cell_s.map(|length_s| Cells { length_s }),
             pending: VecDeque::new(),
             asked: Vec::new(),
             budget: ReplyBudget::new(options.reply_limit_bytes),
@@ -125,7 +131,10 @@ impl Session {
         self.pending.clear();
         self.asked.clear();
         (self.idle_rounds, self.dividing_rounds) = (0, 0);
-        let opening = policy::opening(set, checkpoint);
+        let opening = match self.cells {
+            Some(cells) => cells.opening(set),
+            None => policy::opening(set, checkpoint),
+        };
         opening.into_iter().for_each(|range| self.keep(range));
         self.next_message(set, self.opening_limit_bytes)
     }
@@ -143,7 +152,7 @@ impl Session {
         found: &mut Found,
     ) -> Result<Step, InitiatorError> {
         let asked = std::mem::take(&mut self.asked);
-        let reading = reply::read(set, Decoder::new(message)?, &asked, found)?;
+        let reading = reply::read(set, Decoder::new(message)?, &asked, self.cells, found)?;
         self.budget.learn(message.len(), reading.cut);
         self.policy.learn(&reading);
         let waiting = std::mem::take(&mut self.pending);
@@ -230,6 +239,7 @@ impl Session {
         while let Some(next) = self.pending.front() {
             let joins = self.policy.joins_lists()
                 && range.touches(next)
+                && self.cells.is_none_or(|cells| cells.share(&range, next))
                 && self.policy.plan(next, crowded) == Plan::List
                 && range.own_items() + next.own_items() <= policy::LIST_MOST_ITEMS;
             if !joins {

@@ -120,6 +120,8 @@ pub(super) fn expected_reply_bytes(range: &Pending, plan: Plan) -> usize {
     const RANGE_BYTES: usize = 8;
     const FINGERPRINTS_BYTES: usize = 16 * (RANGE_BYTES + 16);
     match plan {
+        // Nothing is known of it, and for the most part there is nothing.
+        Plan::List if range.own_items() == 0 && range.state == State::Untested => RANGE_BYTES,
         // Where we hold nothing the peer holds something, or it would be equal.
         Plan::List => RANGE_BYTES + range.own_items().clamp(8, LIST_MOST_ITEMS) * 32,
         Plan::Split(count) => {

@@ -11,6 +11,7 @@
 //! What got no answer is left as it was. What was skipped is equal, if we asked
 //! with a fingerprint; a list that was asked for and skipped is asked for again.
 
+use super::cells::Cells;
 use super::density::{self, Counts, Listed};
 use super::{Asked, Pending, State};
 use crate::reconcile::found::Found;
@@ -53,11 +54,13 @@ pub(super) fn read<S: RangeSet>(
     set: &S,
     mut answer: Decoder<'_>,
     asked: &[Asked],
+    cells: Option<Cells>,
     found: &mut Found,
 ) -> Result<Reading, MessageError> {
     let mut reader = Reader {
         set,
         found,
+        cells,
         reading: Reading::default(),
         counts: Counts::default(),
         first_left: 0,
@@ -110,6 +113,7 @@ pub(super) fn read<S: RangeSet>(
 struct Reader<'a, S> {
     set: &'a S,
     found: &'a mut Found,
+    cells: Option<Cells>,
     reading: Reading,
     counts: Counts,
     /// Where in `left` the current question's begins.
@@ -133,22 +137,37 @@ impl<S: RangeSet> Reader<'_, S> {
             Some(Payload::Skip) if !question.for_list => self.settle(&part),
             Some(Payload::Skip) => self.leave(part),
             Some(Payload::Fingerprint(theirs)) => self.compare(question, part, theirs),
-            Some(Payload::IdList(ids)) => {
-                let before = self.found.have.len() + self.found.need.len();
-                self.found.compare(self.set, part.ranks(), ids);
-                let items = part.own_items().max(ids.len());
-                if question.for_list && items > LONG_LIST_ITEMS {
-                    let after = self.found.have.len() + self.found.need.len();
-                    self.reading.listed.items += items;
-                    self.reading.listed.differences += after - before;
-                }
-                if !ids.is_empty() {
-                    self.reading.progress = Progress::Settled;
-                }
-                self.settle(&part);
-            }
+            Some(Payload::IdList(ids)) => self.compare_lists(question, part, ids),
             None => self.leave(part),
         }
+    }
+
+    fn compare_lists(&mut self, question: &Asked, part: Pending, theirs: &[[u8; 32]]) {
+        let cell = self.cells.map(|cells| (cells, cells.only(&part)));
+        if let Some((cells, None)) = cell
+            && !theirs.is_empty()
+        {
+            self.reading.progress = self.reading.progress.max(Progress::Divided);
+            self.reading.left.extend(cells.divide(&part));
+            return;
+        }
+        let (have, need) = (self.found.have.len(), self.found.need.len());
+        self.found.compare(self.set, part.ranks(), theirs);
+        let (have, need) = (self.found.have.len() - have, self.found.need.len() - need);
+        if let Some((_, Some(start))) = cell {
+            self.found.count(start, have, need);
+        }
+        let items = part.own_items().max(theirs.len());
+        if question.for_list && items > LONG_LIST_ITEMS {
+            self.reading.listed.items += items;
+            self.reading.listed.differences += have + need;
+        }
+        // Of a range in which neither side holds anything there is nothing more to ask.
+        let is_end = part.upper.item == question.range.upper.item;
+        if !theirs.is_empty() || question.for_list && is_end {
+            self.reading.progress = Progress::Settled;
+        }
+        self.settle(&part);
     }
 
     fn compare(&mut self, question: &Asked, part: Pending, theirs: [u8; 16]) {

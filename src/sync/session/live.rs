@@ -26,7 +26,7 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(local: &Local) -> Self {
-        Self { changes: local.index.subscribe(), missed: false, told: false }
+        Self { changes: local.sets.subscribe(), missed: false, told: false }
     }
 }
 

@@ -10,14 +10,17 @@ mod transfer;
 
 use super::arrival::{FromPeer, Settled};
 use super::auth::Auth;
+use super::breakdown::{Breakdown, By, Rows};
 use super::dial::PeerUrl;
+use super::diff::NOT_MOVED;
 use super::download::Download;
 use super::information::Information;
 use super::pass::{Pass, Verdict};
 use super::peer::{Peer, PeerError};
-use super::report::{Counts, Method, Progress, Report};
+use super::report::{Counts, Method, Progress, Report, STOPPED};
 use super::upload::Upload;
 use super::{Local, Options};
+use crate::metrics::Tally;
 use crate::store::{Refused, StoreError, Synced, unix_now};
 use live::Live;
 use paging::Paging;
@@ -44,6 +47,10 @@ pub(super) struct Memory {
     pub(super) without_negentropy: bool,
     /// The peer does not follow the adaptive rule.
     pub(super) reference_rule: bool,
+    /// What differed in the last pass.
+    pub(super) breakdown: Option<Breakdown>,
+    /// What differences are told by, where they are.
+    by: Option<By>,
     /// Why an id is not moved, as learnt in this sync.
     why: HashMap<[u8; 32], String>,
     /// Ids that earlier passes tried to move.
@@ -59,12 +66,14 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    pub(super) fn new(url: &PeerUrl, options: &Options) -> Self {
+    pub(super) fn new(url: &PeerUrl, options: &Options, by: Option<By>) -> Self {
         Self {
             report: Report::new(url.as_str(), &options.filter, options.direction),
             information: None,
             without_negentropy: false,
             reference_rule: false,
+            breakdown: None,
+            by,
             why: HashMap::new(),
             tried: HashSet::new(),
             counted: HashSet::new(),
@@ -109,7 +118,8 @@ impl From<PeerError> for End {
 enum Work {
     Opened(Box<Opened>),
     Read(Box<Reading>),
-    Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String> },
+    Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String>, rows: Rows },
+    Sorted(Rows),
     Settled { subscription: String, events: Vec<Settled>, bytes: usize },
     Loaded { events: Vec<([u8; 32], String)>, protected: Vec<[u8; 32]> },
     Remembered,
@@ -168,7 +178,7 @@ impl<'sync> Session<'sync> {
         memory.information = Some(peer.information);
         let (done, work) = mpsc::unbounded_channel();
         let live = options.live.then(|| Live::new(local));
-        let download = Download::new(&peer.information, memory.suspects.clone());
+        let download = Download::new(&peer.information, memory.suspects.clone(), options.dry_run);
         let mut session = Self {
             auth: Auth::new(local.keys.clone(), url.as_str()),
             reconciling: Reconciling::default(),
@@ -222,7 +232,7 @@ impl<'sync> Session<'sync> {
                 changed = live::next_change(&mut self.live) => self.take_change(changed)?,
                 _ = tick.tick() => self.take_time()?,
                 () = stopped(&mut stop) => {
-                    self.memory.report.error = Some("stopped".to_owned());
+                    self.memory.report.error = Some(STOPPED.to_owned());
                     return Ok(());
                 }
             }
@@ -231,17 +241,16 @@ impl<'sync> Session<'sync> {
 
     /// Ends the connection and keeps what the next one can use.
     async fn leave(mut self, ended: Result<(), End>) -> End {
-        let (up, down) = self.peer.bytes();
-        self.memory.report.bytes_up += up;
-        self.memory.report.bytes_down += down;
+        self.tell();
+        let Tally { bytes_up, bytes_down, .. } = self.tally();
+        (self.memory.report.bytes_up, self.memory.report.bytes_down) = (bytes_up, bytes_down);
         let refused = std::mem::take(&mut self.refused);
         if !refused.is_empty() && !self.options.dry_run {
-            let store = self.local.index.store().clone();
+            let store = self.local.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
         }
         match ended {
             Ok(()) => {
-                self.tell();
                 self.peer.close().await;
                 End::Finished
             }
@@ -249,6 +258,9 @@ impl<'sync> Session<'sync> {
                 if self.pass.is_some() {
                     // It begins anew on the next connection.
                     self.memory.pass -= 1;
+                } else {
+                    // All was caught up with: the next connection looks, and proves, from the start.
+                    self.memory.pass = 0;
                 }
                 self.keep_suspects(&error);
                 End::Lost(error)
@@ -262,7 +274,8 @@ impl<'sync> Session<'sync> {
         self.memory.pass += 1;
         self.memory.report.passes = self.memory.pass;
         (self.progress)(Progress::Pass(self.memory.pass));
-        self.pass = Some(Pass { number: self.memory.pass, ..Pass::default() });
+        let breakdown = self.memory.by.map(Breakdown::new);
+        self.pass = Some(Pass { number: self.memory.pass, breakdown, ..Pass::default() });
         let window = self.options.filter.window();
         if self.memory.without_negentropy {
             self.paging.add(window);
@@ -302,13 +315,16 @@ impl<'sync> Session<'sync> {
             self.remember_refused();
             return true;
         }
-        let Some(pass) = self.pass.take() else { return true };
+        let Some(mut pass) = self.pass.take() else { return true };
+        self.memory.breakdown = pass.breakdown.take();
+        self.memory.breakdown.iter_mut().for_each(Breakdown::finish);
         self.tell();
         let by_reading = self.memory.report.method == Method::Req;
         let report = &mut self.memory.report;
+        (report.have_left, report.need_left) = (pass.have, pass.need);
         report.differs = pass.explained.clone();
         if !pass.open.is_empty() {
-            report.differs.insert("not moved".to_owned(), pass.open.len() as u64);
+            report.differs.insert(NOT_MOVED.to_owned(), pass.open.len() as u64);
         }
         if self.options.dry_run {
             report.equal = pass.is_equal();
@@ -335,6 +351,11 @@ impl<'sync> Session<'sync> {
             Verdict::Proven => self.remember_synced(&pass),
             Verdict::Moving => {}
         }
+        if self.live.is_some() {
+            let Tally { bytes_up, bytes_down, .. } = self.tally();
+            let report = Report { bytes_up, bytes_down, ..self.memory.report.clone() };
+            (self.progress)(Progress::CaughtUp(Box::new(report)));
+        }
         self.go_live()
     }
 
@@ -348,7 +369,7 @@ impl<'sync> Session<'sync> {
             filter: self.options.filter.text(),
             up_to: pass.newest.min(unix_now()),
         };
-        let store = self.local.index.store().clone();
+        let store = self.local.store.clone();
         // Nobody waits for it: it only makes the next sync shorter.
         tokio::task::spawn_blocking(move || {
             if let Err(error) = store.remember_synced(synced) {
@@ -377,7 +398,14 @@ impl<'sync> Session<'sync> {
         match work {
             Work::Opened(opened) => self.opened(*opened),
             Work::Read(reading) => self.read(*reading),
-            Work::Compared { have, remembered } => self.found(have, Vec::new(), &remembered),
+            Work::Compared { have, remembered, rows } => {
+                self.add_rows(rows);
+                self.found(have, Vec::new(), &remembered)
+            }
+            Work::Sorted(rows) => {
+                self.add_rows(rows);
+                Ok(())
+            }
             Work::Settled { subscription, events, bytes } => {
                 self.settled(&subscription, &events, bytes)
             }
@@ -433,11 +461,9 @@ impl<'sync> Session<'sync> {
 
     /// Tells how far everything is, when that has changed.
     fn tell(&mut self) {
-        let report = &self.memory.report;
-        let refused: u64 = report.refused.values().sum();
-        let refused_by_peer: u64 = report.refused_by_peer.values().sum();
-        let downloaded = report.stored + refused;
-        let uploaded = report.uploaded + refused_by_peer;
+        let tally = self.tally();
+        let downloaded = tally.stored + tally.refused;
+        let uploaded = tally.uploaded + tally.refused_by_peer;
         let (unsettled_items, items) = self.reconciling.items();
         let counts = Counts {
             unsettled_items,
@@ -446,11 +472,19 @@ impl<'sync> Session<'sync> {
             to_download: downloaded + self.download.unsettled() as u64,
             uploaded,
             to_upload: uploaded + self.upload.unsettled() as u64,
+            tally,
         };
         if counts != self.counts {
             self.counts = counts;
             (self.progress)(Progress::Moved(counts));
         }
+    }
+
+    /// What the sync has moved, on this connection and those before.
+    fn tally(&self) -> Tally {
+        let (up, down) = self.peer.bytes();
+        let before = self.memory.report.tally();
+        Tally { bytes_up: before.bytes_up + up, bytes_down: before.bytes_down + down, ..before }
     }
 
     fn note(&mut self, text: String) {

@@ -1,7 +1,8 @@
 //! A peer that does not reconcile is read: all that matches, newest first, page by page (NIP-01,
 //! REQ). What is ours and not on the pages is what the peer lacks.
 
-use super::super::arrival::{Asked, Fate, Settled};
+use super::super::arrival::{Asked, Fate, Seen, Settled};
+use super::super::breakdown::{self, Rows};
 use super::super::filter::Window;
 use super::super::message;
 use super::super::peer::PeerError;
@@ -30,6 +31,8 @@ struct Page {
     asked: Asked,
     // Every id on the page with its time.
     events: Vec<([u8; 32], u64)>,
+    // Those that only the peer has, where differences are told.
+    rows: Rows,
     unsettled: usize,
     ended: bool,
 }
@@ -80,9 +83,15 @@ impl Session<'_> {
         let subscription = format!("page{}", self.paging.pages);
         self.peer.send(message::req(&subscription, &filter))?;
         self.heard = std::time::Instant::now();
-        let page =
-            Page { subscription, window, asked, events: Vec::new(), unsettled: 0, ended: false };
-        self.paging.page = Some(page);
+        self.paging.page = Some(Page {
+            subscription,
+            window,
+            asked,
+            events: Vec::new(),
+            rows: Rows::default(),
+            unsettled: 0,
+            ended: false,
+        });
         Ok(())
     }
 
@@ -106,10 +115,17 @@ impl Session<'_> {
     }
 
     /// An event that only the peer has, in a sync that takes nothing from it.
-    pub(super) fn seen(&mut self, event: &Settled) {
+    pub(super) fn seen(&mut self, event: &Settled, seen: Seen) {
+        let Some(pass) = &mut self.pass else { return };
+        if pass.breakdown.as_mut().is_some_and(|breakdown| breakdown.looked_at(event, seen)) {
+            return;
+        }
         let is_again = event.id.is_some_and(|id| self.paging.overlap.contains(&id));
-        if let (Some(pass), false) = (&mut self.pass, is_again) {
+        if !is_again {
             pass.need += 1;
+            if let (Some(breakdown), Some(page)) = (&pass.breakdown, &mut self.paging.page) {
+                page.rows.add_theirs(breakdown.by, event.created_at, seen);
+            }
             if self.options.direction.is_down() {
                 self.memory.report.need += 1;
             } else {
@@ -155,7 +171,8 @@ impl Session<'_> {
         let Some(page) = self.paging.page.take_if(over) else { return };
         self.memory.report.round_trips += 1;
         self.memory.advanced = true;
-        let Page { window, events, .. } = page;
+        let Page { window, events, rows, .. } = page;
+        self.add_rows(rows);
         let oldest = events.iter().map(|(_, created_at)| *created_at).min();
         let overlap = std::mem::take(&mut self.paging.overlap);
         let is_new = events.iter().any(|(id, _)| !overlap.contains(id));
@@ -191,10 +208,11 @@ impl Session<'_> {
             return;
         }
         let filter = self.options.filter.within(window).parsed().clone();
-        let index = self.local.index.clone();
+        let (sets, store) = (self.local.sets.clone(), self.local.store.clone());
         let peer = self.url.as_str().to_owned();
+        let by = self.pass.as_ref().and_then(|pass| Some(pass.breakdown.as_ref()?.by));
         self.begin_work(move || {
-            let set = index.snapshot(&[filter], usize::MAX).map_err(|error| match error {
+            let set = sets.snapshot(&[filter], usize::MAX).map_err(|error| match error {
                 SnapshotError::Store(error) => error,
                 SnapshotError::TooLarge { .. } => StoreError::Closed,
             })?;
@@ -204,8 +222,12 @@ impl Session<'_> {
                     have.push(item.id);
                 }
             });
-            let remembered = index.reader().refused(&peer, &have)?;
-            Ok(Work::Compared { have, remembered })
+            let remembered = store.reader().refused(&peer, &have)?;
+            let rows = match by {
+                Some(by) => breakdown::of_ours(sets.source(), by, &have)?,
+                None => Rows::default(),
+            };
+            Ok(Work::Compared { have, remembered, rows })
         });
     }
 }

@@ -1,9 +1,11 @@
 //! Finding out what differs (NIP-77), window by window.
 
+use super::super::breakdown::{self, DAY_S, Rows, ToLookUp};
 use super::super::download::MOST_QUEUED_IDS;
 use super::super::filter::Window;
 use super::super::message;
-use super::{End, Session, Work};
+use super::By;
+use super::{Breakdown, End, Session, Work};
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
 use crate::reconcile::sessions::{Ended, Kind, Limits, OpenError, Packet, Received};
@@ -154,11 +156,12 @@ impl Session<'_> {
     /// Takes our set for a window, and makes the first question over it.
     fn take_set(&mut self, window: Window) {
         let filter = self.options.filter.within(window);
-        let index = self.local.index.clone();
+        let (sets, store) = (self.local.sets.clone(), self.local.store.clone());
         let peer = self.url.as_str().to_owned();
         let remembered_under = self.options.filter.text();
         let information = self.peer.information;
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
+        let cell_s = (self.memory.by == Some(By::Day)).then_some(DAY_S);
         let rule = if self.memory.reference_rule { Rule::Reference } else { Rule::Adaptive };
         let ahead = self.options.direction.is_down()
             && !self.options.dry_run
@@ -168,14 +171,14 @@ impl Session<'_> {
         let id = format!("neg{}", self.reconciling.begun);
         let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
-            let set = index.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
+            let set = sets.snapshot(std::slice::from_ref(filter.parsed()), usize::MAX).map_err(
                 |error| match error {
                     SnapshotError::Store(error) => error,
                     // No set is larger than memory.
                     SnapshotError::TooLarge { .. } => StoreError::Closed,
                 },
             )?;
-            let checkpoint = index.reader().synced_up_to(&peer, &remembered_under)?;
+            let checkpoint = store.reader().synced_up_to(&peer, &remembered_under)?;
             let items = set.len();
             let newest = items.checked_sub(1).and_then(|last| set.item(last));
             let newest = newest.map_or(0, |item| item.created_at);
@@ -191,6 +194,7 @@ impl Session<'_> {
                 opening_limit_bytes: information.opening_limit_bytes(filter_bytes),
                 checkpoint,
                 since: window.since,
+                cell_s,
                 ..Options::default()
             };
             let mut sessions = sessions.lock();
@@ -215,6 +219,7 @@ impl Session<'_> {
         let window = open.window;
         if let Some(pass) = &mut self.pass {
             pass.newest = pass.newest.max(newest);
+            pass.breakdown.iter_mut().for_each(Breakdown::begin_session);
         }
         self.reconciling.items = items as u64;
         self.reconciling.unsettled_items = items as u64;
@@ -240,7 +245,7 @@ impl Session<'_> {
         self.reconciling.failures = 0;
         self.memory.report.round_trips += 1;
         self.memory.advanced = true;
-        let reader = self.local.index.reader().clone();
+        let reader = self.local.store.reader().clone();
         let peer = self.url.as_str().to_owned();
         let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
@@ -258,6 +263,10 @@ impl Session<'_> {
         let Reading { open, received, unsettled_items, remembered } = reading;
         self.reconciling.stage = Stage::Idle;
         self.reconciling.unsettled_items = unsettled_items as u64;
+        let breakdown = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut());
+        if let Some(breakdown) = breakdown {
+            breakdown.found(&received.found);
+        }
         self.found(received.found.have, received.found.need, &remembered)?;
         match (received.ended, received.reply) {
             (None, Some(question)) if self.download.unsettled() > MOST_QUEUED_IDS => {
@@ -268,9 +277,33 @@ impl Session<'_> {
                 self.peer.send(message::neg_close(&open.id))?;
                 self.unreadable(&open.id, open.window, &error);
             }
-            _ => self.peer.send(message::neg_close(&open.id))?,
+            _ => {
+                self.peer.send(message::neg_close(&open.id))?;
+                self.look_up_differences();
+            }
         }
         Ok(())
+    }
+
+    /// A session is complete: what it found is told by what it has in common.
+    fn look_up_differences(&mut self) {
+        let breakdown = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut());
+        let Some(breakdown) = breakdown else { return };
+        let by = breakdown.by;
+        let ToLookUp { have, need } = breakdown.end_session();
+        self.download.add(need);
+        let sets = self.local.sets.clone();
+        if !have.is_empty() {
+            self.begin_work(move || {
+                Ok(Work::Sorted(breakdown::of_ours(sets.source(), by, &have)?))
+            });
+        }
+    }
+
+    pub(super) fn add_rows(&mut self, rows: Rows) {
+        if let Some(breakdown) = self.pass.as_mut().and_then(|pass| pass.breakdown.as_mut()) {
+            breakdown.merge(rows);
+        }
     }
 
     fn ask(&mut self, open: Box<Open>, message: &[u8]) -> Result<(), End> {
@@ -283,7 +316,8 @@ impl Session<'_> {
     /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
     fn unreadable(&mut self, id: &str, window: Window, error: &InitiatorError) {
         tracing::debug!(peer = %self.url, session = id, %error, "a reconciliation failed");
-        if self.memory.reference_rule {
+        // The reference rule does not tell when the differences were made.
+        if self.memory.reference_rule || self.memory.by == Some(By::Day) {
             self.note(format!("{error}; reading events instead"));
             self.memory.report.method = super::Method::Req;
             self.paging.add(window);

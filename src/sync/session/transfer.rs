@@ -6,7 +6,8 @@ use super::super::message;
 use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
-use crate::store::{Event, Filter, Refused, StoreError};
+use crate::item::Item;
+use crate::store::{Event, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -110,20 +111,19 @@ impl Session<'_> {
     pub(super) fn advance_transfer(&mut self) -> Result<(), End> {
         self.download.advance(&self.peer)?;
         if let Some(ids) = self.upload.next_to_read() {
-            let reader = self.local.index.reader().clone();
+            let sets = self.local.sets.clone();
             let moves_protected = self.local.protected;
             self.begin_work(move || {
-                let filter = Filter { ids: Some(ids_in_order(ids)), ..Filter::default() };
-                let hits = reader.newest(&[filter], usize::MAX)?;
-                let mut events = Vec::with_capacity(hits.len());
+                let mut events = Vec::with_capacity(ids.len());
                 let mut protected = Vec::new();
-                reader.fetch(&hits, |item, json| {
+                let mut read = |item: &Item, json: &str| {
                     if moves_protected || !is_protected(json) {
                         events.push((item.id, json.to_owned()));
                     } else {
                         protected.push(item.id);
                     }
-                })?;
+                };
+                sets.source().events(&ids, &mut read)?;
                 Ok(Work::Loaded { events, protected })
             });
         }
@@ -204,7 +204,7 @@ impl Session<'_> {
                     self.read_through(event.id, None);
                 }
                 Fate::Duplicate => self.memory.report.duplicates += 1,
-                Fate::Seen => self.seen(event),
+                Fate::Seen(seen) => self.seen(event, *seen),
                 Fate::Refused(arrival::Refusal::Unasked) => self.unasked()?,
                 Fate::Refused(refusal) => {
                     let name = refusal.name();
@@ -337,7 +337,7 @@ impl Session<'_> {
         if self.options.dry_run {
             return;
         }
-        let store = self.local.index.store().clone();
+        let store = self.local.store.clone();
         self.begin_work(move || {
             store.remember_refused(refused)?;
             Ok::<_, StoreError>(Work::Remembered)
@@ -365,11 +365,6 @@ impl Session<'_> {
             }
         }
     }
-}
-
-fn ids_in_order(mut ids: Vec<[u8; 32]>) -> Vec<[u8; 32]> {
-    ids.sort_unstable();
-    ids
 }
 
 /// NIP-70: whether only its author may publish the event. Most events are told by a look.

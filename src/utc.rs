@@ -1,4 +1,4 @@
-//! A second as a date, for people.
+//! A second as a date, for people: UTC, in the Gregorian calendar.
 
 /// Days from 1 March of the year 0 to 1 January 1970.
 const DAYS_TO_1970: u64 = 719_468;
@@ -6,16 +6,21 @@ const DAY_S: u64 = 86_400;
 /// A year that begins in March ends with the day that not every year has.
 const MONTH_DAYS: [u64; 12] = [31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29];
 
-/// `seconds` since the Unix epoch as `2026-01-31 23:59:59`, in UTC and the Gregorian calendar.
-pub(in crate::cli) fn utc(seconds: u64) -> String {
-    let (year, month, day) = date(seconds / DAY_S);
+/// `seconds` since the Unix epoch as `2026-01-31 23:59:59`.
+pub fn utc(seconds: u64) -> String {
     let second = seconds % DAY_S;
     let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}")
+    format!("{} {hour:02}:{minute:02}:{second:02}", date(seconds))
 }
 
-/// The date so many days after 1 January 1970.
-fn date(days: u64) -> (u64, u64, u64) {
+/// The day of `seconds` since the Unix epoch as `2026-01-31`.
+pub fn date(seconds: u64) -> String {
+    let (year, month, day) = calendar(seconds / DAY_S);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// Year, month and day so many days after 1 January 1970.
+fn calendar(days: u64) -> (u64, u64, u64) {
     // Cycles of 400, 100, 4 and 1 years; of the second and the last kind, the one that ends the
     // cycle above it has a day more.
     let days = days + DAYS_TO_1970;
@@ -40,13 +45,13 @@ fn date(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::{date, utc};
+    use super::{calendar, utc};
 
     #[test]
     fn every_day_of_a_thousand_years_follows_the_one_before() {
         let (mut year, mut month, mut day) = (1970, 1, 1);
         for days in 0..365_243 {
-            assert_eq!(date(days), (year, month, day), "day {days}");
+            assert_eq!(calendar(days), (year, month, day), "day {days}");
             let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
             let last = match month {
                 4 | 6 | 9 | 11 => 30,

@@ -1,0 +1,98 @@
+//! What a client may send: every message is taken within its limits or answered, shortly and in
+//! JSON; an event that can be read is stored in a form that reads the same.
+
+use negsync::config::Limits;
+use negsync::relay::message::{ClientMessage, Refusal, ok, parse};
+use negsync::store::{Event, Filter, within_limits};
+use serde_json::Value;
+use std::sync::OnceLock;
+
+/// The longest answer to a message that was refused, with an id of 64 bytes that are written as
+/// six each. Whatever is quoted of the message is cut.
+const ANSWER_BYTES: usize = 64 * 6 + 1_024;
+
+pub fn target(bytes: &[u8]) {
+    // Others never come out of a WebSocket.
+    let Ok(text) = std::str::from_utf8(bytes) else { return };
+    let limits = limits();
+    match parse(text, limits) {
+        Ok(message) => check(text, message, limits),
+        Err(refusal) => check_refusal(&refusal),
+    }
+}
+
+fn limits() -> &'static Limits {
+    static LIMITS: OnceLock<Limits> = OnceLock::new();
+    LIMITS.get_or_init(Limits::default)
+}
+
+fn check(text: &str, message: ClientMessage<'_>, limits: &Limits) {
+    match message {
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(json, limits),
+        ClientMessage::Req { id, filters } | ClientMessage::Count { id, filters } => {
+            check_id(&id, limits);
+            check_filters(&filters, limits);
+        }
+        ClientMessage::NegOpen { id, filters, payload } => {
+            check_id(&id, limits);
+            check_filters(&filters, limits);
+            assert!(payload.len() * 2 <= text.len());
+        }
+        ClientMessage::NegMsg { id, payload } => {
+            check_id(&id, limits);
+            assert!(payload.len() * 2 <= text.len());
+        }
+        ClientMessage::Close(id) | ClientMessage::NegClose(id) => check_id(&id, limits),
+    }
+}
+
+fn check_id(id: &str, limits: &Limits) {
+    assert!(!id.is_empty() && id.len() <= limits.subscription_id_bytes.size());
+}
+
+fn check_filters(filters: &[Filter], limits: &Limits) {
+    assert!((1..=limits.filters.size()).contains(&filters.len()));
+    let most = limits.filter_values.size();
+    assert!(filters.iter().all(|filter| filter.value_count() <= most));
+}
+
+fn check_refusal(refusal: &Refusal) {
+    check_answer(&refusal.answer, &["NOTICE", "CLOSED", "NEG-ERR"]);
+    let answer: Vec<Value> = serde_json::from_str(&refusal.answer).expect("an array");
+    assert_eq!(answer[0] == "NEG-ERR", refusal.neg_session.is_some());
+    if let Some(id) = &refusal.neg_session {
+        assert_eq!(answer[1], id.as_str());
+    }
+}
+
+fn check_answer(answer: &str, verbs: &[&str]) {
+    assert!(answer.len() <= ANSWER_BYTES, "an answer of {} bytes: {answer:.200}", answer.len());
+    let elements: Vec<Value> = serde_json::from_str(answer).expect("an answer in JSON");
+    assert!(verbs.iter().any(|verb| elements[0] == *verb), "{answer}");
+    assert!(elements.iter().skip(1).all(|element| element.is_string() || element.is_boolean()));
+}
+
+fn check_event(json: &str, limits: &Limits) {
+    let event = match Event::parse(json) {
+        Ok(event) => event,
+        Err(error) => {
+            let id = error.id.unwrap_or_default();
+            assert!(id.is_empty() || id.len() == 64);
+            return check_answer(&ok(&id, false, &format!("invalid: {}", error.reason)), &["OK"]);
+        }
+    };
+    let stored = Event::parse(event.json()).expect("what is stored can be read");
+    assert_eq!(stored.json(), event.json());
+    assert_eq!((stored.item(), stored.pubkey()), (event.item(), event.pubkey()));
+    assert_eq!((stored.kind(), stored.address()), (event.kind(), event.address()));
+    assert_eq!((stored.tag_keys(), stored.expires_at()), (event.tag_keys(), event.expires_at()));
+    assert_eq!(stored.deleted_ids(), event.deleted_ids());
+    assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
+    // White space apart, no form is much longer than the one that was sent.
+    assert!(event.json().len() <= 6 * json.len());
+    if let Ok(event) = within_limits(event, json, limits)
+        && let Ok(verified) = event.verify()
+    {
+        assert_eq!(verified.json(), stored.json());
+    }
+}

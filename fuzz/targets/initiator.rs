@@ -1,0 +1,138 @@
+//! The initiator under both rules, against a peer that answers honestly, or so with some bytes
+//! changed, or with anything. The input says which, answer by answer; when it is used up the peer
+//! is honest, so that the session has to end, and exactly where the peer never was otherwise.
+
+use super::input::Input;
+use super::sets::{FRAME_LIMITS, sets};
+use negsync::reconcile::message::Decoder;
+use negsync::reconcile::{Found, Initiator, Options, Responder, Rule, SortedItems, Step};
+use std::collections::BTreeSet;
+
+/// A peer that follows the protocol is through with the largest of the sets long before.
+const MOST_HONEST_ANSWERS: usize = 200;
+/// How many answers an input may spoil.
+const MOST_SPOILT_ANSWERS: usize = 24;
+
+pub fn target(bytes: &[u8]) {
+    let mut input = Input::new(bytes);
+    let ours = &sets()[usize::from(input.byte()) % sets().len()];
+    let theirs = &sets()[usize::from(input.byte()) % sets().len()];
+    let options = any_options(&mut input);
+    let mut responder =
+        Responder::new(theirs, input.choose(&FRAME_LIMITS)).expect("a limit that can be kept");
+    let mut initiator = Initiator::new(ours, options.clone()).expect("limits that can be kept");
+    let mut message = initiator.open();
+    let mut found = Found::new();
+    let (mut spoilt, mut spoilt_listed) = (0, 0);
+    let ended = (0..MOST_HONEST_ANSWERS).find_map(|_| {
+        check_message(&message, &options);
+        let honest = responder.answer(&message).expect("a message that can be read");
+        let answer = if input.is_empty() || spoilt == MOST_SPOILT_ANSWERS {
+            honest.clone()
+        } else {
+            spoil(&mut input, honest.clone())
+        };
+        if answer != honest {
+            spoilt += 1;
+            spoilt_listed += answer.len() / 32;
+        }
+        match initiator.receive(&answer, &mut found) {
+            Ok(Step::Send(next)) => {
+                message = next;
+                None
+            }
+            Ok(Step::Done) => Some(true),
+            Err(_) => Some(false),
+        }
+    });
+    let complete = ended.expect("the session did not end");
+    assert!(complete || spoilt > 0, "a session with an honest peer failed");
+    check_found(ours, theirs, &found, &options, spoilt, spoilt_listed);
+}
+
+fn any_options(input: &mut Input<'_>) -> Options {
+    let first = sets()[5].items()[0].created_at;
+    let flags = input.byte();
+    Options {
+        rule: if flags & 1 == 0 { Rule::Adaptive } else { Rule::Reference },
+        frame_limit_bytes: input.choose(&FRAME_LIMITS),
+        opening_limit_bytes: if flags & 2 == 0 { 0 } else { 4_096 },
+        reply_limit_bytes: (flags & 4 != 0).then(|| input.number()),
+        checkpoint: (flags & 8 != 0).then(|| first + input.number() as u64),
+        // Below all items: both sets are whole.
+        since: (flags & 16 != 0).then_some(first),
+        empty_id_lists: flags & 32 == 0,
+        ..Options::default()
+    }
+}
+
+/// The answer as the input has it changed.
+fn spoil(input: &mut Input<'_>, mut answer: Vec<u8>) -> Vec<u8> {
+    match input.byte() % 8 {
+        // As it is.
+        0..3 => {}
+        // Some bytes of it.
+        3 | 4 => {
+            for _ in 0..=input.byte() % 4 {
+                let (place, byte) = (input.number(), input.byte());
+                let place = place % answer.len();
+                answer[place] ^= byte;
+            }
+        }
+        5 => answer.truncate(input.number() % (answer.len() + 1)),
+        // Ranges of the input's own in the middle or at the end.
+        6 => {
+            let place = input.number() % (answer.len() + 1);
+            let len = usize::from(input.byte());
+            answer.splice(place..place, input.take(len).iter().copied());
+        }
+        _ => {
+            let len = input.number() % 1_024;
+            answer = input.take(len).to_vec();
+        }
+    }
+    answer
+}
+
+fn check_message(message: &[u8], options: &Options) {
+    let limit_bytes = options.frame_limit_bytes;
+    // Of the reference rule the opening takes no heed of the limit; the others fit in it.
+    assert!(limit_bytes == 0 || message.len() <= limit_bytes, "{} bytes", message.len());
+    let mut last = None;
+    for range in Decoder::new(message).expect("a message of v1") {
+        let upper = range.expect("a message that can be read").upper.item;
+        // The reference takes a bound that runs backwards from its peer, and passes it on.
+        let forwards = last.is_none_or(|last| last <= upper);
+        assert!(forwards || options.rule == Rule::Reference, "a bound that runs backwards");
+        last = Some(upper);
+    }
+}
+
+fn check_found(
+    ours: &SortedItems,
+    theirs: &SortedItems,
+    found: &Found,
+    options: &Options,
+    spoilt: usize,
+    spoilt_listed: usize,
+) {
+    let ids = |set: &SortedItems| -> BTreeSet<[u8; 32]> {
+        set.items().iter().map(|item| item.id).collect()
+    };
+    let (ours, theirs) = (ids(ours), ids(theirs));
+    let have: BTreeSet<[u8; 32]> = found.have.iter().copied().collect();
+    let need: BTreeSet<[u8; 32]> = found.need.iter().copied().collect();
+    assert!(have.is_subset(&ours), "something found that we never had");
+    // All that is needed was listed by somebody.
+    assert!(found.need.len() <= theirs.len() * (1 + spoilt) + spoilt_listed);
+    if options.rule == Rule::Adaptive {
+        assert_eq!(have.len(), found.have.len(), "an id of ours found twice");
+    }
+    if spoilt == 0 {
+        assert_eq!(have, ours.difference(&theirs).copied().collect());
+        assert_eq!(need, theirs.difference(&ours).copied().collect());
+        if options.rule == Rule::Adaptive {
+            assert_eq!(need.len(), found.need.len(), "an id of theirs found twice");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! The fuzz targets: each is one function of bytes that panics when a rule is broken. libFuzzer
+//! calls them (`fuzz/fuzz_targets`), `tests/fuzz_corpus.rs` replays the committed corpora through
+//! them, and `examples/mutate.rs` feeds them millions of mutated inputs.
+
+pub mod client_frames;
+pub mod codec;
+pub mod filters;
+pub mod import;
+pub mod initiator;
+mod input;
+pub mod responder;
+pub mod sessions;
+mod sets;
+
+/// A target by its name, which is also that of its corpus.
+#[derive(Clone, Copy)]
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    /// Whether its inputs are text.
+    pub is_text: bool,
+}
+
+/// All of them.
+pub const TARGETS: [Target; 7] = [
+    Target { name: "codec", run: codec::target, is_text: false },
+    Target { name: "responder", run: responder::target, is_text: false },
+    Target { name: "initiator", run: initiator::target, is_text: false },
+    Target { name: "sessions", run: sessions::target, is_text: false },
+    Target { name: "client_frames", run: client_frames::target, is_text: true },
+    Target { name: "filters", run: filters::target, is_text: true },
+    Target { name: "import", run: import::target, is_text: true },
+];

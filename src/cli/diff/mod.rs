@@ -1,0 +1,181 @@
+//! `negsync diff`
+
+mod bars;
+
+use super::sync_progress::Display;
+use super::sync_trace;
+use super::{StoreArguments, start_log};
+use anyhow::Context;
+use negsync::index::Index;
+use negsync::plot::{self, Bar};
+use negsync::store::StoreOptions;
+use negsync::sync::{
+    By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, PeerUrl, diff,
+};
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The relay to compare with, ws:// or wss://.
+    url: String,
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Only events that match this NIP-01 filter.
+    #[arg(long, value_name = "JSON", default_value = "{}")]
+    filter: String,
+    /// What differences are told apart by. For kinds and authors the events that only the relay
+    /// has are read (up to 100,000) and not kept; for days none is.
+    #[arg(long, value_name = "day|kind|author", default_value = "day", value_parser = by)]
+    by: By,
+    /// Print one JSON object, with every row.
+    #[arg(long)]
+    json: bool,
+    /// Also draw the rows into this file.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
+    /// Print on standard error what is said to the relay and by it, NIP-77 as `decode` does.
+    #[arg(long)]
+    trace: bool,
+}
+
+fn by(text: &str) -> Result<By, String> {
+    match text {
+        "day" => Ok(By::Day),
+        "kind" => Ok(By::Kind),
+        "author" => Ok(By::Author),
+        _ => Err("must be day, kind or author".to_owned()),
+    }
+}
+
+/// Exit code when it could not be found out: 1 is a wrong command line.
+const UNKNOWN: u8 = 2;
+/// Exit code when something differs.
+const DIFFERS: u8 = 3;
+/// The most bars of a drawing over time, and the most rows of one by name.
+const MOST_BARS: u64 = 120;
+const MOST_ROWS: usize = 40;
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
+    PeerUrl::parse(&arguments.url)?;
+    let config = arguments.store.config()?;
+    start_log(&config.log)?;
+    let options = StoreOptions::configured(&config);
+    let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
+    let local = Local::configured(index, &config)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let found = runtime.block_on(compare(arguments, &local, filter));
+    local.store.close();
+    let found = found?;
+    if let (Some(file), None) = (&arguments.svg, &found.error) {
+        std::fs::write(file, svg(&found)).with_context(|| format!("--svg {}", file.display()))?;
+    }
+    // Whoever closed standard output does not want to know.
+    let _ = print(arguments.json, &found);
+    Ok(match (&found.error, found.equal) {
+        (Some(_), _) => ExitCode::from(UNKNOWN),
+        (None, true) => ExitCode::SUCCESS,
+        (None, false) => ExitCode::from(DIFFERS),
+    })
+}
+
+async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> anyhow::Result<Diff> {
+    let (stop, stopping) = watch::channel(false);
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let trace = arguments.trace.then(|| sync_trace::to_standard_error(&arguments.url));
+    let options = DiffOptions {
+        filter,
+        by: arguments.by,
+        stop: Some(stopping),
+        trace,
+        ..DiffOptions::default()
+    };
+    let mut shown = Display::new(arguments.trace).of_peer(&arguments.url);
+    let comparing = diff(local, &arguments.url, &options, |progress| shown.show(&progress));
+    let mut comparing = std::pin::pin!(comparing);
+    loop {
+        tokio::select! {
+            found = comparing.as_mut() => return Ok(found?),
+            _ = interrupt.recv() => { let _ = stop.send(true); }
+            _ = terminate.recv() => { let _ = stop.send(true); }
+        }
+    }
+}
+
+fn print(json: bool, found: &Diff) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    if json {
+        writeln!(out, "{}", serde_json::to_string(found)?)?;
+        return Ok(());
+    }
+    let no_color = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+    let color = std::io::stdout().is_terminal() && !no_color;
+    write!(out, "{}", bars::table(&found.rows, found.by, color))?;
+    writeln!(out, "{}", sentence(found))?;
+    Ok(())
+}
+
+fn sentence(found: &Diff) -> String {
+    let seconds = found.elapsed_ms as f64 / 1_000.0;
+    let ends = if found.round_trips == 1 { "" } else { "s" };
+    let how = match found.method {
+        Method::Negentropy => format!("round trip{ends}"),
+        Method::Req => format!("question{ends} (read by REQ what the relay does not reconcile)"),
+    };
+    let cost = format!(
+        "{} {how}, {} bytes up, {} down, {seconds:.1} s",
+        found.round_trips, found.bytes_up, found.bytes_down
+    );
+    let url = &found.url;
+    if let Some(error) = &found.error {
+        return format!("{url}: it could not be found out what differs: {error}; {cost}");
+    }
+    if found.equal {
+        return format!("{url}: equal; {cost}");
+    }
+    let mut text = format!("{url}: {} only here, {} only there; {cost}", found.have, found.need);
+    if found.unseen > 0 {
+        text.push_str(&format!("; {} of those there were not looked at", found.unseen));
+    }
+    if !found.given_up.is_empty() {
+        let reasons: Vec<String> =
+            found.given_up.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+        text.push_str(&format!("; a sync would leave: {}", reasons.join(", ")));
+    }
+    text
+}
+
+/// Days on an axis of time; kinds and authors by name, those with the most differences.
+fn svg(found: &Diff) -> String {
+    let title = format!("Events that only one side has: here, and {}", found.url);
+    let bar =
+        |row: &DiffRow| Bar { label: row.key.to_string(), held: 0, have: row.have, need: row.need };
+    if found.by == By::Day {
+        let rows: Vec<(u64, Bar)> = found
+            .rows
+            .iter()
+            .filter_map(|row| match row.key {
+                Key::Day(second) => Some((second, bar(row))),
+                Key::Kind(_) | Key::Author(_) => None,
+            })
+            .collect();
+        let first = rows.first().map_or(0, |row| row.0);
+        let last = rows.last().map_or(0, |row| row.0);
+        let (bars, days) = plot::days(first, last, rows, MOST_BARS);
+        let note = if days == 1 { "a day".to_owned() } else { format!("each {days} days") };
+        return plot::over_time(&title, &note, &bars);
+    }
+    let mut rows: Vec<&DiffRow> = found.rows.iter().collect();
+    rows.sort_by_key(|row| std::cmp::Reverse(row.have + row.need));
+    let bars: Vec<Bar> = rows.iter().take(MOST_ROWS).map(|row| bar(row)).collect();
+    let note = match rows.len().checked_sub(MOST_ROWS) {
+        Some(more) if more > 0 => format!("and {more} more with fewer"),
+        _ => String::new(),
+    };
+    plot::by_name(&title, &note, &bars)
+}

@@ -1,0 +1,220 @@
+//! What the relay knows of itself while it runs, and how Prometheus reads it.
+//!
+//! Each floor counts on its own: [`StoreMetrics`] and [`IndexMetrics`] are made with a store and
+//! an index, [`Metrics`] with a relay over them; it is the one that shows all of them. There is no
+//! registry beside these values, so that many relays can live in one process.
+
+mod counters;
+mod look;
+mod peers;
+mod scrape;
+
+pub use counters::{Labelled, Share};
+pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
+pub use peers::{LastSync, PeerStatus, Peers, Tally, Watched};
+pub use prometheus::{Histogram, IntCounter, IntGauge};
+pub use scrape::{CONTENT_TYPE, Observed};
+
+use counters::{counter, gauge, histogram, made, unregistered_histogram};
+use prometheus::Registry;
+
+/// Seconds that a commit takes, from a memory to a tired disk.
+const COMMIT_S: [f64; 12] =
+    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
+/// Events that share a commit.
+const COMMIT_EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
+/// Seconds that the building of a set takes.
+const BUILD_S: [f64; 10] = [0.001, 0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
+/// Items of a session's set.
+const SET_ITEMS: [f64; 8] = [0.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
+
+/// The verbs of a client's messages (NIP-01, 42, 45, 77); `invalid` is what could not be read.
+const VERBS: [&str; 9] =
+    ["EVENT", "REQ", "CLOSE", "COUNT", "AUTH", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
+/// What became of events: the store's outcomes, and the prefixes of NIP-01 and NIP-42 with which
+/// they are refused.
+const OUTCOMES: [&str; 15] = [
+    "stored",
+    "duplicate",
+    "superseded",
+    "deleted",
+    "vanished",
+    "expired",
+    "passed_on",
+    "failed",
+    "invalid",
+    "blocked",
+    "rate-limited",
+    "restricted",
+    "auth-required",
+    "pow",
+    "other",
+];
+/// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
+const NEG_REASONS: [&str; 8] = [
+    "blocked",
+    "closed",
+    "invalid",
+    "rate-limited",
+    "auth-required",
+    "restricted",
+    "error",
+    "other",
+];
+/// Why a connection is not served.
+const CONNECTION_REASONS: [&str; 5] = ["handshake", "connections", "address", "rate", "other"];
+
+/// What a store measures.
+#[derive(Debug, Clone)]
+pub struct StoreMetrics {
+    /// Seconds that each commit of events took, to its end on the disk.
+    pub commit_s: Histogram,
+    /// Events that shared each commit.
+    pub commit_events: Histogram,
+}
+
+impl Default for StoreMetrics {
+    fn default() -> Self {
+        Self {
+            commit_s: unregistered_histogram(
+                "negsync_store_commit_seconds",
+                "How long commits of events took",
+                &COMMIT_S,
+            ),
+            commit_events: unregistered_histogram(
+                "negsync_store_commit_events",
+                "How many events shared a commit",
+                &COMMIT_EVENTS,
+            ),
+        }
+    }
+}
+
+/// What an index measures.
+#[derive(Debug, Clone)]
+pub struct IndexMetrics {
+    /// Seconds that the building of each set took; the set of all events is the first.
+    pub build_s: Histogram,
+}
+
+impl Default for IndexMetrics {
+    fn default() -> Self {
+        Self {
+            build_s: unregistered_histogram(
+                "negsync_index_build_seconds",
+                "How long it took to build the sets that were not kept",
+                &BUILD_S,
+            ),
+        }
+    }
+}
+
+/// What a relay measures, together with what lies under it.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// WebSocket connections that are open.
+    pub connections: IntGauge,
+    /// WebSocket connections since the start.
+    pub connections_total: IntCounter,
+    /// Connections that were not served, by reason.
+    pub connections_refused: Labelled,
+    /// Messages of clients by verb.
+    pub messages: Labelled,
+    /// Published events by what became of them.
+    pub events: Labelled,
+    /// Events sent to clients: `stored` in answer to a REQ, or `live`.
+    pub events_sent: Labelled,
+    /// Subscriptions that are open.
+    pub subscriptions: IntGauge,
+    /// NEG sessions that are open.
+    pub neg_sessions: IntGauge,
+    /// NEG sessions that were opened.
+    pub neg_sessions_total: IntCounter,
+    /// NEG-OPEN and NEG-MSG that were answered with NEG-ERR, by its prefix.
+    pub neg_refusals: Labelled,
+    /// NEG-OPEN and NEG-MSG that were answered with NEG-MSG.
+    pub neg_rounds: IntCounter,
+    /// Bytes of negentropy messages received, before hex.
+    pub neg_received_bytes: IntCounter,
+    /// Bytes of negentropy messages sent, before hex.
+    pub neg_sent_bytes: IntCounter,
+    /// Items of the sets that sessions were opened over.
+    pub neg_set_items: Histogram,
+}
+
+impl Metrics {
+    /// The metrics of a relay over this store and index.
+    pub fn new(store: &StoreMetrics, index: &IndexMetrics) -> Self {
+        let registry = Registry::new();
+        for below in [&store.commit_s, &store.commit_events, &index.build_s] {
+            made(registry.register(Box::new(below.clone())));
+        }
+        let of = &registry;
+        let labelled = |name, help, label, values: &[&'static str]| {
+            Labelled::new(of, name, help, label, values)
+        };
+        Self {
+            connections: gauge(of, "negsync_connections", "Open WebSocket connections"),
+            connections_total: counter(
+                of,
+                "negsync_connections_total",
+                "WebSocket connections since the start",
+            ),
+            connections_refused: labelled(
+                "negsync_connections_refused_total",
+                "Connections that were not served",
+                "reason",
+                &CONNECTION_REASONS,
+            ),
+            messages: labelled("negsync_messages_total", "Messages of clients", "verb", &VERBS),
+            events: labelled(
+                "negsync_events_total",
+                "Published events by what became of them",
+                "outcome",
+                &OUTCOMES,
+            ),
+            events_sent: labelled(
+                "negsync_events_sent_total",
+                "Events sent to clients, stored ones or live",
+                "kind",
+                &["stored", "live"],
+            ),
+            subscriptions: gauge(of, "negsync_subscriptions", "Open subscriptions"),
+            neg_sessions: gauge(of, "negsync_neg_sessions", "Open NEG sessions"),
+            neg_sessions_total: counter(
+                of,
+                "negsync_neg_sessions_total",
+                "NEG sessions that were opened",
+            ),
+            neg_refusals: labelled(
+                "negsync_neg_refusals_total",
+                "NEG messages answered with NEG-ERR, by its prefix",
+                "reason",
+                &NEG_REASONS,
+            ),
+            neg_rounds: counter(
+                of,
+                "negsync_neg_rounds_total",
+                "NEG messages answered with NEG-MSG",
+            ),
+            neg_received_bytes: counter(
+                of,
+                "negsync_neg_received_bytes_total",
+                "Bytes of negentropy messages received, before hex",
+            ),
+            neg_sent_bytes: counter(
+                of,
+                "negsync_neg_sent_bytes_total",
+                "Bytes of negentropy messages sent, before hex",
+            ),
+            neg_set_items: histogram(
+                of,
+                "negsync_neg_set_items",
+                "Items of the sets that NEG sessions were opened over",
+                &SET_ITEMS,
+            ),
+            registry,
+        }
+    }
+}

@@ -1,0 +1,219 @@
+//! How each peer of the schedule stands: written by the schedule, read by whoever shows it.
+
+use super::Look;
+use crate::config::Direction;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What syncs have moved and what that took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Events that only we had.
+    pub have: u64,
+    /// Events that only the peer had.
+    pub need: u64,
+    /// Events that came from the peer and are stored now.
+    pub stored: u64,
+    /// Events that the peer took.
+    pub uploaded: u64,
+    /// Events from the peer that were not kept.
+    pub refused: u64,
+    /// Events that the peer did not take.
+    pub refused_by_peer: u64,
+    /// Questions of the reconciliation that were answered.
+    pub round_trips: u64,
+    /// Bytes of messages sent.
+    pub bytes_up: u64,
+    /// Bytes of messages received.
+    pub bytes_down: u64,
+}
+
+impl Tally {
+    /// Both together.
+    pub fn plus(self, other: Self) -> Self {
+        self.each(other, u64::saturating_add)
+    }
+
+    /// What came since `earlier`.
+    pub fn since(self, earlier: Self) -> Self {
+        self.each(earlier, u64::saturating_sub)
+    }
+
+    fn each(self, other: Self, of: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            have: of(self.have, other.have),
+            need: of(self.need, other.need),
+            stored: of(self.stored, other.stored),
+            uploaded: of(self.uploaded, other.uploaded),
+            refused: of(self.refused, other.refused),
+            refused_by_peer: of(self.refused_by_peer, other.refused_by_peer),
+            round_trips: of(self.round_trips, other.round_trips),
+            bytes_up: of(self.bytes_up, other.bytes_up),
+            bytes_down: of(self.bytes_down, other.bytes_down),
+        }
+    }
+}
+
+/// The last sync with a peer that came to its end. A live sync comes to one each time it has
+/// caught up.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct LastSync {
+    /// When, in seconds since the Unix epoch.
+    pub ended_at: u64,
+    /// How long it took, in seconds.
+    pub elapsed_s: f64,
+    /// What it moved.
+    pub tally: Tally,
+    /// Whether all that was to be moved has been moved or has a reason not to be.
+    pub complete: bool,
+    /// Whether both sides held the same events that match.
+    pub equal: bool,
+}
+
+/// How a peer stands. Times are in seconds since the Unix epoch.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct PeerStatus {
+    /// The peer's URL as it is configured; a second section of the same URL has `#2` behind it.
+    pub name: String,
+    /// Which way events move.
+    pub direction: Direction,
+    /// Whether events are passed on as they come, between syncs.
+    pub live: bool,
+    /// Whether there is a connection to it now.
+    pub connected: bool,
+    /// Caught up, connected and live: converged as long as that lasts.
+    pub in_step: bool,
+    /// When connecting was last begun.
+    pub last_attempt: Option<u64>,
+    /// When all that was to be moved had last been moved, or had a reason not to be.
+    pub last_converged: Option<u64>,
+    /// Events that only we have, as far as the last look shows.
+    pub have: u64,
+    /// Events that only the peer has, as far as the last look shows.
+    pub need: u64,
+    /// Since when there are any of either.
+    pub differs_since: Option<u64>,
+    /// The last sync that came to its end.
+    pub last_sync: Option<LastSync>,
+    /// Why the last connection or sync failed.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<u64>,
+    /// On which days it differs, where that is looked up.
+    pub look: Option<Arc<Look>>,
+    /// What all syncs moved since the start, the one under way included.
+    pub totals: Tally,
+    /// Syncs that came to their end since the start.
+    pub syncs: u64,
+    /// Connections and syncs that failed since the start.
+    pub errors: u64,
+}
+
+impl PeerStatus {
+    /// Notes what either side lacks.
+    pub fn differs(&mut self, have: u64, need: u64, now: u64) {
+        (self.have, self.need) = (have, need);
+        let differs = have > 0 || need > 0;
+        self.differs_since = differs.then(|| self.differs_since.unwrap_or(now));
+    }
+
+    /// Notes that something failed.
+    pub fn failed(&mut self, reason: String, now: u64) {
+        self.errors += 1;
+        (self.last_error, self.last_error_at) = (Some(reason), Some(now));
+    }
+
+    /// Seconds since all was last known to be moved; `None` before the first time.
+    pub fn lag_s(&self, now: u64) -> Option<u64> {
+        self.last_converged.map(|then| now.saturating_sub(then))
+    }
+}
+
+/// The peers of one relay, in the order of its configuration. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Peers {
+    list: Arc<Mutex<Vec<PeerStatus>>>,
+}
+
+impl Peers {
+    /// Adds a peer, of which nothing is known yet.
+    pub fn add(&self, url: &str, direction: Direction, live: bool) -> Watched {
+        let mut list = self.lock();
+        let place = list.len();
+        let earlier = (1..)
+            .map(|number| if number == 1 { url.to_owned() } else { format!("{url}#{number}") })
+            .find(|name| list.iter().all(|status| status.name != *name));
+        let name = earlier.unwrap_or_default();
+        list.push(PeerStatus { name, direction, live, ..PeerStatus::default() });
+        Watched { peers: self.clone(), place }
+    }
+
+    /// How all of them stand at the second `now`.
+    pub fn all(&self, now: u64) -> Vec<PeerStatus> {
+        let mut list = self.lock();
+        for status in list.iter_mut().filter(|status| status.in_step) {
+            status.last_converged = Some(now);
+        }
+        list.clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<PeerStatus>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// One of the peers, for whoever keeps it in sync.
+#[derive(Debug, Clone)]
+pub struct Watched {
+    peers: Peers,
+    place: usize,
+}
+
+impl Watched {
+    /// How it stands.
+    pub fn status(&self) -> PeerStatus {
+        self.peers.lock().get(self.place).cloned().unwrap_or_default()
+    }
+
+    /// Changes what is known of it.
+    pub fn update(&self, change: impl FnOnce(&mut PeerStatus)) {
+        if let Some(status) = self.peers.lock().get_mut(self.place) {
+            change(status);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_peer_differs_from_the_first_lack_until_there_is_none() {
+        let mut status = PeerStatus::default();
+        for (have, need, now, since) in [
+            (0, 0, 10, None),
+            (0, 3, 11, Some(11)),
+            (5, 0, 12, Some(11)),
+            (0, 0, 13, None),
+            (1, 0, 14, Some(14)),
+        ] {
+            status.differs(have, need, now);
+            assert_eq!((status.have, status.need, status.differs_since), (have, need, since));
+        }
+    }
+
+    #[test]
+    fn a_peer_in_step_converges_as_long_as_that_lasts_and_names_are_told_apart() {
+        let peers = Peers::default();
+        let first = peers.add("ws://a", Direction::Both, true);
+        peers.add("ws://a", Direction::Up, false);
+        peers.add("ws://a", Direction::Up, false);
+        let lag = |now| peers.all(now)[0].lag_s(now);
+        assert_eq!(lag(5), None);
+        first.update(|status| status.in_step = true);
+        assert_eq!(lag(7), Some(0));
+        first.update(|status| status.in_step = false);
+        assert_eq!(lag(9), Some(2));
+        let names: Vec<String> = peers.all(9).into_iter().map(|status| status.name).collect();
+        assert_eq!(names, ["ws://a", "ws://a#2", "ws://a#3"]);
+    }
+}

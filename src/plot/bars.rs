@@ -1,0 +1,178 @@
+//! Bars and their geometry, without words: what a page puts between its own labels.
+
+use crate::utc;
+use std::fmt::Write;
+
+/// The seconds of a day.
+const DAY_S: u64 = 86_400;
+/// How many days one bar may stand for; the last is for the longest times.
+const DAYS_PER_BAR: [u64; 6] = [1, 7, 28, 91, 364, 3_640];
+/// The width that a bar takes, and what of it is drawn.
+const STEP: f64 = 10.0;
+const BAR: f64 = 8.0;
+/// The height of a drawing; the caller stretches it.
+pub(super) const HEIGHT: f64 = 100.0;
+/// The least height of what is not nothing.
+const LEAST: f64 = 2.0;
+
+/// What one bar stands for.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Bar {
+    /// The day, the days, or the name.
+    pub label: String,
+    /// Events held here.
+    pub held: u64,
+    /// Events held only here.
+    pub have: u64,
+    /// Events held only there.
+    pub need: u64,
+}
+
+/// Bars from the day of `first` to that of `last` (seconds), each for as many days as it takes to
+/// have at most `most` of them. Returns them with that number of days. Rows outside are left out.
+pub fn days(
+    first: u64,
+    last: u64,
+    rows: impl IntoIterator<Item = (u64, Bar)>,
+    most: u64,
+) -> (Vec<Bar>, u64) {
+    let (first, last) = (first / DAY_S, last / DAY_S);
+    let span = last.saturating_sub(first).saturating_add(1);
+    let fits = |days: &&u64| span.div_ceil(**days) <= most.max(1);
+    let per_bar = DAYS_PER_BAR.iter().find(fits).copied();
+    let per_bar = per_bar.unwrap_or_else(|| span.div_ceil(most.max(1)));
+    let mut bars: Vec<Bar> = (0..span.div_ceil(per_bar))
+        .map(|n| {
+            let from = first + n * per_bar;
+            let to = from.saturating_add(per_bar - 1).min(last);
+            let date = |day: u64| utc::date(day.saturating_mul(DAY_S));
+            let label =
+                if from == to { date(from) } else { format!("{} to {}", date(from), date(to)) };
+            Bar { label, ..Bar::default() }
+        })
+        .collect();
+    for (second, row) in rows {
+        let place = (second / DAY_S).checked_sub(first).map(|day| day / per_bar);
+        let bar = place.and_then(|n| bars.get_mut(usize::try_from(n).ok()?));
+        if let Some(bar) = bar {
+            bar.held += row.held;
+            bar.have += row.have;
+            bar.need += row.need;
+        }
+    }
+    (bars, per_bar)
+}
+
+/// The width of a drawing of so many bars.
+pub(super) fn width(bars: &[Bar]) -> f64 {
+    bars.len() as f64 * STEP
+}
+
+/// What is held here: bars that stand on the ground.
+pub fn held(bars: &[Bar]) -> String {
+    let most = bars.iter().map(|bar| bar.held).max().unwrap_or(0);
+    let mut out = open(bars, "held");
+    for (n, bar) in bars.iter().enumerate() {
+        let height = length(bar.held, most, HEIGHT);
+        rectangle(&mut out, "held", n, HEIGHT - height, height);
+    }
+    close(out, bars, |bar| format!("{}: {} events here", bar.label, bar.held))
+}
+
+/// What differs: up what is only here, down what is only there, both on one scale.
+pub fn differences(bars: &[Bar]) -> String {
+    let most = bars.iter().map(|bar| bar.have.max(bar.need)).max().unwrap_or(0);
+    let middle = HEIGHT / 2.0;
+    let mut out = open(bars, "differences");
+    for (n, bar) in bars.iter().enumerate() {
+        let up = length(bar.have, most, middle);
+        rectangle(&mut out, "have", n, middle - up, up);
+        rectangle(&mut out, "need", n, middle, length(bar.need, most, middle));
+    }
+    let end = width(bars);
+    let _ = write!(
+        out,
+        r#"<line class="zero" x1="0" y1="{middle}" x2="{end}" y2="{middle}" vector-effect="non-scaling-stroke"/>"#
+    );
+    close(out, bars, |bar| {
+        format!("{}: {} only here, {} only there", bar.label, bar.have, bar.need)
+    })
+}
+
+/// How long a bar for `count` is where that for `most` is `full`.
+pub(super) fn length(count: u64, most: u64, full: f64) -> f64 {
+    if count == 0 { 0.0 } else { (count as f64 / most.max(1) as f64 * full).max(LEAST) }
+}
+
+fn open(bars: &[Bar], class: &str) -> String {
+    format!(
+        r#"<svg class="bars {class}" viewBox="0 0 {} {HEIGHT}" preserveAspectRatio="none" aria-hidden="true">"#,
+        width(bars)
+    )
+}
+
+fn rectangle(out: &mut String, class: &str, n: usize, y: f64, height: f64) {
+    if height > 0.0 {
+        let x = n as f64 * STEP + (STEP - BAR) / 2.0;
+        let _ = write!(
+            out,
+            r#"<rect class="{class}" x="{x}" y="{y:.1}" width="{BAR}" height="{height:.1}"/>"#
+        );
+    }
+}
+
+/// Over all, each bar's words for those who point at it.
+fn close(mut out: String, bars: &[Bar], words: impl Fn(&Bar) -> String) -> String {
+    for (n, bar) in bars.iter().enumerate() {
+        let x = n as f64 * STEP;
+        let words = super::escape(&words(bar));
+        let _ = write!(
+            out,
+            r#"<rect class="point" x="{x}" y="0" width="{STEP}" height="{HEIGHT}"><title>{words}</title></rect>"#
+        );
+    }
+    out.push_str("</svg>");
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    #[test]
+    fn every_row_stands_in_one_bar_and_the_bars_cover_the_time() {
+        for seed in 0..500 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let first = rng.random_range(0..2_000_000_000u64);
+            let span = [90, 40_000, 2_000_000_000][rng.random_range(0..3)];
+            let last = first + rng.random_range(0..span);
+            let most = rng.random_range(1..100);
+            let rows: Vec<(u64, Bar)> = (0..rng.random_range(0..50))
+                .map(|_| {
+                    let (held, have, need) = (rng.random_range(0..9), rng.random_range(0..9), 1);
+                    let bar = Bar { label: String::new(), held, have, need };
+                    (rng.random_range(first..=last), bar)
+                })
+                .collect();
+            let count = rows.len() as u64;
+            let have: u64 = rows.iter().map(|(_, bar)| bar.have).sum();
+            let (bars, _) = days(first, last, rows, most);
+            assert!(bars.len() as u64 <= most, "seed {seed}");
+            assert_eq!(bars.iter().map(|bar| bar.need).sum::<u64>(), count, "seed {seed}");
+            assert_eq!(bars.iter().map(|bar| bar.have).sum::<u64>(), have, "seed {seed}");
+            assert!(bars[0].label.starts_with(&utc::date(first)), "seed {seed}");
+            assert!(bars[bars.len() - 1].label.ends_with(&utc::date(last)), "seed {seed}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_nothing_is_seen() {
+        let bar = |have, need| Bar { label: "<a>".into(), held: have, have, need };
+        let drawn = differences(&[bar(1_000_000, 1), bar(0, 0)]);
+        assert_eq!(drawn.matches(r#"<rect class="have""#).count(), 1, "{drawn}");
+        assert_eq!(drawn.matches(r#"<rect class="need""#).count(), 1, "{drawn}");
+        assert!(drawn.contains(r#"height="2.0""#) && !drawn.contains("<a>"), "{drawn}");
+    }
+}

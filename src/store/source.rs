@@ -1,0 +1,101 @@
+//! What the index and a sync need of a store, and no more: this program's own store and those of
+//! other relays stand behind it.
+
+use super::{Filter, Store, StoreError};
+use crate::item::Item;
+use std::ops::ControlFlow;
+
+/// Events on a disk. All calls block: inside async code they belong on a blocking thread.
+///
+/// What changes is told to the listener that a store is opened with, commit by commit.
+pub trait EventSource: Send + Sync {
+    /// Brings what the listener has heard up to date: once this returns, it knows of every event
+    /// that was acknowledged, deleted or has expired before the call.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or something is due to be removed and still there.
+    fn catch_up(&self) -> Result<(), StoreError>;
+
+    /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
+    /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
+    /// filter there is no order, and an item may come twice.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn items(
+        &self,
+        filters: &[Filter],
+        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+
+    /// The number of the last commit, as [`super::Change`] counts them; always 0 where nobody counts.
+    fn last_commit(&self) -> u64 {
+        0
+    }
+
+    /// A second with about as many events before it as after it, where a scan gains from being
+    /// cut in two; `None` where it does not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn middle_second(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Calls `visit` with the JSON of each of the events that is there, in no order. What has
+    /// expired is left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError>;
+}
+
+impl EventSource for Store {
+    fn catch_up(&self) -> Result<(), StoreError> {
+        // Whatever is committed has been told before it was acknowledged.
+        self.expire()
+    }
+
+    fn items(
+        &self,
+        filters: &[Filter],
+        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.reader().at_one_moment(|moment| {
+            let mut flow = ControlFlow::Continue(());
+            for (place, filter) in filters.iter().enumerate() {
+                moment.items(filter, |item| {
+                    flow = visit(place, item);
+                    flow
+                })?;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn last_commit(&self) -> u64 {
+        self.reader().last_commit()
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.reader().middle_second()
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let hits = self.reader().newest(&[filter], usize::MAX)?;
+        self.reader().fetch(&hits, visit)
+    }
+}

@@ -1,0 +1,191 @@
+//! Differences by what their events have in common: the day, the kind or the author.
+
+use super::arrival::{Seen, Settled};
+use crate::reconcile::{Differences, Found};
+use crate::store::{Event, EventSource, StoreError};
+use crate::utc;
+use serde::{Serialize, Serializer};
+use std::collections::{BTreeMap, HashSet};
+use std::num::NonZeroU64;
+
+/// The seconds of a day.
+pub(super) const DAY_S: NonZeroU64 = NonZeroU64::new(86_400).unwrap();
+/// The most events that only the peer has that are asked for, to learn kinds and authors.
+const MOST_LOOKED_AT: usize = 100_000;
+
+/// What differences are told apart by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum By {
+    /// The day of `created_at`, in UTC. Found out by the reconciliation alone.
+    #[default]
+    Day,
+    /// The kind. The events that only the peer has are asked for, and not kept.
+    Kind,
+    /// The author. The events that only the peer has are asked for, and not kept.
+    Author,
+}
+
+/// What the events of a row have in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Key {
+    /// The first second of a day, in UTC.
+    Day(u64),
+    /// A kind.
+    Kind(u16),
+    /// An author's public key.
+    Author([u8; 32]),
+}
+
+impl std::fmt::Display for Key {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Day(second) => f.write_str(&utc::date(*second)),
+            Self::Kind(kind) => write!(f, "{kind}"),
+            Self::Author(pubkey) => f.write_str(&faster_hex::hex_string(pubkey)),
+        }
+    }
+}
+
+impl Serialize for Key {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl By {
+    fn key(self, created_at: u64, kind: u16, pubkey: [u8; 32]) -> Key {
+        match self {
+            Self::Day => Key::Day(created_at - created_at % DAY_S),
+            Self::Kind => Key::Kind(kind),
+            Self::Author => Key::Author(pubkey),
+        }
+    }
+}
+
+/// How much differs, row by row.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Rows(pub(super) BTreeMap<Key, Differences>);
+
+impl Rows {
+    fn add(&mut self, key: Key, have: u64, need: u64) {
+        let row = self.0.entry(key).or_default();
+        row.have += have;
+        row.need += need;
+    }
+
+    /// Adds an event that only the peer has.
+    pub(super) fn add_theirs(&mut self, by: By, created_at: u64, seen: Seen) {
+        self.add(by.key(created_at, seen.kind, seen.pubkey), 0, 1);
+    }
+
+    fn merge(&mut self, other: Self) {
+        for (key, Differences { have, need }) in other.0 {
+            self.add(key, have, need);
+        }
+    }
+}
+
+/// The rows of one pass.
+#[derive(Debug)]
+pub(super) struct Breakdown {
+    pub(super) by: By,
+    pub(super) rows: Rows,
+    /// Events that only the peer has and that were not looked at.
+    pub(super) unseen: u64,
+    /// Those that are being asked for.
+    awaited: HashSet<[u8; 32]>,
+    /// What the session under way has found; only a complete one counts.
+    session: Found,
+}
+
+/// What a complete session leaves to be looked up.
+pub(super) struct ToLookUp {
+    /// Events of ours.
+    pub(super) have: Vec<[u8; 32]>,
+    /// Events to ask the peer for.
+    pub(super) need: Vec<[u8; 32]>,
+}
+
+impl Breakdown {
+    pub(super) fn new(by: By) -> Self {
+        Self {
+            by,
+            rows: Rows::default(),
+            unseen: 0,
+            awaited: HashSet::new(),
+            session: Found::new(),
+        }
+    }
+
+    /// A session begins: what an unfinished one has found is found again.
+    pub(super) fn begin_session(&mut self) {
+        self.session = Found::new();
+    }
+
+    /// What an answer shows.
+    pub(super) fn found(&mut self, found: &Found) {
+        match self.by {
+            By::Day => {
+                for (start, differences) in &found.cells {
+                    let cell = self.session.cells.entry(*start).or_default();
+                    cell.have += differences.have;
+                    cell.need += differences.need;
+                }
+            }
+            By::Kind | By::Author => {
+                self.session.have.extend(&found.have);
+                self.session.need.extend(&found.need);
+            }
+        }
+    }
+
+    /// The session is complete.
+    pub(super) fn end_session(&mut self) -> ToLookUp {
+        let Found { have, mut need, cells } = std::mem::take(&mut self.session);
+        for (start, Differences { have, need }) in cells {
+            self.rows.add(Key::Day(start), have, need);
+        }
+        let room = MOST_LOOKED_AT.saturating_sub(self.awaited.len());
+        self.unseen += need.len().saturating_sub(room) as u64;
+        need.truncate(room);
+        self.awaited.extend(&need);
+        ToLookUp { have, need }
+    }
+
+    /// Takes an event that was asked for; `false` when it was not.
+    pub(super) fn looked_at(&mut self, event: &Settled, seen: Seen) -> bool {
+        let awaited = event.id.is_some_and(|id| self.awaited.remove(&id));
+        if awaited {
+            self.rows.add_theirs(self.by, event.created_at, seen);
+        }
+        awaited
+    }
+
+    pub(super) fn merge(&mut self, rows: Rows) {
+        self.rows.merge(rows);
+    }
+
+    /// Nothing more will come.
+    pub(super) fn finish(&mut self) {
+        self.unseen += self.awaited.drain().count() as u64;
+    }
+}
+
+/// The rows of events that only we have.
+pub(super) fn of_ours(
+    source: &dyn EventSource,
+    by: By,
+    ids: &[[u8; 32]],
+) -> Result<Rows, StoreError> {
+    let mut rows = Rows::default();
+    source.events(ids, &mut |item, json| {
+        // What is stored can be read.
+        if by == By::Day {
+            rows.add(by.key(item.created_at, 0, [0; 32]), 1, 0);
+        } else if let Ok(event) = Event::parse(json) {
+            rows.add(by.key(item.created_at, event.kind(), *event.pubkey()), 1, 0);
+        }
+    })?;
+    Ok(rows)
+}

@@ -1,0 +1,125 @@
+//! What differs between this store and a peer: a reconciliation that moves nothing, told by day,
+//! kind or author.
+
+use super::breakdown::{By, Key};
+use super::{Local, Method, Options, PeerFilter, Progress, SyncError, Trace, run};
+use serde::Serialize;
+use tokio::sync::watch;
+
+/// What to compare.
+#[derive(Debug, Clone)]
+pub struct DiffOptions {
+    /// Which events.
+    pub filter: PeerFilter,
+    /// What differences are told apart by.
+    pub by: By,
+    /// The connections in a row that may fail.
+    pub attempts: u32,
+    /// Ends the comparison when it becomes `true`.
+    pub stop: Option<watch::Receiver<bool>>,
+    /// Hears what is said.
+    pub trace: Option<Trace>,
+}
+
+impl Default for DiffOptions {
+    fn default() -> Self {
+        let (filter, by) = (PeerFilter::default(), By::default());
+        Self { filter, by, attempts: 3, stop: None, trace: None }
+    }
+}
+
+/// What differs.
+#[derive(Debug, Clone, Serialize)]
+pub struct Diff {
+    /// The peer.
+    pub url: String,
+    /// Which events were compared.
+    pub filter: serde_json::Map<String, serde_json::Value>,
+    /// What the rows are.
+    pub by: By,
+    /// How the peer's events were found out.
+    pub method: Method,
+    /// The rows in which something differs, in order.
+    pub rows: Vec<DiffRow>,
+    /// Events that only we have.
+    pub have: u64,
+    /// Events that only the peer has, `unseen` included.
+    pub need: u64,
+    /// Events that only the peer has and that stand in no row: they were too many to be asked
+    /// for, or did not come.
+    pub unseen: u64,
+    /// How many of both an earlier sync gave up, by reason; a sync would not move them.
+    pub given_up: std::collections::BTreeMap<String, u64>,
+    /// Whether both sides hold the same events that match; `false` where there is an `error`.
+    pub equal: bool,
+    /// Questions of the reconciliation that were answered.
+    pub round_trips: u64,
+    /// Bytes of messages sent.
+    pub bytes_up: u64,
+    /// Bytes of messages received.
+    pub bytes_down: u64,
+    /// Milliseconds from the beginning to the end.
+    pub elapsed_ms: u64,
+    /// Why it could not be found out.
+    pub error: Option<String>,
+}
+
+/// How much differs among the events that have `key` in common.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct DiffRow {
+    /// The day, the kind or the author.
+    pub key: Key,
+    /// Events that only we have.
+    pub have: u64,
+    /// Events that only the peer has.
+    pub need: u64,
+}
+
+/// Finds out what differs from the peer at `url`. Nothing is stored or sent: by day only ids are
+/// compared; by kind and author the events that only the peer has are read, up to 100,000. A peer
+/// that does not reconcile (NIP-77) is read whole, page by page.
+///
+/// # Errors
+/// When the URL is bad or the store fails. A peer's faults are in [`Diff::error`].
+pub async fn diff(
+    local: &Local,
+    url: &str,
+    options: &DiffOptions,
+    progress: impl FnMut(Progress) + Send,
+) -> Result<Diff, SyncError> {
+    let syncing = Options {
+        filter: options.filter.clone(),
+        dry_run: true,
+        attempts: Some(options.attempts),
+        stop: options.stop.clone(),
+        trace: options.trace.clone(),
+        ..Options::default()
+    };
+    let (report, breakdown) = run(local, url, &syncing, Some(options.by), progress).await?;
+    let (rows, unseen) = breakdown.map_or_else(Default::default, |it| (it.rows.0, it.unseen));
+    let rows: Vec<DiffRow> = rows
+        .into_iter()
+        .map(|(key, sides)| DiffRow { key, have: sides.have, need: sides.need })
+        .collect();
+    let given_up = report.differs.into_iter().filter(|(reason, _)| reason != NOT_MOVED).collect();
+    Ok(Diff {
+        url: report.url,
+        filter: report.filter,
+        by: options.by,
+        method: report.method,
+        have: rows.iter().map(|row| row.have).sum(),
+        need: rows.iter().map(|row| row.need).sum::<u64>() + unseen,
+        rows,
+        unseen,
+        given_up,
+        equal: report.equal,
+        round_trips: report.round_trips,
+        bytes_up: report.bytes_up,
+        bytes_down: report.bytes_down,
+        elapsed_ms: report.elapsed_ms,
+        error: report.error,
+    })
+}
+
+/// The reason of what a sync has not moved or would move.
+pub(super) const NOT_MOVED: &str = "not moved";

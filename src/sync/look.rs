@@ -1,0 +1,77 @@
+//! On which days each peer of the schedule differs: looked up now and then for those that a sync
+//! left different, so that whoever watches need not ask.
+
+use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
+use crate::metrics::{DayDiffers, Look, Watched};
+use crate::store::unix_now;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+/// How often it is asked whether a sync has ended.
+const TICK: Duration = Duration::from_millis(500);
+
+/// Whom to look at, and how often at most.
+pub(super) struct Looking {
+    pub(super) local: Local,
+    pub(super) url: String,
+    pub(super) filter: PeerFilter,
+    pub(super) interval: Duration,
+    pub(super) stop: watch::Receiver<bool>,
+    pub(super) watched: Watched,
+}
+
+impl Looking {
+    /// Looks until the schedule stops.
+    pub(super) async fn run(mut self) {
+        let mut seen = None;
+        let mut next = Instant::now();
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(TICK) => {}
+                _ = self.stop.wait_for(|stop| *stop) => return,
+            }
+            let status = self.watched.status();
+            let Some(last) = status.last_sync.filter(|last| Some(last.ended_at) != seen) else {
+                continue;
+            };
+            if last.equal {
+                seen = Some(last.ended_at);
+                let look = Look::new(last.ended_at, Vec::new());
+                self.watched.update(|status| status.look = Some(Arc::new(look)));
+            } else if Instant::now() >= next {
+                seen = Some(last.ended_at);
+                self.look(status.look).await;
+                next = Instant::now() + self.interval;
+            }
+        }
+    }
+
+    async fn look(&self, before: Option<Arc<Look>>) {
+        let options = DiffOptions {
+            filter: self.filter.clone(),
+            by: By::Day,
+            attempts: 1,
+            stop: Some(self.stop.clone()),
+            ..DiffOptions::default()
+        };
+        let found = diff(&self.local, &self.url, &options, |_| {}).await;
+        let found = found.map_err(|error| error.to_string());
+        let look = match found.and_then(|found| found.error.clone().map_or(Ok(found), Err)) {
+            Ok(found) => {
+                let day = |key| if let Key::Day(day) = key { Some(day) } else { None };
+                let days = found.rows.iter().filter_map(|row| {
+                    Some(DayDiffers { day: day(row.key)?, have: row.have, need: row.need })
+                });
+                Look::new(unix_now(), days.collect())
+            }
+            Err(error) => {
+                tracing::debug!(peer = self.url, error, "a look at what differs failed");
+                let before = before.map_or_else(Look::default, |look| (*look).clone());
+                Look { error: Some(error), ..before }
+            }
+        };
+        self.watched.update(|status| status.look = Some(Arc::new(look)));
+    }
+}

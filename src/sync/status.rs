@@ -1,0 +1,170 @@
+//! What is known of a peer from what its sync tells: kept for whoever shows it, and logged, one
+//! line a sync.
+
+use super::{Progress, Report};
+use crate::metrics::{LastSync, PeerStatus, Tally, Watched};
+use crate::store::unix_now;
+use std::time::Instant;
+
+/// Follows the syncs with one peer.
+pub(super) struct Status {
+    url: String,
+    watched: Watched,
+    // What ended calls of `sync` moved; a call counts from zero.
+    before: Tally,
+    // What this call of `sync` had moved when it last was caught up.
+    caught_up: Tally,
+    // What either side still lacked then: events that only we have, and only the peer.
+    left: (u64, u64),
+    // When the sync under way began; none while a live one is caught up.
+    began: Option<Instant>,
+}
+
+impl Status {
+    pub(super) fn new(url: String, watched: Watched) -> Self {
+        Self {
+            url,
+            watched,
+            before: Tally::default(),
+            caught_up: Tally::default(),
+            left: (0, 0),
+            began: None,
+        }
+    }
+
+    /// A call of `sync` begins.
+    pub(super) fn begin(&mut self) {
+        self.caught_up = Tally::default();
+        self.begin_attempt();
+    }
+
+    fn begin_attempt(&mut self) {
+        self.began.get_or_insert_with(Instant::now);
+        self.watched.update(|status| status.last_attempt = Some(unix_now()));
+    }
+
+    /// Takes what a sync tells.
+    pub(super) fn take(&mut self, progress: Progress) {
+        let (peer, now) = (self.url.as_str(), unix_now());
+        match progress {
+            Progress::Connected => self.watched.update(|status| status.connected = true),
+            Progress::Pass(_) => {
+                self.began.get_or_insert_with(Instant::now);
+                self.watched.update(|status| leave_step(status, now));
+            }
+            Progress::Moved(counts) => {
+                let have = counts.to_upload.saturating_sub(counts.uploaded);
+                let need = counts.to_download.saturating_sub(counts.downloaded);
+                let totals = self.before.plus(counts.tally);
+                let (have_left, need_left) = self.left;
+                self.watched.update(|status| {
+                    status.totals = totals;
+                    if status.in_step {
+                        status.differs(have_left + have, need_left + need, now);
+                    } else if have > 0 || need > 0 {
+                        // How many stay where they are for a reason shows at the end.
+                        status.differs(have, need, now);
+                    }
+                });
+            }
+            Progress::Note(text) => tracing::info!(peer, "{text}"),
+            Progress::Live => tracing::info!(peer, "events are passed on as they come"),
+            Progress::CaughtUp(report) => self.end_sync(&report, true),
+            Progress::Waiting { reason, pause } => {
+                tracing::info!(peer, "{reason}; again in {:.1} s", pause.as_secs_f64());
+                self.disconnected(Some(reason));
+                self.begin_attempt();
+            }
+        }
+    }
+
+    /// A call of `sync` has ended.
+    pub(super) fn ended(&mut self, report: &Report) {
+        self.disconnected(report.error.clone().filter(|_| !report.is_stopped()));
+        // Of a live sync each catch-up was told already.
+        if self.began.is_some() && !report.is_stopped() {
+            self.end_sync(report, false);
+        }
+        self.before = self.before.plus(report.tally());
+        let totals = self.before;
+        self.watched.update(|status| status.totals = totals);
+        self.began = None;
+    }
+
+    /// A call of `sync` has failed by a fault of our own.
+    pub(super) fn failed(&mut self, reason: String) {
+        tracing::error!(peer = self.url, error = reason, "a sync could not go on");
+        let mut totals = self.before;
+        self.watched.update(|status| totals = status.totals);
+        self.before = totals;
+        self.disconnected(Some(reason));
+        self.began = None;
+    }
+
+    fn disconnected(&self, reason: Option<String>) {
+        let now = unix_now();
+        self.watched.update(|status| {
+            status.connected = false;
+            leave_step(status, now);
+            if let Some(reason) = reason {
+                status.failed(reason, now);
+            }
+        });
+    }
+
+    /// Notes the end of a sync, and logs its one line.
+    fn end_sync(&mut self, report: &Report, live: bool) {
+        let tally = report.tally().since(self.caught_up);
+        self.caught_up = report.tally();
+        let elapsed_s = self.began.take().map_or(0.0, |began| began.elapsed().as_secs_f64());
+        log(report, &tally, elapsed_s);
+        let now = unix_now();
+        let totals = self.before.plus(self.caught_up);
+        let (complete, equal) = (report.complete, report.equal);
+        self.left = (report.have_left, report.need_left);
+        self.watched.update(|status| {
+            status.syncs += 1;
+            status.totals = totals;
+            status.last_sync = Some(LastSync { ended_at: now, elapsed_s, tally, complete, equal });
+            if report.passes > 0 && report.error.is_none() {
+                status.differs(report.have_left, report.need_left, now);
+            }
+            if complete {
+                status.last_converged = Some(now);
+                status.in_step = live;
+            }
+        });
+    }
+}
+
+fn leave_step(status: &mut PeerStatus, now: u64) {
+    if std::mem::take(&mut status.in_step) {
+        status.last_converged = Some(now);
+    }
+}
+
+/// The one line of a sync.
+fn log(report: &Report, tally: &Tally, elapsed_s: f64) {
+    macro_rules! line {
+        ($level:ident, $text:literal) => {
+            tracing::$level!(
+                peer = report.url,
+                direction = report.direction.name(),
+                have = tally.have,
+                need = tally.need,
+                stored = tally.stored,
+                uploaded = tally.uploaded,
+                refused = tally.refused,
+                refused_by_peer = tally.refused_by_peer,
+                round_trips = tally.round_trips,
+                bytes_up = tally.bytes_up,
+                bytes_down = tally.bytes_down,
+                elapsed_s,
+                equal = report.equal,
+                error = report.error,
+                $text
+            )
+        };
+    }
+    if report.complete { line!(info, "synced") } else { line!(warn, "not synced") }
+}

@@ -1,0 +1,375 @@
+//! `/metrics`: every metric moves when what it counts happens, and none is there that does not.
+
+use crate::support::client::PATIENCE;
+use crate::support::events::{EPOCH, unix_now};
+use crate::support::http::http;
+use crate::support::negentropy_client::EMPTY_SET;
+use crate::support::{Author, Client, TestRelay, id_of};
+use negsync::config::{Config, Direction, Network, PeerConfig, Within};
+use negsync::store::{Event, Outcome};
+use negsync::sync::Schedule;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+/// What a scrape brings, by the sample's name with its labels.
+type Samples = BTreeMap<String, f64>;
+
+async fn scrape(relay: &TestRelay) -> String {
+    let response = http(relay.relay.address(), "GET", "/metrics", &[]).await;
+    assert_eq!(response.status, 200, "{}", response.body);
+    assert!(response.headers["content-type"].starts_with("text/plain; version=0.0.4"));
+    response.body
+}
+
+async fn samples(relay: &TestRelay) -> Samples {
+    let text = scrape(relay).await;
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let sample = |line: &str| {
+        let (name, value) = line.rsplit_once(' ').unwrap();
+        (name.to_owned(), value.parse().unwrap())
+    };
+    lines.map(sample).collect()
+}
+
+/// The names of all metrics.
+fn families(text: &str) -> BTreeSet<String> {
+    let lines = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+    lines.map(|line| line.split(' ').next().unwrap().to_owned()).collect()
+}
+
+/// Scrapes and remembers which metrics were seen to move.
+struct Watch<'relay> {
+    relay: &'relay TestRelay,
+    before: Samples,
+    moved: &'relay mut BTreeSet<String>,
+}
+
+impl<'relay> Watch<'relay> {
+    async fn new(relay: &'relay TestRelay, moved: &'relay mut BTreeSet<String>) -> Self {
+        Self { relay, before: samples(relay).await, moved }
+    }
+
+    /// Waits until each of these samples has moved by so much since the last call; `None` is for
+    /// any way up.
+    async fn moves(&mut self, expected: &[(&str, Option<f64>)]) {
+        let began = Instant::now();
+        loop {
+            let now = samples(self.relay).await;
+            let of = |samples: &Samples, name| samples.get(name).copied().unwrap_or(0.0);
+            let late = expected.iter().find(|(name, by)| {
+                let difference = of(&now, *name) - of(&self.before, *name);
+                by.map_or(difference <= 0.0, |by| difference != by)
+            });
+            let Some((name, by)) = late else {
+                self.before = now;
+                break;
+            };
+            let difference = of(&now, *name) - of(&self.before, *name);
+            assert!(began.elapsed() < PATIENCE, "{name} has moved by {difference}, not {by:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.moved.extend(expected.iter().map(|(name, _)| family(name).to_owned()));
+    }
+}
+
+/// The metric of a sample.
+fn family(sample: &str) -> &str {
+    let name = sample.split('{').next().unwrap();
+    let name = name.strip_suffix("_count").unwrap_or(name);
+    name.strip_suffix("_sum").unwrap_or(name)
+}
+
+const UP: Option<f64> = None;
+const fn by(number: f64) -> Option<f64> {
+    Some(number)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_moves_when_what_it_counts_happens() {
+    let mut moved = BTreeSet::new();
+    let relay = TestRelay::start_with(|config| {
+        config.negentropy.max_sync_events = Within::new(6_000);
+    })
+    .await;
+    connections(&mut Watch::new(&relay, &mut moved).await).await;
+    messages(&mut Watch::new(&relay, &mut moved).await).await;
+    events(&mut Watch::new(&relay, &mut moved).await).await;
+    subscriptions(&mut Watch::new(&relay, &mut moved).await).await;
+    neg_sessions(&mut Watch::new(&relay, &mut moved).await).await;
+    index(&mut Watch::new(&relay, &mut moved).await).await;
+    let relay = store(relay, &mut moved).await;
+    peers(&relay, &mut moved).await;
+    let there = families(&scrape(&relay).await);
+    let still: Vec<&String> = there.difference(&moved).collect();
+    assert!(still.is_empty(), "no row of this test makes these move: {still:?}");
+    let gone: Vec<&String> = moved.difference(&there).collect();
+    assert!(gone.is_empty(), "these are not there: {gone:?}");
+}
+
+async fn connections(watch: &mut Watch<'_>) {
+    let client = watch.relay.client().await;
+    watch.moves(&[("negsync_connections", by(1.0)), ("negsync_connections_total", by(1.0))]).await;
+    drop(client);
+    watch.moves(&[("negsync_connections", by(-1.0)), ("negsync_connections_total", by(0.0))]).await;
+    let no_key = ["Upgrade: websocket"];
+    http(watch.relay.relay.address(), "GET", "/", &no_key).await;
+    watch.moves(&[("negsync_connections_refused_total{reason=\"handshake\"}", by(1.0))]).await;
+}
+
+async fn messages(watch: &mut Watch<'_>) {
+    let mut client = watch.relay.client().await;
+    client.store(&Author::new(1).note(EPOCH, "one")).await;
+    client.send(&json!(["REQ", "a", { "ids": [] }])).await;
+    client.expect(json!(["EOSE", "a"])).await;
+    client.send(&json!(["CLOSE", "a"])).await;
+    client.count(&[json!({})]).await;
+    client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await;
+    client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await;
+    client.send(&json!(["NEG-CLOSE", "n"])).await;
+    client.ask(&json!(["WHAT"])).await;
+    client.ask(&json!(["AUTH", "what"])).await;
+    let verbs =
+        ["EVENT", "AUTH", "REQ", "CLOSE", "COUNT", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
+    let rows = verbs.map(|verb| format!("negsync_messages_total{{verb=\"{verb}\"}}"));
+    let rows: Vec<(&str, Option<f64>)> = rows.iter().map(|row| (&**row, by(1.0))).collect();
+    watch.moves(&rows).await;
+}
+
+async fn events(watch: &mut Watch<'_>) {
+    let mut client = watch.relay.client().await;
+    let author = Author::new(2);
+    let (old, new) =
+        (author.event(0, EPOCH, json!([]), ""), author.event(0, EPOCH + 1, json!([]), ""));
+    let deleted = author.note(EPOCH, "deleted");
+    let deletion = author.deletion(EPOCH, json!([["e", id_of(&deleted)]]));
+    let expired = author.event(1, EPOCH, json!([["expiration", "1700000001"]]), "");
+    let mut forged = author.note(EPOCH, "forged");
+    forged["content"] = json!("otherwise");
+    for event in [&new, &new, &old, &deletion, &deleted, &expired, &forged] {
+        client.publish(event).await;
+    }
+    client.publish(&author.event(20_001, EPOCH, json!([]), "ephemeral")).await;
+    let outcomes = [
+        ("stored", 2.0),
+        ("duplicate", 1.0),
+        ("superseded", 1.0),
+        ("deleted", 1.0),
+        ("expired", 1.0),
+        ("invalid", 1.0),
+        ("passed_on", 1.0),
+    ];
+    let rows = outcomes
+        .map(|(outcome, count)| (format!("negsync_events_total{{outcome=\"{outcome}\"}}"), count));
+    let rows: Vec<(&str, Option<f64>)> =
+        rows.iter().map(|(row, count)| (&**row, by(*count))).collect();
+    watch.moves(&rows).await;
+}
+
+async fn subscriptions(watch: &mut Watch<'_>) {
+    let mut client = watch.relay.client().await;
+    let author = Author::new(3);
+    client.store(&author.note(EPOCH, "stored")).await;
+    client.send(&json!(["REQ", "s", { "authors": [author.key()] }])).await;
+    client.next("the stored event").await;
+    client.expect(json!(["EOSE", "s"])).await;
+    let live = author.note(EPOCH, "live");
+    watch.relay.client().await.store(&live).await;
+    client.expect(json!(["EVENT", "s", live])).await;
+    watch
+        .moves(&[
+            ("negsync_subscriptions", by(1.0)),
+            ("negsync_events_sent_total{kind=\"stored\"}", by(1.0)),
+            ("negsync_events_sent_total{kind=\"live\"}", by(1.0)),
+        ])
+        .await;
+    client.send(&json!(["CLOSE", "s"])).await;
+    watch.moves(&[("negsync_subscriptions", by(-1.0))]).await;
+    client.send(&json!(["REQ", "s", { "limit": 0 }])).await;
+    watch.moves(&[("negsync_subscriptions", by(1.0))]).await;
+    drop(client);
+    watch.moves(&[("negsync_subscriptions", by(-1.0))]).await;
+}
+
+async fn neg_sessions(watch: &mut Watch<'_>) {
+    let mut client = watch.relay.client().await;
+    client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await;
+    watch
+        .moves(&[
+            ("negsync_neg_sessions", by(1.0)),
+            ("negsync_neg_sessions_total", by(1.0)),
+            ("negsync_neg_rounds_total", by(1.0)),
+            ("negsync_neg_received_bytes_total", by(5.0)),
+            ("negsync_neg_sent_bytes_total", UP),
+            ("negsync_neg_set_items_count", by(1.0)),
+        ])
+        .await;
+    client.ask(&json!(["NEG-OPEN", "m", {}, EMPTY_SET])).await;
+    client.send(&json!(["NEG-CLOSE", "n"])).await;
+    client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await;
+    client.ask(&json!(["NEG-OPEN", "n", {}, "61zz"])).await;
+    client.ask(&json!(["NEG-OPEN", "n", {}, "6100"])).await;
+    watch
+        .moves(&[
+            ("negsync_neg_sessions", by(0.0)),
+            ("negsync_neg_sessions_total", by(1.0)),
+            ("negsync_neg_refusals_total{reason=\"closed\"}", by(1.0)),
+            ("negsync_neg_refusals_total{reason=\"invalid\"}", by(2.0)),
+        ])
+        .await;
+    drop(client);
+    watch.moves(&[("negsync_neg_sessions", by(-1.0))]).await;
+}
+
+/// More events of one kind than a set may have that is too cheap to keep.
+const KEPT: usize = 5_100;
+
+async fn index(watch: &mut Watch<'_>) {
+    let author = Author::new(4);
+    let fill = |from: usize, to: usize| {
+        let event = |n| Event::parse(&author.event(7, EPOCH + n as u64, json!([]), "").to_string());
+        let events: Vec<_> = (from..to).map(|n| event(n).unwrap().verify().unwrap()).collect();
+        let (told, outcomes) = std::sync::mpsc::channel();
+        let store = watch.relay.relay.index().store().clone();
+        store.submit(events, Box::new(move |outcomes| told.send(outcomes).unwrap()));
+        assert!(outcomes.recv().unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
+    };
+    fill(0, KEPT);
+    let mut client = watch.relay.client().await;
+    client.ask(&json!(["NEG-OPEN", "k", { "kinds": [7] }, EMPTY_SET])).await;
+    watch
+        .moves(&[
+            ("negsync_index_items", by(KEPT as f64)),
+            ("negsync_index_bytes", UP),
+            ("negsync_index_build_seconds_count", by(1.0)),
+            ("negsync_index_kept_sets", by(1.0)),
+            ("negsync_index_kept_bytes", UP),
+        ])
+        .await;
+    fill(KEPT, 6_001);
+    client.ask(&json!(["NEG-OPEN", "k", {}, EMPTY_SET])).await;
+    watch.moves(&[("negsync_neg_refusals_total{reason=\"blocked\"}", by(1.0))]).await;
+}
+
+/// The store's file grows with a checkpoint, as when the relay stops.
+async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
+    let mut watch = Watch::new(&relay, moved).await;
+    let mut client = relay.client().await;
+    client.store(&Author::new(5).note(EPOCH, "one more")).await;
+    watch
+        .moves(&[
+            ("negsync_store_commit_seconds_count", by(1.0)),
+            ("negsync_store_commit_seconds_sum", UP),
+            ("negsync_store_commit_events_count", by(1.0)),
+            ("negsync_store_commit_events_sum", by(1.0)),
+            ("negsync_store_wal_bytes", UP),
+        ])
+        .await;
+    let before = watch.before["negsync_store_bytes"];
+    drop(client);
+    let relay = relay.restart_with(|_| {}).await;
+    assert!(samples(&relay).await["negsync_store_bytes"] > before);
+    moved.insert("negsync_store_bytes".to_owned());
+    relay
+}
+
+fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
+    let filter = json!({ "kinds": kinds }).as_object().unwrap().clone();
+    // One sync, and then a long pause in which nothing changes but the time.
+    let interval_s = Within::new(3_600);
+    PeerConfig { url: url.to_owned(), filter, direction, interval_s, live: false }
+}
+
+async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
+    let there = TestRelay::start_with(|config| {
+        config.limits.created_at_ahead_s = Within::new(1_000_000);
+        config.limits.event_tags = Within::new(1);
+    })
+    .await;
+    let author = Author::new(6);
+    // Theirs: one to be taken, one of the future that we refuse. Ours: one to be taken, one with
+    // more tags than they take. Of kind 9 each side has one that is not to be moved.
+    let theirs = [
+        author.event(8, EPOCH, json!([]), "theirs"),
+        author.event(8, unix_now() + 100_000, json!([]), "of the future"),
+        author.event(9, EPOCH, json!([]), "stays there"),
+    ];
+    let ours = [
+        author.event(8, EPOCH, json!([]), "ours"),
+        author.event(8, EPOCH, json!([["a"], ["b"]]), "with tags"),
+        author.event(9, EPOCH, json!([]), "stays here"),
+    ];
+    for (relay, events) in [(&there, &theirs), (relay, &ours)] {
+        let mut client: Client = relay.client().await;
+        for event in events {
+            client.store(event).await;
+        }
+    }
+    let url = there.url();
+    let down = format!("{url}#2");
+    let nowhere = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let away = format!("ws://{}", nowhere.local_addr().unwrap());
+    drop(nowhere);
+    let peers = vec![
+        peer(&url, Direction::Both, json!([8])),
+        peer(&url, Direction::Down, json!([9])),
+        peer(&away, Direction::Both, json!([8])),
+    ];
+    let config = Config { peers, ..Config::default() };
+    let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
+    // `moves` is given what a sample was before there were any peers: nothing.
+    let mut watch = Watch::new(relay, moved).await;
+    watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
+    let of = |name: &str, peer: &str| format!("negsync_peer_{name}{{peer=\"{peer}\"}}");
+    let rows = [
+        (of("syncs_total", &url), by(1.0)),
+        (of("last_converged_timestamp_seconds", &url), UP),
+        (of("lag_seconds", &url), UP),
+        (of("stored_total", &url), by(1.0)),
+        (of("uploaded_total", &url), by(1.0)),
+        (of("refused_total", &url), by(1.0)),
+        (of("refused_by_peer_total", &url), by(1.0)),
+        (of("round_trips_total", &url), UP),
+        (of("sent_bytes_total", &url), UP),
+        (of("received_bytes_total", &url), UP),
+        (of("have_events", &url), by(1.0)),
+        (of("need_events", &url), by(1.0)),
+        (of("have_events", &down), by(1.0)),
+        (of("need_events", &down), by(0.0)),
+        (of("errors_total", &away), UP),
+    ];
+    let rows: Vec<(&str, Option<f64>)> = rows.iter().map(|(name, by)| (&**name, *by)).collect();
+    watch.moves(&rows).await;
+    schedule.stop().await;
+    // A connection that lasts is seen with a peer of its own.
+    let mut live = peer(&url, Direction::Up, json!([10]));
+    live.live = true;
+    let config = Config { peers: vec![live], ..Config::default() };
+    let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
+    let connected = of("connected", &format!("{url}#3"));
+    watch.moves(&[(&connected, by(1.0))]).await;
+    schedule.stop().await;
+    watch.moves(&[(&connected, by(-1.0))]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_are_shown_to_those_only_who_may_see_them() {
+    for (allow, headers, status) in [
+        (&["127.0.0.1"][..], &[][..], 200),
+        (&["10.0.0.0/8", "127.0.0.0/8"], &[], 200),
+        (&["10.0.0.0/8", "::1"], &[], 403),
+        (&[], &[], 403),
+        // The proxy is here, whoever asked it is not.
+        (&["127.0.0.1"], &["X-Forwarded-For: 192.0.2.1"], 403),
+        (&["127.0.0.1"], &["X-Forwarded-For: 127.0.0.1"], 403),
+        (&["127.0.0.1"], &["Forwarded: for=192.0.2.1"], 403),
+        (&["127.0.0.1"], &["X-Real-IP: 192.0.2.1"], 403),
+    ] {
+        let allow: Vec<Network> = allow.iter().map(|network| network.parse().unwrap()).collect();
+        let relay = TestRelay::start_with(|config| config.metrics.allow = allow.clone()).await;
+        let response = http(relay.relay.address(), "GET", "/metrics", headers).await;
+        assert_eq!(response.status, status, "{allow:?} {headers:?}");
+        assert_eq!(response.body.contains("negsync_"), status == 200);
+        assert_eq!(response.headers.get("access-control-allow-origin"), None);
+    }
+}

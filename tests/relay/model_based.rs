@@ -1,0 +1,361 @@
+//! Random operations on a relay and on a naive one in memory: every answer the same. Few authors,
+//! seconds and addresses, so that events tie, replace each other, and are deleted before they come,
+//! all the time. A run that fails is made as short as it goes and printed.
+
+use crate::support::events::{Author, EPOCH, id_of, unix_now};
+use crate::support::naive::{NaiveRelay, Said};
+use crate::support::negentropy_client::{Difference, Session};
+use crate::support::{Client, TestRelay, model};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::task::JoinSet;
+
+/// Runs, unless `NEGSYNC_MODEL_RUNS` says how many, from the seed in `NEGSYNC_SEED` on.
+const RUNS: u64 = 24;
+const RUNS_AT_ONCE: usize = 8;
+const OPERATIONS: usize = 120;
+const POOL_EVENTS: usize = 90;
+const AUTHORS: u8 = 3;
+const SECONDS: u64 = 5;
+/// How many runs it may take to shorten one that failed.
+const SHORTENING_RUNS: usize = 200;
+
+/// One thing that happens to both relays.
+#[derive(Clone, Debug)]
+enum Operation {
+    Publish(Value),
+    Query(Vec<Value>),
+    Count(Vec<Value>),
+    /// Opens a session over the filter (or an array of them) with these events; those that were
+    /// opened before go on to their end later, over what was stored when they were opened.
+    Open {
+        filter: Value,
+        local: Vec<Value>,
+        frame_limit_bytes: u64,
+    },
+    /// Ends all sessions.
+    Finish,
+    /// Lets a second pass, for what expires.
+    Wait,
+    Restart {
+        frame_limit_bytes: u64,
+        index_memory_mb: u64,
+    },
+}
+
+/// The operations of a seed. Only what expires depends on the time.
+fn operations(seed: u64, now: u64) -> Vec<Operation> {
+    let rng = &mut StdRng::seed_from_u64(seed);
+    let mut pool: Vec<Value> = Vec::new();
+    while pool.len() < POOL_EVENTS {
+        let event = any_event(rng, &pool, now);
+        pool.push(event);
+    }
+    (0..OPERATIONS).map(|_| any_operation(rng, &pool)).collect()
+}
+
+fn any<'list, T>(rng: &mut StdRng, list: &'list [T]) -> &'list T {
+    &list[rng.random_range(0..list.len())]
+}
+
+fn any_event(rng: &mut StdRng, earlier: &[Value], now: u64) -> Value {
+    let author = Author::new(rng.random_range(1..=AUTHORS));
+    let at = EPOCH + rng.random_range(0..SECONDS);
+    let d = *any(rng, &["", "a"]);
+    let mut tags = vec![json!(["t", any(rng, &["x", "y"])])];
+    if rng.random_ratio(1, 8) {
+        let second = *any(rng, &[now - 1, now + 1, now + 2, now + 4, 32_503_680_000]);
+        tags.push(json!(["expiration", second.to_string()]));
+    }
+    let kind = *any(rng, &[1, 1, 1, 7, 0, 10_002, 30_023, 30_023, 5, 5, 5, 20_001]);
+    match kind {
+        5 => {
+            for _ in 0..rng.random_range(1..3) {
+                if !earlier.is_empty() && rng.random_ratio(3, 4) {
+                    tags.push(json!(["e", id_of(any(rng, earlier))]));
+                } else {
+                    let of = if rng.random_ratio(3, 4) { &author } else { &Author::new(1) };
+                    let kind = *any(rng, &[0, 10_002, 30_023]);
+                    let d = if kind == 30_023 { d } else { "" };
+                    tags.push(json!(["a", of.address(kind, d)]));
+                }
+            }
+        }
+        30_023 => tags.push(json!(["d", d])),
+        _ => {}
+    }
+    author.event(kind, at, Value::Array(tags), any::<&str>(rng, &["", "one", "two"]))
+}
+
+fn any_operation(rng: &mut StdRng, pool: &[Value]) -> Operation {
+    let filters = |rng: &mut StdRng| -> Vec<Value> {
+        (0..rng.random_range(1..3)).map(|_| any_filter(rng, pool)).collect()
+    };
+    match rng.random_range(0..100) {
+        0..60 => Operation::Publish(any(rng, pool).clone()),
+        60..72 => Operation::Query(filters(rng)),
+        72..80 => Operation::Count(filters(rng)),
+        80..91 => {
+            let filters = filters(rng);
+            let share = *any(rng, &[0, 30, 90]);
+            Operation::Open {
+                filter: match filters.as_slice() {
+                    [filter] => filter.clone(),
+                    _ => Value::Array(filters),
+                },
+                local: pool.iter().filter(|_| rng.random_ratio(share, 100)).cloned().collect(),
+                frame_limit_bytes: *any(rng, &[0, 4_096]),
+            }
+        }
+        91..96 => Operation::Finish,
+        96..98 => Operation::Restart {
+            frame_limit_bytes: *any(rng, &[0, 4_096]),
+            index_memory_mb: *any(rng, &[0, 64]),
+        },
+        _ => Operation::Wait,
+    }
+}
+
+fn any_filter(rng: &mut StdRng, pool: &[Value]) -> Value {
+    let mut filter = json!({});
+    let one_in = |rng: &mut StdRng, times: u32| rng.random_ratio(1, times);
+    if one_in(rng, 4) {
+        filter["kinds"] = json!([any(rng, &[1, 7, 0, 5]), any(rng, &[30_023, 10_002])]);
+    }
+    if one_in(rng, 4) {
+        filter["authors"] = json!([any(rng, pool)["pubkey"], any(rng, pool)["pubkey"]]);
+    }
+    if one_in(rng, 12) {
+        filter["ids"] = json!([any(rng, pool)["id"], any(rng, pool)["id"]]);
+    }
+    if one_in(rng, 6) {
+        filter["#t"] = json!([any(rng, &["x", "y", "z"])]);
+    }
+    if one_in(rng, 12) {
+        filter["#e"] = json!([any(rng, pool)["id"], any(rng, pool)["id"]]);
+    }
+    for key in ["since", "until"] {
+        if one_in(rng, 4) {
+            filter[key] = json!(EPOCH + rng.random_range(0..SECONDS));
+        }
+    }
+    if one_in(rng, 4) {
+        filter["limit"] = json!(rng.random_range(0..8));
+    }
+    filter
+}
+
+/// A relay, the naive one, and someone who listens to all that is published.
+struct Run {
+    relay: TestRelay,
+    client: Client,
+    listener: Client,
+    naive: NaiveRelay,
+    sessions: Vec<(Session, Difference)>,
+    opened: usize,
+}
+
+impl Run {
+    async fn start() -> Self {
+        let relay = TestRelay::start().await;
+        let (client, listener) = (relay.client().await, listen(&relay).await);
+        let naive = NaiveRelay::default();
+        Self { relay, client, listener, naive, sessions: Vec::new(), opened: 0 }
+    }
+
+    async fn take(mut self, operation: Operation) -> Self {
+        match operation {
+            Operation::Publish(event) => self.publish(&event).await,
+            Operation::Query(filters) => {
+                let expected = loop {
+                    let before = self.naive.answer(&filters, unix_now());
+                    let found = self.client.query(&filters).await;
+                    // What expires meanwhile may be in the answer or not.
+                    if self.naive.answer(&filters, unix_now()) == before {
+                        break (found, before);
+                    }
+                };
+                assert_eq!(expected.0, expected.1, "REQ");
+            }
+            Operation::Count(filters) => loop {
+                let before = self.naive.answer(&filters, unix_now()).len() as u64;
+                let found = self.client.count(&filters).await;
+                if self.naive.answer(&filters, unix_now()).len() as u64 == before {
+                    assert_eq!(found, before, "COUNT");
+                    break;
+                }
+            },
+            Operation::Open { filter, local, frame_limit_bytes } => {
+                self.open(&filter, &local, frame_limit_bytes).await;
+            }
+            Operation::Finish => self.finish().await,
+            Operation::Wait => {
+                let second = unix_now();
+                while unix_now() == second {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+            }
+            Operation::Restart { frame_limit_bytes, index_memory_mb } => {
+                self.finish().await;
+                self.relay = self
+                    .relay
+                    .restart_with(|config| {
+                        config.negentropy.frame_limit_bytes = frame_limit_bytes;
+                        config.index.memory_mb = negsync::config::Within::new(index_memory_mb);
+                    })
+                    .await;
+                self.client = self.relay.client().await;
+                self.listener = listen(&self.relay).await;
+            }
+        }
+        self
+    }
+
+    async fn publish(&mut self, event: &Value) {
+        let before = unix_now();
+        let (accepted, text) = self.client.publish(event).await;
+        let said = Said::read(accepted, &text).unwrap_or_else(|| panic!("{accepted}, {text:?}"));
+        // The relay took it at one of these seconds.
+        let mut expected = Vec::new();
+        let naive = (before..=unix_now()).find_map(|now| {
+            let mut naive = self.naive.clone();
+            let will_say = naive.publish(event, now);
+            expected.push(will_say);
+            let stored = if will_say == Said::PassedOn { Said::Stored } else { will_say };
+            (stored == said).then_some(naive)
+        });
+        self.naive = naive.unwrap_or_else(|| panic!("OK: {said:?} instead of {expected:?}"));
+        if expected.last().is_some_and(|said| said.is_live()) {
+            self.listener.expect(json!(["EVENT", "all", event])).await;
+        }
+        self.listener.fence().await;
+    }
+
+    async fn open(&mut self, filter: &Value, local: &[Value], frame_limit_bytes: u64) {
+        let filters = filter.as_array().cloned().unwrap_or_else(|| vec![filter.clone()]);
+        let ours: Vec<&Value> = local
+            .iter()
+            .filter(|event| filters.iter().any(|filter| model::matches(filter, event)))
+            .collect();
+        let our_ids = model::ids(ours.iter().copied());
+        self.opened += 1;
+        let id = format!("session-{}", self.opened % 5);
+        // One of the same id ends.
+        self.sessions.retain(|(session, _)| session.id() != id);
+        let (session, theirs) = loop {
+            let before = self.naive.answer(&filters, unix_now());
+            let (client, ours) = (&mut self.client, ours.iter().copied());
+            let session = Session::open(client, &id, filter, ours, frame_limit_bytes).await;
+            if self.naive.answer(&filters, unix_now()) == before {
+                break (session.unwrap(), model::ids(&before));
+            }
+        };
+        let expected = Difference {
+            have: our_ids.difference(&theirs).cloned().collect(),
+            need: theirs.difference(&our_ids).cloned().collect(),
+        };
+        self.sessions.push((session, expected));
+    }
+
+    async fn finish(&mut self) {
+        for (session, expected) in std::mem::take(&mut self.sessions) {
+            assert_eq!(session.finish(&mut self.client).await.unwrap(), expected, "NEG");
+        }
+    }
+}
+
+async fn listen(relay: &TestRelay) -> Client {
+    let mut listener = relay.client().await;
+    listener.send(&json!(["REQ", "all", { "limit": 0 }])).await;
+    listener.expect(json!(["EOSE", "all"])).await;
+    listener
+}
+
+/// Runs those operations of a seed that are to be kept. Returns what went wrong, and where.
+async fn run(seed: u64, kept: &[usize]) -> Result<(), String> {
+    let operations = operations(seed, unix_now());
+    let mut run = Run::start().await;
+    for place in kept {
+        let operation = operations[*place].clone();
+        run = tokio::spawn(run.take(operation)).await.map_err(|panic| {
+            let text = panic.into_panic();
+            let text = text.downcast::<String>().map_or_else(|_| String::new(), |text| *text);
+            format!("operation {place}: {text}")
+        })?;
+    }
+    run = run.take(Operation::Finish).await;
+    run.relay.relay.stop().await;
+    Ok(())
+}
+
+/// The operation as a person reads it.
+fn shown(operation: &Operation) -> String {
+    match operation {
+        Operation::Publish(event) => {
+            let fields = ["id", "pubkey", "created_at", "kind", "tags"];
+            fields
+                .iter()
+                .fold("Publish".to_owned(), |text, field| text + &format!(" {}", event[field]))
+        }
+        Operation::Query(filters) => format!("Query {}", json!(filters)),
+        Operation::Count(filters) => format!("Count {}", json!(filters)),
+        Operation::Open { filter, local, frame_limit_bytes } => {
+            let ids: Vec<&str> = local.iter().map(id_of).collect();
+            format!("Open {filter} with frames of {frame_limit_bytes} bytes over {ids:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// Leaves out what does not matter for the failure, larger pieces first.
+async fn shorten(seed: u64) -> Vec<usize> {
+    let mut kept: Vec<usize> = (0..OPERATIONS).collect();
+    let mut size = OPERATIONS / 2;
+    let mut runs = 0;
+    while size > 0 && runs < SHORTENING_RUNS {
+        let mut start = 0;
+        while start < kept.len() && runs < SHORTENING_RUNS {
+            let end = kept.len().min(start + size);
+            let fewer = [&kept[..start], &kept[end..]].concat();
+            runs += 1;
+            match run(seed, &fewer).await {
+                Err(_) => kept = fewer,
+                Ok(()) => start = end,
+            }
+        }
+        size /= 2;
+    }
+    kept
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_operations_are_answered_as_by_a_naive_relay() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let first = number("NEGSYNC_SEED").unwrap_or_else(|| rand::random_range(0..1 << 32));
+    let runs = number("NEGSYNC_MODEL_RUNS").unwrap_or(RUNS);
+    println!("NEGSYNC_SEED={first}");
+    let mut seeds = first..first + runs;
+    let mut running: JoinSet<(u64, Result<(), String>)> = JoinSet::new();
+    loop {
+        // Most of a run's time is waiting for seconds to pass.
+        while running.len() < RUNS_AT_ONCE
+            && let Some(seed) = seeds.next()
+        {
+            running.spawn(
+                async move { (seed, run(seed, &(0..OPERATIONS).collect::<Vec<_>>()).await) },
+            );
+        }
+        let Some(ended) = running.join_next().await else { break };
+        if let (seed, Err(wrong)) = ended.unwrap() {
+            running.shutdown().await;
+            let kept = shorten(seed).await;
+            let operations = operations(seed, unix_now());
+            for place in &kept {
+                println!("{place}: {}", shown(&operations[*place]));
+            }
+            panic!("NEGSYNC_SEED={seed}: {wrong}; in short: {:?}", run(seed, &kept).await);
+        }
+    }
+}

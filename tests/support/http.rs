@@ -1,0 +1,32 @@
+//! One HTTP request on a connection of its own.
+
+use super::client::PATIENCE;
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+pub struct Response {
+    pub status: u16,
+    pub headers: HashMap<String, String>,
+    pub body: String,
+}
+
+/// Asks with these headers, each a line without its end.
+pub async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Response {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
+    let request =
+        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{lines}Connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut text = String::new();
+    tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap();
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let headers = lines
+        .filter_map(|line| line.split_once(": "))
+        .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+        .collect();
+    Response { status, headers, body: body.to_owned() }
+}
