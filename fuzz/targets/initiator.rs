@@ -7,6 +7,7 @@ use super::sets::{FRAME_LIMITS, sets};
 use negsync::reconcile::message::Decoder;
 use negsync::reconcile::{Found, Initiator, Options, Responder, Rule, SortedItems, Step};
 use std::collections::BTreeSet;
+use std::num::NonZeroU64;
 
 /// A peer that follows the protocol is through with the largest of the sets long before.
 const MOST_HONEST_ANSWERS: usize = 200;
@@ -62,7 +63,7 @@ fn any_options(input: &mut Input<'_>) -> Options {
         // Below all items: both sets are whole.
         since: (flags & 16 != 0).then_some(first),
         empty_id_lists: flags & 32 == 0,
-        ..Options::default()
+        cell_s: (flags & 64 != 0).then(|| NonZeroU64::MIN.saturating_add(input.number() as u64)),
     }
 }
 

@@ -4,7 +4,7 @@ use super::auth::Auth;
 use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
-use crate::store::{Event, EventError, Outcome, VANISH, within_limits};
+use crate::store::{Event, EventError, Outcome, VANISH, unix_now, within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -46,11 +46,13 @@ fn accept(
         relay.metrics.events.count_prefix(reason);
         return outbox.outcome(message::ok(&id, false, reason), permit);
     }
-    // A request to vanish that is known is answered when all is gone.
+    // A request to vanish that is known is answered when all is gone, and what has expired is known
+    // for a moment longer.
     let vanishes = event.kind() == VANISH;
+    let is_over = event.expires_at().is_some_and(|second| second <= unix_now());
     // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
     // private one is known is told to nobody who cannot sign it.
-    if !vanishes && relay.index.sets().shows(&event.item()) {
+    if !vanishes && !is_over && relay.index.sets().shows(&event.item()) {
         return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
     let for_us = vanishes && auth.is_us(&event.tag_values("relay"));

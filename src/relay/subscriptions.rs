@@ -6,7 +6,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::item::Item;
 use crate::metrics::{Metrics, Share};
-use crate::store::{Event, Filter, StoreError, View, unix_now};
+use crate::store::{Event, Filter, StoreError, UNTOLD_COMMITS, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,7 +126,7 @@ impl Subscriptions {
 
     /// After EOSE: the messages that waited for it, without those among the stored events.
     /// `commits` are announced and have not reached the subscriptions yet; beside them the read
-    /// can have seen one that is not even announced, and no more: there is one writer.
+    /// can have seen some that are not even announced.
     pub(super) fn go_live(
         &self,
         id: &str,
@@ -153,7 +153,7 @@ impl Subscriptions {
                 .collect(),
             Stage::Live { .. } => Vec::new(),
         };
-        subscription.stage = Stage::Live { sent, commits: commits.saturating_add(1) };
+        subscription.stage = Stage::Live { sent, commits: commits.saturating_add(UNTOLD_COMMITS) };
         messages
     }
 

@@ -44,7 +44,9 @@ impl Checkpointer {
             .name("store-checkpoint".into())
             .spawn(move || {
                 while asked.recv().is_ok() {
-                    let near = (0..PASSES).any(|_| checkpoint(&own, "PASSIVE") <= RESTART_PAGES);
+                    let near = (0..PASSES).any(|_| {
+                        checkpoint(&own, "PASSIVE").is_some_and(|left| left <= RESTART_PAGES)
+                    });
                     caught_up.store(near, Ordering::Release);
                 }
             })
@@ -60,13 +62,7 @@ impl Checkpointer {
         if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever. Readers that hold on to
             // it only put this off: never wait for them.
-            let restarted = writer
-                .busy_timeout(Duration::ZERO)
-                .map(|()| checkpoint(writer, "RESTART"))
-                .and_then(|_| writer.busy_timeout(schema::BUSY_TIMEOUT));
-            if let Err(error) = restarted {
-                tracing::warn!(%error, "the write-ahead log could not be started over");
-            }
+            let _ = without_waiting(writer, "RESTART");
         } else {
             let _ = self.requests.try_send(());
         }
@@ -82,14 +78,32 @@ impl Checkpointer {
     }
 }
 
-/// Runs a checkpoint and returns how many pages of the log are still to be moved.
-fn checkpoint(connection: &Connection, mode: &str) -> usize {
-    let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-        let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok(usize::try_from(log - moved).unwrap_or(0))
-    });
+/// Moves all of the log into the database, and whether that was done: both are then durable.
+pub(super) fn is_done(writer: &Connection) -> bool {
+    without_waiting(writer, "FULL") == Some(0)
+}
+
+/// As [`checkpoint`], and gives up where it would wait for readers.
+fn without_waiting(writer: &Connection, mode: &str) -> Option<usize> {
+    let left = writer
+        .busy_timeout(Duration::ZERO)
+        .map(|()| checkpoint(writer, mode))
+        .and_then(|left| writer.busy_timeout(schema::BUSY_TIMEOUT).map(|()| left));
     left.unwrap_or_else(|error| {
         tracing::warn!(%error, "the write-ahead log could not be checkpointed");
-        usize::MAX
+        None
+    })
+}
+
+/// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
+/// could not run, or another one does.
+fn checkpoint(connection: &Connection, mode: &str) -> Option<usize> {
+    let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
+        Ok(usize::try_from(log).ok().zip(usize::try_from(moved).ok()))
+    });
+    left.map(|pages| pages.map(|(log, moved)| log.saturating_sub(moved))).unwrap_or_else(|error| {
+        tracing::warn!(%error, "the write-ahead log could not be checkpointed");
+        None
     })
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod commits;
 mod event;
 mod filter;
+mod flush;
 mod query;
 mod readers;
 mod refused;
@@ -23,6 +24,7 @@ mod writer;
 pub use admission::within_limits;
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
+pub use flush::UNTOLD_COMMITS;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
@@ -102,6 +104,9 @@ pub enum StoreError {
         /// What the system says.
         source: std::io::Error,
     },
+    /// What was to be written is not there, or not safely.
+    #[error("the store could not be written: {0}")]
+    NotWritten(String),
     /// SQLite refused.
     #[error("the store: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -198,7 +203,7 @@ impl Drop for Inner {
 
 impl Store {
     /// Opens the store in `path`, making it when it is not there. `on_commit` hears of every
-    /// change, on the writer's thread, before the outcome of its events is told.
+    /// change, one after the other, before the outcome of its events is told.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a store of this version or an older one.
@@ -209,14 +214,15 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
-        let mut connection = schema::open_writer(path, options.synchronous).map_err(unopened)?;
+        let mut connection = schema::open_writer(path).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let metrics = StoreMetrics::default();
         let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
+        let flush = flush::log_flush(path, options.synchronous);
         let beside = Beside { checkpointer, commits: commits.clone(), metrics: metrics.clone() };
-        let writer = Writer::start(connection, beside, vanishing, on_commit)?;
+        let writer = Writer::start(connection, beside, vanishing, flush, on_commit)?;
         let reader = Reader::open_beside(path, options.readers, commits)?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }

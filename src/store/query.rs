@@ -368,7 +368,7 @@ mod tests {
     fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
-        let connection = schema::open_writer(&path, schema::Synchronous::Normal).unwrap();
+        let connection = schema::open_writer(&path).unwrap();
         for (author, kind) in [(1_u8, 1), (1, 7), (1, 9_000), (2, 300)] {
             connection
                 .execute(

@@ -79,7 +79,7 @@ mod tests {
     fn an_id_is_remembered_for_its_peer_and_its_term() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
-        let connection = schema::open_writer(&path, schema::Synchronous::Normal).unwrap();
+        let connection = schema::open_writer(&path).unwrap();
         let refused = |peer: &str, id: u8, term_s| Refused {
             peer: peer.into(),
             id: [id; 32],

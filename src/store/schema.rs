@@ -98,7 +98,7 @@ CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 ",
 ];
 
-/// How safe a commit is when the machine loses power (`PRAGMA synchronous`).
+/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
@@ -110,20 +110,18 @@ pub enum Synchronous {
 }
 
 /// Opens the connection that writes, and brings the tables to this version.
-pub(super) fn open_writer(path: &Path, synchronous: Synchronous) -> Result<Connection, StoreError> {
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
     version(&connection, path)?;
-    let level = match synchronous {
-        Synchronous::Full => "FULL",
-        Synchronous::Normal => "NORMAL",
-    };
-    // The checkpointer moves pages out of the write-ahead log; the writer never stops for it.
+    // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
+    // durable; the writer stops for neither. At this level SQLite still flushes in the order that
+    // keeps the file whole.
     connection.execute_batch(&format!(
         "PRAGMA page_size = 4096;
          PRAGMA journal_mode = WAL;
-         PRAGMA synchronous = {level};
+         PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{WRITER_CACHE_KIB};"

@@ -1,24 +1,26 @@
 //! The one thread that writes. It gathers the events that wait into one transaction, so that many
-//! share the price of one durable commit, and tells about each commit before any of its outcomes.
+//! share the price of one commit, and hands each commit to be flushed and told of.
 
 use super::StoreError;
-use super::checkpoint::Checkpointer;
+use super::checkpoint::{self, Checkpointer};
 use super::commits::Commits;
 use super::event::{VANISH, VerifiedEvent};
+use super::flush::{Committed, Flusher};
 use super::rules::{self, Change, Outcome};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
+use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
-/// Called with every change, after its commit and before the replies to its events.
+/// Called with every change, once it is durable and before the replies to its events.
 pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// The most events that share one commit.
@@ -43,11 +45,23 @@ enum Job {
 /// Events to remove in one commit, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
-    reply: SyncSender<rusqlite::Result<()>>,
+    reply: Answer,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
-type Note = Box<dyn FnOnce(&mut Connection) + Send>;
+struct Note {
+    write: Write,
+    reply: Answer,
+}
+
+/// Called in a transaction, with the second that it is.
+type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
+
+/// Where a caller waits to hear that what it asked for is durable.
+type Answer = SyncSender<Result<(), StoreError>>;
+
+/// Replies that wait until all has vanished that they are about.
+type PutOff = Arc<Mutex<Vec<(Reply, Vec<Outcome>)>>>;
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -63,17 +77,20 @@ impl Writer {
         connection: Connection,
         beside: Beside,
         vanishing: Vanishing,
+        flush: impl FnMut() -> io::Result<()> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let next_expiry = Arc::new(AtomicU64::new(rules::next_expiry(&connection)?));
+        let due = rules::next_expiry(&connection)?;
+        let next_expiry = Arc::new(AtomicU64::new(due));
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
         let state = Thread {
             connection,
             beside,
             vanishing,
-            put_off: Vec::new(),
-            on_commit,
-            next_expiry: Arc::clone(&next_expiry),
+            put_off: PutOff::default(),
+            flusher,
+            next_expiry: due,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -101,7 +118,7 @@ impl Writer {
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
         self.send(Job::Remove(Removal { ids, reply }));
-        Ok(removed.recv().map_err(|_| StoreError::Closed)??)
+        removed.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Writes something beside the events, in a transaction of its own, and waits for it.
@@ -109,16 +126,9 @@ impl Writer {
         &self,
         write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
-        let (send, written) = sync_channel(1);
-        self.send(Job::Note(Box::new(move |connection| {
-            let done = connection.transaction_with_behavior(TransactionBehavior::Immediate);
-            let done = done.and_then(|transaction| {
-                write(&transaction, unix_now())?;
-                transaction.commit()
-            });
-            let _ = send.send(done);
-        })));
-        Ok(written.recv().map_err(|_| StoreError::Closed)??)
+        let (reply, written) = sync_channel(1);
+        self.send(Job::Note(Note { write: Box::new(write), reply }));
+        written.recv().map_err(|_| StoreError::Closed)?
     }
 
     /// Commits what was submitted before, then ends the thread.
@@ -157,10 +167,10 @@ struct Thread {
     connection: Connection,
     beside: Beside,
     vanishing: Vanishing,
-    // Replies that wait until all has vanished that they are about.
-    put_off: Vec<(Reply, Vec<Outcome>)>,
-    on_commit: OnCommit,
-    next_expiry: Arc<AtomicU64>,
+    put_off: PutOff,
+    flusher: Flusher,
+    // As of the last commit; others hear of it once that is durable.
+    next_expiry: u64,
 }
 
 impl Thread {
@@ -174,38 +184,41 @@ impl Thread {
             };
             let gathered = gather(first, queue);
             self.expire_due();
-            self.commit(gathered.batch);
+            self.publish(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
-                let removed = self
-                    .transact(|connection, _, _, change| rules::remove(connection, &ids, change));
-                let _ = reply.send(removed);
+                self.transact(
+                    |connection, _, _, change| rules::remove(connection, &ids, change),
+                    move |removed| answer(&reply, removed),
+                );
             }
-            for note in gathered.notes {
-                note(&mut self.connection);
+            for Note { write, reply } in gathered.notes {
+                self.transact(
+                    |connection, now, _, _| write(connection, now),
+                    move |written| answer(&reply, written),
+                );
             }
             patience = if self.vanish() { Duration::ZERO } else { TICK };
             if gathered.stop {
                 break;
             }
         }
-        for (reply, outcomes) in self.put_off {
-            // It goes on at the next start.
-            let failed = Outcome::Failed("the store was closed before all had vanished".into());
-            reply(vec![failed; outcomes.len()]);
-        }
+        self.flusher.finish();
+        // It goes on at the next start.
+        answer_put_off(&self.put_off, Err("the store was closed before all had vanished"));
         self.beside.checkpointer.finish(&self.connection);
     }
 
-    fn commit(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
+    fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
         if batch.is_empty() {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
-        let vanishes = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
-        let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanishes(events)).collect();
+        let vanish = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
+        let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanish(events)).collect();
+        self.vanishing.is_pending |= vanish.contains(&true);
         let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let written = self.transact(|connection, now, vanishing, change| {
+        let apply = |connection: &Connection, now, vanishing: &mut _, change: &mut Change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
             for events in submissions {
                 let mut of_submission = Vec::with_capacity(events.len());
@@ -215,94 +228,139 @@ impl Thread {
                 outcomes.push(of_submission);
             }
             Ok(outcomes)
-        });
-        match written {
+        };
+        let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
+        self.transact(apply, move |stored| match stored {
             Ok(outcomes) => {
-                self.measure(counts.iter().sum(), began.elapsed());
+                measure(&metrics, counts.iter().sum(), began.elapsed());
                 for ((reply, outcomes), vanish) in replies.into_iter().zip(outcomes).zip(vanish) {
-                    if vanish && self.vanishing.is_pending {
-                        self.put_off.push((reply, outcomes));
+                    if vanish {
+                        lock(&put_off).push((reply, outcomes));
                     } else {
                         reply(outcomes);
                     }
                 }
             }
             Err(error) => {
-                tracing::error!(%error, "a batch of events could not be stored");
-                let failed = Outcome::Failed(error.to_string());
+                let failed = Outcome::Failed(error.to_owned());
                 for (reply, count) in replies.into_iter().zip(counts) {
                     reply(vec![failed.clone(); count]);
                 }
             }
-        }
-    }
-
-    /// Notes a commit of events; one that only waited for expirations is none.
-    fn measure(&self, events: usize, elapsed: Duration) {
-        if events > 0 {
-            self.beside.metrics.commit_s.observe(elapsed.as_secs_f64());
-            self.beside.metrics.commit_events.observe(events as f64);
-        }
+        });
     }
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        while self.next_expiry.load(Ordering::Acquire) <= unix_now() {
-            let removed = self.transact(|connection, now, _, change| {
-                rules::expire(connection, now, EXPIRE_EVENTS, change)
-            });
-            match removed {
-                Ok(0) => break,
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::error!(%error, "what has expired could not be removed");
-                    break;
-                }
+        while self.next_expiry <= unix_now() {
+            let mut removed = 0;
+            let expire = |connection: &Connection, now, _: &mut _, change: &mut Change| {
+                removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
+                Ok(())
+            };
+            self.transact(expire, |_| {});
+            if removed == 0 {
+                break;
             }
         }
     }
 
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
-    /// Returns whether there is more.
+    /// Returns whether there is more to remove now.
     fn vanish(&mut self) -> bool {
         if !self.vanishing.is_pending {
             return false;
         }
-        let removed = self.transact(|connection, _, vanishing, change| {
-            vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
-            Ok(())
-        });
-        if let Err(error) = removed {
-            tracing::error!(%error, "what is to vanish could not be removed");
-            self.vanishing.is_pending = true;
-            return false;
-        }
-        if !self.vanishing.is_pending {
-            self.put_off.drain(..).for_each(|(reply, outcomes)| reply(outcomes));
-        }
-        self.vanishing.is_pending
+        let put_off = Arc::clone(&self.put_off);
+        let written = self.transact(
+            |connection, _, vanishing, change| {
+                vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
+                Ok(vanishing.is_pending)
+            },
+            move |removed| match removed {
+                Ok(true) => {}
+                Ok(false) => answer_put_off(&put_off, Ok(())),
+                Err(error) => answer_put_off(&put_off, Err(error)),
+            },
+        );
+        // What failed is tried again, though not at once.
+        self.vanishing.is_pending |= !written;
+        written && self.vanishing.is_pending
     }
 
-    /// Runs `work` in a transaction, commits it and publishes what it changed.
-    fn transact<T>(
+    /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
+    /// did is durable and known to all, or why it is not. Returns whether it was committed.
+    fn transact<T: Send + 'static>(
         &mut self,
         work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
-    ) -> rusqlite::Result<T> {
+        tell: impl FnOnce(Result<T, &str>) + Send + 'static,
+    ) -> bool {
         let mut change = Change::default();
+        let written = self.write(&mut change, work);
+        let is_written = written.is_ok();
+        match written {
+            Ok(done) => self.flusher.committed(Committed {
+                change,
+                next_expiry: self.next_expiry,
+                tell: Box::new(|flushed| tell(flushed.map(|()| done))),
+            }),
+            Err(error) => {
+                tracing::error!(%error, "the store could not be written");
+                tell(Err(&error.to_string()));
+            }
+        }
+        self.beside.checkpointer.committed(&self.connection);
+        is_written
+    }
+
+    fn write<T>(
+        &mut self,
+        change: &mut Change,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
+    ) -> Result<T, StoreError> {
+        if self.flusher.has_failed() {
+            if !checkpoint::is_done(&self.connection) {
+                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
+            }
+            self.flusher.mended();
+        }
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, unix_now(), &mut self.vanishing, &mut change)?;
+        let done = work(&transaction, unix_now(), &mut self.vanishing, change)?;
         let next_expiry = rules::next_expiry(&transaction)?;
         let is_change = !change.steps.is_empty();
         change.number = self.beside.commits.count(is_change, || transaction.commit())?;
-        if is_change {
-            (self.on_commit)(Arc::new(change));
-        }
-        // Only now: whoever sees the new second also sees what expired before it gone.
-        self.next_expiry.store(next_expiry, Ordering::Release);
-        self.beside.checkpointer.committed(&self.connection);
+        self.next_expiry = next_expiry;
         Ok(done)
     }
+}
+
+/// Notes a commit of events; one that only waited for expirations is none.
+fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
+    if events > 0 {
+        metrics.commit_s.observe(elapsed.as_secs_f64());
+        metrics.commit_events.observe(events as f64);
+    }
+}
+
+/// Gives the replies that were put off, or says what kept the rest from vanishing.
+fn answer_put_off(put_off: &PutOff, vanished: Result<(), &str>) {
+    let waiting = std::mem::take(&mut *lock(put_off));
+    for (reply, mut outcomes) in waiting {
+        if let Err(error) = vanished {
+            outcomes.fill(Outcome::Failed(error.to_owned()));
+        }
+        reply(outcomes);
+    }
+}
+
+fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(Reply, Vec<Outcome>)>> {
+    put_off.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn answer(reply: &Answer, done: Result<(), &str>) {
+    // Fails only where nobody waits any more.
+    let _ = reply.send(done.map_err(|error| StoreError::NotWritten(error.to_owned())));
 }
 
 /// What the writer does next.

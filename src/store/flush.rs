@@ -1,0 +1,212 @@
+//! Makes commits durable and then tells of them. The writer goes on with the next transaction
+//! while the disk is waited for, and one flush serves all commits that wait for it.
+
+use super::StoreError;
+use super::rules::Change;
+use super::schema::Synchronous;
+use super::writer::OnCommit;
+use std::fs::File;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// The most commits that wait for a flush; then the writer waits.
+const WAITING_COMMITS: usize = 4;
+/// The most commits that can be read while nobody has been told of them: those that wait, those
+/// that a flush is for, and the writer's own.
+pub const UNTOLD_COMMITS: usize = 2 * WAITING_COMMITS + 2;
+
+/// Told whether what was committed is durable, or why it may not be.
+pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
+
+/// A transaction that SQLite has committed and that nobody has heard of.
+pub(super) struct Committed {
+    pub(super) change: Change,
+    // The second at which the next stored event expires, as of this commit.
+    pub(super) next_expiry: u64,
+    pub(super) tell: Tell,
+}
+
+/// The flushing thread, owned by the writer.
+pub(super) struct Flusher {
+    commits: SyncSender<Committed>,
+    // A flush has failed: what it was for is in the log, and may not be on the disk.
+    failed: Arc<AtomicBool>,
+    thread: JoinHandle<()>,
+}
+
+impl Flusher {
+    /// Starts the thread. `flush` returns once everything committed before it was called is
+    /// durable.
+    pub(super) fn start(
+        flush: impl FnMut() -> io::Result<()> + Send + 'static,
+        on_commit: OnCommit,
+        next_expiry: Arc<AtomicU64>,
+    ) -> Result<Self, StoreError> {
+        let (commits, waiting) = sync_channel(WAITING_COMMITS);
+        let failed = Arc::new(AtomicBool::new(false));
+        let thread = Thread { flush, on_commit, next_expiry, failed: Arc::clone(&failed) };
+        let thread = std::thread::Builder::new()
+            .name("store-flush".into())
+            .spawn(move || thread.run(&waiting))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { commits, failed, thread })
+    }
+
+    /// Hands a commit over, in the order in which they were made.
+    pub(super) fn committed(&self, committed: Committed) {
+        if let Err(refused) = self.commits.send(committed) {
+            (refused.0.tell)(Err("the store's flush thread has ended"));
+        }
+    }
+
+    /// Whether a flush has failed since the last [`Flusher::mended`].
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
+    /// Called when what a failed flush was for has become durable in another way.
+    pub(super) fn mended(&self) {
+        self.failed.store(false, Ordering::Release);
+    }
+
+    /// Flushes and tells what waits, then ends the thread.
+    pub(super) fn finish(self) {
+        drop(self.commits);
+        if self.thread.join().is_err() {
+            tracing::error!("the store's flush thread panicked");
+        }
+    }
+}
+
+struct Thread<Flush> {
+    flush: Flush,
+    on_commit: OnCommit,
+    // Shared with whoever asks whether something is due to be removed.
+    next_expiry: Arc<AtomicU64>,
+    failed: Arc<AtomicBool>,
+}
+
+impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
+    fn run(mut self, waiting: &Receiver<Committed>) {
+        while let Ok(first) = waiting.recv() {
+            let commits: Vec<Committed> =
+                std::iter::once(first).chain(waiting.try_iter().take(WAITING_COMMITS)).collect();
+            let flushed = self.flush();
+            for committed in commits {
+                self.tell(committed, &flushed);
+            }
+        }
+    }
+
+    /// After a flush that failed, a later one says nothing of what that one was for.
+    fn flush(&mut self) -> Result<(), String> {
+        if self.failed.load(Ordering::Acquire) {
+            return Err("an earlier write could not be flushed to the disk".into());
+        }
+        (self.flush)().map_err(|error| {
+            tracing::error!(%error, "the write-ahead log could not be flushed to the disk");
+            self.failed.store(true, Ordering::Release);
+            format!("not flushed to the disk: {error}")
+        })
+    }
+
+    /// Even what may not be durable is in the tables: whoever answers from memory has to know.
+    fn tell(&mut self, committed: Committed, flushed: &Result<(), String>) {
+        if !committed.change.steps.is_empty() {
+            (self.on_commit)(Arc::new(committed.change));
+        }
+        // Only now: whoever sees the new second also sees what expired before it gone.
+        self.next_expiry.store(committed.next_expiry, Ordering::Release);
+        (committed.tell)(flushed.as_ref().copied().map_err(String::as_str));
+    }
+}
+
+/// What makes the commits in a store durable: its write-ahead log, which keeps its name for as long
+/// as the store is open, is flushed.
+pub(super) fn log_flush(
+    database: &Path,
+    synchronous: Synchronous,
+) -> impl FnMut() -> io::Result<()> + Send + 'static {
+    // SQLite follows links, and its log lies beside the file itself.
+    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
+    path.push("-wal");
+    let mut log: Option<File> = None;
+    move || match (synchronous, &mut log) {
+        (Synchronous::Normal, _) => Ok(()),
+        (Synchronous::Full, Some(log)) => log.sync_data(),
+        (Synchronous::Full, none) => none.insert(File::open(&path)?).sync_data(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::checkpoint::Checkpointer;
+    use super::super::commits::Commits;
+    use super::super::event::Event;
+    use super::super::rules::{Outcome, Step};
+    use super::super::schema;
+    use super::super::vanish::Vanishing;
+    use super::super::writer::{Beside, Writer};
+    use super::*;
+    use crate::metrics::StoreMetrics;
+    use std::sync::Mutex;
+
+    fn publish(writer: &Writer, number: u8) -> Outcome {
+        let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+        let json = format!(
+            r#"{{"id":"{id}","pubkey":"{id}","created_at":1,"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#
+        );
+        let (send, outcomes) = sync_channel(1);
+        let events = vec![Event::parse(&json).unwrap().trust()];
+        writer.submit(events, Box::new(move |outcomes| send.send(outcomes).unwrap()));
+        outcomes.recv().unwrap().remove(0)
+    }
+
+    /// A disk that fails once may have lost what it was given, whatever it says later: nothing is
+    /// acknowledged until all of it is written anew.
+    #[test]
+    fn nothing_is_acknowledged_on_the_word_of_a_disk_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let mut connection = schema::open_writer(&path).unwrap();
+        let checkpointer = schema::open_checkpointer(&path).unwrap();
+        let checkpointer = Checkpointer::start(&mut connection, checkpointer).unwrap();
+        let fails = Arc::new(AtomicBool::new(false));
+        let disk = Arc::clone(&fails);
+        let flush = move || match disk.swap(false, Ordering::SeqCst) {
+            true => Err(io::Error::other("bad sector")),
+            false => Ok(()),
+        };
+        let heard = Arc::new(Mutex::new(0));
+        let hears = Arc::clone(&heard);
+        let on_commit = move |change: Arc<Change>| {
+            let added = change.steps.iter().filter(|step| matches!(step, Step::Added(_)));
+            *hears.lock().unwrap() += added.count();
+        };
+        let vanishing = Vanishing::load(&connection, None).unwrap();
+        let (commits, metrics) = (Commits::default(), StoreMetrics::default());
+        let beside = Beside { checkpointer, commits, metrics };
+        let writer =
+            Writer::start(connection, beside, vanishing, flush, Box::new(on_commit)).unwrap();
+        assert_eq!(publish(&writer, 1), Outcome::Stored);
+        // A reader that does not end keeps the log from being moved.
+        let reader = schema::open_reader(&path).unwrap();
+        let reading = reader.unchecked_transaction().unwrap();
+        let count = |_: ()| -> i64 {
+            reading.query_row("SELECT count(*) FROM event", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count(()), 1);
+        fails.store(true, Ordering::SeqCst);
+        assert!(matches!(publish(&writer, 2), Outcome::Failed(why) if why.contains("bad sector")));
+        assert!(matches!(publish(&writer, 3), Outcome::Failed(_)));
+        drop(reading);
+        assert_eq!(publish(&writer, 2), Outcome::Duplicate);
+        assert_eq!(publish(&writer, 3), Outcome::Stored);
+        writer.stop();
+        assert_eq!(*heard.lock().unwrap(), 3);
+    }
+}
