@@ -8,6 +8,7 @@ pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
+pub mod policy;
 pub mod reconcile;
 pub mod relay;
 pub mod store;

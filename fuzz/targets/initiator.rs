@@ -4,9 +4,12 @@
 
 use super::input::Input;
 use super::sets::{FRAME_LIMITS, sets};
+use negsync::item::Item;
 use negsync::reconcile::message::Decoder;
-use negsync::reconcile::{Found, Initiator, Options, Responder, Rule, SortedItems, Step};
-use std::collections::BTreeSet;
+use negsync::reconcile::{
+    Differences, Found, Initiator, Options, Responder, Rule, SortedItems, Step,
+};
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
 
 /// A peer that follows the protocol is through with the largest of the sets long before.
@@ -63,7 +66,7 @@ fn any_options(input: &mut Input<'_>) -> Options {
         // Below all items: both sets are whole.
         since: (flags & 16 != 0).then_some(first),
         empty_id_lists: flags & 32 == 0,
-        cell_s: (flags & 64 != 0).then(|| NonZeroU64::MIN.saturating_add(input.number() as u64)),
+        cell_s: if flags & 64 == 0 { None } else { NonZeroU64::new(1 << (input.byte() % 20)) },
     }
 }
 
@@ -109,9 +112,26 @@ fn check_message(message: &[u8], options: &Options) {
     }
 }
 
-fn check_found(
+/// How many items of either set the other has not, by cell of time.
+fn cells(
     ours: &SortedItems,
     theirs: &SortedItems,
+    cell_s: NonZeroU64,
+) -> BTreeMap<u64, Differences> {
+    let items = |set: &SortedItems| -> BTreeSet<Item> { set.items().iter().copied().collect() };
+    let (ours, theirs) = (items(ours), items(theirs));
+    let mut cells: BTreeMap<u64, Differences> = BTreeMap::new();
+    for item in ours.symmetric_difference(&theirs) {
+        let cell = cells.entry(item.created_at / cell_s * cell_s.get()).or_default();
+        let count = if ours.contains(item) { &mut cell.have } else { &mut cell.need };
+        *count += 1;
+    }
+    cells
+}
+
+fn check_found(
+    our_set: &SortedItems,
+    their_set: &SortedItems,
     found: &Found,
     options: &Options,
     spoilt: usize,
@@ -120,7 +140,7 @@ fn check_found(
     let ids = |set: &SortedItems| -> BTreeSet<[u8; 32]> {
         set.items().iter().map(|item| item.id).collect()
     };
-    let (ours, theirs) = (ids(ours), ids(theirs));
+    let (ours, theirs) = (ids(our_set), ids(their_set));
     let have: BTreeSet<[u8; 32]> = found.have.iter().copied().collect();
     let need: BTreeSet<[u8; 32]> = found.need.iter().copied().collect();
     assert!(have.is_subset(&ours), "something found that we never had");
@@ -134,6 +154,9 @@ fn check_found(
         assert_eq!(need, theirs.difference(&ours).copied().collect());
         if options.rule == Rule::Adaptive {
             assert_eq!(need.len(), found.need.len(), "an id of theirs found twice");
+        }
+        if let Some(cell_s) = options.cell_s.filter(|_| options.rule == Rule::Adaptive) {
+            assert_eq!(found.cells, cells(our_set, their_set, cell_s));
         }
     }
 }

@@ -6,7 +6,7 @@ use negsync::store::{Filter, Reader};
 use std::io::{BufWriter, Write};
 use std::process::ExitCode;
 
-/// How many events are read at a time.
+/// After how many events a reader that has gone is noticed.
 const READ_EVENTS: usize = 1_000;
 
 #[derive(clap::Args)]
@@ -30,18 +30,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut hits = reader.newest(std::slice::from_ref(filter), usize::MAX)?;
-    // Oldest first, so that an import meets an event before what deletes or replaces it.
-    hits.reverse();
-    for hits in hits.chunks(READ_EVENTS) {
-        let mut written = Ok(());
-        reader.fetch(hits, |_, json| {
-            if written.is_ok() {
-                written = writeln!(out, "{json}");
-            }
-        })?;
-        written?;
-    }
-    out.flush()?;
-    Ok(())
+    // All of it as it is now: of two events that a relay replaces meanwhile, exactly one is there.
+    reader.at_one_moment(|moment| {
+        let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
+        // Oldest first, so that an import meets an event before what deletes or replaces it.
+        hits.reverse();
+        for hits in hits.chunks(READ_EVENTS) {
+            let mut written = Ok(());
+            moment.fetch(hits, |_, json| {
+                if written.is_ok() {
+                    written = writeln!(out, "{json}");
+                }
+            })?;
+            written?;
+        }
+        out.flush()?;
+        Ok(())
+    })
 }

@@ -1,13 +1,13 @@
 //! `negsync import`
 
-use super::StoreArguments;
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
+use super::{StoreArguments, progress_bar};
 use anyhow::{Context, bail};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use negsync::index::Index;
 use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
@@ -57,7 +57,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (mut input, length) = open_input(arguments)?;
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, 0)?;
-    let progress = progress_bar(length);
+    let progress = bar(length);
     let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
     index.store().close();
     progress.finish_and_clear();
@@ -240,20 +240,10 @@ fn say(line: &str) {
     let _ = writeln!(std::io::stderr(), "{line}");
 }
 
-/// A bar on a terminal, nothing elsewhere.
-fn progress_bar(length: Option<u64>) -> ProgressBar {
-    if !std::io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    let (bar, template) = match length {
-        Some(length) => (
-            ProgressBar::new(length),
-            "{bar:40} {percent}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-        ),
-        None => (ProgressBar::new_spinner(), "{spinner} {bytes}, {bytes_per_sec}"),
+fn bar(length: Option<u64>) -> ProgressBar {
+    let template = match length {
+        Some(_) => "{bar:40} {percent}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
+        None => "{spinner} {bytes}, {bytes_per_sec}",
     };
-    match ProgressStyle::with_template(template) {
-        Ok(style) => bar.with_style(style),
-        Err(_) => bar,
-    }
+    progress_bar(length, template)
 }

@@ -1,12 +1,16 @@
 //! The command line: one file a command.
 
+mod check;
 mod chunks;
+mod compact;
+mod completions;
 mod decode;
 mod diff;
 mod explain;
 mod export;
 mod import;
 mod lines;
+mod man;
 mod neg_open;
 mod relay;
 mod sync;
@@ -15,8 +19,9 @@ mod sync_trace;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, LogConfig, LogFormat};
-use std::io::{ErrorKind, IsTerminal};
+use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -43,11 +48,19 @@ enum Command {
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
     Sync(sync::Arguments),
+    /// Verify that the store is what it should be.
+    Check(check::Arguments),
+    /// Give back the room that removed events have left.
+    Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
     Diff(diff::Arguments),
+    /// Print the script with which a shell completes `negsync`.
+    Completions(completions::Arguments),
+    /// Print a manual page, for `man -l -`.
+    Man(man::Arguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -82,7 +95,21 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::NegOpen(arguments) => neg_open::run(&arguments),
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
+        Command::Check(arguments) => check::run(&arguments),
+        Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
+        Command::Man(arguments) => man::run(&arguments),
+    }
+}
+
+/// Writes to standard output, whose reader may go when it has seen enough.
+fn write_all(bytes: &[u8]) -> anyhow::Result<ExitCode> {
+    match std::io::stdout().lock().write_all(bytes) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to standard output")
+        }
+        _ => Ok(ExitCode::SUCCESS),
     }
 }
 
@@ -93,11 +120,24 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
+/// At `trace` these log whole messages, and with them the content of events.
+const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+
+/// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
+fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
+    if !std::io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
+    match ProgressStyle::with_template(template) {
+        Ok(style) => bar.with_style(style),
+        Err(_) => bar,
+    }
+}
+
 fn start_log(config: &LogConfig) -> anyhow::Result<()> {
-    let filter = EnvFilter::try_new(&config.level)
-        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
+        .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match config.format {
@@ -105,4 +145,13 @@ fn start_log(config: &LogConfig) -> anyhow::Result<()> {
         LogFormat::Json => log.json().init(),
     }
     Ok(())
+}
+
+fn log_filter(config: &LogConfig) -> anyhow::Result<EnvFilter> {
+    let mut filter = EnvFilter::try_new(&config.level)
+        .with_context(|| format!("log.level: {:?} is not a level", config.level))?;
+    for directive in SILENCED {
+        filter = filter.add_directive(directive.parse()?);
+    }
+    Ok(filter)
 }

@@ -35,6 +35,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut terminate = signal(SignalKind::terminate())?;
         let relay = Relay::start(config.clone()).await?;
         let schedule = Schedule::start(relay.index(), &config, relay.peers())?;
+        tracing::info!(
+            address = %relay.address(),
+            store,
+            peers = config.peers.len(),
+            version = env!("CARGO_PKG_VERSION"),
+            "serving"
+        );
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{}", relay.address());
         tokio::select! {
@@ -44,6 +51,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         tracing::info!("stopping");
         schedule.stop().await;
         relay.stop().await;
+        tracing::info!("stopped");
         Ok(ExitCode::SUCCESS)
     })
 }

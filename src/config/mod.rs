@@ -8,6 +8,7 @@ mod page;
 mod relay_url;
 mod sync;
 mod within;
+mod write_policy;
 
 pub use auth::{AuthConfig, PublicKeys};
 pub use limits::{Limits, NegentropyConfig};
@@ -17,6 +18,7 @@ pub use page::PageConfig;
 pub use relay_url::RelayUrl;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
+pub use write_policy::WritePolicyConfig;
 
 use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
@@ -39,6 +41,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// The operator's own program that decides about events.
+    pub write_policy: WritePolicyConfig,
     /// How this store asks others.
     pub sync: SyncConfig,
     /// The peers that the relay keeps in sync with.

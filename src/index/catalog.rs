@@ -138,7 +138,8 @@ impl Catalog {
                 }
             }
         }
-        state.applied = change.number;
+        // A change that follows no commit has no number.
+        state.applied = state.applied.max(change.number);
         state.answer_awaited();
         self.evict(&mut state);
     }

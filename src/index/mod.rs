@@ -16,6 +16,7 @@ use crate::metrics::IndexMetrics;
 use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions, Viewer};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::sync::broadcast;
 
 /// The most commits that a subscriber may be behind before it misses some, and is told so.
@@ -65,8 +66,14 @@ impl Index {
         std::thread::Builder::new()
             .name("index-load".into())
             .spawn(move || {
-                if let Err(error) = loading.load(&source) {
-                    tracing::error!(%error, "the index could not be loaded");
+                let began = Instant::now();
+                match loading.load(&source) {
+                    Ok(()) => {
+                        let items = loading.statistics().items;
+                        let elapsed_s = began.elapsed().as_secs_f64();
+                        tracing::info!(items, elapsed_s, "the index is loaded");
+                    }
+                    Err(error) => tracing::error!(%error, "the index could not be loaded"),
                 }
             })
             .map_err(StoreError::Thread)?;

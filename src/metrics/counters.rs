@@ -39,6 +39,11 @@ impl Labelled {
         }
     }
 
+    /// The values and how often each was counted.
+    pub fn counts(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        self.counters.iter().map(|(value, counter)| (*value, counter.get()))
+    }
+
     /// Counts a refusal by the machine-readable prefix of its text (NIP-01).
     pub fn count_prefix(&self, text: &str) {
         self.count(text.split_once(':').map_or("", |(prefix, _)| prefix));
@@ -124,8 +129,7 @@ mod tests {
         for text in ["blocked: no", "evil-1: yes", "evil-2: yes", "without", ""] {
             labelled.count_prefix(text);
         }
-        let counts: Vec<u64> = labelled.counters.iter().map(|(_, count)| count.get()).collect();
-        assert_eq!(counts, [1, 4]);
+        assert!(labelled.counts().eq([("blocked", 1), ("other", 4)]));
         assert_eq!(registry.gather()[0].get_metric().len(), 2);
     }
 }

@@ -131,55 +131,62 @@ impl PeerStatus {
 /// The peers of one relay, in the order of its configuration. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Peers {
-    list: Arc<Mutex<Vec<PeerStatus>>>,
+    list: Arc<Mutex<Vec<Watched>>>,
 }
 
 impl Peers {
+    /// Forgets all of them: another schedule begins.
+    pub fn clear(&self) {
+        lock(&self.list).clear();
+    }
+
     /// Adds a peer, of which nothing is known yet.
     pub fn add(&self, url: &str, direction: Direction, live: bool) -> Watched {
-        let mut list = self.lock();
-        let place = list.len();
-        let earlier = (1..)
-            .map(|number| if number == 1 { url.to_owned() } else { format!("{url}#{number}") })
-            .find(|name| list.iter().all(|status| status.name != *name));
-        let name = earlier.unwrap_or_default();
-        list.push(PeerStatus { name, direction, live, ..PeerStatus::default() });
-        Watched { peers: self.clone(), place }
+        let mut list = lock(&self.list);
+        let names: Vec<String> = list.iter().map(|peer| lock(&peer.0).name.clone()).collect();
+        let mut name = url.to_owned();
+        let mut number = 2;
+        while names.contains(&name) {
+            name = format!("{url}#{number}");
+            number += 1;
+        }
+        let status = PeerStatus { name, direction, live, ..PeerStatus::default() };
+        let watched = Watched(Arc::new(Mutex::new(status)));
+        list.push(watched.clone());
+        watched
     }
 
     /// How all of them stand at the second `now`.
     pub fn all(&self, now: u64) -> Vec<PeerStatus> {
-        let mut list = self.lock();
-        for status in list.iter_mut().filter(|status| status.in_step) {
-            status.last_converged = Some(now);
-        }
-        list.clone()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Vec<PeerStatus>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+        let at_present = |peer: &Watched| {
+            let mut status = lock(&peer.0);
+            if status.in_step {
+                status.last_converged = Some(now);
+            }
+            status.clone()
+        };
+        lock(&self.list).iter().map(at_present).collect()
     }
 }
 
 /// One of the peers, for whoever keeps it in sync.
 #[derive(Debug, Clone)]
-pub struct Watched {
-    peers: Peers,
-    place: usize,
-}
+pub struct Watched(Arc<Mutex<PeerStatus>>);
 
 impl Watched {
     /// How it stands.
     pub fn status(&self) -> PeerStatus {
-        self.peers.lock().get(self.place).cloned().unwrap_or_default()
+        lock(&self.0).clone()
     }
 
     /// Changes what is known of it.
     pub fn update(&self, change: impl FnOnce(&mut PeerStatus)) {
-        if let Some(status) = self.peers.lock().get_mut(self.place) {
-            change(status);
-        }
+        change(&mut lock(&self.0));
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

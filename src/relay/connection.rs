@@ -9,6 +9,7 @@ use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -27,6 +28,7 @@ const LINGER_BYTES: usize = 64 << 20;
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
+    pub(super) address: IpAddr,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
@@ -34,7 +36,7 @@ pub(super) struct Client {
 }
 
 /// Serves a client until either side ends it.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, host: Option<&str>) {
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, address: IpAddr, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.metrics.connections_total.inc();
     let mut open = Share::of(&relay.metrics.connections);
@@ -53,6 +55,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, host: Option<&str>
     let client = Client {
         relay,
         auth,
+        address,
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),

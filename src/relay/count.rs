@@ -2,6 +2,7 @@
 
 use super::connection::Client;
 use super::{message, permission};
+use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
 use crate::store::Filter;
 
@@ -18,6 +19,10 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     });
     let answer = match counted.await {
         Ok(Ok(events)) => message::count(&id, events),
+        Ok(Err(SnapshotError::Store(error))) => {
+            tracing::error!(%error, "a COUNT could not be answered");
+            message::closed(&id, "error: the store could not be read")
+        }
         Ok(Err(error)) => message::closed(&id, &format!("error: {error}")),
         Err(panic) => message::closed(&id, &format!("error: {panic}")),
     };

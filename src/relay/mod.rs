@@ -10,12 +10,14 @@ mod neg_sessions;
 mod outbox;
 mod permission;
 mod publish;
+mod refusals;
 mod server;
 mod subscriptions;
 
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use health::Health;
 use std::net::SocketAddr;
@@ -63,6 +65,7 @@ struct Shared {
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
+    policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     peers: Peers,
     metrics: Metrics,
@@ -91,18 +94,21 @@ impl Relay {
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let peers = Peers::default();
+        let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
         let shared = Arc::new(Shared {
             config,
             index: index.clone(),
             verifier: Verifier::start()?,
             challenges: auth::Challenges::new(),
             private_kinds,
+            policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
             stopping,
             _running: running,
         });
+        tokio::spawn(refusals::log(Arc::clone(&shared)));
         let server = tokio::spawn(server::accept(listener, shared));
         Ok(Self { address, index, peers, stop, server, ended })
     }

@@ -10,7 +10,9 @@ use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::Filter;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 /// A message longer than this is answered on a thread that may take its time.
 const INLINE_BYTES: usize = 4_096;
@@ -25,11 +27,60 @@ pub(super) struct NegSessions {
 struct Open {
     sessions: Sessions<String, Slice>,
     counted: Share,
+    // Of each session; dropped with it.
+    accounts: HashMap<String, Account>,
+}
+
+/// What one session did: a line of the log at its end.
+struct Account {
+    items: usize,
+    rounds: u64,
+    bytes_received: usize,
+    bytes_sent: usize,
+    began: Instant,
+}
+
+impl Drop for Account {
+    fn drop(&mut self) {
+        // Refused at once.
+        if self.rounds == 0 {
+            return;
+        }
+        tracing::debug!(
+            items = self.items,
+            rounds = self.rounds,
+            bytes_received = self.bytes_received,
+            bytes_sent = self.bytes_sent,
+            elapsed_s = self.began.elapsed().as_secs_f64(),
+            "a NEG session ended"
+        );
+    }
 }
 
 impl Open {
-    fn count(&mut self) {
+    fn receive(
+        &mut self,
+        id: &String,
+        packet: &Packet,
+        set: impl FnOnce() -> Option<Slice>,
+    ) -> Received {
+        let received = self.sessions.receive(id, packet, 0, set);
         self.counted.set(self.sessions.answering_len());
+        match (&received.reply, self.accounts.get_mut(id)) {
+            (Some(Packet { kind: Kind::Answer, payload, .. }), Some(account)) => {
+                account.rounds += 1;
+                account.bytes_received += packet.payload.len();
+                account.bytes_sent += payload.len();
+            }
+            _ => drop(self.accounts.remove(id)),
+        }
+        received
+    }
+
+    fn forget(&mut self, id: &String) {
+        self.sessions.forget(id);
+        self.counted.set(self.sessions.answering_len());
+        self.accounts.remove(id);
     }
 }
 
@@ -48,7 +99,10 @@ impl From<SnapshotError> for OpenError {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
-            SnapshotError::Store(error) => Self::Failed(error.to_string()),
+            SnapshotError::Store(error) => {
+                tracing::error!(%error, "a set could not be read");
+                Self::Failed("the store could not be read".into())
+            }
         }
     }
 }
@@ -63,7 +117,8 @@ impl NegSessions {
         };
         let sessions = Sessions::new(limits, 0);
         let counted = Share::of(&metrics.neg_sessions);
-        Self { open: Arc::new(Mutex::new(Open { sessions, counted })) }
+        let open = Open { sessions, counted, accounts: HashMap::new() };
+        Self { open: Arc::new(Mutex::new(open)) }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends.
@@ -95,6 +150,7 @@ impl NegSessions {
             check(&payload)?;
             let set = relay.index.snapshot_for(&viewer, &filters, limit)?;
             relay.metrics.neg_set_items.observe(set.len() as f64);
+            sessions.begin_account(&session, set.len());
             Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
         });
         let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));
@@ -132,9 +188,7 @@ impl NegSessions {
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(super) fn close(&mut self, id: &str) {
-        let mut open = self.lock();
-        open.sessions.forget(&id.to_owned());
-        open.count();
+        self.lock().forget(&id.to_owned());
     }
 
     /// A session has one number only: its id tells it from others, and opening it anew ends it.
@@ -146,10 +200,13 @@ impl NegSessions {
         set: impl FnOnce() -> Option<Slice>,
     ) -> Received {
         let packet = Packet { kind, session: 0, payload };
-        let mut open = self.lock();
-        let received = open.sessions.receive(id, &packet, 0, set);
-        open.count();
-        received
+        self.lock().receive(id, &packet, set)
+    }
+
+    fn begin_account(&self, id: &str, items: usize) {
+        let began = Instant::now();
+        let account = Account { items, rounds: 0, bytes_received: 0, bytes_sent: 0, began };
+        self.lock().accounts.insert(id.to_owned(), account);
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
@@ -174,6 +231,7 @@ fn answer(metrics: &Metrics, id: &str, received: Received) -> String {
 
 /// NIP-77, Error message: with a prefix that says what for.
 fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
+    tracing::debug!(text, "a NEG message was refused");
     metrics.neg_refusals.count_prefix(text);
     message::neg_err(id, text)
 }

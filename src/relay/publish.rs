@@ -4,7 +4,8 @@ use super::auth::Auth;
 use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
-use crate::store::{Event, EventError, Outcome, VANISH, unix_now, within_limits};
+use crate::policy::{Source, Verdict};
+use crate::store::{Event, EventError, Outcome, VANISH, VerifiedEvent, unix_now, within_limits};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -21,7 +22,8 @@ pub(super) async fn publish(client: &Client, json: &str) {
     let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
     let auth = Arc::clone(&client.auth);
     let verifier = client.relay.verifier.clone();
-    verifier.run(move || accept(&json, &relay, &auth, outbox, permit)).await;
+    let source = Source::client(client.address);
+    verifier.run(move || accept(&json, &relay, &auth, &source, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.
@@ -33,6 +35,7 @@ fn accept(
     json: &str,
     relay: &Arc<Shared>,
     auth: &Auth,
+    source: &Source,
     outbox: Outbox,
     permit: OwnedSemaphorePermit,
 ) {
@@ -58,18 +61,45 @@ fn accept(
     let for_us = vanishes && auth.is_us(&event.tag_values("relay"));
     match event.verify().map(|event| if for_us { event.for_this_relay() } else { event }) {
         Ok(event) => {
-            let told = Arc::clone(relay);
-            relay.index.store().submit(
-                vec![event],
-                Box::new(move |outcomes| {
-                    let failed = Outcome::Failed("the store gave no answer".into());
-                    let outcome = outcomes.first().unwrap_or(&failed);
-                    outbox.outcome(answer(&told, &id, outcome), permit);
-                }),
-            );
+            let judged_for = Arc::clone(relay);
+            relay.policy.judge(vec![event], source, move |mut judged| {
+                let Some((event, verdict)) = judged.pop() else { return };
+                match unwanted(&judged_for, &id, &verdict) {
+                    Some(answer) => outbox.outcome(answer, permit),
+                    None => store(&judged_for, id, event, outbox, permit),
+                }
+            });
         }
         Err(error) => outbox.outcome(refuse(relay, error), permit),
     }
+}
+
+/// The answer about an event that the write policy does not accept.
+fn unwanted(relay: &Shared, id: &str, verdict: &Verdict) -> Option<String> {
+    let (accepted, text) = match verdict {
+        Verdict::Accepted => return None,
+        Verdict::Refused(reason) => (false, reason.as_str()),
+        Verdict::RefusedQuietly => (true, ""),
+        Verdict::Unknown => (false, "error: the write policy does not answer; try again"),
+    };
+    relay.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
+    Some(message::ok(id, accepted, text))
+}
+
+fn store(
+    relay: &Arc<Shared>,
+    id: String,
+    event: VerifiedEvent,
+    outbox: Outbox,
+    permit: OwnedSemaphorePermit,
+) {
+    let told = Arc::clone(relay);
+    let reply = move |outcomes: Vec<Outcome>| {
+        let failed = Outcome::Failed("the store gave no answer".into());
+        let outcome = outcomes.first().unwrap_or(&failed);
+        outbox.outcome(answer(&told, &id, outcome), permit);
+    };
+    relay.index.store().submit(vec![event], Box::new(reply));
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.

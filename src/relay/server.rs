@@ -35,6 +35,7 @@ const VERSION: &str = "13";
 /// Accepts until the relay stops.
 pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
     let mut stopping = relay.stopping.clone();
+    let mut is_refused = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -42,10 +43,14 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
         };
         match accepted {
             Ok((stream, from)) => {
+                is_refused = false;
                 tokio::spawn(serve(stream, from.ip(), Arc::clone(&relay)));
             }
             Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
+                // Said once: it is tried again and again until there is one to be had.
+                if !std::mem::replace(&mut is_refused, true) {
+                    tracing::warn!(%error, "no connection can be accepted");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -108,7 +113,8 @@ async fn respond(
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                connection::serve(relay, socket, host.as_deref()).await;
+                let host = host.as_deref();
+                connection::serve(relay, socket, from, host).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// A log of so many pages (256 MiB) is worth moving: the more commits it holds, the more often a
 /// page that all of them changed is written just once.
@@ -16,6 +16,8 @@ const CHECKPOINT_PAGES: usize = 65_536;
 const RESTART_PAGES: usize = 2_048;
 /// How often the thread runs after a log that grows while it is moved.
 const PASSES: usize = 4;
+/// How often the log is moved for want of room, at the most: with a long log that takes a while.
+const RELIEVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// The checkpointing thread and what its owner, the writer, knows of the log.
 pub(super) struct Checkpointer {
@@ -25,6 +27,7 @@ pub(super) struct Checkpointer {
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
+    relieved: Option<Instant>,
     thread: JoinHandle<()>,
 }
 
@@ -51,7 +54,7 @@ impl Checkpointer {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, log_pages, can_restart, thread })
+        Ok(Self { requests, log_pages, can_restart, relieved: None, thread })
     }
 
     /// Called by the writer after each commit.
@@ -65,6 +68,15 @@ impl Checkpointer {
             let _ = without_waiting(writer, "RESTART");
         } else {
             let _ = self.requests.try_send(());
+        }
+    }
+
+    /// Called by the writer when the disk is full: once all of the log has been moved, it is
+    /// written from its beginning again and takes no more room for a while.
+    pub(super) fn relieve(&mut self, writer: &Connection) {
+        if self.relieved.is_none_or(|at| at.elapsed() >= RELIEVE_PAUSE) {
+            checkpoint(writer, "PASSIVE");
+            self.relieved = Some(Instant::now());
         }
     }
 

@@ -189,9 +189,11 @@ mod tests {
         };
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
-        let beside = Beside { checkpointer, commits, metrics };
+        let expired_until = Arc::default();
+        let beside = Beside { checkpointer, commits, expired_until, metrics };
         let writer =
-            Writer::start(connection, beside, vanishing, flush, Box::new(on_commit)).unwrap();
+            Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
+                .unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
         // A reader that does not end keeps the log from being moved.
         let reader = schema::open_reader(&path).unwrap();

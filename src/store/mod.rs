@@ -2,11 +2,15 @@
 //! decide what an accepted event does.
 
 mod admission;
+mod check;
 mod checkpoint;
 mod commits;
+mod compact;
 mod event;
+mod fault;
 mod filter;
 mod flush;
+mod lock;
 mod query;
 mod readers;
 mod refused;
@@ -22,6 +26,8 @@ mod viewer;
 mod writer;
 
 pub use admission::within_limits;
+pub use check::{Checked, Finding, check};
+pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use flush::UNTOLD_COMMITS;
@@ -41,9 +47,10 @@ use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
 use checkpoint::Checkpointer;
 use commits::Commits;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use vanish::Vanishing;
 use writer::{Beside, Writer};
 
@@ -90,6 +97,31 @@ pub enum StoreError {
         /// The version that this program reads.
         newest: usize,
     },
+    /// The file is not what SQLite wrote.
+    #[error("the store {path} is damaged: {source}; `negsync check` says where, and a copy from \
+        before has to take its place", path = path.display())]
+    Damaged {
+        /// The store's file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// This process may not write to the file.
+    #[error("the store {path} cannot be written; give its file and its directory to the user \
+        that runs negsync", path = path.display())]
+    ReadOnly {
+        /// The store's file.
+        path: PathBuf,
+    },
+    /// The file has more than one name.
+    #[error("the store {path} has {names} names (hard links), and SQLite keeps a log of its own \
+        for each; remove the others", path = path.display())]
+    Linked {
+        /// The store's file.
+        path: PathBuf,
+        /// How many.
+        names: u64,
+    },
     /// Another process writes to it.
     #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
     InUse {
@@ -97,7 +129,7 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// The file that marks the store as in use cannot be made.
-    #[error("cannot lock the store with {path}: {source}", path = path.display())]
+    #[error("cannot lock the store with {path}, beside it: {source}", path = path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
@@ -125,6 +157,12 @@ impl StoreError {
     /// Names the file in an error of SQLite that came up while it was opened.
     fn while_opening(self, path: &Path) -> Self {
         match self {
+            // What is no database at all may be somebody's: it is not for `check`.
+            Self::Sqlite(source)
+                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+            {
+                Self::Damaged { path: path.to_owned(), source }
+            }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
             other => other,
         }
@@ -187,6 +225,9 @@ struct Inner {
 
 impl Inner {
     fn close(&self) {
+        // The writer last: SQLite removes the write-ahead log when the last connection closes that
+        // may write.
+        self.reader.close();
         self.writer.stop();
         // Closing the file is not enough: a child process that is being started holds a copy.
         if let Err(error) = self.lock.unlock() {
@@ -212,18 +253,23 @@ impl Store {
         options: StoreOptions,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
-        let lock = lock(path)?;
+        let lock = lock::take(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
-        let metrics = StoreMetrics::default();
+        let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
         let flush = flush::log_flush(path, options.synchronous);
-        let beside = Beside { checkpointer, commits: commits.clone(), metrics: metrics.clone() };
-        let writer = Writer::start(connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::open_beside(path, options.readers, commits)?;
+        let beside = Beside {
+            checkpointer,
+            commits: commits.clone(),
+            expired_until: Arc::clone(&expired_until),
+            metrics: metrics.clone(),
+        };
+        let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
+        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }
 
@@ -322,24 +368,8 @@ impl Store {
     }
 
     /// Commits what was submitted, closes the writer and gives the store free for another one.
-    /// Later submissions fail.
+    /// Later reads and submissions fail.
     pub fn close(&self) {
         self.inner.close();
-    }
-}
-
-/// Takes the store's lock, which ends with the process however it ends. The lock is on a file of
-/// its own: closing a second handle to the database would drop SQLite's own locks.
-fn lock(path: &Path) -> Result<File, StoreError> {
-    // SQLite follows links: the same file by another name is the same store.
-    let mut name = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
-    let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
-    let file = File::create(&lock_path).map_err(failed)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
-        Err(TryLockError::Error(source)) => Err(failed(source)),
     }
 }

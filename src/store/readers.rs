@@ -6,13 +6,18 @@ use super::filter::Filter;
 use super::query::{self, Hit};
 use super::viewer::View;
 use super::writer::unix_now;
-use super::{StoreError, refused, schema, synced};
+use super::{StoreError, refused, rules, schema, synced};
 use crate::item::Item;
 use rusqlite::Connection;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// How long closing waits for reads that are under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The reading side of a store; clones share its connections. It needs no writer: a store can be
 /// read while another process holds it.
@@ -30,19 +35,27 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        Self::open_beside(path, most, Commits::default())
+        Self::beside_writer(path, most, Commits::default(), Arc::default())
     }
 
-    /// As [`Reader::open`], beside a writer that counts its commits.
-    pub(super) fn open_beside(
+    /// As [`Reader::open`], beside a writer that counts its commits. `expired_until` is the second
+    /// up to which events have expired whatever the clock says.
+    pub(super) fn beside_writer(
         path: &Path,
         most: usize,
         commits: Commits,
+        expired_until: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
-        let reader = Self { pool: Arc::new(Pool::new(path.to_owned(), most)), commits };
+        let pool = Pool::new(path.to_owned(), most, expired_until);
+        let reader = Self { pool: Arc::new(pool), commits };
         let checked = reader.pool.with(|connection| schema::check_version(connection, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
+    }
+
+    /// Ends all reading, and waits a while for what is under way.
+    pub(super) fn close(&self) {
+        self.pool.close();
     }
 
     /// The newest events that match any of the filters, each filter with its own limit and with
@@ -52,8 +65,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        self.pool.with(|connection| newest(connection, &views, most, unix_now()))
+        self.at_one_moment(|moment| moment.newest(filters, most))
     }
 
     /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
@@ -70,6 +82,7 @@ impl Reader {
         now: u64,
         mut visit: impl FnMut(&Item, &str),
     ) -> Result<Vec<Hit>, StoreError> {
+        let now = now.max(self.pool.expired_until());
         self.pool.with(|connection| {
             let hits = newest(connection, views, most, now)?;
             let first = hits.get(..first).unwrap_or(&hits);
@@ -83,36 +96,34 @@ impl Reader {
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn fetch(
-        &self,
-        hits: &[Hit],
-        mut visit: impl FnMut(&Item, &str),
-    ) -> Result<(), StoreError> {
-        self.pool.with(|connection| query::fetch(connection, hits, unix_now(), &mut visit))
+    pub fn fetch(&self, hits: &[Hit], visit: impl FnMut(&Item, &str)) -> Result<(), StoreError> {
+        self.at_one_moment(|moment| moment.fetch(hits, visit))
     }
 
     /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
-    /// and then twice, until it breaks off.
+    /// and then twice, until it breaks off. What has expired and could not be removed is left out.
     ///
     /// # Errors
     /// When SQLite refuses.
     pub fn items(
         &self,
         filter: &Filter,
-        mut visit: impl FnMut(Item) -> ControlFlow<()>,
+        visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.pool.with(|connection| query::items(connection, filter, &mut visit))
+        self.at_one_moment(|moment| moment.items(filter, visit))
     }
 
-    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile.
+    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
+    /// lasts the write-ahead log only grows.
     ///
     /// # Errors
-    /// Those of `work`.
-    pub fn at_one_moment<T>(
+    /// When SQLite refuses, and those of `work`.
+    pub fn at_one_moment<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
-        self.pool.with(|connection| work(&Moment { connection }))
+        work: impl FnOnce(&Moment<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        let expired_until = self.pool.expired_until();
+        self.pool.with(|connection| work(&Moment { connection, expired_until }))
     }
 
     /// As [`Reader::at_one_moment`]; `beside` is called with the number of the last commit that
@@ -130,7 +141,8 @@ impl Reader {
                 query::begin(connection)?;
                 Ok::<B, StoreError>(beside(number))
             })?;
-            work(beside, &Moment { connection })
+            let expired_until = self.pool.expired_until();
+            work(beside, &Moment { connection, expired_until })
         })
     }
 
@@ -174,6 +186,7 @@ impl Reader {
 /// The store as it is at one moment.
 pub struct Moment<'connection> {
     connection: &'connection Connection,
+    expired_until: u64,
 }
 
 impl Moment<'_> {
@@ -186,7 +199,39 @@ impl Moment<'_> {
         filter: &Filter,
         mut visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        query::items(self.connection, filter, &mut visit)
+        if self.expired_until == 0 {
+            return query::items(self.connection, filter, &mut visit);
+        }
+        let expired: HashSet<Item> =
+            rules::due(self.connection, 0, self.expired_until)?.into_iter().collect();
+        query::items(self.connection, filter, &mut |item| {
+            if expired.contains(&item) { ControlFlow::Continue(()) } else { visit(item) }
+        })
+    }
+
+    /// As [`Reader::newest`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        newest(self.connection, &views, most, self.now())
+    }
+
+    /// As [`Reader::fetch`].
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn fetch(
+        &self,
+        hits: &[Hit],
+        mut visit: impl FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        query::fetch(self.connection, hits, self.now(), &mut visit)
+    }
+
+    fn now(&self) -> u64 {
+        unix_now().max(self.expired_until)
     }
 }
 
@@ -217,52 +262,84 @@ fn newest(
 /// Connections are opened when first needed and kept.
 struct Pool {
     path: PathBuf,
+    // The most connections that may be open.
+    most: usize,
+    expired_until: Arc<AtomicU64>,
     state: Mutex<State>,
     returned: Condvar,
 }
 
+#[derive(Default)]
 struct State {
     idle: Vec<Connection>,
-    // How many more may be opened.
-    unopened: usize,
+    // Idle and in use.
+    open: usize,
+    closed: bool,
 }
 
 impl Pool {
     /// A pool of at most `most` connections.
-    fn new(path: PathBuf, most: usize) -> Self {
-        let state = State { idle: Vec::new(), unopened: most.max(1) };
-        Self { path, state: Mutex::new(state), returned: Condvar::new() }
+    fn new(path: PathBuf, most: usize, expired_until: Arc<AtomicU64>) -> Self {
+        let (state, returned) = (Mutex::default(), Condvar::new());
+        Self { path, most: most.max(1), expired_until, state, returned }
+    }
+
+    fn expired_until(&self) -> u64 {
+        self.expired_until.load(Ordering::Acquire)
     }
 
     /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
     /// one moment, however many statements it takes.
-    fn with<T>(
+    fn with<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, StoreError>,
-    ) -> Result<T, StoreError> {
+        work: impl FnOnce(&Connection) -> Result<T, E>,
+    ) -> Result<T, E> {
         let checkout = Checkout { connection: Some(self.take()?), pool: self };
-        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed) };
+        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed.into()) };
         // Ends where it is dropped; there is nothing to commit.
-        let transaction = connection.unchecked_transaction()?;
+        let transaction = connection.unchecked_transaction().map_err(StoreError::from)?;
         work(&transaction)
     }
 
     fn take(&self) -> Result<Connection, StoreError> {
         let mut state = self.lock();
         loop {
+            if state.closed {
+                return Err(StoreError::Closed);
+            }
             if let Some(connection) = state.idle.pop() {
                 return Ok(connection);
             }
-            if state.unopened > 0 {
-                state.unopened -= 1;
+            if state.open < self.most {
+                state.open += 1;
                 drop(state);
-                return schema::open_reader(&self.path).inspect_err(|_| {
-                    self.lock().unopened += 1;
-                    self.returned.notify_one();
-                });
+                let error = match schema::open_reader(&self.path) {
+                    Ok(connection) => return Ok(connection),
+                    Err(error) => error,
+                };
+                state = self.lock();
+                state.open -= 1;
+                if state.open == 0 {
+                    self.returned.notify_all();
+                    return Err(error);
+                }
+                // Out of descriptors, say: those that are open serve all, one after the other.
+                if !state.idle.is_empty() {
+                    continue;
+                }
             }
             state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+    }
+
+    fn close(&self) {
+        let mut state = self.lock();
+        state.closed = true;
+        state.open -= state.idle.len();
+        state.idle.clear();
+        self.returned.notify_all();
+        let in_use = |state: &mut State| state.open > 0;
+        drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -278,9 +355,15 @@ struct Checkout<'pool> {
 
 impl Drop for Checkout<'_> {
     fn drop(&mut self) {
-        if let Some(connection) = self.connection.take() {
-            self.pool.lock().idle.push(connection);
-            self.pool.returned.notify_one();
+        let Some(connection) = self.connection.take() else { return };
+        let mut state = self.pool.lock();
+        if !state.closed {
+            state.idle.push(connection);
+            return self.pool.returned.notify_one();
         }
+        // Closed before anybody hears of it: the store's last connection tidies up.
+        drop(connection);
+        state.open -= 1;
+        self.pool.returned.notify_all();
     }
 }

@@ -7,6 +7,9 @@ use std::collections::HashMap;
 /// The most ids that are remembered; those whose term ends first make room.
 const MOST_IDS: i64 = 1_000_000;
 
+/// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
+const MOST_TERM_S: u64 = 31 * 86_400;
+
 /// One id to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refused {
@@ -16,7 +19,7 @@ pub struct Refused {
     pub id: [u8; 32],
     /// Why it is not moved.
     pub reason: String,
-    /// For how long, in seconds.
+    /// For how long, in seconds; 31 days at the most.
     pub term_s: u64,
 }
 
@@ -26,14 +29,17 @@ pub(super) fn remember(
     refused: &[Refused],
     now: u64,
 ) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM refused WHERE until <= ?1", [now as i64])?;
+    connection.execute(
+        "DELETE FROM refused WHERE until <= ?1 OR until > ?2",
+        params![now as i64, now.saturating_add(MOST_TERM_S) as i64],
+    )?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO refused (peer, id, reason, until) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO UPDATE SET reason = excluded.reason, until = excluded.until",
     )?;
     for it in refused {
-        let until = i64::try_from(now.saturating_add(it.term_s)).unwrap_or(i64::MAX);
-        insert.execute(params![it.peer, it.id, it.reason, until])?;
+        let until = now.saturating_add(it.term_s.min(MOST_TERM_S));
+        insert.execute(params![it.peer, it.id, it.reason, until as i64])?;
     }
     let count: i64 = connection.query_row("SELECT count(*) FROM refused", [], |row| row.get(0))?;
     if count > MOST_IDS {
@@ -58,11 +64,13 @@ pub(super) fn find(
         return Ok(found);
     }
     let mut select = connection.prepare_cached(
-        "SELECT reason FROM refused WHERE peer IN ('', ?1) AND id = ?2 AND until > ?3",
+        "SELECT reason FROM refused WHERE peer IN ('', ?1) AND id = ?2
+         AND until > ?3 AND until <= ?4",
     )?;
+    let latest = now.saturating_add(MOST_TERM_S) as i64;
     for id in ids {
         let reason: Option<String> =
-            select.query_row(params![peer, id, now as i64], |row| row.get(0)).optional()?;
+            select.query_row(params![peer, id, now as i64, latest], |row| row.get(0)).optional()?;
         if let Some(reason) = reason {
             found.insert(*id, reason);
         }
@@ -101,5 +109,11 @@ mod tests {
         assert_eq!(found("ws://b", 110), [3]);
         remember(&connection, &[refused("ws://a", 2, 90)], 110).unwrap();
         assert_eq!(found("ws://a", 150), [2]);
+        // A clock that was years ahead for a while.
+        remember(&connection, &[refused("", 4, 90)], 1_000_000_000).unwrap();
+        assert_eq!(found("ws://a", 1_000_000_010), [4]);
+        assert_eq!(found("ws://a", 150), [0; 0]);
+        remember(&connection, &[refused("ws://a", 2, u64::MAX)], 110).unwrap();
+        assert_eq!(found("ws://a", 110 + MOST_TERM_S - 1), [2]);
     }
 }

@@ -132,12 +132,25 @@ pub(super) fn remove(
     Ok(())
 }
 
-/// NIP-40: the earliest second at which a stored event expires; `u64::MAX` when none does.
-pub(super) fn next_expiry(connection: &Connection) -> rusqlite::Result<u64> {
+/// NIP-40: the earliest second behind `after` at which a stored event expires; `u64::MAX` when
+/// none does.
+pub(super) fn next_expiry(connection: &Connection, after: u64) -> rusqlite::Result<u64> {
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
     connection
-        .prepare_cached("SELECT min(expires_at) FROM event WHERE expires_at IS NOT NULL")?
-        .query_row([], |row| row.get::<_, Option<i64>>(0))
+        .prepare_cached("SELECT min(expires_at) FROM event WHERE expires_at > ?1")?
+        .query_row([after], |row| row.get::<_, Option<i64>>(0))
         .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
+}
+
+/// NIP-40: what expires behind the second `after` and by the second `until`.
+pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::Result<Vec<Item>> {
+    let mut due = connection.prepare_cached(
+        "SELECT created_at, id FROM event WHERE expires_at > ?1 AND expires_at <= ?2",
+    )?;
+    let due = due.query_map(params![after as i64, until as i64], |row| {
+        Ok(Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?))
+    })?;
+    due.collect()
 }
 
 /// A stored event with what it takes to remove it.

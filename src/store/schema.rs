@@ -1,8 +1,10 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
 use super::StoreError;
-use rusqlite::{Connection, OpenFlags};
-use std::path::Path;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 /// `PRAGMA application_id` of a negsync store: "nsyn" in ASCII.
 const APPLICATION_ID: i32 = 0x6e73_796e;
@@ -115,6 +117,9 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
     version(&connection, path)?;
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(StoreError::ReadOnly { path: path.to_owned() });
+    }
     // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
     // durable; the writer stops for neither. At this level SQLite still flushes in the order that
     // keeps the file whole.
@@ -123,6 +128,7 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
+         PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{WRITER_CACHE_KIB};"
     ))?;
@@ -132,12 +138,45 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 
 /// Opens a connection that cannot write.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
-    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_ONLY)?;
+    match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // Readers share a file beside the store, and here it cannot be made. Without a log, which
+        // whoever writes has, the file is all there is, and can be read without being shared.
+        Err(StoreError::Sqlite(error))
+            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !has_log(path) =>
+        {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            open_reader_of(&immutable(path), flags)
+        }
+        opened => opened,
+    }
+}
+
+fn has_log(path: &Path) -> bool {
+    let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
+    log.push("-wal");
+    PathBuf::from(log).exists()
+}
+
+/// The URI by which SQLite takes a file as one that nobody writes.
+fn immutable(path: &Path) -> PathBuf {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        let _ = write!(uri, "%{byte:02x}");
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
+}
+
+fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = open(path, flags)?;
     connection.execute_batch(&format!(
         "PRAGMA query_only = TRUE;
+         PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{READER_CACHE_KIB};"
     ))?;
+    // SQLite opens the log with the first read: what fails there fails here, and not later.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
     Ok(connection)
 }
 
@@ -175,6 +214,9 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), 
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    if version(connection, path)? == MIGRATIONS.len() {
+        return Ok(());
+    }
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     for step in MIGRATIONS.iter().skip(version(&transaction, path)?) {

@@ -5,12 +5,14 @@ use super::StoreError;
 use super::checkpoint::{self, Checkpointer};
 use super::commits::Commits;
 use super::event::{VANISH, VerifiedEvent};
-use super::flush::{Committed, Flusher};
-use super::rules::{self, Change, Outcome};
+use super::fault::{self, Trouble};
+use super::flush::{Committed, Flusher, Tell};
+use super::rules::{self, Change, Outcome, Step};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::io;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -33,6 +35,8 @@ const EXPIRE_EVENTS: usize = 1_000;
 const VANISH_EVENTS: usize = 500;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
+/// How long after a failure what has expired is tried to be removed again.
+const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
 enum Job {
     Publish { events: Vec<VerifiedEvent>, reply: Reply },
@@ -73,7 +77,9 @@ pub(super) struct Writer {
 }
 
 impl Writer {
+    /// Starts the thread on the store of `path`.
     pub(super) fn start(
+        path: &Path,
         connection: Connection,
         beside: Beside,
         vanishing: Vanishing,
@@ -81,7 +87,7 @@ impl Writer {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
-        let due = rules::next_expiry(&connection)?;
+        let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
         let state = Thread {
@@ -91,6 +97,8 @@ impl Writer {
             put_off: PutOff::default(),
             flusher,
             next_expiry: due,
+            expire_again: None,
+            trouble: Trouble::new(path),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -159,6 +167,9 @@ impl Writer {
 pub(super) struct Beside {
     pub(super) checkpointer: Checkpointer,
     pub(super) commits: Commits,
+    /// The second up to which events have left all sets and answers though they could not be
+    /// removed; readers go by it.
+    pub(super) expired_until: Arc<AtomicU64>,
     pub(super) metrics: StoreMetrics,
 }
 
@@ -171,6 +182,9 @@ struct Thread {
     flusher: Flusher,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
+    // When to try again to remove what has expired and could not be removed.
+    expire_again: Option<Instant>,
+    trouble: Trouble,
 }
 
 impl Thread {
@@ -252,15 +266,22 @@ impl Thread {
 
     /// NIP-40: removes what is due, a bounded batch at a time.
     fn expire_due(&mut self) {
-        while self.next_expiry <= unix_now() {
+        let mut is_due = self.next_expiry <= unix_now()
+            || self.expire_again.is_some_and(|at| at <= Instant::now());
+        while is_due {
+            self.expire_again = None;
             let mut removed = 0;
             let expire = |connection: &Connection, now, _: &mut _, change: &mut Change| {
                 removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
                 Ok(())
             };
-            self.transact(expire, |_| {});
-            if removed == 0 {
-                break;
+            let is_done = self.transact(expire, |_| {});
+            is_due = is_done && removed == EXPIRE_EVENTS;
+            if !is_done {
+                self.expire_again = Some(Instant::now() + EXPIRE_AGAIN);
+                if let Err(error) = self.hide_due() {
+                    self.trouble.failed("what has expired could not be read", &error.into());
+                }
             }
         }
     }
@@ -272,7 +293,7 @@ impl Thread {
             return false;
         }
         let put_off = Arc::clone(&self.put_off);
-        let written = self.transact(
+        let is_done = self.transact(
             |connection, _, vanishing, change| {
                 vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
                 Ok(vanishing.is_pending)
@@ -284,8 +305,30 @@ impl Thread {
             },
         );
         // What failed is tried again, though not at once.
-        self.vanishing.is_pending |= !written;
-        written && self.vanishing.is_pending
+        self.vanishing.is_pending |= !is_done;
+        is_done && self.vanishing.is_pending
+    }
+
+    /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
+    /// clock may go back, what was said to be gone does not return.
+    fn hide_due(&mut self) -> rusqlite::Result<()> {
+        let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
+        let due = rules::due(&self.connection, hidden, now)?;
+        self.next_expiry = rules::next_expiry(&self.connection, now)?;
+        self.beside.expired_until.store(now, Ordering::Release);
+        let steps = due.into_iter().map(Step::Removed).collect();
+        self.flusher.committed(Committed {
+            // It follows no commit of its own.
+            change: Change { steps, number: 0 },
+            next_expiry: self.next_expiry,
+            tell: Box::new(|_| {}),
+        });
+        Ok(())
+    }
+
+    /// The second that decides what has expired.
+    fn now(&self) -> u64 {
+        unix_now().max(self.beside.expired_until.load(Ordering::Acquire))
     }
 
     /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
@@ -297,20 +340,29 @@ impl Thread {
     ) -> bool {
         let mut change = Change::default();
         let written = self.write(&mut change, work);
-        let is_written = written.is_ok();
-        match written {
-            Ok(done) => self.flusher.committed(Committed {
-                change,
-                next_expiry: self.next_expiry,
-                tell: Box::new(|flushed| tell(flushed.map(|()| done))),
-            }),
-            Err(error) => {
-                tracing::error!(%error, "the store could not be written");
-                tell(Err(&error.to_string()));
+        let is_done = written.is_ok();
+        let tell: Tell = match written {
+            Ok(done) => {
+                if !change.steps.is_empty() {
+                    self.trouble.worked();
+                }
+                self.beside.checkpointer.committed(&self.connection);
+                Box::new(|flushed| tell(flushed.map(|()| done)))
             }
-        }
-        self.beside.checkpointer.committed(&self.connection);
-        is_written
+            Err(error) => {
+                change = Change::default();
+                self.trouble.failed("the store could not be written", &error);
+                if fault::is_full(&error) {
+                    // What the log holds can often be moved to where there is room already.
+                    self.beside.checkpointer.relieve(&self.connection);
+                }
+                let words = fault::in_words(&error);
+                Box::new(move |_| tell(Err(&words)))
+            }
+        };
+        // A failure as well: whoever hears of it has heard of all that came before.
+        self.flusher.committed(Committed { change, next_expiry: self.next_expiry, tell });
+        is_done
     }
 
     fn write<T>(
@@ -324,10 +376,15 @@ impl Thread {
             }
             self.flusher.mended();
         }
+        if !self.connection.is_autocommit() {
+            // A failure so bad that even its transaction could not be undone at the time.
+            self.connection.execute_batch("ROLLBACK")?;
+        }
+        let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, unix_now(), &mut self.vanishing, change)?;
-        let next_expiry = rules::next_expiry(&transaction)?;
+        let done = work(&transaction, now, &mut self.vanishing, change)?;
+        let next_expiry = rules::next_expiry(&transaction, hidden)?;
         let is_change = !change.steps.is_empty();
         change.number = self.beside.commits.count(is_change, || transaction.commit())?;
         self.next_expiry = next_expiry;

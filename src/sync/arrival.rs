@@ -2,6 +2,8 @@
 //! the limits, verified, stored. On the verifier's threads, many events at a time.
 
 use super::Local;
+use crate::item::Item;
+use crate::policy::{Source, Verdict};
 use crate::store::{Event, Filter, Outcome, VerifiedEvent, within_limits};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -75,6 +77,8 @@ pub(super) enum Refusal {
     Unasked,
     /// The connection breaks when it is asked for.
     Unreadable,
+    /// The write policy does not want it.
+    Unwanted,
 }
 
 impl Refusal {
@@ -91,6 +95,7 @@ impl Refusal {
             Self::Invalid => "invalid",
             Self::Unasked => "not asked for",
             Self::Unreadable => "unreadable",
+            Self::Unwanted => "refused by the write policy",
         }
     }
 
@@ -102,15 +107,20 @@ impl Refusal {
             Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
                 Some(30 * DAY)
             }
-            // What is configured changes, and clocks advance.
-            Self::Protected | Self::OverLimits | Self::Invalid | Self::Unreadable => Some(DAY),
+            // What is configured changes, clocks advance and policies change.
+            Self::Protected
+            | Self::OverLimits
+            | Self::Invalid
+            | Self::Unreadable
+            | Self::Unwanted => Some(DAY),
             Self::Unasked => None,
         }
     }
 
     /// Whether the reason is this store's own and so holds whichever peer sends the event.
     pub(super) fn is_ours(self) -> bool {
-        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable)
+        // A policy may go by the peer.
+        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable | Self::Unwanted)
     }
 }
 
@@ -121,6 +131,12 @@ pub(super) struct Settled {
     pub(super) id: Option<[u8; 32]>,
     pub(super) created_at: u64,
     pub(super) fate: Fate,
+}
+
+impl Settled {
+    fn of(item: Item, fate: Fate) -> Self {
+        Self { id: Some(item.id), created_at: item.created_at, fate }
+    }
 }
 
 /// The ids of events that are on their way from this peer into the store: their commits are not
@@ -143,9 +159,10 @@ impl FromPeer {
     }
 }
 
-/// Deals with events, and calls `done` once all of them are settled.
+/// Deals with events of the peer `url`, and calls `done` once all of them are settled.
 pub(super) fn settle(
     local: &Local,
+    url: &str,
     asked: &Asked,
     texts: Vec<Box<str>>,
     from_peer: Option<&FromPeer>,
@@ -153,33 +170,50 @@ pub(super) fn settle(
 ) {
     let mut settled = Vec::with_capacity(texts.len());
     let mut events = Vec::with_capacity(texts.len());
-    let mut items = Vec::with_capacity(texts.len());
     for text in texts {
         match admit(local, asked, &text) {
             Ok(event) => {
-                let item = event.item();
                 if let Some(from_peer) = from_peer {
-                    from_peer.insert(item.id);
+                    from_peer.insert(event.item().id);
                 }
-                items.push(item);
                 events.push(event);
             }
             Err(refused) => settled.push(refused),
         }
     }
-    if events.is_empty() {
-        return done(settled);
-    }
-    local.store.submit(
-        events,
-        Box::new(move |outcomes| {
-            settled.extend(items.into_iter().zip(outcomes).map(|(item, outcome)| {
-                let (id, created_at) = (Some(item.id), item.created_at);
-                Settled { id, created_at, fate: fate(outcome) }
-            }));
+    let is_live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
+    let (source, store) = (Source::peer(url, is_live), local.store.clone());
+    local.policy.judge(events, &source, move |judged| {
+        let (mut items, mut events) = (Vec::new(), Vec::new());
+        for (event, verdict) in judged {
+            let item = event.item();
+            match refused(&verdict) {
+                None => {
+                    items.push(item);
+                    events.push(event);
+                }
+                Some(fate) => settled.push(Settled::of(item, fate)),
+            }
+        }
+        if events.is_empty() {
+            return done(settled);
+        }
+        let reply = move |outcomes: Vec<Outcome>| {
+            let fates = items.into_iter().zip(outcomes);
+            settled.extend(fates.map(|(item, outcome)| Settled::of(item, fate(outcome))));
             done(settled);
-        }),
-    );
+        };
+        store.submit(events, Box::new(reply));
+    });
+}
+
+/// What becomes of an event that the write policy does not accept.
+fn refused(verdict: &Verdict) -> Option<Fate> {
+    match verdict {
+        Verdict::Accepted => None,
+        Verdict::Refused(_) | Verdict::RefusedQuietly => Some(Fate::Refused(Refusal::Unwanted)),
+        Verdict::Unknown => Some(Fate::Failed("the write policy does not answer".into())),
+    }
 }
 
 /// Everything that comes before the store; `Err` is what is settled without it.
@@ -195,7 +229,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     if !asked.accepts(&event) {
         return Err(refuse(None, item.created_at, Refusal::Unasked));
     }
-    let settled = |fate| Settled { id: Some(item.id), created_at: item.created_at, fate };
+    let settled = |fate| Settled::of(item, fate);
     // A look is far cheaper than a signature.
     if local.sets.contains(&item) {
         return Err(settled(Fate::Duplicate));

@@ -38,6 +38,7 @@ pub use crate::config::Direction;
 
 use crate::config::{Config, Limits};
 use crate::index::{Index, Sets};
+use crate::policy::WritePolicy;
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use breakdown::Breakdown;
@@ -57,6 +58,8 @@ pub struct Local {
     pub verifier: Verifier,
     /// What an event from a peer has to keep to, as one that is published.
     pub limits: Limits,
+    /// What decides about each event from a peer, as about one that is published.
+    pub policy: WritePolicy,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
     /// Whether events are moved that only their author may publish (NIP-70).
@@ -74,6 +77,7 @@ impl Local {
             store: index.store().clone(),
             verifier: Verifier::start()?,
             limits: Limits::default(),
+            policy: WritePolicy::default(),
             keys: None,
             protected: false,
         })
@@ -86,8 +90,12 @@ impl Local {
     pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
         let limits = config.limits.clone();
-        let local = Self::new(index).map_err(|error| SyncError::Store(error.to_string()))?;
-        Ok(Self { limits, keys, protected: config.sync.protected, ..local })
+        let protected = config.sync.protected;
+        let failed = |error: StoreError| SyncError::Store(error.to_string());
+        let policy = WritePolicy::start(&config.write_policy)
+            .map_err(|error| failed(StoreError::Thread(error)))?;
+        let local = Self::new(index).map_err(failed)?;
+        Ok(Self { limits, policy, keys, protected, ..local })
     }
 }
 

@@ -22,7 +22,8 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// Begins to keep each configured peer in sync, and tells `peers` how each of them stands.
+    /// Begins to keep each configured peer in sync, and tells `peers`, from which
+    /// those of an earlier schedule go, how each of them stands.
     ///
     /// # Errors
     /// When a URL, a filter or the key is bad: before anything has begun.
@@ -30,6 +31,7 @@ impl Schedule {
         let (stop, stopping) = watch::channel(false);
         let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
+            peers.clear();
             return Ok(Self { stop, syncs });
         }
         let local = Local::configured(index.clone(), config)?;
@@ -38,6 +40,7 @@ impl Schedule {
             PeerUrl::parse(&peer.url)?;
             prepared.push((peer.clone(), options(peer, stopping.clone())?));
         }
+        peers.clear();
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
             if config.page.enabled {

@@ -4,7 +4,7 @@ use crate::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, model};
 use serde_json::{Value, json};
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -66,6 +66,40 @@ async fn an_export_reads_beside_a_running_relay() {
         assert_eq!(read(&export(&store, None)), stored);
     }
     client.store(&author.note(events::EPOCH + 5, "the relay still writes")).await;
+}
+
+/// While somebody reads an export slowly, a relay replaces every event of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_is_of_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let long = "x".repeat(1_000);
+    let versions = |second: u64| -> Vec<Value> {
+        let version =
+            |d: u64| author.event(30_023, second + d, json!([["d", d.to_string()]]), &long);
+        (0..400).map(version).collect()
+    };
+    let before = versions(events::EPOCH);
+    client.publish_all(&before).await;
+    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        .args(["export", "--store", store.to_str().unwrap()])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut out = BufReader::new(child.stdout.take().unwrap());
+    let mut text = String::new();
+    // It has begun, and the pipe holds a part of it.
+    out.read_line(&mut text).unwrap();
+    let after = versions(events::EPOCH + 1_000);
+    assert!(client.publish_all(&after).await.values().all(|(accepted, _)| *accepted));
+    out.read_to_string(&mut text).unwrap();
+    assert!(child.wait().unwrap().success());
+    let exported: Vec<Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    assert_eq!(exported, before);
+    assert_eq!(read(&export(&store, None)), after);
 }
 
 #[test]

@@ -3,9 +3,14 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod check;
 mod command_line;
+mod compact;
 mod configuration;
 mod decode;
+mod decode_fixtures;
 mod export;
 mod import;
+mod logs;
 mod neg_open;
+mod shells;

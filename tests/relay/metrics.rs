@@ -73,11 +73,23 @@ impl<'relay> Watch<'relay> {
     }
 }
 
+/// The metrics that the dashboard's queries name.
+fn in_dashboard() -> BTreeSet<String> {
+    let text = include_str!("../../contrib/grafana/negsync.json");
+    let dashboard: Value = serde_json::from_str(text).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap();
+    let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
+    let expressions = targets.map(|target| target["expr"].as_str().unwrap());
+    let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let names = expressions.flat_map(|text| text.split(move |c: char| !of_name(c)));
+    names.filter(|name| name.starts_with("negsync_")).map(|name| family(name).to_owned()).collect()
+}
+
 /// The metric of a sample.
 fn family(sample: &str) -> &str {
     let name = sample.split('{').next().unwrap();
-    let name = name.strip_suffix("_count").unwrap_or(name);
-    name.strip_suffix("_sum").unwrap_or(name)
+    let parts = ["_count", "_sum", "_bucket"];
+    parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
 }
 
 const UP: Option<f64> = None;
@@ -105,6 +117,10 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     assert!(still.is_empty(), "no row of this test makes these move: {still:?}");
     let gone: Vec<&String> = moved.difference(&there).collect();
     assert!(gone.is_empty(), "these are not there: {gone:?}");
+    let shown = in_dashboard();
+    assert!(shown.len() > 30, "{shown:?}");
+    let unknown: Vec<&String> = shown.difference(&there).collect();
+    assert!(unknown.is_empty(), "contrib/grafana/negsync.json shows {unknown:?}");
 }
 
 async fn connections(watch: &mut Watch<'_>) {
@@ -341,13 +357,15 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let rows: Vec<(&str, Option<f64>)> = rows.iter().map(|(name, by)| (&**name, *by)).collect();
     watch.moves(&rows).await;
     schedule.stop().await;
+    watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
     // A connection that lasts is seen with a peer of its own.
     let mut live = peer(&url, Direction::Up, json!([10]));
     live.live = true;
     let config = Config { peers: vec![live], ..Config::default() };
     let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
-    let connected = of("connected", &format!("{url}#3"));
-    watch.moves(&[(&connected, by(1.0))]).await;
+    let connected = of("connected", &url);
+    let converged = of("last_converged_timestamp_seconds", &url);
+    watch.moves(&[(&connected, by(1.0)), (&converged, UP)]).await;
     schedule.stop().await;
     watch.moves(&[(&connected, by(-1.0))]).await;
 }

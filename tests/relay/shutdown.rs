@@ -58,6 +58,27 @@ async fn on_a_signal_sockets_close_with_1001_the_exit_is_0_and_acknowledged_even
     }
 }
 
+/// What it leaves is one file, which can be copied.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_has_stopped_leaves_no_log_of_sqlite_behind() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    client.publish_all(&events::generate(5, 50)).await;
+    client.query(&[json!({})]).await;
+    client.count(&[json!({ "kinds": [1] })]).await;
+    assert!(directory.path().join("events.sqlite-wal").exists());
+    relay.signal("TERM");
+    let (status, log) = relay.ended();
+    assert!(status.success(), "{log}");
+    let names =
+        std::fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let mut names: Vec<String> = names.map(|name| name.into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["events.sqlite", "events.sqlite.lock"]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_acknowledged_survives_kill_9() {
     let directory = tempfile::tempdir().unwrap();

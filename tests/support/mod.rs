@@ -5,6 +5,7 @@
 #![allow(dead_code, unused_imports)]
 
 pub mod client;
+pub mod disk;
 pub mod events;
 pub mod http;
 pub mod model;

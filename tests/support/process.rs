@@ -4,6 +4,7 @@ use super::client::Client;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -65,20 +66,38 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
 pub struct RelayProcess {
     child: Child,
     url: String,
-    log: Option<JoinHandle<String>>,
+    log: Arc<Mutex<String>>,
+    reading: Option<JoinHandle<()>>,
 }
 
 impl RelayProcess {
     /// Starts on a free port and waits for the line that says where.
     pub fn start(store: &Path) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        Self::start_with(store, &[])
+    }
+
+    /// As [`RelayProcess::start`], with more arguments.
+    pub fn start_with(store: &Path, arguments: &[&str]) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_negsync")), store, arguments)
+    }
+
+    /// As [`RelayProcess::start_with`], by a command that becomes `negsync`.
+    pub fn start_by(mut command: Command, store: &Path, arguments: &[&str]) -> Self {
+        let mut child = command
             .args(["relay", "--listen", "127.0.0.1:0", "--store"])
             .arg(store)
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let log = Some(read_beside(child.stderr.take().unwrap()));
+        let log = Arc::new(Mutex::new(String::new()));
+        let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
+        let reading = std::thread::spawn(move || {
+            for line in stderr.lines() {
+                *lines.lock().unwrap() += &format!("{}\n", line.unwrap());
+            }
+        });
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let url = line
@@ -86,7 +105,20 @@ impl RelayProcess {
             .find(|word| word.starts_with("ws://"))
             .unwrap_or_else(|| panic!("the relay did not say where it serves: {line:?}"))
             .to_owned();
-        Self { child, url, log }
+        Self { child, url, log, reading: Some(reading) }
+    }
+
+    /// Waits until a line of the log holds `text`, and returns that line.
+    pub fn logged(&self, text: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let log = self.log.lock().unwrap().clone();
+            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+                return line.to_owned();
+            }
+            assert!(Instant::now() < deadline, "{text:?} is not logged in 20 s, but {log}");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub fn url(&self) -> &str {
@@ -95,6 +127,20 @@ impl RelayProcess {
 
     pub async fn client(&self) -> Client {
         Client::connect(&self.url).await
+    }
+
+    /// Sets a limit of the process by util-linux's name for it, such as `nofile`.
+    pub fn limit(&self, name: &str, soft: &str) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--{name}={soft}:");
+        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        assert!(set.success(), "{limit}");
+    }
+
+    /// The number that the next file or socket of the process will have.
+    pub fn free_descriptor(&self) -> usize {
+        let open = Path::new("/proc").join(self.child.id().to_string()).join("fd");
+        (0..).find(|number| open.join(number.to_string()).symlink_metadata().is_err()).unwrap()
     }
 
     /// Sends a signal by its name, such as `TERM`.
@@ -107,7 +153,8 @@ impl RelayProcess {
     /// Waits for the end and returns the exit status with what was logged.
     pub fn ended(mut self) -> (ExitStatus, String) {
         let status = wait(&mut self.child).expect("the relay did not end in 20 s");
-        let log = self.log.take().map(|log| log.join().unwrap()).unwrap_or_default();
+        self.reading.take().map(JoinHandle::join);
+        let log = self.log.lock().unwrap().clone();
         (status, log)
     }
 }

@@ -1,8 +1,10 @@
 //! NIP-77 messages in words: what a person reads of a line that went between client and relay.
 
+mod line;
 mod ranges;
 mod wants;
 
+use line::{Line, Shape};
 use negsync::reconcile::message::{Fault, PROTOCOL_VERSION};
 use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
@@ -31,13 +33,14 @@ const OTHER_VERBS: [&str; 9] =
 /// Explains a line: a whole NEG message, or the hex of one. It may begin with the prompts of
 /// wscat. With `all` nothing is shortened.
 pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
-    let (line, prompted) = without_prompt(line.trim());
+    let (message, prompted) = without_prompt(line);
     let sender = prompted.unwrap_or(sender);
     let mut text = String::new();
-    let explained = if line.starts_with(['[', '{']) {
-        explain_json(line, sender, all, &mut text)
+    let explained = if message.starts_with(['[', '{']) {
+        let before = line.len() - message.len();
+        Line::read(message, before).and_then(|line| explain_line(&line, sender, all, &mut text))
     } else {
-        explain_hex(line.trim_matches('"'), sender, "message", all, &mut text)
+        explain_hex(message.trim().trim_matches('"'), sender, "message", all, &mut text)
     };
     Explained { text, wrong: explained.err() }
 }
@@ -45,46 +48,59 @@ pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
 /// wscat prints `< ` before what comes. Its `> ` stands before what is typed, and in a pipe before
 /// anything: it says nothing.
 fn without_prompt(line: &str) -> (&str, Option<Sender>) {
-    let message = line.trim_start_matches(['<', '>', ' ']);
+    let message = line.trim_start_matches(|char: char| char.is_whitespace() || "<>".contains(char));
     let prompt = line.strip_suffix(message).unwrap_or(line);
     (message, prompt.contains('<').then_some(Sender::Relay))
 }
 
-fn explain_json(line: &str, sender: Sender, all: bool, out: &mut String) -> Result<(), String> {
-    let elements: Vec<Value> = serde_json::from_str(line)
-        .map_err(|error| format!("the line is no JSON array of a message: {error}"))?;
-    let strings: Vec<Option<&str>> = elements.iter().map(Value::as_str).collect();
-    match *strings.as_slice() {
-        [Some("NEG-OPEN"), Some(id), None, Some(hex)] => {
-            let filter = elements.get(2).map(Value::to_string).unwrap_or_default();
+fn explain_line(
+    line: &Line<'_>,
+    sender: Sender,
+    all: bool,
+    out: &mut String,
+) -> Result<(), String> {
+    use Shape::{Filter, Optional, String as Text};
+    match *line.strings().as_slice() {
+        [Some("NEG-OPEN"), Some(id), None, Some(hex)] if Filter.fits(line.get(2)) => {
+            let filter = line.get(2).map(Value::to_string).unwrap_or_default();
             let what = format!("NEG-OPEN {id:?} over {filter}");
             explain_hex(hex, Sender::Client, &what, all, out)
         }
-        [Some("NEG-OPEN"), _, _, _, _] => Err("NEG-OPEN has five elements, as in negentropy v0; \
-            v1 takes NEG-OPEN, id, filter, hex"
-            .to_owned()),
-        [Some("NEG-OPEN"), ..] => Err("NEG-OPEN takes an id, a filter and hex".to_owned()),
+        [Some("NEG-OPEN"), ..] => Err(line.misshapen(
+            &[Text, Text, Filter, Text],
+            "NEG-OPEN takes an id, a filter and hex; v0 of negentropy had five elements",
+        )),
         [Some("NEG-MSG"), Some(id), Some(hex)] => {
             explain_hex(hex, sender, &format!("NEG-MSG {id:?}"), all, out)
         }
-        [Some("NEG-MSG"), ..] => Err("NEG-MSG takes an id and hex, and nothing else".to_owned()),
+        [Some("NEG-MSG"), ..] => {
+            Err(line
+                .misshapen(&[Text, Text, Text], "NEG-MSG takes an id and hex, and nothing else"))
+        }
         [Some("NEG-ERR"), Some(id), Some(reason)]
         | [Some("NEG-ERR"), Some(id), Some(reason), _] => {
-            explain_error(id, reason, elements.get(3), out);
+            explain_error(id, reason, line.get(3), out);
             Ok(())
         }
-        [Some("NEG-ERR"), ..] => Err("NEG-ERR takes an id and a reason".to_owned()),
+        [Some("NEG-ERR"), ..] => {
+            Err(line.misshapen(&[Text, Text, Text, Optional], "NEG-ERR takes an id and a reason"))
+        }
         [Some("NEG-CLOSE"), Some(id)] => {
             let _ = writeln!(out, "NEG-CLOSE {id:?}\nThe client ends the session.");
             Ok(())
         }
-        [Some("NEG-CLOSE"), ..] => Err("NEG-CLOSE takes an id".to_owned()),
+        [Some("NEG-CLOSE"), ..] => {
+            Err(line.misshapen(&[Text, Text], "NEG-CLOSE takes an id, and nothing else"))
+        }
         [Some(verb), ..] if OTHER_VERBS.contains(&verb) => {
             let _ = writeln!(out, "{verb}: not a NIP-77 message, passed over");
             Ok(())
         }
-        [Some(verb), ..] => Err(format!("{verb:?} is no verb of NIP-77")),
-        _ => Err("a message begins with a verb such as NEG-MSG".to_owned()),
+        [Some(verb), ..] => {
+            let verb: String = verb.chars().take(40).collect();
+            Err(line.misshapen(&[], &format!("{verb:?} is no verb of NIP-77")))
+        }
+        _ => Err(line.misshapen(&[Text], "a message begins with a verb such as NEG-MSG")),
     }
 }
 

@@ -175,11 +175,19 @@ impl Session<'_> {
         self.working += 1;
         let (local, from_peer, done) =
             (self.local.clone(), self.from_peer.clone(), self.done.clone());
+        let url = self.url.clone();
         let job = move || {
-            arrival::settle(&local, &asked, texts, from_peer.as_ref(), move |events| {
-                // Fails only when the session is over.
-                let _ = done.send(Work::Settled { subscription, events, bytes });
-            });
+            arrival::settle(
+                &local,
+                url.as_str(),
+                &asked,
+                texts,
+                from_peer.as_ref(),
+                move |events| {
+                    // Fails only when the session is over.
+                    let _ = done.send(Work::Settled { subscription, events, bytes });
+                },
+            );
         };
         self.local.verifier.run(job).await;
     }

@@ -1,0 +1,89 @@
+//! `negsync check`
+
+use super::{StoreArguments, progress_bar};
+use negsync::store::{Checked, check};
+use serde_json::json;
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+/// The exit code when something is wrong with the store.
+const FOUND: u8 = 2;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    store: StoreArguments,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let path = arguments.store.config()?.store.path;
+    let template = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
+    let bar = progress_bar(Some(0), template);
+    let checked = check(&path, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    let text = if arguments.json { object(&path, &checked) } else { lines(&path, &checked) };
+    // Whoever closed standard output has the exit code.
+    let _ = write!(std::io::stdout(), "{text}");
+    Ok(if checked.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
+}
+
+fn lines(path: &Path, checked: &Checked) -> String {
+    let Checked { events, tags, expired, found, findings } = checked;
+    let mut text = String::new();
+    for finding in findings {
+        let _ = match &finding.id {
+            Some(id) => {
+                let id = faster_hex::hex_string(id);
+                writeln!(text, "{}: {id}: {}", finding.what, finding.detail)
+            }
+            None => writeln!(text, "{}: {}", finding.what, finding.detail),
+        };
+    }
+    let _ = write!(text, "{}: {events} events, {tags} tags", path.display());
+    if *expired > 0 {
+        let _ = write!(text, ", {expired} expired, which go when a relay starts");
+    }
+    if checked.is_sound() {
+        return text + "; nothing is wrong\n";
+    }
+    let total: u64 = found.values().sum();
+    let by_kind: Vec<String> =
+        found.iter().map(|(what, count)| format!("{count} {what}")).collect();
+    let _ = writeln!(
+        text,
+        "; {total} found: {}\nWhat can be read of it makes a sound store: \
+         negsync export --store {} | negsync import --store NEW",
+        by_kind.join(", "),
+        path.display()
+    );
+    text
+}
+
+fn object(path: &Path, checked: &Checked) -> String {
+    let findings: Vec<_> = checked
+        .findings
+        .iter()
+        .map(|finding| {
+            let id = finding.id.map(|id| faster_hex::hex_string(&id));
+            json!({ "what": finding.what, "id": id, "detail": finding.detail })
+        })
+        .collect();
+    let object = json!({
+        "store": path.display().to_string(),
+        "sound": checked.is_sound(),
+        "events": checked.events,
+        "tags": checked.tags,
+        "expired": checked.expired,
+        "found": checked.found,
+        "findings": findings,
+    });
+    format!("{object}\n")
+}

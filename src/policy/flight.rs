@@ -1,0 +1,136 @@
+//! The events that one run of the program has been asked about and has not answered.
+
+use super::Verdict;
+use std::collections::VecDeque;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most events that the program is asked about before it has answered; it takes them one by
+/// one, at its own pace.
+const IN_FLIGHT: usize = 256;
+
+/// Called with the verdict over an event.
+pub(super) type Reply = Box<dyn FnOnce(Verdict) + Send>;
+
+/// Shared by who writes to the program, who reads from it and who watches over it.
+pub(super) struct Flight {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+struct State {
+    // In the order in which they were asked about; answers may come in another one.
+    waiting: VecDeque<([u8; 32], Reply)>,
+    // Since when the program has been free to answer the first of them.
+    since: Instant,
+    // An answer is being passed on, for which it is not the program that is waited for.
+    delivering: bool,
+    has_answered: bool,
+    ended: bool,
+}
+
+impl Flight {
+    pub(super) fn new() -> Self {
+        let state = State {
+            waiting: VecDeque::new(),
+            since: Instant::now(),
+            delivering: false,
+            has_answered: false,
+            ended: false,
+        };
+        Self { state: Mutex::new(state), changed: Condvar::new() }
+    }
+
+    /// Takes up an event as soon as there is room. Gives the reply back when the run has ended.
+    pub(super) fn begin(&self, id: [u8; 32], reply: Reply) -> Option<Reply> {
+        let full = |state: &mut State| !state.ended && state.waiting.len() >= IN_FLIGHT;
+        let state = self.changed.wait_while(self.lock(), full);
+        let mut state = state.unwrap_or_else(PoisonError::into_inner);
+        if state.ended {
+            return Some(reply);
+        }
+        if state.waiting.is_empty() {
+            state.since = Instant::now();
+        }
+        state.waiting.push_back((id, reply));
+        self.changed.notify_all();
+        None
+    }
+
+    /// Passes an answer on. Returns whether anybody waited for it.
+    pub(super) fn answer(&self, id: &[u8; 32], verdict: Verdict) -> bool {
+        let mut state = self.lock();
+        let place = state.waiting.iter().position(|(waiting, _)| waiting == id);
+        let Some((_, reply)) = place.and_then(|place| state.waiting.remove(place)) else {
+            return false;
+        };
+        state.has_answered = true;
+        state.delivering = true;
+        drop(state);
+        reply(verdict);
+        let mut state = self.lock();
+        state.delivering = false;
+        // A later event's answer gives the first one no more time.
+        if place == Some(0) {
+            state.since = Instant::now();
+        }
+        self.changed.notify_all();
+        true
+    }
+
+    /// The run is over: nobody will answer what is still waiting.
+    pub(super) fn end(&self) {
+        let mut state = self.lock();
+        state.ended = true;
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        self.changed.notify_all();
+        waiting.into_iter().for_each(|(_, reply)| reply(Verdict::Unknown));
+    }
+
+    /// Waits until the run is over, or until the program has been silent for so long. Returns
+    /// whether it was silent.
+    pub(super) fn watch(&self, patience: Duration) -> bool {
+        let mut state = self.lock();
+        loop {
+            if state.ended {
+                return false;
+            }
+            let silent = if state.waiting.is_empty() || state.delivering {
+                Duration::ZERO
+            } else {
+                state.since.elapsed()
+            };
+            if silent >= patience {
+                return true;
+            }
+            let waited = self.changed.wait_timeout(state, patience - silent);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until all is answered or the run is over.
+    pub(super) fn settle(&self) {
+        let busy = |state: &mut State| !state.ended && !state.waiting.is_empty();
+        drop(self.changed.wait_while(self.lock(), busy));
+    }
+
+    /// Waits for the end of the run, for a while. Returns whether it has come.
+    pub(super) fn wait_for_end(&self, patience: Duration) -> bool {
+        let runs = |state: &mut State| !state.ended;
+        let waited = self.changed.wait_timeout_while(self.lock(), patience, runs);
+        waited.unwrap_or_else(PoisonError::into_inner).0.ended
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
+    pub(super) fn has_answered(&self) -> bool {
+        self.lock().has_answered
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,330 @@
+//! The program itself: run by a shell, asked by lines on its standard input, heard by lines on its
+//! standard output. One that ends or is silent for too long is started anew.
+
+use super::Verdict;
+use super::flight::{Flight, Reply};
+use crate::config::WritePolicyConfig;
+use crate::store::{Event, unix_now};
+use serde::Deserialize;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
+
+/// The most events that wait for the program beside those it has been asked about; then whoever
+/// brings another one waits.
+const QUEUE_REQUESTS: usize = 256;
+/// The longest line that the program may write; with a longer one it is started anew.
+const LINE_BYTES: u64 = 64 << 10;
+/// The longest message that is passed on, in bytes.
+const MESSAGE_BYTES: usize = 1_024;
+/// The pause before the program is started again; it doubles with each run that answers nothing.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+/// How often it is looked whether the program's file has changed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How long a program may take to end by itself.
+const END_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// One event to ask about.
+pub(super) struct Request {
+    pub(super) id: [u8; 32],
+    pub(super) line: String,
+    pub(super) reply: Reply,
+}
+
+/// The way to the program. It is told to end when this is dropped.
+pub(super) struct Plugin {
+    requests: SyncSender<Request>,
+}
+
+impl Plugin {
+    pub(super) fn start(config: &WritePolicyConfig) -> io::Result<Self> {
+        let (requests, queue) = sync_channel(QUEUE_REQUESTS);
+        let keeper = Keeper {
+            command: config.command.clone(),
+            timeout: Duration::from_secs(config.timeout_s.get()),
+            run: None,
+            is_wanted: false,
+            failures: 0,
+            start_at: Instant::now(),
+            looked: Instant::now(),
+        };
+        thread::Builder::new().name("write-policy".into()).spawn(move || keeper.keep(&queue))?;
+        Ok(Self { requests })
+    }
+
+    pub(super) fn ask(&self, request: Request) {
+        if let Err(refused) = self.requests.send(request) {
+            (refused.0.reply)(Verdict::Unknown);
+        }
+    }
+}
+
+/// What the program is asked about an event.
+pub(super) fn line(event: &Event, kind: &str, info: &str) -> String {
+    let (json, now) = (event.json(), unix_now());
+    let info = serde_json::Value::from(info);
+    format!(
+        "{{\"type\":\"new\",\"event\":{json},\"receivedAt\":{now},\"sourceType\":\"{kind}\",\
+         \"sourceInfo\":{info}}}\n"
+    )
+}
+
+/// What the program answers.
+#[derive(Deserialize)]
+struct Answer {
+    id: String,
+    action: String,
+    #[serde(default)]
+    msg: Option<String>,
+}
+
+impl Answer {
+    fn verdict(self) -> Option<Verdict> {
+        match self.action.as_str() {
+            "accept" => Some(Verdict::Accepted),
+            "reject" => {
+                let text = cut(self.msg.as_deref().unwrap_or(""), MESSAGE_BYTES);
+                let text = if text.is_empty() { "blocked: not wanted by this relay" } else { text };
+                Some(Verdict::Refused(text.to_owned()))
+            }
+            "shadowReject" => Some(Verdict::RefusedQuietly),
+            _ => None,
+        }
+    }
+}
+
+/// Keeps the program running, and hands it one event after the other.
+struct Keeper {
+    command: String,
+    timeout: Duration,
+    run: Option<Run>,
+    // The first event has come: from then on it is kept running.
+    is_wanted: bool,
+    // The runs since the last one that answered anything.
+    failures: u32,
+    // Not started before.
+    start_at: Instant,
+    // When the program's file was last looked at.
+    looked: Instant,
+}
+
+/// One run of the program.
+struct Run {
+    stdin: ChildStdin,
+    group: u32,
+    flight: Arc<Flight>,
+    changed_at: Option<SystemTime>,
+}
+
+impl Keeper {
+    fn keep(mut self, queue: &Receiver<Request>) {
+        loop {
+            match queue.recv_timeout(LOOK) {
+                Ok(request) => {
+                    self.is_wanted = true;
+                    self.renew();
+                    self.revive();
+                    self.ask(request);
+                }
+                Err(RecvTimeoutError::Timeout) if self.is_wanted => self.revive(),
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+        }
+        if let Some(run) = self.run.take() {
+            run.stop();
+        }
+    }
+
+    fn ask(&mut self, request: Request) {
+        let Request { id, line, reply } = request;
+        let Some(run) = &mut self.run else { return reply(Verdict::Unknown) };
+        if let Some(reply) = run.flight.begin(id, reply) {
+            return reply(Verdict::Unknown);
+        }
+        if let Err(error) = run.stdin.write_all(line.as_bytes()) {
+            tracing::warn!(%error, "the write policy takes no more events");
+            kill(run.group, "KILL");
+            run.flight.end();
+        }
+    }
+
+    /// Starts the program when it does not run and the pause is over.
+    fn revive(&mut self) {
+        if let Some(run) = self.run.take_if(|run| run.flight.has_ended()) {
+            self.failures = if run.flight.has_answered() { 0 } else { self.failures };
+            self.put_off();
+        }
+        if self.run.is_some() || Instant::now() < self.start_at {
+            return;
+        }
+        tracing::info!(command = %self.command, "the write policy is started");
+        match self.start() {
+            Ok(run) => self.run = Some(run),
+            Err(error) => {
+                tracing::error!(command = %self.command, %error, "the write policy cannot be run");
+                self.put_off();
+            }
+        }
+    }
+
+    fn put_off(&mut self) {
+        let pause = FIRST_PAUSE.saturating_mul(1 << self.failures.min(10)).min(MOST_PAUSE);
+        self.failures = self.failures.saturating_add(1);
+        self.start_at = Instant::now() + pause;
+        tracing::warn!(
+            "the write policy does not run; nothing is accepted until it is started again, in \
+             {:.1} s",
+            pause.as_secs_f64()
+        );
+    }
+
+    /// Ends the program when its file has changed, once it has answered all it was asked.
+    fn renew(&mut self) {
+        if self.looked.elapsed() < LOOK {
+            return;
+        }
+        self.looked = Instant::now();
+        let changed_at = changed_at(&self.command);
+        if let Some(run) =
+            self.run.take_if(|run| changed_at.is_some() && run.changed_at != changed_at)
+        {
+            tracing::info!("the write policy has changed");
+            run.flight.settle();
+            run.stop();
+            self.start_at = Instant::now();
+        }
+    }
+
+    fn start(&self) -> io::Result<Run> {
+        let changed_at = changed_at(&self.command);
+        let mut child = Command::new("sh")
+            .arg("-c")
+            .arg(&self.command)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // What the shell starts ends with it, and a signal at our terminal is not for it.
+            .process_group(0)
+            .spawn()?;
+        let group = child.id();
+        let flight = Arc::new(Flight::new());
+        let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
+        let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
+            kill(group, "KILL");
+            return Err(io::Error::other("no pipes"));
+        };
+        let (hearing, watching, timeout) = (Arc::clone(&flight), Arc::clone(&flight), self.timeout);
+        let hear = move || {
+            if let Err(error) = hear(stdout, &hearing) {
+                tracing::error!(%error, "the write policy cannot be understood");
+            }
+            kill(group, "KILL");
+            hearing.end();
+        };
+        let spawned = thread::Builder::new()
+            .name("policy-hear".into())
+            .spawn(hear)
+            .and_then(|_| thread::Builder::new().name("policy-log".into()).spawn(|| log(stderr)))
+            .and_then(|_| {
+                let watch = move || watch(child, &watching, timeout);
+                thread::Builder::new().name("policy-watch".into()).spawn(watch)
+            });
+        if let Err(error) = spawned {
+            kill(group, "KILL");
+            return Err(error);
+        }
+        Ok(Run { stdin, group, flight, changed_at })
+    }
+}
+
+impl Run {
+    /// Tells the program to end, and sees that it does.
+    fn stop(self) {
+        let Self { stdin, group, flight, .. } = self;
+        drop(stdin);
+        kill(group, "TERM");
+        if !flight.wait_for_end(END_TIMEOUT) {
+            kill(group, "KILL");
+            flight.end();
+        }
+    }
+}
+
+/// When the program's file last changed, where the command is nothing but its name.
+fn changed_at(command: &str) -> Option<SystemTime> {
+    let path = PathBuf::from((!command.contains(' ')).then_some(command)?);
+    path.metadata().and_then(|metadata| metadata.modified()).ok()
+}
+
+/// Passes the program's answers on, to the end of its output.
+fn hear(stdout: impl Read, flight: &Flight) -> io::Result<()> {
+    let mut lines = BufReader::new(stdout);
+    while let Some(line) = next_line(&mut lines)? {
+        let answer: Answer = match serde_json::from_str(&line) {
+            Ok(answer) => answer,
+            Err(error) => {
+                tracing::warn!(%error, "the write policy says {:?}", cut(&line, 200));
+                continue;
+            }
+        };
+        let mut id = [0; 32];
+        let is_id = faster_hex::hex_decode(answer.id.as_bytes(), &mut id).is_ok();
+        let verdict = answer.verdict().unwrap_or_else(|| {
+            tracing::warn!("the write policy says {:?}: no action", cut(&line, 200));
+            Verdict::Unknown
+        });
+        if !(is_id && flight.answer(&id, verdict)) {
+            tracing::warn!("the write policy answers what it was not asked: {:?}", cut(&line, 200));
+        }
+    }
+    Ok(())
+}
+
+/// What the program writes to standard error goes to the log.
+fn log(stderr: impl Read) {
+    let mut lines = BufReader::new(stderr);
+    while let Ok(Some(line)) = next_line(&mut lines) {
+        tracing::info!("write policy: {}", line.trim_end());
+    }
+}
+
+fn next_line(lines: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    let read = lines.take(LINE_BYTES).read_until(b'\n', &mut line)?;
+    if read as u64 == LINE_BYTES && line.last() != Some(&b'\n') {
+        return Err(io::Error::other(format!("a line of more than {LINE_BYTES} bytes")));
+    }
+    Ok((read > 0).then(|| String::from_utf8_lossy(&line).into_owned()))
+}
+
+/// Sees the run to its end, which it brings about when the program is silent for too long.
+fn watch(mut child: Child, flight: &Flight, timeout: Duration) {
+    let group = child.id();
+    if flight.watch(timeout) {
+        tracing::error!("the write policy has not answered for {} s", timeout.as_secs());
+        kill(group, "KILL");
+        flight.end();
+    }
+    match child.wait() {
+        Ok(status) => tracing::info!("the write policy has ended: {status}"),
+        Err(error) => tracing::warn!(%error, "the write policy cannot be waited for"),
+    }
+}
+
+/// Signals the program and what it has started. One that has ended is not there to be signalled.
+fn kill(group: u32, signal: &str) {
+    let script = r#"kill -s "$0" -- "-$1" 2>/dev/null"#;
+    let _ = Command::new("sh").args(["-c", script, signal, &group.to_string()]).status();
+}
+
+/// The beginning of a text, of at most so many bytes.
+fn cut(text: &str, most_bytes: usize) -> &str {
+    text.get(..text.floor_char_boundary(most_bytes)).unwrap_or(text).trim_end()
+}

@@ -1,0 +1,67 @@
+//! Gives back the room that removed events have left.
+
+use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::{Path, PathBuf};
+
+/// The most expired events that one commit removes.
+const EXPIRE_EVENTS: usize = 10_000;
+
+/// What compacting has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// The bytes of the file and its log before.
+    pub before_bytes: u64,
+    /// The same afterwards.
+    pub after_bytes: u64,
+    /// The expired events that were removed.
+    pub expired: usize,
+    /// The ids of deleted events that are kept out, and the addresses; they have to stay.
+    pub tombstones: u64,
+}
+
+/// Removes what has expired and writes the store in `path` anew without gaps. On the way it takes
+/// as much room again beside the store, and in SQLite's directory for temporary files.
+///
+/// # Errors
+/// When the store is not there, is in use, or cannot be written. It is left as it was.
+pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
+    // Opening to write would make one.
+    schema::open_reader(path).map_err(|error| error.while_opening(path))?;
+    let lock = lock::take(path)?;
+    let before_bytes = size(path);
+    let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
+    let expired = expire(&mut connection)?;
+    refused::remember(&connection, &[], unix_now())?;
+    // In memory the copy that this makes would be as large as the store.
+    connection
+        .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    let count =
+        "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
+    let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;
+    drop(connection);
+    let after_bytes = size(path);
+    drop(lock);
+    Ok(Compacted { before_bytes, after_bytes, expired, tombstones: tombstones.max(0) as u64 })
+}
+
+fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
+    let mut expired = 0;
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let removed =
+            rules::expire(&transaction, unix_now(), EXPIRE_EVENTS, &mut rules::Change::default())?;
+        transaction.commit()?;
+        expired += removed;
+        if removed < EXPIRE_EVENTS {
+            return Ok(expired);
+        }
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    bytes(path) + bytes(&PathBuf::from(log))
+}

@@ -1,0 +1,85 @@
+//! What SQLite's errors mean, in words for whoever published an event and for the log.
+
+use super::StoreError;
+use rusqlite::{Error, ErrorCode, ffi};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// While nothing can be written the log says so this often.
+const SAY_AGAIN: Duration = Duration::from_secs(10);
+
+/// The fault in words that name no file: they may go to a stranger.
+pub(super) fn in_words(error: &StoreError) -> String {
+    let StoreError::Sqlite(error) = error else { return error.to_string() };
+    let known = match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => "the disk is full",
+        Some(ErrorCode::SystemIoFailure) if has_no_room(error) => "the disk is full",
+        Some(ErrorCode::SystemIoFailure) => "the disk cannot be read or written",
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
+            "another program holds the store; try again"
+        }
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "the store cannot be written",
+        Some(ErrorCode::CannotOpen) => "a file of the store cannot be opened",
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => "the store is damaged",
+        _ => return error.to_string(),
+    };
+    known.to_owned()
+}
+
+/// Whether the file is not what SQLite wrote.
+pub(super) fn is_damage(error: &Error) -> bool {
+    let code = error.sqlite_error_code();
+    matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// Whether room on the disk would help: then it is worth moving the write-ahead log.
+pub(super) fn is_full(error: &StoreError) -> bool {
+    let StoreError::Sqlite(error) = error else { return false };
+    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || has_no_room(error)
+}
+
+/// The file that readers and writer share could not grow: nearly always for want of room.
+fn has_no_room(error: &Error) -> bool {
+    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
+}
+
+/// Says in the log that writing fails, now and then and not with every event, and when it works
+/// again.
+pub(super) struct Trouble {
+    path: PathBuf,
+    // When it was last said; `None` while all is well.
+    said: Option<Instant>,
+    since_said: u64,
+}
+
+impl Trouble {
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), said: None, since_said: 0 }
+    }
+
+    /// Something could not be written.
+    pub(super) fn failed(&mut self, what: &str, error: &StoreError) {
+        self.since_said += 1;
+        if self.said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
+            return;
+        }
+        let (store, words, times) = (self.path.display(), in_words(error), self.since_said);
+        let is_damaged = matches!(error, StoreError::Sqlite(error) if is_damage(error));
+        let remedy = if is_damaged {
+            "stop the relay and run `negsync check` on it"
+        } else {
+            "writing goes on by itself once that is mended"
+        };
+        tracing::error!(%store, %error, times, "{what}: {words}; {remedy}");
+        self.said = Some(Instant::now());
+        self.since_said = 0;
+    }
+
+    /// Something was written.
+    pub(super) fn worked(&mut self) {
+        if self.said.take().is_some() {
+            self.since_said = 0;
+            tracing::info!(store = %self.path.display(), "the store can be written again");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! `negsync check`: a sound store passes, and whatever is wrong with one is found and named.
+
+use crate::import::{import, lines};
+use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::{Author, corpora, events, id_of};
+use rusqlite::{Connection, params};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+use tempfile::TempDir;
+
+fn check(store: &Path, more: &[&str]) -> Ended {
+    negsync(&[&["check", "--store", store.to_str().unwrap()], more].concat(), "")
+}
+
+fn report(store: &Path) -> Value {
+    let ended = check(store, &["--json"]);
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    let expected = if report["sound"] == true { 0 } else { 2 };
+    assert_eq!(ended.status.code(), Some(expected), "{ended:?}");
+    report
+}
+
+#[test]
+fn whatever_the_rules_have_made_of_events_is_sound() {
+    for corpus in corpora(90, 400) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("events.sqlite");
+        assert!(import(&store, &[], &lines(&corpus.events)).status.success());
+        let ended = check(&store, &[]);
+        assert_eq!(ended.status.code(), Some(0), "{}: {ended:?}", corpus.name);
+        assert!(ended.stdout.ends_with("nothing is wrong\n"), "{ended:?}");
+        let report = report(&store);
+        assert!(report["events"].as_u64() > Some(100) && report["tags"].as_u64() > Some(50));
+        assert_eq!((&report["found"], &report["findings"]), (&json!({}), &json!([])));
+    }
+}
+
+/// Two notes with tags, an article, a profile, and a deletion request that names nothing of them.
+struct Sound {
+    directory: TempDir,
+    note: Value,
+    article: Value,
+}
+
+impl Sound {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let author = Author::new(1);
+        let at = events::EPOCH;
+        let note = author.event(1, at, json!([["t", "one"], ["p", author.key()]]), "a note");
+        let article = author.event(30_023, at, json!([["d", "x"]]), "an article");
+        let others = [
+            author.event(1, at, json!([["t", "two"]]), "another"),
+            author.event(0, at, json!([]), "{}"),
+            author.deletion(at, json!([["e", "00".repeat(32)]])),
+        ];
+        let all = [&[note.clone(), article.clone()], &others[..]].concat();
+        let sound = Self { directory, note, article };
+        assert!(import(&sound.store(), &[], &lines(&all)).stdout.contains("5 stored"));
+        sound
+    }
+
+    fn store(&self) -> PathBuf {
+        self.directory.path().join("events.sqlite")
+    }
+}
+
+#[test]
+fn what_is_wrong_is_found_with_the_event_it_is_about() {
+    type Harm = fn(&Connection, &Sound);
+    let cases: [(&str, &str, Harm); 12] = [
+        ("signature", "sig", |store, _| {
+            run(
+                store,
+                "UPDATE event SET json = replace(json, substr(json, -20, 9), '000000000') WHERE kind = 1 AND row = (SELECT min(row) FROM event)",
+            );
+        }),
+        ("signature", "id", |store, _| {
+            run(store, "UPDATE event SET json = replace(json, 'a note', 'a lie')");
+        }),
+        ("event", "content: missing", |store, _| {
+            run(
+                store,
+                "UPDATE event SET json = replace(json, 'content', 'contents') WHERE json LIKE '%a note%'",
+            );
+        }),
+        ("column", "created_at", |store, _| {
+            run(store, "UPDATE event SET created_at = 5 WHERE json LIKE '%a note%'");
+        }),
+        ("column", "expires_at", |store, _| {
+            run(store, "UPDATE event SET expires_at = 32503680000 WHERE json LIKE '%a note%'");
+        }),
+        ("column", "address", |store, _| {
+            run(store, "UPDATE event SET address = NULL WHERE kind = 30023");
+        }),
+        ("tag", "is not indexed", |store, sound| {
+            let id = id_blob(&sound.note);
+            store.execute("DELETE FROM tag WHERE id = ?1", [id]).unwrap();
+        }),
+        ("tag", "does not have it", |store, sound| {
+            let sql = "INSERT INTO tag SELECT x'740161', created_at, id, kind, row FROM event WHERE id = ?1";
+            store.execute(sql, [id_blob(&sound.note)]).unwrap();
+        }),
+        ("tag", "not stored", |store, _| {
+            run(store, "DELETE FROM event WHERE json LIKE '%a note%'");
+        }),
+        ("rule", "deleted by its id", |store, sound| {
+            let sql = "INSERT INTO tombstone SELECT id, pubkey FROM event WHERE id = ?1";
+            store.execute(sql, [id_blob(&sound.note)]).unwrap();
+        }),
+        ("rule", "deleted by its address", |store, sound| {
+            let sql = "INSERT INTO address_tombstone SELECT pubkey, kind, address, created_at, x'' FROM event WHERE id = ?1";
+            store.execute(sql, [id_blob(&sound.article)]).unwrap();
+        }),
+        ("rule", "a newer version", |store, _| {
+            run(store, "DROP INDEX event_address");
+            let older = Author::new(1).event(30_023, events::EPOCH - 1, json!([["d", "x"]]), "");
+            let sql = "INSERT INTO event (id, pubkey, created_at, kind, address, json)
+                SELECT ?1, pubkey, created_at - 1, kind, address, ?2 FROM event WHERE kind = 30023";
+            store.execute(sql, params![id_blob(&older), older.to_string()]).unwrap();
+        }),
+    ];
+    for (number, (what, words, harm)) in cases.into_iter().enumerate() {
+        let sound = Sound::new();
+        let store = sound.store();
+        assert_eq!(report(&store)["sound"], true);
+        let connection = Connection::open(&store).unwrap();
+        harm(&connection, &sound);
+        drop(connection);
+        let report = report(&store);
+        let findings = report["findings"].as_array().unwrap();
+        let is_it = |finding: &&Value| {
+            finding["what"] == what && finding["detail"].as_str().unwrap().contains(words)
+        };
+        let found = findings.iter().find(is_it);
+        let found = found.unwrap_or_else(|| panic!("case {number}, {what} {words}: {report}"));
+        assert!(found["id"].as_str().is_some_and(|id| id.len() == 64), "{report}");
+        let ended = check(&store, &[]);
+        assert!(ended.stdout.contains(words), "{ended:?}");
+        // What it says to do does it.
+        let exported = negsync(&["export", "--store", store.to_str().unwrap()], "");
+        let fresh = sound.directory.path().join("fresh.sqlite");
+        import(&fresh, &[], &exported.stdout);
+        assert_eq!(self::report(&fresh)["sound"], true, "case {number}");
+    }
+}
+
+fn run(store: &Connection, sql: &str) {
+    assert!(
+        store.execute(sql, []).is_ok_and(|changed| changed > 0 || sql.starts_with("DROP")),
+        "{sql}"
+    );
+}
+
+fn id_blob(event: &Value) -> Vec<u8> {
+    let mut id = vec![0; 32];
+    faster_hex::hex_decode(id_of(event).as_bytes(), &mut id).unwrap();
+    id
+}
+
+#[test]
+fn damage_to_the_file_is_found_and_the_rest_is_read_on() {
+    let sound = Sound::new();
+    let store = sound.store();
+    let connection = Connection::open(&store).unwrap();
+    let root = |name: &str| -> usize {
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let (index, table) = (root("event_time"), root("tombstone"));
+    drop(connection);
+    let whole = std::fs::read(&store).unwrap();
+    for (page, events) in [(index, 5), (table, 5), (1, 0)] {
+        let mut bytes = whole.clone();
+        bytes[(page - 1) * 4_096..page * 4_096].fill(0xa5);
+        std::fs::write(&store, bytes).unwrap();
+        let report = report(&store);
+        assert!(report["found"]["file"].as_u64() > Some(0), "{report}");
+        assert_eq!(report["events"], events, "{report}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_is_checked_beside_a_running_relay_as_it_is_at_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let sent = events::generate(91, 600);
+    let checking = {
+        let store = store.clone();
+        tokio::task::spawn_blocking(move || (0..5).map(|_| report(&store)).collect::<Vec<_>>())
+    };
+    client.publish_all(&sent).await;
+    for report in checking.await.unwrap() {
+        assert_eq!(report["sound"], true, "{report}");
+    }
+    assert_eq!(report(&store)["events"], client.count(&[json!({})]).await);
+}
+
+#[test]
+fn what_is_no_store_is_no_finding() {
+    let directory = tempfile::tempdir().unwrap();
+    let missing = directory.path().join("missing.sqlite");
+    let other = directory.path().join("other.sqlite");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    for store in [&missing, &other] {
+        let ended = check(store, &[]);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(store.to_str().unwrap()), "{ended:?}");
+    }
+    assert!(!missing.exists());
+}

@@ -1,0 +1,101 @@
+//! What the relay writes to its log, as JSON lines: one line a sync with its figures, and nothing
+//! of what events say or of keys, however much is logged.
+
+use crate::support::Author;
+use crate::support::events::EPOCH;
+use crate::support::process::RelayProcess;
+use serde_json::{Value, json};
+use std::path::Path;
+use tempfile::TempDir;
+
+/// Words that are in the content of every event of these tests, and in no log.
+const CONTENT: &str = "what-nobody-but-the-reader-may-see";
+const SECRET: &str = "4242424242424242424242424242424242424242424242424242424242424242";
+
+fn start(directory: &Path, name: &str, config: &str) -> RelayProcess {
+    let path = directory.join(format!("{name}.toml"));
+    std::fs::write(&path, format!("[log]\nlevel = \"trace\"\nformat = \"json\"\n{config}"))
+        .unwrap();
+    let store = directory.join(format!("{name}.sqlite"));
+    RelayProcess::start_with(&store, &["--config", path.to_str().unwrap()])
+}
+
+/// The lines of a log, each an object.
+fn lines(log: &str) -> Vec<Value> {
+    let line =
+        |line: &str| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error} in {line}"));
+    log.lines().map(line).collect()
+}
+
+fn with_message<'log>(lines: &'log [Value], message: &str) -> Vec<&'log Value> {
+    let fields = lines.iter().map(|line| &line["fields"]);
+    fields.filter(|fields| fields["message"] == message).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
+    let directory: TempDir = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let there = start(directory, "there", "");
+    std::fs::write(directory.join("key"), SECRET).unwrap();
+    let author = Author::new(1);
+    let mut client = there.client().await;
+    for n in 0..5 {
+        client.store(&author.note(EPOCH + n, &format!("{CONTENT} {n}"))).await;
+    }
+    let config = format!(
+        "[sync]\nkey_file = {:?}\n[[peer]]\nurl = {:?}\ninterval_s = 3600\n",
+        directory.join("key"),
+        there.url()
+    );
+    let here = start(directory, "here", &config);
+    here.logged("\"synced\"");
+    // And what is refused, or fails, brings nothing to light either.
+    let mut client = here.client().await;
+    let mut forged = author.note(EPOCH, CONTENT);
+    forged["content"] = json!(format!("{CONTENT}, forged"));
+    assert!(!client.publish(&forged).await.0);
+    client.store(&author.event(1, EPOCH, json!([["d", CONTENT]]), CONTENT)).await;
+    client.query(&[json!({ "authors": [author.key()] })]).await;
+    client.ask(&json!(["NEG-OPEN", CONTENT, { "#d": [CONTENT] }, "6100000200"])).await;
+    client.ask(&json!(["NEG-OPEN", CONTENT, { "#d": [CONTENT] }, "61ff"])).await;
+    client.ask_text(&format!("[\"{CONTENT}\"")).await;
+    drop(client);
+    let ended = [here, there].map(|relay| {
+        relay.signal("TERM");
+        let (status, log) = relay.ended();
+        assert!(status.success());
+        log
+    });
+    let secret = nostr::SecretKey::from_hex(SECRET).unwrap();
+    let nsec = nostr::nips::nip19::ToBech32::to_bech32(&secret).unwrap();
+    for log in &ended {
+        assert!(log.contains("serving") && log.contains("stopped"), "{log}");
+        for hidden in [CONTENT, SECRET, &nsec, &faster_hex::hex_string(CONTENT.as_bytes())] {
+            let line = log.lines().find(|line| line.contains(hidden));
+            assert!(line.is_none(), "{hidden} is logged: {}", line.unwrap_or_default());
+        }
+    }
+    let [here, there] = ended.map(|log| lines(&log));
+    let synced = with_message(&here, "synced");
+    let [line] = &synced[..] else { panic!("not one line: {synced:?}") };
+    let expected = json!({
+        "direction": "both", "have": 0, "need": 5, "stored": 5, "uploaded": 0, "refused": 0,
+        "equal": true,
+    });
+    for (key, value) in expected.as_object().unwrap() {
+        assert_eq!(&line[key], value, "{key} in {line}");
+    }
+    for key in ["round_trips", "bytes_up", "bytes_down", "elapsed_s"] {
+        assert!(line[key].as_f64().unwrap() > 0.0, "{key} in {line}");
+    }
+    let sessions = with_message(&there, "a NEG session ended");
+    assert!(sessions.iter().any(|line| line["items"] == 5), "{sessions:?}");
+    let refused = here.iter().find_map(|line| {
+        let text = line["fields"]["message"].as_str()?;
+        text.strip_prefix("refused since the last such line: ")
+    });
+    let refused = refused.expect("a line about refusals");
+    assert!(refused.contains("1 events (invalid)"), "{refused}");
+    assert!(refused.contains("1 NEG messages (invalid)"), "{refused}");
+}

@@ -1,0 +1,314 @@
+//! Faults of the machine, through the real binary: what is said, what goes on working, and that all
+//! is well again once the cause is gone.
+
+use crate::support::client::{Client, PATIENCE};
+use crate::support::disk::Disk;
+use crate::support::negentropy_client::neg_ids;
+use crate::support::process::{RelayProcess, negsync};
+use crate::support::{Author, events, id_of, model};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use rusqlite::Connection;
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::Command;
+use std::time::Instant;
+
+/// So many refusals in a row mean that nothing fits any more.
+const REFUSED_IN_A_ROW: usize = 200;
+/// A disk that takes more is none of those that a test makes.
+const MOST_EVENTS: usize = 20_000;
+
+/// Notes of many sizes, all of them different.
+struct Notes {
+    author: Author,
+    rng: StdRng,
+    made: u64,
+}
+
+impl Notes {
+    fn new(seed: u64) -> Self {
+        Self { author: Author::new(1), rng: StdRng::seed_from_u64(seed), made: 0 }
+    }
+
+    fn take(&mut self, count: usize) -> Vec<Value> {
+        let mut note = || {
+            self.made += 1;
+            let bytes = [10, 1_000, 60_000][self.rng.random_range(0..3)];
+            let bytes = self.rng.random_range(0..bytes);
+            self.author.note(events::EPOCH + self.made, &"x".repeat(bytes))
+        };
+        (0..count).map(|_| note()).collect()
+    }
+}
+
+/// What the relay has answered with OK true, and all that was published.
+#[derive(Default)]
+struct Account {
+    acknowledged: Vec<Value>,
+    refused: Vec<Value>,
+}
+
+impl Account {
+    /// Publishes until nothing is taken any more. Every refusal has to say that it is the relay's
+    /// own fault.
+    async fn publish_until_refused(&mut self, client: &mut Client, notes: &mut Notes) -> String {
+        let (mut in_a_row, mut published, mut said) = (0, 0, String::new());
+        while in_a_row < REFUSED_IN_A_ROW {
+            assert!(published < MOST_EVENTS, "nothing was refused");
+            let batch = notes.take(50);
+            let outcomes = client.publish_all(&batch).await;
+            for event in batch {
+                let (accepted, text) = &outcomes[id_of(&event)];
+                published += 1;
+                if *accepted {
+                    in_a_row = 0;
+                    self.acknowledged.push(event);
+                } else {
+                    assert!(text.starts_with("error: "), "{text}");
+                    in_a_row += 1;
+                    said.clone_from(text);
+                    self.refused.push(event);
+                }
+            }
+        }
+        said
+    }
+
+    /// REQ, COUNT and NEG show what was acknowledged, and nothing else.
+    async fn check(&self, client: &mut Client, when: &str) {
+        let expected = model::ids(&model::kept(&self.acknowledged, events::unix_now()));
+        assert_eq!(neg_ids(client, &json!({})).await, expected, "{when}");
+        assert_eq!(client.count(&[json!({ "kinds": [1] })]).await, expected.len() as u64, "{when}");
+        let found = model::ids(&client.query(&[json!({})]).await);
+        assert_eq!(found, expected, "{when}");
+    }
+}
+
+/// The store holds these events, in a sound file.
+fn check_store(store: &Path, expected: &[Value]) {
+    let connection = Connection::open(store).unwrap();
+    let verdict: String =
+        connection.query_row("PRAGMA integrity_check", [], |row| row.get(0)).unwrap();
+    assert_eq!(verdict, "ok");
+    drop(connection);
+    check_export(store, expected);
+}
+
+fn check_export(store: &Path, expected: &[Value]) {
+    let exported = negsync(&["export", "--store", store.to_str().unwrap()], "");
+    let exported: Vec<Value> =
+        exported.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(model::ids(&exported), model::ids(&model::kept(expected, events::unix_now())));
+}
+
+/// A store that nothing can be added to any more, until it can: `fill` takes what room is left,
+/// `free` gives some.
+async fn run_full(
+    relay: RelayProcess,
+    store: &Path,
+    fault: &str,
+    fill: impl Fn(&RelayProcess),
+    free: impl Fn(&RelayProcess),
+) {
+    let mut client = relay.client().await;
+    let (mut account, mut notes) = (Account::default(), Notes::new(1));
+    let due = events::unix_now() + 4;
+    let tags = json!([["expiration", due.to_string()]]);
+    account.acknowledged.push(notes.author.event(1, events::EPOCH, tags, "due while it is full"));
+    client.store(&account.acknowledged[0]).await;
+    let first = notes.take(200);
+    assert!(client.publish_all(&first).await.values().all(|(accepted, _)| *accepted));
+    account.acknowledged.extend(first);
+    fill(&relay);
+    let said = account.publish_until_refused(&mut client, &mut notes).await;
+    assert_eq!(said, format!("error: {fault}"));
+    account.check(&mut client, "while it is full").await;
+    let until_full = account.acknowledged.len();
+    // What expires now cannot be removed, and is in no answer and no set nevertheless.
+    while events::unix_now() < due {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    account.check(&mut client, "when an event has expired").await;
+    account.check(&mut relay.client().await, "on a new connection").await;
+    let refused = account.refused.len();
+    assert!(refused >= REFUSED_IN_A_ROW);
+
+    free(&relay);
+    let freed = Instant::now();
+    let again = client.publish_all(&account.refused).await;
+    let resumed = freed.elapsed();
+    assert!(again.values().all(|(accepted, _)| *accepted), "{again:?}");
+    account.acknowledged.append(&mut account.refused);
+    account.check(&mut client, "when there is room again").await;
+    let more = notes.take(200);
+    assert!(client.publish_all(&more).await.values().all(|(accepted, _)| *accepted));
+    account.acknowledged.extend(more);
+    relay.signal("KILL");
+    relay.ended();
+    check_store(store, &account.acknowledged);
+    let relay = RelayProcess::start(store);
+    account.check(&mut relay.client().await, "after kill -9").await;
+    relay.signal("TERM");
+    let (status, log) = relay.ended();
+    assert!(status.success(), "{log}");
+    check_store(store, &account.acknowledged);
+    let events = account.acknowledged.len();
+    println!(
+        "{fault}: {until_full} events until then, {refused} refused with `{said}` and taken \
+         {:.1} s after there was room; {events} acknowledged, 0 missing",
+        resumed.as_secs_f64()
+    );
+}
+
+/// scripts/disk-full runs it alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_of_64_mb() {
+    let Some(disk) = Disk::mount(64) else { return };
+    let store = disk.path().join("events.sqlite");
+    disk.fill("others", 24 << 20);
+    let relay = RelayProcess::start(&store);
+    run_full(relay, &store, "the disk is full", |_| {}, |_| disk.remove("others")).await;
+}
+
+/// Not by room on the disk but by a limit of the process: needs no root, and is another error.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_refuses_to_write() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let mut command = Command::new("sh");
+    // The signal that comes with it would end the process.
+    command.args(["-c", r#"trap "" XFSZ; exec "$@""#, "sh", env!("CARGO_BIN_EXE_negsync")]);
+    let relay = RelayProcess::start_by(command, &store, &[]);
+    let limit = |relay: &RelayProcess| relay.limit("fsize", &(8 << 20).to_string());
+    let unlimit = |relay: &RelayProcess| relay.limit("fsize", "unlimited");
+    run_full(relay, &store, "the disk cannot be read or written", limit, unlimit).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_another_program_writes_to_is_read_on_and_written_afterwards() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let (mut client, mut notes) = (relay.client().await, Notes::new(2));
+    let mut account = Account { acknowledged: notes.take(10), ..Account::default() };
+    client.publish_all(&account.acknowledged).await;
+    let other = Connection::open(&store).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let event = notes.take(1).remove(0);
+    client.send(&json!(["EVENT", event])).await;
+    account.check(&mut relay.client().await, "while another program writes").await;
+    let text = "error: another program holds the store; try again";
+    client.expect(json!(["OK", event["id"], false, text])).await;
+    other.execute_batch("ROLLBACK").unwrap();
+    client.store(&event).await;
+    account.acknowledged.push(event);
+    account.check(&mut client, "afterwards").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_descriptors_open_connections_are_served_and_new_ones_as_soon_as_there_are_some() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let relay = RelayProcess::start(&store);
+    let (mut one, mut two) = (relay.client().await, relay.client().await);
+    let mut notes = Notes::new(3);
+    let mut account = Account { acknowledged: notes.take(20), ..Account::default() };
+    one.publish_all(&account.acknowledged).await;
+    relay.limit("nofile", &relay.free_descriptor().to_string());
+    let url = relay.url().to_owned();
+    let waiting = tokio::spawn(async move { Client::connect(&url).await });
+    for client in [&mut one, &mut two] {
+        let more = notes.take(20);
+        assert!(client.publish_all(&more).await.values().all(|(accepted, _)| *accepted));
+        account.acknowledged.extend(more);
+        account.check(client, "without descriptors").await;
+    }
+    // Many readers at once, where each would like a connection of its own.
+    for client in [&mut one, &mut two] {
+        for number in 0..20 {
+            client.send(&json!(["REQ", format!("r{number}"), { "limit": 1 }])).await;
+        }
+        for _ in 0..40 {
+            let message = client.next("an EVENT or EOSE").await;
+            assert!(message[0] == "EVENT" || message[0] == "EOSE", "{message}");
+        }
+        for number in 0..20 {
+            client.send(&json!(["CLOSE", format!("r{number}")])).await;
+        }
+    }
+    assert!(!waiting.is_finished(), "the limit did not keep the connection out");
+    relay.limit("nofile", "1024");
+    let mut three = tokio::time::timeout(PATIENCE, waiting).await.unwrap().unwrap();
+    account.check(&mut three, "on the connection that waited").await;
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    assert_eq!(log.matches("no connection can be accepted").count(), 1, "{log}");
+}
+
+#[test]
+fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who_reads() {
+    let Some(disk) = Disk::mount(8) else { return };
+    let store = disk.path().join("events.sqlite");
+    let path = store.to_str().unwrap();
+    let sent: Vec<Value> = Notes::new(4).take(50);
+    let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
+    assert!(negsync(&["import", "--store", path], &text).status.success());
+    disk.set_read_only(true);
+    for arguments in [&["relay", "--listen", "127.0.0.1:0"][..], &["import"]] {
+        let ended = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(path) && ended.stderr.contains("Read-only"), "{ended:?}");
+    }
+    check_export(&store, &sent);
+    disk.set_read_only(false);
+    assert!(negsync(&["import", "--store", path], &text).stdout.contains("50 duplicate"));
+}
+
+/// First an index is damaged, which the relay meets when it reads it; then the schema itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_named_with_the_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let path = store.to_str().unwrap();
+    let sent: Vec<Value> = Notes::new(5).take(500);
+    let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
+    assert!(negsync(&["import", "--store", path], &text).status.success());
+    let sound = std::fs::read(&store).unwrap();
+    let root = |name: &str| -> usize {
+        let connection = Connection::open(&store).unwrap();
+        let sql = "SELECT rootpage FROM sqlite_schema WHERE name = ?1";
+        connection.query_row(sql, [name], |row| row.get::<_, i64>(0)).unwrap() as usize
+    };
+    let damage = |pages: &[usize]| {
+        let mut bytes = sound.clone();
+        for page in pages {
+            bytes[(page - 1) * 4_096 + 100..page * 4_096].fill(0xa5);
+            bytes[(page - 1) * 4_096..][..100].fill(0xa5);
+        }
+        std::fs::write(&store, bytes).unwrap();
+    };
+    let (tag, time) = (root("tag"), root("event_time"));
+    damage(&[time]);
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let answer = client.ask(&json!(["NEG-OPEN", "n", {}, "6100000200"])).await;
+    assert_eq!(answer, json!(["NEG-ERR", "n", "error: the store could not be read"]));
+    let event = sent.last().unwrap();
+    let found = client.query(&[json!({ "ids": [event["id"]] })]).await;
+    assert_eq!(found, std::slice::from_ref(event));
+    let (accepted, text) = client.publish(&Notes::new(6).author.note(1, "new")).await;
+    assert!(!accepted && text == "error: the store is damaged", "{text}");
+    relay.signal("TERM");
+    let (status, log) = relay.ended();
+    assert!(status.success() && log.contains(path) && log.contains("negsync check"), "{log}");
+
+    damage(&[1, tag]);
+    for arguments in [&["relay", "--listen", "127.0.0.1:0"][..], &["import"], &["export"]] {
+        let ended = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(path), "{ended:?}");
+    }
+    std::fs::write(&store, &sound).unwrap();
+    check_store(&store, &sent);
+}

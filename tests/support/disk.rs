@@ -1,0 +1,62 @@
+//! A small disk that can be filled and freed.
+
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use tempfile::TempDir;
+
+/// A tmpfs of its own; unmounted when dropped.
+pub struct Disk(TempDir);
+
+impl Disk {
+    /// Mounts one of so many MiB. Where this is not allowed it says so, loudly, and gives none.
+    pub fn mount(megabytes: usize) -> Option<Self> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={megabytes}m"), "tmpfs"]);
+        let mounted = mount.arg(directory.path()).stderr(Stdio::null()).status();
+        if mounted.is_ok_and(|status| status.success()) {
+            return Some(Self(directory));
+        }
+        // Past the test harness, which would keep it to itself.
+        let _ = writeln!(
+            std::io::stderr(),
+            "\n!!!! SKIPPED: a test on a small disk, which takes root to mount"
+        );
+        None
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Takes the room that is left, or as much as is asked for.
+    pub fn fill(&self, name: &str, most_bytes: usize) {
+        let mut file = File::create(self.path().join(name)).unwrap();
+        let block = [7; 4_096];
+        for _ in 0..most_bytes / block.len() {
+            if file.write_all(&block).is_err() {
+                break;
+            }
+        }
+    }
+
+    pub fn remove(&self, name: &str) {
+        std::fs::remove_file(self.path().join(name)).unwrap();
+    }
+
+    /// Lets nobody write, or everybody again; while nobody has a file open.
+    pub fn set_read_only(&self, read_only: bool) {
+        let mode = if read_only { "remount,ro" } else { "remount,rw" };
+        let set = Command::new("mount").args(["-o", mode]).arg(self.path()).status().unwrap();
+        assert!(set.success());
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        // Lazily: a process that is being killed may still have files there.
+        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+    }
+}
