@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// The error and its causes, each said once: many errors end with what their cause says, and some
+/// The error and its causes, each said once, and what to do about it: many errors end with what their cause says, and some
 /// causes only repeat it.
 fn explain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
@@ -34,5 +34,8 @@ fn explain(error: &anyhow::Error) -> String {
         }
         last = cause;
     }
-    text
+    match cli::remedy(error) {
+        Some(remedy) => format!("{text}; {remedy}"),
+        None => text,
+    }
 }

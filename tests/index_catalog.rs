@@ -1,10 +1,11 @@
 //! Whatever is written, every set that the index gives out equals a fresh scan of the store.
 
-use negsync::index::Index;
+use negsync::index::{Catalog, Index};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
-    Event, Filter, PrivateKinds, StoreOptions, Synchronous, VerifiedEvent, unix_now,
+    Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions, Synchronous, VerifiedEvent,
+    unix_now,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -186,4 +187,50 @@ fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_l
         assert!(given(&index, &Filter::default()).contains(&item));
         index.store().close();
     }
+}
+
+/// Three items on a disk that can be read or not.
+struct Faulty {
+    fails: bool,
+}
+
+impl EventSource for Faulty {
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn items(
+        &self,
+        filters: &[Filter],
+        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if self.fails {
+            return Err(StoreError::NotWritten("a bad sector".into()));
+        }
+        for (place, _) in filters.iter().enumerate() {
+            let _ = (1..=3).try_for_each(|at| visit(place, Item::new(at, [at as u8; 32])));
+        }
+        Ok(())
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() {
+    let catalog = Catalog::new(0, &PrivateKinds::default());
+    let all = [Filter::default()];
+    assert!(catalog.load(&Faulty { fails: true }).is_err());
+    assert!(catalog.snapshot(&Faulty { fails: true }, &all, 10).is_err());
+    assert!(!catalog.statistics().is_loaded);
+    assert_eq!(catalog.snapshot(&Faulty { fails: false }, &all, 10).unwrap().len(), 3);
+    // Kept: the disk is not asked again.
+    assert!(catalog.statistics().is_loaded && catalog.contains(&Item::new(2, [2; 32])));
+    assert_eq!(catalog.snapshot(&Faulty { fails: true }, &all, 10).unwrap().len(), 3);
 }

@@ -13,9 +13,12 @@ mod lines;
 mod man;
 mod neg_open;
 mod relay;
+mod remedy;
 mod sync;
 mod sync_progress;
 mod sync_trace;
+
+pub(crate) use remedy::remedy;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};

@@ -80,8 +80,6 @@ enum Entry {
     Kept {
         tree: Tree,
         last_use: u64,
-        // The scan may have seen commits up to this one.
-        scanned_at: u64,
     },
 }
 
@@ -117,9 +115,10 @@ impl Catalog {
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
         let _timer = self.metrics.build_s.start_timer();
         let claims: Vec<Claim<'_>> =
-            self.resident.iter().map(|content| Claim { catalog: self, source, content }).collect();
+            self.resident.iter().map(|content| Claim { catalog: self, content }).collect();
         for claim in claims {
             let items = scan_halves(source, claim.content, usize::MAX)?;
+            source.wait_until_told()?;
             claim.settle(items);
         }
         Ok(())
@@ -337,7 +336,7 @@ impl Catalog {
         }
         let mut state = self.lock();
         if state.applied >= number {
-            return AtCommit::Known(state.tree_at(content, number));
+            return AtCommit::Known(state.used(content));
         }
         let (awaited, at_commit) = Awaited::new(content.clone(), number);
         state.awaited.push(awaited);
@@ -352,7 +351,7 @@ impl Catalog {
         loop {
             match state.sets.get_mut(content) {
                 None => return None,
-                Some(Entry::Kept { tree, last_use, .. }) => {
+                Some(Entry::Kept { tree, last_use }) => {
                     *last_use = now;
                     return Some(tree.clone());
                 }
@@ -371,7 +370,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        if let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The sets of all events are always kept; one is missing only when it could not be loaded.
+        let is_resident = self.resident.contains(content);
+        if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(Tree::from_unsorted(items));
         }
         {
@@ -385,11 +386,12 @@ impl Catalog {
             } else {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
                 drop(state);
-                let claim = Claim { catalog: self, source, content };
-                let is_resident = self.resident.contains(content);
+                let claim = Claim { catalog: self, content };
                 let keepable =
                     if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
+                // What the scan saw half of has to be noted whole.
+                source.wait_until_told()?;
                 if let Some(tree) = claim.settle(items) {
                     return Ok(tree);
                 }
@@ -402,7 +404,7 @@ impl Catalog {
     }
 
     /// Ends the building of a set: with its items it is kept, without it is forgotten.
-    fn finish(&self, content: &Filter, items: Option<Vec<Item>>, scanned_at: u64) -> Option<Tree> {
+    fn finish(&self, content: &Filter, items: Option<Vec<Item>>) -> Option<Tree> {
         let mut tree = items.map(Tree::from_unsorted);
         let mut state = self.lock();
         let entry = state.sets.remove(content);
@@ -410,7 +412,7 @@ impl Catalog {
             // The scan saw some of these commits and not others; each item's last step decides.
             settle(tree, &noted);
             state.uses += 1;
-            let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses, scanned_at };
+            let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses };
             state.sets.insert(content.clone(), kept);
             self.evict(&mut state);
         }
@@ -423,7 +425,7 @@ impl Catalog {
     fn evict(&self, state: &mut State) {
         loop {
             let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
-                Entry::Kept { tree, last_use, .. } if !self.resident.contains(filter) => {
+                Entry::Kept { tree, last_use } if !self.resident.contains(filter) => {
                     Some((*last_use, tree.memory_bytes(), filter))
                 }
                 _ => None,
@@ -468,10 +470,10 @@ impl State {
         self.tree(content).is_some_and(|tree| tree.contains(item))
     }
 
-    /// The kept set, where it shows just the commits up to `number`.
-    fn tree_at(&mut self, content: &Filter, number: u64) -> Option<Tree> {
+    /// The kept set, which is used by that.
+    fn used(&mut self, content: &Filter) -> Option<Tree> {
         match self.sets.get_mut(content)? {
-            Entry::Kept { tree, last_use, scanned_at } if *scanned_at <= number => {
+            Entry::Kept { tree, last_use } => {
                 self.uses += 1;
                 *last_use = self.uses;
                 Some(tree.clone())
@@ -486,7 +488,7 @@ impl State {
             if awaited.number > self.applied {
                 self.awaited.push(awaited);
             } else {
-                let tree = self.tree_at(&awaited.content, awaited.number);
+                let tree = self.used(&awaited.content);
                 awaited.answer(tree);
             }
         }
@@ -496,13 +498,12 @@ impl State {
 /// Frees those who wait for a set even when its scan fails.
 struct Claim<'catalog> {
     catalog: &'catalog Catalog,
-    source: &'catalog dyn EventSource,
     content: &'catalog Filter,
 }
 
 impl Claim<'_> {
     fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
-        let tree = self.catalog.finish(self.content, items, self.source.last_commit());
+        let tree = self.catalog.finish(self.content, items);
         std::mem::forget(self);
         tree
     }
@@ -510,7 +511,7 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.catalog.finish(self.content, None, 0);
+        self.catalog.finish(self.content, None);
     }
 }
 

@@ -71,7 +71,7 @@ impl Index {
                     Ok(()) => {
                         let items = loading.statistics().items;
                         let elapsed_s = began.elapsed().as_secs_f64();
-                        tracing::info!(items, elapsed_s, "the index is loaded");
+                        tracing::debug!(items, elapsed_s, "the index is loaded");
                     }
                     Err(error) => tracing::error!(%error, "the index could not be loaded"),
                 }

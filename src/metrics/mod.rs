@@ -33,7 +33,7 @@ const VERBS: [&str; 9] =
     ["EVENT", "REQ", "CLOSE", "COUNT", "AUTH", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
 /// What became of events: the store's outcomes, and the prefixes of NIP-01 and NIP-42 with which
 /// they are refused.
-const OUTCOMES: [&str; 15] = [
+const OUTCOMES: [&str; 16] = [
     "stored",
     "duplicate",
     "superseded",
@@ -48,6 +48,7 @@ const OUTCOMES: [&str; 15] = [
     "restricted",
     "auth-required",
     "pow",
+    "error",
     "other",
 ];
 /// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
@@ -62,7 +63,7 @@ const NEG_REASONS: [&str; 8] = [
     "other",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 5] = ["handshake", "connections", "address", "rate", "other"];
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "connections", "address", "other"];
 
 /// What a store measures.
 #[derive(Debug, Clone)]

@@ -28,39 +28,65 @@ pub struct Bar {
     pub need: u64,
 }
 
-/// Bars from the day of `first` to that of `last` (seconds), each for as many days as it takes to
-/// have at most `most` of them. Returns them with that number of days. Rows outside are left out.
-pub fn days(
+/// An axis of days, each bar for as many of them as it takes to have few enough.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Days {
     first: u64,
     last: u64,
-    rows: impl IntoIterator<Item = (u64, Bar)>,
-    most: u64,
-) -> (Vec<Bar>, u64) {
-    let (first, last) = (first / DAY_S, last / DAY_S);
-    let span = last.saturating_sub(first).saturating_add(1);
-    let fits = |days: &&u64| span.div_ceil(**days) <= most.max(1);
-    let per_bar = DAYS_PER_BAR.iter().find(fits).copied();
-    let per_bar = per_bar.unwrap_or_else(|| span.div_ceil(most.max(1)));
-    let mut bars: Vec<Bar> = (0..span.div_ceil(per_bar))
-        .map(|n| {
-            let from = first + n * per_bar;
-            let to = from.saturating_add(per_bar - 1).min(last);
-            let date = |day: u64| utc::date(day.saturating_mul(DAY_S));
-            let label =
-                if from == to { date(from) } else { format!("{} to {}", date(from), date(to)) };
-            Bar { label, ..Bar::default() }
-        })
-        .collect();
-    for (second, row) in rows {
-        let place = (second / DAY_S).checked_sub(first).map(|day| day / per_bar);
-        let bar = place.and_then(|n| bars.get_mut(usize::try_from(n).ok()?));
-        if let Some(bar) = bar {
-            bar.held += row.held;
-            bar.have += row.have;
-            bar.need += row.need;
-        }
+    per_bar: u64,
+}
+
+impl Days {
+    /// From the day of second `first` to that of `last` in at most `most` bars.
+    pub fn new(first: u64, last: u64, most: u64) -> Self {
+        let (first, last) = (first / DAY_S, last.max(first) / DAY_S);
+        let span = (last - first).saturating_add(1);
+        let fits = |days: &&u64| span.div_ceil(**days) <= most.max(1);
+        let per_bar = DAYS_PER_BAR.iter().find(fits).copied();
+        Self { first, last, per_bar: per_bar.unwrap_or_else(|| span.div_ceil(most.max(1))) }
     }
-    (bars, per_bar)
+
+    /// How many days a bar stands for.
+    pub fn per_bar(self) -> u64 {
+        self.per_bar
+    }
+
+    /// The second at which each bar begins, and that at which the last one ends.
+    pub fn edges(self) -> impl Iterator<Item = u64> {
+        let count = (self.last - self.first).saturating_add(1).div_ceil(self.per_bar);
+        let end = self.last.saturating_add(1);
+        (0..=count).map(move |n| {
+            let day = self.first.saturating_add(n.saturating_mul(self.per_bar)).min(end);
+            day.saturating_mul(DAY_S)
+        })
+    }
+
+    /// The bars, with their labels and nothing else.
+    pub fn bars(self) -> Vec<Bar> {
+        let edges: Vec<u64> = self.edges().collect();
+        let bar = |edges: &[u64]| {
+            let [from, to] = [edges.first(), edges.last()].map(|edge| edge.copied().unwrap_or(0));
+            let (from, to) = (utc::date(from), utc::date(to.saturating_sub(1)));
+            let label = if from == to { from } else { format!("{from} to {to}") };
+            Bar { label, ..Bar::default() }
+        };
+        edges.windows(2).map(bar).collect()
+    }
+
+    /// The bars with `rows`, each by a second of its day. Rows outside are left out.
+    pub fn with(self, rows: impl IntoIterator<Item = (u64, Bar)>) -> Vec<Bar> {
+        let mut bars = self.bars();
+        for (second, row) in rows {
+            let place = (second / DAY_S).checked_sub(self.first).map(|day| day / self.per_bar);
+            let bar = place.and_then(|n| bars.get_mut(usize::try_from(n).ok()?));
+            if let Some(bar) = bar {
+                bar.held += row.held;
+                bar.have += row.have;
+                bar.need += row.need;
+            }
+        }
+        bars
+    }
 }
 
 /// The width of a drawing of so many bars.
@@ -158,7 +184,9 @@ mod tests {
                 .collect();
             let count = rows.len() as u64;
             let have: u64 = rows.iter().map(|(_, bar)| bar.have).sum();
-            let (bars, _) = days(first, last, rows, most);
+            let days = Days::new(first, last, most);
+            let bars = days.with(rows);
+            assert_eq!(days.edges().count(), bars.len() + 1, "seed {seed}");
             assert!(bars.len() as u64 <= most, "seed {seed}");
             assert_eq!(bars.iter().map(|bar| bar.need).sum::<u64>(), count, "seed {seed}");
             assert_eq!(bars.iter().map(|bar| bar.have).sum::<u64>(), have, "seed {seed}");

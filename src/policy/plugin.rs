@@ -150,8 +150,7 @@ impl Keeper {
         }
         if let Err(error) = run.stdin.write_all(line.as_bytes()) {
             tracing::warn!(%error, "the write policy takes no more events");
-            kill(run.group, "KILL");
-            run.flight.end();
+            run.end();
         }
     }
 
@@ -225,8 +224,8 @@ impl Keeper {
             if let Err(error) = hear(stdout, &hearing) {
                 tracing::error!(%error, "the write policy cannot be understood");
             }
-            kill(group, "KILL");
-            hearing.end();
+            // It may still run, and only not be heard any more.
+            end(group, &hearing);
         };
         let spawned = thread::Builder::new()
             .name("policy-hear".into())
@@ -249,11 +248,16 @@ impl Run {
     fn stop(self) {
         let Self { stdin, group, flight, .. } = self;
         drop(stdin);
-        kill(group, "TERM");
-        if !flight.wait_for_end(END_TIMEOUT) {
-            kill(group, "KILL");
-            flight.end();
+        if !flight.has_ended() {
+            kill(group, "TERM");
         }
+        if !flight.wait_for_end(END_TIMEOUT) {
+            end(group, &flight);
+        }
+    }
+
+    fn end(&self) {
+        end(self.group, &self.flight);
     }
 }
 
@@ -309,8 +313,7 @@ fn watch(mut child: Child, flight: &Flight, timeout: Duration) {
     let group = child.id();
     if flight.watch(timeout) {
         tracing::error!("the write policy has not answered for {} s", timeout.as_secs());
-        kill(group, "KILL");
-        flight.end();
+        end(group, flight);
     }
     match child.wait() {
         Ok(status) => tracing::info!("the write policy has ended: {status}"),
@@ -318,7 +321,16 @@ fn watch(mut child: Child, flight: &Flight, timeout: Duration) {
     }
 }
 
-/// Signals the program and what it has started. One that has ended is not there to be signalled.
+/// Ends a run at once. Of one that has ended nothing is left to be killed, and its number may be
+/// another program's.
+fn end(group: u32, flight: &Flight) {
+    if !flight.has_ended() {
+        kill(group, "KILL");
+        flight.end();
+    }
+}
+
+/// Signals the program and what it has started.
 fn kill(group: u32, signal: &str) {
     let script = r#"kill -s "$0" -- "-$1" 2>/dev/null"#;
     let _ = Command::new("sh").args(["-c", script, signal, &group.to_string()]).status();

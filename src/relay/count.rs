@@ -20,7 +20,7 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let answer = match counted.await {
         Ok(Ok(events)) => message::count(&id, events),
         Ok(Err(SnapshotError::Store(error))) => {
-            tracing::error!(%error, "a COUNT could not be answered");
+            client.relay.read_trouble.failed("a COUNT", &error);
             message::closed(&id, "error: the store could not be read")
         }
         Ok(Err(error)) => message::closed(&id, &format!("error: {error}")),

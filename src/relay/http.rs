@@ -1,21 +1,73 @@
-//! Plain HTTP on the relay's port: the NIP-11 document, how the relay does and what it measures.
+//! Plain HTTP on the relay's port: the NIP-11 document, the page, how the relay does and what it
+//! measures.
 
+use super::page::{self, Updates};
 use super::{Shared, health};
 use crate::config::Config;
 use crate::metrics::{self, Observed};
 use crate::store::unix_now;
 use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
     ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
+use std::convert::Infallible;
 use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 /// The body of every response.
-pub(super) type Body = Full<Bytes>;
+pub(super) enum Body {
+    /// All of it is there.
+    Whole(Full<Bytes>),
+    /// It goes on for as long as someone listens.
+    Updates(Updates),
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Whole(Full::from(text))
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Updates(updates) => Pin::new(updates).poll_frame(context),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Updates(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Updates(_) => SizeHint::new(),
+        }
+    }
+}
 
 /// What the relay does, by NIP: only what is true.
 const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
@@ -23,12 +75,17 @@ const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
 /// The headers by which proxies say that a request is not their own.
 const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 
+/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
+pub(super) fn is_forwarded<B>(request: &Request<B>) -> bool {
+    FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
+}
+
 const NOSTR_JSON: &str = "application/nostr+json";
 
 /// Answers a request that does not ask for a WebSocket.
 pub(super) async fn respond(
     request: &Request<Incoming>,
-    relay: &Shared,
+    relay: &Arc<Shared>,
     from: IpAddr,
 ) -> Response<Body> {
     let wants_document = request
@@ -36,11 +93,16 @@ pub(super) async fn respond(
         .get_all(ACCEPT)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)));
+    let has_page = relay.config.page.enabled;
     match (request.method(), request.uri().path()) {
         (&Method::OPTIONS, _) => answer(StatusCode::NO_CONTENT, "text/plain", String::new()),
         (&Method::GET | &Method::HEAD, _) if wants_document => {
             answer(StatusCode::OK, NOSTR_JSON, document(&relay.config).to_string())
         }
+        (&Method::GET | &Method::HEAD, "/") if has_page && page::is_wanted(request) => {
+            page::respond(request, relay, from).await
+        }
+        (&Method::GET, "/events") if has_page => page::respond_updates(request, relay, from),
         (&Method::GET | &Method::HEAD, "/") => {
             let text =
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config.relay.name);
@@ -80,12 +142,10 @@ pub(super) fn answer_own(
     response
 }
 
-/// What the relay measures, for those who may know. A request that came by way of a proxy came
-/// from somewhere else than its connection says.
+/// What the relay measures, for those who may know.
 fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
-    let is_forwarded = FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header));
     let is_allowed = relay.config.metrics.allow.iter().any(|network| network.contains(from));
-    if is_forwarded || !is_allowed {
+    if is_forwarded(request) || !is_allowed {
         let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
         return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
     }
@@ -104,7 +164,7 @@ fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Respons
 }
 
 /// The NIP-11 document.
-fn document(config: &Config) -> Value {
+pub(super) fn document(config: &Config) -> Value {
     let limits = &config.limits;
     let mut document = json!({
         "name": config.relay.name,

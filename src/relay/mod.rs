@@ -8,8 +8,10 @@ mod http;
 pub mod message;
 mod neg_sessions;
 mod outbox;
+mod page;
 mod permission;
 mod publish;
+mod read_trouble;
 mod refusals;
 mod server;
 mod subscriptions;
@@ -20,6 +22,8 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use health::Health;
+use page::Page;
+use read_trouble::ReadTrouble;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -70,6 +74,8 @@ struct Shared {
     peers: Peers,
     metrics: Metrics,
     health: Health,
+    read_trouble: ReadTrouble,
+    page: Page,
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
@@ -105,6 +111,8 @@ impl Relay {
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
+            read_trouble: ReadTrouble::default(),
+            page: Page::default(),
             stopping,
             _running: running,
         });

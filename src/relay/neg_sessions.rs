@@ -9,7 +9,7 @@ use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
-use crate::store::Filter;
+use crate::store::{Filter, StoreError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -91,6 +91,8 @@ enum OpenError {
     Message(#[from] MessageError),
     #[error("blocked: too many query results")]
     TooLarge { limit: usize },
+    #[error("error: the store could not be read")]
+    Unread(StoreError),
     #[error("error: {0}")]
     Failed(String),
 }
@@ -99,10 +101,7 @@ impl From<SnapshotError> for OpenError {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
-            SnapshotError::Store(error) => {
-                tracing::error!(%error, "a set could not be read");
-                Self::Failed("the store could not be read".into())
-            }
+            SnapshotError::Store(error) => Self::Unread(error),
         }
     }
 }
@@ -163,7 +162,12 @@ impl NegSessions {
                 metrics.neg_refusals.count("blocked");
                 message::neg_err_too_large(&id, limit)
             }
-            Err(error) => refuse(metrics, &id, &error.to_string()),
+            Err(error) => {
+                if let OpenError::Unread(error) = &error {
+                    client.relay.read_trouble.failed("a set", error);
+                }
+                refuse(metrics, &id, &error.to_string())
+            }
         };
         client.outbox.text(text).await;
     }

@@ -6,7 +6,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::item::Item;
 use crate::metrics::{Metrics, Share};
-use crate::store::{Event, Filter, StoreError, UNTOLD_COMMITS, View, unix_now};
+use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -126,7 +126,7 @@ impl Subscriptions {
 
     /// After EOSE: the messages that waited for it, without those among the stored events.
     /// `commits` are announced and have not reached the subscriptions yet; beside them the read
-    /// can have seen some that are not even announced.
+    /// can have seen one that is not even announced, and no more: there is one writer.
     pub(super) fn go_live(
         &self,
         id: &str,
@@ -153,7 +153,7 @@ impl Subscriptions {
                 .collect(),
             Stage::Live { .. } => Vec::new(),
         };
-        subscription.stage = Stage::Live { sent, commits: commits.saturating_add(UNTOLD_COMMITS) };
+        subscription.stage = Stage::Live { sent, commits: commits.saturating_add(1) };
         messages
     }
 
@@ -182,7 +182,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
             client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
         }
         Err(error) => {
-            tracing::error!(%error, "a REQ could not be answered");
+            client.relay.read_trouble.failed("a REQ", &error);
             client.subscriptions.end(&id);
             let text = message::closed(&id, "error: the store could not be read");
             client.outbox.text(text).await;

@@ -12,8 +12,7 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 pub(super) fn in_words(error: &StoreError) -> String {
     let StoreError::Sqlite(error) = error else { return error.to_string() };
     let known = match error.sqlite_error_code() {
-        Some(ErrorCode::DiskFull) => "the disk is full",
-        Some(ErrorCode::SystemIoFailure) if has_no_room(error) => "the disk is full",
+        Some(_) if has_no_room(error) => "the disk is full",
         Some(ErrorCode::SystemIoFailure) => "the disk cannot be read or written",
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another program holds the store; try again"
@@ -35,12 +34,17 @@ pub(super) fn is_damage(error: &Error) -> bool {
 /// Whether room on the disk would help: then it is worth moving the write-ahead log.
 pub(super) fn is_full(error: &StoreError) -> bool {
     let StoreError::Sqlite(error) = error else { return false };
-    error.sqlite_error_code() == Some(ErrorCode::DiskFull) || has_no_room(error)
+    has_no_room(error)
 }
 
-/// The file that readers and writer share could not grow: nearly always for want of room.
-fn has_no_room(error: &Error) -> bool {
-    error.sqlite_error().is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
+/// Whether there is no room, be it for the file that readers and writer share: that it cannot grow
+/// is an error of its own.
+pub(super) fn has_no_room(error: &Error) -> bool {
+    let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
+    is_full
+        || error
+            .sqlite_error()
+            .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
 }
 
 /// Says in the log that writing fails, now and then and not with every event, and when it works

@@ -17,9 +17,7 @@ pub(super) fn take(path: &Path) -> Result<File, StoreError> {
     if names > 1 {
         return Err(StoreError::Linked { path: path.to_owned(), names });
     }
-    let mut name = real.into_os_string();
-    name.push(".lock");
-    let lock_path = PathBuf::from(name);
+    let lock_path = beside(real);
     let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
     let file = File::create(&lock_path).map_err(failed)?;
     match file.try_lock() {
@@ -27,6 +25,18 @@ pub(super) fn take(path: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.to_owned() }),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// Whether somebody writes to the store.
+pub(super) fn is_held(path: &Path) -> bool {
+    File::open(beside(real_path(path)))
+        .is_ok_and(|file| matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)))
+}
+
+fn beside(store: PathBuf) -> PathBuf {
+    let mut name = store.into_os_string();
+    name.push(".lock");
+    name.into()
 }
 
 /// SQLite follows links: the same file by another name is the same store. So does this, to where

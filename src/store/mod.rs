@@ -30,7 +30,6 @@ pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
-pub use flush::UNTOLD_COMMITS;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
@@ -106,6 +105,12 @@ pub enum StoreError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// There is no room for what SQLite needs beside the file.
+    #[error("cannot open the store {path}: its disk is full; free some space", path = path.display())]
+    NoRoom {
+        /// The store's file.
+        path: PathBuf,
+    },
     /// This process may not write to the file.
     #[error("the store {path} cannot be written; give its file and its directory to the user \
         that runs negsync", path = path.display())]
@@ -162,6 +167,9 @@ impl StoreError {
                 if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
             {
                 Self::Damaged { path: path.to_owned(), source }
+            }
+            Self::Sqlite(source) if fault::has_no_room(&source) => {
+                Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
             other => other,

@@ -336,6 +336,15 @@ fn each_walk(
     }
 }
 
+/// How many events there are of each kind.
+pub(super) fn kinds(connection: &Connection) -> Result<Vec<(u16, u64)>, StoreError> {
+    let mut select = connection
+        .prepare_cached("SELECT kind, count(*) FROM event INDEXED BY event_kind GROUP BY kind")?;
+    let rows =
+        select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
 /// The kinds that an author has events of: one probe of the index a kind.
 fn kinds_of(connection: &Connection, author: &[u8; 32]) -> Result<Vec<u16>, StoreError> {
     let mut next = connection.prepare_cached(

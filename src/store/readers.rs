@@ -113,6 +113,14 @@ impl Reader {
         self.at_one_moment(|moment| moment.items(filter, visit))
     }
 
+    /// How many events of each kind are stored. Walks one index from end to end.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
+        self.pool.with(query::kinds)
+    }
+
     /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
     /// lasts the write-ahead log only grows.
     ///
@@ -144,11 +152,6 @@ impl Reader {
             let expired_until = self.pool.expired_until();
             work(beside, &Moment { connection, expired_until })
         })
-    }
-
-    /// The number of the last commit.
-    pub fn last_commit(&self) -> u64 {
-        self.commits.hold(|number| number)
     }
 
     /// A second with about as many events before it as after it, where they were stored in order

@@ -1,6 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::StoreError;
+use super::{StoreError, fault, lock};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -139,10 +139,14 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
 /// Opens a connection that cannot write.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
-        // Readers share a file beside the store, and here it cannot be made. Without a log, which
-        // whoever writes has, the file is all there is, and can be read without being shared.
+        // Readers share a file beside the store, and here it cannot be made: nothing can be written,
+        // or there is no room. Where nobody writes and the log is empty the file is all there is,
+        // and can be read without being shared.
         Err(StoreError::Sqlite(error))
-            if error.sqlite_error_code() == Some(ErrorCode::CannotOpen) && !has_log(path) =>
+            if (error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
+                || fault::has_no_room(&error))
+                && !has_log(path)
+                && !lock::is_held(path) =>
         {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
             open_reader_of(&immutable(path), flags)
@@ -154,7 +158,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 fn has_log(path: &Path) -> bool {
     let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
     log.push("-wal");
-    PathBuf::from(log).exists()
+    PathBuf::from(log).metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// The URI by which SQLite takes a file as one that nobody writes.

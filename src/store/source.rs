@@ -16,6 +16,14 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, or something is due to be removed and still there.
     fn catch_up(&self) -> Result<(), StoreError>;
 
+    /// Waits until the listener knows of every commit that a scan before the call can have seen.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.catch_up()
+    }
+
     /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
     /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
     /// filter there is no order, and an item may come twice.
@@ -27,11 +35,6 @@ pub trait EventSource: Send + Sync {
         filters: &[Filter],
         visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError>;
-
-    /// The number of the last commit, as [`super::Change`] counts them; always 0 where nobody counts.
-    fn last_commit(&self) -> u64 {
-        0
-    }
 
     /// A second with about as many events before it as after it, where a scan gains from being
     /// cut in two; `None` where it does not.
@@ -58,6 +61,11 @@ impl EventSource for Store {
         self.expire()
     }
 
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.inner.writer.wait_until_told();
+        Ok(())
+    }
+
     fn items(
         &self,
         filters: &[Filter],
@@ -76,10 +84,6 @@ impl EventSource for Store {
             }
             Ok(())
         })
-    }
-
-    fn last_commit(&self) -> u64 {
-        self.reader().last_commit()
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {

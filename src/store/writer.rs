@@ -6,7 +6,7 @@ use super::checkpoint::{self, Checkpointer};
 use super::commits::Commits;
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, Tell};
+use super::flush::{Committed, Flusher, Tell, Told, Untold};
 use super::rules::{self, Change, Outcome, Step};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
@@ -72,6 +72,7 @@ pub(super) struct Writer {
     jobs: SyncSender<Job>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: Arc<AtomicU64>,
+    told: Arc<Told>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -90,6 +91,7 @@ impl Writer {
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let told = Arc::new(Told::default());
         let state = Thread {
             connection,
             beside,
@@ -99,12 +101,13 @@ impl Writer {
             next_expiry: due,
             expire_again: None,
             trouble: Trouble::new(path),
+            told: Arc::clone(&told),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, next_expiry, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, next_expiry, told, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands events over; waits while the queue is full.
@@ -115,6 +118,11 @@ impl Writer {
     /// Whether something stored was due to be removed by `now`.
     pub(super) fn has_expired(&self, now: u64) -> bool {
         self.next_expiry.load(Ordering::Acquire) <= now
+    }
+
+    /// Waits until all have been told of every commit that may have been read before the call.
+    pub(super) fn wait_until_told(&self) {
+        self.told.wait();
     }
 
     /// Removes what is due now, then replies.
@@ -185,6 +193,7 @@ struct Thread {
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
     trouble: Trouble,
+    told: Arc<Told>,
 }
 
 impl Thread {
@@ -315,9 +324,11 @@ impl Thread {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
         self.next_expiry = rules::next_expiry(&self.connection, now)?;
+        let untold = Some(Told::begin(&self.told));
         self.beside.expired_until.store(now, Ordering::Release);
         let steps = due.into_iter().map(Step::Removed).collect();
         self.flusher.committed(Committed {
+            untold,
             // It follows no commit of its own.
             change: Change { steps, number: 0 },
             next_expiry: self.next_expiry,
@@ -341,13 +352,13 @@ impl Thread {
         let mut change = Change::default();
         let written = self.write(&mut change, work);
         let is_done = written.is_ok();
-        let tell: Tell = match written {
-            Ok(done) => {
+        let (tell, untold): (Tell, _) = match written {
+            Ok((done, untold)) => {
                 if !change.steps.is_empty() {
                     self.trouble.worked();
                 }
                 self.beside.checkpointer.committed(&self.connection);
-                Box::new(|flushed| tell(flushed.map(|()| done)))
+                (Box::new(|flushed| tell(flushed.map(|()| done))), Some(untold))
             }
             Err(error) => {
                 change = Change::default();
@@ -357,11 +368,12 @@ impl Thread {
                     self.beside.checkpointer.relieve(&self.connection);
                 }
                 let words = fault::in_words(&error);
-                Box::new(move |_| tell(Err(&words)))
+                (Box::new(move |_| tell(Err(&words))), None)
             }
         };
         // A failure as well: whoever hears of it has heard of all that came before.
-        self.flusher.committed(Committed { change, next_expiry: self.next_expiry, tell });
+        let next_expiry = self.next_expiry;
+        self.flusher.committed(Committed { untold, change, next_expiry, tell });
         is_done
     }
 
@@ -369,7 +381,7 @@ impl Thread {
         &mut self,
         change: &mut Change,
         work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
-    ) -> Result<T, StoreError> {
+    ) -> Result<(T, Untold), StoreError> {
         if self.flusher.has_failed() {
             if !checkpoint::is_done(&self.connection) {
                 return Err(StoreError::NotWritten("the disk failed, and still does".into()));
@@ -385,10 +397,16 @@ impl Thread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.vanishing, change)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
+        self.flusher.wait();
+        if self.flusher.has_failed() {
+            return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
+        }
+        // Before anybody can read what it did.
+        let untold = Told::begin(&self.told);
         let is_change = !change.steps.is_empty();
         change.number = self.beside.commits.count(is_change, || transaction.commit())?;
         self.next_expiry = next_expiry;
-        Ok(done)
+        Ok((done, untold))
     }
 }
 

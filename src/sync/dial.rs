@@ -1,6 +1,7 @@
 //! The way to a peer: TCP, and TLS where its URL asks for it.
 
 use super::peer::PeerError;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -76,6 +77,18 @@ impl PeerUrl {
         path.map_or_else(|| "/".to_owned(), |path| path.as_str().to_owned())
     }
 
+    /// Why there is no connection, and what may be wrong.
+    fn unreached(&self, error: &std::io::Error) -> String {
+        match (error.kind(), error.raw_os_error()) {
+            (ErrorKind::ConnectionRefused, _) => {
+                format!("nothing serves at {}; is the relay running?", self.authority())
+            }
+            // Looking the name up is no call of the system, and has no number.
+            (_, None) => format!("{error}; is the name {} right?", self.host),
+            _ => error.to_string(),
+        }
+    }
+
     /// Opens a byte stream.
     pub(super) async fn dial(&self) -> Result<Box<dyn Duplex>, PeerError> {
         let failed = |reason: String| PeerError::Connect { reason };
@@ -84,7 +97,7 @@ impl PeerUrl {
         let tcp = tcp
             .await
             .map_err(|_| failed("no answer".into()))?
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| failed(self.unreached(&error)))?;
         tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         if !self.encrypted {
             return Ok(Box::new(tcp));

@@ -4,6 +4,9 @@ use super::filter::PeerFilter;
 use serde_json::json;
 use serde_json::value::RawValue;
 
+/// The most characters that are kept of what a peer says to people.
+const WORDS_CHARS: usize = 200;
+
 /// What a peer says, as far as a sync cares.
 #[derive(Debug)]
 pub(super) enum PeerMessage<'text> {
@@ -35,7 +38,7 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
     let string = |place: usize| {
         elements.get(place).and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
     };
-    let text_at = |place: usize| string(place).unwrap_or_default();
+    let text_at = |place: usize| string(place).map(|text| one_line(&text)).unwrap_or_default();
     let read = || {
         Some(match string(0)?.as_str() {
             "EVENT" => {
@@ -64,6 +67,13 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
         })
     };
     read().unwrap_or(PeerMessage::Unknown)
+}
+
+/// A peer's words as they go into logs, reports and onto terminals: not more than anyone reads, and
+/// nothing that begins a line or moves a cursor.
+fn one_line(text: &str) -> String {
+    let shown = text.chars().take(WORDS_CHARS);
+    shown.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 /// NIP-01, REQ.
@@ -129,6 +139,16 @@ mod tests {
         let PeerMessage::NegErr { id, text, cap } = parse(text) else { panic!("not a NEG-ERR") };
         assert_eq!((id.as_str(), cap), ("n1", Some(500_000)));
         assert!(text.starts_with("blocked: "));
+    }
+
+    #[test]
+    fn a_peers_words_are_one_short_line() {
+        let words = format!("a\u{1b}[2J\n{}", "x".repeat(100_000));
+        let notice = json!(["NOTICE", words]).to_string();
+        let PeerMessage::Notice(text) = parse(&notice) else { panic!("not a NOTICE") };
+        assert!(text.starts_with("a [2J xxx") && text.chars().count() == WORDS_CHARS, "{text}");
+        let closed = json!(["CLOSED", "s", words]).to_string();
+        assert!(matches!(parse(&closed), PeerMessage::Closed { text: cut, .. } if cut == text));
     }
 
     #[test]

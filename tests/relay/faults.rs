@@ -5,7 +5,7 @@ use crate::support::client::{Client, PATIENCE};
 use crate::support::disk::Disk;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::process::{RelayProcess, negsync};
-use crate::support::{Author, events, id_of, model};
+use crate::support::{Author, TestRelay, events, id_of, model};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
@@ -171,6 +171,32 @@ async fn a_full_disk_of_64_mb() {
     run_full(relay, &store, "the disk is full", |_| {}, |_| disk.remove("others")).await;
 }
 
+/// What cannot be stored now is fetched again later, by the same process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_into_a_full_disk_is_made_up_for_once_there_is_room() {
+    let Some(disk) = Disk::mount(16) else { return };
+    let peer = TestRelay::start().await;
+    let config = disk.path().join("relay.toml");
+    let section = format!("[[peer]]\nurl = \"{}\"\ninterval_s = 1\n", peer.url());
+    std::fs::write(&config, section).unwrap();
+    let command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    let store = disk.path().join("events.sqlite");
+    let relay = RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
+    let mut client = relay.client().await;
+    assert!(neg_ids(&mut client, &json!({})).await.is_empty());
+    disk.fill("others", 32 << 20);
+    let held = Notes::new(8).take(200);
+    peer.client().await.publish_all(&held).await;
+    Account::default().publish_until_refused(&mut client, &mut Notes::new(9)).await;
+    disk.remove("others");
+    let expected = model::ids(&held);
+    let deadline = Instant::now() + 3 * PATIENCE;
+    while !neg_ids(&mut client, &json!({})).await.is_superset(&expected) {
+        assert!(Instant::now() < deadline, "the sync was not taken up again");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}
+
 /// Not by room on the disk but by a limit of the process: needs no root, and is another error.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_disk_that_refuses_to_write() {
@@ -263,6 +289,27 @@ fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who
     check_export(&store, &sent);
     disk.set_read_only(false);
     assert!(negsync(&["import", "--store", path], &text).stdout.contains("50 duplicate"));
+}
+
+/// Not even the files that SQLite needs beside the store can be made.
+#[test]
+fn on_a_full_disk_who_writes_is_told_so_at_the_start_and_who_reads_reads() {
+    let Some(disk) = Disk::mount(4) else { return };
+    let store = disk.path().join("events.sqlite");
+    let path = store.to_str().unwrap();
+    let sent: Vec<Value> = Notes::new(7).take(20);
+    let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
+    assert!(negsync(&["import", "--store", path], &text).status.success());
+    disk.fill("others", 8 << 20);
+    for arguments in [&["relay", "--listen", "127.0.0.1:0"][..], &["import"], &["compact"]] {
+        let ended = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(path) && ended.stderr.contains("disk is full"), "{ended:?}");
+    }
+    check_export(&store, &sent);
+    assert!(negsync(&["check", "--store", path], "").status.success());
+    disk.remove("others");
+    assert!(negsync(&["import", "--store", path], &text).stdout.contains("20 duplicate"));
 }
 
 /// First an index is damaged, which the relay meets when it reads it; then the schema itself.

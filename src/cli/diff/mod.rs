@@ -7,7 +7,7 @@ use super::sync_trace;
 use super::{StoreArguments, start_log};
 use anyhow::Context;
 use negsync::index::Index;
-use negsync::plot::{self, Bar};
+use negsync::plot::{self, Bar, Days};
 use negsync::store::StoreOptions;
 use negsync::sync::{
     By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, PeerUrl, diff,
@@ -166,9 +166,12 @@ fn svg(found: &Diff) -> String {
             .collect();
         let first = rows.first().map_or(0, |row| row.0);
         let last = rows.last().map_or(0, |row| row.0);
-        let (bars, days) = plot::days(first, last, rows, MOST_BARS);
-        let note = if days == 1 { "a day".to_owned() } else { format!("each {days} days") };
-        return plot::over_time(&title, &note, &bars);
+        let days = Days::new(first, last, MOST_BARS);
+        let note = match days.per_bar() {
+            1 => "a bar for each day".to_owned(),
+            days => format!("a bar for every {days} days"),
+        };
+        return plot::over_time(&title, &note, &days.with(rows));
     }
     let mut rows: Vec<&DiffRow> = found.rows.iter().collect();
     rows.sort_by_key(|row| std::cmp::Reverse(row.have + row.need));

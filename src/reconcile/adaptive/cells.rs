@@ -8,9 +8,11 @@ use super::{Pending, State};
 use crate::reconcile::range_set::{Bound, RangeSet};
 use std::num::NonZeroU64;
 
-/// So many cells before our first item and after our last are asked about one by one: what a peer
-/// has there is listed once. Ranges further away double in length.
+/// Cells before our first item and after our last are asked about one by one, so many at most and
+/// at least, in between as many as we have items: what a peer has there is listed once. Ranges
+/// further away double in length.
 const NEAR_CELLS: u64 = 1_024;
+const LEAST_NEAR_CELLS: u64 = 16;
 
 /// The same where we hold nothing at all, from [`FIRST_EVENTS`] on.
 const NEAR_CELLS_OF_NOTHING: u64 = 4_096;
@@ -61,7 +63,9 @@ impl Cells {
 
     /// The ranges to begin with: each cell in which we hold something, and what lies between.
     pub(super) fn opening<S: RangeSet>(self, set: &S) -> Vec<Pending> {
-        let mut out = Opening { cells: self, ranges: Vec::new(), rank: 0, lower: Bound::START };
+        let near = (set.len() as u64).clamp(LEAST_NEAR_CELLS, NEAR_CELLS);
+        let lower = Bound::START;
+        let mut out = Opening { cells: self, near, ranges: Vec::new(), rank: 0, lower };
         let first = set.item(0).map_or(self.of(FIRST_EVENTS), |item| self.of(item.created_at));
         out.leave_before(first);
         while let Some(item) = set.item(out.rank) {
@@ -74,7 +78,7 @@ impl Cells {
             let upper = self.start(cell.saturating_add(1));
             out.up_to(upper, set.lower_bound(&upper.item));
         }
-        out.leave_after(if set.is_empty() { NEAR_CELLS_OF_NOTHING } else { NEAR_CELLS });
+        out.leave_after(if set.is_empty() { NEAR_CELLS_OF_NOTHING } else { near });
         out.ranges
     }
 
@@ -97,6 +101,7 @@ impl Cells {
 
 struct Opening {
     cells: Cells,
+    near: u64,
     ranges: Vec<Pending>,
     rank: usize,
     lower: Bound,
@@ -123,11 +128,10 @@ impl Opening {
 
     /// All before `cell`, in ranges that become shorter the nearer they are.
     fn leave_before(&mut self, cell: u64) {
-        let near = cell.saturating_sub(NEAR_CELLS);
-        let mut before: Vec<u64> =
-            std::iter::successors(Some(NEAR_CELLS), |far| far.checked_mul(2))
-                .map_while(|far| near.checked_sub(far))
-                .collect();
+        let near = cell.saturating_sub(self.near);
+        let mut before: Vec<u64> = std::iter::successors(Some(self.near), |far| far.checked_mul(2))
+            .map_while(|far| near.checked_sub(far))
+            .collect();
         before.reverse();
         for cell in before {
             self.up_to(self.cells.start(cell), self.rank);
@@ -140,7 +144,7 @@ impl Opening {
     fn leave_after(&mut self, near: u64) {
         self.leave_each(near);
         let first = self.cells.of(self.lower.item.created_at);
-        let further = std::iter::successors(Some(NEAR_CELLS), |far| far.checked_mul(2));
+        let further = std::iter::successors(Some(near.max(1)), |far| far.checked_mul(2));
         for cell in further.map_while(|far| first.checked_add(far)) {
             self.up_to(self.cells.start(cell), self.rank);
         }

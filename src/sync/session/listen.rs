@@ -49,12 +49,11 @@ impl Session<'_> {
 
     /// NOTICE. Some relays answer a verb that they do not know with nothing else.
     fn notice(&mut self, text: &str) -> Result<(), End> {
-        let shown: String = text.chars().take(200).collect();
         let announced = self.peer.information.negentropy == Some(true);
         if self.reconciling.is_unanswered() && !announced {
-            return self.without_negentropy(&shown);
+            return self.without_negentropy(text);
         }
-        self.note(format!("the peer says: {shown}"));
+        self.note(format!("the peer says: {text}"));
         Ok(())
     }
 

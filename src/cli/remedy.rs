@@ -1,0 +1,88 @@
+//! What to do about an error, where the error does not say it itself: whoever raised it does not
+//! know of flags and files.
+
+use negsync::config::ConfigError;
+use negsync::relay::RelayError;
+use negsync::store::{FilterError, StoreError};
+use negsync::sync::{SyncError, UrlError};
+use std::error::Error;
+use std::io::{self, ErrorKind};
+
+/// What the first of the causes that is known can be met with.
+pub(crate) fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+    error.chain().find_map(of_cause)
+}
+
+fn of_cause(cause: &(dyn Error + 'static)) -> Option<&'static str> {
+    if let Some(ConfigError::Read { .. }) = cause.downcast_ref() {
+        return Some(
+            "name a file that can be read, or leave --config out: every key has a default",
+        );
+    }
+    if let Some(RelayError::Listen { source, .. }) = cause.downcast_ref() {
+        return listen(source.kind());
+    }
+    if let Some(error) = cause.downcast_ref::<StoreError>() {
+        return store(error);
+    }
+    // Some errors show another as their own.
+    if let Some(RelayError::Store(error)) = cause.downcast_ref() {
+        return store(error);
+    }
+    if cause.is::<UrlError>() || matches!(cause.downcast_ref(), Some(SyncError::Url(_))) {
+        return Some("a relay's URL is such as wss://relay.example.com");
+    }
+    if cause.is::<FilterError>() {
+        return Some(
+            "a filter is such as '{\"kinds\":[1],\"since\":1700000000}', in single quotes",
+        );
+    }
+    if let Some(SyncError::Key { .. }) = cause.downcast_ref() {
+        return Some("write the key itself there, 64 hex digits or nsec1..., and nothing else");
+    }
+    cause.downcast_ref::<io::Error>().and_then(|error| file(error.kind()))
+}
+
+fn listen(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::AddrInUse => {
+            Some("another program serves there; end it, or take another port with --listen")
+        }
+        ErrorKind::AddrNotAvailable => {
+            Some("it is no address of this machine; 0.0.0.0 stands for all of them")
+        }
+        ErrorKind::PermissionDenied => {
+            Some("take a port above 1023, and let a proxy in front of it serve the others")
+        }
+        _ => None,
+    }
+}
+
+fn store(error: &StoreError) -> Option<&'static str> {
+    match error {
+        StoreError::Lock { source, .. } if source.kind() == ErrorKind::NotFound => {
+            Some("make the directory first, or name another file with --store")
+        }
+        StoreError::Lock { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
+            Some("give the directory to the user that runs negsync, or name another with --store")
+        }
+        StoreError::Open { source, .. } => match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::CannotOpen) => {
+                Some("name the file of a store with --store; `negsync import` makes one")
+            }
+            Some(rusqlite::ErrorCode::NotADatabase) => {
+                Some("it is a file of something else; name another with --store")
+            }
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn file(kind: ErrorKind) -> Option<&'static str> {
+    match kind {
+        ErrorKind::NotFound => Some("is its name right?"),
+        ErrorKind::PermissionDenied => Some("give it to the user that runs negsync"),
+        _ => None,
+    }
+}

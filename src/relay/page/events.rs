@@ -1,0 +1,87 @@
+//! The page's updates: server-sent events (the HTML standard, section 9.2), each with the parts
+//! that have changed.
+
+use super::render::{self, Part, Viewer};
+use super::view;
+use crate::relay::{Shared, stopped};
+use hyper::body::{Body, Bytes, Frame};
+use serde_json::{Map, Value};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::time::Instant;
+
+/// How often it is looked whether something has changed.
+const TICK: Duration = Duration::from_secs(1);
+/// After so long without a change the time alone is sent: it shows that both are there.
+const SIGN_OF_LIFE: Duration = Duration::from_secs(15);
+/// The most updates that wait for a socket.
+const QUEUE: usize = 2;
+/// How long a page may take none.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The body of an answer that goes on.
+pub(in crate::relay) struct Updates(mpsc::Receiver<Bytes>);
+
+impl Body for Updates {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+    }
+}
+
+/// Keeps a page current for as long as it is there, at most until the relay stops.
+pub(super) fn subscribe(
+    relay: Arc<Shared>,
+    viewer: Viewer,
+    permit: OwnedSemaphorePermit,
+) -> Updates {
+    let (updates, body) = mpsc::channel(QUEUE);
+    let mut stopping = relay.stopping.clone();
+    tokio::spawn(async move {
+        let _permit = permit;
+        tokio::select! {
+            () = keep_current(&relay, viewer, &updates) => {}
+            () = updates.closed() => {}
+            () = stopped(&mut stopping) => {}
+        }
+    });
+    Updates(body)
+}
+
+/// Returns when the page takes no more, or there is nothing to send it.
+async fn keep_current(relay: &Arc<Shared>, viewer: Viewer, updates: &mpsc::Sender<Bytes>) {
+    let mut sent: Arc<Vec<Part>> = Arc::default();
+    let mut sent_at = Instant::now();
+    let mut tick = tokio::time::interval(TICK);
+    loop {
+        tick.tick().await;
+        let Ok(now) = view(relay, viewer).await else { return };
+        let mut parts: Vec<Part> =
+            now.parts.iter().filter(|part| !sent.contains(part)).cloned().collect();
+        if parts.is_empty() && sent_at.elapsed() < SIGN_OF_LIFE {
+            continue;
+        }
+        parts.push(render::as_of(&now.facts));
+        let sending = updates.send(message(parts));
+        if !matches!(tokio::time::timeout(PATIENCE, sending).await, Ok(Ok(()))) {
+            return;
+        }
+        (sent, sent_at) = (now.parts, Instant::now());
+    }
+}
+
+fn message(parts: Vec<Part>) -> Bytes {
+    let parts: Map<String, Value> =
+        parts.into_iter().map(|(id, html)| (id.to_owned(), Value::from(html))).collect();
+    // JSON has no line ends of its own.
+    Bytes::from(format!("event: parts\ndata: {}\n\n", Value::Object(parts)))
+}

@@ -1,0 +1,118 @@
+//! What the page shows, gathered at one moment and cheap: counts and days come from the index,
+//! kinds from a scan that is made now and then.
+
+use crate::index::{Slice, SnapshotError};
+use crate::item::Item;
+use crate::metrics::{IntGauge, PeerStatus};
+use crate::plot::{Bar, Days};
+use crate::reconcile::RangeSet;
+use crate::relay::Shared;
+use crate::store::{Filter, Reader, StoreError, unix_now};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The days that the page shows, unless a peer differs on older ones.
+const DAYS: u64 = 90;
+/// The fewest, however young the store is.
+const LEAST_DAYS: u64 = 14;
+const DAY_S: u64 = 86_400;
+/// How old the numbers of each kind may be.
+const KINDS_AGE: Duration = Duration::from_secs(2);
+/// Counting them takes at most one part in so many of the time.
+const KINDS_SHARE: u32 = 20;
+
+/// What the page shows.
+pub(super) struct Facts {
+    /// The second at which it was gathered.
+    pub(super) now: u64,
+    pub(super) events: usize,
+    /// How many events of each kind are stored; those with the most first.
+    pub(super) kinds: Arc<Vec<(u16, u64)>>,
+    pub(super) connections: u64,
+    pub(super) neg_sessions: u64,
+    pub(super) peers: Vec<PeerStatus>,
+    pub(super) days: Days,
+    /// Events held on these days.
+    pub(super) held: Vec<Bar>,
+}
+
+/// How many events of each kind are stored, as counted last.
+#[derive(Default)]
+pub(super) struct Kinds(Mutex<Counted>);
+
+#[derive(Default)]
+struct Counted {
+    kinds: Arc<Vec<(u16, u64)>>,
+    at: Option<Instant>,
+    took: Duration,
+}
+
+impl Kinds {
+    fn get(&self, reader: &Reader) -> Result<Arc<Vec<(u16, u64)>>, StoreError> {
+        let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let most = KINDS_AGE.max(counted.took * KINDS_SHARE);
+        if counted.at.is_none_or(|at| at.elapsed() >= most) {
+            let began = Instant::now();
+            let mut kinds = reader.kinds()?;
+            kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
+            let (kinds, took) = (Arc::new(kinds), began.elapsed());
+            *counted = Counted { kinds, at: Some(Instant::now()), took };
+        }
+        Ok(Arc::clone(&counted.kinds))
+    }
+}
+
+impl Facts {
+    /// Gathers them; may wait for the index and the store.
+    pub(super) fn gather(relay: &Shared, kinds: &Kinds) -> Result<Self, StoreError> {
+        let set = relay.index.snapshot(&[Filter::default()], usize::MAX);
+        let set = set.map_err(|error| match error {
+            SnapshotError::Store(error) => error,
+            SnapshotError::TooLarge { .. } => StoreError::Closed,
+        })?;
+        let now = unix_now();
+        let peers = relay.peers.all(now);
+        let days = days(&set, &peers, now);
+        Ok(Self {
+            now,
+            events: set.len(),
+            kinds: kinds.get(relay.index.reader())?,
+            connections: gauge(&relay.metrics.connections),
+            neg_sessions: gauge(&relay.metrics.neg_sessions),
+            held: held(&set, days),
+            days,
+            peers,
+        })
+    }
+}
+
+fn gauge(gauge: &IntGauge) -> u64 {
+    u64::try_from(gauge.get()).unwrap_or(0)
+}
+
+/// The days up to the newest event that is not ahead of its time, and all on which a peer differs.
+fn days(set: &Slice, peers: &[PeerStatus], now: u64) -> Days {
+    let newest = set.lower_bound(&Item::new(now.saturating_add(1), [0; 32])).checked_sub(1);
+    let second = |rank: Option<usize>| rank.and_then(|rank| set.item(rank)).map(|it| it.created_at);
+    let newest = second(newest).unwrap_or(now);
+    let oldest = second(Some(0)).unwrap_or(now).min(newest);
+    let differing = peers.iter().filter_map(|peer| peer.look.as_ref()).flat_map(|it| &it.days);
+    let (first, last) =
+        differing.fold((u64::MAX, 0), |(first, last), it| (it.day.min(first), it.day.max(last)));
+    let last = newest.max(last);
+    let back = |days: u64| last.saturating_sub((days - 1) * DAY_S);
+    Days::new(back(DAYS).max(oldest).min(back(LEAST_DAYS)).min(first), last, DAYS)
+}
+
+/// How many events the set holds on each of the days.
+fn held(set: &Slice, days: Days) -> Vec<Bar> {
+    let ranks: Vec<usize> =
+        days.edges().map(|edge| set.lower_bound(&Item::new(edge, [0; 32]))).collect();
+    let mut bars = days.bars();
+    for (bar, ranks) in bars.iter_mut().zip(ranks.windows(2)) {
+        if let [from, to] = ranks {
+            bar.held = to.saturating_sub(*from) as u64;
+        }
+    }
+    bars
+}

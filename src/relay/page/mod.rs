@@ -1,0 +1,189 @@
+//! The page that a browser is shown: whole and readable as it comes, and kept current by
+//! server-sent events where there is JavaScript. Nothing in it comes from elsewhere.
+
+mod events;
+mod facts;
+mod render;
+
+pub(super) use events::Updates;
+
+use super::Shared;
+use super::http::{self, Body};
+use crate::store::StoreError;
+use events::subscribe;
+use facts::{Facts, Kinds};
+use hyper::header::{
+    ACCEPT, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
+};
+use hyper::{Request, Response, StatusCode};
+use render::{Part, Viewer};
+use sha2::{Digest, Sha256};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Mutex, Semaphore};
+
+const STYLE: &str = include_str!("page.css");
+const SCRIPT: &str = include_str!("page.js");
+
+/// The most pages that are kept current at a time.
+const MOST_SUBSCRIBERS: usize = 64;
+/// What is shown is at most so old, however many look.
+const AGE: Duration = Duration::from_millis(500);
+
+/// What all views of the page share.
+pub(super) struct Page {
+    kinds: Arc<Kinds>,
+    // For anyone, and for the operator.
+    views: [Mutex<Option<View>>; 2],
+    subscribers: Arc<Semaphore>,
+}
+
+impl Default for Page {
+    fn default() -> Self {
+        let subscribers = Arc::new(Semaphore::new(MOST_SUBSCRIBERS));
+        Self { kinds: Arc::default(), views: Default::default(), subscribers }
+    }
+}
+
+/// The page as it was at one moment.
+#[derive(Clone)]
+struct View {
+    made: Instant,
+    facts: Arc<Facts>,
+    parts: Arc<Vec<Part>>,
+}
+
+/// Whether a request is a browser's for the page.
+pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
+    let accepted = request.headers().get_all(ACCEPT).iter();
+    accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+}
+
+/// Answers with the whole page.
+pub(super) async fn respond<B>(
+    request: &Request<B>,
+    relay: &Arc<Shared>,
+    from: IpAddr,
+) -> Response<Body> {
+    let view = match view(relay, viewer(request, relay, from)).await {
+        Ok(view) => view,
+        Err(error) => return failed(&error),
+    };
+    let html = render::page(&http::document(&relay.config), &view.facts, &view.parts);
+    let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
+    if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
+        response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
+}
+
+/// Answers with what changes from now on.
+pub(super) fn respond_updates<B>(
+    request: &Request<B>,
+    relay: &Arc<Shared>,
+    from: IpAddr,
+) -> Response<Body> {
+    let Ok(permit) = Arc::clone(&relay.page.subscribers).try_acquire_owned() else {
+        let text = format!("{MOST_SUBSCRIBERS} pages are kept current already; reload this one.\n");
+        return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
+    };
+    let updates = subscribe(Arc::clone(relay), viewer(request, relay, from), permit);
+    let mut response = private(StatusCode::OK, "text/event-stream", Body::Updates(updates));
+    // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
+    let name = HeaderName::from_static("x-accel-buffering");
+    response.headers_mut().insert(name, HeaderValue::from_static("no"));
+    response
+}
+
+/// Only a connection that comes from an operator's network is theirs: what came by way of a proxy
+/// came from somewhere else.
+fn viewer<B>(request: &Request<B>, relay: &Shared, from: IpAddr) -> Viewer {
+    let operators = &relay.config.page.operator;
+    if !http::is_forwarded(request) && operators.iter().any(|network| network.contains(from)) {
+        Viewer::Operator
+    } else {
+        Viewer::Anyone
+    }
+}
+
+/// The page as it is now, or was a moment ago.
+async fn view(relay: &Arc<Shared>, viewer: Viewer) -> Result<View, StoreError> {
+    let [anyone, operator] = &relay.page.views;
+    let kept = if viewer == Viewer::Operator { operator } else { anyone };
+    // One at a time makes it anew; the others wait and take that.
+    let mut kept = kept.lock().await;
+    if let Some(view) = kept.as_ref().filter(|view| view.made.elapsed() < AGE) {
+        return Ok(view.clone());
+    }
+    let (shared, kinds) = (Arc::clone(relay), Arc::clone(&relay.page.kinds));
+    let facts = tokio::task::spawn_blocking(move || Facts::gather(&shared, &kinds)).await;
+    let facts = facts.unwrap_or(Err(StoreError::Closed))?;
+    let parts = Arc::new(render::parts(&facts, viewer));
+    let view = View { made: Instant::now(), facts: Arc::new(facts), parts };
+    *kept = Some(view.clone());
+    Ok(view)
+}
+
+fn failed(error: &StoreError) -> Response<Body> {
+    tracing::warn!(%error, "the page could not be made");
+    let text = "The store cannot be read; the relay's log says why.\n";
+    private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text.to_owned()))
+}
+
+/// An answer that pages of other origins may neither read nor frame.
+fn private(status: StatusCode, content_type: &'static str, body: Body) -> Response<Body> {
+    let mut response = Response::new(body);
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    for (name, value) in [
+        (hyper::header::CONTENT_TYPE, content_type),
+        (hyper::header::CACHE_CONTROL, "no-store"),
+        (X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    response
+}
+
+/// The page's own style and script, its own updates, and nothing else.
+fn content_security_policy() -> String {
+    let hash = |text: &str| base64(&Sha256::digest(text.as_bytes()));
+    format!(
+        "default-src 'none'; style-src 'sha256-{}'; script-src 'sha256-{}'; connect-src 'self'; \
+         img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        hash(STYLE),
+        hash(SCRIPT),
+    )
+}
+
+/// RFC 4648, section 4.
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
+    for chunk in bytes.chunks(3) {
+        let bits = chunk.iter().fold(0u32, |bits, byte| bits << 8 | u32::from(*byte));
+        let bits = bits << (8 * (3 - chunk.len()));
+        for digit in 0..4 {
+            let value = (bits >> (18 - 6 * digit)) & 63;
+            let digit = DIGITS.get(value as usize).filter(|_| digit <= chunk.len());
+            text.push(digit.map_or('=', |digit| char::from(*digit)));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn base64_is_that_of_the_rfc() {
+        for (text, expected) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("foobar", "Zm9vYmFy")]
+        {
+            assert_eq!(super::base64(text.as_bytes()), expected);
+        }
+    }
+}

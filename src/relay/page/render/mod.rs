@@ -1,0 +1,210 @@
+//! The page as HTML: whole for a browser that opens it, and the parts of it that change.
+
+mod peers;
+mod words;
+
+use super::facts::Facts;
+use crate::plot::{self, escape};
+use crate::utc;
+use peers::{differences, differences_in_numbers, peers};
+use serde_json::Value;
+use std::fmt::Write;
+use words::{KEYS_OF_LIMITS, grouped, kind_name, size, time};
+
+/// The most kinds that have a row of their own.
+const MOST_KINDS: usize = 12;
+
+/// A part of the page by the id of its element.
+pub(super) type Part = (&'static str, String);
+
+/// Whom the page is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Viewer {
+    /// Sees how peers stand, and not who they are.
+    Anyone,
+    Operator,
+}
+
+/// The part that says when all this was so; alone it is no news.
+pub(super) fn as_of(facts: &Facts) -> Part {
+    ("as-of", format!("As of {}", time(facts.now)))
+}
+
+/// The parts that change.
+pub(super) fn parts(facts: &Facts, viewer: Viewer) -> Vec<Part> {
+    vec![
+        ("now", now(facts)),
+        ("peers", peers(facts, viewer)),
+        ("days", days(facts, viewer)),
+        ("kinds", kinds(facts)),
+    ]
+}
+
+/// The whole page. `document` is the relay's NIP-11 document.
+pub(super) fn page(document: &Value, facts: &Facts, parts: &[Part]) -> String {
+    let text = |key: &str| escape(document.get(key).and_then(Value::as_str).unwrap_or_default());
+    let part = |id: &str| parts.iter().find(|part| part.0 == id).map_or("", |part| part.1.as_str());
+    let (name, description, version) = (text("name"), text("description"), text("version"));
+    let (style, script) = (super::STYLE, super::SCRIPT);
+    let (now, kinds, policy) = (part("now"), part("kinds"), policy(document));
+    let (_, as_of) = as_of(facts);
+    let peers = section(facts, "Peers", "peers", part("peers"));
+    let days = part("days");
+    format!(
+        r#"<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<link rel="icon" href="data:,">
+<title>{name}</title>
+<style>{style}</style>
+</head>
+<body>
+<main>
+<header>
+<h1>{name}</h1>
+<p>{description}</p>
+<p class="state quiet"><span id="as-of">{as_of}</span> <span id="connection" role="status"></span></p>
+</header>
+<section aria-label="Now"><dl class="tiles" id="now">{now}</dl></section>
+{peers}
+<section><h2>Events per day</h2><div class="card" id="days">{days}</div></section>
+<section><h2>Kinds</h2><div class="card" id="kinds">{kinds}</div></section>
+<section><h2>Policy</h2><div class="card">{policy}</div></section>
+</main>
+<footer>negsync {version}. All times and days are UTC. The same port speaks WebSocket to Nostr clients.</footer>
+<script>{script}</script>
+</body>
+</html>
+"#
+    )
+}
+
+/// A section that is there only where there is something to show.
+fn section(facts: &Facts, title: &str, id: &str, inner: &str) -> String {
+    if facts.peers.is_empty() {
+        return String::new();
+    }
+    format!(r#"<section><h2>{title}</h2><div id="{id}">{inner}</div></section>"#)
+}
+
+/// The numbers at the top.
+fn now(facts: &Facts) -> String {
+    let mut out = String::new();
+    let mut tile = |name: &str, value: String, more: &str| {
+        let more = if more.is_empty() { String::new() } else { format!("<small>{more}</small>") };
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{value}{more}</dd></div>");
+    };
+    tile("Events stored", grouped(facts.events as u64), "");
+    tile("Kinds stored", grouped(facts.kinds.len() as u64), "");
+    let connections = format!("{} clients connected", grouped(facts.connections));
+    tile("NEG sessions now", grouped(facts.neg_sessions), &connections);
+    if facts.peers.is_empty() {
+        return out;
+    }
+    let syncs: u64 = facts.peers.iter().map(|peer| peer.syncs).sum();
+    let mean = |of: fn(&crate::metrics::Tally) -> u64| {
+        let sum: u64 = facts.peers.iter().map(|peer| of(&peer.totals)).sum();
+        sum as f64 / syncs.max(1) as f64
+    };
+    let count = format!("mean of {} syncs", grouped(syncs));
+    if syncs == 0 {
+        tile("Round trips a sync", "–".to_owned(), "no sync has ended yet");
+        tile("Bytes a sync", "–".to_owned(), "no sync has ended yet");
+        return out;
+    }
+    tile("Round trips a sync", format!("{:.1}", mean(|tally| tally.round_trips)), &count);
+    let bytes = mean(|tally| tally.bytes_up + tally.bytes_down);
+    tile("Bytes a sync", size(bytes as u64), &count);
+    out
+}
+
+/// What is held on each day, and below it, on the same days, what differs from each peer.
+fn days(facts: &Facts, viewer: Viewer) -> String {
+    let per_bar = match facts.days.per_bar() {
+        1 => "a bar for each day".to_owned(),
+        days => format!("a bar for every {days} days"),
+    };
+    let most = facts.held.iter().map(|bar| bar.held).max().unwrap_or(0);
+    let mut out = format!(
+        r#"<figure><figcaption><span class="keys"><span class="key">held here</span></span><span>{per_bar}</span></figcaption>{}</figure>"#,
+        drawing(&plot::held(&facts.held), most),
+    );
+    out.push_str(&differences(facts, viewer));
+    let mut edges = facts.days.edges();
+    let first = edges.next().unwrap_or(facts.now);
+    let last = edges.last().unwrap_or(facts.now).saturating_sub(1);
+    let _ = write!(
+        out,
+        r#"<p class="axis"><span>{}</span><span>{}</span></p>"#,
+        utc::date(first),
+        utc::date(last)
+    );
+    out.push_str(&differences_in_numbers(facts, viewer));
+    out
+}
+
+/// Bars with the number that the highest stands for.
+fn drawing(bars: &str, most: u64) -> String {
+    format!(r#"<div class="drawing"><span class="most">{}</span>{bars}</div>"#, grouped(most))
+}
+
+fn kinds(facts: &Facts) -> String {
+    if facts.kinds.is_empty() {
+        return r#"<p class="quiet">Nothing is stored yet.</p>"#.to_owned();
+    }
+    let mut out =
+        String::from("<table><thead><tr><th>Kind</th><th>Events</th></tr></thead><tbody>");
+    for (kind, count) in facts.kinds.iter().take(MOST_KINDS) {
+        let name = kind_name(*kind);
+        let _ = write!(
+            out,
+            r#"<tr><td>{kind}<span class="name">{name}</span></td><td>{}</td></tr>"#,
+            grouped(*count)
+        );
+    }
+    let others = facts.kinds.get(MOST_KINDS..).unwrap_or_default();
+    if !others.is_empty() {
+        let events: u64 = others.iter().map(|(_, count)| count).sum();
+        let (kinds, events) = (grouped(others.len() as u64), grouped(events));
+        let _ = write!(out, "<tr><td>{kinds} other kinds</td><td>{events}</td></tr>");
+    }
+    out.push_str("</tbody></table>");
+    out
+}
+
+/// What the relay's NIP-11 document says that it takes and gives.
+fn policy(document: &Value) -> String {
+    let mut out = String::from("<table><tbody>");
+    let mut row = |name: &str, value: &str| {
+        let _ = write!(out, "<tr><td>{name}</td><td>{}</td></tr>", escape(value));
+    };
+    for (key, name) in [("contact", "Contact"), ("pubkey", "Operator's public key")] {
+        if let Some(value) = document.get(key).and_then(Value::as_str) {
+            row(name, value);
+        }
+    }
+    let nips = document.get("supported_nips").and_then(Value::as_array);
+    let nips: Vec<String> = nips.into_iter().flatten().map(Value::to_string).collect();
+    row("NIPs", &nips.join(", "));
+    for (key, value) in document.get("limitation").and_then(Value::as_object).into_iter().flatten()
+    {
+        let known = KEYS_OF_LIMITS.iter().find(|known| known.0 == key.as_str());
+        let (name, unit) = known.map_or((escape(key), ""), |known| (known.1.to_owned(), known.2));
+        let value = match (value, value.as_u64()) {
+            (Value::Bool(true), _) => "yes".to_owned(),
+            (Value::Bool(false), _) => "no".to_owned(),
+            (_, Some(bytes)) if unit == "bytes" => size(bytes),
+            (_, Some(number)) => format!("{} {unit}", grouped(number)),
+            (other, None) => other.to_string(),
+        };
+        row(&name, value.trim());
+    }
+    out.push_str("</tbody></table>");
+    out
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,162 @@
+//! How the relay's peers stand.
+
+use super::super::facts::Facts;
+use super::words::{ago, grouped, size, time};
+use super::{Viewer, drawing};
+use crate::config::Direction;
+use crate::metrics::{DayDiffers, Look, PeerStatus};
+use crate::plot::{self, Bar, escape};
+use crate::utc;
+use std::fmt::Write;
+
+/// The most days of a look that its table shows; the newest.
+const MOST_ROWS: usize = 400;
+
+/// A card for each peer.
+pub(super) fn peers(facts: &Facts, viewer: Viewer) -> String {
+    let cards = facts.peers.iter().enumerate();
+    cards.map(|(place, peer)| card(peer, place, facts.now, viewer)).collect()
+}
+
+/// What a viewer may call a peer.
+fn name(peer: &PeerStatus, place: usize, viewer: Viewer) -> String {
+    match viewer {
+        Viewer::Operator => escape(&peer.name),
+        Viewer::Anyone => format!("Peer {}", place + 1),
+    }
+}
+
+fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
+    let (mark, words) = state(peer);
+    let direction = match peer.direction {
+        Direction::Both => "both ways",
+        Direction::Down => "down, from the peer",
+        Direction::Up => "up, to the peer",
+    };
+    let live = if peer.live { ", live" } else { "" };
+    let mut out = format!(
+        r#"<div class="card"><div class="head"><h3>{}</h3><span class="mark {mark}">{words}</span><span class="quiet">{direction}{live}</span></div><dl class="facts">"#,
+        name(peer, place, viewer),
+    );
+    let mut fact = |name: &str, value: &str| {
+        let _ = write!(out, "<div><dt>{name}</dt><dd>{value}</dd></div>");
+    };
+    let when = |second: u64| format!("{}<small>{}</small>", ago(second, now), time(second));
+    let converged = match (peer.in_step, peer.last_converged) {
+        (true, _) => "now".to_owned(),
+        (false, Some(second)) => when(second),
+        (false, None) => "not yet".to_owned(),
+    };
+    // Where all was moved that may be and something differs all the same, that is not equality.
+    let differs = peer.have > 0 || peer.need > 0;
+    fact(if differs { "Last complete" } else { "Last converged" }, &converged);
+    let known = peer.last_converged.is_some() || differs;
+    let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
+    fact("It lacks", &count(peer.have));
+    fact("This relay lacks", &count(peer.need));
+    if let Some(second) = peer.differs_since {
+        fact("Differs since", &when(second));
+    }
+    if let Some(last) = &peer.last_sync {
+        let tally = &last.tally;
+        let trips = tally.round_trips;
+        let cost = format!(
+            "{} round trip{}<small>{} up, {} down, {:.1} s, {}</small>",
+            grouped(trips),
+            if trips == 1 { "" } else { "s" },
+            size(tally.bytes_up),
+            size(tally.bytes_down),
+            last.elapsed_s,
+            ago(last.ended_at, now),
+        );
+        fact("Last sync", &cost);
+    }
+    out.push_str("</dl>");
+    let failed = peer.last_error.as_ref().zip(peer.last_error_at);
+    let failed = failed.filter(|(_, second)| !peer.connected && failed_since_sync(peer, *second));
+    if let (Some((error, second)), Viewer::Operator) = (failed, viewer) {
+        let (error, ago) = (escape(error), ago(second, now));
+        let _ = write!(out, r#"<p class="quiet">Last failure, {ago}: {error}</p>"#);
+    }
+    out.push_str("</div>");
+    out
+}
+
+/// How a peer stands, as a class and in words that need no colour.
+fn state(peer: &PeerStatus) -> (&'static str, &'static str) {
+    let failed = peer.last_error_at.is_some_and(|at| failed_since_sync(peer, at));
+    match &peer.last_sync {
+        _ if peer.in_step => ("good", "● in step"),
+        _ if failed && !peer.connected => ("bad", "✕ not reached"),
+        Some(last) if last.equal => ("good", "● equal"),
+        Some(_) => ("differs", "▲ differs"),
+        None => ("quiet", "first sync under way"),
+    }
+}
+
+/// Whether what failed at that second came after the last sync that was complete.
+fn failed_since_sync(peer: &PeerStatus, second: u64) -> bool {
+    let complete = peer.last_sync.filter(|last| last.complete);
+    complete.is_none_or(|last| second > last.ended_at)
+}
+
+/// The peers of which it was looked up on which days they differ, with their names.
+fn looks(facts: &Facts, viewer: Viewer) -> impl Iterator<Item = (usize, String, &Look)> {
+    let peers = facts.peers.iter().enumerate();
+    peers.filter_map(move |(place, peer)| {
+        Some((place, name(peer, place, viewer), peer.look.as_deref()?))
+    })
+}
+
+/// For each peer that differs, on which days.
+pub(super) fn differences(facts: &Facts, viewer: Viewer) -> String {
+    let differing = looks(facts, viewer).filter(|(_, _, look)| !look.days.is_empty());
+    differing.map(|(_, name, look)| figure(facts, look, &name)).collect()
+}
+
+/// The same in numbers, and which peers differ on no day.
+pub(super) fn differences_in_numbers(facts: &Facts, viewer: Viewer) -> String {
+    let mut out = String::new();
+    for (place, name, look) in looks(facts, viewer) {
+        if !look.days.is_empty() {
+            out.push_str(&table(look, place, &name));
+        } else if look.error.is_none() {
+            let at = time(look.at);
+            let _ = write!(out, r#"<p class="equal quiet">{name}: equal on every day, {at}</p>"#);
+        }
+    }
+    out
+}
+
+fn figure(facts: &Facts, look: &Look, name: &str) -> String {
+    let rows = look.days.iter().map(|it| {
+        let bar = Bar { label: String::new(), held: 0, have: it.have, need: it.need };
+        (it.day, bar)
+    });
+    let bars = facts.days.with(rows);
+    let most = bars.iter().map(|bar| bar.have.max(bar.need)).max().unwrap_or(0);
+    let sum = |side: fn(&DayDiffers) -> u64| grouped(look.days.iter().map(side).sum());
+    format!(
+        r#"<figure><figcaption><span class="keys"><span class="key have">only here: {}</span><span class="key need">only at {name}: {}</span></span><span>{}</span></figcaption>{}</figure>"#,
+        sum(|day| day.have),
+        sum(|day| day.need),
+        time(look.at),
+        drawing(&plot::differences(&bars), most),
+    )
+}
+
+fn table(look: &Look, place: usize, name: &str) -> String {
+    let mut out = format!(
+        r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0"><table><thead><tr><th>Day</th><th>Only here</th><th>Only at {name}</th></tr></thead><tbody>"#
+    );
+    for day in look.days.iter().rev().take(MOST_ROWS) {
+        let (date, have, need) = (utc::date(day.day), grouped(day.have), grouped(day.need));
+        let _ = write!(out, "<tr><td>{date}</td><td>{have}</td><td>{need}</td></tr>");
+    }
+    let older = look.days.len().saturating_sub(MOST_ROWS);
+    if older > 0 {
+        let _ = write!(out, "<tr><td>and {older} older days</td><td></td><td></td></tr>");
+    }
+    out.push_str("</tbody></table></div></details>");
+    out
+}

@@ -1,0 +1,89 @@
+use super::*;
+use crate::metrics::{DayDiffers, LastSync, Look, PeerStatus, Tally};
+use crate::plot::Days;
+use serde_json::json;
+use std::sync::Arc;
+
+const NOW: u64 = 1_767_225_600;
+const DAY_S: u64 = 86_400;
+
+fn facts(peers: Vec<PeerStatus>) -> Facts {
+    let days = Days::new(NOW - 20 * DAY_S, NOW, 90);
+    let kinds = (0..20).map(|kind| (kind, 1_000 - u64::from(kind))).collect();
+    let held = days.bars();
+    let (events, connections, neg_sessions) = (12_345, 3, 2);
+    Facts { now: NOW, events, kinds: Arc::new(kinds), connections, neg_sessions, peers, days, held }
+}
+
+fn peer(name: &str) -> PeerStatus {
+    let day = DayDiffers { day: NOW - 3 * DAY_S, have: 7, need: 1_234 };
+    let tally = Tally { round_trips: 3, bytes_up: 2_000, bytes_down: 1_000, ..Tally::default() };
+    let (complete, equal) = (true, false);
+    PeerStatus {
+        name: name.to_owned(),
+        have: 7,
+        need: 1_234,
+        differs_since: Some(NOW - 7_300),
+        last_converged: Some(NOW - 100),
+        last_sync: Some(LastSync { ended_at: NOW - 100, elapsed_s: 0.5, tally, complete, equal }),
+        last_error: Some(format!("cannot reach {name}")),
+        last_error_at: Some(NOW - 50),
+        totals: tally,
+        syncs: 1,
+        look: Some(Arc::new(Look::new(NOW - 90, vec![day]))),
+        ..PeerStatus::default()
+    }
+}
+
+fn whole(facts: &Facts, viewer: Viewer) -> String {
+    let document = json!({
+        "name": "<script>alert(1)</script>",
+        "description": "\"quoted\" & <b>bold</b>",
+        "contact": "mailto:<x>",
+        "limitation": { "max_<i>": "<i>", "auth_required": true },
+    });
+    page(&document, facts, &parts(facts, viewer))
+}
+
+#[test]
+fn nothing_that_others_wrote_is_markup() {
+    let html = whole(&facts(vec![peer("ws://a/<img src=x>\"'&")]), Viewer::Operator);
+    for raw in ["<script>a", "<b>", "<i>", "<x>", "<img", "\"quoted\" &", "src=x>\""] {
+        assert!(!html.contains(raw), "{raw} in {html}");
+    }
+    assert!(html.contains("ws://a/&lt;img src=x&gt;&quot;&#39;&amp;"), "{html}");
+}
+
+#[test]
+fn who_the_peers_are_only_the_operator_sees() {
+    let facts = facts(vec![peer("wss://secret.example.com"), peer("wss://secret2.example.com")]);
+    let shown = whole(&facts, Viewer::Anyone);
+    assert!(!shown.contains("secret") && !shown.contains("cannot reach"), "{shown}");
+    assert!(shown.contains("Peer 1") && shown.contains("Peer 2"), "{shown}");
+    let shown = whole(&facts, Viewer::Operator);
+    assert!(shown.contains("wss://secret2.example.com"), "{shown}");
+    assert!(shown.contains("cannot reach wss://secret.example.com"), "{shown}");
+}
+
+#[test]
+fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
+    let html = whole(&facts(vec![peer("ws://a")]), Viewer::Anyone);
+    for words in [
+        "<dt>It lacks</dt><dd>7</dd>",
+        "<dt>This relay lacks</dt><dd>1,234</dd>",
+        "<dd>2 h ago<small><time datetime=\"2025-12-31T21:58:20Z\">2025-12-31 21:58:20 UTC</time>",
+        "2025-12-29: 7 only here, 1234 only there",
+        "<tr><td>2025-12-29</td><td>7</td><td>1,234</td></tr>",
+        "<dd>3 round trips<small>2.0 KB up, 1.0 KB down, 0.5 s, 1 min ago</small>",
+        "<dd>12,345</dd>",
+        "<td>8 other kinds</td><td>7,876</td>",
+    ] {
+        assert!(html.contains(words), "{words} not in {html}");
+    }
+}
+
+#[test]
+fn a_relay_without_peers_has_no_section_for_them() {
+    let html = whole(&facts(Vec::new()), Viewer::Operator);
+    assert!(!html.contains("Peers") && !html.contains("Round trips"), "{html}");
+}

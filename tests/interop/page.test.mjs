@@ -1,0 +1,282 @@
+// The relay's page as people see it, in the real Chromium.
+import "./browser.mjs";
+import { after, before, test } from "node:test";
+import assert from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { mkdir } from "node:fs/promises";
+import { join } from "node:path";
+import { chromium } from "playwright-core";
+import { finalizeEvent } from "nostr-tools/pure";
+import { Relay } from "nostr-tools/relay";
+import { withRelay } from "./relay.mjs";
+
+const executablePath = process.env.CHROMIUM || "/usr/bin/chromium";
+const missing = existsSync(executablePath) ? false : `LEFT OUT: there is no ${executablePath}`;
+// Where pictures are kept, for those who want to look; none are without it.
+const pictures = process.env.NEGSYNC_SCREENSHOTS;
+const hang = { timeout: 80_000, skip: missing };
+const DAY_S = 86_400;
+const now = Math.floor(Date.now() / 1000);
+const keys = [1, 2, 3].map((number) => new Uint8Array(32).fill(number));
+
+let browser;
+before(async () => {
+  if (missing) return;
+  const args = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"];
+  args.push("--disable-background-networking", "--disable-component-update", "--disable-sync");
+  // A new empty profile each time, which goes with the browser.
+  browser = await chromium.launch({ executablePath, args });
+});
+after(async () => await browser?.close());
+
+let made = 0;
+/** A signed event, `daysAgo` days old. */
+function event(kind, daysAgo, { author = 0, tags = [] } = {}) {
+  made += 1;
+  const template = { kind, created_at: now - 600 - daysAgo * DAY_S, tags, content: `${made}` };
+  return finalizeEvent(template, keys[author]);
+}
+const events = (count, kind, daysAgo) => Array.from({ length: count }, () => event(kind, daysAgo));
+
+/** The part of relay.toml that shows the page, to an operator on this machine or to nobody. */
+const pageConfig = ({ operator = true, peers = [] } = {}) => `
+[relay]
+name = "relay.example.com"
+description = "Kept equal <by> negsync"
+[page]
+enabled = true
+operator = [${operator ? '"127.0.0.1"' : ""}]
+look_interval_s = 1
+${peers.map(({ url, ...keys }) => `[[peer]]\nurl = "${url}"\ninterval_s = 1\n${
+  Object.entries(keys).map(([key, value]) => `${key} = ${JSON.stringify(value)}`).join("\n")}`).join("\n")}
+`;
+
+const httpOf = (url) => url.replace("ws:", "http:") + "/";
+
+/** Opens the page, and fails on whatever a console would complain about or another origin. */
+async function open(url, options = {}) {
+  const context = await browser.newContext({ viewport: { width: 1200, height: 900 }, ...options });
+  const page = await context.newPage();
+  const complaints = [];
+  page.on("console", (message) => complaints.push(message.text()));
+  page.on("pageerror", (error) => complaints.push(`${error}`));
+  page.on("request", (request) => {
+    const { origin, protocol } = new URL(request.url());
+    if (protocol !== "data:" && origin !== new URL(httpOf(url)).origin) complaints.push(request.url());
+  });
+  await page.goto(httpOf(url));
+  const close = async (picture) => {
+    if (pictures && picture) {
+      await mkdir(pictures, { recursive: true });
+      await page.screenshot({ path: join(pictures, `${picture}.png`), fullPage: true });
+    }
+    await context.close();
+    assert.deepEqual(complaints, []);
+  };
+  return { page, close };
+}
+
+/** Looks until `check` passes. */
+async function until(check) {
+  const end = Date.now() + 30_000;
+  for (;;) {
+    try {
+      return await check();
+    } catch (error) {
+      if (Date.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 100));
+    }
+  }
+}
+
+const number = (text) => Number(text.replaceAll(",", ""));
+
+/** The number of a tile, which may have smaller words below it. */
+async function tile(page, name) {
+  const text = await page.locator("#now div", { hasText: name }).locator("dd").innerText();
+  return number(text.split("\n")[0]);
+}
+
+/** What the page's table of kinds says. */
+async function kindsShown(page) {
+  const rows = await page.locator("#kinds tbody tr").allInnerTexts();
+  return new Map(rows.map((row) => {
+    const cells = row.split("\t");
+    return [parseInt(cells[0]), number(cells.at(-1))];
+  }));
+}
+
+/** What the store says of the same. */
+async function kindsStored(relay, kinds) {
+  const counts = new Map();
+  for (const kind of kinds) {
+    const count = await relay.count([{ kinds: [kind] }], {});
+    if (count > 0) counts.set(kind, count);
+  }
+  return counts;
+}
+
+const sorted = (counts) => [...counts].sort(([one], [other]) => one - other);
+
+async function sameAsStore(page, relay, kinds) {
+  const stored = await kindsStored(relay, kinds);
+  assert.deepEqual(sorted(await kindsShown(page)), sorted(stored));
+  const total = await relay.count([{}], {});
+  assert.equal(await tile(page, "Events stored"), total);
+  assert.equal(await tile(page, "Kinds stored"), stored.size);
+}
+
+test("its numbers are the store's after writes, deletions and syncs", hang, async () => {
+  const kinds = [0, 1, 5, 6, 7, 1111];
+  const theirs = [...events(40, 1, 2), ...events(30, 1111, 9)];
+  await withRelay(theirs, async (peer) => {
+    const config = pageConfig({ peers: [{ url: peer, live: true }] });
+    await withRelay(events(25, 1, 1), async (url) => {
+      const { page, close } = await open(url);
+      const relay = await Relay.connect(url);
+      try {
+        // Synced by the schedule, and shown without a reload.
+        await until(async () => assert.equal(await relay.count([{}], {}), 95));
+        await until(() => sameAsStore(page, relay, kinds));
+        const gone = events(10, 7, 3);
+        for (const it of [...gone, ...events(15, 6, 0), event(0, 5), event(0, 4)]) {
+          await relay.publish(it);
+        }
+        await until(() => sameAsStore(page, relay, kinds));
+        const tags = gone.map(({ id }) => ["e", id]);
+        await relay.publish(event(5, 0, { tags }));
+        await until(() => sameAsStore(page, relay, kinds));
+        assert.equal((await kindsShown(page)).get(0), 1, "a profile replaces the one before it");
+        assert.equal((await kindsShown(page)).has(7), false, "deleted");
+        assert.equal(await tile(page, "Events stored"), 95 + 15 + 1 + 1);
+        // The same when it comes whole.
+        const without = await open(url, { javaScriptEnabled: false });
+        await sameAsStore(without.page, relay, kinds);
+        await without.close();
+        assert.equal(await page.locator("#connection").innerText(), "live");
+        await until(async () => {
+          const card = await page.locator("#peers .card").innerText();
+          assert.ok(card.includes("in step") && /Last converged\s+now/.test(card), card);
+        });
+      } finally {
+        relay.close();
+      }
+      await close();
+    }, config);
+  });
+});
+
+/** Two relays that a sync in one direction leaves different, and where they differ. */
+async function withDifference(work, operator = true) {
+  const shared = [...events(60, 1, 1), ...events(50, 7, 6), ...events(45, 1, 12)];
+  const ours = events(4, 1, 6);
+  await withRelay([...shared, ...events(9, 1, 12)], async (peer) => {
+    const config = pageConfig({ operator, peers: [{ url: peer, direction: "down" }] });
+    await withRelay([...shared, ...ours], (url) => work(url, peer), config);
+  });
+}
+
+const date = (daysAgo) => new Date((now - 600 - daysAgo * DAY_S) * 1000).toISOString().slice(0, 10);
+
+test("it shows which peer lacks what, since when and of which day", hang, async () => {
+  await withDifference(async (url, peer) => {
+    const { page, close } = await open(url);
+    const card = page.locator("#peers .card");
+    await until(async () => {
+      const text = await card.innerText();
+      for (const words of [peer, "▲ differs", "Differs since"]) assert.ok(text.includes(words), text);
+      assert.match(text, /It lacks\s+4\s/);
+      assert.match(text, /This relay lacks\s+0\s/);
+      assert.match(text, /Last sync\s+\d+ round trips?\s+.* up, .* down/);
+    });
+    const drawing = page.locator("#days svg.differences");
+    await until(async () => assert.equal(await drawing.locator("rect.have").count(), 1));
+    assert.equal(await drawing.locator("rect.need").count(), 0);
+    const words = await drawing.locator("title").allTextContents();
+    assert.ok(words.includes(`${date(6)}: 4 only here, 0 only there`), words.join("\n"));
+    const legend = await page.locator("#days figcaption").allInnerTexts();
+    assert.ok(legend[0].includes("held here") && legend[1].includes("only here: 4"), `${legend}`);
+    const box = await drawing.locator("rect.have").boundingBox();
+    assert.ok(box.width >= 2 && box.height >= 20, JSON.stringify(box));
+    await page.locator("#days summary").click();
+    const row = await page.locator("#days tbody tr").innerText();
+    assert.deepEqual(row.split("\t"), [date(6), "4", "0"]);
+    // What someone has opened stays open when the numbers come anew.
+    const seen = await page.locator("#as-of").innerText();
+    await until(async () => assert.notEqual(await page.locator("#as-of").innerText(), seen));
+    assert.ok(await page.locator("#days details").evaluate((it) => it.open));
+    await close("differs");
+  });
+});
+
+test("only the operator is shown the peers' addresses", hang, async () => {
+  await withDifference(async (url, peer) => {
+    const { page, close } = await open(url);
+    await until(async () => {
+      assert.match(await page.locator("#peers .card").innerText(), /^Peer 1/);
+      assert.equal(await page.locator("#days rect.have").count(), 1);
+    });
+    const html = await page.content();
+    const host = new URL(peer).host;
+    assert.ok(!html.includes(host), "the page");
+    const response = await fetch(`${httpOf(url)}events`);
+    const { value } = await response.body.getReader().read();
+    assert.ok(!Buffer.from(value).toString().includes(host), "its updates");
+    await close();
+  }, false);
+});
+
+/** The contrast of an element's words with what is behind them (WCAG 2, relative luminance). */
+function contrast(element) {
+  const channels = (color) => color.match(/[\d.]+/g).map(Number);
+  const luminance = (color) => {
+    const [red, green, blue] = channels(color).slice(0, 3).map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+  };
+  let behind = element;
+  const opaque = (it) => (channels(getComputedStyle(it).backgroundColor)[3] ?? 1) > 0;
+  while (behind.parentElement && !opaque(behind)) behind = behind.parentElement;
+  const style = getComputedStyle(element);
+  const color = element.closest("svg") ? style.fill : style.color;
+  const pair = [color, getComputedStyle(behind).backgroundColor].map(luminance);
+  return (Math.max(...pair) + 0.05) / (Math.min(...pair) + 0.05);
+}
+
+test("it is readable dark and light, on a phone and without JavaScript", hang, async () => {
+  await withDifference(async (url) => {
+    const first = await open(url);
+    await first.page.locator("#days rect.have").waitFor();
+    await first.close();
+    const phone = { width: 360, height: 740 };
+    const backgrounds = new Set();
+    for (const [name, options] of [
+      ["light", { colorScheme: "light" }],
+      ["dark", { colorScheme: "dark" }],
+      ["phone-light", { colorScheme: "light", viewport: phone }],
+      ["phone-dark", { colorScheme: "dark", viewport: phone, javaScriptEnabled: false }],
+    ]) {
+      const { page, close } = await open(url, options);
+      const heading = page.getByRole("heading", { name: "relay.example.com", level: 1 });
+      assert.ok(await heading.isVisible(), name);
+      assert.ok(await page.getByText("Kept equal <by> negsync").isVisible(), name);
+      for (const part of ["#now", "#peers", "#days", "#kinds"]) {
+        assert.ok(await page.locator(part).isVisible(), `${name}: ${part}`);
+      }
+      const wide = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
+      assert.ok(wide[0] <= wide[1], `${name}: ${wide[0]} of ${wide[1]} pixels`);
+      for (const [selector, least] of [
+        ["h1", 4.5], [".state", 4.5], ["dt", 4.5], ["dd", 4.5], [".mark", 4.5], ["figcaption", 4.5],
+        [".axis", 4.5], ["footer", 4.5], ["rect.held", 3], ["rect.have", 3],
+      ]) {
+        const found = await page.locator(selector).first().evaluate(contrast);
+        assert.ok(found >= least, `${name}: ${selector} has a contrast of ${found.toFixed(2)}`);
+      }
+      backgrounds.add(await page.evaluate(() => getComputedStyle(document.body).backgroundColor));
+      await close(name);
+    }
+    assert.equal(backgrounds.size, 2);
+  });
+});

@@ -1,0 +1,137 @@
+//! The page, as far as no browser is needed: who gets it, and with which headers.
+
+use crate::support::TestRelay;
+use crate::support::client::PATIENCE;
+use crate::support::events::Author;
+use crate::support::http::{Response, http};
+use serde_json::json;
+use std::time::Instant;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+const HTML: &str = "Accept: text/html,application/xhtml+xml;q=0.9,*/*;q=0.8";
+
+async fn with_page() -> TestRelay {
+    TestRelay::start_with(|config| {
+        config.page.enabled = true;
+        config.page.operator = vec!["127.0.0.1".parse().unwrap()];
+        config.relay.name = "a <name>".into();
+    })
+    .await
+}
+
+async fn get(relay: &TestRelay, path: &str, headers: &[&str]) -> Response {
+    http(relay.relay.address(), "GET", path, headers).await
+}
+
+/// Opens a stream of updates, and returns it with the first of what comes.
+async fn updates(relay: &TestRelay) -> (TcpStream, String) {
+    let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut text = String::new();
+    let mut buffer = [0; 16_384];
+    while !text.contains("\r\n\r\n") {
+        let bytes = tokio::time::timeout(PATIENCE, stream.read(&mut buffer)).await.unwrap();
+        let bytes = bytes.unwrap();
+        assert!(bytes > 0, "{text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..bytes]));
+    }
+    (stream, text)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_leave_there_is_no_page() {
+    let relay = TestRelay::start().await;
+    let response = get(&relay, "/", &[HTML]).await;
+    assert_eq!(response.headers["content-type"], "text/plain; charset=utf-8");
+    assert!(!response.body.contains("<html"), "{}", response.body);
+    assert_eq!(get(&relay, "/events", &[]).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_get_the_page_and_nobody_else_can_read_frame_or_extend_it() {
+    let relay = with_page().await;
+    let response = get(&relay, "/", &[HTML, "Origin: https://other.example"]).await;
+    assert_eq!(response.status, 200);
+    assert_eq!(response.headers["content-type"], "text/html; charset=utf-8");
+    assert!(response.body.contains("<h1>a &lt;name&gt;</h1>"), "{}", response.body);
+    assert!(!response.headers.keys().any(|name| name.starts_with("access-control")));
+    let policy = &response.headers["content-security-policy"];
+    assert!(policy.starts_with("default-src 'none'; ") && !policy.contains("unsafe"), "{policy}");
+    assert!(policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert_eq!(response.headers["x-content-type-options"], "nosniff");
+    assert_eq!(response.headers["cross-origin-resource-policy"], "same-origin");
+    for from_elsewhere in ["http://", "https://", "//"] {
+        for attribute in ["src=\"", "href=\"", "url("] {
+            let asset = format!("{attribute}{from_elsewhere}");
+            assert!(!response.body.contains(&asset), "{asset}");
+        }
+    }
+    // Others are answered as ever.
+    let document = get(&relay, "/", &["Accept: application/nostr+json"]).await;
+    assert_eq!(document.headers["content-type"], "application/nostr+json");
+    assert_eq!(document.headers["access-control-allow-origin"], "*");
+    assert!(!get(&relay, "/", &["Accept: */*"]).await.body.contains("<html"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_is_no_operator() {
+    let relay = with_page().await;
+    let peers = relay.relay.peers();
+    peers.add("wss://secret.example.com", Default::default(), false);
+    let shown = get(&relay, "/", &[HTML]).await;
+    assert!(shown.body.contains("secret.example.com"), "{}", shown.body);
+    for header in ["X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1", "X-Real-IP: ::1"] {
+        let shown = get(&relay, "/", &[HTML, header]).await;
+        assert!(!shown.body.contains("secret"), "{header}: {}", shown.body);
+        assert!(shown.body.contains("Peer 1"), "{header}: {}", shown.body);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
+    let relay = with_page().await;
+    let mut open = Vec::new();
+    for _ in 0..64 {
+        let (stream, text) = updates(&relay).await;
+        assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
+        assert!(text.contains("content-type: text/event-stream"), "{text}");
+        open.push(stream);
+    }
+    assert_eq!(get(&relay, "/events", &[]).await.status, 503);
+    // One that goes makes room.
+    open.pop();
+    let began = Instant::now();
+    loop {
+        let (stream, text) = updates(&relay).await;
+        if text.starts_with("HTTP/1.1 200 ") {
+            open.push(stream);
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{text}");
+    }
+    relay.relay.stop().await;
+    for mut stream in open {
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "it does not end");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn kinds_are_counted_as_they_are_stored() {
+    let relay = with_page().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    for (kind, count) in [(1, 3), (7, 2), (30_023, 1)] {
+        for n in 0..count {
+            client.store(&author.event(kind, 1_700_000_000 + n, json!([["d", "a"]]), "")).await;
+        }
+    }
+    let shown = get(&relay, "/", &[HTML]).await.body;
+    for row in ["<td>1<span class=\"name\">note</span></td><td>3</td>", "</span></td><td>2</td>"] {
+        assert!(shown.contains(row), "{row} not in {shown}");
+    }
+    assert!(shown.contains("<dt>Events stored</dt><dd>6</dd>"), "{shown}");
+    assert!(shown.contains("<dt>Kinds stored</dt><dd>3</dd>"), "{shown}");
+}
