@@ -26,9 +26,9 @@ fn limits() -> &'static Limits {
     LIMITS.get_or_init(Limits::default)
 }
 
-fn check(text: &str, message: ClientMessage<'_>, limits: &Limits) {
+fn check(text: &str, message: ClientMessage, limits: &Limits) {
     match message {
-        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(json, limits),
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(&json, limits),
         ClientMessage::Req { id, filters } | ClientMessage::Count { id, filters } => {
             check_id(&id, limits);
             check_filters(&filters, limits);

@@ -138,16 +138,34 @@ fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
     }
 }
 
-fn start_log(config: &LogConfig) -> anyhow::Result<()> {
+/// The log that was started.
+struct Log {
+    /// Changes which lines are logged, while they are.
+    set_level: Box<SetLevel>,
+}
+
+type SetLevel = dyn Fn(&LogConfig) -> anyhow::Result<()>;
+
+fn start_log(config: &LogConfig) -> anyhow::Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
-    match config.format {
-        LogFormat::Text => log.init(),
-        LogFormat::Json => log.json().init(),
-    }
-    Ok(())
+    let set_level: Box<SetLevel> = match config.format {
+        LogFormat::Text => {
+            let log = log.with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| Ok(handle.reload(log_filter(config)?)?))
+        }
+        LogFormat::Json => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            log.init();
+            Box::new(move |config| Ok(handle.reload(log_filter(config)?)?))
+        }
+    };
+    Ok(Log { set_level })
 }
 
 fn log_filter(config: &LogConfig) -> anyhow::Result<EnvFilter> {

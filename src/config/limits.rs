@@ -13,14 +13,20 @@ pub struct Limits {
     pub event_bytes: Within<512, 1_073_741_824>,
     /// The most tags of an event.
     pub event_tags: Within<0, 1_000_000>,
+    /// The most characters of an event's content.
+    pub content_chars: Within<0, 1_073_741_824>,
     /// How far ahead an event's `created_at` may be.
     pub created_at_ahead_s: Within<0, 4_294_967_295>,
+    /// How far behind an event's `created_at` may be; 0 for no limit.
+    pub created_at_behind_s: Within<0, 4_294_967_295>,
     /// Subscriptions a connection.
     pub subscriptions: Within<1, 10_000>,
     /// Filters a message.
     pub filters: Within<1, 1_000>,
     /// Values in all lists of a filter.
     pub filter_values: Within<1, 1_000_000>,
+    /// Values in all filters of a connection's subscriptions.
+    pub subscription_values: Within<1, 100_000_000>,
     /// Bytes of a subscription id.
     pub subscription_id_bytes: Within<1, 1_024>,
     /// Stored events that answer one filter.
@@ -35,10 +41,13 @@ impl Default for Limits {
             message_bytes: Within::new(4 << 20),
             event_bytes: Within::new(256 << 10),
             event_tags: Within::new(5_000),
+            content_chars: Within::new(256 << 10),
             created_at_ahead_s: Within::new(900),
+            created_at_behind_s: Within::new(0),
             subscriptions: Within::new(64),
             filters: Within::new(32),
             filter_values: Within::new(10_000),
+            subscription_values: Within::new(100_000),
             subscription_id_bytes: Within::new(64),
             events_per_filter: Within::new(5_000),
             send_timeout_s: Within::new(60),
@@ -57,6 +66,10 @@ pub struct NegentropyConfig {
     pub frame_limit_bytes: u64,
     /// NEG sessions a connection.
     pub sessions: Within<1, 10_000>,
+    /// NEG sessions in all.
+    pub sessions_in_all: Within<1, 10_000_000>,
+    /// How long a session may be asked nothing.
+    pub idle_timeout_s: Within<1, 86_400>,
 }
 
 impl Default for NegentropyConfig {
@@ -65,6 +78,8 @@ impl Default for NegentropyConfig {
             max_sync_events: Within::new(10_000_000),
             frame_limit_bytes: 500_000,
             sessions: Within::new(64),
+            sessions_in_all: Within::new(10_000),
+            idle_timeout_s: Within::new(300),
         }
     }
 }

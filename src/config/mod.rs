@@ -1,20 +1,25 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
 mod auth;
+mod connections;
+mod difference;
 mod limits;
 mod metrics;
 mod network;
 mod page;
+mod rates;
 mod relay_url;
 mod sync;
 mod within;
 mod write_policy;
 
 pub use auth::{AuthConfig, PublicKeys};
+pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
+pub use rates::RatesConfig;
 pub use relay_url::RelayUrl;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
@@ -33,8 +38,12 @@ pub struct Config {
     pub relay: RelayConfig,
     /// Where events are kept and how safely.
     pub store: StoreConfig,
+    /// How many clients there may be.
+    pub connections: ConnectionsConfig,
     /// What a client may ask for.
     pub limits: Limits,
+    /// How often a client may ask.
+    pub rates: RatesConfig,
     /// Limits of NIP-77.
     pub negentropy: NegentropyConfig,
     /// Who may do and see what.

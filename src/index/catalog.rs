@@ -156,6 +156,33 @@ impl Catalog {
         self.resident.first().is_some_and(|content| state.has(content, item))
     }
 
+    /// As [`Catalog::snapshot_for`], of a set that is in memory; `None` of one that is not, and of
+    /// one that has some of the viewer's own besides.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items.
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
+        let [filter] = filters else { return Ok(None) };
+        let View { public: filter, own } = viewer.view(filter);
+        if !own.is_empty() {
+            return Ok(None);
+        }
+        let mut state = self.lock();
+        state.uses += 1;
+        let now = state.uses;
+        let Some(Entry::Kept { tree, last_use }) = state.sets.get_mut(&filter.timeless()) else {
+            return Ok(None);
+        };
+        *last_use = now;
+        let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
+        if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
+    }
+
     /// What it measures.
     pub fn metrics(&self) -> &IndexMetrics {
         &self.metrics

@@ -152,6 +152,20 @@ impl Sets {
         self.catalog.shows(item)
     }
 
+    /// As [`Index::snapshot_for`], if it takes no reading of the store: `None` where it does.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
+        self.source.catch_up()?;
+        self.catalog.kept_for(viewer, filters, limit)
+    }
+
     /// What the index holds now.
     pub fn statistics(&self) -> Statistics {
         self.catalog.statistics()

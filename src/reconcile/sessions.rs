@@ -140,6 +140,15 @@ pub enum Ended {
     Failed(InitiatorError),
 }
 
+/// The peers of sessions that were idle for too long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expired<P> {
+    /// Those that we asked.
+    pub asking: Vec<P>,
+    /// Those that asked us.
+    pub answering: Vec<P>,
+}
+
 /// Why a session could not begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
@@ -251,23 +260,21 @@ impl<P: Clone + Eq + Hash, S: RangeSet> Sessions<P, S> {
         self.answering.remove(peer);
     }
 
-    /// Ends the sessions that have been idle for too long. Returns the peers of those that were
-    /// ours.
-    pub fn expire(&mut self, now_s: u64) -> Vec<P> {
+    /// Ends the sessions that have been idle for too long, and says whose they were.
+    pub fn expire(&mut self, now_s: u64) -> Expired<P> {
         let idle_s = self.limits.idle_s;
         let is_idle = |heard_s: u64| now_s.saturating_sub(heard_s) >= idle_s;
-        self.answering.retain(|_, it| !is_idle(it.heard_s));
-        let idle: Vec<P> = self
-            .asking
-            .iter()
-            .filter(|(_, it)| is_idle(it.heard_s))
-            .map(|(peer, _)| peer.clone())
-            .collect();
-        for peer in &idle {
-            self.asking.remove(peer);
-            self.statistics.abandoned += 1;
-        }
-        idle
+        let asking = self.asking.extract_if(|_, it| is_idle(it.heard_s));
+        let asking: Vec<P> = asking.map(|(peer, _)| peer).collect();
+        self.statistics.abandoned += asking.len() as u64;
+        let answering = self.answering.extract_if(|_, it| is_idle(it.heard_s));
+        Expired { asking, answering: answering.map(|(peer, _)| peer).collect() }
+    }
+
+    /// Puts other limits in force. Sessions that are open stay, also where they are too many now,
+    /// and keep the length of their messages.
+    pub fn set_limits(&mut self, limits: Limits) {
+        self.limits = limits;
     }
 
     /// How many sessions of peers are open.

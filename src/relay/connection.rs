@@ -1,22 +1,28 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
 use super::auth::{self, Auth};
+use super::limits::{Place, Turns};
 use super::neg_sessions::NegSessions;
-use super::outbox::{Outbox, Outgoing, Socket, outbox};
+use super::outbox::{NEVER, Outbox, Outgoing, Socket, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::{Shared, count, message, publish, stopped};
+use crate::config::{Config, ConnectionsConfig};
 use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use message::ClientMessage;
+use message::{ClientMessage, Refusal};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message};
+use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
+/// A message longer than this is read on another thread.
+const LONG_MESSAGE_BYTES: usize = 64 << 10;
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long, and how much, is read from a client that was told to close, so that the answer
@@ -28,34 +34,67 @@ const LINGER_BYTES: usize = 64 << 20;
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
-    pub(super) address: IpAddr,
+    pub(super) place: Place,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
     pub(super) events_in_flight: Arc<Semaphore>,
 }
 
-/// Serves a client until either side ends it.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, address: IpAddr, host: Option<&str>) {
+impl Client {
+    /// Where it comes from, as far as limits by address go.
+    pub(super) fn address(&self) -> IpAddr {
+        self.place.address()
+    }
+
+    /// Works in a turn of the client's, on a thread that may take its time.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = turns.take(self.address()).await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await
+    }
+}
+
+/// Serves a client until either side ends it, or the relay stops and it takes too long.
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+    let mut stopping = relay.stopping.clone();
+    let has_stopped = async {
+        stopped(&mut stopping).await;
+        tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT).await;
+    };
+    tokio::select! {
+        () = converse(relay, socket, place, host) => {}
+        () = has_stopped => tracing::warn!("a connection did not end in time"),
+    }
+}
+
+async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.metrics.connections_total.inc();
     let mut open = Share::of(&relay.metrics.connections);
     open.set(1);
-    let (config, private) = (&relay.config.auth, &relay.private_kinds);
-    let auth = Arc::new(Auth::new(&relay.challenges, config, private, host));
+    let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
+    let auth = Arc::new(auth);
     let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.metrics));
-    let send_timeout = Duration::from_secs(relay.config.limits.send_timeout_s.get());
     let (outbox, sending) = outbox(
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
-        send_timeout,
+        &relay.config(),
         relay.metrics.events_sent.clone(),
+        relay.stopping.clone(),
     );
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
         auth,
-        address,
+        place,
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
@@ -73,18 +112,36 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, address: IpAddr, h
     }
 }
 
-/// Takes messages until the client closes, breaks the protocol or the relay stops.
+/// Takes messages until the client closes, breaks the protocol, is silent for too long or the
+/// relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.stopping.clone();
-    let mut neg_sessions = NegSessions::new(&client.relay.config.negentropy, &client.relay.metrics);
+    let config = client.relay.config();
+    let patience = silence(&config.connections);
+    let mut neg_sessions = NegSessions::new(&config.negentropy, &client.relay);
     client.outbox.text(message::auth(client.auth.challenge())).await;
+    let mut seconds = tokio::time::interval(Duration::from_secs(1));
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut heard = Instant::now();
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
             () = stopped(&mut stopping) => return stop(client).await,
+            _ = seconds.tick(), if !neg_sessions.is_empty() => {
+                neg_sessions.expire(client).await;
+                continue;
+            }
+            () = tokio::time::sleep_until(heard + patience) => {
+                let text = "closed: nothing came for too long, not even answers to pings";
+                client.outbox.text(message::notice(text)).await;
+                let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
+                client.outbox.send(close).await;
+                return;
+            }
         };
+        heard = Instant::now();
         match next {
-            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, &text).await,
+            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
             Some(Ok(Message::Binary(_))) => {
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
@@ -96,13 +153,23 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     }
 }
 
-async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
+async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
+    let config = client.relay.config();
     let metrics = &client.relay.metrics;
-    let message = message::parse(text, &client.relay.config.limits);
+    let message = parse(client, &config, text).await;
     metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
+    let message = message.and_then(|message| match client.place.admit(&message, &config.rates) {
+        Ok(()) => Ok(message),
+        Err(limit) => {
+            if matches!(message, ClientMessage::Event(_)) {
+                metrics.events.count("rate-limited");
+            }
+            Err(message::rate_limited(message, &limit))
+        }
+    });
     match message {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
-        Ok(ClientMessage::Auth(json)) => auth::auth(client, json).await,
+        Ok(ClientMessage::Auth(json)) => auth::auth(client, &json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
@@ -115,7 +182,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             if let Some(id) = refusal.neg_session {
-                metrics.neg_refusals.count("invalid");
+                metrics.neg_refusals.count(refusal.prefix);
                 neg_sessions.close(&id);
             }
             client.outbox.text(refusal.answer).await;
@@ -123,12 +190,37 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: &str) {
     }
 }
 
+/// How long a client that answers pings can be silent at the most.
+fn silence(config: &ConnectionsConfig) -> Duration {
+    match config.ping_interval_s.get() {
+        0 => NEVER,
+        seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s.get())),
+    }
+}
+
+/// Reads a message; a long one in a turn of the client's and on another thread.
+async fn parse(
+    client: &Client,
+    config: &Arc<Config>,
+    text: Utf8Bytes,
+) -> Result<ClientMessage, Refusal> {
+    if text.len() <= LONG_MESSAGE_BYTES {
+        return message::parse(&text, &config.limits);
+    }
+    let config = Arc::clone(config);
+    let parse = move || message::parse(&text, &config.limits);
+    client.work(&client.relay.counts.short, parse).await.unwrap_or_else(|panic| {
+        let answer = message::notice(&format!("error: {panic}"));
+        Err(Refusal { answer, neg_session: None, prefix: "error" })
+    })
+}
+
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
 async fn refuse(client: &Client, error: &Error) {
     let (text, code) = match error {
         Error::Capacity(_) => {
-            let most = client.relay.config.limits.message_bytes.get();
+            let most = client.relay.config().limits.message_bytes.get();
             (format!("invalid: a message of more than {most} bytes"), CloseCode::Size)
         }
         Error::Utf8(_) => ("invalid: a message that is not UTF-8".to_owned(), CloseCode::Invalid),

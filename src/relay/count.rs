@@ -4,27 +4,47 @@ use super::connection::Client;
 use super::{message, permission};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
-use crate::store::Filter;
+use crate::store::{Filter, Viewer};
+use std::sync::Arc;
 
 /// COUNT
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let viewer = client.auth.viewer();
-    if let Err(reason) = permission::may_read(&client.relay.config.auth, &viewer, &filters) {
+    if let Err(reason) = permission::may_read(&client.relay.config().auth, &viewer, &filters) {
         return client.outbox.text(message::closed(&id, reason)).await;
     }
-    let index = client.relay.index.clone();
-    let limit = client.relay.config.negentropy.max_sync_events.size();
-    let counted = tokio::task::spawn_blocking(move || {
-        index.snapshot_for(&viewer, &filters, limit).map(|set| set.len())
-    });
-    let answer = match counted.await {
-        Ok(Ok(events)) => message::count(&id, events),
-        Ok(Err(SnapshotError::Store(error))) => {
-            client.relay.read_trouble.failed("a COUNT", &error);
-            message::closed(&id, "error: the store could not be read")
-        }
-        Ok(Err(error)) => message::closed(&id, &format!("error: {error}")),
-        Err(panic) => message::closed(&id, &format!("error: {panic}")),
+    let answer = match events(client, viewer, filters).await {
+        Ok(events) => message::count(&id, events),
+        Err(error) => message::closed(&id, &format!("error: {error}")),
     };
     client.outbox.text(answer).await;
+}
+
+/// How many events match: at once where their set is in memory.
+async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result<usize, String> {
+    let limit = client.relay.config().negentropy.max_sync_events.size();
+    let (index, filters) = (client.relay.index.clone(), Arc::new(filters));
+    let (sets, kept_viewer, kept_filters) =
+        (index.sets().clone(), viewer.clone(), Arc::clone(&filters));
+    let kept = move || Ok(sets.kept_for(&kept_viewer, &kept_filters, limit)?.map(|set| set.len()));
+    let any = move || Ok(index.snapshot_for(&viewer, &filters, limit)?.len());
+    let counts = &client.relay.counts;
+    let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
+    match kept.map_err(|error| in_words(client, error))? {
+        Some(events) => Ok(events),
+        None => {
+            let any = client.work(&counts.long, any).await.map_err(|panic| panic.to_string())?;
+            any.map_err(|error| in_words(client, error))
+        }
+    }
+}
+
+fn in_words(client: &Client, error: SnapshotError) -> String {
+    match error {
+        SnapshotError::Store(error) => {
+            client.relay.read_trouble.failed("a COUNT", &error);
+            "the store could not be read".to_owned()
+        }
+        error => error.to_string(),
+    }
 }

@@ -93,11 +93,11 @@ pub(super) async fn respond(
         .get_all(ACCEPT)
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)));
-    let has_page = relay.config.page.enabled;
+    let has_page = relay.config().page.enabled;
     match (request.method(), request.uri().path()) {
         (&Method::OPTIONS, _) => answer(StatusCode::NO_CONTENT, "text/plain", String::new()),
         (&Method::GET | &Method::HEAD, _) if wants_document => {
-            answer(StatusCode::OK, NOSTR_JSON, document(&relay.config).to_string())
+            answer(StatusCode::OK, NOSTR_JSON, document(&relay.config()).to_string())
         }
         (&Method::GET | &Method::HEAD, "/") if has_page && page::is_wanted(request) => {
             page::respond(request, relay, from).await
@@ -105,7 +105,7 @@ pub(super) async fn respond(
         (&Method::GET, "/events") if has_page => page::respond_updates(request, relay, from),
         (&Method::GET | &Method::HEAD, "/") => {
             let text =
-                format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config.relay.name);
+                format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
         (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await,
@@ -144,7 +144,7 @@ pub(super) fn answer_own(
 
 /// What the relay measures, for those who may know.
 fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
-    let is_allowed = relay.config.metrics.allow.iter().any(|network| network.contains(from));
+    let is_allowed = relay.config().metrics.allow.iter().any(|network| network.contains(from));
     if is_forwarded(request) || !is_allowed {
         let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
         return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
@@ -181,12 +181,17 @@ pub(super) fn document(config: &Config) -> Value {
             "max_limit": limits.events_per_filter.get(),
             "max_subid_length": limits.subscription_id_bytes.get(),
             "max_event_tags": limits.event_tags.get(),
+            "max_content_length": limits.content_chars.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),
             "auth_required": config.auth.required,
             "payment_required": false,
             "restricted_writes": !config.auth.publish_keys.is_empty(),
         },
     });
+    if limits.created_at_behind_s.get() > 0 {
+        let behind = limits.created_at_behind_s.get();
+        document["limitation"]["created_at_lower_limit"] = Value::from(behind);
+    }
     for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {
         if !value.is_empty()
             && let Some(document) = document.as_object_mut()

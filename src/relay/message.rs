@@ -2,7 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::Filter;
+use crate::store::{Event, Filter};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -10,11 +10,11 @@ use std::borrow::Cow;
 
 /// A message that could be read.
 #[derive(Debug)]
-pub enum ClientMessage<'text> {
+pub enum ClientMessage {
     /// NIP-01: publish an event; its JSON is read later, on a pool.
-    Event(&'text str),
+    Event(Box<str>),
     /// NIP-42: show who the client is; the event's JSON is read later.
-    Auth(&'text str),
+    Auth(Box<str>),
     /// NIP-01: answer from the store, then live.
     Req {
         /// The subscription id.
@@ -51,7 +51,7 @@ pub enum ClientMessage<'text> {
     NegClose(String),
 }
 
-impl ClientMessage<'_> {
+impl ClientMessage {
     /// The verb with which it begins.
     pub fn verb(&self) -> &'static str {
         match self {
@@ -74,13 +74,15 @@ pub struct Refusal {
     pub answer: String,
     /// The NEG session that ends with it, when there is one of that id.
     pub neg_session: Option<String>,
+    /// The machine-readable prefix of the answer.
+    pub prefix: &'static str,
 }
 
 /// Reads a message.
 ///
 /// # Errors
 /// The answer for a message that is malformed or over a limit.
-pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
     let elements: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| match error.classify() {
             // The error quotes what stands there instead, whole.
@@ -94,11 +96,11 @@ pub fn parse<'text>(text: &'text str, limits: &Limits) -> Result<ClientMessage<'
         .map_err(|_| refuse_notice("a message begins with its verb, a string"))?;
     match verb.as_str() {
         "EVENT" => match rest {
-            [event] => Ok(ClientMessage::Event(event.get())),
+            [event] => Ok(ClientMessage::Event(event.get().into())),
             _ => Err(refuse_notice("EVENT takes one event")),
         },
         "AUTH" => match rest {
-            [event] => Ok(ClientMessage::Auth(event.get())),
+            [event] => Ok(ClientMessage::Auth(event.get().into())),
             _ => Err(refuse_notice("AUTH takes one event")),
         },
         "REQ" => {
@@ -182,16 +184,37 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text
 }
 
-fn refuse(answer: String) -> Refusal {
-    Refusal { answer, neg_session: None }
+/// The answer to a message that could be read, of a client that sends too many.
+pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
+    let text = format!("rate-limited: {reason}");
+    let (answer, neg_session) = match message {
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => match Event::claimed_id(&json) {
+            Some(id) => (ok(&id, false, &text), None),
+            None => (notice(&text), None),
+        },
+        ClientMessage::Req { id, .. }
+        | ClientMessage::Close(id)
+        | ClientMessage::Count { id, .. } => (closed(&id, &text), None),
+        // NIP-77, Error message: the session is closed.
+        ClientMessage::NegOpen { id, .. }
+        | ClientMessage::NegMsg { id, .. }
+        | ClientMessage::NegClose(id) => (neg_err(&id, &text), Some(id)),
+    };
+    Refusal { answer, neg_session, prefix: "rate-limited" }
+}
+
+/// The answer to a message that cannot be taken as it is.
+fn invalid(answer: String) -> Refusal {
+    Refusal { answer, neg_session: None, prefix: "invalid" }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
-    refuse(notice(&format!("invalid: {reason}")))
+    invalid(notice(&format!("invalid: {reason}")))
 }
 
 fn refuse_neg(id: String, reason: &str) -> Refusal {
-    Refusal { answer: neg_err(&id, &format!("invalid: {reason}")), neg_session: Some(id) }
+    let answer = neg_err(&id, &format!("invalid: {reason}"));
+    Refusal { neg_session: Some(id), ..invalid(answer) }
 }
 
 /// The id that follows the verb. Without one nobody could tell what an answer is about.
@@ -223,7 +246,7 @@ fn query(
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(refuse(closed(&id, &format!("invalid: {reason}")))),
+        Err(reason) => Err(invalid(closed(&id, &format!("invalid: {reason}")))),
     }
 }
 
@@ -237,7 +260,7 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
 }
 
 /// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
-fn neg_open<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
     let id = read_id("NEG-OPEN", rest.first(), limits)?;
     let (filter, payload) = match rest {
         [_, filter, payload] => (filter, payload),
@@ -263,7 +286,7 @@ fn neg_open<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<
     }
 }
 
-fn neg_msg<'text>(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage<'text>, Refusal> {
+fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
     let id = read_id("NEG-MSG", rest.first(), limits)?;
     let payload = match rest {
         [_, payload] => read_payload(payload),

@@ -5,6 +5,7 @@ mod connection;
 mod count;
 mod health;
 mod http;
+mod limits;
 pub mod message;
 mod neg_sessions;
 mod outbox;
@@ -13,8 +14,11 @@ mod permission;
 mod publish;
 mod read_trouble;
 mod refusals;
+mod reload;
 mod server;
 mod subscriptions;
+
+pub use reload::Reloaded;
 
 use crate::config::Config;
 use crate::index::Index;
@@ -24,6 +28,7 @@ use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use health::Health;
 use page::Page;
 use read_trouble::ReadTrouble;
+use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -54,6 +59,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
+    settings: Arc<Settings>,
     peers: Peers,
     stop: watch::Sender<bool>,
     server: JoinHandle<()>,
@@ -63,12 +69,13 @@ pub struct Relay {
 
 /// What all connections share.
 struct Shared {
-    config: Config,
+    settings: Arc<Settings>,
     index: Index,
     verifier: Verifier,
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
+    counts: limits::Counts,
     policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     peers: Peers,
@@ -79,6 +86,13 @@ struct Shared {
     stopping: watch::Receiver<bool>,
     // Held to tell the relay that this connection has not ended.
     _running: watch::Receiver<()>,
+}
+
+impl Shared {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config> {
+        self.settings.get()
+    }
 }
 
 impl Relay {
@@ -94,6 +108,7 @@ impl Relay {
             private_kinds: private_kinds.clone(),
             ..StoreOptions::configured(&config)
         };
+        let readers = options.readers;
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
@@ -101,12 +116,14 @@ impl Relay {
         let address = listener.local_addr().map_err(failed)?;
         let peers = Peers::default();
         let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
+        let settings = Arc::new(Settings::new(config));
         let shared = Arc::new(Shared {
-            config,
+            settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
             challenges: auth::Challenges::new(),
             private_kinds,
+            counts: limits::Counts::new(readers),
             policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
@@ -118,7 +135,7 @@ impl Relay {
         });
         tokio::spawn(refusals::log(Arc::clone(&shared)));
         let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, peers, stop, server, ended })
+        Ok(Self { address, index, settings, peers, stop, server, ended })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -129,6 +146,13 @@ impl Relay {
     /// The index that the relay serves.
     pub fn index(&self) -> &Index {
         &self.index
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart: connections that are
+    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
+    /// the relay; whoever runs these has to look at the keys that changed.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        self.settings.replace(config)
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

@@ -2,30 +2,35 @@
 //! opened with.
 
 use super::connection::Client;
-use super::{message, permission};
+use super::limits::{NegShare, Turns};
+use super::{Shared, message, permission};
 use crate::config::NegentropyConfig;
-use crate::index::{Slice, SnapshotError};
+use crate::index::{Index, Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
-use crate::store::{Filter, StoreError};
+use crate::store::{Filter, StoreError, Viewer};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-/// A message longer than this is answered on a thread that may take its time.
-const INLINE_BYTES: usize = 4_096;
+/// A message up to this length is answered where it was read, in less time than it takes to hand
+/// it to another thread and back.
+const INLINE_BYTES: usize = 512;
+/// A message up to this length is answered in a few milliseconds at the most: each range of it can
+/// ask for sixteen fingerprints.
+const SHORT_BYTES: usize = 4_096;
 
-/// The NEG sessions of one connection by their ids, apart from its subscriptions. Clones share
-/// them: long messages are answered on another thread.
-#[derive(Clone)]
+/// The NEG sessions of one connection by their ids, apart from its subscriptions.
 pub(super) struct NegSessions {
     open: Arc<Mutex<Open>>,
+    began: Instant,
 }
 
 struct Open {
     sessions: Sessions<String, Slice>,
+    share: NegShare,
     counted: Share,
     // Of each session; dropped with it.
     accounts: HashMap<String, Account>,
@@ -57,15 +62,26 @@ impl Drop for Account {
     }
 }
 
+/// NIP-77, Initial message.
+struct Opening {
+    id: String,
+    viewer: Viewer,
+    filters: Vec<Filter>,
+    packet: Packet,
+    limit: usize,
+    now_s: u64,
+}
+
 impl Open {
     fn receive(
         &mut self,
         id: &String,
         packet: &Packet,
+        now_s: u64,
         set: impl FnOnce() -> Option<Slice>,
     ) -> Received {
-        let received = self.sessions.receive(id, packet, 0, set);
-        self.counted.set(self.sessions.answering_len());
+        let received = self.sessions.receive(id, packet, now_s, set);
+        self.count();
         match (&received.reply, self.accounts.get_mut(id)) {
             (Some(Packet { kind: Kind::Answer, payload, .. }), Some(account)) => {
                 account.rounds += 1;
@@ -77,12 +93,21 @@ impl Open {
         received
     }
 
+    fn begin_account(&mut self, id: &str, items: usize) {
+        let began = Instant::now();
+        let account = Account { items, rounds: 0, bytes_received: 0, bytes_sent: 0, began };
+        self.accounts.insert(id.to_owned(), account);
+    }
+
     fn forget(&mut self, id: &String) {
         self.sessions.forget(id);
-        self.counted.set(self.sessions.answering_len());
+        self.count();
         self.accounts.remove(id);
     }
 }
+
+/// Finds the set of a session; `None` where it cannot in a short time.
+type Find = fn(&Index, &Opening) -> Result<Option<Slice>, SnapshotError>;
 
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -107,17 +132,14 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    pub(super) fn new(config: &NegentropyConfig, metrics: &Metrics) -> Self {
-        let limits = Limits {
-            sessions: config.sessions.size(),
-            // They end with their connection.
-            idle_s: u64::MAX,
-            frame_limit_bytes: config.frame_limit_bytes as usize,
+    pub(super) fn new(config: &NegentropyConfig, relay: &Shared) -> Self {
+        let open = Open {
+            sessions: Sessions::new(limits(config), 0),
+            share: relay.counts.neg_total.share(),
+            counted: Share::of(&relay.metrics.neg_sessions),
+            accounts: HashMap::new(),
         };
-        let sessions = Sessions::new(limits, 0);
-        let counted = Share::of(&metrics.neg_sessions);
-        let open = Open { sessions, counted, accounts: HashMap::new() };
-        Self { open: Arc::new(Mutex::new(open)) }
+        Self { open: Arc::new(Mutex::new(open)), began: Instant::now() }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends.
@@ -131,62 +153,109 @@ impl NegSessions {
         self.close(&id);
         let metrics = &client.relay.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
-        let config = &client.relay.config.negentropy;
-        if !self.lock().sessions.has_room_for(&id) {
-            let most = config.sessions.get();
-            let text = format!("rate-limited: {most} NEG sessions are open; close one first");
+        let config = client.relay.config();
+        let config = &config.negentropy;
+        let has_room = self.lock().make_room(&id, config);
+        if let Err(text) = has_room {
             return client.outbox.text(refuse(metrics, &id, &text)).await;
         }
         let viewer = client.auth.viewer();
-        if let Err(reason) = permission::may_sync(&client.relay.config.auth, &viewer, &filters) {
+        let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+        if let Err(reason) = may {
             return client.outbox.text(refuse(metrics, &id, reason)).await;
         }
-        let relay = Arc::clone(&client.relay);
-        let limit = config.max_sync_events.size();
-        let (sessions, session) = (self.clone(), id.clone());
-        let opened = tokio::task::spawn_blocking(move || {
-            // A message that nobody can answer is refused before a set is built for it.
-            check(&payload)?;
-            let set = relay.index.snapshot_for(&viewer, &filters, limit)?;
-            relay.metrics.neg_set_items.observe(set.len() as f64);
-            sessions.begin_account(&session, set.len());
-            Ok(sessions.take(&session, Kind::Open, payload, || Some(set)))
+        let is_short = payload.len() <= SHORT_BYTES;
+        let opening = Arc::new(Opening {
+            id,
+            viewer,
+            filters,
+            packet: Packet { kind: Kind::Open, session: 0, payload },
+            limit: config.max_sync_events.size(),
+            now_s: self.now_s(),
         });
-        let opened = opened.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())));
+        let (short, long) = (&client.relay.counts.short, &client.relay.counts.long);
+        let kept: Find = |index, Opening { viewer, filters, limit, .. }| {
+            index.sets().kept_for(viewer, filters, *limit)
+        };
+        let any: Find = |index, Opening { viewer, filters, limit, .. }| {
+            index.snapshot_for(viewer, filters, *limit).map(Some)
+        };
+        let mut opened = Ok(None);
+        if is_short {
+            opened = self.find(client, short, &opening, kept).await;
+        }
+        if matches!(opened, Ok(None)) {
+            opened = self.find(client, long, &opening, any).await;
+        }
+        self.lock().count();
+        let id = &opening.id;
         let text = match opened {
-            Ok(received) => {
+            Ok(Some(received)) => {
                 metrics.neg_sessions_total.inc_by(u64::from(received.fault.is_none()));
-                answer(metrics, &id, received)
+                answer(metrics, id, received)
             }
+            Ok(None) => refuse(metrics, id, "error: there is no set"),
             Err(OpenError::TooLarge { limit }) => {
                 metrics.neg_refusals.count("blocked");
-                message::neg_err_too_large(&id, limit)
+                message::neg_err_too_large(id, limit)
             }
             Err(error) => {
                 if let OpenError::Unread(error) = &error {
                     client.relay.read_trouble.failed("a set", error);
                 }
-                refuse(metrics, &id, &error.to_string())
+                refuse(metrics, id, &error.to_string())
             }
         };
         client.outbox.text(text).await;
+    }
+
+    /// Opens a session in a turn of the client's, if its set is found.
+    async fn find(
+        &self,
+        client: &Client,
+        turns: &Arc<Turns>,
+        opening: &Arc<Opening>,
+        find: Find,
+    ) -> Result<Option<Received>, OpenError> {
+        let (open, opening) = (Arc::clone(&self.open), Arc::clone(opening));
+        let relay = Arc::clone(&client.relay);
+        let found = client.work(turns, move || {
+            // A message that nobody can answer is refused before a set is built for it.
+            check(&opening.packet.payload)?;
+            let Some(set) = find(&relay.index, &opening)? else { return Ok(None) };
+            relay.metrics.neg_set_items.observe(set.len() as f64);
+            let mut open = lock(&open);
+            let Opening { id, packet, now_s, .. } = &*opening;
+            open.begin_account(id, set.len());
+            Ok(Some(open.receive(id, packet, *now_s, || Some(set))))
+        });
+        found.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())))
     }
 
     /// NIP-77, Subsequent messages.
     pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
         let metrics = &client.relay.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
-        let (sessions, session) = (self.clone(), id.clone());
-        let is_long = payload.len() > INLINE_BYTES;
-        let take = move || sessions.take(&session, Kind::Question, payload, || None);
-        let text = if is_long {
-            match tokio::task::spawn_blocking(take).await {
+        let counts = &client.relay.counts;
+        let bytes = payload.len();
+        let turns = if bytes <= SHORT_BYTES { &counts.short } else { &counts.long };
+        let (open, session, now_s) = (Arc::clone(&self.open), id.clone(), self.now_s());
+        let take = move || {
+            // A session has one number only: its id tells it from others, and opening it anew
+            // ends it.
+            let packet = Packet { kind: Kind::Question, session: 0, payload };
+            lock(&open).receive(&session, &packet, now_s, || None)
+        };
+        let text = if bytes <= INLINE_BYTES {
+            let _turn = turns.take(client.address()).await;
+            answer(metrics, &id, take())
+        } else {
+            match client.work(turns, take).await {
                 Ok(received) => answer(metrics, &id, received),
                 Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
             }
-        } else {
-            answer(metrics, &id, take())
         };
+        self.lock().count();
         client.outbox.text(text).await;
     }
 
@@ -195,26 +264,72 @@ impl NegSessions {
         self.lock().forget(&id.to_owned());
     }
 
-    /// A session has one number only: its id tells it from others, and opening it anew ends it.
-    fn take(
-        &self,
-        id: &String,
-        kind: Kind,
-        payload: Vec<u8>,
-        set: impl FnOnce() -> Option<Slice>,
-    ) -> Received {
-        let packet = Packet { kind, session: 0, payload };
-        self.lock().receive(id, &packet, set)
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.lock().sessions.answering_len() == 0
     }
 
-    fn begin_account(&self, id: &str, items: usize) {
-        let began = Instant::now();
-        let account = Account { items, rounds: 0, bytes_received: 0, bytes_sent: 0, began };
-        self.lock().accounts.insert(id.to_owned(), account);
+    /// Ends the sessions that have been asked nothing for too long, and says so.
+    pub(super) async fn expire(&mut self, client: &Client) {
+        let config = client.relay.config();
+        let expired = {
+            let mut open = self.lock();
+            open.sessions.set_limits(limits(&config.negentropy));
+            let expired = open.sessions.expire(self.now_s()).answering;
+            open.count();
+            for id in &expired {
+                open.accounts.remove(id);
+            }
+            expired
+        };
+        let seconds = config.negentropy.idle_timeout_s.get();
+        for id in expired {
+            let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
+            client.outbox.text(refuse(&client.relay.metrics, &id, &text)).await;
+        }
+    }
+
+    fn now_s(&self) -> u64 {
+        self.began.elapsed().as_secs()
     }
 
     fn lock(&self) -> MutexGuard<'_, Open> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
+    }
+}
+
+impl Open {
+    /// Takes a place for one more session; says why where there is none.
+    fn make_room(&mut self, id: &String, config: &NegentropyConfig) -> Result<(), String> {
+        self.sessions.set_limits(limits(config));
+        if !self.sessions.has_room_for(id) {
+            let most = config.sessions.get();
+            return Err(format!("rate-limited: {most} NEG sessions are open; close one first"));
+        }
+        if !self.share.take(config.sessions_in_all.size()) {
+            return Err("rate-limited: too many NEG sessions are open; try again later".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Gives back the places of sessions that have ended.
+    fn count(&mut self) {
+        let open = self.sessions.answering_len();
+        self.share.keep(open);
+        self.counted.set(open);
+    }
+}
+
+fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
+    open.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn limits(config: &NegentropyConfig) -> Limits {
+    Limits {
+        sessions: config.sessions.size(),
+        // One more, because the seconds that count are whole ones.
+        idle_s: config.idle_timeout_s.get().saturating_add(1),
+        frame_limit_bytes: config.frame_limit_bytes as usize,
     }
 }
 

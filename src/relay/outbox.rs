@@ -1,8 +1,9 @@
 //! The way out of a connection: bounded queues that verbs fill and one task that empties them
 //! into the socket, together with what is live.
 
-use super::message;
 use super::subscriptions::Subscriptions;
+use super::{message, stopped};
+use crate::config::Config;
 use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
@@ -10,17 +11,22 @@ use futures_util::{Sink, SinkExt};
 use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, broadcast, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
-use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 /// The WebSocket of one client.
 pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
 const QUEUE_ANSWERS: usize = 16;
+/// So rarely is a client asked whether it is there where that is not wanted.
+pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a client may take nothing once the relay stops.
+const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Something to send.
 pub(super) enum Outgoing {
@@ -41,23 +47,48 @@ pub(super) enum Outgoing {
     Close(CloseCode, &'static str),
 }
 
+impl Outgoing {
+    /// What it takes in memory, about.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Events(events) => events.iter().map(String::len).sum(),
+            Self::EndOfStored { sent, .. } => size_of_val(sent.as_slice()),
+            Self::Close(..) => 0,
+        }
+    }
+}
+
+/// An answer, with its share of the bytes that may wait.
+type Answer = (Outgoing, Option<OwnedSemaphorePermit>);
+
 /// Where verbs put their answers.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    answers: mpsc::Sender<Outgoing>,
+    answers: mpsc::Sender<Answer>,
+    // One permit a byte that may wait.
+    room: Arc<Semaphore>,
+    outbound_bytes: usize,
     // Filled from threads that must not wait; each entry holds one of the connection's permits.
     outcomes: mpsc::UnboundedSender<(String, OwnedSemaphorePermit)>,
 }
 
 impl Outbox {
-    /// Queues a message; waits while the queue is full. Once the socket is gone nothing happens.
+    /// Queues a message; waits while the queue is full, in bytes or in answers. Once the socket is gone nothing happens.
     pub(super) async fn text(&self, text: String) {
         self.send(Outgoing::Text(text)).await;
     }
 
     /// As [`Outbox::text`], for anything. Returns whether the socket is still there.
     pub(super) async fn send(&self, outgoing: Outgoing) -> bool {
-        self.answers.send(outgoing).await.is_ok()
+        // A message longer than everything that may wait, waits alone.
+        let bytes = outgoing.bytes().min(self.outbound_bytes) as u32;
+        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
+        let permit = tokio::select! {
+            permit = room => permit.ok(),
+            () = self.answers.closed() => return false,
+        };
+        self.answers.send((outgoing, permit)).await.is_ok()
     }
 
     /// Queues an event's outcome without waiting; the permit bounds how many there are.
@@ -68,33 +99,49 @@ impl Outbox {
 
 /// The receiving ends, and what the sending task needs besides.
 pub(super) struct Sending {
-    answers: mpsc::Receiver<Outgoing>,
+    answers: mpsc::Receiver<Answer>,
     outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
     live: broadcast::Receiver<Arc<Change>>,
     subscriptions: Arc<Subscriptions>,
-    // A client that takes nothing for so long is given up.
-    send_timeout: Duration,
+    patience: Patience,
+    ping_interval: Duration,
     events_sent: Labelled,
+}
+
+/// How long a client may take nothing.
+#[derive(Clone)]
+struct Patience {
+    send_timeout: Duration,
+    stopping: watch::Receiver<bool>,
 }
 
 /// Makes both ends.
 pub(super) fn outbox(
     live: broadcast::Receiver<Arc<Change>>,
     subscriptions: Arc<Subscriptions>,
-    send_timeout: Duration,
+    config: &Config,
     events_sent: Labelled,
+    stopping: watch::Receiver<bool>,
 ) -> (Outbox, Sending) {
+    let outbound_bytes = config.connections.outbound_bytes.size();
+    let room = Arc::new(Semaphore::new(outbound_bytes));
     let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
     let (outcomes, outcomes_out) = mpsc::unbounded_channel();
+    let send_timeout = Duration::from_secs(config.limits.send_timeout_s.get());
+    let ping_interval = match config.connections.ping_interval_s.get() {
+        0 => NEVER,
+        seconds => Duration::from_secs(seconds),
+    };
     let sending = Sending {
         answers: answers_out,
         outcomes: outcomes_out,
         live,
         subscriptions,
-        send_timeout,
+        patience: Patience { send_timeout, stopping },
+        ping_interval,
         events_sent,
     };
-    (Outbox { answers, outcomes }, sending)
+    (Outbox { answers, room, outbound_bytes, outcomes }, sending)
 }
 
 impl Sending {
@@ -104,7 +151,7 @@ impl Sending {
         mut self,
         mut sink: SplitSink<Socket, Message>,
     ) -> SplitSink<Socket, Message> {
-        let mut wire = Wire { sink: &mut sink, send_timeout: self.send_timeout };
+        let mut wire = Wire { sink: &mut sink, patience: self.patience.clone() };
         let ended = self.pump(&mut wire).await;
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended while it was sent to");
@@ -116,6 +163,9 @@ impl Sending {
         &mut self,
         wire: &mut Wire<'_, S>,
     ) -> Result<(), Error> {
+        let first_ping = Instant::now() + self.ping_interval;
+        let mut pings = tokio::time::interval_at(first_ping, self.ping_interval);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 Some((text, permit)) = self.outcomes.recv() => {
@@ -123,8 +173,13 @@ impl Sending {
                     drop(permit);
                 }
                 outgoing = self.answers.recv() => match outgoing {
-                    Some(Outgoing::Close(code, reason)) => return wire.close(code, reason).await,
-                    Some(outgoing) => self.answer(wire, outgoing).await?,
+                    Some((Outgoing::Close(code, reason), _)) => {
+                        return wire.close(code, reason).await;
+                    }
+                    Some((outgoing, permit)) => {
+                        self.answer(wire, outgoing).await?;
+                        drop(permit);
+                    }
                     None => return wire.flush().await,
                 },
                 change = self.live.recv() => match change {
@@ -138,6 +193,7 @@ impl Sending {
                     }
                     Err(broadcast::error::RecvError::Closed) => return wire.flush().await,
                 },
+                _ = pings.tick() => wire.ping().await?,
             }
             if self.outcomes.is_empty() && self.answers.is_empty() && self.live.is_empty() {
                 wire.flush().await?;
@@ -193,13 +249,13 @@ impl Sending {
 /// The socket's sending half with its patience.
 struct Wire<'socket, S> {
     sink: &'socket mut S,
-    send_timeout: Duration,
+    patience: Patience,
 }
 
 impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
     async fn text(&mut self, text: String) -> Result<(), Error> {
         let message = Message::Text(Utf8Bytes::from(text));
-        within(self.send_timeout, self.sink.feed(message)).await
+        within(&self.patience, self.sink.feed(message)).await
     }
 
     /// A chunk of messages, for which the client is waited for as for one.
@@ -211,24 +267,38 @@ impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
             }
             Ok(())
         };
-        within(self.send_timeout, feeding).await
+        within(&self.patience, feeding).await
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        within(self.send_timeout, self.sink.flush()).await
+        within(&self.patience, self.sink.flush()).await
+    }
+
+    /// Asks whether the client is still there. RFC 6455, section 5.5.2.
+    async fn ping(&mut self) -> Result<(), Error> {
+        within(&self.patience, self.sink.send(Message::Ping(Bytes::new()))).await
     }
 
     async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Error> {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        within(self.send_timeout, self.sink.send(Message::Close(Some(frame)))).await
+        within(&self.patience, self.sink.send(Message::Close(Some(frame)))).await
     }
 }
 
 async fn within(
-    patience: Duration,
+    patience: &Patience,
     sending: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
-    tokio::time::timeout(patience, sending)
-        .await
-        .unwrap_or_else(|_| Err(Error::Io(std::io::ErrorKind::TimedOut.into())))
+    let mut stopping = patience.stopping.clone();
+    let has_stopped = async {
+        stopped(&mut stopping).await;
+        tokio::time::sleep(STOP_SEND_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        sent = sending => return sent,
+        () = tokio::time::sleep(patience.send_timeout) => {}
+        () = has_stopped => {}
+    }
+    Err(Error::Io(std::io::ErrorKind::TimedOut.into()))
 }

@@ -5,7 +5,7 @@ use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
 use crate::policy::{Source, Verdict};
-use crate::store::{Event, EventError, Outcome, VANISH, VerifiedEvent, unix_now, within_limits};
+use crate::store::{EventError, Outcome, VANISH, VerifiedEvent, read_within_limits, unix_now};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -16,13 +16,13 @@ pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
 const BYTES_COUNTED_ONCE: usize = 4 << 10;
 
 /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
-pub(super) async fn publish(client: &Client, json: &str) {
+pub(super) async fn publish(client: &Client, json: Box<str>) {
     let in_flight = Arc::clone(&client.events_in_flight);
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
-    let (json, relay, outbox) = (json.to_owned(), Arc::clone(&client.relay), client.outbox.clone());
+    let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
     let auth = Arc::clone(&client.auth);
     let verifier = client.relay.verifier.clone();
-    let source = Source::client(client.address);
+    let source = Source::client(client.place.client());
     verifier.run(move || accept(&json, &relay, &auth, &source, outbox, permit)).await;
 }
 
@@ -39,13 +39,12 @@ fn accept(
     outbox: Outbox,
     permit: OwnedSemaphorePermit,
 ) {
-    let limits = &relay.config.limits;
-    let event = match Event::parse(json).and_then(|event| within_limits(event, json, limits)) {
+    let event = match read_within_limits(json, &relay.config().limits) {
         Ok(event) => event,
         Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
-    if let Err(reason) = permission::may_publish(&relay.config.auth, &auth.viewer(), &event) {
+    if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
         relay.metrics.events.count_prefix(reason);
         return outbox.outcome(message::ok(&id, false, reason), permit);
     }

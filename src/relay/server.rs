@@ -1,6 +1,8 @@
 //! Accepts connections and hands each to HTTP or, upgraded, to WebSocket.
 
+use super::limits::{Full, Handshake, Place, client_address};
 use super::{Shared, connection, http, stopped};
+use crate::config::ConnectionsConfig;
 use hyper::body::Incoming;
 use hyper::header::{
     CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
@@ -19,9 +21,7 @@ use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-/// How long a client may take over the headers of its request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a relay that stops waits for an answer to be taken, and not for half a request.
+/// How long an answer has to be taken when the relay stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -42,9 +42,11 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
             () = stopped(&mut stopping) => return,
         };
         match accepted {
-            Ok((stream, from)) => {
+            Ok((stream, peer)) => {
                 is_refused = false;
-                tokio::spawn(serve(stream, from.ip(), Arc::clone(&relay)));
+                let most = relay.config().connections.half_open.size();
+                let handshake = relay.counts.half_open.enter(most);
+                tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&relay)));
             }
             Err(error) => {
                 // Said once: it is tried again and again until there is one to be had.
@@ -57,25 +59,28 @@ pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
     }
 }
 
-async fn serve(stream: TcpStream, from: IpAddr, relay: Arc<Shared>) {
+/// Serves HTTP until a WebSocket has come of it, or for as long as a handshake may take.
+async fn serve(stream: TcpStream, peer: IpAddr, mut handshake: Handshake, relay: Arc<Shared>) {
     // Answers are small and awaited: never hold them back to fill a packet.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection cannot send at once");
     }
     let mut stopping = relay.stopping.clone();
+    let patience = Duration::from_secs(relay.config().connections.handshake_timeout_s.get());
     let service = service_fn(move |request| {
         let relay = Arc::clone(&relay);
-        async move { Ok::<_, Infallible>(respond(request, from, relay).await) }
+        async move { Ok::<_, Infallible>(respond(request, peer, relay).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
+        .header_read_timeout(patience)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
-        () = stopped(&mut stopping) => {
+        () = handshake.pushed_out() => return,
+        _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
             served.as_mut().graceful_shutdown();
             tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
         }
@@ -87,11 +92,11 @@ async fn serve(stream: TcpStream, from: IpAddr, relay: Arc<Shared>) {
 
 async fn respond(
     mut request: Request<Incoming>,
-    from: IpAddr,
+    peer: IpAddr,
     relay: Arc<Shared>,
 ) -> Response<http::Body> {
     if !has_token(&request, UPGRADE, "websocket") {
-        return http::respond(&request, &relay, from).await;
+        return http::respond(&request, &relay, peer).await;
     }
     let refused = &relay.metrics.connections_refused;
     let Some(key) = websocket_key(&request) else {
@@ -105,16 +110,22 @@ async fn respond(
         return response;
     }
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let place = match place(&request, peer, &relay) {
+        Ok(place) => place,
+        Err(full) => {
+            refused.count(full.reason());
+            return full_answer(full, &relay.config().connections);
+        }
+    };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                let config = websocket_config(relay.config.limits.message_bytes.size());
+                let config = websocket_config(relay.config().limits.message_bytes.size());
                 let stream = TokioIo::new(upgraded);
                 let socket =
                     WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
-                let host = host.as_deref();
-                connection::serve(relay, socket, from, host).await;
+                connection::serve(relay, socket, place, host.as_deref()).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }
@@ -128,6 +139,28 @@ async fn respond(
         headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
     }
     response
+}
+
+/// Takes a place for the client's connection.
+fn place(request: &Request<Incoming>, peer: IpAddr, relay: &Shared) -> Result<Place, Full> {
+    let config = &relay.config().connections;
+    let client = client_address(peer, request.headers(), &config.trusted_proxies);
+    relay.counts.addresses.connect(client, config)
+}
+
+/// There is no place for a connection.
+fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<http::Body> {
+    let (status, text) = match full {
+        Full::InAll => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("All {} connections of this relay are taken.", config.in_all.get()),
+        ),
+        Full::Address => (
+            StatusCode::TOO_MANY_REQUESTS,
+            format!("Your address has {} connections already.", config.per_address.get()),
+        ),
+    };
+    http::refuse(status, &format!("{text} Try again later.\n"))
 }
 
 /// RFC 6455, section 4.2.1: the key of a request that a WebSocket can come of.

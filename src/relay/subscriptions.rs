@@ -4,6 +4,7 @@ use super::auth::Auth;
 use super::connection::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
+use crate::config::Limits;
 use crate::item::Item;
 use crate::metrics::{Metrics, Share};
 use crate::store::{Event, Filter, StoreError, View, unix_now};
@@ -17,6 +18,8 @@ const READ_EVENTS: usize = 256;
 const CHUNK_BYTES: usize = 64 << 10;
 /// The most live events that wait for a subscription's EOSE; with more it ends there.
 const WAITING_EVENTS: usize = 10_000;
+/// The most bytes of events that wait for the EOSEs of a connection, or a single event.
+const WAITING_BYTES: usize = 8 << 20;
 
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
@@ -47,12 +50,18 @@ struct Subscription {
 
 enum Stage {
     /// EOSE has not been sent: live events wait for it.
-    Stored { waiting: Vec<Arc<Event>> },
+    Stored { waiting: Vec<Arc<Event>>, bytes: usize },
     /// More live events came than can wait for EOSE.
     Overrun,
     /// For so many commits more an event may be one of those sent as stored: a commit can be read
     /// before it is announced.
     Live { sent: HashSet<[u8; 32]>, commits: usize },
+}
+
+impl Subscription {
+    fn waiting_bytes(&self) -> usize {
+        if let Stage::Stored { bytes, .. } = self.stage { bytes } else { 0 }
+    }
 }
 
 impl Subscriptions {
@@ -66,20 +75,29 @@ impl Subscriptions {
         self.lock().by_id.is_empty()
     }
 
-    /// Begins a subscription in place of one with the same id. `None` when there are too many.
-    fn begin(&self, id: &str, filters: Vec<Filter>, most: usize) -> Option<u64> {
+    /// Begins a subscription in place of one with the same id. Says why where it cannot.
+    fn begin(&self, id: &str, filters: Vec<Filter>, limits: &Limits) -> Result<u64, String> {
         let generation = self.generations.fetch_add(1, Ordering::Relaxed);
         let mut open = self.lock();
+        let most = limits.subscriptions.size();
         if open.by_id.len() >= most && !open.by_id.contains_key(id) {
-            return None;
+            return Err(format!("rate-limited: {most} subscriptions are open; close one first"));
+        }
+        let values = values_of(&filters);
+        let others = open.by_id.iter().filter(|(other, _)| *other != id);
+        let held: usize = others.map(|(_, it)| values_of(&it.filters)).sum();
+        let most = limits.subscription_values.size();
+        if values.saturating_add(held) > most {
+            let text = "values in the filters of open subscriptions";
+            return Err(format!("rate-limited: {most} {text} are the most; close one first"));
         }
         let id_json = message::json_string(id);
-        let stage = Stage::Stored { waiting: Vec::new() };
+        let stage = Stage::Stored { waiting: Vec::new(), bytes: 0 };
         let begun = Subscription { filters, id_json, generation, stage };
         open.by_id.insert(id.to_owned(), begun);
         let number = open.by_id.len();
         open.counted.set(number);
-        Some(generation)
+        Ok(generation)
     }
 
     fn end(&self, id: &str) {
@@ -93,13 +111,20 @@ impl Subscriptions {
         if !self.auth.sees(event) {
             return messages;
         }
-        for subscription in self.lock().by_id.values_mut() {
+        let mut open = self.lock();
+        let waiting = open.by_id.values().map(Subscription::waiting_bytes);
+        let mut waiting_bytes: usize = waiting.sum();
+        for subscription in open.by_id.values_mut() {
             if !subscription.filters.iter().any(|filter| filter.matches(event)) {
                 continue;
             }
             match &mut subscription.stage {
-                Stage::Stored { waiting } if waiting.len() < WAITING_EVENTS => {
+                Stage::Stored { waiting, bytes }
+                    if waiting.len() < WAITING_EVENTS && waiting_bytes < WAITING_BYTES =>
+                {
                     waiting.push(event.clone());
+                    *bytes += event.json().len();
+                    waiting_bytes += event.json().len();
                 }
                 Stage::Stored { .. } => subscription.stage = Stage::Overrun,
                 Stage::Overrun => {}
@@ -146,7 +171,7 @@ impl Subscriptions {
                 let text = "error: too many events came before EOSE; ask again";
                 return vec![message::closed(id, text)];
             }
-            Stage::Stored { waiting } => waiting
+            Stage::Stored { waiting, .. } => waiting
                 .iter()
                 .filter(|event| !sent.contains(&event.item().id))
                 .map(|event| message::event(&subscription.id_json, event.json()))
@@ -162,19 +187,22 @@ impl Subscriptions {
     }
 }
 
+fn values_of(filters: &[Filter]) -> usize {
+    filters.iter().map(Filter::value_count).sum()
+}
+
 /// REQ
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
+    let config = client.relay.config();
     let viewer = client.auth.viewer();
-    if let Err(reason) = permission::may_read(&client.relay.config.auth, &viewer, &filters) {
+    if let Err(reason) = permission::may_read(&config.auth, &viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
         return client.outbox.text(message::closed(&id, reason)).await;
     }
-    let limits = &client.relay.config.limits;
-    let most = limits.subscriptions.size();
-    let Some(generation) = client.subscriptions.begin(&id, filters.clone(), most) else {
-        let text = format!("rate-limited: {most} subscriptions are open; close one first");
-        return client.outbox.text(message::closed(&id, &text)).await;
+    let generation = match client.subscriptions.begin(&id, filters.clone(), &config.limits) {
+        Ok(generation) => generation,
+        Err(text) => return client.outbox.text(message::closed(&id, &text)).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
     match send_stored(client, &id, views).await {
@@ -200,8 +228,8 @@ pub(super) fn close(client: &Client, id: &str) {
 async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<[u8; 32]>, String> {
     let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
     let reader = client.relay.index.reader().clone();
-    let most = client.relay.config.limits.events_per_filter.size();
-    let (hits, mut batch) = on_a_thread(move || {
+    let most = client.relay.config().limits.events_per_filter.size();
+    let (hits, mut batch) = on_a_thread(client, move || {
         let add = |item: &Item, json: &str| first.add(item, json);
         let hits = reader.newest_and_first(&views, most, READ_EVENTS, unix_now(), add)?;
         Ok((hits, first))
@@ -213,7 +241,7 @@ async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<
             break;
         }
         let (reader, hits) = (client.relay.index.reader().clone(), hits.to_vec());
-        batch = on_a_thread(move || {
+        batch = on_a_thread(client, move || {
             reader.fetch(&hits, |item, json| batch.add(item, json))?;
             Ok(batch)
         })
@@ -223,11 +251,12 @@ async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<
     Ok(batch.sent)
 }
 
-/// Reads the store. What went wrong comes back as text.
+/// Reads the store, in a turn of the client's. What went wrong comes back as text.
 async fn on_a_thread<T: Send + 'static>(
+    client: &Client,
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, String> {
-    match tokio::task::spawn_blocking(read).await {
+    match client.work(&client.relay.counts.queries, read).await {
         Ok(read) => read.map_err(|error| error.to_string()),
         Err(panic) => Err(panic.to_string()),
     }
@@ -290,7 +319,8 @@ mod tests {
         let metrics = Metrics::new(&StoreMetrics::default(), &IndexMetrics::default());
         let subscriptions = Subscriptions::new(Arc::new(Auth::stranger()), &metrics);
         for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
-            let generation = subscriptions.begin("s", vec![Filter::default()], 1).unwrap();
+            let generation =
+                subscriptions.begin("s", vec![Filter::default()], &Limits::default()).unwrap();
             for number in 0..count {
                 assert!(subscriptions.matching(&event(number)).is_empty());
             }

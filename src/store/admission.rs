@@ -4,21 +4,47 @@ use super::event::{Event, EventError};
 use super::writer::unix_now;
 use crate::config::Limits;
 
+/// Reads an event from JSON that is not too long to be one, and holds it against the limits.
+///
+/// # Errors
+/// Names the field that is malformed or over its limit.
+pub fn read_within_limits(json: &str, limits: &Limits) -> Result<Event, EventError> {
+    if json.len() > limits.event_bytes.size() {
+        return Err(EventError { id: Event::claimed_id(json), reason: too_long(json, limits) });
+    }
+    within_limits(Event::parse(json)?, json, limits)
+}
+
 /// Holds an event, read from `json`, against the limits.
 ///
 /// # Errors
 /// Names the field that is over its limit.
 pub fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event, EventError> {
-    let newest = unix_now().saturating_add(limits.created_at_ahead_s.get());
+    let (now, created_at) = (unix_now(), event.item().created_at);
+    let newest = now.saturating_add(limits.created_at_ahead_s.get());
+    let oldest = match limits.created_at_behind_s.get() {
+        0 => 0,
+        behind => now.saturating_sub(behind),
+    };
     let reason = if json.len() > limits.event_bytes.size() {
-        format!("event: {} bytes, {} at the most", json.len(), limits.event_bytes.get())
+        too_long(json, limits)
     } else if event.tag_count() > limits.event_tags.size() {
         format!("tags: {}, {} at the most", event.tag_count(), limits.event_tags.get())
-    } else if event.item().created_at > newest {
+    } else if event.content_chars() > limits.content_chars.size() {
+        let most = limits.content_chars.get();
+        format!("content: {} characters, {most} at the most", event.content_chars())
+    } else if created_at < oldest {
+        let behind = limits.created_at_behind_s.get();
+        format!("created_at: more than {behind} seconds in the past")
+    } else if created_at > newest {
         let ahead = limits.created_at_ahead_s.get();
         format!("created_at: more than {ahead} seconds in the future")
     } else {
         return Ok(event);
     };
     Err(EventError { id: Some(event.id_hex()), reason })
+}
+
+fn too_long(json: &str, limits: &Limits) -> String {
+    format!("event: {} bytes, {} at the most", json.len(), limits.event_bytes.get())
 }

@@ -23,6 +23,7 @@ pub struct Event {
     tags_at: Range<usize>,
     content_at: Range<usize>,
     tag_count: usize,
+    content_chars: usize,
     tag_keys: Vec<TagKey>,
     expires_at: Option<u64>,
     address: Option<String>,
@@ -174,6 +175,7 @@ impl Fields<'_> {
             tags_at,
             content_at,
             tag_count: self.tags.len(),
+            content_chars: self.content.chars().count(),
             tag_keys: self.tag_keys(),
             expires_at,
             address: self.address(),
@@ -227,6 +229,12 @@ impl Event {
             .map_err(|error| Some(error.to_string()))
             .and_then(|fields| fields.into_event().ok_or(None))
             .map_err(|error| explain(json, error))
+    }
+
+    /// The id that JSON claims to be an event's, in lower-case hex, without a look at the rest.
+    pub fn claimed_id(json: &str) -> Option<String> {
+        let Id { id } = serde_json::from_str(json).ok()?;
+        hex_bytes(&id).map(|id: [u8; 32]| faster_hex::hex_string(&id))
     }
 
     /// Checks the id against the content and the signature against the author.
@@ -349,6 +357,11 @@ impl Event {
         tags.is_some_and(|tags| tags.iter().any(|tag| tag.get(0).is_some_and(|name| name == "-")))
     }
 
+    /// How many characters the content has, as NIP-11 counts them.
+    pub fn content_chars(&self) -> usize {
+        self.content_chars
+    }
+
     /// NIP-09: the ids that a deletion request names.
     pub fn deleted_ids(&self) -> &[[u8; 32]] {
         self.deletes.as_ref().map_or(&[], |deletes| &deletes.ids)
@@ -401,9 +414,8 @@ fn explain(json: &str, error: Option<String>) -> EventError {
         Ok(Value::Object(object)) => object,
         Ok(_) => return EventError { id: None, reason: "event: must be a JSON object".into() },
         Err(error) => {
-            let id = serde_json::from_str::<Id<'_>>(json).ok().and_then(|id| hex_bytes(&id.id));
-            let id = id.map(|id: [u8; 32]| faster_hex::hex_string(&id));
-            return EventError { id, reason: format!("event: not JSON: {error}") };
+            let reason = format!("event: not JSON: {error}");
+            return EventError { id: Event::claimed_id(json), reason };
         }
     };
     let is_hex = |text: &str, digits: usize| {

@@ -25,7 +25,7 @@ mod verifier;
 mod viewer;
 mod writer;
 
-pub use admission::within_limits;
+pub use admission::{read_within_limits, within_limits};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};

@@ -34,12 +34,7 @@ impl Schedule {
             peers.clear();
             return Ok(Self { stop, syncs });
         }
-        let local = Local::configured(index.clone(), config)?;
-        let mut prepared = Vec::new();
-        for peer in &config.peers {
-            PeerUrl::parse(&peer.url)?;
-            prepared.push((peer.clone(), options(peer, stopping.clone())?));
-        }
+        let (local, prepared) = prepare(index, config, &stopping)?;
         peers.clear();
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
@@ -60,6 +55,15 @@ impl Schedule {
         Ok(Self { stop, syncs })
     }
 
+    /// Whether [`Schedule::start`] would begin.
+    ///
+    /// # Errors
+    /// As [`Schedule::start`].
+    pub fn check(index: &Index, config: &Config) -> Result<(), SyncError> {
+        let (_, stopping) = watch::channel(false);
+        prepare(index, config, &stopping).map(|_| ())
+    }
+
     /// Ends all syncs; what they have stored stays.
     pub async fn stop(mut self) {
         let _ = self.stop.send(true);
@@ -68,6 +72,19 @@ impl Schedule {
             tracing::warn!("some syncs did not end in time");
         }
     }
+}
+
+fn prepare(
+    index: &Index,
+    config: &Config,
+    stopping: &watch::Receiver<bool>,
+) -> Result<(Local, Vec<(PeerConfig, Options)>), SyncError> {
+    let local = Local::configured(index.clone(), config)?;
+    let prepared = config.peers.iter().map(|peer| {
+        PeerUrl::parse(&peer.url)?;
+        Ok((peer.clone(), options(peer, stopping.clone())?))
+    });
+    Ok((local, prepared.collect::<Result<_, SyncError>>()?))
 }
 
 fn options(peer: &PeerConfig, stop: watch::Receiver<bool>) -> Result<Options, SyncError> {

@@ -1,5 +1,6 @@
 //! What a client may hold is bounded, said in words, and given back.
 
+use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events};
 use negsync::config::Within;
@@ -54,4 +55,94 @@ async fn a_filter_is_answered_with_the_newest_events_up_to_the_relays_limit() {
     assert_eq!(client.query(&[json!({ "limit": 2 })]).await, newest[..2]);
     // The sets of COUNT and NEG are whole all the same.
     assert_eq!(client.count(&[json!({})]).await, 10);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neg_sessions_of_all_connections_have_a_limit_that_a_lost_connection_gives_back() {
+    let relay =
+        TestRelay::start_with(|config| config.negentropy.sessions_in_all = Within::new(3)).await;
+    let (mut one, mut other) = (relay.client().await, relay.client().await);
+    let open = |id: &str| json!(["NEG-OPEN", id, {}, EMPTY_SET]);
+    for id in ["a", "b", "a"] {
+        neg_msg(&one.ask(&open(id)).await, id);
+    }
+    neg_msg(&other.ask(&open("a")).await, "a");
+    for client in [&mut one, &mut other] {
+        let answer = client.ask(&open("c")).await;
+        assert_eq!((&answer[0], &answer[1]), (&json!("NEG-ERR"), &json!("c")));
+        assert!(answer[2].as_str().unwrap().starts_with("rate-limited: "), "{answer}");
+    }
+    // A session that could not be opened holds no place, nor does one that ended by an error.
+    assert_eq!(one.ask(&json!(["NEG-MSG", "b", "6100"])).await[0], "NEG-ERR");
+    assert_eq!(other.ask(&json!(["NEG-OPEN", "c", {}, "6100"])).await[0], "NEG-ERR");
+    neg_msg(&other.ask(&open("c")).await, "c");
+    drop(other);
+    let reopened = async {
+        while one.ask(&open("d")).await[0] != "NEG-MSG" {}
+        neg_msg(&one.ask(&open("e")).await, "e");
+    };
+    tokio::time::timeout(PATIENCE, reopened).await.expect("the places are not given back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neg_session_that_is_asked_nothing_is_closed_and_one_that_is_stays() {
+    let relay = TestRelay::start_with(|config| {
+        config.negentropy.idle_timeout_s = Within::new(1);
+    })
+    .await;
+    let mut client = relay.client().await;
+    for id in ["idle", "busy"] {
+        neg_msg(&client.ask(&json!(["NEG-OPEN", id, {}, EMPTY_SET])).await, id);
+    }
+    let closed = loop {
+        let answer = client.ask(&json!(["NEG-MSG", "busy", EMPTY_SET])).await;
+        if answer[0] == "NEG-ERR" {
+            break answer;
+        }
+        neg_msg(&answer, "busy");
+    };
+    assert_eq!(closed[1], "idle");
+    assert!(closed[2].as_str().unwrap().starts_with("closed: "), "{closed}");
+    neg_msg(&client.next("the answer to the busy one").await, "busy");
+    neg_msg(&client.ask(&json!(["NEG-OPEN", "idle", {}, EMPTY_SET])).await, "idle");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together() {
+    let relay =
+        TestRelay::start_with(|config| config.limits.subscription_values = Within::new(5)).await;
+    let mut client = relay.client().await;
+    let three = json!({ "kinds": [1, 2], "#p": ["x"] });
+    assert_eq!(client.ask(&json!(["REQ", "a", three])).await, json!(["EOSE", "a"]));
+    let answer = client.ask(&json!(["REQ", "b", three])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("b")));
+    assert!(answer[2].as_str().unwrap().starts_with("rate-limited: "), "{answer}");
+    // In place of itself it does not count.
+    for filter in [&three, &json!({ "kinds": [1, 2, 3, 4, 5] }), &three] {
+        assert_eq!(client.ask(&json!(["REQ", "a", filter])).await, json!(["EOSE", "a"]));
+    }
+    client.send(&json!(["CLOSE", "a"])).await;
+    assert_eq!(client.ask(&json!(["REQ", "b", three])).await, json!(["EOSE", "b"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_over_a_limit_is_refused_under_its_id() {
+    let relay = TestRelay::start_with(|config| {
+        config.limits.event_bytes = Within::new(1_000);
+        config.limits.content_chars = Within::new(10);
+        config.limits.created_at_behind_s = Within::new(3_600);
+    })
+    .await;
+    let mut client = relay.client().await;
+    let (author, now) = (Author::new(1), events::unix_now());
+    let mut refused = async |event: Value, field: &str| {
+        let (accepted, text) = client.publish(&event).await;
+        assert!(!accepted && text.starts_with(&format!("invalid: {field}: ")), "{text}");
+    };
+    refused(author.note(now, &"x".repeat(1_000)), "event").await;
+    refused(author.note(now, &"x".repeat(11)), "content").await;
+    refused(author.note(now - 4_000, "x"), "created_at").await;
+    // NIP-11 counts characters, not bytes.
+    client.store(&author.note(now, &"ü".repeat(10))).await;
+    client.store(&author.note(now - 3_000, "x")).await;
 }

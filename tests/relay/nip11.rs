@@ -25,6 +25,8 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
         config.limits.subscription_id_bytes = Within::new(11);
         config.limits.event_tags = Within::new(4);
         config.limits.created_at_ahead_s = Within::new(60);
+        config.limits.created_at_behind_s = Within::new(7_000);
+        config.limits.content_chars = Within::new(500);
     })
     .await;
     let response = http(&relay, "GET", "/", "application/nostr+json").await;
@@ -51,6 +53,8 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
         ("max_subid_length", 11),
         ("max_event_tags", 4),
         ("created_at_upper_limit", 60),
+        ("created_at_lower_limit", 7_000),
+        ("max_content_length", 500),
     ] {
         assert_eq!(limitation[key], value, "{key}");
     }

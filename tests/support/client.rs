@@ -8,7 +8,8 @@ use serde_json::{Value, json};
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio::net::TcpStream;
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::client::IntoClientRequest;
+use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -25,11 +26,15 @@ pub struct Client {
 impl Client {
     /// Connects to one of our relays.
     pub async fn connect(url: &str) -> Self {
-        let mut client = Self::connect_elsewhere(url).await;
-        let message = client.next("the challenge of NIP-42").await;
+        Self::connect_elsewhere(url).await.challenged().await
+    }
+
+    /// Takes the challenge with which our relays begin (NIP-42).
+    async fn challenged(mut self) -> Self {
+        let message = self.next("the challenge of NIP-42").await;
         assert_eq!((&message[0], message.as_array().map(Vec::len)), (&json!("AUTH"), Some(2)));
-        client.challenge = message[1].as_str().unwrap().to_owned();
-        client
+        self.challenge = message[1].as_str().unwrap().to_owned();
+        self
     }
 
     /// Connects to a relay that says nothing first.
@@ -46,6 +51,19 @@ impl Client {
     pub async fn authenticate(&mut self, author: &Author, url: &str) -> (bool, String) {
         let event = author.authentication(unix_now(), url, &self.challenge);
         read_ok(&self.ask(&json!(["AUTH", event])).await, id_of(&event))
+    }
+
+    /// As [`Client::connect`], by way of a proxy that says who the client is.
+    pub async fn connect_for(url: &str, client: &str) -> Result<Self, u16> {
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
+        match connect_async_with_config(request, None, true).await {
+            Ok((socket, _)) => {
+                Ok(Self { challenge: String::new(), socket, fences: 0 }.challenged().await)
+            }
+            Err(Error::Http(response)) => Err(response.status().as_u16()),
+            Err(error) => panic!("cannot connect to {url}: {error}"),
+        }
     }
 
     pub async fn send(&mut self, message: &Value) {

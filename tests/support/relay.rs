@@ -1,7 +1,7 @@
 //! A relay in this process, on a free port and a store of its own.
 
 use super::client::Client;
-use negsync::config::Config;
+use negsync::config::{Config, Within};
 use negsync::relay::Relay;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -18,12 +18,17 @@ impl TestRelay {
         Self::start_with(|_| {}).await
     }
 
-    /// Starts with the default configuration, changed by `change`.
+    /// Starts with the default configuration, changed by `change`; but tests may ask as fast as
+    /// they can.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.relay.listen = "127.0.0.1:0".parse().unwrap();
         config.store.path = directory.path().join("events.sqlite");
+        let rates = &mut config.rates;
+        for per_s in [&mut rates.events_per_s, &mut rates.queries_per_s, &mut rates.neg_per_s] {
+            *per_s = Within::new(0);
+        }
         change(&mut config);
         let relay = Relay::start(config.clone()).await.unwrap();
         Self { relay, config, directory }

@@ -71,7 +71,7 @@ pub(super) async fn respond<B>(
         Ok(view) => view,
         Err(error) => return failed(&error),
     };
-    let html = render::page(&http::document(&relay.config), &view.facts, &view.parts);
+    let html = render::page(&http::document(&relay.config()), &view.facts, &view.parts);
     let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
     if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -100,7 +100,7 @@ pub(super) fn respond_updates<B>(
 /// Only a connection that comes from an operator's network is theirs: what came by way of a proxy
 /// came from somewhere else.
 fn viewer<B>(request: &Request<B>, relay: &Shared, from: IpAddr) -> Viewer {
-    let operators = &relay.config.page.operator;
+    let operators = &relay.config().page.operator;
     if !http::is_forwarded(request) && operators.iter().any(|network| network.contains(from)) {
         Viewer::Operator
     } else {

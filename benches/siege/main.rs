@@ -1,0 +1,69 @@
+//! Strangers at a relay: each part prints what they were allowed to take, and what a client that
+//! behaves felt of it. The relay is a process of its own with the default configuration, but for
+//! what a part says.
+//!
+//! `cargo bench --bench siege -- half-open|silent|hostile|mixed [--short] [--minutes N]`
+
+mod client;
+mod half_open;
+mod hostile;
+mod mixed;
+mod relay;
+mod silent;
+#[path = "../support/mod.rs"]
+mod support;
+
+use std::time::Duration;
+
+/// How much of a siege it is.
+#[derive(Clone, Copy)]
+struct Extent {
+    short: bool,
+    minutes: u64,
+}
+
+impl Extent {
+    /// One number for a whole siege, another for a short one.
+    fn pick<T>(self, whole: T, short: T) -> T {
+        if self.short { short } else { whole }
+    }
+}
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let minutes = arguments.iter().skip_while(|it| *it != "--minutes").nth(1);
+    let extent = Extent {
+        short: arguments.iter().any(|it| it == "--short"),
+        minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
+    };
+    let is_asked = |part: &str| arguments.iter().any(|it| it == part);
+    let parts = ["half-open", "silent", "hostile", "mixed"];
+    let all = !parts.iter().any(|part| is_asked(part));
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        if all || is_asked("half-open") {
+            half_open::run(extent).await;
+        }
+        if all || is_asked("silent") {
+            silent::run(extent).await;
+        }
+        if all || is_asked("hostile") {
+            hostile::run(extent).await;
+        }
+        // An hour long: only where it is asked for.
+        if is_asked("mixed") {
+            mixed::run(extent).await;
+        }
+    });
+}
+
+/// Half and the worst but one in a hundred of some times.
+fn middle_and_p99(mut times: Vec<Duration>) -> (Duration, Duration) {
+    times.sort_unstable();
+    let at = |part: usize| times.get(times.len() * part / 100).copied().unwrap_or_default();
+    (at(50), at(99))
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}

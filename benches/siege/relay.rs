@@ -1,0 +1,82 @@
+//! The relay under siege.
+
+use crate::support::unsigned_event;
+use negsync::store::{Event, Store, StoreOptions, Synchronous};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use tempfile::TempDir;
+
+/// A relay process with a store of its own; it ends with its handle.
+pub struct Relay {
+    process: Child,
+    pub address: SocketAddr,
+    pub directory: TempDir,
+}
+
+impl Relay {
+    /// Starts over a store of `stored` made-up events.
+    pub fn start(stored: usize, configuration: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("events.sqlite");
+        fill(&store, stored);
+        let file = directory.path().join("relay.toml");
+        std::fs::write(&file, configuration).unwrap();
+        let mut process = Command::new(env!("CARGO_BIN_EXE_negsync"))
+            .args(["relay", "--listen", "127.0.0.1:0", "--store"])
+            .arg(&store)
+            .arg("--config")
+            .arg(&file)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let (_, address) = line.trim().rsplit_once("ws://").unwrap();
+        Self { process, address: address.parse().unwrap(), directory }
+    }
+
+    /// Resident memory, in MB.
+    pub fn memory_mb(&self) -> f64 {
+        let status = self.proc("status");
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1e3
+    }
+
+    /// The descriptors that are open.
+    pub fn descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()
+    }
+
+    /// The length of the write-ahead log, in MB.
+    pub fn wal_mb(&self) -> f64 {
+        let path = self.directory.path().join("events.sqlite-wal");
+        std::fs::metadata(path).map_or(0.0, |file| file.len() as f64 / 1e6)
+    }
+
+    fn proc(&self, file: &str) -> String {
+        std::fs::read_to_string(format!("/proc/{}/{file}", self.process.id())).unwrap()
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn fill(path: &Path, stored: usize) {
+    let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
+    let store = Store::open(path, options, Box::new(|_| {})).unwrap();
+    let mut rng = StdRng::seed_from_u64(3);
+    for from in (0..stored).step_by(50_000) {
+        let numbers = from..(from + 50_000).min(stored);
+        let events = numbers.map(|n| Event::parse(&unsigned_event(&mut rng, n)).unwrap().trust());
+        store.publish(events.collect()).unwrap();
+    }
+    store.close();
+}

@@ -1,0 +1,41 @@
+//! How many clients there may be, and for how long they may do nothing.
+
+use super::{Network, Within};
+use serde::{Deserialize, Serialize};
+
+/// `[connections]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ConnectionsConfig {
+    /// WebSocket connections in all.
+    pub in_all: Within<1, 1_000_000>,
+    /// WebSocket connections an address.
+    pub per_address: Within<1, 1_000_000>,
+    /// Connections that are no WebSocket yet.
+    pub half_open: Within<1, 100_000>,
+    /// How long a connection may be no WebSocket.
+    pub handshake_timeout_s: Within<1, 3_600>,
+    /// How long between pings; 0 for none.
+    pub ping_interval_s: Within<0, 3_600>,
+    /// How long after a ping nothing may be heard.
+    pub pong_timeout_s: Within<1, 3_600>,
+    /// What may wait for a client to take it.
+    pub outbound_bytes: Within<65_536, 1_073_741_824>,
+    /// Whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<Network>,
+}
+
+impl Default for ConnectionsConfig {
+    fn default() -> Self {
+        Self {
+            in_all: Within::new(4_096),
+            per_address: Within::new(100),
+            half_open: Within::new(256),
+            handshake_timeout_s: Within::new(10),
+            ping_interval_s: Within::new(30),
+            pong_timeout_s: Within::new(60),
+            outbound_bytes: Within::new(2 << 20),
+            trusted_proxies: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Who a client is, as far as limits by address go.
+
+use crate::config::Network;
+use hyper::HeaderMap;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+/// Lists the addresses that a request came through, the client's first.
+const FORWARDED_FOR: &str = "x-forwarded-for";
+/// The part of an IPv6 address that tells one customer from another; the rest is theirs to choose.
+const IPV6_NETWORK: u128 = !0 << 64;
+
+/// What is counted as one: an IPv4 address, or an IPv6 network of 64 bits.
+pub(super) fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
+        address => address,
+    }
+}
+
+/// The address that a request comes from: the peer's, or, where that is a trusted proxy, the last
+/// one in `X-Forwarded-For` that is none. What stands before it anybody may have written.
+pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Network]) -> IpAddr {
+    let is_trusted = |address: IpAddr| trusted.iter().any(|network| network.contains(address));
+    let mut client = peer.to_canonical();
+    let values = headers.get_all(FORWARDED_FOR).into_iter().rev();
+    let hops = values.flat_map(|value| value.to_str().unwrap_or("").rsplit(','));
+    for hop in hops {
+        if !is_trusted(client) {
+            break;
+        }
+        let Some(address) = parse(hop.trim()) else { break };
+        client = address.to_canonical();
+    }
+    client
+}
+
+/// Some proxies add the port.
+fn parse(hop: &str) -> Option<IpAddr> {
+    hop.parse().ok().or_else(|| hop.parse().ok().map(|address: SocketAddr| address.ip()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, headers: &[&str], trusted: &[&str]) -> String {
+        let mut map = HeaderMap::new();
+        for value in headers {
+            map.append(FORWARDED_FOR, value.parse().unwrap());
+        }
+        let trusted: Vec<Network> = trusted.iter().map(|text| text.parse().unwrap()).collect();
+        client_address(peer.parse().unwrap(), &map, &trusted).to_string()
+    }
+
+    #[test]
+    fn only_what_trusted_proxies_have_added_is_believed() {
+        let (own, proxy) = ("198.51.100.1", "10.0.0.1");
+        let trusted = ["10.0.0.0/8", "::1"];
+        for (peer, headers, expected) in [
+            (own, &["1.2.3.4"][..], own),
+            (proxy, &[], proxy),
+            (proxy, &["1.2.3.4"], "1.2.3.4"),
+            (proxy, &["1.2.3.4, 198.51.100.1"], own),
+            (proxy, &["1.2.3.4", "198.51.100.1,10.0.0.2"], own),
+            (proxy, &["1.2.3.4,198.51.100.1:4711"], own),
+            (proxy, &["198.51.100.1, nonsense"], proxy),
+            (proxy, &["nonsense, 10.0.0.3"], "10.0.0.3"),
+            (proxy, &["10.0.0.3, 10.0.0.2"], "10.0.0.3"),
+            (proxy, &["1.2.3.4, [2001:db8::7]:80"], "2001:db8::7"),
+            ("::1", &["2001:db8::7"], "2001:db8::7"),
+            ("::ffff:10.0.0.1", &["1.2.3.4"], "1.2.3.4"),
+        ] {
+            assert_eq!(client(peer, headers, &trusted), expected, "{peer} {headers:?}");
+            assert_ne!(client(peer, headers, &[]), "1.2.3.4");
+        }
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_are_one() {
+        let counted = |text: &str| counted_as(text.parse().unwrap());
+        assert_eq!(counted("2001:db8:0:1::5"), counted("2001:db8:0:1:ffff::"));
+        assert_ne!(counted("2001:db8:0:1::"), counted("2001:db8:0:2::"));
+        assert_eq!(counted("::ffff:10.0.0.1"), counted("10.0.0.1"));
+        assert_ne!(counted("10.0.0.1"), counted("10.0.0.2"));
+    }
+}

@@ -1,0 +1,222 @@
+//! The addresses that clients come from, and what each has taken.
+
+use super::address::counted_as;
+use super::bucket::{Bucket, Rate};
+use crate::config::{ConnectionsConfig, RatesConfig};
+use crate::relay::message::ClientMessage;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+/// The most addresses that are remembered, those with connections aside. With more, those that
+/// have not come back to a full bucket are forgotten too.
+const MOST_ADDRESSES: usize = 65_536;
+
+/// All addresses.
+#[derive(Default)]
+pub(crate) struct Addresses {
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    by_address: HashMap<IpAddr, Entry>,
+    connections: usize,
+}
+
+struct Entry {
+    connections: usize,
+    buckets: Arc<Mutex<Buckets>>,
+}
+
+/// What an address may still send.
+struct Buckets {
+    events: Bucket,
+    queries: Bucket,
+    neg: Bucket,
+}
+
+/// Why there is no place for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// All places are taken.
+    InAll,
+    /// All places of this address are taken.
+    Address,
+}
+
+impl Full {
+    /// The word for it among the metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::InAll => "connections",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// A connection's place; free once this is dropped.
+pub(crate) struct Place {
+    addresses: Arc<Addresses>,
+    client: IpAddr,
+    // As it is counted.
+    address: IpAddr,
+    buckets: Arc<Mutex<Buckets>>,
+}
+
+impl Addresses {
+    /// Takes a place for a connection from `address`.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        address: IpAddr,
+        config: &ConnectionsConfig,
+    ) -> Result<Place, Full> {
+        let (client, address) = (address, counted_as(address));
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.connections >= config.in_all.size() {
+            return Err(Full::InAll);
+        }
+        state.make_room(&address, now);
+        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now));
+        if entry.connections >= config.per_address.size() {
+            return Err(Full::Address);
+        }
+        entry.connections += 1;
+        let buckets = Arc::clone(&entry.buckets);
+        state.connections += 1;
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// Forgets addresses of which there is nothing to remember, when there are too many.
+    fn make_room(&mut self, address: &IpAddr, now: Instant) {
+        if self.by_address.len() < MOST_ADDRESSES || self.by_address.contains_key(address) {
+            return;
+        }
+        self.by_address.retain(|_, entry| entry.connections > 0 || !entry.is_as_new(now));
+        if self.by_address.len() >= MOST_ADDRESSES {
+            self.by_address.retain(|_, entry| entry.connections > 0);
+        }
+    }
+}
+
+impl Entry {
+    fn new(now: Instant) -> Self {
+        let bucket = Bucket::new(now);
+        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket };
+        Self { connections: 0, buckets: Arc::new(Mutex::new(buckets)) }
+    }
+
+    fn is_as_new(&self, now: Instant) -> bool {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        [buckets.events, buckets.queries, buckets.neg].iter().all(|bucket| bucket.is_full(now))
+    }
+}
+
+impl Place {
+    /// Where the connection comes from.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// As what that is counted: an IPv4 address or an IPv6 network.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Takes what a message costs. Says what the limit is where its address has sent too many.
+    pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
+        use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bucket, per_s, burst, what) = match message {
+            // Each costs a signature's check.
+            Event(_) | Auth(_) => {
+                (&mut buckets.events, rates.events_per_s, rates.events_burst, "EVENT messages")
+            }
+            Req { .. } | Count { .. } => {
+                (&mut buckets.queries, rates.queries_per_s, rates.queries_burst, "queries")
+            }
+            NegOpen { .. } | NegMsg { .. } => {
+                (&mut buckets.neg, rates.neg_per_s, rates.neg_burst, "NEG messages")
+            }
+            Close(_) | NegClose(_) => return Ok(()),
+        };
+        let rate = Rate { per_s: per_s.get(), burst: burst.get() };
+        if bucket.take(rate, Instant::now()) {
+            return Ok(());
+        }
+        Err(format!("{} {what} a second from one address; slow down", rate.per_s))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut state = self.addresses.lock();
+        state.connections = state.connections.saturating_sub(1);
+        let Some(entry) = state.by_address.get_mut(&self.address) else { return };
+        entry.connections = entry.connections.saturating_sub(1);
+        if entry.connections == 0 && entry.is_as_new(now) {
+            state.by_address.remove(&self.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Within;
+
+    fn config(in_all: u64, per_address: u64) -> ConnectionsConfig {
+        let (in_all, per_address) = (Within::new(in_all), Within::new(per_address));
+        ConnectionsConfig { in_all, per_address, ..ConnectionsConfig::default() }
+    }
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn places_are_counted_by_address_and_in_all_and_given_back() {
+        let addresses = Arc::new(Addresses::default());
+        let config = config(3, 2);
+        let a = addresses.connect(address(1), &config).ok().unwrap();
+        let _b = addresses.connect(address(1), &config).ok().unwrap();
+        assert_eq!(addresses.connect(address(1), &config).err(), Some(Full::Address));
+        let _c = addresses.connect(address(2), &config).ok().unwrap();
+        assert_eq!(addresses.connect(address(2), &config).err(), Some(Full::InAll));
+        drop(a);
+        assert!(addresses.connect(address(1), &config).is_ok());
+    }
+
+    /// Coming again by another connection does not fill the bucket.
+    #[test]
+    fn what_was_sent_is_remembered_after_the_connection_and_the_table_is_bounded() {
+        let addresses = Arc::new(Addresses::default());
+        let config = config(10, 10);
+        let rates = RatesConfig {
+            neg_per_s: Within::new(1),
+            neg_burst: Within::new(2),
+            ..RatesConfig::default()
+        };
+        let open = ClientMessage::NegMsg { id: "x".into(), payload: Vec::new() };
+        for expected in [true, true, false, false] {
+            let place = addresses.connect(address(1), &config).ok().unwrap();
+            assert_eq!(place.admit(&open, &rates).is_ok(), expected);
+        }
+        let place = addresses.connect(address(0), &config).ok().unwrap();
+        for number in 2..3 * MOST_ADDRESSES as u32 {
+            let place = addresses.connect(address(number), &config).ok().unwrap();
+            assert!(place.admit(&open, &rates).is_ok());
+            assert!(addresses.lock().by_address.len() <= MOST_ADDRESSES + 1);
+        }
+        drop(place);
+    }
+}

@@ -1,0 +1,89 @@
+//! A token bucket.
+
+use std::time::{Duration, Instant};
+
+/// How fast a bucket fills, and what it holds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rate {
+    /// Tokens a second; 0 for no limit.
+    pub(super) per_s: u64,
+    /// Tokens of a full bucket.
+    pub(super) burst: u64,
+}
+
+/// A bucket knows one thing: when it will be full again. A new one is full.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    full_at: Instant,
+}
+
+impl Bucket {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { full_at: now }
+    }
+
+    /// Takes a token. Returns whether there was one.
+    pub(super) fn take(&mut self, rate: Rate, now: Instant) -> bool {
+        if rate.per_s == 0 {
+            return true;
+        }
+        let seconds = |tokens: u64| Duration::from_secs_f64(tokens as f64 / rate.per_s as f64);
+        let full_at = self.full_at.max(now) + seconds(1);
+        let is_there = full_at.duration_since(now) <= seconds(rate.burst);
+        if is_there {
+            self.full_at = full_at;
+        }
+        is_there
+    }
+
+    /// Whether the bucket is as good as a new one.
+    pub(super) fn is_full(&self, now: Instant) -> bool {
+        self.full_at <= now
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    #[test]
+    fn in_any_time_no_more_is_taken_than_the_burst_and_the_rate_allow() {
+        for seed in 0..50 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let rate = Rate { per_s: rng.random_range(1..200), burst: rng.random_range(1..100) };
+            let start = Instant::now();
+            let mut bucket = Bucket::new(start);
+            let mut now = start;
+            let mut taken: Vec<Duration> = Vec::new();
+            for _ in 0..300 {
+                now += Duration::from_micros(rng.random_range(0..20_000));
+                let before = bucket;
+                if bucket.take(rate, now) {
+                    taken.push(now - start);
+                } else {
+                    // A refusal costs nothing, and a token is there after a token's time.
+                    assert_eq!(bucket.full_at, before.full_at, "seed {seed}");
+                    let later = now + Duration::from_secs_f64(1.0 / rate.per_s as f64);
+                    assert!({ bucket }.take(rate, later), "seed {seed}");
+                }
+            }
+            for (first, from) in taken.iter().enumerate() {
+                for (count, to) in taken.iter().skip(first).enumerate() {
+                    let allowed =
+                        rate.burst as f64 + (*to - *from).as_secs_f64() * rate.per_s as f64;
+                    assert!((count + 1) as f64 <= allowed + 1e-3, "seed {seed}: {rate:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_rate_of_none_limits_nothing() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(now);
+        assert!((0..1_000).all(|_| bucket.take(Rate { per_s: 0, burst: 1 }, now)));
+        assert!(bucket.is_full(now));
+    }
+}

@@ -1,0 +1,179 @@
+//! How many connections there may be, and what becomes of those that do nothing.
+
+use crate::support::client::{Client, PATIENCE};
+use crate::support::{Author, TestRelay, events};
+use negsync::config::{Config, Within};
+use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Message;
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+
+/// Sends text on a connection of its own.
+async fn open(relay: &TestRelay, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// All that comes until the relay closes.
+async fn rest(mut stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    // A connection that is closed with something unread is reset.
+    let _ = read.expect("the relay does not close");
+    bytes
+}
+
+/// Connects as soon as there is a place.
+async fn once_there_is_room(relay: &TestRelay) -> Client {
+    let connecting = async {
+        loop {
+            if let Ok(client) = Client::connect_for(&relay.url(), "-").await {
+                return client;
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, connecting).await.expect("no place becomes free")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_refused_with_a_sentence_before_the_upgrade() {
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str, &str); 2] = [
+        (|config| config.connections.in_all = Within::new(2), "503", "All 2 connections"),
+        (|config| config.connections.per_address = Within::new(2), "429", "has 2 connections"),
+    ];
+    for (change, status, sentence) in cases {
+        let relay = TestRelay::start_with(change).await;
+        let mut first = relay.client().await;
+        let second = relay.client().await;
+        let answer =
+            rest(open(&relay, &format!("{HANDSHAKE}Connection: close\r\n\r\n")).await).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(sentence), "{answer}");
+        // Who is there stays, and the place of who goes is free again.
+        first.fence().await;
+        drop(second);
+        once_there_is_room(&relay).await.fence().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_proxy_clients_are_told_apart_only_where_it_is_trusted() {
+    let per_address = |config: &mut Config| config.connections.per_address = Within::new(1);
+    let relay = TestRelay::start_with(|config| {
+        per_address(config);
+        config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let url = relay.url();
+    let _a = Client::connect_for(&url, "192.0.2.1").await.unwrap_or_else(|code| panic!("{code}"));
+    assert_eq!(Client::connect_for(&url, "192.0.2.1").await.err(), Some(429));
+    assert_eq!(Client::connect_for(&url, "198.51.100.7, 192.0.2.1").await.err(), Some(429));
+    let _b = Client::connect_for(&url, "2001:db8::1").await.unwrap_or_else(|code| panic!("{code}"));
+    assert_eq!(Client::connect_for(&url, "2001:db8::2").await.err(), Some(429));
+    assert!(Client::connect_for(&url, "2001:db8:0:1::2").await.is_ok());
+
+    let relay = TestRelay::start_with(per_address).await;
+    let url = relay.url();
+    let _a = Client::connect_for(&url, "192.0.2.1").await.unwrap_or_else(|code| panic!("{code}"));
+    assert_eq!(Client::connect_for(&url, "192.0.2.2").await.err(), Some(429));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
+    let relay = TestRelay::start_with(|config| {
+        config.connections.handshake_timeout_s = Within::new(1);
+    })
+    .await;
+    let asked_once = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    for text in ["", "GET / HTT", HANDSHAKE, asked_once] {
+        let answer = String::from_utf8(rest(open(&relay, text).await).await).unwrap();
+        assert_eq!(answer.contains("200 OK"), text == asked_once, "{text}: {answer}");
+    }
+    relay.client().await.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
+    let relay = TestRelay::start_with(|config| {
+        config.connections.half_open = Within::new(3);
+        config.connections.handshake_timeout_s = Within::new(3_600);
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(open(&relay, HANDSHAKE).await);
+        // Clients that mean it are served all the while.
+        relay.client().await.fence().await;
+    }
+    for stream in silent.drain(..15) {
+        assert!(rest(stream).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_answers_pings_stays_and_who_does_not_is_closed() {
+    let relay = TestRelay::start_with(|config| {
+        config.connections.ping_interval_s = Within::new(1);
+        config.connections.pong_timeout_s = Within::new(1);
+    })
+    .await;
+    // By hand: a WebSocket library answers pings by itself.
+    let silent = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+    let silent = tokio::spawn(rest(silent));
+    let mut client = relay.client().await;
+    for _ in 0..4 {
+        let frame = client.next_frame("a ping").await;
+        assert!(matches!(frame, Some(Message::Ping(_))), "{frame:?}");
+    }
+    client.send(&json!(["REQ", "a", { "limit": 0 }])).await;
+    while client.next_frame("an EOSE").await != Some(Message::text(r#"["EOSE","a"]"#)) {}
+    let frames = silent.await.unwrap();
+    let at = |bytes: &[u8]| frames.windows(bytes.len()).position(|window| window == bytes);
+    let (ping, reason) = (at(&[0x89, 0]), at(b"no answer to pings"));
+    assert!(ping.is_some() && ping < reason, "{:?}", String::from_utf8_lossy(&frames));
+}
+
+/// A hundred notes of 50,000 characters: more than the sockets hold.
+async fn fill(relay: &TestRelay) {
+    let (author, long) = (Author::new(1), "x".repeat(50_000));
+    let notes: Vec<_> = (0..100).map(|second| author.note(events::EPOCH + second, &long)).collect();
+    relay.client().await.publish_all(&notes).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_is_closed_and_its_place_is_free() {
+    let relay = TestRelay::start_with(|config| {
+        config.limits.send_timeout_s = Within::new(1);
+        config.connections.in_all = Within::new(1);
+        config.connections.outbound_bytes = Within::new(65_536);
+    })
+    .await;
+    fill(&relay).await;
+    let mut slow = once_there_is_room(&relay).await;
+    for id in 0..20 {
+        slow.send(&json!(["REQ", id.to_string(), {}])).await;
+    }
+    once_there_is_room(&relay).await.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_does_not_keep_the_relay_from_stopping() {
+    let relay = TestRelay::start().await;
+    fill(&relay).await;
+    let mut slow = relay.client().await;
+    for id in 0..20 {
+        slow.send(&json!(["REQ", id.to_string(), {}])).await;
+    }
+    slow.next("the first event").await;
+    // After 10 s the relay would give up waiting.
+    let stopped = tokio::time::timeout(PATIENCE.mul_f32(0.8), relay.relay.stop());
+    assert!(stopped.await.is_ok(), "the relay waits for a client that does not read");
+}

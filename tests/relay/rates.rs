@@ -1,0 +1,65 @@
+//! How often an address may ask, and what it is told when it asks too often.
+
+use crate::support::client::Client;
+use crate::support::negentropy_client::EMPTY_SET;
+use crate::support::{Author, TestRelay, events};
+use negsync::config::Within;
+use serde_json::{Value, json};
+
+/// Sends until it is refused, and returns the refusal. What it sends is taken once a second.
+async fn until_refused(client: &mut Client, message: impl Fn(usize) -> Value) -> (usize, Value) {
+    for number in 0..100 {
+        let answer = client.ask(&message(number)).await;
+        if answer.to_string().contains("rate-limited: ") {
+            return (number, answer);
+        }
+    }
+    panic!("a hundred messages were taken");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_verb_has_a_rate_that_is_the_addresses_own() {
+    let relay = TestRelay::start_with(|config| {
+        let rates = &mut config.rates;
+        for per_s in [&mut rates.events_per_s, &mut rates.queries_per_s, &mut rates.neg_per_s] {
+            *per_s = Within::new(1);
+        }
+        for burst in [&mut rates.events_burst, &mut rates.queries_burst, &mut rates.neg_burst] {
+            *burst = Within::new(3);
+        }
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let client =
+        async |address: &str| Client::connect_for(&relay.url(), address).await.ok().unwrap();
+    let (mut hasty, mut other) = (client("192.0.2.1").await, client("192.0.2.2").await);
+    let author = Author::new(1);
+    let note = |number: usize| author.note(events::EPOCH + number as u64, "x");
+
+    let event = |number| json!(["EVENT", note(number)]);
+    let (taken, answer) = until_refused(&mut hasty, event).await;
+    assert!(taken >= 3, "{taken}");
+    let expected = json!(["OK", note(taken)["id"], false]);
+    assert_eq!(answer.as_array().unwrap()[..3], expected.as_array().unwrap()[..]);
+    assert!(answer[3].as_str().unwrap().starts_with("rate-limited: "), "{answer}");
+
+    let (_, answer) = until_refused(&mut hasty, |_| json!(["COUNT", "c", {}])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("c")));
+    let (_, answer) = until_refused(&mut hasty, |_| json!(["REQ", "r", { "limit": 0 }])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("r")));
+
+    let open = |number: usize| json!(["NEG-OPEN", format!("n{number}"), {}, EMPTY_SET]);
+    let (_, answer) = until_refused(&mut hasty, open).await;
+    assert_eq!((&answer[0], answer.as_array().unwrap().len()), (&json!("NEG-ERR"), 3));
+    // NIP-77, Error message: the session is closed.
+    let (_, answer) = until_refused(&mut hasty, |_| json!(["NEG-MSG", "n0", EMPTY_SET])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("NEG-ERR"), &json!("n0")));
+
+    // Coming again changes nothing for it, and others have their own.
+    drop(hasty);
+    let mut hasty = client("192.0.2.1").await;
+    assert!(until_refused(&mut hasty, event).await.0 < 3);
+    assert!(other.publish(&note(1_000)).await.0);
+    assert_eq!(other.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await[0], "NEG-MSG");
+    assert_eq!(other.ask(&json!(["REQ", "r", { "limit": 0 }])).await, json!(["EOSE", "r"]));
+}
