@@ -45,7 +45,8 @@ fn main() {
 }
 
 fn fill(path: &Path) {
-    let options = StoreOptions { synchronous: Synchronous::Normal, readers: 1 };
+    let options =
+        StoreOptions { synchronous: Synchronous::Normal, readers: 1, ..StoreOptions::default() };
     let store = Store::open(path, options, Box::new(|_| {})).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     let mut made = 0;
@@ -118,7 +119,10 @@ impl Relay {
         stream.set_nodelay(true).unwrap();
         let stream = MaybeTlsStream::Plain(stream);
         let (socket, _) = tokio_tungstenite::client_async(&self.url, stream).await.unwrap();
-        Client { socket }
+        let mut client = Client { socket };
+        // The challenge of NIP-42.
+        client.next().await;
+        client
     }
 
     /// Resident memory in bytes.

@@ -150,7 +150,7 @@ fn status(outcome: Option<Outcome>) -> SaveEventStatus {
         Some(Outcome::Stored) => return SaveEventStatus::Success,
         Some(Outcome::Duplicate) => RejectedReason::Duplicate,
         Some(Outcome::Superseded) => RejectedReason::Replaced,
-        Some(Outcome::Deleted) => RejectedReason::Deleted,
+        Some(Outcome::Deleted | Outcome::Vanished) => RejectedReason::Deleted,
         Some(Outcome::Expired) => RejectedReason::Expired,
         Some(Outcome::PassedOn) => RejectedReason::Ephemeral,
         _ => RejectedReason::Other,

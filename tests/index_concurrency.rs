@@ -6,7 +6,8 @@ use negsync::index::{Catalog, Index, Subscriber};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
 use negsync::store::{
-    Change, Event, EventSource, Filter, Step, StoreError, StoreOptions, Synchronous, VerifiedEvent,
+    Change, Event, EventSource, Filter, PrivateKinds, Step, StoreError, StoreOptions, Synchronous,
+    VerifiedEvent,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -219,7 +220,8 @@ fn check(first: &[Arc<Event>], commits: &[Arc<Change>], opened: &mut Vec<Opened>
 
 fn run(seed: u64, memory_bytes: usize) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    let options = StoreOptions { synchronous: Synchronous::Normal, readers: 4 };
+    let options =
+        StoreOptions { synchronous: Synchronous::Normal, readers: 4, ..StoreOptions::default() };
     let index = Index::open(&dir.path().join("store.sqlite"), options, memory_bytes).unwrap();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut all = Commits::of(&index);
@@ -309,12 +311,15 @@ fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
     let mut events: Vec<Event> = (0..6_000).map(|_| event(rng, 1, "[]").into_inner()).collect();
     events.sort_by_key(Event::item);
     let (later, earlier) = (events.pop().unwrap(), events.remove(0));
-    let catalog = Catalog::new(64 << 20);
+    let catalog = Catalog::new(64 << 20, &PrivateKinds::default());
     let source = HalfSeen {
         catalog: &catalog,
         old: events.iter().map(Event::item).collect(),
         later: later.item(),
-        change: Change { steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into() },
+        change: Change {
+            steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into(),
+            ..Change::default()
+        },
     };
     catalog.load(&source).unwrap();
     for filter in ["{}", r#"{"kinds":[1]}"#] {

@@ -47,7 +47,10 @@ impl Client {
 
     async fn over(stream: TcpStream, to: SocketAddr) -> Result<Self, Error> {
         let (socket, _) = tokio_tungstenite::client_async(format!("ws://{to}"), stream).await?;
-        Ok(Self { socket })
+        let mut client = Self { socket };
+        // The challenge of NIP-42.
+        client.next().await;
+        Ok(client)
     }
 
     pub async fn send(&mut self, text: String) -> Result<(), Error> {

@@ -28,7 +28,7 @@ fn limits() -> &'static Limits {
 
 fn check(text: &str, message: ClientMessage, limits: &Limits) {
     match message {
-        ClientMessage::Event(json) => check_event(&json, limits),
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(&json, limits),
         ClientMessage::Req { id, filters } | ClientMessage::Count { id, filters } => {
             check_id(&id, limits);
             check_filters(&filters, limits);

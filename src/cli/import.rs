@@ -55,10 +55,7 @@ struct Checked {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let (mut input, length) = open_input(arguments)?;
-    let options = StoreOptions {
-        synchronous: config.store.synchronous,
-        readers: config.store.readers.size(),
-    };
+    let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, 0)?;
     let progress = bar(length);
     let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
@@ -203,7 +200,7 @@ impl Tally {
                 Outcome::Stored => self.stored += 1,
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
-                Outcome::Deleted => self.deleted += 1,
+                Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {

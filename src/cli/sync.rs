@@ -88,10 +88,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Our side of syncs with our own store.
 fn own(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions {
-        synchronous: config.store.synchronous,
-        readers: config.store.readers.size(),
-    };
+    let options = StoreOptions::configured(config);
     let memory_bytes = config.index.memory_mb.size() << 20;
     let index = Index::open(&config.store.path, options, memory_bytes)?;
     Ok(Local::configured(index, config)?)

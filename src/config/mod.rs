@@ -1,6 +1,7 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
 mod attach;
+mod auth;
 mod connections;
 mod difference;
 mod limits;
@@ -8,17 +9,20 @@ mod metrics;
 mod network;
 mod page;
 mod rates;
+mod relay_url;
 mod sync;
 mod within;
 mod write_policy;
 
 pub use attach::AttachConfig;
+pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use rates::RatesConfig;
+pub use relay_url::RelayUrl;
 pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -44,6 +48,8 @@ pub struct Config {
     pub rates: RatesConfig,
     /// Limits of NIP-77.
     pub negentropy: NegentropyConfig,
+    /// Who may do and see what.
+    pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
     /// The operator's own program that decides about events.
@@ -272,6 +278,9 @@ mod tests {
             ("[relay]\nlisten = \"here\"", 2, "listen"),
             ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
+            ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),
+            ("[auth]\nsync_keys = [\"nobody\"]", 2, "sync_keys"),
+            ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
             ("[nothing]\nx = 1", 1, "nothing"),
             ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
             ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub struct SyncConfig {
     /// The file with the secret key for NIP-42; empty for none.
     pub key_file: PathBuf,
+    /// Whether protected events (NIP-70) are moved.
+    pub protected: bool,
 }
 
 /// `[[peer]]`

@@ -1,26 +1,25 @@
-//! Which set answers a filter. The set of all events is always in memory; the set of any other
-//! filter is built from a covering scan and, when it was costly, kept and brought up to date with
-//! every commit, until memory is needed for others.
+//! Which set answers a filter. All events are always in memory, those of private kinds in a tree
+//! of their own; the set of any other filter is built from a covering scan and, when it was costly,
+//! kept and brought up to date with every commit, until memory is needed for others.
 
+use super::awaited::{AtCommit, Awaited};
 use super::charge::Charged;
+use super::scan::{Gathered, gather, scan, scan_halves, union};
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::item::Item;
 use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
-use crate::store::{Change, EventSource, Filter, Step, StoreError};
-use std::cmp::Reverse;
+use crate::store::{
+    Change, EventSource, Filter, PrivateKinds, Step, Store, StoreError, View, Viewer,
+};
 use std::collections::{BTreeMap, HashMap};
-use std::ops::ControlFlow;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
 /// What an item of a kept set takes, about; more items than fit are not even scanned for.
 const BYTES_AN_ITEM: usize = 44;
-
-/// So many items are gathered before any are left out again.
-const TIDY_ITEMS: usize = 1_024;
 
 /// Why there is no set for a filter.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +42,9 @@ pub struct Catalog {
     built: Condvar,
     // What kept sets may take together, in bytes.
     memory_bytes: usize,
+    // The filters whose sets, together all events, are never evicted: one for everybody's, and one
+    // for those of private kinds where there are such kinds.
+    resident: Vec<Filter>,
     metrics: IndexMetrics,
     // What sets take that are not kept.
     charged: Arc<Charged>,
@@ -51,11 +53,11 @@ pub struct Catalog {
 /// What the catalog holds at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Statistics {
-    /// Whether the set of all events has been loaded.
+    /// Whether all events have been loaded.
     pub is_loaded: bool,
-    /// Items of the set of all events.
+    /// Items of all events.
     pub items: usize,
-    /// The memory that it takes, at most.
+    /// The memory that they take, at most.
     pub bytes: usize,
     /// Sets of other filters that are kept.
     pub kept_sets: usize,
@@ -64,12 +66,16 @@ pub struct Statistics {
 }
 
 struct State {
-    // By filter without times and limit; the empty filter's set is never evicted.
+    // By filter without times and limit.
     sets: HashMap<Filter, Entry>,
     // Counts up with every use of a kept set.
     uses: u64,
     // Counts the times that all sets became void: what was scanned before is not kept.
     begun: u64,
+    // The number of the last commit that the kept sets show.
+    applied: u64,
+    // Those who wait for a set as it is after a commit.
+    awaited: Vec<Awaited>,
 }
 
 enum Entry {
@@ -86,32 +92,42 @@ enum Entry {
 type Noted = BTreeMap<Item, bool>;
 
 impl Catalog {
-    /// A catalog whose kept sets take at most `memory_bytes`, beside the set of all events.
-    pub fn new(memory_bytes: usize) -> Self {
-        // Until `load` has run, whoever asks for the set of all events waits for it.
-        let full = Entry::Building(Noted::new());
-        let sets = HashMap::from([(Filter::default(), full)]);
-        let state = State { sets, uses: 0, begun: 0 };
+    /// A catalog whose kept sets take at most `memory_bytes`, beside all events.
+    pub fn new(memory_bytes: usize, private: &PrivateKinds) -> Self {
+        let everything = Filter::default();
+        let resident = if private.as_slice().is_empty() {
+            vec![everything]
+        } else {
+            vec![private.public_part(&everything), private.private_part(&everything)]
+        };
+        // Until `load` has run, whoever asks for them waits.
+        let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
+        let sets = resident.iter().map(building).collect();
+        let state = State { sets, uses: 0, begun: 0, applied: 0, awaited: Vec::new() };
         Self {
             state: Mutex::new(state),
             built: Condvar::new(),
             memory_bytes,
+            resident,
             metrics: IndexMetrics::default(),
             charged: Arc::default(),
         }
     }
 
-    /// Builds the set of all events. Called once, as soon as the store is open.
+    /// Builds the sets of all events. Called once, as soon as the store is open.
     ///
     /// # Errors
-    /// When the scan fails.
+    /// When a scan fails.
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
-        let everything = Filter::default();
-        let claim = Claim { catalog: self, content: &everything, begun: self.lock().begun };
         let _timer = self.metrics.build_s.start_timer();
-        let items = scan_halves(source, &everything, usize::MAX)?;
-        source.wait_until_told()?;
-        claim.settle(items);
+        let begun = self.lock().begun;
+        let claim = |content| Claim { catalog: self, content, begun };
+        let claims: Vec<Claim<'_>> = self.resident.iter().map(claim).collect();
+        for claim in claims {
+            let items = scan_halves(source, claim.content, usize::MAX)?;
+            source.wait_until_told()?;
+            claim.settle(items);
+        }
         Ok(())
     }
 
@@ -148,24 +164,41 @@ impl Catalog {
                 }
             }
         }
+        // A change that follows no commit has no number.
+        state.applied = state.applied.max(change.number);
+        state.answer_awaited();
         self.evict(&mut state);
     }
 
-    /// Whether the event is stored, as far as memory knows: `false` until the set of all events
-    /// has been loaded.
+    /// Whether the event is stored, as far as memory knows: `false` until all events have been
+    /// loaded.
     pub fn contains(&self, item: &Item) -> bool {
-        match self.lock().sets.get(&Filter::default()) {
-            Some(Entry::Kept { tree, .. }) => tree.contains(item),
-            _ => false,
-        }
+        let state = self.lock();
+        self.resident.iter().any(|content| state.has(content, item))
     }
 
-    /// As [`Catalog::snapshot`], of a set that is in memory; `None` of one that is not.
+    /// As [`Catalog::contains`], and everybody may know.
+    pub fn shows(&self, item: &Item) -> bool {
+        let state = self.lock();
+        self.resident.first().is_some_and(|content| state.has(content, item))
+    }
+
+    /// As [`Catalog::snapshot_for`], of a set that is in memory; `None` of one that is not, and of
+    /// one that has some of the viewer's own besides.
     ///
     /// # Errors
     /// When the set has more than `limit` items.
-    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
         let [filter] = filters else { return Ok(None) };
+        let View { public: filter, own } = viewer.view(filter);
+        if !own.is_empty() {
+            return Ok(None);
+        }
         let mut state = self.lock();
         state.uses += 1;
         let now = state.uses;
@@ -175,6 +208,11 @@ impl Catalog {
         *last_use = now;
         let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
         if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
+    }
+
+    /// What it measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        &self.metrics
     }
 
     /// The memory of sets that are not kept and that somebody answers from, in bytes.
@@ -188,22 +226,21 @@ impl Catalog {
         tree.charged(self.charged.of(bytes))
     }
 
-    /// What it measures.
-    pub fn metrics(&self) -> &IndexMetrics {
-        &self.metrics
-    }
-
     /// What it holds now.
     pub fn statistics(&self) -> Statistics {
-        let mut statistics = Statistics::default();
+        let mut statistics = Statistics { is_loaded: true, ..Statistics::default() };
         for (filter, entry) in &self.lock().sets {
-            let Entry::Kept { tree, .. } = entry else { continue };
-            if *filter == Filter::default() {
-                statistics.is_loaded = true;
-                (statistics.items, statistics.bytes) = (tree.len(), tree.memory_bytes());
-            } else {
-                statistics.kept_sets += 1;
-                statistics.kept_bytes += tree.memory_bytes();
+            let is_resident = self.resident.contains(filter);
+            match entry {
+                Entry::Kept { tree, .. } if is_resident => {
+                    statistics.items += tree.len();
+                    statistics.bytes += tree.memory_bytes();
+                }
+                Entry::Kept { tree, .. } => {
+                    statistics.kept_sets += 1;
+                    statistics.kept_bytes += tree.memory_bytes();
+                }
+                Entry::Building(_) => statistics.is_loaded &= !is_resident,
             }
         }
         statistics
@@ -220,18 +257,45 @@ impl Catalog {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
-        let slice = match filters {
-            [filter] => self.slice(source, filter, limit)?,
+        let whole: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        self.snapshot_of(source, &whole, limit)
+    }
+
+    /// As [`Catalog::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Catalog::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        store: &Store,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let views: Vec<View> = filters.iter().map(|filter| viewer.view(filter)).collect();
+        match views.as_slice() {
+            [view] if !view.own.is_empty() => {
+                whole(self.slice_with_own(store, view, limit)?, limit)
+            }
+            _ => self.snapshot_of(store, &views, limit),
+        }
+    }
+
+    fn snapshot_of(
+        &self,
+        source: &dyn EventSource,
+        views: &[View],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let slice = match views {
+            [View { public, own }] if own.is_empty() => self.slice(source, public, limit)?,
             _ => {
                 let _timer = self.metrics.build_s.start_timer();
-                let tree = self.not_kept(union(source, filters, limit)?);
-                Slice::new(tree, None, None, None)
+                let tree = union(source, views, limit)?.ok_or(SnapshotError::TooLarge { limit })?;
+                Slice::new(self.not_kept(tree), None, None, None)
             }
         };
-        if slice.len() > limit {
-            return Err(SnapshotError::TooLarge { limit });
-        }
-        Ok(slice)
+        whole(slice, limit)
     }
 
     fn slice(
@@ -246,12 +310,105 @@ impl Catalog {
         }
         let tree = match self.look_up(&content) {
             Some(tree) => tree,
-            None => {
-                let _timer = self.metrics.build_s.start_timer();
-                self.build(source, filter, &content, limit)?
-            }
+            None => match self.joined(filter, &content) {
+                Some(tree) => tree,
+                None => {
+                    let _timer = self.metrics.build_s.start_timer();
+                    self.build(source, filter, &content, limit)?
+                }
+            },
         };
         Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
+    }
+
+    /// Of all events, the public ones and the private ones in one tree, as far as the filter's
+    /// times reach; `None` for any other filter.
+    fn joined(&self, filter: &Filter, content: &Filter) -> Option<Tree> {
+        let [public, private] = self.resident.as_slice() else { return None };
+        if *content != Filter::default() {
+            return None;
+        }
+        // Waits for them to be loaded, and then takes both at one moment.
+        self.look_up(public)?;
+        self.look_up(private)?;
+        let (public, private) = {
+            let state = self.lock();
+            (state.tree(public)?.clone(), state.tree(private)?.clone())
+        };
+        let (mut most, fewest) =
+            if public.len() < private.len() { (private, public) } else { (public, private) };
+        let fewest = Slice::new(fewest, filter.since, filter.until, None);
+        let items: Vec<Item> = fewest.iter_range(0..fewest.len()).copied().collect();
+        most.insert_batch(&items);
+        Some(most)
+    }
+
+    /// The public part of a view from the set that is kept of it, and the client's own from a
+    /// scan: both of the same commit.
+    fn slice_with_own(
+        &self,
+        store: &Store,
+        view: &View,
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let public = &view.public;
+        let content = public.timeless();
+        let cheap = Gathered::new(None, CHEAP_ITEMS);
+        let tree = match self.at_one_commit(store, view, &content, cheap, limit)? {
+            Some(tree) => tree,
+            None => {
+                // So that it is kept from now on, where it can be.
+                self.slice(store, public, limit)?;
+                let all = Gathered::new(view.limit(), limit);
+                self.at_one_commit(store, view, &content, all, limit)?
+                    .ok_or(SnapshotError::TooLarge { limit })?
+            }
+        };
+        Ok(Slice::new(tree, public.since, public.until, public.limit))
+    }
+
+    /// The view's items at one commit. Where no set of its public part is kept, all are gathered
+    /// in `all`; `None` when they are too many.
+    fn at_one_commit(
+        &self,
+        store: &Store,
+        view: &View,
+        content: &Filter,
+        mut all: Gathered,
+        limit: usize,
+    ) -> Result<Option<Tree>, StoreError> {
+        store.reader().at_one_commit(
+            |number| self.kept_at(content, number),
+            |kept, moment| {
+                let Some(mut tree) = kept.tree() else {
+                    all.take(moment, view.parts())?;
+                    return Ok(all
+                        .items()
+                        .map(Tree::from_unsorted)
+                        .map(|tree| self.not_kept(tree)));
+                };
+                let mut own = Gathered::new(view.limit(), limit);
+                own.take(moment, &view.own)?;
+                Ok(own.items().map(|items| {
+                    tree.insert_batch(&items);
+                    tree
+                }))
+            },
+        )
+    }
+
+    /// The kept set as it is after the commit, which is the last one. Does not wait.
+    fn kept_at(&self, content: &Filter, number: u64) -> AtCommit {
+        if content.is_void() {
+            return AtCommit::Known(Some(Tree::new()));
+        }
+        let mut state = self.lock();
+        if state.applied >= number {
+            return AtCommit::Known(state.used(content));
+        }
+        let (awaited, at_commit) = Awaited::new(content.clone(), number);
+        state.awaited.push(awaited);
+        at_commit
     }
 
     /// The set if it is kept. Waits while another caller builds it.
@@ -281,9 +438,9 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<Tree, SnapshotError> {
-        // The set of all events is always kept; it is missing only when it could not be loaded.
-        let everything = *content == Filter::default();
-        if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+        // The sets of all events are always kept; one is missing only when it could not be loaded.
+        let is_resident = self.resident.contains(content);
+        if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(self.not_kept(Tree::from_unsorted(items)));
         }
         {
@@ -300,7 +457,7 @@ impl Catalog {
                 drop(state);
                 let claim = Claim { catalog: self, content, begun };
                 let keepable =
-                    if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
+                    if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
                 // What the scan saw half of has to be noted whole.
                 source.wait_until_told()?;
@@ -341,7 +498,7 @@ impl Catalog {
     fn evict(&self, state: &mut State) {
         loop {
             let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
-                Entry::Kept { tree, last_use } if *filter != Filter::default() => {
+                Entry::Kept { tree, last_use } if !self.resident.contains(filter) => {
                     Some((*last_use, tree.memory_bytes(), filter))
                 }
                 _ => None,
@@ -371,6 +528,48 @@ impl Catalog {
     }
 }
 
+/// Refuses a set that is too large.
+fn whole(slice: Slice, limit: usize) -> Result<Slice, SnapshotError> {
+    if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(slice) }
+}
+
+impl State {
+    fn tree(&self, content: &Filter) -> Option<&Tree> {
+        match self.sets.get(content)? {
+            Entry::Kept { tree, .. } => Some(tree),
+            Entry::Building(_) => None,
+        }
+    }
+
+    fn has(&self, content: &Filter, item: &Item) -> bool {
+        self.tree(content).is_some_and(|tree| tree.contains(item))
+    }
+
+    /// The kept set, which is used by that.
+    fn used(&mut self, content: &Filter) -> Option<Tree> {
+        match self.sets.get_mut(content)? {
+            Entry::Kept { tree, last_use } => {
+                self.uses += 1;
+                *last_use = self.uses;
+                Some(tree.clone())
+            }
+            _ => None,
+        }
+    }
+
+    /// Gives those who wait for this commit what they wait for.
+    fn answer_awaited(&mut self) {
+        for awaited in std::mem::take(&mut self.awaited) {
+            if awaited.number > self.applied {
+                self.awaited.push(awaited);
+            } else {
+                let tree = self.used(&awaited.content);
+                awaited.answer(tree);
+            }
+        }
+    }
+}
+
 /// Frees those who wait for a set even when its scan fails.
 struct Claim<'catalog> {
     catalog: &'catalog Catalog,
@@ -390,133 +589,6 @@ impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.catalog.finish(self.content, self.begun, None);
     }
-}
-
-/// The union of what the filters select. It is scanned for the session, all of it at one moment:
-/// sets that were kept one by one could be a commit apart.
-fn union(
-    source: &dyn EventSource,
-    filters: &[Filter],
-    limit: usize,
-) -> Result<Tree, SnapshotError> {
-    let mut union = Gathered::new(None, limit);
-    // Of the filter being scanned, where only its newest are wanted.
-    let mut newest = Gathered::new(None, limit);
-    let mut scanned = usize::MAX;
-    source.items(filters, &mut |place, item| {
-        if place != scanned {
-            let of_filter = filters.get(place).and_then(|filter| filter.limit);
-            union.add(std::mem::replace(&mut newest, Gathered::new(of_filter, limit)));
-            scanned = place;
-        }
-        let flow = match newest.newest {
-            Some(_) => newest.push(item),
-            None => union.push(item),
-        };
-        if union.over { ControlFlow::Break(()) } else { flow }
-    })?;
-    union.add(newest);
-    let items = union.items().ok_or(SnapshotError::TooLarge { limit })?;
-    Ok(Tree::from_unsorted(items))
-}
-
-/// Items of a scan: all of them up to a bound, or the newest. A scan can bring an item twice; it
-/// counts once.
-struct Gathered {
-    items: Vec<Item>,
-    // Only so many of the newest are wanted (NIP-01, `limit`).
-    newest: Option<usize>,
-    // More than so many are too many.
-    most: usize,
-    // When repeats, and items that are not wanted, are next looked for.
-    tidy_at: usize,
-    over: bool,
-}
-
-impl Gathered {
-    fn new(newest: Option<usize>, most: usize) -> Self {
-        // One more than the bound shows that it is exceeded.
-        let newest = newest.map(|newest| newest.min(most.saturating_add(1)));
-        let mut gathered = Self { items: Vec::new(), newest, most, tidy_at: 0, over: false };
-        gathered.tidy();
-        gathered
-    }
-
-    fn push(&mut self, item: Item) -> ControlFlow<()> {
-        self.items.push(item);
-        if self.items.len() >= self.tidy_at {
-            self.tidy();
-        }
-        if self.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    /// Adds what another scan gathered.
-    fn add(&mut self, mut other: Self) {
-        other.tidy();
-        let _ = other.items.into_iter().try_for_each(|item| self.push(item));
-    }
-
-    /// Leaves each item once, and of the newest no more than are wanted.
-    fn tidy(&mut self) {
-        self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
-        self.items.dedup();
-        self.items.truncate(self.newest.unwrap_or(usize::MAX));
-        self.over = self.items.len() > self.most;
-        let twice = self.items.len().saturating_mul(2).max(TIDY_ITEMS);
-        self.tidy_at = match self.newest {
-            Some(_) => twice,
-            None => twice.max(self.most.saturating_add(1)),
-        };
-    }
-
-    /// The items, some of them perhaps twice, or `None` when there are more than the bound.
-    fn items(mut self) -> Option<Vec<Item>> {
-        if self.newest.is_some() || self.items.len() > self.most {
-            self.tidy();
-        }
-        (!self.over).then_some(self.items)
-    }
-}
-
-/// The items of a filter, or `None` when there are more than `most`.
-fn scan(
-    source: &dyn EventSource,
-    filter: &Filter,
-    most: usize,
-) -> Result<Option<Vec<Item>>, StoreError> {
-    gather(source, filter, Gathered::new(None, most))
-}
-
-fn gather(
-    source: &dyn EventSource,
-    filter: &Filter,
-    mut gathered: Gathered,
-) -> Result<Option<Vec<Item>>, StoreError> {
-    source.items(std::slice::from_ref(filter), &mut |_, item| gathered.push(item))?;
-    Ok(gathered.items())
-}
-
-/// As [`scan`], on two threads. They see different states of the store: only for a set for which
-/// commits are noted meanwhile.
-fn scan_halves(
-    source: &dyn EventSource,
-    filter: &Filter,
-    most: usize,
-) -> Result<Option<Vec<Item>>, StoreError> {
-    let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
-        return scan(source, filter, most);
-    };
-    let older = Filter { until: Some(middle - 1), ..filter.clone() };
-    let newer = Filter { since: Some(middle), ..filter.clone() };
-    std::thread::scope(|scope| {
-        let newer = scope.spawn(|| scan(source, &newer, most));
-        let older = scan(source, &older, most)?;
-        let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
-        Ok(older.zip(newer).and_then(|(mut items, newer)| {
-            items.extend(newer);
-            (items.len() <= most).then_some(items)
-        }))
-    })
 }
 
 /// Notes what a change does to the set of a filter without times.
@@ -546,42 +618,6 @@ fn settle(tree: &mut Tree, noted: &Noted) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::rngs::StdRng;
-    use rand::{RngExt, SeedableRng};
-
-    /// A filter with a limit, thirty-two of them in one message, took the memory of all that
-    /// matched.
-    #[test]
-    fn what_a_scan_gathers_is_bounded_by_what_is_wanted() {
-        for seed in 0..20 {
-            let mut rng = StdRng::seed_from_u64(seed);
-            let mut item =
-                || Item::new(rng.random_range(0..2_000), [rng.random_range(0..8_u8); 32]);
-            let scanned: Vec<Item> = (0..20_000).map(|_| item()).collect();
-            let mut all = scanned.clone();
-            all.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
-            all.dedup();
-            let most = rng.random_range(1..2 * all.len());
-            let newest = [None, Some(rng.random_range(0..2 * all.len()))][rng.random_range(0..2)];
-            let mut gathered = Gathered::new(newest, most);
-            let mut held = 0;
-            let _ = scanned.iter().try_for_each(|item| {
-                let flow = gathered.push(*item);
-                held = held.max(gathered.items.len());
-                flow
-            });
-            let wanted = newest.unwrap_or(all.len()).min(all.len());
-            let bound = 2 * newest.unwrap_or(usize::MAX).min(most + 1);
-            assert!(held <= bound.max(TIDY_ITEMS), "seed {seed}: {held} of {bound}");
-            let items = gathered.items().map(|mut items| {
-                items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
-                items.dedup();
-                items
-            });
-            let expected = (wanted <= most).then(|| all[..wanted].to_vec());
-            assert!(items == expected, "seed {seed}: newest {newest:?}, at most {most}");
-        }
-    }
 
     /// A set that is evicted while somebody answers from it is still there.
     #[test]

@@ -1,9 +1,11 @@
 //! Which items match a filter: always whole, always current.
 
+mod awaited;
 mod catalog;
 mod changes;
 mod charge;
 mod crate_storage;
+mod scan;
 mod slice;
 mod tree;
 
@@ -16,8 +18,8 @@ use crate::item::Item;
 use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
 use crate::store::{
-    Attached, Change, EventSource, Filter, Listener, Reader, RelayKind, Store, StoreError,
-    StoreOptions,
+    Attached, Change, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind, Store,
+    StoreError, StoreOptions, Viewer,
 };
 use changes::Changes;
 use std::path::Path;
@@ -51,7 +53,7 @@ impl Index {
         options: StoreOptions,
         memory_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes));
+        let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
         let kept = Arc::clone(&catalog);
         let changes = Changes::new();
         let publish = changes.clone();
@@ -114,6 +116,20 @@ impl Index {
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.sets.snapshot(filters, limit)
     }
+
+    /// As [`Index::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Index::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.sets.source.catch_up()?;
+        self.sets.catalog.snapshot_for(&self.store, viewer, filters, limit)
+    }
 }
 
 impl Sets {
@@ -127,7 +143,8 @@ impl Sets {
         readers: usize,
         memory_bytes: usize,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes));
+        // The source itself leaves out what is not for everybody.
+        let catalog = Arc::new(Catalog::new(memory_bytes, &PrivateKinds::default()));
         let changes = Changes::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, Box::new(heard))?);
@@ -150,13 +167,24 @@ impl Sets {
         self.catalog.contains(item)
     }
 
-    /// As [`Sets::snapshot`], if it takes no reading of the store: `None` where it does.
+    /// As [`Sets::contains`], of events that are for everybody: what is known of them gives
+    /// nothing away.
+    pub fn shows(&self, item: &Item) -> bool {
+        self.catalog.shows(item)
+    }
+
+    /// As [`Index::snapshot_for`], if it takes no reading of the store: `None` where it does.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
-    pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
         self.source.catch_up()?;
-        self.catalog.kept(filters, limit)
+        self.catalog.kept_for(viewer, filters, limit)
     }
 
     /// The memory of sets that are not kept and that somebody answers from, in bytes.

@@ -33,11 +33,12 @@ const VERBS: [&str; 9] =
     ["EVENT", "REQ", "CLOSE", "COUNT", "AUTH", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
 /// What became of events: the store's outcomes, and the prefixes of NIP-01 and NIP-42 with which
 /// they are refused.
-const OUTCOMES: [&str; 15] = [
+const OUTCOMES: [&str; 16] = [
     "stored",
     "duplicate",
     "superseded",
     "deleted",
+    "vanished",
     "expired",
     "passed_on",
     "failed",

@@ -1,5 +1,6 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
+use super::auth::{self, Auth};
 use super::limits::{Place, Turns};
 use super::neg_sessions::NegSessions;
 use super::outbox::{NEVER, Outbox, Outgoing, outbox};
@@ -33,6 +34,7 @@ const LINGER_BYTES: usize = 64 << 20;
 /// What the verbs of one connection share.
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
+    pub(super) auth: Arc<Auth>,
     pub(super) place: Place,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
@@ -62,24 +64,26 @@ impl Client {
 }
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place) {
+pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
     let mut stopping = relay.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
         tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT).await;
     };
     tokio::select! {
-        () = converse(relay, socket, place) => {}
+        () = converse(relay, socket, place, host) => {}
         () = has_stopped => tracing::warn!("a connection did not end in time"),
     }
 }
 
-async fn converse(relay: Arc<Shared>, socket: Socket, place: Place) {
+async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.metrics.connections_total.inc();
     let mut open = Share::of(&relay.metrics.connections);
     open.set(1);
-    let subscriptions = Arc::new(Subscriptions::new(&relay.metrics));
+    let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
+    let auth = Arc::new(auth);
+    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.metrics));
     let (outbox, sending) = outbox(
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
@@ -90,6 +94,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place) {
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
+        auth,
         place,
         outbox,
         subscriptions,
@@ -115,6 +120,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let config = client.relay.config();
     let patience = silence(&config.connections);
     let mut neg_sessions = NegSessions::new(&config.negentropy, &client.relay);
+    client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
@@ -164,6 +170,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     });
     match message {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
+        Ok(ClientMessage::Auth(json)) => auth::auth(client, &json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,

@@ -1,15 +1,19 @@
 //! COUNT (NIP-45): exact, from the same sets that reconcile.
 
 use super::connection::Client;
-use super::message;
+use super::{message, permission};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
-use crate::store::Filter;
+use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 
 /// COUNT
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
-    let answer = match events(client, filters).await {
+    let viewer = client.auth.viewer();
+    if let Err(reason) = permission::may_read(&client.relay.config().auth, &viewer, &filters) {
+        return client.outbox.text(message::closed(&id, reason)).await;
+    }
+    let answer = match events(client, viewer, filters).await {
         Ok(events) => message::count(&id, events),
         Err(error) => message::closed(&id, &format!("error: {error}")),
     };
@@ -17,12 +21,13 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
 }
 
 /// How many events match: at once where their set is in memory.
-async fn events(client: &Client, filters: Vec<Filter>) -> Result<usize, String> {
+async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result<usize, String> {
     let limit = client.relay.config().negentropy.max_sync_events.size();
     let (index, filters) = (client.relay.index.clone(), Arc::new(filters));
-    let (kept_index, kept_filters) = (index.clone(), Arc::clone(&filters));
-    let kept = move || Ok(kept_index.sets().kept(&kept_filters, limit)?.map(|set| set.len()));
-    let any = move || Ok(index.snapshot(&filters, limit)?.len());
+    let (sets, kept_viewer, kept_filters) =
+        (index.sets().clone(), viewer.clone(), Arc::clone(&filters));
+    let kept = move || Ok(sets.kept_for(&kept_viewer, &kept_filters, limit)?.map(|set| set.len()));
+    let any = move || Ok(index.snapshot_for(&viewer, &filters, limit)?.len());
     let counts = &client.relay.counts;
     let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
     match kept.map_err(|error| in_words(client, error))? {

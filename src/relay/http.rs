@@ -70,7 +70,7 @@ impl hyper::body::Body for Body {
 }
 
 /// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 6] = [1, 9, 11, 40, 45, 77];
+const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
 
 /// The headers by which proxies say that a request is not their own.
 const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
@@ -183,9 +183,9 @@ pub(super) fn document(config: &Config) -> Value {
             "max_event_tags": limits.event_tags.get(),
             "max_content_length": limits.content_chars.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),
-            "auth_required": false,
+            "auth_required": config.auth.required,
             "payment_required": false,
-            "restricted_writes": false,
+            "restricted_writes": !config.auth.publish_keys.is_empty(),
         },
     });
     if limits.created_at_behind_s.get() > 0 {

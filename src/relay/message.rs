@@ -1,4 +1,4 @@
-//! What clients say and how they are answered (NIP-01, NIP-45, NIP-77): JSON arrays, read
+//! What clients say and how they are answered (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, read
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
@@ -14,6 +14,8 @@ use std::borrow::Cow;
 pub enum ClientMessage {
     /// NIP-01: publish an event; its JSON is read later, on a pool.
     Event(Box<str>),
+    /// NIP-42: show who the client is; the event's JSON is read later.
+    Auth(Box<str>),
     /// NIP-01: answer from the store, then live.
     Req {
         /// The subscription id.
@@ -55,6 +57,7 @@ impl ClientMessage {
     pub fn verb(&self) -> &'static str {
         match self {
             Self::Event(_) => "EVENT",
+            Self::Auth(_) => "AUTH",
             Self::Req { .. } => "REQ",
             Self::Close(_) => "CLOSE",
             Self::Count { .. } => "COUNT",
@@ -97,6 +100,10 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
             [event] => Ok(ClientMessage::Event(event.get().into())),
             _ => Err(refuse_notice("EVENT takes one event")),
         },
+        "AUTH" => match rest {
+            [event] => Ok(ClientMessage::Auth(event.get().into())),
+            _ => Err(refuse_notice("AUTH takes one event")),
+        },
         "REQ" => {
             let (id, filters) = query(&verb, rest, limits)?;
             Ok(ClientMessage::Req { id, filters })
@@ -124,6 +131,11 @@ pub fn notice(text: &str) -> String {
 /// `["OK", id, accepted, text]`
 pub fn ok(id: &str, accepted: bool, text: &str) -> String {
     json!(["OK", id, accepted, text]).to_string()
+}
+
+/// `["AUTH", challenge]`
+pub fn auth(challenge: &str) -> String {
+    json!(["AUTH", challenge]).to_string()
 }
 
 /// `["EOSE", id]`
@@ -177,7 +189,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
     let text = format!("rate-limited: {reason}");
     let (answer, neg_session) = match message {
-        ClientMessage::Event(json) => match Event::claimed_id(&json) {
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => match Event::claimed_id(&json) {
             Some(id) => (ok(&id, false, &text), None),
             None => (notice(&text), None),
         },

@@ -1,5 +1,6 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
+mod auth;
 mod connection;
 mod count;
 mod health;
@@ -9,6 +10,7 @@ pub mod message;
 mod neg_sessions;
 mod outbox;
 mod page;
+mod permission;
 mod publish;
 mod read_trouble;
 mod refusals;
@@ -23,7 +25,7 @@ use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
-use crate::store::{StoreError, StoreOptions, Verifier};
+use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use health::Health;
 use page::Page;
 use read_trouble::ReadTrouble;
@@ -71,6 +73,9 @@ struct Shared {
     settings: Arc<Settings>,
     index: Index,
     verifier: Verifier,
+    challenges: auth::Challenges,
+    // As the index was opened with.
+    private_kinds: PrivateKinds,
     counts: limits::Counts,
     policy: WritePolicy,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
@@ -99,10 +104,12 @@ impl Relay {
     pub async fn start(config: Config) -> Result<Self, RelayError> {
         let (stop, stopping) = watch::channel(false);
         let (ended, running) = watch::channel(());
+        let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
-            synchronous: config.store.synchronous,
-            readers: config.store.readers.size(),
+            private_kinds: private_kinds.clone(),
+            ..StoreOptions::configured(&config)
         };
+        let readers = options.readers;
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
@@ -115,7 +122,9 @@ impl Relay {
             settings: Arc::clone(&settings),
             index: index.clone(),
             verifier: Verifier::start()?,
-            counts: limits::Counts::new(options.readers),
+            challenges: auth::Challenges::new(),
+            private_kinds,
+            counts: limits::Counts::new(readers),
             policy,
             peers: peers.clone(),
             metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),

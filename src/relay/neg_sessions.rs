@@ -3,14 +3,14 @@
 
 use super::connection::Client;
 use super::limits::{NegShare, Turns};
-use super::{Shared, message};
+use super::{Shared, message, permission};
 use crate::config::NegentropyConfig;
 use crate::index::{Index, Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
-use crate::store::{Filter, StoreError};
+use crate::store::{Filter, StoreError, Viewer};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -65,6 +65,7 @@ impl Drop for Account {
 /// NIP-77, Initial message.
 struct Opening {
     id: String,
+    viewer: Viewer,
     filters: Vec<Filter>,
     packet: Packet,
     limit: usize,
@@ -160,17 +161,27 @@ impl NegSessions {
         if let Err(text) = has_room {
             return client.outbox.text(refuse(metrics, &id, &text)).await;
         }
+        let viewer = client.auth.viewer();
+        let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+        if let Err(reason) = may {
+            return client.outbox.text(refuse(metrics, &id, reason)).await;
+        }
         let is_short = payload.len() <= SHORT_BYTES;
         let opening = Arc::new(Opening {
             id,
+            viewer,
             filters,
             packet: Packet { kind: Kind::Open, session: 0, payload },
             limit: config.max_sync_events.size(),
             now_s: self.now_s(),
         });
         let (short, long) = (&client.relay.counts.short, &client.relay.counts.long);
-        let kept: Find = |index, opening| index.sets().kept(&opening.filters, opening.limit);
-        let any: Find = |index, opening| index.snapshot(&opening.filters, opening.limit).map(Some);
+        let kept: Find = |index, Opening { viewer, filters, limit, .. }| {
+            index.sets().kept_for(viewer, filters, *limit)
+        };
+        let any: Find = |index, Opening { viewer, filters, limit, .. }| {
+            index.snapshot_for(viewer, filters, *limit).map(Some)
+        };
         let mut opened = Ok(None);
         if is_short {
             opened = self.find(client, short, &opening, kept).await;

@@ -1,10 +1,11 @@
 //! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
 
+use super::auth::Auth;
 use super::connection::Client;
 use super::outbox::Outbox;
-use super::{Shared, message};
+use super::{Shared, message, permission};
 use crate::policy::{Source, Verdict};
-use crate::store::{EventError, Outcome, VerifiedEvent, read_within_limits, unix_now};
+use crate::store::{EventError, Outcome, VANISH, VerifiedEvent, read_within_limits, unix_now};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -19,9 +20,10 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let in_flight = Arc::clone(&client.events_in_flight);
     let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
     let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
+    let auth = Arc::clone(&client.auth);
     let verifier = client.relay.verifier.clone();
     let source = Source::client(client.place.client());
-    verifier.run(move || accept(&json, &relay, &source, outbox, permit)).await;
+    verifier.run(move || accept(&json, &relay, &auth, &source, outbox, permit)).await;
 }
 
 /// How many of a connection's permits an event of so many bytes takes.
@@ -32,6 +34,7 @@ fn permits(bytes: usize) -> u32 {
 fn accept(
     json: &str,
     relay: &Arc<Shared>,
+    auth: &Auth,
     source: &Source,
     outbox: Outbox,
     permit: OwnedSemaphorePermit,
@@ -41,13 +44,21 @@ fn accept(
         Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
-    // Known ids are the common case in sync, and a look is far cheaper than a signature. What has
-    // expired may still be there for a moment.
-    let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
-    if !has_expired && relay.index.contains(&event.item()) {
+    if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
+        relay.metrics.events.count_prefix(reason);
+        return outbox.outcome(message::ok(&id, false, reason), permit);
+    }
+    // A request to vanish that is known is answered when all is gone, and what has expired is known
+    // for a moment longer.
+    let vanishes = event.kind() == VANISH;
+    let is_over = event.expires_at().is_some_and(|second| second <= unix_now());
+    // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
+    // private one is known is told to nobody who cannot sign it.
+    if !vanishes && !is_over && relay.index.sets().shows(&event.item()) {
         return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
-    match event.verify() {
+    let for_us = vanishes && auth.is_us(&event.tag_values("relay"));
+    match event.verify().map(|event| if for_us { event.for_this_relay() } else { event }) {
         Ok(event) => {
             let judged_for = Arc::clone(relay);
             relay.policy.judge(vec![event], source, move |mut judged| {
@@ -91,7 +102,7 @@ fn store(
 }
 
 /// A malformed event is answered under its id, or with a NOTICE when it has none.
-fn refuse(relay: &Shared, error: EventError) -> String {
+pub(super) fn refuse(relay: &Shared, error: EventError) -> String {
     let text = format!("invalid: {}", error.reason);
     relay.metrics.events.count_prefix(&text);
     match error.id {
@@ -108,6 +119,7 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
         Outcome::Duplicate => ("duplicate", true, "duplicate: already have this event"),
         Outcome::Superseded => ("superseded", true, "duplicate: a newer version is stored"),
         Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
+        Outcome::Vanished => ("vanished", false, "blocked: its author or addressee has vanished"),
         Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
     };

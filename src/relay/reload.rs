@@ -1,11 +1,19 @@
 //! The configuration that is in force, and what of a new one can be put in its place without a
 //! restart.
 
-use crate::config::{Config, RelayConfig};
+use crate::config::{AuthConfig, Config, RelayConfig};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Keys, and sections by their dot, that are read once, when the relay starts.
-const FIXED: [&str; 5] = ["relay.listen", "store.", "index.", "write_policy.", "log.format"];
+const FIXED: [&str; 7] = [
+    "relay.listen",
+    "store.",
+    "index.",
+    "auth.relay_url",
+    "auth.private_kinds",
+    "write_policy.",
+    "log.format",
+];
 
 /// What came of a new configuration, key by key, such as `limits.filters`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -43,6 +51,11 @@ impl Settings {
             relay: RelayConfig { listen: current.relay.listen, ..config.relay },
             store: current.store.clone(),
             index: current.index.clone(),
+            auth: AuthConfig {
+                relay_url: current.auth.relay_url.clone(),
+                private_kinds: current.auth.private_kinds.clone(),
+                ..config.auth
+            },
             write_policy: current.write_policy.clone(),
             log,
             ..config

@@ -5,6 +5,7 @@ use super::websocket::{self, Refused};
 use super::{Shared, connection, http, stopped};
 use crate::config::ConnectionsConfig;
 use hyper::body::Incoming;
+use hyper::header::HOST;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -102,6 +103,7 @@ async fn respond(
             };
         }
     };
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let place = match place(&request, peer, &relay) {
         Ok(place) => place,
         Err(full) => {
@@ -115,7 +117,7 @@ async fn respond(
             Ok(upgraded) => {
                 let message_bytes = relay.config().limits.message_bytes.size();
                 let socket = websocket::socket(upgraded, message_bytes).await;
-                connection::serve(relay, socket, place).await;
+                connection::serve(relay, socket, place, host.as_deref()).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }

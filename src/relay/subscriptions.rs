@@ -1,12 +1,13 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
+use super::auth::Auth;
 use super::connection::Client;
-use super::message;
 use super::outbox::{Outbox, Outgoing};
+use super::{message, permission};
 use crate::config::Limits;
 use crate::item::Item;
 use crate::metrics::{Metrics, Share};
-use crate::store::{Event, Filter, StoreError, unix_now};
+use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,6 +23,7 @@ const WAITING_BYTES: usize = 8 << 20;
 
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
+    auth: Arc<Auth>,
     open: Mutex<Open>,
     generations: AtomicU64,
 }
@@ -63,10 +65,10 @@ impl Subscription {
 }
 
 impl Subscriptions {
-    pub(super) fn new(metrics: &Metrics) -> Self {
+    pub(super) fn new(auth: Arc<Auth>, metrics: &Metrics) -> Self {
         let counted = Share::of(&metrics.subscriptions);
         let open = Mutex::new(Open { by_id: HashMap::new(), counted });
-        Self { open, generations: AtomicU64::new(0) }
+        Self { auth, open, generations: AtomicU64::new(0) }
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -106,6 +108,9 @@ impl Subscriptions {
     /// is kept until they are.
     pub(super) fn matching(&self, event: &Arc<Event>) -> Vec<String> {
         let mut messages = Vec::new();
+        if !self.auth.sees(event) {
+            return messages;
+        }
         let mut open = self.lock();
         let waiting = open.by_id.values().map(Subscription::waiting_bytes);
         let mut waiting_bytes: usize = waiting.sum();
@@ -188,12 +193,19 @@ fn values_of(filters: &[Filter]) -> usize {
 
 /// REQ
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
-    let limits = &client.relay.config().limits;
-    let generation = match client.subscriptions.begin(&id, filters.clone(), limits) {
+    let config = client.relay.config();
+    let viewer = client.auth.viewer();
+    if let Err(reason) = permission::may_read(&config.auth, &viewer, &filters) {
+        // A REQ replaces the one before it, refused or not.
+        close(client, &id);
+        return client.outbox.text(message::closed(&id, reason)).await;
+    }
+    let generation = match client.subscriptions.begin(&id, filters.clone(), &config.limits) {
         Ok(generation) => generation,
         Err(text) => return client.outbox.text(message::closed(&id, &text)).await,
     };
-    match send_stored(client, &id, filters).await {
+    let views = filters.iter().map(|filter| viewer.view(filter)).collect();
+    match send_stored(client, &id, views).await {
         Ok(sent) => {
             client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
         }
@@ -213,17 +225,13 @@ pub(super) fn close(client: &Client, id: &str) {
 
 /// Sends the stored events that match and returns their ids. No thread waits for the client: the
 /// events are read on one, a few at a time, and sent without.
-async fn send_stored(
-    client: &Client,
-    id: &str,
-    filters: Vec<Filter>,
-) -> Result<Vec<[u8; 32]>, String> {
+async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<[u8; 32]>, String> {
     let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config().limits.events_per_filter.size();
     let (hits, mut batch) = on_a_thread(client, move || {
         let add = |item: &Item, json: &str| first.add(item, json);
-        let hits = reader.newest_and_first(&filters, most, READ_EVENTS, unix_now(), add)?;
+        let hits = reader.newest_and_first(&views, most, READ_EVENTS, unix_now(), add)?;
         Ok((hits, first))
     })
     .await?;
@@ -309,7 +317,7 @@ mod tests {
     #[test]
     fn a_subscription_that_cannot_keep_what_waits_for_eose_ends_and_says_so() {
         let metrics = Metrics::new(&StoreMetrics::default(), &IndexMetrics::default());
-        let subscriptions = Subscriptions::new(&metrics);
+        let subscriptions = Subscriptions::new(Arc::new(Auth::stranger()), &metrics);
         for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
             let generation =
                 subscriptions.begin("s", vec![Filter::default()], &Limits::default()).unwrap();

@@ -28,6 +28,8 @@ pub struct Event {
     expires_at: Option<u64>,
     address: Option<String>,
     deletes: Option<Box<Deletes>>,
+    is_protected: bool,
+    is_for_this_relay: bool,
 }
 
 /// NIP-09: what a deletion request names.
@@ -79,6 +81,12 @@ impl Lifetime {
 
 /// NIP-09: the kind of a deletion request.
 pub(super) const DELETION: u16 = 5;
+/// NIP-42: the kind with which a client shows who it is; never stored, never passed on.
+pub const AUTHENTICATION: u16 = 22_242;
+/// NIP-62: the kind of a request to vanish.
+pub const VANISH: u16 = 62;
+/// NIP-18: the kinds whose content may be another event.
+const REPOSTS: [u16; 2] = [6, 16];
 
 /// The seven fields (NIP-01, Events and signatures), as far as they can be borrowed.
 #[derive(Deserialize)]
@@ -172,6 +180,8 @@ impl Fields<'_> {
             expires_at,
             address: self.address(),
             deletes: (self.kind == DELETION).then(|| Box::new(self.deletes())),
+            is_protected: self.tags.iter().any(|tag| tag.first().is_some_and(|t| t.0 == "-")),
+            is_for_this_relay: false,
         })
     }
 
@@ -312,6 +322,41 @@ impl Event {
         self.tag_count
     }
 
+    /// The second elements of the tags of a name. Reads the tags anew: for names that are seldom
+    /// asked for.
+    pub fn tag_values(&self, name: &str) -> Vec<String> {
+        let tags = self.json.get(self.tags_at.clone()).unwrap_or_default();
+        let tags: Vec<Vec<Text<'_>>> = serde_json::from_str(tags).unwrap_or_default();
+        let value = |tag: &Vec<Text<'_>>| match tag.as_slice() {
+            [tag_name, value, ..] if tag_name.0 == name => Some(value.0.clone().into_owned()),
+            _ => None,
+        };
+        tags.iter().filter_map(value).collect()
+    }
+
+    /// NIP-62: whether a request to vanish is known to name this relay, besides what its tags say
+    /// to those who know the relay's configured URL alone.
+    pub(super) fn is_for_this_relay(&self) -> bool {
+        self.is_for_this_relay
+    }
+
+    /// NIP-70: whether only its author may publish the event.
+    pub fn is_protected(&self) -> bool {
+        self.is_protected
+    }
+
+    /// NIP-70: whether the event reposts (NIP-18) a protected one and holds it, which it must not.
+    pub fn holds_protected(&self) -> bool {
+        if !REPOSTS.contains(&self.kind) {
+            return false;
+        }
+        let content = self.json.get(self.content_at.clone()).unwrap_or_default();
+        let Ok(content) = serde_json::from_str::<Text<'_>>(content) else { return false };
+        let Ok(Value::Object(reposted)) = serde_json::from_str(&content.0) else { return false };
+        let tags = reposted.get("tags").and_then(Value::as_array);
+        tags.is_some_and(|tags| tags.iter().any(|tag| tag.get(0).is_some_and(|name| name == "-")))
+    }
+
     /// How many characters the content has, as NIP-11 counts them.
     pub fn content_chars(&self) -> usize {
         self.content_chars
@@ -330,6 +375,12 @@ impl Event {
 }
 
 impl VerifiedEvent {
+    /// Says that the event names this relay (NIP-62, `relay`), by a URL by which it is reached.
+    pub fn for_this_relay(mut self) -> Self {
+        self.0.is_for_this_relay = true;
+        self
+    }
+
     /// The event itself.
     pub fn into_inner(self) -> Event {
         self.0

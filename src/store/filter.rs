@@ -23,6 +23,9 @@ pub struct Filter {
     pub until: Option<u64>,
     /// Only the newest so many of the matching events.
     pub limit: Option<usize>,
+    /// Kinds that do not match, sorted: never asked for in JSON, but what is left of a filter for
+    /// those who may not see them.
+    pub without_kinds: Vec<u16>,
 }
 
 /// What is wrong with a filter, by key.
@@ -86,13 +89,18 @@ impl Filter {
     /// Whether the event matches everything but `limit`.
     pub fn matches(&self, event: &Event) -> bool {
         self.matches_time(&event.item())
-            && holds(&self.kinds, &event.kind())
+            && self.takes_kind(event.kind())
             && holds(&self.authors, event.pubkey())
             && holds(&self.ids, &event.item().id)
             && self
                 .tags
                 .iter()
                 .all(|keys| event.tag_keys().iter().any(|key| keys.binary_search(key).is_ok()))
+    }
+
+    /// Whether events of the kind can match.
+    pub fn takes_kind(&self, kind: u16) -> bool {
+        holds(&self.kinds, &kind) && self.without_kinds.binary_search(&kind).is_err()
     }
 
     /// Whether the item's time lies between `since` and `until`, both included.

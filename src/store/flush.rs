@@ -203,10 +203,12 @@ pub(super) fn log_flush(
 #[cfg(test)]
 mod tests {
     use super::super::checkpoint::Checkpointer;
+    use super::super::commits::Commits;
     use super::super::event::Event;
     use super::super::rules::{Outcome, Step};
     use super::super::schema;
-    use super::super::writer::Writer;
+    use super::super::vanish::Vanishing;
+    use super::super::writer::{Beside, Writer};
     use super::*;
     use crate::metrics::StoreMetrics;
     use std::sync::Mutex;
@@ -243,16 +245,13 @@ mod tests {
             let added = change.steps.iter().filter(|step| matches!(step, Step::Added(_)));
             *hears.lock().unwrap() += added.count();
         };
-        let writer = Writer::start(
-            &path,
-            connection,
-            checkpointer,
-            flush,
-            Arc::default(),
-            StoreMetrics::default(),
-            Box::new(on_commit),
-        )
-        .unwrap();
+        let vanishing = Vanishing::load(&connection, None).unwrap();
+        let (commits, metrics) = (Commits::default(), StoreMetrics::default());
+        let expired_until = Arc::default();
+        let beside = Beside { checkpointer, commits, expired_until, metrics };
+        let writer =
+            Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
+                .unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
         // A reader that does not end keeps the log from being moved.
         let reader = schema::open_reader(&path).unwrap();

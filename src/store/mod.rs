@@ -5,6 +5,7 @@ mod admission;
 mod attached;
 mod check;
 mod checkpoint;
+mod commits;
 mod compact;
 mod event;
 mod fault;
@@ -20,14 +21,16 @@ mod signature;
 mod source;
 mod synced;
 mod tag_key;
+mod vanish;
 mod verifier;
+mod viewer;
 mod writer;
 
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener, RelayKind};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
-pub use event::{Event, EventError, Lifetime, VerifiedEvent};
+pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use query::Hit;
 pub use readers::{Moment, Reader};
@@ -38,15 +41,19 @@ pub use source::EventSource;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
+pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{OnCommit, Reply, unix_now};
 
+use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
 use checkpoint::Checkpointer;
+use commits::Commits;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use writer::Writer;
+use vanish::Vanishing;
+use writer::{Beside, Writer};
 
 /// The most events that one commit of a removal removes.
 const REMOVE_EVENTS: usize = 1_000;
@@ -196,17 +203,39 @@ impl StoreError {
 }
 
 /// How a store is opened.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct StoreOptions {
     /// What an acknowledged event survives.
     pub synchronous: Synchronous,
     /// How many connections may read at the same time.
     pub readers: usize,
+    /// The kinds that an index keeps apart, because they are not for everybody.
+    pub private_kinds: PrivateKinds,
+    /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
+    /// those that name all.
+    pub relay_url: Option<RelayUrl>,
+}
+
+impl StoreOptions {
+    /// As it is configured, for uses that see everything: no kind is kept apart.
+    pub fn configured(config: &Config) -> Self {
+        Self {
+            synchronous: config.store.synchronous,
+            readers: config.store.readers.size(),
+            private_kinds: PrivateKinds::default(),
+            relay_url: RelayUrl::parse(&config.auth.relay_url),
+        }
+    }
 }
 
 impl Default for StoreOptions {
     fn default() -> Self {
-        Self { synchronous: Synchronous::Full, readers: 8 }
+        Self {
+            synchronous: Synchronous::Full,
+            readers: 8,
+            private_kinds: PrivateKinds::default(),
+            relay_url: None,
+        }
     }
 }
 
@@ -263,16 +292,17 @@ impl Store {
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let writer = Writer::start(
-            path,
-            connection,
+        let commits = Commits::default();
+        let vanishing = Vanishing::load(&connection, options.relay_url)?;
+        let flush = flush::log_flush(path, options.synchronous);
+        let beside = Beside {
             checkpointer,
-            flush::log_flush(path, options.synchronous),
-            Arc::clone(&expired_until),
-            metrics.clone(),
-            on_commit,
-        )?;
-        let reader = Reader::beside_writer(path, options.readers, expired_until)?;
+            commits: commits.clone(),
+            expired_until: Arc::clone(&expired_until),
+            metrics: metrics.clone(),
+        };
+        let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
+        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }
 

@@ -39,7 +39,7 @@ const BY_AUTHOR: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY 
     WHERE pubkey = ?3 AND kind = ?4 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
 const BY_KIND: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_kind
     WHERE kind = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
-const BY_TIME: &str = "SELECT created_at, id, row FROM event INDEXED BY event_time
+const BY_TIME: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_time
     WHERE created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
 
 /// So many kinds of an author are tried one by one; of a longer list only those are that the author
@@ -48,6 +48,11 @@ const KINDS_TRIED: usize = 16;
 
 /// How many rows are looked at to tell which of a filter's indexes has the fewest.
 const PROBE_ROWS: usize = 1_000;
+
+/// Fixes the state of the store that the open transaction reads.
+pub(super) fn begin(connection: &Connection) -> Result<(), StoreError> {
+    Ok(connection.prepare_cached("SELECT 1 FROM event LIMIT 1")?.exists([]).map(|_| ())?)
+}
 
 /// NIP-40: the rows of the events that expired by `now` and have not been removed yet.
 pub(super) fn expired_rows(connection: &Connection, now: u64) -> Result<HashSet<i64>, StoreError> {
@@ -252,10 +257,14 @@ impl Walk<'_> {
 
     /// Checks what the index does not decide.
     fn has_the_rest(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
-        let Filter { kinds, authors, tags, .. } = self.filter;
-        if let (Some(kinds), Source::Ids(_) | Source::Tag(..)) = (kinds, self.source)
-            && kinds.binary_search(&row.get(3)?).is_err()
-        {
+        let Filter { kinds, authors, tags, without_kinds, .. } = self.filter;
+        let knows_kind = match self.source {
+            Source::Authors(_) | Source::Kinds(_) => true,
+            Source::Ids(_) | Source::Tag(..) | Source::Time => {
+                kinds.is_none() && without_kinds.is_empty()
+            }
+        };
+        if !knows_kind && !self.filter.takes_kind(row.get(3)?) {
             return Ok(false);
         }
         if let (Some(authors), Source::Ids(_) | Source::Tag(..)) = (authors, self.source)
@@ -308,7 +317,10 @@ fn each_walk(
         Source::Time => walk(BY_TIME, &[]),
         Source::Ids(ids) => ids.iter().try_for_each(|id| walk(BY_ID, &[id])),
         Source::Tag(_, keys) => keys.iter().try_for_each(|key| walk(BY_TAG, &[&key.as_bytes()])),
-        Source::Kinds(kinds) => kinds.iter().try_for_each(|kind| walk(BY_KIND, &[kind])),
+        Source::Kinds(kinds) => {
+            let mut kinds = kinds.iter().filter(|kind| filter.takes_kind(**kind));
+            kinds.try_for_each(|kind| walk(BY_KIND, &[kind]))
+        }
         Source::Authors(authors) => authors.iter().try_for_each(|author| {
             let kinds = match &filter.kinds {
                 Some(kinds) if kinds.len() <= KINDS_TRIED => Cow::Borrowed(kinds),
@@ -318,7 +330,8 @@ fn each_walk(
                     Cow::Owned(own)
                 }
             };
-            kinds.iter().try_for_each(|kind| walk(BY_AUTHOR, &[author, kind]))
+            let mut kinds = kinds.iter().filter(|kind| filter.takes_kind(**kind));
+            kinds.try_for_each(|kind| walk(BY_AUTHOR, &[author, kind]))
         }),
     }
 }

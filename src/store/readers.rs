@@ -1,8 +1,10 @@
 //! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
 //! them work beside the writer.
 
+use super::commits::Commits;
 use super::filter::Filter;
 use super::query::{self, Hit};
+use super::viewer::View;
 use super::writer::unix_now;
 use super::{StoreError, refused, rules, schema, synced};
 use crate::item::Item;
@@ -24,6 +26,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 #[derive(Clone)]
 pub struct Reader {
     pool: Arc<Pool>,
+    commits: Commits,
 }
 
 impl Reader {
@@ -32,20 +35,21 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        Self::beside_writer(path, most, Arc::default())
+        Self::beside_writer(path, most, Commits::default(), Arc::default())
     }
 
-    /// As [`Reader::open`]. `expired_until` is the second up to which events have expired whatever
-    /// the clock says.
+    /// As [`Reader::open`], beside a writer that counts its commits. `expired_until` is the second
+    /// up to which events have expired whatever the clock says.
     pub(super) fn beside_writer(
         path: &Path,
         most: usize,
+        commits: Commits,
         expired_until: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
         let opened = path.to_owned();
         let open = Box::new(move || schema::open_reader(&opened));
         let pool = Pool::new(open, most, expired_until);
-        let reader = Self { pool: Arc::new(pool) };
+        let reader = Self { pool: Arc::new(pool), commits };
         let checked = reader.pool.with(|connection| schema::check_version(connection, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
@@ -66,15 +70,15 @@ impl Reader {
         self.at_one_moment(|moment| moment.newest(filters, most))
     }
 
-    /// As [`Reader::newest`], and calls `visit` with the JSON of the `first` of them, read at the
-    /// same moment: none of these can have gone in the meantime. Only what expired by the second
-    /// `now` is left out.
+    /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
+    /// `first` of them, read at the same moment: none of these can have gone in the meantime. Only
+    /// what expired by the second `now` is left out.
     ///
     /// # Errors
     /// When SQLite refuses.
     pub fn newest_and_first(
         &self,
-        filters: &[Filter],
+        views: &[View],
         most: usize,
         first: usize,
         now: u64,
@@ -82,7 +86,7 @@ impl Reader {
     ) -> Result<Vec<Hit>, StoreError> {
         let now = now.max(self.pool.expired_until());
         self.pool.with(|connection| {
-            let hits = newest(connection, filters, most, now)?;
+            let hits = newest(connection, views, most, now)?;
             let first = hits.get(..first).unwrap_or(&hits);
             query::fetch(connection, first, now, &mut visit)?;
             Ok(hits)
@@ -130,6 +134,26 @@ impl Reader {
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
         self.pool.with(|connection| work(&Moment { connection, expired_until }))
+    }
+
+    /// As [`Reader::at_one_moment`]; `beside` is called with the number of the last commit that
+    /// `work` will see, before there is a next one, and must not wait.
+    ///
+    /// # Errors
+    /// Those of `work`.
+    pub fn at_one_commit<B, T>(
+        &self,
+        beside: impl FnOnce(u64) -> B,
+        work: impl FnOnce(B, &Moment<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        self.pool.with(|connection| {
+            let beside = self.commits.hold(|number| {
+                query::begin(connection)?;
+                Ok::<B, StoreError>(beside(number))
+            })?;
+            let expired_until = self.pool.expired_until();
+            work(beside, &Moment { connection, expired_until })
+        })
     }
 
     /// A second with about as many events before it as after it, where they were stored in order
@@ -195,7 +219,8 @@ impl Moment<'_> {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        newest(self.connection, filters, most, self.now())
+        let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        newest(self.connection, &views, most, self.now())
     }
 
     /// As [`Reader::fetch`].
@@ -217,15 +242,23 @@ impl Moment<'_> {
 
 fn newest(
     connection: &Connection,
-    filters: &[Filter],
+    views: &[View],
     most: usize,
     now: u64,
 ) -> Result<Vec<Hit>, StoreError> {
     // Without a writer nobody has removed them: they would take living events' places in a limit.
     let expired = query::expired_rows(connection, now)?;
     let mut hits = Vec::new();
-    for filter in filters {
-        hits.append(&mut query::newest(connection, filter, most, &expired)?);
+    for view in views {
+        let mut visible = Vec::new();
+        for part in view.parts() {
+            visible.append(&mut query::newest(connection, part, most, &expired)?);
+        }
+        if !view.own.is_empty() {
+            query::order(&mut visible);
+            visible.truncate(view.limit().map_or(most, |limit| limit.min(most)));
+        }
+        hits.append(&mut visible);
     }
     query::order(&mut hits);
     Ok(hits)

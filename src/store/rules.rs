@@ -1,7 +1,10 @@
 //! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
-//! deletion, NIP-40 expiration). The rules give the same store whatever order events come in.
+//! deletion, NIP-40 expiration, NIP-62 vanishing). The rules give the same store whatever order
+//! events come in; but of a key that vanishes, a deletion that goes with the rest still keeps out
+//! what it named when it came before, also where that was made after it.
 
-use super::event::{DELETION, Event, Lifetime, VerifiedEvent};
+use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
+use super::vanish::Vanishing;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
@@ -17,13 +20,19 @@ pub enum Outcome {
     Superseded,
     /// Its author has deleted it (NIP-09).
     Deleted,
+    /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
+    Vanished,
     /// It expired before it came (NIP-40).
     Expired,
-    /// It is ephemeral: passed on to subscriptions, never stored.
+    /// It is ephemeral: passed on to subscriptions, never stored. One that authenticates (NIP-42)
+    /// is not passed on either.
     PassedOn,
     /// The database refused the batch; nothing of it is stored.
     Failed(String),
 }
+
+/// What cannot be deleted: requests to delete (NIP-09) and to vanish (NIP-62).
+const REQUESTS: [u16; 2] = [DELETION, VANISH];
 
 /// One thing that a commit did.
 #[derive(Debug, Clone)]
@@ -39,6 +48,8 @@ pub enum Step {
 /// What one commit did, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
+    /// The commits that have changed something since the store was opened, this one included.
+    pub number: u64,
     /// The steps; an item's last one says whether it is stored now.
     pub steps: Vec<Step>,
 }
@@ -48,6 +59,7 @@ pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
     now: u64,
+    vanishing: &mut Vanishing,
     change: &mut Change,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
@@ -55,8 +67,13 @@ pub(super) fn apply(
         return Ok(Outcome::Expired);
     }
     if event.lifetime() == Lifetime::Ephemeral {
-        change.steps.push(Step::Passed(Arc::new(event)));
+        if event.kind() != AUTHENTICATION {
+            change.steps.push(Step::Passed(Arc::new(event)));
+        }
         return Ok(Outcome::PassedOn);
+    }
+    if vanishing.covers(connection, &event)? {
+        return Ok(Outcome::Vanished);
     }
     if is_deleted(connection, &event, change)? {
         return Ok(Outcome::Deleted);
@@ -71,6 +88,9 @@ pub(super) fn apply(
     }
     if event.kind() == DELETION {
         delete(connection, &event, change)?;
+    }
+    if event.kind() == VANISH {
+        vanishing.follow(connection, &event)?;
     }
     change.steps.push(Step::Added(Arc::new(event)));
     Ok(Outcome::Stored)
@@ -134,7 +154,7 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
 }
 
 /// A stored event with what it takes to remove it.
-struct Stored {
+pub(super) struct Stored {
     row: i64,
     item: Item,
     json: String,
@@ -142,7 +162,7 @@ struct Stored {
 
 impl Stored {
     /// From the columns row, id, created_at, json.
-    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
             item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
@@ -150,7 +170,11 @@ impl Stored {
         })
     }
 
-    fn remove(&self, connection: &Connection, change: &mut Change) -> rusqlite::Result<()> {
+    pub(super) fn remove(
+        &self,
+        connection: &Connection,
+        change: &mut Change,
+    ) -> rusqlite::Result<()> {
         // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
         match Event::parse(&self.json) {
             Ok(event) => {
@@ -182,8 +206,8 @@ fn is_deleted(
     event: &Event,
     change: &mut Change,
 ) -> rusqlite::Result<bool> {
-    // A deletion request cannot be deleted, whichever of the two came first.
-    if event.kind() == DELETION {
+    // A request cannot be deleted, whichever of the two came first.
+    if REQUESTS.contains(&event.kind()) {
         return Ok(false);
     }
     let by_id = connection
@@ -261,7 +285,7 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
 }
 
 /// NIP-09: removes the author's own events that `deletion` names, and keeps out those that come
-/// later. A deletion request cannot be deleted.
+/// later. Requests to delete or to vanish cannot be deleted.
 fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rusqlite::Result<()> {
     let pubkey = deletion.pubkey();
     for id in deletion.deleted_ids() {
@@ -275,7 +299,7 @@ fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rus
             })
             .optional()?;
         if let Some((stored, author, kind, address)) = target {
-            if kind == DELETION || author != *pubkey {
+            if REQUESTS.contains(&kind) || author != *pubkey {
                 continue;
             }
             match address {

@@ -15,7 +15,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 3] = [
+const MIGRATIONS: [&str; 5] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -82,6 +82,21 @@ CREATE TABLE synced (
     // one are gone; empty, it is lower than any.
     "
 ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
+",
+    // Which kinds are not for everybody shows in a scan by time as well.
+    "
+DROP INDEX event_time;
+CREATE INDEX event_time ON event (created_at, id, kind);
+",
+    // NIP-62: who has asked to vanish, with all up to which second, and whether some of it may
+    // still be there.
+    "
+CREATE TABLE vanished (
+    pubkey  BLOB NOT NULL PRIMARY KEY,
+    until   INTEGER NOT NULL,
+    pending INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 ",
 ];
 

@@ -61,6 +61,12 @@ impl TagKey {
         }
     }
 
+    /// The 32 bytes of which the tag's value is the lower-case hex, as ids and keys are.
+    pub fn raw_hex(&self) -> Option<[u8; 32]> {
+        let [_, form, raw @ ..] = self.as_bytes() else { return None };
+        raw.try_into().ok().filter(|_| *form == RAW_HEX)
+    }
+
     /// The tag's letter.
     pub fn letter(&self) -> u8 {
         self.bytes[0]

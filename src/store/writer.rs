@@ -3,17 +3,19 @@
 
 use super::StoreError;
 use super::checkpoint::{self, Checkpointer};
-use super::event::VerifiedEvent;
+use super::commits::Commits;
+use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
 use super::flush::{Committed, Flusher, Tell, Told, Untold};
 use super::rules::{self, Change, Outcome, Step};
+use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -29,6 +31,8 @@ const BATCH_EVENTS: usize = 10_000;
 const QUEUE_SUBMISSIONS: usize = 4_096;
 /// The most events that one expiration commit removes.
 const EXPIRE_EVENTS: usize = 1_000;
+/// The most events of somebody who vanishes that one commit removes; others get their turn between.
+const VANISH_EVENTS: usize = 500;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 /// How long after a failure what has expired is tried to be removed again.
@@ -60,6 +64,9 @@ type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
 /// Where a caller waits to hear that what it asked for is durable.
 type Answer = SyncSender<Result<(), StoreError>>;
 
+/// Replies that wait until all has vanished that they are about.
+type PutOff = Arc<Mutex<Vec<(Reply, Vec<Outcome>)>>>;
+
 /// The way to the writer thread.
 pub(super) struct Writer {
     jobs: SyncSender<Job>,
@@ -71,15 +78,13 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Starts the thread on the store of `path`. `expired_until` is the second up to which events
-    /// have left all sets and answers though they could not be removed; readers go by it.
+    /// Starts the thread on the store of `path`.
     pub(super) fn start(
         path: &Path,
         connection: Connection,
-        checkpointer: Checkpointer,
+        beside: Beside,
+        vanishing: Vanishing,
         flush: impl FnMut() -> io::Result<()> + Send + 'static,
-        expired_until: Arc<AtomicU64>,
-        metrics: StoreMetrics,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
@@ -89,11 +94,11 @@ impl Writer {
         let told = Arc::new(Told::default());
         let state = Thread {
             connection,
-            checkpointer,
+            beside,
+            vanishing,
+            put_off: PutOff::default(),
             flusher,
-            metrics,
             next_expiry: due,
-            expired_until,
             expire_again: None,
             trouble: Trouble::new(path),
             told: Arc::clone(&told),
@@ -166,15 +171,25 @@ impl Writer {
     }
 }
 
+/// Who else has to do with each commit.
+pub(super) struct Beside {
+    pub(super) checkpointer: Checkpointer,
+    pub(super) commits: Commits,
+    /// The second up to which events have left all sets and answers though they could not be
+    /// removed; readers go by it.
+    pub(super) expired_until: Arc<AtomicU64>,
+    pub(super) metrics: StoreMetrics,
+}
+
 /// What the writer thread owns.
 struct Thread {
     connection: Connection,
-    checkpointer: Checkpointer,
+    beside: Beside,
+    vanishing: Vanishing,
+    put_off: PutOff,
     flusher: Flusher,
-    metrics: StoreMetrics,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
-    expired_until: Arc<AtomicU64>,
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
     trouble: Trouble,
@@ -183,8 +198,9 @@ struct Thread {
 
 impl Thread {
     fn run(mut self, queue: &Receiver<Job>) {
+        let mut patience = Duration::ZERO;
         loop {
-            let first = match queue.recv_timeout(TICK) {
+            let first = match queue.recv_timeout(patience) {
                 Ok(job) => Some(job),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -194,22 +210,25 @@ impl Thread {
             self.publish(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
                 self.transact(
-                    |connection, _, change| rules::remove(connection, &ids, change),
+                    |connection, _, _, change| rules::remove(connection, &ids, change),
                     move |removed| answer(&reply, removed),
                 );
             }
             for Note { write, reply } in gathered.notes {
                 self.transact(
-                    |connection, now, _| write(connection, now),
+                    |connection, now, _, _| write(connection, now),
                     move |written| answer(&reply, written),
                 );
             }
+            patience = if self.vanish() { Duration::ZERO } else { TICK };
             if gathered.stop {
                 break;
             }
         }
         self.flusher.finish();
-        self.checkpointer.finish(&self.connection);
+        // It goes on at the next start.
+        answer_put_off(&self.put_off, Err("the store was closed before all had vanished"));
+        self.beside.checkpointer.finish(&self.connection);
     }
 
     fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
@@ -217,24 +236,33 @@ impl Thread {
             return;
         }
         let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
+        let vanish = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
+        let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanish(events)).collect();
+        self.vanishing.is_pending |= vanish.contains(&true);
         let began = Instant::now();
         let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let apply = |connection: &Connection, now, change: &mut Change| {
+        let apply = |connection: &Connection, now, vanishing: &mut _, change: &mut Change| {
             let mut outcomes = Vec::with_capacity(submissions.len());
             for events in submissions {
                 let mut of_submission = Vec::with_capacity(events.len());
                 for event in events {
-                    of_submission.push(rules::apply(connection, event, now, change)?);
+                    of_submission.push(rules::apply(connection, event, now, vanishing, change)?);
                 }
                 outcomes.push(of_submission);
             }
             Ok(outcomes)
         };
-        let metrics = self.metrics.clone();
+        let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
         self.transact(apply, move |stored| match stored {
             Ok(outcomes) => {
                 measure(&metrics, counts.iter().sum(), began.elapsed());
-                replies.into_iter().zip(outcomes).for_each(|(reply, outcomes)| reply(outcomes));
+                for ((reply, outcomes), vanish) in replies.into_iter().zip(outcomes).zip(vanish) {
+                    if vanish {
+                        lock(&put_off).push((reply, outcomes));
+                    } else {
+                        reply(outcomes);
+                    }
+                }
             }
             Err(error) => {
                 let failed = Outcome::Failed(error.to_owned());
@@ -252,7 +280,7 @@ impl Thread {
         while is_due {
             self.expire_again = None;
             let mut removed = 0;
-            let expire = |connection: &Connection, now, change: &mut Change| {
+            let expire = |connection: &Connection, now, _: &mut _, change: &mut Change| {
                 removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
                 Ok(())
             };
@@ -267,18 +295,42 @@ impl Thread {
         }
     }
 
+    /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
+    /// Returns whether there is more to remove now.
+    fn vanish(&mut self) -> bool {
+        if !self.vanishing.is_pending {
+            return false;
+        }
+        let put_off = Arc::clone(&self.put_off);
+        let is_done = self.transact(
+            |connection, _, vanishing, change| {
+                vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
+                Ok(vanishing.is_pending)
+            },
+            move |removed| match removed {
+                Ok(true) => {}
+                Ok(false) => answer_put_off(&put_off, Ok(())),
+                Err(error) => answer_put_off(&put_off, Err(error)),
+            },
+        );
+        // What failed is tried again, though not at once.
+        self.vanishing.is_pending |= !is_done;
+        is_done && self.vanishing.is_pending
+    }
+
     /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
     /// clock may go back, what was said to be gone does not return.
     fn hide_due(&mut self) -> rusqlite::Result<()> {
-        let (hidden, now) = (self.expired_until.load(Ordering::Acquire), self.now());
+        let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
         self.next_expiry = rules::next_expiry(&self.connection, now)?;
         let untold = Some(Told::begin(&self.told));
-        self.expired_until.store(now, Ordering::Release);
+        self.beside.expired_until.store(now, Ordering::Release);
         let steps = due.into_iter().map(Step::Removed).collect();
         self.flusher.committed(Committed {
             untold,
-            change: Change { steps },
+            // It follows no commit of its own.
+            change: Change { steps, number: 0 },
             next_expiry: self.next_expiry,
             tell: Box::new(|_| {}),
         });
@@ -287,25 +339,25 @@ impl Thread {
 
     /// The second that decides what has expired.
     fn now(&self) -> u64 {
-        unix_now().max(self.expired_until.load(Ordering::Acquire))
+        unix_now().max(self.beside.expired_until.load(Ordering::Acquire))
     }
 
     /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
     /// did is durable and known to all, or why it is not. Returns whether it was committed.
     fn transact<T: Send + 'static>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut Change) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
         tell: impl FnOnce(Result<T, &str>) + Send + 'static,
     ) -> bool {
         let mut change = Change::default();
-        let written = self.write(|connection, now| work(connection, now, &mut change));
+        let written = self.write(&mut change, work);
         let is_done = written.is_ok();
         let (tell, untold): (Tell, _) = match written {
             Ok((done, untold)) => {
                 if !change.steps.is_empty() {
                     self.trouble.worked();
                 }
-                self.checkpointer.committed(&self.connection);
+                self.beside.checkpointer.committed(&self.connection);
                 (Box::new(|flushed| tell(flushed.map(|()| done))), Some(untold))
             }
             Err(error) => {
@@ -313,7 +365,7 @@ impl Thread {
                 self.trouble.failed("the store could not be written", &error);
                 if fault::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
-                    self.checkpointer.relieve(&self.connection);
+                    self.beside.checkpointer.relieve(&self.connection);
                 }
                 let words = fault::in_words(&error);
                 (Box::new(move |_| tell(Err(&words))), None)
@@ -327,7 +379,8 @@ impl Thread {
 
     fn write<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64) -> rusqlite::Result<T>,
+        change: &mut Change,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
         if self.flusher.has_failed() {
             if !checkpoint::is_done(&self.connection) {
@@ -339,10 +392,10 @@ impl Thread {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
-        let (now, hidden) = (self.now(), self.expired_until.load(Ordering::Acquire));
+        let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, now)?;
+        let done = work(&transaction, now, &mut self.vanishing, change)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
         self.flusher.wait();
         if self.flusher.has_failed() {
@@ -350,7 +403,8 @@ impl Thread {
         }
         // Before anybody can read what it did.
         let untold = Told::begin(&self.told);
-        transaction.commit()?;
+        let is_change = !change.steps.is_empty();
+        change.number = self.beside.commits.count(is_change, || transaction.commit())?;
         self.next_expiry = next_expiry;
         Ok((done, untold))
     }
@@ -362,6 +416,21 @@ fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
         metrics.commit_s.observe(elapsed.as_secs_f64());
         metrics.commit_events.observe(events as f64);
     }
+}
+
+/// Gives the replies that were put off, or says what kept the rest from vanishing.
+fn answer_put_off(put_off: &PutOff, vanished: Result<(), &str>) {
+    let waiting = std::mem::take(&mut *lock(put_off));
+    for (reply, mut outcomes) in waiting {
+        if let Err(error) = vanished {
+            outcomes.fill(Outcome::Failed(error.to_owned()));
+        }
+        reply(outcomes);
+    }
+}
+
+fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(Reply, Vec<Outcome>)>> {
+    put_off.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn answer(reply: &Answer, done: Result<(), &str>) {

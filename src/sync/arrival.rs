@@ -61,10 +61,14 @@ pub(super) enum Refusal {
     Superseded,
     /// Its author has deleted it.
     Deleted,
+    /// Its author or addressee has vanished.
+    Vanished,
     /// It has expired.
     Expired,
     /// It is passed on, never stored.
     Ephemeral,
+    /// Only its author may publish it, or it is a repost that holds such an event (NIP-70).
+    Protected,
     /// It is over a limit of this relay.
     OverLimits,
     /// It is no event, or its id or signature is wrong.
@@ -85,8 +89,10 @@ impl Refusal {
         match self {
             Self::Superseded => "superseded",
             Self::Deleted => "deleted",
+            Self::Vanished => "vanished",
             Self::Expired => "expired",
             Self::Ephemeral => "ephemeral",
+            Self::Protected => "protected",
             Self::OverLimits => "over limits",
             Self::Invalid => "invalid",
             Self::Unasked => "not asked for",
@@ -101,9 +107,12 @@ impl Refusal {
     pub(super) fn term_s(self) -> Option<u64> {
         const DAY: u64 = 86_400;
         match self {
-            Self::Superseded | Self::Deleted | Self::Expired | Self::Ephemeral => Some(30 * DAY),
-            // Limits are raised, clocks advance and policies change.
-            Self::OverLimits
+            Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
+                Some(30 * DAY)
+            }
+            // What is configured changes, clocks advance and policies change.
+            Self::Protected
+            | Self::OverLimits
             | Self::Invalid
             | Self::Unreadable
             | Self::NotTaken
@@ -251,6 +260,9 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
         event.verify().map_err(|_| refuse(Refusal::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }
+    if !local.protected && (event.is_protected() || event.holds_protected()) {
+        return Err(refuse(Refusal::Protected));
+    }
     let event =
         within_limits(event, text, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
@@ -262,6 +274,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Duplicate => Fate::Duplicate,
         Outcome::Superseded => Fate::Refused(Refusal::Superseded),
         Outcome::Deleted => Fate::Refused(Refusal::Deleted),
+        Outcome::Vanished => Fate::Refused(Refusal::Vanished),
         Outcome::Expired => Fate::Refused(Refusal::Expired),
         Outcome::PassedOn => Fate::Refused(Refusal::Ephemeral),
         Outcome::Failed(reason) => Fate::Failed(reason),

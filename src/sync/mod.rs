@@ -66,6 +66,8 @@ pub struct Local {
     pub keys: Option<Keys>,
     // Where events from peers are kept, unless in `store`.
     relay: Option<Handover>,
+    /// Whether events are moved that only their author may publish (NIP-70).
+    pub protected: bool,
 }
 
 impl Local {
@@ -82,6 +84,7 @@ impl Local {
             policy: WritePolicy::default(),
             keys: None,
             relay: None,
+            protected: false,
         })
     }
 
@@ -92,11 +95,12 @@ impl Local {
     pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
         let limits = config.limits.clone();
+        let protected = config.sync.protected;
         let failed = |error: StoreError| SyncError::Store(error.to_string());
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| failed(StoreError::Thread(error)))?;
         let local = Self::new(index).map_err(failed)?;
-        Ok(Self { limits, policy, keys, ..local })
+        Ok(Self { limits, policy, keys, protected, ..local })
     }
 
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
@@ -117,7 +121,8 @@ impl Local {
         let limits = config.limits.clone();
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
-        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay })
+        let protected = config.sync.protected;
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay, protected })
     }
 }
 

@@ -170,7 +170,10 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     assert!(import(&store, &[], &lines(std::slice::from_ref(&deletion))).status.success());
     let database = rusqlite::Connection::open(&store).unwrap();
     database
-        .execute_batch("ALTER TABLE address_tombstone DROP COLUMN id; PRAGMA user_version = 2;")
+        .execute_batch(
+            "ALTER TABLE address_tombstone DROP COLUMN id; DROP TABLE vanished;
+             PRAGMA user_version = 2;",
+        )
         .unwrap();
     drop(database);
     let refused = export(&store, None);

@@ -55,7 +55,7 @@ async fn a_client_between_two_relays_makes_all_three_equal() {
         assert_eq!(neg_ids(&mut raw, &json!({})).await, all, "{context}");
         // Each relay says of the other's set that nothing differs.
         let events = raw.query(&[json!({})]).await;
-        let mut at_peer = Client::connect(&peer_url).await;
+        let mut at_peer = Client::connect_elsewhere(&peer_url).await;
         let difference = reconcile(&mut at_peer, &json!({}), &events, 0).await.unwrap();
         assert!(difference.have.is_empty() && difference.need.is_empty(), "{context}");
         client.shutdown().await;

@@ -105,6 +105,8 @@ async fn publish(url: String, events: Vec<Value>) -> Vec<String> {
         }
     };
     let hearing = async {
+        // The challenge of NIP-42.
+        let _ = stream.next().await;
         while let Some(Ok(Message::Text(text))) = stream.next().await {
             let message: Value = serde_json::from_str(&text).unwrap();
             // Events are verified side by side: a deletion may overtake what it names.

@@ -3,6 +3,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth;
 mod bad_input;
 mod bad_negentropy;
 mod clock;
@@ -28,4 +29,6 @@ mod slow_readers;
 mod store_rules;
 mod subscriptions;
 mod unusual_json;
+mod vanish;
+mod visibility;
 mod write_policy;

@@ -146,7 +146,9 @@ async fn messages(watch: &mut Watch<'_>) {
     client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await;
     client.send(&json!(["NEG-CLOSE", "n"])).await;
     client.ask(&json!(["WHAT"])).await;
-    let verbs = ["EVENT", "REQ", "CLOSE", "COUNT", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
+    client.ask(&json!(["AUTH", "what"])).await;
+    let verbs =
+        ["EVENT", "AUTH", "REQ", "CLOSE", "COUNT", "NEG-OPEN", "NEG-MSG", "NEG-CLOSE", "invalid"];
     let rows = verbs.map(|verb| format!("negsync_messages_total{{verb=\"{verb}\"}}"));
     let rows: Vec<(&str, Option<f64>)> = rows.iter().map(|row| (&**row, by(1.0))).collect();
     watch.moves(&rows).await;

@@ -1,7 +1,7 @@
 //! A raw WebSocket client: what it sends is what the test wrote, and what it waits for comes
 //! within [`PATIENCE`] or fails the test with what was expected.
 
-use super::events::id_of;
+use super::events::{Author, id_of, unix_now};
 use super::model;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -17,18 +17,40 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const PUBLISH_EVENTS: usize = 200;
 
 pub struct Client {
+    /// What the relay asks to be signed (NIP-42).
+    pub challenge: String,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     fences: usize,
 }
 
 impl Client {
+    /// Connects to one of our relays.
     pub async fn connect(url: &str) -> Self {
+        Self::connect_elsewhere(url).await.challenged().await
+    }
+
+    /// Takes the challenge with which our relays begin (NIP-42).
+    async fn challenged(mut self) -> Self {
+        let message = self.next("the challenge of NIP-42").await;
+        assert_eq!((&message[0], message.as_array().map(Vec::len)), (&json!("AUTH"), Some(2)));
+        self.challenge = message[1].as_str().unwrap().to_owned();
+        self
+    }
+
+    /// Connects to a relay that says nothing first.
+    pub async fn connect_elsewhere(url: &str) -> Self {
         let (socket, _) =
             tokio::time::timeout(PATIENCE, connect_async_with_config(url, None, true))
                 .await
                 .expect("no WebSocket within 10 s")
                 .unwrap_or_else(|error| panic!("cannot connect to {url}: {error}"));
-        Self { socket, fences: 0 }
+        Self { challenge: String::new(), socket, fences: 0 }
+    }
+
+    /// Shows that the author's key is ours (NIP-42), and returns what the OK says.
+    pub async fn authenticate(&mut self, author: &Author, url: &str) -> (bool, String) {
+        let event = author.authentication(unix_now(), url, &self.challenge);
+        read_ok(&self.ask(&json!(["AUTH", event])).await, id_of(&event))
     }
 
     /// As [`Client::connect`], by way of a proxy that says who the client is.
@@ -36,7 +58,9 @@ impl Client {
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
         match connect_async_with_config(request, None, true).await {
-            Ok((socket, _)) => Ok(Self { socket, fences: 0 }),
+            Ok((socket, _)) => {
+                Ok(Self { challenge: String::new(), socket, fences: 0 }.challenged().await)
+            }
             Err(Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("cannot connect to {url}: {error}"),
         }

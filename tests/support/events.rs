@@ -46,6 +46,12 @@ impl Author {
         self.event(1, created_at, json!([]), content)
     }
 
+    /// NIP-42: answers a relay's challenge.
+    pub fn authentication(&self, created_at: u64, url: &str, challenge: &str) -> Value {
+        let tags = json!([["relay", url], ["challenge", challenge]]);
+        self.event(22_242, created_at, tags, "")
+    }
+
     /// NIP-09: asks to delete by `e` and `a` tags.
     pub fn deletion(&self, created_at: u64, tags: Value) -> Value {
         self.event(5, created_at, tags, "")

@@ -5,10 +5,22 @@ use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40).
+/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40, NIP-62).
 pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
+    kept_by(events, now, "ws://127.0.0.1")
+}
+
+/// As [`kept`], by a relay of this URL (NIP-62).
+pub fn kept_by(events: &[Value], now: u64, us: &str) -> Vec<Value> {
+    let us = negsync::config::RelayUrl::parse(us).unwrap();
+    let names_us = |url: &Value| url == "ALL_RELAYS" || us.is(url.as_str().unwrap());
+    let requests: Vec<&Value> = events
+        .iter()
+        .filter(|event| kind(event) == 62 && tags(event, "relay").any(names_us))
+        .collect();
     let living: Vec<&Value> = events
         .iter()
+        .filter(|event| !requests.iter().any(|request| vanishes(request, event)))
         .filter(|event| !(20_000..30_000).contains(&kind(event)))
         .filter(|event| expires_at(event).is_none_or(|second| second > now))
         .collect();
@@ -39,6 +51,17 @@ pub fn answer<'events>(filters: &[Value], events: &'events [Value]) -> Vec<&'eve
     order(&mut union);
     union.dedup_by_key(|event| id_of(event));
     union
+}
+
+/// The events that a client which has shown `keys` may see.
+pub fn visible(events: &[Value], private_kinds: &[u16], keys: &[String]) -> Vec<Value> {
+    let is_own = |value: &Value| keys.iter().any(|key| value == key.as_str());
+    let sees = |event: &&Value| {
+        !private_kinds.iter().any(|private| kind(event) == u64::from(*private))
+            || is_own(&event["pubkey"])
+            || tags(event, "p").any(is_own)
+    };
+    events.iter().filter(sees).cloned().collect()
 }
 
 /// The ids of events.
@@ -106,10 +129,19 @@ pub fn address(event: &Value) -> Option<String> {
     Some(format!("{}:{}:{d}", kind(event), event["pubkey"].as_str().unwrap()))
 }
 
+/// Whether the event goes with a request to vanish: its author's events, and gift wraps to them.
+fn vanishes(request: &Value, event: &Value) -> bool {
+    let author = &request["pubkey"];
+    let is_wrap = kind(event) == 1_059 && tags(event, "p").any(|key| key == author);
+    kind(event) != 62
+        && created_at(event) <= created_at(request)
+        && (event["pubkey"] == *author || is_wrap)
+}
+
 /// Whether the event goes with a deletion: by its id, by its address, or as an older version of
 /// one that goes by its id.
 fn deletes(deletion: &Value, event: &Value, events: &[&Value]) -> bool {
-    let is_own = deletion["pubkey"] == event["pubkey"] && kind(event) != 5;
+    let is_own = deletion["pubkey"] == event["pubkey"] && ![5, 62].contains(&kind(event));
     let names = |event: &Value| tags(deletion, "e").any(|value| *value == event["id"]);
     let by_address = address(event).is_some_and(|address| {
         created_at(event) <= created_at(deletion)

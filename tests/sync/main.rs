@@ -5,6 +5,7 @@ mod convergence;
 mod diff;
 mod nasty;
 mod others;
+mod protected;
 mod scheduled;
 mod scripted;
 #[path = "../support/mod.rs"]

@@ -31,6 +31,8 @@ fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
 /// Publishes over a socket and reads every OK.
 async fn publish(url: &str, events: &[String]) {
     let (mut socket, _) = connect_async(url).await.unwrap();
+    let challenge = socket.next().await.unwrap().unwrap().into_text().unwrap();
+    assert!(challenge.starts_with(r#"["AUTH","#), "{challenge}");
     for event in events {
         socket.send(Message::text(format!(r#"["EVENT",{event}]"#))).await.unwrap();
         let answer = socket.next().await.unwrap().unwrap().into_text().unwrap();

@@ -64,10 +64,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     PeerUrl::parse(&arguments.url)?;
     let config = arguments.store.config()?;
     start_log(&config.log)?;
-    let options = StoreOptions {
-        synchronous: config.store.synchronous,
-        readers: config.store.readers.size(),
-    };
+    let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
     let local = Local::configured(index, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;

@@ -133,10 +133,11 @@ impl Place {
 
     /// Takes what a message costs. Says what the limit is where its address has sent too many.
     pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
-        use ClientMessage::{Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
+        use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
         let (bucket, per_s, burst, what) = match message {
-            Event(_) => {
+            // Each costs a signature's check.
+            Event(_) | Auth(_) => {
                 (&mut buckets.events, rates.events_per_s, rates.events_burst, "EVENT messages")
             }
             Req { .. } | Count { .. } => {

@@ -121,7 +121,7 @@ enum Work {
     Compared { have: Vec<[u8; 32]>, remembered: HashMap<[u8; 32], String>, rows: Rows },
     Sorted(Rows),
     Settled { subscription: String, events: Vec<Settled>, bytes: usize },
-    Loaded(Vec<([u8; 32], String)>),
+    Loaded { events: Vec<([u8; 32], String)>, protected: Vec<[u8; 32]> },
     Remembered,
     Failed(String),
 }
@@ -409,8 +409,8 @@ impl<'sync> Session<'sync> {
             Work::Settled { subscription, events, bytes } => {
                 self.settled(&subscription, &events, bytes)
             }
-            Work::Loaded(events) => {
-                self.upload.read(events);
+            Work::Loaded { events, protected } => {
+                self.loaded(events, protected);
                 Ok(())
             }
             Work::Remembered => Ok(()),

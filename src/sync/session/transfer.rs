@@ -7,7 +7,7 @@ use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::item::Item;
-use crate::store::{Refused, StoreError};
+use crate::store::{Event, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -112,11 +112,19 @@ impl Session<'_> {
         self.download.advance(&self.peer)?;
         if let Some(ids) = self.upload.next_to_read() {
             let sets = self.local.sets.clone();
+            let moves_protected = self.local.protected;
             self.begin_work(move || {
                 let mut events = Vec::with_capacity(ids.len());
-                let mut read = |item: &Item, json: &str| events.push((item.id, json.to_owned()));
+                let mut protected = Vec::new();
+                let mut read = |item: &Item, json: &str| {
+                    if moves_protected || !is_protected(json) {
+                        events.push((item.id, json.to_owned()));
+                    } else {
+                        protected.push(item.id);
+                    }
+                };
                 sets.source().events(&ids, &mut read)?;
-                Ok(Work::Loaded(events))
+                Ok(Work::Loaded { events, protected })
             });
         }
         let too_long = self.upload.advance(&self.peer, self.peer.information.message_bytes)?;
@@ -125,6 +133,16 @@ impl Session<'_> {
             self.give_up(id, "too long for the peer", Some(NOT_TAKEN_S), true);
         }
         Ok(())
+    }
+
+    /// Events have been read; those that only their author may publish (NIP-70) stay here.
+    pub(super) fn loaded(&mut self, events: Vec<([u8; 32], String)>, protected: Vec<[u8; 32]>) {
+        self.upload.read(events);
+        let refusal = arrival::Refusal::Protected;
+        for id in protected {
+            *self.memory.report.refused.entry(refusal.name().to_owned()).or_default() += 1;
+            self.give_up(id, refusal.name(), refusal.term_s(), false);
+        }
     }
 
     /// An event has come for `subscription`; it is checked with those that come with it.
@@ -355,4 +373,9 @@ impl Session<'_> {
             }
         }
     }
+}
+
+/// NIP-70: whether only its author may publish the event. Most events are told by a look.
+fn is_protected(json: &str) -> bool {
+    json.contains(r#"["-""#) && Event::parse(json).is_ok_and(|event| event.is_protected())
 }

@@ -1,0 +1,148 @@
+//! AUTH (NIP-42): a client shows which keys are its own, by signing the challenge that it got when
+//! it connected.
+
+use super::connection::Client;
+use super::message;
+use super::publish::refuse;
+use crate::config::{AuthConfig, RelayUrl};
+use crate::store::{AUTHENTICATION, Event, PrivateKinds, Viewer, unix_now};
+use sha2::{Digest, Sha256};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tokio::sync::oneshot;
+
+/// How far the time of an AUTH event may be from now.
+const MOST_AGE_S: u64 = 600;
+/// The most keys that a connection may show.
+const MOST_KEYS: usize = 16;
+
+/// Makes a challenge for each connection that nobody can guess.
+pub(super) struct Challenges {
+    secret: [u8; 32],
+    made: AtomicU64,
+}
+
+impl Challenges {
+    pub(super) fn new() -> Self {
+        // A secret key is 32 bytes of the system's randomness.
+        let secret = nostr::SecretKey::generate().to_secret_bytes();
+        Self { secret, made: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> String {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let mut hash = Sha256::new();
+        hash.update(self.secret);
+        hash.update(number.to_be_bytes());
+        faster_hex::hex_string(hash.finalize().get(..16).unwrap_or_default())
+    }
+}
+
+/// Who the client of one connection has shown to be.
+pub(super) struct Auth {
+    challenge: String,
+    // By which URL the client knows us; unknown to a client that named no host.
+    us: Option<RelayUrl>,
+    private: PrivateKinds,
+    viewer: Mutex<Viewer>,
+}
+
+impl Auth {
+    /// A client that has shown nothing yet; `host` is its request's `Host`.
+    pub(super) fn new(
+        challenges: &Challenges,
+        config: &AuthConfig,
+        private: &PrivateKinds,
+        host: Option<&str>,
+    ) -> Self {
+        let configured = RelayUrl::parse(&config.relay_url);
+        Self {
+            challenge: challenges.next(),
+            us: configured.or_else(|| RelayUrl::of_host(host?)),
+            private: private.clone(),
+            viewer: Mutex::new(Viewer::new(private.clone(), [])),
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn stranger() -> Self {
+        let (config, private) = (AuthConfig::default(), PrivateKinds::default());
+        Self::new(&Challenges::new(), &config, &private, None)
+    }
+
+    pub(super) fn challenge(&self) -> &str {
+        &self.challenge
+    }
+
+    /// What the client may see by now.
+    pub(super) fn viewer(&self) -> Viewer {
+        self.lock().clone()
+    }
+
+    /// Whether the client may see the event by now.
+    pub(super) fn sees(&self, event: &Event) -> bool {
+        self.lock().sees(event)
+    }
+
+    /// Whether one of the URLs is that by which the client knows us.
+    pub(super) fn is_us(&self, urls: &[String]) -> bool {
+        self.us.as_ref().is_some_and(|us| urls.iter().any(|url| us.is(url)))
+    }
+
+    /// Everything about an AUTH event but its signature (NIP-42, Signed Event Verification).
+    fn check(&self, event: &Event) -> Result<(), &'static str> {
+        if event.kind() != AUTHENTICATION {
+            return Err("invalid: kind: AUTH takes 22242");
+        }
+        if event.item().created_at.abs_diff(unix_now()) > MOST_AGE_S {
+            return Err("invalid: created_at: more than ten minutes from now");
+        }
+        if !event.tag_values("challenge").contains(&self.challenge) {
+            return Err("invalid: challenge: is not the one that this connection was given");
+        }
+        if !self.is_us(&event.tag_values("relay")) {
+            return Err("invalid: relay: is not the URL of this relay");
+        }
+        let viewer = self.lock();
+        if viewer.keys().len() >= MOST_KEYS && !viewer.keys().contains(event.pubkey()) {
+            return Err("restricted: this connection has shown enough keys");
+        }
+        Ok(())
+    }
+
+    fn admit(&self, key: [u8; 32]) {
+        let mut viewer = self.lock();
+        *viewer = Viewer::new(self.private.clone(), viewer.keys().iter().copied().chain([key]));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Viewer> {
+        self.viewer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// AUTH. The connection is read on when it is answered: what comes behind it counts on it.
+pub(super) async fn auth(client: &Client, json: &str) {
+    let answer = match Event::parse(json) {
+        Ok(event) => verified(client, event).await,
+        Err(error) => refuse(&client.relay, error),
+    };
+    client.outbox.text(answer).await;
+}
+
+async fn verified(client: &Client, event: Event) -> String {
+    let id = event.id_hex();
+    if let Err(reason) = client.auth.check(&event) {
+        return message::ok(&id, false, reason);
+    }
+    let (send, verified) = oneshot::channel();
+    let verify = move || drop(send.send(event.verify()));
+    client.relay.verifier.run(verify).await;
+    match verified.await {
+        Ok(Ok(event)) => {
+            client.auth.admit(*event.pubkey());
+            message::ok(&id, true, "")
+        }
+        Ok(Err(error)) => refuse(&client.relay, error),
+        Err(_) => message::ok(&id, false, "error: the signature could not be checked"),
+    }
+}

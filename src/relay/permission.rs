@@ -1,0 +1,96 @@
+//! What a client may do, by the keys that it has shown. A refusal begins with `auth-required: `
+//! where showing a key may help, and with `restricted: ` where it has not (NIP-42).
+
+use crate::config::{AuthConfig, PublicKeys};
+use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
+
+/// Whether the event may be published.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(super) fn may_publish(
+    config: &AuthConfig,
+    viewer: &Viewer,
+    event: &Event,
+) -> Result<(), &'static str> {
+    if event.kind() == AUTHENTICATION {
+        return Err("invalid: kind: 22242 goes into AUTH and is never published");
+    }
+    // NIP-70: only by its author.
+    if event.is_protected() && !viewer.keys().contains(event.pubkey()) {
+        return Err(refusal(
+            viewer,
+            "auth-required: this event may only be published by its author",
+            "restricted: this event may only be published by its author",
+        ));
+    }
+    if event.holds_protected() {
+        return Err("blocked: a repost must not hold a protected event");
+    }
+    // NIP-62: a request to vanish is followed whoever may publish.
+    if event.kind() == VANISH {
+        return Ok(());
+    }
+    may_do_anything(config, viewer)?;
+    let keys = &config.publish_keys;
+    if keys.is_empty() || keys.contains(event.pubkey()) || has_shown(viewer, keys) {
+        return Ok(());
+    }
+    Err(refusal(
+        viewer,
+        "auth-required: only listed keys may publish here",
+        "restricted: only listed keys may publish here",
+    ))
+}
+
+/// Whether what the filters select may be asked for. Events that are not for the client are left
+/// out of the answer; it is refused only where nothing could be in it.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(super) fn may_read(
+    config: &AuthConfig,
+    viewer: &Viewer,
+    filters: &[Filter],
+) -> Result<(), &'static str> {
+    may_do_anything(config, viewer)?;
+    if viewer.needs_keys_for(filters) {
+        return Err("auth-required: these kinds are shown to their authors and addressees");
+    }
+    Ok(())
+}
+
+/// Whether what the filters select may be reconciled.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(super) fn may_sync(
+    config: &AuthConfig,
+    viewer: &Viewer,
+    filters: &[Filter],
+) -> Result<(), &'static str> {
+    may_read(config, viewer, filters)?;
+    if config.sync_keys.is_empty() || has_shown(viewer, &config.sync_keys) {
+        return Ok(());
+    }
+    Err(refusal(
+        viewer,
+        "auth-required: only listed keys may reconcile here",
+        "restricted: only listed keys may reconcile here",
+    ))
+}
+
+fn may_do_anything(config: &AuthConfig, viewer: &Viewer) -> Result<(), &'static str> {
+    if config.required && viewer.keys().is_empty() {
+        return Err("auth-required: this relay serves clients that show who they are");
+    }
+    Ok(())
+}
+
+fn has_shown(viewer: &Viewer, keys: &PublicKeys) -> bool {
+    viewer.keys().iter().any(|key| keys.contains(key))
+}
+
+fn refusal(viewer: &Viewer, to_strangers: &'static str, to_others: &'static str) -> &'static str {
+    if viewer.keys().is_empty() { to_strangers } else { to_others }
+}

@@ -1,0 +1,123 @@
+//! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
+//! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
+
+use super::event::{Event, VANISH};
+use super::rules::{Change, Stored};
+use super::tag_key::TagKey;
+use crate::config::RelayUrl;
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// The value of a `relay` tag that means every relay.
+const ALL_RELAYS: &str = "ALL_RELAYS";
+/// NIP-59: the kind of a gift wrap.
+const GIFT_WRAP: u16 = 1_059;
+
+/// What the writer knows of requests to vanish.
+pub(super) struct Vanishing {
+    // Which relay we are, where that is configured.
+    us: Option<RelayUrl>,
+    // Whether anybody has vanished: until then no event is held against the list.
+    anybody: bool,
+    /// Whether events of those who have may still be stored.
+    pub(super) is_pending: bool,
+}
+
+impl Vanishing {
+    pub(super) fn load(connection: &Connection, us: Option<RelayUrl>) -> rusqlite::Result<Self> {
+        let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
+        Ok(Self { us, anybody, is_pending: next_pending(connection)?.is_some() })
+    }
+
+    /// Whether the event is one of those that are not to come back.
+    pub(super) fn covers(&self, connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+        if !self.anybody || event.kind() == VANISH {
+            return Ok(false);
+        }
+        let mut select = connection
+            .prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
+        let created_at = event.item().created_at as i64;
+        if select.exists(params![event.pubkey(), created_at])? {
+            return Ok(true);
+        }
+        if event.kind() == GIFT_WRAP {
+            for key in event.tag_keys().iter().filter(|key| key.letter() == b'p') {
+                if let Some(addressee) = key.raw_hex()
+                    && select.exists(params![addressee, created_at])?
+                {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// Follows a request to vanish, when it is to us. What it asks to remove is removed later, a
+    /// part at a time.
+    pub(super) fn follow(
+        &mut self,
+        connection: &Connection,
+        event: &Event,
+    ) -> rusqlite::Result<()> {
+        let names_us =
+            |url: &String| url == ALL_RELAYS || self.us.as_ref().is_some_and(|us| us.is(url));
+        if !event.is_for_this_relay() && !event.tag_values("relay").iter().any(names_us) {
+            return Ok(());
+        }
+        connection.execute(
+            "INSERT INTO vanished (pubkey, until, pending) VALUES (?1, ?2, 1)
+             ON CONFLICT DO UPDATE SET until = max(until, excluded.until), pending = 1",
+            params![event.pubkey(), event.item().created_at as i64],
+        )?;
+        self.anybody = true;
+        self.is_pending = true;
+        Ok(())
+    }
+}
+
+/// Removes up to `limit` events of somebody who has vanished. Returns whether there may be more.
+pub(super) fn remove_some(
+    connection: &Connection,
+    limit: usize,
+    change: &mut Change,
+) -> rusqlite::Result<bool> {
+    let Some((pubkey, until)) = next_pending(connection)? else { return Ok(false) };
+    let mut written = connection.prepare_cached(
+        "SELECT row, id, created_at, json FROM event INDEXED BY event_author
+         WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3 LIMIT ?4",
+    )?;
+    let mut gone: Vec<Stored> = written
+        .query_map(params![pubkey, VANISH, until, limit as i64], Stored::read)?
+        .collect::<Result<_, _>>()?;
+    if gone.len() < limit {
+        let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+        let mut wraps = connection.prepare_cached(
+            "SELECT event.row, event.id, event.created_at, event.json
+             FROM tag JOIN event ON event.row = tag.event
+             WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
+             AND event.pubkey <> ?4 LIMIT ?5",
+        )?;
+        let left = limit - gone.len();
+        let wraps = wraps.query_map(
+            params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, left as i64],
+            Stored::read,
+        )?;
+        for wrap in wraps {
+            gone.push(wrap?);
+        }
+    }
+    for stored in &gone {
+        stored.remove(connection, change)?;
+    }
+    if gone.len() < limit {
+        connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;
+    }
+    Ok(next_pending(connection)?.is_some())
+}
+
+/// Somebody whose events may still be stored.
+fn next_pending(connection: &Connection) -> rusqlite::Result<Option<([u8; 32], i64)>> {
+    connection
+        .prepare_cached("SELECT pubkey, until FROM vanished WHERE pending = 1 LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}

@@ -1,0 +1,244 @@
+//! AUTH (NIP-42), protected events (NIP-70), and lists of who may publish and reconcile.
+
+use crate::support::client::PATIENCE;
+use crate::support::negentropy_client::{EMPTY_SET, neg_ids, reconcile};
+use crate::support::{Author, Client, TestRelay, events, id_of, model};
+use negsync::config::PublicKeys;
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+
+const AT: u64 = events::EPOCH;
+
+fn listed(authors: &[&Author]) -> PublicKeys {
+    let bytes = |author: &&Author| {
+        let mut bytes = [0; 32];
+        faster_hex::hex_decode(author.key().as_bytes(), &mut bytes).unwrap();
+        bytes
+    };
+    authors.iter().map(bytes).collect()
+}
+
+async fn expect_refused(client: &mut Client, event: &Value, prefix: &str) {
+    let (accepted, text) = client.publish(event).await;
+    assert!(!accepted && text.starts_with(prefix), "{text:?} instead of {prefix}: {event}");
+}
+
+async fn shown(client: &mut Client, author: &Author, relay: &TestRelay) {
+    assert_eq!(client.authenticate(author, &relay.url()).await, (true, String::new()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_connection_has_a_challenge_of_its_own() {
+    let relay = TestRelay::start().await;
+    let mut challenges = BTreeSet::new();
+    for _ in 0..20 {
+        let challenge = relay.client().await.challenge;
+        assert_eq!(challenge.len(), 32, "{challenge}");
+        assert!(challenges.insert(challenge));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auth_event_that_is_not_right_is_refused_with_its_reason() {
+    let relay = TestRelay::start().await;
+    let (mut client, other) = (relay.client().await, relay.client().await);
+    let (author, url, now) = (Author::new(1), relay.url(), events::unix_now());
+    let challenge = client.challenge.clone();
+    let good = author.authentication(now, &url, &challenge);
+    let mut forged = good.clone();
+    forged["sig"] = Author::new(2).note(AT, "another")["sig"].clone();
+    let mut changed = good.clone();
+    changed["content"] = json!("changed");
+    let tags = |tags: Value| author.event(22_242, now, tags, "");
+    for (event, reason) in [
+        (author.authentication(now, &url, &other.challenge), "invalid: challenge"),
+        (author.authentication(now, &url, ""), "invalid: challenge"),
+        (author.authentication(now, "ws://relay.example", &challenge), "invalid: relay"),
+        (author.authentication(now, "", &challenge), "invalid: relay"),
+        (tags(json!([["challenge", challenge]])), "invalid: relay"),
+        (tags(json!([["relay", url]])), "invalid: challenge"),
+        (author.authentication(now - 700, &url, &challenge), "invalid: created_at"),
+        (author.authentication(now + 700, &url, &challenge), "invalid: created_at"),
+        (author.event(1, now, good["tags"].clone(), ""), "invalid: kind"),
+        (forged, "invalid: sig"),
+        (changed, "invalid: id"),
+    ] {
+        let answer = client.ask(&json!(["AUTH", event])).await;
+        assert_eq!(answer[0], "OK", "{answer}");
+        assert_eq!((&answer[1], &answer[2]), (&event["id"], &json!(false)), "{answer}");
+        assert!(answer[3].as_str().unwrap().starts_with(reason), "{answer} for {event}");
+    }
+    for text in [r#"["AUTH"]"#, r#"["AUTH","x"]"#, r#"["AUTH",{}]"#] {
+        assert_eq!(client.ask_text(text).await[0], "NOTICE", "{text}");
+    }
+    // None of them has opened anything; the right one does, and may come twice.
+    let private = json!([{ "kinds": [4] }]);
+    let refused = client.ask(&json!(["REQ", "r", private[0]])).await;
+    assert_eq!((&refused[0], &refused[1]), (&json!("CLOSED"), &json!("r")));
+    assert!(refused[2].as_str().unwrap().starts_with("auth-required: "), "{refused}");
+    for _ in 0..2 {
+        assert_eq!(client.ask(&json!(["AUTH", good])).await, json!(["OK", good["id"], true, ""]));
+    }
+    assert_eq!(client.query(private.as_array().unwrap()).await, Vec::<Value>::new());
+}
+
+/// NIP-42: such events go to nobody, however they come.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auth_event_is_neither_stored_nor_passed_on() {
+    let relay = TestRelay::start().await;
+    let (mut client, mut listener) = (relay.client().await, relay.client().await);
+    listener.send(&json!(["REQ", "all", {}])).await;
+    listener.expect(json!(["EOSE", "all"])).await;
+    let author = Author::new(1);
+    shown(&mut client, &author, &relay).await;
+    let event = author.authentication(events::unix_now(), &relay.url(), "another challenge");
+    expect_refused(&mut client, &event, "invalid: kind").await;
+    // Sync and import hand events to the store without asking the relay.
+    let parsed = negsync::store::Event::parse(&event.to_string()).unwrap().trust();
+    relay.relay.index().store().publish(vec![parsed]).unwrap();
+    let note = author.note(AT, "what comes next");
+    client.store(&note).await;
+    listener.expect(json!(["EVENT", "all", note])).await;
+    assert_eq!(client.query(&[json!({})]).await, [note]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_relay_url_is_the_configured_one_or_the_host_of_the_connection() {
+    let author = Author::new(1);
+    let relay = TestRelay::start().await;
+    let address = relay.relay.address();
+    for url in [format!("wss://{address}/"), format!("ws://{address}/path?x")] {
+        let outcome = relay.client().await.authenticate(&author, &url).await;
+        assert_eq!(outcome, (true, String::new()), "{url}");
+    }
+    let (url, port) = ("wss://relay.example.com/nostr", address.port());
+    let relay = relay.restart_with(|config| config.auth.relay_url = url.into()).await;
+    for (url, is) in [
+        (url.to_owned(), true),
+        ("ws://Relay.Example.Com:80/nostr/".to_owned(), true),
+        ("wss://relay.example.com".to_owned(), false),
+        (format!("ws://127.0.0.1:{port}"), false),
+        (relay.url(), false),
+    ] {
+        let (accepted, text) = relay.client().await.authenticate(&author, &url).await;
+        assert_eq!(accepted, is, "{url}: {text}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_shows_several_keys_and_not_any_number() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let sender = Author::new(100);
+    let letter = |to: &Author| sender.event(4, AT, json!([["p", to.key()]]), "hidden");
+    let authors: Vec<Author> = (1..=17).map(Author::new).collect();
+    let letters: Vec<Value> = authors.iter().map(letter).collect();
+    client.publish_all(&letters).await;
+    for (count, author) in authors.iter().enumerate() {
+        let (accepted, text) = client.authenticate(author, &relay.url()).await;
+        assert_eq!(accepted, count < 16, "{text}");
+        assert!(accepted || text.starts_with("restricted: "), "{text}");
+        let expected = model::ids(&letters[..(count + 1).min(16)]);
+        assert_eq!(neg_ids(&mut client, &json!({})).await, expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_protected_event_comes_from_its_author_alone() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let (author, stranger) = (Author::new(1), Author::new(2));
+    let protected = author.event(1, AT, json!([["-"]]), "for members");
+    expect_refused(&mut client, &protected, "auth-required: ").await;
+    shown(&mut client, &stranger, &relay).await;
+    expect_refused(&mut client, &protected, "restricted: ").await;
+    // NIP-70, reposts: none that holds it, by anybody.
+    for kind in [6, 16] {
+        let tags = json!([["e", id_of(&protected)], ["p", author.key()]]);
+        let repost = stranger.event(kind, AT, tags.clone(), &protected.to_string());
+        expect_refused(&mut client, &repost, "blocked: ").await;
+        let note = author.note(AT, "for everybody");
+        for content in [String::new(), note.to_string(), "[\"-\"]".to_owned()] {
+            client.store(&stranger.event(kind, AT, tags.clone(), &content)).await;
+        }
+    }
+    shown(&mut client, &author, &relay).await;
+    client.store(&protected).await;
+    // Whoever reads may read it.
+    let filter = json!({ "authors": [author.key()] });
+    assert_eq!(relay.client().await.query(&[filter]).await, [protected]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_keys_publish() {
+    let [member, guest, stranger] = [1, 2, 3].map(Author::new);
+    let relay = TestRelay::start_with(|config| config.auth.publish_keys = listed(&[&member])).await;
+    let mut client = relay.client().await;
+    // What a member wrote is taken from anybody.
+    client.store(&member.note(AT, "1")).await;
+    let of_stranger = stranger.note(AT, "2");
+    expect_refused(&mut client, &of_stranger, "auth-required: ").await;
+    shown(&mut client, &guest, &relay).await;
+    expect_refused(&mut client, &of_stranger, "restricted: ").await;
+    // And from a member whatever they bring: a gift wrap has a key of its own.
+    shown(&mut client, &member, &relay).await;
+    client.store(&of_stranger).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_keys_reconcile() {
+    let [member, guest] = [1, 2].map(Author::new);
+    let relay = TestRelay::start_with(|config| config.auth.sync_keys = listed(&[&member])).await;
+    let mut client = relay.client().await;
+    let note = guest.note(AT, "n");
+    client.store(&note).await;
+    for prefix in ["auth-required: ", "restricted: "] {
+        let refused = reconcile(&mut client, &json!({}), [], 0).await.unwrap_err();
+        assert_eq!(refused.as_array().map(Vec::len), Some(3), "{refused}");
+        assert!(refused[2].as_str().unwrap().starts_with(prefix), "{refused}");
+        // Reading is another matter.
+        assert_eq!(client.query(&[json!({})]).await.len(), 1);
+        shown(&mut client, &guest, &relay).await;
+    }
+    shown(&mut client, &member, &relay).await;
+    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&note]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_key_is_required_nothing_goes_without_one() {
+    let relay = TestRelay::start_with(|config| config.auth.required = true).await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let note = author.note(AT, "n");
+    expect_refused(&mut client, &note, "auth-required: ").await;
+    for message in [
+        json!(["REQ", "x", {}]),
+        json!(["COUNT", "x", {}]),
+        json!(["NEG-OPEN", "x", {}, EMPTY_SET]),
+    ] {
+        let answer = client.ask(&message).await;
+        let verb = if message[0] == "NEG-OPEN" { "NEG-ERR" } else { "CLOSED" };
+        assert_eq!((&answer[0], &answer[1]), (&json!(verb), &json!("x")), "{answer}");
+        assert!(answer[2].as_str().unwrap().starts_with("auth-required: "), "{answer}");
+    }
+    shown(&mut client, &author, &relay).await;
+    client.store(&note).await;
+    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&note]));
+}
+
+/// What is sent right behind AUTH, without waiting for its OK, counts on it.
+#[tokio::test(flavor = "multi_thread")]
+async fn messages_behind_auth_are_answered_with_it() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let url = relay.url();
+    let auth = author.authentication(events::unix_now(), &url, &client.challenge);
+    let protected = author.event(4, AT, json!([["-"]]), "mine");
+    client.send(&json!(["AUTH", auth])).await;
+    client.send(&json!(["EVENT", protected])).await;
+    client.expect(json!(["OK", auth["id"], true, ""])).await;
+    client.expect(json!(["OK", protected["id"], true, ""])).await;
+    let query = tokio::time::timeout(PATIENCE, client.query(&[json!({ "kinds": [4] })])).await;
+    assert_eq!(query.unwrap(), [protected]);
+}

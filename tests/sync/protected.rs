@@ -1,0 +1,57 @@
+//! Events that only their author may publish (NIP-70), and those of keys that have vanished
+//! (NIP-62), between relays.
+
+use super::support::*;
+use negsync::sync::Options;
+use nostr::Tag;
+
+fn protected(author_number: u8, content: &str) -> String {
+    event(&author(author_number), 1, START, vec![Tag::protected()], content)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn protected_events_stay_where_their_author_put_them() {
+    let shared = notes(160, 50);
+    let (ours, theirs) = (protected(1, "ours"), protected(2, "theirs"));
+    let repost = event(&author(3), 6, START, vec![], &theirs);
+    let store = TestStore::new(&[shared.clone(), vec![ours.clone()]].concat());
+    let relay =
+        TestRelay::new(&[shared.clone(), vec![theirs.clone(), repost.clone()]].concat()).await;
+    for stored_before in [false, true] {
+        let report = sync_all(&store, &relay.url()).await;
+        assert!(report.complete, "{report:?}");
+        assert_eq!((report.stored, report.uploaded), (0, 0), "{report:?}");
+        assert_eq!((store.ids().len(), relay.ids().len()), (51, 52), "{stored_before}");
+        assert_eq!(report.differs.get("protected"), Some(&3), "{report:?}");
+        // The second time they are not even asked for.
+        assert_eq!(report.refused.is_empty(), stored_before, "{report:?}");
+    }
+}
+
+/// The operator of both relays may say that they are one.
+#[tokio::test(flavor = "multi_thread")]
+async fn protected_events_are_taken_where_the_operator_says_so() {
+    let theirs = protected(2, "theirs");
+    let mut store = TestStore::new(&notes(161, 10));
+    store.local.protected = true;
+    let relay = TestRelay::new(std::slice::from_ref(&theirs)).await;
+    let (report, _) = sync_with(&store, &relay.url(), &Options::default()).await;
+    assert!(report.complete, "{report:?}");
+    assert!(store.ids().contains(&id(&theirs)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_vanished_does_not_come_back_from_a_peer() {
+    let (gone, stays) = (notes(162, 30), notes(163, 30));
+    let key = author(163);
+    let request =
+        event(&key, 62, START + 1_000, vec![Tag::parse(["relay", "ALL_RELAYS"]).unwrap()], "");
+    let store = TestStore::new(&[stays.clone(), vec![request.clone()]].concat());
+    let relay = TestRelay::new(&gone).await;
+    let report = sync_all(&store, &relay.url()).await;
+    // The request goes up, and there too all is gone.
+    assert!(report.complete, "{report:?}");
+    assert_eq!(report.stored, 0, "{report:?}");
+    assert_same(&store.ids(), &relay.ids(), &format!("{report:?}"));
+    assert_eq!(store.ids().len(), 31);
+}
