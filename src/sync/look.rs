@@ -25,7 +25,8 @@ pub(super) struct Looking {
 impl Looking {
     /// Looks until the schedule stops.
     pub(super) async fn run(mut self) {
-        let mut seen = None;
+        // How many syncs had ended when it was looked last.
+        let mut seen = 0;
         let mut next = Instant::now();
         loop {
             tokio::select! {
@@ -33,18 +34,17 @@ impl Looking {
                 _ = self.stop.wait_for(|stop| *stop) => return,
             }
             let status = self.watched.status();
-            let Some(last) = status.last_sync.filter(|last| Some(last.ended_at) != seen) else {
-                continue;
-            };
+            let Some(last) = status.last_sync.filter(|_| status.syncs != seen) else { continue };
             if last.equal {
-                seen = Some(last.ended_at);
                 let look = Look::new(last.ended_at, Vec::new());
                 self.watched.update(|status| status.look = Some(Arc::new(look)));
             } else if Instant::now() >= next {
-                seen = Some(last.ended_at);
                 self.look(status.look).await;
                 next = Instant::now() + self.interval;
+            } else {
+                continue;
             }
+            seen = status.syncs;
         }
     }
 
