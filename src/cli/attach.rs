@@ -57,10 +57,7 @@ pub(super) struct Arguments {
 
 /// Our side of syncs for the relay that is configured. The store holds only what they remember.
 pub(super) fn local(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions {
-        synchronous: config.store.synchronous,
-        readers: config.store.readers.size(),
-    };
+    let options = StoreOptions::configured(config);
     let sets = open_sets(config)?;
     let notes = Store::open(&config.store.path, options, Box::new(|_| {}))?;
     Ok(Local::attached(sets, notes, &config.attach.url, config)?)
