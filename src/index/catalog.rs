@@ -2,6 +2,7 @@
 //! filter is built from a covering scan and, when it was costly, kept and brought up to date with
 //! every commit, until memory is needed for others.
 
+use super::charge::Charged;
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::item::Item;
@@ -11,7 +12,7 @@ use crate::store::{Change, EventSource, Filter, Step, StoreError};
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::ControlFlow;
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
@@ -43,6 +44,8 @@ pub struct Catalog {
     // What kept sets may take together, in bytes.
     memory_bytes: usize,
     metrics: IndexMetrics,
+    // What sets take that are not kept.
+    charged: Arc<Charged>,
 }
 
 /// What the catalog holds at one moment.
@@ -94,6 +97,7 @@ impl Catalog {
             built: Condvar::new(),
             memory_bytes,
             metrics: IndexMetrics::default(),
+            charged: Arc::default(),
         }
     }
 
@@ -173,6 +177,17 @@ impl Catalog {
         if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
     }
 
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.charged.bytes()
+    }
+
+    /// Counts a set that is not kept.
+    fn not_kept(&self, tree: Tree) -> Tree {
+        let bytes = tree.memory_bytes();
+        tree.charged(self.charged.of(bytes))
+    }
+
     /// What it measures.
     pub fn metrics(&self) -> &IndexMetrics {
         &self.metrics
@@ -209,7 +224,8 @@ impl Catalog {
             [filter] => self.slice(source, filter, limit)?,
             _ => {
                 let _timer = self.metrics.build_s.start_timer();
-                union(source, filters, limit)?
+                let tree = self.not_kept(union(source, filters, limit)?);
+                Slice::new(tree, None, None, None)
             }
         };
         if slice.len() > limit {
@@ -268,7 +284,7 @@ impl Catalog {
         // The set of all events is always kept; it is missing only when it could not be loaded.
         let everything = *content == Filter::default();
         if !everything && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
-            return Ok(Tree::from_unsorted(items));
+            return Ok(self.not_kept(Tree::from_unsorted(items)));
         }
         {
             let mut state = self.lock();
@@ -296,12 +312,13 @@ impl Catalog {
         // Too large to keep: for this session alone, and not at all above the session's limit.
         let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
-        Ok(Tree::from_unsorted(items))
+        Ok(self.not_kept(Tree::from_unsorted(items)))
     }
 
     /// Ends the building of a set: with its items it is kept, without it is forgotten.
     fn finish(&self, content: &Filter, begun: u64, items: Option<Vec<Item>>) -> Option<Tree> {
-        let mut tree = items.map(Tree::from_unsorted);
+        let built = |items| Tree::from_unsorted(items).charged(self.charged.nothing());
+        let mut tree = items.map(built);
         let mut state = self.lock();
         if state.begun != begun {
             return None;
@@ -340,7 +357,9 @@ impl Catalog {
             match oldest {
                 Some((_, filter)) if total > self.memory_bytes => {
                     let filter = filter.clone();
-                    state.sets.remove(&filter);
+                    if let Some(Entry::Kept { tree, .. }) = state.sets.remove(&filter) {
+                        tree.charge_all();
+                    }
                 }
                 _ => return,
             }
@@ -379,7 +398,7 @@ fn union(
     source: &dyn EventSource,
     filters: &[Filter],
     limit: usize,
-) -> Result<Slice, SnapshotError> {
+) -> Result<Tree, SnapshotError> {
     let mut union = Gathered::new(None, limit);
     // Of the filter being scanned, where only its newest are wanted.
     let mut newest = Gathered::new(None, limit);
@@ -398,7 +417,7 @@ fn union(
     })?;
     union.add(newest);
     let items = union.items().ok_or(SnapshotError::TooLarge { limit })?;
-    Ok(Slice::new(Tree::from_unsorted(items), None, None, None))
+    Ok(Tree::from_unsorted(items))
 }
 
 /// Items of a scan: all of them up to a bound, or the newest. A scan can bring an item twice; it
@@ -562,5 +581,23 @@ mod tests {
             let expected = (wanted <= most).then(|| all[..wanted].to_vec());
             assert!(items == expected, "seed {seed}: newest {newest:?}, at most {most}");
         }
+    }
+
+    /// A set that is evicted while somebody answers from it is still there.
+    #[test]
+    fn a_set_counts_once_it_is_kept_no_more_until_nobody_holds_it() {
+        let charged: Arc<Charged> = Arc::default();
+        let items = (0..10_000).map(|second| Item::new(second, [1; 32]));
+        let kept = Tree::from_sorted(items).charged(charged.nothing());
+        let mut held = kept.clone();
+        held.insert_batch(&[Item::new(20_000, [1; 32])]);
+        assert_eq!(charged.bytes(), 0);
+        kept.charge_all();
+        drop(kept);
+        assert!(charged.bytes() >= 400_000);
+        let slice = Slice::new(held, Some(5), None, None);
+        assert!(charged.bytes() >= 400_000);
+        drop(slice);
+        assert_eq!(charged.bytes(), 0);
     }
 }

@@ -1,11 +1,14 @@
 //! Which items match a filter: always whole, always current.
 
 mod catalog;
+mod changes;
+mod charge;
 mod crate_storage;
 mod slice;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError, Statistics};
+pub use changes::{Subscriber, SubscriberError};
 pub use slice::Slice;
 pub use tree::Tree;
 
@@ -16,13 +19,10 @@ use crate::store::{
     Attached, Change, EventSource, Filter, Listener, Reader, RelayKind, Store, StoreError,
     StoreOptions,
 };
+use changes::Changes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::broadcast;
-
-/// The most commits that a subscriber may be behind before it misses some, and is told so.
-const CHANGES_KEPT: usize = 1_024;
 
 /// This program's own store together with the sets over it: what the relay works on. Clones
 /// share it.
@@ -37,7 +37,7 @@ pub struct Index {
 pub struct Sets {
     source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
-    changes: broadcast::Sender<Arc<Change>>,
+    changes: Changes,
 }
 
 impl Index {
@@ -53,15 +53,14 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes));
         let kept = Arc::clone(&catalog);
-        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let changes = Changes::new();
         let publish = changes.clone();
         let store = Store::open(
             path,
             options,
             Box::new(move |change: Arc<Change>| {
                 kept.apply(&change);
-                // Fails only while nobody listens.
-                let _ = publish.send(change);
+                publish.send(change);
             }),
         )?;
         let (loading, source) = (Arc::clone(&catalog), store.clone());
@@ -99,7 +98,7 @@ impl Index {
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.sets.subscribe()
     }
 
@@ -129,7 +128,7 @@ impl Sets {
         memory_bytes: usize,
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes));
-        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let changes = Changes::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, Box::new(heard))?);
         Ok(Self { source, catalog, changes })
@@ -141,7 +140,7 @@ impl Sets {
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.changes.subscribe()
     }
 
@@ -158,6 +157,11 @@ impl Sets {
     pub fn kept(&self, filters: &[Filter], limit: usize) -> Result<Option<Slice>, SnapshotError> {
         self.source.catch_up()?;
         self.catalog.kept(filters, limit)
+    }
+
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.catalog.session_bytes()
     }
 
     /// What the index holds now.
@@ -183,7 +187,7 @@ impl Sets {
 /// What is heard of another relay's database goes to the catalog and to whoever subscribes.
 struct Heard {
     catalog: Arc<Catalog>,
-    changes: broadcast::Sender<Arc<Change>>,
+    changes: Changes,
 }
 
 impl Listener for Heard {
@@ -193,8 +197,7 @@ impl Listener for Heard {
 
     fn changed(&self, change: Arc<Change>) {
         self.catalog.apply(&change);
-        // Fails only while nobody listens.
-        let _ = self.changes.send(change);
+        self.changes.send(change);
     }
 
     fn holds(&self, item: &Item) -> bool {
