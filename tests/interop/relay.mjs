@@ -46,7 +46,16 @@ export async function withRelay(events, work, config = "") {
 
 /** Starts a relay on a free port; its `line` is the first that it prints. */
 export async function startRelay(args, cwd = ".") {
-  const relay = spawn(binary, ["relay", ...args, "--listen", "127.0.0.1:0"], {
+  return await serve("relay", args, cwd);
+}
+
+/** Starts `negsync attach` on a free port. */
+export async function startAttach(args) {
+  return await serve("attach", args, ".");
+}
+
+async function serve(command, args, cwd) {
+  const relay = spawn(binary, [command, ...args, "--listen", "127.0.0.1:0"], {
     cwd,
     stdio: ["ignore", "pipe", "inherit"],
     timeout: RELAY_LIFE_MS,
