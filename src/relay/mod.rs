@@ -15,6 +15,7 @@ mod refusals;
 mod reload;
 mod server;
 mod subscriptions;
+mod websocket;
 
 pub use reload::Reloaded;
 

@@ -2,6 +2,7 @@
 //! into the socket, together with what is live.
 
 use super::subscriptions::Subscriptions;
+use super::websocket::Socket;
 use super::{message, stopped};
 use crate::config::Config;
 use crate::index::{Subscriber, SubscriberError};
@@ -9,18 +10,13 @@ use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
-use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
-
-/// The WebSocket of one client.
-pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
 const QUEUE_ANSWERS: usize = 16;

@@ -4,7 +4,7 @@ use super::connection::Client;
 use super::outbox::Outbox;
 use super::{Shared, message};
 use crate::policy::{Source, Verdict};
-use crate::store::{EventError, Outcome, VerifiedEvent, read_within_limits};
+use crate::store::{EventError, Outcome, VerifiedEvent, read_within_limits, unix_now};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
@@ -41,8 +41,10 @@ fn accept(
         Err(error) => return outbox.outcome(refuse(relay, error), permit),
     };
     let id = event.id_hex();
-    // Known ids are the common case in sync, and a look is far cheaper than a signature.
-    if relay.index.contains(&event.item()) {
+    // Known ids are the common case in sync, and a look is far cheaper than a signature. What has
+    // expired may still be there for a moment.
+    let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
+    if !has_expired && relay.index.contains(&event.item()) {
         return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
     match event.verify() {

@@ -26,7 +26,7 @@ use std::time::Duration;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long SQLite waits for a lock that the relay holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-const CACHE_KIB: u32 = 16_384;
+const CACHE_KIB: u32 = 2_048;
 const STATEMENTS_CACHED: usize = 64;
 
 /// The relays whose databases are known.
