@@ -65,6 +65,8 @@ struct State {
     sets: HashMap<Filter, Entry>,
     // Counts up with every use of a kept set.
     uses: u64,
+    // Counts the times that all sets became void: what was scanned before is not kept.
+    begun: u64,
 }
 
 enum Entry {
@@ -85,7 +87,8 @@ impl Catalog {
     pub fn new(memory_bytes: usize) -> Self {
         // Until `load` has run, whoever asks for the set of all events waits for it.
         let full = Entry::Building(Noted::new());
-        let state = State { sets: HashMap::from([(Filter::default(), full)]), uses: 0 };
+        let sets = HashMap::from([(Filter::default(), full)]);
+        let state = State { sets, uses: 0, begun: 0 };
         Self {
             state: Mutex::new(state),
             built: Condvar::new(),
@@ -100,12 +103,32 @@ impl Catalog {
     /// When the scan fails.
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
         let everything = Filter::default();
-        let claim = Claim { catalog: self, content: &everything };
+        let claim = Claim { catalog: self, content: &everything, begun: self.lock().begun };
         let _timer = self.metrics.build_s.start_timer();
         let items = scan_halves(source, &everything, usize::MAX)?;
         source.wait_until_told()?;
         claim.settle(items);
         Ok(())
+    }
+
+    /// Takes `items` for the set of all events and forgets every other set: the store is another
+    /// one now.
+    pub fn replace(&self, items: Vec<Item>) {
+        let tree = Tree::from_unsorted(items);
+        let mut state = self.lock();
+        state.begun += 1;
+        state.sets.clear();
+        state.sets.insert(Filter::default(), Entry::Kept { tree, last_use: 0 });
+        drop(state);
+        self.built.notify_all();
+    }
+
+    /// The set of all events, unless it is being loaded.
+    pub fn everything(&self) -> Option<Tree> {
+        match self.lock().sets.get(&Filter::default()) {
+            Some(Entry::Kept { tree, .. }) => Some(tree.clone()),
+            _ => None,
+        }
     }
 
     /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
@@ -257,8 +280,9 @@ impl Catalog {
                 }
             } else {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
+                let begun = state.begun;
                 drop(state);
-                let claim = Claim { catalog: self, content };
+                let claim = Claim { catalog: self, content, begun };
                 let keepable =
                     if everything { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
@@ -276,9 +300,12 @@ impl Catalog {
     }
 
     /// Ends the building of a set: with its items it is kept, without it is forgotten.
-    fn finish(&self, content: &Filter, items: Option<Vec<Item>>) -> Option<Tree> {
+    fn finish(&self, content: &Filter, begun: u64, items: Option<Vec<Item>>) -> Option<Tree> {
         let mut tree = items.map(Tree::from_unsorted);
         let mut state = self.lock();
+        if state.begun != begun {
+            return None;
+        }
         let entry = state.sets.remove(content);
         if let (Some(tree), Some(Entry::Building(noted))) = (&mut tree, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
@@ -329,11 +356,12 @@ impl Catalog {
 struct Claim<'catalog> {
     catalog: &'catalog Catalog,
     content: &'catalog Filter,
+    begun: u64,
 }
 
 impl Claim<'_> {
     fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
-        let tree = self.catalog.finish(self.content, items);
+        let tree = self.catalog.finish(self.content, self.begun, items);
         std::mem::forget(self);
         tree
     }
@@ -341,7 +369,7 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.catalog.finish(self.content, None);
+        self.catalog.finish(self.content, self.begun, None);
     }
 }
 

@@ -11,7 +11,11 @@ pub use tree::Tree;
 
 use crate::item::Item;
 use crate::metrics::IndexMetrics;
-use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions};
+use crate::reconcile::RangeSet;
+use crate::store::{
+    Attached, Change, EventSource, Filter, Listener, Reader, RelayKind, Store, StoreError,
+    StoreOptions,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -114,6 +118,23 @@ impl Index {
 }
 
 impl Sets {
+    /// The sets over another relay's database (see [`Attached::open`]), all of it read.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a database of a known version of the relay.
+    pub fn attach(
+        kind: RelayKind,
+        path: &Path,
+        readers: usize,
+        memory_bytes: usize,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes));
+        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let source = Arc::new(Attached::open(kind, path, readers, Box::new(heard))?);
+        Ok(Self { source, catalog, changes })
+    }
+
     /// The store underneath, as far as sets need it.
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()
@@ -156,5 +177,34 @@ impl Sets {
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.source.catch_up()?;
         self.catalog.snapshot(self.source(), filters, limit)
+    }
+}
+
+/// What is heard of another relay's database goes to the catalog and to whoever subscribes.
+struct Heard {
+    catalog: Arc<Catalog>,
+    changes: broadcast::Sender<Arc<Change>>,
+}
+
+impl Listener for Heard {
+    fn begun(&self, items: Vec<Item>) {
+        self.catalog.replace(items);
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        self.catalog.apply(&change);
+        // Fails only while nobody listens.
+        let _ = self.changes.send(change);
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.catalog.contains(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        if let Some(tree) = self.catalog.everything() {
+            let set = Slice::new(tree, Some(from), Some(to), None);
+            set.for_each(0..set.len(), visit);
+        }
     }
 }

@@ -51,6 +51,16 @@ impl TagKey {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
     }
 
+    /// The tag's value, unless it is so long that only its hash stands in the key.
+    pub fn value(&self) -> Option<String> {
+        let body = self.as_bytes().get(2..)?;
+        match self.bytes[1] {
+            RAW_HEX => Some(faster_hex::hex_string(body)),
+            VERBATIM => String::from_utf8(body.to_vec()).ok(),
+            _ => None,
+        }
+    }
+
     /// The tag's letter.
     pub fn letter(&self) -> u8 {
         self.bytes[0]

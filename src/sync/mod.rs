@@ -14,6 +14,7 @@ mod dial;
 mod diff;
 mod download;
 mod filter;
+mod handover;
 mod information;
 mod look;
 mod message;
@@ -42,6 +43,7 @@ use crate::policy::WritePolicy;
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use breakdown::Breakdown;
+use handover::Handover;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
@@ -62,6 +64,8 @@ pub struct Local {
     pub policy: WritePolicy,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
+    // Where events from peers are kept, unless in `store`.
+    relay: Option<Handover>,
 }
 
 impl Local {
@@ -77,6 +81,7 @@ impl Local {
             limits: Limits::default(),
             policy: WritePolicy::default(),
             keys: None,
+            relay: None,
         })
     }
 
@@ -92,6 +97,27 @@ impl Local {
             .map_err(|error| failed(StoreError::Thread(error)))?;
         let local = Self::new(index).map_err(failed)?;
         Ok(Self { limits, policy, keys, ..local })
+    }
+
+    /// Our side where another relay keeps the events: `sets` are of its database, what comes from
+    /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
+    /// runtime.
+    ///
+    /// # Errors
+    /// As [`Local::configured`], and when the URL leads to no relay.
+    pub fn attached(
+        sets: Sets,
+        notes: Store,
+        url: &str,
+        config: &Config,
+    ) -> Result<Self, SyncError> {
+        let keys = auth::configured_keys(&config.sync)?;
+        let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone())?);
+        let limits = config.limits.clone();
+        let policy = WritePolicy::start(&config.write_policy)
+            .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay })
     }
 }
 
