@@ -1,6 +1,7 @@
 //! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+pub mod attach;
 pub mod config;
 pub mod index;
 pub mod item;

@@ -2,7 +2,7 @@
 //! of one commit, made no earlier than what had been told before it was asked for, and none is torn
 //! between two.
 
-use negsync::index::{Catalog, Index};
+use negsync::index::{Catalog, Index, Subscriber};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
 use negsync::store::{
@@ -15,8 +15,6 @@ use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::TryRecvError;
 
 /// Enough for broad sets to be kept.
 const FIRST_EVENTS: usize = 12_000;
@@ -75,7 +73,7 @@ fn any_event(rng: &mut StdRng, known: &[Item]) -> VerifiedEvent {
 
 /// Counts the commits that have been told, of which sets know already.
 struct Commits {
-    receiver: Receiver<Arc<Change>>,
+    receiver: Subscriber,
     seen: Vec<Arc<Change>>,
 }
 
@@ -87,9 +85,9 @@ impl Commits {
     fn count(&mut self) -> usize {
         loop {
             match self.receiver.try_recv() {
-                Ok(change) => self.seen.push(change),
-                Err(TryRecvError::Empty | TryRecvError::Closed) => return self.seen.len(),
-                Err(TryRecvError::Lagged(_)) => panic!("more commits than a receiver holds"),
+                Ok(Some(change)) => self.seen.push(change),
+                Ok(None) => return self.seen.len(),
+                Err(error) => panic!("{error}: more than a subscriber may be behind"),
             }
         }
     }

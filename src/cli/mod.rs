@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod attach;
 mod check;
 mod chunks;
 mod compact;
@@ -41,6 +42,8 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run a relay on an SQLite file.
     Relay(relay::Arguments),
+    /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
+    Attach(attach::Arguments),
     /// Store events from a JSON Lines file or from standard input.
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
@@ -93,6 +96,7 @@ impl StoreArguments {
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
     match arguments.command {
         Command::Relay(arguments) => relay::run(&arguments),
+        Command::Attach(arguments) => attach::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::NegOpen(arguments) => neg_open::run(&arguments),

@@ -108,7 +108,8 @@ impl Serving {
     /// Takes a new configuration, and says in the log what has come of it.
     async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
         // What can still be wrong comes first: an error leaves everything as it was.
-        if (&config.sync, &config.peers) != (&self.config.sync, &self.config.peers) {
+        let scheduled = |it: &Config| (it.sync.clone(), it.peers.clone(), it.page.clone());
+        if scheduled(&config) != scheduled(&self.config) {
             Schedule::check(self.relay.index(), &config)?;
             if let Some(schedule) = self.schedule.take() {
                 schedule.stop().await;

@@ -2,8 +2,9 @@
 
 use super::sync_progress::Display;
 use super::sync_trace;
-use super::{StoreArguments, start_log};
+use super::{StoreArguments, attach, start_log};
 use anyhow::{Context, bail};
+use negsync::config::Config;
 use negsync::index::Index;
 use negsync::store::StoreOptions;
 use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, sync};
@@ -20,6 +21,12 @@ pub(super) struct Arguments {
     urls: Vec<String>,
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    attach: attach::AttachArguments,
+    /// Work for a relay that runs already, at ws://HOST:PORT: from its database (--attach, or
+    /// [attach] in the configuration), and into it by EVENT messages.
+    #[arg(long, value_name = "URL")]
+    into: Option<String>,
     /// Only events that match this NIP-01 filter.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
@@ -57,13 +64,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     for url in &arguments.urls {
         PeerUrl::parse(url)?;
     }
-    let config = arguments.store.config()?;
+    let mut config = arguments.store.config()?;
+    arguments.attach.apply(&mut config)?;
+    if let Some(url) = &arguments.into {
+        config.attach.url.clone_from(url);
+    }
     start_log(&config.log)?;
-    let options = StoreOptions::configured(&config);
-    let memory_bytes = config.index.memory_mb.size() << 20;
-    let index = Index::open(&config.store.path, options, memory_bytes)?;
-    let local = Local::configured(index, &config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let local = {
+        // Handing over to another relay is a task.
+        let _inside = runtime.enter();
+        let is_attached = arguments.into.is_some() || arguments.attach.is_given();
+        if is_attached { attach::local(&config)? } else { own(&config)? }
+    };
     let reports = runtime.block_on(sync_all(arguments, &local, filter));
     local.store.close();
     let reports = reports?;
@@ -71,6 +84,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let _ = print(arguments.json, &reports);
     let complete = reports.iter().all(|report| report.complete);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+}
+
+/// Our side of syncs with our own store.
+fn own(config: &Config) -> anyhow::Result<Local> {
+    let options = StoreOptions::configured(config);
+    let memory_bytes = config.index.memory_mb.size() << 20;
+    let index = Index::open(&config.store.path, options, memory_bytes)?;
+    Ok(Local::configured(index, config)?)
 }
 
 /// Syncs with all relays at the same time; the reports come in the order of the URLs.

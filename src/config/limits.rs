@@ -68,6 +68,8 @@ pub struct NegentropyConfig {
     pub sessions: Within<1, 10_000>,
     /// NEG sessions in all.
     pub sessions_in_all: Within<1, 10_000_000>,
+    /// Memory for the sets that only sessions hold.
+    pub memory_mb: Within<1, 1_048_576>,
     /// How long a session may be asked nothing.
     pub idle_timeout_s: Within<1, 86_400>,
 }
@@ -79,6 +81,7 @@ impl Default for NegentropyConfig {
             frame_limit_bytes: 500_000,
             sessions: Within::new(64),
             sessions_in_all: Within::new(10_000),
+            memory_mb: Within::new(512),
             idle_timeout_s: Within::new(300),
         }
     }

@@ -1,5 +1,6 @@
 //! What `relay.toml` says. The file in the project's root is the default, key by key.
 
+mod attach;
 mod auth;
 mod connections;
 mod difference;
@@ -13,6 +14,7 @@ mod sync;
 mod within;
 mod write_policy;
 
+pub use attach::AttachConfig;
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
@@ -57,6 +59,8 @@ pub struct Config {
     /// The peers that the relay keeps in sync with.
     #[serde(rename = "peer", skip_serializing_if = "Vec::is_empty")]
     pub peers: Vec<PeerConfig>,
+    /// Another relay, for `negsync attach`.
+    pub attach: AttachConfig,
     /// Who may see what the relay measures.
     pub metrics: MetricsConfig,
     /// The page for browsers.

@@ -3,6 +3,7 @@
 //! kept and brought up to date with every commit, until memory is needed for others.
 
 use super::awaited::{AtCommit, Awaited};
+use super::charge::Charged;
 use super::scan::{Gathered, gather, scan, scan_halves, union};
 use super::slice::Slice;
 use super::tree::Tree;
@@ -13,7 +14,7 @@ use crate::store::{
     Change, EventSource, Filter, PrivateKinds, Step, Store, StoreError, View, Viewer,
 };
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
@@ -45,6 +46,8 @@ pub struct Catalog {
     // for those of private kinds where there are such kinds.
     resident: Vec<Filter>,
     metrics: IndexMetrics,
+    // What sets take that are not kept.
+    charged: Arc<Charged>,
 }
 
 /// What the catalog holds at one moment.
@@ -71,6 +74,8 @@ struct State {
     applied: u64,
     // Those who wait for a set as it is after a commit.
     awaited: Vec<Awaited>,
+    // Counts the times that all sets became void: what was scanned before is not kept.
+    begun: u64,
 }
 
 enum Entry {
@@ -98,13 +103,14 @@ impl Catalog {
         // Until `load` has run, whoever asks for them waits.
         let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
         let sets = resident.iter().map(building).collect();
-        let state = State { sets, uses: 0, applied: 0, awaited: Vec::new() };
+        let state = State { sets, uses: 0, applied: 0, awaited: Vec::new(), begun: 0 };
         Self {
             state: Mutex::new(state),
             built: Condvar::new(),
             memory_bytes,
             resident,
             metrics: IndexMetrics::default(),
+            charged: Arc::default(),
         }
     }
 
@@ -113,15 +119,36 @@ impl Catalog {
     /// # Errors
     /// When a scan fails.
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
+        let begun = self.lock().begun;
         let _timer = self.metrics.build_s.start_timer();
         let claims: Vec<Claim<'_>> =
-            self.resident.iter().map(|content| Claim { catalog: self, content }).collect();
+            self.resident.iter().map(|content| Claim { catalog: self, content, begun }).collect();
         for claim in claims {
             let items = scan_halves(source, claim.content, usize::MAX)?;
             source.wait_until_told()?;
             claim.settle(items);
         }
         Ok(())
+    }
+
+    /// Takes `items` for the set of all events and forgets every other set: the store is another
+    /// one now.
+    pub fn replace(&self, items: Vec<Item>) {
+        let tree = Tree::from_unsorted(items);
+        let mut state = self.lock();
+        state.begun += 1;
+        state.sets.clear();
+        state.sets.insert(Filter::default(), Entry::Kept { tree, last_use: 0 });
+        drop(state);
+        self.built.notify_all();
+    }
+
+    /// The set of all events, unless it is being loaded.
+    pub fn everything(&self) -> Option<Tree> {
+        match self.lock().sets.get(&Filter::default()) {
+            Some(Entry::Kept { tree, .. }) => Some(tree.clone()),
+            _ => None,
+        }
     }
 
     /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
@@ -181,6 +208,17 @@ impl Catalog {
         *last_use = now;
         let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
         if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
+    }
+
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.charged.bytes()
+    }
+
+    /// Counts a set that is not kept.
+    fn not_kept(&self, tree: Tree) -> Tree {
+        let bytes = tree.memory_bytes();
+        tree.charged(self.charged.of(bytes))
     }
 
     /// What it measures.
@@ -254,6 +292,7 @@ impl Catalog {
             _ => {
                 let _timer = self.metrics.build_s.start_timer();
                 let tree = union(source, views, limit)?.ok_or(SnapshotError::TooLarge { limit })?;
+                let tree = self.not_kept(tree);
                 Slice::new(tree, None, None, None)
             }
         };
@@ -344,7 +383,7 @@ impl Catalog {
             |kept, moment| {
                 let Some(mut tree) = kept.tree() else {
                     all.take(moment, view.parts())?;
-                    return Ok(all.items().map(Tree::from_unsorted));
+                    return Ok(all.items().map(|items| self.not_kept(Tree::from_unsorted(items))));
                 };
                 let mut own = Gathered::new(view.limit(), limit);
                 own.take(moment, &view.own)?;
@@ -400,7 +439,7 @@ impl Catalog {
         // The sets of all events are always kept; one is missing only when it could not be loaded.
         let is_resident = self.resident.contains(content);
         if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
-            return Ok(Tree::from_unsorted(items));
+            return Ok(self.not_kept(Tree::from_unsorted(items)));
         }
         {
             let mut state = self.lock();
@@ -412,8 +451,9 @@ impl Catalog {
                 }
             } else {
                 state.sets.insert(content.clone(), Entry::Building(Noted::new()));
+                let begun = state.begun;
                 drop(state);
-                let claim = Claim { catalog: self, content };
+                let claim = Claim { catalog: self, content, begun };
                 let keepable =
                     if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM };
                 let items = scan_halves(source, content, keepable)?;
@@ -427,13 +467,17 @@ impl Catalog {
         // Too large to keep: for this session alone, and not at all above the session's limit.
         let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
-        Ok(Tree::from_unsorted(items))
+        Ok(self.not_kept(Tree::from_unsorted(items)))
     }
 
     /// Ends the building of a set: with its items it is kept, without it is forgotten.
-    fn finish(&self, content: &Filter, items: Option<Vec<Item>>) -> Option<Tree> {
-        let mut tree = items.map(Tree::from_unsorted);
+    fn finish(&self, content: &Filter, begun: u64, items: Option<Vec<Item>>) -> Option<Tree> {
+        let built = |items| Tree::from_unsorted(items).charged(self.charged.nothing());
+        let mut tree = items.map(built);
         let mut state = self.lock();
+        if state.begun != begun {
+            return None;
+        }
         let entry = state.sets.remove(content);
         if let (Some(tree), Some(Entry::Building(noted))) = (&mut tree, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
@@ -468,7 +512,9 @@ impl Catalog {
             match oldest {
                 Some((_, filter)) if total > self.memory_bytes => {
                     let filter = filter.clone();
-                    state.sets.remove(&filter);
+                    if let Some(Entry::Kept { tree, .. }) = state.sets.remove(&filter) {
+                        tree.charge_all();
+                    }
                 }
                 _ => return,
             }
@@ -526,11 +572,12 @@ impl State {
 struct Claim<'catalog> {
     catalog: &'catalog Catalog,
     content: &'catalog Filter,
+    begun: u64,
 }
 
 impl Claim<'_> {
     fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
-        let tree = self.catalog.finish(self.content, items);
+        let tree = self.catalog.finish(self.content, self.begun, items);
         std::mem::forget(self);
         tree
     }
@@ -538,7 +585,7 @@ impl Claim<'_> {
 
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
-        self.catalog.finish(self.content, None);
+        self.catalog.finish(self.content, self.begun, None);
     }
 }
 
@@ -564,4 +611,27 @@ fn settle(tree: &mut Tree, noted: &Noted) {
     };
     tree.remove_batch(&of(false));
     tree.insert_batch(&of(true));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A set that is evicted while somebody answers from it is still there.
+    #[test]
+    fn a_set_counts_once_it_is_kept_no_more_until_nobody_holds_it() {
+        let charged: Arc<Charged> = Arc::default();
+        let items = (0..10_000).map(|second| Item::new(second, [1; 32]));
+        let kept = Tree::from_sorted(items).charged(charged.nothing());
+        let mut held = kept.clone();
+        held.insert_batch(&[Item::new(20_000, [1; 32])]);
+        assert_eq!(charged.bytes(), 0);
+        kept.charge_all();
+        drop(kept);
+        assert!(charged.bytes() >= 400_000);
+        let slice = Slice::new(held, Some(5), None, None);
+        assert!(charged.bytes() >= 400_000);
+        drop(slice);
+        assert_eq!(charged.bytes(), 0);
+    }
 }

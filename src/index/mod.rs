@@ -2,25 +2,29 @@
 
 mod awaited;
 mod catalog;
+mod changes;
+mod charge;
 mod crate_storage;
 mod scan;
 mod slice;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError, Statistics};
+pub use changes::{Subscriber, SubscriberError};
 pub use slice::Slice;
 pub use tree::Tree;
 
 use crate::item::Item;
 use crate::metrics::IndexMetrics;
-use crate::store::{Change, EventSource, Filter, Reader, Store, StoreError, StoreOptions, Viewer};
+use crate::reconcile::RangeSet;
+use crate::store::{
+    Attached, Change, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind, Store,
+    StoreError, StoreOptions, Viewer,
+};
+use changes::Changes;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::broadcast;
-
-/// The most commits that a subscriber may be behind before it misses some, and is told so.
-const CHANGES_KEPT: usize = 1_024;
 
 /// This program's own store together with the sets over it: what the relay works on. Clones
 /// share it.
@@ -35,7 +39,7 @@ pub struct Index {
 pub struct Sets {
     source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
-    changes: broadcast::Sender<Arc<Change>>,
+    changes: Changes,
 }
 
 impl Index {
@@ -51,15 +55,14 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
         let kept = Arc::clone(&catalog);
-        let (changes, _) = broadcast::channel(CHANGES_KEPT);
+        let changes = Changes::new();
         let publish = changes.clone();
         let store = Store::open(
             path,
             options,
             Box::new(move |change: Arc<Change>| {
                 kept.apply(&change);
-                // Fails only while nobody listens.
-                let _ = publish.send(change);
+                publish.send(change);
             }),
         )?;
         let (loading, source) = (Arc::clone(&catalog), store.clone());
@@ -97,7 +100,7 @@ impl Index {
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.sets.subscribe()
     }
 
@@ -130,13 +133,30 @@ impl Index {
 }
 
 impl Sets {
+    /// The sets over another relay's database (see [`Attached::open`]), all of it read.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a database of a known version of the relay.
+    pub fn attach(
+        kind: RelayKind,
+        path: &Path,
+        readers: usize,
+        memory_bytes: usize,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes, &PrivateKinds::default()));
+        let changes = Changes::new();
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let source = Arc::new(Attached::open(kind, path, readers, Box::new(heard))?);
+        Ok(Self { source, catalog, changes })
+    }
+
     /// The store underneath, as far as sets need it.
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()
     }
 
     /// Every commit from now on.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Change>> {
+    pub fn subscribe(&self) -> Subscriber {
         self.changes.subscribe()
     }
 
@@ -166,6 +186,11 @@ impl Sets {
         self.catalog.kept_for(viewer, filters, limit)
     }
 
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.catalog.session_bytes()
+    }
+
     /// What the index holds now.
     pub fn statistics(&self) -> Statistics {
         self.catalog.statistics()
@@ -183,5 +208,33 @@ impl Sets {
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.source.catch_up()?;
         self.catalog.snapshot(self.source(), filters, limit)
+    }
+}
+
+/// What is heard of another relay's database goes to the catalog and to whoever subscribes.
+struct Heard {
+    catalog: Arc<Catalog>,
+    changes: Changes,
+}
+
+impl Listener for Heard {
+    fn begun(&self, items: Vec<Item>) {
+        self.catalog.replace(items);
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        self.catalog.apply(&change);
+        self.changes.send(change);
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.catalog.contains(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        if let Some(tree) = self.catalog.everything() {
+            let set = Slice::new(tree, Some(from), Some(to), None);
+            set.for_each(0..set.len(), visit);
+        }
     }
 }

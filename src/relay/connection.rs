@@ -3,8 +3,9 @@
 use super::auth::{self, Auth};
 use super::limits::{Place, Turns};
 use super::neg_sessions::NegSessions;
-use super::outbox::{NEVER, Outbox, Outgoing, Socket, outbox};
+use super::outbox::{NEVER, Outbox, Outgoing, outbox};
 use super::subscriptions::{self, Subscriptions};
+use super::websocket::{self, Socket};
 use super::{Shared, count, message, publish, stopped};
 use crate::config::{Config, ConnectionsConfig};
 use crate::metrics::Share;
@@ -218,14 +219,15 @@ async fn parse(
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
 async fn refuse(client: &Client, error: &Error) {
-    let (text, code) = match error {
+    let Some(code) = websocket::close_code(error) else { return };
+    let text = match error {
         Error::Capacity(_) => {
             let most = client.relay.config().limits.message_bytes.get();
-            (format!("invalid: a message of more than {most} bytes"), CloseCode::Size)
+            format!("invalid: a message of more than {most} bytes")
         }
-        Error::Utf8(_) => ("invalid: a message that is not UTF-8".to_owned(), CloseCode::Invalid),
-        Error::Protocol(fault) => (format!("invalid: {fault}"), CloseCode::Protocol),
-        _ => return,
+        Error::Utf8(_) => "invalid: a message that is not UTF-8".to_owned(),
+        Error::Protocol(fault) => format!("invalid: {fault}"),
+        other => format!("invalid: {other}"),
     };
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;

@@ -17,6 +17,7 @@ mod refusals;
 mod reload;
 mod server;
 mod subscriptions;
+mod websocket;
 
 pub use reload::Reloaded;
 

@@ -116,6 +116,8 @@ enum OpenError {
     Message(#[from] MessageError),
     #[error("blocked: too many query results")]
     TooLarge { limit: usize },
+    #[error("rate-limited: the memory for sets is taken; try again later")]
+    NoMemory,
     #[error("error: the store could not be read")]
     Unread(StoreError),
     #[error("error: {0}")]
@@ -185,7 +187,11 @@ impl NegSessions {
             opened = self.find(client, short, &opening, kept).await;
         }
         if matches!(opened, Ok(None)) {
-            opened = self.find(client, long, &opening, any).await;
+            let most = config.memory_mb.size() << 20;
+            opened = match client.relay.index.sets().session_bytes() < most {
+                true => self.find(client, long, &opening, any).await,
+                false => Err(OpenError::NoMemory),
+            };
         }
         self.lock().count();
         let id = &opening.id;

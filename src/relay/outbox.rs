@@ -2,24 +2,21 @@
 //! into the socket, together with what is live.
 
 use super::subscriptions::Subscriptions;
+use super::websocket::Socket;
 use super::{message, stopped};
 use crate::config::Config;
+use crate::index::{Subscriber, SubscriberError};
 use crate::metrics::Labelled;
 use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
-use hyper_util::rt::TokioIo;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, broadcast, mpsc, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior};
-use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
-
-/// The WebSocket of one client.
-pub(super) type Socket = WebSocketStream<TokioIo<hyper::upgrade::Upgraded>>;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
 const QUEUE_ANSWERS: usize = 16;
@@ -101,7 +98,7 @@ impl Outbox {
 pub(super) struct Sending {
     answers: mpsc::Receiver<Answer>,
     outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
-    live: broadcast::Receiver<Arc<Change>>,
+    live: Subscriber,
     subscriptions: Arc<Subscriptions>,
     patience: Patience,
     ping_interval: Duration,
@@ -117,7 +114,7 @@ struct Patience {
 
 /// Makes both ends.
 pub(super) fn outbox(
-    live: broadcast::Receiver<Arc<Change>>,
+    live: Subscriber,
     subscriptions: Arc<Subscriptions>,
     config: &Config,
     events_sent: Labelled,
@@ -185,13 +182,13 @@ impl Sending {
                 change = self.live.recv() => match change {
                     Ok(change) => self.pass_on(wire, &change).await?,
                     // Whoever subscribes from here on reads what was missed as stored.
-                    Err(broadcast::error::RecvError::Lagged(_))
+                    Err(SubscriberError::Lagged)
                         if self.subscriptions.is_empty() => {}
-                    Err(broadcast::error::RecvError::Lagged(_)) => {
+                    Err(SubscriberError::Lagged) => {
                         wire.text(message::notice("error: you read too slowly")).await?;
                         return wire.close(CloseCode::Policy, "reads too slowly").await;
                     }
-                    Err(broadcast::error::RecvError::Closed) => return wire.flush().await,
+                    Err(SubscriberError::Closed) => return wire.flush().await,
                 },
                 _ = pings.tick() => wire.ping().await?,
             }

@@ -1,36 +1,25 @@
 //! Accepts connections and hands each to HTTP or, upgraded, to WebSocket.
 
 use super::limits::{Full, Handshake, Place, client_address};
+use super::websocket::{self, Refused};
 use super::{Shared, connection, http, stopped};
 use crate::config::ConnectionsConfig;
 use hyper::body::Incoming;
-use hyper::header::{
-    CONNECTION, HOST, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
-    SEC_WEBSOCKET_VERSION, UPGRADE,
-};
+use hyper::header::HOST;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
 /// How long an answer has to be taken when the relay stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// A connection's buffer for reading. It is allocated at once, so that it counts a thousandfold.
-const READ_BUFFER_BYTES: usize = 16 << 10;
-/// What is gathered for one write to the socket.
-const WRITE_BUFFER_BYTES: usize = 64 << 10;
-/// The version of the WebSocket protocol (RFC 6455).
-const VERSION: &str = "13";
 
 /// Accepts until the relay stops.
 pub(super) async fn accept(listener: TcpListener, relay: Arc<Shared>) {
@@ -95,20 +84,25 @@ async fn respond(
     peer: IpAddr,
     relay: Arc<Shared>,
 ) -> Response<http::Body> {
-    if !has_token(&request, UPGRADE, "websocket") {
+    if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
     }
     let refused = &relay.metrics.connections_refused;
-    let Some(key) = websocket_key(&request) else {
-        refused.count("handshake");
-        return http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n");
+    let accept = match websocket::accept(&request) {
+        Ok(accept) => accept,
+        Err(error) => {
+            refused.count("handshake");
+            return match error {
+                Refused::NoHandshake => {
+                    http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
+                }
+                Refused::Version => websocket::with_version(http::refuse(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "Use WebSocket 13.\n",
+                )),
+            };
+        }
     };
-    if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-        refused.count("handshake");
-        let mut response = http::refuse(StatusCode::UPGRADE_REQUIRED, "Use WebSocket 13.\n");
-        response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
-        return response;
-    }
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let place = match place(&request, peer, &relay) {
         Ok(place) => place,
@@ -121,24 +115,14 @@ async fn respond(
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                let config = websocket_config(relay.config().limits.message_bytes.size());
-                let stream = TokioIo::new(upgraded);
-                let socket =
-                    WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+                let message_bytes = relay.config().limits.message_bytes.size();
+                let socket = websocket::socket(upgraded, message_bytes).await;
                 connection::serve(relay, socket, place, host.as_deref()).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }
     });
-    let mut response = Response::new(http::Body::default());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
-    if let Ok(accept) = HeaderValue::from_str(&derive_accept_key(key.as_bytes())) {
-        headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
-    }
-    response
+    websocket::switch(accept)
 }
 
 /// Takes a place for the client's connection.
@@ -161,28 +145,4 @@ fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<http::Body> {
         ),
     };
     http::refuse(status, &format!("{text} Try again later.\n"))
-}
-
-/// RFC 6455, section 4.2.1: the key of a request that a WebSocket can come of.
-fn websocket_key(request: &Request<Incoming>) -> Option<HeaderValue> {
-    let is_handshake = request.method() == Method::GET
-        && request.version() == Version::HTTP_11
-        && has_token(request, CONNECTION, "upgrade");
-    request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake).cloned()
-}
-
-/// Whether one of a header's values, separated by commas, is `token`, in either case.
-fn has_token(request: &Request<Incoming>, header: HeaderName, token: &str) -> bool {
-    let values = request.headers().get_all(header);
-    let mut tokens =
-        values.iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
-    tokens.any(|value| value.trim().eq_ignore_ascii_case(token))
-}
-
-fn websocket_config(message_bytes: usize) -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(READ_BUFFER_BYTES)
-        .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes))
 }

@@ -2,6 +2,7 @@
 //! decide what an accepted event does.
 
 mod admission;
+mod attached;
 mod check;
 mod checkpoint;
 mod commits;
@@ -26,6 +27,7 @@ mod viewer;
 mod writer;
 
 pub use admission::{read_within_limits, within_limits};
+pub use attached::{Attached, Listener, RelayKind};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
@@ -153,6 +155,29 @@ pub enum StoreError {
     /// Something is due to be removed and still there.
     #[error("what has expired could not be removed; the log says why")]
     NotExpired,
+    /// The file is not a database of a known relay, or of a version that is not known.
+    #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and \
+        nostr-relay (Python) 1.14", path = path.display())]
+    UnknownSchema {
+        /// The file.
+        path: PathBuf,
+        /// What is not known about it.
+        reason: String,
+    },
+    /// Another relay's database is not where it was said to be.
+    #[error("the relay's database {path} is not there: {source}", path = path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// Another relay's database has become another one.
+    #[error("the relay's database {path} was replaced or rewritten", path = path.display())]
+    Rewritten {
+        /// The file.
+        path: PathBuf,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

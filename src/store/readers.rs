@@ -11,7 +11,7 @@ use crate::item::Item;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -46,7 +46,9 @@ impl Reader {
         commits: Commits,
         expired_until: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
-        let pool = Pool::new(path.to_owned(), most, expired_until);
+        let opened = path.to_owned();
+        let open = Box::new(move || schema::open_reader(&opened));
+        let pool = Pool::new(open, most, expired_until);
         let reader = Self { pool: Arc::new(pool), commits };
         let checked = reader.pool.with(|connection| schema::check_version(connection, path));
         checked.map_err(|error| error.while_opening(path))?;
@@ -262,9 +264,12 @@ fn newest(
     Ok(hits)
 }
 
+/// How a connection is opened.
+type Open = Box<dyn Fn() -> Result<Connection, StoreError> + Send + Sync>;
+
 /// Connections are opened when first needed and kept.
-struct Pool {
-    path: PathBuf,
+pub(super) struct Pool {
+    open: Open,
     // The most connections that may be open.
     most: usize,
     expired_until: Arc<AtomicU64>,
@@ -282,9 +287,9 @@ struct State {
 
 impl Pool {
     /// A pool of at most `most` connections.
-    fn new(path: PathBuf, most: usize, expired_until: Arc<AtomicU64>) -> Self {
+    pub(super) fn new(open: Open, most: usize, expired_until: Arc<AtomicU64>) -> Self {
         let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { path, most: most.max(1), expired_until, state, returned }
+        Self { open, most: most.max(1), expired_until, state, returned }
     }
 
     fn expired_until(&self) -> u64 {
@@ -293,7 +298,7 @@ impl Pool {
 
     /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
     /// one moment, however many statements it takes.
-    fn with<T, E: From<StoreError>>(
+    pub(super) fn with<T, E: From<StoreError>>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, E>,
     ) -> Result<T, E> {
@@ -316,7 +321,7 @@ impl Pool {
             if state.open < self.most {
                 state.open += 1;
                 drop(state);
-                let error = match schema::open_reader(&self.path) {
+                let error = match (self.open)() {
                     Ok(connection) => return Ok(connection),
                     Err(error) => error,
                 };

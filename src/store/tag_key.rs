@@ -57,6 +57,16 @@ impl TagKey {
         raw.try_into().ok().filter(|_| *form == RAW_HEX)
     }
 
+    /// The tag's value, unless it is so long that only its hash stands in the key.
+    pub fn value(&self) -> Option<String> {
+        let body = self.as_bytes().get(2..)?;
+        match self.bytes[1] {
+            RAW_HEX => Some(faster_hex::hex_string(body)),
+            VERBATIM => String::from_utf8(body.to_vec()).ok(),
+            _ => None,
+        }
+    }
+
     /// The tag's letter.
     pub fn letter(&self) -> u8 {
         self.bytes[0]

@@ -77,6 +77,8 @@ pub(super) enum Refusal {
     Unasked,
     /// The connection breaks when it is asked for.
     Unreadable,
+    /// The relay that keeps our events does not take it.
+    NotTaken,
     /// The write policy does not want it.
     Unwanted,
 }
@@ -95,6 +97,7 @@ impl Refusal {
             Self::Invalid => "invalid",
             Self::Unasked => "not asked for",
             Self::Unreadable => "unreadable",
+            Self::NotTaken => "refused by the relay",
             Self::Unwanted => "refused by the write policy",
         }
     }
@@ -112,6 +115,7 @@ impl Refusal {
             | Self::OverLimits
             | Self::Invalid
             | Self::Unreadable
+            | Self::NotTaken
             | Self::Unwanted => Some(DAY),
             Self::Unasked => None,
         }
@@ -182,8 +186,8 @@ pub(super) fn settle(
         }
     }
     let is_live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
-    let (source, store) = (Source::peer(url, is_live), local.store.clone());
-    local.policy.judge(events, &source, move |judged| {
+    let (source, local) = (Source::peer(url, is_live), local.clone());
+    local.policy.clone().judge(events, &source, move |judged| {
         let (mut items, mut events) = (Vec::new(), Vec::new());
         for (event, verdict) in judged {
             let item = event.item();
@@ -198,13 +202,26 @@ pub(super) fn settle(
         if events.is_empty() {
             return done(settled);
         }
-        let reply = move |outcomes: Vec<Outcome>| {
-            let fates = items.into_iter().zip(outcomes);
-            settled.extend(fates.map(|(item, outcome)| Settled::of(item, fate(outcome))));
+        local.keep(events, move |fates| {
+            let fates = items.into_iter().zip(fates);
+            settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
             done(settled);
-        };
-        store.submit(events, Box::new(reply));
+        });
     });
+}
+
+impl Local {
+    /// Has events kept: in our own store, or by the relay that we work for.
+    fn keep(&self, events: Vec<VerifiedEvent>, done: impl FnOnce(Vec<Fate>) + Send + 'static) {
+        match &self.relay {
+            Some(relay) => relay.submit(events, Box::new(done)),
+            None => {
+                let reply =
+                    move |outcomes: Vec<Outcome>| done(outcomes.into_iter().map(fate).collect());
+                self.store.submit(events, Box::new(reply));
+            }
+        }
+    }
 }
 
 /// What becomes of an event that the write policy does not accept.

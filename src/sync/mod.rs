@@ -14,6 +14,7 @@ mod dial;
 mod diff;
 mod download;
 mod filter;
+mod handover;
 mod information;
 mod look;
 mod message;
@@ -42,6 +43,7 @@ use crate::policy::WritePolicy;
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use breakdown::Breakdown;
+use handover::Handover;
 use nostr::Keys;
 use session::{End, Memory, Session};
 use std::time::{Duration, Instant};
@@ -64,6 +66,8 @@ pub struct Local {
     pub keys: Option<Keys>,
     /// Whether events are moved that only their author may publish (NIP-70).
     pub protected: bool,
+    // Where events from peers are kept, unless in `store`.
+    relay: Option<Handover>,
 }
 
 impl Local {
@@ -80,6 +84,7 @@ impl Local {
             policy: WritePolicy::default(),
             keys: None,
             protected: false,
+            relay: None,
         })
     }
 
@@ -96,6 +101,28 @@ impl Local {
             .map_err(|error| failed(StoreError::Thread(error)))?;
         let local = Self::new(index).map_err(failed)?;
         Ok(Self { limits, policy, keys, protected, ..local })
+    }
+
+    /// Our side where another relay keeps the events: `sets` are of its database, what comes from
+    /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
+    /// runtime.
+    ///
+    /// # Errors
+    /// As [`Local::configured`], and when the URL leads to no relay.
+    pub fn attached(
+        sets: Sets,
+        notes: Store,
+        url: &str,
+        config: &Config,
+    ) -> Result<Self, SyncError> {
+        let keys = auth::configured_keys(&config.sync)?;
+        let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone())?);
+        let limits = config.limits.clone();
+        let policy = WritePolicy::start(&config.write_policy)
+            .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
+        let protected = config.sync.protected;
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay, protected })
     }
 }
 

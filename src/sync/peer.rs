@@ -5,7 +5,6 @@ use super::information::Information;
 use super::trace::{Speaker, Trace};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -47,7 +46,7 @@ pub(super) struct Peer {
     outbox: mpsc::Sender<Message>,
     sending: JoinHandle<()>,
     pub(super) information: Information,
-    bytes_up: Arc<AtomicU64>,
+    bytes_up: AtomicU64,
     bytes_down: u64,
     trace: Option<Trace>,
 }
@@ -71,8 +70,8 @@ impl Peer {
         let (socket, information) = tokio::join!(open(url), information);
         let (sink, stream) = socket?.split();
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
-        let bytes_up = Arc::new(AtomicU64::new(0));
-        let sending = tokio::spawn(send_all(sink, queue, Arc::clone(&bytes_up)));
+        let sending = tokio::spawn(send_all(sink, queue));
+        let bytes_up = AtomicU64::new(0);
         Ok(Self { stream, outbox, sending, information, bytes_up, bytes_down: 0, trace })
     }
 
@@ -120,12 +119,13 @@ impl Peer {
     }
 
     fn queue(&self, message: Message) -> Result<(), PeerError> {
+        self.bytes_up.fetch_add(message.len() as u64, Ordering::Relaxed);
         self.outbox
             .try_send(message)
             .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
     }
 
-    /// Bytes of messages sent and received.
+    /// Bytes of messages sent, what waits to be sent included, and received.
     pub(super) fn bytes(&self) -> (u64, u64) {
         (self.bytes_up.load(Ordering::Relaxed), self.bytes_down)
     }
@@ -152,14 +152,9 @@ async fn open(url: &PeerUrl) -> Result<Socket, PeerError> {
 }
 
 /// Empties the queue into the socket until the queue is closed or the socket fails.
-async fn send_all(
-    mut sink: SplitSink<Socket, Message>,
-    mut queue: mpsc::Receiver<Message>,
-    bytes_up: Arc<AtomicU64>,
-) {
+async fn send_all(mut sink: SplitSink<Socket, Message>, mut queue: mpsc::Receiver<Message>) {
     let sending = async {
         while let Some(message) = queue.recv().await {
-            bytes_up.fetch_add(message.len() as u64, Ordering::Relaxed);
             let done = async {
                 sink.feed(message).await?;
                 if queue.is_empty() { sink.flush().await } else { Ok(()) }

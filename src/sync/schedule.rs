@@ -28,13 +28,30 @@ impl Schedule {
     /// # Errors
     /// When a URL, a filter or the key is bad: before anything has begun.
     pub fn start(index: &Index, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
+        Self::of(config, peers, || Local::configured(index.clone(), config))
+    }
+
+    /// As [`Schedule::start`], for another relay's events.
+    ///
+    /// # Errors
+    /// As [`Schedule::start`].
+    pub fn attached(local: Local, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
+        Self::of(config, peers, || Ok(local))
+    }
+
+    fn of(
+        config: &Config,
+        peers: &Peers,
+        local: impl FnOnce() -> Result<Local, SyncError>,
+    ) -> Result<Self, SyncError> {
         let (stop, stopping) = watch::channel(false);
         let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
             peers.clear();
             return Ok(Self { stop, syncs });
         }
-        let (local, prepared) = prepare(index, config, &stopping)?;
+        let local = local()?;
+        let prepared = prepare(config, &stopping)?;
         peers.clear();
         for (peer, options) in prepared {
             let watched = peers.add(&peer.url, peer.direction, peer.live);
@@ -61,7 +78,8 @@ impl Schedule {
     /// As [`Schedule::start`].
     pub fn check(index: &Index, config: &Config) -> Result<(), SyncError> {
         let (_, stopping) = watch::channel(false);
-        prepare(index, config, &stopping).map(|_| ())
+        Local::configured(index.clone(), config)?;
+        prepare(config, &stopping).map(|_| ())
     }
 
     /// Ends all syncs; what they have stored stays.
@@ -75,16 +93,14 @@ impl Schedule {
 }
 
 fn prepare(
-    index: &Index,
     config: &Config,
     stopping: &watch::Receiver<bool>,
-) -> Result<(Local, Vec<(PeerConfig, Options)>), SyncError> {
-    let local = Local::configured(index.clone(), config)?;
+) -> Result<Vec<(PeerConfig, Options)>, SyncError> {
     let prepared = config.peers.iter().map(|peer| {
         PeerUrl::parse(&peer.url)?;
         Ok((peer.clone(), options(peer, stopping.clone())?))
     });
-    Ok((local, prepared.collect::<Result<_, SyncError>>()?))
+    prepared.collect()
 }
 
 fn options(peer: &PeerConfig, stop: watch::Receiver<bool>) -> Result<Options, SyncError> {

@@ -160,3 +160,18 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
     }
     assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids(&left));
 }
+
+/// Found by random operations: for a quarter of a second it was called a duplicate.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_expired_this_second_is_refused_though_it_was_stored() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let second = events::unix_now() + 1;
+    let event = expiring(&Author::new(1), second, "soon");
+    client.publish(&event).await;
+    while events::unix_now() < second {
+        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+    }
+    let (accepted, text) = client.publish(&event).await;
+    assert!(!accepted && text.starts_with("invalid: expiration"), "{text}");
+}

@@ -4,6 +4,7 @@ use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events};
 use negsync::config::Within;
+use negsync::store::Event;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -145,4 +146,48 @@ async fn an_event_over_a_limit_is_refused_under_its_id() {
     // NIP-11 counts characters, not bytes.
     client.store(&author.note(now, &"ü".repeat(10))).await;
     client.store(&author.note(now - 3_000, "x")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
+    let relay = TestRelay::start_with(|config| config.negentropy.memory_mb = Within::new(1)).await;
+    let (author, mut notes) = (Author::new(1), Vec::new());
+    for number in 0..4_000 {
+        let mut note = author.note(events::EPOCH + number, "x");
+        note["id"] = json!(format!("{number:064x}"));
+        notes.push(Event::parse(&note.to_string()).unwrap().trust());
+    }
+    relay.relay.index().store().publish(notes).unwrap();
+    let mut client = relay.client().await;
+    let open = |number: usize| {
+        let filter = json!({ "kinds": [1, 100 + number] });
+        json!(["NEG-OPEN", format!("n{number}"), filter, EMPTY_SET])
+    };
+    // Each is of a filter of its own, and too cheap to be kept.
+    let mut opened = 0;
+    let refusal = loop {
+        let answer = client.ask(&open(opened)).await;
+        if answer[0] == "NEG-ERR" {
+            break answer;
+        }
+        opened += 1;
+    };
+    assert!((3..30).contains(&opened), "{opened}");
+    assert!(refusal[2].as_str().unwrap().starts_with("rate-limited: "), "{refusal}");
+    // What is in memory anyway takes no more of it.
+    neg_msg(&client.ask(&json!(["NEG-OPEN", "all", {}, EMPTY_SET])).await, "all");
+    for number in 0..opened {
+        client.send(&json!(["NEG-CLOSE", format!("n{number}")])).await;
+    }
+    for number in 0..opened {
+        neg_msg(&client.ask(&open(number)).await, &format!("n{number}"));
+    }
+    drop(client);
+    let sets = relay.relay.index().sets();
+    let given_back = async {
+        while sets.session_bytes() > 0 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, given_back).await.expect("a lost connection holds sets");
 }

@@ -73,16 +73,18 @@ impl<'relay> Watch<'relay> {
     }
 }
 
-/// The metrics that the dashboard's queries name.
-fn in_dashboard() -> BTreeSet<String> {
+/// The metrics that the dashboard and the alerts ask for.
+fn in_contrib() -> BTreeSet<String> {
     let text = include_str!("../../contrib/grafana/negsync.json");
     let dashboard: Value = serde_json::from_str(text).unwrap();
     let panels = dashboard["panels"].as_array().unwrap();
     let targets = panels.iter().filter_map(|panel| panel["targets"].as_array()).flatten();
-    let expressions = targets.map(|target| target["expr"].as_str().unwrap());
+    let shown = targets.map(|target| target["expr"].as_str().unwrap());
+    let rules = include_str!("../../contrib/prometheus/negsync.rules.yml");
+    let alerts = rules.lines().filter_map(|line| line.trim().strip_prefix("expr: "));
     let of_name = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let names = expressions.flat_map(|text| text.split(move |c: char| !of_name(c)));
-    names.filter(|name| name.starts_with("negsync_")).map(|name| family(name).to_owned()).collect()
+    let words = shown.chain(alerts).flat_map(|text| text.split(move |c: char| !of_name(c)));
+    words.filter(|name| name.starts_with("negsync_")).map(|name| family(name).to_owned()).collect()
 }
 
 /// The metric of a sample.
@@ -117,10 +119,10 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     assert!(still.is_empty(), "no row of this test makes these move: {still:?}");
     let gone: Vec<&String> = moved.difference(&there).collect();
     assert!(gone.is_empty(), "these are not there: {gone:?}");
-    let shown = in_dashboard();
-    assert!(shown.len() > 30, "{shown:?}");
-    let unknown: Vec<&String> = shown.difference(&there).collect();
-    assert!(unknown.is_empty(), "contrib/grafana/negsync.json shows {unknown:?}");
+    let asked_for = in_contrib();
+    assert!(asked_for.len() > 30, "{asked_for:?}");
+    let unknown: Vec<&String> = asked_for.difference(&there).collect();
+    assert!(unknown.is_empty(), "contrib asks for {unknown:?}");
 }
 
 async fn connections(watch: &mut Watch<'_>) {
@@ -390,4 +392,40 @@ async fn metrics_are_shown_to_those_only_who_may_see_them() {
         assert_eq!(response.body.contains("negsync_"), status == 200);
         assert_eq!(response.headers.get("access-control-allow-origin"), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_limits_refuse_is_counted_by_its_reason() {
+    const HANDSHAKE: [&str; 4] = [
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    ];
+    let relay = TestRelay::start_with(|config| {
+        config.connections.per_address = Within::new(1);
+        (config.rates.events_per_s, config.rates.events_burst) = (Within::new(1), Within::new(1));
+        config.negentropy.sessions = Within::new(1);
+    })
+    .await;
+    let mut moved = BTreeSet::new();
+    let mut watch = Watch::new(&relay, &mut moved).await;
+    let mut client = relay.client().await;
+    let refused = http(relay.relay.address(), "GET", "/", &HANDSHAKE).await;
+    assert_eq!(refused.status, 429);
+    watch.moves(&[("negsync_connections_refused_total{reason=\"address\"}", by(1.0))]).await;
+    // More than a second's worth, however slow this is.
+    let author = Author::new(7);
+    let mut limited = 0.0;
+    while limited < 1.0 {
+        let (accepted, text) = client.publish(&author.note(EPOCH, "again")).await;
+        if !accepted {
+            assert!(text.starts_with("rate-limited: "), "{text}");
+            limited += 1.0;
+        }
+    }
+    watch.moves(&[("negsync_events_total{outcome=\"rate-limited\"}", by(limited))]).await;
+    client.ask(&json!(["NEG-OPEN", "one", {}, EMPTY_SET])).await;
+    client.ask(&json!(["NEG-OPEN", "two", {}, EMPTY_SET])).await;
+    watch.moves(&[("negsync_neg_refusals_total{reason=\"rate-limited\"}", by(1.0))]).await;
 }

@@ -9,7 +9,7 @@ use crate::support::{Client, TestRelay, model};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
 /// Runs, unless `NEGSYNC_MODEL_RUNS` says how many, from the seed in `NEGSYNC_SEED` on.
@@ -19,8 +19,8 @@ const OPERATIONS: usize = 120;
 const POOL_EVENTS: usize = 90;
 const AUTHORS: u8 = 3;
 const SECONDS: u64 = 5;
-/// How many runs it may take to shorten one that failed.
-const SHORTENING_RUNS: usize = 200;
+/// How long it may take to shorten a run that failed.
+const SHORTENING: Duration = Duration::from_secs(60);
 
 /// One thing that happens to both relays.
 #[derive(Clone, Debug)]
@@ -313,16 +313,15 @@ fn shown(operation: &Operation) -> String {
 async fn shorten(seed: u64) -> Vec<usize> {
     let mut kept: Vec<usize> = (0..OPERATIONS).collect();
     let mut size = OPERATIONS / 2;
-    let mut runs = 0;
-    while size > 0 && runs < SHORTENING_RUNS {
+    let end = Instant::now() + SHORTENING;
+    while size > 0 && Instant::now() < end {
         let mut start = 0;
-        while start < kept.len() && runs < SHORTENING_RUNS {
-            let end = kept.len().min(start + size);
-            let fewer = [&kept[..start], &kept[end..]].concat();
-            runs += 1;
+        while start < kept.len() && Instant::now() < end {
+            let next = kept.len().min(start + size);
+            let fewer = [&kept[..start], &kept[next..]].concat();
             match run(seed, &fewer).await {
                 Err(_) => kept = fewer,
-                Ok(()) => start = end,
+                Ok(()) => start = next,
             }
         }
         size /= 2;

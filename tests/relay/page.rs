@@ -4,6 +4,7 @@ use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
 use crate::support::events::Author;
 use crate::support::http::{Response, http};
+use negsync::config::Config;
 use serde_json::json;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +28,10 @@ async fn get(relay: &TestRelay, path: &str, headers: &[&str]) -> Response {
 /// Opens a stream of updates, and returns it with the first of what comes.
 async fn updates(relay: &TestRelay) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
-    stream.write_all(b"GET /events HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    stream
+        .write_all(b"GET /events HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+        .await
+        .unwrap();
     let mut text = String::new();
     let mut buffer = [0; 16_384];
     while !text.contains("\r\n\r\n") {
@@ -116,6 +120,17 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
         let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
         assert!(ended.is_ok(), "it does not end");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_open_ends_when_it_is_no_longer_allowed() {
+    let relay = with_page().await;
+    let (mut stream, _) = updates(&relay).await;
+    relay.relay.reload(Config::default());
+    let mut rest = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
+    assert!(ended.is_ok(), "it does not end");
+    assert_eq!(get(&relay, "/events", &[]).await.status, 404);
 }
 
 #[tokio::test(flavor = "multi_thread")]

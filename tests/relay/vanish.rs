@@ -159,7 +159,7 @@ async fn many_events_vanish_a_part_at_a_time() {
     client.expect(json!(["OK", request["id"], true, ""])).await;
     assert_eq!(stored(&relay), model::ids([&request, &neighbour]));
     let mut largest = 0;
-    while let Ok(change) = changes.try_recv() {
+    while let Ok(Some(change)) = changes.try_recv() {
         largest = largest.max(change.steps.len());
     }
     assert!((100..=1_000).contains(&largest), "a commit of {largest} steps");

@@ -27,17 +27,21 @@ mod node;
 #[cfg(test)]
 mod tests;
 
+use super::charge::Charge;
 use crate::item::Item;
 use crate::reconcile::{Bound, Place, RangeSet, Sum};
 use leaf::Spot;
 use node::{Shape, Subtree, Work};
 use std::ops::Range;
+use std::sync::Arc;
 
 /// An ordered set of items. A clone is an O(1) snapshot.
 #[derive(Clone, Debug)]
 pub struct Tree {
     root: Subtree,
     shape: Shape,
+    // What the memory of it, and of all that became of it by changes, is counted as.
+    charge: Option<Arc<Charge>>,
 }
 
 impl Default for Tree {
@@ -53,7 +57,19 @@ impl Tree {
     }
 
     fn with_shape(shape: Shape) -> Self {
-        Self { root: Subtree::leaf(&[]), shape }
+        Self { root: Subtree::leaf(&[]), shape, charge: None }
+    }
+
+    /// Has its memory counted, for as long as this or a clone is held.
+    pub(super) fn charged(self, charge: Arc<Charge>) -> Self {
+        Self { charge: Some(charge), ..self }
+    }
+
+    /// Counts the memory of a tree that is kept no more.
+    pub(super) fn charge_all(&self) {
+        if let Some(charge) = &self.charge {
+            charge.add(self.memory_bytes());
+        }
     }
 
     /// A tree of `items`, which should ascend. Repeated items are taken once.

@@ -1,8 +1,8 @@
 //! The page's updates: server-sent events (the HTML standard, section 9.2), each with the parts
 //! that have changed.
 
-use super::render::{self, Part, Viewer};
-use super::view;
+use super::render::{self, Part};
+use super::{Visitor, view};
 use crate::relay::{Shared, stopped};
 use hyper::body::{Body, Bytes, Frame};
 use serde_json::{Map, Value};
@@ -41,7 +41,7 @@ impl Body for Updates {
 /// Keeps a page current for as long as it is there, at most until the relay stops.
 pub(super) fn subscribe(
     relay: Arc<Shared>,
-    viewer: Viewer,
+    visitor: Visitor,
     permit: OwnedSemaphorePermit,
 ) -> Updates {
     let (updates, body) = mpsc::channel(QUEUE);
@@ -49,7 +49,7 @@ pub(super) fn subscribe(
     tokio::spawn(async move {
         let _permit = permit;
         tokio::select! {
-            () = keep_current(&relay, viewer, &updates) => {}
+            () = keep_current(&relay, visitor, &updates) => {}
             () = updates.closed() => {}
             () = stopped(&mut stopping) => {}
         }
@@ -58,13 +58,16 @@ pub(super) fn subscribe(
 }
 
 /// Returns when the page takes no more, or there is nothing to send it.
-async fn keep_current(relay: &Arc<Shared>, viewer: Viewer, updates: &mpsc::Sender<Bytes>) {
+async fn keep_current(relay: &Arc<Shared>, visitor: Visitor, updates: &mpsc::Sender<Bytes>) {
     let mut sent: Arc<Vec<Part>> = Arc::default();
     let mut sent_at = Instant::now();
     let mut tick = tokio::time::interval(TICK);
     loop {
         tick.tick().await;
-        let Ok(now) = view(relay, viewer).await else { return };
+        if !relay.config().page.enabled {
+            return;
+        }
+        let Ok(now) = view(relay, visitor.viewer(relay)).await else { return };
         let mut parts: Vec<Part> =
             now.parts.iter().filter(|part| !sent.contains(part)).cloned().collect();
         if parts.is_empty() && sent_at.elapsed() < SIGN_OF_LIFE {

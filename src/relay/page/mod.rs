@@ -67,7 +67,7 @@ pub(super) async fn respond<B>(
     relay: &Arc<Shared>,
     from: IpAddr,
 ) -> Response<Body> {
-    let view = match view(relay, viewer(request, relay, from)).await {
+    let view = match view(relay, Visitor::of(request, from).viewer(relay)).await {
         Ok(view) => view,
         Err(error) => return failed(&error),
     };
@@ -89,7 +89,7 @@ pub(super) fn respond_updates<B>(
         let text = format!("{MOST_SUBSCRIBERS} pages are kept current already; reload this one.\n");
         return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
     };
-    let updates = subscribe(Arc::clone(relay), viewer(request, relay, from), permit);
+    let updates = subscribe(Arc::clone(relay), Visitor::of(request, from), permit);
     let mut response = private(StatusCode::OK, "text/event-stream", Body::Updates(updates));
     // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
     let name = HeaderName::from_static("x-accel-buffering");
@@ -97,14 +97,21 @@ pub(super) fn respond_updates<B>(
     response
 }
 
-/// Only a connection that comes from an operator's network is theirs: what came by way of a proxy
-/// came from somewhere else.
-fn viewer<B>(request: &Request<B>, relay: &Shared, from: IpAddr) -> Viewer {
-    let operators = &relay.config().page.operator;
-    if !http::is_forwarded(request) && operators.iter().any(|network| network.contains(from)) {
-        Viewer::Operator
-    } else {
-        Viewer::Anyone
+/// From where someone looks; `None` where only a proxy knows that.
+#[derive(Debug, Clone, Copy)]
+struct Visitor(Option<IpAddr>);
+
+impl Visitor {
+    fn of<B>(request: &Request<B>, from: IpAddr) -> Self {
+        Self((!http::is_forwarded(request)).then_some(from))
+    }
+
+    /// Whom the page is for, by the configuration that is in force.
+    fn viewer(self, relay: &Shared) -> Viewer {
+        let operators = &relay.config().page.operator;
+        let is_operator =
+            self.0.is_some_and(|from| operators.iter().any(|network| network.contains(from)));
+        if is_operator { Viewer::Operator } else { Viewer::Anyone }
     }
 }
 

@@ -5,10 +5,9 @@ use super::super::arrival::Asked;
 use super::super::message;
 use super::super::report::Progress;
 use super::{End, Session};
+use crate::index::{Subscriber, SubscriberError};
 use crate::store::{Change, Step};
 use std::sync::Arc;
-use tokio::sync::broadcast::Receiver;
-use tokio::sync::broadcast::error::RecvError;
 
 /// The subscription of events as they come.
 pub(super) const LIVE: &str = "live";
@@ -18,7 +17,7 @@ const MOST_WAITING_EVENTS: usize = 10_000;
 
 /// What goes on in our store meanwhile.
 pub(super) struct Live {
-    changes: Receiver<Arc<Change>>,
+    changes: Subscriber,
     // Whether commits were missed, so that only another pass tells what is to be sent.
     missed: bool,
     told: bool,
@@ -31,7 +30,7 @@ impl Live {
 }
 
 /// The next commit in our store, when anyone wants to know.
-pub(super) async fn next_change(live: &mut Option<Live>) -> Result<Arc<Change>, RecvError> {
+pub(super) async fn next_change(live: &mut Option<Live>) -> Result<Arc<Change>, SubscriberError> {
     match live {
         Some(live) => live.changes.recv().await,
         None => std::future::pending().await,
@@ -69,15 +68,17 @@ impl Session<'_> {
     /// Sends what was stored here, unless it came from the peer.
     pub(super) fn take_change(
         &mut self,
-        changed: Result<Arc<Change>, RecvError>,
+        changed: Result<Arc<Change>, SubscriberError>,
     ) -> Result<(), End> {
         let change = match changed {
             Ok(change) => change,
-            Err(RecvError::Lagged(_)) => {
+            Err(SubscriberError::Lagged) => {
                 self.miss_changes();
                 return Ok(());
             }
-            Err(RecvError::Closed) => return Err(End::Failed("the store is closed".to_owned())),
+            Err(SubscriberError::Closed) => {
+                return Err(End::Failed("the store is closed".to_owned()));
+            }
         };
         for step in &change.steps {
             let (Step::Added(event) | Step::Passed(event)) = step else { continue };

@@ -1,0 +1,161 @@
+//! NIP-42 seen in passing: which key a client has shown to the relay that it holds.
+//!
+//! A relay that answers AUTH with OK says so itself. The two that are known say nothing to a client
+//! that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
+//! believes the first one of a connection, nostr-relay (Python) the last.
+
+use crate::store::{Event, RelayKind, unix_now};
+use hyper::Uri;
+use serde_json::Value;
+use serde_json::value::RawValue;
+
+/// NIP-42: the kind of an AUTH event.
+const AUTH: u16 = 22_242;
+/// NIP-42: how far its time may be from now, in seconds.
+const AUTH_SPAN_S: u64 = 600;
+
+/// What one connection has shown.
+#[derive(Debug, Default)]
+pub(super) struct Auth {
+    challenge: Option<String>,
+    // Of the AUTH event that was last sent.
+    sent: Option<([u8; 32], [u8; 32])>,
+    key: Option<[u8; 32]>,
+}
+
+impl Auth {
+    /// The key that the client holds.
+    #[cfg(test)]
+    pub(super) fn key(&self) -> Option<[u8; 32]> {
+        self.key
+    }
+
+    /// The relay has said something that begins with `["AUTH"` or `["OK"`.
+    pub(super) fn hear_relay(&mut self, text: &str) {
+        let Ok(Value::Array(elements)) = serde_json::from_str(text) else { return };
+        match elements.as_slice() {
+            [Value::String(verb), Value::String(challenge)] if verb == "AUTH" => {
+                self.challenge = Some(challenge.clone());
+            }
+            [Value::String(verb), Value::String(id), Value::Bool(accepted), ..] if verb == "OK" => {
+                let (Some((sent, key)), Ok(id)) =
+                    (self.sent, faster_hex::hex_decode_array(id.as_bytes()))
+                else {
+                    return;
+                };
+                if sent == id {
+                    self.key = accepted.then_some(key);
+                    self.sent = None;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The client has sent AUTH. `relay_url` is how the relay is known to its clients.
+    pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str) {
+        let Ok([_, event]) = serde_json::from_str::<[&RawValue; 2]>(text) else { return };
+        let Ok(event) = Event::parse(event.get()) else { return };
+        let Ok(event) = event.verify() else { return };
+        let now = unix_now();
+        let tags = tags(event.json());
+        let has = |name: &str, is_right: &dyn Fn(&str) -> bool| {
+            tags.iter()
+                .any(|tag| matches!(tag.as_slice(), [n, value, ..] if n == name && is_right(value)))
+        };
+        let is_ours = event.kind() == AUTH
+            && event.item().created_at.abs_diff(now) < AUTH_SPAN_S
+            && has("challenge", &|value| Some(value) == self.challenge.as_deref());
+        if !is_ours {
+            return;
+        }
+        self.sent = Some((event.item().id, *event.pubkey()));
+        let is_believed = host(relay_url).is_some()
+            && has("relay", &|value| host(value) == host(relay_url))
+            && (kind == RelayKind::NostrRelayPy || self.key.is_none());
+        if is_believed {
+            self.key = Some(*event.pubkey());
+        }
+    }
+}
+
+fn host(url: &str) -> Option<String> {
+    let uri: Uri = url.trim().parse().ok()?;
+    uri.host().map(str::to_ascii_lowercase)
+}
+
+fn tags(json: &str) -> Vec<Vec<String>> {
+    #[derive(serde::Deserialize)]
+    struct Tags {
+        tags: Vec<Vec<String>>,
+    }
+    serde_json::from_str::<Tags>(json).map_or(Vec::new(), |event| event.tags)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl, SecretKey};
+
+    const RELAY: &str = "wss://relay.example/";
+
+    fn keys(number: u8) -> Keys {
+        Keys::new(SecretKey::from_slice(&[number; 32]).unwrap())
+    }
+
+    fn auth(keys: &Keys, challenge: &str, relay: &str) -> (String, String) {
+        let relay = RelayUrl::parse(relay).unwrap();
+        let event = EventBuilder::auth(challenge, relay).sign_with_keys(keys).unwrap();
+        (format!(r#"["AUTH",{}]"#, event.as_json()), event.id.to_hex())
+    }
+
+    #[test]
+    fn a_relay_that_says_nothing_believes_what_it_would_believe() {
+        let (one, other) = (keys(1), keys(2));
+        for kind in [RelayKind::NostrRsRelay, RelayKind::NostrRelayPy] {
+            let mut seen = Auth::default();
+            let mut hear = |text: &str, relay_url: &str| {
+                seen.hear_client(text, kind, relay_url);
+                seen.key()
+            };
+            let (text, _) = auth(&one, "c", RELAY);
+            assert_eq!(hear(&text, RELAY), None, "nobody asked");
+            seen.hear_relay(r#"["AUTH","c"]"#);
+            let mut hear = |text: &str, relay_url: &str| {
+                seen.hear_client(text, kind, relay_url);
+                seen.key()
+            };
+            for wrong in [
+                auth(&one, "d", RELAY).0,
+                auth(&one, "c", "wss://elsewhere.example").0,
+                text.replace("\"sig\":\"", "\"sig\":\"00"),
+                r#"["AUTH"]"#.to_owned(),
+                "[".to_owned(),
+            ] {
+                assert_eq!(hear(&wrong, RELAY), None, "{wrong}");
+            }
+            assert_eq!(hear(&text, ""), None, "nobody knows what the relay is called");
+            assert_eq!(hear(&text, RELAY), Some(one.public_key().to_bytes()));
+            let believed = if kind == RelayKind::NostrRsRelay { &one } else { &other };
+            let key = hear(&auth(&other, "c", RELAY).0, RELAY);
+            assert_eq!(key, Some(believed.public_key().to_bytes()), "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn a_relay_that_answers_decides() {
+        let one = keys(1);
+        let mut seen = Auth::default();
+        seen.hear_relay(r#"["AUTH","c"]"#);
+        let (text, id) = auth(&one, "c", RELAY);
+        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
+        assert_eq!(seen.key(), None);
+        seen.hear_relay(&format!(r#"["OK","{}",true,""]"#, "00".repeat(32)));
+        assert_eq!(seen.key(), None);
+        seen.hear_relay(&format!(r#"["OK","{id}",true,""]"#));
+        assert_eq!(seen.key(), Some(one.public_key().to_bytes()));
+        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
+        seen.hear_relay(&format!(r#"["OK","{id}",false,"restricted: no"]"#));
+        assert_eq!(seen.key(), None);
+    }
+}

@@ -1,0 +1,136 @@
+//! HTTP on the relay's behalf: a request goes on to the relay as it came, with the client's
+//! address in the header that the relay trusts, and its answer comes back as it is. Only the NIP-11
+//! document gains a number, and a WebSocket is listened to from there on.
+
+use super::{Shared, tunnel};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue,
+    SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
+};
+use hyper::{Request, Response, StatusCode, Uri};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How long the relay may take to be connected to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The longest NIP-11 document that is read; a longer one passes unread.
+const DOCUMENT_BYTES: usize = 1 << 20;
+/// NIP-77.
+const NEGENTROPY: u64 = 77;
+
+const NOSTR_JSON: &str = "application/nostr+json";
+
+/// The body of every response.
+pub(super) type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+
+/// Host and port of a `ws://` URL that has nothing else.
+pub(super) fn authority(url: &str) -> Option<String> {
+    let uri: Uri = url.trim().parse().ok()?;
+    let is_plain = uri.scheme_str() == Some("ws") && uri.path_and_query().is_none_or(|p| p == "/");
+    let authority =
+        uri.authority().filter(|authority| is_plain && !authority.as_str().contains('@'))?;
+    Some(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+}
+
+/// Answers a request with what the relay answers.
+pub(super) async fn respond(
+    mut request: Request<Incoming>,
+    from: IpAddr,
+    shared: Arc<Shared>,
+) -> Response<Body> {
+    let is_upgrade = request.headers().contains_key(UPGRADE);
+    let wants_document = wants_document(request.headers());
+    let headers = request.headers_mut();
+    // Compressed messages could not be told apart.
+    headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    if wants_document {
+        headers.remove(ACCEPT_ENCODING);
+    }
+    // What the client says about its address counts for nothing.
+    if let Ok(address) = HeaderValue::from_str(&from.to_string()) {
+        headers.insert(shared.forward_header.clone(), address);
+    }
+    let client = is_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let mut response = match forward(request, &shared.relay).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::warn!(relay = %shared.relay, %error, "the relay does not answer");
+            return refuse("The relay behind this address does not answer.\n");
+        }
+    };
+    if let Some(client) = client.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+        let relay = hyper::upgrade::on(&mut response);
+        response.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
+        tokio::spawn(async move {
+            match tokio::try_join!(client, relay) {
+                Ok((client, relay)) => tunnel::run(client, relay, shared).await,
+                Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
+            }
+        });
+    } else if wants_document && response.status() == StatusCode::OK {
+        return with_negentropy(response).await;
+    }
+    response.map(|body| body.map_err(Into::into).boxed())
+}
+
+async fn forward(
+    request: Request<Incoming>,
+    relay: &str,
+) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(relay)).await??;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection to the relay ended");
+        }
+    });
+    Ok(sender.send_request(request).await?)
+}
+
+fn wants_document(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)))
+}
+
+/// NIP-11: the relay's own document, with NIP-77 among those that are supported.
+async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let Ok(body) = Limited::new(body, DOCUMENT_BYTES).collect().await else {
+        return refuse("The relay's description of itself could not be read.\n");
+    };
+    let body = body.to_bytes();
+    let body = match serde_json::from_slice::<Value>(&body) {
+        Ok(Value::Object(mut document)) => {
+            let nips = document.entry("supported_nips").or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(nips) = nips
+                && !nips.contains(&Value::from(NEGENTROPY))
+            {
+                nips.push(Value::from(NEGENTROPY));
+            }
+            Bytes::from(Value::Object(document).to_string())
+        }
+        _ => body,
+    };
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(head, whole(body))
+}
+
+fn refuse(text: &'static str) -> Response<Body> {
+    let mut response = Response::new(whole(Bytes::from_static(text.as_bytes())));
+    *response.status_mut() = StatusCode::BAD_GATEWAY;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
+}

@@ -1,0 +1,48 @@
+//! Which relay `negsync attach` stands before.
+
+use crate::store::RelayKind;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::path::PathBuf;
+
+/// `[attach]`
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct AttachConfig {
+    /// The relay's program; none for none.
+    #[serde(deserialize_with = "kind", serialize_with = "kind_name")]
+    pub kind: Option<RelayKind>,
+    /// Its SQLite file.
+    pub path: PathBuf,
+    /// Its address, `ws://HOST:PORT`.
+    pub url: String,
+    /// The header in which the relay is told the client's address.
+    pub forward_header: String,
+    /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
+    /// that does not answer AUTH.
+    pub relay_url: String,
+}
+
+impl Default for AttachConfig {
+    fn default() -> Self {
+        Self {
+            kind: None,
+            path: PathBuf::new(),
+            url: "ws://127.0.0.1:8080".into(),
+            forward_header: "X-Forwarded-For".into(),
+            relay_url: String::new(),
+        }
+    }
+}
+
+fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>, D::Error> {
+    let name = String::deserialize(deserializer)?;
+    if name.is_empty() {
+        return Ok(None);
+    }
+    let unknown = || D::Error::custom("must be \"nostr-rs-relay\", \"nostr-relay-py\" or empty");
+    RelayKind::named(&name).map(Some).ok_or_else(unknown)
+}
+
+fn kind_name<S: Serializer>(kind: &Option<RelayKind>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(kind.map_or("", RelayKind::name))
+}

@@ -1,0 +1,51 @@
+//! The memory of sets that are not kept, or not any more, for as long as somebody answers from
+//! them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// What all of them take together, in bytes.
+#[derive(Debug, Default)]
+pub(super) struct Charged {
+    bytes: AtomicUsize,
+}
+
+/// A set's part of it. Whoever holds the set holds this; with the last of them it is given back.
+#[derive(Debug)]
+pub(super) struct Charge {
+    charged: Arc<Charged>,
+    bytes: AtomicUsize,
+}
+
+impl Charged {
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    /// The charge of a set that is kept: nothing, until it is kept no more.
+    pub(super) fn nothing(self: &Arc<Self>) -> Arc<Charge> {
+        Arc::new(Charge { charged: Arc::clone(self), bytes: AtomicUsize::new(0) })
+    }
+
+    /// The charge of a set that is not kept.
+    pub(super) fn of(self: &Arc<Self>, bytes: usize) -> Arc<Charge> {
+        let charge = self.nothing();
+        charge.add(bytes);
+        charge
+    }
+}
+
+impl Charge {
+    /// The set takes so many bytes from now on.
+    pub(super) fn add(&self, bytes: usize) {
+        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.charged.bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Charge {
+    fn drop(&mut self) {
+        let bytes = self.bytes.load(Ordering::Relaxed);
+        self.charged.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}

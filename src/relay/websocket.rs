@@ -1,0 +1,96 @@
+//! The way from an HTTP request to a WebSocket (RFC 6455, section 4.2), and how sockets are set.
+//! It knows nothing of Nostr: `examples/echo.rs` puts the Autobahn cases to it.
+
+use hyper::header::{
+    CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
+    SEC_WEBSOCKET_VERSION, UPGRADE,
+};
+use hyper::upgrade::Upgraded;
+use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
+
+/// A connection's buffer for reading. It is allocated at once, so that it counts a thousandfold.
+const READ_BUFFER_BYTES: usize = 16 << 10;
+/// What is gathered for one write to the socket.
+const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// The version of the WebSocket protocol.
+const VERSION: &str = "13";
+
+/// The WebSocket of one client.
+pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
+
+/// Why a request does not become a WebSocket.
+pub(super) enum Refused {
+    /// It is no handshake.
+    NoHandshake,
+    /// It is one of another version than 13.
+    Version,
+}
+
+/// Whether the request is for a WebSocket at all.
+pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
+    has_token(request, UPGRADE, "websocket")
+}
+
+/// The `Sec-WebSocket-Accept` that answers the request.
+pub(super) fn accept<B>(request: &Request<B>) -> Result<HeaderValue, Refused> {
+    let is_handshake = request.method() == Method::GET
+        && request.version() == Version::HTTP_11
+        && has_token(request, CONNECTION, "upgrade");
+    let key = request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake);
+    let key = key.ok_or(Refused::NoHandshake)?;
+    if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
+        return Err(Refused::Version);
+    }
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Refused::NoHandshake)
+}
+
+/// The answer that ends HTTP on the connection.
+pub(super) fn switch<B: Default>(accept: HeaderValue) -> Response<B> {
+    let mut response = Response::new(B::default());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    headers.insert(SEC_WEBSOCKET_ACCEPT, accept);
+    response
+}
+
+/// Says in a refusal which version would do.
+pub(super) fn with_version<B>(mut response: Response<B>) -> Response<B> {
+    response.headers_mut().insert(SEC_WEBSOCKET_VERSION, HeaderValue::from_static(VERSION));
+    response
+}
+
+/// The socket of a connection that has been upgraded; messages have at most `message_bytes`.
+pub(super) async fn socket(upgraded: Upgraded, message_bytes: usize) -> Socket {
+    let config = WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES)
+        .max_message_size(Some(message_bytes))
+        .max_frame_size(Some(message_bytes));
+    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+}
+
+/// The code to close with after such an error; none where nothing can be sent any more.
+pub(super) fn close_code(error: &Error) -> Option<CloseCode> {
+    match error {
+        Error::Capacity(_) => Some(CloseCode::Size),
+        Error::Utf8(_) => Some(CloseCode::Invalid),
+        Error::Protocol(_) => Some(CloseCode::Protocol),
+        _ => None,
+    }
+}
+
+/// Whether one of a header's values, separated by commas, is `token`, in either case.
+fn has_token<B>(request: &Request<B>, header: HeaderName, token: &str) -> bool {
+    let values = request.headers().get_all(header);
+    let mut tokens =
+        values.iter().filter_map(|value| value.to_str().ok()).flat_map(|v| v.split(','));
+    tokens.any(|value| value.trim().eq_ignore_ascii_case(token))
+}

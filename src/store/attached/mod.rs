@@ -1,0 +1,246 @@
+//! The database of another relay, read beside its running writer: what a relay that people
+//! already run has stored, as a source of events. Nothing is ever written to it.
+//!
+//! `schema` has what the two known relays differ in, `follow` keeps up with what they write.
+
+mod follow;
+mod nostr_relay_py;
+mod nostr_rs_relay;
+mod schema;
+
+use super::filter::Filter;
+use super::readers::Pool;
+use super::rules::Change;
+use super::source::EventSource;
+use super::{StoreError, unix_now};
+use crate::item::Item;
+use follow::Follower;
+use rusqlite::{Connection, OpenFlags};
+use schema::{Schema, Wanted};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// How often the database is looked at when nobody asks for a set.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long SQLite waits for a lock that the relay holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+const CACHE_KIB: u32 = 2_048;
+const STATEMENTS_CACHED: usize = 64;
+
+/// The relays whose databases are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayKind {
+    /// nostr-rs-relay, with SQLite.
+    NostrRsRelay,
+    /// nostr-relay, the one in Python, with SQLite.
+    NostrRelayPy,
+}
+
+impl RelayKind {
+    /// The kind by its name in `relay.toml`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Its name in `relay.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NostrRsRelay => "nostr-rs-relay",
+            Self::NostrRelayPy => "nostr-relay-py",
+        }
+    }
+
+    fn schema(self) -> &'static Schema {
+        match self {
+            Self::NostrRsRelay => &nostr_rs_relay::SCHEMA,
+            Self::NostrRelayPy => &nostr_relay_py::SCHEMA,
+        }
+    }
+}
+
+/// Who hears of what the relay writes: the set of all its visible events, and each change to it.
+pub trait Listener: Send + Sync {
+    /// These are all of them now, in no order: whatever was said before is void.
+    fn begun(&self, items: Vec<Item>);
+    /// The set has changed.
+    fn changed(&self, change: Arc<Change>);
+    /// Whether an item is in the set.
+    fn holds(&self, item: &Item) -> bool;
+    /// Calls `visit` with the items of the seconds from the first to the second, both included,
+    /// in order.
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item));
+}
+
+/// Another relay's database. Clones share it; the last one ends the following.
+#[derive(Clone)]
+pub struct Attached {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    schema: &'static Schema,
+    path: PathBuf,
+    readers: usize,
+    listener: Box<dyn Listener>,
+    follower: Mutex<Option<Follower>>,
+    // Of the file as it is followed now: another file is another pool.
+    pool: Mutex<Arc<Pool>>,
+}
+
+impl Attached {
+    /// Opens the database in `path` with at most `readers` connections, reads the whole set and
+    /// begins to follow what is written to it; `listener` hears of both.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a database of a known version of the relay.
+    pub fn open(
+        kind: RelayKind,
+        path: &Path,
+        readers: usize,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StoreError> {
+        let schema = kind.schema();
+        let pool = Mutex::new(Arc::new(pool(path, readers)));
+        let follower = Mutex::new(None);
+        let path = path.to_owned();
+        let inner = Arc::new(Inner { schema, path, readers, listener, follower, pool });
+        inner.begin(&mut inner.lock())?;
+        let watched = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("attached".into())
+            .spawn(move || watch(&watched))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { inner })
+    }
+}
+
+impl Inner {
+    /// Reads everything anew.
+    fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
+        let fresh = Arc::new(pool(&self.path, self.readers));
+        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+        let (begun, items) = Follower::begin(self.schema, &self.path)?;
+        self.listener.begun(items);
+        *follower = Some(begun);
+        Ok(())
+    }
+
+    /// Makes known what was written since the last look. After an error everything is read anew:
+    /// nothing is answered until that succeeds.
+    fn catch_up(&self) -> Result<(), StoreError> {
+        let mut follower = self.lock();
+        if let Some(following) = follower.as_mut() {
+            match following.catch_up(self.listener.as_ref(), unix_now()) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "reading everything anew");
+                    *follower = None;
+                }
+            }
+        }
+        self.begin(&mut follower)
+    }
+
+    fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Follower>> {
+        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks again and again, until nobody has the database open any more.
+fn watch(watched: &Weak<Inner>) {
+    let mut failing = false;
+    while let Some(inner) = watched.upgrade() {
+        match inner.catch_up() {
+            Ok(()) if failing => {
+                tracing::info!(path = %inner.path.display(), "the database can be read again");
+                failing = false;
+            }
+            Err(error) if !failing => {
+                tracing::error!(%error, "sets cannot be answered until the database can be read");
+                failing = true;
+            }
+            _ => {}
+        }
+        drop(inner);
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+impl EventSource for Attached {
+    fn catch_up(&self) -> Result<(), StoreError> {
+        self.inner.catch_up()
+    }
+
+    fn items(
+        &self,
+        filters: &[Filter],
+        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let now = unix_now();
+        self.inner.pool().with(|connection| {
+            let mut flow = ControlFlow::Continue(());
+            for (place, filter) in filters.iter().enumerate() {
+                self.inner.schema.items(connection, filter, now, &mut |item| {
+                    flow = visit(place, item);
+                    flow
+                })?;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        // Two halves would be of two moments, and what the relay writes between them is not told
+        // commit by commit.
+        Ok(None)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let (schema, now) = (self.inner.schema, unix_now());
+        self.inner.pool().with(|connection| {
+            let mut found = Vec::new();
+            schema.rows(connection, &Wanted::Ids(ids), &mut |row| {
+                if row.is_visible(now) {
+                    found.push(row);
+                }
+            })?;
+            for row in found {
+                if let Some(json) = schema.json(connection, row.row)? {
+                    visit(&row.item, &json);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+fn pool(path: &Path, readers: usize) -> Pool {
+    let path = path.to_owned();
+    Pool::new(Box::new(move || open(&path)), readers, Arc::default())
+}
+
+/// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection
+        .execute_batch(&format!("PRAGMA query_only = TRUE; PRAGMA cache_size = -{CACHE_KIB};"))
+        .map_err(failed)?;
+    Ok(connection)
+}

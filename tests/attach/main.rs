@@ -1,0 +1,10 @@
+//! negsync beside another relay: its database as a source of events, and everything else passed
+//! through.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod database;
+mod following;
+mod passing;
+mod real;
