@@ -228,11 +228,12 @@ impl Catalog {
 
     /// What it holds now.
     pub fn statistics(&self) -> Statistics {
-        let mut statistics = Statistics { is_loaded: true, ..Statistics::default() };
-        for (filter, entry) in &self.lock().sets {
-            let is_resident = self.resident.contains(filter);
+        let state = self.lock();
+        let is_loaded = self.resident.iter().all(|content| state.tree(content).is_some());
+        let mut statistics = Statistics { is_loaded, ..Statistics::default() };
+        for (filter, entry) in &state.sets {
             match entry {
-                Entry::Kept { tree, .. } if is_resident => {
+                Entry::Kept { tree, .. } if self.resident.contains(filter) => {
                     statistics.items += tree.len();
                     statistics.bytes += tree.memory_bytes();
                 }
@@ -240,7 +241,7 @@ impl Catalog {
                     statistics.kept_sets += 1;
                     statistics.kept_bytes += tree.memory_bytes();
                 }
-                Entry::Building(_) => statistics.is_loaded &= !is_resident,
+                Entry::Building(_) => {}
             }
         }
         statistics

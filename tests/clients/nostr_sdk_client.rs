@@ -81,7 +81,7 @@ pub fn halves(events: &[Value], seed: u64) -> (Vec<Value>, [Vec<Value>; 2]) {
 async fn down_up_and_both_end_as_they_should() {
     for corpus in corpora(80, 400) {
         let seed = 81;
-        let (all, [ours, theirs]) = halves(&corpus.events, seed);
+        let (all, [ours, theirs]) = halves(&model::public(&corpus.events), seed);
         let context = format!("{}, seed {seed}", corpus.name);
         let (all_ids, our_ids, their_ids) =
             (model::ids(&all), model::ids(&ours), model::ids(&theirs));
@@ -117,7 +117,7 @@ async fn after_an_import_a_client_with_half_of_the_events_reaches_equality_both_
     for corpus in corpora(90, 400) {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("events.sqlite");
-        let imported = holdable(&corpus.events);
+        let imported = model::public(&holdable(&corpus.events));
         let text: String = imported.iter().map(|event| format!("{event}\n")).collect();
         let ended = negsync(&["import", "--store", store.to_str().unwrap()], &text);
         assert!(ended.status.success(), "{ended:?}");

@@ -181,7 +181,7 @@ async fn a_session_does_not_see_what_is_published_after_it_was_opened() {
             TestRelay::start_with(|config| config.negentropy.frame_limit_bytes = 4_096).await;
         let mut client = relay.client().await;
         client.publish_all(&corpus.events).await;
-        let before = model::kept(&corpus.events, events::unix_now());
+        let before = model::public(&model::kept(&corpus.events, events::unix_now()));
         // A kept set and one that is built for the session.
         let times = json!({ "since": 1 });
         let mut early = Vec::new();
@@ -207,7 +207,7 @@ async fn a_session_does_not_see_what_is_published_after_it_was_opened() {
             assert_eq!(found, expected, "{}", corpus.name);
         }
         let all: Vec<Value> = [&corpus.events[..], &new, &gone].concat();
-        let after = model::ids(&model::kept(&all, events::unix_now()));
+        let after = model::ids(&model::public(&model::kept(&all, events::unix_now())));
         for filter in [json!({}), json!({ "since": 1 }), json!([{}, {}])] {
             assert_eq!(neg_ids(&mut client, &filter).await, after, "{}: {filter}", corpus.name);
         }

@@ -26,7 +26,7 @@ async fn have_and_need_are_the_true_difference() {
     for corpus in corpora(50, 700) {
         let mut relay = TestRelay::start().await;
         relay.client().await.publish_all(&corpus.events).await;
-        let stored = model::kept(&corpus.events, events::unix_now());
+        let stored = model::public(&model::kept(&corpus.events, events::unix_now()));
         // Regular events of the same authors and times, which the relay never gets.
         let strangers: Vec<Value> = (0..300)
             .map(|number| {

@@ -64,6 +64,11 @@ pub fn visible(events: &[Value], private_kinds: &[u16], keys: &[String]) -> Vec<
     events.iter().filter(sees).cloned().collect()
 }
 
+/// The events that anybody may see of a relay as it is configured where nothing else is said.
+pub fn public(events: &[Value]) -> Vec<Value> {
+    visible(events, &negsync::config::AuthConfig::default().private_kinds, &[])
+}
+
 /// The ids of events.
 pub fn ids<'events>(events: impl IntoIterator<Item = &'events Value>) -> BTreeSet<String> {
     events.into_iter().map(|event| id_of(event).to_owned()).collect()
