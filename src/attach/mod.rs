@@ -9,7 +9,7 @@ mod tunnel;
 
 use crate::config::Config;
 use crate::index::Sets;
-use crate::store::{RelayKind, StoreError};
+use crate::store::{PrivateKinds, RelayKind, StoreError};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -70,7 +70,8 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
         return Err(AttachError::NotConfigured);
     }
     let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
-    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20)?)
+    let private = PrivateKinds::new(config.auth.private_kinds.iter().copied());
+    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private)?)
 }
 
 /// A running plugin.

@@ -133,7 +133,8 @@ impl Index {
 }
 
 impl Sets {
-    /// The sets over another relay's database (see [`Attached::open`]), all of it read.
+    /// The sets over another relay's database (see [`Attached::open`]), all of it read, without
+    /// events of `private` kinds.
     ///
     /// # Errors
     /// When the file cannot be read or is not a database of a known version of the relay.
@@ -142,12 +143,13 @@ impl Sets {
         path: &Path,
         readers: usize,
         memory_bytes: usize,
+        private: PrivateKinds,
     ) -> Result<Self, StoreError> {
         // The source itself leaves out what is not for everybody.
         let catalog = Arc::new(Catalog::new(memory_bytes, &PrivateKinds::default()));
         let changes = Changes::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
-        let source = Arc::new(Attached::open(kind, path, readers, Box::new(heard))?);
+        let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
         Ok(Self { source, catalog, changes })
     }
 

@@ -3,9 +3,10 @@
 use crate::database::{Database, KINDS};
 use crate::support::events::{Author, EPOCH, SPAN_S, generate, unix_now};
 use crate::support::model;
+use negsync::config::AuthConfig;
 use negsync::index::Sets;
 use negsync::reconcile::RangeSet;
-use negsync::store::{Filter, RelayKind};
+use negsync::store::{Filter, PrivateKinds, RelayKind};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -17,8 +18,13 @@ const MEMORY_BYTES: usize = 64 << 20;
 /// How long something may take that is not exact at once.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+/// Those that are private where nothing else is configured.
+fn private() -> PrivateKinds {
+    PrivateKinds::new(AuthConfig::default().private_kinds)
+}
+
 fn attach(database: &Database) -> Sets {
-    Sets::attach(database.kind, &database.path, READERS, MEMORY_BYTES).unwrap()
+    Sets::attach(database.kind, &database.path, READERS, MEMORY_BYTES, private()).unwrap()
 }
 
 fn ids(sets: &Sets, filters: &[Value]) -> BTreeSet<String> {
@@ -177,6 +183,31 @@ fn events_are_given_as_the_relay_has_them() {
     }
 }
 
+/// `auth.private_kinds` says what is not for everybody, before another relay too.
+#[test]
+fn only_kinds_that_are_configured_as_private_are_left_out() {
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::new(kind, &folder.path().join("relay.db"));
+        let author = Author::new(1);
+        let events = [4, 7, 1_059].map(|kind| author.event(kind, EPOCH, json!([]), "for some"));
+        let sets = |private: &[u16]| {
+            let private = PrivateKinds::new(private.iter().copied());
+            Sets::attach(kind, &database.path, READERS, MEMORY_BYTES, private).unwrap()
+        };
+        let (none, seven) = (sets(&[]), sets(&[7]));
+        events.iter().for_each(|event| database.publish(event));
+        for (sets, expected) in [
+            (&none, model::ids(&events)),
+            (&seven, model::ids([&events[0], &events[2]])),
+            (&attach(&database), model::ids([&events[1]])),
+        ] {
+            assert_eq!(ids(sets, &[json!({})]), expected, "{kind:?}");
+            assert_eq!(ids(sets, &[json!({ "kinds": [4, 7, 1_059] })]), expected, "{kind:?}");
+        }
+    }
+}
+
 /// A flag that somebody sets by hand changes no number of rows: it is found by comparing.
 #[test]
 fn what_is_hidden_by_hand_is_noticed() {
@@ -199,7 +230,8 @@ fn what_is_hidden_by_hand_is_noticed() {
 fn another_database_is_refused_with_its_name_and_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |kind, path: &std::path::Path| {
-        let error = Sets::attach(kind, path, READERS, MEMORY_BYTES).err().unwrap().to_string();
+        let error =
+            Sets::attach(kind, path, READERS, MEMORY_BYTES, private()).err().unwrap().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         error
     };
@@ -253,7 +285,7 @@ fn another_file_in_its_place_is_another_set() {
             })
             .collect();
         std::fs::rename(&kept[0].path, &path).unwrap();
-        let sets = Sets::attach(kind, &path, READERS, MEMORY_BYTES).unwrap();
+        let sets = Sets::attach(kind, &path, READERS, MEMORY_BYTES, private()).unwrap();
         let asked = filters(&Author::new(1));
         assert_exact(&sets, &kept[0], &asked, "the first");
         for (place, database) in [(1, &kept[1]), (2, &kept[2])] {

@@ -45,7 +45,7 @@ pub(super) struct Follower {
 
 /// What is known of the database as of the last look.
 struct Known {
-    schema: &'static Schema,
+    schema: Arc<Schema>,
     path: PathBuf,
     data_version: i64,
     schema_version: i64,
@@ -102,7 +102,7 @@ fn entry(hash: u32, item: &Item) -> u64 {
 impl Follower {
     /// Reads everything; returns the items that are visible.
     pub(super) fn begin(
-        schema: &'static Schema,
+        schema: &Arc<Schema>,
         path: &Path,
     ) -> Result<(Self, Vec<Item>), StoreError> {
         let began = Instant::now();
@@ -141,7 +141,7 @@ impl Follower {
         let items = i64::try_from(scanned.items.len()).unwrap_or(i64::MAX);
         let cost = began.elapsed();
         let known = Known {
-            schema,
+            schema: Arc::clone(schema),
             path: path.to_owned(),
             data_version,
             schema_version,
@@ -188,7 +188,7 @@ impl Known {
         let data_version = pragma(moment, "data_version")?;
         let schema_version = pragma(moment, "schema_version")?;
         if schema_version != self.schema_version {
-            check(self.schema, moment, &self.path)?;
+            check(&self.schema, moment, &self.path)?;
             self.schema_version = schema_version;
         }
         let mut touched = Touched::default();
@@ -262,7 +262,7 @@ impl Known {
         for (row, addresses) in rows {
             self.take(moment, listener, now, &row, &addresses, touched)?;
         }
-        self.recent = newest_rows(self.schema, moment, last)?;
+        self.recent = newest_rows(&self.schema, moment, last)?;
         Ok(new_rows)
     }
 

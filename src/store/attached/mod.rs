@@ -12,6 +12,7 @@ use super::filter::Filter;
 use super::readers::Pool;
 use super::rules::Change;
 use super::source::EventSource;
+use super::viewer::PrivateKinds;
 use super::{StoreError, unix_now};
 use crate::item::Item;
 use follow::Follower;
@@ -52,10 +53,10 @@ impl RelayKind {
         }
     }
 
-    fn schema(self) -> &'static Schema {
+    fn schema(self, private: PrivateKinds) -> Schema {
         match self {
-            Self::NostrRsRelay => &nostr_rs_relay::SCHEMA,
-            Self::NostrRelayPy => &nostr_relay_py::SCHEMA,
+            Self::NostrRsRelay => nostr_rs_relay::schema(private),
+            Self::NostrRelayPy => nostr_relay_py::schema(private),
         }
     }
 }
@@ -80,7 +81,7 @@ pub struct Attached {
 }
 
 struct Inner {
-    schema: &'static Schema,
+    schema: Arc<Schema>,
     path: PathBuf,
     readers: usize,
     listener: Box<dyn Listener>,
@@ -91,7 +92,8 @@ struct Inner {
 
 impl Attached {
     /// Opens the database in `path` with at most `readers` connections, reads the whole set and
-    /// begins to follow what is written to it; `listener` hears of both.
+    /// begins to follow what is written to it; `listener` hears of both. Events of `private` kinds
+    /// are left out.
     ///
     /// # Errors
     /// When the file cannot be read or is not a database of a known version of the relay.
@@ -99,9 +101,10 @@ impl Attached {
         kind: RelayKind,
         path: &Path,
         readers: usize,
+        private: PrivateKinds,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        let schema = kind.schema();
+        let schema = Arc::new(kind.schema(private));
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();
@@ -121,7 +124,7 @@ impl Inner {
     fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
         let fresh = Arc::new(pool(&self.path, self.readers));
         *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        let (begun, items) = Follower::begin(self.schema, &self.path)?;
+        let (begun, items) = Follower::begin(&self.schema, &self.path)?;
         self.listener.begun(items);
         *follower = Some(begun);
         Ok(())
@@ -209,7 +212,7 @@ impl EventSource for Attached {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let (schema, now) = (self.inner.schema, unix_now());
+        let (schema, now) = (&self.inner.schema, unix_now());
         self.inner.pool().with(|connection| {
             let mut found = Vec::new();
             schema.rows(connection, &Wanted::Ids(ids), &mut |row| {

@@ -4,6 +4,7 @@
 //! ephemeral or has expired; until then it keeps and shows both.
 
 use super::schema::Schema;
+use crate::store::viewer::PrivateKinds;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -13,22 +14,25 @@ const VERSION: &str = "63a13fc870a3";
 /// The columns of the table of events, in order.
 const COLUMNS: &str = "id created_at kind pubkey tags sig content";
 
-pub(super) static SCHEMA: Schema = Schema {
-    check,
-    table: "events",
-    row: "rowid",
-    id: "id",
-    author: "pubkey",
-    shown: "TRUE",
-    expires_at: "(SELECT value FROM tags WHERE tags.id = events.id AND name = 'expiration')",
-    tags: "tags",
-    tagged: "id IN (SELECT id FROM tags WHERE name = ? AND value IN",
-    tags_named: "SELECT events.rowid, tags.value FROM tags JOIN events ON events.id = tags.id
-        WHERE tags.name = ?",
-    event: "id, created_at, kind, pubkey, tags, sig, content",
-    read_json,
-    removes_deleted: true,
-};
+pub(super) fn schema(private: PrivateKinds) -> Schema {
+    Schema {
+        check,
+        table: "events",
+        row: "rowid",
+        id: "id",
+        author: "pubkey",
+        shown: "TRUE",
+        expires_at: "(SELECT value FROM tags WHERE tags.id = events.id AND name = 'expiration')",
+        tags: "tags",
+        tagged: "id IN (SELECT id FROM tags WHERE name = ? AND value IN",
+        tags_named: "SELECT events.rowid, tags.value FROM tags JOIN events ON events.id = tags.id
+            WHERE tags.name = ?",
+        event: "id, created_at, kind, pubkey, tags, sig, content",
+        read_json,
+        removes_deleted: true,
+        private,
+    }
+}
 
 fn check(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     let columns: String = connection.query_row(

@@ -4,6 +4,7 @@
 //! expired. It shows a row when `hidden != TRUE` and `expires_at` is not there or yet to come.
 
 use super::schema::Schema;
+use crate::store::viewer::PrivateKinds;
 use rusqlite::Connection;
 
 /// `PRAGMA application_id` of its databases.
@@ -11,22 +12,25 @@ const APPLICATION_ID: i64 = 1_654_008_667;
 /// `PRAGMA user_version`: the schema that this module knows.
 const VERSION: i64 = 18;
 
-pub(super) static SCHEMA: Schema = Schema {
-    check,
-    table: "event",
-    row: "id",
-    id: "event_hash",
-    author: "author",
-    shown: "coalesce(hidden != TRUE, FALSE)",
-    expires_at: "expires_at",
-    tags: "content",
-    // The plus keeps SQLite from reading all tags of the name: the value says more.
-    tagged: "id IN (SELECT event_id FROM tag WHERE +name = ? AND value IN",
-    tags_named: "SELECT event_id, value FROM tag WHERE name = ?",
-    event: "content",
-    read_json: |row| row.get(0),
-    removes_deleted: false,
-};
+pub(super) fn schema(private: PrivateKinds) -> Schema {
+    Schema {
+        check,
+        table: "event",
+        row: "id",
+        id: "event_hash",
+        author: "author",
+        shown: "coalesce(hidden != TRUE, FALSE)",
+        expires_at: "expires_at",
+        tags: "content",
+        // The plus keeps SQLite from reading all tags of the name: the value says more.
+        tagged: "id IN (SELECT event_id FROM tag WHERE +name = ? AND value IN",
+        tags_named: "SELECT event_id, value FROM tag WHERE name = ?",
+        event: "content",
+        read_json: |row| row.get(0),
+        removes_deleted: false,
+        private,
+    }
+}
 
 fn check(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
     let pragma = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));

@@ -5,6 +5,7 @@ use crate::item::Item;
 use crate::store::event::{Event, Lifetime};
 use crate::store::filter::Filter;
 use crate::store::tag_key::TagKey;
+use crate::store::viewer::PrivateKinds;
 use rusqlite::types::{Value, ValueRef};
 use rusqlite::{Connection, params_from_iter};
 use serde::Deserialize;
@@ -12,8 +13,6 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
-/// Direct messages, gift wraps and what belongs inside of one: not for everybody.
-const PRIVATE_KINDS: [u16; 6] = [4, 13, 14, 15, 1_059, 21_059];
 /// So many ids are looked up by one statement.
 const IDS_A_STATEMENT: usize = 500;
 
@@ -46,6 +45,8 @@ pub(super) struct Schema {
     pub(super) read_json: fn(&rusqlite::Row<'_>) -> rusqlite::Result<Option<String>>,
     /// Whether what an author deletes leaves the table, so that its row tells nothing any more.
     pub(super) removes_deleted: bool,
+    /// Kinds that are not for everybody, and so in no set.
+    pub(super) private: PrivateKinds,
 }
 
 /// A row of the table of events.
@@ -62,7 +63,6 @@ impl Row {
     /// Whether the event is in sets at the second `now`.
     pub(super) fn is_visible(&self, now: u64) -> bool {
         self.shown
-            && !PRIVATE_KINDS.contains(&self.kind)
             && self.expires_at.is_none_or(|second| second > now)
             && Lifetime::of(self.kind) != Lifetime::Ephemeral
     }
@@ -97,7 +97,7 @@ impl Schema {
             let mut statement = connection.prepare_cached(&sql)?;
             let mut rows = statement.query(params_from_iter(values))?;
             while let Some(row) = rows.next()? {
-                if let Some(row) = read_row(row)? {
+                if let Some(row) = self.read_row(row)? {
                     visit(row);
                 }
             }
@@ -133,7 +133,7 @@ impl Schema {
         ))?;
         let mut rows = statement.query([from, to])?;
         while let Some(row) = rows.next()? {
-            let Some(read) = read_row(row)? else { continue };
+            let Some(read) = self.read_row(row)? else { continue };
             let addresses = match (read.kind, Lifetime::of(read.kind)) {
                 (_, Lifetime::Addressable) => {
                     addresses(read.kind, row.get_ref(6)?, row.get_ref(7)?)
@@ -213,7 +213,7 @@ impl Schema {
         let mut statement = connection.prepare(&sql)?;
         let mut rows = statement.query(params_from_iter(values))?;
         while let Some(row) = rows.next()? {
-            let Some(row) = read_row(row)?.filter(|row| row.is_visible(now)) else { continue };
+            let Some(row) = self.read_row(row)?.filter(|row| row.is_visible(now)) else { continue };
             if visit(row.item).is_break() {
                 break;
             }
@@ -252,6 +252,28 @@ impl Schema {
             }
         }
         Ok(())
+    }
+
+    fn read_row(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Row>> {
+        let (id, created_at, kind) = (bytes(row.get_ref(1)?), row.get_ref(2)?, row.get_ref(3)?);
+        let number = |value: ValueRef<'_>| value.as_i64().ok();
+        let (Ok(id), Some(Ok(created_at)), Some(Ok(kind))) = (
+            <[u8; 32]>::try_from(id),
+            number(created_at).map(u64::try_from),
+            number(kind).map(u16::try_from),
+        ) else {
+            return Ok(None);
+        };
+        let expires_at = match row.get_ref(5)? {
+            ValueRef::Integer(second) => u64::try_from(second).ok(),
+            ValueRef::Text(text) => {
+                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())
+            }
+            _ => None,
+        };
+        let item = Item::new(created_at, id);
+        let shown = row.get(4)? && !self.private.contains(kind);
+        Ok(Some(Row { row: row.get(0)?, item, kind, expires_at, shown }))
     }
 
     /// The filter as a condition, and the values to bind.
@@ -308,24 +330,6 @@ fn text_of(key: &TagKey) -> Option<String> {
 }
 
 /// What the first columns hold; `None` when that is no event (NIP-01) of a known form.
-fn read_row(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Row>> {
-    let (id, created_at, kind) = (bytes(row.get_ref(1)?), row.get_ref(2)?, row.get_ref(3)?);
-    let number = |value: ValueRef<'_>| value.as_i64().ok();
-    let (Ok(id), Some(Ok(created_at)), Some(Ok(kind))) = (
-        <[u8; 32]>::try_from(id),
-        number(created_at).map(u64::try_from),
-        number(kind).map(u16::try_from),
-    ) else {
-        return Ok(None);
-    };
-    let expires_at = match row.get_ref(5)? {
-        ValueRef::Integer(second) => u64::try_from(second).ok(),
-        ValueRef::Text(text) => std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()),
-        _ => None,
-    };
-    let item = Item::new(created_at, id);
-    Ok(Some(Row { row: row.get(0)?, item, kind, expires_at, shown: row.get(4)? }))
-}
 
 fn bytes(value: ValueRef<'_>) -> &[u8] {
     value.as_blob().unwrap_or_default()
