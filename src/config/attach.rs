@@ -1,6 +1,5 @@
 //! Which relay `negsync attach` stands before.
 
-use crate::store::RelayKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::path::PathBuf;
 
@@ -30,6 +29,30 @@ impl Default for AttachConfig {
             url: "ws://127.0.0.1:8080".into(),
             forward_header: "X-Forwarded-For".into(),
             relay_url: String::new(),
+        }
+    }
+}
+
+/// The relays whose databases are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayKind {
+    /// nostr-rs-relay, with SQLite.
+    NostrRsRelay,
+    /// nostr-relay, the one in Python, with SQLite.
+    NostrRelayPy,
+}
+
+impl RelayKind {
+    /// The kind by its name in `relay.toml`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Its name in `relay.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NostrRsRelay => "nostr-rs-relay",
+            Self::NostrRelayPy => "nostr-relay-py",
         }
     }
 }

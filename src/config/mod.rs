@@ -14,7 +14,7 @@ mod sync;
 mod within;
 mod write_policy;
 
-pub use attach::AttachConfig;
+pub use attach::{AttachConfig, RelayKind};
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use limits::{Limits, NegentropyConfig};
@@ -27,7 +27,6 @@ pub use sync::{Direction, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
-use crate::store::Synchronous;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -118,6 +117,17 @@ impl Default for StoreConfig {
             readers: Within::new(8),
         }
     }
+}
+
+/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
+    #[default]
+    Full,
+    /// A power cut may lose the last commits; a crash of the process loses none.
+    Normal,
 }
 
 /// `[index]`

@@ -2,8 +2,8 @@
 
 use super::StoreError;
 use super::rules::Change;
-use super::schema::Synchronous;
 use super::writer::OnCommit;
+use crate::config::Synchronous;
 use std::fs::File;
 use std::io;
 use std::path::Path;

@@ -26,8 +26,9 @@ mod verifier;
 mod viewer;
 mod writer;
 
+pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
-pub use attached::{Attached, Listener, RelayKind};
+pub use attached::{Attached, Listener};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
@@ -36,7 +37,6 @@ pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::{Change, Outcome, Step};
-pub use schema::Synchronous;
 pub use source::EventSource;
 pub use synced::Synced;
 pub use tag_key::TagKey;

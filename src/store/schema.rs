@@ -100,17 +100,6 @@ CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 ",
 ];
 
-/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize, serde::Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Synchronous {
-    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
-    #[default]
-    Full,
-    /// A power cut may lose the last commits; a crash of the process loses none.
-    Normal,
-}
-
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     let mut connection =

@@ -14,6 +14,7 @@ use super::rules::Change;
 use super::source::EventSource;
 use super::viewer::PrivateKinds;
 use super::{StoreError, unix_now};
+use crate::config::RelayKind;
 use crate::item::Item;
 use follow::Follower;
 use rusqlite::{Connection, OpenFlags};
@@ -30,34 +31,10 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 const CACHE_KIB: u32 = 2_048;
 const STATEMENTS_CACHED: usize = 64;
 
-/// The relays whose databases are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelayKind {
-    /// nostr-rs-relay, with SQLite.
-    NostrRsRelay,
-    /// nostr-relay, the one in Python, with SQLite.
-    NostrRelayPy,
-}
-
-impl RelayKind {
-    /// The kind by its name in `relay.toml`.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Its name in `relay.toml`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NostrRsRelay => "nostr-rs-relay",
-            Self::NostrRelayPy => "nostr-relay-py",
-        }
-    }
-
-    fn schema(self, private: PrivateKinds) -> Schema {
-        match self {
-            Self::NostrRsRelay => nostr_rs_relay::schema(private),
-            Self::NostrRelayPy => nostr_relay_py::schema(private),
-        }
+fn schema(kind: RelayKind, private: PrivateKinds) -> Schema {
+    match kind {
+        RelayKind::NostrRsRelay => nostr_rs_relay::schema(private),
+        RelayKind::NostrRelayPy => nostr_relay_py::schema(private),
     }
 }
 
@@ -104,7 +81,7 @@ impl Attached {
         private: PrivateKinds,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        let schema = Arc::new(kind.schema(private));
+        let schema = Arc::new(schema(kind, private));
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();

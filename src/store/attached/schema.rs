@@ -254,6 +254,7 @@ impl Schema {
         Ok(())
     }
 
+    /// What the first columns hold; `None` when that is no event (NIP-01) of a known form.
     fn read_row(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Row>> {
         let (id, created_at, kind) = (bytes(row.get_ref(1)?), row.get_ref(2)?, row.get_ref(3)?);
         let number = |value: ValueRef<'_>| value.as_i64().ok();
@@ -328,8 +329,6 @@ fn places(count: usize) -> String {
 fn text_of(key: &TagKey) -> Option<String> {
     key.value().filter(|value| !value.is_empty())
 }
-
-/// What the first columns hold; `None` when that is no event (NIP-01) of a known form.
 
 fn bytes(value: ValueRef<'_>) -> &[u8] {
     value.as_blob().unwrap_or_default()
