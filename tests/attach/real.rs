@@ -209,8 +209,8 @@ async fn nostr_sdk_syncs_while_events_come_and_go() {
             let publishing = tokio::spawn({
                 let (address, events, context) = (address.clone(), events.clone(), context.clone());
                 async move {
-                    let mut client = Client::connect(&address).await;
-                    let mut asking = Client::connect(&address).await;
+                    let mut client = Client::connect_elsewhere(&address).await;
+                    let mut asking = Client::connect_elsewhere(&address).await;
                     for (number, event) in events.iter().enumerate() {
                         client.store(event).await;
                         if number % 8 == 0 {
@@ -228,7 +228,7 @@ async fn nostr_sdk_syncs_while_events_come_and_go() {
             sdk_sync(&client, SyncDirection::Down).await;
             let expected = visible(&relay.database());
             assert_eq!(sdk_held(&client).await, expected, "{context}");
-            let mut asking = Client::connect(&address).await;
+            let mut asking = Client::connect_elsewhere(&address).await;
             assert_eq!(neg_ids(&mut asking, &json!({})).await, expected, "{context}");
             // What the client alone has goes up, through the same address.
             let author = Author::new(50);
@@ -283,7 +283,7 @@ async fn relay_to_relay_ends_equal() {
             }
         }
         for (relay, half) in [(&ours, &halves[0]), (&theirs, &halves[1])] {
-            let mut client = Client::connect(&format!("ws://{}", relay.address)).await;
+            let mut client = Client::connect_elsewhere(&format!("ws://{}", relay.address)).await;
             for event in half {
                 client.store(event).await;
             }
@@ -307,7 +307,7 @@ async fn what_the_relay_does_not_take_is_not_asked_for_again() {
         let author = Author::new(3);
         let at = unix_now() - 500;
         let newer = author.event(10_002, at + 9, json!([]), "newer");
-        let mut client = Client::connect(&format!("ws://{}", relay.address)).await;
+        let mut client = Client::connect_elsewhere(&format!("ws://{}", relay.address)).await;
         client.store(&newer).await;
         // Our own relay has an older version, deletes nothing, and has a note that fits.
         let peer = crate::support::TestRelay::start().await;
@@ -395,7 +395,7 @@ async fn load(address: String, gate: Gate, stop: CancellationFlag) {
 /// when a connection broke may still be stored.
 async fn assert_equal(attach: &Attach, database: &Database, gate: &Gate, context: &str) {
     let began = Instant::now();
-    let mut client = Client::connect(&url(attach)).await;
+    let mut client = Client::connect_elsewhere(&url(attach)).await;
     let _alone = gate.write().await;
     loop {
         let before = visible(database);
@@ -432,7 +432,7 @@ async fn stopping_restarting_vacuuming_and_replacing_under_load_never_gives_a_wr
             drop(vacuum);
             assert_equal(&attach, &relay.database(), &gate, &context("vacuumed")).await;
 
-            let mut client = Client::connect(&url(&attach)).await;
+            let mut client = Client::connect_elsewhere(&url(&attach)).await;
             assert!(!neg_ids(&mut client, &json!({})).await.is_empty());
             let port = relay.address.port();
             relay.stop();
