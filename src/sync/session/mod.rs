@@ -141,6 +141,8 @@ pub(super) struct Session<'sync> {
     upload: Upload,
     live: Option<Live>,
     from_peer: Option<FromPeer>,
+    // The second up to which the sets were equal when that was last proven.
+    checkpoint: Option<u64>,
     pass: Option<Pass>,
     // Events of one subscription that wait to be checked together.
     batch: Option<Batch>,
@@ -162,6 +164,22 @@ pub(super) struct Session<'sync> {
     counts: Counts,
 }
 
+/// What the store remembers of the peer and the filter. The first read after a commit can take
+/// SQLite its time.
+async fn checkpoint(
+    local: &Local,
+    url: &PeerUrl,
+    options: &Options,
+) -> Result<Option<u64>, String> {
+    let (store, url, filter) =
+        (local.store.clone(), url.as_str().to_owned(), options.filter.text());
+    let read = move || store.reader().synced_up_to(&url, &filter);
+    match tokio::task::spawn_blocking(read).await {
+        Ok(read) => read.map_err(|error| error.to_string()),
+        Err(panic) => Err(panic.to_string()),
+    }
+}
+
 impl<'sync> Session<'sync> {
     /// Connects and works until all is synced or the connection is lost.
     pub(super) async fn run(
@@ -171,9 +189,15 @@ impl<'sync> Session<'sync> {
         memory: &'sync mut Memory,
         progress: &'sync mut (dyn FnMut(Progress) + Send),
     ) -> End {
-        let peer = match Peer::connect(url, memory.information, options.trace.clone()).await {
-            Ok(peer) => peer,
-            Err(error) => return End::Lost(error),
+        // Read while the peer is waited for.
+        let (peer, checkpoint) = tokio::join!(
+            Peer::connect(url, memory.information, options.trace.clone()),
+            checkpoint(local, url, options)
+        );
+        let (peer, checkpoint) = match (peer, checkpoint) {
+            (Ok(peer), Ok(checkpoint)) => (peer, checkpoint),
+            (Err(error), _) => return End::Lost(error),
+            (_, Err(reason)) => return End::Failed(reason),
         };
         memory.information = Some(peer.information);
         let (done, work) = mpsc::unbounded_channel();
@@ -187,6 +211,7 @@ impl<'sync> Session<'sync> {
             upload: Upload::default(),
             from_peer: live.is_some().then(FromPeer::default),
             live,
+            checkpoint,
             pass: None,
             batch: None,
             arriving_bytes: 0,

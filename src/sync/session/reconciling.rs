@@ -156,9 +156,7 @@ impl Session<'_> {
     /// Takes our set for a window, and makes the first question over it.
     fn take_set(&mut self, window: Window) {
         let filter = self.options.filter.within(window);
-        let (sets, store) = (self.local.sets.clone(), self.local.store.clone());
-        let peer = self.url.as_str().to_owned();
-        let remembered_under = self.options.filter.text();
+        let (sets, checkpoint) = (self.local.sets.clone(), self.checkpoint);
         let information = self.peer.information;
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
         let cell_s = (self.memory.by == Some(By::Day)).then_some(DAY_S);
@@ -178,7 +176,6 @@ impl Session<'_> {
                     SnapshotError::TooLarge { .. } => StoreError::Closed,
                 },
             )?;
-            let checkpoint = store.reader().synced_up_to(&peer, &remembered_under)?;
             let items = set.len();
             let newest = items.checked_sub(1).and_then(|last| set.item(last));
             let newest = newest.map_or(0, |item| item.created_at);
