@@ -244,8 +244,12 @@ impl<'sync> Session<'sync> {
         let mut tick = tokio::time::interval(TICK);
         loop {
             self.advance()?;
-            if self.pass.is_some() && self.is_idle() && !self.end_pass() {
-                return Ok(());
+            if self.pass.is_some() && self.is_idle() {
+                if !self.end_pass() {
+                    return Ok(());
+                }
+                // The next pass begins now, and not when something else comes.
+                continue;
             }
             let may_read = self.may_read();
             tokio::select! {
