@@ -5,6 +5,8 @@ import { finalizeEvent } from "nostr-tools/pure";
 import { settle } from "./relay.mjs";
 
 const GENERATED_EVENTS = 700;
+/** What a relay shows to their author and addressees only, where nothing else is configured. */
+const PRIVATE_KINDS = [4, 13, 14, 15, 1059, 21059];
 const KINDS = [0, 1, 1, 1, 3, 6, 7, 7, 1111, 30023];
 
 /** A random number generator that repeats itself from its seed (mulberry32): 0 <= number < 1. */
@@ -25,12 +27,16 @@ export function seedOf(test) {
   return seed;
 }
 
-/** Events of which none replaces or deletes another, so that a store keeps any part of them. */
+/**
+ * Events for everybody of which none replaces or deletes another, so that a store keeps and shows
+ * any part of them.
+ */
 export async function independentEvents(seed) {
   const file = process.env.NEGSYNC_REAL_EVENTS;
   if (!file) return await settle(generate(seed));
   const lines = (await readFile(file, "utf8")).split("\n").filter(Boolean);
-  return await settle(lines.map((line) => JSON.parse(line)));
+  const events = lines.map((line) => JSON.parse(line));
+  return await settle(events.filter((event) => !PRIVATE_KINDS.includes(event.kind)));
 }
 
 /** Events of a few authors, many to the second. */
