@@ -45,9 +45,12 @@ fn what_cannot_be_a_store_is_named_and_left_alone() {
     connection.execute_batch("PRAGMA user_version = 99;").unwrap();
     drop(connection);
     let missing = directory.path().join("missing").join("events.sqlite");
-    for (path, reason) in
-        [(&text, "not a database"), (&other, "not a negsync store"), (&newer, "99"), (&missing, "")]
-    {
+    for (path, reason) in [
+        (&text, "not a database"),
+        (&other, "not a negsync store"),
+        (&newer, "store version 99"),
+        (&missing, ""),
+    ] {
         let before = std::fs::read(path).unwrap_or_default();
         for command in ["relay", "import", "export"] {
             let mut arguments = vec![command, "--store", path.to_str().unwrap()];
