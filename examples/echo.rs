@@ -4,7 +4,6 @@
 //! `echo [ADDR:PORT]` prints where it listens, and ends with its standard input.
 
 // The relay's own handshake, settings and close codes.
-#[allow(dead_code)]
 #[path = "../src/relay/websocket.rs"]
 mod websocket;
 
@@ -20,6 +19,7 @@ use std::io::Read;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use websocket::Refused;
 
 /// The longest of the cases' messages, and the most that the relay can be told to take at once.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -53,10 +53,15 @@ async fn serve(stream: TcpStream) {
 }
 
 fn respond(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
-    let Ok(accept) = websocket::accept(&request) else {
-        let mut response = Response::new(Empty::new());
-        *response.status_mut() = StatusCode::BAD_REQUEST;
-        return response;
+    if !websocket::is_asked_for(&request) {
+        return refuse(StatusCode::BAD_REQUEST);
+    }
+    let accept = match websocket::accept(&request) {
+        Ok(accept) => accept,
+        Err(Refused::NoHandshake) => return refuse(StatusCode::BAD_REQUEST),
+        Err(Refused::Version) => {
+            return websocket::with_version(refuse(StatusCode::UPGRADE_REQUIRED));
+        }
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
@@ -65,6 +70,12 @@ fn respond(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
         }
     });
     websocket::switch(accept)
+}
+
+fn refuse(status: StatusCode) -> Response<Empty<Bytes>> {
+    let mut response = Response::new(Empty::new());
+    *response.status_mut() = status;
+    response
 }
 
 async fn echo(socket: websocket::Socket) {

@@ -199,15 +199,9 @@ impl Catalog {
         if !own.is_empty() {
             return Ok(None);
         }
-        let mut state = self.lock();
-        state.uses += 1;
-        let now = state.uses;
-        let Some(Entry::Kept { tree, last_use }) = state.sets.get_mut(&filter.timeless()) else {
-            return Ok(None);
-        };
-        *last_use = now;
-        let slice = Slice::new(tree.clone(), filter.since, filter.until, filter.limit);
-        if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(Some(slice)) }
+        let kept = self.lock().used(&filter.timeless());
+        let slice = |tree| Slice::new(tree, filter.since, filter.until, filter.limit);
+        kept.map(|tree| whole(slice(tree), limit)).transpose()
     }
 
     /// What it measures.
@@ -383,10 +377,7 @@ impl Catalog {
             |kept, moment| {
                 let Some(mut tree) = kept.tree() else {
                     all.take(moment, view.parts())?;
-                    return Ok(all
-                        .items()
-                        .map(Tree::from_unsorted)
-                        .map(|tree| self.not_kept(tree)));
+                    return Ok(all.items().map(|items| self.not_kept(Tree::from_unsorted(items))));
                 };
                 let mut own = Gathered::new(view.limit(), limit);
                 own.take(moment, &view.own)?;
@@ -415,20 +406,10 @@ impl Catalog {
     /// The set if it is kept. Waits while another caller builds it.
     fn look_up(&self, content: &Filter) -> Option<Tree> {
         let mut state = self.lock();
-        state.uses += 1;
-        let now = state.uses;
-        loop {
-            match state.sets.get_mut(content) {
-                None => return None,
-                Some(Entry::Kept { tree, last_use }) => {
-                    *last_use = now;
-                    return Some(tree.clone());
-                }
-                Some(Entry::Building(_)) => {
-                    state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
-                }
-            }
+        while let Some(Entry::Building(_)) = state.sets.get(content) {
+            state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
+        state.used(content)
     }
 
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
