@@ -14,6 +14,9 @@ pub const GOOD: Ipv4Addr = Ipv4Addr::LOCALHOST;
 /// What a client waits for an answer before the siege counts as lost.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What a client that behaves is never answered.
+const REFUSALS: [&str; 3] = [r#"["NOTICE""#, r#"["CLOSED""#, r#"["NEG-ERR""#];
+
 /// One of many addresses that are not [`GOOD`].
 pub fn stranger(number: usize) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1 + (number / 200) as u8, 1 + (number % 200) as u8)
@@ -74,7 +77,8 @@ impl Client {
         self.send(text).await.unwrap();
         let answered = async {
             while let Some(answer) = self.next().await {
-                assert!(!answer.starts_with(r#"["NOTICE""#), "{answer}");
+                let is_refused = REFUSALS.iter().any(|refusal| answer.starts_with(refusal));
+                assert!(!is_refused, "{answer}");
                 if answer.starts_with(last) {
                     return;
                 }

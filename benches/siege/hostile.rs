@@ -1,7 +1,7 @@
 //! A client that sends what costs it least and the relay most, beside one that reconciles.
 
 use crate::client::{Client, GOOD, neg_open, stranger};
-use crate::relay::Relay;
+use crate::relay::{Relay, UNLIMITED};
 use crate::support::{START, report_most};
 use crate::{Extent, middle_and_p99, milliseconds};
 use std::net::SocketAddr;
@@ -43,8 +43,6 @@ pub async fn run(extent: Extent) {
         println!("memory: {:.0} MB", relay.memory_mb());
     }
 }
-
-const UNLIMITED: &str = "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\n";
 
 async fn opens(client: &mut Client, count: usize, pause: Duration) -> Vec<Duration> {
     let mut times = Vec::new();

@@ -10,6 +10,9 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
+/// The configuration that refuses nobody for asking often.
+pub const UNLIMITED: &str = "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\n";
+
 /// A relay process with a store of its own; it ends with its handle.
 pub struct Relay {
     process: Child,
@@ -39,10 +42,10 @@ impl Relay {
         Self { process, address: address.parse().unwrap(), directory }
     }
 
-    /// Resident memory, in MB.
+    /// Resident memory but for the pages of the store's file, which the system may drop, in MB.
     pub fn memory_mb(&self) -> f64 {
         let status = self.proc("status");
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1e3
     }
 

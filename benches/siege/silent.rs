@@ -1,23 +1,34 @@
 //! Clients that ask for much and read nothing, beside one that reads.
 
 use crate::client::{Client, GOOD, metric, neg_open, stranger};
-use crate::relay::Relay;
+use crate::relay::{Relay, UNLIMITED};
 use crate::support::report_most;
 use crate::{Extent, middle_and_p99, milliseconds};
 use std::time::{Duration, Instant};
 
 /// Of one address.
 const CONNECTIONS: usize = 50;
+/// Between two looks at the relay.
+const ROUNDS: usize = 20;
 
 pub async fn run(extent: Extent) {
     let (count, stored) = (extent.pick(1_000, 50), extent.pick(200_000, 20_000));
     let timeout_s = extent.pick(60, 3);
     println!("\n{count} clients that never read, over {stored} events");
-    let relay = Relay::start(stored, &format!("[limits]\nsend_timeout_s = {timeout_s}\n"));
+    // The one that reads asks as fast as it is answered: rates would refuse it.
+    let configuration = format!("{UNLIMITED}[limits]\nsend_timeout_s = {timeout_s}\n");
+    let relay = Relay::start(stored, &configuration);
     let mut good = Client::connect(GOOD, relay.address).await.unwrap();
     rounds(&mut good, extent.pick(300, 30)).await;
     let before = relay.memory_mb();
-    let (_, alone) = middle_and_p99(rounds(&mut good, extent.pick(1_000, 100)).await);
+    // Watched as it will be beside them: the relay answers the watch too.
+    let mut times = Vec::new();
+    for _ in 0..extent.pick(500, 5) {
+        times.append(&mut rounds(&mut good, ROUNDS).await);
+        metric(relay.address, "negsync_connections").await;
+    }
+    let (middle, alone) = middle_and_p99(times);
+    println!("alone: median {:.2} ms, p99 {:.2} ms", milliseconds(middle), milliseconds(alone));
 
     let address = relay.address;
     let begun = Instant::now();
@@ -34,7 +45,7 @@ pub async fn run(extent: Extent) {
     let mut clients = None;
     let mut silent = Some(silent);
     loop {
-        times.append(&mut rounds(&mut good, 20).await);
+        times.append(&mut rounds(&mut good, ROUNDS).await);
         memory = memory.max(relay.memory_mb());
         if let Some(ready) = silent.take_if(|task| task.is_finished()) {
             clients = Some(ready.await.unwrap());
