@@ -163,7 +163,7 @@ async fn reconcile(to: SocketAddr, number: usize) {
             let filter = match rng.random_range(0..4) {
                 0 => "{}".to_owned(),
                 1 => r#"{"kinds":[1]}"#.to_owned(),
-                2 => format!(r#"{{"kinds":[{}]}}"#, rng.random_range(0..30)),
+                2 => format!(r#"{{"kinds":[{}]}}"#, rng.random_range(20..50)),
                 _ => r#"[{"kinds":[0]},{"kinds":[7],"limit":500}]"#.to_owned(),
             };
             let id = format!("n{}", round % 40);
