@@ -48,8 +48,6 @@ pub enum Step {
 /// What one commit did, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// The commits that have changed something since the store was opened, this one included.
-    pub number: u64,
     /// The steps; an item's last one says whether it is stored now.
     pub steps: Vec<Step>,
 }

@@ -220,7 +220,7 @@ impl Known {
             self.compare_due = self.compare_due.min(soon);
         }
         if !touched.steps.is_empty() {
-            listener.changed(Arc::new(Change { steps: touched.steps, ..Change::default() }));
+            listener.changed(Arc::new(Change { steps: touched.steps }));
         }
         Ok(())
     }
