@@ -1,9 +1,8 @@
 //! Makes commits durable and then tells of them, while the writer works on the next transaction.
 
 use super::StoreError;
+use super::change::Change;
 use super::commits::Untold;
-use super::rules::Change;
-use super::writer::OnCommit;
 use crate::config::Synchronous;
 use std::fs::File;
 use std::io;
@@ -12,6 +11,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
+
+/// Called with every change, once it is durable and before the replies to its events.
+pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// Told whether what was committed is durable, or why it may not be.
 pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
@@ -137,10 +139,11 @@ pub(super) fn log_flush(
 
 #[cfg(test)]
 mod tests {
+    use super::super::change::Step;
     use super::super::checkpoint::Checkpointer;
     use super::super::commits::Commits;
     use super::super::event::Event;
-    use super::super::rules::{Outcome, Step};
+    use super::super::rules::Outcome;
     use super::super::schema;
     use super::super::vanish::Vanishing;
     use super::super::writer::{Beside, Writer};

@@ -2,12 +2,13 @@
 //! share the price of one commit, and hands each commit to be flushed and told of.
 
 use super::StoreError;
+use super::change::{Change, Step};
 use super::checkpoint::{self, Checkpointer};
 use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, Tell};
-use super::rules::{self, Change, Outcome, Step};
+use super::flush::{Committed, Flusher, OnCommit, Tell};
+use super::rules::{self, Outcome};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
-
-/// Called with every change, once it is durable and before the replies to its events.
-pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// The most events that share one commit.
 const BATCH_EVENTS: usize = 10_000;
