@@ -2,7 +2,6 @@
 //! in a tree of their own; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
-use super::awaited::AtCommit;
 use super::charge::Charged;
 use super::kept::{KeptSets, Statistics};
 use super::scan::{Gathered, gather, scan, scan_halves, union};
@@ -265,9 +264,9 @@ impl Catalog {
         limit: usize,
     ) -> Result<Option<Tree>, StoreError> {
         store.reader().at_one_commit(
-            |number| self.kept_at(content, number),
+            || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) },
             |kept, moment| {
-                let Some(mut tree) = kept.tree() else {
+                let Some(mut tree) = kept else {
                     all.take(moment, view.parts())?;
                     return Ok(all.items().map(|items| self.not_kept(Tree::from_unsorted(items))));
                 };
@@ -279,14 +278,6 @@ impl Catalog {
                 }))
             },
         )
-    }
-
-    /// The kept set as it is after the commit, which is the last one. Does not wait.
-    fn kept_at(&self, content: &Filter, number: u64) -> AtCommit {
-        if content.is_void() {
-            return AtCommit::Known(Some(Tree::new()));
-        }
-        self.kept.used_at(content, number)
     }
 
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.

@@ -3,6 +3,7 @@
 
 mod admission;
 mod attached;
+mod change;
 mod check;
 mod checkpoint;
 mod commits;
@@ -29,20 +30,22 @@ mod writer;
 pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
+pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
+pub use flush::OnCommit;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
-pub use rules::{Change, Outcome, Step};
+pub use rules::Outcome;
 pub use source::EventSource;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
-pub use writer::{OnCommit, Reply, unix_now};
+pub use writer::{Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;

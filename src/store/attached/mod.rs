@@ -8,9 +8,9 @@ mod nostr_relay_py;
 mod nostr_rs_relay;
 mod schema;
 
+use super::change::Change;
 use super::filter::Filter;
 use super::readers::Pool;
-use super::rules::Change;
 use super::source::EventSource;
 use super::viewer::PrivateKinds;
 use super::{StoreError, unix_now};
