@@ -4,6 +4,7 @@
 //! what it named when it came before, also where that was made after it.
 
 use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
+use super::fault;
 use super::vanish::Vanishing;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -166,7 +167,7 @@ impl Stored {
         Ok(Self {
             row: row.get(0)?,
             item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
-            json: row.get(3)?,
+            json: fault::text(row, 3)?.into_owned(),
         })
     }
 
