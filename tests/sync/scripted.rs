@@ -14,13 +14,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What is said to a NEG-OPEN by a relay that does not know it.
+/// What is said to a NEG-OPEN by a relay that does not know it, or does not know how.
 #[derive(Clone, Copy, Debug)]
 pub enum Unknown {
     Notice,
     Closed,
     NegErr,
     Silence,
+    /// However small the set is.
+    TooLarge,
+    /// Another fingerprint, whatever is asked.
+    Fingerprint,
 }
 
 /// How the relay behaves.
@@ -181,6 +185,11 @@ impl Shared {
                 Some(Unknown::Closed) => vec![json!(["CLOSED", id, "error: what?"]).to_string()],
                 Some(Unknown::NegErr) => vec![json!(["NEG-ERR", id, "disabled"]).to_string()],
                 Some(Unknown::Silence) => vec![],
+                Some(Unknown::TooLarge) => {
+                    let text = "blocked: too many query results";
+                    vec![json!(["NEG-ERR", id, text, 1]).to_string()]
+                }
+                Some(Unknown::Fingerprint) => self.fingerprint(&id),
                 None => {
                     let events = self.matching(&message[2]);
                     let set = SortedItems::new(events.into_iter().map(|(item, _)| item).collect());
@@ -189,9 +198,18 @@ impl Shared {
                     negentropy(sessions, &id, &message[3])
                 }
             },
-            "NEG-MSG" => negentropy(sessions, &id, &message[2]),
+            "NEG-MSG" => match self.script.without_negentropy {
+                Some(Unknown::Fingerprint) => self.fingerprint(&id),
+                _ => negentropy(sessions, &id, &message[2]),
+            },
             _ => vec![],
         }
+    }
+
+    /// One range up to infinity, of a set that nobody has.
+    fn fingerprint(&self, id: &str) -> Vec<String> {
+        let fingerprint = self.sent.load(Ordering::Relaxed);
+        vec![json!(["NEG-MSG", id, format!("61000001{fingerprint:032x}")]).to_string()]
     }
 
     fn matching(&self, filter: &Value) -> Vec<(Item, String)> {
