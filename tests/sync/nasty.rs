@@ -121,6 +121,20 @@ async fn a_peer_whose_answers_lead_nowhere_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_sends_the_same_over_and_over_is_left() {
+    let events = notes(88, 1);
+    let store = TestStore::new(&[]);
+    // As good as for ever: nobody reads so many to the end.
+    let script = Script { repeats: 150_000, ..Script::default() };
+    let peer = Scripted::start(&events, script).await;
+    let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+    assert!(report.complete && report.equal, "{report:?}");
+    assert!(report.duplicates < 150_000, "{report:?}");
+    assert!(notes.iter().any(|note| note.contains("nobody asked for")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
     let (ours, theirs) = (notes(90, 30), notes(91, 40));
     let store = TestStore::new(&ours);

@@ -37,6 +37,8 @@ pub struct Script {
     pub events_per_req: usize,
     /// The connection is cut at every so many-th message sent.
     pub cut_every: Option<usize>,
+    /// How often each event is sent that a REQ brings.
+    pub repeats: usize,
     /// Sent with every REQ, whatever it asks.
     pub unasked: Option<String>,
     /// NIP-42: nothing is done for anyone but the holder of this public key.
@@ -50,6 +52,7 @@ impl Default for Script {
             frame_limit_bytes: 0,
             events_per_req: usize::MAX,
             cut_every: None,
+            repeats: 1,
             unasked: None,
             only_for: None,
         }
@@ -227,6 +230,7 @@ impl Shared {
         let events = self.matching(filter);
         let newest = events.iter().rev().take(limit.min(self.script.events_per_req));
         let all = self.script.unasked.iter().chain(newest.map(|(_, json)| json));
+        let all = all.flat_map(|json| std::iter::repeat_n(json, self.script.repeats));
         let mut answers: Vec<String> =
             all.map(|json| format!(r#"["EVENT",{},{json}]"#, json!(id))).collect();
         answers.push(json!(["EOSE", id]).to_string());

@@ -162,7 +162,7 @@ pub(super) struct Session<'sync> {
     not_before: Option<Instant>,
     // How often the peer wanted to know who we are and had not asked.
     auth_waits: u32,
-    // Events that nobody asked for.
+    // Events that nobody asked for, or not so often.
     unasked: u32,
     counts: Counts,
 }
