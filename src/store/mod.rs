@@ -212,6 +212,9 @@ pub struct StoreOptions {
     pub synchronous: Synchronous,
     /// How many connections may read at the same time.
     pub readers: usize,
+    /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
+    /// is read again.
+    pub cache_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
@@ -225,6 +228,7 @@ impl StoreOptions {
         Self {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
+            cache_mb: config.store.cache_mb.size(),
             private_kinds: PrivateKinds::default(),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
         }
@@ -236,6 +240,7 @@ impl Default for StoreOptions {
         Self {
             synchronous: Synchronous::Full,
             readers: 8,
+            cache_mb: 256,
             private_kinds: PrivateKinds::default(),
             relay_url: None,
         }
@@ -292,6 +297,7 @@ impl Store {
         let lock = lock::take(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
+        schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
