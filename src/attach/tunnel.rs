@@ -2,11 +2,14 @@
 //! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
 //! takes what was read.
 
+use super::Shared;
 use super::auth::Auth;
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
-use super::neg::NegSessions;
-use super::{Shared, stopped};
-use crate::relay::message;
+use super::neg::Neg;
+use crate::clients::limits::Place;
+use crate::clients::message;
+use crate::clients::running::stopped;
+use crate::metrics::Share;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -15,6 +18,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 type Reading = ReadHalf<TokioIo<Upgraded>>;
@@ -45,15 +49,22 @@ fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
 }
 
 /// Passes messages until either side is gone.
-pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) {
+pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared: Arc<Shared>) {
+    let metrics = &shared.service.metrics;
+    metrics.connections_total.inc();
+    let mut open = Share::of(&metrics.connections);
+    open.set(1);
+    let limits = shared.service.config().limits.clone();
+    let patience = Duration::from_secs(limits.send_timeout_s.get());
     let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
     let (from_relay, to_relay) = tokio::io::split(TokioIo::new(relay));
     let (own, own_out) = mpsc::channel(QUEUE_ANSWERS);
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
-        neg: NegSessions::new(Arc::clone(&shared)),
+        neg: Neg::new(Arc::clone(&shared), place),
         auth: Arc::clone(&auth),
+        message_bytes: limits.message_bytes.size(),
         shared: Arc::clone(&shared),
         own: own.clone(),
         has_closed: Arc::clone(&has_closed),
@@ -62,7 +73,8 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
         frame: None,
         frame_at: 0,
     };
-    let mut stopping = shared.stopping.clone();
+    let mut stopping = shared.service.running.stopping.clone();
+    let to_client = ToClient { writing: to_client, patience };
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
     let mut down = std::pin::pin!(down);
     tokio::select! {
@@ -74,7 +86,9 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
             }
         }
         () = stopped(&mut stopping) => {
-            let _ = own.send(Own::Close(CloseCode::Away, "the relay is stopping")).await;
+            // A client that takes nothing is not waited for.
+            let close = own.send(Own::Close(CloseCode::Away, "the relay is stopping"));
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
         }
     }
     // What the relay still has to say to a client that has said its last.
@@ -86,9 +100,11 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
 
 /// From the client to the relay.
 struct Up {
-    neg: NegSessions,
+    neg: Neg,
     auth: SharedAuth,
     shared: Arc<Shared>,
+    // The longest message of ours.
+    message_bytes: usize,
     own: mpsc::Sender<Own>,
     // The client has said its last.
     has_closed: Arc<AtomicBool>,
@@ -133,8 +149,18 @@ impl Up {
     async fn run(mut self, mut from: Reading, mut to: Writing) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let read = from.read(&mut buffer).await?;
+            let read = tokio::select! {
+                read = from.read(&mut buffer) => read?,
+                _ = seconds.tick(), if !self.neg.is_empty() => {
+                    for text in self.neg.expire() {
+                        let _ = self.own.send(Own::Answer(text)).await;
+                    }
+                    continue;
+                }
+            };
             let Some(mut stream) = buffer.get(..read).filter(|stream| !stream.is_empty()) else {
                 return to.shutdown().await;
             };
@@ -152,7 +178,7 @@ impl Up {
                         self.answer(text).await;
                     }
                     Outcome::TooLong => {
-                        let most = self.shared.config.limits.message_bytes.get();
+                        let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
                         let _ = self.own.send(Own::Answer(message::notice(&text))).await;
                         let _ = self.own.send(Own::Close(CloseCode::Size, "")).await;
@@ -165,12 +191,8 @@ impl Up {
         }
     }
 
-    async fn answer(&self, text: Vec<u8>) {
-        let answer = match String::from_utf8(text) {
-            Ok(text) => self.neg.take(text).await,
-            Err(_) => Some(message::notice("invalid: a message that is not UTF-8")),
-        };
-        if let Some(answer) = answer {
+    async fn answer(&mut self, text: Vec<u8>) {
+        if let Some(answer) = self.neg.take(text).await {
             // Fails only when the client is gone.
             let _ = self.own.send(Own::Answer(answer)).await;
         }
@@ -205,8 +227,8 @@ impl Up {
                     self.frame_at = self.frame_at.saturating_add(payload.len());
                     self.message.decide(false, passing);
                 }
-                let most = self.shared.config.limits.message_bytes.size();
-                let is_too_long = self.message.fate == Fate::Neg && self.message.text.len() > most;
+                let is_too_long =
+                    self.message.fate == Fate::Neg && self.message.text.len() > self.message_bytes;
                 if is_too_long { Outcome::TooLong } else { Outcome::Nothing }
             }
             Piece::End => match self.frame.take() {
@@ -224,7 +246,7 @@ impl Up {
             Fate::Neg => return Outcome::Neg(text),
             Fate::Seen => {
                 if let Ok(text) = std::str::from_utf8(&text) {
-                    let relay_url = &self.shared.config.attach.relay_url;
+                    let relay_url = &self.shared.service.config().attach.relay_url;
                     lock(&self.auth).hear_client(text, self.shared.kind, relay_url);
                 }
             }
@@ -294,10 +316,30 @@ fn verb(text: &[u8]) -> Option<String> {
     Some(serde_json::from_slice(&quoted).unwrap_or_default())
 }
 
+/// The way to a client, which ends when the client takes nothing for too long: the relay, which is
+/// not read meanwhile, cannot tell.
+struct ToClient {
+    writing: Writing,
+    patience: Duration,
+}
+
+impl ToClient {
+    async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            let taken = tokio::time::timeout(self.patience, self.writing.write(bytes)).await??;
+            match bytes.get(taken..) {
+                Some(rest) if taken > 0 => bytes = rest,
+                _ => return Err(io::ErrorKind::WriteZero.into()),
+            }
+        }
+        Ok(())
+    }
+}
+
 /// From the relay to the client, with our own answers between its messages.
 async fn down(
     mut from: Reading,
-    mut to: Writing,
+    mut to: ToClient,
     mut own: mpsc::Receiver<Own>,
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,
@@ -310,7 +352,7 @@ async fn down(
     loop {
         if waiting.is_some() && listening.frames.is_between_messages() {
             let answer = waiting.take().unwrap_or_default();
-            if to.write_all(&answer).await.is_err() {
+            if to.send(&answer).await.is_err() {
                 return;
             }
         }
@@ -327,7 +369,7 @@ async fn down(
                     let answer = if after.is_empty() { None } else { waiting.take() };
                     let parts = [before, answer.as_deref().unwrap_or_default(), after];
                     for part in parts {
-                        if to.write_all(part).await.is_err() {
+                        if to.send(part).await.is_err() {
                             return;
                         }
                     }
@@ -337,9 +379,9 @@ async fn down(
                         listening.has_closed || client_has_closed.load(Ordering::Relaxed);
                     if !has_closed && listening.frames.is_between_messages() {
                         let gone = frames::close(CloseCode::Restart, "the relay has gone");
-                        let _ = to.write_all(&gone).await;
+                        let _ = to.send(&gone).await;
                     }
-                    let _ = to.shutdown().await;
+                    let _ = to.writing.shutdown().await;
                     return;
                 }
             },
@@ -347,9 +389,9 @@ async fn down(
                 Some(Own::Answer(text)) => waiting = Some(frames::text(text)),
                 Some(Own::Close(code, reason)) => {
                     if listening.frames.is_between_messages() && !listening.has_closed {
-                        let _ = to.write_all(&frames::close(code, reason)).await;
+                        let _ = to.send(&frames::close(code, reason)).await;
                     }
-                    let _ = to.shutdown().await;
+                    let _ = to.writing.shutdown().await;
                     return;
                 }
                 None => is_open = false,

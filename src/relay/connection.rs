@@ -1,17 +1,17 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
 use super::auth::{self, Auth};
-use super::limits::{Place, Turns};
-use super::neg_sessions::NegSessions;
 use super::outbox::{NEVER, Outbox, Outgoing, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::websocket::{self, Socket};
 use super::{Shared, count, message, publish, stopped};
-use crate::config::{Config, ConnectionsConfig};
+use crate::clients::limits::{Place, Turns};
+use crate::clients::neg_sessions::{Build, NegSessions};
+use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use message::{ClientMessage, Refusal};
+use message::ClientMessage;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,8 +22,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// A message longer than this is read on another thread.
-const LONG_MESSAGE_BYTES: usize = 64 << 10;
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long, and how much, is read from a client that was told to close, so that the answer
@@ -54,18 +52,13 @@ impl Client {
         turns: &Arc<Turns>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = turns.take(self.address()).await;
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await
+        turns.work(self.address(), work).await
     }
 }
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
-    let mut stopping = relay.stopping.clone();
+    let mut stopping = relay.service.running.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
         tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT).await;
@@ -78,18 +71,18 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host
 
 async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
-    relay.metrics.connections_total.inc();
-    let mut open = Share::of(&relay.metrics.connections);
+    relay.service.metrics.connections_total.inc();
+    let mut open = Share::of(&relay.service.metrics.connections);
     open.set(1);
     let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
-    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.metrics));
+    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.service.metrics));
     let (outbox, sending) = outbox(
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
         &relay.config(),
-        relay.metrics.events_sent.clone(),
-        relay.stopping.clone(),
+        relay.service.metrics.events_sent.clone(),
+        relay.service.running.stopping.clone(),
     );
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
@@ -116,10 +109,10 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
-    let mut stopping = client.relay.stopping.clone();
+    let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions = NegSessions::new(&config.negentropy, &client.relay);
+    let mut neg_sessions = neg_sessions(client);
     client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -129,7 +122,9 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
             next = stream.next() => next,
             () = stopped(&mut stopping) => return stop(client).await,
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
-                neg_sessions.expire(client).await;
+                for text in neg_sessions.expire() {
+                    client.outbox.text(text).await;
+                }
                 continue;
             }
             () = tokio::time::sleep_until(heard + patience) => {
@@ -155,40 +150,34 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
-    let config = client.relay.config();
-    let metrics = &client.relay.metrics;
-    let message = parse(client, &config, text).await;
-    metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
-    let message = message.and_then(|message| match client.place.admit(&message, &config.rates) {
-        Ok(()) => Ok(message),
-        Err(limit) => {
-            if matches!(message, ClientMessage::Event(_)) {
-                metrics.events.count("rate-limited");
-            }
-            Err(message::rate_limited(message, &limit))
-        }
-    });
-    match message {
+    match client.relay.service.read(&client.place, text).await {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => auth::auth(client, &json).await,
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
-            neg_sessions.open(client, id, filters, payload).await;
+            let answer = neg_sessions.open(client.auth.viewer(), id, filters, payload).await;
+            client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegMsg { id, payload }) => {
-            neg_sessions.message(client, id, payload).await;
+            let answer = neg_sessions.message(id, payload).await;
+            client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
-            if let Some(id) = refusal.neg_session {
-                metrics.neg_refusals.count(refusal.prefix);
-                neg_sessions.close(&id);
-            }
+            neg_sessions.refused(&refusal);
             client.outbox.text(refusal.answer).await;
         }
     }
+}
+
+/// No sessions yet; their sets are what this client may see.
+fn neg_sessions(client: &Client) -> NegSessions {
+    let index = client.relay.index.clone();
+    let build: Build =
+        Arc::new(move |viewer, filters, limit| index.snapshot_for(viewer, filters, limit));
+    NegSessions::new(Arc::clone(&client.relay.service), client.address(), build)
 }
 
 /// How long a client that answers pings can be silent at the most.
@@ -197,23 +186,6 @@ fn silence(config: &ConnectionsConfig) -> Duration {
         0 => NEVER,
         seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s.get())),
     }
-}
-
-/// Reads a message; a long one in a turn of the client's and on another thread.
-async fn parse(
-    client: &Client,
-    config: &Arc<Config>,
-    text: Utf8Bytes,
-) -> Result<ClientMessage, Refusal> {
-    if text.len() <= LONG_MESSAGE_BYTES {
-        return message::parse(&text, &config.limits);
-    }
-    let config = Arc::clone(config);
-    let parse = move || message::parse(&text, &config.limits);
-    client.work(&client.relay.counts.short, parse).await.unwrap_or_else(|panic| {
-        let answer = message::notice(&format!("error: {panic}"));
-        Err(Refusal { answer, neg_session: None, prefix: "error" })
-    })
 }
 
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends

@@ -3,14 +3,13 @@
 
 use super::page::{self, Updates};
 use super::{Shared, health};
+use crate::clients::status;
 use crate::config::Config;
-use crate::metrics::{self, Observed};
-use crate::store::unix_now;
 use http_body_util::Full;
 use hyper::body::{Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{
     ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
+    ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue,
 };
 use hyper::{Method, Request, Response, StatusCode};
 use serde_json::{Value, json};
@@ -72,14 +71,6 @@ impl hyper::body::Body for Body {
 /// What the relay does, by NIP: only what is true.
 const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
 
-/// The headers by which proxies say that a request is not their own.
-const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
-
-/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
-pub(super) fn is_forwarded<B>(request: &Request<B>) -> bool {
-    FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
-}
-
 const NOSTR_JSON: &str = "application/nostr+json";
 
 /// Answers a request that does not ask for a WebSocket.
@@ -108,8 +99,11 @@ pub(super) async fn respond(
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
-        (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await,
-        (&Method::GET | &Method::HEAD, "/metrics") => metrics(request, relay, from),
+        (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await.map(Body::Whole),
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let bytes = relay.index.store().file_bytes();
+            relay.service.metrics(request, from, bytes).map(Body::Whole)
+        }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }
 }
@@ -135,32 +129,7 @@ pub(super) fn answer_own(
     content_type: &'static str,
     body: String,
 ) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
-/// What the relay measures, for those who may know.
-fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
-    let is_allowed = relay.config().metrics.allow.iter().any(|network| network.contains(from));
-    if is_forwarded(request) || !is_allowed {
-        let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
-        return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
-    }
-    let (now, statistics) = (unix_now(), relay.index.sets().statistics());
-    let (store_bytes, wal_bytes) = relay.index.store().file_bytes();
-    let observed = Observed {
-        index_items: statistics.items,
-        index_bytes: statistics.bytes,
-        kept_sets: statistics.kept_sets,
-        kept_bytes: statistics.kept_bytes,
-        store_bytes,
-        wal_bytes,
-    };
-    let text = relay.metrics.text(&observed, &relay.peers.all(now), now);
-    answer_own(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    status::answer(status, content_type, body).map(Body::Whole)
 }
 
 /// The NIP-11 document.

@@ -45,7 +45,7 @@ fn accept(
     };
     let id = event.id_hex();
     if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
-        relay.metrics.events.count_prefix(reason);
+        relay.service.metrics.events.count_prefix(reason);
         return outbox.outcome(message::ok(&id, false, reason), permit);
     }
     // A request to vanish that is known is answered when all is gone, and what has expired is known
@@ -81,7 +81,7 @@ fn unwanted(relay: &Shared, id: &str, verdict: &Verdict) -> Option<String> {
         Verdict::RefusedQuietly => (true, ""),
         Verdict::Unknown => (false, "error: the write policy does not answer; try again"),
     };
-    relay.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
+    relay.service.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
     Some(message::ok(id, accepted, text))
 }
 
@@ -104,7 +104,7 @@ fn store(
 /// A malformed event is answered under its id, or with a NOTICE when it has none.
 pub(super) fn refuse(relay: &Shared, error: EventError) -> String {
     let text = format!("invalid: {}", error.reason);
-    relay.metrics.events.count_prefix(&text);
+    relay.service.metrics.events.count_prefix(&text);
     match error.id {
         Some(id) => message::ok(&id, false, &text),
         None => message::notice(&text),
@@ -123,7 +123,7 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
         Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
     };
-    relay.metrics.events.count(counted);
+    relay.service.metrics.events.count(counted);
     message::ok(id, accepted, text)
 }
 

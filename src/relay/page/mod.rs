@@ -9,6 +9,7 @@ pub(super) use events::Updates;
 
 use super::Shared;
 use super::http::{self, Body};
+use crate::clients::status;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds};
@@ -103,7 +104,7 @@ struct Visitor(Option<IpAddr>);
 
 impl Visitor {
     fn of<B>(request: &Request<B>, from: IpAddr) -> Self {
-        Self((!http::is_forwarded(request)).then_some(from))
+        Self((!status::is_forwarded(request)).then_some(from))
     }
 
     /// Whom the page is for, by the configuration that is in force.

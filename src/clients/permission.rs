@@ -8,7 +8,7 @@ use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_publish(
+pub(crate) fn may_publish(
     config: &AuthConfig,
     viewer: &Viewer,
     event: &Event,
@@ -48,7 +48,7 @@ pub(super) fn may_publish(
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_read(
+pub(crate) fn may_read(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
@@ -64,7 +64,7 @@ pub(super) fn may_read(
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_sync(
+pub(crate) fn may_sync(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
