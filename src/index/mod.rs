@@ -5,12 +5,14 @@ mod catalog;
 mod changes;
 mod charge;
 mod crate_storage;
+mod kept;
 mod scan;
 mod slice;
 mod tree;
 
-pub use catalog::{Catalog, SnapshotError, Statistics};
+pub use catalog::{Catalog, SnapshotError};
 pub use changes::{Subscriber, SubscriberError};
+pub use kept::Statistics;
 pub use slice::Slice;
 pub use tree::Tree;
 
