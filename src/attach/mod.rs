@@ -64,8 +64,11 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
         return Err(AttachError::NotConfigured);
     }
     let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
-    let private = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private)?)
+    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
+}
+
+fn private_kinds(config: &Config) -> PrivateKinds {
+    PrivateKinds::new(config.auth.private_kinds.iter().copied())
 }
 
 /// A running plugin.
@@ -84,6 +87,8 @@ struct Shared {
     // Host and port of the relay.
     relay: String,
     forward_header: HeaderName,
+    // As the sets were opened with.
+    private_kinds: PrivateKinds,
     // Whether the database can be read, and whether the relay answers.
     database: Health,
     answers: Health,
@@ -109,6 +114,7 @@ impl Attach {
             None => None,
         };
         let status_address = for_status.as_ref().map(|(_, address)| *address);
+        let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
         let service = Arc::new(Service::new(config, sets, metrics, running));
@@ -119,6 +125,7 @@ impl Attach {
             kind,
             relay,
             forward_header,
+            private_kinds,
             database: Health::default(),
             answers: Health::default(),
         });

@@ -1,35 +1,43 @@
-//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database.
+//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database: of
+//! private kinds it has what the client wrote or is addressed by, once the relay knows its key.
 
 use super::Shared;
+use super::auth::{self, SharedAuth};
 use crate::clients::limits::Place;
 use crate::clients::message::{self, ClientMessage};
-use crate::clients::neg_sessions::{Build, NegSessions};
-use crate::store::Viewer;
+use crate::clients::neg_sessions::NegSessions;
+use crate::clients::permission;
+use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 
 /// The sessions of a client, and the place of its connection.
 pub(super) struct Neg {
     shared: Arc<Shared>,
     place: Place,
+    // Whose the sessions are.
+    viewer: Viewer,
+    // A key of the client's would be believed.
+    may_show_key: bool,
     sessions: NegSessions,
 }
 
 impl Neg {
     pub(super) fn new(shared: Arc<Shared>, place: Place) -> Self {
-        let sets = shared.service.sets.clone();
-        let build: Build = Arc::new(move |_, filters, limit| sets.snapshot(filters, limit));
-        let sessions = NegSessions::new(Arc::clone(&shared.service), place.address(), build);
-        Self { shared, place, sessions }
+        let sessions = NegSessions::new(Arc::clone(&shared.service), place.address());
+        Self { shared, place, viewer: Viewer::default(), may_show_key: false, sessions }
     }
 
-    /// Takes a message whose verb begins with `NEG-`; returns the answer, where there is one.
-    pub(super) async fn take(&mut self, text: Vec<u8>) -> Option<String> {
+    /// Takes a message whose verb begins with `NEG-`, sent by a client that has shown this much
+    /// (NIP-42); returns the answer, where there is one.
+    pub(super) async fn take(&mut self, text: Vec<u8>, auth: &SharedAuth) -> Option<String> {
         let Ok(text) = String::from_utf8(text) else {
             return Some(message::notice("invalid: a message that is not UTF-8"));
         };
+        self.look_at(auth);
         match self.shared.service.read(&self.place, text.into()).await {
             Ok(ClientMessage::NegOpen { id, filters, payload }) => {
-                Some(self.sessions.open(Viewer::default(), id, filters, payload).await)
+                let may = self.may_sync(&filters);
+                Some(self.sessions.open(self.viewer.clone(), may, id, filters, payload).await)
             }
             Ok(ClientMessage::NegMsg { id, payload }) => {
                 Some(self.sessions.message(id, payload).await)
@@ -44,6 +52,28 @@ impl Neg {
                 self.sessions.refused(&refusal);
                 Some(refusal.answer)
             }
+        }
+    }
+
+    /// Sees what the client has shown by now.
+    fn look_at(&mut self, auth: &SharedAuth) {
+        let auth = auth::lock(auth);
+        let viewer = Viewer::new(self.shared.private_kinds.clone(), auth.key());
+        if !self.viewer.keys().is_empty() && self.viewer.keys() != viewer.keys() {
+            // The relay has refused what it was shown: what is open may show too much.
+            self.sessions.close_all();
+        }
+        self.viewer = viewer;
+        self.may_show_key =
+            auth.is_asked() && !self.shared.service.config().attach.relay_url.is_empty();
+    }
+
+    /// Private kinds are asked a key for only where one would be believed; elsewhere there are none.
+    fn may_sync(&self, filters: &[Filter]) -> Result<(), &'static str> {
+        let config = &self.shared.service.config().auth;
+        match self.may_show_key {
+            true => permission::may_sync(config, &self.viewer, filters),
+            false => permission::may_sync_public(config, &self.viewer),
         }
     }
 

@@ -3,7 +3,7 @@
 //! takes what was read.
 
 use super::Shared;
-use super::auth::Auth;
+use super::auth::{SharedAuth, lock};
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
 use super::neg::Neg;
 use crate::clients::limits::Place;
@@ -13,8 +13,8 @@ use crate::metrics::Share;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -40,12 +40,6 @@ enum Own {
     Answer(String),
     /// The last thing.
     Close(CloseCode, &'static str),
-}
-
-type SharedAuth = Arc<Mutex<Auth>>;
-
-fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
-    auth.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Passes messages until either side is gone.
@@ -192,7 +186,7 @@ impl Up {
     }
 
     async fn answer(&mut self, text: Vec<u8>) {
-        if let Some(answer) = self.neg.take(text).await {
+        if let Some(answer) = self.neg.take(text, &self.auth).await {
             // Fails only when the client is gone.
             let _ = self.own.send(Own::Answer(answer)).await;
         }

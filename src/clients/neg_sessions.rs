@@ -1,9 +1,9 @@
 //! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77): each session answers from the snapshot that it was
 //! opened with.
 
+use super::Service;
 use super::limits::{NegShare, Turns};
 use super::message::{self, Refusal};
-use super::{Service, permission};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
@@ -26,16 +26,10 @@ const SHORT_BYTES: usize = 4_096;
 /// The NEG sessions of one connection by their ids, apart from its subscriptions.
 pub(crate) struct NegSessions {
     service: Arc<Service>,
-    build: Build,
     address: IpAddr,
     open: Arc<Mutex<Open>>,
     began: Instant,
 }
-
-/// The complete set of the events that match any of the filters and that the viewer may see, or an
-/// error where there are more than the number says. Blocks while it is built.
-pub(crate) type Build =
-    Arc<dyn Fn(&Viewer, &[Filter], usize) -> Result<Slice, SnapshotError> + Send + Sync>;
 
 struct Open {
     sessions: Sessions<String, Slice>,
@@ -140,8 +134,8 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    /// None yet, of a client at `address`. What is not in memory is built by `build`.
-    pub(crate) fn new(service: Arc<Service>, address: IpAddr, build: Build) -> Self {
+    /// None yet, of a client at `address`.
+    pub(crate) fn new(service: Arc<Service>, address: IpAddr) -> Self {
         let open = Open {
             sessions: Sessions::new(limits(&service.config().negentropy), 0),
             share: service.counts.neg_total.share(),
@@ -149,13 +143,15 @@ impl NegSessions {
             accounts: HashMap::new(),
         };
         let open = Arc::new(Mutex::new(open));
-        Self { service, build, address, open, began: Instant::now() }
+        Self { service, address, open, began: Instant::now() }
     }
 
-    /// NIP-77, Initial message. A live session of the same id ends. Returns the answer.
+    /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
+    /// why the client may not.
     pub(crate) async fn open(
         &mut self,
         viewer: Viewer,
+        may: Result<(), &'static str>,
         id: String,
         filters: Vec<Filter>,
         payload: Vec<u8>,
@@ -169,7 +165,7 @@ impl NegSessions {
         if let Err(text) = has_room {
             return refuse(metrics, &id, &text);
         }
-        if let Err(reason) = permission::may_sync(&config.auth, &viewer, &filters) {
+        if let Err(reason) = may {
             return refuse(metrics, &id, reason);
         }
         let config = &config.negentropy;
@@ -193,8 +189,9 @@ impl NegSessions {
         }
         if matches!(opened, Ok(None)) {
             let most = config.memory_mb.size() << 20;
-            let build = Arc::clone(&self.build);
-            let any = move |it: &Opening| build(&it.viewer, &it.filters, it.limit).map(Some);
+            let sets = service.sets.clone();
+            let any =
+                move |it: &Opening| sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some);
             opened = match service.sets.session_bytes() < most {
                 true => self.find(&service.counts.long, &opening, any).await,
                 false => Err(OpenError::NoMemory),
@@ -274,6 +271,14 @@ impl NegSessions {
     /// NIP-77, Close message. Of an unknown id nothing is said.
     pub(crate) fn close(&mut self, id: &str) {
         self.lock().forget(&id.to_owned());
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn close_all(&mut self) {
+        let mut open = self.lock();
+        open.sessions = Sessions::new(limits(&self.service.config().negentropy), 0);
+        open.accounts.clear();
+        open.count();
     }
 
     /// A message of which no more than its session is known has been refused: the session ends.

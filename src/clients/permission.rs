@@ -70,6 +70,15 @@ pub(crate) fn may_sync(
     filters: &[Filter],
 ) -> Result<(), &'static str> {
     may_read(config, viewer, filters)?;
+    may_sync_public(config, viewer)
+}
+
+/// As [`may_sync`], of what is for everybody.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(crate) fn may_sync_public(config: &AuthConfig, viewer: &Viewer) -> Result<(), &'static str> {
+    may_do_anything(config, viewer)?;
     if config.sync_keys.is_empty() || has_shown(viewer, &config.sync_keys) {
         return Ok(());
     }

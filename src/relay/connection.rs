@@ -4,9 +4,9 @@ use super::auth::{self, Auth};
 use super::outbox::{NEVER, Outbox, Outgoing, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::websocket::{self, Socket};
-use super::{Shared, count, message, publish, stopped};
+use super::{Shared, count, message, permission, publish, stopped};
 use crate::clients::limits::{Place, Turns};
-use crate::clients::neg_sessions::{Build, NegSessions};
+use crate::clients::neg_sessions::NegSessions;
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
@@ -112,7 +112,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions = neg_sessions(client);
+    let mut neg_sessions = NegSessions::new(Arc::clone(&client.relay.service), client.address());
     client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -157,7 +157,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
-            let answer = neg_sessions.open(client.auth.viewer(), id, filters, payload).await;
+            let viewer = client.auth.viewer();
+            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegMsg { id, payload }) => {
@@ -170,14 +172,6 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
             client.outbox.text(refusal.answer).await;
         }
     }
-}
-
-/// No sessions yet; their sets are what this client may see.
-fn neg_sessions(client: &Client) -> NegSessions {
-    let index = client.relay.index.clone();
-    let build: Build =
-        Arc::new(move |viewer, filters, limit| index.snapshot_for(viewer, filters, limit));
-    NegSessions::new(Arc::clone(&client.relay.service), client.address(), build)
 }
 
 /// How long a client that answers pings can be silent at the most.
