@@ -2,6 +2,7 @@
 //! answered from the relay's own database, and everything else passes through untouched.
 
 mod auth;
+mod down;
 mod frames;
 mod http;
 mod neg;
