@@ -331,10 +331,7 @@ fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
         catalog: &catalog,
         old: events.iter().map(Event::item).collect(),
         later: later.item(),
-        change: Change {
-            steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into(),
-            ..Change::default()
-        },
+        change: Change { steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into() },
     };
     catalog.load(&source).unwrap();
     for filter in ["{}", r#"{"kinds":[1]}"#] {

@@ -2,6 +2,7 @@
 //! for Prometheus. Pages of other origins may not read either.
 
 use super::Service;
+use super::limits::is_forwarded;
 use crate::metrics::{self, Observed};
 use crate::store::unix_now;
 use http_body_util::Full;
@@ -10,14 +11,6 @@ use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde_json::json;
 use std::net::IpAddr;
-
-/// The headers by which proxies say that a request is not their own.
-const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
-
-/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
-pub(crate) fn is_forwarded<B>(request: &Request<B>) -> bool {
-    FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
-}
 
 /// 200 when there is no reason why work cannot be done, 503 with the reasons when there is.
 pub(crate) fn health(reasons: &[String]) -> Response<Full<Bytes>> {

@@ -1,13 +1,16 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
 mod auth;
+mod client;
 mod connection;
 mod count;
 mod health;
 mod http;
+mod information;
 mod outbox;
 mod page;
 mod publish;
+mod response;
 mod subscriptions;
 mod upgrade;
 mod websocket;

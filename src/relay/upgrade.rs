@@ -1,5 +1,6 @@
 //! From a request to HTTP's answer or to a WebSocket.
 
+use super::response::{Body, refuse};
 use super::websocket::{self, Refused};
 use super::{Shared, connection, http};
 use hyper::body::Incoming;
@@ -13,7 +14,7 @@ pub(super) async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
     relay: Arc<Shared>,
-) -> Response<http::Body> {
+) -> Response<Body> {
     if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
     }
@@ -24,9 +25,9 @@ pub(super) async fn respond(
             service.metrics.connections_refused.count("handshake");
             return match error {
                 Refused::NoHandshake => {
-                    http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
+                    refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
                 }
-                Refused::Version => websocket::with_version(http::refuse(
+                Refused::Version => websocket::with_version(refuse(
                     StatusCode::UPGRADE_REQUIRED,
                     "Use WebSocket 13.\n",
                 )),
@@ -36,7 +37,7 @@ pub(super) async fn respond(
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
     let place = match service.place(&request, peer) {
         Ok(place) => place,
-        Err((status, text)) => return http::refuse(status, &text),
+        Err((status, text)) => return refuse(status, &text),
     };
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {

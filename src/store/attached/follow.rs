@@ -9,8 +9,8 @@ use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::item::Item;
+use crate::store::change::{Change, Step};
 use crate::store::event::{DELETION, Event};
-use crate::store::rules::{Change, Step};
 use crate::store::unix_now;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -225,7 +225,7 @@ impl Known {
             self.compare_due = self.compare_due.min(soon);
         }
         if !touched.steps.is_empty() {
-            listener.changed(Arc::new(Change { steps: touched.steps, ..Change::default() }));
+            listener.changed(Arc::new(Change { steps: touched.steps }));
         }
         Ok(())
     }
