@@ -10,7 +10,8 @@ use super::tree::Tree;
 use crate::item::Item;
 use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
-use crate::store::{Change, EventSource, Filter, PrivateKinds, Store, StoreError, View, Viewer};
+use crate::store::{Change, EventSource, Filter, PrivateKinds, StoreError, View, Viewer};
+use std::cell::Cell;
 use std::sync::Arc;
 
 /// A set of at most so many items is cheap to scan: it is built for the session and not kept.
@@ -47,6 +48,16 @@ impl Catalog {
         } else {
             vec![private.public_part(&everything), private.private_part(&everything)]
         };
+        Self::keeping(memory_bytes, resident)
+    }
+
+    /// As [`Catalog::new`], of a store that tells only of what is for everybody: events of private
+    /// kinds are found by scans alone.
+    pub fn of_public(memory_bytes: usize, private: &PrivateKinds) -> Self {
+        Self::keeping(memory_bytes, vec![private.public_part(&Filter::default())])
+    }
+
+    fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
         let kept = KeptSets::new(memory_bytes, resident, Arc::clone(&charged));
         Self { kept, metrics: IndexMetrics::default(), charged }
@@ -66,15 +77,19 @@ impl Catalog {
         Ok(())
     }
 
-    /// Takes `items` for the set of all events and forgets every other set: the store is another
+    /// Takes `items` for the set of what is for everybody and forgets every other set: the store is another
     /// one now.
     pub fn replace(&self, items: Vec<Item>) {
         self.kept.replace(items);
     }
 
-    /// The set of all events, unless it is being loaded.
-    pub fn everything(&self) -> Option<Tree> {
-        self.kept.trees(&[Filter::default()])?.pop()
+    /// The set of what is for everybody, unless it is being loaded.
+    pub fn public(&self) -> Option<Tree> {
+        self.kept.trees(self.public_content())?.pop()
+    }
+
+    fn public_content(&self) -> &[Filter] {
+        self.kept.resident().get(..1).unwrap_or_default()
     }
 
     /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
@@ -90,7 +105,7 @@ impl Catalog {
 
     /// As [`Catalog::contains`], and everybody may know.
     pub fn shows(&self, item: &Item) -> bool {
-        self.kept.contain(self.kept.resident().get(..1).unwrap_or_default(), item)
+        self.kept.contain(self.public_content(), item)
     }
 
     /// As [`Catalog::snapshot_for`], of a set that is in memory; `None` of one that is not, and of
@@ -156,7 +171,7 @@ impl Catalog {
     /// As [`Catalog::snapshot`].
     pub fn snapshot_for(
         &self,
-        store: &Store,
+        source: &dyn EventSource,
         viewer: &Viewer,
         filters: &[Filter],
         limit: usize,
@@ -164,9 +179,9 @@ impl Catalog {
         let views: Vec<View> = filters.iter().map(|filter| viewer.view(filter)).collect();
         match views.as_slice() {
             [view] if !view.own.is_empty() => {
-                whole(self.slice_with_own(store, view, limit)?, limit)
+                whole(self.slice_with_own(source, view, limit)?, limit)
             }
-            _ => self.snapshot_of(store, &views, limit),
+            _ => self.snapshot_of(source, &views, limit),
         }
     }
 
@@ -233,20 +248,20 @@ impl Catalog {
     /// scan: both of the same commit.
     fn slice_with_own(
         &self,
-        store: &Store,
+        source: &dyn EventSource,
         view: &View,
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         let public = &view.public;
         let content = public.timeless();
-        let cheap = Gathered::new(None, CHEAP_ITEMS);
-        let tree = match self.at_one_commit(store, view, &content, cheap, limit)? {
+        let cheap = || Gathered::new(None, CHEAP_ITEMS);
+        let tree = match self.at_one_commit(source, view, &content, &cheap, limit)? {
             Some(tree) => tree,
             None => {
                 // So that it is kept from now on, where it can be.
-                self.slice(store, public, limit)?;
-                let all = Gathered::new(view.limit(), limit);
-                self.at_one_commit(store, view, &content, all, limit)?
+                self.slice(source, public, limit)?;
+                let all = || Gathered::new(view.limit(), limit);
+                self.at_one_commit(source, view, &content, &all, limit)?
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
@@ -257,27 +272,38 @@ impl Catalog {
     /// in `all`; `None` when they are too many.
     fn at_one_commit(
         &self,
-        store: &Store,
+        source: &dyn EventSource,
         view: &View,
         content: &Filter,
-        mut all: Gathered,
+        all: &dyn Fn() -> Gathered,
         limit: usize,
     ) -> Result<Option<Tree>, StoreError> {
-        store.reader().at_one_commit(
-            || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) },
-            |kept, moment| {
-                let Some(mut tree) = kept else {
-                    all.take(moment, view.parts())?;
-                    return Ok(all.items().map(|items| self.not_kept(Tree::from_unsorted(items))));
-                };
-                let mut own = Gathered::new(view.limit(), limit);
-                own.take(moment, &view.own)?;
-                Ok(own.items().map(|items| {
-                    tree.insert_batch(&items);
-                    tree
-                }))
+        let (kept, mut found) = (Cell::new(None), None);
+        source.at_one_commit(
+            &mut || {
+                let is_void = content.is_void();
+                kept.set(if is_void { Some(Tree::new()) } else { self.kept.used(content) });
             },
-        )
+            &mut |moment| {
+                found = match kept.take() {
+                    Some(mut tree) => {
+                        let mut own = Gathered::new(view.limit(), limit);
+                        own.take(moment, &view.own)?;
+                        own.items().map(|items| {
+                            tree.insert_batch(&items);
+                            tree
+                        })
+                    }
+                    None => {
+                        let mut all = all();
+                        all.take(moment, view.parts())?;
+                        all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
+                    }
+                };
+                Ok(())
+            },
+        )?;
+        Ok(found)
     }
 
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.

@@ -98,13 +98,14 @@ impl KeptSets {
         if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM }
     }
 
-    /// Keeps `items` as the set of all events and forgets every other set.
+    /// Keeps `items` as the first of the resident sets and forgets every other set.
     pub(super) fn replace(&self, items: Vec<Item>) {
         let tree = Tree::from_unsorted(items);
+        let kept = self.resident.first().cloned();
         let mut state = self.lock();
         state.begun += 1;
         state.sets.clear();
-        state.sets.insert(Filter::default(), Entry::Kept { tree, last_use: 0 });
+        state.sets.extend(kept.map(|content| (content, Entry::Kept { tree, last_use: 0 })));
         drop(state);
         self.built.notify_all();
     }

@@ -7,6 +7,10 @@ use super::options::{InitiatorError, Options, Rule, Step};
 use super::range_set::RangeSet;
 use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError};
 
+/// After how many answers in a row that show no difference a session by the reference rule ends. A
+/// responder that does no more than halve ranges is through the largest set in half of them.
+const MAX_EMPTY_ANSWERS: u32 = 128;
+
 /// Asks a responder for what differs from one set.
 #[derive(Clone, Debug)]
 pub struct Initiator<S> {
@@ -16,7 +20,7 @@ pub struct Initiator<S> {
 
 #[derive(Clone, Debug)]
 enum Asking {
-    Reference(FrameLimit),
+    Reference { limit: FrameLimit, empty_answers: u32 },
     Adaptive { session: Box<Session>, checkpoint: Option<u64> },
 }
 
@@ -31,7 +35,7 @@ impl<S: RangeSet> Initiator<S> {
             return Err(FrameLimitError { limit_bytes: options.opening_limit_bytes });
         }
         let asking = match options.rule {
-            Rule::Reference => Asking::Reference(limit),
+            Rule::Reference => Asking::Reference { limit, empty_answers: 0 },
             Rule::Adaptive => Asking::Adaptive {
                 session: Box::new(Session::new(&options)),
                 checkpoint: options.checkpoint,
@@ -49,7 +53,7 @@ impl<S: RangeSet> Initiator<S> {
     /// rule, which does not know.
     pub fn unsettled_items(&self) -> usize {
         match &self.asking {
-            Asking::Reference(_) => 0,
+            Asking::Reference { .. } => 0,
             Asking::Adaptive { session, .. } => session.unsettled_items(),
         }
     }
@@ -57,7 +61,10 @@ impl<S: RangeSet> Initiator<S> {
     /// The first message. Calling it again begins anew.
     pub fn open(&mut self) -> Vec<u8> {
         match &mut self.asking {
-            Asking::Reference(_) => reference::opening(&self.set),
+            Asking::Reference { empty_answers, .. } => {
+                *empty_answers = 0;
+                reference::opening(&self.set)
+            }
             Asking::Adaptive { session, checkpoint } => session.open(&self.set, *checkpoint),
         }
     }
@@ -73,10 +80,19 @@ impl<S: RangeSet> Initiator<S> {
     /// session is then over.
     pub fn receive(&mut self, message: &[u8], found: &mut Found) -> Result<Step, InitiatorError> {
         match &mut self.asking {
-            Asking::Reference(limit) => {
+            Asking::Reference { limit, empty_answers } => {
                 let ranges = Decoder::new(message)?;
+                let known = found.have.len() + found.need.len();
                 let next = reference::reply(&self.set, *limit, ranges, Some(found))?;
-                Ok(if next.len() == 1 { Step::Done } else { Step::Send(next) })
+                if next.len() == 1 {
+                    return Ok(Step::Done);
+                }
+                let is_empty = found.have.len() + found.need.len() == known;
+                *empty_answers = if is_empty { *empty_answers + 1 } else { 0 };
+                if *empty_answers >= MAX_EMPTY_ANSWERS {
+                    return Err(InitiatorError::NoProgress { answers: *empty_answers });
+                }
+                Ok(Step::Send(next))
             }
             Asking::Adaptive { session, .. } => session.receive(&self.set, message, found),
         }

@@ -1,6 +1,7 @@
 //! What a commit did, step by step, and how an event is taken out.
 
 use super::event::Event;
+use super::fault;
 use crate::item::Item;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -36,7 +37,7 @@ impl Stored {
         Ok(Self {
             row: row.get(0)?,
             item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
-            json: row.get(3)?,
+            json: fault::text(row, 3)?.into_owned(),
         })
     }
 

@@ -40,7 +40,7 @@ pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::Outcome;
-pub use source::EventSource;
+pub use source::{AtOneMoment, EventSource, Work};
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
@@ -178,6 +178,13 @@ pub enum StoreError {
     /// Another relay's database has become another one.
     #[error("the relay's database {path} was replaced or rewritten", path = path.display())]
     Rewritten {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Another relay's database is written to so often that it was never still.
+    #[error("the relay's database {path} is being written to without a pause; try again",
+        path = path.display())]
+    Busy {
         /// The file.
         path: PathBuf,
     },

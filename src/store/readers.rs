@@ -138,23 +138,24 @@ impl Reader {
 
     /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
     /// is the last that the listener knows, and must not wait. Where the listener does not come to
-    /// know of that commit for seconds, there is nothing beside.
+    /// know of that commit for seconds, it is not called.
     ///
     /// # Errors
     /// Those of `work`.
-    pub fn at_one_commit<B, T>(
+    pub fn at_one_commit<T>(
         &self,
-        beside: impl FnOnce() -> Option<B>,
-        work: impl FnOnce(Option<B>, &Moment<'_>) -> Result<T, StoreError>,
+        beside: impl FnOnce(),
+        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.pool.with(|connection| {
-            let (beside, moment) = self.commits.between(|is_told| {
+            let moment = self.commits.between(|is_told| {
                 query::begin(connection)?;
-                let beside = if is_told { beside() } else { None };
-                let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>((beside, Moment { connection, expired_until }))
+                if is_told {
+                    beside();
+                }
+                Ok::<_, StoreError>(Moment { connection, expired_until: self.pool.expired_until() })
             })?;
-            work(beside, &moment)
+            work(&moment)
         })
     }
 
