@@ -1,15 +1,10 @@
 //! The way to a peer: TCP, and TLS where its URL asks for it.
 
-use super::peer::PeerError;
+use super::trust::Trust;
 use std::io::ErrorKind;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::crypto::ring;
-use tokio_rustls::rustls::pki_types::ServerName;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 use tokio_tungstenite::tungstenite::http::Uri;
 
 /// How long connecting may take, each step.
@@ -18,6 +13,17 @@ pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 /// A byte stream, encrypted or not.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
+
+/// Why a peer could not be reached.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot connect: {0}")]
+pub(super) struct DialError(String);
+
+impl DialError {
+    pub(super) fn new(reason: impl Into<String>) -> Self {
+        Self(reason.into())
+    }
+}
 
 /// Where a peer is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,26 +96,20 @@ impl PeerUrl {
     }
 
     /// Opens a byte stream.
-    pub(super) async fn dial(&self) -> Result<Box<dyn Duplex>, PeerError> {
-        let failed = |reason: String| PeerError::Connect { reason };
+    pub(super) async fn dial(&self, trust: &Trust) -> Result<Box<dyn Duplex>, DialError> {
         let tcp =
             tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((self.host.as_str(), self.port)));
         let tcp = tcp
             .await
-            .map_err(|_| failed("no answer".into()))?
-            .map_err(|error| failed(self.unreached(&error)))?;
-        tcp.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
+            .map_err(|_| DialError::new("no answer"))?
+            .map_err(|error| DialError::new(self.unreached(&error)))?;
+        tcp.set_nodelay(true).map_err(|error| DialError::new(error.to_string()))?;
         if !self.encrypted {
             return Ok(Box::new(tcp));
         }
-        let name = ServerName::try_from(self.host.clone())
-            .map_err(|_| failed("the host name cannot be certified".into()))?;
-        let tls = tokio::time::timeout(DIAL_TIMEOUT, tls_connector()?.connect(name, tcp));
-        let tls = tls
-            .await
-            .map_err(|_| failed("no answer to TLS".into()))?
-            .map_err(|error| failed(format!("TLS: {error}")))?;
-        Ok(Box::new(tls))
+        let tls = tokio::time::timeout(DIAL_TIMEOUT, trust.connect(&self.host, tcp));
+        let tls = tls.await.map_err(|_| DialError::new("no answer to TLS"))?;
+        Ok(Box::new(tls.map_err(DialError)?))
     }
 }
 
@@ -117,14 +117,4 @@ impl std::fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-fn tls_connector() -> Result<TlsConnector, PeerError> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| PeerError::Connect { reason: format!("TLS: {error}") })?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    Ok(TlsConnector::from(Arc::new(config)))
 }

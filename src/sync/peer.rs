@@ -1,8 +1,9 @@
 //! One WebSocket connection to a peer: text in, text out, bounded both ways.
 
-use super::dial::{DIAL_TIMEOUT, Duplex, PeerUrl};
+use super::dial::{DIAL_TIMEOUT, DialError, Duplex, PeerUrl};
 use super::information::Information;
 use super::trace::{Speaker, Trace};
+use super::trust::Trust;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -28,8 +29,8 @@ type Socket = WebSocketStream<Box<dyn Duplex>>;
 /// Why a connection could not be made or went away.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    #[error("cannot connect: {reason}")]
-    Connect { reason: String },
+    #[error(transparent)]
+    Connect(#[from] DialError),
     #[error("the connection was lost: {reason}")]
     Lost { reason: String },
     #[error("the peer sent a message of more than {MESSAGE_BYTES} bytes")]
@@ -55,19 +56,20 @@ impl Peer {
     /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
     pub(super) async fn connect(
         url: &PeerUrl,
+        trust: &Trust,
         known: Option<Information>,
         trace: Option<Trace>,
     ) -> Result<Self, PeerError> {
         let information = async {
             match known {
                 Some(information) => information,
-                None => Information::fetch(url).await.unwrap_or_else(|error| {
+                None => Information::fetch(url, trust).await.unwrap_or_else(|error| {
                     tracing::debug!(peer = %url, %error, "the peer says nothing of itself");
                     Information::default()
                 }),
             }
         };
-        let (socket, information) = tokio::join!(open(url), information);
+        let (socket, information) = tokio::join!(open(url, trust), information);
         let (sink, stream) = socket?.split();
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
         let sending = tokio::spawn(send_all(sink, queue));
@@ -137,17 +139,16 @@ impl Peer {
     }
 }
 
-async fn open(url: &PeerUrl) -> Result<Socket, PeerError> {
-    let stream = url.dial().await?;
+async fn open(url: &PeerUrl, trust: &Trust) -> Result<Socket, DialError> {
+    let stream = url.dial(trust).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
-    let failed = |reason: String| PeerError::Connect { reason };
     let (socket, _) = tokio::time::timeout(DIAL_TIMEOUT, handshake)
         .await
-        .map_err(|_| failed("no answer to the WebSocket handshake".into()))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
+        .map_err(|error| DialError::new(error.to_string()))?;
     Ok(socket)
 }
 
