@@ -45,8 +45,8 @@ impl PeerUrl {
         let wrong = |reason| UrlError { url: text.to_owned(), reason };
         let uri: Uri = text.trim().parse().map_err(|_| wrong("it cannot be read"))?;
         let encrypted = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
+            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
             _ => return Err(wrong("it must begin with ws:// or wss://")),
         };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
@@ -54,8 +54,19 @@ impl PeerUrl {
             return Err(wrong("it must not hold a user name"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-        Ok(Self { text: text.trim().trim_end_matches('/').to_owned(), host, port, encrypted })
+        let port = match (authority.port_u16(), authority.as_str().rsplit_once(':')) {
+            (Some(port), _) => port,
+            // What follows the last colon of an IPv6 address is no port.
+            (None, Some((_, port))) if !port.is_empty() && !port.ends_with(']') => {
+                return Err(wrong("its port is no number from 1 to 65535"));
+            }
+            (None, _) if encrypted => 443,
+            (None, _) => 80,
+        };
+        let scheme = if encrypted { "wss" } else { "ws" };
+        let (_, place) = text.trim().split_once("://").ok_or_else(|| wrong("it cannot be read"))?;
+        let text = format!("{scheme}://{}", place.trim_end_matches('/'));
+        Ok(Self { text, host, port, encrypted })
     }
 
     /// The URL.
@@ -108,8 +119,20 @@ impl PeerUrl {
         let tls = tls
             .await
             .map_err(|_| failed("no answer to TLS".into()))?
-            .map_err(|error| failed(format!("TLS: {error}")))?;
+            .map_err(|error| failed(untrusted(&error)))?;
         Ok(Box::new(tls))
+    }
+}
+
+/// Why there is no encrypted stream.
+fn untrusted(error: &std::io::Error) -> String {
+    let cause =
+        error.get_ref().and_then(|cause| cause.downcast_ref::<tokio_rustls::rustls::Error>());
+    match cause {
+        Some(tokio_rustls::rustls::Error::InvalidMessage(_)) => {
+            "it does not speak TLS; is it a ws:// relay?".to_owned()
+        }
+        _ => format!("TLS: {error}"),
     }
 }
 
@@ -127,4 +150,39 @@ fn tls_connector() -> Result<TlsConnector, PeerError> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_host_and_a_port_that_there_is() {
+        for (url, authority) in [
+            ("ws://relay.example.com", "relay.example.com:80"),
+            ("wss://relay.example.com/nostr?x=1", "relay.example.com:443"),
+            ("wss://relay.example.com:8443/", "relay.example.com:8443"),
+            ("WSS://relay.example.com", "relay.example.com:443"),
+            ("ws://[::1]", "[::1]:80"),
+            (" ws://[2001:db8::1]:7777 ", "[2001:db8::1]:7777"),
+            ("ws://relay.example.com:", "relay.example.com:80"),
+        ] {
+            let parsed = PeerUrl::parse(url).unwrap();
+            assert_eq!(parsed.authority(), authority, "{url}");
+            assert!(["ws:", "wss:"].iter().any(|scheme| parsed.as_str().starts_with(scheme)));
+        }
+        for (url, reason) in [
+            ("", "cannot be read"),
+            ("relay.example.com", "begin with ws://"),
+            ("https://relay.example.com", "begin with ws://"),
+            ("ws://::1:7777", "cannot be read"),
+            ("ws://me@relay.example.com", "user name"),
+            ("ws://127.0.0.1:99999", "port"),
+            ("ws://127.0.0.1:abc", "port"),
+            ("ws://[::1]:70000", "port"),
+        ] {
+            let error = PeerUrl::parse(url).unwrap_err().to_string();
+            assert!(error.contains(reason), "{url}: {error}");
+        }
+    }
 }
