@@ -1,5 +1,7 @@
 //! The relay as its clients meet it: a process with a store of a million events, asked over a
 //! socket, each figure beside what it is measured against.
+//!
+//! `cargo bench --bench relay -- set|negotiate|query|publish`
 
 mod support;
 
@@ -35,12 +37,24 @@ fn main() {
     let start = Instant::now();
     fill(&million);
     println!("store of {STORED} events made in {:.0} s", start.elapsed().as_secs_f64());
-    build_set(&million);
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let parts = ["set", "negotiate", "query", "publish"];
+    let all = !arguments.iter().any(|text| parts.contains(&text.as_str()));
+    let is_asked = |part: &str| all || arguments.iter().any(|text| text == part);
+    if is_asked("set") {
+        build_set(&million);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        negotiate(&million).await;
-        query(&million).await;
-        publish(&dir.path().join("empty.sqlite"), &million).await;
+        if is_asked("negotiate") {
+            negotiate(&million).await;
+        }
+        if is_asked("query") {
+            query(&million).await;
+        }
+        if is_asked("publish") {
+            publish(&dir.path().join("empty.sqlite"), &million).await;
+        }
     });
 }
 

@@ -4,8 +4,8 @@ use negsync::index::{Catalog, Index};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
-    Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions, Synchronous, VerifiedEvent,
-    unix_now,
+    AtOneMoment, Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions, Synchronous,
+    VerifiedEvent, Work, unix_now,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -199,18 +199,17 @@ impl EventSource for Faulty {
         Ok(())
     }
 
-    fn items(
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        work(self)
+    }
+
+    fn at_one_commit(
         &self,
-        filters: &[Filter],
-        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        if self.fails {
-            return Err(StoreError::NotWritten("a bad sector".into()));
-        }
-        for (place, _) in filters.iter().enumerate() {
-            let _ = (1..=3).try_for_each(|at| visit(place, Item::new(at, [at as u8; 32])));
-        }
-        Ok(())
+        beside();
+        work(self)
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -218,6 +217,20 @@ impl EventSource for Faulty {
     }
 
     fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl AtOneMoment for Faulty {
+    fn items(
+        &self,
+        _: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if self.fails {
+            return Err(StoreError::NotWritten("a bad sector".into()));
+        }
+        let _ = (1..=3).try_for_each(|at| visit(Item::new(at, [at as u8; 32])));
         Ok(())
     }
 }

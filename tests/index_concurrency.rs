@@ -6,8 +6,8 @@ use negsync::index::{Catalog, Index, Subscriber};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
 use negsync::store::{
-    Change, Event, EventSource, Filter, PrivateKinds, Step, StoreError, StoreOptions, Synchronous,
-    VerifiedEvent,
+    AtOneMoment, Change, Event, EventSource, Filter, PrivateKinds, Step, StoreError, StoreOptions,
+    Synchronous, VerifiedEvent, Work,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -284,15 +284,17 @@ impl EventSource for HalfSeen<'_> {
         Ok(())
     }
 
-    fn items(
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        work(self)
+    }
+
+    fn at_one_commit(
         &self,
-        filters: &[Filter],
-        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+        beside: &mut dyn FnMut(u64),
+        work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        let seen = self.old.iter().chain([&self.later]);
-        let _ =
-            seen.filter(|item| filters[0].matches_time(item)).try_for_each(|item| visit(0, *item));
-        Ok(())
+        beside(0);
+        work(self)
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -300,6 +302,19 @@ impl EventSource for HalfSeen<'_> {
     }
 
     fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl AtOneMoment for HalfSeen<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let mut seen =
+            self.old.iter().chain([&self.later]).filter(|item| filter.matches_time(item));
+        let _ = seen.try_for_each(|item| visit(*item));
         Ok(())
     }
 }
@@ -316,10 +331,7 @@ fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
         catalog: &catalog,
         old: events.iter().map(Event::item).collect(),
         later: later.item(),
-        change: Change {
-            steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into(),
-            ..Change::default()
-        },
+        change: Change { steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into() },
     };
     catalog.load(&source).unwrap();
     for filter in ["{}", r#"{"kinds":[1]}"#] {

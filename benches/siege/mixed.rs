@@ -19,15 +19,16 @@ const RECONCILERS: usize = 8;
 const AUTHORS: usize = 200;
 /// How long the relay has until what it takes no longer grows, of the whole time.
 const WARM_UP: f64 = 0.2;
-/// Bytes of the write-ahead log are at most so many, in MB: see `store/checkpoint.rs`.
-const WAL_MB: f64 = 64.0 * 4.0;
+/// The write-ahead log's cap in MB, with the head of each page: see `store/checkpoint.rs`.
+const WAL_MB: f64 = 2.0 * 65_536.0 * 4_120.0 / 1e6;
 
 pub async fn run(extent: Extent) {
     let minutes = extent.pick(extent.minutes, extent.minutes.min(1));
     let samples = extent.pick(minutes, 12);
     let period = Duration::from_secs(60 * minutes) / samples.max(1) as u32;
     println!("\n{minutes} minutes of mixed load");
-    let relay = Relay::start(extent.pick(200_000, 20_000), "");
+    // A cache that is full before the warm-up ends: what grows after that grows for ever.
+    let relay = Relay::start(extent.pick(200_000, 20_000), "[store]\ncache_mb = 32\n");
     let mut load = JoinSet::new();
     for number in 0..PUBLISHERS {
         load.spawn(publish(relay.address, number));
@@ -163,7 +164,7 @@ async fn reconcile(to: SocketAddr, number: usize) {
             let filter = match rng.random_range(0..4) {
                 0 => "{}".to_owned(),
                 1 => r#"{"kinds":[1]}"#.to_owned(),
-                2 => format!(r#"{{"kinds":[{}]}}"#, rng.random_range(0..30)),
+                2 => format!(r#"{{"kinds":[{}]}}"#, rng.random_range(20..50)),
                 _ => r#"[{"kinds":[0]},{"kinds":[7],"limit":500}]"#.to_owned(),
             };
             let id = format!("n{}", round % 40);

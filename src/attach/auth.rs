@@ -8,6 +8,7 @@ use crate::store::{Event, RelayKind, unix_now};
 use hyper::Uri;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// NIP-42: the kind of an AUTH event.
 const AUTH: u16 = 22_242;
@@ -23,11 +24,22 @@ pub(super) struct Auth {
     key: Option<[u8; 32]>,
 }
 
+/// What both directions of the connection hear.
+pub(super) type SharedAuth = Arc<Mutex<Auth>>;
+
+pub(super) fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
+    auth.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Auth {
     /// The key that the client holds.
-    #[cfg(test)]
     pub(super) fn key(&self) -> Option<[u8; 32]> {
         self.key
+    }
+
+    /// Whether the relay has asked the client for a key.
+    pub(super) fn is_asked(&self) -> bool {
+        self.challenge.is_some()
     }
 
     /// The relay has said something that begins with `["AUTH"` or `["OK"`.

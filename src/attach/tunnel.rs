@@ -2,7 +2,7 @@
 //! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
 //! takes what was read.
 
-use super::auth::Auth;
+use super::auth::{SharedAuth, lock};
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
 use super::neg::NegSessions;
 use super::{Shared, stopped};
@@ -10,8 +10,8 @@ use crate::relay::message;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
@@ -36,12 +36,6 @@ enum Own {
     Answer(String),
     /// The last thing.
     Close(CloseCode, &'static str),
-}
-
-type SharedAuth = Arc<Mutex<Auth>>;
-
-fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
-    auth.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Passes messages until either side is gone.
@@ -165,9 +159,9 @@ impl Up {
         }
     }
 
-    async fn answer(&self, text: Vec<u8>) {
+    async fn answer(&mut self, text: Vec<u8>) {
         let answer = match String::from_utf8(text) {
-            Ok(text) => self.neg.take(text).await,
+            Ok(text) => self.neg.take(text, &self.auth).await,
             Err(_) => Some(message::notice("invalid: a message that is not UTF-8")),
         };
         if let Some(answer) = answer {

@@ -49,3 +49,29 @@ impl Drop for Charge {
         self.charged.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::slice::Slice;
+    use super::super::tree::Tree;
+    use super::*;
+    use crate::item::Item;
+
+    /// A set that is evicted while somebody answers from it is still there.
+    #[test]
+    fn a_set_counts_once_it_is_kept_no_more_until_nobody_holds_it() {
+        let charged: Arc<Charged> = Arc::default();
+        let items = (0..10_000).map(|second| Item::new(second, [1; 32]));
+        let kept = Tree::from_sorted(items).charged(charged.nothing());
+        let mut held = kept.clone();
+        held.insert_batch(&[Item::new(20_000, [1; 32])]);
+        assert_eq!(charged.bytes(), 0);
+        kept.charge_all();
+        drop(kept);
+        assert!(charged.bytes() >= 400_000);
+        let slice = Slice::new(held, Some(5), None, None);
+        assert!(charged.bytes() >= 400_000);
+        drop(slice);
+        assert_eq!(charged.bytes(), 0);
+    }
+}

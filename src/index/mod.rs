@@ -1,16 +1,17 @@
 //! Which items match a filter: always whole, always current.
 
-mod awaited;
 mod catalog;
 mod changes;
 mod charge;
 mod crate_storage;
+mod kept;
 mod scan;
 mod slice;
 mod tree;
 
-pub use catalog::{Catalog, SnapshotError, Statistics};
+pub use catalog::{Catalog, SnapshotError};
 pub use changes::{Subscriber, SubscriberError};
+pub use kept::Statistics;
 pub use slice::Slice;
 pub use tree::Tree;
 
@@ -39,6 +40,8 @@ pub struct Index {
 pub struct Sets {
     source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
+    // Kinds of which no set has any, but for what a viewer is shown.
+    hidden: PrivateKinds,
     changes: Changes,
 }
 
@@ -81,7 +84,8 @@ impl Index {
             })
             .map_err(StoreError::Thread)?;
         let source = Arc::new(store.clone());
-        Ok(Self { store, sets: Sets { source, catalog, changes } })
+        let hidden = PrivateKinds::default();
+        Ok(Self { store, sets: Sets { source, catalog, hidden, changes } })
     }
 
     /// The store underneath.
@@ -117,7 +121,7 @@ impl Index {
         self.sets.snapshot(filters, limit)
     }
 
-    /// As [`Index::snapshot`], of the events that the viewer may see and no others.
+    /// As [`Sets::snapshot_for`].
     ///
     /// # Errors
     /// As [`Index::snapshot`].
@@ -127,14 +131,13 @@ impl Index {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
-        self.sets.source.catch_up()?;
-        self.sets.catalog.snapshot_for(&self.store, viewer, filters, limit)
+        self.sets.snapshot_for(viewer, filters, limit)
     }
 }
 
 impl Sets {
-    /// The sets over another relay's database (see [`Attached::open`]), all of it read, without
-    /// events of `private` kinds.
+    /// The sets over another relay's database (see [`Attached::open`]), all of it read. Events of
+    /// `private` kinds are in no set but those of [`Sets::snapshot_for`].
     ///
     /// # Errors
     /// When the file cannot be read or is not a database of a known version of the relay.
@@ -145,12 +148,12 @@ impl Sets {
         memory_bytes: usize,
         private: PrivateKinds,
     ) -> Result<Self, StoreError> {
-        // The source itself leaves out what is not for everybody.
-        let catalog = Arc::new(Catalog::new(memory_bytes, &PrivateKinds::default()));
+        let catalog = Arc::new(Catalog::of_public(memory_bytes, &private));
+        let hidden = private.clone();
         let changes = Changes::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
-        Ok(Self { source, catalog, changes })
+        Ok(Self { source, catalog, hidden, changes })
     }
 
     /// The store underneath, as far as sets need it.
@@ -175,7 +178,7 @@ impl Sets {
         self.catalog.shows(item)
     }
 
-    /// As [`Index::snapshot_for`], if it takes no reading of the store: `None` where it does.
+    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -210,7 +213,23 @@ impl Sets {
     /// When the set has more than `limit` items or cannot be read; it is never cut.
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.source.catch_up()?;
-        self.catalog.snapshot(self.source(), filters, limit)
+        let shown: Vec<Filter> =
+            filters.iter().map(|filter| self.hidden.public_part(filter)).collect();
+        self.catalog.snapshot(self.source(), &shown, limit)
+    }
+
+    /// As [`Sets::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.source.catch_up()?;
+        self.catalog.snapshot_for(self.source(), viewer, filters, limit)
     }
 }
 
@@ -235,7 +254,7 @@ impl Listener for Heard {
     }
 
     fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
-        if let Some(tree) = self.catalog.everything() {
+        if let Some(tree) = self.catalog.public() {
             let set = Slice::new(tree, Some(from), Some(to), None);
             set.for_each(0..set.len(), visit);
         }

@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use crate::item::Item;
-use crate::store::{EventSource, Filter, Moment, StoreError, View};
+use crate::store::{AtOneMoment, EventSource, Filter, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
@@ -74,12 +74,12 @@ impl Gathered {
     /// Takes what matches any of the filters, until there are too many.
     pub(super) fn take<'filter>(
         &mut self,
-        moment: &Moment<'_>,
+        moment: &dyn AtOneMoment,
         filters: impl IntoIterator<Item = &'filter Filter>,
     ) -> Result<(), StoreError> {
         for filter in filters {
             if !self.over {
-                moment.items(filter, |item| self.push(item))?;
+                moment.items(filter, &mut |item| self.push(item))?;
             }
         }
         Ok(())

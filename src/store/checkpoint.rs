@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// A log of so many pages (256 MiB) is worth moving: the more commits it holds, the more often a
 /// page that all of them changed is written just once.
 const CHECKPOINT_PAGES: usize = 65_536;
+/// A log of so many pages (512 MiB) is moved by the writer itself: events come faster than the thread
+/// moves them, and have to wait. Only a reader that does not end lets the log grow beyond this.
+const LOG_PAGES: usize = 2 * CHECKPOINT_PAGES;
 /// What the writer may move itself, in pages, before it starts the log over: a few milliseconds.
 const RESTART_PAGES: usize = 2_048;
 /// How often the thread runs after a log that grows while it is moved.
@@ -59,8 +62,13 @@ impl Checkpointer {
 
     /// Called by the writer after each commit.
     pub(super) fn committed(&self, writer: &Connection) {
-        if self.log_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+        let log_pages = self.log_pages.load(Ordering::Relaxed);
+        if log_pages < CHECKPOINT_PAGES {
             return;
+        }
+        if log_pages >= LOG_PAGES {
+            checkpoint(writer, "PASSIVE");
+            self.can_restart.store(true, Ordering::Release);
         }
         if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever. Readers that hold on to

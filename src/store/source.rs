@@ -1,9 +1,26 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Filter, Store, StoreError};
+use super::{Filter, Moment, Store, StoreError};
 use crate::item::Item;
 use std::ops::ControlFlow;
+
+/// A store as it is at one moment.
+pub trait AtOneMoment {
+    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and
+    /// perhaps twice, until it breaks off.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+}
+
+/// What is done at one moment.
+pub type Work<'work> = dyn FnMut(&dyn AtOneMoment) -> Result<(), StoreError> + 'work;
 
 /// Events on a disk. All calls block: inside async code they belong on a blocking thread.
 ///
@@ -24,6 +41,24 @@ pub trait EventSource: Send + Sync {
         self.catch_up()
     }
 
+    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be read, and those of `work`.
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
+
+    /// As [`EventSource::at_one_moment`]; `beside` is called while the listener knows of all that
+    /// `work` will see and of nothing more, and must not wait. It is not called where the listener
+    /// is not told in time.
+    ///
+    /// # Errors
+    /// As [`EventSource::at_one_moment`].
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError>;
+
     /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
     /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
     /// filter there is no order, and an item may come twice.
@@ -34,7 +69,21 @@ pub trait EventSource: Send + Sync {
         &self,
         filters: &[Filter],
         visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
-    ) -> Result<(), StoreError>;
+    ) -> Result<(), StoreError> {
+        self.at_one_moment(&mut |moment| {
+            let mut flow = ControlFlow::Continue(());
+            for (place, filter) in filters.iter().enumerate() {
+                moment.items(filter, &mut |item| {
+                    flow = visit(place, item);
+                    flow
+                })?;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
 
     /// A second with about as many events before it as after it, where a scan gains from being
     /// cut in two; `None` where it does not.
@@ -66,24 +115,16 @@ impl EventSource for Store {
         Ok(())
     }
 
-    fn items(
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.reader().at_one_moment(|moment| work(moment))
+    }
+
+    fn at_one_commit(
         &self,
-        filters: &[Filter],
-        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        self.reader().at_one_moment(|moment| {
-            let mut flow = ControlFlow::Continue(());
-            for (place, filter) in filters.iter().enumerate() {
-                moment.items(filter, |item| {
-                    flow = visit(place, item);
-                    flow
-                })?;
-                if flow.is_break() {
-                    break;
-                }
-            }
-            Ok(())
-        })
+        self.reader().at_one_commit(beside, |moment| work(moment))
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -101,5 +142,15 @@ impl EventSource for Store {
         let filter = Filter { ids: Some(ids), ..Filter::default() };
         let hits = self.reader().newest(&[filter], usize::MAX)?;
         self.reader().fetch(&hits, visit)
+    }
+}
+
+impl AtOneMoment for Moment<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.items(filter, visit)
     }
 }

@@ -1,16 +1,16 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
+use super::change::{Change, Stored};
 use super::event::{Event, VANISH};
-use super::rules::{Change, Stored};
 use super::tag_key::TagKey;
 use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The value of a `relay` tag that means every relay.
-const ALL_RELAYS: &str = "ALL_RELAYS";
+pub(super) const ALL_RELAYS: &str = "ALL_RELAYS";
 /// NIP-59: the kind of a gift wrap.
-const GIFT_WRAP: u16 = 1_059;
+pub(super) const GIFT_WRAP: u16 = 1_059;
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {

@@ -8,3 +8,4 @@ mod database;
 mod following;
 mod passing;
 mod real;
+mod viewers;

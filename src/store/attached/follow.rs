@@ -9,8 +9,8 @@ use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::item::Item;
+use crate::store::change::{Change, Step};
 use crate::store::event::{DELETION, Event};
-use crate::store::rules::{Change, Step};
 use crate::store::unix_now;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
@@ -83,7 +83,7 @@ impl Scanned {
     ) -> rusqlite::Result<Self> {
         let mut scanned = Self::default();
         schema.rows_and_addresses(connection, from, to, &mut |row, addresses| {
-            if row.is_visible(now) {
+            if row.is_public(now) {
                 scanned.items.push(row.item);
                 scanned.expiring.extend(row.expires_at.map(|second| (second, row.item)));
             }
@@ -100,7 +100,7 @@ fn entry(hash: u32, item: &Item) -> u64 {
 }
 
 impl Follower {
-    /// Reads everything; returns the items that are visible.
+    /// Reads everything; returns the items that are for everybody.
     pub(super) fn begin(
         schema: &Arc<Schema>,
         path: &Path,
@@ -156,6 +156,11 @@ impl Follower {
             changed: false,
         };
         Ok((Self { connection, file, known }, scanned.items))
+    }
+
+    /// Whether something was written since the last look.
+    pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
+        Ok(pragma(&self.connection, "data_version")? != self.known.data_version)
     }
 
     /// Makes known what was written, and what has expired, since the last look.
@@ -220,7 +225,7 @@ impl Known {
             self.compare_due = self.compare_due.min(soon);
         }
         if !touched.steps.is_empty() {
-            listener.changed(Arc::new(Change { steps: touched.steps, ..Change::default() }));
+            listener.changed(Arc::new(Change { steps: touched.steps }));
         }
         Ok(())
     }
@@ -287,7 +292,7 @@ impl Known {
             }
             self.addresses.insert(entry(*hash, &row.item));
         }
-        if !row.is_visible(now) {
+        if !row.is_public(now) {
             self.rows_unseen += 1;
             return Ok(());
         }
@@ -349,7 +354,7 @@ impl Known {
             let mut visible = BTreeMap::new();
             let mut unseen = HashSet::new();
             self.schema.rows(moment, &Wanted::Second(second), &mut |row| {
-                if row.is_visible(now) {
+                if row.is_public(now) {
                     visible.insert(row.item, row);
                 } else {
                     unseen.insert(row.item);
@@ -390,7 +395,7 @@ impl Known {
         let mut shown = Vec::new();
         let (first, last) = self.schema.ends(moment)?.unwrap_or((1, 0));
         self.schema.rows(moment, &Wanted::Rows(first, last), &mut |row| {
-            if row.is_visible(now) {
+            if row.is_public(now) {
                 shown.push(row.item);
             }
         })?;

@@ -8,10 +8,10 @@ mod nostr_relay_py;
 mod nostr_rs_relay;
 mod schema;
 
+use super::change::Change;
 use super::filter::Filter;
 use super::readers::Pool;
-use super::rules::Change;
-use super::source::EventSource;
+use super::source::{AtOneMoment, EventSource, Work};
 use super::viewer::PrivateKinds;
 use super::{StoreError, unix_now};
 use crate::config::RelayKind;
@@ -28,6 +28,9 @@ use std::time::Duration;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long SQLite waits for a lock that the relay holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often a reading is begun that has to see what is known and nothing more: between its
+/// beginning and the last look at the database nothing may be written.
+const MOST_BEGINNINGS: usize = 100;
 const CACHE_KIB: u32 = 2_048;
 const STATEMENTS_CACHED: usize = 64;
 
@@ -38,7 +41,8 @@ fn schema(kind: RelayKind, private: PrivateKinds) -> Schema {
     }
 }
 
-/// Who hears of what the relay writes: the set of all its visible events, and each change to it.
+/// Who hears of what the relay writes: the set of all its events that are for everybody, and each
+/// change to it.
 pub trait Listener: Send + Sync {
     /// These are all of them now, in no order: whatever was said before is void.
     fn begun(&self, items: Vec<Item>);
@@ -69,8 +73,8 @@ struct Inner {
 
 impl Attached {
     /// Opens the database in `path` with at most `readers` connections, reads the whole set and
-    /// begins to follow what is written to it; `listener` hears of both. Events of `private` kinds
-    /// are left out.
+    /// begins to follow what is written to it; `listener` hears of both. It does not hear of events
+    /// of `private` kinds: they are found only by filters that ask for them.
     ///
     /// # Errors
     /// When the file cannot be read or is not a database of a known version of the relay.
@@ -110,9 +114,12 @@ impl Inner {
     /// Makes known what was written since the last look. After an error everything is read anew:
     /// nothing is answered until that succeeds.
     fn catch_up(&self) -> Result<(), StoreError> {
-        let mut follower = self.lock();
+        self.catch_up_until(&mut self.lock(), unix_now())
+    }
+
+    fn catch_up_until(&self, follower: &mut Option<Follower>, now: u64) -> Result<(), StoreError> {
         if let Some(following) = follower.as_mut() {
-            match following.catch_up(self.listener.as_ref(), unix_now()) {
+            match following.catch_up(self.listener.as_ref(), now) {
                 Ok(()) => return Ok(()),
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "reading everything anew");
@@ -120,7 +127,28 @@ impl Inner {
                 }
             }
         }
-        self.begin(&mut follower)
+        self.begin(follower)
+    }
+
+    /// Begins to read, on this connection, what the listener knows now and nothing more; calls
+    /// `beside` before anything else becomes known. `false` when something was written meanwhile.
+    fn begin_at_known(
+        &self,
+        pool: &Arc<Pool>,
+        connection: &Connection,
+        now: u64,
+        beside: &mut dyn FnMut(),
+    ) -> Result<bool, StoreError> {
+        let mut follower = self.lock();
+        self.catch_up_until(&mut follower, now)?;
+        self.schema.ends(connection)?;
+        let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
+        if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
+            return Ok(false);
+        }
+        // All that can be read here is known.
+        beside();
+        Ok(true)
     }
 
     fn pool(&self) -> Arc<Pool> {
@@ -157,25 +185,31 @@ impl EventSource for Attached {
         self.inner.catch_up()
     }
 
-    fn items(
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let (schema, now) = (self.inner.schema.as_ref(), unix_now());
+        self.inner.pool().with(|connection| work(&Moment { schema, connection, now }))
+    }
+
+    fn at_one_commit(
         &self,
-        filters: &[Filter],
-        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        let now = unix_now();
-        self.inner.pool().with(|connection| {
-            let mut flow = ControlFlow::Continue(());
-            for (place, filter) in filters.iter().enumerate() {
-                self.inner.schema.items(connection, filter, now, &mut |item| {
-                    flow = visit(place, item);
-                    flow
-                })?;
-                if flow.is_break() {
-                    break;
+        let schema = self.inner.schema.as_ref();
+        for _ in 0..MOST_BEGINNINGS {
+            let (pool, now) = (self.inner.pool(), unix_now());
+            let is_done = pool.with(|connection| {
+                let is_known = self.inner.begin_at_known(&pool, connection, now, beside)?;
+                if is_known {
+                    work(&Moment { schema, connection, now })?;
                 }
+                Ok::<_, StoreError>(is_known)
+            })?;
+            if is_done {
+                return Ok(());
             }
-            Ok(())
-        })
+        }
+        Err(StoreError::Busy { path: self.inner.path.clone() })
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -193,7 +227,7 @@ impl EventSource for Attached {
         self.inner.pool().with(|connection| {
             let mut found = Vec::new();
             schema.rows(connection, &Wanted::Ids(ids), &mut |row| {
-                if row.is_visible(now) {
+                if row.is_public(now) {
                     found.push(row);
                 }
             })?;
@@ -204,6 +238,23 @@ impl EventSource for Attached {
             }
             Ok(())
         })
+    }
+}
+
+/// The database as it is at one moment.
+struct Moment<'moment> {
+    schema: &'moment Schema,
+    connection: &'moment Connection,
+    now: u64,
+}
+
+impl AtOneMoment for Moment<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        Ok(self.schema.items(self.connection, filter, self.now, visit)?)
     }
 }
 

@@ -25,6 +25,7 @@ pub(super) fn schema(private: PrivateKinds) -> Schema {
         expires_at: "(SELECT value FROM tags WHERE tags.id = events.id AND name = 'expiration')",
         tags: "tags",
         tagged: "id IN (SELECT id FROM tags WHERE name = ? AND value IN",
+        kind_beside_tags: "+kind",
         tags_named: "SELECT events.rowid, tags.value FROM tags JOIN events ON events.id = tags.id
             WHERE tags.name = ?",
         event: "id, created_at, kind, pubkey, tags, sig, content",

@@ -24,6 +24,7 @@ pub(super) fn schema(private: PrivateKinds) -> Schema {
         tags: "content",
         // The plus keeps SQLite from reading all tags of the name: the value says more.
         tagged: "id IN (SELECT event_id FROM tag WHERE +name = ? AND value IN",
+        kind_beside_tags: "kind",
         tags_named: "SELECT event_id, value FROM tag WHERE name = ?",
         event: "content",
         read_json: |row| row.get(0),

@@ -37,6 +37,9 @@ pub(super) struct Schema {
     /// The condition that an event has a tag of this name, the first value bound, and any of the
     /// values in the list that follows.
     pub(super) tagged: &'static str,
+    /// The column of kinds in a filter that has tags: with a plus where SQLite would rather read
+    /// all events of a kind than those that have the tag.
+    pub(super) kind_beside_tags: &'static str,
     /// Rows and values of all tags of the name that is bound.
     pub(super) tags_named: &'static str,
     /// What [`Schema::read_json`] makes an event's JSON of.
@@ -45,7 +48,7 @@ pub(super) struct Schema {
     pub(super) read_json: fn(&rusqlite::Row<'_>) -> rusqlite::Result<Option<String>>,
     /// Whether what an author deletes leaves the table, so that its row tells nothing any more.
     pub(super) removes_deleted: bool,
-    /// Kinds that are not for everybody, and so in no set.
+    /// Kinds that are not for everybody.
     pub(super) private: PrivateKinds,
 }
 
@@ -57,6 +60,7 @@ pub(super) struct Row {
     pub(super) kind: u16,
     pub(super) expires_at: Option<u64>,
     shown: bool,
+    is_private: bool,
 }
 
 impl Row {
@@ -65,6 +69,11 @@ impl Row {
         self.shown
             && self.expires_at.is_none_or(|second| second > now)
             && Lifetime::of(self.kind) != Lifetime::Ephemeral
+    }
+
+    /// Whether the event is for everybody at the second `now`.
+    pub(super) fn is_public(&self, now: u64) -> bool {
+        self.is_visible(now) && !self.is_private
     }
 }
 
@@ -189,7 +198,8 @@ impl Schema {
         Ok(self.json(connection, row)?.and_then(|json| read_event(&json)))
     }
 
-    /// Calls `visit` with every item that matches the filter at the second `now`, `limit` aside.
+    /// Calls `visit` with every item that matches the filter and is visible at the second `now`,
+    /// `limit` aside.
     pub(super) fn items(
         &self,
         connection: &Connection,
@@ -273,8 +283,8 @@ impl Schema {
             _ => None,
         };
         let item = Item::new(created_at, id);
-        let shown = row.get(4)? && !self.private.contains(kind);
-        Ok(Some(Row { row: row.get(0)?, item, kind, expires_at, shown }))
+        let (row, shown, is_private) = (row.get(0)?, row.get(4)?, self.private.contains(kind));
+        Ok(Some(Row { row, item, kind, expires_at, shown, is_private }))
     }
 
     /// The filter as a condition, and the values to bind.
@@ -294,9 +304,15 @@ impl Schema {
         if let Some(authors) = &filter.authors {
             list(&format!("{} IN", self.author), blobs(authors));
         }
+        let numbers = |kinds: &[u16]| -> Vec<Value> {
+            kinds.iter().map(|kind| Value::Integer(i64::from(*kind))).collect()
+        };
         if let Some(kinds) = &filter.kinds {
-            let kinds = kinds.iter().map(|kind| Value::Integer(i64::from(*kind)));
-            list("kind IN", kinds.collect());
+            let column = if filter.tags.is_empty() { "kind" } else { self.kind_beside_tags };
+            list(&format!("{column} IN"), numbers(kinds));
+        }
+        if !filter.without_kinds.is_empty() {
+            list("kind NOT IN", numbers(&filter.without_kinds));
         }
         for keys in &filter.tags {
             let texts = keys.iter().filter_map(|key| text_of(key).map(Value::Text));
