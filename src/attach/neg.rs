@@ -100,8 +100,11 @@ fn answer(
                 Err(SnapshotError::TooLarge { limit }) => {
                     return Some(message::neg_err_too_large(&id, limit));
                 }
-                Err(error @ SnapshotError::Store(_)) => {
-                    return Some(message::neg_err(&id, &format!("error: {error}")));
+                // Its words would name files to a stranger.
+                Err(SnapshotError::Store(error)) => {
+                    tracing::debug!(%error, "a set could not be read");
+                    let text = "error: the relay's database cannot be read now; try again";
+                    return Some(message::neg_err(&id, text));
                 }
             };
             let packet = Packet { kind: Kind::Open, session: 0, payload };

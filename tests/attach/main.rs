@@ -8,4 +8,5 @@ mod database;
 mod following;
 mod passing;
 mod real;
+mod rewriting;
 mod viewers;
