@@ -27,7 +27,8 @@ pub async fn run(extent: Extent) {
     let samples = extent.pick(minutes, 12);
     let period = Duration::from_secs(60 * minutes) / samples.max(1) as u32;
     println!("\n{minutes} minutes of mixed load");
-    let relay = Relay::start(extent.pick(200_000, 20_000), "");
+    // A cache that is full before the warm-up ends: what grows after that grows for ever.
+    let relay = Relay::start(extent.pick(200_000, 20_000), "[store]\ncache_mb = 32\n");
     let mut load = JoinSet::new();
     for number in 0..PUBLISHERS {
         load.spawn(publish(relay.address, number));

@@ -107,6 +107,8 @@ pub struct StoreConfig {
     pub synchronous: Synchronous,
     /// Connections that read at the same time.
     pub readers: Within<1, 256>,
+    /// Memory for the pages that the writer works on.
+    pub cache_mb: Within<1, 65_536>,
 }
 
 impl Default for StoreConfig {
@@ -115,6 +117,7 @@ impl Default for StoreConfig {
             path: PathBuf::from("negsync.sqlite"),
             synchronous: Synchronous::Full,
             readers: Within::new(8),
+            cache_mb: Within::new(256),
         }
     }
 }

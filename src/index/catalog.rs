@@ -2,7 +2,6 @@
 //! in a tree of their own; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
-use super::awaited::AtCommit;
 use super::charge::Charged;
 use super::kept::{KeptSets, Statistics};
 use super::scan::{Gathered, gather, scan, scan_halves, union};
@@ -280,36 +279,26 @@ impl Catalog {
         limit: usize,
     ) -> Result<Option<Tree>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
-        source.at_one_commit(
-            &mut |number| kept.set(Some(self.kept_at(content, number))),
-            &mut |moment| {
-                found = match kept.take().and_then(AtCommit::tree) {
-                    Some(mut tree) => {
-                        let mut own = Gathered::new(view.limit(), limit);
-                        own.take(moment, &view.own)?;
-                        own.items().map(|items| {
-                            tree.insert_batch(&items);
-                            tree
-                        })
-                    }
-                    None => {
-                        let mut all = all();
-                        all.take(moment, view.parts())?;
-                        all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
-                    }
-                };
-                Ok(())
-            },
-        )?;
+        let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
+        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+            found = match kept.take() {
+                Some(mut tree) => {
+                    let mut own = Gathered::new(view.limit(), limit);
+                    own.take(moment, &view.own)?;
+                    own.items().map(|items| {
+                        tree.insert_batch(&items);
+                        tree
+                    })
+                }
+                None => {
+                    let mut all = all();
+                    all.take(moment, view.parts())?;
+                    all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
+                }
+            };
+            Ok(())
+        })?;
         Ok(found)
-    }
-
-    /// The kept set as it is after the commit, which is the last one. Does not wait.
-    fn kept_at(&self, content: &Filter, number: u64) -> AtCommit {
-        if content.is_void() {
-            return AtCommit::Known(Some(Tree::new()));
-        }
-        self.kept.used_at(content, number)
     }
 
     /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.

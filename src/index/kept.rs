@@ -1,7 +1,6 @@
 //! The sets that are kept, by filter: brought up to date with every commit, built by one caller while
 //! others wait, and dropped when their memory is needed for others.
 
-use super::awaited::{AtCommit, Awaited};
 use super::charge::Charged;
 use super::tree::Tree;
 use crate::item::Item;
@@ -47,10 +46,6 @@ struct State {
     uses: u64,
     // Counts the times that all sets became void: what was scanned before is not kept.
     begun: u64,
-    // The number of the last commit that the kept sets show.
-    applied: u64,
-    // Those who wait for a set as it is after a commit.
-    awaited: Vec<Awaited>,
 }
 
 enum Entry {
@@ -72,7 +67,7 @@ impl KeptSets {
     pub(super) fn new(memory_bytes: usize, resident: Vec<Filter>, charged: Arc<Charged>) -> Self {
         let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
         let sets = resident.iter().map(building).collect();
-        let state = State { sets, uses: 0, begun: 0, applied: 0, awaited: Vec::new() };
+        let state = State { sets, uses: 0, begun: 0 };
         Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes, resident, charged }
     }
 
@@ -128,9 +123,6 @@ impl KeptSets {
                 }
             }
         }
-        // A change that follows no commit has no number.
-        state.applied = state.applied.max(change.number);
-        state.answer_awaited();
         self.evict(&mut state);
     }
 
@@ -159,17 +151,6 @@ impl KeptSets {
             state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         state.used(content)
-    }
-
-    /// As [`KeptSets::used`], as it is after the commit, which is the last one. Does not wait.
-    pub(super) fn used_at(&self, content: &Filter, number: u64) -> AtCommit {
-        let mut state = self.lock();
-        if state.applied >= number {
-            return AtCommit::Known(state.used(content));
-        }
-        let (awaited, at_commit) = Awaited::new(content.clone(), number);
-        state.awaited.push(awaited);
-        at_commit
     }
 
     /// What is kept now.
@@ -266,18 +247,6 @@ impl State {
                 Some(tree.clone())
             }
             _ => None,
-        }
-    }
-
-    /// Gives those who wait for this commit what they wait for.
-    fn answer_awaited(&mut self) {
-        for awaited in std::mem::take(&mut self.awaited) {
-            if awaited.number > self.applied {
-                self.awaited.push(awaited);
-            } else {
-                let tree = self.used(&awaited.content);
-                awaited.answer(tree);
-            }
         }
     }
 }

@@ -1,6 +1,5 @@
 //! Which items match a filter: always whole, always current.
 
-mod awaited;
 mod catalog;
 mod changes;
 mod charge;

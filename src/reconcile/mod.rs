@@ -32,6 +32,7 @@ pub mod fingerprint;
 mod found;
 mod initiator;
 pub mod message;
+mod options;
 pub mod range_set;
 mod reference;
 mod responder;
@@ -40,8 +41,9 @@ mod sorted_items;
 
 pub use fingerprint::{Fingerprint, Sum};
 pub use found::{Differences, Found};
-pub use initiator::{Initiator, InitiatorError, Options, Rule, Step};
+pub use initiator::Initiator;
 pub use message::MessageError;
+pub use options::{InitiatorError, Options, Rule, Step};
 pub use range_set::{Bound, Place, RangeSet};
 pub use reference::{FRAME_LIMIT_MIN_BYTES, FrameLimitError};
 pub use responder::Responder;

@@ -7,8 +7,9 @@
 //! each session has a number, and a packet of another number is stale.
 
 use super::found::Found;
-use super::initiator::{Initiator, InitiatorError, Options, Step};
+use super::initiator::Initiator;
 use super::message::MessageError;
+use super::options::{InitiatorError, Options, Step};
 use super::range_set::RangeSet;
 use super::reference::FrameLimitError;
 use super::responder::Responder;

@@ -1,11 +1,9 @@
 //! AUTH (NIP-42): a client shows which keys are its own, by signing the challenge that it got when
 //! it connected.
 
-use super::connection::Client;
-use super::message;
-use super::publish::refuse;
+use super::{Shared, message};
 use crate::config::{AuthConfig, RelayUrl};
-use crate::store::{AUTHENTICATION, Event, PrivateKinds, Viewer, unix_now};
+use crate::store::{AUTHENTICATION, Event, EventError, PrivateKinds, Viewer, unix_now};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -120,29 +118,29 @@ impl Auth {
     }
 }
 
-/// AUTH. The connection is read on when it is answered: what comes behind it counts on it.
-pub(super) async fn auth(client: &Client, json: &str) {
-    let answer = match Event::parse(json) {
-        Ok(event) => verified(client, event).await,
-        Err(error) => refuse(&client.relay, error),
+/// The answer to AUTH. The connection is read on when it is there: what comes behind it counts on it.
+pub(super) async fn answer(auth: &Auth, relay: &Shared, json: &str) -> String {
+    let event = match Event::parse(json) {
+        Ok(event) => event,
+        Err(error) => return refuse(error),
     };
-    client.outbox.text(answer).await;
-}
-
-async fn verified(client: &Client, event: Event) -> String {
     let id = event.id_hex();
-    if let Err(reason) = client.auth.check(&event) {
+    if let Err(reason) = auth.check(&event) {
         return message::ok(&id, false, reason);
     }
     let (send, verified) = oneshot::channel();
     let verify = move || drop(send.send(event.verify()));
-    client.relay.verifier.run(verify).await;
+    relay.verifier.run(verify).await;
     match verified.await {
         Ok(Ok(event)) => {
-            client.auth.admit(*event.pubkey());
+            auth.admit(*event.pubkey());
             message::ok(&id, true, "")
         }
-        Ok(Err(error)) => refuse(&client.relay, error),
+        Ok(Err(error)) => refuse(error),
         Err(_) => message::ok(&id, false, "error: the signature could not be checked"),
     }
+}
+
+fn refuse(error: EventError) -> String {
+    message::not_taken(error.id.as_deref(), &format!("invalid: {}", error.reason))
 }

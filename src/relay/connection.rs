@@ -1,9 +1,10 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
 use super::auth::{self, Auth};
-use super::limits::{Place, Turns};
+use super::client::Client;
+use super::limits::Place;
 use super::neg_sessions::NegSessions;
-use super::outbox::{NEVER, Outbox, Outgoing, outbox};
+use super::outbox::{NEVER, Outgoing, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::websocket::{self, Socket};
 use super::{Shared, count, message, publish, stopped};
@@ -12,12 +13,10 @@ use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::{ClientMessage, Refusal};
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
-use tokio::task::JoinError;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
@@ -30,38 +29,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// reaches it before the connection is reset.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 64 << 20;
-
-/// What the verbs of one connection share.
-pub(super) struct Client {
-    pub(super) relay: Arc<Shared>,
-    pub(super) auth: Arc<Auth>,
-    pub(super) place: Place,
-    pub(super) outbox: Outbox,
-    pub(super) subscriptions: Arc<Subscriptions>,
-    // One permit for each event that is verified or stored or whose outcome waits to be sent.
-    pub(super) events_in_flight: Arc<Semaphore>,
-}
-
-impl Client {
-    /// Where it comes from, as far as limits by address go.
-    pub(super) fn address(&self) -> IpAddr {
-        self.place.address()
-    }
-
-    /// Works in a turn of the client's, on a thread that may take its time.
-    pub(super) async fn work<T: Send + 'static>(
-        &self,
-        turns: &Arc<Turns>,
-        work: impl FnOnce() -> T + Send + 'static,
-    ) -> Result<T, JoinError> {
-        let turn = turns.take(self.address()).await;
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await
-    }
-}
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
@@ -170,7 +137,10 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     });
     match message {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
-        Ok(ClientMessage::Auth(json)) => auth::auth(client, &json).await,
+        Ok(ClientMessage::Auth(json)) => {
+            let answer = auth::answer(&client.auth, &client.relay, &json).await;
+            client.outbox.text(answer).await;
+        }
         Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,

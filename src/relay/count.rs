@@ -1,6 +1,6 @@
 //! COUNT (NIP-45): exact, from the same sets that reconcile.
 
-use super::connection::Client;
+use super::client::Client;
 use super::{message, permission};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;

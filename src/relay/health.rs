@@ -1,7 +1,7 @@
 //! Whether the relay can do its work, for those who start it again when it cannot.
 
 use super::Shared;
-use super::http::{Body, answer_own};
+use super::response::{Body, answer_own};
 use crate::store::StoreError;
 use hyper::{Response, StatusCode};
 use serde_json::json;

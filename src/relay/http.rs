@@ -1,84 +1,17 @@
 //! Plain HTTP on the relay's port: the NIP-11 document, the page, how the relay does and what it
 //! measures.
 
-use super::page::{self, Updates};
-use super::{Shared, health};
-use crate::config::Config;
+use super::information::document;
+use super::limits::is_forwarded;
+use super::response::{Body, answer, answer_own, refuse};
+use super::{Shared, health, page};
 use crate::metrics::{self, Observed};
 use crate::store::unix_now;
-use http_body_util::Full;
-use hyper::body::{Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{
-    ACCEPT, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS,
-    ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
-};
+use hyper::body::Incoming;
+use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response, StatusCode};
-use serde_json::{Value, json};
-use std::convert::Infallible;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-
-/// The body of every response.
-pub(super) enum Body {
-    /// All of it is there.
-    Whole(Full<Bytes>),
-    /// It goes on for as long as someone listens.
-    Updates(Updates),
-}
-
-impl From<String> for Body {
-    fn from(text: String) -> Self {
-        Self::Whole(Full::from(text))
-    }
-}
-
-impl Default for Body {
-    fn default() -> Self {
-        Self::Whole(Full::default())
-    }
-}
-
-impl hyper::body::Body for Body {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        match self.get_mut() {
-            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
-            Self::Updates(updates) => Pin::new(updates).poll_frame(context),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Self::Whole(whole) => whole.is_end_stream(),
-            Self::Updates(_) => false,
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Self::Whole(whole) => whole.size_hint(),
-            Self::Updates(_) => SizeHint::new(),
-        }
-    }
-}
-
-/// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
-
-/// The headers by which proxies say that a request is not their own.
-const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
-
-/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
-pub(super) fn is_forwarded<B>(request: &Request<B>) -> bool {
-    FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
-}
 
 const NOSTR_JSON: &str = "application/nostr+json";
 
@@ -114,34 +47,6 @@ pub(super) async fn respond(
     }
 }
 
-/// An answer that says why there is nothing else.
-pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
-    answer(status, "text/plain", text.to_owned())
-}
-
-fn answer(status: StatusCode, content_type: &'static str, body: String) -> Response<Body> {
-    let mut response = answer_own(status, content_type, body);
-    let headers = response.headers_mut();
-    // NIP-11: browsers of any origin may read the document.
-    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
-    response
-}
-
-/// An answer that pages of other origins may not read.
-pub(super) fn answer_own(
-    status: StatusCode,
-    content_type: &'static str,
-    body: String,
-) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
-}
-
 /// What the relay measures, for those who may know.
 fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
     let is_allowed = relay.config().metrics.allow.iter().any(|network| network.contains(from));
@@ -161,43 +66,4 @@ fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Respons
     };
     let text = relay.metrics.text(&observed, &relay.peers.all(now), now);
     answer_own(StatusCode::OK, metrics::CONTENT_TYPE, text)
-}
-
-/// The NIP-11 document.
-pub(super) fn document(config: &Config) -> Value {
-    let limits = &config.limits;
-    let mut document = json!({
-        "name": config.relay.name,
-        "description": config.relay.description,
-        "software": "negsync",
-        "version": env!("CARGO_PKG_VERSION"),
-        "supported_nips": SUPPORTED_NIPS,
-        // The version of the negentropy protocol, as strfry and its clients announce it.
-        "negentropy": 1,
-        "limitation": {
-            "max_message_length": limits.message_bytes.get(),
-            "max_subscriptions": limits.subscriptions.get(),
-            "max_filters": limits.filters.get(),
-            "max_limit": limits.events_per_filter.get(),
-            "max_subid_length": limits.subscription_id_bytes.get(),
-            "max_event_tags": limits.event_tags.get(),
-            "max_content_length": limits.content_chars.get(),
-            "created_at_upper_limit": limits.created_at_ahead_s.get(),
-            "auth_required": config.auth.required,
-            "payment_required": false,
-            "restricted_writes": !config.auth.publish_keys.is_empty(),
-        },
-    });
-    if limits.created_at_behind_s.get() > 0 {
-        let behind = limits.created_at_behind_s.get();
-        document["limitation"]["created_at_lower_limit"] = Value::from(behind);
-    }
-    for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {
-        if !value.is_empty()
-            && let Some(document) = document.as_object_mut()
-        {
-            document.insert(key.to_owned(), Value::from(value.as_str()));
-        }
-    }
-    document
 }

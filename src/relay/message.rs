@@ -133,6 +133,12 @@ pub fn ok(id: &str, accepted: bool, text: &str) -> String {
     json!(["OK", id, accepted, text]).to_string()
 }
 
+/// The answer about an event that is not taken: under the id that it claims, or a NOTICE when it
+/// has none.
+pub fn not_taken(id: Option<&str>, text: &str) -> String {
+    id.map_or_else(|| notice(text), |id| ok(id, false, text))
+}
+
 /// `["AUTH", challenge]`
 pub fn auth(challenge: &str) -> String {
     json!(["AUTH", challenge]).to_string()
@@ -189,10 +195,9 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
     let text = format!("rate-limited: {reason}");
     let (answer, neg_session) = match message {
-        ClientMessage::Event(json) | ClientMessage::Auth(json) => match Event::claimed_id(&json) {
-            Some(id) => (ok(&id, false, &text), None),
-            None => (notice(&text), None),
-        },
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => {
+            (not_taken(Event::claimed_id(&json).as_deref(), &text), None)
+        }
         ClientMessage::Req { id, .. }
         | ClientMessage::Close(id)
         | ClientMessage::Count { id, .. } => (closed(&id, &text), None),

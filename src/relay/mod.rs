@@ -1,10 +1,12 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
 mod auth;
+mod client;
 mod connection;
 mod count;
 mod health;
 mod http;
+mod information;
 mod limits;
 pub mod message;
 mod neg_sessions;
@@ -15,6 +17,7 @@ mod publish;
 mod read_trouble;
 mod refusals;
 mod reload;
+mod response;
 mod server;
 mod subscriptions;
 mod websocket;

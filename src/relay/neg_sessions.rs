@@ -1,7 +1,7 @@
 //! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77): each session answers from the snapshot that it was
 //! opened with.
 
-use super::connection::Client;
+use super::client::Client;
 use super::limits::{NegShare, Turns};
 use super::{Shared, message, permission};
 use crate::config::NegentropyConfig;

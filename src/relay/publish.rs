@@ -1,7 +1,7 @@
 //! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
 
 use super::auth::Auth;
-use super::connection::Client;
+use super::client::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
 use crate::policy::{Source, Verdict};
@@ -101,14 +101,9 @@ fn store(
     relay.index.store().submit(vec![event], Box::new(reply));
 }
 
-/// A malformed event is answered under its id, or with a NOTICE when it has none.
-pub(super) fn refuse(relay: &Shared, error: EventError) -> String {
-    let text = format!("invalid: {}", error.reason);
-    relay.metrics.events.count_prefix(&text);
-    match error.id {
-        Some(id) => message::ok(&id, false, &text),
-        None => message::notice(&text),
-    }
+fn refuse(relay: &Shared, error: EventError) -> String {
+    relay.metrics.events.count("invalid");
+    message::not_taken(error.id.as_deref(), &format!("invalid: {}", error.reason))
 }
 
 /// NIP-01, OK: with the machine-readable prefixes.

@@ -1,6 +1,7 @@
 //! Accepts connections and hands each to HTTP or, upgraded, to WebSocket.
 
 use super::limits::{Full, Handshake, Place, client_address};
+use super::response::{Body, refuse};
 use super::websocket::{self, Refused};
 use super::{Shared, connection, http, stopped};
 use crate::config::ConnectionsConfig;
@@ -83,7 +84,7 @@ async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
     relay: Arc<Shared>,
-) -> Response<http::Body> {
+) -> Response<Body> {
     if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
     }
@@ -94,9 +95,9 @@ async fn respond(
             refused.count("handshake");
             return match error {
                 Refused::NoHandshake => {
-                    http::refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
+                    refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
                 }
-                Refused::Version => websocket::with_version(http::refuse(
+                Refused::Version => websocket::with_version(refuse(
                     StatusCode::UPGRADE_REQUIRED,
                     "Use WebSocket 13.\n",
                 )),
@@ -133,7 +134,7 @@ fn place(request: &Request<Incoming>, peer: IpAddr, relay: &Shared) -> Result<Pl
 }
 
 /// There is no place for a connection.
-fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<http::Body> {
+fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<Body> {
     let (status, text) = match full {
         Full::InAll => (
             StatusCode::SERVICE_UNAVAILABLE,
@@ -144,5 +145,5 @@ fn full_answer(full: Full, config: &ConnectionsConfig) -> Response<http::Body> {
             format!("Your address has {} connections already.", config.per_address.get()),
         ),
     };
-    http::refuse(status, &format!("{text} Try again later.\n"))
+    refuse(status, &format!("{text} Try again later.\n"))
 }

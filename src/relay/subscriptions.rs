@@ -1,7 +1,7 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
 use super::auth::Auth;
-use super::connection::Client;
+use super::client::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::config::Limits;

@@ -133,7 +133,7 @@ impl Stored {
             kind: row.get(4)?,
             address: row.get(5)?,
             expires_at: row.get(6)?,
-            json: row.get(7)?,
+            json: fault::text(row, 7)?.into_owned(),
         })
     }
 }

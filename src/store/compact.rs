@@ -1,6 +1,6 @@
 //! Gives back the room that removed events have left.
 
-use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
+use super::{StoreError, change::Change, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -50,7 +50,7 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let removed =
-            rules::expire(&transaction, unix_now(), EXPIRE_EVENTS, &mut rules::Change::default())?;
+            rules::expire(&transaction, unix_now(), EXPIRE_EVENTS, &mut Change::default())?;
         transaction.commit()?;
         expired += removed;
         if removed < EXPIRE_EVENTS {

@@ -1,7 +1,8 @@
 //! What SQLite's errors mean, in words for whoever published an event and for the log.
 
 use super::StoreError;
-use rusqlite::{Error, ErrorCode, ffi};
+use rusqlite::{Error, ErrorCode, Row, ffi};
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -29,6 +30,12 @@ pub(super) fn in_words(error: &StoreError) -> String {
 pub(super) fn is_damage(error: &Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
+}
+
+/// The text in a column that damage may have reached. What is no UTF-8 any more is read all the
+/// same: the event is found and can be removed, and does not stand in the way of all others.
+pub(super) fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<Cow<'row, str>> {
+    Ok(String::from_utf8_lossy(row.get_ref(column)?.as_bytes()?))
 }
 
 /// Whether room on the disk would help: then it is worth moving the write-ahead log.

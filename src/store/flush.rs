@@ -1,62 +1,19 @@
 //! Makes commits durable and then tells of them, while the writer works on the next transaction.
 
 use super::StoreError;
-use super::rules::Change;
-use super::writer::OnCommit;
+use super::change::Change;
+use super::commits::Untold;
 use crate::config::Synchronous;
 use std::fs::File;
 use std::io;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
-/// Counts the commits that may be read, and those of them that the listener knows.
-#[derive(Default)]
-pub(super) struct Told {
-    commits: Mutex<Commits>,
-    // Signalled with every commit that is told.
-    more: Condvar,
-}
-
-#[derive(Default)]
-struct Commits {
-    made: u64,
-    told: u64,
-}
-
-/// A commit that may be read already. Dropped once the listener knows of it, or when it came to
-/// nothing.
-pub(super) struct Untold(Arc<Told>);
-
-impl Told {
-    /// Counts a commit that is about to be made.
-    pub(super) fn begin(told: &Arc<Self>) -> Untold {
-        told.lock().made += 1;
-        Untold(Arc::clone(told))
-    }
-
-    /// Waits until the listener knows of every commit that may have been read before the call.
-    pub(super) fn wait(&self) {
-        let mut commits = self.lock();
-        let made = commits.made;
-        while commits.told < made {
-            commits = self.more.wait(commits).unwrap_or_else(PoisonError::into_inner);
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Commits> {
-        self.commits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-impl Drop for Untold {
-    fn drop(&mut self) {
-        self.0.lock().told += 1;
-        self.0.more.notify_all();
-    }
-}
+/// Called with every change, once it is durable and before the replies to its events.
+pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// Told whether what was committed is durable, or why it may not be.
 pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
@@ -74,10 +31,6 @@ pub(super) struct Committed {
 /// The flushing thread, owned by the writer.
 pub(super) struct Flusher {
     commits: SyncSender<Committed>,
-    // A word for each commit that was told of.
-    told: Receiver<()>,
-    // A commit has been handed over, and its word not taken.
-    is_under_way: bool,
     // A flush has failed: what it was for is in the log, and may not be on the disk.
     failed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
@@ -92,32 +45,19 @@ impl Flusher {
         next_expiry: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
         let (commits, waiting) = sync_channel(1);
-        let (tells, told) = sync_channel(1);
         let failed = Arc::new(AtomicBool::new(false));
-        let thread = Thread { flush, on_commit, next_expiry, tells, failed: Arc::clone(&failed) };
+        let thread = Thread { flush, on_commit, next_expiry, failed: Arc::clone(&failed) };
         let thread = std::thread::Builder::new()
             .name("store-flush".into())
             .spawn(move || thread.run(&waiting))
             .map_err(StoreError::Thread)?;
-        Ok(Self { commits, told, is_under_way: false, failed, thread })
+        Ok(Self { commits, failed, thread })
     }
 
-    /// Waits until all have heard of the last commit. The next one may be made only then: a set
-    /// that was read from the tables while two are unheard of would be taken back to the first
-    /// when that is told, and for a while be of no moment at all.
-    pub(super) fn wait(&mut self) {
-        if std::mem::take(&mut self.is_under_way) {
-            // Fails only when the thread has ended.
-            let _ = self.told.recv();
-        }
-    }
-
-    /// Hands a commit over, once the one before it has been told of.
-    pub(super) fn committed(&mut self, committed: Committed) {
-        self.wait();
-        match self.commits.send(committed) {
-            Ok(()) => self.is_under_way = true,
-            Err(refused) => (refused.0.tell)(Err("the store's flush thread has ended")),
+    /// Hands a commit over; they are told in this order.
+    pub(super) fn committed(&self, committed: Committed) {
+        if let Err(refused) = self.commits.send(committed) {
+            (refused.0.tell)(Err("the store's flush thread has ended"));
         }
     }
 
@@ -145,7 +85,6 @@ struct Thread<Flush> {
     on_commit: OnCommit,
     // Shared with whoever asks whether something is due to be removed.
     next_expiry: Arc<AtomicU64>,
-    tells: SyncSender<()>,
     failed: Arc<AtomicBool>,
 }
 
@@ -154,8 +93,6 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
         while let Ok(committed) = waiting.recv() {
             let flushed = self.flush();
             self.tell(committed, &flushed);
-            // Fails only when the writer has ended.
-            let _ = self.tells.send(());
         }
     }
 
@@ -202,10 +139,11 @@ pub(super) fn log_flush(
 
 #[cfg(test)]
 mod tests {
+    use super::super::change::Step;
     use super::super::checkpoint::Checkpointer;
     use super::super::commits::Commits;
     use super::super::event::Event;
-    use super::super::rules::{Outcome, Step};
+    use super::super::rules::Outcome;
     use super::super::schema;
     use super::super::vanish::Vanishing;
     use super::super::writer::{Beside, Writer};

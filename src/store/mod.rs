@@ -3,6 +3,7 @@
 
 mod admission;
 mod attached;
+mod change;
 mod check;
 mod checkpoint;
 mod commits;
@@ -29,20 +30,22 @@ mod writer;
 pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
+pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
+pub use flush::OnCommit;
 pub use query::Hit;
 pub use readers::{Moment, Reader};
 pub use refused::Refused;
-pub use rules::{Change, Outcome, Step};
+pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
-pub use writer::{OnCommit, Reply, unix_now};
+pub use writer::{Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
@@ -216,6 +219,9 @@ pub struct StoreOptions {
     pub synchronous: Synchronous,
     /// How many connections may read at the same time.
     pub readers: usize,
+    /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
+    /// is read again.
+    pub cache_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
@@ -229,6 +235,7 @@ impl StoreOptions {
         Self {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
+            cache_mb: config.store.cache_mb.size(),
             private_kinds: PrivateKinds::default(),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
         }
@@ -240,6 +247,7 @@ impl Default for StoreOptions {
         Self {
             synchronous: Synchronous::Full,
             readers: 8,
+            cache_mb: 256,
             private_kinds: PrivateKinds::default(),
             relay_url: None,
         }
@@ -296,6 +304,7 @@ impl Store {
         let lock = lock::take(path)?;
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
+        schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));

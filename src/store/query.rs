@@ -2,6 +2,7 @@
 //! time; events themselves are read only when they are sent.
 
 use super::StoreError;
+use super::fault;
 use super::filter::{Filter, holds};
 use super::tag_key::TagKey;
 use crate::item::Item;
@@ -147,7 +148,7 @@ pub(super) fn fetch(
         let Some(row) = rows.next()? else { continue };
         let expires_at: Option<i64> = row.get(1)?;
         if expires_at.is_none_or(|second| second > now as i64) {
-            visit(&hit.item, row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?);
+            visit(&hit.item, &fault::text(row, 0)?);
         }
     }
     Ok(())

@@ -136,23 +136,27 @@ impl Reader {
         self.pool.with(|connection| work(&Moment { connection, expired_until }))
     }
 
-    /// As [`Reader::at_one_moment`]; `beside` is called with the number of the last commit that
-    /// `work` will see, before there is a next one, and must not wait.
+    /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
+    /// is the last that the listener knows, and must not wait. Where the listener does not come to
+    /// know of that commit for seconds, it is not called.
     ///
     /// # Errors
     /// Those of `work`.
-    pub fn at_one_commit<B, T>(
+    pub fn at_one_commit<T>(
         &self,
-        beside: impl FnOnce(u64) -> B,
-        work: impl FnOnce(B, &Moment<'_>) -> Result<T, StoreError>,
+        beside: impl FnOnce(),
+        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.pool.with(|connection| {
-            let beside = self.commits.hold(|number| {
+            let moment = self.commits.between(|is_told| {
                 query::begin(connection)?;
-                Ok::<B, StoreError>(beside(number))
+                if is_told {
+                    beside();
+                }
+                let expired_until = self.pool.expired_until();
+                Ok::<_, StoreError>(Moment { connection, expired_until })
             })?;
-            let expired_until = self.pool.expired_until();
-            work(beside, &Moment { connection, expired_until })
+            work(&moment)
         })
     }
 

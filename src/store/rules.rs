@@ -3,6 +3,7 @@
 //! events come in; but of a key that vanishes, a deletion that goes with the rest still keeps out
 //! what it named when it came before, also where that was made after it.
 
+use super::change::{Change, Step, Stored};
 use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
 use super::vanish::Vanishing;
 use crate::item::Item;
@@ -33,26 +34,6 @@ pub enum Outcome {
 
 /// What cannot be deleted: requests to delete (NIP-09) and to vanish (NIP-62).
 const REQUESTS: [u16; 2] = [DELETION, VANISH];
-
-/// One thing that a commit did.
-#[derive(Debug, Clone)]
-pub enum Step {
-    /// The event is new in the store.
-    Added(Arc<Event>),
-    /// The item is no longer in the store.
-    Removed(Item),
-    /// An ephemeral event went by; it is not in the store.
-    Passed(Arc<Event>),
-}
-
-/// What one commit did, in order.
-#[derive(Debug, Clone, Default)]
-pub struct Change {
-    /// The commits that have changed something since the store was opened, this one included.
-    pub number: u64,
-    /// The steps; an item's last one says whether it is stored now.
-    pub steps: Vec<Step>,
-}
 
 /// Applies one event inside the open transaction and notes in `change` what it did.
 pub(super) fn apply(
@@ -151,52 +132,6 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
         Ok(Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?))
     })?;
     due.collect()
-}
-
-/// A stored event with what it takes to remove it.
-pub(super) struct Stored {
-    row: i64,
-    item: Item,
-    json: String,
-}
-
-impl Stored {
-    /// From the columns row, id, created_at, json.
-    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
-        Ok(Self {
-            row: row.get(0)?,
-            item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
-            json: row.get(3)?,
-        })
-    }
-
-    pub(super) fn remove(
-        &self,
-        connection: &Connection,
-        change: &mut Change,
-    ) -> rusqlite::Result<()> {
-        // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
-        match Event::parse(&self.json) {
-            Ok(event) => {
-                let mut untag = connection.prepare_cached(
-                    "DELETE FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3",
-                )?;
-                for key in event.tag_keys() {
-                    untag.execute(params![
-                        key.as_bytes(),
-                        self.item.created_at as i64,
-                        self.item.id
-                    ])?;
-                }
-            }
-            Err(_) => {
-                connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
-            }
-        }
-        connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;
-        change.steps.push(Step::Removed(self.item));
-        Ok(())
-    }
 }
 
 /// Whether its author has deleted the event. When that was done by its id, older versions of its

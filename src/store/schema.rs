@@ -118,11 +118,16 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY;
-         PRAGMA mmap_size = {MMAP_BYTES};
-         PRAGMA cache_size = -{WRITER_CACHE_KIB};"
+         PRAGMA mmap_size = {MMAP_BYTES};"
     ))?;
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Bounds the pages that a connection keeps in memory, in MiB.
+pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::Result<()> {
+    let kib = most_mb.saturating_mul(1_024);
+    connection.execute_batch(&format!("PRAGMA cache_size = -{kib}"))
 }
 
 /// Opens a connection that cannot write.
@@ -180,7 +185,6 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-const WRITER_CACHE_KIB: u32 = 262_144;
 const READER_CACHE_KIB: u32 = 4_096;
 const MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;

@@ -47,15 +47,15 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, and those of `work`.
     fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
 
-    /// As [`EventSource::at_one_moment`]; `beside` is called with the number of the last commit that
-    /// `work` will see, before there is a next one, and must not wait. The listener knows of that
-    /// commit or is about to.
+    /// As [`EventSource::at_one_moment`]; `beside` is called while the last commit that `work` will
+    /// see is the last that the listener knows, and must not wait. Where the listener does not come
+    /// to know of that commit for seconds, it is not called.
     ///
     /// # Errors
     /// As [`EventSource::at_one_moment`].
     fn at_one_commit(
         &self,
-        beside: &mut dyn FnMut(u64),
+        beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError>;
 
@@ -121,10 +121,10 @@ impl EventSource for Store {
 
     fn at_one_commit(
         &self,
-        beside: &mut dyn FnMut(u64),
+        beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        self.reader().at_one_commit(beside, |(), moment| work(moment))
+        self.reader().at_one_commit(beside, |moment| work(moment))
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {

@@ -1,8 +1,8 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
+use super::change::{Change, Stored};
 use super::event::{Event, VANISH};
-use super::rules::{Change, Stored};
 use super::tag_key::TagKey;
 use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};

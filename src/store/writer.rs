@@ -2,12 +2,13 @@
 //! share the price of one commit, and hands each commit to be flushed and told of.
 
 use super::StoreError;
+use super::change::{Change, Step};
 use super::checkpoint::{self, Checkpointer};
-use super::commits::Commits;
+use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, Tell, Told, Untold};
-use super::rules::{self, Change, Outcome, Step};
+use super::flush::{Committed, Flusher, OnCommit, Tell};
+use super::rules::{self, Outcome};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
@@ -21,9 +22,6 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
-
-/// Called with every change, once it is durable and before the replies to its events.
-pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
 /// The most events that share one commit.
 const BATCH_EVENTS: usize = 10_000;
@@ -72,7 +70,7 @@ pub(super) struct Writer {
     jobs: SyncSender<Job>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: Arc<AtomicU64>,
-    told: Arc<Told>,
+    commits: Commits,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -91,7 +89,7 @@ impl Writer {
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
-        let told = Arc::new(Told::default());
+        let commits = beside.commits.clone();
         let state = Thread {
             connection,
             beside,
@@ -101,13 +99,12 @@ impl Writer {
             next_expiry: due,
             expire_again: None,
             trouble: Trouble::new(path),
-            told: Arc::clone(&told),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || state.run(&queue))
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, next_expiry, told, thread: Mutex::new(Some(thread)) })
+        Ok(Self { jobs, next_expiry, commits, thread: Mutex::new(Some(thread)) })
     }
 
     /// Hands events over; waits while the queue is full.
@@ -120,9 +117,9 @@ impl Writer {
         self.next_expiry.load(Ordering::Acquire) <= now
     }
 
-    /// Waits until all have been told of every commit that may have been read before the call.
+    /// As [`Commits::wait_until_told`].
     pub(super) fn wait_until_told(&self) {
-        self.told.wait();
+        self.commits.wait_until_told();
     }
 
     /// Removes what is due now, then replies.
@@ -193,7 +190,6 @@ struct Thread {
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
     trouble: Trouble,
-    told: Arc<Told>,
 }
 
 impl Thread {
@@ -324,13 +320,15 @@ impl Thread {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
         self.next_expiry = rules::next_expiry(&self.connection, now)?;
-        let untold = Some(Told::begin(&self.told));
-        self.beside.expired_until.store(now, Ordering::Release);
+        // As good as a commit: from here on no reading shows them.
+        let untold = self.beside.commits.make(|| {
+            self.beside.expired_until.store(now, Ordering::Release);
+            Ok::<_, rusqlite::Error>(())
+        })?;
         let steps = due.into_iter().map(Step::Removed).collect();
         self.flusher.committed(Committed {
-            untold,
-            // It follows no commit of its own.
-            change: Change { steps, number: 0 },
+            untold: Some(untold),
+            change: Change { steps },
             next_expiry: self.next_expiry,
             tell: Box::new(|_| {}),
         });
@@ -397,14 +395,12 @@ impl Thread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.vanishing, change)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
-        self.flusher.wait();
-        if self.flusher.has_failed() {
-            return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
-        }
-        // Before anybody can read what it did.
-        let untold = Told::begin(&self.told);
-        let is_change = !change.steps.is_empty();
-        change.number = self.beside.commits.count(is_change, || transaction.commit())?;
+        let untold = self.beside.commits.make(|| {
+            if self.flusher.has_failed() {
+                return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
+            }
+            Ok(transaction.commit()?)
+        })?;
         self.next_expiry = next_expiry;
         Ok((done, untold))
     }

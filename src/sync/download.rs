@@ -190,18 +190,22 @@ impl Download {
         }
     }
 
-    /// Events of `subscription` have been stored or refused.
-    pub(super) fn settled(&mut self, subscription: &str, events: &[Settled]) -> Unsent {
+    /// Events of `subscription` have been stored or refused. Returns also how many of them had come
+    /// before.
+    pub(super) fn settled(&mut self, subscription: &str, events: &[Settled]) -> (Unsent, u32) {
+        let mut again = 0;
         if let Some(request) = self.under_way.get_mut(subscription) {
             request.unsettled = request.unsettled.saturating_sub(events.len());
             for id in events.iter().filter_map(|event| event.id) {
-                request.missing.remove(&id);
-                if subscription == AHEAD {
-                    self.came_ahead.insert(id);
-                }
+                let is_first = if subscription == AHEAD {
+                    self.came_ahead.insert(id)
+                } else {
+                    request.missing.remove(&id)
+                };
+                again += u32::from(!is_first);
             }
         }
-        self.finish(subscription)
+        (self.finish(subscription), again)
     }
 
     /// EOSE or CLOSED: no more events of `subscription` will come.

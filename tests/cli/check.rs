@@ -68,7 +68,7 @@ impl Sound {
 #[test]
 fn what_is_wrong_is_found_with_the_event_it_is_about() {
     type Harm = fn(&Connection, &Sound);
-    let cases: [(&str, &str, Harm); 12] = [
+    let cases: [(&str, &str, Harm); 13] = [
         ("signature", "sig", |store, _| {
             run(
                 store,
@@ -83,6 +83,14 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
                 store,
                 "UPDATE event SET json = replace(json, 'content', 'contents') WHERE json LIKE '%a note%'",
             );
+        }),
+        ("signature", "id", |store, sound| {
+            // No UTF-8 any more.
+            let mut json = sound.note.to_string().into_bytes();
+            let note = json.windows(6).position(|part| part == b"a note").unwrap();
+            json[note] ^= 0x80;
+            let sql = "UPDATE event SET json = CAST(?1 AS TEXT) WHERE id = ?2";
+            store.execute(sql, params![json, id_blob(&sound.note)]).unwrap();
         }),
         ("column", "created_at", |store, _| {
             run(store, "UPDATE event SET created_at = 5 WHERE json LIKE '%a note%'");

@@ -359,3 +359,38 @@ async fn a_damaged_file_is_named_with_the_remedy() {
     std::fs::write(&store, &sound).unwrap();
     check_store(&store, &sent);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_a_bit_flip_made_no_utf_8_hinders_no_other() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let at = events::EPOCH;
+    let [note, hit, profile] =
+        [author.note(at, "sound"), author.note(at + 1, "hit"), author.event(0, at, json!([]), "")];
+    for event in [&note, &hit, &profile] {
+        client.store(event).await;
+    }
+    let disk = Connection::open(relay.store_path()).unwrap();
+    for event in [&hit, &profile] {
+        let mut bytes = event.to_string().into_bytes();
+        let sig = bytes.windows(5).position(|part| part == b"\"sig\"").unwrap() + 10;
+        bytes[sig] ^= 0x80;
+        let damage = "UPDATE event SET json = CAST(?1 AS TEXT) WHERE json LIKE ?2";
+        let changed = disk.execute(damage, (bytes, format!("%{}%", id_of(event)))).unwrap();
+        assert_eq!(changed, 1);
+    }
+    // Whoever gets it sees that it is not what was signed; all else is as it was.
+    let answer = client.query(&[json!({})]).await;
+    assert_eq!(answer.len(), 3);
+    assert!(answer.contains(&note) && !answer.contains(&hit), "{answer:?}");
+    // It is replaced and deleted like any other.
+    let newer = author.event(0, at + 2, json!([]), "newer");
+    let deletion = author.deletion(at + 3, json!([["e", id_of(&hit)]]));
+    for event in [&newer, &deletion] {
+        client.store(event).await;
+    }
+    let stored = model::ids([&note, &newer, &deletion]);
+    assert_eq!(model::ids(&client.query(&[json!({})]).await), stored);
+    assert_eq!(neg_ids(&mut client, &json!({})).await, stored);
+}

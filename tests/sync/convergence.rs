@@ -138,3 +138,16 @@ async fn a_catch_up_asks_for_what_is_newest_at_once() {
     assert_eq!((report.passes, report.round_trips), (2, 2), "{report:?}");
     assert_eq!(report.duplicates, 0, "{report:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
+    let events = notes(65, 20);
+    let relay = TestRelay::new(&events).await;
+    // A command closes the store next: what is written after that is lost, with a warning.
+    for _ in 0..20 {
+        let store = TestStore::new(&[]);
+        assert!(sync_all(&store, &relay.url()).await.equal);
+        let remembered = store.index.store().reader().synced_up_to(&relay.url(), "{}").unwrap();
+        assert!(remembered.is_some_and(|second| second > START), "{remembered:?}");
+    }
+}

@@ -102,6 +102,39 @@ async fn a_peer_that_says_nothing_is_read() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_for_which_every_set_is_too_large_is_read() {
+    without_negentropy(Unknown::TooLarge).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_whose_answers_lead_nowhere_is_read() {
+    let (ours, theirs) = (notes(86, 60), notes(87, 70));
+    let store = TestStore::new(&ours);
+    let how = Some(Unknown::Fingerprint);
+    let script = Script { without_negentropy: how, ..Script::default() };
+    let peer = Scripted::start(&theirs, script).await;
+    let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+    assert!(report.complete && report.equal, "{report:?}");
+    assert!(report.round_trips < 1_000, "{report:?}");
+    assert!(notes.iter().any(|note| note.contains("settled nothing")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_sends_the_same_over_and_over_is_left() {
+    let events = notes(88, 1);
+    let store = TestStore::new(&[]);
+    // As good as for ever: nobody reads so many to the end.
+    let script = Script { repeats: 150_000, ..Script::default() };
+    let peer = Scripted::start(&events, script).await;
+    let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+    assert!(report.complete && report.equal, "{report:?}");
+    assert!(report.duplicates < 150_000, "{report:?}");
+    assert!(notes.iter().any(|note| note.contains("nobody asked for")), "{notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_only_compared_is_not_stored_from_a_peer_that_is_read() {
     let (ours, theirs) = (notes(90, 30), notes(91, 40));
     let store = TestStore::new(&ours);

@@ -14,13 +14,17 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 
-/// What is said to a NEG-OPEN by a relay that does not know it.
+/// What is said to a NEG-OPEN by a relay that does not know it, or does not know how.
 #[derive(Clone, Copy, Debug)]
 pub enum Unknown {
     Notice,
     Closed,
     NegErr,
     Silence,
+    /// However small the set is.
+    TooLarge,
+    /// Another fingerprint, whatever is asked.
+    Fingerprint,
 }
 
 /// How the relay behaves.
@@ -33,6 +37,8 @@ pub struct Script {
     pub events_per_req: usize,
     /// The connection is cut at every so many-th message sent.
     pub cut_every: Option<usize>,
+    /// How often each event is sent that a REQ brings.
+    pub repeats: usize,
     /// Sent with every REQ, whatever it asks.
     pub unasked: Option<String>,
     /// NIP-42: nothing is done for anyone but the holder of this public key.
@@ -46,6 +52,7 @@ impl Default for Script {
             frame_limit_bytes: 0,
             events_per_req: usize::MAX,
             cut_every: None,
+            repeats: 1,
             unasked: None,
             only_for: None,
         }
@@ -181,6 +188,11 @@ impl Shared {
                 Some(Unknown::Closed) => vec![json!(["CLOSED", id, "error: what?"]).to_string()],
                 Some(Unknown::NegErr) => vec![json!(["NEG-ERR", id, "disabled"]).to_string()],
                 Some(Unknown::Silence) => vec![],
+                Some(Unknown::TooLarge) => {
+                    let text = "blocked: too many query results";
+                    vec![json!(["NEG-ERR", id, text, 1]).to_string()]
+                }
+                Some(Unknown::Fingerprint) => self.fingerprint(&id),
                 None => {
                     let events = self.matching(&message[2]);
                     let set = SortedItems::new(events.into_iter().map(|(item, _)| item).collect());
@@ -189,9 +201,18 @@ impl Shared {
                     negentropy(sessions, &id, &message[3])
                 }
             },
-            "NEG-MSG" => negentropy(sessions, &id, &message[2]),
+            "NEG-MSG" => match self.script.without_negentropy {
+                Some(Unknown::Fingerprint) => self.fingerprint(&id),
+                _ => negentropy(sessions, &id, &message[2]),
+            },
             _ => vec![],
         }
+    }
+
+    /// One range up to infinity, of a set that nobody has.
+    fn fingerprint(&self, id: &str) -> Vec<String> {
+        let fingerprint = self.sent.load(Ordering::Relaxed);
+        vec![json!(["NEG-MSG", id, format!("61000001{fingerprint:032x}")]).to_string()]
     }
 
     fn matching(&self, filter: &Value) -> Vec<(Item, String)> {
@@ -209,6 +230,7 @@ impl Shared {
         let events = self.matching(filter);
         let newest = events.iter().rev().take(limit.min(self.script.events_per_req));
         let all = self.script.unasked.iter().chain(newest.map(|(_, json)| json));
+        let all = all.flat_map(|json| std::iter::repeat_n(json, self.script.repeats));
         let mut answers: Vec<String> =
             all.map(|json| format!(r#"["EVENT",{},{json}]"#, json!(id))).collect();
         answers.push(json!(["EOSE", id]).to_string());

@@ -5,8 +5,6 @@
 //! for `m` items of theirs in a bucket, of which we lack each with odds `p`, the
 //! variance of our count is near `p·m`.
 
-use super::policy::LIST_MOST_ITEMS;
-
 /// Into how many buckets a responder splits.
 const BUCKETS: usize = 16;
 
@@ -17,6 +15,9 @@ const LEAST_BUCKET_ITEMS: usize = 64;
 /// How many neighbouring estimates are taken together. Each alone is off by a
 /// third; a median is not moved by a gap in one place.
 const NEIGHBOURS: usize = 5;
+
+/// Lists of fewer items together say nothing.
+const LEAST_LISTED_ITEMS: usize = 4096;
 
 /// Below this many differences an item, lists are a waste.
 const SPARSE: f64 = 0.03;
@@ -71,6 +72,6 @@ impl Listed {
     /// The density, if it is too low to go on listing.
     pub(super) fn too_sparse_to_list(self) -> Option<f64> {
         let density = self.differences as f64 / self.items.max(1) as f64;
-        (self.items >= LIST_MOST_ITEMS / 2 && density < SPARSE).then_some(density)
+        (self.items >= LEAST_LISTED_ITEMS && density < SPARSE).then_some(density)
     }
 }

@@ -21,8 +21,8 @@ mod policy;
 mod reply;
 
 use super::found::Found;
-use super::initiator::{InitiatorError, Options, Step};
 use super::message::{Decoder, Encoder};
+use super::options::{InitiatorError, Options, Step};
 use super::range_set::{Bound, RangeSet};
 use super::reference::{Bucket, buckets};
 use budget::ReplyBudget;
@@ -154,7 +154,7 @@ impl Session {
         let asked = std::mem::take(&mut self.asked);
         let reading = reply::read(set, Decoder::new(message)?, &asked, self.cells, found)?;
         self.budget.learn(message.len(), reading.cut);
-        self.policy.learn(&reading);
+        self.policy.learn(reading.odd);
         let waiting = std::mem::take(&mut self.pending);
         reading.left.into_iter().for_each(|range| self.keep(range));
         self.pending.extend(waiting);

@@ -3,7 +3,6 @@
 //! A fingerprint costs about 20 bytes to ask or answer and, at the slowest
 //! responder known, 60 microseconds; an id costs 32 bytes and next to no time.
 
-use super::reply::Reading;
 use super::{Pending, State};
 use crate::reconcile::range_set::{Bound, RangeSet};
 use crate::reconcile::reference::{Bucket, LIST_BELOW_ITEMS, buckets};
@@ -67,8 +66,9 @@ impl Policy {
         Self { empty_id_lists, long_lists: empty_id_lists }
     }
 
-    pub(super) fn learn(&mut self, reading: &Reading) {
-        self.long_lists &= !reading.odd;
+    /// `odd` is that of an answer (see [`Reading`](super::reply::Reading)).
+    pub(super) fn learn(&mut self, odd: bool) {
+        self.long_lists &= !odd;
     }
 
     pub(super) fn lists_own_ids(&self) -> bool {

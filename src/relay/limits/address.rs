@@ -1,11 +1,13 @@
 //! Who a client is, as far as limits by address go.
 
 use crate::config::Network;
-use hyper::HeaderMap;
+use hyper::{HeaderMap, Request};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Lists the addresses that a request came through, the client's first.
 const FORWARDED_FOR: &str = "x-forwarded-for";
+/// The headers by which proxies say that a request is not their own.
+const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 /// The part of an IPv6 address that tells one customer from another; the rest is theirs to choose.
 const IPV6_NETWORK: u128 = !0 << 64;
 
@@ -32,6 +34,11 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
         client = address.to_canonical();
     }
     client
+}
+
+/// Whether a request came by way of a proxy, and so from somewhere else than its connection says.
+pub(crate) fn is_forwarded<B>(request: &Request<B>) -> bool {
+    FORWARDED_BY.iter().any(|header| request.headers().contains_key(*header))
 }
 
 /// Some proxies add the port.

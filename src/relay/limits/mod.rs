@@ -7,7 +7,7 @@ mod half_open;
 mod neg_total;
 mod turns;
 
-pub(super) use address::client_address;
+pub(super) use address::{client_address, is_forwarded};
 pub(super) use addresses::{Addresses, Full, Place};
 pub(super) use half_open::{HalfOpen, Handshake};
 pub(super) use neg_total::{NegShare, NegTotal};

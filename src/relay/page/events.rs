@@ -3,13 +3,11 @@
 
 use super::render::{self, Part};
 use super::{Visitor, view};
+use crate::relay::response::Body;
 use crate::relay::{Shared, stopped};
-use hyper::body::{Body, Bytes, Frame};
+use hyper::body::Bytes;
 use serde_json::{Map, Value};
-use std::convert::Infallible;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::Instant;
@@ -23,27 +21,12 @@ const QUEUE: usize = 2;
 /// How long a page may take none.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The body of an answer that goes on.
-pub(in crate::relay) struct Updates(mpsc::Receiver<Bytes>);
-
-impl Body for Updates {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
-    }
-}
-
 /// Keeps a page current for as long as it is there, at most until the relay stops.
 pub(super) fn subscribe(
     relay: Arc<Shared>,
     visitor: Visitor,
     permit: OwnedSemaphorePermit,
-) -> Updates {
+) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
     let mut stopping = relay.stopping.clone();
     tokio::spawn(async move {
@@ -54,7 +37,7 @@ pub(super) fn subscribe(
             () = stopped(&mut stopping) => {}
         }
     });
-    Updates(body)
+    Body::Updates(body)
 }
 
 /// Returns when the page takes no more, or there is nothing to send it.

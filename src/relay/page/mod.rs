@@ -5,10 +5,10 @@ mod events;
 mod facts;
 mod render;
 
-pub(super) use events::Updates;
-
 use super::Shared;
-use super::http::{self, Body};
+use super::information::document;
+use super::limits::is_forwarded;
+use super::response::Body;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds};
@@ -71,7 +71,7 @@ pub(super) async fn respond<B>(
         Ok(view) => view,
         Err(error) => return failed(&error),
     };
-    let html = render::page(&http::document(&relay.config()), &view.facts, &view.parts);
+    let html = render::page(&document(&relay.config()), &view.facts, &view.parts);
     let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
     if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
@@ -90,7 +90,7 @@ pub(super) fn respond_updates<B>(
         return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
     };
     let updates = subscribe(Arc::clone(relay), Visitor::of(request, from), permit);
-    let mut response = private(StatusCode::OK, "text/event-stream", Body::Updates(updates));
+    let mut response = private(StatusCode::OK, "text/event-stream", updates);
     // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
     let name = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(name, HeaderValue::from_static("no"));
@@ -103,7 +103,7 @@ struct Visitor(Option<IpAddr>);
 
 impl Visitor {
     fn of<B>(request: &Request<B>, from: IpAddr) -> Self {
-        Self((!http::is_forwarded(request)).then_some(from))
+        Self((!is_forwarded(request)).then_some(from))
     }
 
     /// Whom the page is for, by the configuration that is in force.

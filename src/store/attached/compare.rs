@@ -6,7 +6,7 @@ use super::StoreError;
 use super::follow::{Known, Look};
 use super::schema::Wanted;
 use crate::item::Item;
-use crate::store::rules::Step;
+use crate::store::change::Step;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
 use std::time::{Duration, Instant};

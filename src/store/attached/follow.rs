@@ -10,8 +10,8 @@ use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::item::Item;
+use crate::store::change::{Change, Step};
 use crate::store::event::{DELETION, Event};
-use crate::store::rules::{Change, Step};
 use crate::store::unix_now;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -259,8 +259,7 @@ impl Known {
             self.comparisons.hasten();
         }
         if !touched.steps.is_empty() {
-            let steps = touched.steps;
-            look.listener.changed(Arc::new(Change { steps, ..Change::default() }));
+            look.listener.changed(Arc::new(Change { steps: touched.steps }));
         }
         Ok(())
     }

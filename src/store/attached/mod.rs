@@ -10,9 +10,9 @@ mod nostr_relay_py;
 mod nostr_rs_relay;
 mod schema;
 
+use super::change::Change;
 use super::filter::Filter;
 use super::readers::Pool;
-use super::rules::Change;
 use super::source::{AtOneMoment, EventSource, Work};
 use super::viewer::PrivateKinds;
 use super::{StoreError, unix_now};
@@ -173,7 +173,7 @@ impl Inner {
         pool: &Arc<Pool>,
         connection: &Connection,
         now: u64,
-        beside: &mut dyn FnMut(u64),
+        beside: &mut dyn FnMut(),
     ) -> Result<bool, StoreError> {
         let mut follower = self.lock();
         self.catch_up_until(&mut follower, now)?;
@@ -182,8 +182,7 @@ impl Inner {
         if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
             return Ok(false);
         }
-        // What the relay writes has no numbers: all that can be read here is known.
-        beside(0);
+        beside();
         Ok(true)
     }
 
@@ -230,7 +229,7 @@ impl EventSource for Attached {
 
     fn at_one_commit(
         &self,
-        beside: &mut dyn FnMut(u64),
+        beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
         let schema = self.inner.schema.as_ref();

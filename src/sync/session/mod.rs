@@ -28,6 +28,7 @@ use reconciling::{Opened, Reading, Reconciling};
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
 use transfer::Batch;
 
 /// How often deadlines are looked at and progress is told.
@@ -144,6 +145,8 @@ pub(super) struct Session<'sync> {
     // The second up to which the sets were equal when that was last proven.
     checkpoint: Option<u64>,
     pass: Option<Pass>,
+    // Writes down how far the sets were equal.
+    remembering: Option<JoinHandle<()>>,
     // Events of one subscription that wait to be checked together.
     batch: Option<Batch>,
     // Bytes of events that are being checked or stored.
@@ -159,7 +162,7 @@ pub(super) struct Session<'sync> {
     not_before: Option<Instant>,
     // How often the peer wanted to know who we are and had not asked.
     auth_waits: u32,
-    // Events that nobody asked for.
+    // Events that nobody asked for, or not so often.
     unasked: u32,
     counts: Counts,
 }
@@ -213,6 +216,7 @@ impl<'sync> Session<'sync> {
             live,
             checkpoint,
             pass: None,
+            remembering: None,
             batch: None,
             arriving_bytes: 0,
             refused: std::mem::take(&mut memory.unwritten),
@@ -278,9 +282,14 @@ impl<'sync> Session<'sync> {
             let store = self.local.store.clone();
             let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
         }
+        let remembering = self.remembering.take();
         match ended {
             Ok(()) => {
                 self.peer.close().await;
+                // Whoever is told that the sync has ended may close the store.
+                if let Some(remembering) = remembering {
+                    let _ = remembering.await;
+                }
                 End::Finished
             }
             Err(End::Lost(error)) => {
@@ -399,12 +408,12 @@ impl<'sync> Session<'sync> {
             up_to: pass.newest.min(unix_now()),
         };
         let store = self.local.store.clone();
-        // Nobody waits for it: it only makes the next sync shorter.
-        tokio::task::spawn_blocking(move || {
+        // Waited for at the end only: it makes the next sync shorter.
+        self.remembering = Some(tokio::task::spawn_blocking(move || {
             if let Err(error) = store.remember_synced(synced) {
                 tracing::warn!(%error, "how far a peer is equal could not be written");
             }
-        });
+        }));
     }
 
     /// Has a thread do something that may take its time.

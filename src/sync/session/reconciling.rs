@@ -23,6 +23,8 @@ const ANNOUNCED_FIRST_ANSWER: Duration = Duration::from_secs(60);
 const MOST_FAILURES: u32 = 5;
 /// How long to wait after that.
 const PUT_OFF: Duration = Duration::from_secs(2);
+/// After so many windows in a row that are too large for the peer, however small, the rest is read.
+const MOST_TOO_LARGE: u32 = 1_000;
 /// With at most so many of our items newer than the last sync, what the peer has that is newer
 /// is asked for at once.
 const FEW_NEW_ITEMS: usize = 64;
@@ -40,6 +42,8 @@ pub(super) struct Reconciling {
     // Whether the peer has ever answered.
     answered: bool,
     failures: u32,
+    // Windows in a row that were too large for the peer.
+    too_large: u32,
     unsettled_items: u64,
     items: u64,
 }
@@ -240,6 +244,7 @@ impl Session<'_> {
         self.reconciling.stage = Stage::Reading;
         self.reconciling.answered = true;
         self.reconciling.failures = 0;
+        self.reconciling.too_large = 0;
         self.memory.report.round_trips += 1;
         self.memory.advanced = true;
         let reader = self.local.store.reader().clone();
@@ -341,6 +346,11 @@ impl Session<'_> {
         let set = self.end_session(&open);
         let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
         if cap.is_some() || text.contains("too many") && prefix == "blocked" {
+            self.reconciling.too_large += 1;
+            if self.reconciling.too_large >= MOST_TOO_LARGE {
+                self.reconciling.windows.push_front(window);
+                return self.without_negentropy("every set is too large for it");
+            }
             self.divide(window, set.as_ref(), cap);
             return Ok(());
         }

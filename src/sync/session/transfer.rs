@@ -23,7 +23,7 @@ const AUTH_WAIT: Duration = Duration::from_millis(250);
 const MOST_AUTH_WAITS: u32 = 20;
 /// No peer lists more ids that we lack.
 const MOST_NEED: u64 = 100_000_000;
-/// A peer that sends so many events that nobody asked for is left.
+/// A peer that sends so many events that nobody asked for, or not so often, is left.
 const MOST_UNASKED: u32 = 100_000;
 /// For how long an event need not be sent again that a peer does not take or keep.
 const NOT_TAKEN_S: u64 = 86_400;
@@ -100,7 +100,12 @@ impl Session<'_> {
     /// An event has come that nobody asked for.
     pub(super) fn unasked(&mut self) -> Result<(), End> {
         *self.memory.report.refused.entry("not asked for".to_owned()).or_default() += 1;
-        self.unasked += 1;
+        self.needless(1)
+    }
+
+    /// So many events more have come that nobody asked for, or not so often.
+    fn needless(&mut self, events: u32) -> Result<(), End> {
+        self.unasked = self.unasked.saturating_add(events);
         if self.unasked > MOST_UNASKED {
             let reason = "the peer sends what nobody asked for".to_owned();
             return Err(End::Lost(PeerError::Refused { reason }));
@@ -226,7 +231,8 @@ impl Session<'_> {
                 Fate::Failed(reason) => return Err(End::Failed(reason.clone())),
             }
         }
-        let unsent = self.download.settled(subscription, events);
+        let (unsent, again) = self.download.settled(subscription, events);
+        self.needless(again)?;
         self.take_unsent(unsent);
         self.paged(subscription, events)
     }

@@ -1,0 +1,43 @@
+//! What the verbs of one connection share.
+
+use super::Shared;
+use super::auth::Auth;
+use super::limits::{Place, Turns};
+use super::outbox::Outbox;
+use super::subscriptions::Subscriptions;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use tokio::task::JoinError;
+
+/// A client that is connected, as its verbs know it.
+pub(super) struct Client {
+    pub(super) relay: Arc<Shared>,
+    pub(super) auth: Arc<Auth>,
+    pub(super) place: Place,
+    pub(super) outbox: Outbox,
+    pub(super) subscriptions: Arc<Subscriptions>,
+    // One permit for each event that is verified or stored or whose outcome waits to be sent.
+    pub(super) events_in_flight: Arc<Semaphore>,
+}
+
+impl Client {
+    /// Where it comes from, as far as limits by address go.
+    pub(super) fn address(&self) -> IpAddr {
+        self.place.address()
+    }
+
+    /// Works in a turn of the client's, on a thread that may take its time.
+    pub(super) async fn work<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = turns.take(self.address()).await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await
+    }
+}

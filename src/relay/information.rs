@@ -1,0 +1,46 @@
+//! What the relay says of itself (NIP-11).
+
+use crate::config::Config;
+use serde_json::{Value, json};
+
+/// What the relay does, by NIP: only what is true.
+const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
+
+/// The NIP-11 document.
+pub(super) fn document(config: &Config) -> Value {
+    let limits = &config.limits;
+    let mut document = json!({
+        "name": config.relay.name,
+        "description": config.relay.description,
+        "software": "negsync",
+        "version": env!("CARGO_PKG_VERSION"),
+        "supported_nips": SUPPORTED_NIPS,
+        // The version of the negentropy protocol, as strfry and its clients announce it.
+        "negentropy": 1,
+        "limitation": {
+            "max_message_length": limits.message_bytes.get(),
+            "max_subscriptions": limits.subscriptions.get(),
+            "max_filters": limits.filters.get(),
+            "max_limit": limits.events_per_filter.get(),
+            "max_subid_length": limits.subscription_id_bytes.get(),
+            "max_event_tags": limits.event_tags.get(),
+            "max_content_length": limits.content_chars.get(),
+            "created_at_upper_limit": limits.created_at_ahead_s.get(),
+            "auth_required": config.auth.required,
+            "payment_required": false,
+            "restricted_writes": !config.auth.publish_keys.is_empty(),
+        },
+    });
+    if limits.created_at_behind_s.get() > 0 {
+        let behind = limits.created_at_behind_s.get();
+        document["limitation"]["created_at_lower_limit"] = Value::from(behind);
+    }
+    for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {
+        if !value.is_empty()
+            && let Some(document) = document.as_object_mut()
+        {
+            document.insert(key.to_owned(), Value::from(value.as_str()));
+        }
+    }
+    document
+}

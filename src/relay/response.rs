@@ -1,0 +1,97 @@
+//! What HTTP requests are answered with.
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Frame, SizeHint};
+use hyper::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
+};
+use hyper::{Response, StatusCode};
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use tokio::sync::mpsc;
+
+/// The body of every response.
+pub(super) enum Body {
+    /// All of it is there.
+    Whole(Full<Bytes>),
+    /// It goes on for as long as someone listens.
+    Updates(mpsc::Receiver<Bytes>),
+}
+
+impl From<String> for Body {
+    fn from(text: String) -> Self {
+        Self::Whole(Full::from(text))
+    }
+}
+
+impl Default for Body {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+impl hyper::body::Body for Body {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        match self.get_mut() {
+            Self::Whole(whole) => Pin::new(whole).poll_frame(context),
+            Self::Updates(updates) => {
+                updates.poll_recv(context).map(|bytes| bytes.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Whole(whole) => whole.is_end_stream(),
+            Self::Updates(_) => false,
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Whole(whole) => whole.size_hint(),
+            Self::Updates(_) => SizeHint::new(),
+        }
+    }
+}
+
+/// An answer that says why there is nothing else.
+pub(super) fn refuse(status: StatusCode, text: &str) -> Response<Body> {
+    answer(status, "text/plain", text.to_owned())
+}
+
+/// An answer that pages of any origin may read.
+pub(super) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<Body> {
+    let mut response = answer_own(status, content_type, body);
+    let headers = response.headers_mut();
+    // NIP-11: browsers of any origin may read the document.
+    headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    response
+}
+
+/// An answer that pages of other origins may not read.
+pub(super) fn answer_own(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<Body> {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,71 @@
+//! What a commit did, step by step, and how an event is taken out.
+
+use super::event::Event;
+use super::fault;
+use crate::item::Item;
+use rusqlite::{Connection, params};
+use std::sync::Arc;
+
+/// One thing that a commit did.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// The event is new in the store.
+    Added(Arc<Event>),
+    /// The item is no longer in the store.
+    Removed(Item),
+    /// An ephemeral event went by; it is not in the store.
+    Passed(Arc<Event>),
+}
+
+/// What one commit did, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// The steps; an item's last one says whether it is stored now.
+    pub steps: Vec<Step>,
+}
+
+/// A stored event with what it takes to remove it.
+pub(super) struct Stored {
+    row: i64,
+    pub(super) item: Item,
+    json: String,
+}
+
+impl Stored {
+    /// From the columns row, id, created_at, json.
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            row: row.get(0)?,
+            item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
+            json: fault::text(row, 3)?.into_owned(),
+        })
+    }
+
+    pub(super) fn remove(
+        &self,
+        connection: &Connection,
+        change: &mut Change,
+    ) -> rusqlite::Result<()> {
+        // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
+        match Event::parse(&self.json) {
+            Ok(event) => {
+                let mut untag = connection.prepare_cached(
+                    "DELETE FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3",
+                )?;
+                for key in event.tag_keys() {
+                    untag.execute(params![
+                        key.as_bytes(),
+                        self.item.created_at as i64,
+                        self.item.id
+                    ])?;
+                }
+            }
+            Err(_) => {
+                connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
+            }
+        }
+        connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;
+        change.steps.push(Step::Removed(self.item));
+        Ok(())
+    }
+}
