@@ -187,8 +187,8 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// Another relay's database is written to so often that it was never still.
-    #[error("the relay's database {path} is being written to without a pause; try again",
+    /// Another relay's database is locked, or is written to without a pause.
+    #[error("the relay's database {path} cannot be read at this moment; try again",
         path = path.display())]
     Busy {
         /// The file.
