@@ -1,5 +1,5 @@
-//! An hour of everything at once, over a store that does not grow: events that replace each other,
-//! ephemeral ones, and notes that are deleted.
+//! An hour of everything at once, over a store that hardly grows: events that replace each other,
+//! ephemeral ones, and notes that expire; only the requests to delete some of them stay.
 
 use crate::client::{Client, GOOD, metric, neg_open, stranger};
 use crate::relay::Relay;
@@ -8,6 +8,7 @@ use crate::{Extent, middle_and_p99, milliseconds};
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
@@ -17,6 +18,8 @@ const READERS: usize = 20;
 const RECONCILERS: usize = 8;
 /// The authors of a publisher.
 const AUTHORS: usize = 200;
+/// How long a note is wanted.
+const NOTE_LIFE: Duration = Duration::from_secs(120);
 /// How long the relay has until what it takes no longer grows, of the whole time.
 const WARM_UP: f64 = 0.2;
 /// The write-ahead log's cap in MB, with the head of each page: see `store/checkpoint.rs`.
@@ -90,36 +93,33 @@ async fn publish(to: SocketAddr, number: usize) {
     };
     let authors: Vec<Keys> = (0..AUTHORS).map(|_| key(&mut rng)).collect();
     let mut client = Client::connect(stranger(number), to).await.unwrap();
-    let mut notes: Vec<(usize, String)> = Vec::new();
+    let mut notes: VecDeque<(Instant, usize, String)> = VecDeque::new();
     loop {
+        while notes.front().is_some_and(|(at, ..)| at.elapsed() > NOTE_LIFE / 2) {
+            notes.pop_front();
+        }
         let author = rng.random_range(0..AUTHORS);
         let text = "something worth saying ".repeat(rng.random_range(1..20));
-        let (kind, tags) = match rng.random_range(0..4) {
-            0 => (0, vec![]),
-            1 => (20_000, vec![]),
-            2 if notes.len() >= 100 => {
-                let (of, id) = notes.swap_remove(rng.random_range(0..notes.len()));
-                sign_and_send(
-                    &mut client,
-                    &authors[of],
-                    5,
-                    vec![Tag::parse(["e", &id]).unwrap()],
-                    "",
-                )
-                .await;
-                continue;
-            }
-            _ => (1, vec![]),
-        };
-        if kind == 1 && notes.len() >= 200 {
-            continue;
-        }
-        let id = sign_and_send(&mut client, &authors[author], kind, tags, &text).await;
-        if kind == 1 {
-            notes.push((author, id));
+        let kind = [0, 20_000, 1, 1][rng.random_range(0..4)];
+        if kind == 1 && rng.random_ratio(1, 50) && !notes.is_empty() {
+            let at = rng.random_range(0..notes.len());
+            let Some((_, of, id)) = notes.remove(at) else { continue };
+            let tags = vec![Tag::parse(["e", &id]).unwrap()];
+            sign_and_send(&mut client, &authors[of], 5, tags, "").await;
+        } else if kind == 1 {
+            let expires_at = unix_now() + NOTE_LIFE.as_secs();
+            let tags = vec![Tag::expiration(Timestamp::from_secs(expires_at))];
+            let id = sign_and_send(&mut client, &authors[author], kind, tags, &text).await;
+            notes.push_back((Instant::now(), author, id));
+        } else {
+            sign_and_send(&mut client, &authors[author], kind, vec![], &text).await;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs()
 }
 
 async fn sign_and_send(
@@ -129,10 +129,9 @@ async fn sign_and_send(
     tags: Vec<Tag>,
     text: &str,
 ) -> String {
-    let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let event = EventBuilder::new(Kind::from_u16(kind), text)
         .tags(tags)
-        .custom_created_at(Timestamp::from_secs(now))
+        .custom_created_at(Timestamp::from_secs(unix_now()))
         .sign_with_keys(author)
         .unwrap();
     client.ask(format!(r#"["EVENT",{}]"#, event.as_json()), r#"["OK""#).await;
