@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn lines(path: &Path, checked: &Checked) -> String {
-    let Checked { events, tags, expired, found, findings } = checked;
+    let Checked { events, tags, expired, vanishing, found, findings } = checked;
     let mut text = String::new();
     for finding in findings {
         let _ = match &finding.id {
@@ -50,6 +50,9 @@ fn lines(path: &Path, checked: &Checked) -> String {
     let _ = write!(text, "{}: {events} events, {tags} tags", path.display());
     if *expired > 0 {
         let _ = write!(text, ", {expired} expired, which go when a relay starts");
+    }
+    if *vanishing > 0 {
+        let _ = write!(text, ", {vanishing} of keys that vanish, which a relay goes on to remove");
     }
     if checked.is_sound() {
         return text + "; nothing is wrong\n";
@@ -82,6 +85,7 @@ fn object(path: &Path, checked: &Checked) -> String {
         "events": checked.events,
         "tags": checked.tags,
         "expired": checked.expired,
+        "vanishing": checked.vanishing,
         "found": checked.found,
         "findings": findings,
     });

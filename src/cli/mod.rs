@@ -15,6 +15,7 @@ mod man;
 mod neg_open;
 mod relay;
 mod remedy;
+mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;

@@ -2,9 +2,9 @@
 
 use super::Shared;
 use super::auth::Auth;
-use super::limits::{Place, Turns};
 use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
+use crate::clients::limits::{Place, Turns};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -33,11 +33,6 @@ impl Client {
         turns: &Arc<Turns>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = turns.take(self.address()).await;
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await
+        turns.work(self.address(), work).await
     }
 }

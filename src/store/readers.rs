@@ -153,8 +153,7 @@ impl Reader {
                 if is_told {
                     beside();
                 }
-                let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(Moment { connection, expired_until })
+                Ok::<_, StoreError>(Moment { connection, expired_until: self.pool.expired_until() })
             })?;
             work(&moment)
         })

@@ -8,9 +8,9 @@ use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// The value of a `relay` tag that means every relay.
-const ALL_RELAYS: &str = "ALL_RELAYS";
+pub(super) const ALL_RELAYS: &str = "ALL_RELAYS";
 /// NIP-59: the kind of a gift wrap.
-const GIFT_WRAP: u16 = 1_059;
+pub(super) const GIFT_WRAP: u16 = 1_059;
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {

@@ -3,6 +3,7 @@
 use crate::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of};
+use negsync::store::Event;
 use rusqlite::{Connection, params};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
@@ -35,11 +36,16 @@ fn whatever_the_rules_have_made_of_events_is_sound() {
     }
 }
 
-/// Two notes with tags, an article, a profile, and a deletion request that names nothing of them.
+/// Two notes with tags, an article, a profile, a deletion request that names nothing of them but an
+/// address that is empty, and of another author only a request to vanish, which cannot be deleted.
 struct Sound {
     directory: TempDir,
     note: Value,
     article: Value,
+}
+
+fn vanished() -> Author {
+    Author::new(2)
 }
 
 impl Sound {
@@ -52,11 +58,23 @@ impl Sound {
         let others = [
             author.event(1, at, json!([["t", "two"]]), "another"),
             author.event(0, at, json!([]), "{}"),
-            author.deletion(at, json!([["e", "00".repeat(32)]])),
+            author.deletion(
+                at,
+                json!([["e", "00".repeat(32)], ["a", author.address(30_023, "none")]]),
+            ),
         ];
-        let all = [&[note.clone(), article.clone()], &others[..]].concat();
+        let farewell = vanished().event(62, at, json!([["relay", "ALL_RELAYS"]]), "");
+        let gone = [
+            vanished().note(at, "gone"),
+            author.event(1_059, at, json!([["p", vanished().key()]]), "gone"),
+            vanished().deletion(at, json!([["e", id_of(&farewell)]])),
+        ];
+        let deletion = vanished().deletion(at + 1, json!([["e", id_of(&farewell)]]));
+        let later = [farewell, deletion];
+        let all = [&[note.clone(), article.clone()], &others[..], &gone, &later].concat();
         let sound = Self { directory, note, article };
-        assert!(import(&sound.store(), &[], &lines(&all)).stdout.contains("5 stored"));
+        assert_eq!(import(&sound.store(), &[], &lines(&all)).status.code(), Some(0));
+        assert_eq!(report(&sound.store())["events"], 7);
         sound
     }
 
@@ -68,7 +86,7 @@ impl Sound {
 #[test]
 fn what_is_wrong_is_found_with_the_event_it_is_about() {
     type Harm = fn(&Connection, &Sound);
-    let cases: [(&str, &str, Harm); 13] = [
+    let cases: [(&str, &str, Harm); 17] = [
         ("signature", "sig", |store, _| {
             run(
                 store,
@@ -120,6 +138,25 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
             let sql = "INSERT INTO address_tombstone SELECT pubkey, kind, address, created_at, x'' FROM event WHERE id = ?1";
             store.execute(sql, [id_blob(&sound.article)]).unwrap();
         }),
+        ("rule", "its author has vanished", |store, _| {
+            put(store, &vanished().note(events::EPOCH - 1, "back"));
+        }),
+        ("rule", "its addressee has vanished", |store, _| {
+            let addressee = vanished().key();
+            let wrap =
+                Author::new(1).event(1_059, events::EPOCH, json!([["p", addressee]]), "back");
+            put(store, &wrap);
+            let key = [&[b'p', 0][..], &blob(&addressee)].concat();
+            let sql =
+                "INSERT INTO tag SELECT ?1, created_at, id, kind, row FROM event WHERE id = ?2";
+            store.execute(sql, params![key, id_blob(&wrap)]).unwrap();
+        }),
+        ("rule", "forget its author, who is not kept out", |store, _| {
+            run(store, "DELETE FROM vanished");
+        }),
+        ("rule", "deletes \"none\" of kind 30023, and that is not kept out", |store, _| {
+            run(store, "UPDATE address_tombstone SET created_at = created_at - 1");
+        }),
         ("rule", "a newer version", |store, _| {
             run(store, "DROP INDEX event_address");
             let older = Author::new(1).event(30_023, events::EPOCH - 1, json!([["d", "x"]]), "");
@@ -160,10 +197,36 @@ fn run(store: &Connection, sql: &str) {
     );
 }
 
+/// A relay that was stopped in the middle of it goes on when it starts.
+#[test]
+fn what_is_still_to_vanish_is_said_and_is_nothing_wrong() {
+    let sound = Sound::new();
+    let connection = Connection::open(sound.store()).unwrap();
+    put(&connection, &vanished().note(events::EPOCH, "not yet gone"));
+    run(&connection, "UPDATE vanished SET pending = 1");
+    drop(connection);
+    let report = report(&sound.store());
+    assert_eq!((&report["sound"], &report["vanishing"]), (&json!(true), &json!(1)), "{report}");
+    let ended = check(&sound.store(), &[]);
+    assert!(ended.stdout.contains("1 of keys that vanish"), "{ended:?}");
+}
+
+/// Stores an event behind the rules' back, without its tags.
+fn put(store: &Connection, event: &Value) {
+    let sql = "INSERT INTO event (id, pubkey, created_at, kind, json) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let key = blob(event["pubkey"].as_str().unwrap());
+    let (at, kind) = (event["created_at"].as_u64().unwrap() as i64, event["kind"].as_u64());
+    let kind = kind.unwrap() as i64;
+    let event = Event::parse(&event.to_string()).unwrap();
+    store.execute(sql, params![event.item().id, key, at, kind, event.json()]).unwrap();
+}
+
 fn id_blob(event: &Value) -> Vec<u8> {
-    let mut id = vec![0; 32];
-    faster_hex::hex_decode(id_of(event).as_bytes(), &mut id).unwrap();
-    id
+    blob(id_of(event))
+}
+
+fn blob(hex: &str) -> Vec<u8> {
+    faster_hex::hex_decode_vec(hex.as_bytes()).unwrap()
 }
 
 #[test]
@@ -178,7 +241,7 @@ fn damage_to_the_file_is_found_and_the_rest_is_read_on() {
     let (index, table) = (root("event_time"), root("tombstone"));
     drop(connection);
     let whole = std::fs::read(&store).unwrap();
-    for (page, events) in [(index, 5), (table, 5), (1, 0)] {
+    for (page, events) in [(index, 7), (table, 7), (1, 0)] {
         let mut bytes = whole.clone();
         bytes[(page - 1) * 4_096..page * 4_096].fill(0xa5);
         std::fs::write(&store, bytes).unwrap();

@@ -182,6 +182,7 @@ impl Inner {
         if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
             return Ok(false);
         }
+        // All that can be read here is known.
         beside();
         Ok(true)
     }

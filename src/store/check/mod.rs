@@ -1,12 +1,14 @@
 //! Whether a store is what it should be: the file, each event, what is derived from it, and the
 //! rules. Reads only, all of it at one moment, also beside a running relay.
 
-use super::event::{DELETION, Event, Lifetime};
+mod rules;
+
+use super::event::{Event, Lifetime};
 use super::tag_key::TagKey;
 use super::verifier::Verifier;
-use super::writer::unix_now;
 use super::{StoreError, fault, schema};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rules::{Orders, orders, rules};
+use rusqlite::{Connection, Row, params};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
@@ -39,6 +41,9 @@ pub struct Checked {
     pub tags: u64,
     /// Events that have expired and that a relay removes when it starts. Nothing is wrong with that.
     pub expired: u64,
+    /// Events of keys that have asked to vanish, which a relay is removing or goes on to remove when
+    /// it starts. Nothing is wrong with that either.
+    pub vanishing: u64,
     /// How often each kind of finding came up.
     pub found: BTreeMap<&'static str, u64>,
     /// The first thousand findings.
@@ -144,12 +149,11 @@ struct Examined {
     findings: Vec<Finding>,
     // Empty when the JSON is no event.
     tag_keys: Vec<TagKey>,
-    // NIP-09: the ids that a deletion request names.
-    deletes: Vec<[u8; 32]>,
+    orders: Orders,
 }
 
 /// Each event: its JSON, its id and signature, its columns, its tags in the index, and of a
-/// deletion request whether what it names is gone.
+/// request to delete or to vanish whether it was followed.
 fn events(
     connection: &Connection,
     verifier: &Verifier,
@@ -185,7 +189,7 @@ fn events(
             for event in chunk {
                 checked.events += 1;
                 indexed += indexed_tags(connection, &event, checked)?;
-                deleted(connection, &event, checked)?;
+                orders(connection, &event, checked)?;
                 event.findings.into_iter().for_each(|finding| checked.find(finding));
             }
             progress(checked.events, total.max(0) as u64);
@@ -204,7 +208,7 @@ fn examine(stored: Stored) -> Examined {
         Ok(event) => event,
         Err(error) => {
             find("event", error.reason);
-            return Examined { stored, findings, tag_keys: Vec::new(), deletes: Vec::new() };
+            return Examined { stored, findings, tag_keys: Vec::new(), orders: Orders::default() };
         }
     };
     let expires_at = event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX));
@@ -226,11 +230,11 @@ fn examine(stored: Stored) -> Examined {
         find("rule", "an ephemeral event is stored".into());
     }
     let tag_keys = event.tag_keys().to_vec();
-    let deletes = event.deleted_ids().to_vec();
+    let orders = Orders::of(&event);
     if let Err(error) = event.verify() {
         find("signature", error.reason);
     }
-    Examined { stored, findings, tag_keys, deletes }
+    Examined { stored, findings, tag_keys, orders }
 }
 
 /// How many of an event's tags are in the index as they should be; the others are findings.
@@ -254,23 +258,6 @@ fn indexed_tags(
         }
     }
     Ok(indexed)
-}
-
-/// NIP-09: what a stored deletion request of the same author names must not be there.
-fn deleted(
-    connection: &Connection,
-    event: &Examined,
-    checked: &mut Checked,
-) -> rusqlite::Result<()> {
-    let mut select = connection
-        .prepare_cached("SELECT 1 FROM event WHERE id = ?1 AND pubkey = ?2 AND kind <> ?3")?;
-    for id in &event.deletes {
-        if select.exists(params![id, event.stored.pubkey, DELETION])? {
-            let detail = "its author has deleted it, and it is stored".into();
-            checked.find(Finding { what: "rule", id: Some(*id), detail });
-        }
-    }
-    Ok(())
 }
 
 /// Looks for what the index of tags holds beside the `indexed` tags of stored events.
@@ -303,46 +290,5 @@ fn stray_tags(
         let id = row.get(0).ok();
         checked.find(Finding { what: "tag", id, detail: format!("{key} {detail}") });
     }
-    Ok(())
-}
-
-/// What is deleted is not stored, and each address has one version.
-fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
-    const BROKEN: [(&str, &str); 3] = [
-        (
-            "SELECT event.id FROM tombstone JOIN event
-             ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
-             WHERE event.kind <> 5",
-            "it was deleted by its id, and is stored",
-        ),
-        (
-            "SELECT event.id FROM address_tombstone buried JOIN event
-             ON event.pubkey = buried.pubkey AND event.kind = buried.kind
-             AND event.address = buried.address AND event.address IS NOT NULL
-             WHERE event.created_at < buried.created_at
-             OR (event.created_at = buried.created_at AND event.id >= buried.id)",
-            "it was deleted by its address, and is stored",
-        ),
-        (
-            "SELECT old.id FROM event old JOIN event new
-             ON new.pubkey = old.pubkey AND new.kind = old.kind AND new.address = old.address
-             AND old.address IS NOT NULL AND new.address IS NOT NULL AND new.row <> old.row
-             WHERE new.created_at > old.created_at
-             OR (new.created_at = old.created_at AND new.id < old.id)",
-            "a newer version is stored",
-        ),
-    ];
-    for (sql, detail) in BROKEN {
-        let mut select = connection.prepare(sql)?;
-        let mut rows = select.query([])?;
-        while let Some(row) = rows.next()? {
-            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail: detail.into() });
-        }
-    }
-    let expired: Option<i64> = connection
-        .prepare("SELECT count(*) FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1")?
-        .query_row([unix_now() as i64], |row| row.get(0))
-        .optional()?;
-    checked.expired = expired.unwrap_or(0).max(0) as u64;
     Ok(())
 }

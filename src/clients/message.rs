@@ -2,7 +2,6 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::reconcile::sessions::{Kind, Packet, Received};
 use crate::store::{Event, Filter};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -212,15 +211,6 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
 /// The answer to a message that cannot be taken as it is.
 fn invalid(answer: String) -> Refusal {
     Refusal { answer, neg_session: None, prefix: "invalid" }
-}
-
-/// What an initiator is told. NIP-77, Error message: after one the session is closed.
-pub fn neg_answer(id: &str, received: Received) -> String {
-    match (received.reply, received.fault) {
-        (Some(Packet { kind: Kind::Answer, payload, .. }), _) => neg_msg_text(id, &payload),
-        (_, Some(fault)) => neg_err(id, &format!("invalid: {fault}")),
-        (_, None) => neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN"),
-    }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
