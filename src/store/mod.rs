@@ -132,6 +132,12 @@ pub enum StoreError {
         /// How many.
         names: u64,
     },
+    /// What is there is no file.
+    #[error("the store {path} is a directory; name a file in it", path = path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process writes to it.
     #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
     InUse {
