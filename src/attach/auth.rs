@@ -2,7 +2,8 @@
 //!
 //! A relay that answers AUTH with OK says so itself. The two that are known say nothing to a client
 //! that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
-//! believes the first one of a connection, nostr-relay (Python) the last.
+//! believes the first one of a connection and says OK to refuse one, nostr-relay (Python) believes
+//! the last and refuses with a NOTICE.
 
 use crate::store::{Event, RelayKind, unix_now};
 use hyper::Uri;
@@ -14,6 +15,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 const AUTH: u16 = 22_242;
 /// NIP-42: how far its time may be from now, in seconds.
 const AUTH_SPAN_S: u64 = 600;
+
+/// How the NOTICE begins with which nostr-relay (Python) refuses an AUTH.
+const REFUSALS: [&str; 7] = [
+    "invalid: Bad signature",
+    "invalid: Wrong kind",
+    "invalid: Too old",
+    "invalid: Too new",
+    "invalid: Wrong domain",
+    "invalid: Wrong challenge",
+    "invalid: Missing required tags",
+];
 
 /// What one connection has shown.
 #[derive(Debug, Default)]
@@ -42,7 +54,7 @@ impl Auth {
         self.challenge.is_some()
     }
 
-    /// The relay has said something that begins with `["AUTH"` or `["OK"`.
+    /// The relay has said something that begins with `["AUTH"`, `["OK"` or `["NOTICE"`.
     pub(super) fn hear_relay(&mut self, text: &str) {
         let Ok(Value::Array(elements)) = serde_json::from_str(text) else { return };
         match elements.as_slice() {
@@ -60,6 +72,11 @@ impl Auth {
                     self.sent = None;
                 }
             }
+            [Value::String(verb), Value::String(text)]
+                if verb == "NOTICE" && REFUSALS.iter().any(|words| text.starts_with(words)) =>
+            {
+                self.key = None;
+            }
             _ => {}
         }
     }
@@ -71,24 +88,37 @@ impl Auth {
         let Ok(event) = event.verify() else { return };
         let now = unix_now();
         let tags = tags(event.json());
-        let has = |name: &str, is_right: &dyn Fn(&str) -> bool| {
-            tags.iter()
-                .any(|tag| matches!(tag.as_slice(), [n, value, ..] if n == name && is_right(value)))
-        };
+        let challenge = self.challenge.as_deref();
+        let names_challenge = |tag: &[String]| tag.get(1).map(String::as_str) == challenge;
         let is_ours = event.kind() == AUTH
             && event.item().created_at.abs_diff(now) < AUTH_SPAN_S
-            && has("challenge", &|value| Some(value) == self.challenge.as_deref());
+            && challenge.is_some()
+            && named(&tags, "challenge").any(names_challenge);
         if !is_ours {
             return;
         }
         self.sent = Some((event.item().id, *event.pubkey()));
+        let names_relay = |tag: &[String]| tag.get(1).and_then(|url| host(url)) == host(relay_url);
+        let counts = |name: &str, is_right: &dyn Fn(&[String]) -> bool| match kind {
+            RelayKind::NostrRsRelay => {
+                named(&tags, name).filter(|tag| tag.len() == 2).last().is_some_and(is_right)
+            }
+            RelayKind::NostrRelayPy => {
+                named(&tags, name).count() > 0 && named(&tags, name).all(is_right)
+            }
+        };
         let is_believed = host(relay_url).is_some()
-            && has("relay", &|value| host(value) == host(relay_url))
+            && counts("challenge", &names_challenge)
+            && counts("relay", &names_relay)
             && (kind == RelayKind::NostrRelayPy || self.key.is_none());
         if is_believed {
             self.key = Some(*event.pubkey());
         }
     }
+}
+
+fn named<'tags>(tags: &'tags [Vec<String>], name: &str) -> impl Iterator<Item = &'tags [String]> {
+    tags.iter().map(Vec::as_slice).filter(move |tag| tag.first().is_some_and(|first| first == name))
 }
 
 fn host(url: &str) -> Option<String> {
@@ -107,7 +137,7 @@ fn tags(json: &str) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl, SecretKey};
+    use nostr::{EventBuilder, JsonUtil, Keys, Kind, RelayUrl, SecretKey, Tag};
 
     const RELAY: &str = "wss://relay.example/";
 
@@ -151,6 +181,36 @@ mod tests {
             let believed = if kind == RelayKind::NostrRsRelay { &one } else { &other };
             let key = hear(&auth(&other, "c", RELAY).0, RELAY);
             assert_eq!(key, Some(believed.public_key().to_bytes()), "{kind:?}");
+        }
+    }
+
+    /// Where an AUTH names two relays or two challenges, each relay has its own way.
+    #[test]
+    fn of_several_tags_those_count_that_the_relay_reads() {
+        let here = ["relay", RELAY];
+        let elsewhere = ["relay", "wss://elsewhere.example"];
+        let (right, wrong) = (["challenge", "c"], ["challenge", "d"]);
+        for (tags, rs, py) in [
+            (vec![here, right], true, true),
+            (vec![right, here, right, here], true, true),
+            (vec![elsewhere, here, right], true, false),
+            (vec![here, elsewhere, right], false, false),
+            (vec![here, wrong, right], true, false),
+            (vec![here, right, wrong], false, false),
+            (vec![here], false, false),
+            (vec![right], false, false),
+        ] {
+            let tags = tags.iter().map(|tag| Tag::parse(*tag).unwrap());
+            let event = EventBuilder::new(Kind::Authentication, "").tags(tags);
+            let event = event.sign_with_keys(&keys(1)).unwrap().as_json();
+            for (kind, expected) in [(RelayKind::NostrRsRelay, rs), (RelayKind::NostrRelayPy, py)] {
+                let mut seen = Auth::default();
+                seen.hear_relay(r#"["AUTH","c"]"#);
+                seen.hear_client(&format!(r#"["AUTH",{event}]"#), kind, RELAY);
+                assert_eq!(seen.key().is_some(), expected, "{kind:?}: {event}");
+                seen.hear_relay(r#"["NOTICE","invalid: Wrong domain: wss://relay.example/"]"#);
+                assert_eq!(seen.key(), None);
+            }
         }
     }
 

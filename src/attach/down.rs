@@ -177,10 +177,11 @@ impl Listening {
     fn read(&mut self, payload: &[u8]) {
         let Some(text) = &mut self.text else { return };
         text.extend_from_slice(payload.get(..payload.len().min(SEEN_BYTES)).unwrap_or_default());
-        let is_of_interest = [&b"[\"AUTH\""[..], b"[\"OK\""].iter().any(|beginning| {
-            let length = beginning.len().min(text.len());
-            beginning.get(..length) == text.get(..length)
-        });
+        let is_of_interest =
+            [&b"[\"AUTH\""[..], b"[\"OK\"", b"[\"NOTICE\""].iter().any(|beginning| {
+                let length = beginning.len().min(text.len());
+                beginning.get(..length) == text.get(..length)
+            });
         if !is_of_interest || text.len() > SEEN_BYTES {
             self.text = None;
         }

@@ -67,6 +67,16 @@ impl RealRelay {
 
     /// Starts it in a folder, on `port` or a free one, and waits until it answers.
     fn start(kind: RelayKind, folder: &Path, port: Option<u16>) -> Option<Self> {
+        Self::start_with(kind, folder, port, |_| String::new())
+    }
+
+    /// As [`RealRelay::start`]; `more` is what else its configuration has.
+    fn start_with(
+        kind: RelayKind,
+        folder: &Path,
+        port: Option<u16>,
+        more: impl Fn(SocketAddr) -> String,
+    ) -> Option<Self> {
         let program = program(kind)?;
         let free =
             || std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -78,7 +88,8 @@ impl RealRelay {
             RelayKind::NostrRsRelay => {
                 let text = format!(
                     "[info]\nrelay_url = \"ws://{address}\"\n[network]\naddress = \"127.0.0.1\"\n\
-                     port = {port}\nremote_ip_header = \"x-forwarded-for\"\n"
+                     port = {port}\nremote_ip_header = \"x-forwarded-for\"\n{}",
+                    more(address)
                 );
                 std::fs::write(folder.join("config.toml"), text).unwrap();
                 command.arg("--config").arg(folder.join("config.toml")).arg("--db").arg(folder);
@@ -87,8 +98,9 @@ impl RealRelay {
                 let text = format!(
                     "relay_name: real\nstorage:\n  sqlalchemy.url: sqlite+aiosqlite:///{}\n  \
                      validators:\n    - nostr_relay.validators.is_signed\ngunicorn:\n  \
-                     bind: {address}\nmax_limit: 100000\n",
-                    database.display()
+                     bind: {address}\nmax_limit: 100000\n{}",
+                    database.display(),
+                    more(address)
                 );
                 std::fs::write(folder.join("config.yaml"), text).unwrap();
                 command.arg("-c").arg(folder.join("config.yaml")).args(["serve", "--use-uvicorn"]);
@@ -244,6 +256,67 @@ async fn nostr_sdk_syncs_while_events_come_and_go() {
             client.shutdown().await;
             attach.stop().await;
         }
+    }
+}
+
+/// A client that the relay believes is given its own private events, as the relay itself gives them;
+/// one that it refuses is given none. nostr-rs-relay withholds kind 4, nostr-relay nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_the_relay_believes_is_given_its_own() {
+    for kind in KINDS {
+        let folder = tempfile::tempdir().unwrap();
+        let more = |address: SocketAddr| match kind {
+            RelayKind::NostrRsRelay => {
+                "[authorization]\nnip42_auth = true\nnip42_dms = true\n".to_owned()
+            }
+            RelayKind::NostrRelayPy => {
+                format!("authentication:\n  enabled: true\n  relay_urls:\n    - ws://{address}\n")
+            }
+        };
+        let relay = RealRelay::start_with(kind, folder.path(), None, more);
+        let Some(relay) = relay else { continue };
+        let own = format!("ws://{}", relay.address);
+        let path = RealRelay::database_path(kind, folder.path());
+        let mut config = config(kind, &path, relay.address);
+        config.attach.relay_url = own.clone();
+        let attach = Attach::start(config.clone(), open_sets(&config).unwrap()).await.unwrap();
+        let authors: Vec<Author> = (1..=3).map(Author::new).collect();
+        let mut publishing = Client::connect(&url(&attach)).await;
+        for (number, author) in authors.iter().enumerate() {
+            let at = unix_now() - 100 + number as u64;
+            publishing.store(&author.note(at, "for everybody")).await;
+            for other in &authors {
+                publishing
+                    .store(&author.event(4, at, json!([["p", other.key()]]), "for one"))
+                    .await;
+            }
+        }
+        let stored = relay.database().visible(unix_now());
+        for (author, relay_url, is_believed) in [
+            (&authors[0], own.as_str(), true),
+            (&authors[1], own.as_str(), true),
+            (&Author::new(9), own.as_str(), true),
+            (&authors[0], "ws://elsewhere.example", false),
+        ] {
+            let mut client = Client::connect(&url(&attach)).await;
+            let event = author.authentication(unix_now(), relay_url, &client.challenge);
+            client.send(&json!(["AUTH", event])).await;
+            if !is_believed {
+                let refusal = client.next("a refusal").await;
+                assert!(refusal[0] == "OK" || refusal[0] == "NOTICE", "{kind:?}: {refusal}");
+            }
+            let keys: Vec<String> = is_believed.then(|| author.key()).into_iter().collect();
+            let private = negsync::config::AuthConfig::default().private_kinds;
+            let expected = model::ids(&model::visible(&stored, &private, &keys));
+            let filter = json!({ "kinds": [1, 4] });
+            let context = format!("{kind:?}, {}, {relay_url}", author.key());
+            assert_eq!(neg_ids(&mut client, &filter).await, expected, "{context}");
+            if kind == RelayKind::NostrRsRelay {
+                let given = model::ids(&client.query(std::slice::from_ref(&filter)).await);
+                assert_eq!(given, expected, "{context}");
+            }
+        }
+        attach.stop().await;
     }
 }
 

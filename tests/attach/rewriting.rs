@@ -17,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tempfile::TempDir;
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -64,28 +65,39 @@ fn closed(kind: RelayKind, path: &Path, events: &[Value]) -> BTreeSet<String> {
     scan(&database, &json!({}))
 }
 
-/// Three contents: one, another, and the first one as it was a little earlier.
-fn contents(kind: RelayKind, folder: &Path) -> Vec<(PathBuf, BTreeSet<String>)> {
-    let (one, other) = (generate(1, 400), generate(2, 300));
-    [&one[..], &other, &one[..390]]
-        .iter()
-        .enumerate()
-        .map(|(number, events)| {
-            let path = folder.join(format!("content{number}.db"));
-            let ids = closed(kind, &path, events);
-            (path, ids)
-        })
-        .collect()
+/// A database whose file is given one content after the other.
+struct Overwritten {
+    folder: TempDir,
+    path: PathBuf,
+    // One, another, and the first one as it was a little earlier. The file has the first.
+    contents: Vec<(PathBuf, BTreeSet<String>)>,
+    sets: Sets,
+}
+
+impl Overwritten {
+    fn new(kind: RelayKind) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("relay.db");
+        let (one, other) = (generate(1, 400), generate(2, 300));
+        let contents: Vec<_> = [&one[..], &other, &one[..390]]
+            .iter()
+            .enumerate()
+            .map(|(number, events)| {
+                let path = folder.path().join(format!("content{number}.db"));
+                let ids = closed(kind, &path, events);
+                (path, ids)
+            })
+            .collect();
+        overwrite(&path, &contents[0].0);
+        let sets = attach(kind, &path);
+        Self { folder, path, contents, sets }
+    }
 }
 
 #[test]
 fn a_file_that_is_overwritten_in_its_place_is_read_anew() {
     for kind in KINDS {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("relay.db");
-        let contents = contents(kind, folder.path());
-        overwrite(&path, &contents[0].0);
-        let sets = attach(kind, &path);
+        let Overwritten { folder: _folder, path, contents, sets } = Overwritten::new(kind);
         let all = json!({});
         for number in [1, 0, 2, 0, 2, 1] {
             let (content, expected) = &contents[number];
@@ -109,11 +121,7 @@ fn a_file_that_is_overwritten_in_its_place_is_read_anew() {
 #[test]
 fn no_set_is_a_mixture_of_two_contents() {
     for kind in KINDS {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("relay.db");
-        let contents = contents(kind, folder.path());
-        overwrite(&path, &contents[0].0);
-        let sets = attach(kind, &path);
+        let Overwritten { folder: _folder, path, contents, sets } = Overwritten::new(kind);
         let filters = [json!({}), json!({ "kinds": [1] })];
         let expected = filters.clone().map(|filter| {
             let of = |(path, _): &(PathBuf, _)| scan(&Database::existing(kind, path), &filter);
@@ -229,12 +237,7 @@ async fn a_vacuum_during_sessions_changes_none_of_them() {
 
 #[test]
 fn a_database_that_is_overwritten_with_something_else_is_refused_until_it_is_one_again() {
-    let folder = tempfile::tempdir().unwrap();
-    let kind = RelayKind::NostrRsRelay;
-    let path = folder.path().join("relay.db");
-    let contents = contents(kind, folder.path());
-    overwrite(&path, &contents[0].0);
-    let sets = attach(kind, &path);
+    let Overwritten { folder, path, contents, sets } = Overwritten::new(RelayKind::NostrRsRelay);
     let rubbish = folder.path().join("rubbish");
     std::fs::write(&rubbish, "no database ".repeat(10_000)).unwrap();
     for rubbish in [rubbish.as_path(), Path::new("/dev/null")] {
