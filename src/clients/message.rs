@@ -117,7 +117,10 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
         "NEG-CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::NegClose),
         _ => {
             let shown: String = verb.chars().take(40).collect();
-            Err(refuse_notice(&format!("unknown verb {shown:?}")))
+            Err(refuse_notice(&format!(
+                "unknown verb {shown:?}; there are EVENT, REQ, CLOSE, COUNT, AUTH, NEG-OPEN, NEG-MSG \
+                 and NEG-CLOSE, in capitals"
+            )))
         }
     }
 }
@@ -256,7 +259,11 @@ fn query(
 }
 
 fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
-    let filter = Filter::parse(text).map_err(|error| format!("filter: {error}"))?;
+    let filter = Filter::parse(text).map_err(|error| match error.to_string() {
+        // Of the whole filter it is said already.
+        text if text.starts_with("filter: ") => text,
+        text => format!("filter: {text}"),
+    })?;
     let most = limits.filter_values.size();
     match filter.value_count() {
         count if count > most => Err(format!("filter: {count} values, {most} at the most")),

@@ -10,6 +10,9 @@ use std::path::PathBuf;
 pub struct SyncConfig {
     /// The file with the secret key for NIP-42; empty for none.
     pub key_file: PathBuf,
+    /// The file with the certificates (PEM) of authorities that are believed beside the public ones;
+    /// empty for none.
+    pub ca_file: PathBuf,
     /// Whether protected events (NIP-70) are moved.
     pub protected: bool,
 }

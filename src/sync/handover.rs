@@ -8,6 +8,7 @@ use super::dial::{PeerUrl, UrlError};
 use super::information::Information;
 use super::message::{self, PeerMessage};
 use super::peer::{Peer, PeerError};
+use super::trust::Trust;
 use crate::index::Sets;
 use crate::item::Item;
 use crate::store::{Event, Lifetime, VerifiedEvent};
@@ -37,10 +38,16 @@ pub(super) struct Handover {
 
 impl Handover {
     /// Hands over to the relay at `url`, whose events are in `sets`.
-    pub(super) fn start(url: &str, sets: Sets, keys: Option<Keys>) -> Result<Self, UrlError> {
+    pub(super) fn start(
+        url: &str,
+        sets: Sets,
+        keys: Option<Keys>,
+        trust: Trust,
+    ) -> Result<Self, UrlError> {
         let url = PeerUrl::parse(url)?;
         let (batches, queue) = mpsc::unbounded_channel();
-        let hands = Hands { url, sets, keys, peer: None, auth: None, backoff: Backoff::default() };
+        let hands =
+            Hands { url, sets, keys, trust, peer: None, auth: None, backoff: Backoff::default() };
         tokio::spawn(hands.run(queue));
         Ok(Self { batches })
     }
@@ -59,6 +66,7 @@ struct Hands {
     url: PeerUrl,
     sets: Sets,
     keys: Option<Keys>,
+    trust: Trust,
     peer: Option<Peer>,
     auth: Option<Auth>,
     backoff: Backoff,
@@ -117,7 +125,7 @@ impl Hands {
         if self.peer.is_none() {
             self.auth = Some(Auth::new(self.keys.clone(), self.url.as_str()));
             let known = Some(Information::default());
-            self.peer = Some(Peer::connect(&self.url, known, None).await?);
+            self.peer = Some(Peer::connect(&self.url, &self.trust, known, None).await?);
         }
         let (Some(peer), Some(auth)) = (&mut self.peer, &mut self.auth) else { return Ok(()) };
         let mut waiting: VecDeque<usize> = (0..batch.len()).collect();

@@ -1,7 +1,7 @@
 //! What a peer says of itself (NIP-11), as far as a sync can use it.
 
-use super::dial::PeerUrl;
-use super::peer::PeerError;
+use super::dial::{DialError, PeerUrl};
+use super::trust::Trust;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -49,9 +49,9 @@ impl Default for Information {
 
 impl Information {
     /// Asks for the document.
-    pub(super) async fn fetch(url: &PeerUrl) -> Result<Self, PeerError> {
-        let fetched = tokio::time::timeout(PATIENCE, request(url)).await;
-        fetched.map_err(|_| PeerError::Connect { reason: "no NIP-11 document in time".into() })?
+    pub(super) async fn fetch(url: &PeerUrl, trust: &Trust) -> Result<Self, DialError> {
+        let fetched = tokio::time::timeout(PATIENCE, request(url, trust)).await;
+        fetched.map_err(|_| DialError::new("no NIP-11 document in time"))?
     }
 
     /// The longest negentropy message to send, in bytes before hex.
@@ -83,9 +83,9 @@ impl Information {
     }
 }
 
-async fn request(url: &PeerUrl) -> Result<Information, PeerError> {
-    let failed = |reason: String| PeerError::Connect { reason: format!("NIP-11: {reason}") };
-    let stream = TokioIo::new(url.dial().await?);
+async fn request(url: &PeerUrl, trust: &Trust) -> Result<Information, DialError> {
+    let failed = |reason: String| DialError::new(format!("NIP-11: {reason}"));
+    let stream = TokioIo::new(url.dial(trust).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
         .await
         .map_err(|error| failed(error.to_string()))?;

@@ -1,7 +1,7 @@
 //! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
 //! and moves events at the same time; what is lost with a connection is found again by the next.
 //!
-//! The parts: `dial` and `peer` reach the peer, `information` learns its limits, `session`
+//! The parts: `dial`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
 //! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
@@ -25,6 +25,7 @@ mod schedule;
 mod session;
 mod status;
 mod trace;
+mod trust;
 mod upload;
 
 pub use breakdown::{By, Key};
@@ -34,6 +35,7 @@ pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
 pub use trace::{Speaker, Trace};
+pub use trust::Trust;
 
 pub use crate::config::Direction;
 
@@ -46,6 +48,7 @@ use breakdown::Breakdown;
 use handover::Handover;
 use nostr::Keys;
 use session::{End, Memory, Session};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
@@ -64,6 +67,8 @@ pub struct Local {
     pub policy: WritePolicy,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
+    /// Which certificates peers may show.
+    pub trust: Trust,
     // Where events from peers are kept, unless in `store`.
     relay: Option<Handover>,
     /// Whether events are moved that only their author may publish (NIP-70).
@@ -83,6 +88,7 @@ impl Local {
             limits: Limits::default(),
             policy: WritePolicy::default(),
             keys: None,
+            trust: Trust::default(),
             relay: None,
             protected: false,
         })
@@ -91,16 +97,17 @@ impl Local {
     /// Our side as it is configured.
     ///
     /// # Errors
-    /// When the key cannot be read or the system gives no thread.
+    /// When the key or the file of authorities cannot be read, or the system gives no thread.
     pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
+        let trust = Trust::configured(&config.sync)?;
         let limits = config.limits.clone();
         let protected = config.sync.protected;
         let failed = |error: StoreError| SyncError::Store(error.to_string());
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| failed(StoreError::Thread(error)))?;
         let local = Self::new(index).map_err(failed)?;
-        Ok(Self { limits, policy, keys, protected, ..local })
+        Ok(Self { limits, policy, keys, trust, protected, ..local })
     }
 
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
@@ -116,13 +123,14 @@ impl Local {
         config: &Config,
     ) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
+        let trust = Trust::configured(&config.sync)?;
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
-        let relay = Some(Handover::start(url, sets.clone(), keys.clone())?);
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), trust.clone())?);
         let limits = config.limits.clone();
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
         let protected = config.sync.protected;
-        Ok(Self { sets, store: notes, verifier, limits, policy, keys, relay, protected })
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, trust, relay, protected })
     }
 }
 
@@ -179,6 +187,14 @@ pub enum SyncError {
         /// Where it stands.
         place: String,
         /// What is wrong with it.
+        reason: String,
+    },
+    /// The file of authorities cannot be used.
+    #[error("the certificates in {}: {reason}", file.display())]
+    Authorities {
+        /// Where they stand.
+        file: PathBuf,
+        /// What is wrong with them.
         reason: String,
     },
     /// The store cannot be read or written.

@@ -1,8 +1,10 @@
 //! One WebSocket connection to a peer: text in, text out, bounded both ways.
 
-use super::dial::{DIAL_TIMEOUT, Duplex, PeerUrl};
+use super::dial::{DIAL_TIMEOUT, DialError, Duplex, PeerUrl};
 use super::information::Information;
+use super::message::one_line;
 use super::trace::{Speaker, Trace};
+use super::trust::Trust;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::http::header::LOCATION;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
@@ -28,8 +31,8 @@ type Socket = WebSocketStream<Box<dyn Duplex>>;
 /// Why a connection could not be made or went away.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PeerError {
-    #[error("cannot connect: {reason}")]
-    Connect { reason: String },
+    #[error(transparent)]
+    Connect(#[from] DialError),
     #[error("the connection was lost: {reason}")]
     Lost { reason: String },
     #[error("the peer sent a message of more than {MESSAGE_BYTES} bytes")]
@@ -55,19 +58,20 @@ impl Peer {
     /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
     pub(super) async fn connect(
         url: &PeerUrl,
+        trust: &Trust,
         known: Option<Information>,
         trace: Option<Trace>,
     ) -> Result<Self, PeerError> {
         let information = async {
             match known {
                 Some(information) => information,
-                None => Information::fetch(url).await.unwrap_or_else(|error| {
+                None => Information::fetch(url, trust).await.unwrap_or_else(|error| {
                     tracing::debug!(peer = %url, %error, "the peer says nothing of itself");
                     Information::default()
                 }),
             }
         };
-        let (socket, information) = tokio::join!(open(url), information);
+        let (socket, information) = tokio::join!(open(url, trust), information);
         let (sink, stream) = socket?.split();
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
         let sending = tokio::spawn(send_all(sink, queue));
@@ -90,6 +94,7 @@ impl Peer {
                         || "the peer closed it".to_owned(),
                         |frame| format!("the peer closed it: {} {}", frame.code, frame.reason),
                     );
+                    let reason = one_line(reason.trim_end());
                     return Err(PeerError::Lost { reason });
                 }
                 Some(Ok(Message::Pong(_))) => return Ok(Utf8Bytes::default()),
@@ -137,18 +142,31 @@ impl Peer {
     }
 }
 
-async fn open(url: &PeerUrl) -> Result<Socket, PeerError> {
-    let stream = url.dial().await?;
+async fn open(url: &PeerUrl, trust: &Trust) -> Result<Socket, DialError> {
+    let stream = url.dial(trust).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
-    let failed = |reason: String| PeerError::Connect { reason };
     let (socket, _) = tokio::time::timeout(DIAL_TIMEOUT, handshake)
         .await
-        .map_err(|_| failed("no answer to the WebSocket handshake".into()))?
-        .map_err(|error| failed(error.to_string()))?;
+        .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
+        .map_err(|error| DialError::new(refused(&error)))?;
     Ok(socket)
+}
+
+/// Why there is no WebSocket. An HTTP answer alone says little.
+fn refused(error: &Error) -> String {
+    let Error::Http(response) = error else { return error.to_string() };
+    let status = response.status();
+    let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+    match place {
+        Some(place) if status.is_redirection() => {
+            format!("HTTP {status}, which leads to {place}; name that if it is a relay")
+        }
+        _ if status.is_server_error() || status.is_client_error() => format!("HTTP {status}"),
+        _ => format!("HTTP {status} and no WebSocket; is there a relay at this URL?"),
+    }
 }
 
 /// Empties the queue into the socket until the queue is closed or the socket fails.

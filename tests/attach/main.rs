@@ -10,4 +10,5 @@ mod limits;
 mod operation;
 mod passing;
 mod real;
+mod rewriting;
 mod viewers;

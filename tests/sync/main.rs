@@ -11,3 +11,4 @@ mod scripted;
 #[path = "../support/mod.rs"]
 mod shared;
 mod support;
+mod tls;
