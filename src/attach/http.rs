@@ -22,6 +22,8 @@ use tokio::net::TcpStream;
 
 /// How long the relay may take to be connected to.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the relay may take to answer when it is asked whether it does.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 /// The longest NIP-11 document that is read; a longer one passes unread.
 const DOCUMENT_BYTES: usize = 1 << 20;
 /// NIP-77.
@@ -98,7 +100,11 @@ pub(super) async fn respond(
 /// Whether the relay answers at all.
 pub(super) async fn ask(relay: &str) -> Result<(), Trouble> {
     let request = Request::get("/").header(HOST, relay).header(ACCEPT, NOSTR_JSON);
-    forward(request.body(Empty::<Bytes>::new())?, relay).await.map(drop)
+    let answered = forward(request.body(Empty::<Bytes>::new())?, relay);
+    match tokio::time::timeout(ASK_TIMEOUT, answered).await {
+        Ok(answered) => answered.map(drop),
+        Err(_) => Err(format!("nothing within {} s", ASK_TIMEOUT.as_secs()).into()),
+    }
 }
 
 async fn forward<B>(request: Request<B>, relay: &str) -> Result<Response<Incoming>, Trouble>

@@ -73,7 +73,10 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
         () = stopped(&mut stopping) => {
             // A client that takes nothing is not waited for.
             let close = own.close(CloseCode::Away, "the relay is stopping");
-            let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
+            if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
+                down.abort();
+                return;
+            }
         }
     }
     // What the relay still has to say to a client that has said its last.

@@ -257,6 +257,23 @@ async fn a_client_that_takes_nothing_holds_the_relay_back_and_is_closed() {
     drop(raw);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_does_not_keep_the_plugin_from_stopping() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::before(address).await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
+    let question = frame(0x81, question.as_bytes(), [1, 2, 3, 4]);
+    // On a slow machine these may stop early: then there is less to wait for.
+    let patience = Duration::from_millis(500);
+    flood(&mut relay, &[&[0x82, 126, 0x40, 0][..], &[7; 0x4000]].concat(), patience).await;
+    flood(&mut raw.stream, &question, patience).await;
+    // After 10 s it would give up waiting.
+    let stopped = tokio::time::timeout(PATIENCE.mul_f32(0.8), stand.attach.stop());
+    assert!(stopped.await.is_ok(), "the plugin waits for a client that does not read");
+}
+
 /// As much is asked as the sockets take, and no answer is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_no_answers_is_not_asked_on_and_is_closed() {

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -69,6 +70,27 @@ async fn health_tells_when_the_database_or_the_relay_is_away_and_when_it_is_back
     config.relay.listen = address;
     config.store.path = folder.path().join("events.sqlite");
     let _back = negsync::relay::Relay::start(config).await.unwrap();
+    health(&stand, 200).await;
+}
+
+/// A relay that hangs is asked anew each time, and not waited for once and for all.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_when_the_relay_hangs_and_when_it_goes_on() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stand = Stand::with(listener.local_addr().unwrap(), watched).await;
+    let body = health(&stand, 503).await;
+    assert!(body.contains("the relay does not answer: nothing within"), "{body}");
+    tokio::spawn(async move {
+        let mut asked = Vec::new();
+        // The first one never gets an answer.
+        while let Ok((mut stream, _)) = listener.accept().await {
+            if !asked.is_empty() {
+                let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
+                stream.write_all(answer).await.unwrap();
+            }
+            asked.push(stream);
+        }
+    });
     health(&stand, 200).await;
 }
 
