@@ -128,12 +128,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
     let message = message.and_then(|message| match client.place.admit(&message, &config.rates) {
         Ok(()) => Ok(message),
-        Err(limit) => {
-            if matches!(message, ClientMessage::Event(_)) {
-                metrics.events.count("rate-limited");
-            }
-            Err(message::rate_limited(message, &limit))
-        }
+        Err(limit) => Err(message::rate_limited(message, &limit)),
     });
     match message {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
@@ -152,8 +147,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         }
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
+            metrics.refused(refusal.verb, refusal.prefix);
             if let Some(id) = refusal.neg_session {
-                metrics.neg_refusals.count(refusal.prefix);
                 neg_sessions.close(&id);
             }
             client.outbox.text(refusal.answer).await;
@@ -182,7 +177,7 @@ async fn parse(
     let parse = move || message::parse(&text, &config.limits);
     client.work(&client.relay.counts.short, parse).await.unwrap_or_else(|panic| {
         let answer = message::notice(&format!("error: {panic}"));
-        Err(Refusal { answer, neg_session: None, prefix: "error" })
+        Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
     })
 }
 

@@ -6,7 +6,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::config::Limits;
 use crate::item::Item;
-use crate::metrics::{Metrics, Share};
+use crate::metrics::{Labelled, Metrics, Share};
 use crate::store::{Event, Filter, StoreError, View, unix_now};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -31,6 +31,7 @@ pub(super) struct Subscriptions {
 struct Open {
     by_id: HashMap<String, Subscription>,
     counted: Share,
+    refusals: Labelled,
 }
 
 impl Open {
@@ -67,7 +68,8 @@ impl Subscription {
 impl Subscriptions {
     pub(super) fn new(auth: Arc<Auth>, metrics: &Metrics) -> Self {
         let counted = Share::of(&metrics.subscriptions);
-        let open = Mutex::new(Open { by_id: HashMap::new(), counted });
+        let refusals = metrics.query_refusals.clone();
+        let open = Mutex::new(Open { by_id: HashMap::new(), counted, refusals });
         Self { auth, open, generations: AtomicU64::new(0) }
     }
 
@@ -168,6 +170,7 @@ impl Subscriptions {
         let messages = match &subscription.stage {
             Stage::Overrun => {
                 open.remove(id);
+                open.refusals.count("error");
                 let text = "error: too many events came before EOSE; ask again";
                 return vec![message::closed(id, text)];
             }
@@ -198,11 +201,11 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     if let Err(reason) = permission::may_read(&config.auth, &viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
-        return client.outbox.text(message::closed(&id, reason)).await;
+        return client.closed(&id, reason).await;
     }
     let generation = match client.subscriptions.begin(&id, filters.clone(), &config.limits) {
         Ok(generation) => generation,
-        Err(text) => return client.outbox.text(message::closed(&id, &text)).await,
+        Err(text) => return client.closed(&id, &text).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
     match send_stored(client, &id, views).await {
@@ -212,8 +215,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         Err(error) => {
             client.relay.read_trouble.failed("a REQ", &error);
             client.subscriptions.end(&id);
-            let text = message::closed(&id, "error: the store could not be read");
-            client.outbox.text(text).await;
+            client.closed(&id, "error: the store could not be read").await;
         }
     }
 }
