@@ -109,10 +109,11 @@ impl Plugin {
         Self { child, url: url.to_owned() }
     }
 
-    /// Resident memory in bytes.
+    /// Its own memory in bytes: what it maps of files, such as that of the write-ahead log's index,
+    /// is the system's and shared with the relay.
     fn memory(&self) -> f64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
         1024.0 * line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap()
     }
 }

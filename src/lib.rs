@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod attach;
+pub mod clients;
 pub mod config;
 pub mod index;
 pub mod item;

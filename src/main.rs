@@ -29,7 +29,7 @@ fn explain(error: &anyhow::Error) -> String {
     let mut text = error.to_string();
     let mut last = text.clone();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.ends_with(&cause) && !cause.ends_with(&last) {
+        if !text.contains(&cause) && !cause.ends_with(&last) {
             text = format!("{text}: {cause}");
         }
         last = cause;

@@ -290,10 +290,10 @@ impl EventSource for HalfSeen<'_> {
 
     fn at_one_commit(
         &self,
-        beside: &mut dyn FnMut(u64),
+        beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        beside(0);
+        beside();
         work(self)
     }
 

@@ -1,8 +1,8 @@
 //! What a client may send: every message is taken within its limits or answered, shortly and in
 //! JSON; an event that can be read is stored in a form that reads the same.
 
+use negsync::clients::message::{ClientMessage, Refusal, ok, parse};
 use negsync::config::Limits;
-use negsync::relay::message::{ClientMessage, Refusal, ok, parse};
 use negsync::store::{Event, Filter, within_limits};
 use serde_json::Value;
 use std::sync::OnceLock;

@@ -3,12 +3,13 @@
 //! document gains a number, and a WebSocket is listened to from there on.
 
 use super::{Shared, tunnel};
+use crate::clients::limits::client_address;
 use http_body_util::combinators::BoxBody;
-use http_body_util::{BodyExt, Full, Limited};
-use hyper::body::{Bytes, Incoming};
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
 };
 use hyper::{Request, Response, StatusCode, Uri};
@@ -28,8 +29,11 @@ const NEGENTROPY: u64 = 77;
 
 const NOSTR_JSON: &str = "application/nostr+json";
 
+/// What may go wrong between two relays.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
 /// The body of every response.
-pub(super) type Body = BoxBody<Bytes, Box<dyn std::error::Error + Send + Sync>>;
+pub(super) type Body = BoxBody<Bytes, Trouble>;
 
 /// Host and port of a `ws://` URL that has nothing else.
 pub(super) fn authority(url: &str) -> Option<String> {
@@ -46,32 +50,42 @@ pub(super) async fn respond(
     from: IpAddr,
     shared: Arc<Shared>,
 ) -> Response<Body> {
-    let is_upgrade = request.headers().contains_key(UPGRADE);
+    let mut place = None;
+    if request.headers().contains_key(UPGRADE) {
+        match shared.service.place(&request, from) {
+            Ok(taken) => place = Some(taken),
+            Err((status, text)) => return refuse(status, text),
+        }
+    }
     let wants_document = wants_document(request.headers());
+    let trusted = &shared.service.config().connections.trusted_proxies;
+    let client = client_address(from, request.headers(), trusted);
     let headers = request.headers_mut();
     // Compressed messages could not be told apart.
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
     if wants_document {
         headers.remove(ACCEPT_ENCODING);
     }
-    // What the client says about its address counts for nothing.
-    if let Ok(address) = HeaderValue::from_str(&from.to_string()) {
+    // What anybody but a trusted proxy says about its address counts for nothing.
+    if let Ok(address) = HeaderValue::from_str(&client.to_string()) {
         headers.insert(shared.forward_header.clone(), address);
     }
-    let client = is_upgrade.then(|| hyper::upgrade::on(&mut request));
+    let upgrade = place.map(|place| (hyper::upgrade::on(&mut request), place));
     let mut response = match forward(request, &shared.relay).await {
         Ok(response) => response,
         Err(error) => {
             tracing::warn!(relay = %shared.relay, %error, "the relay does not answer");
-            return refuse("The relay behind this address does not answer.\n");
+            let text = "The relay behind this address does not answer.\n".to_owned();
+            return refuse(StatusCode::BAD_GATEWAY, text);
         }
     };
-    if let Some(client) = client.filter(|_| response.status() == StatusCode::SWITCHING_PROTOCOLS) {
+    let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if let Some((client, place)) = upgrade.filter(|_| is_switched) {
         let relay = hyper::upgrade::on(&mut response);
         response.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
         tokio::spawn(async move {
             match tokio::try_join!(client, relay) {
-                Ok((client, relay)) => tunnel::run(client, relay, shared).await,
+                Ok((client, relay)) => tunnel::run(client, relay, place, shared).await,
                 Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
             }
         });
@@ -81,10 +95,16 @@ pub(super) async fn respond(
     response.map(|body| body.map_err(Into::into).boxed())
 }
 
-async fn forward(
-    request: Request<Incoming>,
-    relay: &str,
-) -> Result<Response<Incoming>, Box<dyn std::error::Error + Send + Sync>> {
+/// Whether the relay answers at all.
+pub(super) async fn ask(relay: &str) -> Result<(), Trouble> {
+    let request = Request::get("/").header(HOST, relay).header(ACCEPT, NOSTR_JSON);
+    forward(request.body(Empty::<Bytes>::new())?, relay).await.map(drop)
+}
+
+async fn forward<B>(request: Request<B>, relay: &str) -> Result<Response<Incoming>, Trouble>
+where
+    B: HttpBody<Data: Send, Error: Into<Trouble>> + Send + 'static,
+{
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(relay)).await??;
     stream.set_nodelay(true)?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
@@ -105,7 +125,8 @@ fn wants_document(headers: &HeaderMap) -> bool {
 async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
     let (mut head, body) = response.into_parts();
     let Ok(body) = Limited::new(body, DOCUMENT_BYTES).collect().await else {
-        return refuse("The relay's description of itself could not be read.\n");
+        let text = "The relay's description of itself could not be read.\n".to_owned();
+        return refuse(StatusCode::BAD_GATEWAY, text);
     };
     let body = body.to_bytes();
     let body = match serde_json::from_slice::<Value>(&body) {
@@ -124,9 +145,9 @@ async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
     Response::from_parts(head, whole(body))
 }
 
-fn refuse(text: &'static str) -> Response<Body> {
-    let mut response = Response::new(whole(Bytes::from_static(text.as_bytes())));
-    *response.status_mut() = StatusCode::BAD_GATEWAY;
+fn refuse(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(whole(Bytes::from(text)));
+    *response.status_mut() = status;
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
     response
 }

@@ -2,31 +2,26 @@
 //! answered from the relay's own database, and everything else passes through untouched.
 
 mod auth;
+mod down;
 mod frames;
 mod http;
 mod neg;
+mod status;
 mod tunnel;
 
+use crate::clients::accept::accept;
+use crate::clients::health::Health;
+use crate::clients::running::{Stop, running};
+use crate::clients::settings::Settings;
+use crate::clients::{Reloaded, Service, refusals};
 use crate::config::Config;
 use crate::index::Sets;
+use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, RelayKind, StoreError};
-use hyper::server::conn::http1;
-use hyper::service::service_fn;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
+use hyper::header::HeaderName;
+use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-
-/// How long connections have to end when this stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a client may take over the headers of its request.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long to wait when the system has no connection to give (out of descriptors, say).
-const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+use tokio::net::TcpListener;
 
 /// Why nothing could be attached to a relay.
 #[derive(Debug, thiserror::Error)]
@@ -70,37 +65,41 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
         return Err(AttachError::NotConfigured);
     }
     let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
-    let private = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private)?)
+    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
+}
+
+fn private_kinds(config: &Config) -> PrivateKinds {
+    PrivateKinds::new(config.auth.private_kinds.iter().copied())
 }
 
 /// A running plugin.
 pub struct Attach {
     address: SocketAddr,
-    stop: watch::Sender<bool>,
-    accepting: JoinHandle<()>,
-    // Every connection holds a clone of the receiver: closed means that all have ended.
-    ended: watch::Sender<()>,
+    status_address: Option<SocketAddr>,
+    settings: Arc<Settings>,
+    peers: Peers,
+    stop: Stop,
 }
 
 /// What all connections share.
 struct Shared {
-    config: Config,
+    service: Arc<Service>,
     kind: RelayKind,
-    sets: Sets,
     // Host and port of the relay.
     relay: String,
-    forward_header: hyper::header::HeaderName,
-    stopping: watch::Receiver<bool>,
-    // Held to tell that this connection has not ended.
-    _running: watch::Receiver<()>,
+    forward_header: HeaderName,
+    // As the sets were opened with.
+    private_kinds: PrivateKinds,
+    // Whether the database can be read, and whether the relay answers.
+    database: Health,
+    answers: Health,
 }
 
 impl Attach {
     /// Serves `sets`, and all else from the relay that is configured.
     ///
     /// # Errors
-    /// When the configuration cannot be used or the address is taken.
+    /// When the configuration cannot be used or an address is taken.
     pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
         let attach = &config.attach;
         let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
@@ -110,23 +109,37 @@ impl Attach {
             .forward_header
             .parse()
             .map_err(|_| AttachError::Header { name: attach.forward_header.clone() })?;
-        let (stop, stopping) = watch::channel(false);
-        let (ended, running) = watch::channel(());
-        let listen = config.relay.listen;
-        let failed = |source| AttachError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let (listener, address) = listen(config.relay.listen).await?;
+        let for_status = match attach.status_listen {
+            Some(address) => Some(listen(address).await?),
+            None => None,
+        };
+        let status_address = for_status.as_ref().map(|(_, address)| *address);
+        let private_kinds = private_kinds(&config);
+        let metrics = Metrics::attached(sets.metrics());
+        let (mut stop, running) = running();
+        let service = Arc::new(Service::new(config, sets, metrics, running));
+        let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
+        tokio::spawn(refusals::log(Arc::clone(&service)));
         let shared = Arc::new(Shared {
+            service: Arc::clone(&service),
             kind,
-            sets,
             relay,
             forward_header,
-            stopping,
-            _running: running,
-            config,
+            private_kinds,
+            database: Health::default(),
+            answers: Health::default(),
         });
-        let accepting = tokio::spawn(accept(listener, shared));
-        Ok(Self { address, stop, accepting, ended })
+        if let Some((listener, _)) = for_status {
+            let shared = Arc::clone(&shared);
+            stop.accepts(accept(listener, Arc::clone(&service), move |request, from| {
+                status::respond(request, from, Arc::clone(&shared))
+            }));
+        }
+        stop.accepts(accept(listener, service, move |request, from| {
+            http::respond(request, from, Arc::clone(&shared))
+        }));
+        Ok(Self { address, status_address, settings, peers, stop })
     }
 
     /// Where clients connect; the port is the system's choice when the configuration names 0.
@@ -134,63 +147,33 @@ impl Attach {
         self.address
     }
 
+    /// Where `/health` and `/metrics` are, if they are anywhere.
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status_address
+    }
+
+    /// How the peers stand: filled by [`Schedule::attached`](crate::sync::Schedule::attached).
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart: connections that are
+    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
+    /// this; whoever runs these has to look at the keys that changed.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        self.settings.replace(config)
+    }
+
     /// Stops accepting, closes every socket with 1001, and returns when all have ended or after 10
     /// seconds.
     pub async fn stop(self) {
-        let _ = self.stop.send(true);
-        let _ = self.accepting.await;
-        if tokio::time::timeout(STOP_TIMEOUT, self.ended.closed()).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
+        self.stop.stop().await;
     }
 }
 
-/// Returns when this begins to stop.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // An error means that the plugin itself is gone.
-    let _ = stopping.wait_for(|stop| *stop).await;
-}
-
-/// Accepts until this stops.
-async fn accept(listener: TcpListener, shared: Arc<Shared>) {
-    let mut stopping = shared.stopping.clone();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stopped(&mut stopping) => return,
-        };
-        match accepted {
-            Ok((stream, from)) => {
-                tokio::spawn(serve(stream, from.ip().to_canonical(), Arc::clone(&shared)));
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a connection could not be accepted");
-                tokio::time::sleep(ACCEPT_PAUSE).await;
-            }
-        }
-    }
-}
-
-async fn serve(stream: TcpStream, from: IpAddr, shared: Arc<Shared>) {
-    // What passes through was sent by somebody who did not want it held back.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection cannot send at once");
-    }
-    let mut stopping = shared.stopping.clone();
-    let service = service_fn(move |request| {
-        let shared = Arc::clone(&shared);
-        async move { Ok::<_, Infallible>(http::respond(request, from, shared).await) }
-    });
-    let served = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HANDSHAKE_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades();
-    let ended = tokio::select! {
-        ended = served => ended,
-        () = stopped(&mut stopping) => Ok(()),
-    };
-    if let Err(error) = ended {
-        tracing::debug!(%error, "a connection ended before its request was answered");
-    }
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AttachError> {
+    let failed = |source| AttachError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    Ok((listener, address))
 }

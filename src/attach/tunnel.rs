@@ -2,11 +2,15 @@
 //! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
 //! takes what was read.
 
+use super::Shared;
 use super::auth::{SharedAuth, lock};
+use super::down::{Answers, ToClient, answers, down};
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
-use super::neg::NegSessions;
-use super::{Shared, stopped};
-use crate::relay::message;
+use super::neg::Neg;
+use crate::clients::limits::Place;
+use crate::clients::message;
+use crate::clients::running::stopped;
+use crate::metrics::Share;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -14,40 +18,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-type Reading = ReadHalf<TokioIo<Upgraded>>;
-type Writing = WriteHalf<TokioIo<Upgraded>>;
+pub(super) type Reading = ReadHalf<TokioIo<Upgraded>>;
+pub(super) type Writing = WriteHalf<TokioIo<Upgraded>>;
 
 /// What is read at a time.
-const READ_BYTES: usize = 32 << 10;
-/// The most answers that wait for the client; then its messages wait.
-const QUEUE_ANSWERS: usize = 16;
+pub(super) const READ_BYTES: usize = 32 << 10;
 /// A verb is known within so many bytes of its message, or it is none of ours.
 const VERB_BYTES: usize = 64;
-/// AUTH and OK messages of up to this size are read in passing.
-const SEEN_BYTES: usize = 64 << 10;
+/// AUTH messages of up to this size are read in passing.
+pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// How long the last words may take, of either side to the other.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Something for the client that does not come from the relay.
-enum Own {
-    Answer(String),
-    /// The last thing.
-    Close(CloseCode, &'static str),
-}
-
 /// Passes messages until either side is gone.
-pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) {
+pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared: Arc<Shared>) {
+    let metrics = &shared.service.metrics;
+    metrics.connections_total.inc();
+    let mut open = Share::of(&metrics.connections);
+    open.set(1);
+    let limits = shared.service.config().limits.clone();
+    let patience = Duration::from_secs(limits.send_timeout_s.get());
     let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
     let (from_relay, to_relay) = tokio::io::split(TokioIo::new(relay));
-    let (own, own_out) = mpsc::channel(QUEUE_ANSWERS);
+    let (own, own_out) = answers(shared.service.config().connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
-        neg: NegSessions::new(Arc::clone(&shared)),
+        neg: Neg::new(Arc::clone(&shared), place),
         auth: Arc::clone(&auth),
+        message_bytes: limits.message_bytes.size(),
         shared: Arc::clone(&shared),
         own: own.clone(),
         has_closed: Arc::clone(&has_closed),
@@ -56,7 +58,8 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
         frame: None,
         frame_at: 0,
     };
-    let mut stopping = shared.stopping.clone();
+    let mut stopping = shared.service.running.stopping.clone();
+    let to_client = ToClient::new(to_client, patience);
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
     let mut down = std::pin::pin!(down);
     tokio::select! {
@@ -68,7 +71,9 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
             }
         }
         () = stopped(&mut stopping) => {
-            let _ = own.send(Own::Close(CloseCode::Away, "the relay is stopping")).await;
+            // A client that takes nothing is not waited for.
+            let close = own.close(CloseCode::Away, "the relay is stopping");
+            let _ = tokio::time::timeout(CLOSE_TIMEOUT, close).await;
         }
     }
     // What the relay still has to say to a client that has said its last.
@@ -80,10 +85,12 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, shared: Arc<Shared>) 
 
 /// From the client to the relay.
 struct Up {
-    neg: NegSessions,
+    neg: Neg,
     auth: SharedAuth,
     shared: Arc<Shared>,
-    own: mpsc::Sender<Own>,
+    // The longest message of ours.
+    message_bytes: usize,
+    own: Answers,
     // The client has said its last.
     has_closed: Arc<AtomicBool>,
     frames: Frames,
@@ -127,8 +134,18 @@ impl Up {
     async fn run(mut self, mut from: Reading, mut to: Writing) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
+        let mut seconds = tokio::time::interval(Duration::from_secs(1));
+        seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            let read = from.read(&mut buffer).await?;
+            let read = tokio::select! {
+                read = from.read(&mut buffer) => read?,
+                _ = seconds.tick(), if !self.neg.is_empty() => {
+                    for text in self.neg.expire() {
+                        self.own.send(text).await;
+                    }
+                    continue;
+                }
+            };
             let Some(mut stream) = buffer.get(..read).filter(|stream| !stream.is_empty()) else {
                 return to.shutdown().await;
             };
@@ -146,10 +163,10 @@ impl Up {
                         self.answer(text).await;
                     }
                     Outcome::TooLong => {
-                        let most = self.shared.config.limits.message_bytes.get();
+                        let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
-                        let _ = self.own.send(Own::Answer(message::notice(&text))).await;
-                        let _ = self.own.send(Own::Close(CloseCode::Size, "")).await;
+                        self.own.send(message::notice(&text)).await;
+                        self.own.close(CloseCode::Size, "").await;
                         return to.shutdown().await;
                     }
                 }
@@ -160,13 +177,8 @@ impl Up {
     }
 
     async fn answer(&mut self, text: Vec<u8>) {
-        let answer = match String::from_utf8(text) {
-            Ok(text) => self.neg.take(text, &self.auth).await,
-            Err(_) => Some(message::notice("invalid: a message that is not UTF-8")),
-        };
-        if let Some(answer) = answer {
-            // Fails only when the client is gone.
-            let _ = self.own.send(Own::Answer(answer)).await;
+        if let Some(answer) = self.neg.take(text, &self.auth).await {
+            self.own.send(answer).await;
         }
     }
 
@@ -199,8 +211,8 @@ impl Up {
                     self.frame_at = self.frame_at.saturating_add(payload.len());
                     self.message.decide(false, passing);
                 }
-                let most = self.shared.config.limits.message_bytes.size();
-                let is_too_long = self.message.fate == Fate::Neg && self.message.text.len() > most;
+                let is_too_long =
+                    self.message.fate == Fate::Neg && self.message.text.len() > self.message_bytes;
                 if is_too_long { Outcome::TooLong } else { Outcome::Nothing }
             }
             Piece::End => match self.frame.take() {
@@ -218,7 +230,7 @@ impl Up {
             Fate::Neg => return Outcome::Neg(text),
             Fate::Seen => {
                 if let Ok(text) = std::str::from_utf8(&text) {
-                    let relay_url = &self.shared.config.attach.relay_url;
+                    let relay_url = &self.shared.service.config().attach.relay_url;
                     lock(&self.auth).hear_client(text, self.shared.kind, relay_url);
                 }
             }
@@ -286,123 +298,6 @@ fn verb(text: &[u8]) -> Option<String> {
     })?;
     let quoted = [b"\"", name.get(..=end)?].concat();
     Some(serde_json::from_slice(&quoted).unwrap_or_default())
-}
-
-/// From the relay to the client, with our own answers between its messages.
-async fn down(
-    mut from: Reading,
-    mut to: Writing,
-    mut own: mpsc::Receiver<Own>,
-    auth: SharedAuth,
-    client_has_closed: Arc<AtomicBool>,
-) {
-    let mut listening =
-        Listening { auth, frames: Frames::default(), text: None, has_closed: false };
-    let mut buffer = vec![0; READ_BYTES];
-    let mut waiting: Option<Vec<u8>> = None;
-    let mut is_open = true;
-    loop {
-        if waiting.is_some() && listening.frames.is_between_messages() {
-            let answer = waiting.take().unwrap_or_default();
-            if to.write_all(&answer).await.is_err() {
-                return;
-            }
-        }
-        tokio::select! {
-            read = from.read(&mut buffer) => match read {
-                Ok(read) if read > 0 => {
-                    let stream = buffer.get(..read).unwrap_or_default();
-                    let between = listening.hear(stream);
-                    // An answer that waits goes where a message of the relay's ends.
-                    let (before, after) = match (&waiting, between) {
-                        (Some(_), Some(at)) => stream.split_at_checked(at).unwrap_or((stream, &[])),
-                        _ => (stream, &[][..]),
-                    };
-                    let answer = if after.is_empty() { None } else { waiting.take() };
-                    let parts = [before, answer.as_deref().unwrap_or_default(), after];
-                    for part in parts {
-                        if to.write_all(part).await.is_err() {
-                            return;
-                        }
-                    }
-                }
-                _ => {
-                    let has_closed =
-                        listening.has_closed || client_has_closed.load(Ordering::Relaxed);
-                    if !has_closed && listening.frames.is_between_messages() {
-                        let gone = frames::close(CloseCode::Restart, "the relay has gone");
-                        let _ = to.write_all(&gone).await;
-                    }
-                    let _ = to.shutdown().await;
-                    return;
-                }
-            },
-            answer = own.recv(), if is_open && waiting.is_none() => match answer {
-                Some(Own::Answer(text)) => waiting = Some(frames::text(text)),
-                Some(Own::Close(code, reason)) => {
-                    if listening.frames.is_between_messages() && !listening.has_closed {
-                        let _ = to.write_all(&frames::close(code, reason)).await;
-                    }
-                    let _ = to.shutdown().await;
-                    return;
-                }
-                None => is_open = false,
-            },
-        }
-    }
-}
-
-/// What is heard of the relay in passing.
-struct Listening {
-    auth: SharedAuth,
-    frames: Frames,
-    // The text of a message that may be about AUTH.
-    text: Option<Vec<u8>>,
-    has_closed: bool,
-}
-
-impl Listening {
-    /// Hears a part of the stream. Returns the last place in it that is between two messages.
-    fn hear(&mut self, stream: &[u8]) -> Option<usize> {
-        let mut rest = stream;
-        let mut between = None;
-        while let Some(piece) = self.frames.next(&mut rest) {
-            match piece {
-                Piece::Head { frame, .. } if frame.opcode == TEXT => {
-                    self.text = Some(Vec::new());
-                }
-                Piece::Head { frame, .. } => self.has_closed |= frame.opcode == CLOSE,
-                Piece::Payload(payload) => self.read(payload),
-                Piece::End => {
-                    if self.frames.is_between_messages() {
-                        between = Some(stream.len().saturating_sub(rest.len()));
-                        self.end();
-                    }
-                }
-            }
-        }
-        between
-    }
-
-    fn read(&mut self, payload: &[u8]) {
-        let Some(text) = &mut self.text else { return };
-        text.extend_from_slice(payload.get(..payload.len().min(SEEN_BYTES)).unwrap_or_default());
-        let is_of_interest = [&b"[\"AUTH\""[..], b"[\"OK\""].iter().any(|beginning| {
-            let length = beginning.len().min(text.len());
-            beginning.get(..length) == text.get(..length)
-        });
-        if !is_of_interest || text.len() > SEEN_BYTES {
-            self.text = None;
-        }
-    }
-
-    fn end(&mut self) {
-        if let Some(text) = self.text.take()
-            && let Ok(text) = std::str::from_utf8(&text)
-        {
-            lock(&self.auth).hear_relay(text);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,16 +1,18 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
+use super::serving::{Serves, Serving, Signals};
 use super::{StoreArguments, start_log};
 use anyhow::{Context, bail};
 use negsync::attach::{Attach, open_sets};
+use negsync::clients::Reloaded;
 use negsync::config::Config;
-use negsync::metrics::Peers;
+use negsync::index::Sets;
+
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Schedule};
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Which relay to work beside.
 #[derive(clap::Args)]
@@ -57,54 +59,83 @@ pub(super) struct Arguments {
 
 /// Our side of syncs for the relay that is configured. The store holds only what they remember.
 pub(super) fn local(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions::configured(config);
     let sets = open_sets(config)?;
-    let notes = Store::open(&config.store.path, options, Box::new(|_| {}))?;
-    Ok(Local::attached(sets, notes, &config.attach.url, config)?)
+    Ok(Local::attached(sets, open_notes(config)?, &config.attach.url, config)?)
+}
+
+fn open_notes(config: &Config) -> anyhow::Result<Store> {
+    let options = StoreOptions::configured(config);
+    Ok(Store::open(&config.store.path, options, Box::new(|_| {}))?)
+}
+
+impl Arguments {
+    fn config(&self) -> anyhow::Result<Config> {
+        let mut config = self.store.config()?;
+        self.attach.apply(&mut config)?;
+        if let Some(listen) = self.listen {
+            config.relay.listen = listen;
+        }
+        if let Some(url) = &self.url {
+            config.attach.url.clone_from(url);
+        }
+        Ok(config)
+    }
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut config = arguments.store.config()?;
-    arguments.attach.apply(&mut config)?;
-    if let Some(listen) = arguments.listen {
-        config.relay.listen = listen;
-    }
-    if let Some(url) = &arguments.url {
-        config.attach.url.clone_from(url);
-    }
-    start_log(&config.log)?;
+    let config = arguments.config()?;
+    let log = start_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .context("cannot start the runtime")?;
-    runtime.block_on(serve(config))
+    runtime.block_on(async {
+        let signals = Signals::heard(arguments.store.config.is_some())?;
+        let sets = open_sets(&config)?;
+        let attach = Attach::start(config.clone(), sets.clone()).await?;
+        let (address, status) = (attach.address(), attach.status_address());
+        let database = config.attach.path.display().to_string();
+        let (relay, peers) = (config.attach.url.clone(), config.peers.len());
+        let serving = Serving::begin(Beside { attach, sets, notes: None }, config, log)?;
+        tracing::info!(%address, ?status, database, relay, peers, "serving");
+        // A closed standard output is no reason not to serve.
+        let _ = writeln!(std::io::stdout(), "negsync serves {database} on ws://{address}");
+        serving.run(signals, || arguments.config()).await
+    })
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    // Before anything is served, so that no signal is missed.
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let peers = Peers::default();
-    let (sets, schedule) = if config.peers.is_empty() {
-        (open_sets(&config)?, None)
-    } else {
-        let local = local(&config)?;
-        let (sets, notes) = (local.sets.clone(), local.store.clone());
-        (sets, Some((Schedule::attached(local, &config, &peers)?, notes)))
-    };
-    let database = config.attach.path.display().to_string();
-    let attach = Attach::start(config, sets).await?;
-    // A closed standard output is no reason not to serve.
-    let _ = writeln!(std::io::stdout(), "negsync serves {database} on ws://{}", attach.address());
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
+/// The plugin, and what syncs on the relay's behalf remember.
+struct Beside {
+    attach: Attach,
+    sets: Sets,
+    // Once there are peers.
+    notes: Option<Store>,
+}
+
+impl Serves for Beside {
+    fn schedule(&mut self, config: &Config) -> anyhow::Result<Schedule> {
+        let peers = self.attach.peers();
+        if config.peers.is_empty() {
+            peers.clear();
+            return Ok(Schedule::none());
+        }
+        let notes = match &self.notes {
+            Some(notes) => notes.clone(),
+            None => self.notes.insert(open_notes(config)?).clone(),
+        };
+        let local = Local::attached(self.sets.clone(), notes, &config.attach.url, config)?;
+        Ok(Schedule::attached(local, config, peers)?)
     }
-    tracing::info!("stopping");
-    if let Some((schedule, notes)) = schedule {
-        schedule.stop().await;
-        tokio::task::spawn_blocking(move || notes.close()).await?;
+
+    fn reload(&self, config: Config) -> Reloaded {
+        self.attach.reload(config)
     }
-    attach.stop().await;
-    Ok(ExitCode::SUCCESS)
+
+    async fn stop(self) -> anyhow::Result<()> {
+        self.attach.stop().await;
+        if let Some(notes) = self.notes {
+            tokio::task::spawn_blocking(move || notes.close()).await?;
+        }
+        Ok(())
+    }
 }

@@ -49,7 +49,8 @@ impl<R: BufRead> Chunks<R> {
             }
             // What is not UTF-8 is not JSON either, and is reported as such.
             let text = String::from_utf8_lossy(&text);
-            let text = text.trim();
+            // Some editors begin a file with a mark of its byte order.
+            let text = text.trim_start_matches('\u{feff}').trim();
             if !text.is_empty() {
                 chunk.lines.push((self.line, text.to_owned()));
             }

@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
+/// How what gzip has packed begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
 /// How many chunks are being verified.
@@ -55,6 +57,11 @@ struct Checked {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let (mut input, length) = open_input(arguments)?;
+    let beginning = input.fill_buf().context("cannot read the input")?;
+    if beginning.starts_with(&GZIP) {
+        bail!("the input is compressed; unpack it first: gunzip -c FILE | negsync import");
+    }
+    let is_array = beginning.starts_with(b"[");
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, 0)?;
     let progress = bar(length);
@@ -62,7 +69,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     index.store().close();
     progress.finish_and_clear();
     let _ = writeln!(std::io::stdout(), "{tally}");
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
+    if is_something_else {
+        let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
+        say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
+    }
+    let failed = tally.failed > 0 || is_something_else;
+    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 /// The input and, of a file, its length in bytes.
@@ -186,6 +199,12 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 }
 
 impl Tally {
+    /// The lines that were not empty.
+    fn lines(&self) -> u64 {
+        let refused = self.superseded + self.deleted + self.expired + self.ephemeral + self.invalid;
+        self.stored + self.duplicate + refused + self.failed
+    }
+
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
         for (line, reason) in &checked.bad_lines {
@@ -224,7 +243,7 @@ impl std::fmt::Display for Tally {
             (self.invalid, "invalid"),
             (self.failed, "failed"),
         ];
-        let refused: u64 = refusals.iter().map(|(count, _)| count).sum();
+        let refused = self.lines() - self.stored - self.duplicate;
         write!(f, "{} stored, {} duplicate, {refused} refused", self.stored, self.duplicate)?;
         let reasons: Vec<String> = refusals
             .iter()

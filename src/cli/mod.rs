@@ -15,6 +15,7 @@ mod man;
 mod neg_open;
 mod relay;
 mod remedy;
+mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;
@@ -24,9 +25,10 @@ pub(crate) use remedy::remedy;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, LogConfig, LogFormat};
+use negsync::config::{Config, ConfigError, LogConfig, LogFormat};
+use negsync::sync::{PeerFilter, PeerUrl};
 use std::io::{ErrorKind, IsTerminal, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
 
@@ -45,6 +47,9 @@ enum Command {
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
     Attach(attach::Arguments),
     /// Store events from a JSON Lines file or from standard input.
+    ///
+    /// Exit code 0: what was an event is stored or accounted for. 1: no line was an event, some could
+    /// not be stored, or a wrong command line or store.
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     Export(export::Arguments),
@@ -53,8 +58,12 @@ enum Command {
     /// Say in words what NIP-77 messages hold.
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events.
+    ///
+    /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
     Sync(sync::Arguments),
     /// Verify that the store is what it should be.
+    ///
+    /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
     Check(check::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
@@ -83,7 +92,7 @@ struct StoreArguments {
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = match &self.config {
-            Some(path) => Config::read(path)?,
+            Some(path) => read_config(path)?,
             None => Config::default(),
         };
         if let Some(store) = &self.store {
@@ -91,6 +100,18 @@ impl StoreArguments {
         }
         Ok(config)
     }
+}
+
+/// Reads the configuration, with what only a sync knows to be wrong.
+fn read_config(path: &Path) -> Result<Config, ConfigError> {
+    let config = Config::read(path)?;
+    for (place, peer) in config.peers.iter().enumerate() {
+        let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
+        PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
+        let filter = serde_json::Value::Object(peer.filter.clone()).to_string();
+        PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
+    }
+    Ok(config)
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

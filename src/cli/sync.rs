@@ -165,8 +165,14 @@ fn sentence(report: &Report) -> String {
         (None, false, false) => "not complete".to_owned(),
     };
     let mut text = format!(
-        "{}: {state}; {} needed, {} stored; {} to send, {} taken; {} round trips, {seconds:.1} s",
-        report.url, report.need, report.stored, report.have, report.uploaded, report.round_trips,
+        "{}: {state}; {} needed, {} stored; {} to send, {} taken; {} round trip{}, {seconds:.1} s",
+        report.url,
+        report.need,
+        report.stored,
+        report.have,
+        report.uploaded,
+        report.round_trips,
+        if report.round_trips == 1 { "" } else { "s" },
     );
     for (what, counts) in [
         ("refused", &report.refused),

@@ -1,6 +1,7 @@
 //! Which relay `negsync attach` stands before.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 /// `[attach]`
@@ -16,6 +17,9 @@ pub struct AttachConfig {
     pub url: String,
     /// The header in which the relay is told the client's address.
     pub forward_header: String,
+    /// Where `/health` and `/metrics` are answered; none for nowhere.
+    #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
+    pub status_listen: Option<SocketAddr>,
     /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
     /// that does not answer AUTH.
     pub relay_url: String,
@@ -28,6 +32,7 @@ impl Default for AttachConfig {
             path: PathBuf::new(),
             url: "ws://127.0.0.1:8080".into(),
             forward_header: "X-Forwarded-For".into(),
+            status_listen: None,
             relay_url: String::new(),
         }
     }
@@ -64,6 +69,23 @@ fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>,
     }
     let unknown = || D::Error::custom("must be \"nostr-rs-relay\", \"nostr-relay-py\" or empty");
     RelayKind::named(&name).map(Some).ok_or_else(unknown)
+}
+
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let wrong = || D::Error::custom("must be an address and a port, or empty");
+    text.parse().map(Some).map_err(|_| wrong())
+}
+
+fn listen_text<S: Serializer>(
+    address: &Option<SocketAddr>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let text = address.map(|address| address.to_string());
+    serializer.serialize_str(&text.unwrap_or_default())
 }
 
 fn kind_name<S: Serializer>(kind: &Option<RelayKind>, serializer: S) -> Result<S::Ok, S::Error> {

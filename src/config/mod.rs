@@ -28,8 +28,10 @@ pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use toml::Spanned;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -73,6 +75,7 @@ pub struct Config {
 #[serde(default, deny_unknown_fields)]
 pub struct RelayConfig {
     /// Address and port of WebSocket and HTTP.
+    #[serde(deserialize_with = "listen_address")]
     pub listen: SocketAddr,
     /// NIP-11 `name`.
     pub name: String,
@@ -216,9 +219,7 @@ impl Config {
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
         toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            let before = text.get(..start).unwrap_or("");
-            let line = before.matches('\n').count() + 1;
+            let line = line_at(text, error.span().map_or(0, |span| span.start));
             let key = text
                 .lines()
                 .nth(line - 1)
@@ -232,6 +233,32 @@ impl Config {
             }
         })
     }
+}
+
+impl ConfigError {
+    /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
+    /// `place`-th in the file at `path`, from 0.
+    pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
+        #[derive(Deserialize)]
+        struct Peers {
+            peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
+        }
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let peers = toml::from_str::<Peers>(&text).ok();
+        let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
+        let line = line_at(&text, value.map_or(0, |value| value.span().start));
+        Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
+    }
+}
+
+/// The line, from 1, of the byte at `start`.
+fn line_at(text: &str, start: usize) -> usize {
+    text.get(..start).unwrap_or("").matches('\n').count() + 1
+}
+
+fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(|_| D::Error::custom("must be an address and a port: \"127.0.0.1:7777\""))
 }
 
 fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {

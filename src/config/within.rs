@@ -28,7 +28,9 @@ impl<const LEAST: u64, const MOST: u64> Within<LEAST, MOST> {
 
 impl<'de, const LEAST: u64, const MOST: u64> Deserialize<'de> for Within<LEAST, MOST> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let number = i64::deserialize(deserializer)?;
+        let number = i64::deserialize(deserializer).map_err(|_| {
+            D::Error::custom(format!("must be a whole number from {LEAST} to {MOST}"))
+        })?;
         u64::try_from(number)
             .ok()
             .filter(|number| (LEAST..=MOST).contains(number))

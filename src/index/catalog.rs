@@ -279,30 +279,25 @@ impl Catalog {
         limit: usize,
     ) -> Result<Option<Tree>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
-        source.at_one_commit(
-            &mut || {
-                let is_void = content.is_void();
-                kept.set(if is_void { Some(Tree::new()) } else { self.kept.used(content) });
-            },
-            &mut |moment| {
-                found = match kept.take() {
-                    Some(mut tree) => {
-                        let mut own = Gathered::new(view.limit(), limit);
-                        own.take(moment, &view.own)?;
-                        own.items().map(|items| {
-                            tree.insert_batch(&items);
-                            tree
-                        })
-                    }
-                    None => {
-                        let mut all = all();
-                        all.take(moment, view.parts())?;
-                        all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
-                    }
-                };
-                Ok(())
-            },
-        )?;
+        let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
+        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+            found = match kept.take() {
+                Some(mut tree) => {
+                    let mut own = Gathered::new(view.limit(), limit);
+                    own.take(moment, &view.own)?;
+                    own.items().map(|items| {
+                        tree.insert_batch(&items);
+                        tree
+                    })
+                }
+                None => {
+                    let mut all = all();
+                    all.take(moment, view.parts())?;
+                    all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
+                }
+            };
+            Ok(())
+        })?;
         Ok(found)
     }
 

@@ -148,11 +148,23 @@ impl Metrics {
     /// The metrics of a relay over this store and index.
     pub fn new(store: &StoreMetrics, index: &IndexMetrics) -> Self {
         let registry = Registry::new();
-        for below in [&store.commit_s, &store.commit_events, &index.build_s] {
+        for below in [&store.commit_s, &store.commit_events] {
             made(registry.register(Box::new(below.clone())));
         }
+        let events = registry.clone();
+        Self::of(registry, &events, index)
+    }
+
+    /// The metrics of what answers NEG alone, over this index: events and subscriptions, which are
+    /// another relay's, are counted nowhere.
+    pub fn attached(index: &IndexMetrics) -> Self {
+        Self::of(Registry::new(), &Registry::new(), index)
+    }
+
+    fn of(registry: Registry, events: &Registry, index: &IndexMetrics) -> Self {
+        made(registry.register(Box::new(index.build_s.clone())));
         let of = &registry;
-        let labelled = |name, help, label, values: &[&'static str]| {
+        let labelled = |of, name, help, label, values: &[&'static str]| {
             Labelled::new(of, name, help, label, values)
         };
         Self {
@@ -163,37 +175,42 @@ impl Metrics {
                 "WebSocket connections since the start",
             ),
             connections_refused: labelled(
+                of,
                 "negsync_connections_refused_total",
                 "Connections that were not served",
                 "reason",
                 &CONNECTION_REASONS,
             ),
-            messages: labelled("negsync_messages_total", "Messages of clients", "verb", &VERBS),
+            messages: labelled(of, "negsync_messages_total", "Messages of clients", "verb", &VERBS),
             events: labelled(
+                events,
                 "negsync_events_total",
                 "Published events by what became of them",
                 "outcome",
                 &OUTCOMES,
             ),
             auth: labelled(
+                events,
                 "negsync_auth_total",
                 "AUTH by what became of it",
                 "outcome",
                 &AUTH_OUTCOMES,
             ),
             query_refusals: labelled(
+                events,
                 "negsync_query_refusals_total",
                 "REQ and COUNT answered with CLOSED, by its prefix",
                 "reason",
                 &QUERY_REASONS,
             ),
             events_sent: labelled(
+                events,
                 "negsync_events_sent_total",
                 "Events sent to clients, stored ones or live",
                 "kind",
                 &["stored", "live"],
             ),
-            subscriptions: gauge(of, "negsync_subscriptions", "Open subscriptions"),
+            subscriptions: gauge(events, "negsync_subscriptions", "Open subscriptions"),
             neg_sessions: gauge(of, "negsync_neg_sessions", "Open NEG sessions"),
             neg_sessions_total: counter(
                 of,
@@ -201,6 +218,7 @@ impl Metrics {
                 "NEG sessions that were opened",
             ),
             neg_refusals: labelled(
+                of,
                 "negsync_neg_refusals_total",
                 "NEG messages answered with NEG-ERR, by its prefix",
                 "reason",

@@ -126,12 +126,12 @@ pub(super) async fn answer(auth: &Auth, relay: &Shared, json: &str) -> String {
     };
     match (id, shown) {
         (Some(id), Ok(())) => {
-            relay.metrics.auth.count("accepted");
+            relay.service.metrics.auth.count("accepted");
             message::ok(&id, true, "")
         }
         (id, shown) => {
             let reason = shown.err().unwrap_or_default();
-            relay.metrics.auth.count_prefix(&reason);
+            relay.service.metrics.auth.count_prefix(&reason);
             message::not_taken(id.as_deref(), &reason)
         }
     }

@@ -1,10 +1,10 @@
 //! What the verbs of one connection share.
 
 use super::auth::Auth;
-use super::limits::{Place, Turns};
 use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
+use crate::clients::limits::{Place, Turns};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -29,7 +29,7 @@ impl Client {
 
     /// Ends a REQ or COUNT with CLOSED (NIP-01), for a reason that begins with a prefix.
     pub(super) async fn closed(&self, id: &str, reason: &str) {
-        self.relay.metrics.query_refusals.count_prefix(reason);
+        self.relay.service.metrics.query_refusals.count_prefix(reason);
         self.outbox.text(message::closed(id, reason)).await;
     }
 
@@ -39,11 +39,6 @@ impl Client {
         turns: &Arc<Turns>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let turn = turns.take(self.address()).await;
-        let work = move || {
-            let _turn = turn;
-            work()
-        };
-        tokio::task::spawn_blocking(work).await
+        turns.work(self.address(), work).await
     }
 }

@@ -2,17 +2,17 @@
 
 use super::auth::{self, Auth};
 use super::client::Client;
-use super::limits::Place;
-use super::neg_sessions::NegSessions;
 use super::outbox::{NEVER, Outgoing, outbox};
 use super::subscriptions::{self, Subscriptions};
 use super::websocket::{self, Socket};
-use super::{Shared, count, message, publish, stopped};
-use crate::config::{Config, ConnectionsConfig};
+use super::{Shared, count, message, permission, publish, stopped};
+use crate::clients::limits::Place;
+use crate::clients::neg_sessions::NegSessions;
+use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use message::{ClientMessage, Refusal};
+use message::ClientMessage;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
@@ -21,8 +21,6 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
-/// A message longer than this is read on another thread.
-const LONG_MESSAGE_BYTES: usize = 64 << 10;
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long, and how much, is read from a client that was told to close, so that the answer
@@ -32,7 +30,7 @@ const LINGER_BYTES: usize = 64 << 20;
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
-    let mut stopping = relay.stopping.clone();
+    let mut stopping = relay.service.running.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
         tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT).await;
@@ -45,18 +43,18 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host
 
 async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
-    relay.metrics.connections_total.inc();
-    let mut open = Share::of(&relay.metrics.connections);
+    relay.service.metrics.connections_total.inc();
+    let mut open = Share::of(&relay.service.metrics.connections);
     open.set(1);
     let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
-    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.metrics));
+    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.service.metrics));
     let (outbox, sending) = outbox(
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
         &relay.config(),
-        relay.metrics.events_sent.clone(),
-        relay.stopping.clone(),
+        relay.service.metrics.events_sent.clone(),
+        relay.service.running.stopping.clone(),
     );
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
@@ -83,10 +81,10 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
-    let mut stopping = client.relay.stopping.clone();
+    let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions = NegSessions::new(&config.negentropy, &client.relay);
+    let mut neg_sessions = NegSessions::new(Arc::clone(&client.relay.service), client.address());
     client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -96,7 +94,9 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
             next = stream.next() => next,
             () = stopped(&mut stopping) => return stop(client).await,
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
-                neg_sessions.expire(client).await;
+                for text in neg_sessions.expire() {
+                    client.outbox.text(text).await;
+                }
                 continue;
             }
             () = tokio::time::sleep_until(heard + patience) => {
@@ -122,15 +122,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
-    let config = client.relay.config();
-    let metrics = &client.relay.metrics;
-    let message = parse(client, &config, text).await;
-    metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
-    let message = message.and_then(|message| match client.place.admit(&message, &config.rates) {
-        Ok(()) => Ok(message),
-        Err(limit) => Err(message::rate_limited(message, &limit)),
-    });
-    match message {
+    match client.relay.service.read(&client.place, text).await {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => {
             let answer = auth::answer(&client.auth, &client.relay, &json).await;
@@ -140,17 +132,18 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
-            neg_sessions.open(client, id, filters, payload).await;
+            let viewer = client.auth.viewer();
+            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
+            client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegMsg { id, payload }) => {
-            neg_sessions.message(client, id, payload).await;
+            let answer = neg_sessions.message(id, payload).await;
+            client.outbox.text(answer).await;
         }
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
-            metrics.refused(refusal.verb, refusal.prefix);
-            if let Some(id) = refusal.neg_session {
-                neg_sessions.close(&id);
-            }
+            neg_sessions.refused(&refusal);
             client.outbox.text(refusal.answer).await;
         }
     }
@@ -162,23 +155,6 @@ fn silence(config: &ConnectionsConfig) -> Duration {
         0 => NEVER,
         seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s.get())),
     }
-}
-
-/// Reads a message; a long one in a turn of the client's and on another thread.
-async fn parse(
-    client: &Client,
-    config: &Arc<Config>,
-    text: Utf8Bytes,
-) -> Result<ClientMessage, Refusal> {
-    if text.len() <= LONG_MESSAGE_BYTES {
-        return message::parse(&text, &config.limits);
-    }
-    let config = Arc::clone(config);
-    let parse = move || message::parse(&text, &config.limits);
-    client.work(&client.relay.counts.short, parse).await.unwrap_or_else(|panic| {
-        let answer = message::notice(&format!("error: {panic}"));
-        Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
-    })
 }
 
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends

@@ -27,7 +27,7 @@ async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result
         (index.sets().clone(), viewer.clone(), Arc::clone(&filters));
     let kept = move || Ok(sets.kept_for(&kept_viewer, &kept_filters, limit)?.map(|set| set.len()));
     let any = move || Ok(index.snapshot_for(&viewer, &filters, limit)?.len());
-    let counts = &client.relay.counts;
+    let counts = &client.relay.service.counts;
     let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
     match kept.map_err(|error| in_words(client, error))? {
         Some(events) => Ok(events),
@@ -41,7 +41,7 @@ async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result
 fn in_words(client: &Client, error: SnapshotError) -> String {
     match error {
         SnapshotError::Store(error) => {
-            client.relay.read_trouble.failed("a COUNT", &error);
+            client.relay.service.read_trouble.failed("a COUNT", &error);
             "the store could not be read".to_owned()
         }
         error => error.to_string(),

@@ -2,11 +2,8 @@
 //! measures.
 
 use super::information::document;
-use super::limits::is_forwarded;
-use super::response::{Body, answer, answer_own, refuse};
+use super::response::{Body, answer, refuse};
 use super::{Shared, health, page};
-use crate::metrics::{self, Observed};
-use crate::store::unix_now;
 use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response, StatusCode};
@@ -41,29 +38,11 @@ pub(super) async fn respond(
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
-        (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await,
-        (&Method::GET | &Method::HEAD, "/metrics") => metrics(request, relay, from),
+        (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await.map(Body::Whole),
+        (&Method::GET | &Method::HEAD, "/metrics") => {
+            let bytes = relay.index.store().file_bytes();
+            relay.service.metrics(request, from, bytes).map(Body::Whole)
+        }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }
-}
-
-/// What the relay measures, for those who may know.
-fn metrics(request: &Request<Incoming>, relay: &Shared, from: IpAddr) -> Response<Body> {
-    let is_allowed = relay.config().metrics.allow.iter().any(|network| network.contains(from));
-    if is_forwarded(request) || !is_allowed {
-        let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
-        return answer_own(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
-    }
-    let (now, statistics) = (unix_now(), relay.index.sets().statistics());
-    let (store_bytes, wal_bytes) = relay.index.store().file_bytes();
-    let observed = Observed {
-        index_items: statistics.items,
-        index_bytes: statistics.bytes,
-        kept_sets: statistics.kept_sets,
-        kept_bytes: statistics.kept_bytes,
-        store_bytes,
-        wal_bytes,
-    };
-    let text = relay.metrics.text(&observed, &relay.peers.all(now), now);
-    answer_own(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

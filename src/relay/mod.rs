@@ -7,41 +7,28 @@ mod count;
 mod health;
 mod http;
 mod information;
-mod limits;
-pub mod message;
-mod neg_sessions;
 mod outbox;
 mod page;
-mod permission;
 mod publish;
-mod read_trouble;
-mod refusals;
-mod reload;
 mod response;
-mod server;
 mod subscriptions;
+mod upgrade;
 mod websocket;
 
-pub use reload::Reloaded;
-
+use crate::clients::accept::accept;
+use crate::clients::health::Health;
+use crate::clients::running::{Stop, running, stopped};
+use crate::clients::settings::Settings;
+use crate::clients::{Reloaded, Service, message, permission, refusals};
 use crate::config::Config;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
-use health::Health;
 use page::Page;
-use read_trouble::ReadTrouble;
-use reload::Settings;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
-use tokio::task::JoinHandle;
-
-/// How long connections have to end when the relay stops.
-const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -65,37 +52,26 @@ pub struct Relay {
     index: Index,
     settings: Arc<Settings>,
     peers: Peers,
-    stop: watch::Sender<bool>,
-    server: JoinHandle<()>,
-    // Every connection holds a clone of the receiver: closed means that all have ended.
-    ended: watch::Sender<()>,
+    stop: Stop,
 }
 
 /// What all connections share.
 struct Shared {
-    settings: Arc<Settings>,
+    service: Arc<Service>,
     index: Index,
     verifier: Verifier,
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
-    counts: limits::Counts,
     policy: WritePolicy,
-    // Shown by the page and the metrics; whoever syncs with them keeps it current.
-    peers: Peers,
-    metrics: Metrics,
     health: Health,
-    read_trouble: ReadTrouble,
     page: Page,
-    stopping: watch::Receiver<bool>,
-    // Held to tell the relay that this connection has not ended.
-    _running: watch::Receiver<()>,
 }
 
 impl Shared {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
-        self.settings.get()
+        self.service.config()
     }
 }
 
@@ -105,41 +81,36 @@ impl Relay {
     /// # Errors
     /// When the store cannot be opened or the address is taken.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
-        let (stop, stopping) = watch::channel(false);
-        let (ended, running) = watch::channel(());
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
             private_kinds: private_kinds.clone(),
             ..StoreOptions::configured(&config)
         };
-        let readers = options.readers;
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let peers = Peers::default();
         let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
-        let settings = Arc::new(Settings::new(config));
+        let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
+        let (mut stop, running) = running();
+        let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
+        let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
+        tokio::spawn(refusals::log(Arc::clone(&service)));
         let shared = Arc::new(Shared {
-            settings: Arc::clone(&settings),
+            service: Arc::clone(&service),
             index: index.clone(),
             verifier: Verifier::start()?,
             challenges: auth::Challenges::new(),
             private_kinds,
-            counts: limits::Counts::new(readers),
             policy,
-            peers: peers.clone(),
-            metrics: Metrics::new(index.store().metrics(), index.sets().metrics()),
             health: Health::default(),
-            read_trouble: ReadTrouble::default(),
             page: Page::default(),
-            stopping,
-            _running: running,
         });
-        tokio::spawn(refusals::log(Arc::clone(&shared)));
-        let server = tokio::spawn(server::accept(listener, shared));
-        Ok(Self { address, index, settings, peers, stop, server, ended })
+        stop.accepts(accept(listener, service, move |request, peer| {
+            upgrade::respond(request, peer, Arc::clone(&shared))
+        }));
+        Ok(Self { address, index, settings, peers, stop })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -167,18 +138,8 @@ impl Relay {
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
     /// all have ended or after 10 seconds.
     pub async fn stop(self) {
-        let _ = self.stop.send(true);
-        let _ = self.server.await;
-        if tokio::time::timeout(STOP_TIMEOUT, self.ended.closed()).await.is_err() {
-            tracing::warn!("some connections did not end in time");
-        }
+        self.stop.stop().await;
         let store = self.index.store().clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
-}
-
-/// Returns when the relay begins to stop.
-async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // An error means that the relay itself is gone.
-    let _ = stopping.wait_for(|stop| *stop).await;
 }

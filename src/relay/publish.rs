@@ -45,7 +45,7 @@ fn accept(
     };
     let id = event.id_hex();
     if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
-        relay.metrics.events.count_prefix(reason);
+        relay.service.metrics.events.count_prefix(reason);
         return outbox.outcome(message::ok(&id, false, reason), permit);
     }
     // A request to vanish that is known is answered when all is gone, and what has expired is known
@@ -81,7 +81,7 @@ fn unwanted(relay: &Shared, id: &str, verdict: &Verdict) -> Option<String> {
         Verdict::RefusedQuietly => (true, ""),
         Verdict::Unknown => (false, "error: the write policy does not answer; try again"),
     };
-    relay.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
+    relay.service.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
     Some(message::ok(id, accepted, text))
 }
 
@@ -102,7 +102,7 @@ fn store(
 }
 
 fn refuse(relay: &Shared, error: EventError) -> String {
-    relay.metrics.events.count("invalid");
+    relay.service.metrics.events.count("invalid");
     message::not_taken(error.id.as_deref(), &format!("invalid: {}", error.reason))
 }
 
@@ -118,7 +118,7 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
         Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
     };
-    relay.metrics.events.count(counted);
+    relay.service.metrics.events.count(counted);
     message::ok(id, accepted, text)
 }
 

@@ -1,10 +1,11 @@
 //! What HTTP requests are answered with.
 
+use crate::clients::status;
 use http_body_util::Full;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    CACHE_CONTROL, CONTENT_TYPE, HeaderValue,
+    HeaderValue,
 };
 use hyper::{Response, StatusCode};
 use std::convert::Infallible;
@@ -85,13 +86,9 @@ pub(super) fn answer(
 
 /// An answer that pages of other origins may not read.
 pub(super) fn answer_own(
-    status: StatusCode,
+    status_code: StatusCode,
     content_type: &'static str,
     body: String,
 ) -> Response<Body> {
-    let mut response = Response::new(Body::from(body));
-    *response.status_mut() = status;
-    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
-    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    response
+    status::answer(status_code, content_type, body).map(Body::Whole)
 }

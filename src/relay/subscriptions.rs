@@ -213,7 +213,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
             client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
         }
         Err(error) => {
-            client.relay.read_trouble.failed("a REQ", &error);
+            client.relay.service.read_trouble.failed("a REQ", &error);
             client.subscriptions.end(&id);
             client.closed(&id, "error: the store could not be read").await;
         }
@@ -258,7 +258,7 @@ async fn on_a_thread<T: Send + 'static>(
     client: &Client,
     read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
 ) -> Result<T, String> {
-    match client.work(&client.relay.counts.queries, read).await {
+    match client.work(&client.relay.service.counts.queries, read).await {
         Ok(read) => read.map_err(|error| error.to_string()),
         Err(panic) => Err(panic.to_string()),
     }

@@ -414,6 +414,9 @@ fn explain(json: &str, error: Option<String>) -> EventError {
         Ok(Value::Object(object)) => object,
         Ok(_) => return EventError { id: None, reason: "event: must be a JSON object".into() },
         Err(error) => {
+            let error = error.to_string();
+            // An event is one line, which has a number of its own where that matters.
+            let error = error.replace(" at line 1 column ", " at byte ");
             let reason = format!("event: not JSON: {error}");
             return EventError { id: Event::claimed_id(json), reason };
         }

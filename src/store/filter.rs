@@ -134,7 +134,7 @@ impl Filter {
     }
 }
 
-const HEX_32: &str = "must be an array of 64-digit lower-case hex strings";
+const HEX_32: &str = "must be an array of 64-digit hex strings";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 
 /// Whether the list, sorted, has the value; without a list all have it.

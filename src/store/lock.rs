@@ -13,9 +13,12 @@ const LINKS: usize = 40;
 /// its own: closing a second handle to the database would drop SQLite's own locks.
 pub(super) fn take(path: &Path) -> Result<File, StoreError> {
     let real = real_path(path);
-    let names = real.metadata().map_or(1, |metadata| metadata.nlink());
-    if names > 1 {
-        return Err(StoreError::Linked { path: path.to_owned(), names });
+    match real.metadata() {
+        Ok(it) if it.is_dir() => return Err(StoreError::Directory { path: path.to_owned() }),
+        Ok(it) if it.nlink() > 1 => {
+            return Err(StoreError::Linked { path: path.to_owned(), names: it.nlink() });
+        }
+        _ => {}
     }
     let lock_path = beside(real);
     let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
@@ -84,6 +87,8 @@ mod tests {
                 drop(held);
             }
         }
+        let refused = take(&folder.path().join("directory"));
+        assert!(matches!(refused, Err(StoreError::Directory { .. })), "{refused:?}");
         symlink("loop", folder.path().join("loop")).unwrap();
         assert!(take(&folder.path().join("loop")).is_ok());
         std::fs::hard_link(far.join("one"), far.join("two")).unwrap();

@@ -132,6 +132,12 @@ pub enum StoreError {
         /// How many.
         names: u64,
     },
+    /// What is there is no file.
+    #[error("the store {path} is a directory; name a file in it", path = path.display())]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+    },
     /// Another process writes to it.
     #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
     InUse {
@@ -181,8 +187,8 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// Another relay's database is written to so often that it was never still.
-    #[error("the relay's database {path} is being written to without a pause; try again",
+    /// Another relay's database is locked, or is written to without a pause.
+    #[error("the relay's database {path} cannot be read at this moment; try again",
         path = path.display())]
     Busy {
         /// The file.

@@ -153,7 +153,8 @@ impl Reader {
                 if is_told {
                     beside();
                 }
-                Ok::<_, StoreError>(Moment { connection, expired_until: self.pool.expired_until() })
+                let expired_until = self.pool.expired_until();
+                Ok::<_, StoreError>(Moment { connection, expired_until })
             })?;
             work(&moment)
         })

@@ -47,9 +47,9 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, and those of `work`.
     fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
 
-    /// As [`EventSource::at_one_moment`]; `beside` is called while the listener knows of all that
-    /// `work` will see and of nothing more, and must not wait. It is not called where the listener
-    /// is not told in time.
+    /// As [`EventSource::at_one_moment`]; `beside` is called while the last commit that `work` will
+    /// see is the last that the listener knows, and must not wait. Where the listener does not come
+    /// to know of that commit for seconds, it is not called.
     ///
     /// # Errors
     /// As [`EventSource::at_one_moment`].

@@ -51,8 +51,8 @@ impl PeerUrl {
         let wrong = |reason| UrlError { url: text.to_owned(), reason };
         let uri: Uri = text.trim().parse().map_err(|_| wrong("it cannot be read"))?;
         let encrypted = match uri.scheme_str() {
-            Some("ws") => false,
-            Some("wss") => true,
+            Some(scheme) if scheme.eq_ignore_ascii_case("ws") => false,
+            Some(scheme) if scheme.eq_ignore_ascii_case("wss") => true,
             _ => return Err(wrong("it must begin with ws:// or wss://")),
         };
         let authority = uri.authority().ok_or_else(|| wrong("it names no host"))?;
@@ -60,8 +60,19 @@ impl PeerUrl {
             return Err(wrong("it must not hold a user name"));
         }
         let host = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let port = authority.port_u16().unwrap_or(if encrypted { 443 } else { 80 });
-        Ok(Self { text: text.trim().trim_end_matches('/').to_owned(), host, port, encrypted })
+        let port = match (authority.port_u16(), authority.as_str().rsplit_once(':')) {
+            (Some(port), _) => port,
+            // What follows the last colon of an IPv6 address is no port.
+            (None, Some((_, port))) if !port.is_empty() && !port.ends_with(']') => {
+                return Err(wrong("its port is no number from 1 to 65535"));
+            }
+            (None, _) if encrypted => 443,
+            (None, _) => 80,
+        };
+        let scheme = if encrypted { "wss" } else { "ws" };
+        let (_, place) = text.trim().split_once("://").ok_or_else(|| wrong("it cannot be read"))?;
+        let text = format!("{scheme}://{}", place.trim_end_matches('/'));
+        Ok(Self { text, host, port, encrypted })
     }
 
     /// The URL.
@@ -116,5 +127,40 @@ impl PeerUrl {
 impl std::fmt::Display for PeerUrl {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_a_host_and_a_port_that_there_is() {
+        for (url, authority) in [
+            ("ws://relay.example.com", "relay.example.com:80"),
+            ("wss://relay.example.com/nostr?x=1", "relay.example.com:443"),
+            ("wss://relay.example.com:8443/", "relay.example.com:8443"),
+            ("WSS://relay.example.com", "relay.example.com:443"),
+            ("ws://[::1]", "[::1]:80"),
+            (" ws://[2001:db8::1]:7777 ", "[2001:db8::1]:7777"),
+            ("ws://relay.example.com:", "relay.example.com:80"),
+        ] {
+            let parsed = PeerUrl::parse(url).unwrap();
+            assert_eq!(parsed.authority(), authority, "{url}");
+            assert!(["ws:", "wss:"].iter().any(|scheme| parsed.as_str().starts_with(scheme)));
+        }
+        for (url, reason) in [
+            ("", "cannot be read"),
+            ("relay.example.com", "begin with ws://"),
+            ("https://relay.example.com", "begin with ws://"),
+            ("ws://::1:7777", "cannot be read"),
+            ("ws://me@relay.example.com", "user name"),
+            ("ws://127.0.0.1:99999", "port"),
+            ("ws://127.0.0.1:abc", "port"),
+            ("ws://[::1]:70000", "port"),
+        ] {
+            let error = PeerUrl::parse(url).unwrap_err().to_string();
+            assert!(error.contains(reason), "{url}: {error}");
+        }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
 
 /// A peer's words as they go into logs, reports and onto terminals: not more than anyone reads, and
 /// nothing that begins a line or moves a cursor.
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let shown = text.chars().take(WORDS_CHARS);
     shown.map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -2,6 +2,7 @@
 
 use super::dial::{DIAL_TIMEOUT, DialError, Duplex, PeerUrl};
 use super::information::Information;
+use super::message::one_line;
 use super::trace::{Speaker, Trace};
 use super::trust::Trust;
 use futures_util::stream::{SplitSink, SplitStream};
@@ -11,6 +12,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::http::header::LOCATION;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
@@ -92,6 +94,7 @@ impl Peer {
                         || "the peer closed it".to_owned(),
                         |frame| format!("the peer closed it: {} {}", frame.code, frame.reason),
                     );
+                    let reason = one_line(reason.trim_end());
                     return Err(PeerError::Lost { reason });
                 }
                 Some(Ok(Message::Pong(_))) => return Ok(Utf8Bytes::default()),
@@ -148,8 +151,22 @@ async fn open(url: &PeerUrl, trust: &Trust) -> Result<Socket, DialError> {
     let (socket, _) = tokio::time::timeout(DIAL_TIMEOUT, handshake)
         .await
         .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
-        .map_err(|error| DialError::new(error.to_string()))?;
+        .map_err(|error| DialError::new(refused(&error)))?;
     Ok(socket)
+}
+
+/// Why there is no WebSocket. An HTTP answer alone says little.
+fn refused(error: &Error) -> String {
+    let Error::Http(response) = error else { return error.to_string() };
+    let status = response.status();
+    let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
+    match place {
+        Some(place) if status.is_redirection() => {
+            format!("HTTP {status}, which leads to {place}; name that if it is a relay")
+        }
+        _ if status.is_server_error() || status.is_client_error() => format!("HTTP {status}"),
+        _ => format!("HTTP {status} and no WebSocket; is there a relay at this URL?"),
+    }
 }
 
 /// Empties the queue into the socket until the queue is closed or the socket fails.

@@ -1,6 +1,7 @@
 //! The peers of a relay, each kept in sync by a task and a connection of its own, so that none
 //! waits for another.
 
+use super::auth::configured_keys;
 use super::backoff::Backoff;
 use super::look::Looking;
 use super::status::Status;
@@ -72,14 +73,19 @@ impl Schedule {
         Ok(Self { stop, syncs })
     }
 
-    /// Whether [`Schedule::start`] would begin.
+    /// Whether what is configured could begin.
     ///
     /// # Errors
     /// As [`Schedule::start`].
-    pub fn check(index: &Index, config: &Config) -> Result<(), SyncError> {
+    pub fn check(config: &Config) -> Result<(), SyncError> {
         let (_, stopping) = watch::channel(false);
-        Local::configured(index.clone(), config)?;
+        configured_keys(&config.sync)?;
         prepare(config, &stopping).map(|_| ())
+    }
+
+    /// No syncs at all.
+    pub fn none() -> Self {
+        Self { stop: watch::Sender::new(false), syncs: JoinSet::new() }
     }
 
     /// Ends all syncs; what they have stored stays.

@@ -71,9 +71,15 @@ fn add(roots: &mut RootCertStore, file: &Path) -> Result<usize, String> {
     Ok(added)
 }
 
-/// What is wrong with a peer's certificate, and what to do.
+/// Why there is no encrypted stream, and what to do.
 fn refused(host: &str, error: &Error) -> Option<String> {
-    let Error::InvalidCertificate(error) = error else { return None };
+    let error = match error {
+        Error::InvalidMessage(_) => {
+            return Some("it does not speak TLS; is it a ws:// relay?".into());
+        }
+        Error::InvalidCertificate(error) => error,
+        _ => return None,
+    };
     Some(match error {
         CertificateError::Expired | CertificateError::ExpiredContext { .. } => {
             "the peer's certificate has expired".to_owned()

@@ -6,6 +6,9 @@ mod support;
 
 mod database;
 mod following;
+mod limits;
+mod operation;
 mod passing;
 mod real;
+mod rewriting;
 mod viewers;

@@ -18,26 +18,33 @@ use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The plugin before a relay at `address`, over a database of events that the relay knows nothing
 /// of, so that it shows who answered.
 pub struct Stand {
     pub attach: Attach,
+    pub config: Config,
     pub database: Database,
     pub folder: TempDir,
 }
 
 impl Stand {
     pub async fn before(address: SocketAddr) -> Self {
+        Self::with(address, |_| {}).await
+    }
+
+    /// With a configuration that is changed first.
+    pub async fn with(address: SocketAddr, change: impl FnOnce(&mut Config)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("relay.db");
         let database = Database::new(RelayKind::NostrRsRelay, &path);
         generate(5, 100).iter().for_each(|event| database.publish(event));
-        let config = config(RelayKind::NostrRsRelay, &path, address);
+        let mut config = config(RelayKind::NostrRsRelay, &path, address);
+        change(&mut config);
         let sets = open_sets(&config).unwrap();
-        let attach = Attach::start(config, sets).await.unwrap();
-        Self { attach, database, folder }
+        let attach = Attach::start(config.clone(), sets).await.unwrap();
+        Self { attach, config, database, folder }
     }
 
     pub fn url(&self) -> String {
@@ -59,7 +66,7 @@ pub fn config(kind: RelayKind, path: &Path, address: SocketAddr) -> Config {
 }
 
 /// A frame as a client sends it, with this mask.
-fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
+pub fn frame(first: u8, payload: &[u8], mask: [u8; 4]) -> Vec<u8> {
     let mut bytes = vec![first];
     match payload.len() {
         length @ ..126 => bytes.push(0x80 | length as u8),
@@ -82,13 +89,13 @@ const PING: u8 = 0x89;
 const CLOSE: u8 = 0x88;
 
 /// A connection on which every byte counts.
-struct Raw {
-    stream: TcpStream,
+pub struct Raw {
+    pub stream: TcpStream,
     received: Vec<u8>,
 }
 
 impl Raw {
-    async fn connect(address: SocketAddr, compresses: bool) -> (Self, String) {
+    pub async fn connect(address: SocketAddr, compresses: bool) -> (Self, String) {
         let mut stream = TcpStream::connect(address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         let extensions =
@@ -304,7 +311,7 @@ async fn answers_and_the_relays_messages_come_whole() {
     }
 }
 
-async fn http(address: SocketAddr, request: &str) -> String {
+pub async fn http(address: SocketAddr, request: &str) -> String {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
@@ -312,9 +319,8 @@ async fn http(address: SocketAddr, request: &str) -> String {
     answer
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
-    // A relay that says what it says, and who asked.
+/// A relay that says what it says, and who asked.
+pub async fn echo() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -337,7 +343,12 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    let stand = Stand::before(address).await;
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
+    let stand = Stand::before(echo().await).await;
     let asked = "GET / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
         Connection: close\r\n\r\n";
     let answer = http(stand.attach.address(), asked).await;

@@ -35,6 +35,15 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         ("[log]\nlevel = \"\"\n", 2, "level"),
         ("[log]\nlevel = \"info\"\nlevel = \"warn\"\n", 3, "level"),
         ("[relay]\nname = \"unclosed\n", 2, "name"),
+        ("[[peer]]\nlive = true\nurl = \"relay.example.com\"\n", 3, "url: "),
+        ("[[peer]]\nurl = \"ws://127.0.0.1:99999\"\n", 2, "url: "),
+        (
+            "[[peer]]\nurl = \"ws://a\"\n\n[[peer]]\nurl = \"ws://b\"\nfilter = { kind = [1] }\n",
+            6,
+            "filter: kind: not a filter key",
+        ),
+        ("[[peer]]\nurl = \"ws://a\"\n[peer.filter]\nkinds = 1\n", 3, "filter: kinds: must be"),
+        ("[limits]\nsubscriptions = \"5\"\n", 2, "subscriptions: must be a whole number from 1"),
     ] {
         let config = write(directory.path(), text);
         let store = store.to_str().unwrap();

@@ -210,6 +210,7 @@ async fn a_bad_filter_closes_the_request_or_the_session() {
             assert_eq!((&answer[0], &answer[1]), (&json!(answer_verb), &json!("x")), "{answer}");
             assert_eq!(answer.as_array().unwrap().len(), 3, "{answer}");
             assert!(text.starts_with("invalid: ") && text.contains(key), "{key}: {answer}");
+            assert!(!text.contains("filter: filter"), "said twice: {answer}");
             client.fence().await;
         }
     }

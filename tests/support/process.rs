@@ -62,7 +62,7 @@ fn wait(child: &mut Child) -> Option<ExitStatus> {
     }
 }
 
-/// `negsync relay` in a process of its own; killed when dropped.
+/// `negsync relay` or `negsync attach` in a process of its own; killed when dropped.
 pub struct RelayProcess {
     child: Child,
     url: String,
@@ -83,14 +83,20 @@ impl RelayProcess {
 
     /// As [`RelayProcess::start_with`], by a command that becomes `negsync`.
     pub fn start_by(mut command: Command, store: &Path, arguments: &[&str]) -> Self {
-        let mut child = command
-            .args(["relay", "--listen", "127.0.0.1:0", "--store"])
-            .arg(store)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        command.args(["relay", "--listen", "127.0.0.1:0", "--store"]).arg(store).args(arguments);
+        Self::serving(command)
+    }
+
+    /// `negsync attach` with these arguments.
+    pub fn attach(arguments: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+        command.args(["attach", "--listen", "127.0.0.1:0"]).args(arguments);
+        Self::serving(command)
+    }
+
+    /// A command that serves, and says where.
+    fn serving(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
         let reading = std::thread::spawn(move || {

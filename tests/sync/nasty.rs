@@ -3,6 +3,8 @@
 use super::scripted::{Script, Scripted, Unknown, item};
 use super::support::*;
 use negsync::sync::{Direction, Method, Options};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 /// An event whose signature is of another.
 fn forged(created_at: u64) -> String {
@@ -172,5 +174,31 @@ async fn a_peer_that_asks_who_we_are_is_told_when_there_is_a_key() {
         store.local.keys = Some(author(8));
         let (report, _) = sync_with(&store, &peer.url(), &options).await;
         assert!(!report.complete && report.error.is_some(), "{report:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_answers_without_a_websocket_is_told_with_what_may_help() {
+    for (answer, words) in [
+        ("301 Moved Permanently\r\nlocation: wss://relay.example.com/", "wss://relay.example.com/"),
+        ("200 OK", "is there a relay"),
+        ("429 Too Many Requests", "429 Too Many"),
+        ("503 Service Unavailable", "503 Service"),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("ws://{}", listener.local_addr().unwrap());
+        let serving = tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4_096];
+                let _ = stream.read(&mut request).await;
+                let text = format!("HTTP/1.1 {answer}\r\ncontent-length: 0\r\n\r\n");
+                let _ = stream.write_all(text.as_bytes()).await;
+            }
+        });
+        let options = Options { attempts: Some(1), ..Options::default() };
+        let (report, _) = sync_with(&TestStore::new(&[]), &url, &options).await;
+        let error = report.error.unwrap();
+        assert!(error.contains(words), "{answer}: {error}");
+        serving.abort();
     }
 }

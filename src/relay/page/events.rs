@@ -28,7 +28,7 @@ pub(super) fn subscribe(
     permit: OwnedSemaphorePermit,
 ) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
-    let mut stopping = relay.stopping.clone();
+    let mut stopping = relay.service.running.stopping.clone();
     tokio::spawn(async move {
         let _permit = permit;
         tokio::select! {

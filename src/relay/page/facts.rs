@@ -71,14 +71,14 @@ impl Facts {
             SnapshotError::TooLarge { .. } => StoreError::Closed,
         })?;
         let now = unix_now();
-        let peers = relay.peers.all(now);
+        let peers = relay.service.peers.all(now);
         let days = days(&set, &peers, now);
         Ok(Self {
             now,
             events: set.len(),
             kinds: kinds.get(relay.index.reader())?,
-            connections: gauge(&relay.metrics.connections),
-            neg_sessions: gauge(&relay.metrics.neg_sessions),
+            connections: gauge(&relay.service.metrics.connections),
+            neg_sessions: gauge(&relay.service.metrics.neg_sessions),
             held: held(&set, days),
             days,
             peers,

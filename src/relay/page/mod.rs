@@ -7,8 +7,8 @@ mod render;
 
 use super::Shared;
 use super::information::document;
-use super::limits::is_forwarded;
 use super::response::Body;
+use crate::clients::limits::is_forwarded;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds};

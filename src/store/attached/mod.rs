@@ -1,8 +1,10 @@
 //! The database of another relay, read beside its running writer: what a relay that people
 //! already run has stored, as a source of events. Nothing is ever written to it.
 //!
-//! `schema` has what the two known relays differ in, `follow` keeps up with what they write.
+//! `schema` has what the two known relays differ in, `follow` keeps up with what they write, and
+//! `compare` holds the set against the database where that is in doubt.
 
+mod compare;
 mod follow;
 mod nostr_relay_py;
 mod nostr_rs_relay;
@@ -21,6 +23,7 @@ use rusqlite::{Connection, OpenFlags};
 use schema::{Schema, Wanted};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -28,6 +31,8 @@ use std::time::Duration;
 const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long SQLite waits for a lock that the relay holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often everything is read before it is said that the database does not keep still.
+const MOST_READINGS: usize = 3;
 /// How often a reading is begun that has to see what is known and nothing more: between its
 /// beginning and the last look at the database nothing may be written.
 const MOST_BEGINNINGS: usize = 100;
@@ -67,6 +72,8 @@ struct Inner {
     readers: usize,
     listener: Box<dyn Listener>,
     follower: Mutex<Option<Follower>>,
+    // How often everything could not be read.
+    failures: AtomicU64,
     // Of the file as it is followed now: another file is another pool.
     pool: Mutex<Arc<Pool>>,
 }
@@ -89,7 +96,8 @@ impl Attached {
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();
-        let inner = Arc::new(Inner { schema, path, readers, listener, follower, pool });
+        let failures = AtomicU64::new(0);
+        let inner = Arc::new(Inner { schema, path, readers, listener, follower, failures, pool });
         inner.begin(&mut inner.lock())?;
         let watched = Arc::downgrade(&inner);
         std::thread::Builder::new()
@@ -103,9 +111,20 @@ impl Attached {
 impl Inner {
     /// Reads everything anew.
     fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
-        let fresh = Arc::new(pool(&self.path, self.readers));
-        *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-        let (begun, items) = Follower::begin(&self.schema, &self.path)?;
+        let mut readings = 1;
+        let (begun, items) = loop {
+            let fresh = Arc::new(pool(&self.path, self.readers));
+            *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            match Follower::begin(&self.schema, &self.path) {
+                Ok(begun) => break begun,
+                // Or the relay's last checkpoint came while it was read.
+                Err(StoreError::Rewritten { .. }) if readings < MOST_READINGS => readings += 1,
+                Err(error) => {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        };
         self.listener.begun(items);
         *follower = Some(begun);
         Ok(())
@@ -114,7 +133,24 @@ impl Inner {
     /// Makes known what was written since the last look. After an error everything is read anew:
     /// nothing is answered until that succeeds.
     fn catch_up(&self) -> Result<(), StoreError> {
-        self.catch_up_until(&mut self.lock(), unix_now())
+        let failures = self.failures.load(Ordering::Relaxed);
+        let mut follower = self.lock();
+        if follower.is_none() && self.failures.load(Ordering::Relaxed) != failures {
+            // Whoever held it has just waited for a lock in vain: one after the other would wait.
+            return Err(StoreError::Busy { path: self.path.clone() });
+        }
+        self.catch_up_until(&mut follower, unix_now())
+    }
+
+    /// That what was read from this pool was of one file all the while: where it was overwritten
+    /// meanwhile, this says so.
+    fn check_still(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        self.catch_up()?;
+        if Arc::ptr_eq(pool, &self.pool()) {
+            Ok(())
+        } else {
+            Err(StoreError::Rewritten { path: self.path.clone() })
+        }
     }
 
     fn catch_up_until(&self, follower: &mut Option<Follower>, now: u64) -> Result<(), StoreError> {
@@ -187,7 +223,9 @@ impl EventSource for Attached {
 
     fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         let (schema, now) = (self.inner.schema.as_ref(), unix_now());
-        self.inner.pool().with(|connection| work(&Moment { schema, connection, now }))
+        let pool = self.inner.pool();
+        pool.with(|connection| work(&Moment { schema, connection, now }))?;
+        self.inner.check_still(&pool)
     }
 
     fn at_one_commit(
@@ -206,7 +244,7 @@ impl EventSource for Attached {
                 Ok::<_, StoreError>(is_known)
             })?;
             if is_done {
-                return Ok(());
+                return self.inner.check_still(&pool);
             }
         }
         Err(StoreError::Busy { path: self.inner.path.clone() })

@@ -81,8 +81,8 @@ impl Row {
 pub(super) enum Wanted<'ids> {
     /// From the first number to the second, both included, in order.
     Rows(i64, i64),
-    /// Those made in this second.
-    Second(u64),
+    /// Those made from the first of these seconds to the second, both included.
+    Seconds(u64, u64),
     /// Those with these ids.
     Ids(&'ids [[u8; 32]]),
 }
@@ -117,8 +117,10 @@ impl Schema {
                 &format!("{row} BETWEEN ? AND ? ORDER BY {row}"),
                 vec![Value::Integer(*from), Value::Integer(*to)],
             ),
-            Wanted::Second(second) => {
-                run("created_at = ?", vec![Value::Integer(i64::try_from(*second).unwrap_or(-1))])
+            Wanted::Seconds(from, to) => {
+                let second =
+                    |second: &u64| Value::Integer(i64::try_from(*second).unwrap_or(i64::MAX));
+                run("created_at BETWEEN ? AND ?", vec![second(from), second(to)])
             }
             Wanted::Ids(ids) => ids.chunks(IDS_A_STATEMENT).try_for_each(|ids| {
                 let condition = format!("{} IN {}", self.id, places(ids.len()));

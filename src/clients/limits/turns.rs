@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
+use tokio::task::JoinError;
 
 /// The most addresses that are remembered without a turn and without wanting one.
 const MOST_IDLE_ADDRESSES: usize = 4_096;
@@ -82,6 +83,20 @@ impl Turns {
                 self.turn(address)
             }
         }
+    }
+
+    /// Works in a turn of the address's, on a thread that may take its time.
+    pub(crate) async fn work<T: Send + 'static>(
+        self: &Arc<Self>,
+        address: IpAddr,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = self.take(address).await;
+        let work = move || {
+            let _turn = turn;
+            work()
+        };
+        tokio::task::spawn_blocking(work).await
     }
 
     fn of_an_address(&self) -> usize {

@@ -1,17 +1,18 @@
 //! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77): each session answers from the snapshot that it was
 //! opened with.
 
-use super::client::Client;
+use super::Service;
 use super::limits::{NegShare, Turns};
-use super::{Shared, message, permission};
+use super::message::{self, Refusal};
 use crate::config::NegentropyConfig;
-use crate::index::{Index, Slice, SnapshotError};
+use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::{Decoder, Fault};
 use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::{Filter, StoreError, Viewer};
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -23,7 +24,9 @@ const INLINE_BYTES: usize = 512;
 const SHORT_BYTES: usize = 4_096;
 
 /// The NEG sessions of one connection by their ids, apart from its subscriptions.
-pub(super) struct NegSessions {
+pub(crate) struct NegSessions {
+    service: Arc<Service>,
+    address: IpAddr,
     open: Arc<Mutex<Open>>,
     began: Instant,
 }
@@ -106,9 +109,6 @@ impl Open {
     }
 }
 
-/// Finds the set of a session; `None` where it cannot in a short time.
-type Find = fn(&Index, &Opening) -> Result<Option<Slice>, SnapshotError>;
-
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum OpenError {
@@ -134,38 +134,41 @@ impl From<SnapshotError> for OpenError {
 }
 
 impl NegSessions {
-    pub(super) fn new(config: &NegentropyConfig, relay: &Shared) -> Self {
+    /// None yet, of a client at `address`.
+    pub(crate) fn new(service: Arc<Service>, address: IpAddr) -> Self {
         let open = Open {
-            sessions: Sessions::new(limits(config), 0),
-            share: relay.counts.neg_total.share(),
-            counted: Share::of(&relay.metrics.neg_sessions),
+            sessions: Sessions::new(limits(&service.config().negentropy), 0),
+            share: service.counts.neg_total.share(),
+            counted: Share::of(&service.metrics.neg_sessions),
             accounts: HashMap::new(),
         };
-        Self { open: Arc::new(Mutex::new(open)), began: Instant::now() }
+        let open = Arc::new(Mutex::new(open));
+        Self { service, address, open, began: Instant::now() }
     }
 
-    /// NIP-77, Initial message. A live session of the same id ends.
-    pub(super) async fn open(
+    /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
+    /// why the client may not.
+    pub(crate) async fn open(
         &mut self,
-        client: &Client,
+        viewer: Viewer,
+        may: Result<(), &'static str>,
         id: String,
         filters: Vec<Filter>,
         payload: Vec<u8>,
-    ) {
+    ) -> String {
         self.close(&id);
-        let metrics = &client.relay.metrics;
+        let service = Arc::clone(&self.service);
+        let metrics = &service.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
-        let config = client.relay.config();
-        let config = &config.negentropy;
-        let has_room = self.lock().make_room(&id, config);
+        let config = service.config();
+        let has_room = self.lock().make_room(&id, &config.negentropy);
         if let Err(text) = has_room {
-            return client.outbox.text(refuse(metrics, &id, &text)).await;
+            return refuse(metrics, &id, &text);
         }
-        let viewer = client.auth.viewer();
-        let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
         if let Err(reason) = may {
-            return client.outbox.text(refuse(metrics, &id, reason)).await;
+            return refuse(metrics, &id, reason);
         }
+        let config = &config.negentropy;
         let is_short = payload.len() <= SHORT_BYTES;
         let opening = Arc::new(Opening {
             id,
@@ -175,27 +178,28 @@ impl NegSessions {
             limit: config.max_sync_events.size(),
             now_s: self.now_s(),
         });
-        let (short, long) = (&client.relay.counts.short, &client.relay.counts.long);
-        let kept: Find = |index, Opening { viewer, filters, limit, .. }| {
-            index.sets().kept_for(viewer, filters, *limit)
-        };
-        let any: Find = |index, Opening { viewer, filters, limit, .. }| {
-            index.snapshot_for(viewer, filters, *limit).map(Some)
-        };
         let mut opened = Ok(None);
         if is_short {
-            opened = self.find(client, short, &opening, kept).await;
+            let sets = service.sets.clone();
+            opened = self
+                .find(&service.counts.short, &opening, move |it| {
+                    sets.kept_for(&it.viewer, &it.filters, it.limit)
+                })
+                .await;
         }
         if matches!(opened, Ok(None)) {
             let most = config.memory_mb.size() << 20;
-            opened = match client.relay.index.sets().session_bytes() < most {
-                true => self.find(client, long, &opening, any).await,
+            let sets = service.sets.clone();
+            let any =
+                move |it: &Opening| sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some);
+            opened = match service.sets.session_bytes() < most {
+                true => self.find(&service.counts.long, &opening, any).await,
                 false => Err(OpenError::NoMemory),
             };
         }
         self.lock().count();
         let id = &opening.id;
-        let text = match opened {
+        match opened {
             Ok(Some(received)) => {
                 metrics.neg_sessions_total.inc_by(u64::from(received.fault.is_none()));
                 answer(metrics, id, received)
@@ -207,29 +211,28 @@ impl NegSessions {
             }
             Err(error) => {
                 if let OpenError::Unread(error) = &error {
-                    client.relay.read_trouble.failed("a set", error);
+                    service.read_trouble.failed("a set", error);
                 }
                 refuse(metrics, id, &error.to_string())
             }
-        };
-        client.outbox.text(text).await;
+        }
     }
 
-    /// Opens a session in a turn of the client's, if its set is found.
+    /// Opens a session in a turn of the client's, if `find` finds its set: `None` where it cannot
+    /// in a short time.
     async fn find(
         &self,
-        client: &Client,
         turns: &Arc<Turns>,
         opening: &Arc<Opening>,
-        find: Find,
+        find: impl FnOnce(&Opening) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
     ) -> Result<Option<Received>, OpenError> {
         let (open, opening) = (Arc::clone(&self.open), Arc::clone(opening));
-        let relay = Arc::clone(&client.relay);
-        let found = client.work(turns, move || {
+        let service = Arc::clone(&self.service);
+        let found = turns.work(self.address, move || {
             // A message that nobody can answer is refused before a set is built for it.
             check(&opening.packet.payload)?;
-            let Some(set) = find(&relay.index, &opening)? else { return Ok(None) };
-            relay.metrics.neg_set_items.observe(set.len() as f64);
+            let Some(set) = find(&opening)? else { return Ok(None) };
+            service.metrics.neg_set_items.observe(set.len() as f64);
             let mut open = lock(&open);
             let Opening { id, packet, now_s, .. } = &*opening;
             open.begin_account(id, set.len());
@@ -238,11 +241,11 @@ impl NegSessions {
         found.await.unwrap_or_else(|panic| Err(OpenError::Failed(panic.to_string())))
     }
 
-    /// NIP-77, Subsequent messages.
-    pub(super) async fn message(&mut self, client: &Client, id: String, payload: Vec<u8>) {
-        let metrics = &client.relay.metrics;
+    /// NIP-77, Subsequent messages. Returns the answer.
+    pub(crate) async fn message(&mut self, id: String, payload: Vec<u8>) -> String {
+        let metrics = &self.service.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
-        let counts = &client.relay.counts;
+        let counts = &self.service.counts;
         let bytes = payload.len();
         let turns = if bytes <= SHORT_BYTES { &counts.short } else { &counts.long };
         let (open, session, now_s) = (Arc::clone(&self.open), id.clone(), self.now_s());
@@ -253,31 +256,46 @@ impl NegSessions {
             lock(&open).receive(&session, &packet, now_s, || None)
         };
         let text = if bytes <= INLINE_BYTES {
-            let _turn = turns.take(client.address()).await;
+            let _turn = turns.take(self.address).await;
             answer(metrics, &id, take())
         } else {
-            match client.work(turns, take).await {
+            match turns.work(self.address, take).await {
                 Ok(received) => answer(metrics, &id, received),
                 Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
             }
         };
         self.lock().count();
-        client.outbox.text(text).await;
+        text
     }
 
     /// NIP-77, Close message. Of an unknown id nothing is said.
-    pub(super) fn close(&mut self, id: &str) {
+    pub(crate) fn close(&mut self, id: &str) {
         self.lock().forget(&id.to_owned());
     }
 
+    /// Ends all sessions.
+    pub(crate) fn close_all(&mut self) {
+        let mut open = self.lock();
+        open.sessions = Sessions::new(limits(&self.service.config().negentropy), 0);
+        open.accounts.clear();
+        open.count();
+    }
+
+    /// A message of which no more than its session is known has been refused: the session ends.
+    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+        if let Some(id) = &refusal.neg_session {
+            self.close(id);
+        }
+    }
+
     /// Whether there is none.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.lock().sessions.answering_len() == 0
     }
 
-    /// Ends the sessions that have been asked nothing for too long, and says so.
-    pub(super) async fn expire(&mut self, client: &Client) {
-        let config = client.relay.config();
+    /// Ends the sessions that have been asked nothing for too long. Returns what is said of each.
+    pub(crate) fn expire(&mut self) -> Vec<String> {
+        let config = self.service.config();
         let expired = {
             let mut open = self.lock();
             open.sessions.set_limits(limits(&config.negentropy));
@@ -289,10 +307,8 @@ impl NegSessions {
             expired
         };
         let seconds = config.negentropy.idle_timeout_s.get();
-        for id in expired {
-            let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
-            client.outbox.text(refuse(&client.relay.metrics, &id, &text)).await;
-        }
+        let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
+        expired.iter().map(|id| refuse(&self.service.metrics, id, &text)).collect()
     }
 
     fn now_s(&self) -> u64 {

@@ -8,7 +8,7 @@ use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_publish(
+pub(crate) fn may_publish(
     config: &AuthConfig,
     viewer: &Viewer,
     event: &Event,
@@ -48,7 +48,7 @@ pub(super) fn may_publish(
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_read(
+pub(crate) fn may_read(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
@@ -64,12 +64,21 @@ pub(super) fn may_read(
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(super) fn may_sync(
+pub(crate) fn may_sync(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
 ) -> Result<(), &'static str> {
     may_read(config, viewer, filters)?;
+    may_sync_public(config, viewer)
+}
+
+/// As [`may_sync`], of what is for everybody.
+///
+/// # Errors
+/// The refusal, with its prefix.
+pub(crate) fn may_sync_public(config: &AuthConfig, viewer: &Viewer) -> Result<(), &'static str> {
+    may_do_anything(config, viewer)?;
     if config.sync_keys.is_empty() || has_shown(viewer, &config.sync_keys) {
         return Ok(());
     }

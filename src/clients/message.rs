@@ -2,7 +2,6 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::reconcile::sessions::{Kind, Packet, Received};
 use crate::store::{Event, Filter};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -120,7 +119,10 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
         "NEG-CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::NegClose),
         _ => {
             let shown: String = verb.chars().take(40).collect();
-            Err(refuse_notice(&format!("unknown verb {shown:?}")))
+            Err(refuse_notice(&format!(
+                "unknown verb {shown:?}; there are EVENT, REQ, CLOSE, COUNT, AUTH, NEG-OPEN, NEG-MSG \
+                 and NEG-CLOSE, in capitals"
+            )))
         }
     }
 }
@@ -216,15 +218,6 @@ fn invalid(verb: &'static str, answer: String) -> Refusal {
     Refusal { answer, verb, neg_session: None, prefix: "invalid" }
 }
 
-/// What an initiator is told. NIP-77, Error message: after one the session is closed.
-pub fn neg_answer(id: &str, received: Received) -> String {
-    match (received.reply, received.fault) {
-        (Some(Packet { kind: Kind::Answer, payload, .. }), _) => neg_msg_text(id, &payload),
-        (_, Some(fault)) => neg_err(id, &format!("invalid: {fault}")),
-        (_, None) => neg_err(id, "closed: no session of this id is open; begin with NEG-OPEN"),
-    }
-}
-
 fn refuse_notice(reason: &str) -> Refusal {
     invalid("", notice(&format!("invalid: {reason}")))
 }
@@ -269,7 +262,11 @@ fn query(
 }
 
 fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
-    let filter = Filter::parse(text).map_err(|error| format!("filter: {error}"))?;
+    let filter = Filter::parse(text).map_err(|error| match error.to_string() {
+        // Of the whole filter it is said already.
+        text if text.starts_with("filter: ") => text,
+        text => format!("filter: {text}"),
+    })?;
     let most = limits.filter_values.size();
     match filter.value_count() {
         count if count > most => Err(format!("filter: {count} values, {most} at the most")),

@@ -2,8 +2,8 @@
 
 use super::address::counted_as;
 use super::bucket::{Bucket, Rate};
+use crate::clients::message::ClientMessage;
 use crate::config::{ConnectionsConfig, RatesConfig};
-use crate::relay::message::ClientMessage;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

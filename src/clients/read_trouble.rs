@@ -9,13 +9,13 @@ const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// What was said, and how often it happened since.
 #[derive(Default)]
-pub(super) struct ReadTrouble {
+pub(crate) struct ReadTrouble {
     said: Mutex<(Option<Instant>, u64)>,
 }
 
 impl ReadTrouble {
     /// Something could not be answered because the store could not be read.
-    pub(super) fn failed(&self, what: &str, error: &impl Display) {
+    pub(crate) fn failed(&self, what: &str, error: &impl Display) {
         if let Some(times) = self.due(Instant::now()) {
             tracing::error!(%error, times, "the store could not be read for {what}");
         }

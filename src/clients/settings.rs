@@ -4,13 +4,14 @@
 use crate::config::{AuthConfig, Config, RelayConfig};
 use std::sync::{Arc, PoisonError, RwLock};
 
-/// Keys, and sections by their dot, that are read once, when the relay starts.
-const FIXED: [&str; 7] = [
+/// Keys, and sections by their dot, that are read once, at the start.
+const FIXED: [&str; 8] = [
     "relay.listen",
     "store.",
     "index.",
     "auth.relay_url",
     "auth.private_kinds",
+    "attach.",
     "write_policy.",
     "log.format",
 ];
@@ -20,27 +21,27 @@ const FIXED: [&str; 7] = [
 pub struct Reloaded {
     /// Keys whose new value is in force.
     pub changed: Vec<String>,
-    /// Keys that keep their old value until the relay starts anew.
+    /// Keys that keep their old value until a restart.
     pub needs_restart: Vec<String>,
 }
 
 /// The configuration in force; whoever is in the middle of something goes on with the one that
 /// was in force when it began.
-pub(super) struct Settings {
+pub(crate) struct Settings {
     current: RwLock<Arc<Config>>,
 }
 
 impl Settings {
-    pub(super) fn new(config: Config) -> Self {
+    pub(crate) fn new(config: Config) -> Self {
         Self { current: RwLock::new(Arc::new(config)) }
     }
 
-    pub(super) fn get(&self) -> Arc<Config> {
+    pub(crate) fn get(&self) -> Arc<Config> {
         Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Puts what can change of `config` in force.
-    pub(super) fn replace(&self, config: Config) -> Reloaded {
+    pub(crate) fn replace(&self, config: Config) -> Reloaded {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let is_fixed = |key: &String| FIXED.iter().any(|fixed| key.starts_with(fixed));
         let (needs_restart, changed) =
@@ -56,6 +57,7 @@ impl Settings {
                 private_kinds: current.auth.private_kinds.clone(),
                 ..config.auth
             },
+            attach: current.attach.clone(),
             write_policy: current.write_policy.clone(),
             log,
             ..config

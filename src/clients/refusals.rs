@@ -1,7 +1,8 @@
 //! What was refused, in the log: one line a minute, however much there is to refuse.
 
-use super::{Shared, stopped};
-use crate::metrics::Labelled;
+use super::Service;
+use super::running::stopped;
+use crate::metrics::{Labelled, Metrics};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,14 +11,14 @@ const EVERY: Duration = Duration::from_secs(60);
 /// What became of events that were taken.
 const TAKEN: [&str; 4] = ["stored", "duplicate", "superseded", "passed_on"];
 
-/// Logs what was refused until the relay stops, and once more then.
-pub(super) async fn log(relay: Arc<Shared>) {
-    let mut stopping = relay.stopping.clone();
+/// Logs what was refused until serving stops, and once more then.
+pub(crate) async fn log(service: Arc<Service>) {
+    let mut stopping = service.running.stopping.clone();
     let mut before = Counted::default();
     let mut is_stopping = false;
     while !is_stopping {
         is_stopping = tokio::time::timeout(EVERY, stopped(&mut stopping)).await.is_ok();
-        let now = Counted::now(&relay);
+        let now = Counted::now(&service.metrics);
         if let Some(text) = now.since(&before) {
             tracing::info!("refused since the last such line: {text}");
         }
@@ -30,8 +31,7 @@ pub(super) async fn log(relay: Arc<Shared>) {
 struct Counted(Vec<(&'static str, &'static str, u64)>);
 
 impl Counted {
-    fn now(relay: &Shared) -> Self {
-        let metrics = &relay.metrics;
+    fn now(metrics: &Metrics) -> Self {
         let of = |what: &'static str, labelled: &Labelled| -> Vec<_> {
             labelled.counts().map(|(reason, count)| (what, reason, count)).collect()
         };

@@ -1,0 +1,97 @@
+//! Accepts connections and has their requests answered, until a WebSocket has come of each or its
+//! time is up.
+
+use super::Service;
+use super::limits::{HalfOpen, Handshake};
+use super::running::stopped;
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
+use std::error::Error;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::{TcpListener, TcpStream};
+
+/// How long an answer has to be taken when serving stops or the connection's time is up.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long to wait when the system has no connection to give (out of descriptors, say).
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts until serving stops. `respond` answers a request from an address.
+pub(crate) async fn accept<R, F, B>(listener: TcpListener, service: Arc<Service>, respond: R)
+where
+    R: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    let mut stopping = service.running.stopping.clone();
+    let half_open = Arc::new(HalfOpen::default());
+    let mut is_refused = false;
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stopped(&mut stopping) => return,
+        };
+        match accepted {
+            Ok((stream, peer)) => {
+                is_refused = false;
+                let most = service.config().connections.half_open.size();
+                let handshake = half_open.enter(most);
+                let respond = respond.clone();
+                tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&service), respond));
+            }
+            Err(error) => {
+                // Said once: it is tried again and again until there is one to be had.
+                if !std::mem::replace(&mut is_refused, true) {
+                    tracing::warn!(%error, "no connection can be accepted");
+                }
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Serves HTTP until a WebSocket has come of it, or for as long as a handshake may take.
+async fn serve<R, F, B>(
+    stream: TcpStream,
+    peer: IpAddr,
+    mut handshake: Handshake,
+    service: Arc<Service>,
+    respond: R,
+) where
+    R: Fn(Request<Incoming>, IpAddr) -> F,
+    F: Future<Output = Response<B>> + Send,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    // Answers are small and awaited: never hold them back to fill a packet.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "a connection cannot send at once");
+    }
+    let mut stopping = service.running.stopping.clone();
+    let patience = Duration::from_secs(service.config().connections.handshake_timeout_s.get());
+    let answer = service_fn(move |request| {
+        let response = respond(request, peer);
+        async move { Ok::<_, Infallible>(response.await) }
+    });
+    let served = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .serve_connection(TokioIo::new(stream), answer)
+        .with_upgrades();
+    let mut served = std::pin::pin!(served);
+    let ended = tokio::select! {
+        ended = served.as_mut() => ended,
+        () = handshake.pushed_out() => return,
+        _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
+            served.as_mut().graceful_shutdown();
+            tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(%error, "a connection ended before its request was answered");
+    }
+}

@@ -1,0 +1,127 @@
+//! Serving clients, whoever has the events: what the relay and the plugin before another relay
+//! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
+
+pub(crate) mod accept;
+pub(crate) mod health;
+pub(crate) mod limits;
+pub mod message;
+pub(crate) mod neg_sessions;
+pub(crate) mod permission;
+mod read_trouble;
+pub(crate) mod refusals;
+pub(crate) mod running;
+pub(crate) mod settings;
+pub(crate) mod status;
+
+pub use settings::Reloaded;
+
+use crate::config::Config;
+use crate::index::Sets;
+use crate::metrics::{Metrics, Peers};
+use hyper::{Request, StatusCode};
+use limits::{Counts, Full, Place, client_address};
+use message::{ClientMessage, Refusal};
+use read_trouble::ReadTrouble;
+use running::Running;
+use settings::Settings;
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// A message longer than this is read on another thread.
+const LONG_MESSAGE_BYTES: usize = 64 << 10;
+
+/// What all connections share.
+pub(crate) struct Service {
+    pub(crate) settings: Arc<Settings>,
+    pub(crate) sets: Sets,
+    pub(crate) counts: Counts,
+    pub(crate) metrics: Metrics,
+    // Shown by the page and the metrics; whoever syncs with them keeps it current.
+    pub(crate) peers: Peers,
+    pub(crate) read_trouble: ReadTrouble,
+    pub(crate) running: Running,
+}
+
+impl Service {
+    pub(crate) fn new(config: Config, sets: Sets, metrics: Metrics, running: Running) -> Self {
+        Self {
+            counts: Counts::new(config.store.readers.size()),
+            settings: Arc::new(Settings::new(config)),
+            sets,
+            metrics,
+            peers: Peers::default(),
+            read_trouble: ReadTrouble::default(),
+            running,
+        }
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.settings.get()
+    }
+
+    /// Takes a place for the WebSocket that is asked for.
+    ///
+    /// # Errors
+    /// The answer where there is none.
+    pub(crate) fn place<B>(
+        &self,
+        request: &Request<B>,
+        peer: IpAddr,
+    ) -> Result<Place, (StatusCode, String)> {
+        let config = &self.config().connections;
+        let client = client_address(peer, request.headers(), &config.trusted_proxies);
+        self.counts.addresses.connect(client, config).map_err(|full| {
+            self.metrics.connections_refused.count(full.reason());
+            let (status, text) = match full {
+                Full::InAll => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("All {} connections of this relay are taken.", config.in_all.get()),
+                ),
+                Full::Address => (
+                    StatusCode::TOO_MANY_REQUESTS,
+                    format!("Your address has {} connections already.", config.per_address.get()),
+                ),
+            };
+            (status, format!("{text} Try again later.\n"))
+        })
+    }
+
+    /// Reads a message, and takes what it costs from what its address may send.
+    pub(crate) async fn read(
+        &self,
+        place: &Place,
+        text: Utf8Bytes,
+    ) -> Result<ClientMessage, Refusal> {
+        let config = self.config();
+        let message = self.parse(place.address(), &config, text).await;
+        self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
+        let message = message.and_then(|message| match place.admit(&message, &config.rates) {
+            Ok(()) => Ok(message),
+            Err(limit) => Err(message::rate_limited(message, &limit)),
+        });
+        if let Err(refusal) = &message {
+            self.metrics.refused(refusal.verb, refusal.prefix);
+        }
+        message
+    }
+
+    /// Parses a message; a long one in a turn of the client's and on another thread.
+    async fn parse(
+        &self,
+        address: IpAddr,
+        config: &Arc<Config>,
+        text: Utf8Bytes,
+    ) -> Result<ClientMessage, Refusal> {
+        if text.len() <= LONG_MESSAGE_BYTES {
+            return message::parse(&text, &config.limits);
+        }
+        let config = Arc::clone(config);
+        let parse = move || message::parse(&text, &config.limits);
+        self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
+            let answer = message::notice(&format!("error: {panic}"));
+            Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
+        })
+    }
+}

@@ -1,0 +1,54 @@
+//! From a request to HTTP's answer or to a WebSocket.
+
+use super::response::{Body, refuse};
+use super::websocket::{self, Refused};
+use super::{Shared, connection, http};
+use hyper::body::Incoming;
+use hyper::header::HOST;
+use hyper::{Request, Response, StatusCode};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Answers a request; a WebSocket that comes of it is served from then on.
+pub(super) async fn respond(
+    mut request: Request<Incoming>,
+    peer: IpAddr,
+    relay: Arc<Shared>,
+) -> Response<Body> {
+    if !websocket::is_asked_for(&request) {
+        return http::respond(&request, &relay, peer).await;
+    }
+    let service = &relay.service;
+    let accept = match websocket::accept(&request) {
+        Ok(accept) => accept,
+        Err(error) => {
+            service.metrics.connections_refused.count("handshake");
+            return match error {
+                Refused::NoHandshake => {
+                    refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
+                }
+                Refused::Version => websocket::with_version(refuse(
+                    StatusCode::UPGRADE_REQUIRED,
+                    "Use WebSocket 13.\n",
+                )),
+            };
+        }
+    };
+    let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let place = match service.place(&request, peer) {
+        Ok(place) => place,
+        Err((status, text)) => return refuse(status, &text),
+    };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        match upgrade.await {
+            Ok(upgraded) => {
+                let message_bytes = relay.service.config().limits.message_bytes.size();
+                let socket = websocket::socket(upgraded, message_bytes).await;
+                connection::serve(relay, socket, place, host.as_deref()).await;
+            }
+            Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
+        }
+    });
+    websocket::switch(accept)
+}

@@ -1,0 +1,294 @@
+//! How much clients of the plugin may take: connections, NEG sessions and what waits for them.
+
+use crate::passing::{PATIENCE, Raw, Stand, echo, frame, http};
+use crate::support::client::Client;
+use crate::support::{Author, TestRelay, events::EPOCH};
+use negsync::config::{Config, Within};
+use serde_json::json;
+use std::net::SocketAddr;
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+
+const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
+    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const EMPTY_SET: &str = "6100000200";
+
+async fn open(address: SocketAddr, text: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(text.as_bytes()).await.unwrap();
+    stream
+}
+
+/// All that comes until the other side closes.
+async fn rest(mut stream: TcpStream) -> String {
+    let mut bytes = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
+    // A connection that is closed with something unread is reset.
+    let _ = read.expect("nobody closes");
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hears_of_it() {
+    type Change = fn(&mut Config);
+    let cases: [(Change, &str, &str); 2] = [
+        (|config| config.connections.in_all = Within::new(2), "503", "All 2 connections"),
+        (|config| config.connections.per_address = Within::new(2), "429", "has 2 connections"),
+    ];
+    for (change, status, sentence) in cases {
+        // One more than that the relay itself would refuse, with other words.
+        let relay =
+            TestRelay::start_with(|config| config.connections.in_all = Within::new(3)).await;
+        let stand = Stand::with(relay.relay.address(), change).await;
+        let mut first = Client::connect(&stand.url()).await;
+        let second = Client::connect(&stand.url()).await;
+        let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
+        let answer = rest(open(stand.attach.address(), &request).await).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        assert!(answer.contains(sentence), "{answer}");
+        // Plain HTTP needs no place, who is there stays, and the place of who goes is free again.
+        let plain = http(stand.attach.address(), "GET / HTTP/1.1\r\nConnection: close\r\n\r\n");
+        assert!(plain.await.starts_with("HTTP/1.1 200 "));
+        first.fence().await;
+        drop(second);
+        let again = async {
+            while Client::connect_for(&stand.url(), "-").await.is_err() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, again).await.expect("no place becomes free");
+    }
+}
+
+/// A proxy in front of the plugin tells clients apart, for the plugin and for the relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_each_client_is_counted_and_named_to_the_relay() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.connections.per_address = Within::new(1);
+        config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    })
+    .await;
+    let url = stand.url();
+    let _a = Client::connect_for(&url, "192.0.2.1").await.unwrap_or_else(|code| panic!("{code}"));
+    assert_eq!(Client::connect_for(&url, "198.51.100.7, 192.0.2.1").await.err(), Some(429));
+    assert!(Client::connect_for(&url, "192.0.2.2").await.is_ok());
+    let stand = Stand::with(echo().await, |config| {
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let asked = "GET / HTTP/1.1\r\nX-Forwarded-For: 203.0.113.9, 192.0.2.1\r\n\
+        Connection: close\r\n\r\n";
+    let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
+    assert!(answer.contains("x-forwarded-for: 192.0.2.1\r\n"), "{answer}");
+    assert!(!answer.contains("203.0.113.9"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_handshake_that_does_not_come_to_an_end_is_closed_whoever_keeps_it_waiting() {
+    let change = |config: &mut Config| config.connections.handshake_timeout_s = Within::new(1);
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), change).await;
+    for text in ["", "GET / HTT", HANDSHAKE] {
+        let answer = rest(open(stand.attach.address(), text).await).await;
+        assert!(!answer.contains("101"), "{text}: {answer}");
+    }
+    Client::connect(&stand.url()).await.fence().await;
+    // A relay that takes connections and says nothing.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stand = Stand::with(silent.local_addr().unwrap(), change).await;
+    assert_eq!(rest(open(stand.attach.address(), &format!("{HANDSHAKE}\r\n")).await).await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.connections.half_open = Within::new(3);
+        config.connections.handshake_timeout_s = Within::new(3_600);
+    })
+    .await;
+    let mut silent = Vec::new();
+    for _ in 0..20 {
+        silent.push(open(stand.attach.address(), HANDSHAKE).await);
+        Client::connect(&stand.url()).await.fence().await;
+    }
+    for stream in silent.drain(..15) {
+        assert!(rest(stream).await.is_empty());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.negentropy.sessions = Within::new(2);
+        config.negentropy.sessions_in_all = Within::new(3);
+    })
+    .await;
+    let (mut one, mut other) =
+        (Client::connect(&stand.url()).await, Client::connect(&stand.url()).await);
+    let ask = |id: &str| json!(["NEG-OPEN", id, {}, EMPTY_SET]);
+    let refused = |answer: &serde_json::Value, why: &str| {
+        assert_eq!(answer[0], "NEG-ERR", "{answer}");
+        let text = answer[2].as_str().unwrap();
+        assert!(text.starts_with("rate-limited: ") && text.contains(why), "{answer}");
+    };
+    for id in ["a", "b"] {
+        assert_eq!(one.ask(&ask(id)).await[0], "NEG-MSG");
+    }
+    refused(&one.ask(&ask("c")).await, "2 NEG sessions are open");
+    assert_eq!(other.ask(&ask("a")).await[0], "NEG-MSG");
+    refused(&other.ask(&ask("b")).await, "too many NEG sessions");
+    assert_eq!(one.ask(&json!(["NEG-MSG", "a", EMPTY_SET])).await[0], "NEG-MSG");
+    one.send(&json!(["NEG-CLOSE", "a"])).await;
+    one.fence().await;
+    assert_eq!(other.ask(&ask("b")).await[0], "NEG-MSG");
+    // A connection's end frees its places, however it ends.
+    drop(other);
+    let again = async { while one.ask(&ask("a")).await[0] != "NEG-MSG" {} };
+    tokio::time::timeout(PATIENCE, again).await.expect("no place becomes free");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neg_session_that_is_asked_nothing_is_closed_and_the_connection_goes_on() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.negentropy.idle_timeout_s = Within::new(1);
+    })
+    .await;
+    let mut client = Client::connect(&stand.url()).await;
+    assert_eq!(client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await[0], "NEG-MSG");
+    let closed = client.next("a NEG-ERR").await;
+    assert_eq!((&closed[0], &closed[1]), (&json!("NEG-ERR"), &json!("n")));
+    assert!(closed[2].as_str().unwrap().starts_with("closed: "), "{closed}");
+    let gone = client.ask(&json!(["NEG-MSG", "n", EMPTY_SET])).await;
+    assert!(gone[2].as_str().unwrap().starts_with("closed: "), "{gone}");
+    client.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn neg_messages_have_a_rate_by_address_and_what_passes_has_none() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        let rates = &mut config.rates;
+        (rates.neg_per_s, rates.neg_burst) = (Within::new(1), Within::new(2));
+        (rates.events_per_s, rates.events_burst) = (Within::new(1), Within::new(1));
+        (rates.queries_per_s, rates.queries_burst) = (Within::new(1), Within::new(1));
+    })
+    .await;
+    let mut client = Client::connect(&stand.url()).await;
+    // More than a second's worth, however slow this is.
+    let limited = async {
+        loop {
+            let answer = client.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await;
+            if answer[0] == "NEG-ERR" {
+                return answer;
+            }
+        }
+    };
+    let answer = tokio::time::timeout(PATIENCE, limited).await.expect("there is no limit");
+    assert!(answer[2].as_str().unwrap().starts_with("rate-limited: 1 NEG messages"), "{answer}");
+    for number in 0..10 {
+        client.store(&Author::new(3).note(EPOCH + number, "passes")).await;
+        client.fence().await;
+    }
+}
+
+/// A relay of one connection, which is told when to begin to write and to read.
+async fn relay_of_bytes() -> (SocketAddr, oneshot::Receiver<TcpStream>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (give, stream) = oneshot::channel();
+    tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+        stream.write_all(answer.as_bytes()).await.unwrap();
+        give.send(stream).unwrap();
+    });
+    (address, stream)
+}
+
+/// More than the sockets hold on both sides of the plugin.
+const FLOOD_BYTES: usize = 128 << 20;
+const CHUNK_BYTES: usize = 64 << 10;
+
+/// Writes the same bytes again and again until all are taken or nothing is for a while; returns
+/// how many were.
+async fn flood(stream: &mut TcpStream, chunk: &[u8], while_: Duration) -> usize {
+    let mut taken = 0;
+    while taken < FLOOD_BYTES {
+        let from = taken % chunk.len();
+        match tokio::time::timeout(while_, stream.write(&chunk[from..])).await {
+            Ok(Ok(bytes)) if bytes > 0 => taken += bytes,
+            _ => break,
+        }
+    }
+    taken
+}
+
+/// What a client does not take stays with the relay, and not in the plugin's memory; the client
+/// goes in the end, and the relay hears of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_nothing_holds_the_relay_back_and_is_closed() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::with(address, |config| {
+        config.limits.send_timeout_s = Within::new(1);
+    })
+    .await;
+    let (raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let mut chunk = vec![0x82, 127];
+    chunk.extend((CHUNK_BYTES as u64).to_be_bytes());
+    chunk.extend(vec![7; CHUNK_BYTES]);
+    // It ends because the plugin has gone, not because of time.
+    let taken = flood(&mut relay, &chunk, PATIENCE).await;
+    assert!(taken < FLOOD_BYTES / 2, "{taken} bytes for a client that read none");
+    let ended = tokio::time::timeout(PATIENCE, relay.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "the relay is not told that the client is gone");
+    drop(raw);
+}
+
+/// As much is asked as the sockets take, and no answer is read.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_answers_is_not_asked_on_and_is_closed() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.limits.send_timeout_s = Within::new(1);
+        config.rates.neg_per_s = Within::new(0);
+    })
+    .await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
+    let chunk = frame(0x81, question.as_bytes(), [1, 2, 3, 4]);
+    let taken = flood(&mut raw.stream, &chunk, PATIENCE).await;
+    assert!(taken < FLOOD_BYTES / 2, "{taken} bytes of questions without an answer");
+    Client::connect(&stand.url()).await.fence().await;
+}
+
+/// What the relay does not take stays with the client; once it is taken, every byte comes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::before(address).await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let chunk = frame(0x82, &vec![7; CHUNK_BYTES], [1, 2, 3, 4]);
+    // On a slow machine it may stop early; it must not go on to the end.
+    let taken = flood(&mut raw.stream, &chunk, Duration::from_millis(500)).await;
+    assert!(taken < FLOOD_BYTES / 2, "{taken} bytes for a relay that read none");
+    raw.stream.shutdown().await.unwrap();
+    let mut passed = Vec::new();
+    let reading = relay.read_to_end(&mut passed);
+    tokio::time::timeout(PATIENCE, reading).await.expect("the end does not come").unwrap();
+    assert_eq!(passed.len(), taken);
+    assert!(passed.chunks(chunk.len()).all(|part| part == &chunk[..part.len()]));
+}

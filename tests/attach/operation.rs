@@ -1,0 +1,295 @@
+//! The plugin as something that an operator runs and watches: `/health`, `/metrics`, SIGHUP and
+//! `[[peer]]`.
+
+use crate::database::Database;
+use crate::passing::{PATIENCE, Stand, echo};
+use crate::support::client::Client;
+use crate::support::events::{Author, EPOCH};
+use crate::support::http::http;
+use crate::support::negentropy_client::{EMPTY_SET, neg_ids};
+use crate::support::process::RelayProcess;
+use crate::support::{TestRelay, model};
+use futures_util::{SinkExt, StreamExt};
+use negsync::config::{Config, Within};
+use negsync::store::RelayKind;
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::tungstenite::Message;
+
+fn watched(config: &mut Config) {
+    config.attach.status_listen = Some("127.0.0.1:0".parse().unwrap());
+}
+
+/// Asks for `/health` until it is as it should be, and returns what it says.
+async fn health(stand: &Stand, status: u16) -> String {
+    let address = stand.attach.status_address().unwrap();
+    let began = Instant::now();
+    loop {
+        let response = http(address, "GET", "/health", &[]).await;
+        if response.status == status {
+            return response.body;
+        }
+        assert!(began.elapsed() < PATIENCE, "{} {}", response.status, response.body);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_tells_when_the_database_or_the_relay_is_away_and_when_it_is_back() {
+    let relay = TestRelay::start().await;
+    let address = relay.relay.address();
+    let stand = Stand::with(address, watched).await;
+    let healthy = json!({ "status": "ok", "reasons": [] });
+    let body = health(&stand, 200).await;
+    assert_eq!(serde_json::from_str::<Value>(&body).unwrap(), healthy);
+
+    let (path, away) = (stand.database.path.clone(), stand.folder.path().join("away.db"));
+    stand.database.connection.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)").unwrap();
+    std::fs::rename(&path, &away).unwrap();
+    let body = health(&stand, 503).await;
+    assert!(body.contains("the relay's database cannot be read: "), "{body}");
+    assert!(!body.contains("does not answer"), "{body}");
+    std::fs::rename(&away, &path).unwrap();
+    health(&stand, 200).await;
+
+    let relay = {
+        // Nothing listens while it is away: its port is taken again below.
+        let TestRelay { relay, config, .. } = relay;
+        relay.stop().await;
+        let body = health(&stand, 503).await;
+        assert!(body.contains("the relay does not answer: "), "{body}");
+        assert!(!body.contains("database"), "{body}");
+        config
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = relay;
+    config.relay.listen = address;
+    config.store.path = folder.path().join("events.sqlite");
+    let _back = negsync::relay::Relay::start(config).await.unwrap();
+    health(&stand, 200).await;
+}
+
+/// The relay behind may have paths of these names.
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_are_on_an_address_of_their_own_and_nowhere_without_one() {
+    let stand = Stand::with(echo().await, watched).await;
+    let status = stand.attach.status_address().unwrap();
+    for path in ["/health", "/metrics"] {
+        let relays = http(stand.attach.address(), "GET", path, &[]).await;
+        assert!(relays.body.starts_with(&format!("GET {path} ")), "{}", relays.body);
+        assert_eq!(http(status, "GET", path, &[]).await.status, 200);
+    }
+    assert_eq!(http(status, "GET", "/", &[]).await.status, 404);
+    let proxied = http(status, "GET", "/metrics", &["X-Forwarded-For: 127.0.0.1"]).await;
+    assert_eq!(proxied.status, 403);
+    let stand = Stand::with(echo().await, |config| {
+        watched(config);
+        config.metrics.allow.clear();
+    })
+    .await;
+    let status = stand.attach.status_address().unwrap();
+    assert_eq!(http(status, "GET", "/metrics", &[]).await.status, 403);
+    let stand = Stand::before(echo().await).await;
+    assert_eq!(stand.attach.status_address(), None);
+}
+
+/// A sample of `/metrics`; `None` where there is none of the name.
+async fn sample(stand: &Stand, name: &str) -> Option<f64> {
+    let body = http(stand.attach.status_address().unwrap(), "GET", "/metrics", &[]).await.body;
+    let line = body.lines().find_map(|line| line.strip_prefix(&format!("{name} ")))?;
+    Some(line.parse().unwrap())
+}
+
+async fn becomes(stand: &Stand, name: &str, expected: f64) {
+    let began = Instant::now();
+    loop {
+        let found = sample(stand, name).await;
+        if found == Some(expected) {
+            return;
+        }
+        assert!(began.elapsed() < PATIENCE, "{name}: {found:?}, not {expected}");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_count_what_is_answered_here_and_nothing_of_what_passes() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        watched(config);
+        config.negentropy.sessions = Within::new(1);
+        config.connections.per_address = Within::new(1);
+    })
+    .await;
+    let mut client = Client::connect(&stand.url()).await;
+    client.store(&Author::new(2).note(EPOCH, "passes")).await;
+    for id in ["a", "b"] {
+        client.ask(&json!(["NEG-OPEN", id, {}, EMPTY_SET])).await;
+    }
+    client.ask(&json!(["NEG-MSG", "a", EMPTY_SET])).await;
+    assert_eq!(Client::connect_for(&stand.url(), "-").await.err(), Some(429));
+    let items = stand.ids().len() as f64;
+    for (name, value) in [
+        ("negsync_connections", 1.0),
+        ("negsync_connections_total", 1.0),
+        ("negsync_connections_refused_total{reason=\"address\"}", 1.0),
+        ("negsync_messages_total{verb=\"NEG-OPEN\"}", 2.0),
+        ("negsync_messages_total{verb=\"NEG-MSG\"}", 1.0),
+        ("negsync_neg_sessions", 1.0),
+        ("negsync_neg_sessions_total", 1.0),
+        ("negsync_neg_rounds_total", 2.0),
+        ("negsync_neg_refusals_total{reason=\"rate-limited\"}", 1.0),
+        ("negsync_neg_set_items_sum", items),
+        ("negsync_index_items", items),
+    ] {
+        becomes(&stand, name, value).await;
+    }
+    assert!(sample(&stand, "negsync_store_bytes").await > Some(0.0));
+    for passed in ["negsync_events_total{outcome=\"stored\"}", "negsync_subscriptions"] {
+        assert_eq!(sample(&stand, passed).await, None);
+    }
+    drop(client);
+    becomes(&stand, "negsync_connections", 0.0).await;
+    becomes(&stand, "negsync_neg_sessions", 0.0).await;
+}
+
+/// A relay that stores each EVENT as nostr-rs-relay does, and says OK.
+async fn storing(path: PathBuf) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(store(stream, path.clone()));
+        }
+    });
+    address
+}
+
+async fn store(stream: TcpStream, path: PathBuf) {
+    let Ok(mut socket) = tokio_tungstenite::accept_async(stream).await else { return };
+    let database = Database::existing(RelayKind::NostrRsRelay, &path);
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Text(text) = message else { continue };
+        let message: Value = serde_json::from_str(&text).unwrap();
+        let answer = match message[0].as_str().unwrap() {
+            "EVENT" => {
+                database.publish(&message[1]);
+                json!(["OK", message[1]["id"], true, ""])
+            }
+            "REQ" => json!(["EOSE", message[1]]),
+            _ => continue,
+        };
+        if socket.send(Message::text(answer.to_string())).await.is_err() {
+            return;
+        }
+    }
+}
+
+fn configuration(path: &Path, relay: SocketAddr, more: &str) -> String {
+    format!(
+        "{more}\n[attach]\nkind = \"nostr-rs-relay\"\npath = {path:?}\nurl = \"ws://{relay}\"\n"
+    )
+}
+
+/// SIGHUP changes limits, begins to keep a peer in sync, and refuses what is wrong.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_sighup_limits_change_and_peers_are_kept_in_sync() {
+    let folder = tempfile::tempdir().unwrap();
+    let [path, file, notes] =
+        ["relay.db", "relay.toml", "notes.sqlite"].map(|name| folder.path().join(name));
+    // Of what is replaced or deleted the two relays have rules of their own.
+    let notes_of = |author: u8| -> Vec<Value> {
+        (0..60).map(|at| Author::new(author).note(EPOCH + at, "a note")).collect()
+    };
+    let (ours, theirs) = (notes_of(11), notes_of(12));
+    let database = Database::new(RelayKind::NostrRsRelay, &path);
+    ours.iter().for_each(|event| database.publish(event));
+    let relay = storing(path.clone()).await;
+    let peer = TestRelay::start().await;
+    peer.client().await.publish_all(&theirs).await;
+    let write = |more: &str| std::fs::write(&file, configuration(&path, relay, more)).unwrap();
+
+    write("[negentropy]\nsessions = 1");
+    let arguments = ["--config", file.to_str().unwrap(), "--store", notes.to_str().unwrap()];
+    let attach = RelayProcess::attach(&arguments);
+    let mut client = Client::connect_elsewhere(attach.url()).await;
+    let mut kinds = Vec::new();
+    for id in ["a", "b"] {
+        kinds.push(client.ask(&json!(["NEG-OPEN", id, {}, EMPTY_SET])).await[0].clone());
+    }
+    assert_eq!(kinds, ["NEG-MSG", "NEG-ERR"]);
+
+    for (wrong, said) in [
+        ("[negentropy]\nsessions = 0", "sessions"),
+        ("[[peer]]\nurl = \"http://nowhere\"", "nowhere"),
+    ] {
+        write(wrong);
+        attach.signal("HUP");
+        attach.logged(said);
+        attach.logged("the configuration stays as it was");
+        assert_eq!(client.ask(&json!(["NEG-OPEN", "b", {}, EMPTY_SET])).await[0], "NEG-ERR");
+    }
+
+    write(&format!(
+        "[negentropy]\nsessions = 2\n[index]\nmemory_mb = 7\n[[peer]]\nurl = {:?}\nlive = true",
+        peer.url()
+    ));
+    attach.signal("HUP");
+    let line = attach.logged("the configuration was read anew");
+    assert!(line.contains("changed: negentropy.sessions, peer"), "{line}");
+    assert!(attach.logged("only a restart").contains("index.memory_mb"));
+    assert_eq!(client.ask(&json!(["NEG-OPEN", "b", {}, EMPTY_SET])).await[0], "NEG-MSG");
+
+    let all = model::ids(&[ours, theirs].concat());
+    equal(attach.url(), &peer, |ids| *ids == all).await;
+    // Live, both ways.
+    let (here, there) = (Author::new(7).note(EPOCH, "here"), Author::new(8).note(EPOCH, "there"));
+    database.publish(&here);
+    peer.client().await.store(&there).await;
+    let new = model::ids([&here, &there]);
+    equal(attach.url(), &peer, |ids| ids.is_superset(&new)).await;
+
+    attach.signal("TERM");
+    let (status, log) = attach.ended();
+    assert!(status.success(), "{log}");
+}
+
+/// Waits until the plugin and its peer have the same, and what they are to have.
+async fn equal(
+    url: &str,
+    peer: &TestRelay,
+    is_right: impl Fn(&std::collections::BTreeSet<String>) -> bool,
+) {
+    let began = Instant::now();
+    loop {
+        let mut client = Client::connect_elsewhere(url).await;
+        let ours = neg_ids(&mut client, &json!({})).await;
+        let theirs = neg_ids(&mut peer.client().await, &json!({})).await;
+        if ours == theirs && is_right(&ours) {
+            return;
+        }
+        assert!(began.elapsed() < 2 * PATIENCE, "{} here, {} there", ours.len(), theirs.len());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_plugin_of_the_library_reloads_too() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.connections.per_address = Within::new(1);
+    })
+    .await;
+    let _held = Client::connect(&stand.url()).await;
+    assert_eq!(Client::connect_for(&stand.url(), "-").await.err(), Some(429));
+    let mut config = stand.config.clone();
+    config.connections.per_address = Within::new(2);
+    config.attach.relay_url = "wss://elsewhere.example".into();
+    let reloaded = stand.attach.reload(config);
+    assert_eq!(reloaded.changed, ["connections.per_address"]);
+    assert_eq!(reloaded.needs_restart, ["attach.relay_url"]);
+    assert!(Client::connect_for(&stand.url(), "-").await.is_ok());
+}
