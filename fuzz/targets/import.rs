@@ -40,7 +40,9 @@ fn expected(text: &[u8], limit_bytes: usize) -> impl Iterator<Item = (u64, Optio
             return Some((number, None));
         }
         let line = String::from_utf8_lossy(line);
-        (!line.trim().is_empty()).then(|| (number, Some(line.trim().to_owned())))
+        // Some editors begin a file with a mark of its byte order.
+        let line = line.trim_start_matches('\u{feff}').trim();
+        (!line.is_empty()).then(|| (number, Some(line.to_owned())))
     })
 }
 

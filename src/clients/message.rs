@@ -72,6 +72,8 @@ impl ClientMessage {
 pub struct Refusal {
     /// The answer.
     pub answer: String,
+    /// The verb of the message; empty where the answer is a NOTICE.
+    pub verb: &'static str,
     /// The NEG session that ends with it, when there is one of that id.
     pub neg_session: Option<String>,
     /// The machine-readable prefix of the answer.
@@ -104,11 +106,11 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
             _ => Err(refuse_notice("AUTH takes one event")),
         },
         "REQ" => {
-            let (id, filters) = query(&verb, rest, limits)?;
+            let (id, filters) = query("REQ", rest, limits)?;
             Ok(ClientMessage::Req { id, filters })
         }
         "COUNT" => {
-            let (id, filters) = query(&verb, rest, limits)?;
+            let (id, filters) = query("COUNT", rest, limits)?;
             Ok(ClientMessage::Count { id, filters })
         }
         "CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::Close),
@@ -195,7 +197,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 
 /// The answer to a message that could be read, of a client that sends too many.
 pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
-    let text = format!("rate-limited: {reason}");
+    let (text, verb) = (format!("rate-limited: {reason}"), message.verb());
     let (answer, neg_session) = match message {
         ClientMessage::Event(json) | ClientMessage::Auth(json) => {
             (not_taken(Event::claimed_id(&json).as_deref(), &text), None)
@@ -208,21 +210,22 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
         | ClientMessage::NegMsg { id, .. }
         | ClientMessage::NegClose(id) => (neg_err(&id, &text), Some(id)),
     };
-    Refusal { answer, neg_session, prefix: "rate-limited" }
+    Refusal { answer, verb, neg_session, prefix: "rate-limited" }
 }
 
 /// The answer to a message that cannot be taken as it is.
-fn invalid(answer: String) -> Refusal {
-    Refusal { answer, neg_session: None, prefix: "invalid" }
+fn invalid(verb: &'static str, answer: String) -> Refusal {
+    Refusal { answer, verb, neg_session: None, prefix: "invalid" }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
-    invalid(notice(&format!("invalid: {reason}")))
+    invalid("", notice(&format!("invalid: {reason}")))
 }
 
+/// Of NEG-OPEN or NEG-MSG.
 fn refuse_neg(id: String, reason: &str) -> Refusal {
     let answer = neg_err(&id, &format!("invalid: {reason}"));
-    Refusal { neg_session: Some(id), ..invalid(answer) }
+    Refusal { neg_session: Some(id), ..invalid("NEG-OPEN", answer) }
 }
 
 /// The id that follows the verb. Without one nobody could tell what an answer is about.
@@ -240,7 +243,7 @@ fn only_id(verb: &str, rest: &[&RawValue], limits: &Limits) -> Result<String, Re
 
 /// REQ and COUNT: an id and filters.
 fn query(
-    verb: &str,
+    verb: &'static str,
     rest: &[&RawValue],
     limits: &Limits,
 ) -> Result<(String, Vec<Filter>), Refusal> {
@@ -254,7 +257,7 @@ fn query(
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(invalid(closed(&id, &format!("invalid: {reason}")))),
+        Err(reason) => Err(invalid(verb, closed(&id, &format!("invalid: {reason}")))),
     }
 }
 

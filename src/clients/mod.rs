@@ -97,16 +97,14 @@ impl Service {
         let config = self.config();
         let message = self.parse(place.address(), &config, text).await;
         self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
-        let message = message?;
-        match place.admit(&message, &config.rates) {
+        let message = message.and_then(|message| match place.admit(&message, &config.rates) {
             Ok(()) => Ok(message),
-            Err(limit) => {
-                if matches!(message, ClientMessage::Event(_)) {
-                    self.metrics.events.count("rate-limited");
-                }
-                Err(message::rate_limited(message, &limit))
-            }
+            Err(limit) => Err(message::rate_limited(message, &limit)),
+        });
+        if let Err(refusal) = &message {
+            self.metrics.refused(refusal.verb, refusal.prefix);
         }
+        message
     }
 
     /// Parses a message; a long one in a turn of the client's and on another thread.
@@ -123,7 +121,7 @@ impl Service {
         let parse = move || message::parse(&text, &config.limits);
         self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
-            Err(Refusal { answer, neg_session: None, prefix: "error" })
+            Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
         })
     }
 }

@@ -284,7 +284,6 @@ impl NegSessions {
     /// A message of which no more than its session is known has been refused: the session ends.
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         if let Some(id) = &refusal.neg_session {
-            self.service.metrics.neg_refusals.count(refusal.prefix);
             self.close(id);
         }
     }

@@ -37,11 +37,15 @@ impl Counted {
         };
         let events = of("events", &metrics.events);
         let refused = events.into_iter().filter(|(_, outcome, _)| !TAKEN.contains(outcome));
+        let auth = of("AUTH messages", &metrics.auth);
+        let unknown = auth.into_iter().filter(|(_, outcome, _)| *outcome != "accepted");
+        let queries = of("queries", &metrics.query_refusals);
         let connections = of("connections", &metrics.connections_refused);
         let sessions = of("NEG messages", &metrics.neg_refusals);
         let messages = of("messages", &metrics.messages);
         let unread = messages.into_iter().filter(|(_, verb, _)| *verb == "invalid");
-        Self(refused.chain(connections).chain(sessions).chain(unread).collect())
+        let asked = unknown.chain(queries).chain(sessions).chain(unread);
+        Self(refused.chain(connections).chain(asked).collect())
     }
 
     /// What came since then, in words; `None` for nothing.

@@ -51,19 +51,15 @@ const OUTCOMES: [&str; 16] = [
     "error",
     "other",
 ];
+/// What became of AUTH (NIP-42): the key is known by it, or a prefix of its refusal.
+const AUTH_OUTCOMES: [&str; 5] = ["accepted", "invalid", "restricted", "rate-limited", "error"];
+/// The prefixes of CLOSED (NIP-01, NIP-42).
+const QUERY_REASONS: [&str; 4] = ["invalid", "auth-required", "rate-limited", "error"];
 /// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
-const NEG_REASONS: [&str; 8] = [
-    "blocked",
-    "closed",
-    "invalid",
-    "rate-limited",
-    "auth-required",
-    "restricted",
-    "error",
-    "other",
-];
+const NEG_REASONS: [&str; 7] =
+    ["blocked", "closed", "invalid", "rate-limited", "auth-required", "restricted", "error"];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 4] = ["handshake", "connections", "address", "other"];
+const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
 
 /// What a store measures.
 #[derive(Debug, Clone)]
@@ -124,6 +120,10 @@ pub struct Metrics {
     pub messages: Labelled,
     /// Published events by what became of them.
     pub events: Labelled,
+    /// AUTH by what became of it.
+    pub auth: Labelled,
+    /// REQ and COUNT that were answered with CLOSED, by its prefix.
+    pub query_refusals: Labelled,
     /// Events sent to clients: `stored` in answer to a REQ, or `live`.
     pub events_sent: Labelled,
     /// Subscriptions that are open.
@@ -189,6 +189,20 @@ impl Metrics {
                 "outcome",
                 &OUTCOMES,
             ),
+            auth: labelled(
+                events,
+                "negsync_auth_total",
+                "AUTH by what became of it",
+                "outcome",
+                &AUTH_OUTCOMES,
+            ),
+            query_refusals: labelled(
+                events,
+                "negsync_query_refusals_total",
+                "REQ and COUNT answered with CLOSED, by its prefix",
+                "reason",
+                &QUERY_REASONS,
+            ),
             events_sent: labelled(
                 events,
                 "negsync_events_sent_total",
@@ -232,6 +246,18 @@ impl Metrics {
                 &SET_ITEMS,
             ),
             registry,
+        }
+    }
+
+    /// Counts a message that was refused with a prefix (NIP-01). `verb` is that of the message, and
+    /// empty where it was answered with a NOTICE.
+    pub fn refused(&self, verb: &str, prefix: &str) {
+        match verb {
+            "EVENT" => self.events.count(prefix),
+            "AUTH" => self.auth.count(prefix),
+            "REQ" | "CLOSE" | "COUNT" => self.query_refusals.count(prefix),
+            "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => self.neg_refusals.count(prefix),
+            _ => {}
         }
     }
 }

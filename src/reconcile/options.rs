@@ -24,7 +24,7 @@ pub struct Options {
     /// is sent that lies below it. Adaptive only.
     pub since: Option<u64>,
     /// Tell also in which cells of time the differences lie, all of this many
-    /// seconds; see [`Found::cells`]. Costs a fingerprint for each cell in which
+    /// seconds; see [`Found::cells`](super::Found::cells). Costs a fingerprint for each cell in which
     /// we hold something, and sets the checkpoint aside. Adaptive only.
     pub cell_s: Option<NonZeroU64>,
     /// Whether the peer may be asked for its list with a list of no ids. Every

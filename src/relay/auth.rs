@@ -120,27 +120,34 @@ impl Auth {
 
 /// The answer to AUTH. The connection is read on when it is there: what comes behind it counts on it.
 pub(super) async fn answer(auth: &Auth, relay: &Shared, json: &str) -> String {
-    let event = match Event::parse(json) {
-        Ok(event) => event,
-        Err(error) => return refuse(error),
+    let (id, shown) = match Event::parse(json) {
+        Ok(event) => (Some(event.id_hex()), show(auth, relay, event).await),
+        Err(error) => (error.id.clone(), Err(invalid(&error))),
     };
-    let id = event.id_hex();
-    if let Err(reason) = auth.check(&event) {
-        return message::ok(&id, false, reason);
-    }
-    let (send, verified) = oneshot::channel();
-    let verify = move || drop(send.send(event.verify()));
-    relay.verifier.run(verify).await;
-    match verified.await {
-        Ok(Ok(event)) => {
-            auth.admit(*event.pubkey());
+    match (id, shown) {
+        (Some(id), Ok(())) => {
+            relay.service.metrics.auth.count("accepted");
             message::ok(&id, true, "")
         }
-        Ok(Err(error)) => refuse(error),
-        Err(_) => message::ok(&id, false, "error: the signature could not be checked"),
+        (id, shown) => {
+            let reason = shown.err().unwrap_or_default();
+            relay.service.metrics.auth.count_prefix(&reason);
+            message::not_taken(id.as_deref(), &reason)
+        }
     }
 }
 
-fn refuse(error: EventError) -> String {
-    message::not_taken(error.id.as_deref(), &format!("invalid: {}", error.reason))
+/// Admits the event's author, or says why not.
+async fn show(auth: &Auth, relay: &Shared, event: Event) -> Result<(), String> {
+    auth.check(&event)?;
+    let (send, verified) = oneshot::channel();
+    let verify = move || drop(send.send(event.verify()));
+    relay.verifier.run(verify).await;
+    let verified = verified.await.map_err(|_| "error: the signature could not be checked")?;
+    auth.admit(*verified.map_err(|error| invalid(&error))?.pubkey());
+    Ok(())
+}
+
+fn invalid(error: &EventError) -> String {
+    format!("invalid: {}", error.reason)
 }

@@ -1,9 +1,9 @@
 //! What the verbs of one connection share.
 
-use super::Shared;
 use super::auth::Auth;
 use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
+use super::{Shared, message};
 use crate::clients::limits::{Place, Turns};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -25,6 +25,12 @@ impl Client {
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()
+    }
+
+    /// Ends a REQ or COUNT with CLOSED (NIP-01), for a reason that begins with a prefix.
+    pub(super) async fn closed(&self, id: &str, reason: &str) {
+        self.relay.service.metrics.query_refusals.count_prefix(reason);
+        self.outbox.text(message::closed(id, reason)).await;
     }
 
     /// Works in a turn of the client's, on a thread that may take its time.

@@ -11,13 +11,12 @@ use std::sync::Arc;
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let viewer = client.auth.viewer();
     if let Err(reason) = permission::may_read(&client.relay.config().auth, &viewer, &filters) {
-        return client.outbox.text(message::closed(&id, reason)).await;
+        return client.closed(&id, reason).await;
     }
-    let answer = match events(client, viewer, filters).await {
-        Ok(events) => message::count(&id, events),
-        Err(error) => message::closed(&id, &format!("error: {error}")),
-    };
-    client.outbox.text(answer).await;
+    match events(client, viewer, filters).await {
+        Ok(events) => client.outbox.text(message::count(&id, events)).await,
+        Err(error) => client.closed(&id, &format!("error: {error}")).await,
+    }
 }
 
 /// How many events match: at once where their set is in memory.

@@ -18,11 +18,11 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     if let Err(reason) = permission::may_read(&config.auth, &viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
-        return client.outbox.text(message::closed(&id, reason)).await;
+        return client.closed(&id, reason).await;
     }
     let generation = match client.subscriptions.begin(&id, filters.clone(), &config.limits) {
         Ok(generation) => generation,
-        Err(text) => return client.outbox.text(message::closed(&id, &text)).await,
+        Err(text) => return client.closed(&id, &text).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
     match send_stored(client, &id, views).await {
@@ -32,8 +32,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         Err(error) => {
             client.relay.service.read_trouble.failed("a REQ", &error);
             client.subscriptions.end(&id);
-            let text = message::closed(&id, "error: the store could not be read");
-            client.outbox.text(text).await;
+            client.closed(&id, "error: the store could not be read").await;
         }
     }
 }

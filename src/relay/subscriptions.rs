@@ -3,7 +3,7 @@
 use super::auth::Auth;
 use super::message;
 use crate::config::Limits;
-use crate::metrics::{Metrics, Share};
+use crate::metrics::{Labelled, Metrics, Share};
 use crate::store::{Event, Filter};
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +24,7 @@ pub(super) struct Subscriptions {
 struct Open {
     by_id: HashMap<String, Subscription>,
     counted: Share,
+    refusals: Labelled,
 }
 
 impl Open {
@@ -60,7 +61,8 @@ impl Subscription {
 impl Subscriptions {
     pub(super) fn new(auth: Arc<Auth>, metrics: &Metrics) -> Self {
         let counted = Share::of(&metrics.subscriptions);
-        let open = Mutex::new(Open { by_id: HashMap::new(), counted });
+        let refusals = metrics.query_refusals.clone();
+        let open = Mutex::new(Open { by_id: HashMap::new(), counted, refusals });
         Self { auth, open, generations: AtomicU64::new(0) }
     }
 
@@ -166,6 +168,7 @@ impl Subscriptions {
         let messages = match &subscription.stage {
             Stage::Overrun => {
                 open.remove(id);
+                open.refusals.count("error");
                 let text = "error: too many events came before EOSE; ask again";
                 return vec![message::closed(id, text)];
             }

@@ -5,11 +5,12 @@ use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::http;
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, TestRelay, id_of};
-use negsync::config::{Config, Direction, Network, PeerConfig, Within};
+use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys, Within};
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::PermissionsExt;
 use std::time::{Duration, Instant};
 
 /// What a scrape brings, by the sample's name with its labels.
@@ -69,7 +70,9 @@ impl<'relay> Watch<'relay> {
             assert!(began.elapsed() < PATIENCE, "{name} has moved by {difference}, not {by:?}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        self.moved.extend(expected.iter().map(|(name, _)| family(name).to_owned()));
+        for (name, _) in expected {
+            self.moved.extend([family(name).to_owned(), (*name).to_owned()]);
+        }
     }
 }
 
@@ -94,6 +97,11 @@ fn family(sample: &str) -> &str {
     parts.iter().find_map(|part| name.strip_suffix(part)).unwrap_or(name)
 }
 
+/// The labels whose values are known beforehand: each of them has to move.
+const LABELS: [&str; 4] = ["{verb=", "{outcome=", "{reason=", "{kind="];
+/// What only a fault of the program moves.
+const NEVER: &str = r#"negsync_auth_total{outcome="error"}"#;
+
 const UP: Option<f64> = None;
 const fn by(number: f64) -> Option<f64> {
     Some(number)
@@ -114,6 +122,15 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     index(&mut Watch::new(&relay, &mut moved).await).await;
     let relay = store(relay, &mut moved).await;
     peers(&relay, &mut moved).await;
+    limits(&mut moved).await;
+    keys(&mut moved).await;
+    policy(&mut moved).await;
+    faults(&mut moved).await;
+    let scraped = samples(&relay).await;
+    let rows = scraped.keys().filter(|name| LABELS.iter().any(|label| name.contains(label)));
+    let still: Vec<&String> = rows.filter(|name| !moved.contains(*name)).collect();
+    assert_eq!(still, [NEVER], "no row of this test makes these move");
+    moved.retain(|name| !name.contains(['{', '"']) && family(name) == name);
     let there = families(&scrape(&relay).await);
     let still: Vec<&String> = there.difference(&moved).collect();
     assert!(still.is_empty(), "no row of this test makes these move: {still:?}");
@@ -394,38 +411,165 @@ async fn metrics_are_shown_to_those_only_who_may_see_them() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_the_limits_refuse_is_counted_by_its_reason() {
-    const HANDSHAKE: [&str; 4] = [
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Version: 13",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-    ];
+const HANDSHAKE: [&str; 4] = [
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+];
+
+async fn limits(moved: &mut BTreeSet<String>) {
+    let relay = TestRelay::start_with(|config| config.connections.in_all = Within::new(1)).await;
+    let mut watch = Watch::new(&relay, moved).await;
+    let only = relay.client().await;
+    let refused = http(relay.relay.address(), "GET", "/", &HANDSHAKE).await;
+    assert_eq!(refused.status, 503);
+    watch.moves(&[("negsync_connections_refused_total{reason=\"connections\"}", by(1.0))]).await;
+    drop(only);
+
+    let one = || (Within::new(1), Within::new(1));
     let relay = TestRelay::start_with(|config| {
         config.connections.per_address = Within::new(1);
-        (config.rates.events_per_s, config.rates.events_burst) = (Within::new(1), Within::new(1));
+        (config.rates.events_per_s, config.rates.events_burst) = one();
+        (config.rates.queries_per_s, config.rates.queries_burst) = one();
         config.negentropy.sessions = Within::new(1);
     })
     .await;
-    let mut moved = BTreeSet::new();
-    let mut watch = Watch::new(&relay, &mut moved).await;
+    let mut watch = Watch::new(&relay, moved).await;
     let mut client = relay.client().await;
     let refused = http(relay.relay.address(), "GET", "/", &HANDSHAKE).await;
     assert_eq!(refused.status, 429);
     watch.moves(&[("negsync_connections_refused_total{reason=\"address\"}", by(1.0))]).await;
     // More than a second's worth, however slow this is.
     let author = Author::new(7);
-    let mut limited = 0.0;
-    while limited < 1.0 {
-        let (accepted, text) = client.publish(&author.note(EPOCH, "again")).await;
-        if !accepted {
-            assert!(text.starts_with("rate-limited: "), "{text}");
-            limited += 1.0;
+    let auth = author.authentication(unix_now(), &relay.url(), &client.challenge);
+    for (message, row) in [
+        (json!(["EVENT", author.note(EPOCH, "again")]), "negsync_events_total{outcome"),
+        (json!(["AUTH", auth]), "negsync_auth_total{outcome"),
+        (json!(["COUNT", "c", {}]), "negsync_query_refusals_total{reason"),
+    ] {
+        let began = Instant::now();
+        while !client.ask(&message).await.to_string().contains("rate-limited: ") {
+            assert!(began.elapsed() < PATIENCE, "never limited: {message}");
         }
+        watch.moves(&[(&format!("{row}=\"rate-limited\"}}"), by(1.0))]).await;
     }
-    watch.moves(&[("negsync_events_total{outcome=\"rate-limited\"}", by(limited))]).await;
     client.ask(&json!(["NEG-OPEN", "one", {}, EMPTY_SET])).await;
     client.ask(&json!(["NEG-OPEN", "two", {}, EMPTY_SET])).await;
     watch.moves(&[("negsync_neg_refusals_total{reason=\"rate-limited\"}", by(1.0))]).await;
+}
+
+/// Says each of these, and counts each answer under its row.
+async fn asks(watch: &mut Watch<'_>, client: &mut Client, cases: &[(Value, &str)]) {
+    for (message, row) in cases {
+        client.ask(message).await;
+        watch.moves(&[(row, by(1.0))]).await;
+    }
+}
+
+async fn keys(moved: &mut BTreeSet<String>) {
+    let relay = TestRelay::start_with(|config| {
+        config.auth.sync_keys = PublicKeys::from_iter([[1; 32]]);
+    })
+    .await;
+    let mut watch = Watch::new(&relay, moved).await;
+    let mut client = relay.client().await;
+    let author = Author::new(8);
+    let protected = author.event(1, EPOCH, json!([["-"]]), "");
+    let repost = author.event(6, EPOCH, json!([]), &protected.to_string());
+    let farewell = author.event(62, EPOCH, json!([["relay", "ALL_RELAYS"]]), "");
+    let auth = |number: u8, challenge: &str| {
+        json!(["AUTH", Author::new(number).authentication(unix_now(), &relay.url(), challenge)])
+    };
+    let open = json!(["NEG-OPEN", "n", {}, EMPTY_SET]);
+    let challenge = client.challenge.clone();
+    let cases = [
+        (
+            json!(["REQ", "r", { "kinds": "one" }]),
+            r#"negsync_query_refusals_total{reason="invalid"}"#,
+        ),
+        (
+            json!(["REQ", "r", { "kinds": [4] }]),
+            r#"negsync_query_refusals_total{reason="auth-required"}"#,
+        ),
+        (open.clone(), r#"negsync_neg_refusals_total{reason="auth-required"}"#),
+        (json!(["EVENT", protected]), r#"negsync_events_total{outcome="auth-required"}"#),
+        (auth(9, "another"), r#"negsync_auth_total{outcome="invalid"}"#),
+        (auth(9, &challenge), r#"negsync_auth_total{outcome="accepted"}"#),
+        (open, r#"negsync_neg_refusals_total{reason="restricted"}"#),
+        (json!(["EVENT", protected]), r#"negsync_events_total{outcome="restricted"}"#),
+        (json!(["EVENT", repost]), r#"negsync_events_total{outcome="blocked"}"#),
+        (json!(["EVENT", farewell]), r#"negsync_events_total{outcome="stored"}"#),
+        (
+            json!(["EVENT", author.note(EPOCH, "late")]),
+            r#"negsync_events_total{outcome="vanished"}"#,
+        ),
+    ];
+    asks(&mut watch, &mut client, &cases).await;
+    // As many keys as a connection may show, and one more.
+    for number in 10..25 {
+        client.ask(&auth(number, &challenge)).await;
+    }
+    watch.moves(&[(r#"negsync_auth_total{outcome="accepted"}"#, by(15.0))]).await;
+    let one_more = [(auth(25, &challenge), r#"negsync_auth_total{outcome="restricted"}"#)];
+    asks(&mut watch, &mut client, &one_more).await;
+}
+
+/// An operator's program that refuses in words of its own, and one that ends without an answer.
+async fn policy(moved: &mut BTreeSet<String>) {
+    const SCRIPT: &str = r#"#!/bin/sh
+while IFS= read -r line; do
+    id=${line#*'"id":"'}
+    id=${id%%'"'*}
+    case $line in
+        *'"content":"pow'*) msg='pow: too little' ;;
+        *'"content":"odd'*) msg='odd: no prefix that is known' ;;
+        *) exit 1 ;;
+    esac
+    echo "{\"id\":\"$id\",\"action\":\"reject\",\"msg\":\"$msg\"}"
+done
+"#;
+    let folder = tempfile::tempdir().unwrap();
+    let program = folder.path().join("policy");
+    std::fs::write(&program, SCRIPT).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let relay = TestRelay::start_with(|config| {
+        config.write_policy.command = program.to_str().unwrap().into();
+        config.write_policy.timeout_s = Within::new(1);
+    })
+    .await;
+    let mut watch = Watch::new(&relay, moved).await;
+    let note = |content| json!(["EVENT", Author::new(1).note(EPOCH, content)]);
+    let cases = [
+        (note("pow"), r#"negsync_events_total{outcome="pow"}"#),
+        (note("odd"), r#"negsync_events_total{outcome="other"}"#),
+        (note("ends"), r#"negsync_events_total{outcome="error"}"#),
+    ];
+    asks(&mut watch, &mut relay.client().await, &cases).await;
+}
+
+/// A store that can neither be read nor written: somebody has taken its table away.
+async fn faults(moved: &mut BTreeSet<String>) {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    client.store(&Author::new(1).note(EPOCH, "one")).await;
+    let mut watch = Watch::new(&relay, moved).await;
+    let other = rusqlite::Connection::open(relay.store_path()).unwrap();
+    other.execute_batch("ALTER TABLE event RENAME TO taken_away").unwrap();
+    let cases = [
+        (
+            json!(["EVENT", Author::new(1).note(EPOCH, "two")]),
+            r#"negsync_events_total{outcome="failed"}"#,
+        ),
+        (json!(["REQ", "r", {}]), r#"negsync_query_refusals_total{reason="error"}"#),
+        (
+            json!(["COUNT", "c", { "kinds": [1] }]),
+            r#"negsync_query_refusals_total{reason="error"}"#,
+        ),
+        (
+            json!(["NEG-OPEN", "n", { "kinds": [1] }, EMPTY_SET]),
+            r#"negsync_neg_refusals_total{reason="error"}"#,
+        ),
+    ];
+    asks(&mut watch, &mut client, &cases).await;
 }
