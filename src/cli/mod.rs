@@ -175,6 +175,8 @@ fn start_log(config: &LogConfig) -> anyhow::Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
+        // What cannot be logged would be told on standard error as well, and end the program there.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let set_level: Box<SetLevel> = match config.format {
         LogFormat::Text => {
