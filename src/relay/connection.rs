@@ -2,10 +2,11 @@
 
 use super::auth::{self, Auth};
 use super::client::Client;
-use super::outbox::{NEVER, Outgoing, outbox};
-use super::subscriptions::{self, Subscriptions};
+use super::outbox::{Outgoing, outbox};
+use super::sending::{NEVER, Sending};
+use super::subscriptions::Subscriptions;
 use super::websocket::{self, Socket};
-use super::{Shared, count, message, permission, publish, stopped};
+use super::{Shared, count, message, permission, publish, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::neg_sessions::NegSessions;
 use crate::config::ConnectionsConfig;
@@ -49,13 +50,17 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
     let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
     let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.service.metrics));
-    let (outbox, sending) = outbox(
+    let config = relay.config();
+    let (outbox, waiting) = outbox(config.connections.outbound_bytes.size());
+    let sending = Sending::new(
+        waiting,
         relay.index.subscribe(),
         Arc::clone(&subscriptions),
-        &relay.config(),
+        &config,
         relay.service.metrics.events_sent.clone(),
         relay.service.running.stopping.clone(),
     );
+    drop(config);
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
@@ -128,8 +133,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
             let answer = auth::answer(&client.auth, &client.relay, &json).await;
             client.outbox.text(answer).await;
         }
-        Ok(ClientMessage::Req { id, filters }) => subscriptions::req(client, id, filters).await,
-        Ok(ClientMessage::Close(id)) => subscriptions::close(client, &id),
+        Ok(ClientMessage::Req { id, filters }) => req::req(client, id, filters).await,
+        Ok(ClientMessage::Close(id)) => req::close(client, &id),
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();

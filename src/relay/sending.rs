@@ -1,0 +1,221 @@
+//! The one task that empties a connection's outbox into its socket, together with what is live.
+
+use super::outbox::{Outgoing, Waiting};
+use super::subscriptions::Subscriptions;
+use super::websocket::Socket;
+use super::{message, stopped};
+use crate::config::Config;
+use crate::index::{Subscriber, SubscriberError};
+use crate::metrics::Labelled;
+use crate::store::{Change, Step};
+use futures_util::stream::SplitSink;
+use futures_util::{Sink, SinkExt};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
+
+/// So rarely is a client asked whether it is there where that is not wanted.
+pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+/// How long a client may take nothing once the relay stops.
+const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What the task that sends needs.
+pub(super) struct Sending {
+    waiting: Waiting,
+    live: Subscriber,
+    subscriptions: Arc<Subscriptions>,
+    patience: Patience,
+    ping_interval: Duration,
+    events_sent: Labelled,
+}
+
+/// How long a client may take nothing.
+#[derive(Clone)]
+struct Patience {
+    send_timeout: Duration,
+    stopping: watch::Receiver<bool>,
+}
+
+impl Sending {
+    /// Sends what is waiting, and what comes to be known by `live`.
+    pub(super) fn new(
+        waiting: Waiting,
+        live: Subscriber,
+        subscriptions: Arc<Subscriptions>,
+        config: &Config,
+        events_sent: Labelled,
+        stopping: watch::Receiver<bool>,
+    ) -> Self {
+        let send_timeout = Duration::from_secs(config.limits.send_timeout_s.get());
+        let ping_interval = match config.connections.ping_interval_s.get() {
+            0 => NEVER,
+            seconds => Duration::from_secs(seconds),
+        };
+        let patience = Patience { send_timeout, stopping };
+        Self { waiting, live, subscriptions, patience, ping_interval, events_sent }
+    }
+
+    /// Sends until a close frame is sent, the connection's verbs are done or the socket fails;
+    /// gives the socket's half back.
+    pub(super) async fn run(
+        mut self,
+        mut sink: SplitSink<Socket, Message>,
+    ) -> SplitSink<Socket, Message> {
+        let mut wire = Wire { sink: &mut sink, patience: self.patience.clone() };
+        let ended = self.pump(&mut wire).await;
+        if let Err(error) = ended {
+            tracing::debug!(%error, "a connection ended while it was sent to");
+        }
+        sink
+    }
+
+    async fn pump<S: Sink<Message, Error = Error> + Unpin>(
+        &mut self,
+        wire: &mut Wire<'_, S>,
+    ) -> Result<(), Error> {
+        let first_ping = Instant::now() + self.ping_interval;
+        let mut pings = tokio::time::interval_at(first_ping, self.ping_interval);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                Some((text, permit)) = self.waiting.outcomes.recv() => {
+                    wire.text(text).await?;
+                    drop(permit);
+                }
+                outgoing = self.waiting.answers.recv() => match outgoing {
+                    Some((Outgoing::Close(code, reason), _)) => {
+                        return wire.close(code, reason).await;
+                    }
+                    Some((outgoing, permit)) => {
+                        self.answer(wire, outgoing).await?;
+                        drop(permit);
+                    }
+                    None => return wire.flush().await,
+                },
+                change = self.live.recv() => match change {
+                    Ok(change) => self.pass_on(wire, &change).await?,
+                    // Whoever subscribes from here on reads what was missed as stored.
+                    Err(SubscriberError::Lagged)
+                        if self.subscriptions.is_empty() => {}
+                    Err(SubscriberError::Lagged) => {
+                        wire.text(message::notice("error: you read too slowly")).await?;
+                        return wire.close(CloseCode::Policy, "reads too slowly").await;
+                    }
+                    Err(SubscriberError::Closed) => return wire.flush().await,
+                },
+                _ = pings.tick() => wire.ping().await?,
+            }
+            if self.waiting.outcomes.is_empty()
+                && self.waiting.answers.is_empty()
+                && self.live.is_empty()
+            {
+                wire.flush().await?;
+            }
+        }
+    }
+
+    async fn answer<S: Sink<Message, Error = Error> + Unpin>(
+        &self,
+        wire: &mut Wire<'_, S>,
+        outgoing: Outgoing,
+    ) -> Result<(), Error> {
+        match outgoing {
+            Outgoing::Text(text) => wire.text(text).await,
+            Outgoing::Events(events) => {
+                self.events_sent.add("stored", events.len() as u64);
+                wire.texts(events).await
+            }
+            Outgoing::EndOfStored { id, generation, sent } => {
+                wire.text(message::eose(&id)).await?;
+                let commits = self.live.len();
+                for event in self.subscriptions.go_live(&id, generation, sent, commits) {
+                    self.events_sent.count("live");
+                    wire.text(event).await?;
+                }
+                Ok(())
+            }
+            Outgoing::Close(code, reason) => wire.close(code, reason).await,
+        }
+    }
+
+    async fn pass_on<S: Sink<Message, Error = Error> + Unpin>(
+        &self,
+        wire: &mut Wire<'_, S>,
+        change: &Change,
+    ) -> Result<(), Error> {
+        if self.subscriptions.is_empty() {
+            return Ok(());
+        }
+        for step in &change.steps {
+            if let Step::Added(event) | Step::Passed(event) = step {
+                for text in self.subscriptions.matching(event) {
+                    self.events_sent.count("live");
+                    wire.text(text).await?;
+                }
+            }
+        }
+        self.subscriptions.end_commit();
+        Ok(())
+    }
+}
+
+/// The socket's sending half with its patience.
+struct Wire<'socket, S> {
+    sink: &'socket mut S,
+    patience: Patience,
+}
+
+impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
+    async fn text(&mut self, text: String) -> Result<(), Error> {
+        let message = Message::Text(Utf8Bytes::from(text));
+        within(&self.patience, self.sink.feed(message)).await
+    }
+
+    /// A chunk of messages, for which the client is waited for as for one.
+    async fn texts(&mut self, texts: Vec<String>) -> Result<(), Error> {
+        let sink = &mut self.sink;
+        let feeding = async {
+            for text in texts {
+                sink.feed(Message::Text(Utf8Bytes::from(text))).await?;
+            }
+            Ok(())
+        };
+        within(&self.patience, feeding).await
+    }
+
+    async fn flush(&mut self) -> Result<(), Error> {
+        within(&self.patience, self.sink.flush()).await
+    }
+
+    /// Asks whether the client is still there. RFC 6455, section 5.5.2.
+    async fn ping(&mut self) -> Result<(), Error> {
+        within(&self.patience, self.sink.send(Message::Ping(Bytes::new()))).await
+    }
+
+    async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Error> {
+        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        within(&self.patience, self.sink.send(Message::Close(Some(frame)))).await
+    }
+}
+
+async fn within(
+    patience: &Patience,
+    sending: impl Future<Output = Result<(), Error>>,
+) -> Result<(), Error> {
+    let mut stopping = patience.stopping.clone();
+    let has_stopped = async {
+        stopped(&mut stopping).await;
+        tokio::time::sleep(STOP_SEND_TIMEOUT).await;
+    };
+    tokio::select! {
+        biased;
+        sent = sending => return sent,
+        () = tokio::time::sleep(patience.send_timeout) => {}
+        () = has_stopped => {}
+    }
+    Err(Error::Io(std::io::ErrorKind::TimedOut.into()))
+}
