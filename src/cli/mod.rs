@@ -141,6 +141,14 @@ fn write_all(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What came of writing to standard output: whoever closed it does not want to know.
+fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
+    match written {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
 /// Whether the reader of standard output has gone: `negsync export | head` is a way to use it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
