@@ -3,6 +3,7 @@
 mod cli;
 
 use clap::Parser;
+use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
@@ -17,7 +18,7 @@ fn main() -> ExitCode {
     match cli::run(arguments) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("negsync: {}", explain(&error));
+            let _ = writeln!(std::io::stderr(), "negsync: {}", explain(&error));
             ExitCode::FAILURE
         }
     }

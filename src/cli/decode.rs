@@ -59,7 +59,7 @@ fn decode_lines(
         out.write_all(text.as_bytes())?;
         out.flush()?;
         if let Some(wrong) = wrong {
-            eprintln!("negsync: line {number}: {wrong}");
+            let _ = writeln!(std::io::stderr(), "negsync: line {number}: {wrong}");
             code = ExitCode::FAILURE;
         }
     }

@@ -141,6 +141,14 @@ fn write_all(bytes: &[u8]) -> anyhow::Result<ExitCode> {
     }
 }
 
+/// What came of writing to standard output: whoever closed it does not want to know.
+fn unless_closed(written: anyhow::Result<()>) -> anyhow::Result<()> {
+    match written {
+        Err(error) if is_broken_pipe(&error) => Ok(()),
+        written => written.context("cannot write to standard output"),
+    }
+}
+
 /// Whether the reader of standard output has gone: `negsync export | head` is a way to use it.
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error
@@ -175,6 +183,8 @@ fn start_log(config: &LogConfig) -> anyhow::Result<Log> {
     let log = tracing_subscriber::fmt()
         .with_env_filter(log_filter(config)?)
         .with_ansi(std::io::stderr().is_terminal())
+        // What cannot be logged would be told on standard error as well, and end the program there.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     let set_level: Box<SetLevel> = match config.format {
         LogFormat::Text => {

@@ -71,9 +71,15 @@ fn store(error: &StoreError) -> Option<&'static str> {
         StoreError::Lock { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Some("give the directory to the user that runs negsync, or name another with --store")
         }
-        StoreError::Open { source, .. } => match source.sqlite_error_code() {
+        StoreError::Open { path, source } => match source.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::CannotOpen) if path.exists() => {
+                Some("it is there: may this user read it, and write beside it?")
+            }
             Some(rusqlite::ErrorCode::CannotOpen) => {
                 Some("name the file of a store with --store; `negsync import` makes one")
+            }
+            Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
+                Some("run this as the user that the relay runs as, who may write beside it")
             }
             Some(rusqlite::ErrorCode::NotADatabase) => {
                 Some("it is a file of something else; name another with --store")

@@ -2,7 +2,7 @@
 
 use super::sync_progress::Display;
 use super::sync_trace;
-use super::{StoreArguments, attach, start_log};
+use super::{StoreArguments, attach, start_log, unless_closed};
 use anyhow::{Context, bail};
 use negsync::config::Config;
 use negsync::index::Index;
@@ -80,8 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let reports = runtime.block_on(sync_all(arguments, &local, filter));
     local.store.close();
     let reports = reports?;
-    // Whoever closed standard output does not want to know.
-    let _ = print(arguments.json, &reports);
+    unless_closed(print(arguments.json, &reports))?;
     let complete = reports.iter().all(|report| report.complete);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
 }

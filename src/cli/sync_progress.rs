@@ -2,7 +2,7 @@
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use negsync::sync::{Counts, Progress};
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// How often a line is written where there is no terminal.
@@ -68,7 +68,9 @@ impl PeerDisplay {
 
     fn say(&self, text: &str) {
         match &self.bars {
-            Some(bars) => bars.reconciled.suspend(|| eprintln!("{}: {text}", self.url)),
+            Some(bars) => bars.reconciled.suspend(|| {
+                let _ = writeln!(std::io::stderr(), "{}: {text}", self.url);
+            }),
             None => tracing::info!("{}: {text}", self.url),
         }
     }

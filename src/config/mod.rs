@@ -105,6 +105,7 @@ impl Default for RelayConfig {
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
     /// The SQLite file.
+    #[serde(deserialize_with = "store_path")]
     pub path: PathBuf,
     /// What an acknowledged event survives.
     pub synchronous: Synchronous,
@@ -261,6 +262,12 @@ fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAd
     text.parse().map_err(|_| D::Error::custom("must be an address and a port: \"127.0.0.1:7777\""))
 }
 
+fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    let is_named = !path.as_os_str().is_empty();
+    is_named.then_some(path).ok_or_else(|| D::Error::custom("must name a file"))
+}
+
 fn public_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
     let is_key = text.is_empty() || nostr::PublicKey::from_hex(&text).is_ok();
@@ -318,6 +325,7 @@ mod tests {
             ("[relay]\nlisten = \"here\"", 2, "listen"),
             ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
+            ("[store]\npath = \"\"", 2, "path"),
             ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),
             ("[auth]\nsync_keys = [\"nobody\"]", 2, "sync_keys"),
             ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),

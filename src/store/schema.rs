@@ -137,8 +137,10 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         // or there is no room. Where nobody writes and the log is empty the file is all there is,
         // and can be read without being shared.
         Err(StoreError::Sqlite(error))
-            if (error.sqlite_error_code() == Some(ErrorCode::CannotOpen)
-                || fault::has_no_room(&error))
+            if (matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+            ) || fault::has_no_room(&error))
                 && !has_log(path)
                 && !lock::is_held(path) =>
         {

@@ -6,6 +6,7 @@ use crate::support::events::EPOCH;
 use crate::support::process::RelayProcess;
 use serde_json::{Value, json};
 use std::path::Path;
+use std::process::Command;
 use tempfile::TempDir;
 
 /// Words that are in the content of every event of these tests, and in no log.
@@ -98,4 +99,22 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     let refused = refused.expect("a line about refusals");
     assert!(refused.contains("1 events (invalid)"), "{refused}");
     assert!(refused.contains("1 NEG messages (invalid)"), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_cannot_be_written_ends_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let mut command = Command::new("sh");
+    command.args(["-c", r#"exec "$0" "$@" 2>/dev/full"#, env!("CARGO_BIN_EXE_negsync")]);
+    let config = folder.path().join("relay.toml");
+    std::fs::write(&config, "[log]\nlevel = \"trace\"\n").unwrap();
+    let arguments = ["--config", config.to_str().unwrap()];
+    let relay = RelayProcess::start_by(command, &store, &arguments);
+    let mut client = relay.client().await;
+    client.store(&Author::new(1).note(EPOCH, CONTENT)).await;
+    assert_eq!(client.query(&[json!({})]).await.len(), 1);
+    relay.signal("TERM");
+    let (status, _) = relay.ended();
+    assert!(status.success(), "{status}");
 }

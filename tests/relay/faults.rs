@@ -10,6 +10,10 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use rusqlite::Connection;
 use serde_json::{Value, json};
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
@@ -289,6 +293,37 @@ fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who
     check_export(&store, &sent);
     disk.set_read_only(false);
     assert!(negsync(&["import", "--store", path], &text).stdout.contains("50 duplicate"));
+}
+
+/// As somebody who looks at the store of a relay that runs as another user.
+#[test]
+fn a_store_is_read_by_one_who_may_not_write_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let path = store.to_str().unwrap();
+    let sent: Vec<Value> = Notes::new(5).take(20);
+    let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
+    assert!(negsync(&["import", "--store", path], &text).status.success());
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
+    let as_other = |arguments: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+        // Root may write everywhere; anybody else is as good as another user here.
+        if store.metadata().unwrap().uid() == 0 {
+            command.uid(65_534).current_dir("/");
+        }
+        command.args(arguments).args(["--store", path]).output()
+    };
+    let Ok(checked) = as_other(&["check"]) else {
+        let _ = writeln!(std::io::stderr(), "\n!!!! SKIPPED: nobody else may run the program");
+        return;
+    };
+    let exported = as_other(&["export"]).unwrap();
+    let refused = as_other(&["import"]).unwrap();
+    std::fs::set_permissions(folder.path(), Permissions::from_mode(0o755)).unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    assert_eq!(exported.stdout.split(|byte| *byte == b'\n').count(), 21, "{exported:?}");
+    let words = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && words.contains("give the directory"), "{words}");
 }
 
 /// Not even the files that SQLite needs beside the store can be made.

@@ -154,3 +154,30 @@ async fn a_sync_that_was_killed_is_taken_up_again() {
         assert_same(&ids_in(&store), &relay.ids(), &format!("seed {seed}"));
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_none() {
+    let relay = TestRelay::new(&notes(135, 10)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let store = import(folder.path(), &notes(136, 10));
+    let url = relay.url();
+    let ran = tokio::task::spawn_blocking(move || {
+        ["sync", "diff"].map(|verb| {
+            let run = |stdout: Stdio| {
+                let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+                command.args([verb, &url, "--json", "--store"]).arg(&store);
+                command.stdout(stdout).output().unwrap()
+            };
+            let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            (run(full.into()), run(writer.into()))
+        })
+    });
+    for (full, closed) in ran.await.unwrap() {
+        let words = String::from_utf8_lossy(&full.stderr);
+        assert_eq!(full.status.code(), Some(1), "{words}");
+        assert!(words.contains("cannot write to standard output"), "{words}");
+        assert!(closed.status.success(), "{closed:?}");
+    }
+}

@@ -161,6 +161,13 @@ async fn the_command_tells_by_exit_code_table_object_and_drawing() {
             assert!(ended.stdout.is_empty() && !ended.stderr.is_empty(), "{wrong:?}: {ended:?}");
         }
 
+        // To look at a store that is not there makes none.
+        let slip = format!("{store}x");
+        let ended = negsync(&["diff", &url, "--store", &slip], "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("there is no store"), "{ended:?}");
+        assert!(!std::path::Path::new(&slip).exists());
+
         let differs = run(&[&url, "--svg", &svg]);
         assert_eq!(differs.status.code(), Some(3), "{differs:?}");
         let lines: Vec<&str> = differs.stdout.lines().collect();

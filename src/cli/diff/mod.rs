@@ -4,8 +4,8 @@ mod bars;
 
 use super::sync_progress::Display;
 use super::sync_trace;
-use super::{StoreArguments, start_log};
-use anyhow::Context;
+use super::{StoreArguments, start_log, unless_closed};
+use anyhow::{Context, ensure};
 use negsync::index::Index;
 use negsync::plot::{self, Bar, Days};
 use negsync::store::StoreOptions;
@@ -64,6 +64,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     PeerUrl::parse(&arguments.url)?;
     let config = arguments.store.config()?;
     start_log(&config.log)?;
+    let store = &config.store.path;
+    // Nothing is made by looking: a slip of the name would differ in everything.
+    ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
     let local = Local::configured(index, &config)?;
@@ -74,8 +77,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let (Some(file), None) = (&arguments.svg, &found.error) {
         std::fs::write(file, svg(&found)).with_context(|| format!("--svg {}", file.display()))?;
     }
-    // Whoever closed standard output does not want to know.
-    let _ = print(arguments.json, &found);
+    unless_closed(print(arguments.json, &found))?;
     Ok(match (&found.error, found.equal) {
         (Some(_), _) => ExitCode::from(UNKNOWN),
         (None, true) => ExitCode::SUCCESS,
