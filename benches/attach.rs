@@ -137,8 +137,26 @@ async fn neg_open(client: &mut Client) -> Duration {
     began.elapsed()
 }
 
+/// A nostr-rs-relay; killed when dropped.
+struct RealRelay {
+    child: Child,
+    url: String,
+}
+
+impl Drop for RealRelay {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A client of the relay itself or through the plugin. Ours greets with a challenge (NIP-42).
+async fn connect(url: &str, is_real: bool) -> Client {
+    if is_real { Client::connect_elsewhere(url).await } else { Client::connect(url).await }
+}
+
 /// Starts nostr-rs-relay on the folder of its database; `None` where it is not installed.
-fn real_relay(folder: &Path) -> Option<(Child, String)> {
+fn real_relay(folder: &Path) -> Option<RealRelay> {
     let program = std::env::var_os("NEGSYNC_NOSTR_RS_RELAY")?;
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let config = folder.join("config.toml");
@@ -155,7 +173,7 @@ fn real_relay(folder: &Path) -> Option<(Child, String)> {
     while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
         std::thread::sleep(Duration::from_millis(20));
     }
-    Some((child, format!("ws://127.0.0.1:{port}")))
+    Some(RealRelay { child, url: format!("ws://127.0.0.1:{port}") })
 }
 
 #[tokio::main]
@@ -169,13 +187,13 @@ async fn main() {
     let ids = fill(&database, rows);
     let ours = TestRelay::start().await;
     let real = real_relay(folder.path());
-    let relay = real.as_ref().map_or_else(|| ours.url(), |(_, url)| url.clone());
+    let relay = real.as_ref().map_or_else(|| ours.url(), |real| real.url.clone());
     println!("{rows} rows, before {}", if real.is_some() { "nostr-rs-relay" } else { "our relay" });
 
     let base = Plugin::start(&empty, &relay).memory();
     let began = Instant::now();
     let plugin = Plugin::start(&path, &relay);
-    let mut client = Client::connect(&plugin.url).await;
+    let mut client = connect(&plugin.url, real.is_some()).await;
     neg_open(&mut client).await;
     report_most("start to the first complete answer", began.elapsed().as_secs_f64(), "s", 1.0);
     let an_item = (plugin.memory() - base) / rows as f64;
@@ -186,7 +204,7 @@ async fn main() {
     }
     report_most("NEG-OPEN on {}, p50", median(times), "ms", 3.0);
 
-    let mut direct = Client::connect(&relay).await;
+    let mut direct = connect(&relay, real.is_some()).await;
     let (mut straight, mut through) = (Vec::new(), Vec::new());
     for number in 0..TIMES {
         let filter = json!({ "ids": [ids[number % ids.len()]] });
@@ -201,8 +219,4 @@ async fn main() {
         "REQ of one id, p50: {straight:.3} ms at the relay, {through:.3} ms through the plugin"
     );
     report_most("the same, ratio", through / straight, "times", 1.15);
-    if let Some((mut child, _)) = real {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
 }
