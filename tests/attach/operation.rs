@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
@@ -85,6 +85,8 @@ async fn health_tells_when_the_relay_hangs_and_when_it_goes_on() {
         // The first one never gets an answer.
         while let Ok((mut stream, _)) = listener.accept().await {
             if !asked.is_empty() {
+                // An answer before the question is none.
+                assert!(stream.read(&mut [0; 1_024]).await.unwrap() > 0);
                 let answer = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
                 stream.write_all(answer).await.unwrap();
             }
