@@ -167,15 +167,10 @@ pub fn count(id: &str, count: usize) -> String {
 /// subscription id as a JSON string.
 pub fn event(id_json: &str, event: &str) -> String {
     let mut text = String::with_capacity(11 + id_json.len() + event.len());
-    add_event(&mut text, id_json, event);
-    text
-}
-
-/// As [`event`], behind what `text` holds.
-pub fn add_event(text: &mut String, id_json: &str, event: &str) {
     for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
         text.push_str(part);
     }
+    text
 }
 
 /// NIP-77, Error message.

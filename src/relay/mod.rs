@@ -1,7 +1,6 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
 mod auth;
-mod chunk;
 mod client;
 mod connection;
 mod count;

@@ -1,6 +1,5 @@
 //! The way out of a connection: bounded queues that verbs fill and `sending` empties.
 
-use super::chunk::Chunk;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -13,7 +12,7 @@ pub(super) enum Outgoing {
     /// One message.
     Text(String),
     /// Stored events, each a message.
-    Events(Chunk),
+    Events(Vec<String>),
     /// The end of a subscription's stored events; from here it is live.
     EndOfStored {
         /// The subscription.
@@ -32,7 +31,7 @@ impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Events(chunk) => chunk.bytes(),
+            Self::Events(events) => events.iter().map(String::len).sum(),
             Self::EndOfStored { sent, .. } => size_of_val(sent.as_slice()),
             Self::Close(..) => 0,
         }

@@ -1,6 +1,5 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
-use super::chunk::Chunk;
 use super::client::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
@@ -9,6 +8,8 @@ use crate::store::{Filter, StoreError, View, unix_now};
 
 /// How many stored events are read at a time; no read of the database waits for a client.
 const READ_EVENTS: usize = 256;
+/// A chunk of stored events is handed on at this size.
+const CHUNK_BYTES: usize = 64 << 10;
 
 /// REQ
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
@@ -84,26 +85,31 @@ async fn on_a_thread<T: Send + 'static>(
 #[derive(Default)]
 struct Batch {
     id_json: String,
-    chunks: Vec<Chunk>,
+    chunks: Vec<Vec<String>>,
+    // Of the last chunk.
+    chunk_bytes: usize,
     // The ids of all, those handed on included.
     sent: Vec<[u8; 32]>,
 }
 
 impl Batch {
     fn add(&mut self, item: &Item, json: &str) {
+        let text = message::event(&self.id_json, json);
+        let bytes = text.len();
         match self.chunks.last_mut() {
-            Some(chunk) if !chunk.is_full() => chunk.add(&self.id_json, json),
+            Some(chunk) if self.chunk_bytes < CHUNK_BYTES => chunk.push(text),
             _ => {
-                let mut chunk = Chunk::default();
-                chunk.add(&self.id_json, json);
-                self.chunks.push(chunk);
+                self.chunks.push(vec![text]);
+                self.chunk_bytes = 0;
             }
         }
+        self.chunk_bytes += bytes;
         self.sent.push(item.id);
     }
 
     /// Hands everything on. Returns whether the socket is still there.
     async fn send(&mut self, outbox: &Outbox) -> bool {
+        self.chunk_bytes = 0;
         let mut listening = true;
         for chunk in self.chunks.drain(..) {
             listening = listening && outbox.send(Outgoing::Events(chunk)).await;

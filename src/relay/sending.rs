@@ -1,6 +1,5 @@
 //! The one task that empties a connection's outbox into its socket, together with what is live.
 
-use super::chunk::Chunk;
 use super::outbox::{Outgoing, Waiting};
 use super::subscriptions::Subscriptions;
 use super::websocket::Socket;
@@ -126,9 +125,9 @@ impl Sending {
     ) -> Result<(), Error> {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
-            Outgoing::Events(chunk) => {
-                self.events_sent.add("stored", chunk.messages() as u64);
-                wire.chunk(chunk).await
+            Outgoing::Events(events) => {
+                self.events_sent.add("stored", events.len() as u64);
+                wire.texts(events).await
             }
             Outgoing::EndOfStored { id, generation, sent } => {
                 wire.text(message::eose(&id)).await?;
@@ -177,12 +176,11 @@ impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
     }
 
     /// A chunk of messages, for which the client is waited for as for one.
-    async fn chunk(&mut self, chunk: Chunk) -> Result<(), Error> {
+    async fn texts(&mut self, texts: Vec<String>) -> Result<(), Error> {
         let sink = &mut self.sink;
         let feeding = async {
-            for text in chunk.into_messages() {
-                let text = text.map_err(|error| Error::Utf8(error.to_string()))?;
-                sink.feed(Message::Text(text)).await?;
+            for text in texts {
+                sink.feed(Message::Text(Utf8Bytes::from(text))).await?;
             }
             Ok(())
         };
