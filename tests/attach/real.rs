@@ -449,7 +449,8 @@ async fn a_recorded_conversation_is_the_same_to_the_byte() {
             let Some(relay) = RealRelay::start(kind, folder.path(), None) else { break };
             let attach = relay.attach().await;
             let address = if is_direct { relay.address } else { attach.address() };
-            recorded.push(converse(address, &steps, kind == RelayKind::NostrRsRelay, seed).await);
+            recorded
+                .push(converse(address, "", &steps, kind == RelayKind::NostrRsRelay, seed).await);
             attach.stop().await;
         }
         if let [direct, through] = recorded.as_slice() {
