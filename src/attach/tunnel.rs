@@ -28,6 +28,9 @@ pub(super) type Writing = WriteHalf<TokioIo<Upgraded>>;
 pub(super) const READ_BYTES: usize = 32 << 10;
 /// A verb is known within so many bytes of its message, or it is none of ours.
 const VERB_BYTES: usize = 64;
+/// And within so many bytes with the heads of its frames, of which a client can send any number
+/// without a text.
+const HELD_BYTES: usize = 4 << 10;
 /// AUTH messages of up to this size are read in passing.
 pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// How long the last words may take, of either side to the other.
@@ -201,6 +204,7 @@ impl Up {
                         self.message = Message { fate, ..Message::default() };
                     }
                     self.message.pass(&bytes, passing);
+                    self.message.decide(false, passing);
                 }
                 Outcome::Nothing
             }
@@ -272,7 +276,12 @@ impl Message {
             Some(verb) if verb.starts_with("NEG-") => Fate::Neg,
             Some(verb) if verb == "AUTH" => Fate::Seen,
             Some(_) => Fate::Pass,
-            None if is_complete || self.text.len() >= VERB_BYTES => Fate::Pass,
+            None if is_complete
+                || self.text.len() >= VERB_BYTES
+                || self.held.len() >= HELD_BYTES =>
+            {
+                Fate::Pass
+            }
             None => return,
         };
         let held = std::mem::take(&mut self.held);

@@ -284,6 +284,26 @@ async fn a_neg_verb_is_known_in_any_writing() {
     }
 }
 
+/// A client that begins a message and never says a word of it: what was held back for its verb's
+/// sake is passed on before it takes memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_without_a_text_are_not_kept() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stand = Stand::before(listener.local_addr().unwrap()).await;
+    let relay = tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        tokio_tungstenite::accept_async(stream).await.unwrap().into_inner()
+    });
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let begun = frame(0x01, b"", [1; 4]);
+    let more = frame(0x00, b"", [2; 4]).repeat(10_000);
+    raw.stream.write_all(&[begun.as_slice(), &more].concat()).await.unwrap();
+    let mut passed = vec![0; begun.len() + more.len()];
+    tokio::time::timeout(PATIENCE, relay.read_exact(&mut passed)).await.unwrap().unwrap();
+    assert_same(&[begun, more].concat(), &passed, "what passed");
+}
+
 /// Answers stand between the relay's messages, never inside one.
 #[tokio::test(flavor = "multi_thread")]
 async fn answers_and_the_relays_messages_come_whole() {
