@@ -86,8 +86,9 @@ pub(super) async fn down(
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,
 ) {
+    let frames = Frames::default();
     let mut listening =
-        Listening { auth, frames: Frames::default(), text: None, has_closed: false };
+        Listening { auth, frames, text: None, is_control: false, has_closed: false };
     let mut buffer = vec![0; READ_BYTES];
     let mut waiting: Option<(Vec<u8>, OwnedSemaphorePermit)> = None;
     let mut is_open = true;
@@ -148,6 +149,8 @@ struct Listening {
     frames: Frames,
     // The text of a message that may be about AUTH.
     text: Option<Vec<u8>>,
+    // The frame that is being read stands between those of a message.
+    is_control: bool,
     has_closed: bool,
 }
 
@@ -158,10 +161,14 @@ impl Listening {
         let mut between = None;
         while let Some(piece) = self.frames.next(&mut rest) {
             match piece {
-                Piece::Head { frame, .. } if frame.opcode == TEXT => {
-                    self.text = Some(Vec::new());
+                Piece::Head { frame, .. } => {
+                    self.is_control = frame.is_control();
+                    self.has_closed |= frame.opcode == CLOSE;
+                    if frame.opcode == TEXT {
+                        self.text = Some(Vec::new());
+                    }
                 }
-                Piece::Head { frame, .. } => self.has_closed |= frame.opcode == CLOSE,
+                Piece::Payload(_) if self.is_control => {}
                 Piece::Payload(payload) => self.read(payload),
                 Piece::End => {
                     if self.frames.is_between_messages() {

@@ -21,6 +21,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use tempfile::TempDir;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::frame::Frame;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::{Data, OpCode};
 
 const RELAY_URL: &str = "wss://relay.example/";
 const CHALLENGE: &str = "sign this";
@@ -51,8 +53,17 @@ async fn scripted(manner: Manner) -> SocketAddr {
 async fn speak(stream: TcpStream, manner: Manner) {
     let mut socket = tokio_tungstenite::accept_async(stream).await.unwrap();
     let mut shown = Value::Null;
-    socket.send(Message::text(json!(["AUTH", CHALLENGE]).to_string())).await.unwrap();
-    while let Some(Ok(Message::Text(text))) = socket.next().await {
+    // In two frames, with one between them that is no part of the message.
+    let challenge = json!(["AUTH", CHALLENGE]).to_string();
+    let (begin, end) = challenge.split_at(12);
+    let part = |text: &str, data, is_last| {
+        Message::Frame(Frame::message(text.to_owned(), OpCode::Data(data), is_last))
+    };
+    socket.feed(part(begin, Data::Text, false)).await.unwrap();
+    socket.feed(Message::Ping("there?".into())).await.unwrap();
+    socket.send(part(end, Data::Continue, true)).await.unwrap();
+    while let Some(Ok(message)) = socket.next().await {
+        let Message::Text(text) = message else { continue };
         let message: Value = serde_json::from_str(&text).unwrap();
         let ok = |accepted: bool| Some(json!(["OK", shown, accepted, ""]));
         let answer = match (message[0].as_str().unwrap(), manner) {

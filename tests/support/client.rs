@@ -91,11 +91,14 @@ impl Client {
         }
     }
 
-    /// The text of the next message.
+    /// The text of the next message; pings may come at any time.
     pub async fn next_text(&mut self, expected: &str) -> String {
-        match self.next_frame(expected).await {
-            Some(Message::Text(text)) => text.to_string(),
-            other => panic!("{other:?}; expected {expected}"),
+        loop {
+            match self.next_frame(expected).await {
+                Some(Message::Text(text)) => return text.to_string(),
+                Some(Message::Ping(_)) => {}
+                other => panic!("{other:?}; expected {expected}"),
+            }
         }
     }
 
