@@ -3,34 +3,37 @@
 
 use super::{StoreError, schema};
 use rusqlite::Connection;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// A log of so many pages (256 MiB) is worth moving: the more commits it holds, the more often a
 /// page that all of them changed is written just once.
-const CHECKPOINT_PAGES: usize = 65_536;
-/// A log of so many pages (512 MiB) is moved by the writer itself: events come faster than the thread
-/// moves them, and have to wait. Only a reader that does not end lets the log grow beyond this.
+const CHECKPOINT_PAGES: usize = if cfg!(test) { 64 } else { 65_536 };
+/// With a log of so many pages (512 MiB) the writer waits for the thread and starts the log over:
+/// events come faster than they are moved. Only a reader that does not end lets the log grow on.
 const LOG_PAGES: usize = 2 * CHECKPOINT_PAGES;
 /// What the writer may move itself, in pages, before it starts the log over: a few milliseconds.
-const RESTART_PAGES: usize = 2_048;
+const RESTART_PAGES: usize = if cfg!(test) { 16 } else { 2_048 };
 /// How often the thread runs after a log that grows while it is moved.
 const PASSES: usize = 4;
-/// How often the log is moved for want of room, at the most: with a long log that takes a while.
-const RELIEVE_PAUSE: Duration = Duration::from_secs(1);
+/// How often the writer moves a long log itself, at the most: that takes a while.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
 
 /// The checkpointing thread and what its owner, the writer, knows of the log.
 pub(super) struct Checkpointer {
-    // Full while a checkpoint is asked for or running: one is enough.
+    // Full while a checkpoint is asked for and not begun: one is enough.
     requests: SyncSender<()>,
+    // Held by the thread while it moves pages.
+    moving: Arc<Mutex<()>>,
     // The log's length after the writer's last commit.
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
-    relieved: Option<Instant>,
+    // When the writer last moved the log itself and there was no end to it.
+    tried: Option<Instant>,
     thread: JoinHandle<()>,
 }
 
@@ -46,10 +49,13 @@ impl Checkpointer {
         let can_restart = Arc::new(AtomicBool::new(false));
         let (requests, asked) = sync_channel(1);
         let caught_up = Arc::clone(&can_restart);
+        let moving = Arc::new(Mutex::new(()));
+        let own_moving = Arc::clone(&moving);
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || {
                 while asked.recv().is_ok() {
+                    let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
                     let near = (0..PASSES).any(|_| {
                         checkpoint(&own, "PASSIVE").is_some_and(|left| left <= RESTART_PAGES)
                     });
@@ -57,23 +63,24 @@ impl Checkpointer {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, log_pages, can_restart, relieved: None, thread })
+        Ok(Self { requests, moving, log_pages, can_restart, tried: None, thread })
     }
 
     /// Called by the writer after each commit.
-    pub(super) fn committed(&self, writer: &Connection) {
+    pub(super) fn committed(&mut self, writer: &Connection) {
         let log_pages = self.log_pages.load(Ordering::Relaxed);
         if log_pages < CHECKPOINT_PAGES {
             return;
         }
-        if log_pages >= LOG_PAGES {
-            checkpoint(writer, "PASSIVE");
-            self.can_restart.store(true, Ordering::Release);
-        }
-        if self.can_restart.swap(false, Ordering::Acquire) {
-            // A writer that never rests would append to the log for ever. Readers that hold on to
-            // it only put this off: never wait for them.
-            let _ = without_waiting(writer, "RESTART");
+        if log_pages >= LOG_PAGES && self.may_try() {
+            let moving = Arc::clone(&self.moving);
+            let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
+            if !restart(writer) {
+                self.tried = Some(Instant::now());
+            }
+        } else if self.can_restart.swap(false, Ordering::Acquire) {
+            // A writer that never rests would append to the log for ever.
+            restart(writer);
         } else {
             let _ = self.requests.try_send(());
         }
@@ -82,10 +89,14 @@ impl Checkpointer {
     /// Called by the writer when the disk is full: once all of the log has been moved, it is
     /// written from its beginning again and takes no more room for a while.
     pub(super) fn relieve(&mut self, writer: &Connection) {
-        if self.relieved.is_none_or(|at| at.elapsed() >= RELIEVE_PAUSE) {
+        if self.may_try() {
             checkpoint(writer, "PASSIVE");
-            self.relieved = Some(Instant::now());
+            self.tried = Some(Instant::now());
         }
+    }
+
+    fn may_try(&self) -> bool {
+        self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
     }
 
     /// Ends the thread and leaves as small a log as can be had.
@@ -103,6 +114,12 @@ pub(super) fn is_done(writer: &Connection) -> bool {
     without_waiting(writer, "FULL") == Some(0)
 }
 
+/// Has the next commit written at the log's beginning, and whether that was done. Readers that hold
+/// on to the log only put this off: they are never waited for.
+fn restart(writer: &Connection) -> bool {
+    without_waiting(writer, "RESTART") == Some(0)
+}
+
 /// As [`checkpoint`], and gives up where it would wait for readers.
 fn without_waiting(writer: &Connection, mode: &str) -> Option<usize> {
     let left = writer
@@ -116,14 +133,75 @@ fn without_waiting(writer: &Connection, mode: &str) -> Option<usize> {
 }
 
 /// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
-/// could not run, or another one does.
+/// could not run, another one does, or it would have had to wait.
 fn checkpoint(connection: &Connection, mode: &str) -> Option<usize> {
     let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
-        let (log, moved): (i64, i64) = (row.get(1)?, row.get(2)?);
-        Ok(usize::try_from(log).ok().zip(usize::try_from(moved).ok()))
+        let (is_busy, log, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let pages = usize::try_from(log).ok().zip(usize::try_from(moved).ok());
+        Ok(pages.filter(|_| !is_busy))
     });
     left.map(|pages| pages.map(|(log, moved)| log.saturating_sub(moved))).unwrap_or_else(|error| {
         tracing::warn!(%error, "the write-ahead log could not be checkpointed");
         None
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    /// A writer that never rests.
+    struct Stand {
+        writer: Connection,
+        checkpointer: Checkpointer,
+        directory: TempDir,
+    }
+
+    impl Stand {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let mut writer = open(&directory);
+            let tables = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
+                CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
+            writer.execute_batch(tables).unwrap();
+            let checkpointer = Checkpointer::start(&mut writer, open(&directory)).unwrap();
+            Self { writer, checkpointer, directory }
+        }
+
+        /// Commits of about ten pages each; returns how long the log was at most.
+        fn commit(&mut self, commits: u32) -> usize {
+            let change = "INSERT OR REPLACE INTO page VALUES (?1, randomblob(32000))";
+            let mut longest = 0;
+            for number in 0..commits {
+                self.writer.execute(change, [number % 100]).unwrap();
+                longest = longest.max(self.checkpointer.log_pages.load(Ordering::Relaxed));
+                self.checkpointer.committed(&self.writer);
+            }
+            longest
+        }
+    }
+
+    fn open(directory: &TempDir) -> Connection {
+        Connection::open(directory.path().join("log.sqlite")).unwrap()
+    }
+
+    #[test]
+    fn the_log_stays_below_its_cap_under_a_writer_that_never_rests() {
+        let longest = Stand::new().commit(2_000);
+        assert!((CHECKPOINT_PAGES..LOG_PAGES + 20).contains(&longest), "{longest} pages");
+    }
+
+    /// Neither waited for nor in the way for longer than it reads.
+    #[test]
+    fn a_reader_that_does_not_end_puts_the_cap_off() {
+        let mut stand = Stand::new();
+        let reader = open(&stand.directory);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM page").unwrap();
+        assert!(stand.commit(100) > LOG_PAGES + 200);
+        reader.execute_batch("ROLLBACK").unwrap();
+        stand.checkpointer.tried = None;
+        stand.commit(1);
+        assert!(stand.commit(100) < LOG_PAGES + 20);
+    }
 }
