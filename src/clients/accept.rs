@@ -11,6 +11,7 @@ use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::convert::Infallible;
 use std::error::Error;
+use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,10 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// How long an answer has to be taken when serving stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// What the system may hold of a connection that could not be sent yet. What waits beyond that waits
+/// here, where it is counted, and nothing is read from the store for it.
+#[cfg(target_os = "linux")]
+const UNSENT_BYTES: u32 = 128 << 10;
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -67,9 +72,8 @@ async fn serve<R, F, B>(
     F: Future<Output = Response<B>> + Send,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    // Answers are small and awaited: never hold them back to fill a packet.
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "a connection cannot send at once");
+    if let Err(error) = set_up(&stream) {
+        tracing::debug!(%error, "a connection cannot be set up as it should be");
     }
     let mut stopping = service.running.stopping.clone();
     let patience = Duration::from_secs(service.config().connections.handshake_timeout_s.get());
@@ -94,4 +98,12 @@ async fn serve<R, F, B>(
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended before its request was answered");
     }
+}
+
+fn set_up(stream: &TcpStream) -> io::Result<()> {
+    // Answers are small and awaited: never hold them back to fill a packet.
+    stream.set_nodelay(true)?;
+    #[cfg(target_os = "linux")]
+    socket2::SockRef::from(stream).set_tcp_notsent_lowat(UNSENT_BYTES)?;
+    Ok(())
 }

@@ -5,7 +5,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
-const QUEUE_ANSWERS: usize = 16;
+const QUEUE_ANSWERS: usize = 4;
 
 /// Something to send.
 pub(super) enum Outgoing {

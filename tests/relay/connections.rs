@@ -1,11 +1,13 @@
 //! How many connections there may be, and what becomes of those that do nothing.
 
 use crate::support::client::{Client, PATIENCE};
+use crate::support::http::http;
 use crate::support::{Author, TestRelay, events};
+use futures_util::SinkExt;
 use negsync::config::{Config, Within};
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio_tungstenite::tungstenite::Message;
 
 const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
@@ -162,6 +164,37 @@ async fn a_client_that_takes_nothing_is_closed_and_its_place_is_free() {
         slow.send(&json!(["REQ", id.to_string(), {}])).await;
     }
     once_there_is_room(&relay).await.fence().await;
+}
+
+/// What it asked for stays in the store, in place of the system's memory and the relay's.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn little_is_read_for_a_client_that_takes_nothing() {
+    let relay = TestRelay::start_with(|config| {
+        config.limits.send_timeout_s = Within::new(1);
+        config.connections.in_all = Within::new(1);
+    })
+    .await;
+    fill(&relay).await;
+    // Once the place of the one that filled it is free.
+    drop(once_there_is_room(&relay).await);
+    let mut silent = loop {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4_096).unwrap();
+        let stream = socket.connect(relay.relay.address()).await.unwrap();
+        if let Ok((socket, _)) = tokio_tungstenite::client_async(relay.url(), stream).await {
+            break socket;
+        }
+    };
+    silent.send(Message::text(r#"["REQ","all",{}]"#)).await.unwrap();
+    drop(once_there_is_room(&relay).await);
+    let metrics = http(relay.relay.address(), "GET", "/metrics", &[]).await;
+    let sent = metrics
+        .body
+        .lines()
+        .find_map(|line| line.strip_prefix(r#"negsync_events_sent_total{kind="stored"} "#));
+    // Each takes 50,000 bytes: 500,000 in all.
+    assert!((1..=10).contains(&sent.unwrap().parse().unwrap()), "{sent:?} events");
 }
 
 #[tokio::test(flavor = "multi_thread")]
