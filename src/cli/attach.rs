@@ -1,17 +1,15 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
-use super::serving::{Serves, Serving, Signals};
+use super::serving::{ListenArguments, Serves, Serving, Signals};
 use super::{StoreArguments, start_log};
 use anyhow::{Context, bail};
 use negsync::attach::{Attach, open_sets};
 use negsync::clients::Reloaded;
 use negsync::config::Config;
 use negsync::index::Sets;
-
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Schedule};
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 /// Which relay to work beside.
@@ -52,9 +50,8 @@ pub(super) struct Arguments {
     /// The relay's own address, ws://HOST:PORT; wins over the configuration.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
-    /// The address and port to serve on; wins over the configuration. Port 0 takes any free one.
-    #[arg(long, value_name = "ADDR:PORT")]
-    listen: Option<SocketAddr>,
+    #[command(flatten)]
+    listen: ListenArguments,
 }
 
 /// Our side of syncs for the relay that is configured. The store holds only what they remember.
@@ -72,9 +69,7 @@ impl Arguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = self.store.config()?;
         self.attach.apply(&mut config)?;
-        if let Some(listen) = self.listen {
-            config.relay.listen = listen;
-        }
+        self.listen.apply(&mut config);
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }

@@ -1,6 +1,6 @@
 //! `negsync relay`
 
-use super::serving::{Serves, Serving, Signals};
+use super::serving::{ListenArguments, Serves, Serving, Signals};
 use super::{StoreArguments, start_log};
 use anyhow::Context;
 use negsync::clients::Reloaded;
@@ -8,28 +8,20 @@ use negsync::config::Config;
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
 use std::io::Write;
-use std::net::SocketAddr;
 use std::process::ExitCode;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
     store: StoreArguments,
-    /// The address and port to serve on; wins over the configuration. Port 0 takes any free one.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
-    listen: Option<SocketAddr>,
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:7777".to_owned())
+    #[command(flatten)]
+    listen: ListenArguments,
 }
 
 impl Arguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = self.store.config()?;
-        if let Some(listen) = self.listen {
-            config.relay.listen = listen;
-        }
+        self.listen.apply(&mut config);
         Ok(config)
     }
 }

@@ -3,10 +3,30 @@
 use super::Log;
 use negsync::clients::Reloaded;
 use negsync::config::Config;
-
 use negsync::sync::Schedule;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Where to serve.
+#[derive(clap::Args)]
+pub(super) struct ListenArguments {
+    /// The address and port to serve on; wins over the configuration. Port 0 takes any free one.
+    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
+    listen: Option<SocketAddr>,
+}
+
+fn listen_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:7777".to_owned())
+}
+
+impl ListenArguments {
+    pub(super) fn apply(&self, config: &mut Config) {
+        if let Some(listen) = self.listen {
+            config.relay.listen = listen;
+        }
+    }
+}
 
 /// The relay, or the plugin before another one.
 pub(super) trait Serves {
@@ -58,7 +78,7 @@ impl Signals {
 pub(super) struct Serving<S> {
     config: Config,
     serves: S,
-    // None only while peers change.
+    // None while peers change, and where no schedule could be begun any more.
     schedule: Option<Schedule>,
     log: Log,
 }
@@ -97,15 +117,11 @@ impl<S: Serves> Serving<S> {
     /// Takes a new configuration, and says in the log what has come of it.
     async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
         // What can still be wrong comes first: an error leaves everything as it was.
-        let scheduled = |it: &Config| (it.sync.clone(), it.peers.clone(), it.page.clone());
-        if scheduled(&config) != scheduled(&self.config) {
-            Schedule::check(&config)?;
-            if let Some(schedule) = self.schedule.take() {
-                schedule.stop().await;
-            }
-            self.schedule = Some(self.serves.schedule(&config)?);
-        }
         (self.log.set_level)(&config.log)?;
+        if let Err(error) = self.reschedule(&config).await {
+            (self.log.set_level)(&self.config.log)?;
+            return Err(error);
+        }
         let reloaded = self.serves.reload(config.clone());
         self.config = config;
         let changed = match reloaded.changed.as_slice() {
@@ -117,5 +133,23 @@ impl<S: Serves> Serving<S> {
             tracing::warn!("only a restart changes {}", reloaded.needs_restart.join(", "));
         }
         Ok(())
+    }
+
+    async fn reschedule(&mut self, config: &Config) -> anyhow::Result<()> {
+        let scheduled = |it: &Config| (it.sync.clone(), it.peers.clone(), it.page.clone());
+        if scheduled(config) == scheduled(&self.config) {
+            return Ok(());
+        }
+        Schedule::check(config)?;
+        if let Some(schedule) = self.schedule.take() {
+            schedule.stop().await;
+        }
+        let begun = self.serves.schedule(config);
+        let (schedule, outcome) = match begun {
+            Ok(schedule) => (Some(schedule), Ok(())),
+            Err(error) => (self.serves.schedule(&self.config).ok(), Err(error)),
+        };
+        self.schedule = schedule;
+        outcome
     }
 }
