@@ -60,8 +60,6 @@ pub(super) struct Memory {
     counted: HashSet<[u8; 32]>,
     /// Ids that were asked for when connections were lost, and how often.
     suspects: HashMap<[u8; 32], u8>,
-    /// To be written down by the next connection.
-    unwritten: Vec<Refused>,
     pass: u32,
     advanced: bool,
 }
@@ -79,7 +77,6 @@ impl Memory {
             tried: HashSet::new(),
             counted: HashSet::new(),
             suspects: HashMap::new(),
-            unwritten: Vec::new(),
             pass: 0,
             advanced: false,
         }
@@ -93,7 +90,8 @@ impl Memory {
         self.suspects.clear();
     }
 
-    /// Whether anything was achieved since the last call.
+    /// Whether anything was achieved since the last call that need not be done again: an event
+    /// was moved or has a reason not to be, or a pass came to its end.
     pub(super) fn take_advanced(&mut self) -> bool {
         std::mem::take(&mut self.advanced)
     }
@@ -219,7 +217,7 @@ impl<'sync> Session<'sync> {
             remembering: None,
             batch: None,
             arriving_bytes: 0,
-            refused: std::mem::take(&mut memory.unwritten),
+            refused: Vec::new(),
             done,
             work,
             working: 0,
@@ -273,7 +271,10 @@ impl<'sync> Session<'sync> {
     }
 
     /// Ends the connection and keeps what the next one can use.
-    async fn leave(mut self, ended: Result<(), End>) -> End {
+    async fn leave(mut self, mut ended: Result<(), End>) -> End {
+        if let Err(End::Lost(error)) = ended {
+            ended = Err(self.lose(error).await);
+        }
         self.tell();
         let Tally { bytes_up, bytes_down, .. } = self.tally();
         (self.memory.report.bytes_up, self.memory.report.bytes_down) = (bytes_up, bytes_down);
@@ -292,19 +293,57 @@ impl<'sync> Session<'sync> {
                 }
                 End::Finished
             }
-            Err(End::Lost(error)) => {
-                if self.pass.is_some() {
-                    // It begins anew on the next connection.
-                    self.memory.pass -= 1;
-                } else {
-                    // All was caught up with: the next connection looks, and proves, from the start.
-                    self.memory.pass = 0;
-                }
-                self.keep_suspects(&error);
-                End::Lost(error)
-            }
             Err(end) => end,
         }
+    }
+
+    /// The connection is gone: what came with it still counts.
+    async fn lose(&mut self, error: PeerError) -> End {
+        if let Err(end) = self.settle_rest().await {
+            return end;
+        }
+        if self.pass.is_some() {
+            // It begins anew on the next connection.
+            self.memory.pass -= 1;
+        } else {
+            // All was caught up with: the next connection looks, and proves, from the start.
+            self.memory.pass = 0;
+        }
+        self.keep_suspects(&error);
+        let events = self.download.asked_for();
+        if self.memory.advanced || events == 0 {
+            return End::Lost(error);
+        }
+        End::Lost(PeerError::NothingCame { error: Box::new(error), events })
+    }
+
+    /// Waits for the events that have come and are being checked or stored.
+    async fn settle_rest(&mut self) -> Result<(), End> {
+        self.flush_batch().await;
+        let mut stop = self.options.stop.clone();
+        let given_up = tokio::time::sleep(SILENCE);
+        tokio::pin!(given_up);
+        while self.working > 0 {
+            tokio::select! {
+                Some(work) = self.work.recv() => {
+                    self.working = self.working.saturating_sub(1);
+                    match work {
+                        Work::Settled { subscription, events, bytes } => {
+                            let settled = self.settled(&subscription, &events, bytes);
+                            // That the peer is left has been decided.
+                            if let Err(end @ End::Failed(_)) = settled {
+                                return Err(end);
+                            }
+                        }
+                        Work::Failed(reason) => return Err(End::Failed(reason)),
+                        _ => {}
+                    }
+                }
+                () = &mut given_up => break,
+                () = stopped(&mut stop) => break,
+            }
+        }
+        Ok(())
     }
 
     /// Begins to look at everything.
@@ -354,6 +393,7 @@ impl<'sync> Session<'sync> {
             return true;
         }
         let Some(mut pass) = self.pass.take() else { return true };
+        self.memory.advanced = true;
         self.memory.breakdown = pass.breakdown.take();
         self.memory.breakdown.iter_mut().for_each(Breakdown::finish);
         self.tell();

@@ -1,7 +1,8 @@
 //! Moving what was found, beside the finding.
 
+use super::super::ATTEMPTS;
 use super::super::arrival::{self, Asked, Fate, Settled};
-use super::super::download::Unsent;
+use super::super::download::{ALONE_AFTER, Unsent};
 use super::super::message;
 use super::super::peer::PeerError;
 use super::super::upload::Answer;
@@ -16,8 +17,11 @@ const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
 /// With so many bytes of events being checked or stored the socket is not read.
 const MOST_ARRIVING_BYTES: usize = 64 << 20;
-/// An event is given up that was asked for at the loss of so many connections.
-const MOST_LOSSES: u8 = 6;
+/// An event is given up that was asked for alone at the loss of so many connections on which nothing
+/// came. Less than [`ATTEMPTS`]: a sync that leaves a peer has given up one event at least, so that
+/// the next one gets further.
+const MOST_LONE_LOSSES: u8 = 4;
+const _: () = assert!((MOST_LONE_LOSSES as u32) < ATTEMPTS);
 /// How long a peer has to ask who we are, after it has refused for that, and how often.
 const AUTH_WAIT: Duration = Duration::from_millis(250);
 const MOST_AUTH_WAITS: u32 = 20;
@@ -223,6 +227,9 @@ impl Session<'_> {
                     let name = refusal.name();
                     *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
                     if let Some(id) = event.id {
+                        let is_first = !self.memory.why.contains_key(&id);
+                        // Whoever forges events brings the sync no nearer to its end.
+                        self.memory.advanced |= is_first && *refusal != arrival::Refusal::Invalid;
                         self.moved();
                         self.read_through(event.id, Some(name));
                         self.give_up(id, name, refusal.term_s(), !refusal.is_ours());
@@ -278,6 +285,7 @@ impl Session<'_> {
                     self.read_through(Some(*id), Some("refused by the peer"));
                     let why = format!("refused by the peer: {prefix}");
                     self.give_up(*id, &why, Some(NOT_TAKEN_S), true);
+                    self.memory.advanced = true;
                 }
                 return Ok(());
             }
@@ -364,20 +372,27 @@ impl Session<'_> {
         let alone = at_fault.len() == 1;
         for id in at_fault {
             let losses = self.memory.suspects.entry(id).or_default();
-            *losses = losses.saturating_add(1);
+            *losses = more_suspect(*losses, alone, self.memory.advanced);
             let proven = alone && matches!(error, PeerError::TooLong);
-            if !proven && *losses < MOST_LOSSES {
-                continue;
-            }
-            let refusal = arrival::Refusal::Unreadable;
-            let name = refusal.name().to_owned();
-            *self.memory.report.refused.entry(name.clone()).or_default() += 1;
-            self.memory.why.insert(id, name.clone());
-            if let Some(term_s) = refusal.term_s() {
-                let peer = self.url.as_str().to_owned();
-                self.memory.unwritten.push(Refused { peer, id, reason: name, term_s });
+            if proven || *losses >= ALONE_AFTER + MOST_LONE_LOSSES {
+                let refusal = arrival::Refusal::Unreadable;
+                let name = refusal.name();
+                *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
+                self.give_up(id, name, refusal.term_s(), true);
             }
         }
+    }
+}
+
+/// How suspect an event is that was to come when a connection broke. Where others came it may have
+/// been any of those that were next: fewer are asked for together from now on. Where nothing came
+/// each is asked for alone, and one that was alone has one chance less.
+fn more_suspect(losses: u8, alone: bool, others_came: bool) -> u8 {
+    match (others_came, alone) {
+        (true, _) if losses < ALONE_AFTER => losses + 1,
+        (true, _) => losses,
+        (false, false) => losses.max(ALONE_AFTER),
+        (false, true) => losses.max(ALONE_AFTER).saturating_add(1),
     }
 }
 
