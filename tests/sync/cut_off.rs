@@ -93,3 +93,19 @@ async fn events_that_end_the_connection_are_given_up_one_by_one() {
     assert!(!report.equal, "{report:?} {said:?}");
     assert_eq!(report.differs.get("unreadable"), Some(&2), "{report:?} {said:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peer_refuses_a_download_with_is_told() {
+    let words = format!("restricted: pay\u{1b}[2J\nfirst {}", "x".repeat(10_000));
+    let script = Script { refuses_ids: Some(words), ..Script::default() };
+    let peer = Scripted::start(&notes(154, 20), script).await;
+    let ended = command(&peer, &[]).await;
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let told = "the peer refuses the download: restricted: pay [2J first xxx";
+    assert!(ended.stdout.contains("20 events could not be moved; "), "{ended:?}");
+    assert!(ended.stdout.contains(told), "{ended:?}");
+    assert!(ended.stdout.len() < 1_000 && ended.stdout.lines().count() == 1, "{ended:?}");
+    let noted = ended.stderr.matches("the peer refuses a download: restricted: pay [2J").count();
+    assert_eq!(noted, 1, "{ended:?}");
+    assert!(!ended.stderr.contains('\u{1b}'), "{ended:?}");
+}

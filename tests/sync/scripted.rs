@@ -43,6 +43,8 @@ pub struct Script {
     /// The connection is cut at every so many-th message sent.
     pub cut_every: Option<usize>,
     pub cuts: Option<Cuts>,
+    /// What a REQ by ids is refused with.
+    pub refuses_ids: Option<String>,
     /// How often each event is sent that a REQ brings.
     pub repeats: usize,
     /// Sent with every REQ, whatever it asks.
@@ -59,6 +61,7 @@ impl Default for Script {
             events_per_req: usize::MAX,
             cut_every: None,
             cuts: None,
+            refuses_ids: None,
             repeats: 1,
             unasked: None,
             only_for: None,
@@ -197,7 +200,12 @@ impl Shared {
                 self.events.lock().unwrap().insert(item(&json), json);
                 vec![json!(["OK", message[1]["id"], true, ""]).to_string()]
             }
-            "REQ" => self.stored(&id, &message[2]),
+            "REQ" => match &self.script.refuses_ids {
+                Some(text) if message[2]["ids"].is_array() => {
+                    vec![json!(["CLOSED", id, text]).to_string()]
+                }
+                _ => self.stored(&id, &message[2]),
+            },
             "NEG-OPEN" => match self.script.without_negentropy {
                 Some(Unknown::Notice) => {
                     vec![json!(["NOTICE", "bad msg: unknown cmd"]).to_string()]

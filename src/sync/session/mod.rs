@@ -60,6 +60,8 @@ pub(super) struct Memory {
     counted: HashSet<[u8; 32]>,
     /// Ids that were asked for when connections were lost, and how often.
     suspects: HashMap<[u8; 32], u8>,
+    /// Why the peer has refused a download, in its words.
+    refusal: Option<String>,
     pass: u32,
     advanced: bool,
 }
@@ -77,6 +79,7 @@ impl Memory {
             tried: HashSet::new(),
             counted: HashSet::new(),
             suspects: HashMap::new(),
+            refusal: None,
             pass: 0,
             advanced: false,
         }
@@ -88,6 +91,7 @@ impl Memory {
         self.tried.clear();
         self.counted.clear();
         self.suspects.clear();
+        self.refusal = None;
     }
 
     /// Whether anything was achieved since the last call that need not be done again: an event
@@ -423,8 +427,11 @@ impl<'sync> Session<'sync> {
                 return true;
             }
             Verdict::Stuck => {
-                let count = pass.open.len();
-                report.error.get_or_insert(format!("{count} events could not be moved"));
+                let mut text = format!("{} events could not be moved", pass.open.len());
+                if let Some(refusal) = &self.memory.refusal {
+                    text.push_str(&format!("; the peer refuses the download: {refusal}"));
+                }
+                report.error.get_or_insert(text);
             }
             Verdict::Proven => self.remember_synced(&pass),
             Verdict::Moving => {}
