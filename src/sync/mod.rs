@@ -134,7 +134,7 @@ impl Local {
     }
 }
 
-/// After so many connections in a row that moved nothing a peer is left.
+/// After so many attempts in a row that moved nothing a peer is left.
 const ATTEMPTS: u32 = 5;
 
 /// How to sync.
@@ -250,7 +250,7 @@ async fn run(
             memory.report.equal = false;
             memory.report.error = Some(match failures {
                 1 => reason,
-                _ => format!("after {failures} connections in a row that moved nothing: {reason}"),
+                _ => format!("after {failures} attempts in a row that moved nothing: {reason}"),
             });
             break;
         }

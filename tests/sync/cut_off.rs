@@ -32,7 +32,7 @@ async fn a_peer_that_hangs_up_whenever_it_is_asked_for_events_is_left() {
     let report: Value = serde_json::from_str(&ended.stdout).unwrap();
     assert_eq!((&report["reconnects"], &report["stored"]), (&4.into(), &0.into()), "{report}");
     let error = report["error"].as_str().unwrap();
-    let words = ["after 5 connections in a row that moved nothing", "none has come"];
+    let words = ["after 5 attempts in a row that moved nothing", "none has come"];
     assert!(words.iter().all(|words| error.contains(words)), "{error}");
     assert!(report["complete"] == false && report["equal"] == false, "{report}");
 }
