@@ -38,6 +38,18 @@ async fn a_peer_that_hangs_up_whenever_it_is_asked_for_events_is_left() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_takes_the_same_event_on_every_connection_is_left() {
+    // The answer to NEG-OPEN, one OK, and that was it.
+    let script = Script { forgets: true, cut_every: Some(3), ..Script::default() };
+    let peer = Scripted::start(&[], script).await;
+    let store = TestStore::new(&notes(156, 5));
+    let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;
+    assert!(!report.complete && !report.equal, "{report:?} {notes:?}");
+    assert!(report.error.as_ref().unwrap().contains("5 attempts in a row"), "{report:?}");
+    assert_eq!(report.reconnects, 5, "{report:?} {notes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_live_sync_goes_on_with_such_a_peer_after_longer_and_longer_pauses() {
     let peer = peer(&notes(155, 60), Arc::new(|_, _, _| true)).await;
     let store = TestStore::new(&[]);

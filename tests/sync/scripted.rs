@@ -43,6 +43,8 @@ pub struct Script {
     /// The connection is cut at every so many-th message sent.
     pub cut_every: Option<usize>,
     pub cuts: Option<Cuts>,
+    /// An EVENT is answered with OK true and not kept.
+    pub forgets: bool,
     /// What a REQ by ids is refused with.
     pub refuses_ids: Option<String>,
     /// How often each event is sent that a REQ brings.
@@ -61,6 +63,7 @@ impl Default for Script {
             events_per_req: usize::MAX,
             cut_every: None,
             cuts: None,
+            forgets: false,
             refuses_ids: None,
             repeats: 1,
             unasked: None,
@@ -197,7 +200,9 @@ impl Shared {
         match message[0].as_str().unwrap() {
             "EVENT" => {
                 let json = message[1].to_string();
-                self.events.lock().unwrap().insert(item(&json), json);
+                if !self.script.forgets {
+                    self.events.lock().unwrap().insert(item(&json), json);
+                }
                 vec![json!(["OK", message[1]["id"], true, ""]).to_string()]
             }
             "REQ" => match &self.script.refuses_ids {

@@ -2,6 +2,7 @@
 //! hears of what threads have done; nothing in it waits for the peer to take something, so that
 //! the two sides can never wait for each other.
 
+mod leaving;
 mod listen;
 mod live;
 mod paging;
@@ -58,6 +59,8 @@ pub(super) struct Memory {
     tried: HashSet<[u8; 32]>,
     /// Ids that the report has counted.
     counted: HashSet<[u8; 32]>,
+    /// Ids that the peer said it has: when they are still missing later, it did not keep them.
+    accepted: HashSet<[u8; 32]>,
     /// Ids that were asked for when connections were lost, and how often.
     suspects: HashMap<[u8; 32], u8>,
     /// Why the peer has refused a download, in its words.
@@ -78,6 +81,7 @@ impl Memory {
             why: HashMap::new(),
             tried: HashSet::new(),
             counted: HashSet::new(),
+            accepted: HashSet::new(),
             suspects: HashMap::new(),
             refusal: None,
             pass: 0,
@@ -90,6 +94,7 @@ impl Memory {
         self.why.clear();
         self.tried.clear();
         self.counted.clear();
+        self.accepted.clear();
         self.suspects.clear();
         self.refusal = None;
     }
@@ -272,82 +277,6 @@ impl<'sync> Session<'sync> {
                 }
             }
         }
-    }
-
-    /// Ends the connection and keeps what the next one can use.
-    async fn leave(mut self, mut ended: Result<(), End>) -> End {
-        if let Err(End::Lost(error)) = ended {
-            ended = Err(self.lose(error).await);
-        }
-        self.tell();
-        let Tally { bytes_up, bytes_down, .. } = self.tally();
-        (self.memory.report.bytes_up, self.memory.report.bytes_down) = (bytes_up, bytes_down);
-        let refused = std::mem::take(&mut self.refused);
-        if !refused.is_empty() && !self.options.dry_run {
-            let store = self.local.store.clone();
-            let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
-        }
-        let remembering = self.remembering.take();
-        match ended {
-            Ok(()) => {
-                self.peer.close().await;
-                // Whoever is told that the sync has ended may close the store.
-                if let Some(remembering) = remembering {
-                    let _ = remembering.await;
-                }
-                End::Finished
-            }
-            Err(end) => end,
-        }
-    }
-
-    /// The connection is gone: what came with it still counts.
-    async fn lose(&mut self, error: PeerError) -> End {
-        if let Err(end) = self.settle_rest().await {
-            return end;
-        }
-        if self.pass.is_some() {
-            // It begins anew on the next connection.
-            self.memory.pass -= 1;
-        } else {
-            // All was caught up with: the next connection looks, and proves, from the start.
-            self.memory.pass = 0;
-        }
-        self.keep_suspects(&error);
-        let events = self.download.asked_for();
-        if self.memory.advanced || events == 0 {
-            return End::Lost(error);
-        }
-        End::Lost(PeerError::NothingCame { error: Box::new(error), events })
-    }
-
-    /// Waits for the events that have come and are being checked or stored.
-    async fn settle_rest(&mut self) -> Result<(), End> {
-        self.flush_batch().await;
-        let mut stop = self.options.stop.clone();
-        let given_up = tokio::time::sleep(SILENCE);
-        tokio::pin!(given_up);
-        while self.working > 0 {
-            tokio::select! {
-                Some(work) = self.work.recv() => {
-                    self.working = self.working.saturating_sub(1);
-                    match work {
-                        Work::Settled { subscription, events, bytes } => {
-                            let settled = self.settled(&subscription, &events, bytes);
-                            // That the peer is left has been decided.
-                            if let Err(end @ End::Failed(_)) = settled {
-                                return Err(end);
-                            }
-                        }
-                        Work::Failed(reason) => return Err(End::Failed(reason)),
-                        _ => {}
-                    }
-                }
-                () = &mut given_up => break,
-                () = stopped(&mut stop) => break,
-            }
-        }
-        Ok(())
     }
 
     /// Begins to look at everything.

@@ -1,8 +1,7 @@
 //! Moving what was found, beside the finding.
 
-use super::super::ATTEMPTS;
 use super::super::arrival::{self, Asked, Fate, Settled};
-use super::super::download::{ALONE_AFTER, Unsent};
+use super::super::download::Unsent;
 use super::super::message;
 use super::super::peer::PeerError;
 use super::super::upload::Answer;
@@ -17,11 +16,6 @@ const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
 /// With so many bytes of events being checked or stored the socket is not read.
 const MOST_ARRIVING_BYTES: usize = 64 << 20;
-/// An event is given up that was asked for alone at the loss of so many connections on which nothing
-/// came. Less than [`ATTEMPTS`]: a sync that leaves a peer has given up one event at least, so that
-/// the next one gets further.
-const MOST_LONE_LOSSES: u8 = 4;
-const _: () = assert!((MOST_LONE_LOSSES as u32) < ATTEMPTS);
 /// How long a peer has to ask who we are, after it has refused for that, and how often.
 const AUTH_WAIT: Duration = Duration::from_millis(250);
 const MOST_AUTH_WAITS: u32 = 20;
@@ -60,7 +54,7 @@ impl Session<'_> {
         pass.need += need.len() as u64;
         let mut fresh_have = Vec::new();
         for id in have {
-            let not_kept = !first && self.upload.was_accepted(&id);
+            let not_kept = !first && self.memory.accepted.contains(&id);
             if not_kept && !remembered.contains_key(&id) {
                 self.give_up(id, "accepted and not kept by the peer", Some(NOT_TAKEN_S), true);
             }
@@ -290,7 +284,7 @@ impl Session<'_> {
                 return Ok(());
             }
         }
-        self.memory.advanced = true;
+        self.memory.advanced |= self.memory.accepted.insert(*id);
         self.moved();
         self.read_through(Some(*id), None);
         Ok(())
@@ -343,7 +337,7 @@ impl Session<'_> {
     }
 
     /// Notes why an id is not moved, for this sync and, with a term, for later ones.
-    fn give_up(&mut self, id: [u8; 32], why: &str, term_s: Option<u64>, of_peer: bool) {
+    pub(super) fn give_up(&mut self, id: [u8; 32], why: &str, term_s: Option<u64>, of_peer: bool) {
         self.memory.why.insert(id, why.to_owned());
         let Some(term_s) = term_s else { return };
         let peer = if of_peer { self.url.as_str().to_owned() } else { String::new() };
@@ -364,35 +358,6 @@ impl Session<'_> {
             store.remember_refused(refused)?;
             Ok::<_, StoreError>(Work::Remembered)
         });
-    }
-
-    /// Keeps what was asked for when the connection broke: it may be what broke it.
-    pub(super) fn keep_suspects(&mut self, error: &PeerError) {
-        let at_fault = self.download.at_fault();
-        let alone = at_fault.len() == 1;
-        for id in at_fault {
-            let losses = self.memory.suspects.entry(id).or_default();
-            *losses = more_suspect(*losses, alone, self.memory.advanced);
-            let proven = alone && matches!(error, PeerError::TooLong);
-            if proven || *losses >= ALONE_AFTER + MOST_LONE_LOSSES {
-                let refusal = arrival::Refusal::Unreadable;
-                let name = refusal.name();
-                *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
-                self.give_up(id, name, refusal.term_s(), true);
-            }
-        }
-    }
-}
-
-/// How suspect an event is that was to come when a connection broke. Where others came it may have
-/// been any of those that were next: fewer are asked for together from now on. Where nothing came
-/// each is asked for alone, and one that was alone has one chance less.
-fn more_suspect(losses: u8, alone: bool, others_came: bool) -> u8 {
-    match (others_came, alone) {
-        (true, _) if losses < ALONE_AFTER => losses + 1,
-        (true, _) => losses,
-        (false, false) => losses.max(ALONE_AFTER),
-        (false, true) => losses.max(ALONE_AFTER).saturating_add(1),
     }
 }
 
