@@ -55,6 +55,19 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// What two of the limits say that cannot be, and what to do.
+    pub(super) fn contradiction(&self) -> Option<String> {
+        let (event, message) = (self.event_bytes.get(), self.message_bytes.get());
+        (event > message).then(|| {
+            format!(
+                "an event may have {event} bytes (event_bytes), and the message that brings it only \
+                 {message} (message_bytes): lower event_bytes or raise message_bytes"
+            )
+        })
+    }
+}
+
 /// `[negentropy]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]

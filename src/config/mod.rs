@@ -219,7 +219,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|error| {
+        let config: Self = toml::from_str(text).map_err(|error| {
             let line = line_at(text, error.span().map_or(0, |span| span.start));
             let key = text
                 .lines()
@@ -232,11 +232,30 @@ impl Config {
                 key,
                 message: error.message().to_owned(),
             }
-        })
+        })?;
+        match config.limits.contradiction() {
+            Some(message) => Err(ConfigError::of_event_bytes(text, path, message)),
+            None => Ok(config),
+        }
     }
 }
 
 impl ConfigError {
+    /// That an event is allowed more than a message: where the one stands in the text, else where
+    /// the other does.
+    fn of_event_bytes(text: &str, path: &Path, message: String) -> Self {
+        #[derive(Deserialize)]
+        struct Tables {
+            limits: BTreeMap<String, Spanned<toml::Value>>,
+        }
+        let tables = toml::from_str::<Tables>(text).ok();
+        let limit = |key: &'static str| Some((key, tables.as_ref()?.limits.get(key)?));
+        let found = limit("event_bytes").or_else(|| limit("message_bytes"));
+        let (key, start) = found.map_or(("limits", 0), |(key, value)| (key, value.span().start));
+        let line = line_at(text, start);
+        Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
+    }
+
     /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
     /// `place`-th in the file at `path`, from 0.
     pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {

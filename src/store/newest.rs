@@ -103,6 +103,9 @@ pub(super) fn and_first(
     Ok((found.hits, found.read))
 }
 
+/// Who takes events as they are found, until it breaks off.
+type Visit<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
+
 /// What a walk has found: it goes back in time, and within a second from the highest id down.
 struct Found<'visit> {
     most: usize,
@@ -112,7 +115,7 @@ struct Found<'visit> {
     // Of the second that is being walked.
     second: Vec<(Hit, String)>,
     // None once it broke off.
-    visit: Option<&'visit mut dyn FnMut(&Item, &str) -> ControlFlow<()>>,
+    visit: Option<&'visit mut Visit<'visit>>,
 }
 
 impl Found<'_> {

@@ -17,7 +17,7 @@ const ID_BYTES: usize = 67;
 /// How often an id is asked for that does not come, in ever smaller company.
 const MOST_TRIES: u8 = 4;
 /// After so many times an id is asked for alone.
-const ALONE_AFTER: u8 = 3;
+pub(super) const ALONE_AFTER: u8 = 3;
 /// Above so many ids to ask for, reconciliation waits.
 pub(super) const MOST_QUEUED_IDS: usize = 1_000_000;
 
@@ -30,7 +30,7 @@ pub(super) struct Download {
     queue: VecDeque<[u8; 32]>,
     // Did not come before: asked for again, fewer at a time.
     again: VecDeque<([u8; 32], u8)>,
-    // Asked for when connections were lost, and how often that was.
+    // Asked for when connections were lost, and how suspect that makes them.
     suspects: HashMap<[u8; 32], u8>,
     under_way: HashMap<String, Request>,
     ids_per_req: usize,
@@ -121,6 +121,12 @@ impl Download {
         let asked: usize = self.under_way.values().map(|request| request.missing.len()).sum();
         let held = self.held.as_ref().map_or(0, Vec::len);
         self.queue.len() + self.again.len() + held + asked
+    }
+
+    /// Ids that the peer has been asked for and has not sent.
+    pub(super) fn asked_for(&self) -> usize {
+        let waiting = self.under_way.values().filter(|request| !request.ended);
+        waiting.map(|request| request.missing.len()).sum()
     }
 
     /// What events of `subscription` are compared with; `None` when there is none of that name.

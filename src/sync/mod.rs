@@ -134,6 +134,9 @@ impl Local {
     }
 }
 
+/// After so many attempts in a row that moved nothing a peer is left.
+const ATTEMPTS: u32 = 5;
+
 /// How to sync.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -145,7 +148,8 @@ pub struct Options {
     pub dry_run: bool,
     /// Go on when all is synced: move events as they come, until stopped.
     pub live: bool,
-    /// The connections in a row that may fail before the sync gives up; `None` for any number.
+    /// The connections in a row that may fail, or end without having moved anything, before the
+    /// sync gives up; `None` for any number.
     pub attempts: Option<u32>,
     /// Ends the sync when it becomes `true`.
     pub stop: Option<watch::Receiver<bool>>,
@@ -160,7 +164,7 @@ impl Default for Options {
             direction: Direction::Both,
             dry_run: false,
             live: false,
-            attempts: Some(5),
+            attempts: Some(ATTEMPTS),
             stop: None,
             trace: None,
         }
@@ -240,10 +244,14 @@ async fn run(
             End::Lost(reason) => reason.to_string(),
         };
         let pause = backoff.next();
-        if options.attempts.is_some_and(|most| backoff.failures() >= most) {
+        let failures = backoff.failures();
+        if options.attempts.is_some_and(|most| failures >= most) {
             memory.report.complete = false;
             memory.report.equal = false;
-            memory.report.error = Some(reason);
+            memory.report.error = Some(match failures {
+                1 => reason,
+                _ => format!("after {failures} attempts in a row that moved nothing: {reason}"),
+            });
             break;
         }
         progress(Progress::Waiting { reason, pause });

@@ -41,6 +41,8 @@ pub(super) enum PeerError {
     Refused { reason: String },
     #[error("the peer was silent for {} s", waited.as_secs())]
     Silent { waited: Duration },
+    #[error("{error}; of {events} events that it lists and was asked for none has come")]
+    NothingCame { error: Box<PeerError>, events: usize },
 }
 
 /// A connection.

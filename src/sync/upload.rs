@@ -2,7 +2,7 @@
 
 use super::message;
 use super::peer::{Peer, PeerError};
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 /// The most events that wait for their OK.
@@ -38,8 +38,6 @@ pub(super) struct Upload {
     // Pauses since it last took something, and when the last one ends.
     pauses: u32,
     pause_ends: Option<Instant>,
-    // Those that the peer said it has: when they are still missing later, it did not keep them.
-    accepted: HashSet<[u8; 32]>,
 }
 
 /// What the peer said to an event.
@@ -88,14 +86,8 @@ impl Upload {
             + if self.reading { READ_EVENTS } else { 0 }
     }
 
-    /// Whether the peer said that it has the event.
-    pub(super) fn was_accepted(&self, id: &[u8; 32]) -> bool {
-        self.accepted.contains(id)
-    }
-
     /// Forgets what the peer said to events that are settled.
     pub(super) fn forget(&mut self) {
-        self.accepted.clear();
         self.tries.clear();
     }
 
@@ -146,7 +138,6 @@ impl Upload {
         self.bytes_under_way = self.bytes_under_way.saturating_sub(bytes);
         let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
         if accepted || prefix == "duplicate" {
-            self.accepted.insert(*id);
             self.pauses = 0;
             return if prefix == "duplicate" { Answer::Duplicate } else { Answer::Taken };
         }

@@ -21,6 +21,13 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         ("[relay]\npubkey = \"npub1\"\n", 2, "pubkey"),
         ("[limits]\nmessage_bytes = 10\n", 2, "message_bytes"),
         ("[limits]\nevent_bytes = -1\n", 2, "event_bytes"),
+        (
+            "[limits]\nmessage_bytes = 50_000\n# more\nevent_bytes = 50_001\n",
+            4,
+            "event_bytes: an event may have 50001 bytes",
+        ),
+        ("[limits]\nmessage_bytes = 262143\n", 2, "lower event_bytes or raise message_bytes"),
+        ("[store]\nreaders = 1\n[limits]\nevent_bytes = 4194305\n", 4, "event_bytes: "),
         ("[limits]\nsubscriptions = 0\n", 2, "subscriptions"),
         ("[limits]\nfilters = \"3\"\n", 2, "filters"),
         ("[limits]\nsend_timeout_s = 1.5\n", 2, "send_timeout_s"),
@@ -58,6 +65,22 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         }
     }
     assert!(!store.exists(), "a start that was refused made a store");
+}
+
+#[test]
+fn an_event_may_be_as_long_as_a_message() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    for text in [
+        "[limits]\nevent_bytes = 4194304\n",
+        "[limits]\nmessage_bytes = 262144\n",
+        "[limits]\nmessage_bytes = 1024\nevent_bytes = 1024\n",
+    ] {
+        let config = write(directory.path(), text);
+        let (config, store) = (config.to_str().unwrap(), store.to_str().unwrap());
+        let ended = negsync(&["import", "--config", config, "--store", store], "");
+        assert!(ended.status.success(), "{text}: {}", ended.stderr);
+    }
 }
 
 #[test]

@@ -102,6 +102,9 @@ const LABELS: [&str; 4] = ["{verb=", "{outcome=", "{reason=", "{kind="];
 /// What only a fault of the program moves.
 const NEVER: &str = r#"negsync_auth_total{outcome="error"}"#;
 
+/// The dashboard shows it as negsync_peer_lag_seconds.
+const AS_LAG: &str = "negsync_peer_last_converged_timestamp_seconds";
+
 const UP: Option<f64> = None;
 const fn by(number: f64) -> Option<f64> {
     Some(number)
@@ -140,6 +143,8 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     assert!(asked_for.len() > 30, "{asked_for:?}");
     let unknown: Vec<&String> = asked_for.difference(&there).collect();
     assert!(unknown.is_empty(), "contrib asks for {unknown:?}");
+    let unseen: Vec<&String> = there.difference(&asked_for).collect();
+    assert_eq!(unseen, [AS_LAG], "contrib does not show the others");
 }
 
 async fn connections(watch: &mut Watch<'_>) {

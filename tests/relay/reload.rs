@@ -23,6 +23,13 @@ async fn on_sighup_limits_change_and_a_bad_file_changes_nothing() {
     assert!(line.contains("relay.toml, line 3: subscriptions: "), "{line}");
     assert_eq!(client.ask(&json!(["REQ", "b", {}])).await[0], "CLOSED");
 
+    write("[limits]\nsubscriptions = 2\nmessage_bytes = 2000\nevent_bytes = 3000\n");
+    relay.signal("HUP");
+    let line = relay.logged("relay.toml, line 4: event_bytes: ");
+    assert!(line.contains("the configuration stays as it was"), "{line}");
+    assert!(line.contains("lower event_bytes or raise message_bytes"), "{line}");
+    assert_eq!(client.ask(&json!(["REQ", "b", {}])).await[0], "CLOSED");
+
     write("[limits]\nsubscriptions = 2\n[store]\nreaders = 1\n[log]\nlevel = \"debug\"\n");
     relay.signal("HUP");
     let line = relay.logged("the configuration was read anew");

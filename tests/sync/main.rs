@@ -2,6 +2,7 @@
 
 mod command;
 mod convergence;
+mod cut_off;
 mod diff;
 mod nasty;
 mod others;

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -27,6 +28,10 @@ pub enum Unknown {
     Fingerprint,
 }
 
+/// Whether a connection ends instead of bringing an event: the connection's number and the event's
+/// place on it, both from 0, and the event's id.
+pub type Cuts = Arc<dyn Fn(usize, usize, &[u8; 32]) -> bool + Send + Sync>;
+
 /// How the relay behaves.
 #[derive(Clone)]
 pub struct Script {
@@ -37,6 +42,11 @@ pub struct Script {
     pub events_per_req: usize,
     /// The connection is cut at every so many-th message sent.
     pub cut_every: Option<usize>,
+    pub cuts: Option<Cuts>,
+    /// An EVENT is answered with OK true and not kept.
+    pub forgets: bool,
+    /// What a REQ by ids is refused with.
+    pub refuses_ids: Option<String>,
     /// How often each event is sent that a REQ brings.
     pub repeats: usize,
     /// Sent with every REQ, whatever it asks.
@@ -52,6 +62,9 @@ impl Default for Script {
             frame_limit_bytes: 0,
             events_per_req: usize::MAX,
             cut_every: None,
+            cuts: None,
+            forgets: false,
+            refuses_ids: None,
             repeats: 1,
             unasked: None,
             only_for: None,
@@ -68,6 +81,7 @@ struct Shared {
     script: Script,
     events: Arc<Mutex<BTreeMap<Item, String>>>,
     sent: AtomicUsize,
+    connections: AtomicUsize,
 }
 
 impl Scripted {
@@ -77,8 +91,8 @@ impl Scripted {
         let events = Arc::new(Mutex::new(held));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let shared =
-            Arc::new(Shared { script, events: Arc::clone(&events), sent: AtomicUsize::new(0) });
+        let (sent, connections) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let shared = Arc::new(Shared { script, events: Arc::clone(&events), sent, connections });
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
@@ -114,6 +128,8 @@ pub fn item(json: &str) -> Item {
 async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
     let mut sessions: HashMap<String, Responder<SortedItems>> = HashMap::new();
     let mut is_known = shared.script.only_for.is_none();
+    let connection = shared.connections.fetch_add(1, Ordering::Relaxed);
+    let mut brought = 0;
     if !is_known && socket.send(Message::text(r#"["AUTH","riddle"]"#)).await.is_err() {
         return;
     }
@@ -130,6 +146,13 @@ async fn serve(shared: &Shared, mut socket: WebSocketStream<TcpStream>) {
         };
         for answer in answers {
             let sent = shared.sent.fetch_add(1, Ordering::Relaxed) + 1;
+            if shared.cuts(connection, brought, &answer) {
+                // What was sent before still arrives.
+                let _ = socket.get_mut().shutdown().await;
+                while let Some(Ok(_)) = socket.next().await {}
+                return;
+            }
+            brought += usize::from(answer.starts_with(r#"["EVENT""#));
             if shared.script.cut_every.is_some_and(|every| sent.is_multiple_of(every)) {
                 return;
             }
@@ -177,10 +200,17 @@ impl Shared {
         match message[0].as_str().unwrap() {
             "EVENT" => {
                 let json = message[1].to_string();
-                self.events.lock().unwrap().insert(item(&json), json);
+                if !self.script.forgets {
+                    self.events.lock().unwrap().insert(item(&json), json);
+                }
                 vec![json!(["OK", message[1]["id"], true, ""]).to_string()]
             }
-            "REQ" => self.stored(&id, &message[2]),
+            "REQ" => match &self.script.refuses_ids {
+                Some(text) if message[2]["ids"].is_array() => {
+                    vec![json!(["CLOSED", id, text]).to_string()]
+                }
+                _ => self.stored(&id, &message[2]),
+            },
             "NEG-OPEN" => match self.script.without_negentropy {
                 Some(Unknown::Notice) => {
                     vec![json!(["NOTICE", "bad msg: unknown cmd"]).to_string()]
@@ -207,6 +237,12 @@ impl Shared {
             },
             _ => vec![],
         }
+    }
+
+    fn cuts(&self, connection: usize, brought: usize, answer: &str) -> bool {
+        let Some(cuts) = &self.script.cuts else { return false };
+        let answer: Value = serde_json::from_str(answer).unwrap();
+        answer[0] == "EVENT" && cuts(connection, brought, &item(&answer[2].to_string()).id)
     }
 
     /// One range up to infinity, of a set that nobody has.

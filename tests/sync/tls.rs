@@ -1,7 +1,7 @@
 //! `wss://`: a relay of ours behind a TLS server, with certificates that are to be believed and
 //! others.
 
-use super::shared::process::{Ended, negsync};
+use super::shared::process::Ended;
 use super::support::*;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -75,10 +75,15 @@ fn config(folder: &Path, name: &str, ca_file: Option<&str>) -> PathBuf {
     path
 }
 
+/// A sync to which the environment names our authority: only the configuration counts.
 async fn sync(url: &str, config: &Path) -> Ended {
-    let (url, config) = (url.to_owned(), config.to_str().unwrap().to_owned());
-    let run = move || negsync(&["sync", &url, "--config", &config], "");
-    tokio::task::spawn_blocking(run).await.unwrap()
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.args(["sync", url, "--config"]).arg(config);
+    command.env("SSL_CERT_FILE", config.with_file_name("ca.pem"));
+    let ended = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+    let [stdout, stderr] =
+        [ended.stdout, ended.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    Ended { status: ended.status, stdout, stderr }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -74,10 +74,19 @@ impl Session<'_> {
             if text.starts_with("auth-required") {
                 self.wait_for_auth(text)?;
             } else {
-                self.download.slow_down();
+                self.download_refused(text);
             }
             self.ended(subscription)?;
         }
         Ok(())
+    }
+
+    /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
+    fn download_refused(&mut self, text: &str) {
+        self.download.slow_down();
+        let reason = if text.is_empty() { "without a reason" } else { text };
+        if self.memory.refusal.replace(reason.to_owned()).is_none() {
+            self.note(format!("the peer refuses a download: {reason}"));
+        }
     }
 }

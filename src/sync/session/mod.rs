@@ -2,6 +2,7 @@
 //! hears of what threads have done; nothing in it waits for the peer to take something, so that
 //! the two sides can never wait for each other.
 
+mod leaving;
 mod listen;
 mod live;
 mod paging;
@@ -58,10 +59,12 @@ pub(super) struct Memory {
     tried: HashSet<[u8; 32]>,
     /// Ids that the report has counted.
     counted: HashSet<[u8; 32]>,
+    /// Ids that the peer said it has: when they are still missing later, it did not keep them.
+    accepted: HashSet<[u8; 32]>,
     /// Ids that were asked for when connections were lost, and how often.
     suspects: HashMap<[u8; 32], u8>,
-    /// To be written down by the next connection.
-    unwritten: Vec<Refused>,
+    /// Why the peer has refused a download, in its words.
+    refusal: Option<String>,
     pass: u32,
     advanced: bool,
 }
@@ -78,8 +81,9 @@ impl Memory {
             why: HashMap::new(),
             tried: HashSet::new(),
             counted: HashSet::new(),
+            accepted: HashSet::new(),
             suspects: HashMap::new(),
-            unwritten: Vec::new(),
+            refusal: None,
             pass: 0,
             advanced: false,
         }
@@ -90,10 +94,13 @@ impl Memory {
         self.why.clear();
         self.tried.clear();
         self.counted.clear();
+        self.accepted.clear();
         self.suspects.clear();
+        self.refusal = None;
     }
 
-    /// Whether anything was achieved since the last call.
+    /// Whether anything was achieved since the last call that need not be done again: an event
+    /// was moved or has a reason not to be, or a pass came to its end.
     pub(super) fn take_advanced(&mut self) -> bool {
         std::mem::take(&mut self.advanced)
     }
@@ -219,7 +226,7 @@ impl<'sync> Session<'sync> {
             remembering: None,
             batch: None,
             arriving_bytes: 0,
-            refused: std::mem::take(&mut memory.unwritten),
+            refused: Vec::new(),
             done,
             work,
             working: 0,
@@ -272,41 +279,6 @@ impl<'sync> Session<'sync> {
         }
     }
 
-    /// Ends the connection and keeps what the next one can use.
-    async fn leave(mut self, ended: Result<(), End>) -> End {
-        self.tell();
-        let Tally { bytes_up, bytes_down, .. } = self.tally();
-        (self.memory.report.bytes_up, self.memory.report.bytes_down) = (bytes_up, bytes_down);
-        let refused = std::mem::take(&mut self.refused);
-        if !refused.is_empty() && !self.options.dry_run {
-            let store = self.local.store.clone();
-            let _ = tokio::task::spawn_blocking(move || store.remember_refused(refused)).await;
-        }
-        let remembering = self.remembering.take();
-        match ended {
-            Ok(()) => {
-                self.peer.close().await;
-                // Whoever is told that the sync has ended may close the store.
-                if let Some(remembering) = remembering {
-                    let _ = remembering.await;
-                }
-                End::Finished
-            }
-            Err(End::Lost(error)) => {
-                if self.pass.is_some() {
-                    // It begins anew on the next connection.
-                    self.memory.pass -= 1;
-                } else {
-                    // All was caught up with: the next connection looks, and proves, from the start.
-                    self.memory.pass = 0;
-                }
-                self.keep_suspects(&error);
-                End::Lost(error)
-            }
-            Err(end) => end,
-        }
-    }
-
     /// Begins to look at everything.
     fn begin_pass(&mut self) {
         self.memory.pass += 1;
@@ -354,6 +326,7 @@ impl<'sync> Session<'sync> {
             return true;
         }
         let Some(mut pass) = self.pass.take() else { return true };
+        self.memory.advanced = true;
         self.memory.breakdown = pass.breakdown.take();
         self.memory.breakdown.iter_mut().for_each(Breakdown::finish);
         self.tell();
@@ -383,8 +356,11 @@ impl<'sync> Session<'sync> {
                 return true;
             }
             Verdict::Stuck => {
-                let count = pass.open.len();
-                report.error.get_or_insert(format!("{count} events could not be moved"));
+                let mut text = format!("{} events could not be moved", pass.open.len());
+                if let Some(refusal) = &self.memory.refusal {
+                    text.push_str(&format!("; the peer refuses the download: {refusal}"));
+                }
+                report.error.get_or_insert(text);
             }
             Verdict::Proven => self.remember_synced(&pass),
             Verdict::Moving => {}

@@ -170,7 +170,6 @@ impl Session<'_> {
         let over = |page: &mut Page| page.ended && page.unsettled == 0;
         let Some(page) = self.paging.page.take_if(over) else { return };
         self.memory.report.round_trips += 1;
-        self.memory.advanced = true;
         let Page { window, events, rows, .. } = page;
         self.add_rows(rows);
         let oldest = events.iter().map(|(_, created_at)| *created_at).min();

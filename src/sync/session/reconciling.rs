@@ -246,7 +246,6 @@ impl Session<'_> {
         self.reconciling.failures = 0;
         self.reconciling.too_large = 0;
         self.memory.report.round_trips += 1;
-        self.memory.advanced = true;
         let reader = self.local.store.reader().clone();
         let peer = self.url.as_str().to_owned();
         let sessions = self.reconciling.sessions.clone();

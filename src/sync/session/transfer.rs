@@ -16,8 +16,6 @@ const BATCH_EVENTS: usize = 64;
 const BATCH_BYTES: usize = 256 << 10;
 /// With so many bytes of events being checked or stored the socket is not read.
 const MOST_ARRIVING_BYTES: usize = 64 << 20;
-/// An event is given up that was asked for at the loss of so many connections.
-const MOST_LOSSES: u8 = 6;
 /// How long a peer has to ask who we are, after it has refused for that, and how often.
 const AUTH_WAIT: Duration = Duration::from_millis(250);
 const MOST_AUTH_WAITS: u32 = 20;
@@ -56,7 +54,7 @@ impl Session<'_> {
         pass.need += need.len() as u64;
         let mut fresh_have = Vec::new();
         for id in have {
-            let not_kept = !first && self.upload.was_accepted(&id);
+            let not_kept = !first && self.memory.accepted.contains(&id);
             if not_kept && !remembered.contains_key(&id) {
                 self.give_up(id, "accepted and not kept by the peer", Some(NOT_TAKEN_S), true);
             }
@@ -223,6 +221,9 @@ impl Session<'_> {
                     let name = refusal.name();
                     *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
                     if let Some(id) = event.id {
+                        let is_first = !self.memory.why.contains_key(&id);
+                        // Whoever forges events brings the sync no nearer to its end.
+                        self.memory.advanced |= is_first && *refusal != arrival::Refusal::Invalid;
                         self.moved();
                         self.read_through(event.id, Some(name));
                         self.give_up(id, name, refusal.term_s(), !refusal.is_ours());
@@ -278,11 +279,12 @@ impl Session<'_> {
                     self.read_through(Some(*id), Some("refused by the peer"));
                     let why = format!("refused by the peer: {prefix}");
                     self.give_up(*id, &why, Some(NOT_TAKEN_S), true);
+                    self.memory.advanced = true;
                 }
                 return Ok(());
             }
         }
-        self.memory.advanced = true;
+        self.memory.advanced |= self.memory.accepted.insert(*id);
         self.moved();
         self.read_through(Some(*id), None);
         Ok(())
@@ -335,7 +337,7 @@ impl Session<'_> {
     }
 
     /// Notes why an id is not moved, for this sync and, with a term, for later ones.
-    fn give_up(&mut self, id: [u8; 32], why: &str, term_s: Option<u64>, of_peer: bool) {
+    pub(super) fn give_up(&mut self, id: [u8; 32], why: &str, term_s: Option<u64>, of_peer: bool) {
         self.memory.why.insert(id, why.to_owned());
         let Some(term_s) = term_s else { return };
         let peer = if of_peer { self.url.as_str().to_owned() } else { String::new() };
@@ -356,28 +358,6 @@ impl Session<'_> {
             store.remember_refused(refused)?;
             Ok::<_, StoreError>(Work::Remembered)
         });
-    }
-
-    /// Keeps what was asked for when the connection broke: it may be what broke it.
-    pub(super) fn keep_suspects(&mut self, error: &PeerError) {
-        let at_fault = self.download.at_fault();
-        let alone = at_fault.len() == 1;
-        for id in at_fault {
-            let losses = self.memory.suspects.entry(id).or_default();
-            *losses = losses.saturating_add(1);
-            let proven = alone && matches!(error, PeerError::TooLong);
-            if !proven && *losses < MOST_LOSSES {
-                continue;
-            }
-            let refusal = arrival::Refusal::Unreadable;
-            let name = refusal.name().to_owned();
-            *self.memory.report.refused.entry(name.clone()).or_default() += 1;
-            self.memory.why.insert(id, name.clone());
-            if let Some(term_s) = refusal.term_s() {
-                let peer = self.url.as_str().to_owned();
-                self.memory.unwritten.push(Refused { peer, id, reason: name, term_s });
-            }
-        }
     }
 }
 
