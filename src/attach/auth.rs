@@ -11,6 +11,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Messages about AUTH of up to this size are read in passing.
+pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// NIP-42: the kind of an AUTH event.
 const AUTH: u16 = 22_242;
 /// NIP-42: how far its time may be from now, in seconds.

@@ -1,13 +1,11 @@
 //! From the relay to the client, with our own answers between its messages.
 
-use super::auth::{SharedAuth, lock};
+use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::frames::{self, CLOSE, Frames, Piece, TEXT};
-use super::tunnel::{READ_BYTES, Reading, SEEN_BYTES, Writing};
-use std::io;
+use super::wire::{READ_BYTES, Reading, Wire};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -54,34 +52,10 @@ impl Answers {
     }
 }
 
-/// The way to a client, which ends when the client takes nothing for too long: the relay, which is
-/// not read meanwhile, cannot tell.
-pub(super) struct ToClient {
-    writing: Writing,
-    patience: Duration,
-}
-
-impl ToClient {
-    pub(super) fn new(writing: Writing, patience: Duration) -> Self {
-        Self { writing, patience }
-    }
-
-    async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let taken = tokio::time::timeout(self.patience, self.writing.write(bytes)).await??;
-            match bytes.get(taken..) {
-                Some(rest) if taken > 0 => bytes = rest,
-                _ => return Err(io::ErrorKind::WriteZero.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
 /// From the relay to the client, with our own answers between its messages.
 pub(super) async fn down(
     mut from: Reading,
-    mut to: ToClient,
+    mut to: Wire,
     mut own: mpsc::Receiver<Own>,
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,
@@ -124,7 +98,7 @@ pub(super) async fn down(
                         let gone = frames::close(CloseCode::Restart, "the relay has gone");
                         let _ = to.send(&gone).await;
                     }
-                    let _ = to.writing.shutdown().await;
+                    let _ = to.shutdown().await;
                     return;
                 }
             },
@@ -134,7 +108,7 @@ pub(super) async fn down(
                     if listening.frames.is_between_messages() && !listening.has_closed {
                         let _ = to.send(&frames::close(code, reason)).await;
                     }
-                    let _ = to.writing.shutdown().await;
+                    let _ = to.shutdown().await;
                     return;
                 }
                 None => is_open = false,

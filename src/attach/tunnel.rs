@@ -2,37 +2,30 @@
 //! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
 //! takes what was read.
 
-use super::Shared;
-use super::auth::{SharedAuth, lock};
-use super::down::{Answers, ToClient, answers, down};
+use super::auth::{SEEN_BYTES, SharedAuth, lock};
+use super::down::{Answers, answers, down};
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
 use super::neg::Neg;
+use super::wire::{READ_BYTES, Reading, Wire};
+use super::{Shared, wire};
 use crate::clients::limits::Place;
 use crate::clients::message;
 use crate::clients::running::stopped;
 use crate::metrics::Share;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::AsyncReadExt;
 use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-pub(super) type Reading = ReadHalf<TokioIo<Upgraded>>;
-pub(super) type Writing = WriteHalf<TokioIo<Upgraded>>;
-
-/// What is read at a time.
-pub(super) const READ_BYTES: usize = 32 << 10;
 /// A verb is known within so many bytes of its message, or it is none of ours.
 const VERB_BYTES: usize = 64;
 /// And within so many bytes with the heads of its frames, of which a client can send any number
 /// without a text.
 const HELD_BYTES: usize = 4 << 10;
-/// AUTH messages of up to this size are read in passing.
-pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// How long the last words may take, of either side to the other.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -44,8 +37,8 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     open.set(1);
     let limits = shared.service.config().limits.clone();
     let patience = Duration::from_secs(limits.send_timeout_s.get());
-    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-    let (from_relay, to_relay) = tokio::io::split(TokioIo::new(relay));
+    let (from_client, to_client) = wire::split(client, patience);
+    let (from_relay, to_relay) = wire::split(relay, Duration::MAX);
     let (own, own_out) = answers(shared.service.config().connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
@@ -62,7 +55,6 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
         frame_at: 0,
     };
     let mut stopping = shared.service.running.stopping.clone();
-    let to_client = ToClient::new(to_client, patience);
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
     let mut down = std::pin::pin!(down);
     tokio::select! {
@@ -137,7 +129,7 @@ enum Outcome {
 }
 
 impl Up {
-    async fn run(mut self, mut from: Reading, mut to: Writing) -> io::Result<()> {
+    async fn run(mut self, mut from: Reading, mut to: Wire) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -164,7 +156,7 @@ impl Up {
                     Outcome::Nothing => {}
                     Outcome::Neg(text) => {
                         // In order: what came before it has gone to the relay.
-                        to.write_all(&passing).await?;
+                        to.send(&passing).await?;
                         passing.clear();
                         self.answer(text).await;
                     }
@@ -177,7 +169,7 @@ impl Up {
                     }
                 }
             }
-            to.write_all(&passing).await?;
+            to.send(&passing).await?;
             passing.clear();
         }
     }
