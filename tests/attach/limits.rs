@@ -154,6 +154,54 @@ async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.negentropy.memory_mb = Within::new(1);
+    })
+    .await;
+    let author = Author::new(1);
+    for number in 0..4_000_usize {
+        // Of an id of its own, and signed by nobody: nobody looks.
+        let mut note = author.event(1, EPOCH, json!([]), "");
+        note["id"] = json!(format!("{number:064x}"));
+        stand.database.publish(&note);
+    }
+    let open = |number: usize| {
+        let filter = json!({ "kinds": [1, 100 + number] });
+        json!(["NEG-OPEN", format!("n{number}"), filter, EMPTY_SET])
+    };
+    let mut client = Client::connect(&stand.url()).await;
+    // Each is of a filter of its own, and too cheap to be kept.
+    let mut opened = 0;
+    let refusal = loop {
+        let answer = client.ask(&open(opened)).await;
+        if answer[0] == "NEG-ERR" {
+            break answer;
+        }
+        opened += 1;
+    };
+    assert!((3..30).contains(&opened), "{opened}");
+    assert!(refusal[2].as_str().unwrap().starts_with("rate-limited: "), "{refusal}");
+    // What is in memory anyway takes no more of it, and what passes takes none.
+    assert_eq!(client.ask(&json!(["NEG-OPEN", "all", {}, EMPTY_SET])).await[0], "NEG-MSG");
+    client.fence().await;
+    for number in 0..opened {
+        client.send(&json!(["NEG-CLOSE", format!("n{number}")])).await;
+    }
+    for number in 0..opened {
+        assert_eq!(client.ask(&open(number)).await[0], "NEG-MSG", "{number} of {opened}");
+    }
+    // A connection's end gives it back, too.
+    drop(client);
+    let mut other = Client::connect(&stand.url()).await;
+    for number in 0..opened {
+        let again = async { while other.ask(&open(number)).await[0] != "NEG-MSG" {} };
+        tokio::time::timeout(PATIENCE, again).await.expect("a lost connection holds sets");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_neg_session_that_is_asked_nothing_is_closed_and_the_connection_goes_on() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
