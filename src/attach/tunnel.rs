@@ -9,6 +9,7 @@ use super::neg::Neg;
 use super::wire::{READ_BYTES, Reading, Wire};
 use super::{Shared, wire};
 use crate::clients::limits::Place;
+use crate::clients::linger::linger;
 use crate::clients::message;
 use crate::clients::running::stopped;
 use crate::metrics::Share;
@@ -37,8 +38,8 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     open.set(1);
     let limits = shared.service.config().limits.clone();
     let patience = Duration::from_secs(limits.send_timeout_s.get());
-    let (from_client, to_client) = wire::split(client, patience);
-    let (from_relay, to_relay) = wire::split(relay, Duration::MAX);
+    let (mut from_client, to_client) = wire::split(client, patience);
+    let (from_relay, mut to_relay) = wire::split(relay, patience);
     let (own, own_out) = answers(shared.service.config().connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
@@ -55,15 +56,16 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
         frame_at: 0,
     };
     let mut stopping = shared.service.running.stopping.clone();
-    let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
+    let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
     let mut down = std::pin::pin!(down);
-    tokio::select! {
-        // The relay is gone, and has said so if it could.
-        _ = &mut down => return,
-        ended = up.run(from_client, to_relay) => {
+    let is_down = tokio::select! {
+        // The relay is gone, and has said so if it could, or the client takes nothing.
+        _ = &mut down => true,
+        ended = up.run(&mut from_client, &mut to_relay) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended while it was passed on");
             }
+            false
         }
         () = stopped(&mut stopping) => {
             // A client that takes nothing is not waited for.
@@ -72,12 +74,17 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
                 down.abort();
                 return;
             }
+            false
         }
-    }
+    };
     // What the relay still has to say to a client that has said its last.
-    drop(own);
-    if tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await.is_err() {
+    drop((own, to_relay));
+    if !is_down && tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await.is_err() {
         down.abort();
+        return;
+    }
+    if !has_closed.load(Ordering::Relaxed) {
+        linger(&mut from_client).await;
     }
 }
 
@@ -129,7 +136,7 @@ enum Outcome {
 }
 
 impl Up {
-    async fn run(mut self, mut from: Reading, mut to: Wire) -> io::Result<()> {
+    async fn run(mut self, from: &mut Reading, to: &mut Wire) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -156,11 +163,11 @@ impl Up {
                     Outcome::Nothing => {}
                     Outcome::Neg(text) => {
                         // In order: what came before it has gone to the relay.
-                        to.send(&passing).await?;
-                        passing.clear();
+                        self.send(&mut passing, to).await?;
                         self.answer(text).await;
                     }
                     Outcome::TooLong => {
+                        self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
                         self.own.send(message::notice(&text)).await;
@@ -169,9 +176,18 @@ impl Up {
                     }
                 }
             }
-            to.send(&passing).await?;
-            passing.clear();
+            self.send(&mut passing, to).await?;
         }
+    }
+
+    /// Passes on what is the relay's. A relay that takes nothing is not waited for for ever.
+    async fn send(&self, passing: &mut Vec<u8>, to: &mut Wire) -> io::Result<()> {
+        let sent = to.send(passing).await;
+        passing.clear();
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            self.own.close(CloseCode::Restart, "the relay takes nothing").await;
+        }
+        sent
     }
 
     async fn answer(&mut self, text: Vec<u8>) {

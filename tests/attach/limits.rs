@@ -357,3 +357,34 @@ async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
     assert_eq!(passed.len(), taken);
     assert!(passed.chunks(chunk.len()).all(|part| part == &chunk[..part.len()]));
 }
+
+/// A relay that is there and does nothing: its clients are told so, and their places are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::with(address, |config| {
+        config.limits.send_timeout_s = Within::new(1);
+        config.connections.in_all = Within::new(1);
+    })
+    .await;
+    let (raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let relay = relay.await.unwrap();
+    let (mut from, mut to) = raw.stream.into_split();
+    let chunk = frame(0x82, &vec![7; CHUNK_BYTES], [1, 2, 3, 4]);
+    // It is written to for as long as it takes, as by a client that has much to say.
+    let writing = tokio::spawn(async move { while to.write_all(&chunk).await.is_ok() {} });
+    let mut received = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, from.read_to_end(&mut received)).await;
+    let _ = read.expect("the client waits for ever");
+    let reason = b"the relay takes nothing";
+    let close = [&[0x88, 2 + reason.len() as u8][..], &1012_u16.to_be_bytes(), reason].concat();
+    assert_eq!(received, close, "{}", String::from_utf8_lossy(&received));
+    let again = async {
+        while http(stand.attach.address(), &format!("{HANDSHAKE}\r\n")).await.contains(" 503 ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("its place is not free");
+    writing.abort();
+    drop(relay);
+}
