@@ -71,7 +71,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         // A client that cannot be sent to is not read either.
         _ = &mut sender => return,
     };
-    drop(client);
+    let _place = client.into_place();
     if let Ok(sink) = sender.await
         && left == Left::Told
         && let Ok(mut socket) = stream.reunite(sink)

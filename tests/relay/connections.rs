@@ -253,3 +253,29 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
     };
     tokio::time::timeout(PATIENCE, closing).await.expect("the relay waits for more");
 }
+
+/// A client that is told to close and does not answer keeps its place for as long as its socket is
+/// open.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_waited_for_still_counts() {
+    let relay = TestRelay::start_with(|config| config.connections.in_all = Within::new(5)).await;
+    let mut leaving = Vec::new();
+    // Each may end before the next one comes, on a slow machine, but not each of so many.
+    while leaving.len() < 300 {
+        let mut stream = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+        stream.write_all(&frame(0x83, b"no such frame")).await.unwrap();
+        let close = [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat();
+        let mut received = Vec::new();
+        while !received.ends_with(&close) {
+            match stream.read_u8().await {
+                Ok(byte) => received.push(byte),
+                Err(_) => break,
+            }
+        }
+        if received.starts_with(b"HTTP/1.1 503 ") {
+            break;
+        }
+        leaving.push(stream);
+    }
+    assert!((5..300).contains(&leaving.len()), "{}", leaving.len());
+}
