@@ -195,10 +195,9 @@ async fn each_client_is_given_its_own_and_nobody_elses() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut events = events(&mut rng, 240);
         events.drain(..120).for_each(|event| database.publish(&event));
-        // Without a URL the relay's word counts, and nothing else does.
         let (url, manner) = match seed {
             0 => (RELAY_URL, Manner::Silent),
-            _ => ("", Manner::Says(true)),
+            _ => (RELAY_URL, Manner::Says(true)),
         };
         let attach = attach(kind, &database, url, manner).await;
         let mut clients = vec![(connect(&attach).await, None)];
@@ -260,6 +259,14 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
         client.fence().await;
         assert_given(&mut client, &database, &all, None, "not believed").await;
 
+        // It was signed for another relay, and what is said OK to may be an EVENT.
+        for (url, named) in [(RELAY_URL, "wss://elsewhere.example"), ("", RELAY_URL)] {
+            let saying = attach(kind, &database, url, Manner::Says(true)).await;
+            let mut client = connect(&saying).await;
+            assert!(client.authenticate(&author, named).await.0);
+            assert_given(&mut client, &database, &all, None, "signed for another").await;
+        }
+
         // The relay says no, at once or later.
         let refusing = attach(kind, &database, RELAY_URL, Manner::Says(false)).await;
         let mut client = connect(&refusing).await;
@@ -297,13 +304,10 @@ async fn who_asks_for_private_kinds_alone_is_asked_for_a_key() {
     assert_eq!(neg_ids(&mut client, &filter).await.len(), 2);
 }
 
-/// How a relay may show whom it believes: by its word, where it is not known what it is called, or
-/// by nothing.
-const MANNERS: [(&str, Manner); 2] = [("", Manner::Says(true)), (RELAY_URL, Manner::Silent)];
-
-fn kinds_and_manners() -> impl Iterator<Item = (RelayKind, &'static str, Manner)> {
-    let with_manners = |kind| MANNERS.map(|(url, manner)| (kind, url, manner));
-    KINDS.into_iter().flat_map(with_manners)
+/// How a relay may show whom it believes: by its word or by nothing.
+fn kinds_and_manners() -> impl Iterator<Item = (RelayKind, Manner)> {
+    let manners = [Manner::Says(true), Manner::Silent];
+    KINDS.into_iter().flat_map(move |kind| manners.map(|manner| (kind, manner)))
 }
 
 async fn show_key_to(manner: Manner, client: &mut Client, author: &Author) {
@@ -323,10 +327,11 @@ async fn expect_refused(client: &mut Client, prefix: &str, context: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn where_a_key_is_required_nobody_reconciles_without_one() {
-    for (kind, url, manner) in kinds_and_manners() {
+    for (kind, manner) in kinds_and_manners() {
         let folder = tempfile::tempdir().unwrap();
         let database = own_and_others(&folder, kind);
-        let attach = attach_with(kind, &database, url, manner, |auth| auth.required = true).await;
+        let attach =
+            attach_with(kind, &database, RELAY_URL, manner, |auth| auth.required = true).await;
         let (mut client, author) = (connect(&attach).await, Author::new(1));
         let context = format!("{kind:?}, {manner:?}");
         expect_refused(&mut client, "auth-required: ", &context).await;
@@ -334,22 +339,20 @@ async fn where_a_key_is_required_nobody_reconciles_without_one() {
         assert_given(&mut client, &database, &json!({}), Some(&author), &context).await;
         // The key is one connection's.
         expect_refused(&mut connect(&attach).await, "auth-required: ", &context).await;
-        // And none any more when the relay refuses what it has said nothing about.
-        if matches!(manner, Manner::Silent) {
-            assert_eq!(client.ask(&json!([REFUSE])).await[2], false);
-            expect_refused(&mut client, "auth-required: ", &context).await;
-        }
+        // And none any more when the relay refuses it.
+        assert_eq!(client.ask(&json!([REFUSE])).await[2], false);
+        expect_refused(&mut client, "auth-required: ", &context).await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_listed_keys_reconcile() {
-    for (kind, url, manner) in kinds_and_manners() {
+    for (kind, manner) in kinds_and_manners() {
         let folder = tempfile::tempdir().unwrap();
         let database = own_and_others(&folder, kind);
         let [member, guest] = [1, 2].map(Author::new);
         let key = faster_hex::hex_decode_array(member.key().as_bytes()).unwrap();
-        let attach = attach_with(kind, &database, url, manner, |auth| {
+        let attach = attach_with(kind, &database, RELAY_URL, manner, |auth| {
             auth.sync_keys = PublicKeys::from_iter([key]);
         })
         .await;
