@@ -67,7 +67,9 @@ pub(super) async fn down(
     let mut waiting: Option<(Vec<u8>, OwnedSemaphorePermit)> = None;
     let mut is_open = true;
     loop {
+        // RFC 6455, section 5.5.1: nothing comes after a close frame.
         if let Some((answer, _room)) = waiting.take_if(|_| listening.frames.is_between_messages())
+            && !listening.has_closed
             && to.send(&answer).await.is_err()
         {
             return;
@@ -113,6 +115,11 @@ pub(super) async fn down(
                 }
                 None => is_open = false,
             },
+            // The relay has begun a message and does not go on, so that nothing else can be said.
+            () = tokio::time::sleep(to.patience()), if waiting.is_some() => {
+                let _ = to.shutdown().await;
+                return;
+            }
         }
     }
 }
@@ -129,7 +136,8 @@ struct Listening {
 }
 
 impl Listening {
-    /// Hears a part of the stream. Returns the last place in it that is between two messages.
+    /// Hears a part of the stream. Returns the last place in it that is between two messages, and
+    /// before a close frame.
     fn hear(&mut self, stream: &[u8]) -> Option<usize> {
         let mut rest = stream;
         let mut between = None;
@@ -145,7 +153,7 @@ impl Listening {
                 Piece::Payload(_) if self.is_control => {}
                 Piece::Payload(payload) => self.read(payload),
                 Piece::End => {
-                    if self.frames.is_between_messages() {
+                    if self.frames.is_between_messages() && !self.has_closed {
                         between = Some(stream.len().saturating_sub(rest.len()));
                         self.end();
                     }

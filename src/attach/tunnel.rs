@@ -30,8 +30,10 @@ const HELD_BYTES: usize = 4 << 10;
 /// How long the last words may take, of either side to the other.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Passes messages until either side is gone.
+/// Passes messages until either side is gone. The place is the client's for as long as its socket is
+/// open.
 pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared: Arc<Shared>) {
+    let place = Arc::new(place);
     let metrics = &shared.service.metrics;
     metrics.connections_total.inc();
     let mut open = Share::of(&metrics.connections);
@@ -44,7 +46,7 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
-        neg: Neg::new(Arc::clone(&shared), place),
+        neg: Neg::new(Arc::clone(&shared), Arc::clone(&place)),
         auth: Arc::clone(&auth),
         message_bytes: limits.message_bytes.size(),
         shared: Arc::clone(&shared),
@@ -208,6 +210,8 @@ impl Up {
                     passing.extend(bytes);
                 } else {
                     if frame.opcode != CONTINUATION {
+                        // One that breaks off is the relay's to judge.
+                        passing.append(&mut self.message.held);
                         let fate = if frame.opcode == TEXT { Fate::Open } else { Fate::Pass };
                         self.message = Message { fate, ..Message::default() };
                     }

@@ -27,6 +27,11 @@ pub(super) fn split(upgraded: Upgraded, patience: Duration) -> (Reading, Wire) {
 }
 
 impl Wire {
+    /// How long nothing may be taken.
+    pub(super) fn patience(&self) -> Duration {
+        self.patience
+    }
+
     /// Sends all of it.
     ///
     /// # Errors
