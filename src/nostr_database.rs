@@ -10,6 +10,7 @@ use nostr_database::{
     Backend, DatabaseError, DatabaseEventStatus, Events, NostrDatabase, RejectedReason,
     SaveEventStatus,
 };
+use std::ops::ControlFlow;
 
 /// A store with its index, for `nostr_sdk::ClientBuilder::database`. Clones share it.
 #[derive(Clone)]
@@ -171,8 +172,14 @@ fn read(index: &Index, filter: store::Filter) -> Result<Vec<Event>, Failure> {
     let mut events = Vec::with_capacity(hits.len());
     let mut wrong = None;
     index.reader().fetch(&hits, |_, json| match Event::from_json(json) {
-        Ok(event) => events.push(event),
-        Err(error) => wrong = Some(error.to_string()),
+        Ok(event) => {
+            events.push(event);
+            ControlFlow::Continue(())
+        }
+        Err(error) => {
+            wrong = Some(error.to_string());
+            ControlFlow::Break(())
+        }
     })?;
     wrong.map_or(Ok(events), |reason| Err(Failure::Event(reason)))
 }

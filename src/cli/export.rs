@@ -4,6 +4,7 @@ use super::{StoreArguments, is_broken_pipe};
 use anyhow::Context;
 use negsync::store::{Filter, Reader};
 use std::io::{BufWriter, Write};
+use std::ops::ControlFlow;
 use std::process::ExitCode;
 
 /// After how many events a reader that has gone is noticed.
@@ -38,9 +39,8 @@ fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
         for hits in hits.chunks(READ_EVENTS) {
             let mut written = Ok(());
             moment.fetch(hits, |_, json| {
-                if written.is_ok() {
-                    written = writeln!(out, "{json}");
-                }
+                written = writeln!(out, "{json}");
+                if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             written?;
         }

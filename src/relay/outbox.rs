@@ -70,6 +70,16 @@ impl Outbox {
         self.answers.send((outgoing, permit)).await.is_ok()
     }
 
+    /// As [`Outbox::send`] where that takes no waiting; else gives it back.
+    pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
+        let bytes = outgoing.bytes().min(self.outbound_bytes) as u32;
+        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else {
+            return Err(outgoing);
+        };
+        let sent = self.answers.try_send((outgoing, Some(permit)));
+        sent.map_err(|refused| refused.into_inner().0)
+    }
+
     /// Queues an event's outcome without waiting; the permit bounds how many there are.
     pub(super) fn outcome(&self, text: String, permit: OwnedSemaphorePermit) {
         let _ = self.outcomes.send((text, permit));

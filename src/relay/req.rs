@@ -5,9 +5,10 @@ use super::outbox::{Outbox, Outgoing};
 use super::{message, permission};
 use crate::item::Item;
 use crate::store::{Filter, StoreError, View, unix_now};
+use std::ops::ControlFlow;
 
-/// How many stored events are read at a time; no read of the database waits for a client.
-const READ_EVENTS: usize = 256;
+/// How many stored events are read at most in one turn; no read of the database waits for a client.
+const TURN_EVENTS: usize = 1_024;
 /// A chunk of stored events is handed on at this size.
 const CHUNK_BYTES: usize = 64 << 10;
 
@@ -43,29 +44,25 @@ pub(super) fn close(client: &Client, id: &str) {
 }
 
 /// Sends the stored events that match and returns their ids. No thread waits for the client: the
-/// events are read on one, a few at a time, and sent without.
+/// events are read on one, and what there is no room for is sent without.
 async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<[u8; 32]>, String> {
-    let mut first = Batch { id_json: message::json_string(id), ..Batch::default() };
+    let mut batch = Batch::new(id, client.outbox.clone());
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config().limits.events_per_filter.size();
-    let (hits, mut batch) = on_a_thread(client, move || {
-        let add = |item: &Item, json: &str| first.add(item, json);
-        let hits = reader.newest_and_first(&views, most, READ_EVENTS, unix_now(), add)?;
-        Ok((hits, first))
+    let (mut hits, mut read, mut batch) = on_a_thread(client, move || {
+        let add = |item: &Item, json: &str| batch.add(item, json);
+        let (hits, read) = reader.newest_and_first(&views, most, unix_now(), add)?;
+        Ok((hits, read, batch))
     })
     .await?;
-    let mut listening = batch.send(&client.outbox).await;
-    for hits in hits.get(READ_EVENTS..).unwrap_or_default().chunks(READ_EVENTS) {
-        if !listening {
-            break;
-        }
-        let (reader, hits) = (client.relay.index.reader().clone(), hits.to_vec());
-        batch = on_a_thread(client, move || {
-            reader.fetch(&hits, |item, json| batch.add(item, json))?;
-            Ok(batch)
+    while batch.send().await && read < hits.len() {
+        let reader = client.relay.index.reader().clone();
+        (hits, read, batch) = on_a_thread(client, move || {
+            let rest = hits.get(read..).unwrap_or_default();
+            read += reader.fetch(rest, |item, json| batch.add(item, json))?;
+            Ok((hits, read, batch))
         })
         .await?;
-        listening = batch.send(&client.outbox).await;
     }
     Ok(batch.sent)
 }
@@ -82,37 +79,70 @@ async fn on_a_thread<T: Send + 'static>(
 }
 
 /// Stored events on their way to the outbox.
-#[derive(Default)]
 struct Batch {
     id_json: String,
-    chunks: Vec<Vec<String>>,
-    // Of the last chunk.
+    outbox: Outbox,
+    // What is not yet enough to be handed on.
+    chunk: Vec<String>,
     chunk_bytes: usize,
+    // What the outbox had no room for: a chunk at the most, and what follows it in a turn.
+    waiting: Vec<Vec<String>>,
+    // How many events came in this turn.
+    turn: usize,
     // The ids of all, those handed on included.
     sent: Vec<[u8; 32]>,
 }
 
 impl Batch {
-    fn add(&mut self, item: &Item, json: &str) {
-        let text = message::event(&self.id_json, json);
-        let bytes = text.len();
-        match self.chunks.last_mut() {
-            Some(chunk) if self.chunk_bytes < CHUNK_BYTES => chunk.push(text),
-            _ => {
-                self.chunks.push(vec![text]);
-                self.chunk_bytes = 0;
-            }
+    fn new(id: &str, outbox: Outbox) -> Self {
+        Self {
+            id_json: message::json_string(id),
+            outbox,
+            chunk: Vec::new(),
+            chunk_bytes: 0,
+            waiting: Vec::new(),
+            turn: 0,
+            sent: Vec::new(),
         }
-        self.chunk_bytes += bytes;
+    }
+
+    /// Takes an event. Breaks off once the outbox has no room, or the turn is over.
+    fn add(&mut self, item: &Item, json: &str) -> ControlFlow<()> {
+        let text = message::event(&self.id_json, json);
+        self.chunk_bytes += text.len();
+        self.chunk.push(text);
         self.sent.push(item.id);
+        self.turn += 1;
+        if self.chunk_bytes >= CHUNK_BYTES {
+            self.end_chunk();
+        }
+        if self.waiting.is_empty() && self.turn < TURN_EVENTS {
+            ControlFlow::Continue(())
+        } else {
+            ControlFlow::Break(())
+        }
+    }
+
+    /// Hands the chunk on where that takes no waiting.
+    fn end_chunk(&mut self) {
+        self.chunk_bytes = 0;
+        let chunk = Outgoing::Events(std::mem::take(&mut self.chunk));
+        let refused =
+            if self.waiting.is_empty() { self.outbox.try_send(chunk) } else { Err(chunk) };
+        if let Err(Outgoing::Events(chunk)) = refused {
+            self.waiting.push(chunk);
+        }
     }
 
     /// Hands everything on. Returns whether the socket is still there.
-    async fn send(&mut self, outbox: &Outbox) -> bool {
-        self.chunk_bytes = 0;
+    async fn send(&mut self) -> bool {
+        if !self.chunk.is_empty() {
+            self.end_chunk();
+        }
+        self.turn = 0;
         let mut listening = true;
-        for chunk in self.chunks.drain(..) {
-            listening = listening && outbox.send(Outgoing::Events(chunk)).await;
+        for chunk in self.waiting.drain(..) {
+            listening = listening && self.outbox.send(Outgoing::Events(chunk)).await;
         }
         listening
     }

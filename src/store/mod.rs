@@ -13,6 +13,7 @@ mod fault;
 mod filter;
 mod flush;
 mod lock;
+mod newest;
 mod query;
 mod readers;
 mod refused;

@@ -8,7 +8,6 @@ use super::tag_key::TagKey;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::borrow::Cow;
-use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 
@@ -21,9 +20,15 @@ pub struct Hit {
     row: i64,
 }
 
+impl Hit {
+    pub(super) fn row(&self) -> i64 {
+        self.row
+    }
+}
+
 /// The index that a scan walks. What it does not decide is checked event by event.
 #[derive(Clone, Copy)]
-enum Source<'filter> {
+pub(super) enum Source<'filter> {
     Ids(&'filter [[u8; 32]]),
     /// The tag list with this position in [`Filter::tags`].
     Tag(usize, &'filter [TagKey]),
@@ -42,6 +47,9 @@ const BY_KIND: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY ev
     WHERE kind = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
 const BY_TIME: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_time
     WHERE created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
+
+/// Where [`Walk::run_with_json`] finds the event itself.
+pub(super) const JSON_COLUMN: usize = 4;
 
 /// So many kinds of an author are tried one by one; of a longer list only those are that the author
 /// has.
@@ -64,50 +72,6 @@ pub(super) fn expired_rows(connection: &Connection, now: u64) -> Result<HashSet<
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// The newest events that match and are not in `without`, newest first and of one second the
-/// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
-pub(super) fn newest(
-    connection: &Connection,
-    filter: &Filter,
-    most: usize,
-    without: &HashSet<i64>,
-) -> Result<Vec<Hit>, StoreError> {
-    let most = filter.limit.map_or(most, |limit| limit.min(most));
-    let mut hits: Vec<Hit> = Vec::new();
-    if most == 0 || filter.is_void() {
-        return Ok(hits);
-    }
-    let source = choose(connection, filter)?;
-    let mut since = filter.since.unwrap_or(0);
-    each_walk(connection, filter, source, |walk| {
-        let mut taken = 0;
-        let mut oldest = u64::MAX;
-        walk.run(since, &mut |hit| {
-            if without.contains(&hit.row) {
-                return ControlFlow::Continue(());
-            }
-            // Past the limit only the rest of the same second can still matter.
-            if taken >= most && hit.item.created_at < oldest {
-                return ControlFlow::Break(());
-            }
-            taken += 1;
-            oldest = hit.item.created_at;
-            hits.push(hit);
-            ControlFlow::Continue(())
-        })?;
-        if hits.len() > most {
-            order(&mut hits);
-            hits.truncate(most);
-            // What later walks find has to be at least as new as the oldest kept.
-            since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
-        }
-        Ok(())
-    })?;
-    order(&mut hits);
-    hits.truncate(most);
-    Ok(hits)
-}
-
 /// Calls `visit` with every item that matches, whatever the filter's limit, in no order. An item
 /// can come twice when the filter lists several values of a tag.
 pub(super) fn items(
@@ -124,7 +88,7 @@ pub(super) fn items(
         if stopped {
             return Ok(());
         }
-        walk.run(filter.since.unwrap_or(0), &mut |hit| {
+        walk.run(filter.since.unwrap_or(0), &mut |hit, _| {
             let flow = visit(hit.item);
             stopped = flow.is_break();
             flow
@@ -133,25 +97,27 @@ pub(super) fn items(
 }
 
 /// Reads the JSON of the events in the order of `hits`, leaving out those that are gone or that
-/// expired by `now`.
+/// expired by `now`, until `visit` breaks off. Returns how many of the hits were looked at.
 pub(super) fn fetch(
     connection: &Connection,
     hits: &[Hit],
     now: u64,
-    visit: &mut dyn FnMut(&Item, &str),
-) -> Result<(), StoreError> {
+    visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
+) -> Result<usize, StoreError> {
     // A row number can be given to another event once its own is gone: compare the id as well.
     let mut statement = connection
         .prepare_cached("SELECT json, expires_at FROM event WHERE row = ?1 AND id = ?2")?;
-    for hit in hits {
+    for (place, hit) in hits.iter().enumerate() {
         let mut rows = statement.query(params![hit.row, hit.item.id])?;
         let Some(row) = rows.next()? else { continue };
         let expires_at: Option<i64> = row.get(1)?;
-        if expires_at.is_none_or(|second| second > now as i64) {
-            visit(&hit.item, &fault::text(row, 0)?);
+        if expires_at.is_none_or(|second| second > now as i64)
+            && visit(&hit.item, &fault::text(row, 0)?).is_break()
+        {
+            return Ok(place + 1);
         }
     }
-    Ok(())
+    Ok(hits.len())
 }
 
 /// The time of the event in the middle of the table.
@@ -167,15 +133,9 @@ pub(super) fn middle_second(connection: &Connection) -> Result<Option<u64>, Stor
     Ok(second.map(|second| second as u64))
 }
 
-/// Newest first; of one second the lowest id first; each event once.
-pub(super) fn order(hits: &mut Vec<Hit>) {
-    hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
-    hits.dedup_by_key(|hit| hit.item.id);
-}
-
 /// Takes the most selective index: ids, else whichever of the tags and authors has fewest rows,
 /// else kinds, else time.
-fn choose<'filter>(
+pub(super) fn choose<'filter>(
     connection: &Connection,
     filter: &'filter Filter,
 ) -> Result<Source<'filter>, StoreError> {
@@ -218,7 +178,7 @@ fn probe(
         if rows >= PROBE_ROWS {
             return Ok(());
         }
-        walk.run(bare.since.unwrap_or(0), &mut |_| {
+        walk.run(bare.since.unwrap_or(0), &mut |_, _| {
             rows += 1;
             if rows < PROBE_ROWS { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })
@@ -226,8 +186,20 @@ fn probe(
     Ok(rows)
 }
 
+/// Whether the source takes one walk and this goes along an index of the events themselves.
+pub(super) fn is_one_walk(filter: &Filter, source: Source<'_>) -> bool {
+    match source {
+        Source::Time => true,
+        Source::Kinds(kinds) => kinds.len() == 1,
+        Source::Authors(authors) => {
+            authors.len() == 1 && filter.kinds.as_ref().is_some_and(|kinds| kinds.len() == 1)
+        }
+        Source::Ids(_) | Source::Tag(..) => false,
+    }
+}
+
 /// One run along an index: all rows that share its leading columns, newest first.
-struct Walk<'run> {
+pub(super) struct Walk<'run> {
     connection: &'run Connection,
     filter: &'run Filter,
     source: Source<'run>,
@@ -236,20 +208,40 @@ struct Walk<'run> {
 }
 
 impl Walk<'_> {
-    fn run(
+    /// Calls `visit` with all that was in the filter and not before `since`, until it breaks off.
+    pub(super) fn run(
         &self,
         since: u64,
-        visit: &mut dyn FnMut(Hit) -> ControlFlow<()>,
+        visit: &mut dyn FnMut(Hit, &Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.select(self.sql, since, visit)
+    }
+
+    /// As [`Walk::run`], along an index of the events themselves: what of an event the row has not
+    /// in its index is read only when it is asked for.
+    pub(super) fn run_with_json(
+        &self,
+        since: u64,
+        visit: &mut dyn FnMut(Hit, &Row<'_>) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.select(&self.sql.replacen(" FROM event", ", json FROM event", 1), since, visit)
+    }
+
+    fn select(
+        &self,
+        sql: &str,
+        since: u64,
+        visit: &mut dyn FnMut(Hit, &Row<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         let until = self.filter.until.unwrap_or(i64::MAX as u64) as i64;
         let since = since as i64;
-        let mut statement = self.connection.prepare_cached(self.sql)?;
+        let mut statement = self.connection.prepare_cached(sql)?;
         let times: [&dyn ToSql; 2] = [&since, &until];
         let bound = times.iter().chain(self.key);
         let mut rows = statement.query(rusqlite::params_from_iter(bound))?;
         while let Some(row) = rows.next()? {
             let hit = read_hit(row)?;
-            if self.has_the_rest(row, &hit)? && visit(hit).is_break() {
+            if self.has_the_rest(row, &hit)? && visit(hit, row).is_break() {
                 break;
             }
         }
@@ -306,7 +298,7 @@ impl Walk<'_> {
 }
 
 /// Calls `run` for each walk that the source takes: one a value, or one a pair of author and kind.
-fn each_walk(
+pub(super) fn each_walk(
     connection: &Connection,
     filter: &Filter,
     source: Source<'_>,
@@ -395,7 +387,7 @@ mod tests {
             let mut items = 0;
             each_walk(&connection, &filter, Source::Authors(&authors), |walk| {
                 walks += 1;
-                walk.run(0, &mut |_| {
+                walk.run(0, &mut |_, _| {
                     items += 1;
                     ControlFlow::Continue(())
                 })

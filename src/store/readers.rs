@@ -3,6 +3,7 @@
 
 use super::commits::Commits;
 use super::filter::Filter;
+use super::newest;
 use super::query::{self, Hit};
 use super::viewer::View;
 use super::writer::unix_now;
@@ -71,8 +72,9 @@ impl Reader {
     }
 
     /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
-    /// `first` of them, read at the same moment: none of these can have gone in the meantime. Only
-    /// what expired by the second `now` is left out.
+    /// first of them, read at the same moment, until it breaks off: none of these can have gone in
+    /// the meantime. Only what expired by the second `now` is left out. Returns the hits and how
+    /// many of them were looked at.
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -80,25 +82,32 @@ impl Reader {
         &self,
         views: &[View],
         most: usize,
-        first: usize,
         now: u64,
-        mut visit: impl FnMut(&Item, &str),
-    ) -> Result<Vec<Hit>, StoreError> {
+        mut visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
+    ) -> Result<(Vec<Hit>, usize), StoreError> {
         let now = now.max(self.pool.expired_until());
         self.pool.with(|connection| {
+            if let Some(only) = only_part(views) {
+                let expired = query::expired_rows(connection, now)?;
+                return newest::and_first(connection, only, most, &expired, now, &mut visit);
+            }
             let hits = newest(connection, views, most, now)?;
-            let first = hits.get(..first).unwrap_or(&hits);
-            query::fetch(connection, first, now, &mut visit)?;
-            Ok(hits)
+            let read = query::fetch(connection, &hits, now, &mut visit)?;
+            Ok((hits, read))
         })
     }
 
-    /// Calls `visit` with the JSON of each event, in the order of `hits`. Events that went in the
-    /// meantime or that have expired are left out.
+    /// Calls `visit` with the JSON of each event, in the order of `hits`, until it breaks off.
+    /// Events that went in the meantime or that have expired are left out. Returns how many of the
+    /// hits were looked at.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn fetch(&self, hits: &[Hit], visit: impl FnMut(&Item, &str)) -> Result<(), StoreError> {
+    pub fn fetch(
+        &self,
+        hits: &[Hit],
+        visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
+    ) -> Result<usize, StoreError> {
         self.at_one_moment(|moment| moment.fetch(hits, visit))
     }
 
@@ -234,14 +243,20 @@ impl Moment<'_> {
     pub fn fetch(
         &self,
         hits: &[Hit],
-        mut visit: impl FnMut(&Item, &str),
-    ) -> Result<(), StoreError> {
+        mut visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
+    ) -> Result<usize, StoreError> {
         query::fetch(self.connection, hits, self.now(), &mut visit)
     }
 
     fn now(&self) -> u64 {
         unix_now().max(self.expired_until)
     }
+}
+
+/// The one filter that answers the views, if there is such a one.
+fn only_part(views: &[View]) -> Option<&Filter> {
+    let [view] = views else { return None };
+    view.own.is_empty().then_some(&view.public)
 }
 
 fn newest(
@@ -256,15 +271,15 @@ fn newest(
     for view in views {
         let mut visible = Vec::new();
         for part in view.parts() {
-            visible.append(&mut query::newest(connection, part, most, &expired)?);
+            visible.append(&mut newest::newest(connection, part, most, &expired)?);
         }
         if !view.own.is_empty() {
-            query::order(&mut visible);
+            newest::order(&mut visible);
             visible.truncate(view.limit().map_or(most, |limit| limit.min(most)));
         }
         hits.append(&mut visible);
     }
-    query::order(&mut hits);
+    newest::order(&mut hits);
     Ok(hits)
 }
 

@@ -141,7 +141,11 @@ impl EventSource for Store {
         ids.dedup();
         let filter = Filter { ids: Some(ids), ..Filter::default() };
         let hits = self.reader().newest(&[filter], usize::MAX)?;
-        self.reader().fetch(&hits, visit)
+        let all = |item: &Item, json: &str| {
+            visit(item, json);
+            ControlFlow::Continue(())
+        };
+        self.reader().fetch(&hits, all).map(|_| ())
     }
 }
 

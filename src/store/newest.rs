@@ -1,0 +1,235 @@
+//! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
+
+use super::StoreError;
+use super::fault;
+use super::filter::Filter;
+use super::query::{self, Hit, choose, each_walk, is_one_walk};
+use crate::item::Item;
+use rusqlite::{Connection, Row};
+use std::cmp::Reverse;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+/// Of one second so many events at most are held until they are in order.
+const SECOND_EVENTS: usize = 64;
+
+/// The newest events that match and are not in `without`, newest first and of one second the
+/// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
+pub(super) fn newest(
+    connection: &Connection,
+    filter: &Filter,
+    most: usize,
+    without: &HashSet<i64>,
+) -> Result<Vec<Hit>, StoreError> {
+    let most = filter.limit.map_or(most, |limit| limit.min(most));
+    let mut hits: Vec<Hit> = Vec::new();
+    if most == 0 || filter.is_void() {
+        return Ok(hits);
+    }
+    let source = choose(connection, filter)?;
+    let mut since = filter.since.unwrap_or(0);
+    each_walk(connection, filter, source, |walk| {
+        let mut taken = 0;
+        let mut oldest = u64::MAX;
+        walk.run(since, &mut |hit, _| {
+            if without.contains(&hit.row()) {
+                return ControlFlow::Continue(());
+            }
+            // Past the limit only the rest of the same second can still matter.
+            if taken >= most && hit.item.created_at < oldest {
+                return ControlFlow::Break(());
+            }
+            taken += 1;
+            oldest = hit.item.created_at;
+            hits.push(hit);
+            ControlFlow::Continue(())
+        })?;
+        if hits.len() > most {
+            order(&mut hits);
+            hits.truncate(most);
+            // What later walks find has to be at least as new as the oldest kept.
+            since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
+        }
+        Ok(())
+    })?;
+    order(&mut hits);
+    hits.truncate(most);
+    Ok(hits)
+}
+
+/// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
+/// how many of them were looked at comes with the hits. Where one walk finds all, each event is
+/// read as it is found.
+pub(super) fn and_first(
+    connection: &Connection,
+    filter: &Filter,
+    most: usize,
+    without: &HashSet<i64>,
+    now: u64,
+    visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
+) -> Result<(Vec<Hit>, usize), StoreError> {
+    let most = filter.limit.map_or(most, |limit| limit.min(most));
+    if most == 0 || filter.is_void() {
+        return Ok((Vec::new(), 0));
+    }
+    let source = choose(connection, filter)?;
+    if !is_one_walk(filter, source) {
+        let hits = newest(connection, filter, most, without)?;
+        let read = query::fetch(connection, &hits, now, visit)?;
+        return Ok((hits, read));
+    }
+    let mut found =
+        Found { most, hits: Vec::new(), read: 0, second: Vec::new(), visit: Some(visit) };
+    let mut failed = None;
+    each_walk(connection, filter, source, |walk| {
+        walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
+            if without.contains(&hit.row()) {
+                return ControlFlow::Continue(());
+            }
+            match found.add(hit, row) {
+                Ok(flow) => flow,
+                Err(error) => {
+                    failed = Some(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })
+    })?;
+    if let Some(error) = failed {
+        return Err(error.into());
+    }
+    found.end_second();
+    found.hits.truncate(most);
+    Ok((found.hits, found.read))
+}
+
+/// What a walk has found: it goes back in time, and within a second from the highest id down.
+struct Found<'visit> {
+    most: usize,
+    hits: Vec<Hit>,
+    // How many of them were handed over.
+    read: usize,
+    // Of the second that is being walked.
+    second: Vec<(Hit, String)>,
+    // None once it broke off.
+    visit: Option<&'visit mut dyn FnMut(&Item, &str) -> ControlFlow<()>>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, hit: Hit, row: &Row<'_>) -> rusqlite::Result<ControlFlow<()>> {
+        if self.second.first().is_some_and(|(of, _)| of.item.created_at != hit.item.created_at) {
+            self.end_second();
+            if self.hits.len() >= self.most {
+                return Ok(ControlFlow::Break(()));
+            }
+        }
+        if self.second.len() >= SECOND_EVENTS {
+            self.visit = None;
+        }
+        let json = match self.visit {
+            Some(_) => fault::text(row, query::JSON_COLUMN)?.into_owned(),
+            None => String::new(),
+        };
+        self.second.push((hit, json));
+        Ok(ControlFlow::Continue(()))
+    }
+
+    fn end_second(&mut self) {
+        self.second.sort_unstable_by_key(|(hit, _)| hit.item.id);
+        for (hit, json) in self.second.drain(..) {
+            if self.hits.len() < self.most
+                && let Some(visit) = &mut self.visit
+            {
+                self.read += 1;
+                if visit(&hit.item, &json).is_break() {
+                    self.visit = None;
+                }
+            }
+            self.hits.push(hit);
+        }
+    }
+}
+
+/// Newest first; of one second the lowest id first; each event once.
+pub(super) fn order(hits: &mut Vec<Hit>) {
+    hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
+    hits.dedup_by_key(|hit| hit.item.id);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::schema;
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+    use rusqlite::params;
+
+    const NOW: u64 = 1_000;
+
+    /// Events of a few seconds, one of them crowded, of few authors and kinds.
+    fn store(connection: &Connection, rng: &mut StdRng) {
+        for _ in 0..rng.random_range(0..300) {
+            let id: [u8; 32] = rng.random();
+            let second = [rng.random_range(0..40), 20][rng.random_range(0..2)];
+            let author = [rng.random_range(0..3_u8); 32];
+            let kind = rng.random_range(0..3);
+            let json = format!("{id:?}");
+            let insert = "INSERT INTO event (id, pubkey, created_at, kind, json)
+                VALUES (?1, ?2, ?3, ?4, ?5)";
+            connection.execute(insert, params![id, author, second, kind, json]).unwrap();
+        }
+    }
+
+    fn filter(rng: &mut StdRng) -> Filter {
+        let mut filter = Filter::default();
+        if rng.random_bool(0.5) {
+            filter.authors = Some(vec![[rng.random_range(0..3); 32]]);
+        }
+        if rng.random_bool(0.5) {
+            filter.kinds = Some((0..rng.random_range(1..3)).collect());
+        }
+        if rng.random_bool(0.5) {
+            filter.limit = Some(rng.random_range(0..200));
+        }
+        if rng.random_bool(0.3) {
+            filter.since = Some(rng.random_range(0..40));
+            filter.until = Some(rng.random_range(0..40));
+        }
+        filter
+    }
+
+    #[test]
+    fn what_is_read_in_the_walk_is_the_beginning_of_what_is_found() {
+        let mut reads = 0;
+        for seed in 0..80 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let folder = tempfile::tempdir().unwrap();
+            let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
+            connection.execute_batch("PRAGMA synchronous = OFF; BEGIN").unwrap();
+            store(&connection, &mut rng);
+            let without = (0..50).filter(|_| rng.random_bool(0.2)).collect();
+            for _ in 0..10 {
+                let (filter, most) = (filter(&mut rng), rng.random_range(0..300));
+                let expected = newest(&connection, &filter, most, &without).unwrap();
+                let enough = rng.random_range(1..400);
+                let mut visited = Vec::new();
+                let mut visit = |item: &Item, json: &str| {
+                    assert_eq!(json, format!("{:?}", item.id), "seed {seed}");
+                    visited.push(*item);
+                    if visited.len() < enough {
+                        ControlFlow::Continue(())
+                    } else {
+                        ControlFlow::Break(())
+                    }
+                };
+                let (hits, read) =
+                    and_first(&connection, &filter, most, &without, NOW, &mut visit).unwrap();
+                assert_eq!(hits, expected, "seed {seed}: {filter:?}, {most}");
+                let first: Vec<Item> = hits[..read].iter().map(|hit| hit.item).collect();
+                assert_eq!(visited, first, "seed {seed}: {filter:?}, {most}, {enough}");
+                reads += read;
+            }
+        }
+        assert!(reads > 3_000, "{reads}");
+    }
+}
