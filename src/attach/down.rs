@@ -3,6 +3,7 @@
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::frames::{self, CLOSE, Frames, Piece, TEXT};
 use super::wire::{READ_BYTES, Reading, Wire};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncReadExt;
@@ -52,14 +53,18 @@ impl Answers {
     }
 }
 
-/// From the relay to the client, with our own answers between its messages.
+/// From the relay to the client, with our own answers between its messages, until either is gone or
+/// the last thing is said.
+///
+/// # Errors
+/// The client takes nothing more.
 pub(super) async fn down(
     mut from: Reading,
     mut to: Wire,
     mut own: mpsc::Receiver<Own>,
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,
-) {
+) -> io::Result<()> {
     let frames = Frames::default();
     let mut listening =
         Listening { auth, frames, text: None, is_control: false, has_closed: false };
@@ -70,9 +75,8 @@ pub(super) async fn down(
         // RFC 6455, section 5.5.1: nothing comes after a close frame.
         if let Some((answer, _room)) = waiting.take_if(|_| listening.frames.is_between_messages())
             && !listening.has_closed
-            && to.send(&answer).await.is_err()
         {
-            return;
+            to.send(&answer).await?;
         }
         tokio::select! {
             read = from.read(&mut buffer) => match read {
@@ -86,11 +90,8 @@ pub(super) async fn down(
                     };
                     let answer = if after.is_empty() { None } else { waiting.take() };
                     let own = answer.as_ref().map_or(&[][..], |(bytes, _)| bytes.as_slice());
-                    let parts = [before, own, after];
-                    for part in parts {
-                        if to.send(part).await.is_err() {
-                            return;
-                        }
+                    for part in [before, own, after] {
+                        to.send(part).await?;
                     }
                 }
                 _ => {
@@ -98,27 +99,24 @@ pub(super) async fn down(
                         listening.has_closed || client_has_closed.load(Ordering::Relaxed);
                     if !has_closed && listening.frames.is_between_messages() {
                         let gone = frames::close(CloseCode::Restart, "the relay has gone");
-                        let _ = to.send(&gone).await;
+                        to.send(&gone).await?;
                     }
-                    let _ = to.shutdown().await;
-                    return;
+                    return to.shutdown().await;
                 }
             },
             answer = own.recv(), if is_open && waiting.is_none() => match answer {
                 Some(Own::Answer(text, room)) => waiting = Some((frames::text(text), room)),
                 Some(Own::Close(code, reason)) => {
                     if listening.frames.is_between_messages() && !listening.has_closed {
-                        let _ = to.send(&frames::close(code, reason)).await;
+                        to.send(&frames::close(code, reason)).await?;
                     }
-                    let _ = to.shutdown().await;
-                    return;
+                    return to.shutdown().await;
                 }
                 None => is_open = false,
             },
             // The relay has begun a message and does not go on, so that nothing else can be said.
             () = tokio::time::sleep(to.patience()), if waiting.is_some() => {
-                let _ = to.shutdown().await;
-                return;
+                return to.shutdown().await;
             }
         }
     }

@@ -60,32 +60,35 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     let mut stopping = shared.service.running.stopping.clone();
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
     let mut down = std::pin::pin!(down);
-    let is_down = tokio::select! {
+    let ended = tokio::select! {
         // The relay is gone, and has said so if it could, or the client takes nothing.
-        _ = &mut down => true,
+        ended = &mut down => Some(ended),
         ended = up.run(&mut from_client, &mut to_relay) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended while it was passed on");
             }
-            false
+            None
         }
         () = stopped(&mut stopping) => {
             // A client that takes nothing is not waited for.
             let close = own.close(CloseCode::Away, "the relay is stopping");
             if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
                 down.abort();
-                return;
             }
-            false
+            None
         }
     };
     // What the relay still has to say to a client that has said its last.
     drop((own, to_relay));
-    if !is_down && tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await.is_err() {
+    let ended = match ended {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await,
+    };
+    if ended.is_err() {
         down.abort();
-        return;
     }
-    if !has_closed.load(Ordering::Relaxed) {
+    // Whoever takes nothing has not been told, and who has closed says no more.
+    if matches!(ended, Ok(Ok(Ok(())))) && !has_closed.load(Ordering::Relaxed) {
         linger(&mut from_client).await;
     }
 }

@@ -284,18 +284,23 @@ async fn a_neg_verb_is_known_in_any_writing() {
     }
 }
 
-/// A client that begins a message and never says a word of it: what was held back for its verb's
-/// sake is passed on before it takes memory.
-#[tokio::test(flavor = "multi_thread")]
-async fn frames_without_a_text_are_not_kept() {
+/// The two ends of a connection that passes through.
+async fn both_ends() -> (Stand, Raw, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::before(listener.local_addr().unwrap()).await;
     let relay = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         tokio_tungstenite::accept_async(stream).await.unwrap().into_inner()
     });
-    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
-    let mut relay = relay.await.unwrap();
+    let (raw, _) = Raw::connect(stand.attach.address(), false).await;
+    (stand, raw, relay.await.unwrap())
+}
+
+/// A client that begins a message and never says a word of it: what was held back for its verb's
+/// sake is passed on before it takes memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_without_a_text_are_not_kept() {
+    let (_stand, mut raw, mut relay) = both_ends().await;
     let begun = frame(0x01, b"", [1; 4]);
     let more = frame(0x00, b"", [2; 4]).repeat(10_000);
     raw.stream.write_all(&[begun.as_slice(), &more].concat()).await.unwrap();
@@ -307,14 +312,7 @@ async fn frames_without_a_text_are_not_kept() {
 /// What is held back of a message for its verb's sake passes when the client breaks it off.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_broken_off_passes() {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let stand = Stand::before(listener.local_addr().unwrap()).await;
-    let relay = tokio::spawn(async move {
-        let (stream, _) = listener.accept().await.unwrap();
-        tokio_tungstenite::accept_async(stream).await.unwrap().into_inner()
-    });
-    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
-    let mut relay = relay.await.unwrap();
+    let (_stand, mut raw, mut relay) = both_ends().await;
     let sent = [frame(0x01, b"[\"NE", [1; 4]), frame(TEXT, b"[\"REQ\",\"x\",{}]", [2; 4])].concat();
     raw.stream.write_all(&sent).await.unwrap();
     raw.stream.shutdown().await.unwrap();
