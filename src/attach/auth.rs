@@ -3,7 +3,8 @@
 //! A relay that answers AUTH with OK says so itself. The two that are known say nothing to a client
 //! that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
 //! believes the first one of a connection and says OK to refuse one, nostr-relay (Python) believes
-//! the last and refuses with a NOTICE.
+//! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
+//! another one, and the OK that comes for it may be that of an EVENT.
 
 use crate::store::{Event, RelayKind, unix_now};
 use hyper::Uri;
@@ -11,6 +12,8 @@ use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Messages about AUTH of up to this size are read in passing.
+pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// NIP-42: the kind of an AUTH event.
 const AUTH: u16 = 22_242;
 /// NIP-42: how far its time may be from now, in seconds.
@@ -69,7 +72,8 @@ impl Auth {
                 };
                 if sent == id {
                     self.key = accepted.then_some(key);
-                    self.sent = None;
+                    // Once refused it counts no more, and once believed it may yet be refused.
+                    self.sent = self.sent.filter(|_| *accepted);
                 }
             }
             [Value::String(verb), Value::String(text)]
@@ -85,20 +89,22 @@ impl Auth {
     pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str) {
         let Ok([_, event]) = serde_json::from_str::<[&RawValue; 2]>(text) else { return };
         let Ok(event) = Event::parse(event.get()) else { return };
-        let Ok(event) = event.verify() else { return };
         let now = unix_now();
         let tags = tags(event.json());
         let challenge = self.challenge.as_deref();
         let names_challenge = |tag: &[String]| tag.get(1).map(String::as_str) == challenge;
+        let names_relay = |tag: &[String]| tag.get(1).and_then(|url| host(url)) == host(relay_url);
         let is_ours = event.kind() == AUTH
             && event.item().created_at.abs_diff(now) < AUTH_SPAN_S
             && challenge.is_some()
-            && named(&tags, "challenge").any(names_challenge);
+            && named(&tags, "challenge").any(names_challenge)
+            && host(relay_url).is_some()
+            && named(&tags, "relay").any(names_relay);
         if !is_ours {
             return;
         }
+        let Ok(event) = event.verify() else { return };
         self.sent = Some((event.item().id, *event.pubkey()));
-        let names_relay = |tag: &[String]| tag.get(1).and_then(|url| host(url)) == host(relay_url);
         let counts = |name: &str, is_right: &dyn Fn(&[String]) -> bool| match kind {
             RelayKind::NostrRsRelay => {
                 named(&tags, name).filter(|tag| tag.len() == 2).last().is_some_and(is_right)
@@ -107,8 +113,7 @@ impl Auth {
                 named(&tags, name).count() > 0 && named(&tags, name).all(is_right)
             }
         };
-        let is_believed = host(relay_url).is_some()
-            && counts("challenge", &names_challenge)
+        let is_believed = counts("challenge", &names_challenge)
             && counts("relay", &names_relay)
             && (kind == RelayKind::NostrRelayPy || self.key.is_none());
         if is_believed {
@@ -220,14 +225,26 @@ mod tests {
         let mut seen = Auth::default();
         seen.hear_relay(r#"["AUTH","c"]"#);
         let (text, id) = auth(&one, "c", RELAY);
-        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
-        assert_eq!(seen.key(), None);
-        seen.hear_relay(&format!(r#"["OK","{}",true,""]"#, "00".repeat(32)));
-        assert_eq!(seen.key(), None);
-        seen.hear_relay(&format!(r#"["OK","{id}",true,""]"#));
-        assert_eq!(seen.key(), Some(one.public_key().to_bytes()));
-        seen.hear_client(&text, RelayKind::NostrRsRelay, "");
-        seen.hear_relay(&format!(r#"["OK","{id}",false,"restricted: no"]"#));
-        assert_eq!(seen.key(), None);
+        let key = Some(one.public_key().to_bytes());
+        seen.hear_client(&text, RelayKind::NostrRsRelay, RELAY);
+        seen.hear_relay(&format!(r#"["OK","{}",false,""]"#, "00".repeat(32)));
+        assert_eq!(seen.key(), key);
+        for (accepted, expected) in [(true, key), (false, None), (true, None)] {
+            seen.hear_relay(&format!(r#"["OK","{id}",{accepted},""]"#));
+            assert_eq!(seen.key(), expected);
+        }
+    }
+
+    /// It was got from somebody who signed it for another relay, and sent as AUTH and as EVENT.
+    #[test]
+    fn an_ok_to_what_was_signed_for_another_relay_counts_for_nothing() {
+        for (names, relay_url) in [("wss://elsewhere.example", RELAY), (RELAY, "")] {
+            let mut seen = Auth::default();
+            seen.hear_relay(r#"["AUTH","c"]"#);
+            let (text, id) = auth(&keys(1), "c", names);
+            seen.hear_client(&text, RelayKind::NostrRsRelay, relay_url);
+            seen.hear_relay(&format!(r#"["OK","{id}",true,""]"#));
+            assert_eq!(seen.key(), None, "{names}");
+        }
     }
 }

@@ -1,13 +1,12 @@
 //! From the relay to the client, with our own answers between its messages.
 
-use super::auth::{SharedAuth, lock};
+use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::frames::{self, CLOSE, Frames, Piece, TEXT};
-use super::tunnel::{READ_BYTES, Reading, SEEN_BYTES, Writing};
+use super::wire::{READ_BYTES, Reading, Wire};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::AsyncReadExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
@@ -54,38 +53,18 @@ impl Answers {
     }
 }
 
-/// The way to a client, which ends when the client takes nothing for too long: the relay, which is
-/// not read meanwhile, cannot tell.
-pub(super) struct ToClient {
-    writing: Writing,
-    patience: Duration,
-}
-
-impl ToClient {
-    pub(super) fn new(writing: Writing, patience: Duration) -> Self {
-        Self { writing, patience }
-    }
-
-    async fn send(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            let taken = tokio::time::timeout(self.patience, self.writing.write(bytes)).await??;
-            match bytes.get(taken..) {
-                Some(rest) if taken > 0 => bytes = rest,
-                _ => return Err(io::ErrorKind::WriteZero.into()),
-            }
-        }
-        Ok(())
-    }
-}
-
-/// From the relay to the client, with our own answers between its messages.
+/// From the relay to the client, with our own answers between its messages, until either is gone or
+/// the last thing is said.
+///
+/// # Errors
+/// The client takes nothing more.
 pub(super) async fn down(
     mut from: Reading,
-    mut to: ToClient,
+    mut to: Wire,
     mut own: mpsc::Receiver<Own>,
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,
-) {
+) -> io::Result<()> {
     let frames = Frames::default();
     let mut listening =
         Listening { auth, frames, text: None, is_control: false, has_closed: false };
@@ -93,10 +72,11 @@ pub(super) async fn down(
     let mut waiting: Option<(Vec<u8>, OwnedSemaphorePermit)> = None;
     let mut is_open = true;
     loop {
+        // RFC 6455, section 5.5.1: nothing comes after a close frame.
         if let Some((answer, _room)) = waiting.take_if(|_| listening.frames.is_between_messages())
-            && to.send(&answer).await.is_err()
+            && !listening.has_closed
         {
-            return;
+            to.send(&answer).await?;
         }
         tokio::select! {
             read = from.read(&mut buffer) => match read {
@@ -110,11 +90,8 @@ pub(super) async fn down(
                     };
                     let answer = if after.is_empty() { None } else { waiting.take() };
                     let own = answer.as_ref().map_or(&[][..], |(bytes, _)| bytes.as_slice());
-                    let parts = [before, own, after];
-                    for part in parts {
-                        if to.send(part).await.is_err() {
-                            return;
-                        }
+                    for part in [before, own, after] {
+                        to.send(part).await?;
                     }
                 }
                 _ => {
@@ -122,23 +99,25 @@ pub(super) async fn down(
                         listening.has_closed || client_has_closed.load(Ordering::Relaxed);
                     if !has_closed && listening.frames.is_between_messages() {
                         let gone = frames::close(CloseCode::Restart, "the relay has gone");
-                        let _ = to.send(&gone).await;
+                        to.send(&gone).await?;
                     }
-                    let _ = to.writing.shutdown().await;
-                    return;
+                    return to.shutdown().await;
                 }
             },
             answer = own.recv(), if is_open && waiting.is_none() => match answer {
                 Some(Own::Answer(text, room)) => waiting = Some((frames::text(text), room)),
                 Some(Own::Close(code, reason)) => {
                     if listening.frames.is_between_messages() && !listening.has_closed {
-                        let _ = to.send(&frames::close(code, reason)).await;
+                        to.send(&frames::close(code, reason)).await?;
                     }
-                    let _ = to.writing.shutdown().await;
-                    return;
+                    return to.shutdown().await;
                 }
                 None => is_open = false,
             },
+            // The relay has begun a message and does not go on, so that nothing else can be said.
+            () = tokio::time::sleep(to.patience()), if waiting.is_some() => {
+                return to.shutdown().await;
+            }
         }
     }
 }
@@ -155,7 +134,8 @@ struct Listening {
 }
 
 impl Listening {
-    /// Hears a part of the stream. Returns the last place in it that is between two messages.
+    /// Hears a part of the stream. Returns the last place in it that is between two messages, and
+    /// before a close frame.
     fn hear(&mut self, stream: &[u8]) -> Option<usize> {
         let mut rest = stream;
         let mut between = None;
@@ -171,7 +151,7 @@ impl Listening {
                 Piece::Payload(_) if self.is_control => {}
                 Piece::Payload(payload) => self.read(payload),
                 Piece::End => {
-                    if self.frames.is_between_messages() {
+                    if self.frames.is_between_messages() && !self.has_closed {
                         between = Some(stream.len().saturating_sub(rest.len()));
                         self.end();
                     }

@@ -10,9 +10,9 @@ use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
-    SEC_WEBSOCKET_EXTENSIONS, UPGRADE,
+    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode, Uri};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -24,7 +24,7 @@ use tokio::net::TcpStream;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the relay may take to answer when it is asked whether it does.
 const ASK_TIMEOUT: Duration = Duration::from_secs(3);
-/// The longest NIP-11 document that is read; a longer one passes unread.
+/// The longest NIP-11 document; a longer one is refused.
 const DOCUMENT_BYTES: usize = 1 << 20;
 /// NIP-77.
 const NEGENTROPY: u64 = 77;
@@ -59,7 +59,7 @@ pub(super) async fn respond(
             Err((status, text)) => return refuse(status, text),
         }
     }
-    let wants_document = wants_document(request.headers());
+    let wants_document = request.method() == Method::GET && wants_document(request.headers());
     let trusted = &shared.service.config().connections.trusted_proxies;
     let client = client_address(from, request.headers(), trusted);
     let headers = request.headers_mut();
@@ -147,6 +147,8 @@ async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
         }
         _ => body,
     };
+    // It is whole now, however it came.
+    head.headers.remove(TRANSFER_ENCODING);
     head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
     Response::from_parts(head, whole(body))
 }

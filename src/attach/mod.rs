@@ -8,6 +8,7 @@ mod http;
 mod neg;
 mod status;
 mod tunnel;
+mod wire;
 
 use crate::clients::accept::accept;
 use crate::clients::health::Health;

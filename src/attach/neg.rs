@@ -13,7 +13,7 @@ use std::sync::Arc;
 /// The sessions of a client, and the place of its connection.
 pub(super) struct Neg {
     shared: Arc<Shared>,
-    place: Place,
+    place: Arc<Place>,
     // Whose the sessions are.
     viewer: Viewer,
     // A key of the client's would be believed.
@@ -22,7 +22,7 @@ pub(super) struct Neg {
 }
 
 impl Neg {
-    pub(super) fn new(shared: Arc<Shared>, place: Place) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Self {
         let sessions = NegSessions::new(Arc::clone(&shared.service), place.address());
         Self { shared, place, viewer: Viewer::default(), may_show_key: false, sessions }
     }

@@ -2,55 +2,51 @@
 //! verb begins with `NEG-`, which end here. Each direction is read only as fast as the other side
 //! takes what was read.
 
-use super::Shared;
-use super::auth::{SharedAuth, lock};
-use super::down::{Answers, ToClient, answers, down};
+use super::auth::{SEEN_BYTES, SharedAuth, lock};
+use super::down::{Answers, answers, down};
 use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
 use super::neg::Neg;
+use super::wire::{READ_BYTES, Reading, Wire};
+use super::{Shared, wire};
 use crate::clients::limits::Place;
+use crate::clients::linger::linger;
 use crate::clients::message;
 use crate::clients::running::stopped;
 use crate::metrics::Share;
 use hyper::upgrade::Upgraded;
-use hyper_util::rt::TokioIo;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::AsyncReadExt;
 use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
-pub(super) type Reading = ReadHalf<TokioIo<Upgraded>>;
-pub(super) type Writing = WriteHalf<TokioIo<Upgraded>>;
-
-/// What is read at a time.
-pub(super) const READ_BYTES: usize = 32 << 10;
 /// A verb is known within so many bytes of its message, or it is none of ours.
 const VERB_BYTES: usize = 64;
 /// And within so many bytes with the heads of its frames, of which a client can send any number
 /// without a text.
 const HELD_BYTES: usize = 4 << 10;
-/// AUTH messages of up to this size are read in passing.
-pub(super) const SEEN_BYTES: usize = 64 << 10;
 /// How long the last words may take, of either side to the other.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Passes messages until either side is gone.
+/// Passes messages until either side is gone. The place is the client's for as long as its socket is
+/// open.
 pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared: Arc<Shared>) {
+    let place = Arc::new(place);
     let metrics = &shared.service.metrics;
     metrics.connections_total.inc();
     let mut open = Share::of(&metrics.connections);
     open.set(1);
     let limits = shared.service.config().limits.clone();
     let patience = Duration::from_secs(limits.send_timeout_s.get());
-    let (from_client, to_client) = tokio::io::split(TokioIo::new(client));
-    let (from_relay, to_relay) = tokio::io::split(TokioIo::new(relay));
+    let (mut from_client, to_client) = wire::split(client, patience);
+    let (from_relay, mut to_relay) = wire::split(relay, patience);
     let (own, own_out) = answers(shared.service.config().connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
-        neg: Neg::new(Arc::clone(&shared), place),
+        neg: Neg::new(Arc::clone(&shared), Arc::clone(&place)),
         auth: Arc::clone(&auth),
         message_bytes: limits.message_bytes.size(),
         shared: Arc::clone(&shared),
@@ -62,30 +58,38 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
         frame_at: 0,
     };
     let mut stopping = shared.service.running.stopping.clone();
-    let to_client = ToClient::new(to_client, patience);
-    let down = tokio::spawn(down(from_relay, to_client, own_out, auth, has_closed));
+    let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
     let mut down = std::pin::pin!(down);
-    tokio::select! {
-        // The relay is gone, and has said so if it could.
-        _ = &mut down => return,
-        ended = up.run(from_client, to_relay) => {
+    let ended = tokio::select! {
+        // The relay is gone, and has said so if it could, or the client takes nothing.
+        ended = &mut down => Some(ended),
+        ended = up.run(&mut from_client, &mut to_relay) => {
             if let Err(error) = ended {
                 tracing::debug!(%error, "a connection ended while it was passed on");
             }
+            None
         }
         () = stopped(&mut stopping) => {
             // A client that takes nothing is not waited for.
             let close = own.close(CloseCode::Away, "the relay is stopping");
             if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {
                 down.abort();
-                return;
             }
+            None
         }
-    }
+    };
     // What the relay still has to say to a client that has said its last.
-    drop(own);
-    if tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await.is_err() {
+    drop((own, to_relay));
+    let ended = match ended {
+        Some(ended) => Ok(ended),
+        None => tokio::time::timeout(CLOSE_TIMEOUT, &mut down).await,
+    };
+    if ended.is_err() {
         down.abort();
+    }
+    // Whoever takes nothing has not been told, and who has closed says no more.
+    if matches!(ended, Ok(Ok(Ok(())))) && !has_closed.load(Ordering::Relaxed) {
+        linger(&mut from_client).await;
     }
 }
 
@@ -137,7 +141,7 @@ enum Outcome {
 }
 
 impl Up {
-    async fn run(mut self, mut from: Reading, mut to: Writing) -> io::Result<()> {
+    async fn run(mut self, from: &mut Reading, to: &mut Wire) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -164,11 +168,11 @@ impl Up {
                     Outcome::Nothing => {}
                     Outcome::Neg(text) => {
                         // In order: what came before it has gone to the relay.
-                        to.write_all(&passing).await?;
-                        passing.clear();
+                        self.send(&mut passing, to).await?;
                         self.answer(text).await;
                     }
                     Outcome::TooLong => {
+                        self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
                         self.own.send(message::notice(&text)).await;
@@ -177,9 +181,18 @@ impl Up {
                     }
                 }
             }
-            to.write_all(&passing).await?;
-            passing.clear();
+            self.send(&mut passing, to).await?;
         }
+    }
+
+    /// Passes on what is the relay's. A relay that takes nothing is not waited for for ever.
+    async fn send(&self, passing: &mut Vec<u8>, to: &mut Wire) -> io::Result<()> {
+        let sent = to.send(passing).await;
+        passing.clear();
+        if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
+            self.own.close(CloseCode::Restart, "the relay takes nothing").await;
+        }
+        sent
     }
 
     async fn answer(&mut self, text: Vec<u8>) {
@@ -200,6 +213,8 @@ impl Up {
                     passing.extend(bytes);
                 } else {
                     if frame.opcode != CONTINUATION {
+                        // One that breaks off is the relay's to judge.
+                        passing.append(&mut self.message.held);
                         let fate = if frame.opcode == TEXT { Fate::Open } else { Fate::Pass };
                         self.message = Message { fate, ..Message::default() };
                     }

@@ -4,6 +4,7 @@
 pub(crate) mod accept;
 pub(crate) mod health;
 pub(crate) mod limits;
+pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod permission;

@@ -22,6 +22,11 @@ pub(super) struct Client {
 }
 
 impl Client {
+    /// Ends what it does. Its place is left, for as long as its socket is open.
+    pub(super) fn into_place(self) -> Place {
+        self.place
+    }
+
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()

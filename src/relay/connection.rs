@@ -8,6 +8,7 @@ use super::subscriptions::Subscriptions;
 use super::websocket::{self, Socket};
 use super::{Shared, count, message, permission, publish, req, stopped};
 use crate::clients::limits::Place;
+use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
@@ -16,7 +17,6 @@ use futures_util::stream::SplitStream;
 use message::ClientMessage;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::AsyncReadExt;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -24,10 +24,6 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long, and how much, is read from a client that was told to close, so that the answer
-/// reaches it before the connection is reset.
-const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-const LINGER_BYTES: usize = 64 << 20;
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
 pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
@@ -70,22 +66,32 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
     };
-    tokio::select! {
-        () = read(&client, &mut stream) => {}
+    let left = tokio::select! {
+        left = read(&client, &mut stream) => left,
         // A client that cannot be sent to is not read either.
         _ = &mut sender => return,
-    }
-    drop(client);
+    };
+    let _place = client.into_place();
     if let Ok(sink) = sender.await
+        && left == Left::Told
         && let Ok(mut socket) = stream.reunite(sink)
     {
         linger(socket.get_mut()).await;
     }
 }
 
+/// Who has ended a conversation.
+#[derive(PartialEq, Eq)]
+enum Left {
+    /// The client, which has closed or is gone.
+    ByItself,
+    /// We have told it to close, and it may answer.
+    Told,
+}
+
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
-async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
+async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
@@ -97,7 +103,10 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
-            () = stopped(&mut stopping) => return stop(client).await,
+            () = stopped(&mut stopping) => {
+                stop(client).await;
+                return Left::Told;
+            }
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
                 for text in neg_sessions.expire() {
                     client.outbox.text(text).await;
@@ -109,7 +118,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
                 client.outbox.text(message::notice(text)).await;
                 let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
                 client.outbox.send(close).await;
-                return;
+                return Left::Told;
             }
         };
         heard = Instant::now();
@@ -121,7 +130,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) {
             }
             Some(Ok(_)) => {}
             Some(Err(error)) => return refuse(client, &error).await,
-            None => return,
+            None => return Left::ByItself,
         }
     }
 }
@@ -164,8 +173,8 @@ fn silence(config: &ConnectionsConfig) -> Duration {
 
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
-async fn refuse(client: &Client, error: &Error) {
-    let Some(code) = websocket::close_code(error) else { return };
+async fn refuse(client: &Client, error: &Error) -> Left {
+    let Some(code) = websocket::close_code(error) else { return Left::ByItself };
     let text = match error {
         Error::Capacity(_) => {
             let most = client.relay.config().limits.message_bytes.get();
@@ -177,6 +186,7 @@ async fn refuse(client: &Client, error: &Error) {
     };
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;
+    Left::Told
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.
@@ -187,19 +197,4 @@ async fn stop(client: &Client) {
         tracing::warn!("a connection closed before all its events were answered");
     }
     client.outbox.send(Outgoing::Close(CloseCode::Away, "the relay is stopping")).await;
-}
-
-/// Reads and forgets, for a while, what the client still sends.
-async fn linger(raw: &mut (impl tokio::io::AsyncRead + Unpin)) {
-    let mut buffer = [0; 4_096];
-    let mut left = LINGER_BYTES;
-    let drain = async {
-        while left > 0 {
-            match raw.read(&mut buffer).await {
-                Ok(0) | Err(_) => break,
-                Ok(bytes) => left = left.saturating_sub(bytes),
-            }
-        }
-    };
-    let _ = tokio::time::timeout(LINGER_TIMEOUT, drain).await;
 }

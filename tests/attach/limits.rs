@@ -154,6 +154,54 @@ async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.negentropy.memory_mb = Within::new(1);
+    })
+    .await;
+    let author = Author::new(1);
+    for number in 0..4_000_usize {
+        // Of an id of its own, and signed by nobody: nobody looks.
+        let mut note = author.event(1, EPOCH, json!([]), "");
+        note["id"] = json!(format!("{number:064x}"));
+        stand.database.publish(&note);
+    }
+    let open = |number: usize| {
+        let filter = json!({ "kinds": [1, 100 + number] });
+        json!(["NEG-OPEN", format!("n{number}"), filter, EMPTY_SET])
+    };
+    let mut client = Client::connect(&stand.url()).await;
+    // Each is of a filter of its own, and too cheap to be kept.
+    let mut opened = 0;
+    let refusal = loop {
+        let answer = client.ask(&open(opened)).await;
+        if answer[0] == "NEG-ERR" {
+            break answer;
+        }
+        opened += 1;
+    };
+    assert!((3..30).contains(&opened), "{opened}");
+    assert!(refusal[2].as_str().unwrap().starts_with("rate-limited: "), "{refusal}");
+    // What is in memory anyway takes no more of it, and what passes takes none.
+    assert_eq!(client.ask(&json!(["NEG-OPEN", "all", {}, EMPTY_SET])).await[0], "NEG-MSG");
+    client.fence().await;
+    for number in 0..opened {
+        client.send(&json!(["NEG-CLOSE", format!("n{number}")])).await;
+    }
+    for number in 0..opened {
+        assert_eq!(client.ask(&open(number)).await[0], "NEG-MSG", "{number} of {opened}");
+    }
+    // A connection's end gives it back, too.
+    drop(client);
+    let mut other = Client::connect(&stand.url()).await;
+    for number in 0..opened {
+        let again = async { while other.ask(&open(number)).await[0] != "NEG-MSG" {} };
+        tokio::time::timeout(PATIENCE, again).await.expect("a lost connection holds sets");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_neg_session_that_is_asked_nothing_is_closed_and_the_connection_goes_on() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
@@ -198,22 +246,25 @@ async fn neg_messages_have_a_rate_by_address_and_what_passes_has_none() {
     }
 }
 
-/// A relay of one connection, which is told when to begin to write and to read.
+/// A relay's side of the next connection, from the handshake on.
+async fn upgraded(listener: &TcpListener) -> TcpStream {
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(stream.read_u8().await.unwrap());
+    }
+    let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
+        Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    stream
+}
+
+/// A relay of one connection, of which the test has every byte.
 async fn relay_of_bytes() -> (SocketAddr, oneshot::Receiver<TcpStream>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let (give, stream) = oneshot::channel();
-    tokio::spawn(async move {
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            head.push(stream.read_u8().await.unwrap());
-        }
-        let answer = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\n\
-            Upgrade: websocket\r\nSec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n";
-        stream.write_all(answer.as_bytes()).await.unwrap();
-        give.send(stream).unwrap();
-    });
+    tokio::spawn(async move { give.send(upgraded(&listener).await).unwrap() });
     (address, stream)
 }
 
@@ -308,4 +359,126 @@ async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
     tokio::time::timeout(PATIENCE, reading).await.expect("the end does not come").unwrap();
     assert_eq!(passed.len(), taken);
     assert!(passed.chunks(chunk.len()).all(|part| part == &chunk[..part.len()]));
+}
+
+/// A relay that is there and does nothing: its clients are told so, and their places are free.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::with(address, |config| {
+        config.limits.send_timeout_s = Within::new(1);
+        config.connections.in_all = Within::new(1);
+    })
+    .await;
+    let (raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let relay = relay.await.unwrap();
+    let (mut from, mut to) = raw.stream.into_split();
+    let chunk = frame(0x82, &vec![7; CHUNK_BYTES], [1, 2, 3, 4]);
+    // It is written to for as long as it takes, as by a client that has much to say.
+    let writing = tokio::spawn(async move { while to.write_all(&chunk).await.is_ok() {} });
+    let mut received = Vec::new();
+    let read = tokio::time::timeout(PATIENCE, from.read_to_end(&mut received)).await;
+    let _ = read.expect("the client waits for ever");
+    let reason = b"the relay takes nothing";
+    let close = [&[0x88, 2 + reason.len() as u8][..], &1012_u16.to_be_bytes(), reason].concat();
+    assert_eq!(received, close, "{}", String::from_utf8_lossy(&received));
+    let again = async {
+        let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
+        while http(stand.attach.address(), &request).await.contains(" 503 ") {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, again).await.expect("its place is not free");
+    writing.abort();
+    drop(relay);
+}
+
+/// It has begun a message, inside of which no answer of ours can stand.
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_do_not_wait_for_ever_for_the_end_of_a_relays_message() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::with(address, |config| {
+        config.limits.send_timeout_s = Within::new(1);
+    })
+    .await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    relay.write_all(b"\x01\x05[\"NOT").await.unwrap();
+    let mut begun = [0; 7];
+    let begun = raw.stream.read_exact(&mut begun);
+    tokio::time::timeout(PATIENCE, begun).await.unwrap().unwrap();
+    let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
+    raw.stream.write_all(&frame(0x81, question.as_bytes(), [1; 4])).await.unwrap();
+    assert_eq!(rest(raw.stream).await, "");
+    let told = tokio::time::timeout(PATIENCE, relay.read_to_end(&mut Vec::new())).await;
+    told.expect("the relay is not let go").unwrap();
+}
+
+/// RFC 6455, section 5.5.1.
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_is_said_after_the_relay_has_closed() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::before(address).await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let close = [&[0x88, 2][..], &1000_u16.to_be_bytes()].concat();
+    relay.write_all(&close).await.unwrap();
+    let mut received = [0; 4];
+    let closed = raw.stream.read_exact(&mut received);
+    tokio::time::timeout(PATIENCE, closed).await.unwrap().unwrap();
+    assert_eq!(received.as_slice(), close);
+    let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
+    raw.stream.write_all(&frame(0x81, question.as_bytes(), [1; 4])).await.unwrap();
+    let answer = frame(0x88, &close[2..], [1; 4]);
+    raw.stream.write_all(&answer).await.unwrap();
+    // It comes to the relay behind the question.
+    let mut passed = vec![0; answer.len()];
+    let read = tokio::time::timeout(PATIENCE, relay.read_exact(&mut passed)).await;
+    read.unwrap().unwrap();
+    assert_eq!(passed, answer);
+    drop(relay);
+    assert_eq!(rest(raw.stream).await, "");
+}
+
+/// A client that says its last word keeps its place for as long as the relay goes on with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_on_the_way_out_still_counts() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let mut all = Vec::new();
+        loop {
+            all.push(upgraded(&listener).await);
+        }
+    });
+    let most = 5;
+    let stand = Stand::with(address, |config| {
+        config.connections.in_all = Within::new(most);
+    })
+    .await;
+    let mut leaving = Vec::new();
+    // Each may end before the next one comes, on a slow machine, but not each of so many.
+    while leaving.len() < 500 {
+        let (mut raw, head) = Raw::connect(stand.attach.address(), false).await;
+        if head.contains(" 503 ") {
+            break;
+        }
+        raw.stream.shutdown().await.unwrap();
+        leaving.push(raw);
+    }
+    assert!((5..500).contains(&leaving.len()), "{} of {most}", leaving.len());
+}
+
+/// A relay that takes a request and says nothing is let go with the client.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_that_answers_no_request_is_let_go() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let stand = Stand::with(silent.local_addr().unwrap(), |config| {
+        config.connections.handshake_timeout_s = Within::new(1);
+    })
+    .await;
+    let _client = open(stand.attach.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let (mut stream, _) = silent.accept().await.unwrap();
+    let let_go = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
+    let_go.expect("it is waited for for ever").unwrap();
 }

@@ -284,24 +284,41 @@ async fn a_neg_verb_is_known_in_any_writing() {
     }
 }
 
-/// A client that begins a message and never says a word of it: what was held back for its verb's
-/// sake is passed on before it takes memory.
-#[tokio::test(flavor = "multi_thread")]
-async fn frames_without_a_text_are_not_kept() {
+/// The two ends of a connection that passes through.
+async fn both_ends() -> (Stand, Raw, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::before(listener.local_addr().unwrap()).await;
     let relay = tokio::spawn(async move {
         let (stream, _) = listener.accept().await.unwrap();
         tokio_tungstenite::accept_async(stream).await.unwrap().into_inner()
     });
-    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
-    let mut relay = relay.await.unwrap();
+    let (raw, _) = Raw::connect(stand.attach.address(), false).await;
+    (stand, raw, relay.await.unwrap())
+}
+
+/// A client that begins a message and never says a word of it: what was held back for its verb's
+/// sake is passed on before it takes memory.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_without_a_text_are_not_kept() {
+    let (_stand, mut raw, mut relay) = both_ends().await;
     let begun = frame(0x01, b"", [1; 4]);
     let more = frame(0x00, b"", [2; 4]).repeat(10_000);
     raw.stream.write_all(&[begun.as_slice(), &more].concat()).await.unwrap();
     let mut passed = vec![0; begun.len() + more.len()];
     tokio::time::timeout(PATIENCE, relay.read_exact(&mut passed)).await.unwrap().unwrap();
     assert_same(&[begun, more].concat(), &passed, "what passed");
+}
+
+/// What is held back of a message for its verb's sake passes when the client breaks it off.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_that_is_broken_off_passes() {
+    let (_stand, mut raw, mut relay) = both_ends().await;
+    let sent = [frame(0x01, b"[\"NE", [1; 4]), frame(TEXT, b"[\"REQ\",\"x\",{}]", [2; 4])].concat();
+    raw.stream.write_all(&sent).await.unwrap();
+    raw.stream.shutdown().await.unwrap();
+    let mut passed = Vec::new();
+    tokio::time::timeout(PATIENCE, relay.read_to_end(&mut passed)).await.unwrap().unwrap();
+    assert_same(&sent, &passed, "what passed");
 }
 
 /// Answers stand between the relay's messages, never inside one.
@@ -354,15 +371,25 @@ pub async fn echo() -> SocketAddr {
                 head.push(stream.read_u8().await.unwrap());
             }
             let head = String::from_utf8(head).unwrap();
+            let is_chunked = head.contains("/chunked");
+            let is_without_body = head.starts_with("HEAD ");
             let body = if head.contains("nostr+json") {
                 r#"{"name":"theirs","supported_nips":[1,11],"limitation":{"max_limit":7}}"#
                     .to_owned()
             } else {
                 head
             };
+            let length = match is_chunked {
+                true => "Transfer-Encoding: chunked".to_owned(),
+                false => format!("Content-Length: {}", body.len()),
+            };
+            let body = match is_chunked {
+                _ if is_without_body => String::new(),
+                true => format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len()),
+                false => body,
+            };
             let answer = format!(
-                "HTTP/1.1 200 OK\r\nX-Own: yes\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-                body.len()
+                "HTTP/1.1 200 OK\r\nX-Own: yes\r\n{length}\r\nConnection: close\r\n\r\n{body}"
             );
             stream.write_all(answer.as_bytes()).await.unwrap();
         }
@@ -373,16 +400,29 @@ pub async fn echo() -> SocketAddr {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
     let stand = Stand::before(echo().await).await;
-    let asked = "GET / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
+    for path in ["/", "/chunked"] {
+        let asked = format!(
+            "GET {path} HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
+             Connection: close\r\n\r\n"
+        );
+        let answer = http(stand.attach.address(), &asked).await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head = head.to_ascii_lowercase();
+        assert!(head.contains("x-own: yes") && !head.contains("chunked"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        let document: Value = serde_json::from_str(body).unwrap();
+        let limitation = json!({ "max_limit": 7 });
+        let nips = [1, 11, 77];
+        let expected =
+            json!({ "name": "theirs", "supported_nips": nips, "limitation": limitation });
+        assert_eq!(document, expected, "{path}");
+    }
+    // Of which there is nothing to read.
+    let asked = "HEAD / HTTP/1.1\r\nHost: x\r\nAccept: application/nostr+json\r\n\
         Connection: close\r\n\r\n";
-    let answer = http(stand.attach.address(), asked).await;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
-    assert!(head.to_ascii_lowercase().contains("x-own: yes"), "{head}");
-    let document: Value = serde_json::from_str(body).unwrap();
-    assert_eq!(
-        document,
-        json!({ "name": "theirs", "supported_nips": [1, 11, 77], "limitation": { "max_limit": 7 } })
-    );
+    let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();
+    assert!(answer.starts_with("http/1.1 200 ") && answer.contains("x-own: yes"), "{answer}");
+    assert!(!answer.contains("content-length: 0"), "{answer}");
     let asked = "POST /some/where?a=b HTTP/1.1\r\nHost: relay.example\r\nX-Other: 1\r\n\
         x-forwarded-for: 203.0.113.9\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
     let answer = http(stand.attach.address(), asked).await.to_ascii_lowercase();

@@ -4,11 +4,11 @@
 use crate::database::{Database, KINDS};
 use crate::passing::config;
 use crate::support::events::{Author, EPOCH, SPAN_S, id_of, unix_now};
-use crate::support::negentropy_client::{Session, neg_ids};
+use crate::support::negentropy_client::{Session, neg_ids, reconcile};
 use crate::support::{Client, model};
 use futures_util::{SinkExt, StreamExt};
 use negsync::attach::{Attach, open_sets};
-use negsync::config::AuthConfig;
+use negsync::config::{AuthConfig, PublicKeys};
 use negsync::index::Sets;
 use negsync::reconcile::RangeSet;
 use negsync::store::{Filter, PrivateKinds, RelayKind, Viewer};
@@ -30,7 +30,7 @@ const CHALLENGE: &str = "sign this";
 const REFUSE: &str = "REFUSE";
 
 /// What the relay says to an AUTH.
-#[derive(Clone, Copy)]
+#[derive(Debug, Clone, Copy)]
 enum Manner {
     /// Nothing.
     Silent,
@@ -86,8 +86,20 @@ async fn speak(stream: TcpStream, manner: Manner) {
 
 /// The plugin between such a relay and a database that is there already.
 async fn attach(kind: RelayKind, database: &Database, relay_url: &str, manner: Manner) -> Attach {
+    attach_with(kind, database, relay_url, manner, |_| {}).await
+}
+
+/// With a configuration that is changed first.
+async fn attach_with(
+    kind: RelayKind,
+    database: &Database,
+    relay_url: &str,
+    manner: Manner,
+    change: impl FnOnce(&mut AuthConfig),
+) -> Attach {
     let mut config = config(kind, &database.path, scripted(manner).await);
     config.attach.relay_url = relay_url.to_owned();
+    change(&mut config.auth);
     let sets = open_sets(&config).unwrap();
     Attach::start(config, sets).await.unwrap()
 }
@@ -183,19 +195,15 @@ async fn each_client_is_given_its_own_and_nobody_elses() {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut events = events(&mut rng, 240);
         events.drain(..120).for_each(|event| database.publish(&event));
-        // Without a URL the relay's word counts, and nothing else does.
         let (url, manner) = match seed {
             0 => (RELAY_URL, Manner::Silent),
-            _ => ("", Manner::Says(true)),
+            _ => (RELAY_URL, Manner::Says(true)),
         };
         let attach = attach(kind, &database, url, manner).await;
         let mut clients = vec![(connect(&attach).await, None)];
         for number in [1, 2, 9] {
             let (mut client, author) = (connect(&attach).await, Author::new(number));
-            match manner {
-                Manner::Silent => show_key(&mut client, &author, RELAY_URL).await,
-                Manner::Says(_) => assert!(client.authenticate(&author, RELAY_URL).await.0),
-            }
+            show_key_to(manner, &mut client, &author).await;
             clients.push((client, Some(author)));
         }
         let own = Author::new(1).key();
@@ -251,6 +259,14 @@ async fn a_key_that_the_relay_does_not_believe_shows_nothing_more() {
         client.fence().await;
         assert_given(&mut client, &database, &all, None, "not believed").await;
 
+        // It was signed for another relay, and what is said OK to may be an EVENT.
+        for (url, named) in [(RELAY_URL, "wss://elsewhere.example"), ("", RELAY_URL)] {
+            let saying = attach(kind, &database, url, Manner::Says(true)).await;
+            let mut client = connect(&saying).await;
+            assert!(client.authenticate(&author, named).await.0);
+            assert_given(&mut client, &database, &all, None, "signed for another").await;
+        }
+
         // The relay says no, at once or later.
         let refusing = attach(kind, &database, RELAY_URL, Manner::Says(false)).await;
         let mut client = connect(&refusing).await;
@@ -286,6 +302,69 @@ async fn who_asks_for_private_kinds_alone_is_asked_for_a_key() {
     show_key(&mut client, &author, RELAY_URL).await;
     assert_given(&mut client, &database, &filter, Some(&author), "addressed").await;
     assert_eq!(neg_ids(&mut client, &filter).await.len(), 2);
+}
+
+/// How a relay may show whom it believes: by its word or by nothing.
+fn kinds_and_manners() -> impl Iterator<Item = (RelayKind, Manner)> {
+    let manners = [Manner::Says(true), Manner::Silent];
+    KINDS.into_iter().flat_map(move |kind| manners.map(|manner| (kind, manner)))
+}
+
+async fn show_key_to(manner: Manner, client: &mut Client, author: &Author) {
+    match manner {
+        Manner::Silent => show_key(client, author, RELAY_URL).await,
+        Manner::Says(_) => assert!(client.authenticate(author, RELAY_URL).await.0),
+    }
+}
+
+async fn expect_refused(client: &mut Client, prefix: &str, context: &str) {
+    let refused = reconcile(client, &json!({}), [], 0).await.unwrap_err();
+    assert_eq!(refused.as_array().map(Vec::len), Some(3), "{context}: {refused}");
+    assert!(refused[2].as_str().unwrap().starts_with(prefix), "{context}: {refused}");
+    // What passes is the relay's to refuse.
+    client.fence().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_a_key_is_required_nobody_reconciles_without_one() {
+    for (kind, manner) in kinds_and_manners() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = own_and_others(&folder, kind);
+        let attach =
+            attach_with(kind, &database, RELAY_URL, manner, |auth| auth.required = true).await;
+        let (mut client, author) = (connect(&attach).await, Author::new(1));
+        let context = format!("{kind:?}, {manner:?}");
+        expect_refused(&mut client, "auth-required: ", &context).await;
+        show_key_to(manner, &mut client, &author).await;
+        assert_given(&mut client, &database, &json!({}), Some(&author), &context).await;
+        // The key is one connection's.
+        expect_refused(&mut connect(&attach).await, "auth-required: ", &context).await;
+        // And none any more when the relay refuses it.
+        assert_eq!(client.ask(&json!([REFUSE])).await[2], false);
+        expect_refused(&mut client, "auth-required: ", &context).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_listed_keys_reconcile() {
+    for (kind, manner) in kinds_and_manners() {
+        let folder = tempfile::tempdir().unwrap();
+        let database = own_and_others(&folder, kind);
+        let [member, guest] = [1, 2].map(Author::new);
+        let key = faster_hex::hex_decode_array(member.key().as_bytes()).unwrap();
+        let attach = attach_with(kind, &database, RELAY_URL, manner, |auth| {
+            auth.sync_keys = PublicKeys::from_iter([key]);
+        })
+        .await;
+        let context = format!("{kind:?}, {manner:?}");
+        let mut client = connect(&attach).await;
+        expect_refused(&mut client, "auth-required: ", &context).await;
+        show_key_to(manner, &mut client, &member).await;
+        assert_given(&mut client, &database, &json!({}), Some(&member), &context).await;
+        let mut client = connect(&attach).await;
+        show_key_to(manner, &mut client, &guest).await;
+        expect_refused(&mut client, "restricted: ", &context).await;
+    }
 }
 
 /// An event that nobody signed: signatures are not what is tested here.

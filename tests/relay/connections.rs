@@ -210,3 +210,72 @@ async fn a_client_that_takes_nothing_does_not_keep_the_relay_from_stopping() {
     let stopped = tokio::time::timeout(PATIENCE.mul_f32(0.8), relay.relay.stop());
     assert!(stopped.await.is_ok(), "the relay waits for a client that does not read");
 }
+
+/// A frame as a client sends it, under a mask that changes nothing.
+fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0][..], payload].concat()
+}
+
+/// RFC 6455, section 7.1.1: the relay ends a connection as soon as both sides have said that they
+/// close. If it waited for more of the client, which sends no more and waits for the relay, so many
+/// in a row would take longer than this test may.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_has_answered_a_close_is_not_waited_for() {
+    const TIMES: usize = 10;
+    let relay = TestRelay::start().await;
+    let too_long = [&[0x81, 0xff][..], &(1_u64 << 40).to_be_bytes(), &[0; 4], b"[\""].concat();
+    let cases = [
+        (1009, too_long),
+        (1007, frame(0x81, &[0xff, 0xfe])),
+        (1002, frame(0x83, b"no such frame")),
+        (1000, frame(0x88, &1000_u16.to_be_bytes())),
+    ];
+    let closing = async {
+        for (code, cause) in cases.iter().cycle().take(TIMES * cases.len()) {
+            let mut stream = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+            stream.write_all(cause).await.unwrap();
+            let code: u16 = *code;
+            let close = [&[0x88, 2][..], &code.to_be_bytes()].concat();
+            let mut received = Vec::new();
+            while !received.ends_with(&close) {
+                let byte = stream.read_u8().await;
+                let context = || format!("{code}: {}", String::from_utf8_lossy(&received));
+                received.push(byte.unwrap_or_else(|error| panic!("{error}, {}", context())));
+            }
+            if code != 1000 {
+                stream.write_all(&frame(0x88, &close[2..])).await.unwrap();
+            }
+            let mut more = Vec::new();
+            // A connection that is closed with something unread is reset.
+            let _ = stream.read_to_end(&mut more).await;
+            assert!(more.is_empty(), "{code}: {more:?}");
+        }
+    };
+    tokio::time::timeout(PATIENCE, closing).await.expect("the relay waits for more");
+}
+
+/// A client that is told to close and does not answer keeps its place for as long as its socket is
+/// open.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_waited_for_still_counts() {
+    let relay = TestRelay::start_with(|config| config.connections.in_all = Within::new(5)).await;
+    let mut leaving = Vec::new();
+    // Each may end before the next one comes, on a slow machine, but not each of so many.
+    while leaving.len() < 300 {
+        let mut stream = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+        stream.write_all(&frame(0x83, b"no such frame")).await.unwrap();
+        let close = [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat();
+        let mut received = Vec::new();
+        while !received.ends_with(&close) {
+            match stream.read_u8().await {
+                Ok(byte) => received.push(byte),
+                Err(_) => break,
+            }
+        }
+        if received.starts_with(b"HTTP/1.1 503 ") {
+            break;
+        }
+        leaving.push(stream);
+    }
+    assert!((5..300).contains(&leaving.len()), "{}", leaving.len());
+}

@@ -2,13 +2,15 @@
 //! and then all of it. Everything is compared by sums over runs of items, so that it takes no memory
 //! to speak of.
 
-use super::StoreError;
-use super::follow::{Known, Look};
-use super::schema::Wanted;
+use super::schema::{Row, Schema, Wanted};
+use super::{Listener, StoreError};
 use crate::item::Item;
 use crate::store::change::Step;
+use crate::store::event::Event;
+use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// Counting rows takes this part of the time at the most.
@@ -19,6 +21,13 @@ const COMPARE_SHARE: u32 = 100;
 const UNEXPLAINED_SHARE: u32 = 10;
 /// So many items, and what else is of the last one's second, are one run.
 const RUN_ITEMS: u64 = 1_024;
+
+/// The database as it is looked at, at one moment.
+pub(super) struct Look<'look> {
+    pub(super) moment: &'look Connection,
+    pub(super) listener: &'look dyn Listener,
+    pub(super) now: u64,
+}
 
 /// What one look finds.
 #[derive(Default)]
@@ -77,7 +86,32 @@ fn count(items: &mut (u64, u64), hash: u64) {
     *items = (items.0.wrapping_add(1), items.1.wrapping_add(hash));
 }
 
-impl Known {
+/// The set as of the last look. Its items are the listener's.
+pub(super) struct Held {
+    pub(super) schema: Arc<Schema>,
+    /// NIP-40: when something of it expires, and the second in which that was made.
+    pub(super) expiring: BTreeSet<(u64, u64)>,
+    pub(super) items: i64,
+    /// Rows, less the items.
+    pub(super) rows_unseen: i64,
+    pub(super) comparisons: Comparisons,
+}
+
+/// NIP-40: when a row expires, and the second in which it was made.
+pub(super) fn expiry(row: &Row) -> Option<(u64, u64)> {
+    row.expires_at.map(|second| (second, row.item.created_at))
+}
+
+impl Held {
+    pub(super) fn add(&mut self, look: &Look<'_>, row: &Row, event: Event, touched: &mut Touched) {
+        if look.listener.holds(&row.item) || !touched.added.insert(row.item) {
+            return;
+        }
+        self.items += 1;
+        self.expiring.extend(expiry(row));
+        touched.steps.push(Step::Added(Arc::new(event)));
+    }
+
     /// Compares the seconds that were touched with what the database shows.
     pub(super) fn compare_touched(
         &mut self,

@@ -5,13 +5,13 @@
 //! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
 //! or in a comparison of everything, which takes one percent of the time at the most.
 
-use super::compare::{Comparisons, Touched};
+use super::compare::{Comparisons, Held, Look, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::item::Item;
-use crate::store::change::{Change, Step};
-use crate::store::event::{DELETION, Event};
+use crate::store::change::Change;
+use crate::store::event::DELETION;
 use crate::store::unix_now;
 use rusqlite::Connection;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -42,29 +42,17 @@ pub(super) struct Follower {
     known: Known,
 }
 
-/// The database as it is looked at, at one moment.
-pub(super) struct Look<'look> {
-    pub(super) moment: &'look Connection,
-    pub(super) listener: &'look dyn Listener,
-    pub(super) now: u64,
-}
-
 /// What is known of the database as of the last look.
-pub(super) struct Known {
-    pub(super) schema: Arc<Schema>,
+struct Known {
+    schema: Arc<Schema>,
     path: PathBuf,
     data_version: i64,
     schema_version: i64,
     // The newest rows, oldest first.
     recent: VecDeque<(i64, Item)>,
-    // NIP-40: when something of the set expires, and the second in which it was made.
-    expiring: BTreeSet<(u64, u64)>,
     // Hash of the address and second of what may be replaced, the hash in the upper half.
     addresses: BTreeSet<u64>,
-    // Rows, less the items of the set.
-    pub(super) rows_unseen: i64,
-    pub(super) items: i64,
-    pub(super) comparisons: Comparisons,
+    held: Held,
 }
 
 /// What the rows of a scan are, beside items.
@@ -100,10 +88,6 @@ impl Scanned {
 /// apart: that such an event was replaced shows in the number of rows.
 fn entry(hash: u32, item: &Item) -> u64 {
     u64::from(hash) << 32 | u64::from(u32::try_from(item.created_at).unwrap_or(u32::MAX))
-}
-
-fn expiry(row: &Row) -> Option<(u64, u64)> {
-    row.expires_at.map(|second| (second, row.item.created_at))
 }
 
 impl Follower {
@@ -161,11 +145,14 @@ impl Follower {
             data_version,
             schema_version,
             recent,
-            expiring: scanned.expiring.into_iter().collect(),
             addresses: scanned.addresses.into_iter().collect(),
-            rows_unseen: rows.saturating_sub(items),
-            items,
-            comparisons: Comparisons::after(began.elapsed()),
+            held: Held {
+                schema: Arc::clone(schema),
+                expiring: scanned.expiring.into_iter().collect(),
+                rows_unseen: rows.saturating_sub(items),
+                items,
+                comparisons: Comparisons::after(began.elapsed()),
+            },
         };
         Ok((Self { connection, file, written, known }, scanned.items))
     }
@@ -188,8 +175,8 @@ impl Follower {
             }
             self.written = written;
         }
-        let is_due = self.known.expiring.first().is_some_and(|(second, _)| *second <= now);
-        let is_compared = self.known.comparisons.is_due();
+        let is_due = self.known.held.expiring.first().is_some_and(|(second, _)| *second <= now);
+        let is_compared = self.known.held.comparisons.is_due();
         if !is_due && !is_compared && !self.is_behind()? {
             return Ok(());
         }
@@ -233,29 +220,29 @@ impl Known {
             self.schema_version = schema_version;
         }
         let mut touched = Touched::default();
-        while let Some((second, made)) = self.expiring.first().copied() {
+        while let Some((second, made)) = self.held.expiring.first().copied() {
             if second > look.now {
                 break;
             }
-            self.expiring.pop_first();
+            self.held.expiring.pop_first();
             touched.seconds.insert(made);
         }
         let mut new_rows = 0;
         if data_version != self.data_version {
             new_rows = self.read_new_rows(look, &mut touched)?;
             self.data_version = data_version;
-            self.comparisons.changed();
+            self.held.comparisons.changed();
         }
         self.find_deleted(look, &mut touched)?;
-        self.compare_touched(look, &mut touched)?;
+        self.held.compare_touched(look, &mut touched)?;
         if is_compared {
-            self.compare_all(look, &mut touched)?;
+            self.held.compare_all(look, &mut touched)?;
         }
         // Something was written that no row explains.
         let is_odd = new_rows == 0 && touched.steps.is_empty();
-        self.check_count(look, is_odd, &mut touched)?;
+        self.held.check_count(look, is_odd, &mut touched)?;
         if is_odd && touched.steps.is_empty() {
-            self.comparisons.hasten();
+            self.held.comparisons.hasten();
         }
         if !touched.steps.is_empty() {
             look.listener.changed(Arc::new(Change { steps: touched.steps }));
@@ -318,27 +305,18 @@ impl Known {
             self.addresses.insert(entry(*hash, &row.item));
         }
         if !row.is_public(look.now) {
-            self.rows_unseen += 1;
+            self.held.rows_unseen += 1;
             return Ok(());
         }
         let Some(event) = self.schema.event(look.moment, row.row)? else {
-            self.rows_unseen += 1;
+            self.held.rows_unseen += 1;
             return Ok(());
         };
         if event.kind() == DELETION {
             touched.deleted.extend(event.deleted_ids());
         }
-        self.add(look, row, event, touched);
+        self.held.add(look, row, event, touched);
         Ok(())
-    }
-
-    pub(super) fn add(&mut self, look: &Look<'_>, row: &Row, event: Event, touched: &mut Touched) {
-        if look.listener.holds(&row.item) || !touched.added.insert(row.item) {
-            return;
-        }
-        self.items += 1;
-        self.expiring.extend(expiry(row));
-        touched.steps.push(Step::Added(Arc::new(event)));
     }
 
     /// NIP-09: has the seconds compared of what was deleted by id.
