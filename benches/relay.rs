@@ -168,8 +168,14 @@ impl Client {
         self.socket.send(Message::text(text)).await.unwrap();
     }
 
+    /// The next message that is none of the relay's pings.
     async fn next(&mut self) -> Message {
-        self.socket.next().await.unwrap().unwrap()
+        loop {
+            let message = self.socket.next().await.unwrap().unwrap();
+            if !message.is_ping() {
+                return message;
+            }
+        }
     }
 
     /// The time from a request to the answer that begins with `expected`.

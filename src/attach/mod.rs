@@ -39,6 +39,11 @@ pub enum AttachError {
         /// The address.
         url: String,
     },
+    /// NIP-42: an AUTH counts that names the relay.
+    #[error(
+        "[auth] asks clients for a key, and attach.relay_url does not say what their AUTH has to name"
+    )]
+    NoRelayUrl,
     /// `attach.forward_header` cannot be the name of a header.
     #[error("attach.forward_header is {name:?}, which is not the name of a header")]
     Header {
@@ -67,6 +72,18 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     }
     let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
     Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
+}
+
+/// Whether clients could meet what the configuration asks of them.
+///
+/// # Errors
+/// When they are asked for a key and none can be believed.
+pub fn check(config: &Config) -> Result<(), AttachError> {
+    let asks = config.auth.required || !config.auth.sync_keys.is_empty();
+    if asks && config.attach.relay_url.is_empty() {
+        return Err(AttachError::NoRelayUrl);
+    }
+    Ok(())
 }
 
 fn private_kinds(config: &Config) -> PrivateKinds {
@@ -102,6 +119,7 @@ impl Attach {
     /// # Errors
     /// When the configuration cannot be used or an address is taken.
     pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
+        check(&config)?;
         let attach = &config.attach;
         let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
         let relay = http::authority(&attach.url)

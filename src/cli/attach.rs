@@ -3,7 +3,7 @@
 use super::serving::{ListenArguments, Serves, Serving, Signals};
 use super::{StoreArguments, start_log};
 use anyhow::{Context, bail};
-use negsync::attach::{Attach, open_sets};
+use negsync::attach::{self, Attach, open_sets};
 use negsync::clients::Reloaded;
 use negsync::config::Config;
 use negsync::index::Sets;
@@ -73,6 +73,7 @@ impl Arguments {
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }
+        attach::check(&config)?;
         Ok(config)
     }
 }

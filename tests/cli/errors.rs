@@ -145,6 +145,7 @@ async fn stores_in_use_keys_that_are_none_and_relays_that_are_away() {
     std::fs::write(directory.join("key"), "not a key").unwrap();
     let key = directory.join("key");
     std::fs::write(directory.join("key.toml"), format!("[sync]\nkey_file = {key:?}\n")).unwrap();
+    std::fs::write(directory.join("asks.toml"), "[auth]\nrequired = true\n").unwrap();
     let away = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = away.local_addr().unwrap().to_string();
     drop(away);
@@ -162,6 +163,10 @@ async fn stores_in_use_keys_that_are_none_and_relays_that_are_away() {
             row(
                 "sync ws://127.0.0.1:1 --store %/a.sqlite --config %/key.toml",
                 &["%/key", "64 hex digits"],
+            ),
+            row(
+                "attach --attach nostr-rs-relay:%/nostr.db --config %/asks.toml",
+                &["[auth] asks clients for a key", "attach.relay_url"],
             ),
             incomplete(&away, &[&address, "nothing serves at", "is the relay running?"]),
             incomplete(
