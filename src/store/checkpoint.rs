@@ -70,6 +70,8 @@ impl Checkpointer {
     pub(super) fn committed(&mut self, writer: &Connection) {
         let log_pages = self.log_pages.load(Ordering::Relaxed);
         if log_pages < CHECKPOINT_PAGES {
+            // That was said of a log which has been begun anew since.
+            self.can_restart.store(false, Ordering::Relaxed);
             return;
         }
         if log_pages >= LOG_PAGES && self.may_try() {
@@ -190,6 +192,23 @@ mod tests {
     fn the_log_stays_below_its_cap_under_a_writer_that_never_rests() {
         let longest = Stand::new().commit(2_000);
         assert!((CHECKPOINT_PAGES..LOG_PAGES + 20).contains(&longest), "{longest} pages");
+    }
+
+    /// The thread can catch up once more after the log was begun anew; nothing of the next one has
+    /// been moved then, and the writer would have to move it all.
+    #[test]
+    fn the_writer_does_not_take_an_earlier_log_for_moved() {
+        let mut stand = Stand::new();
+        let moving = Arc::clone(&stand.checkpointer.moving);
+        let _moving = moving.lock().unwrap();
+        stand.commit(1);
+        stand.checkpointer.can_restart.store(true, Ordering::Release);
+        let mut longest = 0;
+        while longest < CHECKPOINT_PAGES + 3 * RESTART_PAGES {
+            let before = longest;
+            longest = longest.max(stand.commit(1));
+            assert!(longest > before, "the writer began a log anew that nobody had moved");
+        }
     }
 
     /// Neither waited for nor in the way for longer than it reads.

@@ -59,7 +59,7 @@ pub(super) fn newest(
 
 /// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
 /// how many of them were looked at comes with the hits. Where one walk finds all, each event is
-/// read as it is found.
+/// read as it is found, and none after `visit` broke off.
 pub(super) fn and_first(
     connection: &Connection,
     filter: &Filter,
@@ -99,8 +99,13 @@ pub(super) fn and_first(
         return Err(error.into());
     }
     found.end_second();
-    found.hits.truncate(most);
-    Ok((found.hits, found.read))
+    let Found { mut hits, read, visit, .. } = found;
+    if visit.is_none() {
+        // The rest is found in the index alone, at the same moment.
+        return Ok((newest(connection, filter, most, without)?, read));
+    }
+    hits.truncate(most);
+    Ok((hits, read))
 }
 
 /// Who takes events as they are found, until it breaks off.
@@ -119,20 +124,18 @@ struct Found<'visit> {
 }
 
 impl Found<'_> {
+    /// Breaks off when all is found, and when nobody takes what is read any more.
     fn add(&mut self, hit: Hit, row: &Row<'_>) -> rusqlite::Result<ControlFlow<()>> {
         if self.second.first().is_some_and(|(of, _)| of.item.created_at != hit.item.created_at) {
             self.end_second();
-            if self.hits.len() >= self.most {
-                return Ok(ControlFlow::Break(()));
-            }
         }
         if self.second.len() >= SECOND_EVENTS {
             self.visit = None;
         }
-        let json = match self.visit {
-            Some(_) => fault::text(row, query::JSON_COLUMN)?.into_owned(),
-            None => String::new(),
-        };
+        if self.visit.is_none() || self.hits.len() >= self.most {
+            return Ok(ControlFlow::Break(()));
+        }
+        let json = fault::text(row, query::JSON_COLUMN)?.into_owned();
         self.second.push((hit, json));
         Ok(ControlFlow::Continue(()))
     }
@@ -234,5 +237,39 @@ mod tests {
             }
         }
         assert!(reads > 3_000, "{reads}");
+    }
+
+    /// Who has no room for more does not have the rest read twice: here it cannot be read at all.
+    #[test]
+    fn no_event_is_read_after_the_visitor_broke_off() {
+        let connection = Connection::open_in_memory().unwrap();
+        let tables = "CREATE TABLE event
+                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER);
+            CREATE INDEX event_kind ON event (kind, created_at, id)";
+        connection.execute_batch(tables).unwrap();
+        for number in 0..900 {
+            let insert = "INSERT INTO event (id, created_at, kind) VALUES (randomblob(32), ?1, 1)";
+            connection.execute(insert, [number / 3]).unwrap();
+        }
+        let unreadable = "ALTER TABLE event ADD COLUMN json TEXT AS
+            (iif(created_at < 290, abs(row - row - 9223372036854775807 - 1), 'json'))";
+        connection.execute_batch(unreadable).unwrap();
+        let read = |enough| {
+            let mut visits = 0;
+            let mut visit = |_: &Item, _: &str| {
+                visits += 1;
+                if visits < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            };
+            let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
+            let (most, none) = (800, HashSet::new());
+            let expected = newest(&connection, &filter, most, &none).unwrap();
+            let (hits, read) = and_first(&connection, &filter, most, &none, NOW, &mut visit)?;
+            assert_eq!((hits, read), (expected, visits));
+            Ok::<_, StoreError>(read)
+        };
+        for enough in [1, 2, 20, 24] {
+            assert_eq!(read(enough).unwrap(), enough);
+        }
+        assert!(read(40).is_err());
     }
 }

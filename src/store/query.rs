@@ -217,8 +217,8 @@ impl Walk<'_> {
         self.select(self.sql, since, visit)
     }
 
-    /// As [`Walk::run`], along an index of the events themselves: what of an event the row has not
-    /// in its index is read only when it is asked for.
+    /// As [`Walk::run`], along an index of the events themselves, each of which is read whole:
+    /// SQLite reads what a row is selected with before it is asked for it.
     pub(super) fn run_with_json(
         &self,
         since: u64,

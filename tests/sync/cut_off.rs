@@ -105,6 +105,29 @@ async fn events_that_end_the_connection_are_given_up_one_by_one() {
     assert_eq!(report.differs.get("unreadable"), Some(&2), "{report:?} {said:?}");
 }
 
+/// There is always something new, so that no connection brings nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_ends_the_connection_is_given_up_though_others_come() {
+    let events = notes(157, 40);
+    let mut later = events[3..].iter();
+    let broken = id(&events[1]);
+    let peer = peer(&events[..3], Arc::new(move |_, _, id| *id == broken)).await;
+    let store = TestStore::new(&[]);
+    let url = peer.url();
+    let options = Options::default();
+    let syncing = sync(&store.local, &url, &options, |progress| {
+        if let Progress::Waiting { .. } = progress {
+            later.next().inspect(|event| peer.add(event));
+        }
+    });
+    let report = tokio::time::timeout(PATIENCE, syncing).await.unwrap().unwrap();
+    assert!(report.complete && later.next().is_some(), "{report:?}");
+    assert_eq!(report.differs.get("unreadable"), Some(&1), "{report:?}");
+    let mut expected = peer.ids();
+    expected.remove(&broken);
+    assert_same(&store.ids(), &expected, &format!("{report:?}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_peer_refuses_a_download_with_is_told() {
     let words = format!("restricted: pay\u{1b}[2J\nfirst {}", "x".repeat(10_000));

@@ -111,6 +111,11 @@ impl Scripted {
         format!("ws://{}", self.address)
     }
 
+    /// Has one event more from now on.
+    pub fn add(&self, json: &str) {
+        self.events.lock().unwrap().insert(item(json), json.to_owned());
+    }
+
     pub fn ids(&self) -> BTreeSet<[u8; 32]> {
         self.events.lock().unwrap().keys().map(|item| item.id).collect()
     }

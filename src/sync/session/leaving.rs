@@ -12,6 +12,10 @@ use crate::metrics::Tally;
 /// the next one gets further.
 const MOST_LONE_LOSSES: u8 = 4;
 const _: () = assert!((MOST_LONE_LOSSES as u32) < ATTEMPTS);
+/// As suspect as by one of these is an event by so many losses at which it was asked for alone and
+/// others had come: a link may break at any event, but not again and again at one. Where there is
+/// always something new, connections on which nothing comes are none.
+const LOSSES_BESIDE_OTHERS: u8 = 4;
 
 impl Session<'_> {
     /// Ends the connection and keeps what the next one can use.
@@ -98,7 +102,7 @@ impl Session<'_> {
             let losses = self.memory.suspects.entry(id).or_default();
             *losses = more_suspect(*losses, alone, self.memory.advanced);
             let proven = alone && matches!(error, PeerError::TooLong);
-            if proven || *losses >= ALONE_AFTER + MOST_LONE_LOSSES {
+            if proven || *losses >= ALONE_AFTER + MOST_LONE_LOSSES * LOSSES_BESIDE_OTHERS {
                 let refusal = Refusal::Unreadable;
                 let name = refusal.name();
                 *self.memory.report.refused.entry(name.to_owned()).or_default() += 1;
@@ -110,12 +114,14 @@ impl Session<'_> {
 
 /// How suspect an event is that was to come when a connection broke. Where others came it may have
 /// been any of those that were next: fewer are asked for together from now on. Where nothing came
-/// each is asked for alone, and one that was alone has one chance less.
+/// each is asked for alone, and one that was alone has one chance less; a part of one where others
+/// came.
 fn more_suspect(losses: u8, alone: bool, others_came: bool) -> u8 {
     match (others_came, alone) {
         (true, _) if losses < ALONE_AFTER => losses + 1,
-        (true, _) => losses,
+        (true, false) => losses,
+        (true, true) => losses.saturating_add(1),
         (false, false) => losses.max(ALONE_AFTER),
-        (false, true) => losses.max(ALONE_AFTER).saturating_add(1),
+        (false, true) => losses.max(ALONE_AFTER).saturating_add(LOSSES_BESIDE_OTHERS),
     }
 }
