@@ -41,7 +41,8 @@ pub enum AttachError {
     },
     /// NIP-42: an AUTH counts that names the relay.
     #[error(
-        "[auth] asks clients for a key, and attach.relay_url does not say what their AUTH has to name"
+        "[auth] asks clients for a key, and attach.relay_url is empty: set it to the URL by which \
+         they know the relay, as their AUTH names it"
     )]
     NoRelayUrl,
     /// `attach.forward_header` cannot be the name of a header.

@@ -194,6 +194,9 @@ mod tests {
         if rng.random_bool(0.5) {
             filter.kinds = Some((0..rng.random_range(1..3)).collect());
         }
+        if filter.kinds.is_none() && rng.random_bool(0.5) {
+            filter.without_kinds = vec![rng.random_range(0..3)];
+        }
         if rng.random_bool(0.5) {
             filter.limit = Some(rng.random_range(0..200));
         }
@@ -237,6 +240,33 @@ mod tests {
             }
         }
         assert!(reads > 3_000, "{reads}");
+    }
+
+    /// Private ones are passed over in the index.
+    #[test]
+    fn no_event_is_read_of_a_kind_that_is_left_out() {
+        let connection = Connection::open_in_memory().unwrap();
+        let tables = "CREATE TABLE event
+                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER,
+                 json TEXT AS (iif(kind = 4, abs(row - row - 9223372036854775807 - 1), 'json')));
+            CREATE INDEX event_time ON event (created_at, id, kind)";
+        connection.execute_batch(tables).unwrap();
+        for number in 0..100 {
+            let insert = "INSERT INTO event (id, created_at, kind) VALUES (randomblob(32), ?1, ?2)";
+            connection.execute(insert, [number / 3, [1, 4][number as usize % 2]]).unwrap();
+        }
+        let mut visits = 0;
+        let mut read = |filter: &Filter| {
+            let mut visit = |_: &Item, _: &str| {
+                visits += 1;
+                ControlFlow::Continue(())
+            };
+            and_first(&connection, filter, 40, &HashSet::new(), NOW, &mut visit)
+        };
+        let public = Filter { without_kinds: vec![4, 14], ..Filter::default() };
+        assert_eq!(read(&public).unwrap().1, 40);
+        assert!(read(&Filter::default()).is_err());
+        assert_eq!(visits, 41);
     }
 
     /// Who has no room for more does not have the rest read twice: here it cannot be read at all.

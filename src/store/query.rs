@@ -186,8 +186,12 @@ fn probe(
     Ok(rows)
 }
 
-/// Whether the source takes one walk and this goes along an index of the events themselves.
+/// Whether the source takes one walk, along an index of the events themselves that decides all that
+/// the filter asks.
 pub(super) fn is_one_walk(filter: &Filter, source: Source<'_>) -> bool {
+    if !filter.tags.is_empty() {
+        return false;
+    }
     match source {
         Source::Time => true,
         Source::Kinds(kinds) => kinds.len() == 1,
@@ -217,14 +221,21 @@ impl Walk<'_> {
         self.select(self.sql, since, visit)
     }
 
-    /// As [`Walk::run`], along an index of the events themselves, each of which is read whole:
-    /// SQLite reads what a row is selected with before it is asked for it.
+    /// As [`Walk::run`] for [`is_one_walk`], and each event is read whole. SQLite reads what a row is
+    /// selected with before it is asked for it: the kinds that are left out are left out by it.
     pub(super) fn run_with_json(
         &self,
         since: u64,
         visit: &mut dyn FnMut(Hit, &Row<'_>) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.select(&self.sql.replacen(" FROM event", ", json FROM event", 1), since, visit)
+        let mut sql = self.sql.replacen(" FROM event", ", json FROM event", 1);
+        if !self.filter.without_kinds.is_empty() {
+            let kinds: Vec<String> =
+                self.filter.without_kinds.iter().map(ToString::to_string).collect();
+            let condition = format!("WHERE kind NOT IN ({}) AND ", kinds.join(","));
+            sql = sql.replacen("WHERE ", &condition, 1);
+        }
+        self.select(&sql, since, visit)
     }
 
     fn select(

@@ -166,7 +166,7 @@ async fn stores_in_use_keys_that_are_none_and_relays_that_are_away() {
             ),
             row(
                 "attach --attach nostr-rs-relay:%/nostr.db --config %/asks.toml",
-                &["[auth] asks clients for a key", "attach.relay_url"],
+                &["[auth] asks clients for a key", "attach.relay_url is empty: set it"],
             ),
             incomplete(&away, &[&address, "nothing serves at", "is the relay running?"]),
             incomplete(
