@@ -145,8 +145,9 @@ mod tests {
     use super::super::event::Event;
     use super::super::rules::Outcome;
     use super::super::schema;
+    use super::super::source_queue::Origin;
     use super::super::vanish::Vanishing;
-    use super::super::writer::{Beside, Writer};
+    use super::super::writer::{Batches, Beside, Writer};
     use super::*;
     use crate::metrics::StoreMetrics;
     use std::sync::Mutex;
@@ -158,7 +159,11 @@ mod tests {
         );
         let (send, outcomes) = sync_channel(1);
         let events = vec![Event::parse(&json).unwrap().trust()];
-        writer.submit(events, Box::new(move |outcomes| send.send(outcomes).unwrap()));
+        writer.submit(
+            &Origin::Local,
+            events,
+            Box::new(move |outcomes| send.send(outcomes).unwrap()),
+        );
         outcomes.recv().unwrap().remove(0)
     }
 
@@ -186,7 +191,8 @@ mod tests {
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
-        let beside = Beside { checkpointer, commits, expired_until, metrics };
+        let batches = Batches::Short;
+        let beside = Beside { checkpointer, commits, expired_until, metrics, batches };
         let writer =
             Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
                 .unwrap();

@@ -21,6 +21,8 @@ mod rules;
 mod schema;
 mod signature;
 mod source;
+mod source_queue;
+mod submission;
 mod synced;
 mod tag_key;
 mod vanish;
@@ -42,11 +44,12 @@ pub use readers::{Moment, Reader};
 pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
+pub use source_queue::Origin;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
-pub use writer::{Reply, unix_now};
+pub use writer::{Batches, Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
@@ -58,9 +61,6 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use vanish::Vanishing;
 use writer::{Beside, Writer};
-
-/// The most events that one commit of a removal removes.
-const REMOVE_EVENTS: usize = 1_000;
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -234,6 +234,8 @@ pub struct StoreOptions {
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
+    /// How much shares a commit.
+    pub batches: Batches,
 }
 
 impl StoreOptions {
@@ -245,6 +247,7 @@ impl StoreOptions {
             cache_mb: config.store.cache_mb.size(),
             private_kinds: PrivateKinds::default(),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
+            batches: Batches::Short,
         }
     }
 }
@@ -257,6 +260,7 @@ impl Default for StoreOptions {
             cache_mb: 256,
             private_kinds: PrivateKinds::default(),
             relay_url: None,
+            batches: Batches::Short,
         }
     }
 }
@@ -323,16 +327,18 @@ impl Store {
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
             metrics: metrics.clone(),
+            batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
         let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
         Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
     }
 
-    /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
-    /// event, in order, once they are durable. Waits while the writer's queue is full.
-    pub fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.inner.writer.submit(events, reply);
+    /// Stores events together with whatever else is waiting, in as many commits as it takes; each
+    /// origin has its turn. `reply` gets one outcome an event, in order, once all are durable. Does not
+    /// wait: whoever submits bounds what it has under way.
+    pub fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.inner.writer.submit(origin, events, reply);
     }
 
     /// Stores events and waits for their outcomes.
@@ -341,7 +347,7 @@ impl Store {
     /// [`StoreError::Closed`] when the writer has gone.
     pub fn publish(&self, events: Vec<VerifiedEvent>) -> Result<Vec<Outcome>, StoreError> {
         let (send, outcomes) = std::sync::mpsc::sync_channel(1);
-        self.submit(events, Box::new(move |done| drop(send.send(done))));
+        self.submit(&Origin::Local, events, Box::new(move |done| drop(send.send(done))));
         outcomes.recv().map_err(|_| StoreError::Closed)
     }
 
@@ -354,11 +360,7 @@ impl Store {
         if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
-        let (send, done) = std::sync::mpsc::sync_channel(1);
-        self.inner.writer.expire(Box::new(move |_| {
-            let _ = send.send(());
-        }));
-        done.recv().map_err(|_| StoreError::Closed)?;
+        self.inner.writer.expire()?;
         if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 
@@ -374,10 +376,7 @@ impl Store {
         })?;
         ids.sort_unstable();
         ids.dedup();
-        for ids in ids.chunks(REMOVE_EVENTS) {
-            self.inner.writer.remove(ids.to_vec())?;
-        }
-        Ok(())
+        self.inner.writer.remove(ids)
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.

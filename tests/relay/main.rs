@@ -10,6 +10,7 @@ mod clock;
 mod connections;
 mod deletion;
 mod expiration;
+mod fair_writer;
 mod faults;
 mod health;
 mod kills;
