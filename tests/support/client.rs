@@ -75,7 +75,7 @@ impl Client {
         let mut request = url.into_client_request().unwrap();
         request.headers_mut().insert("host", host.parse().unwrap());
         let (socket, _) = connect_async_with_config(request, None, true).await.unwrap();
-        Self { challenge: String::new(), socket, fences: 0 }.challenged().await
+        Self { challenge: String::new(), hints: Vec::new(), socket, fences: 0 }.challenged().await
     }
 
     pub async fn send(&mut self, message: &Value) {
