@@ -187,7 +187,7 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     for version in [2, 5] {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("events.sqlite");
-        assert!(import(&store, &[], &lines(&[wrap.clone()])).status.success());
+        assert!(import(&store, &[], &lines(std::slice::from_ref(&wrap))).status.success());
         let database = rusqlite::Connection::open(&store).unwrap();
         database.execute_batch(VERSION_5).unwrap();
         // As it stood: the wrap was not the recipient's to delete, and the version before the one
@@ -226,6 +226,8 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
         let stored = [by_address.clone(), versions[1].clone(), by_id.clone()];
         assert_eq!(read(&export(&store, None)), stored);
         assert!(import(&store, &[], &lines(&versions[3..])).stdout.contains("1 stored"));
-        assert!(import(&store, &[], &lines(&[wrap.clone()])).stdout.contains("1 deleted"));
+        assert!(
+            import(&store, &[], &lines(std::slice::from_ref(&wrap))).stdout.contains("1 deleted")
+        );
     }
 }
