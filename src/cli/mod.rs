@@ -1,6 +1,7 @@
 //! The command line: one file a command.
 
 mod attach;
+mod backup;
 mod check;
 mod chunks;
 mod compact;
@@ -15,6 +16,7 @@ mod man;
 mod neg_open;
 mod relay;
 mod remedy;
+mod restore;
 mod serving;
 mod sync;
 mod sync_progress;
@@ -65,6 +67,15 @@ enum Command {
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
     Check(check::Arguments),
+    /// Copy the store to a new file, also while a relay writes to it.
+    ///
+    /// Exit code 0: the copy is whole and on the disk. 2: `--verify` found something wrong in it. 1: no
+    /// copy was made.
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Arguments),
+    /// Make a store of a backup, where there is none yet.
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -124,6 +135,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
