@@ -3,7 +3,7 @@
 
 use super::StoreError;
 use super::change::{Change, Step};
-use super::checkpoint::{self, Checkpointer};
+use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
@@ -88,7 +88,8 @@ impl Writer {
         let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
-        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let doubt = beside.checkpointer.doubt().clone();
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         let state = Thread {
             connection,
@@ -202,6 +203,7 @@ impl Thread {
                 Err(RecvTimeoutError::Disconnected) => break,
             };
             let gathered = gather(first, queue);
+            self.mend();
             self.expire_due();
             self.publish(gathered.batch);
             for Removal { ids, reply } in gathered.removals {
@@ -225,6 +227,14 @@ impl Thread {
         // It goes on at the next start.
         answer_put_off(&self.put_off, Err("the store was closed before all had vanished"));
         self.beside.checkpointer.finish(&self.connection);
+    }
+
+    /// After a flush that failed: at once, while the system still has in memory what it could not
+    /// write.
+    fn mend(&mut self) {
+        if let Err(error) = self.beside.checkpointer.mend(&self.connection) {
+            self.trouble.failed("write-ahead log in doubt", &error);
+        }
     }
 
     fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
@@ -361,6 +371,9 @@ impl Thread {
             Err(error) => {
                 change = Change::default();
                 self.trouble.failed("the store could not be written", &error);
+                if let StoreError::Sqlite(error) = &error {
+                    self.beside.checkpointer.doubt().note(error);
+                }
                 if fault::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
@@ -380,23 +393,18 @@ impl Thread {
         change: &mut Change,
         work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
-        if self.flusher.has_failed() {
-            if !checkpoint::is_done(&self.connection) {
-                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
-            }
-            self.flusher.mended();
-        }
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        self.beside.checkpointer.mend(&self.connection)?;
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.vanishing, change)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
-            if self.flusher.has_failed() {
+            if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
             }
             Ok(transaction.commit()?)
