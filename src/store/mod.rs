@@ -3,6 +3,7 @@
 
 mod admission;
 mod attached;
+mod backup;
 mod change;
 mod check;
 mod checkpoint;
@@ -33,6 +34,7 @@ mod writer;
 pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
+pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
@@ -40,7 +42,7 @@ pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEve
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
 pub use query::Hit;
-pub use readers::{Moment, Reader};
+pub use readers::{LeftOut, Moment, Reader, StoredPage};
 pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
