@@ -136,8 +136,8 @@ impl Sending {
                 self.events_sent.add("stored", events.len() as u64);
                 wire.texts(events).await
             }
-            Outgoing::EndOfStored { id, generation, sent } => {
-                wire.text(message::eose(&id)).await?;
+            Outgoing::EndOfStored { id, generation, sent, left_out } => {
+                wire.text(message::eose(&id, left_out)).await?;
                 let published = self.index.commits_published();
                 for event in self.subscriptions.go_live(&id, generation, sent, published) {
                     self.events_sent.count("live");
