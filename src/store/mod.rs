@@ -3,6 +3,7 @@
 
 mod admission;
 mod attached;
+mod backup;
 mod change;
 mod check;
 mod checkpoint;
@@ -31,6 +32,7 @@ mod writer;
 pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
+pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
