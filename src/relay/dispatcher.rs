@@ -260,6 +260,9 @@ mod tests {
         }
     }
 
+    /// The filters of a connection's subscriptions, by their ids.
+    type Known = HashMap<String, Vec<Filter>>;
+
     /// Whatever subscriptions come and go, each event reaches those that it matches and no others,
     /// and wakes their connections only.
     #[tokio::test]
@@ -271,13 +274,12 @@ mod tests {
             let events: Vec<Arc<Event>> = (0..60).map(|n| event(&mut rng, n, 0)).collect();
             // Some have more filters than others wait for.
             let most = [3, 3, 3, 150][rng.random_range(0..4)];
-            let mut connections: Vec<(Arc<Subscriptions>, HashMap<String, Vec<Filter>>)> =
-                Vec::new();
+            let mut connections: Vec<(Arc<Subscriptions>, Known)> = Vec::new();
             for (commit, event) in events.iter().enumerate() {
                 for _ in 0..rng.random_range(0..4) {
                     let auth = Arc::new(Auth::stranger());
                     let new = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
-                    connections.push((new, HashMap::new()));
+                    connections.push((new, Known::new()));
                     let at = rng.random_range(0..connections.len());
                     let (connection, known) = &mut connections[at];
                     let id = rng.random_range(0..3).to_string();
