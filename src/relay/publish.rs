@@ -61,8 +61,10 @@ fn accept(
     let vanishes = event.kind() == VANISH;
     let is_over = event.expires_at().is_some_and(|second| second <= unix_now());
     // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
-    // private one is known is told to nobody who cannot sign it.
-    if !vanishes && !is_over && relay.index.sets().shows(&event.item()) {
+    // private one is known is told to nobody who cannot sign it. After a flush that failed what is
+    // known may not be on the disk, and the writer answers.
+    let is_known = !vanishes && !is_over && relay.index.sets().shows(&event.item());
+    if is_known && relay.index.store().is_durable() {
         return under_way.answer(&outbox, answer(relay, &id, &Outcome::Duplicate));
     }
     match event.verify() {

@@ -1,6 +1,8 @@
 //! Gives back the room that removed events have left.
 
-use super::{StoreError, change::Written, lock, refused, rules, schema, writer::unix_now};
+use super::change::Written;
+use super::doubt::Mender;
+use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -30,12 +32,16 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
     let lock = lock::take(path)?;
     let before_bytes = size(path);
+    let mut mender = Mender::new(&lock::real_path(path));
     let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
+    mender.mend(&connection)?;
     let expired = expire(&mut connection)?;
     refused::remember(&connection, &[], unix_now())?;
     // In memory the copy that this makes would be as large as the store.
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    // A flush that failed has ended this before: the next start makes the log whole.
+    schema::move_log_at_close(&connection)?;
     let count =
         "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
     let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;

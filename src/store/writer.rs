@@ -4,7 +4,7 @@
 
 use super::StoreError;
 use super::change::{Change, Step, Written};
-use super::checkpoint::{self, Checkpointer};
+use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
@@ -116,7 +116,8 @@ impl Writer {
         let queue = Arc::new(SourceQueue::default());
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
-        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let doubt = beside.checkpointer.doubt().clone();
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         let state = Thread {
             connection,
@@ -253,6 +254,7 @@ impl Thread {
                 Next::TimedOut => None,
                 Next::Closed => break,
             };
+            self.mend();
             // One step of each between two batches.
             let is_due = self.expire_step();
             match job {
@@ -270,6 +272,14 @@ impl Thread {
         // It goes on at the next start.
         answer_put_off(&self.put_off, Err("the store was closed before all had vanished"));
         self.beside.checkpointer.finish(&self.connection);
+    }
+
+    /// After a flush that failed: at once, while the system still has in memory what it could not
+    /// write.
+    fn mend(&mut self) {
+        if let Err(error) = self.beside.checkpointer.mend(&self.connection) {
+            self.trouble.failed("write-ahead log in doubt", &error);
+        }
     }
 
     /// Writes an event and those that wait behind it, as many as a batch may hold.
@@ -447,6 +457,9 @@ impl Thread {
             }
             Err(error) => {
                 self.trouble.failed("the store could not be written", &error);
+                if let StoreError::Sqlite(error) = &error {
+                    self.beside.checkpointer.doubt().note(error);
+                }
                 if fault::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
@@ -465,23 +478,18 @@ impl Thread {
         written: &mut Written,
         work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
-        if self.flusher.has_failed() {
-            if !checkpoint::is_done(&self.connection) {
-                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
-            }
-            self.flusher.mended();
-        }
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        self.beside.checkpointer.mend(&self.connection)?;
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.vanishing, written)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
-            if self.flusher.has_failed() {
+            if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
             }
             Ok(transaction.commit()?)

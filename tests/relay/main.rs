@@ -22,6 +22,7 @@ mod neg;
 mod neg_property;
 mod nip11;
 mod page;
+mod power_cut;
 mod publish;
 mod rates;
 mod reload;
