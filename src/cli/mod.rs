@@ -6,6 +6,7 @@ mod check;
 mod chunks;
 mod compact;
 mod completions;
+mod connecting;
 mod decode;
 mod diff;
 mod explain;
@@ -27,7 +28,7 @@ pub(crate) use remedy::remedy;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LogConfig, LogFormat};
+use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
 use negsync::sync::{PeerFilter, PeerUrl};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -118,9 +119,14 @@ fn read_config(path: &Path) -> Result<Config, ConfigError> {
     let config = Config::read(path)?;
     for (place, peer) in config.peers.iter().enumerate() {
         let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
-        PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
-        let filter = serde_json::Value::Object(peer.filter.clone()).to_string();
-        PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
+        let url = PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
+        if url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct {
+            let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
+            return Err(wrong("url", reason.to_owned()));
+        }
+        for filter in peer.filter.texts() {
+            PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
+        }
     }
     Ok(config)
 }

@@ -8,6 +8,7 @@ mod limits;
 mod metrics;
 mod network;
 mod page;
+mod proxy;
 mod rates;
 mod relay_url;
 mod sync;
@@ -21,9 +22,10 @@ pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
+pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
 pub use relay_url::RelayUrl;
-pub use sync::{Direction, PeerConfig, SyncConfig};
+pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
@@ -113,6 +115,8 @@ pub struct StoreConfig {
     pub readers: Within<1, 256>,
     /// Memory for the pages that the writer works on.
     pub cache_mb: Within<1, 65_536>,
+    /// The length at which the write-ahead log is moved into the file.
+    pub wal_mb: Within<1, 65_536>,
 }
 
 impl Default for StoreConfig {
@@ -122,6 +126,7 @@ impl Default for StoreConfig {
             synchronous: Synchronous::Full,
             readers: Within::new(8),
             cache_mb: Within::new(256),
+            wal_mb: Within::new(256),
         }
     }
 }

@@ -221,6 +221,7 @@ async fn subscriptions(watch: &mut Watch<'_>) {
             ("negsync_subscriptions", by(1.0)),
             ("negsync_events_sent_total{kind=\"stored\"}", by(1.0)),
             ("negsync_events_sent_total{kind=\"live\"}", by(1.0)),
+            ("negsync_live_wakeups_total", by(1.0)),
         ])
         .await;
     client.send(&json!(["CLOSE", "s"])).await;
@@ -271,7 +272,11 @@ async fn index(watch: &mut Watch<'_>) {
         let events: Vec<_> = (from..to).map(|n| event(n).unwrap().verify().unwrap()).collect();
         let (told, outcomes) = std::sync::mpsc::channel();
         let store = watch.relay.relay.index().store().clone();
-        store.submit(events, Box::new(move |outcomes| told.send(outcomes).unwrap()));
+        store.submit(
+            &negsync::store::Origin::Local,
+            events,
+            Box::new(move |outcomes| told.send(outcomes).unwrap()),
+        );
         assert!(outcomes.recv().unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
     };
     fill(0, KEPT);
@@ -314,10 +319,10 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
 }
 
 fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
-    let filter = json!({ "kinds": kinds }).as_object().unwrap().clone();
+    let filter = json!({ "kinds": kinds }).try_into().unwrap();
     // One sync, and then a long pause in which nothing changes but the time.
     let interval_s = Within::new(3_600);
-    PeerConfig { url: url.to_owned(), filter, direction, interval_s, live: false }
+    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url) }
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {

@@ -7,7 +7,7 @@ use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::item::Item;
-use crate::store::{Event, Refused, StoreError};
+use crate::store::{Event, Origin, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -192,7 +192,7 @@ impl Session<'_> {
                 },
             );
         };
-        self.local.verifier.run(job).await;
+        self.local.verifier.run(&Origin::Peer(self.url.as_str().into()), bytes, job);
     }
 
     pub(super) fn settled(
@@ -277,7 +277,10 @@ impl Session<'_> {
                 // What may be taken another time has not been dealt with.
                 if prefix != "error" && prefix != "rate-limited" {
                     self.read_through(Some(*id), Some("refused by the peer"));
-                    let why = format!("refused by the peer: {prefix}");
+                    let why = match prefix.as_str() {
+                        "superseded" => prefix,
+                        _ => format!("refused by the peer: {prefix}"),
+                    };
                     self.give_up(*id, &why, Some(NOT_TAKEN_S), true);
                     self.memory.advanced = true;
                 }
