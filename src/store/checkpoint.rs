@@ -1,6 +1,7 @@
 //! Moves committed pages from the write-ahead log into the database beside the writer, so that no
 //! commit waits for it.
 
+use super::read_gate::ReadGate;
 use super::{StoreError, schema};
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -22,6 +23,9 @@ const PASSES: usize = 4;
 /// How often the writer moves a long log itself, at the most: that takes a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the writer waits for reads to break off, so that a long log can be begun anew.
+const READERS_TIMEOUT: Duration = Duration::from_millis(250);
+
 /// The checkpointing thread and what its owner, the writer, knows of the log.
 pub(super) struct Checkpointer {
     // Full while a checkpoint is asked for and not begun: one is enough.
@@ -32,6 +36,7 @@ pub(super) struct Checkpointer {
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
+    gate: ReadGate,
     // When the writer last moved the log itself and there was no end to it.
     tried: Option<Instant>,
     thread: JoinHandle<()>,
@@ -39,7 +44,11 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Starts the thread on a connection of its own.
-    pub(super) fn start(writer: &mut Connection, own: Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        writer: &mut Connection,
+        own: Connection,
+        gate: ReadGate,
+    ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&log_pages);
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
@@ -63,7 +72,7 @@ impl Checkpointer {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, moving, log_pages, can_restart, tried: None, thread })
+        Ok(Self { requests, moving, log_pages, can_restart, gate, tried: None, thread })
     }
 
     /// Called by the writer after each commit.
@@ -78,7 +87,11 @@ impl Checkpointer {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !restart(writer) {
-                self.tried = Some(Instant::now());
+                // One read always overlaps the next: they stop for a moment.
+                let _closed = self.gate.close(READERS_TIMEOUT);
+                if !restart(writer) {
+                    self.tried = Some(Instant::now());
+                }
             }
         } else if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever.
@@ -167,7 +180,8 @@ mod tests {
             let tables = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
                 CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
             writer.execute_batch(tables).unwrap();
-            let checkpointer = Checkpointer::start(&mut writer, open(&directory)).unwrap();
+            let checkpointer =
+                Checkpointer::start(&mut writer, open(&directory), ReadGate::default()).unwrap();
             Self { writer, checkpointer, directory }
         }
 

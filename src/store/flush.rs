@@ -143,6 +143,7 @@ mod tests {
     use super::super::checkpoint::Checkpointer;
     use super::super::commits::Commits;
     use super::super::event::Event;
+    use super::super::read_gate::ReadGate;
     use super::super::rules::Outcome;
     use super::super::schema;
     use super::super::vanish::Vanishing;
@@ -170,7 +171,8 @@ mod tests {
         let path = folder.path().join("store.sqlite");
         let mut connection = schema::open_writer(&path).unwrap();
         let checkpointer = schema::open_checkpointer(&path).unwrap();
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer).unwrap();
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, ReadGate::default()).unwrap();
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&fails);
         let flush = move || match disk.swap(false, Ordering::SeqCst) {

@@ -8,15 +8,19 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deadline;
 mod event;
 mod fault;
 mod filter;
 mod flush;
 mod lock;
 mod newest;
+mod private_times;
 mod query;
+mod read_gate;
 mod readers;
 mod refused;
+mod retag;
 mod rules;
 mod schema;
 mod signature;
@@ -34,6 +38,7 @@ pub use attached::{Attached, Listener};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
+pub use deadline::Deadline;
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
@@ -52,6 +57,7 @@ use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
 use checkpoint::Checkpointer;
 use commits::Commits;
+use read_gate::ReadGate;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -158,7 +164,10 @@ pub enum StoreError {
     NotWritten(String),
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+    /// The deadline of a query is over, or the query was cancelled.
+    #[error("query timeout")]
+    Interrupted,
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
@@ -200,6 +209,15 @@ pub enum StoreError {
     Closed,
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 impl StoreError {
     /// Names the file in an error of SQLite that came up while it was opened.
     fn while_opening(self, path: &Path) -> Self {
@@ -231,6 +249,9 @@ pub struct StoreOptions {
     pub cache_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
+    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
+    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    pub private_times: Option<PrivateKinds>,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
@@ -244,6 +265,7 @@ impl StoreOptions {
             readers: config.store.readers.size(),
             cache_mb: config.store.cache_mb.size(),
             private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(config.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
         }
     }
@@ -256,6 +278,7 @@ impl Default for StoreOptions {
             readers: 8,
             cache_mb: 256,
             private_kinds: PrivateKinds::default(),
+            private_times: None,
             relay_url: None,
         }
     }
@@ -267,6 +290,8 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    // With the deadline of this clone.
+    reader: Reader,
 }
 
 struct Inner {
@@ -312,10 +337,13 @@ impl Store {
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         schema::limit_cache(&connection, options.cache_mb)?;
+        if let Some(private) = &options.private_times {
+            private_times::keep_apart(&mut connection, private)?;
+        }
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
+        let (commits, gate) = (Commits::default(), ReadGate::default());
+        let checkpointer = Checkpointer::start(&mut connection, checkpointer, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
         let flush = flush::log_flush(path, options.synchronous);
         let beside = Beside {
@@ -325,8 +353,9 @@ impl Store {
             metrics: metrics.clone(),
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
+        let reader = Reader::beside_writer(path, options.readers, commits, gate, expired_until)?;
+        let inner = Inner { path: path.to_owned(), reader: reader.clone(), writer, metrics, lock };
+        Ok(Self { inner: Arc::new(inner), reader })
     }
 
     /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
@@ -420,7 +449,12 @@ impl Store {
 
     /// The reading side.
     pub fn reader(&self) -> &Reader {
-        &self.inner.reader
+        &self.reader
+    }
+
+    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }
 
     /// Commits what was submitted, closes the writer and gives the store free for another one.

@@ -3,68 +3,97 @@
 use super::StoreError;
 use super::fault;
 use super::filter::Filter;
-use super::query::{self, Hit, choose, each_walk, is_one_walk};
+use super::query::{self, Expired, Extent, Hit, Source, choose, each_walk, is_one_walk};
+use super::readers::ReadTransaction;
 use crate::item::Item;
-use rusqlite::{Connection, Row};
+use rusqlite::Row;
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Of one second so many events at most are held until they are in order.
 const SECOND_EVENTS: usize = 64;
 
-/// The newest events that match and are not in `without`, newest first and of one second the
-/// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
+/// The newest events that match and have not expired, newest first and of one second the lowest id
+/// first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
 pub(super) fn newest(
-    connection: &Connection,
+    read: &ReadTransaction<'_>,
     filter: &Filter,
     most: usize,
-    without: &HashSet<i64>,
+    expired: &Expired,
 ) -> Result<Vec<Hit>, StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
-    let mut hits: Vec<Hit> = Vec::new();
     if most == 0 || filter.is_void() {
-        return Ok(hits);
+        return Ok(Vec::new());
     }
-    let source = choose(connection, filter)?;
-    let mut since = filter.since.unwrap_or(0);
-    each_walk(connection, filter, source, |walk| {
-        let mut taken = 0;
-        let mut oldest = u64::MAX;
+    newest_of(read, filter, choose(read, filter, extent(most))?, most, expired)
+}
+
+/// Who wants everything has each row of an index read.
+fn extent(most: usize) -> Extent {
+    if most == usize::MAX { Extent::Whole } else { Extent::Newest }
+}
+
+fn newest_of(
+    read: &ReadTransaction<'_>,
+    filter: &Filter,
+    source: Source<'_>,
+    most: usize,
+    expired: &Expired,
+) -> Result<Vec<Hit>, StoreError> {
+    let mut newest = Newest { most, hits: BTreeMap::new() };
+    each_walk(read, filter, source, |walk| {
+        // What a later walk finds has to be at least as new as the oldest kept.
+        let since = filter.since.max(newest.oldest()).unwrap_or(0);
         walk.run(since, &mut |hit, _| {
-            if without.contains(&hit.row()) {
-                return ControlFlow::Continue(());
+            if newest.oldest().is_some_and(|oldest| hit.item.created_at < oldest) {
+                return Ok(ControlFlow::Break(()));
             }
-            // Past the limit only the rest of the same second can still matter.
-            if taken >= most && hit.item.created_at < oldest {
-                return ControlFlow::Break(());
+            if !expired.contains(read, hit.row())? {
+                newest.add(hit);
             }
-            taken += 1;
-            oldest = hit.item.created_at;
-            hits.push(hit);
-            ControlFlow::Continue(())
-        })?;
-        if hits.len() > most {
-            order(&mut hits);
-            hits.truncate(most);
-            // What later walks find has to be at least as new as the oldest kept.
-            since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        })
+        // The next one can still have newer ones.
+        .map(|_| ControlFlow::Continue(()))
     })?;
-    order(&mut hits);
-    hits.truncate(most);
-    Ok(hits)
+    Ok(newest.into_hits())
+}
+
+/// The newest hits so far, each once and in order.
+struct Newest {
+    most: usize,
+    hits: BTreeMap<(Reverse<u64>, [u8; 32]), i64>,
+}
+
+impl Newest {
+    /// The second of the oldest hit, once there are enough.
+    fn oldest(&self) -> Option<u64> {
+        let oldest = self.hits.last_key_value().filter(|_| self.hits.len() >= self.most);
+        oldest.map(|((Reverse(second), _), _)| *second)
+    }
+
+    fn add(&mut self, hit: Hit) {
+        self.hits.insert((Reverse(hit.item.created_at), hit.item.id), hit.row());
+        if self.hits.len() > self.most {
+            self.hits.pop_last();
+        }
+    }
+
+    fn into_hits(self) -> Vec<Hit> {
+        let hit = |((Reverse(second), id), row)| Hit::new(Item::new(second, id), row);
+        self.hits.into_iter().map(hit).collect()
+    }
 }
 
 /// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
 /// how many of them were looked at comes with the hits. Where one walk finds all, each event is
 /// read as it is found, and none after `visit` broke off.
 pub(super) fn and_first(
-    connection: &Connection,
+    read: &ReadTransaction<'_>,
     filter: &Filter,
     most: usize,
-    without: &HashSet<i64>,
+    expired: &Expired,
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
 ) -> Result<(Vec<Hit>, usize), StoreError> {
@@ -72,40 +101,30 @@ pub(super) fn and_first(
     if most == 0 || filter.is_void() {
         return Ok((Vec::new(), 0));
     }
-    let source = choose(connection, filter)?;
-    if !is_one_walk(filter, source) {
-        let hits = newest(connection, filter, most, without)?;
-        let read = query::fetch(connection, &hits, now, visit)?;
-        return Ok((hits, read));
+    let source = choose(read, filter, extent(most))?;
+    if !is_one_walk(read, filter, source)? {
+        let hits = newest_of(read, filter, source, most, expired)?;
+        let looked_at = query::fetch(read, &hits, now, visit)?;
+        return Ok((hits, looked_at));
     }
     let mut found =
         Found { most, hits: Vec::new(), read: 0, second: Vec::new(), visit: Some(visit) };
-    let mut failed = None;
-    each_walk(connection, filter, source, |walk| {
+    each_walk(read, filter, source, |walk| {
         walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
-            if without.contains(&hit.row()) {
-                return ControlFlow::Continue(());
+            if expired.contains(read, hit.row())? {
+                return Ok(ControlFlow::Continue(()));
             }
-            match found.add(hit, row) {
-                Ok(flow) => flow,
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            Ok(found.add(hit, row)?)
         })
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
     found.end_second();
-    let Found { mut hits, read, visit, .. } = found;
+    let Found { mut hits, read: looked_at, visit, .. } = found;
     if visit.is_none() {
         // The rest is found in the index alone, at the same moment.
-        return Ok((newest(connection, filter, most, without)?, read));
+        return Ok((newest_of(read, filter, source, most, expired)?, looked_at));
     }
     hits.truncate(most);
-    Ok((hits, read))
+    Ok((hits, looked_at))
 }
 
 /// Who takes events as they are found, until it breaks off.
@@ -164,11 +183,11 @@ pub(super) fn order(hits: &mut Vec<Hit>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema;
+    use super::super::{Deadline, schema};
     use super::*;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
-    use rusqlite::params;
+    use rusqlite::{Connection, params};
 
     const NOW: u64 = 1_000;
 
@@ -180,9 +199,12 @@ mod tests {
             let author = [rng.random_range(0..3_u8); 32];
             let kind = rng.random_range(0..3);
             let json = format!("{id:?}");
-            let insert = "INSERT INTO event (id, pubkey, created_at, kind, json)
-                VALUES (?1, ?2, ?3, ?4, ?5)";
-            connection.execute(insert, params![id, author, second, kind, json]).unwrap();
+            let expires_at =
+                [None, Some(NOW as i64 - 1), Some(NOW as i64 + 1)][rng.random_range(0..3)];
+            let insert = "INSERT INTO event (id, pubkey, created_at, kind, json, expires_at)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            let row = params![id, author, second, kind, json, expires_at];
+            connection.execute(insert, row).unwrap();
         }
     }
 
@@ -216,10 +238,13 @@ mod tests {
             let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
             connection.execute_batch("PRAGMA synchronous = OFF; BEGIN").unwrap();
             store(&connection, &mut rng);
-            let without = (0..50).filter(|_| rng.random_bool(0.2)).collect();
+            let deadline = Deadline::default();
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            let now = [0, NOW][rng.random_range(0..2)];
+            let expired = Expired::by(&transaction, now).unwrap();
             for _ in 0..10 {
                 let (filter, most) = (filter(&mut rng), rng.random_range(0..300));
-                let expected = newest(&connection, &filter, most, &without).unwrap();
+                let expected = newest(&transaction, &filter, most, &expired).unwrap();
                 let enough = rng.random_range(1..400);
                 let mut visited = Vec::new();
                 let mut visit = |item: &Item, json: &str| {
@@ -232,7 +257,7 @@ mod tests {
                     }
                 };
                 let (hits, read) =
-                    and_first(&connection, &filter, most, &without, NOW, &mut visit).unwrap();
+                    and_first(&transaction, &filter, most, &expired, now, &mut visit).unwrap();
                 assert_eq!(hits, expected, "seed {seed}: {filter:?}, {most}");
                 let first: Vec<Item> = hits[..read].iter().map(|hit| hit.item).collect();
                 assert_eq!(visited, first, "seed {seed}: {filter:?}, {most}, {enough}");
@@ -247,26 +272,30 @@ mod tests {
     fn no_event_is_read_of_a_kind_that_is_left_out() {
         let connection = Connection::open_in_memory().unwrap();
         let tables = "CREATE TABLE event
-                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER,
-                 json TEXT AS (iif(kind = 4, abs(row - row - 9223372036854775807 - 1), 'json')));
-            CREATE INDEX event_time ON event (created_at, id, kind)";
+                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER);
+            CREATE INDEX event_time ON event (created_at, id, kind);
+            CREATE TABLE private_time (kind INTEGER)";
         connection.execute_batch(tables).unwrap();
         for number in 0..100 {
             let insert = "INSERT INTO event (id, created_at, kind) VALUES (randomblob(32), ?1, ?2)";
             connection.execute(insert, [number / 3, [1, 4][number as usize % 2]]).unwrap();
         }
-        let mut visits = 0;
+        let unreadable = "ALTER TABLE event ADD COLUMN json TEXT AS
+            (iif(kind = 4, abs(row - row - 9223372036854775807 - 1), 'json'))";
+        connection.execute_batch(unreadable).unwrap();
+        let (mut visits, deadline) = (0, Deadline::default());
         let mut read = |filter: &Filter| {
             let mut visit = |_: &Item, _: &str| {
                 visits += 1;
                 ControlFlow::Continue(())
             };
-            and_first(&connection, filter, 40, &HashSet::new(), NOW, &mut visit)
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            and_first(&transaction, filter, 40, &Expired::none(), NOW, &mut visit)
         };
         let public = Filter { without_kinds: vec![4, 14], ..Filter::default() };
         assert_eq!(read(&public).unwrap().1, 40);
         assert!(read(&Filter::default()).is_err());
-        assert_eq!(visits, 41);
+        assert_eq!(visits, 40);
     }
 
     /// Who has no room for more does not have the rest read twice: here it cannot be read at all.
@@ -291,9 +320,10 @@ mod tests {
                 if visits < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
-            let (most, none) = (800, HashSet::new());
-            let expected = newest(&connection, &filter, most, &none).unwrap();
-            let (hits, read) = and_first(&connection, &filter, most, &none, NOW, &mut visit)?;
+            let (most, none, deadline) = (800, Expired::none(), Deadline::default());
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            let expected = newest(&transaction, &filter, most, &none).unwrap();
+            let (hits, read) = and_first(&transaction, &filter, most, &none, NOW, &mut visit)?;
             assert_eq!((hits, read), (expected, visits));
             Ok::<_, StoreError>(read)
         };
