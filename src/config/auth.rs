@@ -18,6 +18,8 @@ pub struct AuthConfig {
     pub publish_keys: PublicKeys,
     /// Who may reconcile; empty for everybody.
     pub sync_keys: PublicKeys,
+    /// Who sees every event and may bring any.
+    pub mirror_keys: PublicKeys,
 }
 
 impl Default for AuthConfig {
@@ -28,6 +30,7 @@ impl Default for AuthConfig {
             private_kinds: vec![4, 13, 14, 15, 1_059, 21_059],
             publish_keys: PublicKeys::default(),
             sync_keys: PublicKeys::default(),
+            mirror_keys: PublicKeys::default(),
         }
     }
 }

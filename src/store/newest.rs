@@ -14,6 +14,25 @@ use std::ops::ControlFlow;
 /// Of one second so many events at most are held until they are in order.
 const SECOND_EVENTS: usize = 64;
 
+/// The newest events that match a filter, and what is known of those behind the limit.
+pub(super) struct Newest {
+    /// Newest first, of one second the lowest id first.
+    pub(super) hits: Vec<Hit>,
+    /// What a limit left out.
+    pub(super) rest: Rest,
+}
+
+/// What a limit left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing: every event that matches is among the hits.
+    Nothing,
+    /// This event, and perhaps others.
+    Event(Item),
+    /// Nobody looked.
+    Unknown,
+}
+
 /// The newest events that match and have not expired, newest first and of one second the lowest id
 /// first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
 pub(super) fn newest(
@@ -21,10 +40,13 @@ pub(super) fn newest(
     filter: &Filter,
     most: usize,
     expired: &Expired,
-) -> Result<Vec<Hit>, StoreError> {
+) -> Result<Newest, StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
-    if most == 0 || filter.is_void() {
-        return Ok(Vec::new());
+    if filter.is_void() {
+        return Ok(Newest { hits: Vec::new(), rest: Rest::Nothing });
+    }
+    if most == 0 {
+        return Ok(Newest { hits: Vec::new(), rest: Rest::Unknown });
     }
     newest_of(read, filter, choose(read, filter, extent(most))?, most, expired)
 }
@@ -40,50 +62,67 @@ fn newest_of(
     source: Source<'_>,
     most: usize,
     expired: &Expired,
-) -> Result<Vec<Hit>, StoreError> {
-    let mut newest = Newest { most, hits: BTreeMap::new() };
+) -> Result<Newest, StoreError> {
+    let mut found = Kept { most, hits: BTreeMap::new(), rest: Rest::Nothing };
     each_walk(read, filter, source, |walk| {
         // What a later walk finds has to be at least as new as the oldest kept.
-        let since = filter.since.max(newest.oldest()).unwrap_or(0);
+        let since = filter.since.max(found.oldest()).unwrap_or(0);
         walk.run(since, &mut |hit, _| {
-            if newest.oldest().is_some_and(|oldest| hit.item.created_at < oldest) {
-                return Ok(ControlFlow::Break(()));
-            }
             if !expired.contains(read, hit.row())? {
-                newest.add(hit);
+                return Ok(found.add(hit));
             }
             Ok(ControlFlow::Continue(()))
         })
         // The next one can still have newer ones.
         .map(|_| ControlFlow::Continue(()))
     })?;
-    Ok(newest.into_hits())
+    Ok(found.into_newest())
 }
 
 /// The newest hits so far, each once and in order.
-struct Newest {
+struct Kept {
     most: usize,
     hits: BTreeMap<(Reverse<u64>, [u8; 32]), i64>,
+    rest: Rest,
 }
 
-impl Newest {
-    /// The second of the oldest hit, once there are enough.
+impl Kept {
+    /// What is older than this second cannot matter: there are enough, and it is known that others
+    /// are left out.
     fn oldest(&self) -> Option<u64> {
-        let oldest = self.hits.last_key_value().filter(|_| self.hits.len() >= self.most);
-        oldest.map(|((Reverse(second), _), _)| *second)
+        let ((Reverse(second), _), _) = self.hits.last_key_value()?;
+        (self.rest != Rest::Nothing).then_some(*second)
     }
 
-    fn add(&mut self, hit: Hit) {
+    /// Breaks off a walk whose later events cannot matter.
+    fn add(&mut self, hit: Hit) -> ControlFlow<()> {
         self.hits.insert((Reverse(hit.item.created_at), hit.item.id), hit.row());
-        if self.hits.len() > self.most {
-            self.hits.pop_last();
+        if self.hits.len() <= self.most {
+            return ControlFlow::Continue(());
         }
+        if let Some(((Reverse(second), id), _)) = self.hits.pop_last() {
+            self.rest = Rest::Event(Item::new(second, id));
+        }
+        // Of the same second there can be others with lower ids.
+        if self.oldest().is_some_and(|oldest| hit.item.created_at < oldest) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
     }
 
-    fn into_hits(self) -> Vec<Hit> {
+    fn into_newest(self) -> Newest {
         let hit = |((Reverse(second), id), row)| Hit::new(Item::new(second, id), row);
-        self.hits.into_iter().map(hit).collect()
+        Newest { hits: self.hits.into_iter().map(hit).collect(), rest: self.rest }
     }
+}
+
+/// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
+pub(super) fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
+    order(hits);
+    if let Some(hit) = hits.get(most) {
+        *rest = Rest::Event(hit.item);
+    }
+    hits.truncate(most);
 }
 
 /// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
@@ -96,19 +135,25 @@ pub(super) fn and_first(
     expired: &Expired,
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
-) -> Result<(Vec<Hit>, usize), StoreError> {
+) -> Result<(Newest, usize), StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
     if most == 0 || filter.is_void() {
-        return Ok((Vec::new(), 0));
+        return Ok((newest(read, filter, most, expired)?, 0));
     }
     let source = choose(read, filter, extent(most))?;
     if !is_one_walk(read, filter, source)? {
-        let hits = newest_of(read, filter, source, most, expired)?;
-        let looked_at = query::fetch(read, &hits, now, visit)?;
-        return Ok((hits, looked_at));
+        let newest = newest_of(read, filter, source, most, expired)?;
+        let looked_at = query::fetch(read, &newest.hits, now, visit)?;
+        return Ok((newest, looked_at));
     }
-    let mut found =
-        Found { most, hits: Vec::new(), read: 0, second: Vec::new(), visit: Some(visit) };
+    let mut found = Found {
+        most,
+        hits: Vec::new(),
+        rest: Rest::Nothing,
+        read: 0,
+        second: Vec::new(),
+        visit: Some(visit),
+    };
     each_walk(read, filter, source, |walk| {
         walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
             if expired.contains(read, hit.row())? {
@@ -118,13 +163,13 @@ pub(super) fn and_first(
         })
     })?;
     found.end_second();
-    let Found { mut hits, read: looked_at, visit, .. } = found;
+    let Found { mut hits, mut rest, read: looked_at, visit, .. } = found;
     if visit.is_none() {
         // The rest is found in the index alone, at the same moment.
         return Ok((newest_of(read, filter, source, most, expired)?, looked_at));
     }
-    hits.truncate(most);
-    Ok((hits, looked_at))
+    cut(&mut hits, most, &mut rest);
+    Ok((Newest { hits, rest }, looked_at))
 }
 
 /// Who takes events as they are found, until it breaks off.
@@ -134,6 +179,7 @@ type Visit<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 struct Found<'visit> {
     most: usize,
     hits: Vec<Hit>,
+    rest: Rest,
     // How many of them were handed over.
     read: usize,
     // Of the second that is being walked.
@@ -151,7 +197,11 @@ impl Found<'_> {
         if self.second.len() >= SECOND_EVENTS {
             self.visit = None;
         }
-        if self.visit.is_none() || self.hits.len() >= self.most {
+        if self.visit.is_none() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.hits.len() >= self.most {
+            self.rest = Rest::Event(hit.item);
             return Ok(ControlFlow::Break(()));
         }
         let json = fault::text(row, query::JSON_COLUMN)?.into_owned();
@@ -179,6 +229,12 @@ impl Found<'_> {
 pub(super) fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
     hits.dedup_by_key(|hit| hit.item.id);
+}
+
+/// Whether the item is among hits that are in order.
+pub(super) fn contains(hits: &[Hit], item: &Item) -> bool {
+    let key = |item: &Item| (Reverse(item.created_at), item.id);
+    hits.binary_search_by_key(&key(item), |hit| key(&hit.item)).is_ok()
 }
 
 #[cfg(test)]
@@ -229,6 +285,28 @@ mod tests {
         filter
     }
 
+    /// What is said of the rest is so: all that matches, without a limit, shows it.
+    fn assert_rest(
+        transaction: &ReadTransaction<'_>,
+        filter: &Filter,
+        most: usize,
+        expired: &Expired,
+        newest: &Newest,
+        context: &str,
+    ) {
+        let unlimited = Filter { limit: None, ..filter.clone() };
+        let all = super::newest(transaction, &unlimited, usize::MAX, expired).unwrap();
+        assert_eq!(all.rest, Rest::Nothing, "{context}");
+        match newest.rest {
+            Rest::Nothing => assert_eq!(newest.hits, all.hits, "{context}"),
+            Rest::Event(item) => {
+                assert!(contains(&all.hits, &item), "{context}");
+                assert!(!contains(&newest.hits, &item), "{context}");
+            }
+            Rest::Unknown => assert!(most == 0 || filter.limit == Some(0), "{context}"),
+        }
+    }
+
     #[test]
     fn what_is_read_in_the_walk_is_the_beginning_of_what_is_found() {
         let mut reads = 0;
@@ -256,10 +334,13 @@ mod tests {
                         ControlFlow::Break(())
                     }
                 };
-                let (hits, read) =
+                let (found, read) =
                     and_first(&transaction, &filter, most, &expired, now, &mut visit).unwrap();
-                assert_eq!(hits, expected, "seed {seed}: {filter:?}, {most}");
-                let first: Vec<Item> = hits[..read].iter().map(|hit| hit.item).collect();
+                let context = format!("seed {seed}: {filter:?}, {most}");
+                assert_eq!(found.hits, expected.hits, "{context}");
+                assert_rest(&transaction, &filter, most, &expired, &found, &context);
+                assert_rest(&transaction, &filter, most, &expired, &expected, &context);
+                let first: Vec<Item> = found.hits[..read].iter().map(|hit| hit.item).collect();
                 assert_eq!(visited, first, "seed {seed}: {filter:?}, {most}, {enough}");
                 reads += read;
             }
@@ -323,8 +404,8 @@ mod tests {
             let (most, none, deadline) = (800, Expired::none(), Deadline::default());
             let transaction = ReadTransaction::new(&connection, &deadline);
             let expected = newest(&transaction, &filter, most, &none).unwrap();
-            let (hits, read) = and_first(&transaction, &filter, most, &none, NOW, &mut visit)?;
-            assert_eq!((hits, read), (expected, visits));
+            let (found, read) = and_first(&transaction, &filter, most, &none, NOW, &mut visit)?;
+            assert_eq!((found.hits, read), (expected.hits, visits));
             Ok::<_, StoreError>(read)
         };
         for enough in [1, 2, 20, 24] {

@@ -172,6 +172,14 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     database
         .execute_batch(
             "ALTER TABLE address_tombstone DROP COLUMN id; DROP TABLE vanished;
+             DROP INDEX event_time; DROP INDEX event_time_private; DROP TABLE private_time;
+             CREATE INDEX event_time ON event (created_at, id);
+             ALTER TABLE tag RENAME TO newer;
+             CREATE TABLE tag (key BLOB NOT NULL, created_at INTEGER NOT NULL, id BLOB NOT NULL,
+                 kind INTEGER NOT NULL, event INTEGER NOT NULL,
+                 PRIMARY KEY (key, created_at, id)) STRICT, WITHOUT ROWID;
+             INSERT INTO tag SELECT * FROM newer;
+             DROP TABLE newer;
              PRAGMA user_version = 2;",
         )
         .unwrap();
@@ -183,5 +191,9 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
     }
     // What was deleted before stays so.
     assert!(import(&store, &[], &lines(&versions)).stdout.contains("2 deleted"));
-    assert_eq!(read(&export(&store, None)), [deletion, versions[2].clone()]);
+    assert_eq!(read(&export(&store, None)), [deletion.clone(), versions[2].clone()]);
+    // The tags of then are found, and those of now.
+    let by_tag = |filter: Value| read(&export(&store, Some(&filter)));
+    assert_eq!(by_tag(json!({ "#e": ["00"] })), [deletion]);
+    assert_eq!(by_tag(json!({ "#d": ["x"] })), [versions[2].clone()]);
 }

@@ -40,6 +40,32 @@ async fn protected_events_are_taken_where_the_operator_says_so() {
     assert!(store.ids().contains(&id(&theirs)));
 }
 
+/// Two relays of one operator: with a key that sees all, private kinds become equal as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_moves_private_and_protected_events() {
+    let mirror = author(9);
+    let to = Tag::public_key(author(3).public_key());
+    let letters = |number: u8| {
+        let letter = |n: u64| {
+            event(&author(number), [4, 1_059][n as usize % 2], START + n, vec![to.clone()], "")
+        };
+        (0..40).map(letter).collect::<Vec<_>>()
+    };
+    let mut store = TestStore::new(&[letters(1), vec![protected(1, "ours")]].concat());
+    let change = |config: &mut negsync::config::Config| {
+        config.auth.required = true;
+        config.auth.mirror_keys = [mirror.public_key().to_bytes()].into_iter().collect();
+    };
+    let theirs = [letters(2), vec![protected(2, "theirs")]].concat();
+    let relay = TestRelay::with(&theirs, change).await;
+    store.local.protected = true;
+    store.local.keys = Some(mirror.clone());
+    let report = sync_all(&store, &relay.url()).await;
+    assert!(report.complete, "{report:?}");
+    assert_eq!(store.ids().len(), 82, "{report:?}");
+    assert_same(&store.ids(), &relay.ids(), &format!("{report:?}"));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_vanished_does_not_come_back_from_a_peer() {
     let (gone, stays) = (notes(162, 30), notes(163, 30));

@@ -126,8 +126,8 @@ fn whichever_index_is_walked_the_same_is_found() {
                 found.sort_unstable_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
                 found.dedup();
                 assert_eq!(found, expected, "{context}");
-                let hits = newest::newest(read, &filter, most, &Expired::none()).unwrap();
-                let newest: Vec<Item> = hits.iter().map(|hit| hit.item).collect();
+                let found = newest::newest(read, &filter, most, &Expired::none()).unwrap();
+                let newest: Vec<Item> = found.hits.iter().map(|hit| hit.item).collect();
                 assert_eq!(newest, expected[..most.min(expected.len())], "{context}, {most}");
             });
         }
@@ -221,7 +221,7 @@ fn a_scan_for_everybody_does_not_meet_private_events() {
             };
             query::items(read, &shown, &mut visit).unwrap();
             let newest = newest::newest(read, &shown, 20, &Expired::none()).unwrap();
-            (found, newest.len())
+            (found, newest.hits.len())
         };
         let ((alone, steps_alone), (beside, steps_beside)) =
             (steps(&bare, scan), steps(&full, scan));
