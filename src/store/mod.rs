@@ -3,12 +3,14 @@
 
 mod admission;
 mod attached;
+mod backup;
 mod change;
 mod check;
 mod checkpoint;
 mod commits;
 mod compact;
 mod deadline;
+mod deletion;
 mod event;
 mod fault;
 mod filter;
@@ -35,6 +37,7 @@ mod writer;
 pub use crate::config::{RelayKind, Synchronous};
 pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
+pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};

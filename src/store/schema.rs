@@ -1,6 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::{StoreError, fault, lock, retag};
+use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -14,11 +14,13 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 enum Migration {
     /// Statements that run in one transaction, together with those before and after them.
     Sql(&'static str),
+    /// As `Sql`, and then work in the same transaction.
+    SqlAnd(&'static str, fn(&Connection) -> rusqlite::Result<()>),
     /// Work that commits in between. It goes on where it stopped when it is called again, so that a
     /// large store can be interrupted.
     InSteps(fn(&mut Connection) -> rusqlite::Result<()>),
 }
-use Migration::{InSteps, Sql};
+use Migration::{InSteps, Sql, SqlAnd};
 
 /// One step a version: step `n` takes a store from `user_version` n to n + 1. A store between two
 /// versions is refused by readers and by older programs.
@@ -27,7 +29,7 @@ use Migration::{InSteps, Sql};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 8] = [
+const MIGRATIONS: [Migration; 9] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -110,6 +112,31 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 "),
+    // NIP-09: what a stored deletion request keeps out, by its row.
+    // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // their requests. A request to vanish does not expire.
+    SqlAnd(
+        "
+DROP TABLE tombstone;
+CREATE TABLE tombstone (
+    id       BLOB NOT NULL,
+    pubkey   BLOB NOT NULL,
+    deletion INTEGER NOT NULL,
+    PRIMARY KEY (id, pubkey, deletion)
+) STRICT, WITHOUT ROWID;
+DROP TABLE address_tombstone;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    deletion   INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address, created_at, deletion)
+) STRICT, WITHOUT ROWID;
+UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
+",
+        deletion::follow_all,
+    ),
     // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
     // for, so that its length says nothing about private events.
     Sql("
@@ -250,12 +277,20 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), 
     }
 }
 
+/// Refuses a file that is not a store of this version or an earlier one.
+pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match version(connection, path)? {
+        0 => Err(StoreError::NotAStore { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     loop {
         let begun = version(connection, path)?;
         match MIGRATIONS.get(begun) {
             None => return Ok(()),
-            Some(Sql(_)) => migrate_by_sql(connection, begun)?,
+            Some(Sql(_) | SqlAnd(..)) => migrate_at_once(connection, begun)?,
             Some(InSteps(work)) => {
                 work(connection)?;
                 set_version(connection, begun + 1)?;
@@ -264,13 +299,20 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Runs the statements from version `begun` up to the next step that commits in between.
-fn migrate_by_sql(connection: &mut Connection, begun: usize) -> rusqlite::Result<()> {
+/// Takes the steps from version `begun` up to the next one that commits in between.
+fn migrate_at_once(connection: &mut Connection, begun: usize) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let mut reached = begun;
-    while let Some(Sql(statements)) = MIGRATIONS.get(reached) {
-        transaction.execute_batch(statements)?;
+    loop {
+        match MIGRATIONS.get(reached) {
+            Some(Sql(statements)) => transaction.execute_batch(statements)?,
+            Some(SqlAnd(statements, work)) => {
+                transaction.execute_batch(statements)?;
+                work(&transaction)?;
+            }
+            Some(InSteps(_)) | None => break,
+        }
         reached += 1;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;

@@ -1,7 +1,7 @@
 //! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
 //! and moves events at the same time; what is lost with a connection is found again by the next.
 //!
-//! The parts: `dial`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
+//! The parts: `dial`, `connector`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
 //! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
@@ -10,6 +10,7 @@ mod arrival;
 mod auth;
 mod backoff;
 mod breakdown;
+mod connector;
 mod dial;
 mod diff;
 mod download;
@@ -20,6 +21,7 @@ mod look;
 mod message;
 mod pass;
 mod peer;
+mod rate_limit;
 mod report;
 mod schedule;
 mod session;
@@ -29,13 +31,13 @@ mod trust;
 mod upload;
 
 pub use breakdown::{By, Key};
+pub use connector::Connector;
 pub use dial::{PeerUrl, UrlError};
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
 pub use trace::{Speaker, Trace};
-pub use trust::Trust;
 
 pub use crate::config::Direction;
 
@@ -67,8 +69,8 @@ pub struct Local {
     pub policy: WritePolicy,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
-    /// Which certificates peers may show.
-    pub trust: Trust,
+    /// How peers are reached.
+    pub connector: Connector,
     // Where events from peers are kept, unless in `store`.
     relay: Option<Handover>,
     /// Whether events are moved that only their author may publish (NIP-70).
@@ -88,7 +90,7 @@ impl Local {
             limits: Limits::default(),
             policy: WritePolicy::default(),
             keys: None,
-            trust: Trust::default(),
+            connector: Connector::default(),
             relay: None,
             protected: false,
         })
@@ -100,14 +102,14 @@ impl Local {
     /// When the key or the file of authorities cannot be read, or the system gives no thread.
     pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
-        let trust = Trust::configured(&config.sync)?;
+        let connector = Connector::configured(&config.sync)?;
         let limits = config.limits.clone();
         let protected = config.sync.protected;
         let failed = |error: StoreError| SyncError::Store(error.to_string());
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| failed(StoreError::Thread(error)))?;
         let local = Self::new(index).map_err(failed)?;
-        Ok(Self { limits, policy, keys, trust, protected, ..local })
+        Ok(Self { limits, policy, keys, connector, protected, ..local })
     }
 
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
@@ -123,14 +125,14 @@ impl Local {
         config: &Config,
     ) -> Result<Self, SyncError> {
         let keys = auth::configured_keys(&config.sync)?;
-        let trust = Trust::configured(&config.sync)?;
+        let connector = Connector::configured(&config.sync)?;
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
-        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), trust.clone())?);
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), connector.direct())?);
         let limits = config.limits.clone();
         let policy = WritePolicy::start(&config.write_policy)
             .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
         let protected = config.sync.protected;
-        Ok(Self { sets, store: notes, verifier, limits, policy, keys, trust, relay, protected })
+        Ok(Self { sets, store: notes, verifier, limits, policy, keys, connector, relay, protected })
     }
 }
 
@@ -177,6 +179,12 @@ pub enum SyncError {
     /// The URL leads to no relay.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// The peer is an onion service, and no proxy leads to it.
+    #[error("no proxy for the onion service {url}")]
+    OnionWithoutProxy {
+        /// The peer.
+        url: String,
+    },
     /// A peer's filter cannot be used.
     #[error("the filter of the peer {url}: {source}")]
     Filter {
@@ -229,6 +237,7 @@ async fn run(
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = PeerUrl::parse(url)?;
+    local.connector.check(&url)?;
     let began = Instant::now();
     let mut memory = Memory::new(&url, options, by);
     let mut backoff = Backoff::default();
