@@ -57,8 +57,7 @@ fn accept(
     if !vanishes && !is_over && relay.index.sets().shows(&event.item()) {
         return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
     }
-    let for_us = vanishes && auth.is_us(&event.tag_values("relay"));
-    match event.verify().map(|event| if for_us { event.for_this_relay() } else { event }) {
+    match event.verify() {
         Ok(event) => {
             let judged_for = Arc::clone(relay);
             relay.policy.judge(vec![event], source, move |mut judged| {
@@ -112,7 +111,8 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
         Outcome::Stored => ("stored", true, ""),
         Outcome::PassedOn => ("passed_on", true, ""),
         Outcome::Duplicate => ("duplicate", true, "duplicate: already have this event"),
-        Outcome::Superseded => ("superseded", true, "duplicate: a newer version is stored"),
+        // Clients know strfry's words; NIP-01 has no prefix for it.
+        Outcome::Superseded => ("superseded", false, "replaced: have newer event"),
         Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
         Outcome::Vanished => ("vanished", false, "blocked: its author or addressee has vanished"),
         Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),

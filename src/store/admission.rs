@@ -1,6 +1,6 @@
 //! What every event has to pass before its signature is worth checking, published or synced.
 
-use super::event::{Event, EventError};
+use super::event::{Event, EventError, VANISH};
 use super::writer::unix_now;
 use crate::config::Limits;
 
@@ -39,6 +39,8 @@ pub fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event,
     } else if created_at > newest {
         let ahead = limits.created_at_ahead_s.get();
         format!("created_at: more than {ahead} seconds in the future")
+    } else if event.kind() == VANISH && event.tag_values("relay").iter().all(String::is_empty) {
+        "relay: a request to vanish (NIP-62) has to name a relay, or ALL_RELAYS".into()
     } else {
         return Ok(event);
     };

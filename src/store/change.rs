@@ -1,7 +1,7 @@
 //! What a commit did, step by step, and how an event is taken out.
 
 use super::event::Event;
-use super::fault;
+use super::{deletion, fault};
 use crate::item::Item;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -26,9 +26,9 @@ pub struct Change {
 
 /// A stored event with what it takes to remove it.
 pub(super) struct Stored {
-    row: i64,
+    pub(super) row: i64,
     pub(super) item: Item,
-    json: String,
+    pub(super) json: String,
 }
 
 impl Stored {
@@ -59,9 +59,11 @@ impl Stored {
                         self.item.id
                     ])?;
                 }
+                deletion::forget(connection, &event, self.row)?;
             }
             Err(_) => {
                 connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
+                deletion::forget_row(connection, self.row)?;
             }
         }
         connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;

@@ -9,6 +9,7 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deletion;
 mod event;
 mod fault;
 mod filter;

@@ -1,6 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::{StoreError, fault, lock};
+use super::{StoreError, deletion, fault, lock};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +15,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -98,7 +98,31 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 ",
+    // NIP-09: what a stored deletion request keeps out, by its row; filled by `deletion::follow_all`.
+    // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // their requests. A request to vanish does not expire.
+    "
+DROP TABLE tombstone;
+CREATE TABLE tombstone (
+    id       BLOB NOT NULL,
+    pubkey   BLOB NOT NULL,
+    deletion INTEGER NOT NULL,
+    PRIMARY KEY (id, pubkey, deletion)
+) STRICT, WITHOUT ROWID;
+DROP TABLE address_tombstone;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    deletion   INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address, created_at, deletion)
+) STRICT, WITHOUT ROWID;
+UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
+",
 ];
+/// The version from which on tombstones belong to their requests.
+const TOMBSTONES_OF_REQUESTS: usize = 6;
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -226,8 +250,12 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for step in MIGRATIONS.iter().skip(version(&transaction, path)?) {
+    let from = version(&transaction, path)?;
+    for step in MIGRATIONS.iter().skip(from) {
         transaction.execute_batch(step)?;
+    }
+    if from < TOMBSTONES_OF_REQUESTS {
+        deletion::follow_all(&transaction)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;

@@ -2,15 +2,11 @@
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
 use super::change::{Change, Stored};
-use super::event::{Event, VANISH};
+use super::event::{ALL_RELAYS, Event, GIFT_WRAP, VANISH};
+use super::fault;
 use super::tag_key::TagKey;
 use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};
-
-/// The value of a `relay` tag that means every relay.
-pub(super) const ALL_RELAYS: &str = "ALL_RELAYS";
-/// NIP-59: the kind of a gift wrap.
-pub(super) const GIFT_WRAP: u16 = 1_059;
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {
@@ -23,9 +19,35 @@ pub(super) struct Vanishing {
 }
 
 impl Vanishing {
+    /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
+    /// from here on.
     pub(super) fn load(connection: &Connection, us: Option<RelayUrl>) -> rusqlite::Result<Self> {
         let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
-        Ok(Self { us, anybody, is_pending: next_pending(connection)?.is_some() })
+        let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
+        if vanishing.us.is_some() {
+            vanishing.follow_stored(connection)?;
+        }
+        Ok(vanishing)
+    }
+
+    fn follow_stored(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut rows = connection.prepare(
+            "SELECT row FROM event WHERE kind = ?1 AND NOT EXISTS (SELECT 1 FROM vanished
+             WHERE vanished.pubkey = event.pubkey AND until >= event.created_at)",
+        )?;
+        let rows: Vec<i64> =
+            rows.query_map([VANISH], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let transaction = connection.unchecked_transaction()?;
+        for row in rows {
+            let request = transaction
+                .prepare_cached("SELECT json FROM event WHERE row = ?1")?
+                .query_row([row], |row| Ok(Event::parse(&fault::text(row, 0)?)))?;
+            // One that is no event any more is for `check`.
+            if let Ok(request) = request {
+                self.follow(&transaction, &request)?;
+            }
+        }
+        transaction.commit()
     }
 
     /// Whether the event is one of those that are not to come back.
@@ -39,13 +61,9 @@ impl Vanishing {
         if select.exists(params![event.pubkey(), created_at])? {
             return Ok(true);
         }
-        if event.kind() == GIFT_WRAP {
-            for key in event.tag_keys().iter().filter(|key| key.letter() == b'p') {
-                if let Some(addressee) = key.raw_hex()
-                    && select.exists(params![addressee, created_at])?
-                {
-                    return Ok(true);
-                }
+        for recipient in event.recipients() {
+            if select.exists(params![recipient, created_at])? {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -60,7 +78,7 @@ impl Vanishing {
     ) -> rusqlite::Result<()> {
         let names_us =
             |url: &String| url == ALL_RELAYS || self.us.as_ref().is_some_and(|us| us.is(url));
-        if !event.is_for_this_relay() && !event.tag_values("relay").iter().any(names_us) {
+        if !event.tag_values("relay").iter().any(names_us) {
             return Ok(());
         }
         connection.execute(

@@ -9,6 +9,7 @@ mod bad_negentropy;
 mod clock;
 mod connections;
 mod deletion;
+mod exchange;
 mod expiration;
 mod faults;
 mod health;

@@ -221,6 +221,7 @@ async fn subscriptions(watch: &mut Watch<'_>) {
             ("negsync_subscriptions", by(1.0)),
             ("negsync_events_sent_total{kind=\"stored\"}", by(1.0)),
             ("negsync_events_sent_total{kind=\"live\"}", by(1.0)),
+            ("negsync_live_wakeups_total", by(1.0)),
         ])
         .await;
     client.send(&json!(["CLOSE", "s"])).await;
