@@ -115,6 +115,8 @@ pub struct StoreConfig {
     pub readers: Within<1, 256>,
     /// Memory for the pages that the writer works on.
     pub cache_mb: Within<1, 65_536>,
+    /// The length at which the write-ahead log is moved into the file.
+    pub wal_mb: Within<1, 65_536>,
 }
 
 impl Default for StoreConfig {
@@ -124,6 +126,7 @@ impl Default for StoreConfig {
             synchronous: Synchronous::Full,
             readers: Within::new(8),
             cache_mb: Within::new(256),
+            wal_mb: Within::new(256),
         }
     }
 }

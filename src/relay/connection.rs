@@ -45,18 +45,10 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
     open.set(1);
     let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
-    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.service.metrics));
-    let config = relay.config();
-    let (outbox, waiting) = outbox(config.connections.outbound_bytes.size());
-    let sending = Sending::new(
-        waiting,
-        relay.index.subscribe(),
-        Arc::clone(&subscriptions),
-        &config,
-        relay.service.metrics.events_sent.clone(),
-        relay.service.running.stopping.clone(),
-    );
-    drop(config);
+    let registry = Arc::clone(&relay.subscriptions);
+    let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
+    let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
+    let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
     let client = Client {
         relay,
@@ -139,7 +131,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     match client.relay.service.read(&client.place, text).await {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => {
-            let answer = auth::answer(&client.auth, &client.relay, &json).await;
+            let answer = auth::answer(&client.auth, &client.relay, &client.origin(), &json).await;
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::Req { id, filters }) => req::req(client, id, filters).await,

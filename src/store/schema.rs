@@ -1,5 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
+use super::doubt::log_path;
 use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -167,11 +168,13 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
+    // What a flush has lost must not be moved when the connection closes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
     // durable; the writer stops for neither. At this level SQLite still flushes in the order that
     // keeps the file whole.
     connection.execute_batch(&format!(
-        "PRAGMA page_size = 4096;
+        "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
@@ -180,6 +183,11 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     ))?;
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Lets SQLite move the log into the file, and remove it, when this connection closes as the last one.
+pub(super) fn move_log_at_close(writer: &Connection) -> rusqlite::Result<()> {
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
 }
 
 /// Bounds the pages that a connection keeps in memory, in MiB.
@@ -210,9 +218,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn has_log(path: &Path) -> bool {
-    let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
-    log.push("-wal");
-    PathBuf::from(log).metadata().is_ok_and(|metadata| metadata.len() > 0)
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    log_path(&real).metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// The URI by which SQLite takes a file as one that nobody writes.
@@ -241,10 +248,13 @@ fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreErro
 /// Opens the connection that checkpoints the write-ahead log.
 pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch("PRAGMA wal_autocheckpoint = 0;")?;
     Ok(connection)
 }
 
+/// The bytes of a page of the file.
+pub(super) const PAGE_BYTES: usize = 4_096;
 const READER_CACHE_KIB: u32 = 4_096;
 const MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;
