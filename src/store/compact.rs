@@ -1,12 +1,13 @@
 //! Gives back the room that removed events have left.
 
+use super::change::Written;
 use super::doubt::Mender;
-use super::{StoreError, change::Change, lock, refused, rules, schema, writer::unix_now};
+use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
-/// The most expired events that one commit removes.
-const EXPIRE_EVENTS: usize = 10_000;
+/// The most rows that one commit writes, or those of one event.
+const EXPIRE_ROWS: usize = 100_000;
 
 /// What compacting has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +55,11 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
     let mut expired = 0;
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let removed =
-            rules::expire(&transaction, unix_now(), EXPIRE_EVENTS, &mut Change::default())?;
+        let mut written = Written::default();
+        let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
         transaction.commit()?;
-        expired += removed;
-        if removed < EXPIRE_EVENTS {
+        expired += written.steps.len();
+        if !there_is_more {
             return Ok(expired);
         }
     }

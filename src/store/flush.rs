@@ -131,10 +131,12 @@ mod tests {
     use super::super::commits::Commits;
     use super::super::doubt::Mender;
     use super::super::event::Event;
+    use super::super::read_gate::ReadGate;
     use super::super::rules::Outcome;
     use super::super::schema;
+    use super::super::source_queue::Origin;
     use super::super::vanish::Vanishing;
-    use super::super::writer::{Beside, Writer};
+    use super::super::writer::{Batches, Beside, Writer};
     use super::*;
     use crate::metrics::StoreMetrics;
     use std::sync::Mutex;
@@ -147,7 +149,11 @@ mod tests {
         );
         let (send, outcomes) = sync_channel(1);
         let events = vec![Event::parse(&json).unwrap().trust()];
-        writer.submit(events, Box::new(move |outcomes| send.send(outcomes).unwrap()));
+        writer.submit(
+            &Origin::Local,
+            events,
+            Box::new(move |outcomes| send.send(outcomes).unwrap()),
+        );
         outcomes.recv().unwrap().remove(0)
     }
 
@@ -160,8 +166,9 @@ mod tests {
         let mut connection = schema::open_writer(&path).unwrap();
         let checkpointer = schema::open_checkpointer(&path).unwrap();
         let (length, mender) = (LogLength::from_mb(1), Mender::new(&path));
+        let gate = ReadGate::default();
         let checkpointer =
-            Checkpointer::start(&mut connection, checkpointer, length, mender).unwrap();
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate).unwrap();
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&fails);
         let flush = move || match disk.swap(false, Ordering::SeqCst) {
@@ -177,7 +184,8 @@ mod tests {
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
-        let beside = Beside { checkpointer, commits, expired_until, metrics };
+        let batches = Batches::Short;
+        let beside = Beside { checkpointer, commits, expired_until, metrics, batches };
         let writer =
             Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
                 .unwrap();

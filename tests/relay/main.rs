@@ -11,6 +11,7 @@ mod connections;
 mod deletion;
 mod exchange;
 mod expiration;
+mod fair_writer;
 mod faults;
 mod health;
 mod kills;
