@@ -2,6 +2,7 @@
 //! commit waits for it.
 
 use super::doubt::{Doubt, Mender};
+use super::read_gate::ReadGate;
 use super::{StoreError, schema};
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ const PASSES: usize = 4;
 /// How often the writer moves a long log itself, at the most: that takes a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the writer waits for reads to break off, so that a long log can be begun anew.
+const READERS_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the write-ahead log may get, in pages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogLength {
@@ -52,8 +55,11 @@ pub(super) struct Checkpointer {
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
+    gate: ReadGate,
     length: LogLength,
     mender: Mender,
+    // All of a log that was lost is in the store.
+    is_rescued: bool,
     // When the writer last moved the log itself and there was no end to it.
     tried: Option<Instant>,
     thread: JoinHandle<()>,
@@ -66,6 +72,7 @@ impl Checkpointer {
         own: Connection,
         length: LogLength,
         mender: Mender,
+        gate: ReadGate,
     ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&log_pages);
@@ -91,7 +98,18 @@ impl Checkpointer {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, moving, log_pages, can_restart, length, mender, tried: None, thread })
+        Ok(Self {
+            requests,
+            moving,
+            log_pages,
+            can_restart,
+            length,
+            mender,
+            is_rescued: false,
+            gate,
+            tried: None,
+            thread,
+        })
     }
 
     /// Called by the writer after each commit.
@@ -106,7 +124,11 @@ impl Checkpointer {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.restart(writer) {
-                self.tried = Some(Instant::now());
+                // One read always overlaps the next: they stop for a moment.
+                let _closed = self.gate.close(READERS_TIMEOUT);
+                if !self.restart(writer) {
+                    self.tried = Some(Instant::now());
+                }
             }
         } else if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever.
@@ -132,6 +154,18 @@ impl Checkpointer {
     /// What a failed flush has put in doubt.
     pub(super) fn doubt(&self) -> &Doubt {
         &self.mender.doubt
+    }
+
+    /// Called by the writer now and then: of a log that was removed, what it holds is moved into the
+    /// store while it can still be read.
+    pub(super) fn rescue(&mut self, writer: &Connection) {
+        if !self.is_rescued && self.doubt().has_lost_log() {
+            let left = checkpoint(writer, "PASSIVE", &self.mender.doubt);
+            self.is_rescued = left == Some(0);
+            if self.is_rescued {
+                tracing::info!("what the lost write-ahead log held is in the store");
+            }
+        }
     }
 
     /// Makes the files whole after a flush that failed.
@@ -161,10 +195,12 @@ impl Checkpointer {
         if let Err(error) = mended {
             tracing::error!(%error, "write-ahead log kept: the next start goes on with what of it is on the disk");
         } else if !self.mender.doubt.is_there()
+            && self.mender.doubt.check_in_place().is_ok()
             && let Err(error) = schema::move_log_at_close(writer)
         {
             tracing::warn!(%error, "write-ahead log kept");
         }
+        self.mender.doubt.close();
     }
 }
 
@@ -181,10 +217,9 @@ fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usi
 }
 
 /// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
-/// could not run, another one does, or it would have had to wait. Nothing is moved out of a log that
-/// is in doubt: after a power cut the store would have what the log has lost, and not what came before.
+/// could not run or must not, another one does, or it would have had to wait.
 fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
-    if doubt.is_there() {
+    if !doubt.may_move() {
         return None;
     }
     let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
@@ -201,8 +236,10 @@ fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usiz
 
 #[cfg(test)]
 mod tests {
+    use super::super::doubt::open_log;
+    use super::super::lock;
+    use super::super::presence::Presence;
     use super::*;
-    use std::path::Path;
     use tempfile::TempDir;
 
     const LENGTH: LogLength = LogLength { checkpoint: 512 };
@@ -222,8 +259,12 @@ mod tests {
                 CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
             writer.execute_batch(tables).unwrap();
             let checkpointer = {
-                let mender = Mender::new(Path::new("in no doubt"));
-                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender).unwrap()
+                let path = directory.path().join("log.sqlite");
+                let (log, lock) = (open_log(&path).unwrap(), lock::take(&path).unwrap());
+                let presence = Presence::of(&path, &log, &lock).unwrap();
+                let mender = Mender::new(&path, log, false, presence);
+                let gate = ReadGate::default();
+                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender, gate).unwrap()
             };
             Self { writer, checkpointer, directory }
         }

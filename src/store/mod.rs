@@ -9,6 +9,7 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deadline;
 mod deletion;
 mod doubt;
 mod event;
@@ -17,9 +18,13 @@ mod filter;
 mod flush;
 mod lock;
 mod newest;
+mod presence;
+mod private_times;
 mod query;
+mod read_gate;
 mod readers;
 mod refused;
+mod retag;
 mod rules;
 mod schema;
 mod signature;
@@ -41,6 +46,7 @@ pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
+pub use deadline::Deadline;
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
@@ -61,7 +67,9 @@ use crate::metrics::StoreMetrics;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
-use std::fs::File;
+use lock::Lock;
+use presence::Presence;
+use read_gate::ReadGate;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -168,9 +176,45 @@ pub enum StoreError {
         stands before it"
     )]
     LogDamaged(String),
+    /// A file of an open store is not what it was, or not where.
+    #[error(
+        "a file of the store was moved, removed or replaced; the relay has to be started again"
+    )]
+    FileLost,
+    /// A file of the store cannot be looked at.
+    #[error("cannot look at {path}: {source}", path = path.display())]
+    NotFound {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// There is a log and no store.
+    #[error("{log} is the write-ahead log of a store that is not there: {path} is missing or empty; \
+        put the store back, or move the log beside it under the store's new name. Nothing was changed",
+        log = log.display(), path = path.display())]
+    OrphanedLog {
+        /// The log.
+        log: PathBuf,
+        /// Where its store should be.
+        path: PathBuf,
+    },
+    /// There is a log, and not the store that it belongs to.
+    #[error("{log} is the write-ahead log of another file than {path}, which took its place; put that \
+        one back, or move the log to where it is, under its name. Nothing was changed",
+        log = log.display(), path = path.display())]
+    ForeignLog {
+        /// The log.
+        log: PathBuf,
+        /// What stands where its store should be.
+        path: PathBuf,
+    },
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+    /// The deadline of a query is over, or the query was cancelled.
+    #[error("query timeout")]
+    Interrupted,
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
@@ -212,6 +256,15 @@ pub enum StoreError {
     Closed,
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 impl StoreError {
     /// Names the file in an error of SQLite that came up while it was opened.
     fn while_opening(self, path: &Path) -> Self {
@@ -246,6 +299,9 @@ pub struct StoreOptions {
     pub wal_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
+    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
+    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    pub private_times: Option<PrivateKinds>,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
@@ -262,6 +318,7 @@ impl StoreOptions {
             cache_mb: config.store.cache_mb.size(),
             wal_mb: config.store.wal_mb.size(),
             private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(config.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
             batches: Batches::Short,
         }
@@ -276,6 +333,7 @@ impl Default for StoreOptions {
             cache_mb: 256,
             wal_mb: 256,
             private_kinds: PrivateKinds::default(),
+            private_times: None,
             relay_url: None,
             batches: Batches::Short,
         }
@@ -288,6 +346,8 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    // With the deadline of this clone.
+    reader: Reader,
 }
 
 struct Inner {
@@ -297,7 +357,7 @@ struct Inner {
     doubt: Doubt,
     metrics: StoreMetrics,
     // One process writes: the index in its memory is the whole truth about the file.
-    lock: File,
+    lock: Lock,
 }
 
 impl Inner {
@@ -306,10 +366,7 @@ impl Inner {
         // may write.
         self.reader.close();
         self.writer.stop();
-        // Closing the file is not enough: a child process that is being started holds a copy.
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, "the store's lock could not be given back");
-        }
+        self.lock.release();
     }
 }
 
@@ -331,20 +388,29 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock::take(path)?;
-        let real = lock::real_path(path);
-        let mut mender = Mender::new(&real);
-        let doubt = mender.doubt.clone();
+        let real = lock.store.clone();
+        presence::refuse_orphaned_log(path)?;
+        let is_left_over = doubt::has_log(&real);
+        lock::prepare_files(&lock);
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
+        let log = doubt::open_log(&real)?;
+        let presence = Presence::of(path, &log, &lock)?;
+        let mut mender = Mender::new(&real, Arc::clone(&log), is_left_over, presence.clone());
+        let doubt = mender.doubt.clone();
         let length = LogLength::from_mb(options.wal_mb);
         mender.mend(&connection)?;
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer, length, mender)?;
+        if let Some(private) = &options.private_times {
+            private_times::keep_apart(&mut connection, private)?;
+        }
+        let (commits, gate) = (Commits::default(), ReadGate::default());
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
-        let flush = flush::log_flush(&real, options.synchronous);
+        let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = Beside {
             checkpointer,
             commits: commits.clone(),
@@ -353,8 +419,10 @@ impl Store {
             batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self { inner: Arc::new(Inner { path: real, reader, writer, doubt, metrics, lock }) })
+        let (readers, presence) = (options.readers, Some(presence));
+        let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
+        let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
+        Ok(Self { inner: Arc::new(inner), reader })
     }
 
     /// Stores events together with whatever else is waiting, in as many commits as it takes; each
@@ -427,10 +495,19 @@ impl Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
-    /// Whether everything that the sets show is on the disk: `false` from a flush that failed, before
-    /// the listener hears of its commit, until that is made up for.
+    /// Whether everything that the sets show is on the disk, where the next start looks for it: not
+    /// from a flush that failed, before the listener hears of its commit, until that is made up for;
+    /// and not once a file was lost.
     pub fn is_durable(&self) -> bool {
-        !self.inner.doubt.is_there()
+        !self.inner.doubt.is_there() && self.check_in_place().is_ok()
+    }
+
+    /// Whether the store's files are where they were when it was opened.
+    ///
+    /// # Errors
+    /// [`StoreError::FileLost`], from then on, when one was moved, removed or replaced.
+    pub fn check_in_place(&self) -> Result<(), StoreError> {
+        self.inner.doubt.check_in_place()
     }
 
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
@@ -446,7 +523,12 @@ impl Store {
 
     /// The reading side.
     pub fn reader(&self) -> &Reader {
-        &self.inner.reader
+        &self.reader
+    }
+
+    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }
 
     /// Commits what was submitted, closes the writer and gives the store free for another one.
