@@ -290,7 +290,7 @@ mod tests {
             peer.take(&Progress::Moved(counts), began + Duration::from_secs(second));
         }
         let line = words(peer.line(60));
-        assert_eq!(line, "relay.example.c… comparing 5000/20.0k 500/s 0:30 left");
+        assert_eq!(line, "relay.example.com comparing 5000/20.0k 500/s 0:30 left");
         let mut counts = Counts { to_download: 90, downloaded: 30, ..Counts::default() };
         peer.take(&Progress::Moved(counts), began + Duration::from_secs(11));
         assert!(words(peer.line(80)).contains("moving 30/90"), "{}", peer.line(80));
