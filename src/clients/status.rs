@@ -3,6 +3,7 @@
 
 use super::Service;
 use super::limits::is_forwarded;
+use super::own_host::names_own_host;
 use crate::metrics::{self, Observed, PeerStatus};
 use crate::store::unix_now;
 use http_body_util::Full;
@@ -79,11 +80,15 @@ impl Service {
         request: &Request<B>,
         from: IpAddr,
     ) -> Option<Response<Full<Bytes>>> {
-        let is_allowed = self.config().metrics.allow.iter().any(|network| network.contains(from));
-        if is_allowed && !is_forwarded(request) {
+        let config = self.config();
+        let is_allowed = config.metrics.allow.iter().any(|network| network.contains(from));
+        let text = if !names_own_host(request, &config) {
+            "This is not shown under this Host; name it in relay.hosts.\n"
+        } else if is_forwarded(request) || !is_allowed {
+            "This is shown to the addresses in metrics.allow, without a proxy.\n"
+        } else {
             return None;
-        }
-        let text = "This is shown to the addresses in metrics.allow, without a proxy.\n";
+        };
         Some(answer(StatusCode::FORBIDDEN, "text/plain", text.to_owned()))
     }
 }
