@@ -3,11 +3,11 @@
 use super::connecting::ConnectArguments;
 use super::sync_progress::Display;
 use super::sync_trace;
-use super::{StoreArguments, attach, start_log, unless_closed};
+use super::{StoreArguments, attach, batch_bytes, start_log, unless_closed};
 use anyhow::{Context, bail};
 use negsync::config::Config;
 use negsync::index::Index;
-use negsync::store::StoreOptions;
+use negsync::store::{Batches, StoreOptions};
 use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, sync};
 use std::io::Write;
 use std::process::ExitCode;
@@ -91,7 +91,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 
 /// Our side of syncs with our own store.
 fn own(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions::configured(config);
+    let batches = Batches::Long { bytes: batch_bytes() };
+    let options = StoreOptions { batches, ..StoreOptions::configured(config) };
     let memory_bytes = config.index.memory_mb.size() << 20;
     let index = Index::open(&config.store.path, options, memory_bytes)?;
     Ok(Local::configured(index, config)?)
