@@ -39,6 +39,7 @@ struct Tally {
     duplicate: u64,
     superseded: u64,
     deleted: u64,
+    over_limits: u64,
     expired: u64,
     ephemeral: u64,
     invalid: u64,
@@ -219,7 +220,8 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
-        let refused = self.superseded + self.deleted + self.expired + self.ephemeral + self.invalid;
+        let refused = self.superseded + self.deleted + self.over_limits + self.expired;
+        let refused = refused + self.ephemeral + self.invalid;
         self.stored + self.duplicate + refused + self.failed
     }
 
@@ -238,6 +240,7 @@ impl Tally {
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
+                Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {
@@ -256,6 +259,7 @@ impl std::fmt::Display for Tally {
         let refusals = [
             (self.superseded, "superseded"),
             (self.deleted, "deleted"),
+            (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
             (self.invalid, "invalid"),

@@ -68,6 +68,8 @@ pub struct StoreMetrics {
     pub commit_s: Histogram,
     /// Events that shared each commit.
     pub commit_events: Histogram,
+    /// Ids and addresses that deletion requests keep out.
+    pub tombstones: IntGauge,
 }
 
 impl Default for StoreMetrics {
@@ -83,6 +85,10 @@ impl Default for StoreMetrics {
                 "How many events shared a commit",
                 &COMMIT_EVENTS,
             ),
+            tombstones: made(IntGauge::new(
+                "negsync_store_tombstones",
+                "Ids and addresses that deletion requests keep out",
+            )),
         }
     }
 }
@@ -153,6 +159,7 @@ impl Metrics {
         for below in [&store.commit_s, &store.commit_events] {
             made(registry.register(Box::new(below.clone())));
         }
+        made(registry.register(Box::new(store.tombstones.clone())));
         let events = registry.clone();
         Self::of(registry, &events, index)
     }

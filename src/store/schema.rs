@@ -17,7 +17,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 6] = [
+const MIGRATIONS: [&str; 7] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -121,6 +121,21 @@ CREATE TABLE address_tombstone (
     PRIMARY KEY (pubkey, kind, address, created_at, deletion)
 ) STRICT, WITHOUT ROWID;
 UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
+",
+    // NIP-09: what deletion requests name and is still to be removed, in this order; and how much each
+    // author's requests name.
+    "
+CREATE TABLE removal (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE deleter (
+    pubkey BLOB NOT NULL PRIMARY KEY,
+    named  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO deleter SELECT pubkey, count(*) FROM
+    (SELECT pubkey FROM tombstone UNION ALL SELECT pubkey FROM address_tombstone)
+    GROUP BY pubkey;
 ",
 ];
 /// The version from which on tombstones belong to their requests.
