@@ -269,8 +269,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     if !local.protected && (event.is_protected() || event.holds_protected()) {
         return Err(refuse(Refusal::Protected));
     }
-    let event =
-        within_limits(event, text, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
+    let event = within_limits(event, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
 }
 
