@@ -9,6 +9,7 @@ mod filter_index;
 mod health;
 mod http;
 mod information;
+mod message_gate;
 mod outbox;
 mod page;
 mod publish;

@@ -47,7 +47,6 @@ async fn what_is_no_message_is_answered_with_a_notice() {
         r#"["EVENT",{"id":"ab"}]"#,
         r#"["REQ"]"#,
         r#"["REQ",5,{}]"#,
-        r#"["REQ","",{}]"#,
         r#"["REQ",null,{}]"#,
         r#"["COUNT"]"#,
         r#"["CLOSE"]"#,

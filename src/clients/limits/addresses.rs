@@ -2,11 +2,12 @@
 
 use super::address::counted_as;
 use super::bucket::{Bucket, Rate};
+use super::incoming::{Reservation, Room};
 use crate::clients::message::ClientMessage;
 use crate::config::{ConnectionsConfig, RatesConfig};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// The most addresses that are remembered, those with connections aside. With more, those that
@@ -17,6 +18,8 @@ const MOST_ADDRESSES: usize = 65_536;
 #[derive(Default)]
 pub(crate) struct Addresses {
     state: Mutex<State>,
+    // For messages on their way in; as it was configured when the first client came.
+    incoming: OnceLock<Room>,
 }
 
 #[derive(Default)]
@@ -27,6 +30,7 @@ struct State {
 
 struct Entry {
     connections: usize,
+    incoming: Room,
     buckets: Arc<Mutex<Buckets>>,
 }
 
@@ -35,6 +39,7 @@ struct Buckets {
     events: Bucket,
     queries: Bucket,
     neg: Bucket,
+    other: Bucket,
 }
 
 /// Why there is no place for a connection.
@@ -63,6 +68,8 @@ pub(crate) struct Place {
     // As it is counted.
     address: IpAddr,
     buckets: Arc<Mutex<Buckets>>,
+    // The address's, and that of all.
+    incoming: (Room, Room),
 }
 
 impl Addresses {
@@ -79,14 +86,16 @@ impl Addresses {
             return Err(Full::InAll);
         }
         state.make_room(&address, now);
-        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now));
+        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now, config));
         if entry.connections >= config.per_address.size() {
             return Err(Full::Address);
         }
         entry.connections += 1;
         let buckets = Arc::clone(&entry.buckets);
+        let in_all = || Room::new(config.incoming_bytes_in_all.size());
+        let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), client, address, buckets })
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,15 +117,18 @@ impl State {
 }
 
 impl Entry {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, config: &ConnectionsConfig) -> Self {
         let bucket = Bucket::new(now);
-        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket };
-        Self { connections: 0, buckets: Arc::new(Mutex::new(buckets)) }
+        let incoming = Room::new(config.incoming_bytes_per_address.size());
+        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
+        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)) }
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        [buckets.events, buckets.queries, buckets.neg].iter().all(|bucket| bucket.is_full(now))
+        [buckets.events, buckets.queries, buckets.neg, buckets.other]
+            .iter()
+            .all(|bucket| bucket.is_full(now))
     }
 }
 
@@ -129,6 +141,25 @@ impl Place {
     /// As what that is counted: an IPv4 address or an IPv6 network.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Waits for room for a message of so many bytes.
+    pub(crate) fn reserve(&self, bytes: usize) -> impl Future<Output = Reservation> + Send + use<> {
+        let (address, in_all) = self.incoming.clone();
+        Reservation::take(address, in_all, bytes)
+    }
+
+    /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
+    /// read), and waits until its address may send it. A connection waits for one at a time.
+    pub(crate) async fn pace(&self, rates: &RatesConfig) {
+        let rate = Rate { per_s: rates.other_per_s.get(), burst: rates.other_burst.get() };
+        let wait = {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.other.owe(rate, Instant::now())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Takes what a message costs. Says what the limit is where its address has sent too many.
