@@ -93,7 +93,7 @@ fn check_event(json: &str, limits: &Limits) {
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
     // White space apart, no form is much longer than the one that was sent.
     assert!(event.json().len() <= 6 * json.len());
-    if let Ok(event) = within_limits(event, json, limits)
+    if let Ok(event) = within_limits(event, limits)
         && let Ok(verified) = event.verify()
     {
         assert_eq!(verified.json(), stored.json());

@@ -5,7 +5,7 @@ use super::{StoreArguments, progress_bar};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use negsync::index::Index;
-use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -115,7 +115,9 @@ fn import(
         if let Some(chunk) = chunk {
             let (index, check) = (index.clone(), check.clone());
             // Fails only when the import has given up.
-            verifier.run_blocking(move || drop(check.send(check_chunk(&chunk, trusted, &index))));
+            let bytes = chunk.bytes as usize;
+            let job = move || drop(check.send(check_chunk(&chunk, trusted, &index)));
+            verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
         while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
@@ -149,7 +151,11 @@ impl Commits<'_> {
         self.settle(tally)?;
         let (reply, outcomes) = sync_channel(1);
         let events = std::mem::take(&mut self.pending);
-        self.index.store().submit(events, Box::new(move |done| drop(reply.send(done))));
+        self.index.store().submit(
+            &Origin::Local,
+            events,
+            Box::new(move |done| drop(reply.send(done))),
+        );
         self.under_way = Some(outcomes);
         Ok(())
     }

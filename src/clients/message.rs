@@ -2,7 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::{Event, Filter, LeftOut};
+use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -204,20 +204,22 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 
 /// The answer to a message that could be read, of a client that sends too many.
 pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
-    let (text, verb) = (format!("rate-limited: {reason}"), message.verb());
-    let refusal = match message {
+    let (prefix, verb) = ("rate-limited", message.verb());
+    match message {
         ClientMessage::Event(json) | ClientMessage::Auth(json) => {
-            let answer = not_taken(Event::claimed_id(&json).as_deref(), &text);
-            Refusal { answer, verb, ..Refusal::default() }
+            let id = Event::claimed_id(&json);
+            let answer = not_taken(id.as_deref(), &format!("{prefix}: {reason}"));
+            Refusal { answer, verb, prefix, ..Refusal::default() }
         }
         ClientMessage::Req { id, .. }
         | ClientMessage::Count { id, .. }
         | ClientMessage::Close(id)
         | ClientMessage::NegOpen { id, .. }
         | ClientMessage::NegMsg { id, .. }
-        | ClientMessage::NegClose(id) => refuse(verb, id, &text),
-    };
-    Refusal { prefix: "rate-limited", ..refusal }
+        | ClientMessage::NegClose(id) => {
+            refuse(verb, id, Reason { prefix, text: reason.to_owned() })
+        }
+    }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
@@ -225,19 +227,51 @@ fn refuse_notice(reason: &str) -> Refusal {
     Refusal { answer, prefix: "invalid", ..Refusal::default() }
 }
 
-fn refuse_invalid(verb: &'static str, id: String, reason: &str) -> Refusal {
-    refuse(verb, id, &format!("invalid: {reason}"))
+/// What is wrong with a message whose id could be read.
+struct Reason {
+    // NIP-01, machine-readable prefixes.
+    prefix: &'static str,
+    text: String,
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { prefix: "invalid", text }
+    }
+}
+
+impl From<FilterError> for Reason {
+    fn from(error: FilterError) -> Self {
+        let prefix = match error {
+            FilterError::Invalid { .. } => "invalid",
+            FilterError::Unknown { .. } => "unsupported",
+        };
+        let text = match error.to_string() {
+            // Of the whole filter it is said already.
+            text if text.starts_with("filter: ") => text,
+            text => format!("filter: {text}"),
+        };
+        Self { prefix, text }
+    }
 }
 
 /// The answer to a message about an id, of a verb that has one, and what ends with it.
-fn refuse(verb: &'static str, id: String, text: &str) -> Refusal {
+fn refuse(verb: &'static str, id: String, reason: impl Into<Reason>) -> Refusal {
+    let Reason { prefix, text } = reason.into();
+    let text = format!("{prefix}: {text}");
     let (answer, subscription, neg_session) = match verb {
         // NIP-77, Error message: the session is closed.
-        "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => (neg_err(&id, text), None, Some(id)),
-        "REQ" => (closed(&id, text), Some(id), None),
-        _ => (closed(&id, text), None, None),
+        "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => (neg_err(&id, &text), None, Some(id)),
+        "REQ" => (closed(&id, &text), Some(id), None),
+        _ => (closed(&id, &text), None, None),
     };
-    Refusal { answer, verb, subscription, neg_session, prefix: "invalid" }
+    Refusal { answer, verb, subscription, neg_session, prefix }
 }
 
 /// The id that follows the verb. One that is too long is answered under its beginning; without one
@@ -256,10 +290,10 @@ fn read_id(
         None if !id.is_empty() => Ok(id),
         // Of an id that is too long to be open there is nothing to close.
         _ if verb == "CLOSE" => Err(refuse_notice(&expected)),
-        None => Err(refuse_invalid(verb, id, &expected)),
+        None => Err(refuse(verb, id, expected)),
         Some((end, _)) => {
             let beginning = id.get(..end).unwrap_or_default().to_owned();
-            Err(refuse_invalid(verb, beginning, &expected))
+            Err(refuse(verb, beginning, expected))
         }
     }
 }
@@ -276,27 +310,23 @@ fn query(
 ) -> Result<(String, Vec<Filter>), Refusal> {
     let id = read_id(verb, rest.first(), limits)?;
     let raw = rest.get(1..).unwrap_or_default();
-    let filters: Result<Vec<Filter>, String> =
+    let filters: Result<Vec<Filter>, Reason> =
         if raw.is_empty() || raw.len() > limits.filters.size() {
-            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()))
+            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
         } else {
             raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(refuse_invalid(verb, id, &reason)),
+        Err(reason) => Err(refuse(verb, id, reason)),
     }
 }
 
-fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
-    let filter = Filter::parse(text).map_err(|error| match error.to_string() {
-        // Of the whole filter it is said already.
-        text if text.starts_with("filter: ") => text,
-        text => format!("filter: {text}"),
-    })?;
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, Reason> {
+    let filter = Filter::parse(text)?;
     let most = limits.filter_values.size();
     match filter.value_count() {
-        count if count > most => Err(format!("filter: {count} values, {most} at the most")),
+        count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
         _ => Ok(filter),
     }
 }
@@ -307,14 +337,14 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusa
     let (filter, payload) = match rest {
         [_, filter, payload] => (filter, payload),
         [_, _, _, _] => {
-            return Err(refuse_invalid(
+            return Err(refuse(
                 "NEG-OPEN",
                 id,
                 "five elements are negentropy protocol v0; v1 takes NEG-OPEN, id, filter, hex",
             ));
         }
         _ => {
-            return Err(refuse_invalid(
+            return Err(refuse(
                 "NEG-OPEN",
                 id,
                 "NEG-OPEN takes an id, a filter and a message in hex",
@@ -323,15 +353,15 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusa
     };
     let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
         Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
-            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()))
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()).into())
         }
         Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
         Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
     };
     match (filters, read_payload(payload)) {
         (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
-        (Err(reason), _) => Err(refuse_invalid("NEG-OPEN", id, &reason)),
-        (_, Err(reason)) => Err(refuse_invalid("NEG-OPEN", id, reason)),
+        (Err(reason), _) => Err(refuse("NEG-OPEN", id, reason)),
+        (_, Err(reason)) => Err(refuse("NEG-OPEN", id, reason)),
     }
 }
 
@@ -343,7 +373,7 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal
     };
     match payload {
         Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
-        Err(reason) => Err(refuse_invalid("NEG-MSG", id, reason)),
+        Err(reason) => Err(refuse("NEG-MSG", id, reason)),
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) mod limits;
 pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
+pub(crate) mod own_host;
 pub(crate) mod permission;
 mod read_trouble;
 pub(crate) mod refusals;

@@ -85,6 +85,9 @@ pub struct RelayConfig {
     pub description: String,
     /// NIP-11 `contact`; empty leaves it out.
     pub contact: String,
+    /// Names by which the operator reaches the relay, beside addresses, names without a dot and the
+    /// host of the relay's URL.
+    pub hosts: Vec<String>,
     /// NIP-11 `pubkey`; empty leaves it out.
     #[serde(deserialize_with = "public_key")]
     pub pubkey: String,
@@ -97,6 +100,7 @@ impl Default for RelayConfig {
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
+            hosts: Vec::new(),
             pubkey: String::new(),
         }
     }
@@ -115,6 +119,8 @@ pub struct StoreConfig {
     pub readers: Within<1, 256>,
     /// Memory for the pages that the writer works on.
     pub cache_mb: Within<1, 65_536>,
+    /// The length at which the write-ahead log is moved into the file.
+    pub wal_mb: Within<1, 65_536>,
 }
 
 impl Default for StoreConfig {
@@ -124,6 +130,7 @@ impl Default for StoreConfig {
             synchronous: Synchronous::Full,
             readers: Within::new(8),
             cache_mb: Within::new(256),
+            wal_mb: Within::new(256),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
 use crate::clients::limits::{Place, Turns};
+use crate::store::Origin;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -25,6 +26,11 @@ impl Client {
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()
+    }
+
+    /// Whose its events are in front of the verifier and the writer.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::Client(self.address())
     }
 
     /// Ends a REQ or COUNT with CLOSED (NIP-01), for a reason that begins with a prefix.

@@ -153,7 +153,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
     match client.relay.service.read(&client.place, text).await {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => {
-            let answer = auth::answer(&client.auth, &client.relay, &json).await;
+            let answer = auth::answer(&client.auth, &client.relay, &client.origin(), &json).await;
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::Req { id, filters }) => req::req(client, id, filters).await,

@@ -4,31 +4,39 @@ use super::auth::Auth;
 use super::client::Client;
 use super::outbox::Outbox;
 use super::{Shared, message, permission};
+use crate::clients::limits::{EventShare, event_cost};
 use crate::policy::{Source, Verdict};
-use crate::store::{EventError, Outcome, VANISH, VerifiedEvent, read_within_limits, unix_now};
+use crate::store::{
+    EventError, Origin, Outcome, VANISH, VerifiedEvent, read_within_limits, unix_now,
+};
 use std::sync::Arc;
 use tokio::sync::OwnedSemaphorePermit;
 
-/// The most events of a connection that are being verified or stored; then it is not read on.
+/// What the events of a connection that are being verified or stored may cost; then it is not read on.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
-/// An event counts once for each so many bytes of its JSON: together with
-/// [`EVENTS_IN_FLIGHT`], 4 MiB of a connection, or a single event, are in flight.
-const BYTES_COUNTED_ONCE: usize = 4 << 10;
+
+/// What an event that is being verified or stored holds.
+struct UnderWay {
+    origin: Origin,
+    // Until its answer has been sent.
+    permit: OwnedSemaphorePermit,
+    // Until its outcome is known: a client that does not read must not keep others waiting.
+    _share: EventShare,
+}
 
 /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
 pub(super) async fn publish(client: &Client, json: Box<str>) {
-    let in_flight = Arc::clone(&client.events_in_flight);
-    let Ok(permit) = in_flight.acquire_many_owned(permits(json.len())).await else { return };
+    let (in_flight, cost) = (Arc::clone(&client.events_in_flight), event_cost(&json));
+    let permits = cost.min(EVENTS_IN_FLIGHT as u32);
+    let Ok(permit) = in_flight.acquire_many_owned(permits).await else { return };
+    let share = client.place.event_share(cost).await;
+    let bytes = json.len();
+    let under_way = UnderWay { origin: client.origin(), permit, _share: share };
     let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
     let auth = Arc::clone(&client.auth);
-    let verifier = client.relay.verifier.clone();
     let source = Source::client(client.place.client());
-    verifier.run(move || accept(&json, &relay, &auth, &source, outbox, permit)).await;
-}
-
-/// How many of a connection's permits an event of so many bytes takes.
-fn permits(bytes: usize) -> u32 {
-    bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
+    let accept = move || accept(&json, &relay, &auth, &source, outbox, under_way);
+    client.relay.verifier.run(&client.origin(), bytes, accept);
 }
 
 fn accept(
@@ -37,25 +45,27 @@ fn accept(
     auth: &Auth,
     source: &Source,
     outbox: Outbox,
-    permit: OwnedSemaphorePermit,
+    under_way: UnderWay,
 ) {
     let event = match read_within_limits(json, &relay.config().limits) {
         Ok(event) => event,
-        Err(error) => return outbox.outcome(refuse(relay, error), permit),
+        Err(error) => return under_way.answer(&outbox, refuse(relay, error)),
     };
     let id = event.id_hex();
     if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
         relay.service.metrics.events.count_prefix(reason);
-        return outbox.outcome(message::ok(&id, false, reason), permit);
+        return under_way.answer(&outbox, message::ok(&id, false, reason));
     }
     // A request to vanish that is known is answered when all is gone, and what has expired is known
     // for a moment longer.
     let vanishes = event.kind() == VANISH;
     let is_over = event.expires_at().is_some_and(|second| second <= unix_now());
     // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
-    // private one is known is told to nobody who cannot sign it.
-    if !vanishes && !is_over && relay.index.sets().shows(&event.item()) {
-        return outbox.outcome(answer(relay, &id, &Outcome::Duplicate), permit);
+    // private one is known is told to nobody who cannot sign it. After a flush that failed what is
+    // known may not be on the disk, and the writer answers.
+    let is_known = !vanishes && !is_over && relay.index.sets().shows(&event.item());
+    if is_known && relay.index.store().is_durable() {
+        return under_way.answer(&outbox, answer(relay, &id, &Outcome::Duplicate));
     }
     match event.verify() {
         Ok(event) => {
@@ -63,12 +73,18 @@ fn accept(
             relay.policy.judge(vec![event], source, move |mut judged| {
                 let Some((event, verdict)) = judged.pop() else { return };
                 match unwanted(&judged_for, &id, &verdict) {
-                    Some(answer) => outbox.outcome(answer, permit),
-                    None => store(&judged_for, id, event, outbox, permit),
+                    Some(answer) => under_way.answer(&outbox, answer),
+                    None => store(&judged_for, id, event, outbox, under_way),
                 }
             });
         }
-        Err(error) => outbox.outcome(refuse(relay, error), permit),
+        Err(error) => under_way.answer(&outbox, refuse(relay, error)),
+    }
+}
+
+impl UnderWay {
+    fn answer(self, outbox: &Outbox, text: String) {
+        outbox.outcome(text, self.permit);
     }
 }
 
@@ -89,15 +105,15 @@ fn store(
     id: String,
     event: VerifiedEvent,
     outbox: Outbox,
-    permit: OwnedSemaphorePermit,
+    under_way: UnderWay,
 ) {
-    let told = Arc::clone(relay);
+    let (told, origin) = (Arc::clone(relay), under_way.origin.clone());
     let reply = move |outcomes: Vec<Outcome>| {
         let failed = Outcome::Failed("the store gave no answer".into());
         let outcome = outcomes.first().unwrap_or(&failed);
-        outbox.outcome(answer(&told, &id, outcome), permit);
+        under_way.answer(&outbox, answer(&told, &id, outcome));
     };
-    relay.index.store().submit(vec![event], Box::new(reply));
+    relay.index.store().submit(&origin, vec![event], Box::new(reply));
 }
 
 fn refuse(relay: &Shared, error: EventError) -> String {
@@ -120,20 +136,4 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
     };
     relay.service.metrics.events.count(counted);
     message::ok(id, accepted, text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A thousand events of the longest message were gigabytes.
-    #[test]
-    fn events_in_flight_hold_a_bounded_number_of_bytes_whatever_their_size() {
-        for bytes in (0..25).map(|power| (1 << power) + 1).chain([1, 4_095, 4_096, 256 << 10]) {
-            let most = EVENTS_IN_FLIGHT / permits(bytes) as usize;
-            assert!(most >= 1, "{bytes}");
-            assert!(most == 1 || most * bytes <= 4 << 20, "{most} of {bytes}");
-        }
-        assert_eq!(EVENTS_IN_FLIGHT / permits(4_000) as usize, EVENTS_IN_FLIGHT);
-    }
 }

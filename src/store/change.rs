@@ -24,6 +24,20 @@ pub struct Change {
     pub steps: Vec<Step>,
 }
 
+/// What a transaction has done so far.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) steps: Vec<Step>,
+    /// The rows of tables and indexes that it has written, about.
+    pub(super) rows: usize,
+}
+
+impl From<Written> for Change {
+    fn from(written: Written) -> Self {
+        Self { steps: written.steps }
+    }
+}
+
 /// A stored event with what it takes to remove it.
 pub(super) struct Stored {
     pub(super) row: i64,
@@ -41,20 +55,29 @@ impl Stored {
         })
     }
 
+    /// NIP-40: whether it is due to be removed.
+    pub(super) fn has_expired(&self, connection: &Connection, now: u64) -> rusqlite::Result<bool> {
+        connection
+            .prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")?
+            .exists(params![self.row, now as i64])
+    }
+
     pub(super) fn remove(
         &self,
         connection: &Connection,
-        change: &mut Change,
+        change: &mut Written,
     ) -> rusqlite::Result<()> {
         // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
         match Event::parse(&self.json) {
             Ok(event) => {
                 let mut untag = connection.prepare_cached(
-                    "DELETE FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3",
+                    "DELETE FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
                 )?;
+                change.rows += event.weight();
                 for key in event.tag_keys() {
                     untag.execute(params![
                         key.as_bytes(),
+                        event.kind(),
                         self.item.created_at as i64,
                         self.item.id
                     ])?;

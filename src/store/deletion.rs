@@ -5,7 +5,7 @@
 //! each address; `deletion` is the row of the request. A version that is deleted by its id gives its
 //! place back: an older one that still comes, from another relay, is stored.
 
-use super::change::{Change, Stored};
+use super::change::{Stored, Written};
 use super::event::{DELETION, Event, GIFT_WRAP, VANISH};
 use super::fault;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -67,7 +67,7 @@ pub(super) fn follow(
     connection: &Connection,
     request: &Event,
     row: i64,
-    change: &mut Change,
+    change: &mut Written,
 ) -> rusqlite::Result<()> {
     note(connection, request, row)?;
     let mut named = connection.prepare_cached(
@@ -161,7 +161,7 @@ pub(super) fn follow_all(connection: &Connection) -> rusqlite::Result<()> {
         let request = json.query_row([row], |it| Ok(Event::parse(&fault::text(it, 0)?)))?;
         // One that is no event any more is for `check`.
         if let Ok(request) = request {
-            follow(connection, &request, row, &mut Change::default())?;
+            follow(connection, &request, row, &mut Written::default())?;
         }
     }
     Ok(())

@@ -78,6 +78,11 @@ impl Lifetime {
     }
 }
 
+/// An event without tags is a row of the table and of five indexes.
+const EVENT_ROWS: usize = 6;
+/// So many bytes of JSON take as long to write as a row of an index.
+const BYTES_OF_A_ROW: usize = 1_024;
+
 /// NIP-09: the kind of a deletion request.
 pub(super) const DELETION: u16 = 5;
 /// NIP-42: the kind with which a client shows who it is; never stored, never passed on.
@@ -113,6 +118,34 @@ struct Fields<'json> {
 #[derive(Deserialize, serde::Serialize)]
 #[serde(transparent)]
 struct Text<'json>(#[serde(borrow)] Cow<'json, str>);
+
+/// The tags alone; the other fields are passed over.
+#[derive(Deserialize)]
+struct Tags<'json> {
+    #[serde(borrow)]
+    tags: Vec<Vec<Text<'json>>>,
+}
+
+/// Whether an event, given as JSON, has one of the keys of each list. Lists that were found are taken
+/// out. Each list is sorted and of one letter.
+pub(super) fn has_tags(json: &str, lists: &mut Vec<&[TagKey]>) -> bool {
+    let Ok(Tags { tags }) = serde_json::from_str(json) else { return false };
+    for tag in &tags {
+        let [name, value, ..] = tag.as_slice() else { continue };
+        // Only a key that is looked for is made: a long value is hashed for it.
+        let is_wanted =
+            |list: &&[TagKey]| list.first().is_some_and(|key| name.0.as_bytes() == [key.letter()]);
+        if lists.iter().any(is_wanted)
+            && let Some(key) = TagKey::of_tag(&name.0, &value.0)
+        {
+            lists.retain(|list| list.binary_search(&key).is_err());
+        }
+        if lists.is_empty() {
+            break;
+        }
+    }
+    lists.is_empty()
+}
 
 impl Fields<'_> {
     fn tag_values<'event>(&'event self, name: &'static str) -> impl Iterator<Item = &'event str> {
@@ -306,6 +339,18 @@ impl Event {
     /// The keys of all single-letter tags, sorted, each once.
     pub fn tag_keys(&self) -> &[TagKey] {
         &self.tag_keys
+    }
+
+    /// What it takes to write the event or to remove it, in rows of tables and indexes, about.
+    pub fn weight(&self) -> usize {
+        let deletes = self.deletes.as_ref().map_or(0, |it| it.ids.len() + it.addresses.len());
+        EVENT_ROWS + self.tag_keys.len() + deletes + self.json.len() / BYTES_OF_A_ROW
+    }
+
+    /// The memory that the event takes, in bytes, about.
+    pub fn memory_bytes(&self) -> usize {
+        let ids = self.deletes.as_ref().map_or(0, |it| size_of_val(it.ids.as_slice()));
+        size_of::<Self>() + self.json.capacity() + size_of_val(self.tag_keys.as_slice()) + ids
     }
 
     /// NIP-40: the second from which the event is gone.

@@ -9,25 +9,33 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deadline;
 mod deletion;
+mod doubt;
 mod event;
 mod fault;
 mod filter;
 mod flush;
 mod lock;
 mod newest;
+mod private_times;
 mod query;
+mod read_gate;
 mod readers;
 mod refused;
+mod retag;
 mod rules;
 mod schema;
 mod signature;
 mod source;
+mod source_queue;
+mod submission;
 mod synced;
 mod tag_key;
 mod vanish;
 mod verifier;
 mod viewer;
+mod wal;
 mod writer;
 
 pub use crate::config::{RelayKind, Synchronous};
@@ -37,6 +45,7 @@ pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
+pub use deadline::Deadline;
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
@@ -45,25 +54,25 @@ pub use readers::{LeftOut, Moment, Reader, StoredPage};
 pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
+pub use source_queue::Origin;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
-pub use writer::{Reply, unix_now};
+pub use writer::{Batches, Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
-use checkpoint::Checkpointer;
+use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
+use doubt::{Doubt, Mender, log_path};
+use read_gate::ReadGate;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use vanish::Vanishing;
 use writer::{Beside, Writer};
-
-/// The most events that one commit of a removal removes.
-const REMOVE_EVENTS: usize = 1_000;
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -159,9 +168,18 @@ pub enum StoreError {
     /// What was to be written is not there, or not safely.
     #[error("the store could not be written: {0}")]
     NotWritten(String),
+    /// A part of the write-ahead log is lost, and nothing of it was acknowledged.
+    #[error(
+        "{0}; end all programs that have the store open and start again: what was acknowledged \
+        stands before it"
+    )]
+    LogDamaged(String),
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+    /// The deadline of a query is over, or the query was cancelled.
+    #[error("query timeout")]
+    Interrupted,
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
@@ -203,6 +221,15 @@ pub enum StoreError {
     Closed,
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 impl StoreError {
     /// Names the file in an error of SQLite that came up while it was opened.
     fn while_opening(self, path: &Path) -> Self {
@@ -232,11 +259,19 @@ pub struct StoreOptions {
     /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
     /// is read again.
     pub cache_mb: usize,
+    /// The length at which the write-ahead log is moved into the file, in MiB; writing waits at
+    /// twice the length.
+    pub wal_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
+    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
+    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    pub private_times: Option<PrivateKinds>,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
+    /// How much shares a commit.
+    pub batches: Batches,
 }
 
 impl StoreOptions {
@@ -246,8 +281,11 @@ impl StoreOptions {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
             cache_mb: config.store.cache_mb.size(),
+            wal_mb: config.store.wal_mb.size(),
             private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(config.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
+            batches: Batches::Short,
         }
     }
 }
@@ -258,8 +296,11 @@ impl Default for StoreOptions {
             synchronous: Synchronous::Full,
             readers: 8,
             cache_mb: 256,
+            wal_mb: 256,
             private_kinds: PrivateKinds::default(),
+            private_times: None,
             relay_url: None,
+            batches: Batches::Short,
         }
     }
 }
@@ -270,12 +311,15 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    // With the deadline of this clone.
+    reader: Reader,
 }
 
 struct Inner {
     path: PathBuf,
     reader: Reader,
     writer: Writer,
+    doubt: Doubt,
     metrics: StoreMetrics,
     // One process writes: the index in its memory is the whole truth about the file.
     lock: File,
@@ -312,30 +356,42 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock::take(path)?;
+        let real = lock::real_path(path);
+        let mut mender = Mender::new(&real);
+        let doubt = mender.doubt.clone();
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
+        let length = LogLength::from_mb(options.wal_mb);
+        mender.mend(&connection)?;
+        if let Some(private) = &options.private_times {
+            private_times::keep_apart(&mut connection, private)?;
+        }
+        let (commits, gate) = (Commits::default(), ReadGate::default());
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
-        let flush = flush::log_flush(path, options.synchronous);
+        let flush = flush::log_flush(&real, options.synchronous);
         let beside = Beside {
             checkpointer,
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
             metrics: metrics.clone(),
+            batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
+        let reader = Reader::beside_writer(path, options.readers, commits, gate, expired_until)?;
+        let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
+        Ok(Self { inner: Arc::new(inner), reader })
     }
 
-    /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
-    /// event, in order, once they are durable. Waits while the writer's queue is full.
-    pub fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.inner.writer.submit(events, reply);
+    /// Stores events together with whatever else is waiting, in as many commits as it takes; each
+    /// origin has its turn. `reply` gets one outcome an event, in order, once all are durable. Does not
+    /// wait: whoever submits bounds what it has under way.
+    pub fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.inner.writer.submit(origin, events, reply);
     }
 
     /// Stores events and waits for their outcomes.
@@ -344,7 +400,7 @@ impl Store {
     /// [`StoreError::Closed`] when the writer has gone.
     pub fn publish(&self, events: Vec<VerifiedEvent>) -> Result<Vec<Outcome>, StoreError> {
         let (send, outcomes) = std::sync::mpsc::sync_channel(1);
-        self.submit(events, Box::new(move |done| drop(send.send(done))));
+        self.submit(&Origin::Local, events, Box::new(move |done| drop(send.send(done))));
         outcomes.recv().map_err(|_| StoreError::Closed)
     }
 
@@ -357,11 +413,7 @@ impl Store {
         if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
-        let (send, done) = std::sync::mpsc::sync_channel(1);
-        self.inner.writer.expire(Box::new(move |_| {
-            let _ = send.send(());
-        }));
-        done.recv().map_err(|_| StoreError::Closed)?;
+        self.inner.writer.expire()?;
         if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 
@@ -377,10 +429,7 @@ impl Store {
         })?;
         ids.sort_unstable();
         ids.dedup();
-        for ids in ids.chunks(REMOVE_EVENTS) {
-            self.inner.writer.remove(ids.to_vec())?;
-        }
-        Ok(())
+        self.inner.writer.remove(ids)
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.
@@ -408,12 +457,16 @@ impl Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
+    /// Whether everything that the sets show is on the disk: `false` from a flush that failed, before
+    /// the listener hears of its commit, until that is made up for.
+    pub fn is_durable(&self) -> bool {
+        !self.inner.doubt.is_there()
+    }
+
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
     pub fn file_bytes(&self) -> (u64, u64) {
-        let mut log = self.inner.path.clone().into_os_string();
-        log.push("-wal");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        (bytes(&self.inner.path), bytes(Path::new(&log)))
+        (bytes(&self.inner.path), bytes(&log_path(&self.inner.path)))
     }
 
     /// What the store measures.
@@ -423,7 +476,12 @@ impl Store {
 
     /// The reading side.
     pub fn reader(&self) -> &Reader {
-        &self.inner.reader
+        &self.reader
+    }
+
+    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }
 
     /// Commits what was submitted, closes the writer and gives the store free for another one.

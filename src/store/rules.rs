@@ -6,7 +6,7 @@
 //! it does depends on these two events and on nothing that the store has seen before. So two stores
 //! that give each other all they have end equal, whatever the history of each.
 
-use super::change::{Change, Step, Stored};
+use super::change::{Step, Stored, Written};
 use super::deletion;
 use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
 use super::vanish::Vanishing;
@@ -42,7 +42,7 @@ pub(super) fn apply(
     event: VerifiedEvent,
     now: u64,
     vanishing: &mut Vanishing,
-    change: &mut Change,
+    change: &mut Written,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
     if event.expires_at().is_some_and(|second| second <= now) {
@@ -61,7 +61,7 @@ pub(super) fn apply(
         return Ok(Outcome::Deleted);
     }
     if event.address().is_some()
-        && let Some(outcome) = replace(connection, &event, change)?
+        && let Some(outcome) = replace(connection, &event, now, change)?
     {
         return Ok(outcome);
     }
@@ -76,35 +76,62 @@ pub(super) fn apply(
     Ok(Outcome::Stored)
 }
 
-/// Removes what expired by `now`, at most `limit` events, and returns how many that were.
+/// How many stored events are read at a time in order to be removed: each may be as long as an event
+/// can be.
+pub(super) const REMOVED_AT_ONCE: usize = 32;
+
+/// Removes what expired by `now`, until `most_rows` are written. Returns whether there may be more.
 pub(super) fn expire(
     connection: &Connection,
     now: u64,
-    limit: usize,
-    change: &mut Change,
-) -> rusqlite::Result<usize> {
+    most_rows: usize,
+    change: &mut Written,
+) -> rusqlite::Result<bool> {
     let mut due = connection.prepare_cached(
         "SELECT row, id, created_at, json FROM event
          WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
     )?;
-    let due: Vec<Stored> = due
-        .query_map(params![now as i64, limit as i64], Stored::read)?
-        .collect::<Result<_, _>>()?;
-    for stored in &due {
-        stored.remove(connection, change)?;
-    }
-    Ok(due.len())
+    remove_in_turn(connection, most_rows, change, |limit| {
+        due.query_map(params![now as i64, limit as i64], Stored::read)?.collect()
+    })
 }
 
-/// Removes events by id, those that are there.
+/// Removes what `next` reads, at most so many at a time, until that is nothing more or `most_rows` are
+/// written. Returns whether there may be more.
+pub(super) fn remove_in_turn(
+    connection: &Connection,
+    most_rows: usize,
+    change: &mut Written,
+    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<Stored>>,
+) -> rusqlite::Result<bool> {
+    loop {
+        let some = next(REMOVED_AT_ONCE)?;
+        let was_full = some.len() == REMOVED_AT_ONCE;
+        for stored in some {
+            if change.rows >= most_rows {
+                return Ok(true);
+            }
+            stored.remove(connection, change)?;
+        }
+        if !was_full {
+            return Ok(false);
+        }
+    }
+}
+
+/// Removes events by id, those that are there, from the end of `ids` until `most_rows` are written.
+/// Leaves those in `ids` that are still to be removed.
 pub(super) fn remove(
     connection: &Connection,
-    ids: &[[u8; 32]],
-    change: &mut Change,
+    ids: &mut Vec<[u8; 32]>,
+    most_rows: usize,
+    change: &mut Written,
 ) -> rusqlite::Result<()> {
     let mut select =
         connection.prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?;
-    for id in ids {
+    while change.rows < most_rows
+        && let Some(id) = ids.pop()
+    {
         if let Some(stored) = select.query_row([id], Stored::read).optional()? {
             stored.remove(connection, change)?;
         }
@@ -138,7 +165,8 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
 fn replace(
     connection: &Connection,
     event: &Event,
-    change: &mut Change,
+    now: u64,
+    change: &mut Written,
 ) -> rusqlite::Result<Option<Outcome>> {
     let predecessor = connection
         .prepare_cached(
@@ -152,7 +180,10 @@ fn replace(
     if new.id == old.id {
         return Ok(Some(Outcome::Duplicate));
     }
-    if new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id) {
+    let is_older =
+        new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id);
+    // One that has expired and is still to be removed stands in nobody's way.
+    if is_older && !predecessor.has_expired(connection, now)? {
         return Ok(Some(Outcome::Superseded));
     }
     predecessor.remove(connection, change)?;

@@ -1,9 +1,10 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
-use super::change::{Change, Stored};
+use super::change::{Stored, Written};
 use super::event::{ALL_RELAYS, Event, GIFT_WRAP, VANISH};
 use super::fault;
+use super::rules::remove_in_turn;
 use super::tag_key::TagKey;
 use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -92,41 +93,33 @@ impl Vanishing {
     }
 }
 
-/// Removes up to `limit` events of somebody who has vanished. Returns whether there may be more.
+/// Removes events of somebody who has vanished, until `most_rows` are written. Returns whether there
+/// may be more of them or of somebody else.
 pub(super) fn remove_some(
     connection: &Connection,
-    limit: usize,
-    change: &mut Change,
+    most_rows: usize,
+    change: &mut Written,
 ) -> rusqlite::Result<bool> {
     let Some((pubkey, until)) = next_pending(connection)? else { return Ok(false) };
     let mut written = connection.prepare_cached(
         "SELECT row, id, created_at, json FROM event INDEXED BY event_author
          WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3 LIMIT ?4",
     )?;
-    let mut gone: Vec<Stored> = written
-        .query_map(params![pubkey, VANISH, until, limit as i64], Stored::read)?
-        .collect::<Result<_, _>>()?;
-    if gone.len() < limit {
-        let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
-        let mut wraps = connection.prepare_cached(
-            "SELECT event.row, event.id, event.created_at, event.json
-             FROM tag JOIN event ON event.row = tag.event
-             WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
-             AND event.pubkey <> ?4 LIMIT ?5",
-        )?;
-        let left = limit - gone.len();
-        let wraps = wraps.query_map(
-            params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, left as i64],
-            Stored::read,
-        )?;
-        for wrap in wraps {
-            gone.push(wrap?);
-        }
-    }
-    for stored in &gone {
-        stored.remove(connection, change)?;
-    }
-    if gone.len() < limit {
+    let mut wraps = connection.prepare_cached(
+        "SELECT event.row, event.id, event.created_at, event.json
+         FROM tag JOIN event ON event.row = tag.event
+         WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
+         AND event.pubkey <> ?4 LIMIT ?5",
+    )?;
+    let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+    let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
+        let of_author = params![pubkey, VANISH, until, limit as i64];
+        written.query_map(of_author, Stored::read)?.collect()
+    })? || remove_in_turn(connection, most_rows, change, |limit| {
+        let to_author = params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, limit as i64];
+        wraps.query_map(to_author, Stored::read)?.collect()
+    })?;
+    if !there_is_more {
         connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;
     }
     Ok(next_pending(connection)?.is_some())

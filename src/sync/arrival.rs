@@ -4,7 +4,7 @@
 use super::Local;
 use crate::item::Item;
 use crate::policy::{Source, Verdict};
-use crate::store::{Event, Filter, Outcome, VerifiedEvent, within_limits};
+use crate::store::{Event, Filter, Origin, Outcome, VerifiedEvent, within_limits};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -187,6 +187,7 @@ pub(super) fn settle(
     }
     let is_live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
     let (source, local) = (Source::peer(url, is_live), local.clone());
+    let origin = Origin::Peer(url.into());
     local.policy.clone().judge(events, &source, move |judged| {
         let (mut items, mut events) = (Vec::new(), Vec::new());
         for (event, verdict) in judged {
@@ -202,7 +203,7 @@ pub(super) fn settle(
         if events.is_empty() {
             return done(settled);
         }
-        local.keep(events, move |fates| {
+        local.keep(&origin, events, move |fates| {
             let fates = items.into_iter().zip(fates);
             settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
             done(settled);
@@ -212,13 +213,18 @@ pub(super) fn settle(
 
 impl Local {
     /// Has events kept: in our own store, or by the relay that we work for.
-    fn keep(&self, events: Vec<VerifiedEvent>, done: impl FnOnce(Vec<Fate>) + Send + 'static) {
+    fn keep(
+        &self,
+        origin: &Origin,
+        events: Vec<VerifiedEvent>,
+        done: impl FnOnce(Vec<Fate>) + Send + 'static,
+    ) {
         match &self.relay {
             Some(relay) => relay.submit(events, Box::new(done)),
             None => {
                 let reply =
                     move |outcomes: Vec<Outcome>| done(outcomes.into_iter().map(fate).collect());
-                self.store.submit(events, Box::new(reply));
+                self.store.submit(origin, events, Box::new(reply));
             }
         }
     }
@@ -263,8 +269,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     if !local.protected && (event.is_protected() || event.holds_protected()) {
         return Err(refuse(Refusal::Protected));
     }
-    let event =
-        within_limits(event, text, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
+    let event = within_limits(event, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
 }
 

@@ -272,7 +272,11 @@ async fn index(watch: &mut Watch<'_>) {
         let events: Vec<_> = (from..to).map(|n| event(n).unwrap().verify().unwrap()).collect();
         let (told, outcomes) = std::sync::mpsc::channel();
         let store = watch.relay.relay.index().store().clone();
-        store.submit(events, Box::new(move |outcomes| told.send(outcomes).unwrap()));
+        store.submit(
+            &negsync::store::Origin::Local,
+            events,
+            Box::new(move |outcomes| told.send(outcomes).unwrap()),
+        );
         assert!(outcomes.recv().unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
     };
     fill(0, KEPT);
@@ -493,6 +497,14 @@ async fn keys(moved: &mut BTreeSet<String>) {
         (
             json!(["REQ", "r", { "kinds": "one" }]),
             r#"negsync_query_refusals_total{reason="invalid"}"#,
+        ),
+        (
+            json!(["REQ", "r", { "search": "x" }]),
+            r#"negsync_query_refusals_total{reason="unsupported"}"#,
+        ),
+        (
+            json!(["NEG-OPEN", "n", { "search": "x" }, EMPTY_SET]),
+            r#"negsync_neg_refusals_total{reason="unsupported"}"#,
         ),
         (
             json!(["REQ", "r", { "kinds": [4] }]),

@@ -2,6 +2,7 @@
 
 use super::address::counted_as;
 use super::bucket::{Bucket, Rate};
+use super::event_cost::{EventShare, EventsUnderWay, event_cost};
 use super::incoming::{Reservation, Room};
 use crate::clients::message::ClientMessage;
 use crate::config::{ConnectionsConfig, RatesConfig};
@@ -15,11 +16,21 @@ use std::time::Instant;
 const MOST_ADDRESSES: usize = 65_536;
 
 /// All addresses.
-#[derive(Default)]
 pub(crate) struct Addresses {
     state: Mutex<State>,
     // For messages on their way in; as it was configured when the first client came.
     incoming: OnceLock<Room>,
+    events: EventsUnderWay,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            incoming: OnceLock::new(),
+            events: EventsUnderWay::in_all(),
+        }
+    }
 }
 
 #[derive(Default)]
@@ -32,6 +43,7 @@ struct Entry {
     connections: usize,
     incoming: Room,
     buckets: Arc<Mutex<Buckets>>,
+    events: Arc<EventsUnderWay>,
 }
 
 /// What an address may still send.
@@ -70,6 +82,7 @@ pub(crate) struct Place {
     buckets: Arc<Mutex<Buckets>>,
     // The address's, and that of all.
     incoming: (Room, Room),
+    events: Arc<EventsUnderWay>,
 }
 
 impl Addresses {
@@ -91,11 +104,11 @@ impl Addresses {
             return Err(Full::Address);
         }
         entry.connections += 1;
-        let buckets = Arc::clone(&entry.buckets);
+        let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
         let in_all = || Room::new(config.incoming_bytes_in_all.size());
         let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming })
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -121,7 +134,8 @@ impl Entry {
         let bucket = Bucket::new(now);
         let incoming = Room::new(config.incoming_bytes_per_address.size());
         let buckets = Buckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
-        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)) }
+        let events = Arc::new(EventsUnderWay::of_an_address());
+        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)), events }
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -162,10 +176,20 @@ impl Place {
         }
     }
 
+    /// Waits until an event of this cost may be verified and stored.
+    pub(crate) async fn event_share(&self, cost: u32) -> EventShare {
+        EventShare::take(&self.events, &self.addresses.events, cost).await
+    }
+
     /// Takes what a message costs. Says what the limit is where its address has sent too many.
     pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
         use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        // An event costs what it takes to store it; the others one each.
+        let cost = match message {
+            Event(json) => u64::from(event_cost(json)),
+            _ => 1,
+        };
         let (bucket, per_s, burst, what) = match message {
             // Each costs a signature's check.
             Event(_) | Auth(_) => {
@@ -180,7 +204,7 @@ impl Place {
             Close(_) | NegClose(_) => return Ok(()),
         };
         let rate = Rate { per_s: per_s.get(), burst: burst.get() };
-        if bucket.take(rate, Instant::now()) {
+        if bucket.take(rate, cost, Instant::now()) {
             return Ok(());
         }
         Err(format!("{} {what} a second from one address; slow down", rate.per_s))

@@ -4,6 +4,7 @@
 mod rules;
 
 use super::event::{Event, Lifetime};
+use super::source_queue::Origin;
 use super::tag_key::TagKey;
 use super::verifier::Verifier;
 use super::{StoreError, fault, schema};
@@ -184,7 +185,7 @@ fn events(
         if !at_end {
             let send = send.clone();
             in_flight += 1;
-            verifier.run_blocking(move || {
+            verifier.run(&Origin::Local, bytes, move || {
                 let _ = send.send(chunk.into_iter().map(examine).collect::<Vec<Examined>>());
             });
         }

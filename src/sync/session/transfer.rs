@@ -7,7 +7,7 @@ use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::item::Item;
-use crate::store::{Event, Refused, StoreError};
+use crate::store::{Event, Origin, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -192,7 +192,7 @@ impl Session<'_> {
                 },
             );
         };
-        self.local.verifier.run(job).await;
+        self.local.verifier.run(&Origin::Peer(self.url.as_str().into()), bytes, job);
     }
 
     pub(super) fn settled(
