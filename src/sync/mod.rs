@@ -112,6 +112,26 @@ impl Local {
         Ok(Self { limits, policy, keys, connector, protected, ..local })
     }
 
+    /// Our side where another process writes to the store: `sets` are read beside it, and `notes`
+    /// holds what syncs remember. For what moves nothing; events from peers would go to `notes`.
+    ///
+    /// # Errors
+    /// As [`Local::configured`].
+    pub fn reading(sets: Sets, notes: Store, config: &Config) -> Result<Self, SyncError> {
+        let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        Ok(Self {
+            sets,
+            store: notes,
+            verifier,
+            limits: config.limits.clone(),
+            policy: WritePolicy::default(),
+            keys: auth::configured_keys(&config.sync)?,
+            connector: Connector::configured(&config.sync)?,
+            relay: None,
+            protected: config.sync.protected,
+        })
+    }
+
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
     /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
     /// runtime.
