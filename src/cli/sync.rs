@@ -4,6 +4,7 @@ use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, start_log, unless_closed};
 use anyhow::{Context, bail};
+use negsync::admission::Admission;
 use negsync::config::Config;
 use negsync::index::Index;
 use negsync::store::StoreOptions;
@@ -75,7 +76,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         // Handing over to another relay is a task.
         let _inside = runtime.enter();
         let is_attached = arguments.into.is_some() || arguments.attach.is_given();
-        if is_attached { attach::local(&config)? } else { own(&config)? }
+        if is_attached { attach::local(config)? } else { own(config)? }
     };
     let reports = runtime.block_on(sync_all(arguments, &local, filter));
     local.store.close();
@@ -86,11 +87,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Our side of syncs with our own store.
-fn own(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions::configured(config);
+fn own(config: Config) -> anyhow::Result<Local> {
+    let options = StoreOptions::configured(&config);
     let memory_bytes = config.index.memory_mb.size() << 20;
     let index = Index::open(&config.store.path, options, memory_bytes)?;
-    Ok(Local::configured(index, config)?)
+    Ok(Local::configured(index, Admission::start(config)?)?)
 }
 
 /// Syncs with all relays at the same time; the reports come in the order of the URLs.

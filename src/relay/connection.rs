@@ -3,10 +3,11 @@
 use super::auth::{self, Auth};
 use super::client::Client;
 use super::outbox::{Outgoing, outbox};
+use super::publish::{EVENTS_IN_FLIGHT, EventsInFlight};
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket::{self, Socket};
-use super::{Shared, count, message, permission, publish, req, stopped};
+use super::{Shared, access, count, message, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
@@ -14,7 +15,7 @@ use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use message::ClientMessage;
+use message::{ClientMessage, Refusal};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -64,13 +65,17 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         place,
         outbox,
         subscriptions,
-        events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
+        events_in_flight: Arc::new(Semaphore::new(EVENTS_IN_FLIGHT)),
     };
+    let mut events = EventsInFlight::default();
     let left = tokio::select! {
-        left = read(&client, &mut stream) => left,
+        left = read(&client, &mut stream, &mut events) => Some(left),
         // A client that cannot be sent to is not read either.
-        _ = &mut sender => return,
+        _ = &mut sender => None,
     };
+    // What it has sent is stored, also when it does not wait for the answer.
+    events.settle().await;
+    let Some(left) = left else { return };
     let _place = client.into_place();
     if let Ok(sink) = sender.await
         && left == Left::Told
@@ -91,7 +96,11 @@ enum Left {
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
-async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
+async fn read(
+    client: &Client,
+    stream: &mut SplitStream<Socket>,
+    events: &mut EventsInFlight,
+) -> Left {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
@@ -103,8 +112,9 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
+            () = events.settle(), if !events.is_empty() => continue,
             () = stopped(&mut stopping) => {
-                stop(client).await;
+                stop(client, events).await;
                 return Left::Told;
             }
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
@@ -123,7 +133,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         };
         heard = Instant::now();
         match next {
-            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
+            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, events, text).await,
             Some(Ok(Message::Binary(_))) => {
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
@@ -135,9 +145,27 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     }
 }
 
-async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
-    match client.relay.service.read(&client.place, text).await {
-        Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
+async fn take(
+    client: &Client,
+    neg_sessions: &mut NegSessions,
+    events: &mut EventsInFlight,
+    text: Utf8Bytes,
+) {
+    match events.beside(client.relay.service.read(&client.place, text)).await {
+        Ok(ClientMessage::Event(json)) => events.publish(client, json).await,
+        message => events.beside(answer(client, neg_sessions, message)).await,
+    }
+}
+
+/// Answers a message other than EVENT.
+async fn answer(
+    client: &Client,
+    neg_sessions: &mut NegSessions,
+    message: Result<ClientMessage, Refusal>,
+) {
+    match message {
+        // Its answer comes later.
+        Ok(ClientMessage::Event(_)) => {}
         Ok(ClientMessage::Auth(json)) => {
             let answer = auth::answer(&client.auth, &client.relay, &json).await;
             client.outbox.text(answer).await;
@@ -147,7 +175,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters);
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
@@ -190,9 +218,9 @@ async fn refuse(client: &Client, error: &Error) -> Left {
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.
-async fn stop(client: &Client) {
-    let all = publish::EVENTS_IN_FLIGHT as u32;
-    let settled = tokio::time::timeout(STOP_TIMEOUT, client.events_in_flight.acquire_many(all));
+async fn stop(client: &Client, events: &mut EventsInFlight) {
+    let answered = client.events_in_flight.acquire_many(EVENTS_IN_FLIGHT as u32);
+    let settled = tokio::time::timeout(STOP_TIMEOUT, events.beside(answered));
     if settled.await.is_err() {
         tracing::warn!("a connection closed before all its events were answered");
     }

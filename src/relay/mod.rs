@@ -17,15 +17,14 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
+use crate::admission::{Admission, access};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
 use crate::clients::running::{Stop, running, stopped};
-use crate::clients::settings::Settings;
-use crate::clients::{Reloaded, Service, message, permission, refusals};
-use crate::config::Config;
+use crate::clients::{Service, message, refusals};
+use crate::config::{Config, Reloaded};
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
-use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use page::Page;
 use std::net::SocketAddr;
@@ -52,7 +51,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
-    settings: Arc<Settings>,
+    admission: Admission,
     peers: Peers,
     stop: Stop,
 }
@@ -65,7 +64,7 @@ struct Shared {
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
-    policy: WritePolicy,
+    admission: Admission,
     health: Health,
     page: Page,
 }
@@ -93,11 +92,12 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
+        let admission = Admission::start(config).map_err(StoreError::Thread)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
+        let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
-        let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
+        let peers = service.peers.clone();
         tokio::spawn(refusals::log(Arc::clone(&service)));
         let shared = Arc::new(Shared {
             service: Arc::clone(&service),
@@ -105,14 +105,14 @@ impl Relay {
             verifier: Verifier::start()?,
             challenges: auth::Challenges::new(),
             private_kinds,
-            policy,
+            admission: admission.clone(),
             health: Health::default(),
             page: Page::default(),
         });
         stop.accepts(accept(listener, service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
         }));
-        Ok(Self { address, index, settings, peers, stop })
+        Ok(Self { address, index, admission, peers, stop })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -125,11 +125,15 @@ impl Relay {
         &self.index
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart: connections that are
-    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
-    /// the relay; whoever runs these has to look at the keys that changed.
+    /// What decides about events, for whoever brings more of them: the syncs.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
+    /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
-        self.settings.replace(config)
+        self.admission.reload(config)
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

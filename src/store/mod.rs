@@ -1,7 +1,6 @@
 //! The SQLite event store: one writer with group commit, readers beside it, and the rules that
 //! decide what an accepted event does.
 
-mod admission;
 mod attached;
 mod change;
 mod check;
@@ -29,7 +28,6 @@ mod viewer;
 mod writer;
 
 pub use crate::config::{RelayKind, Synchronous};
-pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
@@ -56,11 +54,14 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio::sync::{Semaphore, oneshot};
 use vanish::Vanishing;
 use writer::{Beside, Writer};
 
 /// The most events that one commit of a removal removes.
 const REMOVE_EVENTS: usize = 1_000;
+/// The most submissions of tasks that are under way; fewer than fill the writer's queue.
+const PUTS_IN_FLIGHT: usize = 4_000;
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -274,6 +275,8 @@ struct Inner {
     reader: Reader,
     writer: Writer,
     metrics: StoreMetrics,
+    // Of submissions that a task waits for.
+    places: Semaphore,
     // One process writes: the index in its memory is the whole truth about the file.
     lock: File,
 }
@@ -326,13 +329,34 @@ impl Store {
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
         let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), reader, writer, metrics, lock }) })
+        Ok(Self {
+            inner: Arc::new(Inner {
+                path: path.to_owned(),
+                reader,
+                writer,
+                metrics,
+                places: Semaphore::new(PUTS_IN_FLIGHT),
+                lock,
+            }),
+        })
     }
 
     /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
     /// event, in order, once they are durable. Waits while the writer's queue is full.
     pub fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
         self.inner.writer.submit(events, reply);
+    }
+
+    /// Stores events, and returns the outcome of each once it is durable. Waits while many
+    /// submissions wait for the writer.
+    pub async fn put(&self, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
+        let count = events.len();
+        let lost = || vec![Outcome::Failed("the store gave no answer".into()); count];
+        // The writer's queue makes a thread wait when it is full: a task waits here instead.
+        let Ok(_place) = self.inner.places.acquire().await else { return lost() };
+        let (done, outcomes) = oneshot::channel();
+        self.submit(events, Box::new(move |outcomes| drop(done.send(outcomes))));
+        outcomes.await.unwrap_or_else(|_| lost())
     }
 
     /// Stores events and waits for their outcomes.

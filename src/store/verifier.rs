@@ -5,6 +5,7 @@ use super::StoreError;
 use async_channel::{Receiver, Sender};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use tokio::sync::oneshot;
 
 /// The most jobs that wait for a thread; then handing over waits.
 const QUEUE_JOBS: usize = 1_024;
@@ -52,6 +53,16 @@ impl Verifier {
     pub async fn run(&self, job: impl FnOnce() + Send + 'static) {
         // The queue closes only with the pool itself.
         let _ = self.jobs.send(Box::new(job)).await;
+    }
+
+    /// Runs `job` on the pool and returns what it returns; `None` when it panicked.
+    pub async fn check<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, result) = oneshot::channel();
+        self.run(move || drop(done.send(job()))).await;
+        result.await.ok()
     }
 
     /// Hands a job over from a thread that may block.

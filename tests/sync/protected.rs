@@ -2,6 +2,7 @@
 //! (NIP-62), between relays.
 
 use super::support::*;
+use negsync::config::Config;
 use negsync::sync::Options;
 use nostr::Tag;
 
@@ -32,8 +33,10 @@ async fn protected_events_stay_where_their_author_put_them() {
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_events_are_taken_where_the_operator_says_so() {
     let theirs = protected(2, "theirs");
-    let mut store = TestStore::new(&notes(161, 10));
-    store.local.protected = true;
+    let store = TestStore::new(&notes(161, 10));
+    let mut config = Config::default();
+    config.sync.protected = true;
+    store.local.admission.reload(config);
     let relay = TestRelay::new(std::slice::from_ref(&theirs)).await;
     let (report, _) = sync_with(&store, &relay.url(), &Options::default()).await;
     assert!(report.complete, "{report:?}");

@@ -6,6 +6,7 @@ use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
 use anyhow::{Context, ensure};
+use negsync::admission::Admission;
 use negsync::index::Index;
 use negsync::plot::{self, Bar, Days};
 use negsync::store::StoreOptions;
@@ -69,7 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
-    let local = Local::configured(index, &config)?;
+    let local = Local::configured(index, Admission::start(config)?)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let found = runtime.block_on(compare(arguments, &local, filter));
     local.store.close();

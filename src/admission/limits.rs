@@ -1,0 +1,40 @@
+//! `[limits]` of an event. The errors name the field that is over its limit.
+
+use crate::config::Limits;
+use crate::store::{Event, unix_now};
+
+/// Whether JSON is not too long to be an event.
+pub(super) fn check_length(json: &str, limits: &Limits) -> Result<(), String> {
+    let most = limits.event_bytes.get();
+    if json.len() > limits.event_bytes.size() {
+        return Err(format!("event: {} bytes, {most} at the most", json.len()));
+    }
+    Ok(())
+}
+
+/// Whether an event, read from `json`, is not too large.
+pub(super) fn check_size(event: &Event, json: &str, limits: &Limits) -> Result<(), String> {
+    check_length(json, limits)?;
+    if event.tag_count() > limits.event_tags.size() {
+        let most = limits.event_tags.get();
+        return Err(format!("tags: {}, {most} at the most", event.tag_count()));
+    }
+    if event.content_chars() > limits.content_chars.size() {
+        let most = limits.content_chars.get();
+        return Err(format!("content: {} characters, {most} at the most", event.content_chars()));
+    }
+    Ok(())
+}
+
+/// Whether an event is neither too old nor from too far in the future.
+pub(super) fn check_time(event: &Event, limits: &Limits) -> Result<(), String> {
+    let (now, created_at) = (unix_now(), event.item().created_at);
+    let (ahead, behind) = (limits.created_at_ahead_s.get(), limits.created_at_behind_s.get());
+    if behind > 0 && created_at < now.saturating_sub(behind) {
+        return Err(format!("created_at: more than {behind} seconds in the past"));
+    }
+    if created_at > now.saturating_add(ahead) {
+        return Err(format!("created_at: more than {ahead} seconds in the future"));
+    }
+    Ok(())
+}
