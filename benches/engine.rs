@@ -12,7 +12,9 @@ use negentropy::{Id, Negentropy, NegentropyStorageBase, NegentropyStorageVector}
 use negsync::index::Tree;
 use negsync::item::Item;
 use negsync::reconcile::message::Decoder;
-use negsync::reconcile::{Found, Initiator, Options, RangeSet, Responder, Rule, Step};
+use negsync::reconcile::{
+    Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, Responder, Rule,
+};
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{Rng, RngExt, SeedableRng};
@@ -108,10 +110,14 @@ struct Session {
 impl Session {
     /// What `ours`, which lacks `missing` of `theirs`, asks, and is answered.
     fn record(ours: &Tree, theirs: &Tree, missing: usize, rule: Rule) -> Self {
-        let options = Options { rule, frame_limit_bytes: FRAME_LIMIT_BYTES, ..Options::default() };
+        let options = InitiatorOptions {
+            rule,
+            frame_limit_bytes: FRAME_LIMIT_BYTES,
+            ..InitiatorOptions::default()
+        };
         let mut initiator = Initiator::new(ours, options).unwrap();
         let mut responder = Responder::new(theirs, FRAME_LIMIT_BYTES).unwrap();
-        let mut found = Found::new();
+        let mut found = Difference::new();
         let mut exchanges = Vec::new();
         let mut question = initiator.open();
         loop {
@@ -119,8 +125,8 @@ impl Session {
             let step = initiator.receive(&answer, &mut found).unwrap();
             exchanges.push((question, answer));
             match step {
-                Step::Send(next) => question = next,
-                Step::Done => break,
+                InitiatorStep::Send(next) => question = next,
+                InitiatorStep::Done => break,
             }
         }
         found.need.sort_unstable();

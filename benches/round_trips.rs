@@ -7,7 +7,9 @@
 
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use negsync::item::Item;
-use negsync::reconcile::{Found, Initiator, Options, Responder, SortedItems, Step};
+use negsync::reconcile::{
+    Difference, Initiator, InitiatorOptions, InitiatorStep, Responder, SortedItems,
+};
 use rand::rngs::StdRng;
 use rand::seq::index::sample;
 use rand::{Rng, RngExt, SeedableRng};
@@ -30,7 +32,7 @@ struct Case {
     missing: usize,
     extra: usize,
     newest: bool,
-    checkpoint: bool,
+    sync_mark: bool,
     /// Our responder with messages of 4 MiB, rather than the crate's at 500,000.
     wide: bool,
     most_round_trips: usize,
@@ -39,16 +41,16 @@ struct Case {
 
 #[rustfmt::skip]
 const CASES: &[Case] = &[
-    Case { name: "1 missing", missing: 1, extra: 0, newest: false, checkpoint: false, wide: false, most_round_trips: 2, most_bytes: 4_000 },
-    Case { name: "1,000 newest, checkpoint", missing: 1_000, extra: 0, newest: true, checkpoint: true, wide: false, most_round_trips: 1, most_bytes: 34_000 },
-    Case { name: "1,000 newest", missing: 1_000, extra: 0, newest: true, checkpoint: false, wide: false, most_round_trips: 2, most_bytes: 38_000 },
-    Case { name: "1,000 scattered", missing: 1_000, extra: 0, newest: false, checkpoint: false, wide: false, most_round_trips: 4, most_bytes: 1_050_000 },
-    Case { name: "1,000 and 1,000 extra", missing: 1_000, extra: 1_000, newest: false, checkpoint: false, wide: false, most_round_trips: 5, most_bytes: 1_900_000 },
-    Case { name: "10,000 scattered", missing: 10_000, extra: 0, newest: false, checkpoint: false, wide: false, most_round_trips: 16, most_bytes: 7_200_000 },
-    Case { name: "10,000 scattered, 4 MiB", missing: 10_000, extra: 0, newest: false, checkpoint: false, wide: true, most_round_trips: 7, most_bytes: usize::MAX },
-    Case { name: "100,000 scattered", missing: 100_000, extra: 0, newest: false, checkpoint: false, wide: false, most_round_trips: 66, most_bytes: 33_000_000 },
-    Case { name: "100,000 scattered, 4 MiB", missing: 100_000, extra: 0, newest: false, checkpoint: false, wide: true, most_round_trips: 20, most_bytes: usize::MAX },
-    Case { name: "identical", missing: 0, extra: 0, newest: false, checkpoint: false, wide: false, most_round_trips: 1, most_bytes: 2_000 },
+    Case { name: "1 missing", missing: 1, extra: 0, newest: false, sync_mark: false, wide: false, most_round_trips: 2, most_bytes: 4_000 },
+    Case { name: "1,000 newest, sync_mark", missing: 1_000, extra: 0, newest: true, sync_mark: true, wide: false, most_round_trips: 1, most_bytes: 34_000 },
+    Case { name: "1,000 newest", missing: 1_000, extra: 0, newest: true, sync_mark: false, wide: false, most_round_trips: 2, most_bytes: 38_000 },
+    Case { name: "1,000 scattered", missing: 1_000, extra: 0, newest: false, sync_mark: false, wide: false, most_round_trips: 4, most_bytes: 1_050_000 },
+    Case { name: "1,000 and 1,000 extra", missing: 1_000, extra: 1_000, newest: false, sync_mark: false, wide: false, most_round_trips: 5, most_bytes: 1_900_000 },
+    Case { name: "10,000 scattered", missing: 10_000, extra: 0, newest: false, sync_mark: false, wide: false, most_round_trips: 16, most_bytes: 7_200_000 },
+    Case { name: "10,000 scattered, 4 MiB", missing: 10_000, extra: 0, newest: false, sync_mark: false, wide: true, most_round_trips: 7, most_bytes: usize::MAX },
+    Case { name: "100,000 scattered", missing: 100_000, extra: 0, newest: false, sync_mark: false, wide: false, most_round_trips: 66, most_bytes: 33_000_000 },
+    Case { name: "100,000 scattered, 4 MiB", missing: 100_000, extra: 0, newest: false, sync_mark: false, wide: true, most_round_trips: 20, most_bytes: usize::MAX },
+    Case { name: "identical", missing: 0, extra: 0, newest: false, sync_mark: false, wide: false, most_round_trips: 1, most_bytes: 2_000 },
 ];
 
 fn items(rng: &mut StdRng, count: usize, times: Times) -> Vec<Item> {
@@ -84,12 +86,12 @@ fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
     let extra = items(rng, case.extra, times);
     let kept = full.iter().enumerate().filter(|(index, _)| !missing.contains(index));
     let ours: SortedItems = kept.map(|(_, item)| *item).chain(extra.iter().copied()).collect();
-    let checkpoint = full[full.len() - case.missing.max(1)].created_at;
-    let options = Options {
+    let sync_mark = full[full.len() - case.missing.max(1)].created_at;
+    let options = InitiatorOptions {
         frame_limit_bytes: if case.wide { WIDE_BYTES } else { 60_000 },
         reply_limit_bytes: case.wide.then_some(WIDE_BYTES),
-        checkpoint: case.checkpoint.then_some(checkpoint),
-        ..Options::default()
+        sync_mark: case.sync_mark.then_some(sync_mark),
+        ..InitiatorOptions::default()
     };
     let mut initiator = Initiator::new(&ours, options).unwrap();
 
@@ -103,7 +105,7 @@ fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
     let wide_set = if case.wide { SortedItems::new(full.to_vec()) } else { SortedItems::default() };
     let mut wide_responder = Responder::new(&wide_set, WIDE_BYTES).unwrap();
 
-    let mut found = Found::new();
+    let mut found = Difference::new();
     let (mut up, mut down, mut round_trips) = (0, 0, 0);
     let started = Instant::now();
     let mut message = initiator.open();
@@ -120,8 +122,8 @@ fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
             println!("    round {round_trips}: up {}, down {}", message.len(), answer.len());
         }
         match initiator.receive(&answer, &mut found).unwrap() {
-            Step::Send(next) => message = next,
-            Step::Done => break,
+            InitiatorStep::Send(next) => message = next,
+            InitiatorStep::Done => break,
         }
     }
     let elapsed_ms = started.elapsed().as_millis();

@@ -6,18 +6,19 @@ pub mod attach;
 pub mod clients;
 pub mod config;
 pub mod index;
-pub mod item;
 pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
 mod policy;
 pub mod prefix;
-pub mod reconcile;
 pub mod relay;
 pub mod store;
 pub mod sync;
 pub mod utc;
+
+pub use negsync_reconcile as reconcile;
+pub use negsync_reconcile::item;
 
 // The README's Rust is compiled with the tests.
 #[cfg(doctest)]

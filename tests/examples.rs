@@ -4,13 +4,6 @@
 mod catch_up;
 #[path = "../examples/embed.rs"]
 mod embed;
-#[path = "../examples/mesh.rs"]
-mod mesh;
-
-#[test]
-fn mesh_ends_equal() {
-    mesh::main();
-}
 
 #[test]
 fn catch_up_gets_everything() {

@@ -5,6 +5,7 @@ use negentropy::{Bound, Id, Negentropy, NegentropyStorageBase, NegentropyStorage
 use negsync::index::{Slice, Tree};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
+use negsync_reconcile::NegentropyStorage;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -18,6 +19,10 @@ fn random_items(rng: &mut StdRng, count: usize, times: u64) -> Vec<Item> {
             Item::new(1_000 + rng.random_range(0..times), id)
         })
         .collect()
+}
+
+fn stored<S: RangeSet>(set: S) -> NegentropyStorage<S> {
+    NegentropyStorage(set)
 }
 
 fn vector(items: &[Item]) -> NegentropyStorageVector {
@@ -66,7 +71,7 @@ fn the_crates_engine_runs_over_trees_and_slices_as_over_its_vector() {
         let expected = sync(&vector(&ours), &vector(&theirs), frame_limit_bytes);
         let our_tree = Tree::from_unsorted(ours);
         let their_tree = Tree::from_unsorted(theirs);
-        let found = sync(&our_tree, &their_tree, frame_limit_bytes);
+        let found = sync(&stored(our_tree.clone()), &stored(their_tree.clone()), frame_limit_bytes);
         assert!(found == expected, "seed {seed}: trees");
 
         // A window of the same items, against the vector of that window.
@@ -77,7 +82,7 @@ fn the_crates_engine_runs_over_trees_and_slices_as_over_its_vector() {
             vector(&items)
         };
         let expected = sync(&window(&our_tree), &window(&their_tree), frame_limit_bytes);
-        let slice = |tree| Slice::new(tree, Some(since), Some(until), None);
+        let slice = |tree| stored(Slice::new(tree, Some(since), Some(until), None));
         let found = sync(&slice(our_tree), &slice(their_tree), frame_limit_bytes);
         assert!(found == expected, "seed {seed}: slices");
     }
@@ -91,7 +96,7 @@ fn each_storage_call_answers_as_the_crates_vector_does() {
         let items = random_items(&mut rng, count, 40);
         let vector = vector(&items);
         let tree = Tree::from_unsorted(items);
-        let slice = Slice::new(tree.clone(), None, None, None);
+        let slice = stored(Slice::new(tree.clone(), None, None, None));
         let len = tree.len();
         for probe in random_items(&mut rng, 20, 42) {
             let id_len = rng.random_range(0..=32);
@@ -111,7 +116,11 @@ fn each_storage_call_answers_as_the_crates_vector_does() {
                 (size, rank, storage.get_item(end).unwrap(), result.is_ok(), seen)
             };
             let expected = answers(&vector);
-            assert_eq!(answers(&tree), expected, "seed {seed}: {first}, {last}, {end}, {bound:?}");
+            assert_eq!(
+                answers(&stored(tree.clone())),
+                expected,
+                "seed {seed}: {first}, {last}, {end}, {bound:?}"
+            );
             assert_eq!(answers(&slice), expected, "seed {seed}: {first}, {last}, {end}, {bound:?}");
         }
     }

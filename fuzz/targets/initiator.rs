@@ -7,7 +7,8 @@ use super::sets::{FRAME_LIMITS, sets};
 use negsync::item::Item;
 use negsync::reconcile::message::Decoder;
 use negsync::reconcile::{
-    Differences, Found, Initiator, Options, Responder, Rule, SortedItems, Step,
+    Difference, DifferenceCount, Initiator, InitiatorOptions, InitiatorStep, Responder, Rule,
+    SortedItems,
 };
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU64;
@@ -26,7 +27,7 @@ pub fn target(bytes: &[u8]) {
         Responder::new(theirs, input.choose(&FRAME_LIMITS)).expect("a limit that can be kept");
     let mut initiator = Initiator::new(ours, options.clone()).expect("limits that can be kept");
     let mut message = initiator.open();
-    let mut found = Found::new();
+    let mut found = Difference::new();
     let (mut spoilt, mut spoilt_listed) = (0, 0);
     let ended = (0..MOST_HONEST_ANSWERS).find_map(|_| {
         check_message(&message, &options);
@@ -41,11 +42,11 @@ pub fn target(bytes: &[u8]) {
             spoilt_listed += answer.len() / 32;
         }
         match initiator.receive(&answer, &mut found) {
-            Ok(Step::Send(next)) => {
+            Ok(InitiatorStep::Send(next)) => {
                 message = next;
                 None
             }
-            Ok(Step::Done) => Some(true),
+            Ok(InitiatorStep::Done) => Some(true),
             Err(_) => Some(false),
         }
     });
@@ -54,19 +55,23 @@ pub fn target(bytes: &[u8]) {
     check_found(ours, theirs, &found, &options, spoilt, spoilt_listed);
 }
 
-fn any_options(input: &mut Input<'_>) -> Options {
+fn any_options(input: &mut Input<'_>) -> InitiatorOptions {
     let first = sets()[5].items()[0].created_at;
     let flags = input.byte();
-    Options {
+    InitiatorOptions {
         rule: if flags & 1 == 0 { Rule::Adaptive } else { Rule::Reference },
         frame_limit_bytes: input.choose(&FRAME_LIMITS),
         opening_limit_bytes: if flags & 2 == 0 { 0 } else { 4_096 },
         reply_limit_bytes: (flags & 4 != 0).then(|| input.number()),
-        checkpoint: (flags & 8 != 0).then(|| first + input.number() as u64),
+        sync_mark: (flags & 8 != 0).then(|| first + input.number() as u64),
         // Below all items: both sets are whole.
         since: (flags & 16 != 0).then_some(first),
         empty_id_lists: flags & 32 == 0,
-        cell_s: if flags & 64 == 0 { None } else { NonZeroU64::new(1 << (input.byte() % 20)) },
+        time_bucket_s: if flags & 64 == 0 {
+            None
+        } else {
+            NonZeroU64::new(1 << (input.byte() % 20))
+        },
     }
 }
 
@@ -98,7 +103,7 @@ fn spoil(input: &mut Input<'_>, mut answer: Vec<u8>) -> Vec<u8> {
     answer
 }
 
-fn check_message(message: &[u8], options: &Options) {
+fn check_message(message: &[u8], options: &InitiatorOptions) {
     let limit_bytes = options.frame_limit_bytes;
     // Of the reference rule the opening takes no heed of the limit; the others fit in it.
     assert!(limit_bytes == 0 || message.len() <= limit_bytes, "{} bytes", message.len());
@@ -116,13 +121,13 @@ fn check_message(message: &[u8], options: &Options) {
 fn cells(
     ours: &SortedItems,
     theirs: &SortedItems,
-    cell_s: NonZeroU64,
-) -> BTreeMap<u64, Differences> {
+    time_bucket_s: NonZeroU64,
+) -> BTreeMap<u64, DifferenceCount> {
     let items = |set: &SortedItems| -> BTreeSet<Item> { set.items().iter().copied().collect() };
     let (ours, theirs) = (items(ours), items(theirs));
-    let mut cells: BTreeMap<u64, Differences> = BTreeMap::new();
+    let mut cells: BTreeMap<u64, DifferenceCount> = BTreeMap::new();
     for item in ours.symmetric_difference(&theirs) {
-        let cell = cells.entry(item.created_at / cell_s * cell_s.get()).or_default();
+        let cell = cells.entry(item.created_at / time_bucket_s * time_bucket_s.get()).or_default();
         let count = if ours.contains(item) { &mut cell.have } else { &mut cell.need };
         *count += 1;
     }
@@ -132,8 +137,8 @@ fn cells(
 fn check_found(
     our_set: &SortedItems,
     their_set: &SortedItems,
-    found: &Found,
-    options: &Options,
+    found: &Difference,
+    options: &InitiatorOptions,
     spoilt: usize,
     spoilt_listed: usize,
 ) {
@@ -155,8 +160,10 @@ fn check_found(
         if options.rule == Rule::Adaptive {
             assert_eq!(need.len(), found.need.len(), "an id of theirs found twice");
         }
-        if let Some(cell_s) = options.cell_s.filter(|_| options.rule == Rule::Adaptive) {
-            assert_eq!(found.cells, cells(our_set, their_set, cell_s));
+        if let Some(time_bucket_s) =
+            options.time_bucket_s.filter(|_| options.rule == Rule::Adaptive)
+        {
+            assert_eq!(found.time_buckets, cells(our_set, their_set, time_bucket_s));
         }
     }
 }

@@ -3,8 +3,8 @@
 
 use super::input::Input;
 use super::sets::{FRAME_LIMITS, sets};
-use negsync::reconcile::sessions::{Kind, Limits, Packet};
-use negsync::reconcile::{Options, Sessions, SortedItems};
+use negsync::reconcile::sessions::{Packet, PacketKind, SessionLimits};
+use negsync::reconcile::{InitiatorOptions, Sessions, SortedItems};
 
 const MOST_STEPS: usize = 64;
 const PEERS: u8 = 4;
@@ -12,7 +12,7 @@ const PEERS: u8 = 4;
 pub fn target(bytes: &[u8]) {
     let mut input = Input::new(bytes);
     let limits =
-        Limits { sessions: 2, idle_s: 100, frame_limit_bytes: input.choose(&FRAME_LIMITS) };
+        SessionLimits { sessions: 2, idle_s: 100, frame_limit_bytes: input.choose(&FRAME_LIMITS) };
     let mut sessions: Sessions<u8, &SortedItems> = Sessions::new(limits, 0);
     let mut now_s = 0;
     for _ in 0..MOST_STEPS {
@@ -24,7 +24,7 @@ pub fn target(bytes: &[u8]) {
             0 => {
                 let set = set(&mut input);
                 let had_room = sessions.is_asking(&peer) || asking(&sessions) < limits.sessions;
-                let opened = sessions.open(peer, set, Options::default(), now_s);
+                let opened = sessions.open(peer, set, InitiatorOptions::default(), now_s);
                 assert_eq!(opened.is_ok(), had_room);
             }
             1 => drop(sessions.cancel(&peer)),
@@ -47,7 +47,7 @@ fn receive(
     sessions: &mut Sessions<u8, &'static SortedItems>,
     peer: u8,
     input: &mut Input<'_>,
-    limits: Limits,
+    limits: SessionLimits,
     now_s: u64,
 ) {
     let set = set(input);
@@ -59,7 +59,7 @@ fn receive(
     if let Some(reply) = received.reply {
         assert_eq!(Packet::from_bytes(&reply.to_bytes()), Some(reply.clone()));
         assert_eq!(reply.session, packet.session);
-        if reply.kind == Kind::Answer {
+        if reply.kind == PacketKind::Answer {
             let limit_bytes = limits.frame_limit_bytes;
             assert!(limit_bytes == 0 || reply.payload.len() <= limit_bytes);
         }

@@ -58,7 +58,9 @@ impl Neg {
     /// Sees what the client has shown by now.
     fn look_at(&mut self, auth: &SharedAuth) {
         let auth = auth::lock(auth);
-        let viewer = Viewer::new(self.shared.private_kinds.clone(), auth.key());
+        let mirrors = &self.shared.service.config().auth.mirror_keys;
+        let viewer = Viewer::new(self.shared.private_kinds.clone(), auth.key())
+            .seeing_all(auth.key().is_some_and(|key| mirrors.contains(&key)));
         if !self.viewer.keys().is_empty() && self.viewer.keys() != viewer.keys() {
             // The relay has refused what it was shown: what is open may show too much.
             self.sessions.close_all();

@@ -4,8 +4,9 @@ use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
 use super::{StoreArguments, progress_bar};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
+use negsync::admission::{Admission, Source};
 use negsync::index::Index;
-use negsync::store::{Event, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -64,8 +65,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_array = beginning.starts_with(b"[");
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, 0)?;
+    let admission = Admission::start(config)?;
     let progress = bar(length);
-    let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
+    let tally = import(&mut *input, arguments.no_verify, &admission, &index, &progress)?;
     index.store().close();
     progress.finish_and_clear();
     let _ = writeln!(std::io::stdout(), "{tally}");
@@ -100,6 +102,7 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
+    admission: &Admission,
     index: &Index,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
@@ -113,9 +116,11 @@ fn import(
         let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
-            let (index, check) = (index.clone(), check.clone());
+            let (admission, index, check) = (admission.clone(), index.clone(), check.clone());
             // Fails only when the import has given up.
-            verifier.run_blocking(move || drop(check.send(check_chunk(&chunk, trusted, &index))));
+            verifier.run_blocking(move || {
+                drop(check.send(check_chunk(&chunk, trusted, &admission, &index)))
+            });
             in_flight += 1;
         }
         while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
@@ -166,7 +171,7 @@ impl Commits<'_> {
     }
 }
 
-fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
+fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> Checked {
     let mut checked = Checked {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
@@ -174,7 +179,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
         bytes: chunk.bytes,
     };
     for (line, text) in &chunk.lines {
-        match read_event(text, trusted, index) {
+        match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
             Err(reason) => checked.bad_lines.push((*line, reason)),
@@ -187,8 +192,15 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
 }
 
 /// The event, or `None` when it is stored already.
-fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
-    let event = Event::parse(text).map_err(|error| error.to_string())?;
+fn read_event(
+    text: &str,
+    trusted: bool,
+    admission: &Admission,
+    index: &Index,
+) -> Result<Option<VerifiedEvent>, String> {
+    let event = admission.read(text, &Source::Import).map_err(|refusal| {
+        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+    })?;
     if index.contains(&event.item()) {
         return Ok(None);
     }

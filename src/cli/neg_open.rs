@@ -4,7 +4,7 @@ use super::StoreArguments;
 use super::lines::Lines;
 use anyhow::{Context, anyhow, ensure};
 use negsync::item::Item;
-use negsync::reconcile::{Initiator, Options, SortedItems};
+use negsync::reconcile::{Initiator, InitiatorOptions, SortedItems};
 use negsync::store::{Event, Filter, Reader};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         None => items_of_store(&arguments.store, &filter)?,
     };
     // As the reference does, so that any relay understands it.
-    let message = Initiator::new(SortedItems::new(items), Options::reference(0))?.open();
+    let message = Initiator::new(SortedItems::new(items), InitiatorOptions::reference(0))?.open();
     let line = json!(["NEG-OPEN", arguments.id, json, faster_hex::hex_string(&message)]);
     // Whoever closed standard output does not want to know.
     let _ = writeln!(std::io::stdout(), "{line}");

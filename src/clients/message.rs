@@ -2,7 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::{Event, Filter};
+use crate::store::{Event, Filter, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -148,9 +148,14 @@ pub fn auth(challenge: &str) -> String {
     json!(["AUTH", challenge]).to_string()
 }
 
-/// `["EOSE", id]`
-pub fn eose(id: &str) -> String {
-    json!(["EOSE", id]).to_string()
+/// `["EOSE", id, [hint]]` (NIP-67), without hints where it is not known whether there is more.
+pub fn eose(id: &str, left_out: LeftOut) -> String {
+    match left_out {
+        LeftOut::Nothing => json!(["EOSE", id, ["finish"]]),
+        LeftOut::Some => json!(["EOSE", id, ["more"]]),
+        LeftOut::Unknown => json!(["EOSE", id]),
+    }
+    .to_string()
 }
 
 /// `["CLOSED", id, text]`

@@ -7,8 +7,8 @@ use super::message::{self, Refusal};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
-use crate::reconcile::message::{Decoder, Fault};
-use crate::reconcile::sessions::{Kind, Limits, Packet, Received};
+use crate::reconcile::message::{DecodeFault, Decoder};
+use crate::reconcile::sessions::{Packet, PacketKind, PacketOutcome, SessionLimits};
 use crate::reconcile::{MessageError, RangeSet, Sessions};
 use crate::store::{Filter, StoreError, Viewer};
 use std::collections::HashMap;
@@ -82,11 +82,11 @@ impl Open {
         packet: &Packet,
         now_s: u64,
         set: impl FnOnce() -> Option<Slice>,
-    ) -> Received {
+    ) -> PacketOutcome {
         let received = self.sessions.receive(id, packet, now_s, set);
         self.count();
         match (&received.reply, self.accounts.get_mut(id)) {
-            (Some(Packet { kind: Kind::Answer, payload, .. }), Some(account)) => {
+            (Some(Packet { kind: PacketKind::Answer, payload, .. }), Some(account)) => {
                 account.rounds += 1;
                 account.bytes_received += packet.payload.len();
                 account.bytes_sent += payload.len();
@@ -174,7 +174,7 @@ impl NegSessions {
             id,
             viewer,
             filters,
-            packet: Packet { kind: Kind::Open, session: 0, payload },
+            packet: Packet { kind: PacketKind::Open, session: 0, payload },
             limit: config.max_sync_events.size(),
             now_s: self.now_s(),
         });
@@ -225,7 +225,7 @@ impl NegSessions {
         turns: &Arc<Turns>,
         opening: &Arc<Opening>,
         find: impl FnOnce(&Opening) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
-    ) -> Result<Option<Received>, OpenError> {
+    ) -> Result<Option<PacketOutcome>, OpenError> {
         let (open, opening) = (Arc::clone(&self.open), Arc::clone(opening));
         let service = Arc::clone(&self.service);
         let found = turns.work(self.address, move || {
@@ -252,7 +252,7 @@ impl NegSessions {
         let take = move || {
             // A session has one number only: its id tells it from others, and opening it anew
             // ends it.
-            let packet = Packet { kind: Kind::Question, session: 0, payload };
+            let packet = Packet { kind: PacketKind::Question, session: 0, payload };
             lock(&open).receive(&session, &packet, now_s, || None)
         };
         let text = if bytes <= INLINE_BYTES {
@@ -346,8 +346,8 @@ fn lock(open: &Mutex<Open>) -> MutexGuard<'_, Open> {
     open.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn limits(config: &NegentropyConfig) -> Limits {
-    Limits {
+fn limits(config: &NegentropyConfig) -> SessionLimits {
+    SessionLimits {
         sessions: config.sessions.size(),
         // One more, because the seconds that count are whole ones.
         idle_s: config.idle_timeout_s.get().saturating_add(1),
@@ -356,9 +356,9 @@ fn limits(config: &NegentropyConfig) -> Limits {
 }
 
 /// What the client is told. NIP-77, Error message: after one the session is closed.
-fn answer(metrics: &Metrics, id: &str, received: Received) -> String {
+fn answer(metrics: &Metrics, id: &str, received: PacketOutcome) -> String {
     match (received.reply, received.fault) {
-        (Some(Packet { kind: Kind::Answer, payload, .. }), _) => {
+        (Some(Packet { kind: PacketKind::Answer, payload, .. }), _) => {
             metrics.neg_rounds.inc();
             metrics.neg_sent_bytes.inc_by(payload.len() as u64);
             message::neg_msg_text(id, &payload)
@@ -381,7 +381,7 @@ fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
 fn check(payload: &[u8]) -> Result<(), MessageError> {
     match Decoder::new(payload) {
         Ok(mut ranges) => ranges.try_for_each(|range| range.map(|_| ())),
-        Err(MessageError { fault: Fault::OtherVersion(_), .. }) => Ok(()),
+        Err(MessageError { fault: DecodeFault::OtherVersion(_), .. }) => Ok(()),
         Err(error) => Err(error),
     }
 }

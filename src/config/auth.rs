@@ -18,6 +18,8 @@ section! {
         pub publish_keys: PublicKeys => OnReload,
         /// Who may reconcile; empty for everybody.
         pub sync_keys: PublicKeys => OnReload,
+        /// Who sees every event and may bring any.
+        pub mirror_keys: PublicKeys => NewConnections,
     }
 }
 
@@ -29,6 +31,7 @@ impl Default for AuthConfig {
             private_kinds: vec![4, 13, 14, 15, 1_059, 21_059],
             publish_keys: PublicKeys::default(),
             sync_keys: PublicKeys::default(),
+            mirror_keys: PublicKeys::default(),
         }
     }
 }

@@ -176,6 +176,10 @@ impl Catalog {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
+        // Where the private events have a tree of their own, who sees all needs no scan of them.
+        if viewer.sees_all() && self.kept.resident().len() == 2 {
+            return self.snapshot(source, filters, limit);
+        }
         let views: Vec<View> = filters.iter().map(|filter| viewer.view(filter)).collect();
         match views.as_slice() {
             [view] if !view.own.is_empty() => {

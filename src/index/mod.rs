@@ -3,7 +3,6 @@
 mod catalog;
 mod changes;
 mod charge;
-mod crate_storage;
 mod kept;
 mod scan;
 mod slice;

@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use crate::item::Item;
-use crate::reconcile::{Bound, Place, RangeSet, Sum};
+use crate::reconcile::{Bound, RangePosition, RangeSet, Sum};
 use std::ops::Range;
 
 /// A view of a snapshot: ranks count from 0 within the view. Making one costs
@@ -86,12 +86,12 @@ impl RangeSet for Slice {
         sum
     }
 
-    fn places(&self, items: &[Item]) -> Vec<Place> {
+    fn places(&self, items: &[Item]) -> Vec<RangePosition> {
         if !self.tail.is_empty() {
             return items.iter().map(|item| self.place(item)).collect();
         }
         // One range of the tree: what is before it is before every place in it.
-        let below = |rank| Place { rank, sum: self.tree.sum_below(rank) };
+        let below = |rank| RangePosition { rank, sum: self.tree.sum_below(rank) };
         let (start, end) = (below(self.head.start), below(self.head.end));
         let mut places = self.tree.places(items);
         for place in &mut places {

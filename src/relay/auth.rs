@@ -2,7 +2,7 @@
 //! it connected.
 
 use super::{Shared, message};
-use crate::config::{AuthConfig, RelayUrl};
+use crate::config::{AuthConfig, PublicKeys, RelayUrl};
 use crate::store::{AUTHENTICATION, Event, EventError, PrivateKinds, Viewer, unix_now};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -108,9 +108,11 @@ impl Auth {
         Ok(())
     }
 
-    fn admit(&self, key: [u8; 32]) {
+    fn admit(&self, key: [u8; 32], mirrors: &PublicKeys) {
         let mut viewer = self.lock();
-        *viewer = Viewer::new(self.private.clone(), viewer.keys().iter().copied().chain([key]));
+        let keys = viewer.keys().iter().copied().chain([key]);
+        let sees_all = viewer.sees_all() || mirrors.contains(&key);
+        *viewer = Viewer::new(self.private.clone(), keys).seeing_all(sees_all);
     }
 
     fn lock(&self) -> MutexGuard<'_, Viewer> {
@@ -144,7 +146,8 @@ async fn show(auth: &Auth, relay: &Shared, event: Event) -> Result<(), String> {
     let verify = move || drop(send.send(event.verify()));
     relay.verifier.run(verify).await;
     let verified = verified.await.map_err(|_| "error: the signature could not be checked")?;
-    auth.admit(*verified.map_err(|error| invalid(&error))?.pubkey());
+    let event = verified.map_err(|error| invalid(&error))?;
+    auth.admit(*event.pubkey(), &relay.config().auth.mirror_keys);
     Ok(())
 }
 

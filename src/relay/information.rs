@@ -4,7 +4,7 @@ use crate::config::Config;
 use serde_json::{Value, json};
 
 /// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 9] = [1, 9, 11, 40, 42, 45, 62, 70, 77];
+const SUPPORTED_NIPS: [u16; 10] = [1, 9, 11, 40, 42, 45, 62, 67, 70, 77];
 
 /// The NIP-11 document.
 pub(super) fn document(config: &Config) -> Value {

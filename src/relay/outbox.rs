@@ -1,5 +1,6 @@
 //! The way out of a connection: bounded queues that verbs fill and `sending` empties.
 
+use crate::store::LeftOut;
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
@@ -21,6 +22,8 @@ pub(super) enum Outgoing {
         generation: u64,
         /// What was sent, so that nothing comes twice.
         sent: Vec<[u8; 32]>,
+        /// Whether a limit left some out.
+        left_out: LeftOut,
     },
     /// The last thing: a close frame.
     Close(CloseCode, &'static str),

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{access, message};
 use crate::item::Item;
-use crate::store::{Filter, StoreError, View, unix_now};
+use crate::store::{Filter, LeftOut, StoreError, StoredPage, View, unix_now};
 use std::ops::ControlFlow;
 
 /// How many stored events are read at most in one turn; no read of the database waits for a client.
@@ -27,8 +27,9 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
     match send_stored(client, &id, views).await {
-        Ok(sent) => {
-            client.outbox.send(Outgoing::EndOfStored { id, generation, sent }).await;
+        Ok((sent, left_out)) => {
+            let end = Outgoing::EndOfStored { id, generation, sent, left_out };
+            client.outbox.send(end).await;
         }
         Err(error) => {
             client.relay.service.read_trouble.failed("a REQ", &error);
@@ -43,18 +44,24 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-/// Sends the stored events that match and returns their ids. No thread waits for the client: the
-/// events are read on one, and what there is no room for is sent without.
-async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<[u8; 32]>, String> {
+/// Sends the stored events that match; returns their ids, and whether a limit left some out. No
+/// thread waits for the client: the events are read on one, and what there is no room for is sent
+/// without.
+async fn send_stored(
+    client: &Client,
+    id: &str,
+    views: Vec<View>,
+) -> Result<(Vec<[u8; 32]>, LeftOut), String> {
     let mut batch = Batch::new(id, client.outbox.clone());
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config().limits.events_per_filter.size();
-    let (mut hits, mut read, mut batch) = on_a_thread(client, move || {
+    let (page, mut batch) = on_a_thread(client, move || {
         let add = |item: &Item, json: &str| batch.add(item, json);
-        let (hits, read) = reader.newest_and_first(&views, most, unix_now(), add)?;
-        Ok((hits, read, batch))
+        let page = reader.newest_and_first(&views, most, unix_now(), add)?;
+        Ok((page, batch))
     })
     .await?;
+    let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
         let reader = client.relay.index.reader().clone();
         (hits, read, batch) = on_a_thread(client, move || {
@@ -64,7 +71,7 @@ async fn send_stored(client: &Client, id: &str, views: Vec<View>) -> Result<Vec<
         })
         .await?;
     }
-    Ok(batch.sent)
+    Ok((batch.sent, left_out))
 }
 
 /// Reads the store, in a turn of the client's. What went wrong comes back as text.

@@ -129,8 +129,8 @@ impl Sending {
                 self.events_sent.add("stored", events.len() as u64);
                 wire.texts(events).await
             }
-            Outgoing::EndOfStored { id, generation, sent } => {
-                wire.text(message::eose(&id)).await?;
+            Outgoing::EndOfStored { id, generation, sent, left_out } => {
+                wire.text(message::eose(&id, left_out)).await?;
                 let commits = self.live.len();
                 for event in self.subscriptions.go_live(&id, generation, sent, commits) {
                     self.events_sent.count("live");

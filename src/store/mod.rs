@@ -36,7 +36,7 @@ pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEve
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
 pub use query::Hit;
-pub use readers::{Moment, Reader};
+pub use readers::{LeftOut, Moment, Reader, StoredPage};
 pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};

@@ -13,6 +13,25 @@ use std::ops::ControlFlow;
 /// Of one second so many events at most are held until they are in order.
 const SECOND_EVENTS: usize = 64;
 
+/// The newest events that match a filter, and what is known of those behind the limit.
+pub(super) struct Newest {
+    /// Newest first, of one second the lowest id first.
+    pub(super) hits: Vec<Hit>,
+    /// What a limit left out.
+    pub(super) rest: Rest,
+}
+
+/// What a limit left out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// Nothing: every event that matches is among the hits.
+    Nothing,
+    /// This event, and perhaps others.
+    Event(Item),
+    /// Nobody looked.
+    Unknown,
+}
+
 /// The newest events that match and are not in `without`, newest first and of one second the
 /// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
 pub(super) fn newest(
@@ -20,11 +39,15 @@ pub(super) fn newest(
     filter: &Filter,
     most: usize,
     without: &HashSet<i64>,
-) -> Result<Vec<Hit>, StoreError> {
+) -> Result<Newest, StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
     let mut hits: Vec<Hit> = Vec::new();
-    if most == 0 || filter.is_void() {
-        return Ok(hits);
+    let mut rest = Rest::Nothing;
+    if filter.is_void() {
+        return Ok(Newest { hits, rest });
+    }
+    if most == 0 {
+        return Ok(Newest { hits, rest: Rest::Unknown });
     }
     let source = choose(connection, filter)?;
     let mut since = filter.since.unwrap_or(0);
@@ -37,6 +60,7 @@ pub(super) fn newest(
             }
             // Past the limit only the rest of the same second can still matter.
             if taken >= most && hit.item.created_at < oldest {
+                rest = Rest::Event(hit.item);
                 return ControlFlow::Break(());
             }
             taken += 1;
@@ -45,16 +69,23 @@ pub(super) fn newest(
             ControlFlow::Continue(())
         })?;
         if hits.len() > most {
-            order(&mut hits);
-            hits.truncate(most);
+            cut(&mut hits, most, &mut rest);
             // What later walks find has to be at least as new as the oldest kept.
             since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
         }
         Ok(())
     })?;
-    order(&mut hits);
+    cut(&mut hits, most, &mut rest);
+    Ok(Newest { hits, rest })
+}
+
+/// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
+pub(super) fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
+    order(hits);
+    if let Some(hit) = hits.get(most) {
+        *rest = Rest::Event(hit.item);
+    }
     hits.truncate(most);
-    Ok(hits)
 }
 
 /// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
@@ -67,19 +98,25 @@ pub(super) fn and_first(
     without: &HashSet<i64>,
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
-) -> Result<(Vec<Hit>, usize), StoreError> {
+) -> Result<(Newest, usize), StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
     if most == 0 || filter.is_void() {
-        return Ok((Vec::new(), 0));
+        return Ok((newest(connection, filter, most, without)?, 0));
     }
     let source = choose(connection, filter)?;
     if !is_one_walk(filter, source) {
-        let hits = newest(connection, filter, most, without)?;
-        let read = query::fetch(connection, &hits, now, visit)?;
-        return Ok((hits, read));
+        let newest = newest(connection, filter, most, without)?;
+        let read = query::fetch(connection, &newest.hits, now, visit)?;
+        return Ok((newest, read));
     }
-    let mut found =
-        Found { most, hits: Vec::new(), read: 0, second: Vec::new(), visit: Some(visit) };
+    let mut found = Found {
+        most,
+        hits: Vec::new(),
+        rest: Rest::Nothing,
+        read: 0,
+        second: Vec::new(),
+        visit: Some(visit),
+    };
     let mut failed = None;
     each_walk(connection, filter, source, |walk| {
         walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
@@ -99,13 +136,13 @@ pub(super) fn and_first(
         return Err(error.into());
     }
     found.end_second();
-    let Found { mut hits, read, visit, .. } = found;
+    let Found { mut hits, mut rest, read, visit, .. } = found;
     if visit.is_none() {
         // The rest is found in the index alone, at the same moment.
         return Ok((newest(connection, filter, most, without)?, read));
     }
-    hits.truncate(most);
-    Ok((hits, read))
+    cut(&mut hits, most, &mut rest);
+    Ok((Newest { hits, rest }, read))
 }
 
 /// Who takes events as they are found, until it breaks off.
@@ -115,6 +152,7 @@ type Visit<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 struct Found<'visit> {
     most: usize,
     hits: Vec<Hit>,
+    rest: Rest,
     // How many of them were handed over.
     read: usize,
     // Of the second that is being walked.
@@ -132,7 +170,11 @@ impl Found<'_> {
         if self.second.len() >= SECOND_EVENTS {
             self.visit = None;
         }
-        if self.visit.is_none() || self.hits.len() >= self.most {
+        if self.visit.is_none() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if self.hits.len() >= self.most {
+            self.rest = Rest::Event(hit.item);
             return Ok(ControlFlow::Break(()));
         }
         let json = fault::text(row, query::JSON_COLUMN)?.into_owned();
@@ -160,6 +202,12 @@ impl Found<'_> {
 pub(super) fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
     hits.dedup_by_key(|hit| hit.item.id);
+}
+
+/// Whether the item is among hits that are in order.
+pub(super) fn contains(hits: &[Hit], item: &Item) -> bool {
+    let key = |item: &Item| (Reverse(item.created_at), item.id);
+    hits.binary_search_by_key(&key(item), |hit| key(&hit.item)).is_ok()
 }
 
 #[cfg(test)]
@@ -207,6 +255,28 @@ mod tests {
         filter
     }
 
+    /// What is said of the rest is so: all that matches, without a limit, shows it.
+    fn assert_rest(
+        connection: &Connection,
+        filter: &Filter,
+        most: usize,
+        without: &HashSet<i64>,
+        newest: &Newest,
+        context: &str,
+    ) {
+        let unlimited = Filter { limit: None, ..filter.clone() };
+        let all = super::newest(connection, &unlimited, usize::MAX, without).unwrap();
+        assert_eq!(all.rest, Rest::Nothing, "{context}");
+        match newest.rest {
+            Rest::Nothing => assert_eq!(newest.hits, all.hits, "{context}"),
+            Rest::Event(item) => {
+                assert!(contains(&all.hits, &item), "{context}");
+                assert!(!contains(&newest.hits, &item), "{context}");
+            }
+            Rest::Unknown => assert!(most == 0 || filter.limit == Some(0), "{context}"),
+        }
+    }
+
     #[test]
     fn what_is_read_in_the_walk_is_the_beginning_of_what_is_found() {
         let mut reads = 0;
@@ -231,10 +301,13 @@ mod tests {
                         ControlFlow::Break(())
                     }
                 };
-                let (hits, read) =
+                let (found, read) =
                     and_first(&connection, &filter, most, &without, NOW, &mut visit).unwrap();
-                assert_eq!(hits, expected, "seed {seed}: {filter:?}, {most}");
-                let first: Vec<Item> = hits[..read].iter().map(|hit| hit.item).collect();
+                let context = format!("seed {seed}: {filter:?}, {most}");
+                assert_eq!(found.hits, expected.hits, "{context}");
+                assert_rest(&connection, &filter, most, &without, &found, &context);
+                assert_rest(&connection, &filter, most, &without, &expected, &context);
+                let first: Vec<Item> = found.hits[..read].iter().map(|hit| hit.item).collect();
                 assert_eq!(visited, first, "seed {seed}: {filter:?}, {most}, {enough}");
                 reads += read;
             }
@@ -293,8 +366,8 @@ mod tests {
             let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
             let (most, none) = (800, HashSet::new());
             let expected = newest(&connection, &filter, most, &none).unwrap();
-            let (hits, read) = and_first(&connection, &filter, most, &none, NOW, &mut visit)?;
-            assert_eq!((hits, read), (expected, visits));
+            let (found, read) = and_first(&connection, &filter, most, &none, NOW, &mut visit)?;
+            assert_eq!((found.hits, read), (expected.hits, visits));
             Ok::<_, StoreError>(read)
         };
         for enough in [1, 2, 20, 24] {

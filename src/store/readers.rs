@@ -3,7 +3,7 @@
 
 use super::commits::Commits;
 use super::filter::Filter;
-use super::newest;
+use super::newest::{self, Newest, Rest};
 use super::query::{self, Hit};
 use super::viewer::View;
 use super::writer::unix_now;
@@ -73,8 +73,7 @@ impl Reader {
 
     /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
     /// first of them, read at the same moment, until it breaks off: none of these can have gone in
-    /// the meantime. Only what expired by the second `now` is left out. Returns the hits and how
-    /// many of them were looked at.
+    /// the meantime. Only what expired by the second `now` is left out.
     ///
     /// # Errors
     /// When SQLite refuses.
@@ -84,16 +83,19 @@ impl Reader {
         most: usize,
         now: u64,
         mut visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
-    ) -> Result<(Vec<Hit>, usize), StoreError> {
+    ) -> Result<StoredPage, StoreError> {
         let now = now.max(self.pool.expired_until());
         self.pool.with(|connection| {
             if let Some(only) = only_part(views) {
                 let expired = query::expired_rows(connection, now)?;
-                return newest::and_first(connection, only, most, &expired, now, &mut visit);
+                let (Newest { hits, rest }, read) =
+                    newest::and_first(connection, only, most, &expired, now, &mut visit)?;
+                let left_out = LeftOut::of(&hits, &[rest]);
+                return Ok(StoredPage { hits, read, left_out });
             }
-            let hits = newest(connection, views, most, now)?;
+            let (hits, left_out) = newest(connection, views, most, now)?;
             let read = query::fetch(connection, &hits, now, &mut visit)?;
-            Ok((hits, read))
+            Ok(StoredPage { hits, read, left_out })
         })
     }
 
@@ -201,6 +203,45 @@ impl Reader {
     }
 }
 
+/// The newest events of a REQ.
+#[derive(Debug)]
+pub struct StoredPage {
+    /// Newest first, of one second the lowest id first, each once.
+    pub hits: Vec<Hit>,
+    /// How many of the hits were looked at.
+    pub read: usize,
+    /// Whether a limit left some out.
+    pub left_out: LeftOut,
+}
+
+/// Whether limits left out events that match.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeftOut {
+    /// None: every event that matches is there.
+    Nothing,
+    /// At least one.
+    Some,
+    /// Nobody looked: a limit of 0, or what one filter's limit left out came with another one.
+    Unknown,
+}
+
+impl LeftOut {
+    /// Of the union of several filters' hits, in order, each filter with its rest.
+    fn of(hits: &[Hit], rests: &[Rest]) -> Self {
+        let is_missing = |rest: &Rest| match rest {
+            Rest::Event(item) => !newest::contains(hits, item),
+            Rest::Nothing | Rest::Unknown => false,
+        };
+        if rests.iter().all(|rest| *rest == Rest::Nothing) {
+            Self::Nothing
+        } else if rests.iter().any(is_missing) {
+            Self::Some
+        } else {
+            Self::Unknown
+        }
+    }
+}
+
 /// The store as it is at one moment.
 pub struct Moment<'connection> {
     connection: &'connection Connection,
@@ -233,7 +274,7 @@ impl Moment<'_> {
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        newest(self.connection, &views, most, self.now())
+        Ok(newest(self.connection, &views, most, self.now())?.0)
     }
 
     /// As [`Reader::fetch`].
@@ -264,23 +305,28 @@ fn newest(
     views: &[View],
     most: usize,
     now: u64,
-) -> Result<Vec<Hit>, StoreError> {
+) -> Result<(Vec<Hit>, LeftOut), StoreError> {
     // Without a writer nobody has removed them: they would take living events' places in a limit.
     let expired = query::expired_rows(connection, now)?;
-    let mut hits = Vec::new();
+    let (mut hits, mut rests) = (Vec::new(), Vec::new());
     for view in views {
         let mut visible = Vec::new();
         for part in view.parts() {
-            visible.append(&mut newest::newest(connection, part, most, &expired)?);
+            let mut newest = newest::newest(connection, part, most, &expired)?;
+            visible.append(&mut newest.hits);
+            rests.push(newest.rest);
         }
         if !view.own.is_empty() {
-            newest::order(&mut visible);
-            visible.truncate(view.limit().map_or(most, |limit| limit.min(most)));
+            let mut rest = Rest::Nothing;
+            let most = view.limit().map_or(most, |limit| limit.min(most));
+            newest::cut(&mut visible, most, &mut rest);
+            rests.push(rest);
         }
         hits.append(&mut visible);
     }
     newest::order(&mut hits);
-    Ok(hits)
+    let left_out = LeftOut::of(&hits, &rests);
+    Ok((hits, left_out))
 }
 
 /// How a connection is opened.

@@ -56,6 +56,7 @@ pub struct Viewer {
     private: PrivateKinds,
     // Sorted.
     keys: Arc<[[u8; 32]]>,
+    sees_all: bool,
 }
 
 impl Viewer {
@@ -64,7 +65,18 @@ impl Viewer {
         let mut keys: Vec<[u8; 32]> = keys.into_iter().collect();
         keys.sort_unstable();
         keys.dedup();
-        Self { private, keys: keys.into() }
+        Self { private, keys: keys.into(), sees_all: false }
+    }
+
+    /// The same client, which sees every event if `sees_all`: one of the operator's own relays.
+    #[must_use]
+    pub fn seeing_all(self, sees_all: bool) -> Self {
+        Self { sees_all, ..self }
+    }
+
+    /// Whether every event is for the client.
+    pub fn sees_all(&self) -> bool {
+        self.sees_all
     }
 
     /// The keys that the client has shown, in order.
@@ -76,7 +88,8 @@ impl Viewer {
     pub fn sees(&self, event: &Event) -> bool {
         let is_addressed =
             || self.tag_keys().iter().any(|key| event.tag_keys().binary_search(key).is_ok());
-        !self.private.contains(event.kind())
+        self.sees_all
+            || !self.private.contains(event.kind())
             || self.keys.binary_search(event.pubkey()).is_ok()
             || is_addressed()
     }
@@ -88,16 +101,20 @@ impl Viewer {
             let mut kinds = filter.kinds.iter().flatten().peekable();
             kinds.peek().is_some() && kinds.all(|kind| self.private.contains(*kind))
         };
-        self.keys.is_empty() && filters.iter().all(is_private)
+        !self.sees_all && self.keys.is_empty() && filters.iter().all(is_private)
     }
 
     /// What of a filter the client may see.
     pub fn view(&self, filter: &Filter) -> View {
         let public = self.private.public_part(filter);
-        if self.keys.is_empty() {
+        if self.keys.is_empty() && !self.sees_all {
             return View { public, own: Vec::new() };
         }
         let private = self.private.private_part(filter);
+        if self.sees_all {
+            let own = if private.is_void() { Vec::new() } else { vec![private] };
+            return View { public, own };
+        }
         let authors = match &private.authors {
             Some(authors) => {
                 authors.iter().filter(|key| self.keys.binary_search(key).is_ok()).copied().collect()
@@ -126,7 +143,7 @@ impl Viewer {
 pub struct View {
     /// What is for everybody.
     pub public: Filter,
-    /// What of private kinds the client wrote or is addressed by.
+    /// What of private kinds the client may see.
     pub own: Vec<Filter>,
 }
 
@@ -176,7 +193,8 @@ mod tests {
                 (0..rng.random_range(0..3)).map(|_| rng.random_range(1..most)).collect()
             };
             let private = PrivateKinds::new(some(6).into_iter().map(u16::from));
-            let viewer = Viewer::new(private.clone(), some(4).into_iter().map(|key| [key; 32]));
+            let viewer = Viewer::new(private.clone(), some(4).into_iter().map(|key| [key; 32]))
+                .seeing_all(seed % 4 == 0);
             let mut filter = Filter::default();
             let (kinds, authors, p) = (some(6), some(4), some(4));
             let sorted = |mut list: Vec<u8>| {
@@ -200,7 +218,8 @@ mod tests {
                     for p in 1..4 {
                         let event = event(author, kind, p);
                         let keys = viewer.keys();
-                        let may_see = !private.contains(kind)
+                        let may_see = viewer.sees_all()
+                            || !private.contains(kind)
                             || keys.contains(&[author; 32])
                             || keys.contains(&[p; 32]);
                         assert_eq!(viewer.sees(&event), may_see, "seed {seed}");

@@ -1,7 +1,7 @@
-//! Differences by what their events have in common: the day, the kind or the author.
+//! DifferenceCount by what their events have in common: the day, the kind or the author.
 
 use super::arrival::{Seen, Settled};
-use crate::reconcile::{Differences, Found};
+use crate::reconcile::{Difference, DifferenceCount};
 use crate::store::{Event, EventSource, StoreError};
 use crate::utc;
 use serde::{Serialize, Serializer};
@@ -17,7 +17,7 @@ const MOST_LOOKED_AT: usize = 100_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum By {
-    /// The day of `created_at`, in UTC. Found out by the reconciliation alone.
+    /// The day of `created_at`, in UTC. Difference out by the reconciliation alone.
     #[default]
     Day,
     /// The kind. The events that only the peer has are asked for, and not kept.
@@ -65,7 +65,7 @@ impl By {
 
 /// How much differs, row by row.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rows(pub(super) BTreeMap<Key, Differences>);
+pub(super) struct Rows(pub(super) BTreeMap<Key, DifferenceCount>);
 
 impl Rows {
     fn add(&mut self, key: Key, have: u64, need: u64) {
@@ -80,7 +80,7 @@ impl Rows {
     }
 
     fn merge(&mut self, other: Self) {
-        for (key, Differences { have, need }) in other.0 {
+        for (key, DifferenceCount { have, need }) in other.0 {
             self.add(key, have, need);
         }
     }
@@ -96,7 +96,7 @@ pub(super) struct Breakdown {
     /// Those that are being asked for.
     awaited: HashSet<[u8; 32]>,
     /// What the session under way has found; only a complete one counts.
-    session: Found,
+    session: Difference,
 }
 
 /// What a complete session leaves to be looked up.
@@ -114,21 +114,21 @@ impl Breakdown {
             rows: Rows::default(),
             unseen: 0,
             awaited: HashSet::new(),
-            session: Found::new(),
+            session: Difference::new(),
         }
     }
 
     /// A session begins: what an unfinished one has found is found again.
     pub(super) fn begin_session(&mut self) {
-        self.session = Found::new();
+        self.session = Difference::new();
     }
 
     /// What an answer shows.
-    pub(super) fn found(&mut self, found: &Found) {
+    pub(super) fn found(&mut self, found: &Difference) {
         match self.by {
             By::Day => {
-                for (start, differences) in &found.cells {
-                    let cell = self.session.cells.entry(*start).or_default();
+                for (start, differences) in &found.time_buckets {
+                    let cell = self.session.time_buckets.entry(*start).or_default();
                     cell.have += differences.have;
                     cell.need += differences.need;
                 }
@@ -142,8 +142,8 @@ impl Breakdown {
 
     /// The session is complete.
     pub(super) fn end_session(&mut self) -> ToLookUp {
-        let Found { have, mut need, cells } = std::mem::take(&mut self.session);
-        for (start, Differences { have, need }) in cells {
+        let Difference { have, mut need, time_buckets: cells } = std::mem::take(&mut self.session);
+        for (start, DifferenceCount { have, need }) in cells {
             self.rows.add(Key::Day(start), have, need);
         }
         let room = MOST_LOOKED_AT.saturating_sub(self.awaited.len());

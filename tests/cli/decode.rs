@@ -3,7 +3,7 @@
 use crate::support::process::{Ended, negsync};
 use negsync::item::Item;
 use negsync::reconcile::message::{Decoder, Encoder};
-use negsync::reconcile::{Bound, Initiator, Options, Responder, SortedItems};
+use negsync::reconcile::{Bound, Initiator, InitiatorOptions, Responder, SortedItems};
 use nostr::Timestamp;
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -265,7 +265,7 @@ fn a_frame_that_was_cut_is_told_from_a_whole_one() {
             SortedItems::new([both.clone(), any_set(&mut rng, count)].concat())
         };
         let (ours, theirs) = (side(), side());
-        let mut initiator = Initiator::new(&ours, Options::reference(0)).unwrap();
+        let mut initiator = Initiator::new(&ours, InitiatorOptions::reference(0)).unwrap();
         let limit = rng.random_range(4_096..20_000);
         let mut question = initiator.open();
         // Two questions: the second asks about many ranges.
@@ -274,10 +274,10 @@ fn a_frame_that_was_cut_is_told_from_a_whole_one() {
             let limited = Responder::new(&theirs, limit).unwrap().answer(&question).unwrap();
             answers.push((limited == whole, limited));
             answers.push((true, whole.clone()));
-            let mut found = negsync::reconcile::Found::new();
+            let mut found = negsync::reconcile::Difference::new();
             match initiator.receive(&whole, &mut found).unwrap() {
-                negsync::reconcile::Step::Send(next) => question = next,
-                negsync::reconcile::Step::Done => break,
+                negsync::reconcile::InitiatorStep::Send(next) => question = next,
+                negsync::reconcile::InitiatorStep::Done => break,
             }
         }
     }

@@ -4,7 +4,7 @@ use crate::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use negsync::item::Item;
-use negsync::reconcile::{Found, Initiator, Options, SortedItems, Step};
+use negsync::reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, SortedItems};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ fn expected(filter: &Value, id: &str, events: &[Value]) -> (Value, SortedItems) 
         Item::new(event["created_at"].as_u64().unwrap(), id)
     });
     let set: SortedItems = items.collect();
-    let message = Initiator::new(&set, Options::reference(0)).unwrap().open();
+    let message = Initiator::new(&set, InitiatorOptions::reference(0)).unwrap().open();
     (json!(["NEG-OPEN", id, filter, faster_hex::hex_string(&message)]), set)
 }
 
@@ -81,14 +81,14 @@ async fn what_is_pasted_finds_what_is_lacking() {
     let mut client = relay.client().await;
     let line = neg_open(&json!({"kinds": [1]}), &["--store", ours.to_str().unwrap()]);
     let (_, set) = expected(&json!({"kinds": [1]}), "neg", &some);
-    let mut initiator = Initiator::new(&set, Options::reference(0)).unwrap();
-    let mut found = Found::new();
+    let mut initiator = Initiator::new(&set, InitiatorOptions::reference(0)).unwrap();
+    let mut found = Difference::new();
     let mut answer = client.ask(&line).await;
     loop {
         let message = faster_hex::hex_decode_vec(answer[2].as_str().unwrap().as_bytes()).unwrap();
         match initiator.receive(&message, &mut found).unwrap() {
-            Step::Done => break,
-            Step::Send(next) => {
+            InitiatorStep::Done => break,
+            InitiatorStep::Send(next) => {
                 answer =
                     client.ask(&json!(["NEG-MSG", "neg", faster_hex::hex_string(&next)])).await;
             }

@@ -242,3 +242,41 @@ async fn messages_behind_auth_are_answered_with_it() {
     let query = tokio::time::timeout(PATIENCE, client.query(&[json!({ "kinds": [4] })])).await;
     assert_eq!(query.unwrap(), [protected]);
 }
+
+/// A mirror reads what the relay stores and brings what another relay has taken, whoever wrote it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_sees_all_and_brings_anything() {
+    let [member, stranger, mirror] = [1, 2, 3].map(Author::new);
+    let relay = TestRelay::start_with(|config| {
+        config.auth.publish_keys = listed(&[&member]);
+        config.auth.sync_keys = listed(&[&member]);
+        config.auth.mirror_keys = listed(&[&mirror]);
+    })
+    .await;
+    let letter = member.event(4, AT, json!([["p", stranger.key()]]), "hidden");
+    let protected = stranger.event(1, AT + 1, json!([["-"]]), "for members");
+    let repost = stranger.event(6, AT + 2, json!([]), &protected.to_string());
+    let wrap = stranger.event(1_059, AT + 3, json!([["p", stranger.key()]]), "hidden");
+    let brought = [protected, repost, wrap];
+    let mut client = relay.client().await;
+    client.store(&letter).await;
+    for (event, prefix) in brought.iter().zip(["auth-required: ", "blocked: ", "auth-required: "]) {
+        expect_refused(&mut client, event, prefix).await;
+    }
+    shown(&mut client, &mirror, &relay).await;
+    for event in &brought {
+        client.store(event).await;
+    }
+    let all = [&[letter][..], &brought].concat();
+    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids(&all));
+    assert_eq!(
+        client.query(&[json!({})]).await,
+        model::answer(&[json!({})], &all).into_iter().cloned().collect::<Vec<_>>()
+    );
+    assert_eq!(client.count(&[json!({ "kinds": [4, 1_059] })]).await, 2);
+    // An AUTH event is nobody's to bring.
+    let auth = stranger.authentication(events::unix_now(), &relay.url(), "another challenge");
+    expect_refused(&mut client, &auth, "invalid: ").await;
+    // The key is one connection's.
+    assert_eq!(relay.client().await.query(&[json!({})]).await.len(), 2);
+}

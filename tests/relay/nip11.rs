@@ -43,7 +43,7 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
     assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(document["negentropy"], 1);
     // Each of them has its tests.
-    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 70, 77]));
+    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 67, 70, 77]));
     let limitation = &document["limitation"];
     for (key, value) in [
         ("max_message_length", 30_000),

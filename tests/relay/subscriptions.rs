@@ -1,6 +1,7 @@
 //! REQ, EOSE, CLOSE and COUNT (NIP-01, NIP-45).
 
 use crate::support::{Author, Client, TestRelay, corpora, events, id_of, model};
+use negsync::config::Within;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -202,4 +203,49 @@ async fn close_of_an_unknown_id_is_silent_and_a_ping_is_answered() {
     }
     client.send_frame(Message::Close(None)).await;
     assert!(matches!(client.next_frame("a close frame").await, Some(Message::Close(_))));
+}
+
+/// NIP-67: `finish` where the naive answer without limits is what was sent, `more` only where it is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_eose_says_whether_a_limit_left_events_out() {
+    let seed = 40;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let relay = TestRelay::start_with(|config| {
+        config.limits.events_per_filter = Within::new(60);
+    })
+    .await;
+    let mut client = relay.client().await;
+    let all = events::generate(seed, 400);
+    client.publish_all(&all).await;
+    let stored = model::public(&model::kept(&all, events::unix_now()));
+    let mut seen: HashMap<Option<String>, usize> = HashMap::new();
+    for _ in 0..300 {
+        let count = rng.random_range(1..3);
+        let filters: Vec<Value> = (0..count).map(|_| random_filter(&mut rng, &stored)).collect();
+        let mut unlimited = filters.clone();
+        unlimited.iter_mut().for_each(|filter| {
+            filter.as_object_mut().unwrap().remove("limit");
+        });
+        let matching = model::answer(&unlimited, &stored).len();
+        let sent = client.query(&filters).await.len();
+        let context = format!("seed {seed}: {sent} of {matching}, {:?}, {filters:?}", client.hints);
+        assert!(client.hints.len() < 2, "{context}");
+        let hint = client.hints.first().cloned();
+        match hint.as_deref() {
+            Some("finish") => assert_eq!(sent, matching, "{context}"),
+            Some("more") => assert!(sent < matching, "{context}"),
+            None => assert!(filters.len() > 1 || filters[0]["limit"] == 0, "{context}"),
+            _ => panic!("{context}"),
+        }
+        *seen.entry(hint).or_default() += 1;
+    }
+    for hint in ["finish", "more"] {
+        assert!(seen[&Some(hint.to_owned())] > 50, "{seen:?}");
+    }
+    // Of a limit of 0 nothing is known, and an empty list matches nothing.
+    for (filter, hints) in [(json!({ "limit": 0 }), vec![]), (json!({ "ids": [] }), vec!["finish"])]
+    {
+        assert_eq!(client.query(&[filter]).await, Vec::<Value>::new());
+        assert_eq!(client.hints, hints);
+    }
 }

@@ -3,6 +3,7 @@
 use crate::subscriptions::random_filter;
 use crate::support::negentropy_client::{neg_ids, reconcile};
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
+use negsync::config::PublicKeys;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -33,6 +34,20 @@ fn some_events(rng: &mut StdRng, count: usize, kinds: &[u16]) -> Vec<Value> {
         .collect()
 }
 
+/// A relay of which one author's key is a mirror's.
+async fn relay_with_a_mirror() -> TestRelay {
+    let key = faster_hex::hex_decode_array(authors()[4].key().as_bytes()).unwrap();
+    TestRelay::start_with(|config| config.auth.mirror_keys = PublicKeys::from_iter([key])).await
+}
+
+/// What a client with these keys may see of the events.
+fn visible(events: &[Value], keys: &[String]) -> Vec<Value> {
+    if keys.contains(&authors()[4].key()) {
+        return events.to_vec();
+    }
+    model::visible(events, &PRIVATE, keys)
+}
+
 /// A client that has shown none, one or two of the authors' keys, and those keys.
 async fn random_viewer(rng: &mut StdRng, relay: &TestRelay) -> (Client, Vec<String>) {
     let mut client = relay.client().await;
@@ -59,13 +74,13 @@ fn is_refused(filters: &[Value], keys: &[String]) -> bool {
 async fn req_count_and_neg_show_what_the_naive_model_does() {
     let seed = 600;
     let mut rng = StdRng::seed_from_u64(seed);
-    let relay = TestRelay::start().await;
+    let relay = relay_with_a_mirror().await;
     let all = some_events(&mut rng, 500, &[1, 1, 1, 7, 4, 1_059, 14]);
     relay.client().await.publish_all(&all).await;
     let mut answered = 0;
     for round in 0..60 {
         let (mut client, keys) = random_viewer(&mut rng, &relay).await;
-        let visible = model::visible(&all, &PRIVATE, &keys);
+        let visible = visible(&all, &keys);
         for _ in 0..6 {
             let filters: Vec<Value> =
                 (0..rng.random_range(1..3)).map(|_| random_filter(&mut rng, &all)).collect();
@@ -98,7 +113,7 @@ async fn req_count_and_neg_show_what_the_naive_model_does() {
 async fn live_events_reach_those_who_may_see_them_and_no_others() {
     for seed in 610..613 {
         let mut rng = StdRng::seed_from_u64(seed);
-        let relay = TestRelay::start().await;
+        let relay = relay_with_a_mirror().await;
         let all = some_events(&mut rng, 120, &[1, 4, 1_059, 21_059, 20_001]);
         let mut viewers = Vec::new();
         for _ in 0..6 {
@@ -133,7 +148,7 @@ async fn live_events_reach_those_who_may_see_them_and_no_others() {
                 }
             }
             assert!(is_asked || !seen.is_empty());
-            let visible = model::visible(&all, &PRIVATE, &keys);
+            let visible = visible(&all, &keys);
             let matching = visible.iter().filter(|event| model::matches(&filter, event));
             assert_eq!(seen, model::ids(matching), "seed {seed}, {keys:?}, {filter}");
         }
@@ -146,7 +161,7 @@ async fn live_events_reach_those_who_may_see_them_and_no_others() {
 async fn sets_taken_while_events_are_published_have_no_trace_of_others() {
     let seed = 620;
     let mut rng = StdRng::seed_from_u64(seed);
-    let relay = TestRelay::start().await;
+    let relay = relay_with_a_mirror().await;
     let before = some_events(&mut rng, 300, &[1, 4, 1_059]);
     let during = some_events(&mut rng, 600, &[1, 4, 1_059]);
     let mut publisher = relay.client().await;
@@ -154,15 +169,15 @@ async fn sets_taken_while_events_are_published_have_no_trace_of_others() {
     let done = Arc::new(AtomicBool::new(false));
     let all: Vec<Value> = [&before[..], &during[..]].concat();
     let mut clients = Vec::new();
-    for author in [None, Some(Author::new(1)), Some(Author::new(2))] {
+    for author in [None, Some(Author::new(1)), Some(Author::new(2)), Some(Author::new(5))] {
         let mut client = relay.client().await;
         let mut keys = Vec::new();
         if let Some(author) = author {
             assert!(client.authenticate(&author, &relay.url()).await.0);
             keys.push(author.key());
         }
-        let least = model::ids(&model::visible(&before, &PRIVATE, &keys));
-        let most = model::ids(&model::visible(&all, &PRIVATE, &keys));
+        let least = model::ids(&visible(&before, &keys));
+        let most = model::ids(&visible(&all, &keys));
         let done = Arc::clone(&done);
         clients.push(tokio::spawn(async move {
             let mut rounds = 0;

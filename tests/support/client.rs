@@ -19,6 +19,8 @@ const PUBLISH_EVENTS: usize = 200;
 pub struct Client {
     /// What the relay asks to be signed (NIP-42).
     pub challenge: String,
+    /// The hints of the last EOSE (NIP-67); `next` returns it without them.
+    pub hints: Vec<String>,
     socket: WebSocketStream<MaybeTlsStream<TcpStream>>,
     fences: usize,
 }
@@ -44,7 +46,7 @@ impl Client {
                 .await
                 .expect("no WebSocket within 10 s")
                 .unwrap_or_else(|error| panic!("cannot connect to {url}: {error}"));
-        Self { challenge: String::new(), socket, fences: 0 }
+        Self { challenge: String::new(), hints: Vec::new(), socket, fences: 0 }
     }
 
     /// Shows that the author's key is ours (NIP-42), and returns what the OK says.
@@ -59,7 +61,9 @@ impl Client {
         request.headers_mut().insert("x-forwarded-for", client.parse().unwrap());
         match connect_async_with_config(request, None, true).await {
             Ok((socket, _)) => {
-                Ok(Self { challenge: String::new(), socket, fences: 0 }.challenged().await)
+                Ok(Self { challenge: String::new(), hints: Vec::new(), socket, fences: 0 }
+                    .challenged()
+                    .await)
             }
             Err(Error::Http(response)) => Err(response.status().as_u16()),
             Err(error) => panic!("cannot connect to {url}: {error}"),
@@ -104,7 +108,14 @@ impl Client {
 
     pub async fn next(&mut self, expected: &str) -> Value {
         let text = self.next_text(expected).await;
-        serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"))
+        let mut message: Value =
+            serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error} in {text}"));
+        if message[0] == "EOSE" {
+            let elements = message.as_array_mut().unwrap();
+            let hints = elements.drain(2..).map(serde_json::from_value::<Vec<String>>);
+            self.hints = hints.flat_map(Result::unwrap).collect();
+        }
+        message
     }
 
     pub async fn expect(&mut self, expected: Value) {

@@ -29,18 +29,49 @@ async fn protected_events_stay_where_their_author_put_them() {
     }
 }
 
+/// Has the store's syncs move protected events.
+fn move_protected(store: &TestStore) {
+    let mut config = Config::default();
+    config.sync.protected = true;
+    store.local.admission.reload(config);
+}
+
 /// The operator of both relays may say that they are one.
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_events_are_taken_where_the_operator_says_so() {
     let theirs = protected(2, "theirs");
     let store = TestStore::new(&notes(161, 10));
-    let mut config = Config::default();
-    config.sync.protected = true;
-    store.local.admission.reload(config);
+    move_protected(&store);
     let relay = TestRelay::new(std::slice::from_ref(&theirs)).await;
     let (report, _) = sync_with(&store, &relay.url(), &Options::default()).await;
     assert!(report.complete, "{report:?}");
     assert!(store.ids().contains(&id(&theirs)));
+}
+
+/// Two relays of one operator: with a key that sees all, private kinds become equal as well.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mirror_moves_private_and_protected_events() {
+    let mirror = author(9);
+    let to = Tag::public_key(author(3).public_key());
+    let letters = |number: u8| {
+        let letter = |n: u64| {
+            event(&author(number), [4, 1_059][n as usize % 2], START + n, vec![to.clone()], "")
+        };
+        (0..40).map(letter).collect::<Vec<_>>()
+    };
+    let mut store = TestStore::new(&[letters(1), vec![protected(1, "ours")]].concat());
+    let change = |config: &mut negsync::config::Config| {
+        config.auth.required = true;
+        config.auth.mirror_keys = [mirror.public_key().to_bytes()].into_iter().collect();
+    };
+    let theirs = [letters(2), vec![protected(2, "theirs")]].concat();
+    let relay = TestRelay::with(&theirs, change).await;
+    move_protected(&store);
+    store.local.keys = Some(mirror.clone());
+    let report = sync_all(&store, &relay.url()).await;
+    assert!(report.complete, "{report:?}");
+    assert_eq!(store.ids().len(), 82, "{report:?}");
+    assert_same(&store.ids(), &relay.ids(), &format!("{report:?}"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ mod ranges;
 mod wants;
 
 use line::{Line, Shape};
-use negsync::reconcile::message::{Fault, PROTOCOL_VERSION};
+use negsync::reconcile::message::{DecodeFault, PROTOCOL_VERSION};
 use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
 use std::fmt::Write;
@@ -114,9 +114,11 @@ fn explain_hex(
     let message = decode_hex(hex)?;
     let _ = writeln!(out, "{what}: {}", counted(message.len(), "byte"));
     let totals = write_table(&message, all, out).map_err(|wrong| match wrong.fault {
-        Fault::NotNegentropy(_) => format!("{wrong}; a message of negentropy v1 begins with 61"),
+        DecodeFault::NotNegentropy(_) => {
+            format!("{wrong}; a message of negentropy v1 begins with 61")
+        }
         // Negentropy v1, "Protocol version".
-        Fault::OtherVersion(byte) => format!(
+        DecodeFault::OtherVersion(byte) => format!(
             "{wrong} but means version {}; who speaks only v1 answers with 61 alone, and the \
              sender may begin anew in v1",
             byte & 0x0f

@@ -1,6 +1,6 @@
 //! A negentropy message as a table: one line a range, with the ids that it lists.
 
-use negsync::reconcile::message::{Decoder, Fault, Payload, Range};
+use negsync::reconcile::message::{DecodeFault, Decoder, Payload, Range};
 use negsync::reconcile::{Bound, MessageError};
 use negsync::utc::utc;
 use std::fmt::Write;
@@ -75,7 +75,7 @@ fn write_ranges(message: &[u8], all: bool, out: &mut String) -> Result<Totals, M
         }
         // An initiator refuses it, a responder takes it as empty.
         if range.upper.item < lower.item {
-            return Err(MessageError { offset, fault: Fault::BackwardBound });
+            return Err(MessageError { offset, fault: DecodeFault::BackwardBound });
         }
         let bytes = ranges.offset() - offset;
         let upper = show_bound(&range.upper, all);

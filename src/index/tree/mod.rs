@@ -29,7 +29,7 @@ mod tests;
 
 use super::charge::Charge;
 use crate::item::Item;
-use crate::reconcile::{Bound, Place, RangeSet, Sum};
+use crate::reconcile::{Bound, RangePosition, RangeSet, Sum};
 use leaf::Spot;
 use node::{Shape, Subtree, Work};
 use std::ops::Range;
@@ -221,14 +221,14 @@ impl RangeSet for Tree {
 
     // One step for all before the next step for any: reads of leaves do not
     // wait for each other.
-    fn places(&self, items: &[Item]) -> Vec<Place> {
+    fn places(&self, items: &[Item]) -> Vec<RangePosition> {
         let mut spot = None;
         let spots: Vec<Spot> = items.iter().map(|item| self.next_spot(&mut spot, item)).collect();
         let blocks: Vec<usize> =
             items.iter().zip(&spots).map(|(item, spot)| spot.block_of(item)).collect();
         let place = |((item, spot), block): ((&Item, &Spot), usize)| {
             let rank = spot.lower_bound(item, block);
-            Place { rank: spot.rank + rank, sum: spot.sum_below(rank) }
+            RangePosition { rank: spot.rank + rank, sum: spot.sum_below(rank) }
         };
         items.iter().zip(&spots).zip(blocks).map(place).collect()
     }

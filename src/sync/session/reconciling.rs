@@ -8,8 +8,10 @@ use super::By;
 use super::{Breakdown, End, Session, Work};
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
-use crate::reconcile::sessions::{Ended, Kind, Limits, OpenError, Packet, Received};
-use crate::reconcile::{Found, InitiatorError, Options, RangeSet, Rule, Sessions};
+use crate::reconcile::sessions::{
+    OpenError, Packet, PacketKind, PacketOutcome, SessionEnd, SessionLimits,
+};
+use crate::reconcile::{Difference, InitiatorError, InitiatorOptions, RangeSet, Rule, Sessions};
 use crate::store::{Reader, StoreError, unix_now};
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -69,7 +71,7 @@ struct Shared(Arc<Mutex<Sessions<String, Slice>>>);
 
 impl Default for Shared {
     fn default() -> Self {
-        let limits = Limits { sessions: 1, idle_s: u64::MAX, ..Limits::default() };
+        let limits = SessionLimits { sessions: 1, idle_s: u64::MAX, ..SessionLimits::default() };
         Self(Arc::new(Mutex::new(Sessions::new(limits, 0))))
     }
 }
@@ -100,7 +102,7 @@ pub(super) struct Opened {
 /// An answer that has been read.
 pub(super) struct Reading {
     open: Box<Open>,
-    received: Received,
+    received: PacketOutcome,
     unsettled_items: usize,
     remembered: HashMap<[u8; 32], String>,
 }
@@ -163,7 +165,7 @@ impl Session<'_> {
         let (sets, checkpoint) = (self.local.sets.clone(), self.checkpoint);
         let information = self.peer.information;
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
-        let cell_s = (self.memory.by == Some(By::Day)).then_some(DAY_S);
+        let time_bucket_s = (self.memory.by == Some(By::Day)).then_some(DAY_S);
         let rule = if self.memory.reference_rule { Rule::Reference } else { Rule::Adaptive };
         let ahead = self.options.direction.is_down()
             && !self.options.dry_run
@@ -189,21 +191,21 @@ impl Session<'_> {
             let unknown = checkpoint.map(|second| second.max(known).saturating_add(1));
             let newer = |second: &u64| items - set.lower_bound(&Item::new(*second, [0; 32]));
             let ahead = unknown.filter(|second| ahead && newer(second) <= FEW_NEW_ITEMS);
-            let options = Options {
+            let options = InitiatorOptions {
                 rule,
                 frame_limit_bytes: information.frame_limit_bytes(),
                 opening_limit_bytes: information.opening_limit_bytes(filter_bytes),
-                checkpoint,
+                sync_mark: checkpoint,
                 since: window.since,
-                cell_s,
-                ..Options::default()
+                time_bucket_s,
+                ..InitiatorOptions::default()
             };
             let mut sessions = sessions.lock();
             // Whatever was under way is over: there is one session at a time.
             let opened = match sessions.open(id.clone(), set.clone(), options, 0) {
                 // The limits are within the protocol's: see `Information`.
                 Err(OpenError::FrameLimit(_)) => {
-                    sessions.open(id.clone(), set, Options::default(), 0)
+                    sessions.open(id.clone(), set, InitiatorOptions::default(), 0)
                 }
                 opened => opened,
             };
@@ -250,7 +252,7 @@ impl Session<'_> {
         let peer = self.url.as_str().to_owned();
         let sessions = self.reconciling.sessions.clone();
         self.begin_work(move || {
-            let answer = Packet { kind: Kind::Answer, session: open.number, payload };
+            let answer = Packet { kind: PacketKind::Answer, session: open.number, payload };
             let mut sessions = sessions.lock();
             let received = sessions.receive(&open.id, &answer, 0, || None);
             let asking = sessions.asking(&open.id);
@@ -274,7 +276,7 @@ impl Session<'_> {
                 self.reconciling.stage = Stage::Held(open, question.payload);
             }
             (None, Some(question)) => self.ask(open, &question.payload)?,
-            (Some(Ended::Failed(error)), _) => {
+            (Some(SessionEnd::Failed(error)), _) => {
                 self.peer.send(message::neg_close(&open.id))?;
                 self.unreadable(&open.id, open.window, &error);
             }
@@ -408,7 +410,7 @@ impl Session<'_> {
 fn remembered(
     reader: &Reader,
     peer: &str,
-    found: &Found,
+    found: &Difference,
 ) -> Result<HashMap<[u8; 32], String>, StoreError> {
     let mut remembered = reader.refused(peer, &found.need)?;
     remembered.extend(reader.refused(peer, &found.have)?);

@@ -1,0 +1,208 @@
+//! What to ask of a range: the numbers, and the choices made with them.
+//!
+//! A fingerprint costs about 20 bytes to ask or answer and, at the slowest
+//! responder known, 60 microseconds; an id costs 32 bytes and next to no time.
+
+use super::{Pending, RangeState};
+use crate::range_set::{Bound, RangeSet};
+use crate::reference::{Bucket, LIST_BELOW_ITEMS, buckets};
+use alloc::vec;
+use alloc::vec::Vec;
+
+/// A range that differs is listed rather than split up to this many of our
+/// items: two leaves of a responder's own.
+const LIST_UP_TO_ITEMS: usize = 63;
+
+/// The most of our items that one list is asked for.
+pub(super) const LIST_MOST_ITEMS: usize = 8192;
+
+/// Above this many differences an item, lists are cheaper than splitting.
+const DENSE: f64 = 0.04;
+
+/// The bucket that a responder lists at once when it differs: below its 32 even
+/// with a few items that we have not.
+const LEAF_ITEMS: usize = 24;
+
+/// While all pending ranges come to at most this many leaves, ask for leaves.
+const MOST_LEAVES: usize = 1200;
+
+/// Otherwise, the bucket that a responder splits into 16 leaves of its own, of
+/// about 15 items each: where differences lie one in a hundred to one in a
+/// thousand, smaller leaves cost more in fingerprints than they save in ids.
+const TWIG_ITEMS: usize = 240;
+
+/// The most twigs that one range is split into.
+const MOST_TWIGS: usize = 16;
+
+/// The buckets of an opening.
+const OPENING_BUCKETS: usize = 64;
+
+/// The buckets of an opening below the sync mark, where little is expected.
+const CHECKED_BUCKETS: usize = 16;
+
+/// The items in a bucket of an opening where differences are expected.
+const OPENING_LEAF_ITEMS: usize = 16;
+
+/// The most buckets of an opening above the sync mark.
+const UNCHECKED_BUCKETS: usize = 256;
+
+/// What to ask of a range.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Plan {
+    List,
+    /// This many fingerprints.
+    Split(usize),
+}
+
+/// The choices, given what the peer has been seen to accept.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SplitStrategy {
+    /// Whether an IdList may hold fewer ids than we have in its range.
+    empty_id_lists: bool,
+    /// Whether the peer answers long lists with lists.
+    long_lists: bool,
+}
+
+impl SplitStrategy {
+    pub(super) fn new(empty_id_lists: bool) -> Self {
+        Self { empty_id_lists, long_lists: empty_id_lists }
+    }
+
+    /// `odd` is that of an answer (see [`AnswerReading`](super::reply::AnswerReading)).
+    pub(super) fn learn(&mut self, odd: bool) {
+        self.long_lists &= !odd;
+    }
+
+    pub(super) fn lists_own_ids(&self) -> bool {
+        !self.empty_id_lists
+    }
+
+    pub(super) fn joins_lists(&self) -> bool {
+        self.long_lists
+    }
+
+    fn lists_up_to(&self) -> usize {
+        if self.empty_id_lists { LIST_UP_TO_ITEMS } else { LIST_BELOW_ITEMS - 1 }
+    }
+
+    /// Whether asking about all of `pending` in leaves would take too many.
+    pub(super) fn is_crowded<'a>(&self, pending: impl Iterator<Item = &'a Pending>) -> bool {
+        let long = |range: &&Pending| {
+            range.state != RangeState::Untested && range.own_items() > self.lists_up_to()
+        };
+        let leaves = |range: &Pending| range.own_items().div_ceil(LEAF_ITEMS);
+        pending.filter(long).map(leaves).sum::<usize>() > MOST_LEAVES
+    }
+
+    pub(super) fn plan(&self, range: &Pending, crowded: bool) -> Plan {
+        let items = range.own_items();
+        // Where we hold nothing our fingerprint is that of nothing, which a
+        // responder may send for a reason of its own: always list.
+        if items == 0 {
+            return Plan::List;
+        }
+        let dense = range.density.is_some_and(|density| density > DENSE);
+        match range.state {
+            RangeState::Untested => Plan::Split(1),
+            _ if items <= self.lists_up_to() => Plan::List,
+            RangeState::Unlisted if self.long_lists => Plan::List,
+            RangeState::Differs if self.long_lists && dense => Plan::List,
+            _ if !crowded => Plan::Split(items.div_ceil(LEAF_ITEMS)),
+            _ => {
+                let least = if self.empty_id_lists { 1 } else { 2 };
+                let twigs = (items + TWIG_ITEMS / 2) / TWIG_ITEMS;
+                Plan::Split(twigs.clamp(least, MOST_TWIGS))
+            }
+        }
+    }
+}
+
+/// How long the answer to `plan` will be, near enough.
+pub(super) fn expected_reply_bytes(range: &Pending, plan: Plan) -> usize {
+    const RANGE_BYTES: usize = 8;
+    const FINGERPRINTS_BYTES: usize = 16 * (RANGE_BYTES + 16);
+    match plan {
+        // Nothing is known of it, and for the most part there is nothing.
+        Plan::List if range.own_items() == 0 && range.state == RangeState::Untested => RANGE_BYTES,
+        // Where we hold nothing the peer holds something, or it would be equal.
+        Plan::List => RANGE_BYTES + range.own_items().clamp(8, LIST_MOST_ITEMS) * 32,
+        Plan::Split(count) => {
+            let items = range.own_items() / count.max(1);
+            let differing = match range.density {
+                Some(density) => 1.0 - chance_of_none(density, items),
+                None => 1.0,
+            };
+            let answer = if items < LIST_BELOW_ITEMS { items * 32 } else { FINGERPRINTS_BYTES };
+            (count as f64 * differing * answer as f64) as usize
+        }
+    }
+}
+
+/// The chance that none of `items` differs, where each does with the odds `density`. Written out
+/// because `core` has no `powi`.
+fn chance_of_none(density: f64, items: usize) -> f64 {
+    let mut square = 1.0 - density.clamp(0.0, 1.0);
+    let mut chance = 1.0;
+    let mut exponent = items;
+    while exponent > 0 {
+        if exponent & 1 == 1 {
+            chance *= square;
+        }
+        square *= square;
+        exponent >>= 1;
+    }
+    chance
+}
+
+/// The ranges to begin with: all of the order, in ranges that touch.
+pub(super) fn opening<S: RangeSet>(set: &S, sync_mark: Option<u64>) -> Vec<Pending> {
+    let Some(newest) = set.len().checked_sub(1).and_then(|last| set.item(last)) else {
+        return vec![range(Bound::START, Bound::INFINITY, 0, 0, RangeState::Unlisted)];
+    };
+    // What is newer than all that we hold, we need: a list of it wastes nothing.
+    let ours_end = Bound::at(newest.created_at.saturating_add(1));
+    let mut out = SplitOpening { set, ranges: Vec::new(), rank: 0, lower: Bound::START };
+    match sync_mark.map(Bound::at) {
+        Some(checked) => {
+            let checked_items = set.lower_bound(&checked.item);
+            out.test(checked_items, checked, CHECKED_BUCKETS);
+            let unchecked = set.len() - checked_items;
+            if unchecked > LIST_UP_TO_ITEMS {
+                let buckets = unchecked.div_ceil(OPENING_LEAF_ITEMS).min(UNCHECKED_BUCKETS);
+                out.test(set.len(), ours_end, buckets);
+            }
+        }
+        None if set.len() > LIST_UP_TO_ITEMS => {
+            let buckets = (set.len() / OPENING_LEAF_ITEMS).min(OPENING_BUCKETS);
+            out.test(set.len(), ours_end, buckets);
+        }
+        None => {}
+    }
+    let (rank, lower) = (out.rank, out.lower);
+    out.ranges.push(range(lower, Bound::INFINITY, rank, set.len(), RangeState::Unlisted));
+    out.ranges
+}
+
+struct SplitOpening<'a, S> {
+    set: &'a S,
+    ranges: Vec<Pending>,
+    rank: usize,
+    lower: Bound,
+}
+
+impl<S: RangeSet> SplitOpening<'_, S> {
+    /// Up to `upper`, before which `end` items lie, in up to `count` buckets.
+    fn test(&mut self, end: usize, upper: Bound, count: usize) {
+        let count = count.min(end - self.rank).max(1);
+        for bucket in buckets(self.set, self.rank..end, upper, count) {
+            let Bucket { start, end, upper, .. } = bucket;
+            self.ranges.push(range(self.lower, upper, start, end, RangeState::Untested));
+            self.lower = upper;
+        }
+        self.rank = end;
+    }
+}
+
+fn range(lower: Bound, upper: Bound, start: usize, end: usize, state: RangeState) -> Pending {
+    Pending { lower, upper, start, end, state, density: None }
+}

@@ -1,0 +1,106 @@
+//! The side that asks, and learns what differs.
+
+use super::adaptive::AdaptiveInitiator;
+use super::difference::Difference;
+use super::message::Decoder;
+use super::options::{InitiatorError, InitiatorOptions, InitiatorStep, Rule};
+use super::range_set::RangeSet;
+use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError};
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+/// After how many answers in a row that show no difference a session by the reference rule ends. A
+/// responder that does no more than halve ranges is through the largest set in half of them.
+const MAX_EMPTY_ANSWERS: u32 = 128;
+
+/// Asks a responder for what differs from one set.
+#[derive(Clone, Debug)]
+pub struct Initiator<S> {
+    set: S,
+    asking: RuleState,
+}
+
+#[derive(Clone, Debug)]
+enum RuleState {
+    Reference { limit: FrameLimit, empty_answers: u32 },
+    Adaptive { session: Box<AdaptiveInitiator>, sync_mark: Option<u64> },
+}
+
+impl<S: RangeSet> Initiator<S> {
+    /// An initiator over `set`, which must stay as it is.
+    ///
+    /// # Errors
+    /// A frame or opening limit of 1 to 4095 bytes.
+    pub fn new(set: S, options: InitiatorOptions) -> Result<Self, FrameLimitError> {
+        let limit = FrameLimit::new(options.frame_limit_bytes)?;
+        if (1..FRAME_LIMIT_MIN_BYTES).contains(&options.opening_limit_bytes) {
+            return Err(FrameLimitError { limit_bytes: options.opening_limit_bytes });
+        }
+        let asking = match options.rule {
+            Rule::Reference => RuleState::Reference { limit, empty_answers: 0 },
+            Rule::Adaptive => RuleState::Adaptive {
+                session: Box::new(AdaptiveInitiator::new(&options)),
+                sync_mark: options.sync_mark,
+            },
+        };
+        Ok(Self { set, asking })
+    }
+
+    /// The set it asks about.
+    pub fn set(&self) -> &S {
+        &self.set
+    }
+
+    /// How many items of the set lie in ranges that are not settled yet; 0 with the reference
+    /// rule, which does not know.
+    pub fn unsettled_items(&self) -> usize {
+        match &self.asking {
+            RuleState::Reference { .. } => 0,
+            RuleState::Adaptive { session, .. } => session.unsettled_items(),
+        }
+    }
+
+    /// The first message. Calling it again begins anew.
+    pub fn open(&mut self) -> Vec<u8> {
+        match &mut self.asking {
+            RuleState::Reference { empty_answers, .. } => {
+                *empty_answers = 0;
+                reference::opening(&self.set)
+            }
+            RuleState::Adaptive { session, sync_mark } => session.open(&self.set, *sync_mark),
+        }
+    }
+
+    /// Reads the responder's `message`, adds what it shows to `found`, and says
+    /// what comes next.
+    ///
+    /// The adaptive rule finds no id twice, unless the peer lists it in two
+    /// places of its order.
+    ///
+    /// # Errors
+    /// The message cannot be read, or answers nothing that was asked; the
+    /// session is then over.
+    pub fn receive(
+        &mut self,
+        message: &[u8],
+        found: &mut Difference,
+    ) -> Result<InitiatorStep, InitiatorError> {
+        match &mut self.asking {
+            RuleState::Reference { limit, empty_answers } => {
+                let ranges = Decoder::new(message)?;
+                let known = found.have.len() + found.need.len();
+                let next = reference::reply(&self.set, *limit, ranges, Some(found))?;
+                if next.len() == 1 {
+                    return Ok(InitiatorStep::Done);
+                }
+                let is_empty = found.have.len() + found.need.len() == known;
+                *empty_answers = if is_empty { *empty_answers + 1 } else { 0 };
+                if *empty_answers >= MAX_EMPTY_ANSWERS {
+                    return Err(InitiatorError::NoProgress { answers: *empty_answers });
+                }
+                Ok(InitiatorStep::Send(next))
+            }
+            RuleState::Adaptive { session, .. } => session.receive(&self.set, message, found),
+        }
+    }
+}

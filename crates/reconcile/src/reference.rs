@@ -1,0 +1,270 @@
+//! What the reference implementations do with a message, range by range, for
+//! both roles: split a range whose fingerprint differs, list a small one, cut
+//! the frame when it is full. Byte for byte the message that the `negentropy`
+//! crate writes.
+//!
+//! Work on one message is linear in its length, with `log n` for each range:
+//! ranges never overlap (one that ends below its beginning is empty), so that
+//! a peer cannot have the same items listed twice, and a full frame ends the
+//! reading.
+
+use super::difference::Difference;
+use super::fingerprint::{Fingerprint, Sum};
+use super::message::{self, Decoder, Encoder, MessageError, Payload};
+use super::range_set::{Bound, RangePosition, RangeSet};
+use crate::item::Item;
+use alloc::vec::Vec;
+use core::fmt;
+use core::ops::Range;
+
+/// Into how many buckets a range that differs is split.
+pub(super) const BUCKETS: usize = 16;
+
+/// A range of fewer items than this is listed rather than split.
+pub(super) const LIST_BELOW_ITEMS: usize = 2 * BUCKETS;
+
+/// The least frame limit: what a split and the closing range always fit in.
+pub const FRAME_LIMIT_MIN_BYTES: usize = 4096;
+
+/// What a frame keeps free for the closing range.
+const FRAME_RESERVE_BYTES: usize = 200;
+
+/// A frame limit that cannot be kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FrameLimitError {
+    /// The limit that was asked for.
+    pub limit_bytes: usize,
+}
+
+impl fmt::Display for FrameLimitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit_bytes } = self;
+        write!(f, "a frame limit of {limit_bytes} bytes is below the least, 4096; 0 is none")
+    }
+}
+
+impl core::error::Error for FrameLimitError {}
+
+/// How long a message may get.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FrameLimit {
+    /// The length from which on a message is full, in bytes.
+    full_above: usize,
+}
+
+impl FrameLimit {
+    /// `limit_bytes`, with 0 for none.
+    pub(super) fn new(limit_bytes: usize) -> Result<Self, FrameLimitError> {
+        match limit_bytes {
+            0 => Ok(Self { full_above: usize::MAX }),
+            FRAME_LIMIT_MIN_BYTES.. => Ok(Self { full_above: limit_bytes - FRAME_RESERVE_BYTES }),
+            _ => Err(FrameLimitError { limit_bytes }),
+        }
+    }
+
+    /// Whether a message of `len` bytes takes no more.
+    pub(super) fn is_full(self, len: usize) -> bool {
+        len > self.full_above
+    }
+
+    /// How many ids a message of `len` bytes still takes: it is full after the
+    /// one that passes the limit.
+    fn ids_that_fit(self, len: usize) -> usize {
+        self.full_above.checked_sub(len).map_or(0, |room| room / 32 + 1)
+    }
+}
+
+/// The opening message: the whole set, split.
+pub(super) fn opening<S: RangeSet>(set: &S) -> Vec<u8> {
+    let mut out = Encoder::new();
+    split(set, &mut out, 0..set.len(), &Bound::INFINITY);
+    out.finish()
+}
+
+/// The answer to `message`. An initiator passes `found`, and reads the lists in
+/// the message instead of answering them.
+pub(super) fn reply<S: RangeSet>(
+    set: &S,
+    limit: FrameLimit,
+    message: Decoder<'_>,
+    mut found: Option<&mut Difference>,
+) -> Result<Vec<u8>, MessageError> {
+    let mut out = Encoder::new();
+    let mut lower_bound = Bound::START;
+    let mut skipping = false;
+    // Where the ranges written so far end, as a rank: the closing range of a
+    // full frame begins there.
+    let mut answered = 0;
+
+    for found_range in Placed::new(set, message) {
+        let PositionedRange { range, lower, mut upper, is_equal } = found_range?;
+        let before = out.mark();
+        let len_before = out.message_bytes();
+        match range.payload {
+            Payload::Skip => skipping = true,
+            Payload::Fingerprint(_) if is_equal => skipping = true,
+            Payload::Fingerprint(_) => {
+                if core::mem::take(&mut skipping) {
+                    out.skip(&lower_bound);
+                }
+                split(set, &mut out, lower..upper, &range.upper);
+            }
+            Payload::IdList(theirs) => match found.as_deref_mut() {
+                Some(found) => {
+                    found.compare(set, lower..upper, theirs);
+                    skipping = true;
+                }
+                None => {
+                    if core::mem::take(&mut skipping) {
+                        out.skip(&lower_bound);
+                    }
+                    let fit = lower.saturating_add(limit.ids_that_fit(len_before));
+                    // A list that is cut fills the frame.
+                    upper = list(set, &mut out, lower..upper, fit, &range.upper);
+                }
+            },
+        }
+        if limit.is_full(out.message_bytes()) {
+            if matches!(range.payload, Payload::IdList(_)) {
+                answered = upper;
+            } else {
+                out.go_back(before);
+            }
+            out.fingerprint(&Bound::INFINITY, &set.fingerprint(answered..set.len()));
+            break;
+        }
+        if out.message_bytes() > len_before {
+            answered = upper;
+        }
+        lower_bound = range.upper;
+    }
+    Ok(out.finish())
+}
+
+/// A range of a message, and what the set holds there.
+struct PositionedRange<'a> {
+    range: message::Range<'a>,
+    /// Where it begins and ends, as ranks.
+    lower: usize,
+    upper: usize,
+    /// Whether it is a fingerprint and the set's is the same.
+    is_equal: bool,
+}
+
+/// The ranges of a message with their places in the set, looked up a few at a
+/// time: what memory and hashing keep waiting then waits together.
+struct Placed<'s, 'a, S> {
+    set: &'s S,
+    message: Decoder<'a>,
+    lower: RangePosition,
+    ahead: alloc::vec::IntoIter<PositionedRange<'a>>,
+    /// What is wrong with the range after those.
+    wrong: Option<MessageError>,
+}
+
+/// How many ranges are looked up together.
+const RANGES_AHEAD: usize = 32;
+
+impl<'s, 'a, S: RangeSet> Placed<'s, 'a, S> {
+    fn new(set: &'s S, message: Decoder<'a>) -> Self {
+        let lower = RangePosition { rank: 0, sum: Sum::ZERO };
+        Self { set, message, lower, ahead: Vec::new().into_iter(), wrong: None }
+    }
+
+    fn look_ahead(&mut self) {
+        let mut ranges = Vec::with_capacity(RANGES_AHEAD);
+        for range in self.message.by_ref().take(RANGES_AHEAD) {
+            match range {
+                Ok(range) => ranges.push(range),
+                Err(wrong) => self.wrong = Some(wrong),
+            }
+        }
+        let bounds: Vec<Item> = ranges.iter().map(|range| range.upper.item).collect();
+        let found = ranges.into_iter().zip(self.set.places(&bounds)).map(|(range, upper)| {
+            // A range that ends below its beginning is empty.
+            let upper = if upper.rank < self.lower.rank { self.lower } else { upper };
+            let lower = core::mem::replace(&mut self.lower, upper);
+            let is_equal = match range.payload {
+                Payload::Fingerprint(theirs) => upper.fingerprint_from(&lower) == theirs,
+                _ => false,
+            };
+            PositionedRange { range, lower: lower.rank, upper: upper.rank, is_equal }
+        });
+        self.ahead = found.collect::<Vec<_>>().into_iter();
+    }
+}
+
+impl<'a, S: RangeSet> Iterator for Placed<'_, 'a, S> {
+    type Item = Result<PositionedRange<'a>, MessageError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.ahead.len() == 0 && self.wrong.is_none() {
+            self.look_ahead();
+        }
+        self.ahead.next().map(Ok).or_else(|| self.wrong.take().map(Err))
+    }
+}
+
+/// Lists the items at `ranks` below rank `fit`, and returns the rank where the
+/// list ends.
+fn list<S: RangeSet>(
+    set: &S,
+    out: &mut Encoder,
+    ranks: Range<usize>,
+    fit: usize,
+    upper: &Bound,
+) -> usize {
+    let end = ranks.end.min(fit);
+    // A list that is cut ends just below the first item that is not in it.
+    let cut = if end < ranks.end { set.item(end) } else { None };
+    let upper = cut.map_or(*upper, Bound::below);
+    out.id_list(&upper, end - ranks.start);
+    set.for_each(ranks.start..end, &mut |item| out.id(&item.id));
+    end
+}
+
+/// Writes the items at `ranks`, up to `upper`: a list of few, else the
+/// fingerprints of equal buckets.
+fn split<S: RangeSet>(set: &S, out: &mut Encoder, ranks: Range<usize>, upper: &Bound) {
+    if ranks.len() < LIST_BELOW_ITEMS {
+        list(set, out, ranks.clone(), ranks.end, upper);
+        return;
+    }
+    for bucket in buckets(set, ranks, *upper, BUCKETS) {
+        out.fingerprint(&bucket.upper, &bucket.fingerprint);
+    }
+}
+
+/// One bucket of a split.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bucket {
+    pub(super) start: usize,
+    pub(super) end: usize,
+    pub(super) upper: Bound,
+    pub(super) fingerprint: Fingerprint,
+}
+
+/// Splits `ranks`, which hold at least `count` items, into `count` buckets of
+/// equal size; the first ones take one more where it does not divide.
+pub(super) fn buckets<S: RangeSet>(
+    set: &S,
+    ranks: Range<usize>,
+    upper: Bound,
+    count: usize,
+) -> Vec<Bucket> {
+    let (size, larger) = (ranks.len() / count, ranks.len() % count);
+    let ends: Vec<usize> =
+        (0..=count).map(|index| ranks.start + index * size + index.min(larger)).collect();
+    let places = ends.iter().zip(set.cuts(&ends));
+    let places = places.map(|(rank, (bound, sum))| (bound, RangePosition { rank: *rank, sum }));
+    let places: Vec<(Bound, RangePosition)> = places.collect();
+    let pairs = places.iter().zip(places.iter().skip(1));
+    pairs
+        .map(|((_, lower), (bound, end))| Bucket {
+            start: lower.rank,
+            end: end.rank,
+            upper: if end.rank == ranks.end { upper } else { *bound },
+            fingerprint: end.fingerprint_from(lower),
+        })
+        .collect()
+}
