@@ -9,7 +9,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 /// The exit code when something is wrong with the store.
-const FOUND: u8 = 2;
+pub(super) const FOUND: u8 = 2;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -22,20 +22,26 @@ pub(super) struct Arguments {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let path = arguments.store.config()?.store.path;
-    let template = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
-    let bar = progress_bar(Some(0), template);
-    let checked = check(&path, |done, total| {
-        bar.set_length(total);
-        bar.set_position(done);
-    })?;
-    bar.finish_and_clear();
+    let checked = look(&path)?;
     let text = if arguments.json { object(&path, &checked) } else { lines(&path, &checked) };
     // Whoever closed standard output has the exit code.
     let _ = write!(std::io::stdout(), "{text}");
     Ok(if checked.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-fn lines(path: &Path, checked: &Checked) -> String {
+/// Checks a store, with a bar on a terminal.
+pub(super) fn look(path: &Path) -> anyhow::Result<Checked> {
+    let template = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
+    let bar = progress_bar(Some(0), template);
+    let checked = check(path, |done, total| {
+        bar.set_length(total);
+        bar.set_position(done);
+    })?;
+    bar.finish_and_clear();
+    Ok(checked)
+}
+
+pub(super) fn lines(path: &Path, checked: &Checked) -> String {
     let Checked { events, tags, expired, vanishing, found, findings } = checked;
     let mut text = String::new();
     for finding in findings {

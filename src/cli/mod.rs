@@ -1,10 +1,12 @@
 //! The command line: one file a command.
 
 mod attach;
+mod backup;
 mod check;
 mod chunks;
 mod compact;
 mod completions;
+mod connecting;
 mod decode;
 mod diff;
 mod explain;
@@ -15,6 +17,7 @@ mod man;
 mod neg_open;
 mod relay;
 mod remedy;
+mod restore;
 mod serving;
 mod sync;
 mod sync_progress;
@@ -25,7 +28,7 @@ pub(crate) use remedy::remedy;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LogConfig, LogFormat};
+use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
 use negsync::sync::{PeerFilter, PeerUrl};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -65,6 +68,15 @@ enum Command {
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
     Check(check::Arguments),
+    /// Copy the store to a new file, also while a relay writes to it.
+    ///
+    /// Exit code 0: the copy is whole and on the disk. 2: `--verify` found something wrong in it. 1: no
+    /// copy was made.
+    #[command(after_help = backup::EXAMPLES)]
+    Backup(backup::Arguments),
+    /// Make a store of a backup, where there is none yet.
+    #[command(after_help = restore::EXAMPLES)]
+    Restore(restore::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -107,9 +119,14 @@ fn read_config(path: &Path) -> Result<Config, ConfigError> {
     let config = Config::read(path)?;
     for (place, peer) in config.peers.iter().enumerate() {
         let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
-        PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
-        let filter = serde_json::Value::Object(peer.filter.clone()).to_string();
-        PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
+        let url = PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
+        if url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct {
+            let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
+            return Err(wrong("url", reason.to_owned()));
+        }
+        for filter in peer.filter.texts() {
+            PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
+        }
     }
     Ok(config)
 }
@@ -124,6 +141,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Decode(arguments) => decode::run(&arguments),
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
+        Command::Backup(arguments) => backup::run(&arguments),
+        Command::Restore(arguments) => restore::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),

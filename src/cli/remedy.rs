@@ -40,6 +40,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(SyncError::Key { .. }) = cause.downcast_ref() {
         return Some("write the key itself there, 64 hex digits or nsec1..., and nothing else");
     }
+    if let Some(SyncError::OnionWithoutProxy { .. }) = cause.downcast_ref() {
+        return Some("name Tor's SOCKS port, such as sync.proxy = \"socks5://127.0.0.1:9050\"");
+    }
     if let Some(SyncError::Authorities { .. }) = cause.downcast_ref() {
         return Some(
             "sync.ca_file is one or more certificates that begin with -----BEGIN CERTIFICATE-----",

@@ -1,5 +1,6 @@
 //! `negsync sync`
 
+use super::connecting::ConnectArguments;
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, start_log, unless_closed};
@@ -28,6 +29,8 @@ pub(super) struct Arguments {
     /// [attach] in the configuration), and into it by EVENT messages.
     #[arg(long, value_name = "URL")]
     into: Option<String>,
+    #[command(flatten)]
+    connecting: ConnectArguments,
     /// Only events that match this NIP-01 filter.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
@@ -67,6 +70,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     let mut config = arguments.store.config()?;
     arguments.attach.apply(&mut config)?;
+    arguments.connecting.apply(&mut config);
     if let Some(url) = &arguments.into {
         config.attach.url.clone_from(url);
     }

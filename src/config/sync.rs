@@ -1,8 +1,9 @@
 //! Whom the relay asks, and how.
 
-use super::Within;
 use super::section::section;
+use super::{Via, Within};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use std::path::PathBuf;
 
 section! {
@@ -16,6 +17,8 @@ section! {
         pub ca_file: PathBuf => OnReload,
         /// Whether protected events (NIP-70) are moved.
         pub protected: bool => OnReload,
+        /// The proxy through which peers are reached.
+        pub proxy: Via => OnReload,
     }
 }
 
@@ -25,9 +28,9 @@ section! {
 pub struct PeerConfig {
     /// The peer's `ws://` or `wss://` URL.
     pub url: String,
-    /// Which events, as a NIP-01 filter; all of them without it.
+    /// Which events, as one NIP-01 filter or several; all of them without it.
     #[serde(default)]
-    pub filter: serde_json::Map<String, serde_json::Value>,
+    pub filter: FilterObjects,
     /// Which way events move.
     #[serde(default)]
     pub direction: Direction,
@@ -37,6 +40,77 @@ pub struct PeerConfig {
     /// Whether events are passed on as they come.
     #[serde(default)]
     pub live: bool,
+    /// The proxy through which this peer is reached, in place of the one of `[sync]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxy: Option<Via>,
+    /// The most that is sent to the peer, in KiB per second; any amount without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_up_kib_s: Option<Within<16, 4_194_304>>,
+    /// The most that is read from the peer, in KiB per second; any amount without it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_down_kib_s: Option<Within<16, 4_194_304>>,
+}
+
+impl PeerConfig {
+    /// A peer with the defaults of `relay.toml`.
+    pub fn new(url: impl Into<String>) -> Self {
+        Self {
+            url: url.into(),
+            filter: FilterObjects::default(),
+            direction: Direction::default(),
+            interval_s: interval_s(),
+            live: false,
+            proxy: None,
+            max_up_kib_s: None,
+            max_down_kib_s: None,
+        }
+    }
+}
+
+/// One filter or an array of them, as NIP-01 writes them; at least one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
+pub struct FilterObjects(Vec<Map<String, Value>>);
+
+impl FilterObjects {
+    /// Each filter as JSON text.
+    pub fn texts(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|filter| Value::Object(filter.clone()).to_string())
+    }
+}
+
+impl Default for FilterObjects {
+    /// One filter that everything matches.
+    fn default() -> Self {
+        Self(vec![Map::new()])
+    }
+}
+
+impl TryFrom<Value> for FilterObjects {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<Self, Self::Error> {
+        let object = |value| match value {
+            Value::Object(filter) => Ok(filter),
+            _ => Err("must be a filter, such as { kinds = [1] }, or an array of filters"),
+        };
+        match value {
+            Value::Array(values) if values.is_empty() => Err("must hold at least one filter"),
+            Value::Array(values) => {
+                values.into_iter().map(object).collect::<Result<_, _>>().map(Self)
+            }
+            value => object(value).map(|filter| Self(vec![filter])),
+        }
+    }
+}
+
+impl From<FilterObjects> for Value {
+    fn from(FilterObjects(mut filters): FilterObjects) -> Self {
+        match filters.pop() {
+            Some(filter) if filters.is_empty() => Self::Object(filter),
+            last => filters.into_iter().chain(last).map(Self::Object).collect(),
+        }
+    }
 }
 
 fn interval_s() -> Within<1, 31_536_000> {

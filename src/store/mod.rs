@@ -2,6 +2,7 @@
 //! decide what an accepted event does.
 
 mod attached;
+mod backup;
 mod change;
 mod check;
 mod checkpoint;
@@ -29,6 +30,7 @@ mod writer;
 
 pub use crate::config::{RelayKind, Synchronous};
 pub use attached::{Attached, Listener};
+pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};

@@ -212,6 +212,14 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), 
     }
 }
 
+/// Refuses a file that is not a store of this version or an earlier one.
+pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match version(connection, path)? {
+        0 => Err(StoreError::NotAStore { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     if version(connection, path)? == MIGRATIONS.len() {
         return Ok(());

@@ -1,14 +1,8 @@
-//! The way to a peer: TCP, and TLS where its URL asks for it.
+//! Where a peer is, and why it could not be reached.
 
-use super::trust::Trust;
 use std::io::ErrorKind;
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::http::Uri;
-
-/// How long connecting may take, each step.
-pub(super) const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A byte stream, encrypted or not.
 pub(super) trait Duplex: AsyncRead + AsyncWrite + Unpin + Send {}
@@ -80,6 +74,27 @@ impl PeerUrl {
         &self.text
     }
 
+    /// The name or address; of an IPv6 address without brackets.
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The port.
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Whether TLS is spoken there.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// Whether it is an onion service (RFC 7686), which only Tor leads to.
+    pub fn is_onion(&self) -> bool {
+        let host = self.host.trim_end_matches('.');
+        host.rsplit_once('.').is_some_and(|(_, last)| last.eq_ignore_ascii_case("onion"))
+    }
+
     /// Host and port, as HTTP names them.
     pub(super) fn authority(&self) -> String {
         let host =
@@ -95,7 +110,7 @@ impl PeerUrl {
     }
 
     /// Why there is no connection, and what may be wrong.
-    fn unreached(&self, error: &std::io::Error) -> String {
+    pub(super) fn unreached(&self, error: &std::io::Error) -> String {
         match (error.kind(), error.raw_os_error()) {
             (ErrorKind::ConnectionRefused, _) => {
                 format!("nothing serves at {}; is the relay running?", self.authority())
@@ -104,23 +119,6 @@ impl PeerUrl {
             (_, None) => format!("{error}; is the name {} right?", self.host),
             _ => error.to_string(),
         }
-    }
-
-    /// Opens a byte stream.
-    pub(super) async fn dial(&self, trust: &Trust) -> Result<Box<dyn Duplex>, DialError> {
-        let tcp =
-            tokio::time::timeout(DIAL_TIMEOUT, TcpStream::connect((self.host.as_str(), self.port)));
-        let tcp = tcp
-            .await
-            .map_err(|_| DialError::new("no answer"))?
-            .map_err(|error| DialError::new(self.unreached(&error)))?;
-        tcp.set_nodelay(true).map_err(|error| DialError::new(error.to_string()))?;
-        if !self.encrypted {
-            return Ok(Box::new(tcp));
-        }
-        let tls = tokio::time::timeout(DIAL_TIMEOUT, trust.connect(&self.host, tcp));
-        let tls = tls.await.map_err(|_| DialError::new("no answer to TLS"))?;
-        Ok(Box::new(tls.map_err(DialError)?))
     }
 }
 

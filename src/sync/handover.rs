@@ -4,11 +4,11 @@
 use super::arrival::{Fate, Refusal};
 use super::auth::Auth;
 use super::backoff::Backoff;
+use super::connector::Connector;
 use super::dial::{PeerUrl, UrlError};
 use super::information::Information;
 use super::message::{self, PeerMessage};
 use super::peer::{Peer, PeerError};
-use super::trust::Trust;
 use crate::index::Sets;
 use crate::item::Item;
 use crate::store::{Event, Lifetime, VerifiedEvent};
@@ -42,12 +42,19 @@ impl Handover {
         url: &str,
         sets: Sets,
         keys: Option<Keys>,
-        trust: Trust,
+        connector: Connector,
     ) -> Result<Self, UrlError> {
         let url = PeerUrl::parse(url)?;
         let (batches, queue) = mpsc::unbounded_channel();
-        let hands =
-            Hands { url, sets, keys, trust, peer: None, auth: None, backoff: Backoff::default() };
+        let hands = Hands {
+            url,
+            sets,
+            keys,
+            connector,
+            peer: None,
+            auth: None,
+            backoff: Backoff::default(),
+        };
         tokio::spawn(hands.run(queue));
         Ok(Self { batches })
     }
@@ -66,7 +73,7 @@ struct Hands {
     url: PeerUrl,
     sets: Sets,
     keys: Option<Keys>,
-    trust: Trust,
+    connector: Connector,
     peer: Option<Peer>,
     auth: Option<Auth>,
     backoff: Backoff,
@@ -125,7 +132,7 @@ impl Hands {
         if self.peer.is_none() {
             self.auth = Some(Auth::new(self.keys.clone(), self.url.as_str()));
             let known = Some(Information::default());
-            self.peer = Some(Peer::connect(&self.url, &self.trust, known, None).await?);
+            self.peer = Some(Peer::connect(&self.url, &self.connector, known, None).await?);
         }
         let (Some(peer), Some(auth)) = (&mut self.peer, &mut self.auth) else { return Ok(()) };
         let mut waiting: VecDeque<usize> = (0..batch.len()).collect();

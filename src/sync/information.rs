@@ -1,7 +1,7 @@
 //! What a peer says of itself (NIP-11), as far as a sync can use it.
 
+use super::connector::Connector;
 use super::dial::{DialError, PeerUrl};
-use super::trust::Trust;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -49,8 +49,9 @@ impl Default for Information {
 
 impl Information {
     /// Asks for the document.
-    pub(super) async fn fetch(url: &PeerUrl, trust: &Trust) -> Result<Self, DialError> {
-        let fetched = tokio::time::timeout(PATIENCE, request(url, trust)).await;
+    pub(super) async fn fetch(url: &PeerUrl, connector: &Connector) -> Result<Self, DialError> {
+        let fetched =
+            tokio::time::timeout(connector.patience(PATIENCE), request(url, connector)).await;
         fetched.map_err(|_| DialError::new("no NIP-11 document in time"))?
     }
 
@@ -83,9 +84,9 @@ impl Information {
     }
 }
 
-async fn request(url: &PeerUrl, trust: &Trust) -> Result<Information, DialError> {
+async fn request(url: &PeerUrl, connector: &Connector) -> Result<Information, DialError> {
     let failed = |reason: String| DialError::new(format!("NIP-11: {reason}"));
-    let stream = TokioIo::new(url.dial(trust).await?);
+    let stream = TokioIo::new(connector.dial(url).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
         .await
         .map_err(|error| failed(error.to_string()))?;

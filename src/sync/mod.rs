@@ -1,7 +1,7 @@
 //! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
 //! and moves events at the same time; what is lost with a connection is found again by the next.
 //!
-//! The parts: `dial`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
+//! The parts: `dial`, `connector`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
 //! is one connection's work, `download` and `upload` are its two windows of events under way,
 //! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
 //! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
@@ -10,6 +10,7 @@ mod arrival;
 mod auth;
 mod backoff;
 mod breakdown;
+mod connector;
 mod dial;
 mod diff;
 mod download;
@@ -20,6 +21,7 @@ mod look;
 mod message;
 mod pass;
 mod peer;
+mod rate_limit;
 mod report;
 mod schedule;
 mod session;
@@ -29,13 +31,13 @@ mod trust;
 mod upload;
 
 pub use breakdown::{By, Key};
+pub use connector::Connector;
 pub use dial::{PeerUrl, UrlError};
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::PeerFilter;
 pub use report::{Counts, Method, Progress, Report};
 pub use schedule::Schedule;
 pub use trace::{Speaker, Trace};
-pub use trust::Trust;
 
 pub use crate::config::Direction;
 
@@ -65,8 +67,8 @@ pub struct Local {
     pub admission: Admission,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
-    /// Which certificates peers may show.
-    pub trust: Trust,
+    /// How peers are reached.
+    pub connector: Connector,
     // Where events from peers are kept, unless in `store`.
     relay: Option<Handover>,
 }
@@ -84,7 +86,7 @@ impl Local {
             verifier: Verifier::start()?,
             admission,
             keys: None,
-            trust: Trust::default(),
+            connector: Connector::default(),
             relay: None,
         })
     }
@@ -100,7 +102,7 @@ impl Local {
             store: index.store().clone(),
             verifier: Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?,
             keys: auth::configured_keys(&config.sync)?,
-            trust: Trust::configured(&config.sync)?,
+            connector: Connector::configured(&config.sync)?,
             relay: None,
             admission,
         })
@@ -115,11 +117,11 @@ impl Local {
     pub fn attached(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
         let config = admission.config();
         let keys = auth::configured_keys(&config.sync)?;
-        let trust = Trust::configured(&config.sync)?;
-        let url = &config.attach.url;
-        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), trust.clone())?);
+        let connector = Connector::configured(&config.sync)?;
+        let (url, direct) = (&config.attach.url, connector.direct());
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), direct)?);
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
-        Ok(Self { sets, store: notes, verifier, admission, keys, trust, relay })
+        Ok(Self { sets, store: notes, verifier, admission, keys, connector, relay })
     }
 
     /// Whether events are moved that only their author may publish (NIP-70).
@@ -171,6 +173,12 @@ pub enum SyncError {
     /// The URL leads to no relay.
     #[error(transparent)]
     Url(#[from] UrlError),
+    /// The peer is an onion service, and no proxy leads to it.
+    #[error("no proxy for the onion service {url}")]
+    OnionWithoutProxy {
+        /// The peer.
+        url: String,
+    },
     /// A peer's filter cannot be used.
     #[error("the filter of the peer {url}: {source}")]
     Filter {
@@ -223,6 +231,7 @@ async fn run(
     mut progress: impl FnMut(Progress) + Send,
 ) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = PeerUrl::parse(url)?;
+    local.connector.check(&url)?;
     let began = Instant::now();
     let mut memory = Memory::new(&url, options, by);
     let mut backoff = Backoff::default();

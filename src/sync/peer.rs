@@ -1,10 +1,10 @@
 //! One WebSocket connection to a peer: text in, text out, bounded both ways.
 
-use super::dial::{DIAL_TIMEOUT, DialError, Duplex, PeerUrl};
+use super::connector::Connector;
+use super::dial::{DialError, Duplex, PeerUrl};
 use super::information::Information;
 use super::message::one_line;
 use super::trace::{Speaker, Trace};
-use super::trust::Trust;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -60,20 +60,20 @@ impl Peer {
     /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
     pub(super) async fn connect(
         url: &PeerUrl,
-        trust: &Trust,
+        connector: &Connector,
         known: Option<Information>,
         trace: Option<Trace>,
     ) -> Result<Self, PeerError> {
         let information = async {
             match known {
                 Some(information) => information,
-                None => Information::fetch(url, trust).await.unwrap_or_else(|error| {
+                None => Information::fetch(url, connector).await.unwrap_or_else(|error| {
                     tracing::debug!(peer = %url, %error, "the peer says nothing of itself");
                     Information::default()
                 }),
             }
         };
-        let (socket, information) = tokio::join!(open(url, trust), information);
+        let (socket, information) = tokio::join!(open(url, connector), information);
         let (sink, stream) = socket?.split();
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
         let sending = tokio::spawn(send_all(sink, queue));
@@ -144,13 +144,13 @@ impl Peer {
     }
 }
 
-async fn open(url: &PeerUrl, trust: &Trust) -> Result<Socket, DialError> {
-    let stream = url.dial(trust).await?;
+async fn open(url: &PeerUrl, connector: &Connector) -> Result<Socket, DialError> {
+    let stream = connector.dial(url).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_frame_size(Some(MESSAGE_BYTES));
     let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
-    let (socket, _) = tokio::time::timeout(DIAL_TIMEOUT, handshake)
+    let (socket, _) = tokio::time::timeout(connector.step_timeout(), handshake)
         .await
         .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
         .map_err(|error| DialError::new(refused(&error)))?;

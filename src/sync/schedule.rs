@@ -3,9 +3,10 @@
 
 use super::auth::configured_keys;
 use super::backoff::Backoff;
+use super::connector::Connector;
 use super::look::Looking;
 use super::status::Status;
-use super::{Local, Options, PeerFilter, PeerUrl, SyncError, Trust, sync};
+use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
 use crate::admission::Admission;
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
@@ -54,10 +55,11 @@ impl Schedule {
             peers.clear();
             return Ok(Self { stop, syncs });
         }
-        let local = local()?;
+        let ours = local()?;
         let prepared = prepare(config, &stopping)?;
         peers.clear();
         for (peer, options) in prepared {
+            let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
             let watched = peers.add(&peer.url, peer.direction, peer.live);
             if config.page.enabled {
                 let looking = Looking {
@@ -71,7 +73,7 @@ impl Schedule {
                 syncs.spawn(looking.run());
             }
             let status = Status::new(peer.url.clone(), watched);
-            syncs.spawn(keep(local.clone(), peer, options, status));
+            syncs.spawn(keep(local, peer, options, status));
         }
         Ok(Self { stop, syncs })
     }
@@ -83,7 +85,6 @@ impl Schedule {
     pub fn check(config: &Config) -> Result<(), SyncError> {
         let (_, stopping) = watch::channel(false);
         configured_keys(&config.sync)?;
-        Trust::configured(&config.sync)?;
         prepare(config, &stopping).map(|_| ())
     }
 
@@ -106,16 +107,24 @@ fn prepare(
     config: &Config,
     stopping: &watch::Receiver<bool>,
 ) -> Result<Vec<(PeerConfig, Options)>, SyncError> {
-    let prepared = config.peers.iter().map(|peer| {
-        PeerUrl::parse(&peer.url)?;
-        Ok((peer.clone(), options(peer, stopping.clone())?))
-    });
-    prepared.collect()
+    let connector = Connector::configured(&config.sync)?;
+    let mut prepared = Vec::new();
+    for peer in &config.peers {
+        connector.for_peer(peer).check(&PeerUrl::parse(&peer.url)?)?;
+        // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
+        for filter in peer.filter.texts() {
+            prepared.push((peer.clone(), options(peer, &filter, stopping.clone())?));
+        }
+    }
+    Ok(prepared)
 }
 
-fn options(peer: &PeerConfig, stop: watch::Receiver<bool>) -> Result<Options, SyncError> {
-    let text = serde_json::Value::Object(peer.filter.clone()).to_string();
-    let filter = PeerFilter::parse(&text)
+fn options(
+    peer: &PeerConfig,
+    filter: &str,
+    stop: watch::Receiver<bool>,
+) -> Result<Options, SyncError> {
+    let filter = PeerFilter::parse(filter)
         .map_err(|source| SyncError::Filter { url: peer.url.clone(), source })?;
     Ok(Options {
         filter,

@@ -44,6 +44,10 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         ("[relay]\nname = \"unclosed\n", 2, "name"),
         ("[[peer]]\nlive = true\nurl = \"relay.example.com\"\n", 3, "url: "),
         ("[[peer]]\nurl = \"ws://127.0.0.1:99999\"\n", 2, "url: "),
+        ("[[peer]]\nurl = \"ws://abc.onion\"\n", 2, "url: an onion service needs a proxy"),
+        ("[sync]\nproxy = \"socks4://a\"\n", 2, "proxy"),
+        ("[[peer]]\nurl = \"ws://a\"\nmax_up_kib_s = 1\n", 3, "max_up_kib_s"),
+        ("[[peer]]\nurl = \"ws://a\"\nfilter = []\n", 3, "filter"),
         (
             "[[peer]]\nurl = \"ws://a\"\n\n[[peer]]\nurl = \"ws://b\"\nfilter = { kind = [1] }\n",
             6,

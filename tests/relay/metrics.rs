@@ -314,10 +314,10 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
 }
 
 fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
-    let filter = json!({ "kinds": kinds }).as_object().unwrap().clone();
+    let filter = json!({ "kinds": kinds }).try_into().unwrap();
     // One sync, and then a long pause in which nothing changes but the time.
     let interval_s = Within::new(3_600);
-    PeerConfig { url: url.to_owned(), filter, direction, interval_s, live: false }
+    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url) }
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {

@@ -7,6 +7,7 @@ mod diff;
 mod nasty;
 mod others;
 mod protected;
+mod proxied;
 mod scheduled;
 mod scripted;
 #[path = "../support/mod.rs"]

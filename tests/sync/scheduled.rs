@@ -2,7 +2,7 @@
 
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
-use negsync::config::{Config, Direction, PeerConfig, Within};
+use negsync::config::{Config, PeerConfig, Within};
 use negsync::metrics::PeerStatus;
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, sync};
@@ -14,13 +14,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 fn peer(url: &str, live: bool) -> PeerConfig {
-    PeerConfig {
-        url: url.to_owned(),
-        filter: serde_json::Map::new(),
-        direction: Direction::Both,
-        interval_s: Within::new(1),
-        live,
-    }
+    PeerConfig { interval_s: Within::new(1), live, ..PeerConfig::new(url) }
 }
 
 /// Keeps `relay` in sync with the relays at `urls`.

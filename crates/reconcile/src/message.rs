@@ -250,6 +250,30 @@ impl<'a> Iterator for Decoder<'a> {
     }
 }
 
+/// A message of an initiator that was read to its end, so that it is known to be valid before a set
+/// is built to answer it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WholeMessage<'a> {
+    /// Its ranges, in order.
+    Ranges(Vec<Range<'a>>),
+    /// The initiator speaks another version of negentropy. The answer names ours.
+    OtherVersion,
+}
+
+impl<'a> WholeMessage<'a> {
+    /// Reads `message`.
+    ///
+    /// # Errors
+    /// What is wrong with it, and where.
+    pub fn read(message: &'a [u8]) -> Result<Self, MessageError> {
+        match Decoder::new(message) {
+            Ok(ranges) => ranges.collect::<Result<_, _>>().map(Self::Ranges),
+            Err(MessageError { fault: DecodeFault::OtherVersion(_), .. }) => Ok(Self::OtherVersion),
+            Err(error) => Err(error),
+        }
+    }
+}
+
 /// Writes a message range by range.
 #[derive(Clone, Debug)]
 pub struct Encoder {

@@ -10,7 +10,7 @@
 
 use super::difference::Difference;
 use super::fingerprint::{Fingerprint, Sum};
-use super::message::{self, Decoder, Encoder, MessageError, Payload};
+use super::message::{self, Encoder, MessageError, Payload};
 use super::range_set::{Bound, RangePosition, RangeSet};
 use crate::item::Item;
 use alloc::vec::Vec;
@@ -83,10 +83,10 @@ pub(super) fn opening<S: RangeSet>(set: &S) -> Vec<u8> {
 
 /// The answer to `message`. An initiator passes `found`, and reads the lists in
 /// the message instead of answering them.
-pub(super) fn reply<S: RangeSet>(
+pub(super) fn reply<'a, S: RangeSet>(
     set: &S,
     limit: FrameLimit,
-    message: Decoder<'_>,
+    message: impl Iterator<Item = Result<message::Range<'a>, MessageError>>,
     mut found: Option<&mut Difference>,
 ) -> Result<Vec<u8>, MessageError> {
     let mut out = Encoder::new();
@@ -153,9 +153,9 @@ struct PositionedRange<'a> {
 
 /// The ranges of a message with their places in the set, looked up a few at a
 /// time: what memory and hashing keep waiting then waits together.
-struct Placed<'s, 'a, S> {
+struct Placed<'s, 'a, S, M> {
     set: &'s S,
-    message: Decoder<'a>,
+    message: M,
     lower: RangePosition,
     ahead: alloc::vec::IntoIter<PositionedRange<'a>>,
     /// What is wrong with the range after those.
@@ -165,8 +165,11 @@ struct Placed<'s, 'a, S> {
 /// How many ranges are looked up together.
 const RANGES_AHEAD: usize = 32;
 
-impl<'s, 'a, S: RangeSet> Placed<'s, 'a, S> {
-    fn new(set: &'s S, message: Decoder<'a>) -> Self {
+impl<'s, 'a, S: RangeSet, M> Placed<'s, 'a, S, M>
+where
+    M: Iterator<Item = Result<message::Range<'a>, MessageError>>,
+{
+    fn new(set: &'s S, message: M) -> Self {
         let lower = RangePosition { rank: 0, sum: Sum::ZERO };
         Self { set, message, lower, ahead: Vec::new().into_iter(), wrong: None }
     }
@@ -194,7 +197,10 @@ impl<'s, 'a, S: RangeSet> Placed<'s, 'a, S> {
     }
 }
 
-impl<'a, S: RangeSet> Iterator for Placed<'_, 'a, S> {
+impl<'a, S: RangeSet, M> Iterator for Placed<'_, 'a, S, M>
+where
+    M: Iterator<Item = Result<message::Range<'a>, MessageError>>,
+{
     type Item = Result<PositionedRange<'a>, MessageError>;
 
     fn next(&mut self) -> Option<Self::Item> {

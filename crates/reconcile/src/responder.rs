@@ -1,6 +1,6 @@
 //! The side that answers: it keeps no state between messages but its set.
 
-use super::message::{DecodeFault, Decoder, MessageError, PROTOCOL_VERSION};
+use super::message::{DecodeFault, Decoder, MessageError, PROTOCOL_VERSION, WholeMessage};
 use super::range_set::RangeSet;
 use super::reference::{self, FrameLimit, FrameLimitError};
 use alloc::vec;
@@ -46,6 +46,18 @@ impl<S: RangeSet> Responder<S> {
                 Ok(vec![PROTOCOL_VERSION])
             }
             Err(wrong) => Err(wrong),
+        }
+    }
+
+    /// As [`Responder::answer`], to a message that was read whole before.
+    pub fn answer_read(&mut self, message: WholeMessage<'_>) -> Vec<u8> {
+        match message {
+            WholeMessage::Ranges(ranges) => {
+                let ranges = ranges.into_iter().map(Ok);
+                // Nothing can be wrong with a message that was read.
+                reference::reply(&self.set, self.limit, ranges, None).unwrap_or_default()
+            }
+            WholeMessage::OtherVersion => vec![PROTOCOL_VERSION],
         }
     }
 }

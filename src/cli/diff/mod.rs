@@ -2,6 +2,7 @@
 
 mod bars;
 
+use super::connecting::ConnectArguments;
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
@@ -25,6 +26,8 @@ pub(super) struct Arguments {
     url: String,
     #[command(flatten)]
     store: StoreArguments,
+    #[command(flatten)]
+    connecting: ConnectArguments,
     /// Only events that match this NIP-01 filter.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
@@ -63,7 +66,8 @@ const MOST_ROWS: usize = 40;
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
     PeerUrl::parse(&arguments.url)?;
-    let config = arguments.store.config()?;
+    let mut config = arguments.store.config()?;
+    arguments.connecting.apply(&mut config);
     start_log(&config.log)?;
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.

@@ -201,7 +201,7 @@ impl<'sync> Session<'sync> {
     ) -> End {
         // Read while the peer is waited for.
         let (peer, checkpoint) = tokio::join!(
-            Peer::connect(url, &local.trust, memory.information, options.trace.clone()),
+            Peer::connect(url, &local.connector, memory.information, options.trace.clone()),
             checkpoint(local, url, options)
         );
         let (peer, checkpoint) = match (peer, checkpoint) {

@@ -1,0 +1,175 @@
+//! The way to a peer: TCP, straight or through a proxy, and TLS where its URL asks for it.
+
+use super::SyncError;
+use super::dial::{DialError, Duplex, PeerUrl};
+use super::rate_limit::RateLimited;
+use super::trust::Trust;
+use crate::config::{PeerConfig, Proxy, ProxyProtocol, SyncConfig, Via};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http_body_util::Empty;
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::header::{HOST, PROXY_AUTHORIZATION};
+use hyper_util::rt::TokioIo;
+use std::time::Duration;
+use tokio::net::TcpStream;
+use tokio_socks::tcp::Socks5Stream;
+
+/// How long each step of connecting may take.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// The same through a proxy: Tor builds a circuit first.
+const PROXY_STEP_TIMEOUT: Duration = Duration::from_secs(45);
+
+/// How peers are reached. Clones share the authorities.
+#[derive(Debug, Clone, Default)]
+pub struct Connector {
+    trust: Trust,
+    via: Via,
+    // Bytes per second.
+    max_up: Option<u64>,
+    max_down: Option<u64>,
+}
+
+impl Connector {
+    /// As `[sync]` says.
+    pub(super) fn configured(config: &SyncConfig) -> Result<Self, SyncError> {
+        let (trust, via) = (Trust::configured(config)?, config.proxy.clone());
+        Ok(Self { trust, via, ..Self::default() })
+    }
+
+    /// As `[sync]` says, with what a `[[peer]]` says otherwise.
+    #[must_use]
+    pub(super) fn for_peer(&self, peer: &PeerConfig) -> Self {
+        Self {
+            trust: self.trust.clone(),
+            via: peer.proxy.clone().unwrap_or_else(|| self.via.clone()),
+            max_up: peer.max_up_kib_s.map(|kib_s| kib_s.get() << 10),
+            max_down: peer.max_down_kib_s.map(|kib_s| kib_s.get() << 10),
+        }
+    }
+
+    /// Without a proxy: the way to a relay of our own.
+    #[must_use]
+    pub(super) fn direct(&self) -> Self {
+        Self { via: Via::Direct, ..self.clone() }
+    }
+
+    /// How long one step of connecting may take.
+    pub(super) fn step_timeout(&self) -> Duration {
+        match self.via {
+            Via::Direct => STEP_TIMEOUT,
+            Via::Proxy(_) => PROXY_STEP_TIMEOUT,
+        }
+    }
+
+    /// How long to wait for what takes `straight` without a proxy.
+    pub(super) fn patience(&self, straight: Duration) -> Duration {
+        match self.via {
+            Via::Direct => straight,
+            Via::Proxy(_) => straight.max(PROXY_STEP_TIMEOUT),
+        }
+    }
+
+    /// Whether there is a way to the peer at all.
+    ///
+    /// # Errors
+    /// When it is an onion service and there is no proxy.
+    pub(super) fn check(&self, url: &PeerUrl) -> Result<(), SyncError> {
+        match self.via {
+            // RFC 7686: such a name is never looked up.
+            Via::Direct if url.is_onion() => {
+                Err(SyncError::OnionWithoutProxy { url: url.to_string() })
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens a byte stream to the peer.
+    pub(super) async fn dial(&self, url: &PeerUrl) -> Result<Box<dyn Duplex>, DialError> {
+        self.check(url).map_err(|error| DialError::new(error.to_string()))?;
+        let timeout = self.step_timeout();
+        let stream = match &self.via {
+            Via::Direct => {
+                let tcp = tokio::time::timeout(timeout, straight(url));
+                Box::new(tcp.await.map_err(|_| DialError::new("no answer"))??) as Box<dyn Duplex>
+            }
+            Via::Proxy(proxy) => {
+                let tunnel = tokio::time::timeout(timeout, through(proxy, url)).await;
+                let failed = |error: &str| {
+                    DialError::new(format!("the proxy {proxy} leads to no {}: {error}", url.host()))
+                };
+                tunnel.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error))?
+            }
+        };
+        let stream = match (self.max_up, self.max_down) {
+            (None, None) => stream,
+            (up, down) => Box::new(RateLimited::new(stream, up, down)),
+        };
+        if !url.is_encrypted() {
+            return Ok(stream);
+        }
+        let tls = tokio::time::timeout(timeout, self.trust.connect(url.host(), stream));
+        let tls = tls.await.map_err(|_| DialError::new("no answer to TLS"))?;
+        Ok(Box::new(tls.map_err(DialError::new)?))
+    }
+}
+
+async fn straight(url: &PeerUrl) -> Result<TcpStream, DialError> {
+    let tcp = TcpStream::connect((url.host(), url.port())).await;
+    let tcp = tcp.map_err(|error| DialError::new(url.unreached(&error)))?;
+    tcp.set_nodelay(true).map_err(|error| DialError::new(error.to_string()))?;
+    Ok(tcp)
+}
+
+/// Asks the proxy for a way to the peer, by the peer's name.
+async fn through(proxy: &Proxy, url: &PeerUrl) -> Result<Box<dyn Duplex>, String> {
+    let tcp = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
+    let tcp = tcp.map_err(|error| format!("it cannot be reached ({error}); is it running?"))?;
+    tcp.set_nodelay(true).map_err(|error| error.to_string())?;
+    match proxy.protocol {
+        ProxyProtocol::Socks5 => {
+            let target = (url.host(), url.port());
+            let tunnel = match &proxy.login {
+                Some((user, password)) => {
+                    Socks5Stream::connect_with_password_and_socket(tcp, target, user, password)
+                        .await
+                }
+                None => Socks5Stream::connect_with_socket(tcp, target).await,
+            };
+            Ok(Box::new(tunnel.map_err(|error| error.to_string())?.into_inner()))
+        }
+        ProxyProtocol::Http => http_connect(tcp, proxy, &url.authority()).await,
+    }
+}
+
+/// RFC 9110, section 9.3.6.
+async fn http_connect(
+    tcp: TcpStream,
+    proxy: &Proxy,
+    authority: &str,
+) -> Result<Box<dyn Duplex>, String> {
+    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut request = Request::connect(authority).header(HOST, authority);
+    if let Some((user, password)) = &proxy.login {
+        let login = BASE64_STANDARD.encode(format!("{user}:{password}"));
+        request = request.header(PROXY_AUTHORIZATION, format!("Basic {login}"));
+    }
+    let request = request.body(Empty::<Bytes>::new()).map_err(|error| error.to_string())?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(|error| error.to_string())?;
+        if !response.status().is_success() {
+            return Err(format!("HTTP {}", response.status()));
+        }
+        hyper::upgrade::on(response).await.map_err(|error| error.to_string())
+    };
+    let mut connection = std::pin::pin!(connection.with_upgrades());
+    let mut exchange = std::pin::pin!(exchange);
+    let upgraded = tokio::select! {
+        upgraded = exchange.as_mut() => upgraded,
+        _ = connection.as_mut() => exchange.await,
+    };
+    Ok(Box::new(TokioIo::new(upgraded?)))
+}

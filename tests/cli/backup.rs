@@ -1,0 +1,105 @@
+//! `negsync backup` and `negsync restore`: a copy beside a relay that is written to, and back.
+
+use crate::import::{import, lines};
+use crate::support::process::{RelayProcess, negsync};
+use crate::support::{Author, events, id_of};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::Path;
+
+fn path(directory: &Path, name: &str) -> String {
+    directory.join(name).to_str().unwrap().to_owned()
+}
+
+fn export(store: &str) -> String {
+    let ended = negsync(&["export", "--store", store], "");
+    assert!(ended.status.success(), "{ended:?}");
+    ended.stdout
+}
+
+fn ids(lines: &str) -> BTreeSet<String> {
+    let id = |line: &str| id_of(&serde_json::from_str::<Value>(line).unwrap()).to_owned();
+    lines.lines().map(id).collect()
+}
+
+/// The copy is of one moment while commits go on: what was acknowledged before is in it, what was
+/// published afterwards is not, and it is sound.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, copy, restored] =
+        ["events.sqlite", "copy.sqlite", "restored.sqlite"].map(|it| path(directory.path(), it));
+    let author = Author::new(3);
+    let notes: Vec<Value> = (0..2_000).map(|s| author.note(events::EPOCH + s, "note")).collect();
+    let (before, meanwhile) = notes.split_at(1_500);
+    assert!(import(Path::new(&store), &[], &lines(before)).status.success());
+    let relay = RelayProcess::start(Path::new(&store));
+    let (url, meanwhile) = (relay.url().to_owned(), meanwhile.to_vec());
+    let publishing = tokio::spawn(async move {
+        let mut client = crate::support::client::Client::connect(&url).await;
+        for chunk in meanwhile.chunks(10) {
+            client.publish_all(chunk).await;
+        }
+    });
+    let (from, to) = (store.clone(), copy.clone());
+    let backup = move || negsync(&["backup", &to, "--store", &from, "--verify"], "");
+    let ended = tokio::task::spawn_blocking(backup).await.unwrap();
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(ended.stdout.contains("nothing is wrong"), "{ended:?}");
+    publishing.await.unwrap();
+    let after = notes[0].clone();
+    drop(relay);
+    let copied = ids(&export(&copy));
+    let acknowledged_before: BTreeSet<String> =
+        before.iter().map(|event| id_of(event).to_owned()).collect();
+    assert!(copied.is_superset(&acknowledged_before) && copied.contains(id_of(&after)));
+    assert!(copied.is_subset(&notes.iter().map(|event| id_of(event).to_owned()).collect()));
+    // One writer: the copy has a prefix of what it wrote.
+    let written: Vec<bool> = notes.iter().map(|note| copied.contains(id_of(note))).collect();
+    let groups = written.chunks(10).map(|group| group.contains(&true)).collect::<Vec<_>>();
+    assert!(groups.is_sorted_by(|earlier, later| earlier >= later), "not of one moment");
+
+    let ended = negsync(&["restore", &copy, "--store", &restored], "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(ended.stdout.contains(&format!("{} events", copied.len())), "{ended:?}");
+    assert_eq!(export(&restored), export(&copy));
+    let checked = negsync(&["check", "--store", &restored], "");
+    assert!(checked.status.success(), "{checked:?}");
+    // A relay goes on with it.
+    let relay = RelayProcess::start(Path::new(&restored));
+    let mut client = relay.client().await;
+    assert!(client.publish(&author.note(events::EPOCH + 9_000, "later")).await.0);
+}
+
+#[test]
+fn nothing_is_overwritten_and_nothing_half_done_is_left() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, copy, other] =
+        ["events.sqlite", "copy.sqlite", "other"].map(|it| path(directory.path(), it));
+    let notes = [Author::new(4).note(events::EPOCH, "one")];
+    assert!(import(Path::new(&store), &[], &lines(&notes)).status.success());
+    std::fs::write(&other, "not a store").unwrap();
+    let refused = |arguments: &[&str], words: &str| {
+        let ended = negsync(arguments, "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(words), "no {words} in {ended:?}");
+    };
+    refused(&["backup", &other, "--store", &store], "exists already");
+    refused(&["restore", &store, "--store", &store], "exists already");
+    refused(&["restore", &other, "--store", &copy], &other);
+    refused(&["backup", &copy, "--store", &path(directory.path(), "none")], "none");
+    assert_eq!(std::fs::read(&other).unwrap(), b"not a store");
+    // Left over from a copy that was killed.
+    std::fs::write(format!("{copy}.partial"), "half").unwrap();
+    let ended = negsync(&["backup", &copy, "--store", &store, "--json"], "");
+    assert!(ended.status.success(), "{ended:?}");
+    let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+    assert_eq!((&report["events"], &report["sound"]), (&1.into(), &Value::Null));
+    let names: BTreeSet<String> = std::fs::read_dir(directory.path())
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.contains("partial") || name.starts_with("none"))
+        .collect();
+    assert!(names.is_empty(), "{names:?}");
+    assert_eq!(export(&copy), export(&store));
+}
