@@ -80,8 +80,16 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     ];
     let named = texts.into_iter().filter(|(name, _)| *name == key).map(|(_, text)| text.into());
     let hex = "ab".repeat(32);
-    let texts =
-        ["debug", "json", "normal", "nostr-rs-relay", "127.0.0.1:1", "wss://a.example", &hex];
+    let texts = [
+        "debug",
+        "json",
+        "normal",
+        "nostr-rs-relay",
+        "127.0.0.1:1",
+        "wss://a.example",
+        "socks5://a.example",
+        &hex,
+    ];
     let texts = texts.into_iter().map(Value::from);
     let list = |value: Value| Value::Array(vec![value]);
     let lists = [list(1.into()), list("192.0.2.1/32".into()), list(hex.clone().into())];
