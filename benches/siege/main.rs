@@ -2,7 +2,7 @@
 //! behaves felt of it. The relay is a process of its own with the default configuration, but for
 //! what a part says.
 //!
-//! `cargo bench --bench siege -- half-open|silent|hostile|mixed [--short] [--minutes N]`
+//! `cargo bench --bench siege -- half-open|silent|hostile|writer|mixed [--short] [--minutes N]`
 
 mod client;
 mod half_open;
@@ -12,6 +12,7 @@ mod relay;
 mod silent;
 #[path = "../support/mod.rs"]
 mod support;
+mod writer;
 
 use std::time::Duration;
 
@@ -37,7 +38,7 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts = ["half-open", "silent", "hostile", "mixed"];
+    let parts = ["half-open", "silent", "hostile", "writer", "mixed"];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -49,6 +50,9 @@ fn main() {
         }
         if all || is_asked("hostile") {
             hostile::run(extent).await;
+        }
+        if all || is_asked("writer") {
+            writer::run(extent).await;
         }
         // An hour long: only where it is asked for.
         if is_asked("mixed") {

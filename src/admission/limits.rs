@@ -1,7 +1,7 @@
 //! `[limits]` of an event. The errors name the field that is over its limit.
 
 use crate::config::Limits;
-use crate::store::{Event, unix_now};
+use crate::store::{Event, VANISH, unix_now};
 
 /// Whether JSON is not too long to be an event.
 pub(super) fn check_length(json: &str, limits: &Limits) -> Result<(), String> {
@@ -12,8 +12,8 @@ pub(super) fn check_length(json: &str, limits: &Limits) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether an event, read from `json`, is not too large.
-pub(super) fn check_size(event: &Event, json: &str, limits: &Limits) -> Result<(), String> {
+/// Whether an event, read from `json`, is not too large and says what it has to.
+pub(super) fn check_form(event: &Event, json: &str, limits: &Limits) -> Result<(), String> {
     check_length(json, limits)?;
     if event.tag_count() > limits.event_tags.size() {
         let most = limits.event_tags.get();
@@ -22,6 +22,9 @@ pub(super) fn check_size(event: &Event, json: &str, limits: &Limits) -> Result<(
     if event.content_chars() > limits.content_chars.size() {
         let most = limits.content_chars.get();
         return Err(format!("content: {} characters, {most} at the most", event.content_chars()));
+    }
+    if event.kind() == VANISH && event.tag_values("relay").iter().all(String::is_empty) {
+        return Err("relay: a request to vanish (NIP-62) has to name a relay, or ALL_RELAYS".into());
     }
     Ok(())
 }

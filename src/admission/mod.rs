@@ -160,7 +160,7 @@ impl Admission {
 
 fn check(config: &Config, event: &Event, json: &str, source: &Source) -> Result<(), Refusal> {
     let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
-    limits::check_size(event, json, &config.limits).map_err(over)?;
+    limits::check_form(event, json, &config.limits).map_err(over)?;
     match source {
         Source::Import => {}
         Source::Peer { .. } => {

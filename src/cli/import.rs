@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use negsync::admission::{Admission, Source};
 use negsync::index::Index;
-use negsync::store::{Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -118,9 +118,9 @@ fn import(
         if let Some(chunk) = chunk {
             let (admission, index, check) = (admission.clone(), index.clone(), check.clone());
             // Fails only when the import has given up.
-            verifier.run_blocking(move || {
-                drop(check.send(check_chunk(&chunk, trusted, &admission, &index)))
-            });
+            let bytes = chunk.bytes as usize;
+            let job = move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
+            verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
         while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
@@ -154,7 +154,11 @@ impl Commits<'_> {
         self.settle(tally)?;
         let (reply, outcomes) = sync_channel(1);
         let events = std::mem::take(&mut self.pending);
-        self.index.store().submit(events, Box::new(move |done| drop(reply.send(done))));
+        self.index.store().submit(
+            &Origin::Local,
+            events,
+            Box::new(move |done| drop(reply.send(done))),
+        );
         self.under_way = Some(outcomes);
         Ok(())
     }

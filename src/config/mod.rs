@@ -119,6 +119,8 @@ section! {
         pub readers: Within<1, 256> => Restart,
         /// Memory for the pages that the writer works on.
         pub cache_mb: Within<1, 65_536> => Restart,
+        /// The length at which the write-ahead log is moved into the file.
+        pub wal_mb: Within<1, 65_536> => Restart,
     }
 }
 
@@ -129,6 +131,7 @@ impl Default for StoreConfig {
             synchronous: Synchronous::Full,
             readers: Within::new(8),
             cache_mb: Within::new(256),
+            wal_mb: Within::new(256),
         }
     }
 }

@@ -65,6 +65,11 @@ impl Changes {
         self.next.send_modify(|next| *next = next.wrapping_add(1));
     }
 
+    /// How many commits have been published: the number of the next one.
+    pub(super) fn published(&self) -> u64 {
+        *self.next.borrow()
+    }
+
     /// Hears of every commit from now on.
     pub(super) fn subscribe(&self) -> Subscriber {
         let mut queue = lock(&self.queue);
@@ -103,6 +108,11 @@ impl Subscriber {
         let change = queue.hear(self.next);
         self.next += u64::from(change.is_some());
         Ok(change)
+    }
+
+    /// The number of the next commit, counted from the start of the process.
+    pub fn next_number(&self) -> u64 {
+        self.next
     }
 
     /// How many commits wait to be heard of.

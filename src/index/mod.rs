@@ -107,6 +107,12 @@ impl Index {
         self.sets.subscribe()
     }
 
+    /// How many commits have been published since the start: the number of the next one, as
+    /// [`Subscriber::next_number`] counts them.
+    pub fn commits_published(&self) -> u64 {
+        self.sets.changes.published()
+    }
+
     /// As [`Sets::contains`].
     pub fn contains(&self, item: &Item) -> bool {
         self.sets.contains(item)

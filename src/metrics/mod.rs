@@ -126,6 +126,8 @@ pub struct Metrics {
     pub query_refusals: Labelled,
     /// Events sent to clients: `stored` in answer to a REQ, or `live`.
     pub events_sent: Labelled,
+    /// Connections that were woken because a live event matched.
+    pub live_wakeups: IntCounter,
     /// Subscriptions that are open.
     pub subscriptions: IntGauge,
     /// NEG sessions that are open.
@@ -209,6 +211,11 @@ impl Metrics {
                 "Events sent to clients, stored ones or live",
                 "kind",
                 &["stored", "live"],
+            ),
+            live_wakeups: counter(
+                events,
+                "negsync_live_wakeups_total",
+                "Connections woken because a live event matched",
             ),
             subscriptions: gauge(events, "negsync_subscriptions", "Open subscriptions"),
             neg_sessions: gauge(of, "negsync_neg_sessions", "Open NEG sessions"),

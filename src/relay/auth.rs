@@ -3,7 +3,7 @@
 
 use super::{Shared, message};
 use crate::config::{AuthConfig, PublicKeys, RelayUrl};
-use crate::store::{AUTHENTICATION, Event, EventError, PrivateKinds, Viewer, unix_now};
+use crate::store::{AUTHENTICATION, Event, EventError, Origin, PrivateKinds, Viewer, unix_now};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -121,9 +121,9 @@ impl Auth {
 }
 
 /// The answer to AUTH. The connection is read on when it is there: what comes behind it counts on it.
-pub(super) async fn answer(auth: &Auth, relay: &Shared, json: &str) -> String {
+pub(super) async fn answer(auth: &Auth, relay: &Shared, origin: &Origin, json: &str) -> String {
     let (id, shown) = match Event::parse(json) {
-        Ok(event) => (Some(event.id_hex()), show(auth, relay, event).await),
+        Ok(event) => (Some(event.id_hex()), show(auth, relay, origin, event).await),
         Err(error) => (error.id.clone(), Err(invalid(&error))),
     };
     match (id, shown) {
@@ -140,11 +140,11 @@ pub(super) async fn answer(auth: &Auth, relay: &Shared, json: &str) -> String {
 }
 
 /// Admits the event's author, or says why not.
-async fn show(auth: &Auth, relay: &Shared, event: Event) -> Result<(), String> {
+async fn show(auth: &Auth, relay: &Shared, origin: &Origin, event: Event) -> Result<(), String> {
     auth.check(&event)?;
     let (send, verified) = oneshot::channel();
-    let verify = move || drop(send.send(event.verify()));
-    relay.verifier.run(verify).await;
+    let bytes = event.json().len();
+    relay.verifier.run(origin, bytes, move || drop(send.send(event.verify())));
     let verified = verified.await.map_err(|_| "error: the signature could not be checked")?;
     let event = verified.map_err(|error| invalid(&error))?;
     auth.admit(*event.pubkey(), &relay.config().auth.mirror_keys);

@@ -2,9 +2,11 @@
 
 use super::auth::Auth;
 use super::outbox::Outbox;
+use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
 use crate::clients::limits::{Place, Turns};
+use crate::store::Origin;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -16,6 +18,7 @@ pub(super) struct Client {
     pub(super) auth: Arc<Auth>,
     pub(super) place: Place,
     pub(super) outbox: Outbox,
+    pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
     pub(super) events_in_flight: Arc<Semaphore>,
@@ -30,6 +33,11 @@ impl Client {
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()
+    }
+
+    /// Whose its events are in front of the verifier and the writer.
+    pub(super) fn origin(&self) -> Origin {
+        Origin::Client(self.address())
     }
 
     /// Ends a REQ or COUNT with CLOSED (NIP-01), for a reason that begins with a prefix.

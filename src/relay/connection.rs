@@ -3,11 +3,10 @@
 use super::auth::{self, Auth};
 use super::client::Client;
 use super::outbox::{Outgoing, outbox};
-use super::publish::{EVENTS_IN_FLIGHT, EventsInFlight};
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket::{self, Socket};
-use super::{Shared, access, count, message, req, stopped};
+use super::{Shared, access, count, message, publish, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
@@ -15,7 +14,8 @@ use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
-use message::{ClientMessage, Refusal};
+use message::ClientMessage;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -46,37 +46,33 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
     open.set(1);
     let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
-    let subscriptions = Arc::new(Subscriptions::new(Arc::clone(&auth), &relay.service.metrics));
-    let config = relay.config();
-    let (outbox, waiting) = outbox(config.connections.outbound_bytes.size());
-    let sending = Sending::new(
-        waiting,
-        relay.index.subscribe(),
-        Arc::clone(&subscriptions),
-        &config,
-        relay.service.metrics.events_sent.clone(),
-        relay.service.running.stopping.clone(),
-    );
-    drop(config);
+    let registry = Arc::clone(&relay.subscriptions);
+    let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
+    let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
+    let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
+    let (publishing, in_flight) = publish::events_in_flight();
+    let mut in_flight = pin!(in_flight.run());
     let client = Client {
         relay,
         auth,
         place,
         outbox,
         subscriptions,
-        events_in_flight: Arc::new(Semaphore::new(EVENTS_IN_FLIGHT)),
+        publishing,
+        events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
     };
-    let mut events = EventsInFlight::default();
     let left = tokio::select! {
-        left = read(&client, &mut stream, &mut events) => Some(left),
+        left = read(&client, &mut stream) => Some(left),
         // A client that cannot be sent to is not read either.
         _ = &mut sender => None,
+        // Not before the client can publish no more.
+        () = &mut in_flight => return,
     };
-    // What it has sent is stored, also when it does not wait for the answer.
-    events.settle().await;
-    let Some(left) = left else { return };
     let _place = client.into_place();
+    // What it has sent is stored, also when it does not wait for the answers.
+    in_flight.await;
+    let Some(left) = left else { return };
     if let Ok(sink) = sender.await
         && left == Left::Told
         && let Ok(mut socket) = stream.reunite(sink)
@@ -96,11 +92,7 @@ enum Left {
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
-async fn read(
-    client: &Client,
-    stream: &mut SplitStream<Socket>,
-    events: &mut EventsInFlight,
-) -> Left {
+async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
@@ -112,9 +104,8 @@ async fn read(
     loop {
         let next = tokio::select! {
             next = stream.next() => next,
-            () = events.settle(), if !events.is_empty() => continue,
             () = stopped(&mut stopping) => {
-                stop(client, events).await;
+                stop(client).await;
                 return Left::Told;
             }
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
@@ -133,7 +124,7 @@ async fn read(
         };
         heard = Instant::now();
         match next {
-            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, events, text).await,
+            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
             Some(Ok(Message::Binary(_))) => {
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
@@ -145,29 +136,11 @@ async fn read(
     }
 }
 
-async fn take(
-    client: &Client,
-    neg_sessions: &mut NegSessions,
-    events: &mut EventsInFlight,
-    text: Utf8Bytes,
-) {
-    match events.beside(client.relay.service.read(&client.place, text)).await {
-        Ok(ClientMessage::Event(json)) => events.publish(client, json).await,
-        message => events.beside(answer(client, neg_sessions, message)).await,
-    }
-}
-
-/// Answers a message other than EVENT.
-async fn answer(
-    client: &Client,
-    neg_sessions: &mut NegSessions,
-    message: Result<ClientMessage, Refusal>,
-) {
-    match message {
-        // Its answer comes later.
-        Ok(ClientMessage::Event(_)) => {}
+async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
+    match client.relay.service.read(&client.place, text).await {
+        Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
         Ok(ClientMessage::Auth(json)) => {
-            let answer = auth::answer(&client.auth, &client.relay, &json).await;
+            let answer = auth::answer(&client.auth, &client.relay, &client.origin(), &json).await;
             client.outbox.text(answer).await;
         }
         Ok(ClientMessage::Req { id, filters }) => req::req(client, id, filters).await,
@@ -218,9 +191,9 @@ async fn refuse(client: &Client, error: &Error) -> Left {
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.
-async fn stop(client: &Client, events: &mut EventsInFlight) {
-    let answered = client.events_in_flight.acquire_many(EVENTS_IN_FLIGHT as u32);
-    let settled = tokio::time::timeout(STOP_TIMEOUT, events.beside(answered));
+async fn stop(client: &Client) {
+    let all = publish::EVENTS_IN_FLIGHT as u32;
+    let settled = tokio::time::timeout(STOP_TIMEOUT, client.events_in_flight.acquire_many(all));
     if settled.await.is_err() {
         tracing::warn!("a connection closed before all its events were answered");
     }

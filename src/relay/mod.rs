@@ -4,6 +4,8 @@ mod auth;
 mod client;
 mod connection;
 mod count;
+mod dispatcher;
+mod filter_index;
 mod health;
 mod http;
 mod information;
@@ -26,9 +28,11 @@ use crate::config::{Config, Reloaded};
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
+use dispatcher::Dispatcher;
 use page::Page;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use subscriptions::Registry;
 use tokio::net::TcpListener;
 
 /// Why a relay could not start.
@@ -61,6 +65,8 @@ struct Shared {
     service: Arc<Service>,
     index: Index,
     verifier: Verifier,
+    // Of all connections.
+    subscriptions: Arc<Registry>,
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
@@ -99,10 +105,14 @@ impl Relay {
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let peers = service.peers.clone();
         tokio::spawn(refusals::log(Arc::clone(&service)));
+        let subscriptions = Arc::<Registry>::default();
+        let wakeups = service.metrics.live_wakeups.clone();
+        tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
         let shared = Arc::new(Shared {
             service: Arc::clone(&service),
             index: index.clone(),
             verifier: Verifier::start()?,
+            subscriptions,
             challenges: auth::Challenges::new(),
             private_kinds,
             admission: admission.clone(),

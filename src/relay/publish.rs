@@ -1,124 +1,128 @@
 //! EVENT (NIP-01): verified, admitted, stored, and answered once it is durable.
 
-use super::auth::Auth;
 use super::client::Client;
 use super::{Shared, message};
 use crate::admission::{Refusal, Source, Verdict};
+use crate::clients::limits::event_cost;
 use crate::prefix::Prefix;
-use crate::store::{Event, Outcome, VANISH, VerifiedEvent, unix_now};
+use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::borrow::Cow;
-use std::pin::pin;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 
-/// The most events of a connection that are being verified or stored; then it is not read on.
+/// What the events of a connection that are being verified or stored may cost; then it is not read on.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
-/// An event counts once for each so many bytes of its JSON: together with
-/// [`EVENTS_IN_FLIGHT`], 4 MiB of a connection, or a single event, are in flight.
-const BYTES_COUNTED_ONCE: usize = 4 << 10;
 
-/// How many of a connection's permits an event of so many bytes takes.
-fn permits(bytes: usize) -> u32 {
-    bytes.div_ceil(BYTES_COUNTED_ONCE).clamp(1, EVENTS_IN_FLIGHT) as u32
+/// An event on its way; done when its answer waits to be sent.
+type InFlight = BoxFuture<'static, ()>;
+
+/// Where the events of a connection begin. Clones share it.
+pub(super) type Publishing = mpsc::UnboundedSender<InFlight>;
+
+/// The events of one connection that are on their way, for its task to go on with beside reading.
+pub(super) struct EventsInFlight {
+    // Permits bound how many there are.
+    begun: mpsc::UnboundedReceiver<InFlight>,
+    events: FuturesUnordered<InFlight>,
 }
 
-/// The events of one connection that are on their way. They go on only while the connection's task
-/// polls them, by one of the methods here.
-#[derive(Default)]
-pub(super) struct EventsInFlight {
-    events: FuturesUnordered<BoxFuture<'static, ()>>,
+/// None yet.
+pub(super) fn events_in_flight() -> (Publishing, EventsInFlight) {
+    let (publishing, begun) = mpsc::unbounded_channel();
+    (publishing, EventsInFlight { begun, events: FuturesUnordered::new() })
 }
 
 impl EventsInFlight {
-    /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
-    pub(super) async fn publish(&mut self, client: &Client, json: Box<str>) {
-        let room = Arc::clone(&client.events_in_flight).acquire_many_owned(permits(json.len()));
-        let Ok(permit) = self.beside(room).await else { return };
-        let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
-        let auth = Arc::clone(&client.auth);
-        let source = Source::Client { address: client.place.client(), viewer: auth.viewer() };
-        self.events.push(Box::pin(async move {
-            let (Ok(answer) | Err(answer)) = publish(&relay, auth, source, json).await;
-            relay.service.metrics.events.count(answer.counted);
-            outbox.outcome(answer.text(), permit);
-        }));
-    }
-
-    /// Whether none is on its way.
-    pub(super) fn is_empty(&self) -> bool {
-        self.events.is_empty()
-    }
-
-    /// Returns when none is on its way any more.
-    pub(super) async fn settle(&mut self) {
-        while self.events.next().await.is_some() {}
-    }
-
-    /// Does other work of the connection, and goes on with the events meanwhile.
-    pub(super) async fn beside<T>(&mut self, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
-        tokio::select! {
-            biased;
-            done = &mut work => return done,
-            () = self.settle(), if !self.is_empty() => {}
+    /// Goes on with all of them, until none can begin any more and all are answered.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                begun = self.begun.recv() => match begun {
+                    Some(event) => self.events.push(event),
+                    None => break,
+                },
+                Some(()) = self.events.next() => {}
+            }
         }
-        work.await
+        while self.events.next().await.is_some() {}
     }
 }
 
-/// An event on its way through the relay: what its sender is told.
-async fn publish(
+/// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
+pub(super) async fn publish(client: &Client, json: Box<str>) {
+    let (in_flight, cost) = (Arc::clone(&client.events_in_flight), event_cost(&json));
+    let permits = cost.min(EVENTS_IN_FLIGHT as u32);
+    let Ok(permit) = in_flight.acquire_many_owned(permits).await else { return };
+    // Given back when the outcome is known: a client that does not read must not keep others waiting.
+    let share = client.place.event_share(cost).await;
+    let (relay, outbox, origin) =
+        (Arc::clone(&client.relay), client.outbox.clone(), client.origin());
+    let source = Source::Client { address: client.place.client(), viewer: client.auth.viewer() };
+    let event = async move {
+        let (Ok(answer) | Err(answer)) = accept(&relay, &origin, source, json).await;
+        drop(share);
+        relay.service.metrics.events.count(answer.counted);
+        outbox.outcome(answer.text(), permit);
+    };
+    // Fails only when the connection has ended.
+    let _ = client.publishing.send(Box::pin(event));
+}
+
+/// Takes an event through the relay; returns what its sender is told.
+async fn accept(
     relay: &Arc<Shared>,
-    auth: Arc<Auth>,
+    origin: &Origin,
     source: Source,
     json: Box<str>,
 ) -> Result<EventAnswer, EventAnswer> {
-    let event = verify(relay, auth, &source, json).await?;
+    let event = verify(relay, origin, &source, json).await?;
     let id = event.id_hex();
     let event = judge(relay, event, &source).await?;
-    let outcome = relay.index.store().put(vec![event]).await.pop();
+    let outcome = relay.index.store().put(origin, vec![event]).await.pop();
     Ok(EventAnswer::stored(id, outcome))
 }
 
 /// Reads the event and checks its signature, on the pool.
 async fn verify(
     relay: &Arc<Shared>,
-    auth: Arc<Auth>,
+    origin: &Origin,
     source: &Source,
     json: Box<str>,
 ) -> Result<VerifiedEvent, EventAnswer> {
-    let (shared, source) = (Arc::clone(relay), source.clone());
-    let verified = relay.verifier.check(move || read(&shared, &auth, &source, &json)).await;
-    verified
+    let (shared, source, bytes) = (Arc::clone(relay), source.clone(), json.len());
+    let read = move || read(&shared, &source, &json);
+    relay
+        .verifier
+        .check(origin, bytes, read)
+        .await
         .unwrap_or_else(|| Err(EventAnswer::refused(None, "error: the event could not be checked")))
 }
 
-fn read(
-    relay: &Shared,
-    auth: &Auth,
-    source: &Source,
-    json: &str,
-) -> Result<VerifiedEvent, EventAnswer> {
+fn read(relay: &Shared, source: &Source, json: &str) -> Result<VerifiedEvent, EventAnswer> {
     let event = relay.admission.read(json, source)?;
-    let vanishes = event.kind() == VANISH;
-    if !vanishes && is_known(relay, &event) {
+    if is_known(relay, &event) {
         return Err(EventAnswer::stored(event.id_hex(), Some(Outcome::Duplicate)));
     }
-    let is_for_us = vanishes && auth.is_us(&event.tag_values("relay"));
-    let event = event.verify().map_err(|error| {
+    event.verify().map_err(|error| {
         EventAnswer::refused(error.id, format!("{}: {}", Prefix::Invalid, error.reason))
-    })?;
-    Ok(if is_for_us { event.for_this_relay() } else { event })
+    })
 }
 
 /// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
-/// one is known is told to nobody who cannot sign it.
+/// one is known is told to nobody who cannot sign it. After a flush that failed what is known may not
+/// be on the disk, and the writer answers.
 fn is_known(relay: &Shared, event: &Event) -> bool {
-    // What has expired is known for a moment longer.
+    // A request to vanish that is known is answered when all is gone, and what has expired is known
+    // for a moment longer.
+    let vanishes = event.kind() == VANISH;
     let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
-    !has_expired && relay.index.sets().shows(&event.item())
+    !vanishes
+        && !has_expired
+        && relay.index.sets().shows(&event.item())
+        && relay.index.store().is_durable()
 }
 
 /// Puts the event to the write policy.
@@ -167,7 +171,8 @@ impl EventAnswer {
                 ("duplicate", true, "duplicate: already have this event".into())
             }
             Some(Outcome::Superseded) => {
-                ("superseded", true, "duplicate: a newer version is stored".into())
+                // Clients know strfry's words; NIP-01 has no prefix for it.
+                ("superseded", false, "replaced: have newer event".into())
             }
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
             Some(Outcome::Vanished) => {
@@ -194,21 +199,5 @@ impl EventAnswer {
 impl From<Refusal> for EventAnswer {
     fn from(refusal: Refusal) -> Self {
         Self::refused(refusal.id, refusal.text)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// A thousand events of the longest message were gigabytes.
-    #[test]
-    fn events_in_flight_hold_a_bounded_number_of_bytes_whatever_their_size() {
-        for bytes in (0..25).map(|power| (1 << power) + 1).chain([1, 4_095, 4_096, 256 << 10]) {
-            let most = EVENTS_IN_FLIGHT / permits(bytes) as usize;
-            assert!(most >= 1, "{bytes}");
-            assert!(most == 1 || most * bytes <= 4 << 20, "{most} of {bytes}");
-        }
-        assert_eq!(EVENTS_IN_FLIGHT / permits(4_000) as usize, EVENTS_IN_FLIGHT);
     }
 }

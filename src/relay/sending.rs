@@ -1,15 +1,15 @@
 //! The one task that empties a connection's outbox into its socket, together with what is live.
 
 use super::outbox::{Outgoing, Waiting};
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Live, Subscriptions, TooSlow};
 use super::websocket::Socket;
-use super::{message, stopped};
-use crate::config::Config;
-use crate::index::{Subscriber, SubscriberError};
+use super::{Shared, message, stopped};
+use crate::clients::limits::Turns;
+use crate::index::Index;
 use crate::metrics::Labelled;
-use crate::store::{Change, Step};
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
@@ -26,8 +26,11 @@ const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 /// What the task that sends needs.
 pub(super) struct Sending {
     waiting: Waiting,
-    live: Subscriber,
     subscriptions: Arc<Subscriptions>,
+    index: Index,
+    // Whose turns the connection's own matching takes.
+    turns: Arc<Turns>,
+    address: IpAddr,
     patience: Patience,
     ping_interval: Duration,
     events_sent: Labelled,
@@ -41,22 +44,30 @@ struct Patience {
 }
 
 impl Sending {
-    /// Sends what is waiting, and what comes to be known by `live`.
+    /// Sends what is waiting, and live events to a client at `address`.
     pub(super) fn new(
         waiting: Waiting,
-        live: Subscriber,
         subscriptions: Arc<Subscriptions>,
-        config: &Config,
-        events_sent: Labelled,
-        stopping: watch::Receiver<bool>,
+        relay: &Shared,
+        address: IpAddr,
     ) -> Self {
+        let (config, service) = (relay.config(), &relay.service);
         let send_timeout = Duration::from_secs(config.limits.send_timeout_s.get());
         let ping_interval = match config.connections.ping_interval_s.get() {
             0 => NEVER,
             seconds => Duration::from_secs(seconds),
         };
-        let patience = Patience { send_timeout, stopping };
-        Self { waiting, live, subscriptions, patience, ping_interval, events_sent }
+        let patience = Patience { send_timeout, stopping: service.running.stopping.clone() };
+        Self {
+            waiting,
+            subscriptions,
+            index: relay.index.clone(),
+            turns: Arc::clone(&service.counts.short),
+            address,
+            patience,
+            ping_interval,
+            events_sent: service.metrics.events_sent.clone(),
+        }
     }
 
     /// Sends until a close frame is sent, the connection's verbs are done or the socket fails;
@@ -96,22 +107,18 @@ impl Sending {
                     }
                     None => return wire.flush().await,
                 },
-                change = self.live.recv() => match change {
-                    Ok(change) => self.pass_on(wire, &change).await?,
-                    // Whoever subscribes from here on reads what was missed as stored.
-                    Err(SubscriberError::Lagged)
-                        if self.subscriptions.is_empty() => {}
-                    Err(SubscriberError::Lagged) => {
+                live = self.subscriptions.next_live() => match live {
+                    Ok(live) => self.pass_on(wire, live).await?,
+                    Err(TooSlow) => {
                         wire.text(message::notice("error: you read too slowly")).await?;
                         return wire.close(CloseCode::Policy, "reads too slowly").await;
                     }
-                    Err(SubscriberError::Closed) => return wire.flush().await,
                 },
                 _ = pings.tick() => wire.ping().await?,
             }
             if self.waiting.outcomes.is_empty()
                 && self.waiting.answers.is_empty()
-                && self.live.is_empty()
+                && !self.subscriptions.has_live()
             {
                 wire.flush().await?;
             }
@@ -131,8 +138,8 @@ impl Sending {
             }
             Outgoing::EndOfStored { id, generation, sent, left_out } => {
                 wire.text(message::eose(&id, left_out)).await?;
-                let commits = self.live.len();
-                for event in self.subscriptions.go_live(&id, generation, sent, commits) {
+                let published = self.index.commits_published();
+                for event in self.subscriptions.go_live(&id, generation, sent, published) {
                     self.events_sent.count("live");
                     wire.text(event).await?;
                 }
@@ -145,20 +152,21 @@ impl Sending {
     async fn pass_on<S: Sink<Message, Error = Error> + Unpin>(
         &self,
         wire: &mut Wire<'_, S>,
-        change: &Change,
+        live: Live,
     ) -> Result<(), Error> {
-        if self.subscriptions.is_empty() {
-            return Ok(());
-        }
-        for step in &change.steps {
-            if let Step::Added(event) | Step::Passed(event) = step {
-                for text in self.subscriptions.matching(event) {
-                    self.events_sent.count("live");
-                    wire.text(text).await?;
-                }
+        let texts = match &live.to {
+            Some(to) => self.subscriptions.text(&live.event, to).into_iter().collect(),
+            None => {
+                let subscriptions = Arc::clone(&self.subscriptions);
+                let matching = move || subscriptions.texts(&live);
+                let matched = self.turns.work(self.address, matching).await;
+                matched.map_err(|panic| Error::Io(std::io::Error::other(panic)))?
             }
+        };
+        for text in texts {
+            self.events_sent.count("live");
+            wire.text(text).await?;
         }
-        self.subscriptions.end_commit();
         Ok(())
     }
 }

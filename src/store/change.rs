@@ -1,7 +1,7 @@
 //! What a commit did, step by step, and how an event is taken out.
 
 use super::event::Event;
-use super::fault;
+use super::{deletion, fault};
 use crate::item::Item;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -24,11 +24,25 @@ pub struct Change {
     pub steps: Vec<Step>,
 }
 
+/// What a transaction has done so far.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) steps: Vec<Step>,
+    /// The rows of tables and indexes that it has written, about.
+    pub(super) rows: usize,
+}
+
+impl From<Written> for Change {
+    fn from(written: Written) -> Self {
+        Self { steps: written.steps }
+    }
+}
+
 /// A stored event with what it takes to remove it.
 pub(super) struct Stored {
-    row: i64,
+    pub(super) row: i64,
     pub(super) item: Item,
-    json: String,
+    pub(super) json: String,
 }
 
 impl Stored {
@@ -41,10 +55,17 @@ impl Stored {
         })
     }
 
+    /// NIP-40: whether it is due to be removed.
+    pub(super) fn has_expired(&self, connection: &Connection, now: u64) -> rusqlite::Result<bool> {
+        connection
+            .prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")?
+            .exists(params![self.row, now as i64])
+    }
+
     pub(super) fn remove(
         &self,
         connection: &Connection,
-        change: &mut Change,
+        change: &mut Written,
     ) -> rusqlite::Result<()> {
         // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
         match Event::parse(&self.json) {
@@ -52,6 +73,7 @@ impl Stored {
                 let mut untag = connection.prepare_cached(
                     "DELETE FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3",
                 )?;
+                change.rows += event.weight();
                 for key in event.tag_keys() {
                     untag.execute(params![
                         key.as_bytes(),
@@ -59,9 +81,11 @@ impl Stored {
                         self.item.id
                     ])?;
                 }
+                deletion::forget(connection, &event, self.row)?;
             }
             Err(_) => {
                 connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
+                deletion::forget_row(connection, self.row)?;
             }
         }
         connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;

@@ -1,6 +1,7 @@
 //! Moves committed pages from the write-ahead log into the database beside the writer, so that no
 //! commit waits for it.
 
+use super::doubt::{Doubt, Mender};
 use super::{StoreError, schema};
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -9,18 +10,37 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// A log of so many pages (256 MiB) is worth moving: the more commits it holds, the more often a
-/// page that all of them changed is written just once.
-const CHECKPOINT_PAGES: usize = if cfg!(test) { 64 } else { 65_536 };
-/// With a log of so many pages (512 MiB) the writer waits for the thread and starts the log over:
-/// events come faster than they are moved. Only a reader that does not end lets the log grow on.
-const LOG_PAGES: usize = 2 * CHECKPOINT_PAGES;
-/// What the writer may move itself, in pages, before it starts the log over: a few milliseconds.
-const RESTART_PAGES: usize = if cfg!(test) { 16 } else { 2_048 };
+/// The share of a log that is worth moving which the writer may move itself.
+const RESTART_PART: usize = 32;
 /// How often the thread runs after a log that grows while it is moved.
 const PASSES: usize = 4;
 /// How often the writer moves a long log itself, at the most: that takes a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the write-ahead log may get, in pages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogLength {
+    /// A log of this length is worth moving: the more commits it holds, the more often a page that
+    /// all of them changed is written just once.
+    checkpoint: usize,
+}
+
+impl LogLength {
+    pub(super) fn from_mb(mb: usize) -> Self {
+        Self { checkpoint: mb.saturating_mul((1 << 20) / schema::PAGE_BYTES) }
+    }
+
+    /// At this length the writer waits for the thread and starts the log over: events come faster
+    /// than they are moved. Only a reader that does not end lets the log grow further.
+    fn cap(self) -> usize {
+        self.checkpoint.saturating_mul(2)
+    }
+
+    /// What the writer may move itself before it starts the log over: a few milliseconds.
+    fn restart(self) -> usize {
+        self.checkpoint / RESTART_PART
+    }
+}
 
 /// The checkpointing thread and what its owner, the writer, knows of the log.
 pub(super) struct Checkpointer {
@@ -32,6 +52,8 @@ pub(super) struct Checkpointer {
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
+    length: LogLength,
+    mender: Mender,
     // When the writer last moved the log itself and there was no end to it.
     tried: Option<Instant>,
     thread: JoinHandle<()>,
@@ -39,7 +61,12 @@ pub(super) struct Checkpointer {
 
 impl Checkpointer {
     /// Starts the thread on a connection of its own.
-    pub(super) fn start(writer: &mut Connection, own: Connection) -> Result<Self, StoreError> {
+    pub(super) fn start(
+        writer: &mut Connection,
+        own: Connection,
+        length: LogLength,
+        mender: Mender,
+    ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&log_pages);
         writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
@@ -50,39 +77,40 @@ impl Checkpointer {
         let (requests, asked) = sync_channel(1);
         let caught_up = Arc::clone(&can_restart);
         let moving = Arc::new(Mutex::new(()));
-        let own_moving = Arc::clone(&moving);
+        let (own_moving, doubt) = (Arc::clone(&moving), mender.doubt.clone());
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || {
                 while asked.recv().is_ok() {
                     let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
                     let near = (0..PASSES).any(|_| {
-                        checkpoint(&own, "PASSIVE").is_some_and(|left| left <= RESTART_PAGES)
+                        checkpoint(&own, "PASSIVE", &doubt)
+                            .is_some_and(|left| left <= length.restart())
                     });
                     caught_up.store(near, Ordering::Release);
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, moving, log_pages, can_restart, tried: None, thread })
+        Ok(Self { requests, moving, log_pages, can_restart, length, mender, tried: None, thread })
     }
 
     /// Called by the writer after each commit.
     pub(super) fn committed(&mut self, writer: &Connection) {
         let log_pages = self.log_pages.load(Ordering::Relaxed);
-        if log_pages < CHECKPOINT_PAGES {
+        if log_pages < self.length.checkpoint {
             // That was said of a log which has been begun anew since.
             self.can_restart.store(false, Ordering::Relaxed);
             return;
         }
-        if log_pages >= LOG_PAGES && self.may_try() {
+        if log_pages >= self.length.cap() && self.may_try() {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
-            if !restart(writer) {
+            if !self.restart(writer) {
                 self.tried = Some(Instant::now());
             }
         } else if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever.
-            restart(writer);
+            self.restart(writer);
         } else {
             let _ = self.requests.try_send(());
         }
@@ -92,7 +120,7 @@ impl Checkpointer {
     /// written from its beginning again and takes no more room for a while.
     pub(super) fn relieve(&mut self, writer: &Connection) {
         if self.may_try() {
-            checkpoint(writer, "PASSIVE");
+            checkpoint(writer, "PASSIVE", &self.mender.doubt);
             self.tried = Some(Instant::now());
         }
     }
@@ -101,32 +129,50 @@ impl Checkpointer {
         self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
     }
 
-    /// Ends the thread and leaves as small a log as can be had.
-    pub(super) fn finish(self, writer: &Connection) {
+    /// What a failed flush has put in doubt.
+    pub(super) fn doubt(&self) -> &Doubt {
+        &self.mender.doubt
+    }
+
+    /// Makes the files whole after a flush that failed.
+    ///
+    /// # Errors
+    /// As [`Mender::mend`].
+    pub(super) fn mend(&mut self, writer: &Connection) -> Result<(), StoreError> {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.mender.mend(writer)
+    }
+
+    /// Has the next commit written at the log's beginning, and whether that was done. Readers that
+    /// hold on to the log only put this off: they are never waited for.
+    fn restart(&self, writer: &Connection) -> bool {
+        without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0)
+    }
+
+    /// Ends the thread and leaves as small a log as can be had: none, where nothing is in doubt and
+    /// nobody reads on.
+    pub(super) fn finish(mut self, writer: &Connection) {
         drop(self.requests);
         if self.thread.join().is_err() {
             tracing::error!("the store's checkpoint thread panicked");
         }
-        checkpoint(writer, "PASSIVE");
+        let mended = self.mender.mend(writer);
+        checkpoint(writer, "PASSIVE", &self.mender.doubt);
+        if let Err(error) = mended {
+            tracing::error!(%error, "write-ahead log kept: the next start goes on with what of it is on the disk");
+        } else if !self.mender.doubt.is_there()
+            && let Err(error) = schema::move_log_at_close(writer)
+        {
+            tracing::warn!(%error, "write-ahead log kept");
+        }
     }
 }
 
-/// Moves all of the log into the database, and whether that was done: both are then durable.
-pub(super) fn is_done(writer: &Connection) -> bool {
-    without_waiting(writer, "FULL") == Some(0)
-}
-
-/// Has the next commit written at the log's beginning, and whether that was done. Readers that hold
-/// on to the log only put this off: they are never waited for.
-fn restart(writer: &Connection) -> bool {
-    without_waiting(writer, "RESTART") == Some(0)
-}
-
 /// As [`checkpoint`], and gives up where it would wait for readers.
-fn without_waiting(writer: &Connection, mode: &str) -> Option<usize> {
+fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
     let left = writer
         .busy_timeout(Duration::ZERO)
-        .map(|()| checkpoint(writer, mode))
+        .map(|()| checkpoint(writer, mode, doubt))
         .and_then(|left| writer.busy_timeout(schema::BUSY_TIMEOUT).map(|()| left));
     left.unwrap_or_else(|error| {
         tracing::warn!(%error, "the write-ahead log could not be checkpointed");
@@ -135,14 +181,19 @@ fn without_waiting(writer: &Connection, mode: &str) -> Option<usize> {
 }
 
 /// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
-/// could not run, another one does, or it would have had to wait.
-fn checkpoint(connection: &Connection, mode: &str) -> Option<usize> {
+/// could not run, another one does, or it would have had to wait. Nothing is moved out of a log that
+/// is in doubt: after a power cut the store would have what the log has lost, and not what came before.
+fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
+    if doubt.is_there() {
+        return None;
+    }
     let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
         let (is_busy, log, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
         let pages = usize::try_from(log).ok().zip(usize::try_from(moved).ok());
         Ok(pages.filter(|_| !is_busy))
     });
     left.map(|pages| pages.map(|(log, moved)| log.saturating_sub(moved))).unwrap_or_else(|error| {
+        doubt.note(&error);
         tracing::warn!(%error, "the write-ahead log could not be checkpointed");
         None
     })
@@ -151,7 +202,10 @@ fn checkpoint(connection: &Connection, mode: &str) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
     use tempfile::TempDir;
+
+    const LENGTH: LogLength = LogLength { checkpoint: 512 };
 
     /// A writer that never rests.
     struct Stand {
@@ -167,7 +221,10 @@ mod tests {
             let tables = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
                 CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
             writer.execute_batch(tables).unwrap();
-            let checkpointer = Checkpointer::start(&mut writer, open(&directory)).unwrap();
+            let checkpointer = {
+                let mender = Mender::new(Path::new("in no doubt"));
+                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender).unwrap()
+            };
             Self { writer, checkpointer, directory }
         }
 
@@ -191,7 +248,7 @@ mod tests {
     #[test]
     fn the_log_stays_below_its_cap_under_a_writer_that_never_rests() {
         let longest = Stand::new().commit(2_000);
-        assert!((CHECKPOINT_PAGES..LOG_PAGES + 20).contains(&longest), "{longest} pages");
+        assert!((LENGTH.checkpoint..LENGTH.cap() + 20).contains(&longest), "{longest} pages");
     }
 
     /// The thread can catch up once more after the log was begun anew; nothing of the next one has
@@ -204,7 +261,7 @@ mod tests {
         stand.commit(1);
         stand.checkpointer.can_restart.store(true, Ordering::Release);
         let mut longest = 0;
-        while longest < CHECKPOINT_PAGES + 3 * RESTART_PAGES {
+        while longest < LENGTH.checkpoint + 3 * LENGTH.restart() {
             let before = longest;
             longest = longest.max(stand.commit(1));
             assert!(longest > before, "the writer began a log anew that nobody had moved");
@@ -217,10 +274,10 @@ mod tests {
         let mut stand = Stand::new();
         let reader = open(&stand.directory);
         reader.execute_batch("BEGIN; SELECT count(*) FROM page").unwrap();
-        assert!(stand.commit(100) > LOG_PAGES + 200);
+        assert!(stand.commit(150) > LENGTH.cap() + 200);
         reader.execute_batch("ROLLBACK").unwrap();
         stand.checkpointer.tried = None;
         stand.commit(1);
-        assert!(stand.commit(100) < LOG_PAGES + 20);
+        assert!(stand.commit(100) < LENGTH.cap() + 20);
     }
 }

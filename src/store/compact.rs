@@ -1,11 +1,13 @@
 //! Gives back the room that removed events have left.
 
-use super::{StoreError, change::Change, lock, refused, rules, schema, writer::unix_now};
+use super::change::Written;
+use super::doubt::Mender;
+use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
-/// The most expired events that one commit removes.
-const EXPIRE_EVENTS: usize = 10_000;
+/// The most rows that one commit writes, or those of one event.
+const EXPIRE_ROWS: usize = 100_000;
 
 /// What compacting has done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,12 +32,16 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
     let lock = lock::take(path)?;
     let before_bytes = size(path);
+    let mut mender = Mender::new(&lock::real_path(path));
     let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
+    mender.mend(&connection)?;
     let expired = expire(&mut connection)?;
     refused::remember(&connection, &[], unix_now())?;
     // In memory the copy that this makes would be as large as the store.
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    // A flush that failed has ended this before: the next start makes the log whole.
+    schema::move_log_at_close(&connection)?;
     let count =
         "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
     let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;
@@ -49,11 +55,11 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
     let mut expired = 0;
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let removed =
-            rules::expire(&transaction, unix_now(), EXPIRE_EVENTS, &mut Change::default())?;
+        let mut written = Written::default();
+        let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
         transaction.commit()?;
-        expired += removed;
-        if removed < EXPIRE_EVENTS {
+        expired += written.steps.len();
+        if !there_is_more {
             return Ok(expired);
         }
     }

@@ -29,7 +29,6 @@ pub struct Event {
     address: Option<String>,
     deletes: Option<Box<Deletes>>,
     is_protected: bool,
-    is_for_this_relay: bool,
 }
 
 /// NIP-09: what a deletion request names.
@@ -79,12 +78,22 @@ impl Lifetime {
     }
 }
 
+/// An event without tags is a row of the table and of five indexes.
+const EVENT_ROWS: usize = 6;
+/// So many bytes of JSON take as long to write as a row of an index.
+const BYTES_OF_A_ROW: usize = 1_024;
+
 /// NIP-09: the kind of a deletion request.
 pub(super) const DELETION: u16 = 5;
 /// NIP-42: the kind with which a client shows who it is; never stored, never passed on.
 pub const AUTHENTICATION: u16 = 22_242;
 /// NIP-62: the kind of a request to vanish.
 pub const VANISH: u16 = 62;
+/// NIP-62: the value of a `relay` tag that means every relay.
+pub(super) const ALL_RELAYS: &str = "ALL_RELAYS";
+/// NIP-59: the kind of a gift wrap. Its author is a key that is used once; it belongs to those that
+/// its `p` tags name. The ephemeral kind, 21059, is never stored.
+pub(super) const GIFT_WRAP: u16 = 1_059;
 /// NIP-18: the kinds whose content may be another event.
 const REPOSTS: [u16; 2] = [6, 16];
 
@@ -164,8 +173,12 @@ impl Fields<'_> {
             return None;
         }
         let (json, tags_at, content_at) = self.to_json(&id, &pubkey, &signature)?;
-        // NIP-40: the tag holds seconds since the epoch; what is no number expires nothing.
-        let expires_at = self.tag_values("expiration").next().and_then(|text| text.parse().ok());
+        // NIP-40: the tag holds seconds since the epoch; what is no number expires nothing. A
+        // request to vanish has to hold for good (NIP-62).
+        let expires_at = match self.kind {
+            VANISH => None,
+            _ => self.tag_values("expiration").next().and_then(|text| text.parse().ok()),
+        };
         Some(Event {
             item: Item::new(self.created_at, id),
             pubkey,
@@ -181,7 +194,6 @@ impl Fields<'_> {
             address: self.address(),
             deletes: (self.kind == DELETION).then(|| Box::new(self.deletes())),
             is_protected: self.tags.iter().any(|tag| tag.first().is_some_and(|t| t.0 == "-")),
-            is_for_this_relay: false,
         })
     }
 
@@ -301,9 +313,27 @@ impl Event {
         &self.tag_keys
     }
 
+    /// What it takes to write the event or to remove it, in rows of tables and indexes, about.
+    pub fn weight(&self) -> usize {
+        let deletes = self.deletes.as_ref().map_or(0, |it| it.ids.len() + it.addresses.len());
+        EVENT_ROWS + self.tag_keys.len() + deletes + self.json.len() / BYTES_OF_A_ROW
+    }
+
+    /// The memory that the event takes, in bytes, about.
+    pub fn memory_bytes(&self) -> usize {
+        let ids = self.deletes.as_ref().map_or(0, |it| size_of_val(it.ids.as_slice()));
+        size_of::<Self>() + self.json.capacity() + size_of_val(self.tag_keys.as_slice()) + ids
+    }
+
     /// NIP-40: the second from which the event is gone.
     pub fn expires_at(&self) -> Option<u64> {
         self.expires_at
+    }
+
+    /// NIP-59: the recipients of a gift wrap, by their public keys; none of any other event.
+    pub fn recipients(&self) -> impl Iterator<Item = [u8; 32]> {
+        let keys = if self.kind == GIFT_WRAP { self.tag_keys.as_slice() } else { &[] };
+        keys.iter().filter(|key| key.letter() == b'p').filter_map(TagKey::raw_hex)
     }
 
     /// How long the event lives.
@@ -332,12 +362,6 @@ impl Event {
             _ => None,
         };
         tags.iter().filter_map(value).collect()
-    }
-
-    /// NIP-62: whether a request to vanish is known to name this relay, besides what its tags say
-    /// to those who know the relay's configured URL alone.
-    pub(super) fn is_for_this_relay(&self) -> bool {
-        self.is_for_this_relay
     }
 
     /// NIP-70: whether only its author may publish the event.
@@ -375,12 +399,6 @@ impl Event {
 }
 
 impl VerifiedEvent {
-    /// Says that the event names this relay (NIP-62, `relay`), by a URL by which it is reached.
-    pub fn for_this_relay(mut self) -> Self {
-        self.0.is_for_this_relay = true;
-        self
-    }
-
     /// The event itself.
     pub fn into_inner(self) -> Event {
         self.0

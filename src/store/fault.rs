@@ -41,6 +41,13 @@ pub(super) fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<
     Ok(text.unwrap_or_else(|_| String::from_utf8_lossy(bytes)))
 }
 
+/// Whether a flush has failed: what it was for may be lost, whatever the disk says later.
+pub(super) fn is_failed_flush(error: &Error) -> bool {
+    error.sqlite_error().is_some_and(|error| {
+        matches!(error.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
+    })
+}
+
 /// Whether room on the disk would help: then it is worth moving the write-ahead log.
 pub(super) fn is_full(error: &StoreError) -> bool {
     let StoreError::Sqlite(error) = error else { return false };

@@ -92,10 +92,7 @@ impl Filter {
             && self.takes_kind(event.kind())
             && holds(&self.authors, event.pubkey())
             && holds(&self.ids, &event.item().id)
-            && self
-                .tags
-                .iter()
-                .all(|keys| event.tag_keys().iter().any(|key| keys.binary_search(key).is_ok()))
+            && self.tags.iter().all(|keys| have_common(keys, event.tag_keys()))
     }
 
     /// Whether events of the kind can match.
@@ -140,6 +137,13 @@ const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 /// Whether the list, sorted, has the value; without a list all have it.
 pub(super) fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
     list.as_ref().is_none_or(|list| list.binary_search(value).is_ok())
+}
+
+/// Whether two sorted lists have a value in common. Each value of the shorter one is searched for
+/// in the longer one, so that neither a long filter nor an event of many tags is walked through.
+fn have_common<T: Ord>(one: &[T], other: &[T]) -> bool {
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    short.iter().any(|value| long.binary_search(value).is_ok())
 }
 
 fn invalid(key: &str, expected: &'static str) -> FilterError {

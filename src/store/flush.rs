@@ -3,12 +3,13 @@
 use super::StoreError;
 use super::change::Change;
 use super::commits::Untold;
+use super::doubt::{Doubt, log_path};
 use crate::config::Synchronous;
 use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
@@ -31,8 +32,6 @@ pub(super) struct Committed {
 /// The flushing thread, owned by the writer.
 pub(super) struct Flusher {
     commits: SyncSender<Committed>,
-    // A flush has failed: what it was for is in the log, and may not be on the disk.
-    failed: Arc<AtomicBool>,
     thread: JoinHandle<()>,
 }
 
@@ -43,15 +42,15 @@ impl Flusher {
         flush: impl FnMut() -> io::Result<()> + Send + 'static,
         on_commit: OnCommit,
         next_expiry: Arc<AtomicU64>,
+        doubt: Doubt,
     ) -> Result<Self, StoreError> {
         let (commits, waiting) = sync_channel(1);
-        let failed = Arc::new(AtomicBool::new(false));
-        let thread = Thread { flush, on_commit, next_expiry, failed: Arc::clone(&failed) };
+        let thread = Thread { flush, on_commit, next_expiry, doubt };
         let thread = std::thread::Builder::new()
             .name("store-flush".into())
             .spawn(move || thread.run(&waiting))
             .map_err(StoreError::Thread)?;
-        Ok(Self { commits, failed, thread })
+        Ok(Self { commits, thread })
     }
 
     /// Hands a commit over; they are told in this order.
@@ -59,16 +58,6 @@ impl Flusher {
         if let Err(refused) = self.commits.send(committed) {
             (refused.0.tell)(Err("the store's flush thread has ended"));
         }
-    }
-
-    /// Whether a flush has failed since the last [`Flusher::mended`].
-    pub(super) fn has_failed(&self) -> bool {
-        self.failed.load(Ordering::Acquire)
-    }
-
-    /// Called when what a failed flush was for has become durable in another way.
-    pub(super) fn mended(&self) {
-        self.failed.store(false, Ordering::Release);
     }
 
     /// Ends the thread once it has told of the last commit.
@@ -85,7 +74,7 @@ struct Thread<Flush> {
     on_commit: OnCommit,
     // Shared with whoever asks whether something is due to be removed.
     next_expiry: Arc<AtomicU64>,
-    failed: Arc<AtomicBool>,
+    doubt: Doubt,
 }
 
 impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
@@ -98,12 +87,12 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
 
     /// After a flush that failed, a later one says nothing of what that one was for.
     fn flush(&mut self) -> Result<(), String> {
-        if self.failed.load(Ordering::Acquire) {
+        if self.doubt.is_there() {
             return Err("an earlier write could not be flushed to the disk".into());
         }
         (self.flush)().map_err(|error| {
             tracing::error!(%error, "the write-ahead log could not be flushed to the disk");
-            self.failed.store(true, Ordering::Release);
+            self.doubt.log_failed();
             format!("not flushed to the disk: {error}")
         })
     }
@@ -121,14 +110,12 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
 }
 
 /// What makes the commits in a store durable: its write-ahead log, which keeps its name for as long
-/// as the store is open, is flushed.
+/// as the store is open, is flushed. `database` is a path without links.
 pub(super) fn log_flush(
     database: &Path,
     synchronous: Synchronous,
 ) -> impl FnMut() -> io::Result<()> + Send + 'static {
-    // SQLite follows links, and its log lies beside the file itself.
-    let mut path = database.canonicalize().unwrap_or_else(|_| database.to_owned()).into_os_string();
-    path.push("-wal");
+    let path = log_path(database);
     let mut log: Option<File> = None;
     move || match (synchronous, &mut log) {
         (Synchronous::Normal, _) => Ok(()),
@@ -140,16 +127,19 @@ pub(super) fn log_flush(
 #[cfg(test)]
 mod tests {
     use super::super::change::Step;
-    use super::super::checkpoint::Checkpointer;
+    use super::super::checkpoint::{Checkpointer, LogLength};
     use super::super::commits::Commits;
+    use super::super::doubt::Mender;
     use super::super::event::Event;
     use super::super::rules::Outcome;
     use super::super::schema;
+    use super::super::source_queue::Origin;
     use super::super::vanish::Vanishing;
-    use super::super::writer::{Beside, Writer};
+    use super::super::writer::{Batches, Beside, Writer};
     use super::*;
     use crate::metrics::StoreMetrics;
     use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
 
     fn publish(writer: &Writer, number: u8) -> Outcome {
         let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
@@ -158,7 +148,11 @@ mod tests {
         );
         let (send, outcomes) = sync_channel(1);
         let events = vec![Event::parse(&json).unwrap().trust()];
-        writer.submit(events, Box::new(move |outcomes| send.send(outcomes).unwrap()));
+        writer.submit(
+            &Origin::Local,
+            events,
+            Box::new(move |outcomes| send.send(outcomes).unwrap()),
+        );
         outcomes.recv().unwrap().remove(0)
     }
 
@@ -170,7 +164,9 @@ mod tests {
         let path = folder.path().join("store.sqlite");
         let mut connection = schema::open_writer(&path).unwrap();
         let checkpointer = schema::open_checkpointer(&path).unwrap();
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer).unwrap();
+        let (length, mender) = (LogLength::from_mb(1), Mender::new(&path));
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, length, mender).unwrap();
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&fails);
         let flush = move || match disk.swap(false, Ordering::SeqCst) {
@@ -186,12 +182,13 @@ mod tests {
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
-        let beside = Beside { checkpointer, commits, expired_until, metrics };
+        let batches = Batches::Short;
+        let beside = Beside { checkpointer, commits, expired_until, metrics, batches };
         let writer =
             Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
                 .unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
-        // A reader that does not end keeps the log from being moved.
+        // A reader that does not end keeps the log from being moved; it is made whole all the same.
         let reader = schema::open_reader(&path).unwrap();
         let reading = reader.unchecked_transaction().unwrap();
         let count = |_: ()| -> i64 {
@@ -200,10 +197,9 @@ mod tests {
         assert_eq!(count(()), 1);
         fails.store(true, Ordering::SeqCst);
         assert!(matches!(publish(&writer, 2), Outcome::Failed(why) if why.contains("bad sector")));
-        assert!(matches!(publish(&writer, 3), Outcome::Failed(_)));
-        drop(reading);
         assert_eq!(publish(&writer, 2), Outcome::Duplicate);
         assert_eq!(publish(&writer, 3), Outcome::Stored);
+        drop(reading);
         writer.stop();
         assert_eq!(*heard.lock().unwrap(), 3);
     }

@@ -44,7 +44,7 @@ fn beside(store: PathBuf) -> PathBuf {
 
 /// SQLite follows links: the same file by another name is the same store. So does this, to where
 /// the file will be when it is not there yet.
-fn real_path(path: &Path) -> PathBuf {
+pub(super) fn real_path(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..LINKS {
         match path.canonicalize() {

@@ -8,6 +8,8 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deletion;
+mod doubt;
 mod event;
 mod fault;
 mod filter;
@@ -21,11 +23,14 @@ mod rules;
 mod schema;
 mod signature;
 mod source;
+mod source_queue;
+mod submission;
 mod synced;
 mod tag_key;
 mod vanish;
 mod verifier;
 mod viewer;
+mod wal;
 mod writer;
 
 pub use crate::config::{RelayKind, Synchronous};
@@ -42,28 +47,25 @@ pub use readers::{LeftOut, Moment, Reader, StoredPage};
 pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
+pub use source_queue::Origin;
 pub use synced::Synced;
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
-pub use writer::{Reply, unix_now};
+pub use writer::{Batches, Reply, unix_now};
 
 use crate::config::{Config, RelayUrl};
 use crate::metrics::StoreMetrics;
-use checkpoint::Checkpointer;
+use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
+use doubt::{Doubt, Mender, log_path};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 use vanish::Vanishing;
 use writer::{Beside, Writer};
-
-/// The most events that one commit of a removal removes.
-const REMOVE_EVENTS: usize = 1_000;
-/// The most submissions of tasks that are under way; fewer than fill the writer's queue.
-const PUTS_IN_FLIGHT: usize = 4_000;
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -159,6 +161,12 @@ pub enum StoreError {
     /// What was to be written is not there, or not safely.
     #[error("the store could not be written: {0}")]
     NotWritten(String),
+    /// A part of the write-ahead log is lost, and nothing of it was acknowledged.
+    #[error(
+        "{0}; end all programs that have the store open and start again: what was acknowledged \
+        stands before it"
+    )]
+    LogDamaged(String),
     /// SQLite refused.
     #[error("the store: {0}")]
     Sqlite(#[from] rusqlite::Error),
@@ -232,11 +240,16 @@ pub struct StoreOptions {
     /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
     /// is read again.
     pub cache_mb: usize,
+    /// The length at which the write-ahead log is moved into the file, in MiB; writing waits at
+    /// twice the length.
+    pub wal_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
+    /// How much shares a commit.
+    pub batches: Batches,
 }
 
 impl StoreOptions {
@@ -246,8 +259,10 @@ impl StoreOptions {
             synchronous: config.store.synchronous,
             readers: config.store.readers.size(),
             cache_mb: config.store.cache_mb.size(),
+            wal_mb: config.store.wal_mb.size(),
             private_kinds: PrivateKinds::default(),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
+            batches: Batches::Short,
         }
     }
 }
@@ -258,8 +273,10 @@ impl Default for StoreOptions {
             synchronous: Synchronous::Full,
             readers: 8,
             cache_mb: 256,
+            wal_mb: 256,
             private_kinds: PrivateKinds::default(),
             relay_url: None,
+            batches: Batches::Short,
         }
     }
 }
@@ -276,9 +293,8 @@ struct Inner {
     path: PathBuf,
     reader: Reader,
     writer: Writer,
+    doubt: Doubt,
     metrics: StoreMetrics,
-    // Of submissions that a task waits for.
-    places: Semaphore,
     // One process writes: the index in its memory is the whole truth about the file.
     lock: File,
 }
@@ -314,51 +330,46 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock::take(path)?;
+        let real = lock::real_path(path);
+        let mut mender = Mender::new(&real);
+        let doubt = mender.doubt.clone();
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer)?;
+        let length = LogLength::from_mb(options.wal_mb);
+        mender.mend(&connection)?;
+        let checkpointer = Checkpointer::start(&mut connection, checkpointer, length, mender)?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
-        let flush = flush::log_flush(path, options.synchronous);
+        let flush = flush::log_flush(&real, options.synchronous);
         let beside = Beside {
             checkpointer,
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
             metrics: metrics.clone(),
+            batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
         let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self {
-            inner: Arc::new(Inner {
-                path: path.to_owned(),
-                reader,
-                writer,
-                metrics,
-                places: Semaphore::new(PUTS_IN_FLIGHT),
-                lock,
-            }),
-        })
+        Ok(Self { inner: Arc::new(Inner { path: real, reader, writer, doubt, metrics, lock }) })
     }
 
-    /// Stores events in one commit with whatever else is waiting. `reply` gets one outcome an
-    /// event, in order, once they are durable. Waits while the writer's queue is full.
-    pub fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.inner.writer.submit(events, reply);
+    /// Stores events together with whatever else is waiting, in as many commits as it takes; each
+    /// origin has its turn. `reply` gets one outcome an event, in order, once all are durable. Does not
+    /// wait: whoever submits bounds what it has under way.
+    pub fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.inner.writer.submit(origin, events, reply);
     }
 
-    /// Stores events, and returns the outcome of each once it is durable. Waits while many
-    /// submissions wait for the writer.
-    pub async fn put(&self, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
+    /// As [`Store::submit`], and returns the outcomes.
+    pub async fn put(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
         let count = events.len();
-        let lost = || vec![Outcome::Failed("the store gave no answer".into()); count];
-        // The writer's queue makes a thread wait when it is full: a task waits here instead.
-        let Ok(_place) = self.inner.places.acquire().await else { return lost() };
         let (done, outcomes) = oneshot::channel();
-        self.submit(events, Box::new(move |outcomes| drop(done.send(outcomes))));
-        outcomes.await.unwrap_or_else(|_| lost())
+        self.submit(origin, events, Box::new(move |outcomes| drop(done.send(outcomes))));
+        let lost = |_| vec![Outcome::Failed("the store gave no answer".into()); count];
+        outcomes.await.unwrap_or_else(lost)
     }
 
     /// Stores events and waits for their outcomes.
@@ -367,7 +378,7 @@ impl Store {
     /// [`StoreError::Closed`] when the writer has gone.
     pub fn publish(&self, events: Vec<VerifiedEvent>) -> Result<Vec<Outcome>, StoreError> {
         let (send, outcomes) = std::sync::mpsc::sync_channel(1);
-        self.submit(events, Box::new(move |done| drop(send.send(done))));
+        self.submit(&Origin::Local, events, Box::new(move |done| drop(send.send(done))));
         outcomes.recv().map_err(|_| StoreError::Closed)
     }
 
@@ -380,11 +391,7 @@ impl Store {
         if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
-        let (send, done) = std::sync::mpsc::sync_channel(1);
-        self.inner.writer.expire(Box::new(move |_| {
-            let _ = send.send(());
-        }));
-        done.recv().map_err(|_| StoreError::Closed)?;
+        self.inner.writer.expire()?;
         if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 
@@ -400,10 +407,7 @@ impl Store {
         })?;
         ids.sort_unstable();
         ids.dedup();
-        for ids in ids.chunks(REMOVE_EVENTS) {
-            self.inner.writer.remove(ids.to_vec())?;
-        }
-        Ok(())
+        self.inner.writer.remove(ids)
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.
@@ -431,12 +435,16 @@ impl Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
+    /// Whether everything that the sets show is on the disk: `false` from a flush that failed, before
+    /// the listener hears of its commit, until that is made up for.
+    pub fn is_durable(&self) -> bool {
+        !self.inner.doubt.is_there()
+    }
+
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
     pub fn file_bytes(&self) -> (u64, u64) {
-        let mut log = self.inner.path.clone().into_os_string();
-        log.push("-wal");
         let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        (bytes(&self.inner.path), bytes(Path::new(&log)))
+        (bytes(&self.inner.path), bytes(&log_path(&self.inner.path)))
     }
 
     /// What the store measures.

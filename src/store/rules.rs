@@ -1,9 +1,13 @@
 //! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
-//! deletion, NIP-40 expiration, NIP-62 vanishing). The rules give the same store whatever order
-//! events come in; but of a key that vanishes, a deletion that goes with the rest still keeps out
-//! what it named when it came before, also where that was made after it.
+//! deletion, NIP-40 expiration, NIP-62 vanishing).
+//!
+//! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
+//! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
+//! it does depends on these two events and on nothing that the store has seen before. So two stores
+//! that give each other all they have end equal, whatever the history of each.
 
-use super::change::{Change, Step, Stored};
+use super::change::{Step, Stored, Written};
+use super::deletion;
 use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
 use super::vanish::Vanishing;
 use crate::item::Item;
@@ -19,7 +23,7 @@ pub enum Outcome {
     Duplicate,
     /// A newer version of the same replaceable or addressable event is stored.
     Superseded,
-    /// Its author has deleted it (NIP-09).
+    /// Its author has deleted it, or the recipient of the gift wrap that it is (NIP-09, NIP-59).
     Deleted,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
@@ -32,16 +36,13 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// What cannot be deleted: requests to delete (NIP-09) and to vanish (NIP-62).
-const REQUESTS: [u16; 2] = [DELETION, VANISH];
-
 /// Applies one event inside the open transaction and notes in `change` what it did.
 pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
     now: u64,
     vanishing: &mut Vanishing,
-    change: &mut Change,
+    change: &mut Written,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
     if event.expires_at().is_some_and(|second| second <= now) {
@@ -56,19 +57,17 @@ pub(super) fn apply(
     if vanishing.covers(connection, &event)? {
         return Ok(Outcome::Vanished);
     }
-    if is_deleted(connection, &event, change)? {
+    if deletion::is_deleted(connection, &event)? {
         return Ok(Outcome::Deleted);
     }
     if event.address().is_some()
-        && let Some(outcome) = replace(connection, &event, change)?
+        && let Some(outcome) = replace(connection, &event, now, change)?
     {
         return Ok(outcome);
     }
-    if !insert(connection, &event)? {
-        return Ok(Outcome::Duplicate);
-    }
+    let Some(row) = insert(connection, &event)? else { return Ok(Outcome::Duplicate) };
     if event.kind() == DELETION {
-        delete(connection, &event, change)?;
+        deletion::follow(connection, &event, row, change)?;
     }
     if event.kind() == VANISH {
         vanishing.follow(connection, &event)?;
@@ -77,35 +76,62 @@ pub(super) fn apply(
     Ok(Outcome::Stored)
 }
 
-/// Removes what expired by `now`, at most `limit` events, and returns how many that were.
+/// How many stored events are read at a time in order to be removed: each may be as long as an event
+/// can be.
+pub(super) const REMOVED_AT_ONCE: usize = 32;
+
+/// Removes what expired by `now`, until `most_rows` are written. Returns whether there may be more.
 pub(super) fn expire(
     connection: &Connection,
     now: u64,
-    limit: usize,
-    change: &mut Change,
-) -> rusqlite::Result<usize> {
+    most_rows: usize,
+    change: &mut Written,
+) -> rusqlite::Result<bool> {
     let mut due = connection.prepare_cached(
         "SELECT row, id, created_at, json FROM event
          WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
     )?;
-    let due: Vec<Stored> = due
-        .query_map(params![now as i64, limit as i64], Stored::read)?
-        .collect::<Result<_, _>>()?;
-    for stored in &due {
-        stored.remove(connection, change)?;
-    }
-    Ok(due.len())
+    remove_in_turn(connection, most_rows, change, |limit| {
+        due.query_map(params![now as i64, limit as i64], Stored::read)?.collect()
+    })
 }
 
-/// Removes events by id, those that are there.
+/// Removes what `next` reads, at most so many at a time, until that is nothing more or `most_rows` are
+/// written. Returns whether there may be more.
+pub(super) fn remove_in_turn(
+    connection: &Connection,
+    most_rows: usize,
+    change: &mut Written,
+    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<Stored>>,
+) -> rusqlite::Result<bool> {
+    loop {
+        let some = next(REMOVED_AT_ONCE)?;
+        let was_full = some.len() == REMOVED_AT_ONCE;
+        for stored in some {
+            if change.rows >= most_rows {
+                return Ok(true);
+            }
+            stored.remove(connection, change)?;
+        }
+        if !was_full {
+            return Ok(false);
+        }
+    }
+}
+
+/// Removes events by id, those that are there, from the end of `ids` until `most_rows` are written.
+/// Leaves those in `ids` that are still to be removed.
 pub(super) fn remove(
     connection: &Connection,
-    ids: &[[u8; 32]],
-    change: &mut Change,
+    ids: &mut Vec<[u8; 32]>,
+    most_rows: usize,
+    change: &mut Written,
 ) -> rusqlite::Result<()> {
     let mut select =
         connection.prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?;
-    for id in ids {
+    while change.rows < most_rows
+        && let Some(id) = ids.pop()
+    {
         if let Some(stored) = select.query_row([id], Stored::read).optional()? {
             stored.remove(connection, change)?;
         }
@@ -134,41 +160,13 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
     due.collect()
 }
 
-/// Whether its author has deleted the event. When that was done by its id, older versions of its
-/// address go too, as they would have when it came before its deletion.
-fn is_deleted(
-    connection: &Connection,
-    event: &Event,
-    change: &mut Change,
-) -> rusqlite::Result<bool> {
-    // A request cannot be deleted, whichever of the two came first.
-    if REQUESTS.contains(&event.kind()) {
-        return Ok(false);
-    }
-    let by_id = connection
-        .prepare_cached("SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2")?
-        .exists(params![event.item().id, event.pubkey()])?;
-    let Some(address) = event.address() else { return Ok(by_id) };
-    let address = Address { pubkey: event.pubkey(), kind: event.kind(), d: address };
-    let Item { created_at, id } = event.item();
-    if by_id {
-        bury_versions(connection, &address, created_at as i64, &id, change)?;
-        return Ok(true);
-    }
-    connection
-        .prepare_cached(
-            "SELECT 1 FROM address_tombstone WHERE pubkey = ?1 AND kind = ?2 AND address = ?3
-             AND (created_at > ?4 OR (created_at = ?4 AND id <= ?5))",
-        )?
-        .exists(params![address.pubkey, address.kind, address.d, created_at as i64, id])
-}
-
 /// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
 /// Returns what becomes of the event when it is not the one to keep; else its predecessor is gone.
 fn replace(
     connection: &Connection,
     event: &Event,
-    change: &mut Change,
+    now: u64,
+    change: &mut Written,
 ) -> rusqlite::Result<Option<Outcome>> {
     let predecessor = connection
         .prepare_cached(
@@ -182,15 +180,18 @@ fn replace(
     if new.id == old.id {
         return Ok(Some(Outcome::Duplicate));
     }
-    if new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id) {
+    let is_older =
+        new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id);
+    // One that has expired and is still to be removed stands in nobody's way.
+    if is_older && !predecessor.has_expired(connection, now)? {
         return Ok(Some(Outcome::Superseded));
     }
     predecessor.remove(connection, change)?;
     Ok(None)
 }
 
-/// Stores the event; returns whether it was not there before.
-fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+/// Stores the event and returns its row; `None` when it was there before.
+fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<Option<i64>> {
     let item = event.item();
     let inserted = connection
         .prepare_cached(
@@ -207,7 +208,7 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
             event.json(),
         ])?;
     if inserted == 0 {
-        return Ok(false);
+        return Ok(None);
     }
     let row = connection.last_insert_rowid();
     let mut tag = connection.prepare_cached(
@@ -216,83 +217,5 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     for key in event.tag_keys() {
         tag.execute(params![key.as_bytes(), item.created_at as i64, item.id, event.kind(), row])?;
     }
-    Ok(true)
-}
-
-/// NIP-09: removes the author's own events that `deletion` names, and keeps out those that come
-/// later. Requests to delete or to vanish cannot be deleted.
-fn delete(connection: &Connection, deletion: &Event, change: &mut Change) -> rusqlite::Result<()> {
-    let pubkey = deletion.pubkey();
-    for id in deletion.deleted_ids() {
-        let target = connection
-            .prepare_cached(
-                "SELECT row, id, created_at, json, pubkey, kind, address FROM event WHERE id = ?1",
-            )?
-            .query_row([id], |row| {
-                let address: Option<String> = row.get(6)?;
-                Ok((Stored::read(row)?, row.get::<_, [u8; 32]>(4)?, row.get::<_, u16>(5)?, address))
-            })
-            .optional()?;
-        if let Some((stored, author, kind, address)) = target {
-            if REQUESTS.contains(&kind) || author != *pubkey {
-                continue;
-            }
-            match address {
-                // Older versions must not take the place that this one leaves.
-                Some(d) => {
-                    let address = Address { pubkey, kind, d: &d };
-                    let Item { created_at, id } = stored.item;
-                    bury_versions(connection, &address, created_at as i64, &id, change)?;
-                }
-                None => stored.remove(connection, change)?,
-            }
-        }
-        connection
-            .prepare_cached("INSERT OR IGNORE INTO tombstone (id, pubkey) VALUES (?1, ?2)")?
-            .execute(params![id, pubkey])?;
-    }
-    // All versions up to the deletion's own time are gone; later ones are welcome.
-    let until = deletion.item().created_at as i64;
-    for (kind, d) in deletion.deleted_addresses() {
-        bury_versions(connection, &Address { pubkey, kind: *kind, d }, until, &[], change)?;
-    }
-    Ok(())
-}
-
-/// What one version is stored of (NIP-01, Kinds).
-struct Address<'event> {
-    pubkey: &'event [u8; 32],
-    kind: u16,
-    d: &'event str,
-}
-
-/// Removes and keeps out the versions of an address up to a time: those before that second, and
-/// of that second those with `lowest_id` or a higher one, which it precedes. Empty, it stands for
-/// the whole second.
-fn bury_versions(
-    connection: &Connection,
-    address: &Address<'_>,
-    until: i64,
-    lowest_id: &[u8],
-    change: &mut Change,
-) -> rusqlite::Result<()> {
-    let Address { pubkey, kind, d } = address;
-    connection
-        .prepare_cached(
-            "INSERT INTO address_tombstone (pubkey, kind, address, created_at, id)
-             VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT DO UPDATE SET created_at = excluded.created_at, id = excluded.id
-             WHERE excluded.created_at > created_at
-             OR (excluded.created_at = created_at AND excluded.id < id)",
-        )?
-        .execute(params![pubkey, kind, d, until, lowest_id])?;
-    let version = connection
-        .prepare_cached(
-            "SELECT row, id, created_at, json FROM event
-             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL
-             AND (created_at < ?4 OR (created_at = ?4 AND id >= ?5))",
-        )?
-        .query_row(params![pubkey, kind, d, until, lowest_id], Stored::read)
-        .optional()?;
-    version.map_or(Ok(()), |stored| stored.remove(connection, change))
+    Ok(Some(row))
 }

@@ -1,6 +1,8 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::{StoreError, fault, lock};
+use super::doubt::log_path;
+use super::{StoreError, deletion, fault, lock};
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
 use std::os::unix::ffi::OsStrExt;
@@ -15,7 +17,7 @@ const APPLICATION_ID: i32 = 0x6e73_796e;
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 5] = [
+const MIGRATIONS: [&str; 6] = [
     "
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -98,7 +100,31 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 ",
+    // NIP-09: what a stored deletion request keeps out, by its row; filled by `deletion::follow_all`.
+    // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // their requests. A request to vanish does not expire.
+    "
+DROP TABLE tombstone;
+CREATE TABLE tombstone (
+    id       BLOB NOT NULL,
+    pubkey   BLOB NOT NULL,
+    deletion INTEGER NOT NULL,
+    PRIMARY KEY (id, pubkey, deletion)
+) STRICT, WITHOUT ROWID;
+DROP TABLE address_tombstone;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    deletion   INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address, created_at, deletion)
+) STRICT, WITHOUT ROWID;
+UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
+",
 ];
+/// The version from which on tombstones belong to their requests.
+const TOMBSTONES_OF_REQUESTS: usize = 6;
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -109,11 +135,13 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     if connection.is_readonly(rusqlite::MAIN_DB)? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
+    // What a flush has lost must not be moved when the connection closes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
     // durable; the writer stops for neither. At this level SQLite still flushes in the order that
     // keeps the file whole.
     connection.execute_batch(&format!(
-        "PRAGMA page_size = 4096;
+        "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
@@ -122,6 +150,11 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     ))?;
     migrate(&mut connection, path)?;
     Ok(connection)
+}
+
+/// Lets SQLite move the log into the file, and remove it, when this connection closes as the last one.
+pub(super) fn move_log_at_close(writer: &Connection) -> rusqlite::Result<()> {
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
 }
 
 /// Bounds the pages that a connection keeps in memory, in MiB.
@@ -152,9 +185,8 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 }
 
 fn has_log(path: &Path) -> bool {
-    let mut log = path.canonicalize().unwrap_or_else(|_| path.to_owned()).into_os_string();
-    log.push("-wal");
-    PathBuf::from(log).metadata().is_ok_and(|metadata| metadata.len() > 0)
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    log_path(&real).metadata().is_ok_and(|metadata| metadata.len() > 0)
 }
 
 /// The URI by which SQLite takes a file as one that nobody writes.
@@ -183,10 +215,13 @@ fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreErro
 /// Opens the connection that checkpoints the write-ahead log.
 pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
     connection.execute_batch("PRAGMA wal_autocheckpoint = 0;")?;
     Ok(connection)
 }
 
+/// The bytes of a page of the file.
+pub(super) const PAGE_BYTES: usize = 4_096;
 const READER_CACHE_KIB: u32 = 4_096;
 const MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;
@@ -226,8 +261,12 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for step in MIGRATIONS.iter().skip(version(&transaction, path)?) {
+    let from = version(&transaction, path)?;
+    for step in MIGRATIONS.iter().skip(from) {
         transaction.execute_batch(step)?;
+    }
+    if from < TOMBSTONES_OF_REQUESTS {
+        deletion::follow_all(&transaction)?;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;

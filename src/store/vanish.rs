@@ -1,16 +1,13 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
-use super::change::{Change, Stored};
-use super::event::{Event, VANISH};
+use super::change::{Stored, Written};
+use super::event::{ALL_RELAYS, Event, GIFT_WRAP, VANISH};
+use super::fault;
+use super::rules::remove_in_turn;
 use super::tag_key::TagKey;
 use crate::config::RelayUrl;
 use rusqlite::{Connection, OptionalExtension, params};
-
-/// The value of a `relay` tag that means every relay.
-pub(super) const ALL_RELAYS: &str = "ALL_RELAYS";
-/// NIP-59: the kind of a gift wrap.
-pub(super) const GIFT_WRAP: u16 = 1_059;
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {
@@ -23,9 +20,35 @@ pub(super) struct Vanishing {
 }
 
 impl Vanishing {
+    /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
+    /// from here on.
     pub(super) fn load(connection: &Connection, us: Option<RelayUrl>) -> rusqlite::Result<Self> {
         let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
-        Ok(Self { us, anybody, is_pending: next_pending(connection)?.is_some() })
+        let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
+        if vanishing.us.is_some() {
+            vanishing.follow_stored(connection)?;
+        }
+        Ok(vanishing)
+    }
+
+    fn follow_stored(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut rows = connection.prepare(
+            "SELECT row FROM event WHERE kind = ?1 AND NOT EXISTS (SELECT 1 FROM vanished
+             WHERE vanished.pubkey = event.pubkey AND until >= event.created_at)",
+        )?;
+        let rows: Vec<i64> =
+            rows.query_map([VANISH], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let transaction = connection.unchecked_transaction()?;
+        for row in rows {
+            let request = transaction
+                .prepare_cached("SELECT json FROM event WHERE row = ?1")?
+                .query_row([row], |row| Ok(Event::parse(&fault::text(row, 0)?)))?;
+            // One that is no event any more is for `check`.
+            if let Ok(request) = request {
+                self.follow(&transaction, &request)?;
+            }
+        }
+        transaction.commit()
     }
 
     /// Whether the event is one of those that are not to come back.
@@ -39,13 +62,9 @@ impl Vanishing {
         if select.exists(params![event.pubkey(), created_at])? {
             return Ok(true);
         }
-        if event.kind() == GIFT_WRAP {
-            for key in event.tag_keys().iter().filter(|key| key.letter() == b'p') {
-                if let Some(addressee) = key.raw_hex()
-                    && select.exists(params![addressee, created_at])?
-                {
-                    return Ok(true);
-                }
+        for recipient in event.recipients() {
+            if select.exists(params![recipient, created_at])? {
+                return Ok(true);
             }
         }
         Ok(false)
@@ -60,7 +79,7 @@ impl Vanishing {
     ) -> rusqlite::Result<()> {
         let names_us =
             |url: &String| url == ALL_RELAYS || self.us.as_ref().is_some_and(|us| us.is(url));
-        if !event.is_for_this_relay() && !event.tag_values("relay").iter().any(names_us) {
+        if !event.tag_values("relay").iter().any(names_us) {
             return Ok(());
         }
         connection.execute(
@@ -74,41 +93,33 @@ impl Vanishing {
     }
 }
 
-/// Removes up to `limit` events of somebody who has vanished. Returns whether there may be more.
+/// Removes events of somebody who has vanished, until `most_rows` are written. Returns whether there
+/// may be more of them or of somebody else.
 pub(super) fn remove_some(
     connection: &Connection,
-    limit: usize,
-    change: &mut Change,
+    most_rows: usize,
+    change: &mut Written,
 ) -> rusqlite::Result<bool> {
     let Some((pubkey, until)) = next_pending(connection)? else { return Ok(false) };
     let mut written = connection.prepare_cached(
         "SELECT row, id, created_at, json FROM event INDEXED BY event_author
          WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3 LIMIT ?4",
     )?;
-    let mut gone: Vec<Stored> = written
-        .query_map(params![pubkey, VANISH, until, limit as i64], Stored::read)?
-        .collect::<Result<_, _>>()?;
-    if gone.len() < limit {
-        let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
-        let mut wraps = connection.prepare_cached(
-            "SELECT event.row, event.id, event.created_at, event.json
-             FROM tag JOIN event ON event.row = tag.event
-             WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
-             AND event.pubkey <> ?4 LIMIT ?5",
-        )?;
-        let left = limit - gone.len();
-        let wraps = wraps.query_map(
-            params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, left as i64],
-            Stored::read,
-        )?;
-        for wrap in wraps {
-            gone.push(wrap?);
-        }
-    }
-    for stored in &gone {
-        stored.remove(connection, change)?;
-    }
-    if gone.len() < limit {
+    let mut wraps = connection.prepare_cached(
+        "SELECT event.row, event.id, event.created_at, event.json
+         FROM tag JOIN event ON event.row = tag.event
+         WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
+         AND event.pubkey <> ?4 LIMIT ?5",
+    )?;
+    let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+    let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
+        let of_author = params![pubkey, VANISH, until, limit as i64];
+        written.query_map(of_author, Stored::read)?.collect()
+    })? || remove_in_turn(connection, most_rows, change, |limit| {
+        let to_author = params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, limit as i64];
+        wraps.query_map(to_author, Stored::read)?.collect()
+    })?;
+    if !there_is_more {
         connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;
     }
     Ok(next_pending(connection)?.is_some())

@@ -2,21 +2,31 @@
 //! that a relay does, so it keeps every core busy and no other thread.
 
 use super::StoreError;
-use async_channel::{Receiver, Sender};
+use super::source_queue::{Origin, SourceQueue};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// The most jobs that wait for a thread; then handing over waits.
-const QUEUE_JOBS: usize = 1_024;
+/// So many bytes of JSON take as long to read as one signature to check.
+const SIGNATURE_BYTES: usize = 8 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The pool. Clones share it; its threads end when the last clone is gone.
 #[derive(Clone)]
 pub struct Verifier {
-    jobs: Sender<Job>,
+    queue: Arc<Queue>,
     threads: usize,
+}
+
+/// Closed with the last clone of the pool.
+struct Queue(Arc<SourceQueue<Job>>);
+
+impl Drop for Queue {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 impl Verifier {
@@ -26,13 +36,13 @@ impl Verifier {
     /// When the system gives no thread.
     pub fn start() -> Result<Self, StoreError> {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let (jobs, queue) = async_channel::bounded::<Job>(QUEUE_JOBS);
+        let queue = Arc::new(Queue(Arc::default()));
         for number in 0..threads {
-            let queue: Receiver<Job> = queue.clone();
+            let jobs = Arc::clone(&queue.0);
             std::thread::Builder::new()
                 .name(format!("verify-{number}"))
                 .spawn(move || {
-                    while let Ok(job) = queue.recv_blocking() {
+                    while let Some(job) = jobs.pop() {
                         // A fault in one event's job must not cost the pool a thread.
                         if catch_unwind(AssertUnwindSafe(job)).is_err() {
                             tracing::error!("a verification job panicked");
@@ -41,7 +51,7 @@ impl Verifier {
                 })
                 .map_err(StoreError::Thread)?;
         }
-        Ok(Self { jobs, threads })
+        Ok(Self { queue, threads })
     }
 
     /// How many jobs run at the same time.
@@ -49,24 +59,24 @@ impl Verifier {
         self.threads
     }
 
-    /// Hands a job over; waits while the queue is full.
-    pub async fn run(&self, job: impl FnOnce() + Send + 'static) {
+    /// Hands a job over that reads so many bytes of events; each origin has its turn. Does not wait:
+    /// whoever hands over bounds what it has under way.
+    pub fn run(&self, origin: &Origin, bytes: usize, job: impl FnOnce() + Send + 'static) {
+        // A signature takes as long as some kilobytes.
+        let weight = SIGNATURE_BYTES.saturating_add(bytes);
         // The queue closes only with the pool itself.
-        let _ = self.jobs.send(Box::new(job)).await;
+        let _ = self.queue.0.push(origin, [(weight, Box::new(job) as Job)]);
     }
 
-    /// Runs `job` on the pool and returns what it returns; `None` when it panicked.
+    /// As [`Verifier::run`], and returns what `job` returns; `None` when it panicked.
     pub async fn check<T: Send + 'static>(
         &self,
+        origin: &Origin,
+        bytes: usize,
         job: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
         let (done, result) = oneshot::channel();
-        self.run(move || drop(done.send(job()))).await;
+        self.run(origin, bytes, move || drop(done.send(job())));
         result.await.ok()
-    }
-
-    /// Hands a job over from a thread that may block.
-    pub fn run_blocking(&self, job: impl FnOnce() + Send + 'static) {
-        let _ = self.jobs.send_blocking(Box::new(job));
     }
 }

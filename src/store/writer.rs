@@ -1,50 +1,78 @@
-//! The one thread that writes. It gathers the events that wait into one transaction, so that many
-//! share the price of one commit, and hands each commit to be flushed and told of.
+//! The one thread that writes. It takes what waits, from each origin in turn, into transactions of a
+//! bounded weight, so that many events share the price of one commit and nobody waits long for what
+//! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
 
 use super::StoreError;
-use super::change::{Change, Step};
-use super::checkpoint::{self, Checkpointer};
+use super::change::{Change, Step, Written};
+use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
 use super::flush::{Committed, Flusher, OnCommit, Tell};
 use super::rules::{self, Outcome};
+use super::source_queue::{Next, Origin, SourceQueue};
+use super::submission::{EventSlot, Submission};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
+use std::collections::VecDeque;
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Called with the outcome of each event of a submission, in order, once they are durable.
-pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
+pub use super::submission::Reply;
 
-/// The most events that share one commit.
-const BATCH_EVENTS: usize = 10_000;
-/// The most submissions that wait for the writer; then submitting waits.
-const QUEUE_SUBMISSIONS: usize = 4_096;
-/// The most events that one expiration commit removes.
-const EXPIRE_EVENTS: usize = 1_000;
-/// The most events of somebody who vanishes that one commit removes; others get their turn between.
-const VANISH_EVENTS: usize = 500;
+/// The most rows that a step of an expiration, a vanishing or a removal writes, or those of one event.
+pub(super) const STEP_ROWS: usize = 2_048;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 /// How long after a failure what has expired is tried to be removed again.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
-enum Job {
-    Publish { events: Vec<VerifiedEvent>, reply: Reply },
-    Expire { reply: Reply },
-    Remove(Removal),
-    Note(Note),
-    Stop,
+/// How much shares a commit: what comes first ends the batch. A single event may be more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Batches {
+    /// As much as can be written in some tens of milliseconds: whoever comes meanwhile waits for it.
+    Short,
+    /// For whoever writes alone: the longer a batch, the fewer times each page is written.
+    Long {
+        /// The most memory that the events of a batch take, in bytes. Three batches are in memory.
+        bytes: usize,
+    },
 }
 
-/// Events to remove in one commit, and who waits for it.
+/// What a batch may hold.
+#[derive(Clone, Copy)]
+struct BatchLimits {
+    rows: usize,
+    bytes: usize,
+    time: Duration,
+}
+
+impl BatchLimits {
+    fn of(batches: Batches) -> Self {
+        match batches {
+            Batches::Short => Self { rows: 4_096, bytes: 4 << 20, time: Duration::from_millis(40) },
+            Batches::Long { bytes } => Self { rows: usize::MAX, bytes, time: Duration::MAX },
+        }
+    }
+}
+
+enum Job {
+    Publish { event: Box<VerifiedEvent>, slot: EventSlot },
+    Expire { reply: Told },
+    Remove(Removal),
+    Note(Note),
+}
+
+/// Called once something is durable and known to all.
+type Told = Box<dyn FnOnce() + Send>;
+
+/// Events to remove, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
     reply: Answer,
@@ -62,12 +90,12 @@ type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
 /// Where a caller waits to hear that what it asked for is durable.
 type Answer = SyncSender<Result<(), StoreError>>;
 
-/// Replies that wait until all has vanished that they are about.
-type PutOff = Arc<Mutex<Vec<(Reply, Vec<Outcome>)>>>;
+/// Outcomes that wait until all has vanished that they are about.
+type PutOff = Arc<Mutex<Vec<(EventSlot, Outcome)>>>;
 
 /// The way to the writer thread.
 pub(super) struct Writer {
-    jobs: SyncSender<Job>,
+    queue: Arc<SourceQueue<Job>>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: Arc<AtomicU64>,
     commits: Commits,
@@ -85,31 +113,47 @@ impl Writer {
         flush: impl FnMut() -> io::Result<()> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
-        let (jobs, queue) = sync_channel(QUEUE_SUBMISSIONS);
+        let queue = Arc::new(SourceQueue::default());
         let due = rules::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
-        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry))?;
+        let doubt = beside.checkpointer.doubt().clone();
+        let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         let state = Thread {
             connection,
+            limits: BatchLimits::of(beside.batches),
             beside,
+            queue: Arc::clone(&queue),
             vanishing,
             put_off: PutOff::default(),
+            removals: VecDeque::new(),
             flusher,
             next_expiry: due,
             expire_again: None,
+            wait_for_expiry: Vec::new(),
             trouble: Trouble::new(path),
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
-            .spawn(move || state.run(&queue))
+            .spawn(move || state.run())
             .map_err(StoreError::Thread)?;
-        Ok(Self { jobs, next_expiry, commits, thread: Mutex::new(Some(thread)) })
+        Ok(Self { queue, next_expiry, commits, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Hands events over; waits while the queue is full.
-    pub(super) fn submit(&self, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.send(Job::Publish { events, reply });
+    /// Hands events over. Does not wait: whoever submits bounds what it has under way.
+    pub(super) fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        let Some(slots) = Submission::begin(events.len(), reply) else { return };
+        let jobs = events.into_iter().zip(slots).map(|(event, slot)| {
+            let weight = event.weight();
+            (weight, Job::Publish { event: Box::new(event), slot })
+        });
+        if let Err(refused) = self.queue.push(origin, jobs) {
+            for (_, job) in refused {
+                if let Job::Publish { slot, .. } = job {
+                    slot.settle(Outcome::Failed("the store is closed".into()));
+                }
+            }
+        }
     }
 
     /// Whether something stored was due to be removed by `now`.
@@ -122,15 +166,20 @@ impl Writer {
         self.commits.wait_until_told();
     }
 
-    /// Removes what is due now, then replies.
-    pub(super) fn expire(&self, reply: Reply) {
-        self.send(Job::Expire { reply });
+    /// Removes what is due now, and waits until that is done or has failed.
+    pub(super) fn expire(&self) -> Result<(), StoreError> {
+        let (send, done) = sync_channel(1);
+        let reply = Box::new(move || {
+            let _ = send.send(());
+        });
+        self.push(Job::Expire { reply })?;
+        done.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Removes events in one commit, and waits for it.
+    /// Removes events, and waits until none of them is left.
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
-        self.send(Job::Remove(Removal { ids, reply }));
+        self.push(Job::Remove(Removal { ids, reply }))?;
         removed.recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -140,7 +189,7 @@ impl Writer {
         write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
     ) -> Result<(), StoreError> {
         let (reply, written) = sync_channel(1);
-        self.send(Job::Note(Note { write: Box::new(write), reply }));
+        self.push(Job::Note(Note { write: Box::new(write), reply }))?;
         written.recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -148,23 +197,15 @@ impl Writer {
     pub(super) fn stop(&self) {
         let thread = self.thread.lock().map_or_else(|e| e.into_inner().take(), |mut t| t.take());
         if let Some(thread) = thread {
-            self.send(Job::Stop);
+            self.queue.close();
             if thread.join().is_err() {
                 tracing::error!("the store's writer thread panicked");
             }
         }
     }
 
-    fn send(&self, job: Job) {
-        if let Err(refused) = self.jobs.send(job) {
-            match refused.0 {
-                Job::Publish { events, reply } => {
-                    reply(vec![Outcome::Failed("the store is closed".into()); events.len()]);
-                }
-                Job::Expire { reply } => reply(Vec::new()),
-                Job::Remove(_) | Job::Note(_) | Job::Stop => {}
-            }
-        }
+    fn push(&self, job: Job) -> Result<(), StoreError> {
+        self.queue.push(&Origin::Local, [(1, job)]).map_err(|_| StoreError::Closed)
     }
 }
 
@@ -176,50 +217,56 @@ pub(super) struct Beside {
     /// removed; readers go by it.
     pub(super) expired_until: Arc<AtomicU64>,
     pub(super) metrics: StoreMetrics,
+    pub(super) batches: Batches,
 }
 
 /// What the writer thread owns.
 struct Thread {
     connection: Connection,
+    limits: BatchLimits,
     beside: Beside,
+    queue: Arc<SourceQueue<Job>>,
     vanishing: Vanishing,
     put_off: PutOff,
+    removals: VecDeque<Removal>,
     flusher: Flusher,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
+    // Those who wait until nothing is due.
+    wait_for_expiry: Vec<Told>,
     trouble: Trouble,
 }
 
+/// What a transaction has become.
+struct Transacted<T> {
+    done: Result<(T, Untold), StoreError>,
+    change: Change,
+}
+
 impl Thread {
-    fn run(mut self, queue: &Receiver<Job>) {
+    fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
-            let first = match queue.recv_timeout(patience) {
-                Ok(job) => Some(job),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
+            let job = match self.queue.pop_within(patience) {
+                Next::Item((_, job)) => Some(job),
+                Next::TimedOut => None,
+                Next::Closed => break,
             };
-            let gathered = gather(first, queue);
-            self.expire_due();
-            self.publish(gathered.batch);
-            for Removal { ids, reply } in gathered.removals {
-                self.transact(
-                    |connection, _, _, change| rules::remove(connection, &ids, change),
-                    move |removed| answer(&reply, removed),
-                );
+            self.mend();
+            // One step of each between two batches.
+            let is_due = self.expire_step();
+            match job {
+                Some(Job::Publish { event, slot }) => self.publish(event, slot),
+                Some(Job::Expire { reply }) => self.wait_for_expiry.push(reply),
+                Some(Job::Remove(removal)) => self.removals.push_back(removal),
+                Some(Job::Note(note)) => self.note(note),
+                None => {}
             }
-            for Note { write, reply } in gathered.notes {
-                self.transact(
-                    |connection, now, _, _| write(connection, now),
-                    move |written| answer(&reply, written),
-                );
-            }
-            patience = if self.vanish() { Duration::ZERO } else { TICK };
-            if gathered.stop {
-                break;
-            }
+            let is_busy = self.remove_step() | self.vanish_step();
+            let is_busy = is_busy || is_due || !self.wait_for_expiry.is_empty();
+            patience = if is_busy { Duration::ZERO } else { TICK };
         }
         self.flusher.finish();
         // It goes on at the next start.
@@ -227,112 +274,153 @@ impl Thread {
         self.beside.checkpointer.finish(&self.connection);
     }
 
-    fn publish(&mut self, batch: Vec<(Vec<VerifiedEvent>, Reply)>) {
-        if batch.is_empty() {
-            return;
+    /// After a flush that failed: at once, while the system still has in memory what it could not
+    /// write.
+    fn mend(&mut self) {
+        if let Err(error) = self.beside.checkpointer.mend(&self.connection) {
+            self.trouble.failed("write-ahead log in doubt", &error);
         }
-        let counts: Vec<usize> = batch.iter().map(|(events, _)| events.len()).collect();
-        let vanish = |events: &Vec<VerifiedEvent>| events.iter().any(|it| it.kind() == VANISH);
-        let vanish: Vec<bool> = batch.iter().map(|(events, _)| vanish(events)).collect();
-        self.vanishing.is_pending |= vanish.contains(&true);
+    }
+
+    /// Writes an event and those that wait behind it, as many as a batch may hold.
+    fn publish(&mut self, event: Box<VerifiedEvent>, slot: EventSlot) {
         let began = Instant::now();
-        let (submissions, replies): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
-        let apply = |connection: &Connection, now, vanishing: &mut _, change: &mut Change| {
-            let mut outcomes = Vec::with_capacity(submissions.len());
-            for events in submissions {
-                let mut of_submission = Vec::with_capacity(events.len());
-                for event in events {
-                    of_submission.push(rules::apply(connection, event, now, vanishing, change)?);
-                }
-                outcomes.push(of_submission);
-            }
-            Ok(outcomes)
-        };
-        let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
-        self.transact(apply, move |stored| match stored {
-            Ok(outcomes) => {
-                measure(&metrics, counts.iter().sum(), began.elapsed());
-                for ((reply, outcomes), vanish) in replies.into_iter().zip(outcomes).zip(vanish) {
-                    if vanish {
-                        lock(&put_off).push((reply, outcomes));
-                    } else {
-                        reply(outcomes);
+        // What does not come to be applied is answered all the same.
+        let mut batch = Batch { slots: vec![slot], ..Batch::default() };
+        let (queue, limits) = (Arc::clone(&self.queue), self.limits);
+        let mut next = Some(event);
+        let apply = |connection: &Connection, now, vanishing: &mut Vanishing, written: &mut _| {
+            while let Some(event) = next.take() {
+                batch.apply(connection, *event, now, vanishing, written)?;
+                if began.elapsed() < limits.time {
+                    let fits = |weight, job: &Job| batch.has_room(weight, job, written, &limits);
+                    if let Some((_, Job::Publish { event, slot })) = queue.pop_if(fits) {
+                        batch.slots.push(slot);
+                        next = Some(event);
                     }
                 }
             }
+            Ok(())
+        };
+        let transacted = self.transact(apply);
+        // Whoever asked to vanish is answered after a step that finds nothing left.
+        self.vanishing.is_pending |= batch.vanishes;
+        let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
+        self.hand_over(transacted, move |stored| match stored {
+            Ok(()) => {
+                metrics.commit_s.observe(began.elapsed().as_secs_f64());
+                metrics.commit_events.observe(batch.slots.len() as f64);
+                batch.settle(&put_off);
+            }
             Err(error) => {
                 let failed = Outcome::Failed(error.to_owned());
-                for (reply, count) in replies.into_iter().zip(counts) {
-                    reply(vec![failed.clone(); count]);
-                }
+                batch.slots.into_iter().for_each(|slot| slot.settle(failed.clone()));
             }
         });
     }
 
-    /// NIP-40: removes what is due, a bounded batch at a time.
-    fn expire_due(&mut self) {
-        let mut is_due = self.next_expiry <= unix_now()
-            || self.expire_again.is_some_and(|at| at <= Instant::now());
-        while is_due {
-            self.expire_again = None;
-            let mut removed = 0;
-            let expire = |connection: &Connection, now, _: &mut _, change: &mut Change| {
-                removed = rules::expire(connection, now, EXPIRE_EVENTS, change)?;
-                Ok(())
-            };
-            let is_done = self.transact(expire, |_| {});
-            is_due = is_done && removed == EXPIRE_EVENTS;
-            if !is_done {
-                self.expire_again = Some(Instant::now() + EXPIRE_AGAIN);
-                if let Err(error) = self.hide_due() {
-                    self.trouble.failed("what has expired could not be read", &error.into());
-                }
-            }
+    fn note(&mut self, Note { write, reply }: Note) {
+        let written = self.transact(|connection, now, _, _| write(connection, now));
+        self.hand_over(written, move |written| answer(&reply, written));
+    }
+
+    /// Removes a part of what is to be removed. Returns whether there is more.
+    fn remove_step(&mut self) -> bool {
+        let Some(Removal { mut ids, reply }) = self.removals.pop_front() else { return false };
+        let removed = self.transact(|connection, _, _, written| {
+            rules::remove(connection, &mut ids, STEP_ROWS, written)
+        });
+        let is_done = removed.done.is_ok();
+        if is_done && !ids.is_empty() {
+            self.hand_over(removed, |_| {});
+            self.removals.push_front(Removal { ids, reply });
+        } else {
+            self.hand_over(removed, move |removed| answer(&reply, removed));
         }
+        !self.removals.is_empty()
+    }
+
+    /// NIP-40: removes a part of what is due. Returns whether there may be more.
+    fn expire_step(&mut self) -> bool {
+        let is_due = self.next_expiry <= unix_now()
+            || self.expire_again.is_some_and(|at| at <= Instant::now());
+        if !is_due && self.wait_for_expiry.is_empty() {
+            return false;
+        }
+        if is_due {
+            self.expire_again = None;
+        }
+        let expired = self.transact(|connection, now, _, written| {
+            if is_due { rules::expire(connection, now, STEP_ROWS, written) } else { Ok(false) }
+        });
+        let there_is_more = matches!(expired.done, Ok((true, _)));
+        if there_is_more {
+            self.hand_over(expired, |_| {});
+            return true;
+        }
+        let has_failed = expired.done.is_err();
+        let waiting = std::mem::take(&mut self.wait_for_expiry);
+        if has_failed {
+            self.hand_over(expired, |_| {});
+            self.expire_again = Some(Instant::now() + EXPIRE_AGAIN);
+            self.hide_due(waiting);
+        } else {
+            self.hand_over(expired, move |_| waiting.into_iter().for_each(|reply| reply()));
+        }
+        false
     }
 
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
     /// Returns whether there is more to remove now.
-    fn vanish(&mut self) -> bool {
+    fn vanish_step(&mut self) -> bool {
         if !self.vanishing.is_pending {
             return false;
         }
         let put_off = Arc::clone(&self.put_off);
-        let is_done = self.transact(
-            |connection, _, vanishing, change| {
-                vanishing.is_pending = vanish::remove_some(connection, VANISH_EVENTS, change)?;
-                Ok(vanishing.is_pending)
-            },
-            move |removed| match removed {
-                Ok(true) => {}
-                Ok(false) => answer_put_off(&put_off, Ok(())),
-                Err(error) => answer_put_off(&put_off, Err(error)),
-            },
-        );
+        let vanished = self.transact(|connection, _, vanishing, written| {
+            vanishing.is_pending = vanish::remove_some(connection, STEP_ROWS, written)?;
+            Ok(vanishing.is_pending)
+        });
+        let is_done = vanished.done.is_ok();
+        self.hand_over(vanished, move |removed| match removed {
+            Ok(true) => {}
+            Ok(false) => answer_put_off(&put_off, Ok(())),
+            Err(error) => answer_put_off(&put_off, Err(error)),
+        });
         // What failed is tried again, though not at once.
         self.vanishing.is_pending |= !is_done;
         is_done && self.vanishing.is_pending
     }
 
     /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
-    /// clock may go back, what was said to be gone does not return.
-    fn hide_due(&mut self) -> rusqlite::Result<()> {
+    /// clock may go back, what was said to be gone does not return. Then replies to those who wait.
+    fn hide_due(&mut self, waiting: Vec<Told>) {
+        let (steps, untold) = match self.make_hidden() {
+            Ok((steps, untold)) => (steps, Some(untold)),
+            Err(error) => {
+                self.trouble.failed("what has expired could not be read", &error.into());
+                (Vec::new(), None)
+            }
+        };
+        self.flusher.committed(Committed {
+            untold,
+            change: Change { steps },
+            next_expiry: self.next_expiry,
+            tell: Box::new(|_| waiting.into_iter().for_each(|reply| reply())),
+        });
+    }
+
+    fn make_hidden(&mut self) -> rusqlite::Result<(Vec<Step>, Untold)> {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = rules::due(&self.connection, hidden, now)?;
-        self.next_expiry = rules::next_expiry(&self.connection, now)?;
+        let next_expiry = rules::next_expiry(&self.connection, now)?;
         // As good as a commit: from here on no reading shows them.
         let untold = self.beside.commits.make(|| {
             self.beside.expired_until.store(now, Ordering::Release);
             Ok::<_, rusqlite::Error>(())
         })?;
-        let steps = due.into_iter().map(Step::Removed).collect();
-        self.flusher.committed(Committed {
-            untold: Some(untold),
-            change: Change { steps },
-            next_expiry: self.next_expiry,
-            tell: Box::new(|_| {}),
-        });
-        Ok(())
+        self.next_expiry = next_expiry;
+        Ok((due.into_iter().map(Step::Removed).collect(), untold))
     }
 
     /// The second that decides what has expired.
@@ -340,17 +428,26 @@ impl Thread {
         unix_now().max(self.beside.expired_until.load(Ordering::Acquire))
     }
 
-    /// Runs `work` in a transaction, commits it and has it flushed; `tell` hears when what it
-    /// did is durable and known to all, or why it is not. Returns whether it was committed.
-    fn transact<T: Send + 'static>(
+    /// Runs `work` in a transaction and commits it.
+    fn transact<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Written) -> rusqlite::Result<T>,
+    ) -> Transacted<T> {
+        let mut written = Written::default();
+        match self.write(&mut written, work) {
+            Ok(done) => Transacted { done: Ok(done), change: written.into() },
+            Err(error) => Transacted { done: Err(error), change: Change::default() },
+        }
+    }
+
+    /// Has a transaction flushed; `tell` hears when what it did is durable and known to all, or why
+    /// it is not.
+    fn hand_over<T: Send + 'static>(
+        &mut self,
+        Transacted { done, change }: Transacted<T>,
         tell: impl FnOnce(Result<T, &str>) + Send + 'static,
-    ) -> bool {
-        let mut change = Change::default();
-        let written = self.write(&mut change, work);
-        let is_done = written.is_ok();
-        let (tell, untold): (Tell, _) = match written {
+    ) {
+        let (tell, untold): (Tell, _) = match done {
             Ok((done, untold)) => {
                 if !change.steps.is_empty() {
                     self.trouble.worked();
@@ -359,8 +456,10 @@ impl Thread {
                 (Box::new(|flushed| tell(flushed.map(|()| done))), Some(untold))
             }
             Err(error) => {
-                change = Change::default();
                 self.trouble.failed("the store could not be written", &error);
+                if let StoreError::Sqlite(error) = &error {
+                    self.beside.checkpointer.doubt().note(error);
+                }
                 if fault::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
@@ -372,31 +471,25 @@ impl Thread {
         // A failure as well: whoever hears of it has heard of all that came before.
         let next_expiry = self.next_expiry;
         self.flusher.committed(Committed { untold, change, next_expiry, tell });
-        is_done
     }
 
     fn write<T>(
         &mut self,
-        change: &mut Change,
-        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Change) -> rusqlite::Result<T>,
+        written: &mut Written,
+        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
-        if self.flusher.has_failed() {
-            if !checkpoint::is_done(&self.connection) {
-                return Err(StoreError::NotWritten("the disk failed, and still does".into()));
-            }
-            self.flusher.mended();
-        }
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        self.beside.checkpointer.mend(&self.connection)?;
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, now, &mut self.vanishing, change)?;
+        let done = work(&transaction, now, &mut self.vanishing, written)?;
         let next_expiry = rules::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
-            if self.flusher.has_failed() {
+            if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
             }
             Ok(transaction.commit()?)
@@ -406,66 +499,68 @@ impl Thread {
     }
 }
 
-/// Notes a commit of events; one that only waited for expirations is none.
-fn measure(metrics: &StoreMetrics, events: usize, elapsed: Duration) {
-    if events > 0 {
-        metrics.commit_s.observe(elapsed.as_secs_f64());
-        metrics.commit_events.observe(events as f64);
+/// Events of one transaction.
+#[derive(Default)]
+struct Batch {
+    slots: Vec<EventSlot>,
+    // Of those that were applied, in order.
+    outcomes: Vec<(Outcome, bool)>,
+    bytes: usize,
+    vanishes: bool,
+}
+
+impl Batch {
+    fn apply(
+        &mut self,
+        connection: &Connection,
+        event: VerifiedEvent,
+        now: u64,
+        vanishing: &mut Vanishing,
+        written: &mut Written,
+    ) -> rusqlite::Result<()> {
+        let vanishes = event.kind() == VANISH;
+        self.vanishes |= vanishes;
+        self.bytes += event.memory_bytes();
+        written.rows += event.weight();
+        let outcome = rules::apply(connection, event, now, vanishing, written)?;
+        self.outcomes.push((outcome, vanishes));
+        Ok(())
+    }
+
+    /// Whether another event belongs into the batch.
+    fn has_room(&self, weight: usize, job: &Job, written: &Written, limits: &BatchLimits) -> bool {
+        let Job::Publish { event, .. } = job else { return false };
+        written.rows.saturating_add(weight) <= limits.rows
+            && self.bytes.saturating_add(event.memory_bytes()) <= limits.bytes
+    }
+
+    /// Gives the outcomes; those of requests to vanish are put off.
+    fn settle(self, put_off: &PutOff) {
+        for (slot, (outcome, vanishes)) in self.slots.into_iter().zip(self.outcomes) {
+            if vanishes {
+                lock(put_off).push((slot, outcome));
+            } else {
+                slot.settle(outcome);
+            }
+        }
     }
 }
 
-/// Gives the replies that were put off, or says what kept the rest from vanishing.
+/// Gives the outcomes that were put off, or says what kept the rest from vanishing.
 fn answer_put_off(put_off: &PutOff, vanished: Result<(), &str>) {
     let waiting = std::mem::take(&mut *lock(put_off));
-    for (reply, mut outcomes) in waiting {
-        if let Err(error) = vanished {
-            outcomes.fill(Outcome::Failed(error.to_owned()));
-        }
-        reply(outcomes);
+    for (slot, outcome) in waiting {
+        slot.settle(vanished.map_or_else(|error| Outcome::Failed(error.to_owned()), |()| outcome));
     }
 }
 
-fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(Reply, Vec<Outcome>)>> {
+fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(EventSlot, Outcome)>> {
     put_off.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn answer(reply: &Answer, done: Result<(), &str>) {
     // Fails only where nobody waits any more.
     let _ = reply.send(done.map_err(|error| StoreError::NotWritten(error.to_owned())));
-}
-
-/// What the writer does next.
-#[derive(Default)]
-struct Gathered {
-    batch: Vec<(Vec<VerifiedEvent>, Reply)>,
-    removals: Vec<Removal>,
-    notes: Vec<Note>,
-    // Whether to end after it.
-    stop: bool,
-}
-
-/// Takes what waits without waiting for more.
-fn gather(first: Option<Job>, queue: &Receiver<Job>) -> Gathered {
-    let mut gathered = Gathered::default();
-    let mut events_in_batch = 0;
-    let mut next = first;
-    while let Some(job) = next {
-        match job {
-            Job::Publish { events, reply } => {
-                events_in_batch += events.len();
-                gathered.batch.push((events, reply));
-            }
-            Job::Expire { reply } => gathered.batch.push((Vec::new(), reply)),
-            Job::Remove(removal) => gathered.removals.push(removal),
-            Job::Note(note) => gathered.notes.push(note),
-            Job::Stop => {
-                gathered.stop = true;
-                return gathered;
-            }
-        }
-        next = if events_in_batch < BATCH_EVENTS { queue.try_recv().ok() } else { None };
-    }
-    gathered
 }
 
 /// Seconds since the Unix epoch by the system's clock; 0 before it.

@@ -4,7 +4,7 @@
 use super::Local;
 use crate::admission::{self, Reason, Source, Verdict};
 use crate::item::Item;
-use crate::store::{Event, Filter, Outcome, VerifiedEvent};
+use crate::store::{Event, Filter, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
@@ -174,9 +174,11 @@ pub(super) async fn settle(
 ) -> Vec<Settled> {
     let live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
     let source = Source::Peer { url: url.to_owned(), live };
+    let bytes = texts.iter().map(|text| text.len()).sum();
     let (admits, from) = (local.clone(), source.clone());
     let work = move || admit_all(&admits, &from, &asked, texts, from_peer.as_ref());
-    let Some((events, mut settled)) = local.verifier.check(work).await else {
+    let origin = Origin::Peer(url.into());
+    let Some((events, mut settled)) = local.verifier.check(&origin, bytes, work).await else {
         // A panic, which the log has. Without a fate the session's accounts would not come out even.
         return vec![Settled {
             id: None,
@@ -197,7 +199,7 @@ pub(super) async fn settle(
         }
     }
     if !accepted.is_empty() {
-        let fates = items.into_iter().zip(local.keep(accepted).await);
+        let fates = items.into_iter().zip(local.keep(&origin, accepted).await);
         settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
     }
     settled
@@ -229,9 +231,9 @@ fn admit_all(
 
 impl Local {
     /// Has events kept: in our own store, or by the relay that we work for.
-    async fn keep(&self, events: Vec<VerifiedEvent>) -> Vec<Fate> {
+    async fn keep(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Fate> {
         let Some(relay) = &self.relay else {
-            return self.store.put(events).await.into_iter().map(fate).collect();
+            return self.store.put(origin, events).await.into_iter().map(fate).collect();
         };
         let count = events.len();
         let (done, fates) = oneshot::channel();

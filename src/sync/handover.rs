@@ -91,6 +91,8 @@ struct Handed {
 enum Said {
     /// It has it, or says so.
     Ok,
+    /// It has a newer version.
+    Superseded,
     Refused,
     /// Nothing, however often it was asked.
     Nothing,
@@ -181,6 +183,7 @@ impl Hands {
                     tokio::time::sleep(self.backoff.next()).await;
                     waiting.push_back(place);
                 }
+                "replaced" => event.said = Some(Said::Superseded),
                 _ => event.said = Some(Said::Refused),
             }
             if id.is_none() {
@@ -227,7 +230,7 @@ fn fate(sets: &Sets, event: &Handed, failure: Option<&str>) -> Fate {
             Fate::Refused(Refusal::Ephemeral)
         }
         // Replaced, deleted or hidden: it says that it has it, and does not show it.
-        (Some(Said::Ok), None) => Fate::Refused(Refusal::Superseded),
+        (Some(Said::Ok | Said::Superseded), None) => Fate::Refused(Refusal::Superseded),
         (Some(Said::Refused | Said::Nothing) | None, None) => Fate::Refused(Refusal::NotTaken),
     }
 }

@@ -162,6 +162,8 @@ impl Upload {
                 Answer::PutOff
             }
             "rate-limited" => Answer::Refused(prefix.to_owned()),
+            // What strfry and we say of an older version.
+            "replaced" => Answer::Refused("superseded".to_owned()),
             "blocked" | "invalid" | "pow" | "restricted" | "mute" => {
                 Answer::Refused(prefix.to_owned())
             }

@@ -86,7 +86,7 @@ impl Sound {
 #[test]
 fn what_is_wrong_is_found_with_the_event_it_is_about() {
     type Harm = fn(&Connection, &Sound);
-    let cases: [(&str, &str, Harm); 17] = [
+    let cases: [(&str, &str, Harm); 20] = [
         ("signature", "sig", |store, _| {
             run(
                 store,
@@ -131,11 +131,15 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
             run(store, "DELETE FROM event WHERE json LIKE '%a note%'");
         }),
         ("rule", "deleted by its id", |store, sound| {
-            let sql = "INSERT INTO tombstone SELECT id, pubkey FROM event WHERE id = ?1";
+            let sql = "INSERT INTO tombstone SELECT id, pubkey,
+                (SELECT row FROM event WHERE kind = 5 AND pubkey = it.pubkey)
+                FROM event it WHERE id = ?1";
             store.execute(sql, [id_blob(&sound.note)]).unwrap();
         }),
         ("rule", "deleted by its address", |store, sound| {
-            let sql = "INSERT INTO address_tombstone SELECT pubkey, kind, address, created_at, x'' FROM event WHERE id = ?1";
+            let sql = "INSERT INTO address_tombstone SELECT pubkey, kind, address, created_at,
+                (SELECT row FROM event WHERE kind = 5 AND pubkey = it.pubkey)
+                FROM event it WHERE id = ?1";
             store.execute(sql, [id_blob(&sound.article)]).unwrap();
         }),
         ("rule", "its author has vanished", |store, _| {
@@ -156,6 +160,22 @@ fn what_is_wrong_is_found_with_the_event_it_is_about() {
         }),
         ("rule", "deletes \"none\" of kind 30023, and that is not kept out", |store, _| {
             run(store, "UPDATE address_tombstone SET created_at = created_at - 1");
+        }),
+        ("rule", "deletes event 0000", |store, _| {
+            run(store, "UPDATE tombstone SET id = x'11' WHERE id = zeroblob(32)");
+        }),
+        ("rule", "kept out by a request to delete that is not stored", |store, sound| {
+            let sql = "INSERT INTO tombstone VALUES (?1, ?1, 1000)";
+            store.execute(sql, [id_blob(&sound.note)]).unwrap();
+        }),
+        ("rule", "its recipient has deleted it", |store, _| {
+            let recipient = Author::new(1).key();
+            let wrap =
+                Author::new(3).event(1_059, events::EPOCH, json!([["p", recipient]]), "back");
+            put(store, &wrap);
+            let sql = "INSERT INTO tombstone SELECT ?1, pubkey, row FROM event
+                WHERE kind = 5 AND pubkey = ?2";
+            store.execute(sql, params![id_blob(&wrap), blob(&recipient)]).unwrap();
         }),
         ("rule", "a newer version", |store, _| {
             run(store, "DROP INDEX event_address");

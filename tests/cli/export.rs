@@ -2,7 +2,8 @@
 
 use crate::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
-use crate::support::{Author, corpora, events, model};
+use crate::support::{Author, corpora, events, id_of, model};
+use negsync::store::Event;
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
@@ -156,32 +157,77 @@ fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
     assert_eq!(read(&export(&store, Some(&json!({ "limit": 1 })))), [stays]);
 }
 
+/// The tables of version 5, which knew no request by its tombstone; a version that was deleted by its
+/// id kept out all older ones.
+const VERSION_5: &str = "
+    DROP TABLE tombstone;
+    CREATE TABLE tombstone (
+        id BLOB NOT NULL, pubkey BLOB NOT NULL, PRIMARY KEY (id, pubkey)
+    ) STRICT, WITHOUT ROWID;
+    DROP TABLE address_tombstone;
+    CREATE TABLE address_tombstone (
+        pubkey BLOB NOT NULL, kind INTEGER NOT NULL, address TEXT NOT NULL,
+        created_at INTEGER NOT NULL, id BLOB NOT NULL DEFAULT x'',
+        PRIMARY KEY (pubkey, kind, address)
+    ) STRICT, WITHOUT ROWID;
+    PRAGMA user_version = 5;";
+
 /// A store of an older version is brought up to date by whoever may write to it; an export, which
 /// may not, says so.
 #[test]
 fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = directory.path().join("events.sqlite");
     let author = Author::new(1);
-    let versions = [1, 2, 3]
-        .map(|second| author.event(30_023, events::EPOCH + second, json!([["d", "x"]]), ""));
-    let deletion = author
-        .deletion(events::EPOCH + 2, json!([["a", author.address(30_023, "x")], ["e", "00"]]));
-    assert!(import(&store, &[], &lines(std::slice::from_ref(&deletion))).status.success());
-    let database = rusqlite::Connection::open(&store).unwrap();
-    database
-        .execute_batch(
-            "ALTER TABLE address_tombstone DROP COLUMN id; DROP TABLE vanished;
-             PRAGMA user_version = 2;",
-        )
-        .unwrap();
-    drop(database);
-    let refused = export(&store, None);
-    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
-    for word in [store.to_str().unwrap(), "version 2", "import"] {
-        assert!(refused.stderr.contains(word), "no {word} in {}", refused.stderr);
+    let at = events::EPOCH;
+    let versions = [1, 2, 3, 4]
+        .map(|second| author.event(30_023, at + second, json!([["d", "x"]]), "article"));
+    let wrap = Author::new(90).event(1_059, at, json!([["p", author.key()]]), "wrap");
+    let by_address =
+        author.deletion(at + 1, json!([["a", author.address(30_023, "x")], ["e", "00"]]));
+    let by_id = author.deletion(at + 9, json!([["e", id_of(&versions[2])], ["e", id_of(&wrap)]]));
+    for version in [2, 5] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("events.sqlite");
+        assert!(import(&store, &[], &lines(std::slice::from_ref(&wrap))).status.success());
+        let database = rusqlite::Connection::open(&store).unwrap();
+        database.execute_batch(VERSION_5).unwrap();
+        // As it stood: the wrap was not the recipient's to delete, and the version before the one
+        // that was deleted was kept out for good.
+        database
+            .execute_batch(&format!(
+                "INSERT INTO address_tombstone SELECT unhex('{}'), 30023, 'x', {}, unhex('{}');",
+                author.key(),
+                at + 3,
+                id_of(&versions[2]),
+            ))
+            .unwrap();
+        for request in [&by_address, &by_id] {
+            let sql = "INSERT INTO event (id, pubkey, created_at, kind, json)
+                VALUES (unhex(?1), unhex(?2), ?3, 5, ?4)";
+            let json = Event::parse(&request.to_string()).unwrap().json().to_owned();
+            let created_at = request["created_at"].as_i64();
+            database.execute(sql, (id_of(request), author.key(), created_at, json)).unwrap();
+        }
+        if version == 2 {
+            database
+                .execute_batch(
+                    "ALTER TABLE address_tombstone DROP COLUMN id; DROP TABLE vanished;
+                     PRAGMA user_version = 2;",
+                )
+                .unwrap();
+        }
+        drop(database);
+        let refused = export(&store, None);
+        assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+        for word in [store.to_str().unwrap(), &format!("version {version}"), "import"] {
+            assert!(refused.stderr.contains(word), "no {word} in {}", refused.stderr);
+        }
+        // What was deleted before stays so, and nothing else.
+        assert!(import(&store, &[], &lines(&versions[..3])).stdout.contains("2 deleted"));
+        let stored = [by_address.clone(), versions[1].clone(), by_id.clone()];
+        assert_eq!(read(&export(&store, None)), stored);
+        assert!(import(&store, &[], &lines(&versions[3..])).stdout.contains("1 stored"));
+        assert!(
+            import(&store, &[], &lines(std::slice::from_ref(&wrap))).stdout.contains("1 deleted")
+        );
     }
-    // What was deleted before stays so.
-    assert!(import(&store, &[], &lines(&versions)).stdout.contains("2 deleted"));
-    assert_eq!(read(&export(&store, None)), [deletion, versions[2].clone()]);
 }

@@ -151,9 +151,9 @@ async fn requests_that_name_nothing_are_stored_and_harmless() {
     expect_all(&mut client, &[&note, &deletion]).await;
 }
 
-/// A version that is deleted by its id does not give its place back to the one that it replaced.
+/// NIP-09 removes what is named and nothing else; what is left follows from NIP-01.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_deleted_version_takes_older_ones_with_it_in_any_order() {
+async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
     let author = Author::new(1);
     for (kind, seconds) in [(0, [1, 2, 3]), (30_023, [1, 2, 3]), (30_023, [1, 1, 1])] {
         let mut versions = [0, 1, 2].map(|number| {
@@ -173,10 +173,63 @@ async fn a_deleted_version_takes_older_ones_with_it_in_any_order() {
             for place in order {
                 client.publish(without_new[place]).await;
             }
-            expect_all(&mut client, &[&deletion]).await;
-            expect_blocked(&mut client, old).await;
+            expect_blocked(&mut client, middle).await;
+            // Where the middle version had replaced or kept out the old one, it comes back as soon
+            // as somebody has it.
+            client.publish(old).await;
+            expect_all(&mut client, &[old, &deletion]).await;
+            // Sending the deleted version again harms nobody.
+            expect_blocked(&mut client, middle).await;
+            expect_all(&mut client, &[old, &deletion]).await;
             client.store(new).await;
             expect_all(&mut client, &[new, &deletion]).await;
         }
     }
+}
+
+/// NIP-59: a gift wrap is signed by a key that is used once; it belongs to those it is addressed to.
+#[tokio::test(flavor = "multi_thread")]
+async fn recipients_of_a_gift_wrap_may_delete_it() {
+    let (throwaway, recipient, stranger) = (Author::new(90), Author::new(1), Author::new(2));
+    let tags = json!([["p", recipient.key()], ["p", "x"]]);
+    let [wrap, late] = ["one", "two"].map(|text| throwaway.event(1_059, AT, tags.clone(), text));
+    // A note that mentions somebody is not theirs.
+    let note = throwaway.event(1, AT, tags.clone(), "note");
+    let named = json!([["e", id_of(&wrap)], ["e", id_of(&late)], ["e", id_of(&note)]]);
+    let relay = TestRelay::start_with(|config| config.auth.private_kinds.clear()).await;
+    let mut client = relay.client().await;
+    client.store(&wrap).await;
+    client.store(&note).await;
+    let attack = stranger.deletion(AT + 1, named.clone());
+    client.store(&attack).await;
+    expect_all(&mut client, &[&wrap, &note, &attack]).await;
+    let deletion = recipient.deletion(AT + 2, named);
+    client.store(&deletion).await;
+    expect_all(&mut client, &[&note, &attack, &deletion]).await;
+    let relay = relay.restart_with(|_| {}).await;
+    let mut client = relay.client().await;
+    for gone in [&wrap, &late] {
+        expect_blocked(&mut client, gone).await;
+    }
+    expect_all(&mut client, &[&note, &attack, &deletion]).await;
+}
+
+/// What a request keeps out is kept out for as long as the request is there.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_request_named_may_come_back_once_the_request_is_gone() {
+    let author = Author::new(1);
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    // Both are newer than the request to vanish, which takes the request to delete with it.
+    let note = author.note(AT + 10, "note");
+    let article = author.event(30_023, AT + 10, json!([["d", "x"]]), "article");
+    let deletion = author.deletion(AT, json!([["e", id_of(&note)], ["e", id_of(&article)]]));
+    client.store(&deletion).await;
+    expect_blocked(&mut client, &note).await;
+    expect_blocked(&mut client, &article).await;
+    let vanish = author.event(62, AT + 1, json!([["relay", "ALL_RELAYS"]]), "");
+    client.store(&vanish).await;
+    client.store(&note).await;
+    client.store(&article).await;
+    expect_all(&mut client, &[&vanish, &note, &article]).await;
 }

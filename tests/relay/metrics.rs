@@ -221,6 +221,7 @@ async fn subscriptions(watch: &mut Watch<'_>) {
             ("negsync_subscriptions", by(1.0)),
             ("negsync_events_sent_total{kind=\"stored\"}", by(1.0)),
             ("negsync_events_sent_total{kind=\"live\"}", by(1.0)),
+            ("negsync_live_wakeups_total", by(1.0)),
         ])
         .await;
     client.send(&json!(["CLOSE", "s"])).await;
@@ -271,7 +272,11 @@ async fn index(watch: &mut Watch<'_>) {
         let events: Vec<_> = (from..to).map(|n| event(n).unwrap().verify().unwrap()).collect();
         let (told, outcomes) = std::sync::mpsc::channel();
         let store = watch.relay.relay.index().store().clone();
-        store.submit(events, Box::new(move |outcomes| told.send(outcomes).unwrap()));
+        store.submit(
+            &negsync::store::Origin::Local,
+            events,
+            Box::new(move |outcomes| told.send(outcomes).unwrap()),
+        );
         assert!(outcomes.recv().unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
     };
     fill(0, KEPT);

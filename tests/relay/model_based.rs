@@ -56,21 +56,36 @@ fn operations(seed: u64, now: u64) -> Vec<Operation> {
     (0..OPERATIONS).map(|_| any_operation(rng, &pool)).collect()
 }
 
-fn any<'list, T>(rng: &mut StdRng, list: &'list [T]) -> &'list T {
+pub fn any<'list, T>(rng: &mut StdRng, list: &'list [T]) -> &'list T {
     &list[rng.random_range(0..list.len())]
 }
 
-fn any_event(rng: &mut StdRng, earlier: &[Value], now: u64) -> Value {
+pub fn any_event(rng: &mut StdRng, earlier: &[Value], now: u64) -> Value {
     let author = Author::new(rng.random_range(1..=AUTHORS));
     let at = EPOCH + rng.random_range(0..SECONDS);
     let d = *any(rng, &["", "a"]);
     let mut tags = vec![json!(["t", any(rng, &["x", "y"])])];
+    let someone = Author::new(rng.random_range(1..=AUTHORS)).key();
     if rng.random_ratio(1, 8) {
         let second = *any(rng, &[now - 1, now + 1, now + 2, now + 4, 32_503_680_000]);
         tags.push(json!(["expiration", second.to_string()]));
     }
-    let kind = *any(rng, &[1, 1, 1, 7, 0, 10_002, 30_023, 30_023, 5, 5, 5, 20_001]);
+    let kind = match rng.random_range(0..60) {
+        0 => 62,
+        1..5 => 1_059,
+        _ => *any(rng, &[1, 1, 1, 7, 0, 10_002, 30_023, 30_023, 5, 5, 5, 20_001]),
+    };
     match kind {
+        62 => {
+            let relay = *any(rng, &["ALL_RELAYS", "wss://elsewhere.example"]);
+            tags.push(json!(["relay", relay]));
+        }
+        // NIP-59: signed by a key that is used once.
+        1_059 => {
+            tags.push(json!(["p", someone]));
+            let content = any::<&str>(rng, &["", "one", "two"]);
+            return Author::new(90).event(kind, at, Value::Array(tags), content);
+        }
         5 => {
             for _ in 0..rng.random_range(1..3) {
                 if !earlier.is_empty() && rng.random_ratio(3, 4) {
@@ -159,7 +174,8 @@ struct Run {
 
 impl Run {
     async fn start() -> Self {
-        let relay = TestRelay::start().await;
+        // All that is stored is to be seen.
+        let relay = TestRelay::start_with(|config| config.auth.private_kinds.clear()).await;
         let (client, listener) = (relay.client().await, listen(&relay).await);
         let naive = NaiveRelay::default();
         Self { relay, client, listener, naive, sessions: Vec::new(), opened: 0 }

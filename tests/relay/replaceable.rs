@@ -31,11 +31,13 @@ async fn only_the_newest_version_is_kept_whatever_comes_first() {
         client.store(&middle).await;
         client.store(&new).await;
         expect_only(&mut client, &filter, &new).await;
-        // What is older than what is stored is a duplicate of it, and stays out.
+        // What is older than what is stored is refused, in the words that clients know.
         for event in [&old, &middle] {
             let (accepted, text) = client.publish(event).await;
-            assert!(accepted && text.starts_with("duplicate:"), "{text}");
+            assert_eq!((accepted, text.as_str()), (false, "replaced: have newer event"));
         }
+        let (accepted, text) = client.publish(&new).await;
+        assert_eq!((accepted, text.as_str()), (true, "duplicate: already have this event"));
         expect_only(&mut client, &filter, &new).await;
     }
     assert_eq!(client.count(&[json!({})]).await, 6);
@@ -104,7 +106,7 @@ async fn a_new_version_goes_to_subscriptions_and_an_old_one_does_not() {
     let [old, new, newest] =
         [0, 1, 2].map(|second| author.event(0, events::EPOCH + second, json!([]), ""));
     for event in [&new, &old, &newest] {
-        publisher.store(event).await;
+        publisher.publish(event).await;
     }
     subscriber.expect(json!(["EVENT", "live", new])).await;
     subscriber.expect(json!(["EVENT", "live", newest])).await;

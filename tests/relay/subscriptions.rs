@@ -1,5 +1,6 @@
 //! REQ, EOSE, CLOSE and COUNT (NIP-01, NIP-45).
 
+use crate::support::http::http;
 use crate::support::{Author, Client, TestRelay, corpora, events, id_of, model};
 use negsync::config::Within;
 use rand::rngs::StdRng;
@@ -203,6 +204,51 @@ async fn close_of_an_unknown_id_is_silent_and_a_ping_is_answered() {
     }
     client.send_frame(Message::Close(None)).await;
     assert!(matches!(client.next_frame("a close frame").await, Some(Message::Close(_))));
+}
+
+/// Each commit woke every connection: 12.8 ms of CPU an event beside 4,000 idle ones.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_wakes_only_the_connections_that_it_matches() {
+    let relay = TestRelay::start().await;
+    let wakeups = async || {
+        let text = http(relay.relay.address(), "GET", "/metrics", &[]).await.body;
+        let line = text.lines().find_map(|it| it.strip_prefix("negsync_live_wakeups_total "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let mut others = Vec::new();
+    for number in 0..20 {
+        let mut client = relay.client().await;
+        match number % 3 {
+            0 => {}
+            1 => subscribe(&mut client, "other kinds", json!({ "kinds": [7] })).await,
+            _ => subscribe(&mut client, "other tags", json!({ "#t": ["else"] })).await,
+        }
+        others.push(client);
+    }
+    let mut client = relay.client().await;
+    for id in ["notes", "tagged"] {
+        let filter = if id == "notes" { json!({ "kinds": [1] }) } else { json!({ "#t": ["x"] }) };
+        subscribe(&mut client, id, filter).await;
+    }
+    let mut publisher = relay.client().await;
+    let author = Author::new(1);
+    for second in 0..10 {
+        let note = author.event(1, events::EPOCH + second, json!([["t", "x"]]), "");
+        publisher.store(&note).await;
+        let mut to = [client.next("an event").await, client.next("an event").await];
+        to.sort_by_key(|message| message[1].to_string());
+        assert_eq!(to, [json!(["EVENT", "notes", note]), json!(["EVENT", "tagged", note])]);
+    }
+    assert_eq!(wakeups().await, 10);
+    let like = author.event(7, events::EPOCH, json!([]), "+");
+    publisher.store(&like).await;
+    for client in others.iter_mut().skip(1).step_by(3) {
+        client.expect(json!(["EVENT", "other kinds", like])).await;
+    }
+    assert_eq!(wakeups().await, 10 + 7);
+    for client in &mut others {
+        client.fence().await;
+    }
 }
 
 /// NIP-67: `finish` where the naive answer without limits is what was sent, `more` only where it is not.

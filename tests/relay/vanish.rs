@@ -1,6 +1,5 @@
 //! Requests to vanish (NIP-62): all of a key goes, with the gift wraps sent to it, for good.
 
-use crate::support::negentropy_client::neg_ids;
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
 use negsync::config::PublicKeys;
 use negsync::reconcile::RangeSet;
@@ -87,30 +86,69 @@ async fn expect_blocked(client: &mut Client, event: &Value) {
     assert!(!accepted && text.starts_with("blocked: "), "{event}: {text}");
 }
 
+/// A stranger may send any `Host`, and a request to vanish from another relay is public.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_names_the_relay_by_the_url_that_its_client_uses() {
+async fn only_the_configured_url_or_all_relays_names_this_relay() {
     let relay = TestRelay::start().await;
-    let mut client = relay.client().await;
+    let mut client = Client::connect_to_host(&relay.url(), "other.example").await;
     let author = Author::new(1);
     let note = author.note(AT, "n");
     client.store(&note).await;
-    let elsewhere = request(&author, AT + 9, "wss://elsewhere.example");
+    let elsewhere = request(&author, AT + 9, "wss://other.example");
     client.store(&elsewhere).await;
-    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&note, &elsewhere]));
-    let here = request(&author, AT, &relay.url());
-    client.store(&here).await;
-    assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([&here, &elsewhere]));
+    let by_address = request(&author, AT + 8, &relay.url());
+    client.store(&by_address).await;
+    assert_eq!(stored(&relay), model::ids([&note, &elsewhere, &by_address]));
+    // A request is followed as soon as the relay is known to be the one that it names.
+    let relay =
+        relay.restart_with(|config| config.auth.relay_url = "wss://other.example/".into()).await;
+    let all = model::ids([&elsewhere, &by_address]);
+    let mut changes = relay.relay.index().subscribe();
+    while stored(&relay) != all {
+        let change = tokio::time::timeout(crate::support::client::PATIENCE, changes.recv());
+        change.await.expect("nothing vanishes").unwrap();
+    }
+    let mut client = relay.client().await;
     expect_blocked(&mut client, &note).await;
     // Import and sync hand their events to the store itself.
     let parsed = || vec![Event::parse(&note.to_string()).unwrap().trust()];
     let store = relay.relay.index().store().clone();
     assert_eq!(store.publish(parsed()).unwrap(), [Outcome::Vanished]);
     // What comes later is welcome, and a request is not taken back.
-    let later = author.note(AT + 1, "later");
+    let later = author.note(AT + 10, "later");
     client.store(&later).await;
-    client.store(&author.deletion(AT + 2, json!([["e", id_of(&here)]]))).await;
+    client.store(&author.deletion(AT + 11, json!([["e", id_of(&elsewhere)]]))).await;
     expect_blocked(&mut client, &note).await;
-    assert_eq!(client.query(&[json!({ "ids": [id_of(&here)] })]).await, [here]);
+    assert_eq!(client.query(&[json!({ "ids": [id_of(&elsewhere)] })]).await, [elsewhere]);
+}
+
+/// NIP-62: the tag list must include at least one relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_names_no_relay_is_refused() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    client.store(&author.note(AT, "n")).await;
+    for tags in
+        [json!([]), json!([["relay"]]), json!([["relay", ""]]), json!([["r", "ALL_RELAYS"]])]
+    {
+        let (accepted, text) = client.publish(&author.event(62, AT, tags, "farewell")).await;
+        assert!(!accepted && text.starts_with("invalid: relay: "), "{text}");
+    }
+    assert_eq!(stored(&relay).len(), 1);
+}
+
+/// NIP-62: what has vanished must not come back; a request holds for good, NIP-40 or not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_does_not_expire() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    let tags = json!([["relay", "ALL_RELAYS"], ["expiration", (AT + 1).to_string()]]);
+    let request = author.event(62, AT, tags, "");
+    client.store(&request).await;
+    expect_blocked(&mut client, &author.note(AT, "n")).await;
+    assert_eq!(stored(&relay), model::ids([&request]));
 }
 
 /// NIP-62: whatever the user's status.

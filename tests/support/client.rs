@@ -70,6 +70,14 @@ impl Client {
         }
     }
 
+    /// As [`Client::connect`], with a `Host` of its own.
+    pub async fn connect_to_host(url: &str, host: &str) -> Self {
+        let mut request = url.into_client_request().unwrap();
+        request.headers_mut().insert("host", host.parse().unwrap());
+        let (socket, _) = connect_async_with_config(request, None, true).await.unwrap();
+        Self { challenge: String::new(), hints: Vec::new(), socket, fences: 0 }.challenged().await
+    }
+
     pub async fn send(&mut self, message: &Value) {
         self.send_text(&message.to_string()).await;
     }

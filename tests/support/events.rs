@@ -126,6 +126,15 @@ fn event(
             let targets: Vec<&Value> =
                 earlier.iter().filter(|event| has_versions(event) == wanted).collect();
             match targets.get(rng.random_range(0..targets.len().max(1))) {
+                // By the address as well, up to the version: else it would depend on the order of
+                // the events which older version is left.
+                Some(target) if has_versions(target) => {
+                    let kind = target["kind"].as_u64().unwrap() as u16;
+                    let d = target["tags"][0][1].as_str().unwrap_or_default();
+                    let tags = json!([["e", id_of(target)], ["a", author.address(kind, d)]]);
+                    let until = at.max(target["created_at"].as_u64().unwrap());
+                    author.event(5, until, tags, &content)
+                }
                 Some(target) => author.event(5, at, json!([["e", id_of(target)]]), &content),
                 None => author.note(at, &content),
             }

@@ -11,6 +11,7 @@ pub mod http;
 pub mod model;
 pub mod naive;
 pub mod negentropy_client;
+pub mod power_cut;
 pub mod process;
 pub mod relay;
 

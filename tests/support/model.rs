@@ -5,7 +5,8 @@ use serde_json::Value;
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40, NIP-62).
+/// What is left of `events`, in whatever order they came (NIP-01, NIP-09, NIP-40, NIP-62), where no
+/// version is deleted by its id that may have replaced another one: see [`super::naive`] for those.
 pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
     kept_by(events, now, "ws://127.0.0.1")
 }
@@ -28,7 +29,7 @@ pub fn kept_by(events: &[Value], now: u64, us: &str) -> Vec<Value> {
     let undeleted: Vec<&Value> = living
         .iter()
         .copied()
-        .filter(|event| !deletions.iter().any(|deletion| deletes(deletion, event, &living)))
+        .filter(|event| !deletions.iter().any(|deletion| deletes(deletion, event)))
         .collect();
     let is_newest = |event: &Value| {
         address(event).is_none_or(|own| {
@@ -121,6 +122,10 @@ pub fn tags<'event>(
 }
 
 pub fn expires_at(event: &Value) -> Option<u64> {
+    // NIP-62: a request to vanish holds for good.
+    if kind(event) == 62 {
+        return None;
+    }
     tags(event, "expiration").next().and_then(|value| value.as_str()?.parse().ok())
 }
 
@@ -134,32 +139,29 @@ pub fn address(event: &Value) -> Option<String> {
     Some(format!("{}:{}:{d}", kind(event), event["pubkey"].as_str().unwrap()))
 }
 
-/// Whether the event goes with a request to vanish: its author's events, and gift wraps to them.
-fn vanishes(request: &Value, event: &Value) -> bool {
-    let author = &request["pubkey"];
-    let is_wrap = kind(event) == 1_059 && tags(event, "p").any(|key| key == author);
+/// Whether a request to vanish that names this relay keeps the event out: its author's events, and
+/// gift wraps to them.
+pub fn vanishes(request: &Value, event: &Value) -> bool {
     kind(event) != 62
         && created_at(event) <= created_at(request)
-        && (event["pubkey"] == *author || is_wrap)
+        && (event["pubkey"] == request["pubkey"] || is_wrap_to(&request["pubkey"], event))
 }
 
-/// Whether the event goes with a deletion: by its id, by its address, or as an older version of
-/// one that goes by its id.
-fn deletes(deletion: &Value, event: &Value, events: &[&Value]) -> bool {
-    let is_own = deletion["pubkey"] == event["pubkey"] && ![5, 62].contains(&kind(event));
-    let names = |event: &Value| tags(deletion, "e").any(|value| *value == event["id"]);
+/// Whether a deletion keeps the event out: by its id, or by its address.
+pub fn deletes(deletion: &Value, event: &Value) -> bool {
+    if [5, 62].contains(&kind(event)) {
+        return false;
+    }
+    let is_own = deletion["pubkey"] == event["pubkey"];
+    let by_id = tags(deletion, "e").any(|value| *value == event["id"]);
     let by_address = address(event).is_some_and(|address| {
         created_at(event) <= created_at(deletion)
             && tags(deletion, "a").any(|value| *value == address.as_str())
     });
-    let age = |event: &Value| (created_at(event), Reverse(id_of(event).to_owned()));
-    let by_successor = || {
-        events.iter().any(|other| {
-            names(other)
-                && address(event).is_some()
-                && address(other) == address(event)
-                && age(event) < age(other)
-        })
-    };
-    is_own && (names(event) || by_address || by_successor())
+    (by_id && (is_own || is_wrap_to(&deletion["pubkey"], event))) || (is_own && by_address)
+}
+
+/// NIP-59: a gift wrap belongs to those that its `p` tags name.
+fn is_wrap_to(key: &Value, event: &Value) -> bool {
+    kind(event) == 1_059 && tags(event, "p").any(|recipient| recipient == key)
 }

@@ -2,7 +2,7 @@
 //! Unlike [`super::model::kept`] it knows in which order events came, and when they expired.
 
 use super::events::id_of;
-use super::model::{address, answer, created_at, expires_at, kind, tags};
+use super::model::{address, answer, created_at, deletes, expires_at, kind, tags, vanishes};
 use serde_json::Value;
 use std::cmp::Reverse;
 
@@ -14,6 +14,7 @@ pub enum Said {
     Duplicate,
     Superseded,
     Deleted,
+    Vanished,
     Expired,
 }
 
@@ -23,8 +24,9 @@ impl Said {
         Some(match (accepted, text) {
             (true, "") => Self::Stored,
             (true, "duplicate: already have this event") => Self::Duplicate,
-            (true, "duplicate: a newer version is stored") => Self::Superseded,
+            (false, "replaced: have newer event") => Self::Superseded,
             (false, "blocked: deleted by its author") => Self::Deleted,
+            (false, "blocked: its author or addressee has vanished") => Self::Vanished,
             (false, "invalid: expiration: the event has expired") => Self::Expired,
             _ => return None,
         })
@@ -36,14 +38,10 @@ impl Said {
     }
 }
 
-/// The relay.
+/// The relay: no more than what it has stored. What is kept out is kept out by a stored event.
 #[derive(Clone, Debug, Default)]
 pub struct NaiveRelay {
     stored: Vec<Value>,
-    /// NIP-09: ids that authors have deleted.
-    deleted: Vec<(Value, Value)>,
-    /// NIP-09: addresses whose versions up to an age are gone.
-    buried: Vec<(String, Age)>,
 }
 
 /// Of two versions the one of the greater age wins (NIP-01): later, or of one second the lower id.
@@ -69,70 +67,43 @@ impl NaiveRelay {
         if (20_000..30_000).contains(&kind(event)) {
             return Said::PassedOn;
         }
-        if kind(event) != 5 && self.is_deleted(event) {
+        let by_any = |keeps_out: fn(&Value, &Value) -> bool| {
+            self.stored.iter().any(|stored| keeps_out(stored, event))
+        };
+        if by_any(keeps_out_vanished) {
+            return Said::Vanished;
+        }
+        if by_any(keeps_out_deleted) {
             return Said::Deleted;
         }
-        if self.stored.iter().any(|other| id_of(other) == id_of(event)) {
+        if by_any(|stored, event| id_of(stored) == id_of(event)) {
             return Said::Duplicate;
         }
-        if let Some(own) = address(event) {
-            let rival = self.stored.iter().position(|other| address(other).as_ref() == Some(&own));
-            match rival {
-                Some(rival) if age(&self.stored[rival]) > age(event) => return Said::Superseded,
-                Some(rival) => drop(self.stored.remove(rival)),
-                None => {}
-            }
+        if by_any(keeps_out_older) {
+            return Said::Superseded;
         }
+        self.stored.retain(|stored| {
+            ![keeps_out_vanished, keeps_out_deleted, keeps_out_older]
+                .iter()
+                .any(|keeps_out| keeps_out(event, stored))
+        });
         self.stored.push(event.clone());
-        if kind(event) == 5 {
-            self.delete(event);
-        }
         Said::Stored
     }
+}
 
-    fn is_deleted(&mut self, event: &Value) -> bool {
-        if self.deleted.contains(&(event["id"].clone(), event["pubkey"].clone())) {
-            // Whichever of the two came first, older versions go with it.
-            if let Some(address) = address(event) {
-                self.bury(&address, age(event));
-            }
-            return true;
-        }
-        address(event).is_some_and(|own| {
-            self.buried.iter().any(|(address, until)| *address == own && age(event) <= *until)
-        })
-    }
+fn keeps_out_vanished(stored: &Value, event: &Value) -> bool {
+    let is_request = kind(stored) == 62 && tags(stored, "relay").any(|url| url == "ALL_RELAYS");
+    is_request && vanishes(stored, event)
+}
 
-    fn delete(&mut self, deletion: &Value) {
-        let author = &deletion["pubkey"];
-        for id in tags(deletion, "e") {
-            let named = self.stored.iter().find(|event| event["id"] == *id).cloned();
-            if let Some(event) = &named
-                && (kind(event) == 5 || event["pubkey"] != *author)
-            {
-                continue;
-            }
-            match named.as_ref().and_then(address) {
-                Some(address) => self.bury(&address, age(named.as_ref().unwrap())),
-                None => self.stored.retain(|event| event["id"] != *id),
-            }
-            self.deleted.push((id.clone(), author.clone()));
-        }
-        for value in tags(deletion, "a") {
-            let address = value.as_str().unwrap();
-            if address.split(':').nth(1) == author.as_str() {
-                // Of that second all versions: no id is as low as none.
-                self.bury(address, (created_at(deletion), Reverse(String::new())));
-            }
-        }
-    }
+fn keeps_out_deleted(stored: &Value, event: &Value) -> bool {
+    kind(stored) == 5 && deletes(stored, event)
+}
 
-    fn bury(&mut self, gone: &str, until: Age) {
-        let is_gone =
-            |event: &Value| address(event).as_deref() == Some(gone) && age(event) <= until;
-        self.stored.retain(|event| !is_gone(event));
-        self.buried.push((gone.to_owned(), until));
-    }
+fn keeps_out_older(stored: &Value, event: &Value) -> bool {
+    let own = address(event);
+    own.is_some() && address(stored) == own && age(stored) > age(event)
 }
 
 fn age(event: &Value) -> Age {

@@ -2,6 +2,7 @@
 
 use super::address::counted_as;
 use super::bucket::{Bucket, Rate};
+use super::event_cost::{EventShare, EventsUnderWay, event_cost};
 use crate::clients::message::ClientMessage;
 use crate::config::{ConnectionsConfig, RatesConfig};
 use std::collections::HashMap;
@@ -14,9 +15,15 @@ use std::time::Instant;
 const MOST_ADDRESSES: usize = 65_536;
 
 /// All addresses.
-#[derive(Default)]
 pub(crate) struct Addresses {
     state: Mutex<State>,
+    events: EventsUnderWay,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self { state: Mutex::default(), events: EventsUnderWay::in_all() }
+    }
 }
 
 #[derive(Default)]
@@ -28,6 +35,7 @@ struct State {
 struct Entry {
     connections: usize,
     buckets: Arc<Mutex<Buckets>>,
+    events: Arc<EventsUnderWay>,
 }
 
 /// What an address may still send.
@@ -63,6 +71,7 @@ pub(crate) struct Place {
     // As it is counted.
     address: IpAddr,
     buckets: Arc<Mutex<Buckets>>,
+    events: Arc<EventsUnderWay>,
 }
 
 impl Addresses {
@@ -84,9 +93,9 @@ impl Addresses {
             return Err(Full::Address);
         }
         entry.connections += 1;
-        let buckets = Arc::clone(&entry.buckets);
+        let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), client, address, buckets })
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets, events })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -111,7 +120,8 @@ impl Entry {
     fn new(now: Instant) -> Self {
         let bucket = Bucket::new(now);
         let buckets = Buckets { events: bucket, queries: bucket, neg: bucket };
-        Self { connections: 0, buckets: Arc::new(Mutex::new(buckets)) }
+        let events = Arc::new(EventsUnderWay::of_an_address());
+        Self { connections: 0, buckets: Arc::new(Mutex::new(buckets)), events }
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -131,10 +141,20 @@ impl Place {
         self.address
     }
 
+    /// Waits until an event of this cost may be verified and stored.
+    pub(crate) async fn event_share(&self, cost: u32) -> EventShare {
+        EventShare::take(&self.events, &self.addresses.events, cost).await
+    }
+
     /// Takes what a message costs. Says what the limit is where its address has sent too many.
     pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
         use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        // An event costs what it takes to store it; the others one each.
+        let cost = match message {
+            Event(json) => u64::from(event_cost(json)),
+            _ => 1,
+        };
         let (bucket, per_s, burst, what) = match message {
             // Each costs a signature's check.
             Event(_) | Auth(_) => {
@@ -149,7 +169,7 @@ impl Place {
             Close(_) | NegClose(_) => return Ok(()),
         };
         let rate = Rate { per_s: per_s.get(), burst: burst.get() };
-        if bucket.take(rate, Instant::now()) {
+        if bucket.take(rate, cost, Instant::now()) {
             return Ok(());
         }
         Err(format!("{} {what} a second from one address; slow down", rate.per_s))

@@ -22,13 +22,13 @@ impl Bucket {
         Self { full_at: now }
     }
 
-    /// Takes a token. Returns whether there was one.
-    pub(super) fn take(&mut self, rate: Rate, now: Instant) -> bool {
+    /// Takes `cost` tokens, or all of a full bucket where that is less. Returns whether they were there.
+    pub(super) fn take(&mut self, rate: Rate, cost: u64, now: Instant) -> bool {
         if rate.per_s == 0 {
             return true;
         }
         let seconds = |tokens: u64| Duration::from_secs_f64(tokens as f64 / rate.per_s as f64);
-        let full_at = self.full_at.max(now) + seconds(1);
+        let full_at = self.full_at.max(now) + seconds(cost.min(rate.burst));
         let is_there = full_at.duration_since(now) <= seconds(rate.burst);
         if is_there {
             self.full_at = full_at;
@@ -60,13 +60,14 @@ mod tests {
             for _ in 0..300 {
                 now += Duration::from_micros(rng.random_range(0..20_000));
                 let before = bucket;
-                if bucket.take(rate, now) {
-                    taken.push(now - start);
+                let cost = rng.random_range(1..=3).min(rate.burst);
+                if bucket.take(rate, cost, now) {
+                    taken.extend((0..cost).map(|_| now - start));
                 } else {
-                    // A refusal costs nothing, and a token is there after a token's time.
+                    // A refusal costs nothing, and the tokens are there after their time.
                     assert_eq!(bucket.full_at, before.full_at, "seed {seed}");
-                    let later = now + Duration::from_secs_f64(1.0 / rate.per_s as f64);
-                    assert!({ bucket }.take(rate, later), "seed {seed}");
+                    let later = now + Duration::from_secs_f64(cost as f64 / rate.per_s as f64);
+                    assert!({ bucket }.take(rate, cost, later), "seed {seed}");
                 }
             }
             for (first, from) in taken.iter().enumerate() {
@@ -79,11 +80,21 @@ mod tests {
         }
     }
 
+    /// One that costs more than a full bucket would never be let through.
+    #[test]
+    fn what_costs_more_than_a_full_bucket_takes_all_of_it() {
+        let now = Instant::now();
+        let (rate, mut bucket) = (Rate { per_s: 10, burst: 50 }, Bucket::new(now));
+        assert!(bucket.take(rate, 300, now));
+        assert!(!bucket.take(rate, 1, now));
+        assert!(bucket.take(rate, 300, now + Duration::from_secs(5)));
+    }
+
     #[test]
     fn a_rate_of_none_limits_nothing() {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
-        assert!((0..1_000).all(|_| bucket.take(Rate { per_s: 0, burst: 1 }, now)));
+        assert!((0..1_000).all(|_| bucket.take(Rate { per_s: 0, burst: 1 }, 1, now)));
         assert!(bucket.is_full(now));
     }
 }

@@ -3,12 +3,14 @@
 mod address;
 mod addresses;
 mod bucket;
+mod event_cost;
 mod half_open;
 mod neg_total;
 mod turns;
 
 pub(crate) use address::{client_address, is_forwarded};
 pub(crate) use addresses::{Full, Place};
+pub(crate) use event_cost::event_cost;
 pub(crate) use half_open::{HalfOpen, Handshake};
 pub(crate) use neg_total::NegShare;
 pub(crate) use turns::Turns;

@@ -4,6 +4,7 @@
 mod rules;
 
 use super::event::{Event, Lifetime};
+use super::source_queue::Origin;
 use super::tag_key::TagKey;
 use super::verifier::Verifier;
 use super::{StoreError, fault, schema};
@@ -67,11 +68,15 @@ impl Checked {
     fn settle(&mut self, done: rusqlite::Result<()>) -> Result<(), StoreError> {
         match done {
             Err(error) if fault::is_damage(&error) => {
-                self.find(Finding { what: "file", id: None, detail: error.to_string() });
+                self.find_damage(&error);
                 Ok(())
             }
             done => Ok(done?),
         }
+    }
+
+    fn find_damage(&mut self, error: &rusqlite::Error) {
+        self.find(Finding { what: "file", id: None, detail: error.to_string() });
     }
 }
 
@@ -167,6 +172,7 @@ fn events(
     let mut rows = select.query([])?;
     let (send, examined) = sync_channel(CHUNKS_IN_FLIGHT);
     let (mut in_flight, mut indexed) = (0, 0);
+    let mut orders_unreadable = false;
     loop {
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_EVENTS && bytes < CHUNK_BYTES {
@@ -179,7 +185,7 @@ fn events(
         if !at_end {
             let send = send.clone();
             in_flight += 1;
-            verifier.run_blocking(move || {
+            verifier.run(&Origin::Local, bytes, move || {
                 let _ = send.send(chunk.into_iter().map(examine).collect::<Vec<Examined>>());
             });
         }
@@ -189,7 +195,16 @@ fn events(
             for event in chunk {
                 checked.events += 1;
                 indexed += indexed_tags(connection, &event, checked)?;
-                orders(connection, &event, checked)?;
+                if !orders_unreadable {
+                    match orders(connection, &event, checked) {
+                        // Of damaged tombstones it is said once, and events are read on.
+                        Err(error) if fault::is_damage(&error) => {
+                            orders_unreadable = true;
+                            checked.find_damage(&error);
+                        }
+                        looked => looked?,
+                    }
+                }
                 event.findings.into_iter().for_each(|finding| checked.find(finding));
             }
             progress(checked.events, total.max(0) as u64);

@@ -1,9 +1,9 @@
 //! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
 
 use super::{Checked, Examined, Finding};
-use crate::store::event::{DELETION, Event, VANISH};
+use crate::store::event::{ALL_RELAYS, Event, GIFT_WRAP, VANISH};
+use crate::store::fault;
 use crate::store::tag_key::TagKey;
-use crate::store::vanish::{ALL_RELAYS, GIFT_WRAP};
 use crate::store::writer::unix_now;
 use rusqlite::{Connection, Rows, params};
 
@@ -29,45 +29,45 @@ impl Orders {
     }
 }
 
-/// What a stored request of the same author names must not be there, and must be kept out. That an
-/// id is kept out is not looked at: another author's event of that id, which the request could not
-/// delete, may have gone since.
+/// What a stored request names must be kept out; [`rules`] looks whether it is gone.
 pub(super) fn orders(
     connection: &Connection,
     event: &Examined,
     checked: &mut Checked,
 ) -> rusqlite::Result<()> {
-    let (pubkey, created_at) = (&event.stored.pubkey, event.stored.created_at);
+    let (pubkey, created_at, row) =
+        (&event.stored.pubkey, event.stored.created_at, event.stored.row);
     let by = event.stored.id.as_slice().try_into().ok();
-    let mut find = |id, detail| checked.find(Finding { what: "rule", id, detail });
-    let mut stored = connection.prepare_cached(
-        "SELECT 1 FROM event WHERE id = ?1 AND pubkey = ?2 AND kind NOT IN (?3, ?4)",
+    let mut find = |detail| checked.find(Finding { what: "rule", id: by, detail });
+    let mut by_id = connection.prepare_cached(
+        "SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND deletion = ?3",
     )?;
     for id in &event.orders.ids {
-        if stored.exists(params![id, pubkey, DELETION, VANISH])? {
-            find(Some(*id), "its author has deleted it, and it is stored".into());
+        if !by_id.exists(params![id, pubkey, row])? {
+            let id = faster_hex::hex_string(id);
+            find(format!("deletes event {id}, and that is not kept out"));
         }
     }
-    let mut buried = connection.prepare_cached(
+    let mut by_address = connection.prepare_cached(
         "SELECT 1 FROM address_tombstone WHERE pubkey = ?1 AND kind = ?2 AND address = ?3
-         AND (created_at > ?4 OR (created_at = ?4 AND id = x''))",
+         AND created_at = ?4 AND deletion = ?5",
     )?;
     for (kind, d) in &event.orders.addresses {
-        if !buried.exists(params![pubkey, kind, d, created_at])? {
-            find(by, format!("deletes {d:?} of kind {kind}, and that is not kept out"));
+        if !by_address.exists(params![pubkey, kind, d, created_at, row])? {
+            find(format!("deletes {d:?} of kind {kind}, and that is not kept out"));
         }
     }
     let mut vanished =
         connection.prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
     if event.orders.vanishes && !vanished.exists(params![pubkey, created_at])? {
-        find(by, "asks every relay to forget its author, who is not kept out".into());
+        find("asks every relay to forget its author, who is not kept out".into());
     }
     Ok(())
 }
 
 /// What is deleted or has vanished is not stored, and each address has one version.
 pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
-    const BROKEN: [(&str, &str); 3] = [
+    const BROKEN: [(&str, &str); 5] = [
         (
             "SELECT event.id FROM tombstone JOIN event
              ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
@@ -78,9 +78,20 @@ pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite:
             "SELECT event.id FROM address_tombstone buried JOIN event
              ON event.pubkey = buried.pubkey AND event.kind = buried.kind
              AND event.address = buried.address AND event.address IS NOT NULL
-             WHERE event.created_at < buried.created_at
-             OR (event.created_at = buried.created_at AND event.id >= buried.id)",
+             WHERE event.created_at <= buried.created_at",
             "it was deleted by its address, and is stored",
+        ),
+        (
+            "SELECT tombstone.id FROM tombstone LEFT JOIN event
+             ON event.row = tombstone.deletion AND event.pubkey = tombstone.pubkey
+             WHERE event.kind IS NOT 5",
+            "it is kept out by a request to delete that is not stored",
+        ),
+        (
+            "SELECT NULL FROM address_tombstone buried LEFT JOIN event
+             ON event.row = buried.deletion AND event.pubkey = buried.pubkey
+             WHERE event.kind IS NOT 5",
+            "an address is kept out by a request to delete that is not stored",
         ),
         (
             "SELECT old.id FROM event old JOIN event new
@@ -104,7 +115,26 @@ pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite:
         |row| row.get(0),
     )?;
     checked.expired = expired.max(0) as u64;
+    wraps(connection, checked)?;
     vanished(connection, checked)
+}
+
+/// NIP-59: gift wraps that one of their recipients has deleted.
+fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+    let mut select = connection.prepare(
+        "SELECT event.id, event.json, tombstone.pubkey FROM tombstone JOIN event
+         ON event.id = tombstone.id AND event.kind = ?1 AND event.pubkey <> tombstone.pubkey",
+    )?;
+    let mut rows = select.query([GIFT_WRAP])?;
+    while let Some(row) = rows.next()? {
+        let key: [u8; 32] = row.get(2)?;
+        let wrap = Event::parse(&fault::text(row, 1)?);
+        if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
+            let detail = "its recipient has deleted it, and it is stored".into();
+            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail });
+        }
+    }
+    Ok(())
 }
 
 /// NIP-62: what a key that has vanished wrote, and the gift wraps that were sent to it.

@@ -268,7 +268,10 @@ impl Session<'_> {
                 // What may be taken another time has not been dealt with.
                 if prefix != "error" && prefix != "rate-limited" {
                     self.read_through(Some(*id), Some("refused by the peer"));
-                    let why = format!("refused by the peer: {prefix}");
+                    let why = match prefix.as_str() {
+                        "superseded" => prefix,
+                        _ => format!("refused by the peer: {prefix}"),
+                    };
                     self.give_up(*id, &why, Some(NOT_TAKEN_S), true);
                     self.memory.advanced = true;
                 }

@@ -1,0 +1,258 @@
+//! A queue with one line for each origin, served in turn: whoever brings much waits for itself.
+//!
+//! It is start-time fair queueing: time is virtual, that of the item taken last. An origin that comes
+//! anew begins at that time, and each of its items moves it on by the item's weight. The queue
+//! has no bound of its own and pushing never waits: whoever pushes bounds what it has under way.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+/// The most origins that are remembered with nothing waiting.
+const IDLE_ORIGINS: usize = 4_096;
+
+/// Where work comes from. Each origin has its turn, whatever the others bring.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Origin {
+    /// A client's address, as limits by address count it.
+    Client(IpAddr),
+    /// A peer, by its URL.
+    Peer(Arc<str>),
+    /// This program: an import, a check, a program that embeds the store.
+    Local,
+}
+
+/// The lines.
+pub(super) struct SourceQueue<T> {
+    state: Mutex<State<T>>,
+    // Signalled when something has come, and when the queue is closed.
+    moved: Condvar,
+}
+
+struct State<T> {
+    lines: HashMap<Origin, Line<T>>,
+    // The origins with something waiting, by the virtual time at which each stands and the order in
+    // which they came.
+    order: BTreeMap<(u64, u64), Origin>,
+    now: u64,
+    arrivals: u64,
+    is_closed: bool,
+}
+
+struct Line<T> {
+    waiting: VecDeque<(usize, T)>,
+    stands_at: u64,
+}
+
+/// What there is to do.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Next<T> {
+    Item(T),
+    /// Nothing has come in time.
+    TimedOut,
+    /// The queue is closed and empty.
+    Closed,
+}
+
+impl<T> Default for SourceQueue<T> {
+    fn default() -> Self {
+        let state = State {
+            lines: HashMap::new(),
+            order: BTreeMap::new(),
+            now: 0,
+            arrivals: 0,
+            is_closed: false,
+        };
+        Self { state: Mutex::new(state), moved: Condvar::new() }
+    }
+}
+
+impl<T> SourceQueue<T> {
+    /// Puts items, each with its weight, at the end of an origin's line. Gives them back when the
+    /// queue is closed.
+    pub(super) fn push<I>(&self, origin: &Origin, items: I) -> Result<(), I>
+    where
+        I: IntoIterator<Item = (usize, T)>,
+    {
+        let mut state = self.lock();
+        if state.is_closed {
+            return Err(items);
+        }
+        state.push(origin, items);
+        drop(state);
+        self.moved.notify_one();
+        Ok(())
+    }
+
+    /// Takes the next item; waits for one.
+    pub(super) fn pop(&self) -> Option<T> {
+        let mut state = self.lock();
+        loop {
+            if let Some((_, item)) = state.pop_if(|_, _| true) {
+                // One signal may stand for many items.
+                self.moved.notify_one();
+                return Some(item);
+            }
+            if state.is_closed {
+                return None;
+            }
+            state = self.moved.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// As [`SourceQueue::pop`], and waits for `patience` at most.
+    pub(super) fn pop_within(&self, patience: Duration) -> Next<(usize, T)> {
+        let deadline = Instant::now() + patience;
+        let mut state = self.lock();
+        loop {
+            if let Some(item) = state.pop_if(|_, _| true) {
+                return Next::Item(item);
+            }
+            if state.is_closed {
+                return Next::Closed;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Next::TimedOut;
+            }
+            let waited = self.moved.wait_timeout(state, left);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+
+    /// Takes the next item if there is one now and it is wanted, by its weight and itself.
+    pub(super) fn pop_if(&self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
+        self.lock().pop_if(is_wanted)
+    }
+
+    /// Nothing more is taken in; what waits can still be taken out.
+    pub(super) fn close(&self) {
+        self.lock().is_closed = true;
+        self.moved.notify_all();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> State<T> {
+    fn push(&mut self, origin: &Origin, items: impl IntoIterator<Item = (usize, T)>) {
+        if self.lines.len() > IDLE_ORIGINS && !self.lines.contains_key(origin) {
+            self.lines.retain(|_, line| !line.waiting.is_empty());
+        }
+        let now = self.now;
+        let line = self
+            .lines
+            .entry(origin.clone())
+            .or_insert_with(|| Line { waiting: VecDeque::new(), stands_at: now });
+        let was_empty = line.waiting.is_empty();
+        line.waiting.extend(items);
+        if was_empty && !line.waiting.is_empty() {
+            line.stands_at = line.stands_at.max(now);
+            self.arrivals += 1;
+            self.order.insert((line.stands_at, self.arrivals), origin.clone());
+        }
+    }
+
+    fn pop_if(&mut self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
+        let (&place, origin) = self.order.first_key_value()?;
+        let line = self.lines.get_mut(origin)?;
+        let (weight, item) = line.waiting.front()?;
+        if !is_wanted(*weight, item) {
+            return None;
+        }
+        let taken = line.waiting.pop_front()?;
+        self.now = line.stands_at;
+        line.stands_at = line.stands_at.saturating_add(taken.0.max(1) as u64);
+        let next = (!line.waiting.is_empty()).then_some(line.stands_at);
+        let origin = self.order.remove(&place)?;
+        match next {
+            // Behind those that stand at the same time.
+            Some(stands_at) => {
+                self.arrivals += 1;
+                self.order.insert((stands_at, self.arrivals), origin);
+            }
+            // With nobody left there is nothing to be fair about.
+            None if self.order.is_empty() => self.lines.clear(),
+            None => {}
+        }
+        Some(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    fn client(number: u32) -> Origin {
+        Origin::Client(IpAddr::V4(number.into()))
+    }
+
+    fn push(queue: &SourceQueue<u32>, from: u32, weights: &[usize]) {
+        queue.push(&client(from), weights.iter().map(|weight| (*weight, from))).ok().unwrap();
+    }
+
+    #[test]
+    fn who_comes_late_with_little_is_next_after_what_has_begun() {
+        let queue = SourceQueue::default();
+        push(&queue, 1, &[5_000; 100]);
+        assert_eq!(queue.pop(), Some(1));
+        push(&queue, 2, &[10, 10]);
+        push(&queue, 3, &[10]);
+        let order: Vec<u32> = (0..4).filter_map(|_| queue.pop()).collect();
+        assert_eq!(order, [2, 3, 2, 1]);
+    }
+
+    /// Those that always have something waiting get the same weight, whatever each item weighs.
+    #[test]
+    fn weight_is_shared_and_not_items() {
+        for seed in 0..20 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let queue = SourceQueue::default();
+            let most = [10, 100, 1_000];
+            for (from, most) in (0..).zip(most) {
+                let weights: Vec<usize> = (0..20_000).map(|_| rng.random_range(1..=most)).collect();
+                push(&queue, from, &weights);
+            }
+            let mut had = [0; 3];
+            for round in 0..5_000 {
+                let (weight, from) = queue.pop_if(|_, _| true).unwrap();
+                had[from as usize] += weight;
+                let (least, most) = (had.iter().min().unwrap(), had.iter().max().unwrap());
+                assert!(most - least <= 1_100, "seed {seed}, round {round}: {had:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_not_wanted_stays_and_a_closed_queue_is_emptied() {
+        let queue = SourceQueue::default();
+        push(&queue, 1, &[7, 8]);
+        assert_eq!(queue.pop_if(|weight, _| weight < 7), None);
+        assert_eq!(queue.pop_if(|weight, _| weight == 7), Some((7, 1)));
+        queue.close();
+        assert!(queue.push(&client(2), [(1, 2)]).is_err());
+        assert_eq!(queue.pop_within(Duration::ZERO), Next::Item((8, 1)));
+        assert_eq!(queue.pop_within(Duration::ZERO), Next::Closed);
+        assert_eq!(queue.pop(), None);
+    }
+
+    #[test]
+    fn origins_with_nothing_waiting_are_forgotten() {
+        let queue = SourceQueue::default();
+        // One that waits all the time: the queue is never empty.
+        push(&queue, 0, &[1_000_000, 1]);
+        assert_eq!(queue.pop(), Some(0));
+        for from in 1..3 * IDLE_ORIGINS as u32 {
+            push(&queue, from, &[1]);
+            assert_eq!(queue.pop(), Some(from));
+            assert!(queue.lock().lines.len() <= IDLE_ORIGINS + 1);
+        }
+        assert_eq!(queue.pop(), Some(0));
+        assert!(queue.lock().lines.is_empty());
+    }
+}

@@ -1,0 +1,95 @@
+//! Events that were submitted together, and the one reply about all of them.
+
+use super::rules::Outcome;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Called with the outcome of each event of a submission, in order, once they are durable.
+pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
+
+/// Events that are answered together, whichever commits they are part of.
+pub(super) struct Submission(Mutex<Open>);
+
+struct Open {
+    outcomes: Vec<Outcome>,
+    // How many are still to come.
+    left: usize,
+    reply: Option<Reply>,
+}
+
+/// One event's place in its submission. Dropped unsettled, it counts as failed.
+pub(super) struct EventSlot {
+    submission: Arc<Submission>,
+    index: usize,
+    is_settled: bool,
+}
+
+impl Submission {
+    /// A slot for each of so many events, in order; one without events is answered at once.
+    pub(super) fn begin(events: usize, reply: Reply) -> Option<impl Iterator<Item = EventSlot>> {
+        if events == 0 {
+            reply(Vec::new());
+            return None;
+        }
+        let outcomes = vec![Outcome::Failed("the store gave no answer".into()); events];
+        let open = Open { outcomes, left: events, reply: Some(reply) };
+        let submission = Arc::new(Self(Mutex::new(open)));
+        let slot = move |index| EventSlot {
+            submission: Arc::clone(&submission),
+            index,
+            is_settled: false,
+        };
+        Some((0..events).map(slot))
+    }
+
+    fn settle(&self, index: usize, outcome: Option<Outcome>) {
+        let mut open = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Some(slot), Some(outcome)) = (open.outcomes.get_mut(index), outcome) {
+            *slot = outcome;
+        }
+        open.left = open.left.saturating_sub(1);
+        if open.left > 0 {
+            return;
+        }
+        let (outcomes, reply) = (std::mem::take(&mut open.outcomes), open.reply.take());
+        drop(open);
+        if let Some(reply) = reply {
+            reply(outcomes);
+        }
+    }
+}
+
+impl EventSlot {
+    /// Notes what became of the event; the last of its submission gives the reply.
+    pub(super) fn settle(mut self, outcome: Outcome) {
+        self.is_settled = true;
+        self.submission.settle(self.index, Some(outcome));
+    }
+}
+
+impl Drop for EventSlot {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            self.submission.settle(self.index, None);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::mpsc::sync_channel;
+
+    #[test]
+    fn the_reply_comes_with_the_last_outcome_and_in_the_order_of_the_events() {
+        let (send, replies) = sync_channel(1);
+        let reply: Reply = Box::new(move |outcomes| send.send(outcomes).unwrap());
+        let mut slots: Vec<EventSlot> = Submission::begin(3, reply).unwrap().collect();
+        slots.pop().unwrap().settle(Outcome::Stored);
+        drop(slots.pop());
+        assert!(replies.try_recv().is_err());
+        slots.pop().unwrap().settle(Outcome::Duplicate);
+        let outcomes = replies.try_recv().unwrap();
+        assert_eq!((&outcomes[0], &outcomes[2]), (&Outcome::Duplicate, &Outcome::Stored));
+        assert!(matches!(outcomes[1], Outcome::Failed(_)));
+    }
+}
