@@ -146,6 +146,7 @@ impl Session {
         let rule = match self.rule {
             Rule::Reference => "the reference's",
             Rule::Adaptive => "our",
+            Rule::Exact => "exact",
         };
         let [millions, messages] = [self.items / 1_000_000, self.exchanges.len()];
         format!("{millions}M, {} missing, {rule} questions ({messages})", self.missing)
@@ -181,7 +182,7 @@ fn report(sessions: &[Session]) {
         line(&format!("{}, the crate", session.what()), ours, base, MOST_OF_THE_CRATE);
         match session.rule {
             Rule::Reference => of_the_crate = base,
-            Rule::Adaptive => {
+            Rule::Adaptive | Rule::Exact => {
                 let what = format!("{}, the crate's whole session", session.what());
                 line(&what, ours, of_the_crate, MOST_OF_THE_CRATE);
             }

@@ -4,14 +4,15 @@ use negsync::index::{Catalog, Index};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
 use negsync::store::{
-    AtOneMoment, Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions, Synchronous,
-    VerifiedEvent, Work, unix_now,
+    AtOneMoment, Deadline, Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions,
+    Synchronous, VerifiedEvent, Work, unix_now,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 
 /// Enough for the sets of the broad filters to be costly, and so kept.
 const FIRST_EVENTS: usize = 12_000;
@@ -190,11 +191,25 @@ fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_l
 }
 
 /// Three items on a disk that can be read or not.
+#[derive(Clone)]
 struct Faulty {
     fails: bool,
+    deadline: Deadline,
+}
+
+fn disk(fails: bool) -> Faulty {
+    Faulty { fails, deadline: Deadline::default() }
 }
 
 impl EventSource for Faulty {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -239,11 +254,11 @@ impl AtOneMoment for Faulty {
 fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() {
     let catalog = Catalog::new(0, &PrivateKinds::default());
     let all = [Filter::default()];
-    assert!(catalog.load(&Faulty { fails: true }).is_err());
-    assert!(catalog.snapshot(&Faulty { fails: true }, &all, 10).is_err());
+    assert!(catalog.load(&disk(true)).is_err());
+    assert!(catalog.snapshot(&disk(true), &all, 10).is_err());
     assert!(!catalog.statistics().is_loaded);
-    assert_eq!(catalog.snapshot(&Faulty { fails: false }, &all, 10).unwrap().len(), 3);
+    assert_eq!(catalog.snapshot(&disk(false), &all, 10).unwrap().len(), 3);
     // Kept: the disk is not asked again.
     assert!(catalog.statistics().is_loaded && catalog.contains(&Item::new(2, [2; 32])));
-    assert_eq!(catalog.snapshot(&Faulty { fails: true }, &all, 10).unwrap().len(), 3);
+    assert_eq!(catalog.snapshot(&disk(true), &all, 10).unwrap().len(), 3);
 }

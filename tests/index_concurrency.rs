@@ -6,8 +6,8 @@ use negsync::index::{Catalog, Index, Subscriber};
 use negsync::item::Item;
 use negsync::reconcile::{RangeSet, Sum};
 use negsync::store::{
-    AtOneMoment, Change, Event, EventSource, Filter, PrivateKinds, Step, StoreError, StoreOptions,
-    Synchronous, VerifiedEvent, Work,
+    AtOneMoment, Change, Deadline, Event, EventSource, Filter, PrivateKinds, Step, StoreError,
+    StoreOptions, Synchronous, VerifiedEvent, Work,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -267,14 +267,24 @@ fn run(seed: u64, memory_bytes: usize) -> usize {
 
 /// A store whose scan sees half of a commit that nobody has been told of: its later event and not
 /// its earlier one.
-struct HalfSeen<'catalog> {
-    catalog: &'catalog Catalog,
+#[derive(Clone)]
+struct HalfSeen {
+    catalog: Arc<Catalog>,
     old: Vec<Item>,
     change: Change,
     later: Item,
+    deadline: Deadline,
 }
 
-impl EventSource for HalfSeen<'_> {
+impl EventSource for HalfSeen {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -306,7 +316,7 @@ impl EventSource for HalfSeen<'_> {
     }
 }
 
-impl AtOneMoment for HalfSeen<'_> {
+impl AtOneMoment for HalfSeen {
     fn items(
         &self,
         filter: &Filter,
@@ -326,12 +336,13 @@ fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
     let mut events: Vec<Event> = (0..6_000).map(|_| event(rng, 1, "[]").into_inner()).collect();
     events.sort_by_key(Event::item);
     let (later, earlier) = (events.pop().unwrap(), events.remove(0));
-    let catalog = Catalog::new(64 << 20, &PrivateKinds::default());
+    let catalog = Arc::new(Catalog::new(64 << 20, &PrivateKinds::default()));
     let source = HalfSeen {
-        catalog: &catalog,
+        catalog: Arc::clone(&catalog),
         old: events.iter().map(Event::item).collect(),
         later: later.item(),
         change: Change { steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into() },
+        deadline: Deadline::default(),
     };
     catalog.load(&source).unwrap();
     for filter in ["{}", r#"{"kinds":[1]}"#] {

@@ -59,7 +59,11 @@ fn any_options(input: &mut Input<'_>) -> InitiatorOptions {
     let first = sets()[5].items()[0].created_at;
     let flags = input.byte();
     InitiatorOptions {
-        rule: if flags & 1 == 0 { Rule::Adaptive } else { Rule::Reference },
+        rule: match flags & 129 {
+            0 => Rule::Adaptive,
+            128 => Rule::Exact,
+            _ => Rule::Reference,
+        },
         frame_limit_bytes: input.choose(&FRAME_LIMITS),
         opening_limit_bytes: if flags & 2 == 0 { 0 } else { 4_096 },
         reply_limit_bytes: (flags & 4 != 0).then(|| input.number()),
@@ -72,6 +76,7 @@ fn any_options(input: &mut Input<'_>) -> InitiatorOptions {
         } else {
             NonZeroU64::new(1 << (input.byte() % 20))
         },
+        bounds_seed: None,
     }
 }
 
@@ -151,17 +156,17 @@ fn check_found(
     assert!(have.is_subset(&ours), "something found that we never had");
     // All that is needed was listed by somebody.
     assert!(found.need.len() <= theirs.len() * (1 + spoilt) + spoilt_listed);
-    if options.rule == Rule::Adaptive {
+    if options.rule != Rule::Reference {
         assert_eq!(have.len(), found.have.len(), "an id of ours found twice");
     }
     if spoilt == 0 {
         assert_eq!(have, ours.difference(&theirs).copied().collect());
         assert_eq!(need, theirs.difference(&ours).copied().collect());
-        if options.rule == Rule::Adaptive {
+        if options.rule != Rule::Reference {
             assert_eq!(need.len(), found.need.len(), "an id of theirs found twice");
         }
         if let Some(time_bucket_s) =
-            options.time_bucket_s.filter(|_| options.rule == Rule::Adaptive)
+            options.time_bucket_s.filter(|_| options.rule != Rule::Reference)
         {
             assert_eq!(found.time_buckets, cells(our_set, their_set, time_bucket_s));
         }

@@ -3,18 +3,13 @@
 use crate::config::Limits;
 use crate::store::{Event, VANISH, unix_now};
 
-/// Whether JSON is not too long to be an event.
-pub(super) fn check_length(json: &str, limits: &Limits) -> Result<(), String> {
-    let most = limits.event_bytes.get();
-    if json.len() > limits.event_bytes.size() {
-        return Err(format!("event: {} bytes, {most} at the most", json.len()));
+/// Whether an event is not too large and says what it has to. Its length is that of the form in which
+/// it is stored and sent, whatever white space and escapes it came with.
+pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
+    let (bytes, most) = (event.json().len(), limits.longest_event());
+    if bytes > most {
+        return Err(format!("event: {bytes} bytes, {most} at the most"));
     }
-    Ok(())
-}
-
-/// Whether an event, read from `json`, is not too large and says what it has to.
-pub(super) fn check_form(event: &Event, json: &str, limits: &Limits) -> Result<(), String> {
-    check_length(json, limits)?;
     if event.tag_count() > limits.event_tags.size() {
         let most = limits.event_tags.get();
         return Err(format!("tags: {}, {most} at the most", event.tag_count()));

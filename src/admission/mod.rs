@@ -129,22 +129,18 @@ impl Admission {
     /// # Errors
     /// As [`Admission::check`], and when it is no event.
     pub fn read(&self, json: &str, source: &Source) -> Result<Event, Refusal> {
-        let config = self.config();
-        // Before it is parsed: it may be of any length.
-        limits::check_length(json, &config.limits)
-            .map_err(|text| Refusal::invalid(Event::claimed_id(json), Reason::OverLimits, &text))?;
         let event = Event::parse(json)
             .map_err(|error| Refusal::invalid(error.id, Reason::Malformed, &error.reason))?;
-        check(&config, &event, json, source)?;
+        self.check(&event, source)?;
         Ok(event)
     }
 
-    /// Checks an event that was read from `json` and is not verified yet.
+    /// Checks an event that is not verified yet.
     ///
     /// # Errors
     /// When it is over a limit, or not for this source to bring.
-    pub fn check(&self, event: &Event, json: &str, source: &Source) -> Result<(), Refusal> {
-        check(&self.config(), event, json, source)
+    pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
+        check(&self.config(), event, source)
     }
 
     /// Asks the write policy about events, all of one source; the verdicts come in their order. It
@@ -158,9 +154,9 @@ impl Admission {
     }
 }
 
-fn check(config: &Config, event: &Event, json: &str, source: &Source) -> Result<(), Refusal> {
+fn check(config: &Config, event: &Event, source: &Source) -> Result<(), Refusal> {
     let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
-    limits::check_form(event, json, &config.limits).map_err(over)?;
+    limits::check_form(event, &config.limits).map_err(over)?;
     match source {
         Source::Import => {}
         Source::Peer { .. } => {

@@ -2,7 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::{Event, Filter, LeftOut};
+use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -218,19 +218,50 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
     Refusal { answer, verb, neg_session, prefix: "rate-limited" }
 }
 
-/// The answer to a message that cannot be taken as it is.
-fn invalid(verb: &'static str, answer: String) -> Refusal {
-    Refusal { answer, verb, neg_session: None, prefix: "invalid" }
-}
-
 fn refuse_notice(reason: &str) -> Refusal {
-    invalid("", notice(&format!("invalid: {reason}")))
+    let answer = notice(&format!("invalid: {reason}"));
+    Refusal { answer, verb: "", neg_session: None, prefix: "invalid" }
 }
 
 /// Of NEG-OPEN or NEG-MSG.
-fn refuse_neg(id: String, reason: &str) -> Refusal {
-    let answer = neg_err(&id, &format!("invalid: {reason}"));
-    Refusal { neg_session: Some(id), ..invalid("NEG-OPEN", answer) }
+fn refuse_neg(id: String, reason: impl Into<Reason>) -> Refusal {
+    let Reason { prefix, text } = reason.into();
+    let answer = neg_err(&id, &format!("{prefix}: {text}"));
+    Refusal { answer, verb: "NEG-OPEN", neg_session: Some(id), prefix }
+}
+
+/// What is wrong with a message whose id could be read.
+struct Reason {
+    // NIP-01, machine-readable prefixes.
+    prefix: &'static str,
+    text: String,
+}
+
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { prefix: "invalid", text }
+    }
+}
+
+impl From<FilterError> for Reason {
+    fn from(error: FilterError) -> Self {
+        let prefix = match error {
+            FilterError::Invalid { .. } => "invalid",
+            FilterError::Unknown { .. } => "unsupported",
+        };
+        let text = match error.to_string() {
+            // Of the whole filter it is said already.
+            text if text.starts_with("filter: ") => text,
+            text => format!("filter: {text}"),
+        };
+        Self { prefix, text }
+    }
 }
 
 /// The id that follows the verb. Without one nobody could tell what an answer is about.
@@ -254,27 +285,26 @@ fn query(
 ) -> Result<(String, Vec<Filter>), Refusal> {
     let id = read_id(verb, rest.first(), limits)?;
     let raw = rest.get(1..).unwrap_or_default();
-    let filters: Result<Vec<Filter>, String> =
+    let filters: Result<Vec<Filter>, Reason> =
         if raw.is_empty() || raw.len() > limits.filters.size() {
-            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()))
+            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
         } else {
             raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(invalid(verb, closed(&id, &format!("invalid: {reason}")))),
+        Err(Reason { prefix, text }) => {
+            let answer = closed(&id, &format!("{prefix}: {text}"));
+            Err(Refusal { answer, verb, neg_session: None, prefix })
+        }
     }
 }
 
-fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
-    let filter = Filter::parse(text).map_err(|error| match error.to_string() {
-        // Of the whole filter it is said already.
-        text if text.starts_with("filter: ") => text,
-        text => format!("filter: {text}"),
-    })?;
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, Reason> {
+    let filter = Filter::parse(text)?;
     let most = limits.filter_values.size();
     match filter.value_count() {
-        count if count > most => Err(format!("filter: {count} values, {most} at the most")),
+        count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
         _ => Ok(filter),
     }
 }
@@ -294,14 +324,14 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusa
     };
     let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
         Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
-            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()))
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()).into())
         }
         Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
         Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
     };
     match (filters, read_payload(payload)) {
         (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
-        (Err(reason), _) => Err(refuse_neg(id, &reason)),
+        (Err(reason), _) => Err(refuse_neg(id, reason)),
         (_, Err(reason)) => Err(refuse_neg(id, reason)),
     }
 }

@@ -7,6 +7,7 @@ pub(crate) mod limits;
 pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
+pub(crate) mod own_host;
 mod read_trouble;
 pub(crate) mod refusals;
 pub(crate) mod running;

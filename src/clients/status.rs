@@ -3,6 +3,7 @@
 
 use super::Service;
 use super::limits::is_forwarded;
+use super::own_host::names_own_host;
 use crate::metrics::{self, Observed};
 use crate::store::unix_now;
 use http_body_util::Full;
@@ -42,7 +43,12 @@ impl Service {
         from: IpAddr,
         (store_bytes, wal_bytes): (u64, u64),
     ) -> Response<Full<Bytes>> {
-        let is_allowed = self.config().metrics.allow.iter().any(|network| network.contains(from));
+        let config = self.config();
+        let is_allowed = config.metrics.allow.iter().any(|network| network.contains(from));
+        if !names_own_host(request, &config) {
+            let text = "Metrics are not shown under this Host; name it in relay.hosts.\n";
+            return answer(StatusCode::FORBIDDEN, "text/plain", text.to_owned());
+        }
         if is_forwarded(request) || !is_allowed {
             let text = "Metrics are shown to the addresses in metrics.allow, without a proxy.\n";
             return answer(StatusCode::FORBIDDEN, "text/plain", text.to_owned());

@@ -89,6 +89,9 @@ section! {
         pub description: String => OnReload,
         /// NIP-11 `contact`; empty leaves it out.
         pub contact: String => OnReload,
+        /// Names by which the operator reaches the relay, beside addresses, names without a dot and
+        /// the host of the relay's URL.
+        pub hosts: Vec<String> => OnReload,
         /// NIP-11 `pubkey`; empty leaves it out.
         #[serde(deserialize_with = "public_key")]
         pub pubkey: String => OnReload,
@@ -102,6 +105,7 @@ impl Default for RelayConfig {
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
+            hosts: Vec::new(),
             pubkey: String::new(),
         }
     }

@@ -54,10 +54,19 @@ const OUTCOMES: [&str; 16] = [
 /// What became of AUTH (NIP-42): the key is known by it, or a prefix of its refusal.
 const AUTH_OUTCOMES: [&str; 5] = ["accepted", "invalid", "restricted", "rate-limited", "error"];
 /// The prefixes of CLOSED (NIP-01, NIP-42).
-const QUERY_REASONS: [&str; 4] = ["invalid", "auth-required", "rate-limited", "error"];
+const QUERY_REASONS: [&str; 5] =
+    ["invalid", "unsupported", "auth-required", "rate-limited", "error"];
 /// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
-const NEG_REASONS: [&str; 7] =
-    ["blocked", "closed", "invalid", "rate-limited", "auth-required", "restricted", "error"];
+const NEG_REASONS: [&str; 8] = [
+    "blocked",
+    "closed",
+    "invalid",
+    "unsupported",
+    "rate-limited",
+    "auth-required",
+    "restricted",
+    "error",
+];
 /// Why a connection is not served.
 const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
 

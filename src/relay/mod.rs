@@ -5,6 +5,7 @@ mod client;
 mod connection;
 mod count;
 mod dispatcher;
+mod endpoint;
 mod filter_index;
 mod health;
 mod http;
@@ -29,6 +30,7 @@ use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
+use endpoint::Endpoint;
 use page::Page;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -73,6 +75,8 @@ struct Shared {
     admission: Admission,
     health: Health,
     page: Page,
+    // `auth.relay_url` is read once, at the start.
+    endpoint: Endpoint,
 }
 
 impl Shared {
@@ -98,6 +102,7 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
+        let endpoint = Endpoint::new(&config.auth.relay_url);
         let admission = Admission::start(config).map_err(StoreError::Thread)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
@@ -118,6 +123,7 @@ impl Relay {
             admission: admission.clone(),
             health: Health::default(),
             page: Page::default(),
+            endpoint,
         });
         stop.accepts(accept(listener, service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))

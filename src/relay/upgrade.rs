@@ -19,6 +19,10 @@ pub(super) async fn respond(
         return http::respond(&request, &relay, peer).await;
     }
     let service = &relay.service;
+    if !relay.endpoint.is(request.uri().path()) {
+        service.metrics.connections_refused.count("handshake");
+        return refuse(StatusCode::NOT_FOUND, "There is no relay at this path.\n");
+    }
     let accept = match websocket::accept(&request) {
         Ok(accept) => accept,
         Err(error) => {

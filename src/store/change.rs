@@ -71,12 +71,13 @@ impl Stored {
         match Event::parse(&self.json) {
             Ok(event) => {
                 let mut untag = connection.prepare_cached(
-                    "DELETE FROM tag WHERE key = ?1 AND created_at = ?2 AND id = ?3",
+                    "DELETE FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
                 )?;
                 change.rows += event.weight();
                 for key in event.tag_keys() {
                     untag.execute(params![
                         key.as_bytes(),
+                        event.kind(),
                         self.item.created_at as i64,
                         self.item.id
                     ])?;

@@ -2,6 +2,7 @@
 //! commit waits for it.
 
 use super::doubt::{Doubt, Mender};
+use super::read_gate::ReadGate;
 use super::{StoreError, schema};
 use rusqlite::Connection;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -17,6 +18,8 @@ const PASSES: usize = 4;
 /// How often the writer moves a long log itself, at the most: that takes a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
+/// How long the writer waits for reads to break off, so that a long log can be begun anew.
+const READERS_TIMEOUT: Duration = Duration::from_millis(250);
 /// How long the write-ahead log may get, in pages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogLength {
@@ -52,6 +55,7 @@ pub(super) struct Checkpointer {
     log_pages: Arc<AtomicUsize>,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
+    gate: ReadGate,
     length: LogLength,
     mender: Mender,
     // When the writer last moved the log itself and there was no end to it.
@@ -66,6 +70,7 @@ impl Checkpointer {
         own: Connection,
         length: LogLength,
         mender: Mender,
+        gate: ReadGate,
     ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&log_pages);
@@ -91,7 +96,17 @@ impl Checkpointer {
                 }
             })
             .map_err(StoreError::Thread)?;
-        Ok(Self { requests, moving, log_pages, can_restart, length, mender, tried: None, thread })
+        Ok(Self {
+            requests,
+            moving,
+            log_pages,
+            can_restart,
+            length,
+            mender,
+            gate,
+            tried: None,
+            thread,
+        })
     }
 
     /// Called by the writer after each commit.
@@ -106,7 +121,11 @@ impl Checkpointer {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.restart(writer) {
-                self.tried = Some(Instant::now());
+                // One read always overlaps the next: they stop for a moment.
+                let _closed = self.gate.close(READERS_TIMEOUT);
+                if !self.restart(writer) {
+                    self.tried = Some(Instant::now());
+                }
             }
         } else if self.can_restart.swap(false, Ordering::Acquire) {
             // A writer that never rests would append to the log for ever.
@@ -223,7 +242,8 @@ mod tests {
             writer.execute_batch(tables).unwrap();
             let checkpointer = {
                 let mender = Mender::new(Path::new("in no doubt"));
-                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender).unwrap()
+                let gate = ReadGate::default();
+                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender, gate).unwrap()
             };
             Self { writer, checkpointer, directory }
         }

@@ -119,6 +119,34 @@ struct Fields<'json> {
 #[serde(transparent)]
 struct Text<'json>(#[serde(borrow)] Cow<'json, str>);
 
+/// The tags alone; the other fields are passed over.
+#[derive(Deserialize)]
+struct Tags<'json> {
+    #[serde(borrow)]
+    tags: Vec<Vec<Text<'json>>>,
+}
+
+/// Whether an event, given as JSON, has one of the keys of each list. Lists that were found are taken
+/// out. Each list is sorted and of one letter.
+pub(super) fn has_tags(json: &str, lists: &mut Vec<&[TagKey]>) -> bool {
+    let Ok(Tags { tags }) = serde_json::from_str(json) else { return false };
+    for tag in &tags {
+        let [name, value, ..] = tag.as_slice() else { continue };
+        // Only a key that is looked for is made: a long value is hashed for it.
+        let is_wanted =
+            |list: &&[TagKey]| list.first().is_some_and(|key| name.0.as_bytes() == [key.letter()]);
+        if lists.iter().any(is_wanted)
+            && let Some(key) = TagKey::of_tag(&name.0, &value.0)
+        {
+            lists.retain(|list| list.binary_search(&key).is_err());
+        }
+        if lists.is_empty() {
+            break;
+        }
+    }
+    lists.is_empty()
+}
+
 impl Fields<'_> {
     fn tag_values<'event>(&'event self, name: &'static str) -> impl Iterator<Item = &'event str> {
         self.tags.iter().filter_map(move |tag| match tag.as_slice() {

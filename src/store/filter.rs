@@ -23,8 +23,8 @@ pub struct Filter {
     pub until: Option<u64>,
     /// Only the newest so many of the matching events.
     pub limit: Option<usize>,
-    /// Kinds that do not match, sorted: never asked for in JSON, but what is left of a filter for
-    /// those who may not see them.
+    /// Kinds that do not match, and that no scan for this filter meets, sorted: never asked for in
+    /// JSON, but what is left of a filter for those who may not see them.
     pub without_kinds: Vec<u16>,
 }
 
@@ -46,6 +46,10 @@ pub enum FilterError {
         key: String,
     },
 }
+
+/// So many kinds of a filter are looked up one by one for each tag or author; of a longer list only
+/// those that the tag or author has.
+pub(super) const KINDS_TRIED: usize = 16;
 
 /// So much of an unknown key is shown.
 const SHOWN_KEY_CHARS: usize = 40;

@@ -131,6 +131,7 @@ mod tests {
     use super::super::commits::Commits;
     use super::super::doubt::Mender;
     use super::super::event::Event;
+    use super::super::read_gate::ReadGate;
     use super::super::rules::Outcome;
     use super::super::schema;
     use super::super::source_queue::Origin;
@@ -165,8 +166,9 @@ mod tests {
         let mut connection = schema::open_writer(&path).unwrap();
         let checkpointer = schema::open_checkpointer(&path).unwrap();
         let (length, mender) = (LogLength::from_mb(1), Mender::new(&path));
+        let gate = ReadGate::default();
         let checkpointer =
-            Checkpointer::start(&mut connection, checkpointer, length, mender).unwrap();
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate).unwrap();
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&fails);
         let flush = move || match disk.swap(false, Ordering::SeqCst) {

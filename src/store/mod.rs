@@ -8,6 +8,7 @@ mod check;
 mod checkpoint;
 mod commits;
 mod compact;
+mod deadline;
 mod deletion;
 mod doubt;
 mod event;
@@ -16,9 +17,12 @@ mod filter;
 mod flush;
 mod lock;
 mod newest;
+mod private_times;
 mod query;
+mod read_gate;
 mod readers;
 mod refused;
+mod retag;
 mod rules;
 mod schema;
 mod signature;
@@ -39,6 +43,7 @@ pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{Checked, Finding, check};
 pub use compact::{Compacted, compact};
+pub use deadline::Deadline;
 pub use event::{AUTHENTICATION, Event, EventError, Lifetime, VANISH, VerifiedEvent};
 pub use filter::{Filter, FilterError};
 pub use flush::OnCommit;
@@ -59,6 +64,7 @@ use crate::metrics::StoreMetrics;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
+use read_gate::ReadGate;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -169,7 +175,10 @@ pub enum StoreError {
     LogDamaged(String),
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+    /// The deadline of a query is over, or the query was cancelled.
+    #[error("query timeout")]
+    Interrupted,
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
@@ -211,6 +220,15 @@ pub enum StoreError {
     Closed,
 }
 
+impl From<rusqlite::Error> for StoreError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
+            _ => Self::Sqlite(error),
+        }
+    }
+}
+
 impl StoreError {
     /// Names the file in an error of SQLite that came up while it was opened.
     fn while_opening(self, path: &Path) -> Self {
@@ -245,6 +263,9 @@ pub struct StoreOptions {
     pub wal_mb: usize,
     /// The kinds that an index keeps apart, because they are not for everybody.
     pub private_kinds: PrivateKinds,
+    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
+    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    pub private_times: Option<PrivateKinds>,
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
@@ -261,6 +282,7 @@ impl StoreOptions {
             cache_mb: config.store.cache_mb.size(),
             wal_mb: config.store.wal_mb.size(),
             private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(config.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&config.auth.relay_url),
             batches: Batches::Short,
         }
@@ -275,6 +297,7 @@ impl Default for StoreOptions {
             cache_mb: 256,
             wal_mb: 256,
             private_kinds: PrivateKinds::default(),
+            private_times: None,
             relay_url: None,
             batches: Batches::Short,
         }
@@ -287,6 +310,8 @@ impl Default for StoreOptions {
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
+    // With the deadline of this clone.
+    reader: Reader,
 }
 
 struct Inner {
@@ -339,9 +364,13 @@ impl Store {
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
         let length = LogLength::from_mb(options.wal_mb);
         mender.mend(&connection)?;
-        let checkpointer = Checkpointer::start(&mut connection, checkpointer, length, mender)?;
+        if let Some(private) = &options.private_times {
+            private_times::keep_apart(&mut connection, private)?;
+        }
+        let (commits, gate) = (Commits::default(), ReadGate::default());
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let commits = Commits::default();
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
         let flush = flush::log_flush(&real, options.synchronous);
         let beside = Beside {
@@ -352,8 +381,9 @@ impl Store {
             batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::beside_writer(path, options.readers, commits, expired_until)?;
-        Ok(Self { inner: Arc::new(Inner { path: real, reader, writer, doubt, metrics, lock }) })
+        let reader = Reader::beside_writer(path, options.readers, commits, gate, expired_until)?;
+        let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
+        Ok(Self { inner: Arc::new(inner), reader })
     }
 
     /// Stores events together with whatever else is waiting, in as many commits as it takes; each
@@ -454,7 +484,12 @@ impl Store {
 
     /// The reading side.
     pub fn reader(&self) -> &Reader {
-        &self.inner.reader
+        &self.reader
+    }
+
+    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }
 
     /// Commits what was submitted, closes the writer and gives the store free for another one.

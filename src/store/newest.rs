@@ -3,11 +3,12 @@
 use super::StoreError;
 use super::fault;
 use super::filter::Filter;
-use super::query::{self, Hit, choose, each_walk, is_one_walk};
+use super::query::{self, Expired, Extent, Hit, Source, choose, each_walk, is_one_walk};
+use super::readers::ReadTransaction;
 use crate::item::Item;
-use rusqlite::{Connection, Row};
+use rusqlite::Row;
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Of one second so many events at most are held until they are in order.
@@ -32,51 +33,87 @@ pub(super) enum Rest {
     Unknown,
 }
 
-/// The newest events that match and are not in `without`, newest first and of one second the
-/// lowest id first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
+/// The newest events that match and have not expired, newest first and of one second the lowest id
+/// first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
 pub(super) fn newest(
-    connection: &Connection,
+    read: &ReadTransaction<'_>,
     filter: &Filter,
     most: usize,
-    without: &HashSet<i64>,
+    expired: &Expired,
 ) -> Result<Newest, StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
-    let mut hits: Vec<Hit> = Vec::new();
-    let mut rest = Rest::Nothing;
     if filter.is_void() {
-        return Ok(Newest { hits, rest });
+        return Ok(Newest { hits: Vec::new(), rest: Rest::Nothing });
     }
     if most == 0 {
-        return Ok(Newest { hits, rest: Rest::Unknown });
+        return Ok(Newest { hits: Vec::new(), rest: Rest::Unknown });
     }
-    let source = choose(connection, filter)?;
-    let mut since = filter.since.unwrap_or(0);
-    each_walk(connection, filter, source, |walk| {
-        let mut taken = 0;
-        let mut oldest = u64::MAX;
+    newest_of(read, filter, choose(read, filter, extent(most))?, most, expired)
+}
+
+/// Who wants everything has each row of an index read.
+fn extent(most: usize) -> Extent {
+    if most == usize::MAX { Extent::Whole } else { Extent::Newest }
+}
+
+fn newest_of(
+    read: &ReadTransaction<'_>,
+    filter: &Filter,
+    source: Source<'_>,
+    most: usize,
+    expired: &Expired,
+) -> Result<Newest, StoreError> {
+    let mut found = Kept { most, hits: BTreeMap::new(), rest: Rest::Nothing };
+    each_walk(read, filter, source, |walk| {
+        // What a later walk finds has to be at least as new as the oldest kept.
+        let since = filter.since.max(found.oldest()).unwrap_or(0);
         walk.run(since, &mut |hit, _| {
-            if without.contains(&hit.row()) {
-                return ControlFlow::Continue(());
+            if !expired.contains(read, hit.row())? {
+                return Ok(found.add(hit));
             }
-            // Past the limit only the rest of the same second can still matter.
-            if taken >= most && hit.item.created_at < oldest {
-                rest = Rest::Event(hit.item);
-                return ControlFlow::Break(());
-            }
-            taken += 1;
-            oldest = hit.item.created_at;
-            hits.push(hit);
-            ControlFlow::Continue(())
-        })?;
-        if hits.len() > most {
-            cut(&mut hits, most, &mut rest);
-            // What later walks find has to be at least as new as the oldest kept.
-            since = hits.last().filter(|_| hits.len() == most).map_or(since, |h| h.item.created_at);
-        }
-        Ok(())
+            Ok(ControlFlow::Continue(()))
+        })
+        // The next one can still have newer ones.
+        .map(|_| ControlFlow::Continue(()))
     })?;
-    cut(&mut hits, most, &mut rest);
-    Ok(Newest { hits, rest })
+    Ok(found.into_newest())
+}
+
+/// The newest hits so far, each once and in order.
+struct Kept {
+    most: usize,
+    hits: BTreeMap<(Reverse<u64>, [u8; 32]), i64>,
+    rest: Rest,
+}
+
+impl Kept {
+    /// What is older than this second cannot matter: there are enough, and it is known that others
+    /// are left out.
+    fn oldest(&self) -> Option<u64> {
+        let ((Reverse(second), _), _) = self.hits.last_key_value()?;
+        (self.rest != Rest::Nothing).then_some(*second)
+    }
+
+    /// Breaks off a walk whose later events cannot matter.
+    fn add(&mut self, hit: Hit) -> ControlFlow<()> {
+        self.hits.insert((Reverse(hit.item.created_at), hit.item.id), hit.row());
+        if self.hits.len() <= self.most {
+            return ControlFlow::Continue(());
+        }
+        if let Some(((Reverse(second), id), _)) = self.hits.pop_last() {
+            self.rest = Rest::Event(Item::new(second, id));
+        }
+        // Of the same second there can be others with lower ids.
+        if self.oldest().is_some_and(|oldest| hit.item.created_at < oldest) {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn into_newest(self) -> Newest {
+        let hit = |((Reverse(second), id), row)| Hit::new(Item::new(second, id), row);
+        Newest { hits: self.hits.into_iter().map(hit).collect(), rest: self.rest }
+    }
 }
 
 /// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
@@ -92,22 +129,22 @@ pub(super) fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
 /// how many of them were looked at comes with the hits. Where one walk finds all, each event is
 /// read as it is found, and none after `visit` broke off.
 pub(super) fn and_first(
-    connection: &Connection,
+    read: &ReadTransaction<'_>,
     filter: &Filter,
     most: usize,
-    without: &HashSet<i64>,
+    expired: &Expired,
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
 ) -> Result<(Newest, usize), StoreError> {
     let most = filter.limit.map_or(most, |limit| limit.min(most));
     if most == 0 || filter.is_void() {
-        return Ok((newest(connection, filter, most, without)?, 0));
+        return Ok((newest(read, filter, most, expired)?, 0));
     }
-    let source = choose(connection, filter)?;
-    if !is_one_walk(filter, source) {
-        let newest = newest(connection, filter, most, without)?;
-        let read = query::fetch(connection, &newest.hits, now, visit)?;
-        return Ok((newest, read));
+    let source = choose(read, filter, extent(most))?;
+    if !is_one_walk(read, filter, source)? {
+        let newest = newest_of(read, filter, source, most, expired)?;
+        let looked_at = query::fetch(read, &newest.hits, now, visit)?;
+        return Ok((newest, looked_at));
     }
     let mut found = Found {
         most,
@@ -117,32 +154,22 @@ pub(super) fn and_first(
         second: Vec::new(),
         visit: Some(visit),
     };
-    let mut failed = None;
-    each_walk(connection, filter, source, |walk| {
+    each_walk(read, filter, source, |walk| {
         walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
-            if without.contains(&hit.row()) {
-                return ControlFlow::Continue(());
+            if expired.contains(read, hit.row())? {
+                return Ok(ControlFlow::Continue(()));
             }
-            match found.add(hit, row) {
-                Ok(flow) => flow,
-                Err(error) => {
-                    failed = Some(error);
-                    ControlFlow::Break(())
-                }
-            }
+            Ok(found.add(hit, row)?)
         })
     })?;
-    if let Some(error) = failed {
-        return Err(error.into());
-    }
     found.end_second();
-    let Found { mut hits, mut rest, read, visit, .. } = found;
+    let Found { mut hits, mut rest, read: looked_at, visit, .. } = found;
     if visit.is_none() {
         // The rest is found in the index alone, at the same moment.
-        return Ok((newest(connection, filter, most, without)?, read));
+        return Ok((newest_of(read, filter, source, most, expired)?, looked_at));
     }
     cut(&mut hits, most, &mut rest);
-    Ok((Newest { hits, rest }, read))
+    Ok((Newest { hits, rest }, looked_at))
 }
 
 /// Who takes events as they are found, until it breaks off.
@@ -212,11 +239,11 @@ pub(super) fn contains(hits: &[Hit], item: &Item) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::schema;
+    use super::super::{Deadline, schema};
     use super::*;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
-    use rusqlite::params;
+    use rusqlite::{Connection, params};
 
     const NOW: u64 = 1_000;
 
@@ -228,9 +255,12 @@ mod tests {
             let author = [rng.random_range(0..3_u8); 32];
             let kind = rng.random_range(0..3);
             let json = format!("{id:?}");
-            let insert = "INSERT INTO event (id, pubkey, created_at, kind, json)
-                VALUES (?1, ?2, ?3, ?4, ?5)";
-            connection.execute(insert, params![id, author, second, kind, json]).unwrap();
+            let expires_at =
+                [None, Some(NOW as i64 - 1), Some(NOW as i64 + 1)][rng.random_range(0..3)];
+            let insert = "INSERT INTO event (id, pubkey, created_at, kind, json, expires_at)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            let row = params![id, author, second, kind, json, expires_at];
+            connection.execute(insert, row).unwrap();
         }
     }
 
@@ -257,15 +287,15 @@ mod tests {
 
     /// What is said of the rest is so: all that matches, without a limit, shows it.
     fn assert_rest(
-        connection: &Connection,
+        transaction: &ReadTransaction<'_>,
         filter: &Filter,
         most: usize,
-        without: &HashSet<i64>,
+        expired: &Expired,
         newest: &Newest,
         context: &str,
     ) {
         let unlimited = Filter { limit: None, ..filter.clone() };
-        let all = super::newest(connection, &unlimited, usize::MAX, without).unwrap();
+        let all = super::newest(transaction, &unlimited, usize::MAX, expired).unwrap();
         assert_eq!(all.rest, Rest::Nothing, "{context}");
         match newest.rest {
             Rest::Nothing => assert_eq!(newest.hits, all.hits, "{context}"),
@@ -286,10 +316,13 @@ mod tests {
             let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
             connection.execute_batch("PRAGMA synchronous = OFF; BEGIN").unwrap();
             store(&connection, &mut rng);
-            let without = (0..50).filter(|_| rng.random_bool(0.2)).collect();
+            let deadline = Deadline::default();
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            let now = [0, NOW][rng.random_range(0..2)];
+            let expired = Expired::by(&transaction, now).unwrap();
             for _ in 0..10 {
                 let (filter, most) = (filter(&mut rng), rng.random_range(0..300));
-                let expected = newest(&connection, &filter, most, &without).unwrap();
+                let expected = newest(&transaction, &filter, most, &expired).unwrap();
                 let enough = rng.random_range(1..400);
                 let mut visited = Vec::new();
                 let mut visit = |item: &Item, json: &str| {
@@ -302,11 +335,11 @@ mod tests {
                     }
                 };
                 let (found, read) =
-                    and_first(&connection, &filter, most, &without, NOW, &mut visit).unwrap();
+                    and_first(&transaction, &filter, most, &expired, now, &mut visit).unwrap();
                 let context = format!("seed {seed}: {filter:?}, {most}");
                 assert_eq!(found.hits, expected.hits, "{context}");
-                assert_rest(&connection, &filter, most, &without, &found, &context);
-                assert_rest(&connection, &filter, most, &without, &expected, &context);
+                assert_rest(&transaction, &filter, most, &expired, &found, &context);
+                assert_rest(&transaction, &filter, most, &expired, &expected, &context);
                 let first: Vec<Item> = found.hits[..read].iter().map(|hit| hit.item).collect();
                 assert_eq!(visited, first, "seed {seed}: {filter:?}, {most}, {enough}");
                 reads += read;
@@ -320,26 +353,30 @@ mod tests {
     fn no_event_is_read_of_a_kind_that_is_left_out() {
         let connection = Connection::open_in_memory().unwrap();
         let tables = "CREATE TABLE event
-                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER,
-                 json TEXT AS (iif(kind = 4, abs(row - row - 9223372036854775807 - 1), 'json')));
-            CREATE INDEX event_time ON event (created_at, id, kind)";
+                (row INTEGER PRIMARY KEY, id BLOB, created_at INTEGER, kind INTEGER);
+            CREATE INDEX event_time ON event (created_at, id, kind);
+            CREATE TABLE private_time (kind INTEGER)";
         connection.execute_batch(tables).unwrap();
         for number in 0..100 {
             let insert = "INSERT INTO event (id, created_at, kind) VALUES (randomblob(32), ?1, ?2)";
             connection.execute(insert, [number / 3, [1, 4][number as usize % 2]]).unwrap();
         }
-        let mut visits = 0;
+        let unreadable = "ALTER TABLE event ADD COLUMN json TEXT AS
+            (iif(kind = 4, abs(row - row - 9223372036854775807 - 1), 'json'))";
+        connection.execute_batch(unreadable).unwrap();
+        let (mut visits, deadline) = (0, Deadline::default());
         let mut read = |filter: &Filter| {
             let mut visit = |_: &Item, _: &str| {
                 visits += 1;
                 ControlFlow::Continue(())
             };
-            and_first(&connection, filter, 40, &HashSet::new(), NOW, &mut visit)
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            and_first(&transaction, filter, 40, &Expired::none(), NOW, &mut visit)
         };
         let public = Filter { without_kinds: vec![4, 14], ..Filter::default() };
         assert_eq!(read(&public).unwrap().1, 40);
         assert!(read(&Filter::default()).is_err());
-        assert_eq!(visits, 41);
+        assert_eq!(visits, 40);
     }
 
     /// Who has no room for more does not have the rest read twice: here it cannot be read at all.
@@ -364,9 +401,10 @@ mod tests {
                 if visits < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             };
             let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
-            let (most, none) = (800, HashSet::new());
-            let expected = newest(&connection, &filter, most, &none).unwrap();
-            let (found, read) = and_first(&connection, &filter, most, &none, NOW, &mut visit)?;
+            let (most, none, deadline) = (800, Expired::none(), Deadline::default());
+            let transaction = ReadTransaction::new(&connection, &deadline);
+            let expected = newest(&transaction, &filter, most, &none).unwrap();
+            let (found, read) = and_first(&transaction, &filter, most, &none, NOW, &mut visit)?;
             assert_eq!((found.hits, read), (expected.hits, visits));
             Ok::<_, StoreError>(read)
         };

@@ -4,14 +4,15 @@
 use super::commits::Commits;
 use super::filter::Filter;
 use super::newest::{self, Newest, Rest};
-use super::query::{self, Hit};
+use super::query::{self, Expired, Hit};
+use super::read_gate::{self, ReadGate};
 use super::viewer::View;
 use super::writer::unix_now;
-use super::{StoreError, refused, rules, schema, synced};
+use super::{Deadline, StoreError, refused, rules, schema, synced};
 use crate::item::Item;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Deref};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -19,6 +20,9 @@ use std::time::Duration;
 
 /// How long closing waits for reads that are under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+/// After so many steps of SQLite's machine, a fraction of a millisecond, a query's deadline is
+/// looked at.
+const DEADLINE_STEPS: i32 = 2_000;
 
 /// The reading side of a store; clones share its connections. It needs no writer: a store can be
 /// read while another process holds it.
@@ -28,6 +32,7 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 pub struct Reader {
     pool: Arc<Pool>,
     commits: Commits,
+    deadline: Deadline,
 }
 
 impl Reader {
@@ -36,7 +41,19 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        Self::beside_writer(path, most, Commits::default(), Arc::default())
+        Self::beside_writer(path, most, Commits::default(), ReadGate::default(), Arc::default())
+    }
+
+    /// The same reader, whose reads end at the deadline with [`StoreError::Interrupted`]. A read
+    /// with a deadline also breaks off when the write-ahead log has to be begun anew: where the
+    /// deadline is not over, it is to be tried again.
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { deadline, ..self.clone() }
+    }
+
+    /// Until when a read may go on.
+    pub fn deadline(&self) -> &Deadline {
+        &self.deadline
     }
 
     /// As [`Reader::open`], beside a writer that counts its commits. `expired_until` is the second
@@ -45,13 +62,14 @@ impl Reader {
         path: &Path,
         most: usize,
         commits: Commits,
+        gate: ReadGate,
         expired_until: Arc<AtomicU64>,
     ) -> Result<Self, StoreError> {
         let opened = path.to_owned();
         let open = Box::new(move || schema::open_reader(&opened));
-        let pool = Pool::new(open, most, expired_until);
-        let reader = Self { pool: Arc::new(pool), commits };
-        let checked = reader.pool.with(|connection| schema::check_version(connection, path));
+        let pool = Pool::new(open, most, gate, expired_until);
+        let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default() };
+        let checked = reader.read(|read| schema::check_version(read, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
     }
@@ -59,6 +77,14 @@ impl Reader {
     /// Ends all reading, and waits a while for what is under way.
     pub(super) fn close(&self) {
         self.pool.close();
+    }
+
+    /// Runs `work` in a read transaction.
+    fn read<T, E: From<StoreError>>(
+        &self,
+        work: impl FnOnce(&ReadTransaction<'_>) -> Result<T, E>,
+    ) -> Result<T, E> {
+        self.pool.with(&self.deadline, work)
     }
 
     /// The newest events that match any of the filters, each filter with its own limit and with
@@ -85,17 +111,17 @@ impl Reader {
         mut visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
     ) -> Result<StoredPage, StoreError> {
         let now = now.max(self.pool.expired_until());
-        self.pool.with(|connection| {
+        self.read(|read| {
             if let Some(only) = only_part(views) {
-                let expired = query::expired_rows(connection, now)?;
-                let (Newest { hits, rest }, read) =
-                    newest::and_first(connection, only, most, &expired, now, &mut visit)?;
+                let expired = Expired::by(read, now)?;
+                let (Newest { hits, rest }, looked_at) =
+                    newest::and_first(read, only, most, &expired, now, &mut visit)?;
                 let left_out = LeftOut::of(&hits, &[rest]);
-                return Ok(StoredPage { hits, read, left_out });
+                return Ok(StoredPage { hits, read: looked_at, left_out });
             }
-            let (hits, left_out) = newest(connection, views, most, now)?;
-            let read = query::fetch(connection, &hits, now, &mut visit)?;
-            Ok(StoredPage { hits, read, left_out })
+            let (hits, left_out) = newest(read, views, most, now)?;
+            let looked_at = query::fetch(read, &hits, now, &mut visit)?;
+            Ok(StoredPage { hits, read: looked_at, left_out })
         })
     }
 
@@ -131,7 +157,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
-        self.pool.with(query::kinds)
+        self.read(|read| query::kinds(read))
     }
 
     /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
@@ -144,7 +170,7 @@ impl Reader {
         work: impl FnOnce(&Moment<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
-        self.pool.with(|connection| work(&Moment { connection, expired_until }))
+        self.read(|read| work(&Moment { read: *read, expired_until }))
     }
 
     /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
@@ -158,14 +184,14 @@ impl Reader {
         beside: impl FnOnce(),
         work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        self.pool.with(|connection| {
+        self.read(|read| {
             let moment = self.commits.between(|is_told| {
-                query::begin(connection)?;
+                query::begin(read)?;
                 if is_told {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(Moment { connection, expired_until })
+                Ok::<_, StoreError>(Moment { read: *read, expired_until })
             })?;
             work(&moment)
         })
@@ -177,7 +203,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        self.pool.with(query::middle_second)
+        self.read(|read| query::middle_second(read))
     }
 
     /// Which of `ids` a sync with `peer` need not move, each with its reason.
@@ -190,7 +216,7 @@ impl Reader {
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
         let now = unix_now();
-        self.pool.with(|connection| Ok(refused::find(connection, peer, ids, now)?))
+        self.read(|read| Ok(refused::find(read, peer, ids, now)?))
     }
 
     /// The `created_at` up to which `peer` was last seen to be equal for a filter, given as the
@@ -199,7 +225,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn synced_up_to(&self, peer: &str, filter: &str) -> Result<Option<u64>, StoreError> {
-        self.pool.with(|connection| Ok(synced::up_to(connection, peer, filter)?))
+        self.read(|read| Ok(synced::up_to(read, peer, filter)?))
     }
 }
 
@@ -243,8 +269,8 @@ impl LeftOut {
 }
 
 /// The store as it is at one moment.
-pub struct Moment<'connection> {
-    connection: &'connection Connection,
+pub struct Moment<'read> {
+    read: ReadTransaction<'read>,
     expired_until: u64,
 }
 
@@ -259,11 +285,11 @@ impl Moment<'_> {
         mut visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
         if self.expired_until == 0 {
-            return query::items(self.connection, filter, &mut visit);
+            return query::items(&self.read, filter, &mut visit);
         }
         let expired: HashSet<Item> =
-            rules::due(self.connection, 0, self.expired_until)?.into_iter().collect();
-        query::items(self.connection, filter, &mut |item| {
+            rules::due(&self.read, 0, self.expired_until)?.into_iter().collect();
+        query::items(&self.read, filter, &mut |item| {
             if expired.contains(&item) { ControlFlow::Continue(()) } else { visit(item) }
         })
     }
@@ -274,7 +300,7 @@ impl Moment<'_> {
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        Ok(newest(self.connection, &views, most, self.now())?.0)
+        Ok(newest(&self.read, &views, most, self.now())?.0)
     }
 
     /// As [`Reader::fetch`].
@@ -286,7 +312,7 @@ impl Moment<'_> {
         hits: &[Hit],
         mut visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
     ) -> Result<usize, StoreError> {
-        query::fetch(self.connection, hits, self.now(), &mut visit)
+        query::fetch(&self.read, hits, self.now(), &mut visit)
     }
 
     fn now(&self) -> u64 {
@@ -301,18 +327,18 @@ fn only_part(views: &[View]) -> Option<&Filter> {
 }
 
 fn newest(
-    connection: &Connection,
+    read: &ReadTransaction<'_>,
     views: &[View],
     most: usize,
     now: u64,
 ) -> Result<(Vec<Hit>, LeftOut), StoreError> {
     // Without a writer nobody has removed them: they would take living events' places in a limit.
-    let expired = query::expired_rows(connection, now)?;
+    let expired = Expired::by(read, now)?;
     let (mut hits, mut rests) = (Vec::new(), Vec::new());
     for view in views {
         let mut visible = Vec::new();
         for part in view.parts() {
-            let mut newest = newest::newest(connection, part, most, &expired)?;
+            let mut newest = newest::newest(read, part, most, &expired)?;
             visible.append(&mut newest.hits);
             rests.push(newest.rest);
         }
@@ -329,6 +355,35 @@ fn newest(
     Ok((hits, left_out))
 }
 
+/// A connection with an open read transaction: all that is read is of one moment, however many
+/// statements it takes.
+#[derive(Clone, Copy)]
+pub(super) struct ReadTransaction<'read> {
+    connection: &'read Connection,
+    deadline: &'read Deadline,
+}
+
+impl<'read> ReadTransaction<'read> {
+    /// On this connection. SQLite itself looks at the deadline only where the connection has been
+    /// told of it.
+    pub(super) fn new(connection: &'read Connection, deadline: &'read Deadline) -> Self {
+        Self { connection, deadline }
+    }
+
+    /// Until when the query may go on.
+    pub(super) fn deadline(&self) -> &Deadline {
+        self.deadline
+    }
+}
+
+impl Deref for ReadTransaction<'_> {
+    type Target = Connection;
+
+    fn deref(&self) -> &Connection {
+        self.connection
+    }
+}
+
 /// How a connection is opened.
 type Open = Box<dyn Fn() -> Result<Connection, StoreError> + Send + Sync>;
 
@@ -337,6 +392,7 @@ pub(super) struct Pool {
     open: Open,
     // The most connections that may be open.
     most: usize,
+    gate: ReadGate,
     expired_until: Arc<AtomicU64>,
     state: Mutex<State>,
     returned: Condvar,
@@ -351,30 +407,45 @@ struct State {
 }
 
 impl Pool {
-    /// A pool of at most `most` connections.
-    pub(super) fn new(open: Open, most: usize, expired_until: Arc<AtomicU64>) -> Self {
+    /// A pool of at most `most` connections, which read while the gate is open.
+    pub(super) fn new(
+        open: Open,
+        most: usize,
+        gate: ReadGate,
+        expired_until: Arc<AtomicU64>,
+    ) -> Self {
         let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { open, most: most.max(1), expired_until, state, returned }
+        Self { open, most: most.max(1), gate, expired_until, state, returned }
     }
 
     fn expired_until(&self) -> u64 {
         self.expired_until.load(Ordering::Acquire)
     }
 
-    /// Runs `work` on a connection, waiting for one while all are in use. All that it reads is of
-    /// one moment, however many statements it takes.
+    /// Runs `work` in a read transaction on a connection, waiting for one while all are in use.
     pub(super) fn with<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Connection) -> Result<T, E>,
+        deadline: &Deadline,
+        work: impl FnOnce(&ReadTransaction<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
-        let checkout = Checkout { connection: Some(self.take()?), pool: self };
-        let Some(connection) = &checkout.connection else { return Err(StoreError::Closed.into()) };
+        let mut checkout = Checkout { connection: Some(self.take(deadline)?), pool: self };
+        let Some(connection) = &mut checkout.connection else {
+            return Err(StoreError::Closed.into());
+        };
+        let _reading = self.gate.enter(deadline)?;
+        if !deadline.is_none() {
+            let (deadline, gate) = (deadline.clone(), self.gate.clone());
+            let has_to_end = move || gate.is_closed() || deadline.is_over();
+            connection
+                .progress_handler(DEADLINE_STEPS, Some(has_to_end))
+                .map_err(StoreError::from)?;
+        }
         // Ends where it is dropped; there is nothing to commit.
         let transaction = connection.unchecked_transaction().map_err(StoreError::from)?;
-        work(&transaction)
+        work(&ReadTransaction::new(&transaction, deadline))
     }
 
-    fn take(&self) -> Result<Connection, StoreError> {
+    fn take(&self, deadline: &Deadline) -> Result<Connection, StoreError> {
         let mut state = self.lock();
         loop {
             if state.closed {
@@ -401,7 +472,7 @@ impl Pool {
                     continue;
                 }
             }
-            state = self.returned.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = read_gate::wait(&self.returned, state, deadline)?;
         }
     }
 
@@ -428,9 +499,11 @@ struct Checkout<'pool> {
 
 impl Drop for Checkout<'_> {
     fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
+        let Some(mut connection) = self.connection.take() else { return };
+        // The next query has a deadline of its own, or none.
+        let ended = connection.progress_handler(0, None::<fn() -> bool>);
         let mut state = self.pool.lock();
-        if !state.closed {
+        if !state.closed && ended.is_ok() {
             state.idle.push(connection);
             return self.pool.returned.notify_one();
         }

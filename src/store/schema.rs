@@ -1,7 +1,7 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
 use super::doubt::log_path;
-use super::{StoreError, deletion, fault, lock};
+use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -11,14 +11,27 @@ use std::path::{Path, PathBuf};
 /// `PRAGMA application_id` of a negsync store: "nsyn" in ASCII.
 const APPLICATION_ID: i32 = 0x6e73_796e;
 
-/// One step a version: step `n` takes a store from `user_version` n to n + 1.
+/// A step from one version of the store to the next.
+enum Migration {
+    /// Statements that run in one transaction, together with those before and after them.
+    Sql(&'static str),
+    /// As `Sql`, and then work in the same transaction.
+    SqlAnd(&'static str, fn(&Connection) -> rusqlite::Result<()>),
+    /// Work that commits in between. It goes on where it stopped when it is called again, so that a
+    /// large store can be interrupted.
+    InSteps(fn(&mut Connection) -> rusqlite::Result<()>),
+}
+use Migration::{InSteps, Sql, SqlAnd};
+
+/// One step a version: step `n` takes a store from `user_version` n to n + 1. A store between two
+/// versions is refused by readers and by older programs.
 ///
 /// An event's row holds what is looked up and the JSON that is sent. `address` is the `d` value of
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [&str; 6] = [
-    "
+const MIGRATIONS: [Migration; 9] = [
+    Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
     id         BLOB NOT NULL,
@@ -60,10 +73,10 @@ CREATE TABLE address_tombstone (
     created_at INTEGER NOT NULL,
     PRIMARY KEY (pubkey, kind, address)
 ) STRICT, WITHOUT ROWID;
-",
+"),
     // Ids that a sync need not move again, and how far each peer was last seen to be equal.
     // `peer` is empty where the reason is this store's own and so holds for every peer.
-    "
+    Sql("
 CREATE TABLE refused (
     peer   TEXT NOT NULL,
     id     BLOB NOT NULL,
@@ -79,31 +92,32 @@ CREATE TABLE synced (
     at     INTEGER NOT NULL,
     PRIMARY KEY (peer, filter)
 ) STRICT, WITHOUT ROWID;
-",
+"),
     // Of the second `created_at` of an address tombstone, the versions with this id or a higher
     // one are gone; empty, it is lower than any.
-    "
+    Sql("
 ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
-",
+"),
     // Which kinds are not for everybody shows in a scan by time as well.
-    "
+    Sql("
 DROP INDEX event_time;
 CREATE INDEX event_time ON event (created_at, id, kind);
-",
+"),
     // NIP-62: who has asked to vanish, with all up to which second, and whether some of it may
     // still be there.
-    "
+    Sql("
 CREATE TABLE vanished (
     pubkey  BLOB NOT NULL PRIMARY KEY,
     until   INTEGER NOT NULL,
     pending INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
-",
-    // NIP-09: what a stored deletion request keeps out, by its row; filled by `deletion::follow_all`.
+"),
+    // NIP-09: what a stored deletion request keeps out, by its row.
     // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
     // their requests. A request to vanish does not expire.
-    "
+    SqlAnd(
+        "
 DROP TABLE tombstone;
 CREATE TABLE tombstone (
     id       BLOB NOT NULL,
@@ -122,9 +136,28 @@ CREATE TABLE address_tombstone (
 ) STRICT, WITHOUT ROWID;
 UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
 ",
+        deletion::follow_all,
+    ),
+    // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
+    // for, so that its length says nothing about private events.
+    Sql("
+ALTER TABLE tag RENAME TO tag_before_kinds;
+CREATE TABLE tag (
+    key        BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, created_at, id)
+) STRICT, WITHOUT ROWID;
+"),
+    InSteps(retag::move_tags),
+    // The kinds whose times stand in `event_time_private`; those of all others are in `event_time`.
+    // See private_times.rs.
+    Sql("
+CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
+"),
 ];
-/// The version from which on tombstones belong to their requests.
-const TOMBSTONES_OF_REQUESTS: usize = 6;
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
@@ -234,7 +267,14 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    keep_plans(&connection)?;
     Ok(connection)
+}
+
+/// Keeps a statement's plan whatever is bound to it. The bundled SQLite has STAT4, under which it
+/// otherwise prepares a statement anew each time an author is bound.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
 
 /// Refuses a file that is not a store of exactly this version.
@@ -256,27 +296,47 @@ pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<(), St
 }
 
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
-    if version(connection, path)? == MIGRATIONS.len() {
-        return Ok(());
+    loop {
+        let begun = version(connection, path)?;
+        match MIGRATIONS.get(begun) {
+            None => return Ok(()),
+            Some(Sql(_) | SqlAnd(..)) => migrate_at_once(connection, begun)?,
+            Some(InSteps(work)) => {
+                work(connection)?;
+                set_version(connection, begun + 1)?;
+            }
+        }
     }
+}
+
+/// Takes the steps from version `begun` up to the next one that commits in between.
+fn migrate_at_once(connection: &mut Connection, begun: usize) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let from = version(&transaction, path)?;
-    for step in MIGRATIONS.iter().skip(from) {
-        transaction.execute_batch(step)?;
-    }
-    if from < TOMBSTONES_OF_REQUESTS {
-        deletion::follow_all(&transaction)?;
+    let mut reached = begun;
+    loop {
+        match MIGRATIONS.get(reached) {
+            Some(Sql(statements)) => transaction.execute_batch(statements)?,
+            Some(SqlAnd(statements, work)) => {
+                transaction.execute_batch(statements)?;
+                work(&transaction)?;
+            }
+            Some(InSteps(_)) | None => break,
+        }
+        reached += 1;
     }
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
-    transaction.commit()?;
-    Ok(())
+    set_version(&transaction, reached)?;
+    transaction.commit()
+}
+
+fn set_version(connection: &Connection, version: usize) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "user_version", version as i64)
 }
 
 /// Writes the store's version as it is: the least that can be written.
 pub(super) fn rewrite_version(connection: &Connection) -> rusqlite::Result<()> {
-    connection.pragma_update(None, "user_version", MIGRATIONS.len() as i64)
+    set_version(connection, MIGRATIONS.len())
 }
 
 /// The store's version, 0 for an empty file.

@@ -1,9 +1,10 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Filter, Moment, Store, StoreError};
+use super::{Deadline, Filter, Moment, Store, StoreError};
 use crate::item::Item;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 
 /// A store as it is at one moment.
 pub trait AtOneMoment {
@@ -26,6 +27,13 @@ pub type Work<'work> = dyn FnMut(&dyn AtOneMoment) -> Result<(), StoreError> + '
 ///
 /// What changes is told to the listener that a store is opened with, commit by commit.
 pub trait EventSource: Send + Sync {
+    /// The same events, whose reads end at the deadline with [`StoreError::Interrupted`]; before it,
+    /// that error means that the read is to be tried again.
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource>;
+
+    /// Until when a read may go on.
+    fn deadline(&self) -> &Deadline;
+
     /// Brings what the listener has heard up to date: once this returns, it knows of every event
     /// that was acknowledged, deleted or has expired before the call.
     ///
@@ -105,6 +113,14 @@ pub trait EventSource: Send + Sync {
 }
 
 impl EventSource for Store {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.reader().deadline()
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         // Whatever is committed has been told before it was acknowledged.
         self.expire()

@@ -2,7 +2,7 @@
 //! names (NIP-04, NIP-17, NIP-59); all others are for everybody.
 
 use super::event::Event;
-use super::filter::Filter;
+use super::filter::{Filter, KINDS_TRIED};
 use super::tag_key::TagKey;
 use std::sync::Arc;
 
@@ -35,6 +35,13 @@ impl PrivateKinds {
         match &mut public.kinds {
             Some(kinds) => kinds.retain(|kind| !self.contains(*kind)),
             None => public.without_kinds = self.0.to_vec(),
+        }
+        // A long list is looked up by spans of kinds, which must not hold a private one.
+        if let Some([first, .., last]) = public.kinds.as_deref()
+            && public.kinds.as_ref().is_some_and(|kinds| kinds.len() > KINDS_TRIED)
+        {
+            let within = self.0.iter().filter(|kind| (*first..=*last).contains(*kind));
+            public.without_kinds = within.copied().collect();
         }
         public
     }

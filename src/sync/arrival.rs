@@ -295,7 +295,7 @@ fn admit(
         event.verify().map_err(|_| refuse(Refusal::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }
-    let checked = local.admission.check(&event, text, source);
+    let checked = local.admission.check(&event, source);
     checked.map_err(|refusal| settled(fate_of(&refusal)))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
 }

@@ -170,6 +170,17 @@ const VERSION_5: &str = "
         created_at INTEGER NOT NULL, id BLOB NOT NULL DEFAULT x'',
         PRIMARY KEY (pubkey, kind, address)
     ) STRICT, WITHOUT ROWID;
+    DROP INDEX event_time;
+    DROP INDEX event_time_private;
+    DROP TABLE private_time;
+    CREATE INDEX event_time ON event (created_at, id, kind);
+    ALTER TABLE tag RENAME TO newer;
+    CREATE TABLE tag (
+        key BLOB NOT NULL, created_at INTEGER NOT NULL, id BLOB NOT NULL, kind INTEGER NOT NULL,
+        event INTEGER NOT NULL, PRIMARY KEY (key, created_at, id)
+    ) STRICT, WITHOUT ROWID;
+    INSERT INTO tag SELECT * FROM newer;
+    DROP TABLE newer;
     PRAGMA user_version = 5;";
 
 /// A store of an older version is brought up to date by whoever may write to it; an export, which

@@ -503,6 +503,14 @@ async fn keys(moved: &mut BTreeSet<String>) {
             r#"negsync_query_refusals_total{reason="invalid"}"#,
         ),
         (
+            json!(["REQ", "r", { "search": "x" }]),
+            r#"negsync_query_refusals_total{reason="unsupported"}"#,
+        ),
+        (
+            json!(["NEG-OPEN", "n", { "search": "x" }, EMPTY_SET]),
+            r#"negsync_neg_refusals_total{reason="unsupported"}"#,
+        ),
+        (
             json!(["REQ", "r", { "kinds": [4] }]),
             r#"negsync_query_refusals_total{reason="auth-required"}"#,
         ),

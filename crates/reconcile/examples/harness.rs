@@ -36,8 +36,9 @@ impl Settings {
         };
         let rule = match std::env::var("RULE").as_deref() {
             Ok("adaptive") => Rule::Adaptive,
+            Ok("exact") => Rule::Exact,
             Ok("reference") | Err(_) => Rule::Reference,
-            Ok(other) => bail!("RULE is {other}, not adaptive or reference"),
+            Ok(other) => bail!("RULE is {other}, not adaptive, exact or reference"),
         };
         Ok(Self { frame_limit_bytes, rule })
     }

@@ -38,7 +38,7 @@ impl<S: RangeSet> Initiator<S> {
         }
         let asking = match options.rule {
             Rule::Reference => RuleState::Reference { limit, empty_answers: 0 },
-            Rule::Adaptive => RuleState::Adaptive {
+            Rule::Adaptive | Rule::Exact => RuleState::Adaptive {
                 session: Box::new(AdaptiveInitiator::new(&options)),
                 sync_mark: options.sync_mark,
             },

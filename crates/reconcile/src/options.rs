@@ -30,8 +30,11 @@ pub struct InitiatorOptions {
     /// we hold something, and sets the sync mark aside. Adaptive only.
     pub time_bucket_s: Option<NonZeroU64>,
     /// Whether the peer may be asked for its list with a list of no ids. Every
-    /// known responder may. Adaptive only.
+    /// known responder may. Not with the reference rule.
     pub empty_id_lists: bool,
+    /// Divide ranges at random, by this seed, and not evenly: a session that
+    /// proves what another one found compares ranges of its own. Adaptive only.
+    pub bounds_seed: Option<u64>,
 }
 
 /// Who chooses what to ask.
@@ -40,6 +43,10 @@ pub enum Rule {
     /// Fewest round trips, then fewest bytes; settles every range once.
     #[default]
     Adaptive,
+    /// Id lists of everything, 32 bytes an id: no fingerprint is sent, and none
+    /// is believed. For those who do not trust sums that an attacker can make
+    /// collide.
+    Exact,
     /// The messages of the reference implementations, byte for byte. Where
     /// frames are cut it may find an id twice, and believes closing
     /// fingerprints that some responders get wrong.
@@ -57,6 +64,7 @@ impl Default for InitiatorOptions {
             since: None,
             time_bucket_s: None,
             empty_id_lists: true,
+            bounds_seed: None,
         }
     }
 }

@@ -258,10 +258,18 @@ pub(super) fn buckets<S: RangeSet>(
     upper: Bound,
     count: usize,
 ) -> Vec<Bucket> {
+    buckets_between(set, &even_ends(&ranks, count), upper)
+}
+
+/// Where the `count` buckets of equal size begin, and the end of the last.
+pub(super) fn even_ends(ranks: &Range<usize>, count: usize) -> Vec<usize> {
     let (size, larger) = (ranks.len() / count, ranks.len() % count);
-    let ends: Vec<usize> =
-        (0..=count).map(|index| ranks.start + index * size + index.min(larger)).collect();
-    let places = ends.iter().zip(set.cuts(&ends));
+    (0..=count).map(|index| ranks.start + index * size + index.min(larger)).collect()
+}
+
+/// The buckets between each of `ends`, which ascend, and the next; the last one ends at `upper`.
+pub(super) fn buckets_between<S: RangeSet>(set: &S, ends: &[usize], upper: Bound) -> Vec<Bucket> {
+    let places = ends.iter().zip(set.cuts(ends));
     let places = places.map(|(rank, (bound, sum))| (bound, RangePosition { rank: *rank, sum }));
     let places: Vec<(Bound, RangePosition)> = places.collect();
     let pairs = places.iter().zip(places.iter().skip(1));
@@ -269,7 +277,7 @@ pub(super) fn buckets<S: RangeSet>(
         .map(|((_, lower), (bound, end))| Bucket {
             start: lower.rank,
             end: end.rank,
-            upper: if end.rank == ranks.end { upper } else { *bound },
+            upper: if Some(&end.rank) == ends.last() { upper } else { *bound },
             fingerprint: end.fingerprint_from(lower),
         })
         .collect()

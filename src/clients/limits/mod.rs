@@ -8,7 +8,7 @@ mod half_open;
 mod neg_total;
 mod turns;
 
-pub(crate) use address::{client_address, is_forwarded};
+pub(crate) use address::{client_address, counted_as, is_forwarded};
 pub(crate) use addresses::{Full, Place};
 pub(crate) use event_cost::event_cost;
 pub(crate) use half_open::{HalfOpen, Handshake};

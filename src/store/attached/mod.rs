@@ -12,10 +12,11 @@ mod schema;
 
 use super::change::Change;
 use super::filter::Filter;
-use super::readers::Pool;
+use super::read_gate::ReadGate;
+use super::readers::{Pool, ReadTransaction};
 use super::source::{AtOneMoment, EventSource, Work};
 use super::viewer::PrivateKinds;
-use super::{StoreError, unix_now};
+use super::{Deadline, StoreError, unix_now};
 use crate::config::RelayKind;
 use crate::item::Item;
 use follow::Follower;
@@ -64,6 +65,8 @@ pub trait Listener: Send + Sync {
 #[derive(Clone)]
 pub struct Attached {
     inner: Arc<Inner>,
+    // Of the reads of this clone.
+    deadline: Deadline,
 }
 
 struct Inner {
@@ -104,7 +107,7 @@ impl Attached {
             .name("attached".into())
             .spawn(move || watch(&watched))
             .map_err(StoreError::Thread)?;
-        Ok(Self { inner })
+        Ok(Self { inner, deadline: Deadline::default() })
     }
 }
 
@@ -217,6 +220,14 @@ fn watch(watched: &Weak<Inner>) {
 }
 
 impl EventSource for Attached {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.inner.catch_up()
     }
@@ -224,7 +235,7 @@ impl EventSource for Attached {
     fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         let (schema, now) = (self.inner.schema.as_ref(), unix_now());
         let pool = self.inner.pool();
-        pool.with(|connection| work(&Moment { schema, connection, now }))?;
+        pool.with(&self.deadline, |read| work(&Moment { schema, read, now }))?;
         self.inner.check_still(&pool)
     }
 
@@ -236,10 +247,10 @@ impl EventSource for Attached {
         let schema = self.inner.schema.as_ref();
         for _ in 0..MOST_BEGINNINGS {
             let (pool, now) = (self.inner.pool(), unix_now());
-            let is_done = pool.with(|connection| {
-                let is_known = self.inner.begin_at_known(&pool, connection, now, beside)?;
+            let is_done = pool.with(&self.deadline, |read| {
+                let is_known = self.inner.begin_at_known(&pool, read, now, beside)?;
                 if is_known {
-                    work(&Moment { schema, connection, now })?;
+                    work(&Moment { schema, read, now })?;
                 }
                 Ok::<_, StoreError>(is_known)
             })?;
@@ -262,15 +273,15 @@ impl EventSource for Attached {
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
         let (schema, now) = (&self.inner.schema, unix_now());
-        self.inner.pool().with(|connection| {
+        self.inner.pool().with(&self.deadline, |read| {
             let mut found = Vec::new();
-            schema.rows(connection, &Wanted::Ids(ids), &mut |row| {
+            schema.rows(read, &Wanted::Ids(ids), &mut |row| {
                 if row.is_public(now) {
                     found.push(row);
                 }
             })?;
             for row in found {
-                if let Some(json) = schema.json(connection, row.row)? {
+                if let Some(json) = schema.json(read, row.row)? {
                     visit(&row.item, &json);
                 }
             }
@@ -282,7 +293,7 @@ impl EventSource for Attached {
 /// The database as it is at one moment.
 struct Moment<'moment> {
     schema: &'moment Schema,
-    connection: &'moment Connection,
+    read: &'moment ReadTransaction<'moment>,
     now: u64,
 }
 
@@ -292,13 +303,13 @@ impl AtOneMoment for Moment<'_> {
         filter: &Filter,
         visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        Ok(self.schema.items(self.connection, filter, self.now, visit)?)
+        Ok(self.schema.items(self.read, filter, self.now, visit)?)
     }
 }
 
 fn pool(path: &Path, readers: usize) -> Pool {
     let path = path.to_owned();
-    Pool::new(Box::new(move || open(&path)), readers, Arc::default())
+    Pool::new(Box::new(move || open(&path)), readers, ReadGate::default(), Arc::default())
 }
 
 /// Opens the database to be read only. Without memory mapping: the relay may cut the file short.

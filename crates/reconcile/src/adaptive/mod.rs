@@ -12,8 +12,10 @@
 //!   that closes a cut frame is never believed (see [`reply`]).
 //! * One message asks for about as much as one answer holds ([`budget`]).
 //! * Where much differs, splitting costs more than listing ([`density`]).
+//! * By the exact rule everything is listed, and no fingerprint settles anything.
 //! * A range of one day gives ids of that day ([`time_buckets`]).
 
+mod bound_choice;
 mod budget;
 mod density;
 mod reply;
@@ -22,11 +24,12 @@ mod time_buckets;
 
 use super::difference::Difference;
 use super::message::{Decoder, Encoder};
-use super::options::{InitiatorError, InitiatorOptions, InitiatorStep};
+use super::options::{InitiatorError, InitiatorOptions, InitiatorStep, Rule};
 use super::range_set::{Bound, RangeSet};
-use super::reference::{Bucket, buckets};
+use super::reference::Bucket;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use bound_choice::BoundChoice;
 use budget::ReplyBudget;
 use core::ops::Range;
 use reply::AnswerProgress;
@@ -92,10 +95,19 @@ struct Asked {
     for_list: bool,
 }
 
+/// A question, as its answer is read.
+#[derive(Clone, Copy, Debug)]
+struct AskedRanges<'a> {
+    ranges: &'a [Asked],
+    /// Whether a range is settled by an equal fingerprint.
+    believes_fingerprints: bool,
+}
+
 /// One session's queue and what it has learnt of the peer.
 #[derive(Clone, Debug)]
 pub(super) struct AdaptiveInitiator {
     split_strategy: SplitStrategy,
+    bound_choice: BoundChoice,
     frame_limit_bytes: usize,
     opening_limit_bytes: usize,
     /// No bound is sent that lies below this one.
@@ -114,7 +126,8 @@ impl AdaptiveInitiator {
         let unlimited = |bytes: usize| if bytes == 0 { usize::MAX } else { bytes };
         let frame_limit_bytes = unlimited(options.frame_limit_bytes);
         Self {
-            split_strategy: SplitStrategy::new(options.empty_id_lists),
+            split_strategy: SplitStrategy::new(options.rule, options.empty_id_lists),
+            bound_choice: BoundChoice::new(options.bounds_seed),
             frame_limit_bytes,
             opening_limit_bytes: unlimited(options.opening_limit_bytes).min(frame_limit_bytes),
             since: options.since.map_or(Bound::START, Bound::at),
@@ -134,7 +147,8 @@ impl AdaptiveInitiator {
         (self.idle_rounds, self.dividing_rounds) = (0, 0);
         let opening = match self.time_buckets {
             Some(time_buckets) => time_buckets.opening(set),
-            None => split_strategy::opening(set, sync_mark),
+            None if self.split_strategy.rule() == Rule::Exact => split_strategy::whole(set),
+            None => split_strategy::opening(set, sync_mark, &mut self.bound_choice),
         };
         opening.into_iter().for_each(|range| self.keep(range));
         self.next_message(set, self.opening_limit_bytes)
@@ -153,7 +167,9 @@ impl AdaptiveInitiator {
         found: &mut Difference,
     ) -> Result<InitiatorStep, InitiatorError> {
         let asked = core::mem::take(&mut self.asked);
-        let reading = reply::read(set, Decoder::new(message)?, &asked, self.time_buckets, found)?;
+        let believes_fingerprints = self.split_strategy.rule() != Rule::Exact;
+        let asked = AskedRanges { ranges: &asked, believes_fingerprints };
+        let reading = reply::read(set, Decoder::new(message)?, asked, self.time_buckets, found)?;
         self.budget.learn(message.len(), reading.cut);
         self.split_strategy.learn(reading.odd);
         let waiting = core::mem::take(&mut self.pending);
@@ -210,7 +226,7 @@ impl AdaptiveInitiator {
             expected_bytes += split_strategy::expected_reply_bytes(&range, plan);
             let rest = match plan {
                 Plan::List => {
-                    let range = self.join(set, range, crowded);
+                    let range = self.join(set, range, crowded, limit_bytes);
                     let written = out.list(set, &range, self.split_strategy.lists_own_ids());
                     if written {
                         self.asked.push(Asked { range, for_list: true });
@@ -229,10 +245,17 @@ impl AdaptiveInitiator {
 
     /// Makes one list of `range` and those that follow it without a gap, or of
     /// its first part when it is too long for one.
-    fn join<S: RangeSet>(&mut self, set: &S, mut range: Pending, crowded: bool) -> Pending {
-        if range.own_items() > split_strategy::LIST_MOST_ITEMS {
+    fn join<S: RangeSet>(
+        &mut self,
+        set: &S,
+        mut range: Pending,
+        crowded: bool,
+        limit_bytes: usize,
+    ) -> Pending {
+        let most_items = self.split_strategy.list_most_items(limit_bytes);
+        if range.own_items() > most_items {
             let mut rest = range;
-            range.end = range.start + split_strategy::LIST_MOST_ITEMS;
+            range.end = range.start + most_items;
             range.upper = set.bound_at(range.end);
             (rest.start, rest.lower) = (range.end, range.upper);
             self.pending.push_front(rest);
@@ -242,7 +265,7 @@ impl AdaptiveInitiator {
                 && range.touches(next)
                 && self.time_buckets.is_none_or(|time_buckets| time_buckets.share(&range, next))
                 && self.split_strategy.plan(next, crowded) == Plan::List
-                && range.own_items() + next.own_items() <= split_strategy::LIST_MOST_ITEMS;
+                && range.own_items() + next.own_items() <= most_items;
             if !joins {
                 break;
             }
@@ -265,7 +288,7 @@ impl AdaptiveInitiator {
         let state = if count == 1 { range.state } else { RangeState::Untested };
         let mut lower = range.lower;
         for Bucket { start, end, upper, fingerprint } in
-            buckets(set, range.ranks(), range.upper, count)
+            self.bound_choice.buckets(set, range.ranks(), range.upper, count)
         {
             if !out.fingerprint(&lower, &upper, &fingerprint) {
                 return Some(Pending { lower, start, ..*range });

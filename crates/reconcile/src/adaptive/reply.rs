@@ -13,7 +13,7 @@
 
 use super::density::{self, BucketCounts, Listed};
 use super::time_buckets::TimeBuckets;
-use super::{Asked, Pending, RangeState};
+use super::{Asked, AskedRanges, Pending, RangeState};
 use crate::difference::Difference;
 use crate::message::{DecodeFault, Decoder, MessageError, Payload};
 use crate::range_set::{Bound, RangeSet};
@@ -54,7 +54,7 @@ pub(super) enum AnswerProgress {
 pub(super) fn read<S: RangeSet>(
     set: &S,
     mut answer: Decoder<'_>,
-    asked: &[Asked],
+    asked: AskedRanges<'_>,
     time_buckets: Option<TimeBuckets>,
     found: &mut Difference,
 ) -> Result<AnswerReading, MessageError> {
@@ -62,11 +62,12 @@ pub(super) fn read<S: RangeSet>(
         set,
         found,
         time_buckets,
+        believes_fingerprints: asked.believes_fingerprints,
         reading: AnswerReading::default(),
         counts: BucketCounts::default(),
         first_left: 0,
     };
-    let mut asked = asked.iter();
+    let mut asked = asked.ranges.iter();
     // The question being answered, and what of it is still to come.
     let mut open = asked.next().map(|question| (question, question.range));
     let mut lower = Bound::START;
@@ -115,6 +116,7 @@ struct Reader<'a, S> {
     set: &'a S,
     found: &'a mut Difference,
     time_buckets: Option<TimeBuckets>,
+    believes_fingerprints: bool,
     reading: AnswerReading,
     counts: BucketCounts,
     /// Where in `left` the current question's begins.
@@ -184,7 +186,10 @@ impl<S: RangeSet> Reader<'_, S> {
         }
         let own_items = part.own_items();
         self.counts.add(own_items);
-        if own_items > 0 && self.set.fingerprint(part.ranks()) == theirs {
+        if self.believes_fingerprints
+            && own_items > 0
+            && self.set.fingerprint(part.ranks()) == theirs
+        {
             return self.settle(&part);
         }
         self.reading.progress = self.reading.progress.max(AnswerProgress::Divided);

@@ -3,9 +3,12 @@
 //! A fingerprint costs about 20 bytes to ask or answer and, at the slowest
 //! responder known, 60 microseconds; an id costs 32 bytes and next to no time.
 
+use super::bound_choice::BoundChoice;
 use super::{Pending, RangeState};
+use crate::message::RANGE_MAX_BYTES;
+use crate::options::Rule;
 use crate::range_set::{Bound, RangeSet};
-use crate::reference::{Bucket, LIST_BELOW_ITEMS, buckets};
+use crate::reference::{Bucket, LIST_BELOW_ITEMS};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -14,7 +17,7 @@ use alloc::vec::Vec;
 const LIST_UP_TO_ITEMS: usize = 63;
 
 /// The most of our items that one list is asked for.
-pub(super) const LIST_MOST_ITEMS: usize = 8192;
+const LIST_MOST_ITEMS: usize = 8192;
 
 /// Above this many differences an item, lists are cheaper than splitting.
 const DENSE: f64 = 0.04;
@@ -57,6 +60,7 @@ pub(super) enum Plan {
 /// The choices, given what the peer has been seen to accept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SplitStrategy {
+    rule: Rule,
     /// Whether an IdList may hold fewer ids than we have in its range.
     empty_id_lists: bool,
     /// Whether the peer answers long lists with lists.
@@ -64,8 +68,19 @@ pub(super) struct SplitStrategy {
 }
 
 impl SplitStrategy {
-    pub(super) fn new(empty_id_lists: bool) -> Self {
-        Self { empty_id_lists, long_lists: empty_id_lists }
+    pub(super) fn new(rule: Rule, empty_id_lists: bool) -> Self {
+        Self { rule, empty_id_lists, long_lists: empty_id_lists }
+    }
+
+    pub(super) fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    /// The most of our items that one list is asked for, in a message of `limit_bytes`.
+    pub(super) fn list_most_items(&self, limit_bytes: usize) -> usize {
+        // A list of our own ids has to fit beside what every message holds.
+        let fit = limit_bytes.saturating_sub(RANGE_MAX_BYTES * 3) / 32;
+        if self.empty_id_lists { LIST_MOST_ITEMS } else { LIST_MOST_ITEMS.min(fit) }
     }
 
     /// `odd` is that of an answer (see [`AnswerReading`](super::reply::AnswerReading)).
@@ -98,7 +113,7 @@ impl SplitStrategy {
         let items = range.own_items();
         // Where we hold nothing our fingerprint is that of nothing, which a
         // responder may send for a reason of its own: always list.
-        if items == 0 {
+        if items == 0 || self.rule == Rule::Exact {
             return Plan::List;
         }
         let dense = range.density.is_some_and(|density| density > DENSE);
@@ -155,13 +170,18 @@ fn chance_of_none(density: f64, items: usize) -> f64 {
 }
 
 /// The ranges to begin with: all of the order, in ranges that touch.
-pub(super) fn opening<S: RangeSet>(set: &S, sync_mark: Option<u64>) -> Vec<Pending> {
+pub(super) fn opening<S: RangeSet>(
+    set: &S,
+    sync_mark: Option<u64>,
+    bound_choice: &mut BoundChoice,
+) -> Vec<Pending> {
     let Some(newest) = set.len().checked_sub(1).and_then(|last| set.item(last)) else {
-        return vec![range(Bound::START, Bound::INFINITY, 0, 0, RangeState::Unlisted)];
+        return whole(set);
     };
     // What is newer than all that we hold, we need: a list of it wastes nothing.
     let ours_end = Bound::at(newest.created_at.saturating_add(1));
-    let mut out = SplitOpening { set, ranges: Vec::new(), rank: 0, lower: Bound::START };
+    let mut out =
+        SplitOpening { set, bound_choice, ranges: Vec::new(), rank: 0, lower: Bound::START };
     match sync_mark.map(Bound::at) {
         Some(checked) => {
             let checked_items = set.lower_bound(&checked.item);
@@ -183,8 +203,14 @@ pub(super) fn opening<S: RangeSet>(set: &S, sync_mark: Option<u64>) -> Vec<Pendi
     out.ranges
 }
 
+/// All of the order in one range, to be listed.
+pub(super) fn whole<S: RangeSet>(set: &S) -> Vec<Pending> {
+    vec![range(Bound::START, Bound::INFINITY, 0, set.len(), RangeState::Unlisted)]
+}
+
 struct SplitOpening<'a, S> {
     set: &'a S,
+    bound_choice: &'a mut BoundChoice,
     ranges: Vec<Pending>,
     rank: usize,
     lower: Bound,
@@ -194,7 +220,7 @@ impl<S: RangeSet> SplitOpening<'_, S> {
     /// Up to `upper`, before which `end` items lie, in up to `count` buckets.
     fn test(&mut self, end: usize, upper: Bound, count: usize) {
         let count = count.min(end - self.rank).max(1);
-        for bucket in buckets(self.set, self.rank..end, upper, count) {
+        for bucket in self.bound_choice.buckets(self.set, self.rank..end, upper, count) {
             let Bucket { start, end, upper, .. } = bucket;
             self.ranges.push(range(self.lower, upper, start, end, RangeState::Untested));
             self.lower = upper;

@@ -34,6 +34,7 @@ pub fn any_options(rng: &mut StdRng, case: &Case) -> InitiatorOptions {
         time_bucket_s: rng
             .random_bool(0.3)
             .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
+        bounds_seed: rng.random_bool(0.3).then(|| rng.random()),
         ..InitiatorOptions::default()
     }
 }

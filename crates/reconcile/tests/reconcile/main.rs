@@ -2,6 +2,7 @@
 mod adaptive;
 mod byte_identity;
 mod codec;
+mod exact;
 mod figures;
 mod hazards;
 mod hostile;

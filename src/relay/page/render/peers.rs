@@ -48,16 +48,18 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
         (false, None) => "not yet".to_owned(),
     };
     // Where all was moved that may be and something differs all the same, that is not equality.
-    let differs = peer.have > 0 || peer.need > 0;
+    let differs = peer.have > 0 || peer.need > 0 || peer.last_sync.is_some_and(|it| !it.equal);
     fact(if differs { "Last complete" } else { "Last converged" }, &converged);
-    let known = peer.last_converged.is_some() || differs;
-    let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
-    fact("It lacks", &count(peer.have));
-    fact("This relay lacks", &count(peer.need));
+    if viewer == Viewer::Operator {
+        let known = peer.last_converged.is_some() || differs;
+        let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
+        fact("It lacks", &count(peer.have));
+        fact("This relay lacks", &count(peer.need));
+    }
     if let Some(second) = peer.differs_since {
         fact("Differs since", &when(second));
     }
-    if let Some(last) = &peer.last_sync {
+    if let (Some(last), Viewer::Operator) = (&peer.last_sync, viewer) {
         let tally = &last.tally;
         let trips = tally.round_trips;
         let cost = format!(
