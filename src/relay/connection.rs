@@ -136,6 +136,12 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     }
 }
 
+/// Whether the sets are of the store that another start would find.
+fn is_in_place(client: &Client) -> Result<(), &'static str> {
+    let in_place = client.relay.index.store().check_in_place();
+    in_place.map_err(|_| "error: the store's file was moved, removed or replaced")
+}
+
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
     match client.relay.service.read(&client.place, text).await {
         Ok(ClientMessage::Event(json)) => publish::publish(client, json).await,
@@ -148,7 +154,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters)
+                .and_then(|()| is_in_place(client));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }

@@ -1,6 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::doubt::log_path;
+use super::presence::{refuse_foreign_log, refuse_orphaned_log};
 use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -161,6 +161,8 @@ CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
@@ -198,6 +200,8 @@ pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::
 
 /// Opens a connection that cannot write.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         // Readers share a file beside the store, and here it cannot be made: nothing can be written,
         // or there is no room. Where nobody writes and the log is empty the file is all there is,
@@ -219,7 +223,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 
 fn has_log(path: &Path) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    log_path(&real).metadata().is_ok_and(|metadata| metadata.len() > 0)
+    super::doubt::has_log(&real)
 }
 
 /// The URI by which SQLite takes a file as one that nobody writes.

@@ -8,7 +8,7 @@ use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, OnCommit, Tell};
+use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::rules::{self, Outcome};
 use super::source_queue::{Next, Origin, SourceQueue};
 use super::submission::{EventSlot, Submission};
@@ -16,7 +16,6 @@ use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -30,6 +29,8 @@ pub use super::submission::Reply;
 pub(super) const STEP_ROWS: usize = 2_048;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
+/// How often the writer looks for the store's files, when it has no other reason to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long after a failure what has expired is tried to be removed again.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -110,7 +111,7 @@ impl Writer {
         connection: Connection,
         beside: Beside,
         vanishing: Vanishing,
-        flush: impl FnMut() -> io::Result<()> + Send + 'static,
+        flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let queue = Arc::new(SourceQueue::default());
@@ -130,6 +131,7 @@ impl Writer {
             flusher,
             next_expiry: due,
             expire_again: None,
+            files_seen: Instant::now(),
             wait_for_expiry: Vec::new(),
             trouble: Trouble::new(path),
         };
@@ -234,6 +236,8 @@ struct Thread {
     next_expiry: u64,
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
+    // When the writer last looked for the store's files.
+    files_seen: Instant,
     // Those who wait until nothing is due.
     wait_for_expiry: Vec<Told>,
     trouble: Trouble,
@@ -254,7 +258,7 @@ impl Thread {
                 Next::TimedOut => None,
                 Next::Closed => break,
             };
-            self.mend();
+            self.look_after_files();
             // One step of each between two batches.
             let is_due = self.expire_step();
             match job {
@@ -274,9 +278,15 @@ impl Thread {
         self.beside.checkpointer.finish(&self.connection);
     }
 
-    /// After a flush that failed: at once, while the system still has in memory what it could not
-    /// write.
-    fn mend(&mut self) {
+    /// Looks whether the files are where they were, and makes them whole after a flush that failed:
+    /// at once, while the system still has in memory what it could not write.
+    fn look_after_files(&mut self) {
+        if self.files_seen.elapsed() >= LOOK_EVERY {
+            self.files_seen = Instant::now();
+            if self.beside.checkpointer.doubt().check_in_place().is_err() {
+                self.beside.checkpointer.rescue(&self.connection);
+            }
+        }
         if let Err(error) = self.beside.checkpointer.mend(&self.connection) {
             self.trouble.failed("write-ahead log in doubt", &error);
         }
@@ -482,6 +492,7 @@ impl Thread {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        self.beside.checkpointer.doubt().check_in_place()?;
         self.beside.checkpointer.mend(&self.connection)?;
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =

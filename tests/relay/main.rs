@@ -13,6 +13,7 @@ mod exchange;
 mod expiration;
 mod fair_writer;
 mod faults;
+mod files;
 mod health;
 mod kills;
 mod limits;
