@@ -1,6 +1,7 @@
 //! `negsync import`
 
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
+use super::hand_over::HandOver;
 use super::{StoreArguments, progress_bar};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
@@ -28,6 +29,10 @@ pub(super) struct Arguments {
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
+    /// Hand the events to the relay that runs at ws://HOST:PORT, over its socket, and not to a store:
+    /// those that it lacks are sent, by its own rules.
+    #[arg(long, value_name = "URL", conflicts_with = "store")]
+    into: Option<String>,
     /// Do not check ids and signatures: for events that were checked before.
     #[arg(long)]
     no_verify: bool,
@@ -56,7 +61,11 @@ struct Checked {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.store.config()?;
+    let mut config = arguments.store.config()?;
+    let hand_over = arguments.into.as_deref().map(HandOver::to).transpose()?;
+    if let Some(hand_over) = &hand_over {
+        hand_over.apply(&mut config);
+    }
     let (mut input, length) = open_input(arguments)?;
     let beginning = input.fill_buf().context("cannot read the input")?;
     if beginning.starts_with(&GZIP) {
@@ -68,15 +77,21 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let admission = Admission::start(config)?;
     let progress = bar(length);
     let tally = import(&mut *input, arguments.no_verify, &admission, &index, &progress)?;
-    index.store().close();
     progress.finish_and_clear();
     let _ = writeln!(std::io::stdout(), "{tally}");
+    let is_handed_over = match hand_over {
+        Some(hand_over) => hand_over.send(index, &admission)?,
+        None => {
+            index.store().close();
+            true
+        }
+    };
     let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
     }
-    let failed = tally.failed > 0 || is_something_else;
+    let failed = tally.failed > 0 || is_something_else || !is_handed_over;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 

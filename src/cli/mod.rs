@@ -11,10 +11,14 @@ mod decode;
 mod diff;
 mod explain;
 mod export;
+mod hand_over;
 mod import;
 mod lines;
+mod local;
 mod man;
 mod neg_open;
+mod peers;
+mod progress_line;
 mod relay;
 mod remedy;
 mod restore;
@@ -84,6 +88,9 @@ enum Command {
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
     Diff(diff::Arguments),
+    /// Ask a running relay how its peers stand.
+    #[command(after_help = peers::EXAMPLES)]
+    Peers(peers::Arguments),
     /// Print the script with which a shell completes `negsync`.
     Completions(completions::Arguments),
     /// Print a manual page, for `man -l -`.
@@ -145,6 +152,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Peers(arguments) => peers::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }

@@ -11,7 +11,7 @@ mod scrape;
 
 pub use counters::{Labelled, Share};
 pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
-pub use peers::{LastSync, PeerStatus, Peers, Tally, Watched};
+pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
 

@@ -108,6 +108,25 @@ impl Local {
         })
     }
 
+    /// Our side where another process writes to the store: `sets` are read beside it, and `notes`
+    /// holds what syncs remember. For what moves nothing; events from peers would go to `notes`.
+    ///
+    /// # Errors
+    /// As [`Local::configured`].
+    pub fn reading(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
+        let config = admission.config();
+        let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        Ok(Self {
+            sets,
+            store: notes,
+            verifier,
+            keys: auth::configured_keys(&config.sync)?,
+            connector: Connector::configured(&config.sync)?,
+            relay: None,
+            admission,
+        })
+    }
+
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
     /// peers is handed to it at `attach.url`, and `notes` holds only what syncs remember. Inside a
     /// runtime.

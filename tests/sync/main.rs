@@ -1,5 +1,6 @@
 //! Syncs over real sockets: with our own relay, with others, and with peers that misbehave.
 
+mod beside;
 mod command;
 mod convergence;
 mod cut_off;

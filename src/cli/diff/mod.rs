@@ -3,14 +3,12 @@
 mod bars;
 
 use super::connecting::ConnectArguments;
+use super::local;
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
 use anyhow::{Context, ensure};
-use negsync::admission::Admission;
-use negsync::index::Index;
 use negsync::plot::{self, Bar, Days};
-use negsync::store::StoreOptions;
 use negsync::sync::{
     By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, PeerUrl, diff,
 };
@@ -72,11 +70,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
     ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
-    let options = StoreOptions::configured(&config);
-    let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
-    let local = Local::configured(index, Admission::start(config)?)?;
+    let opened = local::open_to_read(config)?;
+    let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let found = runtime.block_on(compare(arguments, &local, filter));
+    let found = runtime.block_on(compare(arguments, local, filter));
     local.store.close();
     let found = found?;
     if let (Some(file), None) = (&arguments.svg, &found.error) {
