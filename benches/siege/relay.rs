@@ -11,7 +11,8 @@ use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
 /// The configuration that refuses nobody for asking often.
-pub const UNLIMITED: &str = "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\n";
+pub const UNLIMITED: &str =
+    "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\nother_per_s = 0\n";
 
 /// A relay process with a store of its own; it ends with its handle.
 pub struct Relay {

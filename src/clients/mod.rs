@@ -2,6 +2,7 @@
 //! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
 
 pub(crate) mod accept;
+pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod linger;
@@ -90,7 +91,8 @@ impl Service {
         })
     }
 
-    /// Reads a message, and takes what it costs from what its address may send.
+    /// Reads a message, and takes what it costs from what its address may send. What is refused to
+    /// nobody, or could not be read, waits until its address may send it.
     pub(crate) async fn read(
         &self,
         place: &Place,
@@ -98,6 +100,9 @@ impl Service {
     ) -> Result<ClientMessage, Refusal> {
         let config = self.config();
         let message = self.parse(place.address(), &config, text).await;
+        if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
+            place.pace(&config.rates).await;
+        }
         self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
         let message = message.and_then(|message| match place.admit(&message, &config.rates) {
             Ok(()) => Ok(message),
@@ -123,7 +128,7 @@ impl Service {
         let parse = move || message::parse(&text, &config.limits);
         self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
-            Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
+            Err(Refusal { answer, prefix: "error", ..Refusal::default() })
         })
     }
 }

@@ -28,8 +28,8 @@ section! {
         pub filter_values: Within<1, 1_000_000> => OnReload,
         /// Values in all filters of a connection's subscriptions.
         pub subscription_values: Within<1, 100_000_000> => OnReload,
-        /// Bytes of a subscription id.
-        pub subscription_id_bytes: Within<1, 1_024> => OnReload,
+        /// Characters of a subscription id.
+        pub subscription_id_chars: Within<1, 1_024> => OnReload,
         /// Stored events that answer one filter.
         pub events_per_filter: Within<1, 1_000_000> => OnReload,
         /// How long a client may take nothing of what it is sent.
@@ -50,7 +50,7 @@ impl Default for Limits {
             filters: Within::new(32),
             filter_values: Within::new(10_000),
             subscription_values: Within::new(100_000),
-            subscription_id_bytes: Within::new(64),
+            subscription_id_chars: Within::new(64),
             events_per_filter: Within::new(5_000),
             send_timeout_s: Within::new(60),
         }

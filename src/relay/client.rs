@@ -16,7 +16,7 @@ use tokio::task::JoinError;
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
-    pub(super) place: Place,
+    pub(super) place: Arc<Place>,
     pub(super) outbox: Outbox,
     pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
@@ -25,11 +25,6 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Ends what it does. Its place is left, for as long as its socket is open.
-    pub(super) fn into_place(self) -> Place {
-        self.place
-    }
-
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()

@@ -2,10 +2,11 @@
 
 use super::auth::{self, Auth};
 use super::client::Client;
+use super::message_gate::{GateError, Socket};
 use super::outbox::{Outgoing, outbox};
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
-use super::websocket::{self, Socket};
+use super::websocket;
 use super::{Shared, access, count, message, publish, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
@@ -27,7 +28,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+pub(super) async fn serve(
+    relay: Arc<Shared>,
+    socket: Socket,
+    place: Arc<Place>,
+    host: Option<&str>,
+) {
     let mut stopping = relay.service.running.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
@@ -39,7 +45,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host
     }
 }
 
-async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.service.metrics.connections_total.inc();
     let mut open = Share::of(&relay.service.metrics.connections);
@@ -69,16 +75,26 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         // Not before the client can publish no more.
         () = &mut in_flight => return,
     };
-    let _place = client.into_place();
+    drop(client);
+    let ending = async {
+        let Some(left) = left else { return };
+        let sink = match left {
+            // What it holds is not kept for a client that takes nothing either.
+            Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
+                Ok(sink) => sink,
+                Err(_) => return sender.abort(),
+            },
+            Left::ByItself | Left::Told => sender.await,
+        };
+        if let Ok(sink) = sink
+            && left != Left::ByItself
+            && let Ok(mut socket) = stream.reunite(sink)
+        {
+            linger(socket.get_mut().stream_mut()).await;
+        }
+    };
     // What it has sent is stored, also when it does not wait for the answers.
-    in_flight.await;
-    let Some(left) = left else { return };
-    if let Ok(sink) = sender.await
-        && left == Left::Told
-        && let Ok(mut socket) = stream.reunite(sink)
-    {
-        linger(socket.get_mut()).await;
-    }
+    tokio::join!(in_flight, ending);
 }
 
 /// Who has ended a conversation.
@@ -88,6 +104,8 @@ enum Left {
     ByItself,
     /// We have told it to close, and it may answer.
     Told,
+    /// As before, as far as it takes anything: it keeps memory that others wait for.
+    Late,
 }
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
@@ -126,10 +144,16 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         match next {
             Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
             Some(Ok(Message::Binary(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
             }
-            Some(Ok(_)) => {}
+            Some(Ok(Message::Ping(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
+                // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
+                client.outbox.send(Outgoing::Flush).await;
+            }
+            Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
             Some(Err(error)) => return refuse(client, &error).await,
             None => return Left::ByItself,
         }
@@ -166,6 +190,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             neg_sessions.refused(&refusal);
+            if let Some(id) = &refusal.subscription {
+                req::close(client, id);
+            }
             client.outbox.text(refusal.answer).await;
         }
     }
@@ -182,6 +209,11 @@ fn silence(config: &ConnectionsConfig) -> Duration {
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
 async fn refuse(client: &Client, error: &Error) -> Left {
+    if let Error::Io(error) = error
+        && let Some(error) = error.get_ref().and_then(|it| it.downcast_ref::<GateError>())
+    {
+        return refuse_late(client, *error).await;
+    }
     let Some(code) = websocket::close_code(error) else { return Left::ByItself };
     let text = match error {
         Error::Capacity(_) => {
@@ -195,6 +227,20 @@ async fn refuse(client: &Client, error: &Error) -> Left {
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;
     Left::Told
+}
+
+/// Ends the connection of a client whose message was not complete in time.
+async fn refuse_late(client: &Client, error: GateError) -> Left {
+    let code = match error {
+        GateError::Late(_) => CloseCode::Policy,
+        GateError::NoRoom => CloseCode::Again,
+    };
+    let said = async {
+        client.outbox.text(message::notice(&error.to_string())).await;
+        client.outbox.send(Outgoing::Close(code, "message timeout")).await;
+    };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, said).await;
+    Left::Late
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.

@@ -10,6 +10,7 @@ mod filter_index;
 mod health;
 mod http;
 mod information;
+mod message_gate;
 mod outbox;
 mod page;
 mod publish;

@@ -32,6 +32,7 @@ mod shutdown;
 mod slow_readers;
 mod store_rules;
 mod subscriptions;
+mod unfinished;
 mod unusual_json;
 mod vanish;
 mod visibility;
