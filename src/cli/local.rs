@@ -1,11 +1,12 @@
 //! Our side of `sync` and `diff`: the store, or what can be read of it beside the process that writes
 //! to it.
 
+use super::batch_bytes;
 use anyhow::Context;
 use negsync::admission::Admission;
 use negsync::config::Config;
 use negsync::index::{Index, Sets};
-use negsync::store::{Reader, Store, StoreError, StoreOptions};
+use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
 use negsync::sync::Local;
 use tempfile::TempDir;
 
@@ -40,7 +41,9 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 
 fn open_index(config: &Config) -> Result<Index, StoreError> {
     let memory_bytes = config.index.memory_mb.size() << 20;
-    Index::open(&config.store.path, StoreOptions::configured(config), memory_bytes)
+    let batches = Batches::Long { bytes: batch_bytes() };
+    let options = StoreOptions { batches, ..StoreOptions::configured(config) };
+    Index::open(&config.store.path, options, memory_bytes)
 }
 
 fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {

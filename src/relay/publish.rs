@@ -175,6 +175,10 @@ impl EventAnswer {
                 ("superseded", false, "replaced: have newer event".into())
             }
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::DeletesTooMuch) => {
+                let reason = "blocked: more is deleted by this author than a relay can remember";
+                ("blocked", false, reason.into())
+            }
             Some(Outcome::Vanished) => {
                 ("vanished", false, "blocked: its author or addressee has vanished".into())
             }

@@ -306,6 +306,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Duplicate => Fate::Duplicate,
         Outcome::Superseded => Fate::Refused(Refusal::Superseded),
         Outcome::Deleted => Fate::Refused(Refusal::Deleted),
+        Outcome::DeletesTooMuch => Fate::Refused(Refusal::OverLimits),
         Outcome::Vanished => Fate::Refused(Refusal::Vanished),
         Outcome::Expired => Fate::Refused(Refusal::Expired),
         Outcome::PassedOn => Fate::Refused(Refusal::Ephemeral),

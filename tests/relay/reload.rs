@@ -95,7 +95,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     let lists = [list(1.into()), list("192.0.2.1/32".into()), list(hex.clone().into())];
     let value = &config[section][key];
     let candidates: Vec<Value> = match value {
-        Value::Integer(number) => vec![Value::from(number + 1), Value::from(number - 1)],
+        Value::Integer(number) => [1, 2, number + 1, number - 1].map(Value::from).to_vec(),
         Value::Boolean(is) => vec![Value::from(!is)],
         Value::Array(_) => lists.to_vec(),
         _ => named.chain(texts).chain([Value::from("true")]).collect(),
