@@ -179,7 +179,7 @@ async fn every_key_that_a_reload_changes_is_in_force_for_the_relay_and_its_syncs
         if key.takes_effect == TakesEffect::Restart {
             assert!(reloaded.needs_restart.contains(&key.name), "{reloaded:?}");
         } else {
-            assert_eq!(reloaded.changed, [key.name.clone()]);
+            assert_eq!(reloaded.changed, std::slice::from_ref(&key.name));
             in_force = with_another_value(&in_force, &key.name, directory.path());
         }
         for read in [relay.relay.admission().config(), local.admission.config()] {
