@@ -161,6 +161,9 @@ pub struct Options {
     pub direction: Direction,
     /// Find out what differs and move nothing.
     pub dry_run: bool,
+    /// Compare id lists and believe no fingerprint (NIP-77): 64 bytes an id, each time all is looked
+    /// at.
+    pub exact: bool,
     /// Go on when all is synced: move events as they come, until stopped.
     pub live: bool,
     /// The connections in a row that may fail, or end without having moved anything, before the
@@ -178,6 +181,7 @@ impl Default for Options {
             filter: PeerFilter::default(),
             direction: Direction::Both,
             dry_run: false,
+            exact: false,
             live: false,
             attempts: Some(ATTEMPTS),
             stop: None,

@@ -33,6 +33,10 @@ pub(super) struct Arguments {
     /// has are read (up to 100,000) and not kept; for days none is.
     #[arg(long, value_name = "day|kind|author", default_value = "day", value_parser = by)]
     by: By,
+    /// Compare id lists in place of fingerprints, which an attacker can make collide: 64 bytes an
+    /// event.
+    #[arg(long)]
+    exact: bool,
     /// Print one JSON object, with every row.
     #[arg(long)]
     json: bool,
@@ -95,6 +99,7 @@ async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> an
     let options = DiffOptions {
         filter,
         by: arguments.by,
+        exact: arguments.exact,
         stop: Some(stopping),
         trace,
         ..DiffOptions::default()
