@@ -12,6 +12,7 @@ mod mixed;
 mod pings;
 mod relay;
 mod silent;
+mod small;
 #[path = "../support/mod.rs"]
 mod support;
 mod unfinished;
@@ -41,8 +42,17 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts =
-        ["half-open", "silent", "hostile", "writer", "fan-out", "unfinished", "pings", "mixed"];
+    let parts = [
+        "half-open",
+        "silent",
+        "hostile",
+        "writer",
+        "fan-out",
+        "unfinished",
+        "pings",
+        "small",
+        "mixed",
+    ];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -66,6 +76,10 @@ fn main() {
         }
         if all || is_asked("pings") {
             pings::run(extent).await;
+        }
+        // Under a limit that only `scripts/small-machine` makes.
+        if is_asked("small") {
+            small::run(extent).await;
         }
         // An hour long: only where it is asked for.
         if is_asked("mixed") {

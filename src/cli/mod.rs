@@ -33,11 +33,18 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
+use negsync::memory::Memory;
 use negsync::sync::{PeerFilter, PeerUrl};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
+
+/// The share of the memory that the events of a long batch take, one part in so many, and the most
+/// that makes a difference.
+const BATCH_PARTS: u64 = 32;
+const MOST_BATCH_BYTES: usize = 64 << 20;
 
 /// Keeps Nostr relays in sync: NIP-77 over SQLite.
 #[derive(Parser)]
@@ -117,6 +124,7 @@ impl StoreArguments {
         if let Some(store) = &self.store {
             config.store.path.clone_from(store);
         }
+        config.fit(memory());
         Ok(config)
     }
 }
@@ -156,6 +164,29 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }
+}
+
+/// The memory that there was at the start: a configuration that is read anew gets the same shares.
+fn memory() -> Memory {
+    static AT_START: OnceLock<Memory> = OnceLock::new();
+    *AT_START.get_or_init(Memory::read)
+}
+
+/// The memory that the events of a batch take where nobody waits for it, in bytes.
+fn batch_bytes() -> usize {
+    memory().share(BATCH_PARTS, MOST_BATCH_BYTES)
+}
+
+/// Logs what is provided for, and what takes which share of it.
+fn log_memory(config: &Config) {
+    tracing::info!(
+        provided_mb = memory().bytes() >> 20,
+        limit = memory().limit(),
+        store_cache_mb = config.store.cache_mb.get(),
+        index_memory_mb = config.index.memory_mb.get(),
+        negentropy_memory_mb = config.negentropy.memory_mb.get(),
+        "memory provided for"
+    );
 }
 
 /// Writes to standard output, whose reader may go when it has seen enough.

@@ -3,7 +3,7 @@
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
+use super::{StoreError, deletion, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -62,6 +62,7 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut written = Written::default();
         let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
+        deletion::remove_some(&transaction, usize::MAX, &mut Written::default())?;
         transaction.commit()?;
         expired += written.steps.len();
         if !there_is_more {

@@ -30,7 +30,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -113,11 +113,10 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 "),
-    // NIP-09: what a stored deletion request keeps out, by its row.
-    // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // NIP-09: what a stored deletion request keeps out, by its row; filled by the last step. Before, a
+    // version that was deleted by its id kept older ones out, too, and tombstones outlived
     // their requests. A request to vanish does not expire.
-    SqlAnd(
-        "
+    Sql("
 DROP TABLE tombstone;
 CREATE TABLE tombstone (
     id       BLOB NOT NULL,
@@ -135,9 +134,7 @@ CREATE TABLE address_tombstone (
     PRIMARY KEY (pubkey, kind, address, created_at, deletion)
 ) STRICT, WITHOUT ROWID;
 UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
-",
-        deletion::follow_all,
-    ),
+"),
     // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
     // for, so that its length says nothing about private events.
     Sql("
@@ -157,6 +154,25 @@ CREATE TABLE tag (
     Sql("
 CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
 "),
+    // NIP-09: what deletion requests name and is still to be removed, in this order; and how much each
+    // author's requests name. Then all stored requests
+    // are followed: those of older stores have no tombstones yet.
+    SqlAnd(
+        "
+CREATE TABLE removal (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE deleter (
+    pubkey BLOB NOT NULL PRIMARY KEY,
+    named  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO deleter SELECT pubkey, count(*) FROM
+    (SELECT pubkey FROM tombstone UNION ALL SELECT pubkey FROM address_tombstone)
+    GROUP BY pubkey;
+",
+        deletion::follow_all,
+    ),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.
