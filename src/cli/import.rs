@@ -1,19 +1,18 @@
 //! `negsync import`
 
-use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
+use super::bad_lines::BadLines;
+use super::chunks::{Chunk, Chunks};
+use super::import_input::{ImportInput, event_of};
 use super::{StoreArguments, progress_bar};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::ProgressBar;
 use negsync::index::Index;
 use negsync::store::{Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
-use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// How what gzip has packed begins.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
 /// How many chunks are being verified.
@@ -23,7 +22,8 @@ const COMMIT_EVENTS: usize = 50_000;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The file to read, one event a line; without it, or with `-`, standard input.
+    /// The file to read, without it, or with `-`, standard input: one event a line, alone or as
+    /// ["EVENT", event] or ["EVENT", id, event]; plain or packed by gzip or zstd.
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
@@ -41,7 +41,7 @@ struct Tally {
     deleted: u64,
     expired: u64,
     ephemeral: u64,
-    invalid: u64,
+    bad_lines: BadLines,
     failed: u64,
 }
 
@@ -56,11 +56,8 @@ struct Checked {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
-    let (mut input, length) = open_input(arguments)?;
+    let ImportInput { lines: mut input, length } = ImportInput::open(arguments.file.as_deref())?;
     let beginning = input.fill_buf().context("cannot read the input")?;
-    if beginning.starts_with(&GZIP) {
-        bail!("the input is compressed; unpack it first: gunzip -c FILE | negsync import");
-    }
     let is_array = beginning.starts_with(b"[");
     let options = StoreOptions::configured(&config);
     let index = Index::open(&config.store.path, options, 0)?;
@@ -68,31 +65,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
     index.store().close();
     progress.finish_and_clear();
+    if let Some(summary) = tally.bad_lines.summary() {
+        say(&summary);
+    }
     let _ = writeln!(std::io::stdout(), "{tally}");
-    let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
+    let invalid = tally.bad_lines.count();
+    let is_something_else = invalid > 0 && invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
     }
     let failed = tally.failed > 0 || is_something_else;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// The input and, of a file, its length in bytes.
-fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
-    match &arguments.file {
-        Some(path) if path.as_os_str() != "-" => {
-            let file =
-                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let metadata = file.metadata().ok();
-            if metadata.as_ref().is_some_and(Metadata::is_dir) {
-                bail!("cannot read {}: it is a directory", path.display());
-            }
-            let length = metadata.map(|metadata| metadata.len());
-            Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length))
-        }
-        _ => Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin())), None)),
-    }
 }
 
 /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
@@ -194,7 +178,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
 
 /// The event, or `None` when it is stored already.
 fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
-    let event = Event::parse(text).map_err(|error| error.to_string())?;
+    let event = Event::parse(event_of(text)).map_err(|error| error.to_string())?;
     if index.contains(&event.item()) {
         return Ok(None);
     }
@@ -207,15 +191,16 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
-        let refused = self.superseded + self.deleted + self.expired + self.ephemeral + self.invalid;
-        self.stored + self.duplicate + refused + self.failed
+        let refused = self.superseded + self.deleted + self.expired + self.ephemeral;
+        self.stored + self.duplicate + refused + self.bad_lines.count() + self.failed
     }
 
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
         for (line, reason) in &checked.bad_lines {
-            self.invalid += 1;
-            progress.suspend(|| say(&format!("line {line}: {reason}")));
+            if let Some(text) = self.bad_lines.add(*line, reason) {
+                progress.suspend(|| say(&text));
+            }
         }
     }
 
@@ -246,7 +231,7 @@ impl std::fmt::Display for Tally {
             (self.deleted, "deleted"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
-            (self.invalid, "invalid"),
+            (self.bad_lines.count(), "invalid"),
             (self.failed, "failed"),
         ];
         let refused = self.lines() - self.stored - self.duplicate;

@@ -2,6 +2,7 @@
 
 mod attach;
 mod backup;
+mod bad_lines;
 mod check;
 mod chunks;
 mod compact;
@@ -12,6 +13,7 @@ mod diff;
 mod explain;
 mod export;
 mod import;
+mod import_input;
 mod lines;
 mod man;
 mod neg_open;
