@@ -2,7 +2,7 @@
 //! behaves felt of it. The relay is a process of its own with the default configuration, but for
 //! what a part says.
 //!
-//! `cargo bench --bench siege -- half-open|silent|hostile|writer|mixed [--short] [--minutes N]`
+//! `cargo bench --bench siege -- half-open|silent|hostile|writer|small|mixed [--short] [--minutes N]`
 
 mod client;
 mod half_open;
@@ -10,6 +10,7 @@ mod hostile;
 mod mixed;
 mod relay;
 mod silent;
+mod small;
 #[path = "../support/mod.rs"]
 mod support;
 mod writer;
@@ -38,7 +39,7 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts = ["half-open", "silent", "hostile", "writer", "mixed"];
+    let parts = ["half-open", "silent", "hostile", "writer", "small", "mixed"];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -53,6 +54,10 @@ fn main() {
         }
         if all || is_asked("writer") {
             writer::run(extent).await;
+        }
+        // Under a limit that only `scripts/small-machine` makes.
+        if is_asked("small") {
+            small::run(extent).await;
         }
         // An hour long: only where it is asked for.
         if is_asked("mixed") {

@@ -1,13 +1,15 @@
 //! `negsync import`
 
 use super::bad_lines::BadLines;
-use super::chunks::{Chunk, Chunks};
+use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
+use super::hand_over::HandOver;
 use super::import_input::{ImportInput, event_of};
-use super::{StoreArguments, progress_bar};
+use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::Context;
 use indicatif::ProgressBar;
+use negsync::admission::{Admission, Source};
 use negsync::index::Index;
-use negsync::store::{Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -15,10 +17,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
-/// How many chunks are being verified.
+/// How many chunks are being verified at the most, and the share of the memory that they take, one part
+/// in so many; read, an event takes up to three times its JSON.
 const CHUNKS_IN_FLIGHT: usize = 16;
-/// How many events share a commit; twice as many are in memory.
-const COMMIT_EVENTS: usize = 50_000;
+const CHUNKS_PARTS: u64 = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -27,6 +29,10 @@ pub(super) struct Arguments {
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
+    /// Hand the events to the relay that runs at ws://HOST:PORT, over its socket, and not to a store:
+    /// those that it lacks are sent, by its own rules.
+    #[arg(long, value_name = "URL", conflicts_with = "store")]
+    into: Option<String>,
     /// Do not check ids and signatures: for events that were checked before.
     #[arg(long)]
     no_verify: bool,
@@ -39,6 +45,7 @@ struct Tally {
     duplicate: u64,
     superseded: u64,
     deleted: u64,
+    over_limits: u64,
     expired: u64,
     ephemeral: u64,
     bad_lines: BadLines,
@@ -55,27 +62,41 @@ struct Checked {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.store.config()?;
+    let mut config = arguments.store.config()?;
+    let hand_over = arguments.into.as_deref().map(HandOver::to).transpose()?;
+    if let Some(hand_over) = &hand_over {
+        hand_over.apply(&mut config);
+    }
     let ImportInput { lines: mut input, length } = ImportInput::open(arguments.file.as_deref())?;
     let beginning = input.fill_buf().context("cannot read the input")?;
     let is_array = beginning.starts_with(b"[");
-    let options = StoreOptions::configured(&config);
+    let batch_bytes = batch_bytes();
+    let batches = Batches::Long { bytes: batch_bytes };
+    let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
     let index = Index::open(&config.store.path, options, 0)?;
+    let admission = Admission::start(config)?;
     let progress = bar(length);
-    let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
-    index.store().close();
+    let mut commits = Commits::of(&index, batch_bytes);
+    let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
     progress.finish_and_clear();
     if let Some(summary) = tally.bad_lines.summary() {
         say(&summary);
     }
     let _ = writeln!(std::io::stdout(), "{tally}");
+    let is_handed_over = match hand_over {
+        Some(hand_over) => hand_over.send(index, &admission)?,
+        None => {
+            index.store().close();
+            true
+        }
+    };
     let invalid = tally.bad_lines.count();
     let is_something_else = invalid > 0 && invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
     }
-    let failed = tally.failed > 0 || is_something_else;
+    let failed = tally.failed > 0 || is_something_else || !is_handed_over;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -84,12 +105,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
-    index: &Index,
+    admission: &Admission,
+    commits: &mut Commits<'_>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
     let verifier = Verifier::start()?;
-    let (check, checked) = sync_channel(CHUNKS_IN_FLIGHT);
-    let mut commits = Commits { index, pending: Vec::new(), under_way: None };
+    let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
+    let most_in_flight = (share / CHUNK_BYTES).max(2);
+    let (check, checked) = sync_channel(most_in_flight);
     let mut tally = Tally::default();
     let mut in_flight = 0;
     let mut chunks = Chunks::new(input, LINE_BYTES);
@@ -97,14 +120,15 @@ fn import(
         let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
-            let (index, check) = (index.clone(), check.clone());
+            let (admission, index) = (admission.clone(), commits.index.clone());
+            let check = check.clone();
             // Fails only when the import has given up.
             let bytes = chunk.bytes as usize;
-            let job = move || drop(check.send(check_chunk(&chunk, trusted, &index)));
+            let job = move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
             verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
-        while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
+        while in_flight > 0 && (at_end || in_flight == most_in_flight) {
             let checked = checked.recv().context("a chunk was lost while it was verified")?;
             in_flight -= 1;
             progress.inc(checked.bytes);
@@ -122,19 +146,27 @@ fn import(
 struct Commits<'import> {
     index: &'import Index,
     pending: Vec<VerifiedEvent>,
+    pending_bytes: usize,
+    most_bytes: usize,
     under_way: Option<Receiver<Vec<Outcome>>>,
 }
 
-impl Commits<'_> {
+impl<'import> Commits<'import> {
+    fn of(index: &'import Index, most_bytes: usize) -> Self {
+        Self { index, pending: Vec::new(), pending_bytes: 0, most_bytes, under_way: None }
+    }
+
     fn add(&mut self, events: Vec<VerifiedEvent>, tally: &mut Tally) -> anyhow::Result<()> {
+        self.pending_bytes += events.iter().map(|event| event.memory_bytes()).sum::<usize>();
         self.pending.extend(events);
-        if self.pending.len() >= COMMIT_EVENTS { self.submit(tally) } else { Ok(()) }
+        if self.pending_bytes >= self.most_bytes { self.submit(tally) } else { Ok(()) }
     }
 
     fn submit(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
         self.settle(tally)?;
         let (reply, outcomes) = sync_channel(1);
         let events = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
         self.index.store().submit(
             &Origin::Local,
             events,
@@ -150,13 +182,13 @@ impl Commits<'_> {
         Ok(())
     }
 
-    fn finish(mut self, tally: &mut Tally) -> anyhow::Result<()> {
+    fn finish(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
         self.submit(tally)?;
         self.settle(tally)
     }
 }
 
-fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
+fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> Checked {
     let mut checked = Checked {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
@@ -164,7 +196,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
         bytes: chunk.bytes,
     };
     for (line, text) in &chunk.lines {
-        match read_event(text, trusted, index) {
+        match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
             Err(reason) => checked.bad_lines.push((*line, reason)),
@@ -177,8 +209,15 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
 }
 
 /// The event, or `None` when it is stored already.
-fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
-    let event = Event::parse(event_of(text)).map_err(|error| error.to_string())?;
+fn read_event(
+    text: &str,
+    trusted: bool,
+    admission: &Admission,
+    index: &Index,
+) -> Result<Option<VerifiedEvent>, String> {
+    let event = admission.read(event_of(text), &Source::Import).map_err(|refusal| {
+        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+    })?;
     if index.contains(&event.item()) {
         return Ok(None);
     }
@@ -191,8 +230,9 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
-        let refused = self.superseded + self.deleted + self.expired + self.ephemeral;
-        self.stored + self.duplicate + refused + self.bad_lines.count() + self.failed
+        let refused = self.superseded + self.deleted + self.over_limits + self.expired;
+        let refused = refused + self.ephemeral + self.bad_lines.count();
+        self.stored + self.duplicate + refused + self.failed
     }
 
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
@@ -211,6 +251,7 @@ impl Tally {
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
+                Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {
@@ -229,6 +270,7 @@ impl std::fmt::Display for Tally {
         let refusals = [
             (self.superseded, "superseded"),
             (self.deleted, "deleted"),
+            (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
             (self.bad_lines.count(), "invalid"),

@@ -1,15 +1,15 @@
 //! `negsync relay`
 
 use super::serving::{ListenArguments, Serves, Serving, Signals};
-use super::{StoreArguments, start_log};
+use super::{StoreArguments, log_memory, start_log};
 use anyhow::Context;
-use negsync::clients::Reloaded;
-use negsync::config::Config;
+use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -30,6 +30,7 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
+    log_memory(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -38,9 +39,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
-        let relay = Relay::start(config.clone()).await?;
-        let (address, peers) = (relay.address(), config.peers.len());
-        let serving = Serving::begin(relay, config, log)?;
+        let relay = Relay::start(config).await?;
+        let (address, peers) = (relay.address(), relay.admission().config().peers.len());
+        let serving = Serving::begin(relay, log)?;
         tracing::info!(%address, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{address}");
@@ -63,8 +64,12 @@ fn names_no_url(relay_url: &str, address: SocketAddr) -> bool {
 }
 
 impl Serves for Relay {
-    fn schedule(&mut self, config: &Config) -> anyhow::Result<Schedule> {
-        Ok(Schedule::start(self.index(), config, self.peers())?)
+    fn config(&self) -> Arc<Config> {
+        self.admission().config()
+    }
+
+    fn schedule(&mut self) -> anyhow::Result<Schedule> {
+        Ok(Schedule::start(self.index(), self.admission(), self.peers())?)
     }
 
     fn reload(&self, config: Config) -> Reloaded {

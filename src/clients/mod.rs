@@ -2,22 +2,19 @@
 //! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
 
 pub(crate) mod accept;
+pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod own_host;
-pub(crate) mod permission;
 mod read_trouble;
 pub(crate) mod refusals;
 pub(crate) mod running;
-pub(crate) mod settings;
 pub(crate) mod status;
 
-pub use settings::Reloaded;
-
-use crate::config::Config;
+use crate::config::{Config, ConfigHandle};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use hyper::{Request, StatusCode};
@@ -25,7 +22,6 @@ use limits::{Counts, Full, Place, client_address};
 use message::{ClientMessage, Refusal};
 use read_trouble::ReadTrouble;
 use running::Running;
-use settings::Settings;
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
@@ -35,7 +31,7 @@ const LONG_MESSAGE_BYTES: usize = 64 << 10;
 
 /// What all connections share.
 pub(crate) struct Service {
-    pub(crate) settings: Arc<Settings>,
+    config: ConfigHandle,
     pub(crate) sets: Sets,
     pub(crate) counts: Counts,
     pub(crate) metrics: Metrics,
@@ -46,10 +42,15 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(config: Config, sets: Sets, metrics: Metrics, running: Running) -> Self {
+    pub(crate) fn new(
+        config: ConfigHandle,
+        sets: Sets,
+        metrics: Metrics,
+        running: Running,
+    ) -> Self {
         Self {
-            counts: Counts::new(config.store.readers.size()),
-            settings: Arc::new(Settings::new(config)),
+            counts: Counts::new(config.load().store.readers.size()),
+            config,
             sets,
             metrics,
             peers: Peers::default(),
@@ -60,7 +61,7 @@ impl Service {
 
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
-        self.settings.get()
+        self.config.load()
     }
 
     /// Takes a place for the WebSocket that is asked for.
@@ -90,7 +91,8 @@ impl Service {
         })
     }
 
-    /// Reads a message, and takes what it costs from what its address may send.
+    /// Reads a message, and takes what it costs from what its address may send. What is refused to
+    /// nobody, or could not be read, waits until its address may send it.
     pub(crate) async fn read(
         &self,
         place: &Place,
@@ -98,6 +100,9 @@ impl Service {
     ) -> Result<ClientMessage, Refusal> {
         let config = self.config();
         let message = self.parse(place.address(), &config, text).await;
+        if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
+            place.pace(&config.rates).await;
+        }
         self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
         let message = message.and_then(|message| match place.admit(&message, &config.rates) {
             Ok(()) => Ok(message),
@@ -123,7 +128,7 @@ impl Service {
         let parse = move || message::parse(&text, &config.limits);
         self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
-            Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
+            Err(Refusal { answer, prefix: "error", ..Refusal::default() })
         })
     }
 }

@@ -161,6 +161,13 @@ impl Sets {
         Ok(Self { source, catalog, hidden, changes })
     }
 
+    /// The sets over a store that another process writes to. Each is scanned for and shows the
+    /// store as it is then; nothing tells of changes.
+    pub fn reading(reader: Reader) -> Self {
+        let (catalog, changes) = (Arc::new(Catalog::scanning()), Changes::new());
+        Self { source: Arc::new(reader), catalog, hidden: PrivateKinds::default(), changes }
+    }
+
     /// The store underneath, as far as sets need it.
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()

@@ -11,7 +11,7 @@ mod scrape;
 
 pub use counters::{Labelled, Share};
 pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
-pub use peers::{LastSync, PeerStatus, Peers, Tally, Watched};
+pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
 
@@ -77,6 +77,8 @@ pub struct StoreMetrics {
     pub commit_s: Histogram,
     /// Events that shared each commit.
     pub commit_events: Histogram,
+    /// Ids and addresses that deletion requests keep out.
+    pub tombstones: IntGauge,
 }
 
 impl Default for StoreMetrics {
@@ -92,6 +94,10 @@ impl Default for StoreMetrics {
                 "How many events shared a commit",
                 &COMMIT_EVENTS,
             ),
+            tombstones: made(IntGauge::new(
+                "negsync_store_tombstones",
+                "Ids and addresses that deletion requests keep out",
+            )),
         }
     }
 }
@@ -162,6 +168,7 @@ impl Metrics {
         for below in [&store.commit_s, &store.commit_events] {
             made(registry.register(Box::new(below.clone())));
         }
+        made(registry.register(Box::new(store.tombstones.clone())));
         let events = registry.clone();
         Self::of(registry, &events, index)
     }

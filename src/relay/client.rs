@@ -2,6 +2,7 @@
 
 use super::auth::Auth;
 use super::outbox::Outbox;
+use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
 use crate::clients::limits::{Place, Turns};
@@ -15,19 +16,15 @@ use tokio::task::JoinError;
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
-    pub(super) place: Place,
+    pub(super) place: Arc<Place>,
     pub(super) outbox: Outbox,
+    pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
     pub(super) events_in_flight: Arc<Semaphore>,
 }
 
 impl Client {
-    /// Ends what it does. Its place is left, for as long as its socket is open.
-    pub(super) fn into_place(self) -> Place {
-        self.place
-    }
-
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()

@@ -2,11 +2,12 @@
 
 use super::auth::{self, Auth};
 use super::client::Client;
+use super::message_gate::{GateError, Socket};
 use super::outbox::{Outgoing, outbox};
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
-use super::websocket::{self, Socket};
-use super::{Shared, count, message, permission, publish, req, stopped};
+use super::websocket;
+use super::{Shared, access, count, message, publish, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
@@ -15,6 +16,7 @@ use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -26,7 +28,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+pub(super) async fn serve(
+    relay: Arc<Shared>,
+    socket: Socket,
+    place: Arc<Place>,
+    host: Option<&str>,
+) {
     let mut stopping = relay.service.running.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
@@ -38,7 +45,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host
     }
 }
 
-async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.service.metrics.connections_total.inc();
     let mut open = Share::of(&relay.service.metrics.connections);
@@ -50,26 +57,44 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
     let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
     let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
+    let (publishing, in_flight) = publish::events_in_flight();
+    let mut in_flight = pin!(in_flight.run());
     let client = Client {
         relay,
         auth,
         place,
         outbox,
         subscriptions,
+        publishing,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
     };
     let left = tokio::select! {
-        left = read(&client, &mut stream) => left,
+        left = read(&client, &mut stream) => Some(left),
         // A client that cannot be sent to is not read either.
-        _ = &mut sender => return,
+        _ = &mut sender => None,
+        // Not before the client can publish no more.
+        () = &mut in_flight => return,
     };
-    let _place = client.into_place();
-    if let Ok(sink) = sender.await
-        && left == Left::Told
-        && let Ok(mut socket) = stream.reunite(sink)
-    {
-        linger(socket.get_mut()).await;
-    }
+    drop(client);
+    let ending = async {
+        let Some(left) = left else { return };
+        let sink = match left {
+            // What it holds is not kept for a client that takes nothing either.
+            Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
+                Ok(sink) => sink,
+                Err(_) => return sender.abort(),
+            },
+            Left::ByItself | Left::Told => sender.await,
+        };
+        if let Ok(sink) = sink
+            && left != Left::ByItself
+            && let Ok(mut socket) = stream.reunite(sink)
+        {
+            linger(socket.get_mut().stream_mut()).await;
+        }
+    };
+    // What it has sent is stored, also when it does not wait for the answers.
+    tokio::join!(in_flight, ending);
 }
 
 /// Who has ended a conversation.
@@ -79,6 +104,8 @@ enum Left {
     ByItself,
     /// We have told it to close, and it may answer.
     Told,
+    /// As before, as far as it takes anything: it keeps memory that others wait for.
+    Late,
 }
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
@@ -117,14 +144,26 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         match next {
             Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
             Some(Ok(Message::Binary(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
             }
-            Some(Ok(_)) => {}
+            Some(Ok(Message::Ping(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
+                // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
+                client.outbox.send(Outgoing::Flush).await;
+            }
+            Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
             Some(Err(error)) => return refuse(client, &error).await,
             None => return Left::ByItself,
         }
     }
+}
+
+/// Whether the sets are of the store that another start would find.
+fn is_in_place(client: &Client) -> Result<(), &'static str> {
+    let in_place = client.relay.index.store().check_in_place();
+    in_place.map_err(|_| "error: the store's file was moved, removed or replaced")
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
@@ -139,7 +178,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters)
+                .and_then(|()| is_in_place(client));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
@@ -150,6 +190,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             neg_sessions.refused(&refusal);
+            if let Some(id) = &refusal.subscription {
+                req::close(client, id);
+            }
             client.outbox.text(refusal.answer).await;
         }
     }
@@ -166,6 +209,11 @@ fn silence(config: &ConnectionsConfig) -> Duration {
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
 async fn refuse(client: &Client, error: &Error) -> Left {
+    if let Error::Io(error) = error
+        && let Some(error) = error.get_ref().and_then(|it| it.downcast_ref::<GateError>())
+    {
+        return refuse_late(client, *error).await;
+    }
     let Some(code) = websocket::close_code(error) else { return Left::ByItself };
     let text = match error {
         Error::Capacity(_) => {
@@ -179,6 +227,20 @@ async fn refuse(client: &Client, error: &Error) -> Left {
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;
     Left::Told
+}
+
+/// Ends the connection of a client whose message was not complete in time.
+async fn refuse_late(client: &Client, error: GateError) -> Left {
+    let code = match error {
+        GateError::Late(_) => CloseCode::Policy,
+        GateError::NoRoom => CloseCode::Again,
+    };
+    let said = async {
+        client.outbox.text(message::notice(&error.to_string())).await;
+        client.outbox.send(Outgoing::Close(code, "message timeout")).await;
+    };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, said).await;
+    Left::Late
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.

@@ -51,6 +51,9 @@ pub(super) async fn respond(
             let bytes = relay.index.store().file_bytes();
             relay.service.metrics(request, from, bytes).map(Body::Whole)
         }
+        (&Method::GET | &Method::HEAD, "/status") => {
+            relay.service.status(request, from).map(Body::Whole)
+        }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }
 }

@@ -23,7 +23,7 @@ pub(super) fn document(config: &Config) -> Value {
             "max_filters": limits.filters.get(),
             "max_limit": limits.events_per_filter.get(),
             "default_limit": limits.events_per_filter.get(),
-            "max_subid_length": limits.subscription_id_bytes.get(),
+            "max_subid_length": limits.subscription_id_chars.get(),
             "max_event_tags": limits.event_tags.get(),
             "max_content_length": limits.content_chars.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),

@@ -27,7 +27,7 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
         config.limits.subscriptions = Within::new(5);
         config.limits.filters = Within::new(2);
         config.limits.events_per_filter = Within::new(3);
-        config.limits.subscription_id_bytes = Within::new(11);
+        config.limits.subscription_id_chars = Within::new(11);
         config.limits.event_tags = Within::new(4);
         config.limits.created_at_ahead_s = Within::new(60);
         config.limits.created_at_behind_s = Within::new(7_000);
