@@ -82,7 +82,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     let [line] = &synced[..] else { panic!("not one line: {synced:?}") };
     let expected = json!({
         "direction": "both", "have": 0, "need": 5, "stored": 5, "uploaded": 0, "refused": 0,
-        "equal": true,
+        "verdict": "equal", "proof": "negentropy",
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&line[key], value, "{key} in {line}");
@@ -90,7 +90,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     for key in ["round_trips", "bytes_up", "bytes_down", "elapsed_s"] {
         assert!(line[key].as_f64().unwrap() > 0.0, "{key} in {line}");
     }
-    let sessions = with_message(&there, "a NEG session ended");
+    let sessions = with_message(&there, "NEG session ended");
     assert!(sessions.iter().any(|line| line["items"] == 5), "{sessions:?}");
     let refused = here.iter().find_map(|line| {
         let text = line["fields"]["message"].as_str()?;
