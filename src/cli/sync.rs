@@ -6,7 +6,8 @@ use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, start_log, unless_closed};
 use anyhow::{Context, bail};
-use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, sync};
+use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, Verdict, sync};
+use negsync::utc;
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
@@ -102,6 +103,7 @@ async fn sync_all(
     local: &Local,
     filter: PeerFilter,
 ) -> anyhow::Result<Vec<Report>> {
+    let full_interval_s = local.admission.config().sync.full_interval_s.get();
     let (stop, stopping) = watch::channel(false);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -112,6 +114,7 @@ async fn sync_all(
         exact: arguments.exact,
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
+        full_interval_s,
         stop: Some(stopping),
         trace: None,
     };
@@ -155,21 +158,24 @@ fn print(json: bool, reports: &[Report]) -> anyhow::Result<()> {
     }
     for report in reports {
         writeln!(out, "{}", sentence(report))?;
+        if let Some(hint) = report.hint {
+            writeln!(out, "Hint: {hint}")?;
+        }
     }
     Ok(())
 }
 
 pub(super) fn sentence(report: &Report) -> String {
     let seconds = report.elapsed_ms as f64 / 1_000.0;
-    let state = match (&report.error, report.equal, report.complete) {
-        (Some(error), _, false) => format!("not complete: {error}"),
-        (_, true, _) => "equal".to_owned(),
-        (_, false, true) => "complete".to_owned(),
-        (None, false, false) => "not complete".to_owned(),
+    let state = match (&report.error, report.verdict) {
+        (Some(error), Verdict::Incomplete) => format!("not complete: {error}"),
+        (_, Verdict::CaughtUp) => caught_up(report),
+        (_, verdict) => verdict.name().to_owned(),
     };
     let mut text = format!(
-        "{}: {state}; {} needed, {} stored; {} to send, {} taken; {} round trip{}, {seconds:.1} s",
+        "{}: {state}{}; {} needed, {} stored; {} to send, {} taken; {} round trip{}, {seconds:.1} s",
         report.url,
+        unseen(report.unreadable, &report.not_compared),
         report.need,
         report.stored,
         report.have,
@@ -187,6 +193,34 @@ pub(super) fn sentence(report: &Report) -> String {
                 counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
             text.push_str(&format!("; {what}: {}", counts.join(", ")));
         }
+    }
+    text
+}
+
+/// What a peer that is read was read of.
+fn caught_up(report: &Report) -> String {
+    let Some(since) = report.read_since else {
+        return "caught up; the sets changed while they were compared".to_owned();
+    };
+    let whole = match report.read_whole_at {
+        Some(second) if second > 0 => format!("read whole {}", utc::utc(second)),
+        _ => "never read whole".to_owned(),
+    };
+    format!("caught up since {} ({whole})", utc::utc(since))
+}
+
+/// What no comparison says anything about.
+pub(super) fn unseen(unreadable: u64, not_compared: &[u16]) -> String {
+    let mut text = String::new();
+    if unreadable > 0 {
+        text.push_str(&format!("; {unreadable} of the peer's events cannot be read"));
+    }
+    if !not_compared.is_empty() {
+        let kinds: Vec<String> = not_compared.iter().map(u16::to_string).collect();
+        text.push_str(&format!(
+            "; not compared: kinds {} (shown to their owners only)",
+            kinds.join(", ")
+        ));
     }
     text
 }

@@ -8,7 +8,6 @@ use std::path::PathBuf;
 
 section! {
     /// `[sync]`
-    #[derive(Default)]
     pub struct SyncConfig {
         /// The file with the secret key for NIP-42; empty for none.
         pub key_file: PathBuf => OnReload,
@@ -17,8 +16,22 @@ section! {
         pub ca_file: PathBuf => OnReload,
         /// Whether protected events (NIP-70) are moved.
         pub protected: bool => OnReload,
+        /// The seconds after which a peer without NIP-77 is read whole again, and not only what is new.
+        pub full_interval_s: Within<60, 31_536_000> => OnReload,
         /// The proxy through which peers are reached.
         pub proxy: Via => OnReload,
+    }
+}
+
+impl Default for SyncConfig {
+    fn default() -> Self {
+        Self {
+            key_file: PathBuf::new(),
+            ca_file: PathBuf::new(),
+            protected: false,
+            full_interval_s: Within::new(7 * 86_400),
+            proxy: Via::default(),
+        }
     }
 }
 

@@ -8,12 +8,14 @@ mod counters;
 mod look;
 mod peers;
 mod scrape;
+mod verdict;
 
 pub use counters::{Labelled, Share};
 pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
 pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
+pub use verdict::{Proof, Verdict};
 
 use counters::{counter, gauge, histogram, made, unregistered_histogram};
 use prometheus::Registry;

@@ -1,6 +1,6 @@
 //! How each peer of the schedule stands: written by the schedule, read by whoever shows it.
 
-use super::Look;
+use super::{Look, Proof, Verdict};
 use crate::config::Direction;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +56,7 @@ impl Tally {
 
 /// The last sync with a peer that came to its end. A live sync comes to one each time it has
 /// caught up.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct LastSync {
     /// When, in seconds since the Unix epoch.
     pub ended_at: u64,
@@ -64,10 +64,14 @@ pub struct LastSync {
     pub elapsed_s: f64,
     /// What it moved.
     pub tally: Tally,
-    /// Whether all that was to be moved has been moved or has a reason not to be.
-    pub complete: bool,
-    /// Whether both sides held the same events that match.
-    pub equal: bool,
+    /// How both sides compare.
+    pub verdict: Verdict,
+    /// What that rests on.
+    pub proof: Option<Proof>,
+    /// Kinds that the peer shows to their owners only.
+    pub not_compared: Vec<u16>,
+    /// Whether the peer was reached.
+    pub reached: bool,
 }
 
 /// How a peer stands. Times are in seconds since the Unix epoch.
@@ -85,7 +89,7 @@ pub struct PeerStatus {
     pub in_step: bool,
     /// When connecting was last begun.
     pub last_attempt: Option<u64>,
-    /// When all that was to be moved had last been moved, or had a reason not to be.
+    /// When both sides were last equal, or as near as a peer without NIP-77 can be known to be.
     pub last_converged: Option<u64>,
     /// Events that only we have, as far as the last look shows.
     pub have: u64,
@@ -117,8 +121,12 @@ pub enum PeerState {
     InStep,
     /// Both sides held the same events when the last sync ended.
     Equal,
-    /// They did not.
+    /// A peer without NIP-77 was read, and nothing more was to be moved.
+    CaughtUp,
+    /// Something differs, and has a reason.
     Differs,
+    /// Not everything was seen or moved.
+    Incomplete,
     /// What was tried last has failed.
     NotReached,
     /// No sync has come to its end yet.
@@ -131,7 +139,9 @@ impl PeerState {
         match self {
             Self::InStep => "in step",
             Self::Equal => "equal",
+            Self::CaughtUp => "caught up",
             Self::Differs => "differs",
+            Self::Incomplete => "incomplete",
             Self::NotReached => "not reached",
             Self::FirstSync => "first sync under way",
         }
@@ -144,16 +154,23 @@ impl PeerStatus {
         let failed = self.last_error_at.is_some_and(|at| self.failed_since_sync(at));
         match &self.last_sync {
             _ if self.in_step => PeerState::InStep,
+            Some(last) if last.verdict == Verdict::Incomplete && last.reached => {
+                PeerState::Incomplete
+            }
             _ if failed && !self.connected => PeerState::NotReached,
-            Some(last) if last.equal => PeerState::Equal,
-            Some(_) => PeerState::Differs,
+            Some(last) => match last.verdict {
+                Verdict::Equal => PeerState::Equal,
+                Verdict::CaughtUp => PeerState::CaughtUp,
+                Verdict::Differs => PeerState::Differs,
+                Verdict::Incomplete => PeerState::Incomplete,
+            },
             None => PeerState::FirstSync,
         }
     }
 
     /// Whether what failed at that second came after the last sync that was complete.
     pub fn failed_since_sync(&self, second: u64) -> bool {
-        let complete = self.last_sync.filter(|last| last.complete);
+        let complete = self.last_sync.as_ref().filter(|last| last.verdict != Verdict::Incomplete);
         complete.is_none_or(|last| second > last.ended_at)
     }
 

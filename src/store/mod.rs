@@ -30,7 +30,7 @@ mod signature;
 mod source;
 mod source_queue;
 mod submission;
-mod synced;
+mod sync_mark;
 mod tag_key;
 mod vanish;
 mod verifier;
@@ -54,7 +54,7 @@ pub use refused::Refused;
 pub use rules::Outcome;
 pub use source::{AtOneMoment, EventSource, Work};
 pub use source_queue::Origin;
-pub use synced::Synced;
+pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use tag_key::TagKey;
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
@@ -486,12 +486,30 @@ impl Store {
         self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
     }
 
-    /// Remembers how far a peer was seen to be equal, and returns once that is written.
+    /// Remembers how far a peer is known for a filter, given as text, and returns once that is
+    /// written. What `mark` leaves out stays as it was.
     ///
     /// # Errors
     /// When SQLite refuses or the writer has gone.
-    pub fn remember_synced(&self, synced: Synced) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, now| synced::remember(connection, &synced, now))
+    pub fn remember_mark(
+        &self,
+        peer: String,
+        filter: String,
+        mark: SyncMark,
+    ) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| {
+            sync_mark::remember(connection, &peer, &filter, &mark, now)
+        })
+    }
+
+    /// Remembers how a peer has to be asked, and returns once that is written.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| {
+            sync_mark::remember_traits(connection, &peer, &traits, now)
+        })
     }
 
     /// Whether something can be written now: writes the store's version anew, through the queue

@@ -9,7 +9,7 @@ use super::query::{self, Expired, Hit};
 use super::read_gate::{self, ReadGate};
 use super::viewer::View;
 use super::writer::unix_now;
-use super::{Deadline, StoreError, refused, rules, schema, synced};
+use super::{Deadline, PeerTraits, StoreError, SyncMark, refused, rules, schema, sync_mark};
 use crate::item::Item;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
@@ -228,13 +228,20 @@ impl Reader {
         self.read(|read| Ok(refused::find(read, peer, ids, now)?))
     }
 
-    /// The `created_at` up to which `peer` was last seen to be equal for a filter, given as the
-    /// text it was remembered under.
+    /// How far `peer` is known for a filter, given as the text it was remembered under.
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn synced_up_to(&self, peer: &str, filter: &str) -> Result<Option<u64>, StoreError> {
-        self.read(|read| Ok(synced::up_to(read, peer, filter)?))
+    pub fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
+        self.read(|read| Ok(sync_mark::mark(read, peer, filter)?))
+    }
+
+    /// How `peer` has to be asked.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
+        self.read(|read| Ok(sync_mark::traits(read, peer)?))
     }
 }
 

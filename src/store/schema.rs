@@ -30,7 +30,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 10] = [
+const MIGRATIONS: [Migration; 11] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -173,6 +173,29 @@ INSERT INTO deleter SELECT pubkey, count(*) FROM
 ",
         deletion::follow_all,
     ),
+    // What a sync remembers: how far a peer was equal or read, and how it has to be asked. Nulls
+    // are of what was not proven; `read_until` is 0 where NIP-77 is tried.
+    Sql("
+CREATE TABLE sync_mark (
+    peer        TEXT NOT NULL,
+    filter      TEXT NOT NULL,
+    equal_up_to INTEGER,
+    read_from   INTEGER,
+    read_to     INTEGER,
+    whole_at    INTEGER,
+    at          INTEGER NOT NULL,
+    PRIMARY KEY (peer, filter)
+) STRICT, WITHOUT ROWID;
+INSERT INTO sync_mark (peer, filter, equal_up_to, at) SELECT peer, filter, up_to, at FROM synced;
+DROP TABLE synced;
+CREATE TABLE sync_peer (
+    peer         TEXT NOT NULL PRIMARY KEY,
+    read_until   INTEGER NOT NULL,
+    why          TEXT NOT NULL,
+    largest_page INTEGER NOT NULL,
+    at           INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.

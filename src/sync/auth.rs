@@ -1,13 +1,8 @@
-//! Telling a peer who we are (NIP-42).
+//! The key that tells peers who we are (NIP-42).
 
 use super::SyncError;
-use super::message;
-use super::peer::{Peer, PeerError};
 use crate::config::SyncConfig;
-use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl};
-
-/// The most challenges of one connection that are answered.
-const MOST_CHALLENGES: u32 = 4;
+use nostr::Keys;
 
 /// The environment variable that holds a secret key.
 const KEY_VARIABLE: &str = "NEGSYNC_KEY";
@@ -27,76 +22,4 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
     // The reason must not repeat any of the key.
     let keys = Keys::parse(text.trim());
     keys.map(Some).map_err(|_| wrong("is neither 64 hex digits nor an nsec".to_owned()))
-}
-
-/// The state of authentication on one connection.
-pub(super) struct Auth {
-    keys: Option<Keys>,
-    relay: String,
-    challenges: u32,
-    state: State,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
-    /// The peer has not asked.
-    Unasked,
-    /// The answer is under way, with this id.
-    UnderWay([u8; 32]),
-    /// The peer knows us.
-    Known,
-    /// The peer does not take our word, or we have no key to give it.
-    Refused,
-}
-
-impl Auth {
-    pub(super) fn new(keys: Option<Keys>, relay: &str) -> Self {
-        Self { keys, relay: relay.to_owned(), challenges: 0, state: State::Unasked }
-    }
-
-    /// Whether what is refused for want of authentication may still be granted.
-    pub(super) fn may_help(&self) -> bool {
-        self.keys.is_some() && self.state != State::Refused
-    }
-
-    /// Whether the answer to a challenge is under way.
-    pub(super) fn is_under_way(&self) -> bool {
-        matches!(self.state, State::UnderWay(_))
-    }
-
-    /// Whether the peer has accepted who we are.
-    pub(super) fn is_known(&self) -> bool {
-        self.state == State::Known
-    }
-
-    /// Signs a challenge.
-    pub(super) fn challenged(&mut self, peer: &Peer, challenge: &str) -> Result<(), PeerError> {
-        self.challenges += 1;
-        let (Some(keys), Ok(relay)) = (&self.keys, RelayUrl::parse(&self.relay)) else {
-            return Ok(());
-        };
-        if self.challenges > MOST_CHALLENGES {
-            return Ok(());
-        }
-        match EventBuilder::auth(challenge, relay).sign_with_keys(keys) {
-            Ok(event) => {
-                self.state = State::UnderWay(event.id.to_bytes());
-                peer.send(message::auth(&event.as_json()))
-            }
-            Err(error) => {
-                tracing::warn!(%error, "a challenge could not be signed");
-                self.state = State::Refused;
-                Ok(())
-            }
-        }
-    }
-
-    /// Takes the OK of the answer; `false` when it is another's.
-    pub(super) fn answered(&mut self, id: &[u8; 32], accepted: bool) -> bool {
-        if self.state != State::UnderWay(*id) {
-            return false;
-        }
-        self.state = if accepted { State::Known } else { State::Refused };
-        true
-    }
 }

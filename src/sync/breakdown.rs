@@ -1,6 +1,6 @@
 //! DifferenceCount by what their events have in common: the day, the kind or the author.
 
-use super::arrival::{Seen, Settled};
+use super::machine::{Seen, Settled};
 use crate::reconcile::{Difference, DifferenceCount};
 use crate::store::{Event, EventSource, StoreError};
 use crate::utc;
@@ -65,7 +65,7 @@ impl By {
 
 /// How much differs, row by row.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Rows(pub(super) BTreeMap<Key, DifferenceCount>);
+pub struct Rows(pub(super) BTreeMap<Key, DifferenceCount>);
 
 impl Rows {
     fn add(&mut self, key: Key, have: u64, need: u64) {

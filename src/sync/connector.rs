@@ -3,7 +3,7 @@
 use super::SyncError;
 use super::dial::{DialError, Duplex, PeerUrl};
 use super::rate_limit::RateLimited;
-use super::trust::Trust;
+use super::tls::Trust;
 use crate::config::{PeerConfig, Proxy, ProxyProtocol, SyncConfig, Via};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -111,7 +111,7 @@ impl Connector {
         }
         let tls = tokio::time::timeout(timeout, self.trust.connect(url.host(), stream));
         let tls = tls.await.map_err(|_| DialError::new("no answer to TLS"))?;
-        Ok(Box::new(tls.map_err(DialError::new)?))
+        Ok(Box::new(tls?))
     }
 }
 

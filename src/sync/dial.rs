@@ -10,12 +10,22 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 
 /// Why a peer could not be reached.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot connect: {0}")]
-pub(super) struct DialError(String);
+#[error("cannot connect: {reason}")]
+pub(super) struct DialError {
+    reason: String,
+    /// Whether another attempt cannot do better; the hint may.
+    pub(super) is_final: bool,
+    pub(super) hint: Option<&'static str>,
+}
 
 impl DialError {
     pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self(reason.into())
+        Self { reason: reason.into(), is_final: false, hint: None }
+    }
+
+    /// One that stays as it is, however often it is tried.
+    pub(super) fn lasting(reason: impl Into<String>, hint: Option<&'static str>) -> Self {
+        Self { reason: reason.into(), is_final: true, hint }
     }
 }
 
@@ -115,7 +125,7 @@ impl PeerUrl {
             (ErrorKind::ConnectionRefused, _) => {
                 format!("nothing serves at {}; is the relay running?", self.authority())
             }
-            // Looking the name up is no call of the system, and has no number.
+            // DriftCheck the name up is no call of the system, and has no number.
             (_, None) => format!("{error}; is the name {} right?", self.host),
             _ => error.to_string(),
         }

@@ -2,8 +2,12 @@
 //! kind or author.
 
 use super::breakdown::{By, Key};
-use super::{Local, Method, Options, PeerFilter, Progress, SyncError, Trace, run};
+use super::reason::Reason;
+use super::{
+    Local, Method, Options, PeerFilter, Progress, Proof, SyncError, Trace, Unseen, Verdict, driver,
+};
 use serde::Serialize;
+use std::collections::BTreeMap;
 use tokio::sync::watch;
 
 /// What to compare.
@@ -51,7 +55,17 @@ pub struct Diff {
     /// for, or did not come.
     pub unseen: u64,
     /// How many of both an earlier sync gave up, by reason; a sync would not move them.
-    pub given_up: std::collections::BTreeMap<String, u64>,
+    pub given_up: BTreeMap<Reason, u64>,
+    /// How both sides compare.
+    pub verdict: Verdict,
+    /// What the verdict rests on.
+    pub proof: Option<Proof>,
+    /// What the peer did not show, though it may have it.
+    pub not_seen: Vec<Unseen>,
+    /// Kinds that the peer shows to their owners only: they were not compared.
+    pub not_compared: Vec<u16>,
+    /// Events of the peer's that cannot be read.
+    pub unreadable: u64,
     /// Whether both sides hold the same events that match; `false` where there is an `error`.
     pub equal: bool,
     /// Questions of the reconciliation that were answered.
@@ -64,6 +78,8 @@ pub struct Diff {
     pub elapsed_ms: u64,
     /// Why it could not be found out.
     pub error: Option<String>,
+    /// What may help.
+    pub hint: Option<&'static str>,
 }
 
 /// How much differs among the events that have `key` in common.
@@ -98,13 +114,14 @@ pub async fn diff(
         trace: options.trace.clone(),
         ..Options::default()
     };
-    let (report, breakdown) = run(local, url, &syncing, Some(options.by), progress).await?;
+    let (report, breakdown) = driver::run(local, url, &syncing, Some(options.by), progress).await?;
     let (rows, unseen) = breakdown.map_or_else(Default::default, |it| (it.rows.0, it.unseen));
     let rows: Vec<DiffRow> = rows
         .into_iter()
         .map(|(key, sides)| DiffRow { key, have: sides.have, need: sides.need })
         .collect();
-    let given_up = report.differs.into_iter().filter(|(reason, _)| reason != NOT_MOVED).collect();
+    let given_up = report.differs.into_iter().filter(|(reason, _)| *reason != Reason::NotMoved);
+    let given_up = given_up.collect();
     Ok(Diff {
         url: report.url,
         filter: report.filter,
@@ -115,14 +132,17 @@ pub async fn diff(
         rows,
         unseen,
         given_up,
+        verdict: report.verdict,
+        proof: report.proof,
+        not_seen: report.not_seen,
+        not_compared: report.not_compared,
+        unreadable: report.unreadable,
         equal: report.equal,
         round_trips: report.round_trips,
         bytes_up: report.bytes_up,
         bytes_down: report.bytes_down,
         elapsed_ms: report.elapsed_ms,
         error: report.error,
+        hint: report.hint,
     })
 }
-
-/// The reason of what a sync has not moved or would move.
-pub(super) const NOT_MOVED: &str = "not moved";

@@ -68,13 +68,59 @@ impl PeerFilter {
         narrow.parsed.limit = Some(limit);
         narrow
     }
+
+    /// The filter with these kinds only.
+    pub(super) fn with_kinds(&self, kinds: &[u16]) -> Self {
+        let mut narrow = self.clone();
+        narrow.json.insert("kinds".to_owned(), Value::from(kinds.to_vec()));
+        narrow.reread()
+    }
+
+    /// The filter with these authors only.
+    pub(super) fn with_authors(&self, authors: &[[u8; 32]]) -> Self {
+        let mut narrow = self.clone();
+        let hex: Vec<String> = authors.iter().map(|key| faster_hex::hex_string(key)).collect();
+        narrow.json.insert("authors".to_owned(), Value::from(hex));
+        narrow.reread()
+    }
+
+    /// How many values the longest list has; 0 without a list.
+    pub(super) fn longest_list(&self) -> usize {
+        self.json.values().filter_map(Value::as_array).map(Vec::len).max().unwrap_or(0)
+    }
+
+    /// The filter in parts whose union it is, none of which has a list of more than `most` values.
+    pub(super) fn split_values(&self, most: usize) -> Vec<Self> {
+        let most = most.max(1);
+        let long = self.json.iter().find_map(|(key, value)| {
+            let values = value.as_array().filter(|values| values.len() > most)?;
+            Some((key.clone(), values.clone()))
+        });
+        let Some((key, values)) = long else { return vec![self.clone()] };
+        let part = |values: &[Value]| {
+            let mut part = self.clone();
+            part.json.insert(key.clone(), Value::from(values.to_vec()));
+            part.reread().split_values(most)
+        };
+        values.chunks(most).flat_map(part).collect()
+    }
+
+    /// The filter as its JSON says, of which a list was cut.
+    fn reread(mut self) -> Self {
+        if let Ok(parsed) = Filter::from_json(&Value::Object(self.json.clone())) {
+            self.parsed = parsed;
+        }
+        self
+    }
 }
 
 /// A window of time, both ends included, in seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Window {
-    pub(super) since: Option<u64>,
-    pub(super) until: Option<u64>,
+pub struct Window {
+    /// The first second; none where there is no first.
+    pub since: Option<u64>,
+    /// The last second; none where there is no last.
+    pub until: Option<u64>,
 }
 
 /// No Nostr event is older: what claims to be gets a window of its own.

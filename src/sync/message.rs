@@ -1,8 +1,9 @@
 //! What a client says to a relay and hears from it (NIP-01, NIP-42, NIP-77).
 
 use super::filter::PeerFilter;
-use serde_json::json;
+use super::machine::{Hint, PageEvent};
 use serde_json::value::RawValue;
+use serde_json::{Value, json};
 
 /// The most characters that are kept of what a peer says to people.
 const WORDS_CHARS: usize = 200;
@@ -12,12 +13,14 @@ const WORDS_CHARS: usize = 200;
 pub(super) enum PeerMessage<'text> {
     /// An event, unread, for a subscription.
     Event { subscription: String, json: &'text str },
-    /// The end of a subscription's stored events.
-    Eose(String),
+    /// The end of a subscription's stored events; NIP-67 says whether there are more.
+    Eose { subscription: String, hint: Hint },
     /// A subscription that the peer has ended.
     Closed { subscription: String, text: String },
-    /// What became of an event that was sent.
-    Ok { id: [u8; 32], accepted: bool, text: String },
+    /// NIP-45: how many events match.
+    Count { subscription: String, count: u64 },
+    /// What became of an event that was sent; some refuse one without naming it.
+    Ok { id: Option<[u8; 32]>, accepted: bool, text: String },
     /// Something for people to read.
     Notice(String),
     /// NIP-42: a challenge to sign.
@@ -44,12 +47,17 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
             "EVENT" => {
                 PeerMessage::Event { subscription: string(1)?, json: elements.get(2)?.get() }
             }
-            "EOSE" => PeerMessage::Eose(string(1)?),
+            "EOSE" => PeerMessage::Eose { subscription: string(1)?, hint: hint(elements.get(2)) },
             "CLOSED" => PeerMessage::Closed { subscription: string(1)?, text: text_at(2) },
             "OK" => PeerMessage::Ok {
-                id: hex_32(&string(1)?)?,
+                id: named(&string(1)?)?,
                 accepted: serde_json::from_str(elements.get(2)?.get()).ok()?,
                 text: text_at(3),
+            },
+            "COUNT" => PeerMessage::Count {
+                subscription: string(1)?,
+                count: serde_json::from_str::<Value>(elements.get(2)?.get()).ok()?["count"]
+                    .as_u64()?,
             },
             "NOTICE" => PeerMessage::Notice(text_at(1)),
             "AUTH" => PeerMessage::Auth(string(1)?),
@@ -69,6 +77,47 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
     read().unwrap_or(PeerMessage::Unknown)
 }
 
+/// NIP-67: the hints beside EOSE, in a list or on their own.
+fn hint(element: Option<&&RawValue>) -> Hint {
+    let value = element.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    let says = |value: &Value, word: &str| {
+        value == word || value.as_array().is_some_and(|words| words.iter().any(|it| it == word))
+    };
+    match value {
+        Some(value) if says(&value, "more") => Hint::More,
+        Some(value) if says(&value, "finish") => Hint::Finish,
+        _ => Hint::None,
+    }
+}
+
+/// Where an event stands, as far as it can be read however wrong the rest of it is.
+pub(super) fn page_event(json: &str) -> Option<PageEvent> {
+    #[derive(serde::Deserialize)]
+    struct Head<'text> {
+        #[serde(borrow)]
+        id: std::borrow::Cow<'text, str>,
+        created_at: Value,
+        #[serde(default)]
+        kind: Value,
+        #[serde(default, borrow)]
+        pubkey: std::borrow::Cow<'text, str>,
+    }
+    let head: Head<'_> = serde_json::from_str(json).ok()?;
+    let second = match &head.created_at {
+        Value::Number(number) => number.as_u64().or_else(|| number.as_f64().map(|it| it as u64)),
+        Value::String(text) => text.parse().ok(),
+        _ => None,
+    };
+    let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
+    Some(PageEvent {
+        id: hex_32(&head.id)?,
+        created_at: second?,
+        kind: kind.unwrap_or_default(),
+        pubkey: hex_32(&head.pubkey).unwrap_or_default(),
+        is_ours: false,
+    })
+}
+
 /// A peer's words as they go into logs, reports and onto terminals: not more than anyone reads, and
 /// nothing that begins a line or moves a cursor.
 pub(super) fn one_line(text: &str) -> String {
@@ -85,6 +134,11 @@ pub(super) fn req(subscription: &str, filter: &PeerFilter) -> String {
 pub(super) fn req_ids(subscription: &str, ids: &[[u8; 32]]) -> String {
     let ids: Vec<String> = ids.iter().map(|id| hex(id)).collect();
     json!(["REQ", subscription, { "ids": ids }]).to_string()
+}
+
+/// NIP-45, COUNT.
+pub(super) fn count(subscription: &str, filter: &PeerFilter) -> String {
+    json!(["COUNT", subscription, filter.json()]).to_string()
 }
 
 /// NIP-01, CLOSE.
@@ -120,6 +174,11 @@ pub(super) fn neg_close(id: &str) -> String {
 /// Lower-case hex.
 pub(super) fn hex(bytes: &[u8]) -> String {
     faster_hex::hex_string(bytes)
+}
+
+/// The id of an OK; none where it is empty.
+fn named(text: &str) -> Option<Option<[u8; 32]>> {
+    if text.is_empty() { Some(None) } else { hex_32(text).map(Some) }
 }
 
 fn hex_32(text: &str) -> Option<[u8; 32]> {

@@ -1,42 +1,45 @@
 //! Asking: brings this store and a peer to the same events. One connection reconciles (NIP-77)
 //! and moves events at the same time; what is lost with a connection is found again by the next.
 //!
-//! The parts: `dial`, `connector`, `trust` and `peer` reach the peer, `information` learns its limits, `session`
-//! is one connection's work, `download` and `upload` are its two windows of events under way,
-//! `arrival` is what an event from a peer has to pass, `pass` keeps the accounts that prove
-//! the result. `diff` moves nothing and tells what differs, sorted by `breakdown`.
+//! The parts: `machine` decides, without any I/O, what is said and done; `driver` gives it a socket,
+//! threads and the clock. `dial`, `connector`, `tls` and `peer` reach the peer, no faster than `rate_limit` says, `nip11` learns its limits, `ingest`
+//! is what an event from a peer has to pass, `report` and `reason` say how it ended. `diff` moves
+//! nothing and tells what differs, sorted by `breakdown`; `schedule` keeps a relay's peers in sync.
 
-mod arrival;
 mod auth;
 mod backoff;
 mod breakdown;
 mod connector;
 mod dial;
 mod diff;
-mod download;
+mod drift_check;
+mod driver;
 mod filter;
-mod handover;
-mod information;
-mod look;
+mod ingest;
+pub mod machine;
 mod message;
-mod pass;
+mod nip11;
 mod peer;
 mod rate_limit;
+mod reason;
+mod relay_sink;
 mod report;
 mod schedule;
-mod session;
 mod status;
+mod tls;
 mod trace;
-mod trust;
-mod upload;
 
-pub use breakdown::{By, Key};
+pub use breakdown::{By, Key, Rows};
 pub use connector::Connector;
 pub use dial::{PeerUrl, UrlError};
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
-pub use filter::PeerFilter;
-pub use report::{Counts, Method, Progress, Report};
+pub use filter::{PeerFilter, Window};
+pub use machine::Unseen;
+pub use nip11::Information;
+pub use reason::{Prefix, Reason};
+pub use report::{Counts, Method, Progress, Proof, Report, Verdict};
 pub use schedule::Schedule;
+pub use tls::Trust;
 pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
@@ -45,13 +48,9 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::index::{Index, Sets};
 use crate::store::{FilterError, Store, StoreError, Verifier};
-use backoff::Backoff;
-use breakdown::Breakdown;
-use handover::Handover;
 use nostr::Keys;
-use session::{End, Memory, Session};
+use relay_sink::RelaySink;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Our side of every sync. Clones share it.
@@ -70,7 +69,7 @@ pub struct Local {
     /// How peers are reached.
     pub connector: Connector,
     // Where events from peers are kept, unless in `store`.
-    relay: Option<Handover>,
+    relay: Option<RelaySink>,
 }
 
 impl Local {
@@ -138,7 +137,7 @@ impl Local {
         let keys = auth::configured_keys(&config.sync)?;
         let connector = Connector::configured(&config.sync)?;
         let (url, direct) = (&config.attach.url, connector.direct());
-        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), direct)?);
+        let relay = Some(RelaySink::start(url, sets.clone(), keys.clone(), direct)?);
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
         Ok(Self { sets, store: notes, verifier, admission, keys, connector, relay })
     }
@@ -151,6 +150,9 @@ impl Local {
 
 /// After so many attempts in a row that moved nothing a peer is left.
 const ATTEMPTS: u32 = 5;
+
+/// The default of [`Options::full_interval_s`]: a week.
+const FULL_INTERVAL_S: u64 = 7 * 86_400;
 
 /// How to sync.
 #[derive(Debug, Clone)]
@@ -169,6 +171,8 @@ pub struct Options {
     /// The connections in a row that may fail, or end without having moved anything, before the
     /// sync gives up; `None` for any number.
     pub attempts: Option<u32>,
+    /// After how many seconds a peer without NIP-77 is read whole again, and not only what is new.
+    pub full_interval_s: u64,
     /// Ends the sync when it becomes `true`.
     pub stop: Option<watch::Receiver<bool>>,
     /// Hears what is said.
@@ -184,6 +188,7 @@ impl Default for Options {
             exact: false,
             live: false,
             attempts: Some(ATTEMPTS),
+            full_interval_s: FULL_INTERVAL_S,
             stop: None,
             trace: None,
         }
@@ -242,66 +247,5 @@ pub async fn sync(
     options: &Options,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Report, SyncError> {
-    Ok(run(local, url, options, None, progress).await?.0)
-}
-
-/// Syncs, and tells what differed in the last pass where that is to be told `by` something.
-async fn run(
-    local: &Local,
-    url: &str,
-    options: &Options,
-    by: Option<By>,
-    mut progress: impl FnMut(Progress) + Send,
-) -> Result<(Report, Option<Breakdown>), SyncError> {
-    let url = PeerUrl::parse(url)?;
-    local.connector.check(&url)?;
-    let began = Instant::now();
-    let mut memory = Memory::new(&url, options, by);
-    let mut backoff = Backoff::default();
-    loop {
-        let end = Session::run(local, &url, options, &mut memory, &mut progress).await;
-        // What only looks begins anew on every connection: it is no nearer to its end.
-        if memory.take_advanced() && !options.dry_run {
-            backoff.reset();
-        }
-        let reason = match end {
-            End::Finished => break,
-            End::Failed(error) => return Err(SyncError::Store(error)),
-            End::Lost(reason) => reason.to_string(),
-        };
-        let pause = backoff.next();
-        let failures = backoff.failures();
-        if options.attempts.is_some_and(|most| failures >= most) {
-            memory.report.complete = false;
-            memory.report.equal = false;
-            memory.report.error = Some(match failures {
-                1 => reason,
-                _ => format!("after {failures} attempts in a row that moved nothing: {reason}"),
-            });
-            break;
-        }
-        progress(Progress::Waiting { reason, pause });
-        if !sleep(pause, options).await {
-            memory.report.error = Some(report::STOPPED.to_owned());
-            break;
-        }
-        memory.report.reconnects += 1;
-    }
-    let mut report = memory.report;
-    report.elapsed_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-    Ok((report, memory.breakdown))
-}
-
-/// Returns whether the sync goes on.
-async fn sleep(pause: Duration, options: &Options) -> bool {
-    match options.stop.clone() {
-        None => {
-            tokio::time::sleep(pause).await;
-            true
-        }
-        Some(mut stop) => tokio::select! {
-            () = tokio::time::sleep(pause) => true,
-            stopped = stop.wait_for(|stop| *stop) => stopped.is_err(),
-        },
-    }
+    Ok(driver::run(local, url, options, None, progress).await?.0)
 }

@@ -2,12 +2,12 @@
 
 use super::connector::Connector;
 use super::dial::{DialError, Duplex, PeerUrl};
-use super::information::Information;
+use super::machine::Loss;
 use super::message::one_line;
+use super::nip11::Information;
 use super::trace::{Speaker, Trace};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -19,10 +19,14 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 /// The longest message that is read. An event over the store's limit is read up to this size, so
 /// that it can be refused by its id.
 const MESSAGE_BYTES: usize = 16 << 20;
+/// What is kept of what the peer does not take, pongs included: above the longest message sent.
+const MOST_UNSENT_BYTES: usize = MESSAGE_BYTES + (1 << 20);
 /// The most messages that wait to be sent. The windows of download and upload keep it far below.
 const QUEUE_MESSAGES: usize = 4_096;
 /// How long the peer may take nothing of what it is sent.
 const SEND_TIMEOUT: Duration = Duration::from_secs(60);
+/// HTTP statuses of 4xx that pass: Request Timeout, Too Early, Too Many Requests.
+const PASSING: [u16; 3] = [408, 425, 429];
 /// How long the last messages and the close frame may take.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -37,12 +41,23 @@ pub(super) enum PeerError {
     Lost { reason: String },
     #[error("the peer sent a message of more than {MESSAGE_BYTES} bytes")]
     TooLong,
-    #[error("{reason}")]
-    Refused { reason: String },
-    #[error("the peer was silent for {} s", waited.as_secs())]
-    Silent { waited: Duration },
-    #[error("{error}; of {events} events that it lists and was asked for none has come")]
-    NothingCame { error: Box<PeerError>, events: usize },
+}
+
+impl From<PeerError> for Loss {
+    fn from(error: PeerError) -> Self {
+        match &error {
+            PeerError::Connect(dial) if dial.is_final => Self::Final(error.to_string(), dial.hint),
+            PeerError::TooLong => Self::TooLong(error.to_string()),
+            _ => Self::Gone(error.to_string()),
+        }
+    }
+}
+
+/// What comes over a connection.
+pub(super) enum Frame {
+    Text(Utf8Bytes),
+    /// A ping, a pong or something else that is no message: it shows that the peer is there.
+    Control,
 }
 
 /// A connection.
@@ -51,8 +66,6 @@ pub(super) struct Peer {
     outbox: mpsc::Sender<Message>,
     sending: JoinHandle<()>,
     pub(super) information: Information,
-    bytes_up: AtomicU64,
-    bytes_down: u64,
     trace: Option<Trace>,
 }
 
@@ -77,34 +90,27 @@ impl Peer {
         let (sink, stream) = socket?.split();
         let (outbox, queue) = mpsc::channel(QUEUE_MESSAGES);
         let sending = tokio::spawn(send_all(sink, queue));
-        let bytes_up = AtomicU64::new(0);
-        Ok(Self { stream, outbox, sending, information, bytes_up, bytes_down: 0, trace })
+        Ok(Self { stream, outbox, sending, information, trace })
     }
 
-    /// The peer's next message. Dropping the future loses nothing.
-    pub(super) async fn next(&mut self) -> Result<Utf8Bytes, PeerError> {
-        loop {
-            match self.stream.next().await {
-                Some(Ok(Message::Text(text))) => {
-                    self.bytes_down += text.len() as u64;
-                    self.hear(Speaker::Peer, &text);
-                    return Ok(text);
-                }
-                // A pong, say, which shows that the peer is there.
-                Some(Ok(Message::Close(frame))) => {
-                    let reason = frame.map_or_else(
-                        || "the peer closed it".to_owned(),
-                        |frame| format!("the peer closed it: {} {}", frame.code, frame.reason),
-                    );
-                    let reason = one_line(reason.trim_end());
-                    return Err(PeerError::Lost { reason });
-                }
-                Some(Ok(Message::Pong(_))) => return Ok(Utf8Bytes::default()),
-                Some(Ok(_)) => {}
-                Some(Err(Error::Capacity(_))) => return Err(PeerError::TooLong),
-                Some(Err(error)) => return Err(PeerError::Lost { reason: error.to_string() }),
-                None => return Err(PeerError::Lost { reason: "the peer closed it".into() }),
+    /// What comes next. Dropping the future loses nothing.
+    pub(super) async fn next(&mut self) -> Result<Frame, PeerError> {
+        match self.stream.next().await {
+            Some(Ok(Message::Text(text))) => {
+                self.hear(Speaker::Peer, &text);
+                Ok(Frame::Text(text))
             }
+            Some(Ok(Message::Close(frame))) => {
+                let reason = frame.map_or_else(
+                    || "the peer closed it".to_owned(),
+                    |frame| format!("the peer closed it: {} {}", frame.code, frame.reason),
+                );
+                Err(PeerError::Lost { reason: one_line(reason.trim_end()) })
+            }
+            Some(Ok(_)) => Ok(Frame::Control),
+            Some(Err(Error::Capacity(_))) => Err(PeerError::TooLong),
+            Some(Err(error)) => Err(PeerError::Lost { reason: error.to_string() }),
+            None => Err(PeerError::Lost { reason: "the peer closed it".into() }),
         }
     }
 
@@ -126,15 +132,9 @@ impl Peer {
     }
 
     fn queue(&self, message: Message) -> Result<(), PeerError> {
-        self.bytes_up.fetch_add(message.len() as u64, Ordering::Relaxed);
         self.outbox
             .try_send(message)
             .map_err(|_| PeerError::Lost { reason: "the peer takes nothing".into() })
-    }
-
-    /// Bytes of messages sent, what waits to be sent included, and received.
-    pub(super) fn bytes(&self) -> (u64, u64) {
-        (self.bytes_up.load(Ordering::Relaxed), self.bytes_down)
     }
 
     /// Sends what is queued, then closes.
@@ -148,26 +148,43 @@ async fn open(url: &PeerUrl, connector: &Connector) -> Result<Socket, DialError>
     let stream = connector.dial(url).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
+        .max_write_buffer_size(MOST_UNSENT_BYTES)
         .max_frame_size(Some(MESSAGE_BYTES));
     let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
     let (socket, _) = tokio::time::timeout(connector.step_timeout(), handshake)
         .await
         .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
-        .map_err(|error| DialError::new(refused(&error)))?;
+        .map_err(|error| refused(&error))?;
     Ok(socket)
 }
 
-/// Why there is no WebSocket. An HTTP answer alone says little.
-fn refused(error: &Error) -> String {
-    let Error::Http(response) = error else { return error.to_string() };
+/// Why there is no WebSocket. What is busy or broken now may do better later; another answer stays.
+fn refused(error: &Error) -> DialError {
+    let Error::Http(response) = error else { return DialError::new(error.to_string()) };
     let status = response.status();
     let place = response.headers().get(LOCATION).and_then(|place| place.to_str().ok());
     match place {
-        Some(place) if status.is_redirection() => {
-            format!("HTTP {status}, which leads to {place}; name that if it is a relay")
+        Some(place) if status.is_redirection() => DialError::lasting(
+            format!(
+                "HTTP {status}, which leads to {}; name that if it is a relay",
+                one_line(place)
+            ),
+            None,
+        ),
+        _ if status.is_server_error() || PASSING.contains(&status.as_u16()) => {
+            DialError::new(format!("HTTP {status}"))
         }
-        _ if status.is_server_error() || status.is_client_error() => format!("HTTP {status}"),
-        _ => format!("HTTP {status} and no WebSocket; is there a relay at this URL?"),
+        _ if status.is_client_error() => {
+            let hint = match status.as_u16() {
+                401 | 403 => "the server lets in only some; ask its operator",
+                _ => "check the URL, its path included",
+            };
+            DialError::lasting(format!("HTTP {status}"), Some(hint))
+        }
+        _ => DialError::lasting(
+            format!("HTTP {status} and no WebSocket; is there a relay at this URL?"),
+            None,
+        ),
     }
 }
 

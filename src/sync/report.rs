@@ -1,7 +1,10 @@
-//! What a sync did, while it runs and at its end.
+//! What a sync did and what it proved, while it runs and at its end.
 
+use super::machine::Unseen;
+use super::reason::Reason;
 use super::{Direction, PeerFilter};
 use crate::metrics::Tally;
+pub use crate::metrics::{Proof, Verdict};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -31,13 +34,28 @@ pub struct Report {
     pub direction: Direction,
     /// How the peer's events were found out.
     pub method: Method,
-    /// Questions of the reconciliation that were answered.
+    /// How both sides compare.
+    pub verdict: Verdict,
+    /// What the verdict rests on; nothing where it is `incomplete`.
+    pub proof: Option<Proof>,
+    /// Where the proof is `read_since`: the second from which on the peer was read, and when it
+    /// was last read whole, in seconds since the Unix epoch.
+    pub read_since: Option<u64>,
+    /// See `read_since`.
+    pub read_whole_at: Option<u64>,
+    /// What the peer did not show, though it may have it.
+    pub not_seen: Vec<Unseen>,
+    /// Kinds that the peer shows to their owners only: they were not compared.
+    pub not_compared: Vec<u16>,
+    /// Events of the peer's that cannot be read.
+    pub unreadable: u64,
+    /// Questions of the reconciliation that were answered, or pages that were read.
     pub round_trips: u64,
     /// Bytes of messages sent.
     pub bytes_up: u64,
     /// Bytes of messages received.
     pub bytes_down: u64,
-    /// How often all was reconciled; the last time proves the result.
+    /// How often everything was looked at; the last time proves the result.
     pub passes: u32,
     /// Connections that were lost and made again.
     pub reconnects: u32,
@@ -56,25 +74,35 @@ pub struct Report {
     /// Events that either side turned out to have already.
     pub duplicates: u64,
     /// Events from the peer that were not kept, by reason.
-    pub refused: BTreeMap<String, u64>,
-    /// Events that the peer did not take, by the prefix of its answer.
-    pub refused_by_peer: BTreeMap<String, u64>,
+    pub refused: BTreeMap<Reason, u64>,
+    /// Events that the peer did not take or keep, by reason.
+    pub refused_by_peer: BTreeMap<Reason, u64>,
     /// What still differs, by reason.
-    pub differs: BTreeMap<String, u64>,
-    /// Whether both sides hold the same events that match.
+    pub differs: BTreeMap<Reason, u64>,
+    /// Whether both sides hold the same events that match: the verdict is `equal`.
     pub equal: bool,
-    /// Whether all that was to be moved has been moved or has a reason not to be.
+    /// Whether all that was to be moved has been moved or has a reason not to be: the verdict is
+    /// not `incomplete`.
     pub complete: bool,
     /// Milliseconds from the beginning to the end.
     pub elapsed_ms: u64,
     /// Why the sync is not complete.
     pub error: Option<String>,
+    /// What may help.
+    pub hint: Option<&'static str>,
 }
 
 impl Report {
     pub(super) fn new(url: &str, filter: &PeerFilter, direction: Direction) -> Self {
         let (url, filter) = (url.to_owned(), filter.json().clone());
         Self { url, filter, direction, ..Self::default() }
+    }
+
+    pub(super) fn judge(&mut self, verdict: Verdict, proof: Option<Proof>) {
+        self.verdict = verdict;
+        self.proof = proof.filter(|_| verdict != Verdict::Incomplete);
+        self.equal = verdict == Verdict::Equal;
+        self.complete = verdict != Verdict::Incomplete;
     }
 
     /// What was moved and what that took.
@@ -105,8 +133,8 @@ pub enum Progress {
     Connected,
     /// Something that the operator may want to know, in words.
     Note(String),
-    /// A reconciliation begins; from the second on to prove the first.
-    Pass(u32),
+    /// Everything is looked at; from the second round on to prove the first.
+    Round(u32),
     /// How far everything is.
     Moved(Counts),
     /// Everything that was there is synced; from here on events move as they come.

@@ -4,7 +4,7 @@
 use super::auth::configured_keys;
 use super::backoff::Backoff;
 use super::connector::Connector;
-use super::look::Looking;
+use super::drift_check::DriftCheck;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
 use crate::admission::Admission;
@@ -62,7 +62,7 @@ impl Schedule {
             let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
             let watched = peers.add(&peer.url, peer.direction, peer.live);
             if config.page.enabled {
-                let looking = Looking {
+                let looking = DriftCheck {
                     local: local.clone(),
                     url: peer.url.clone(),
                     filter: options.filter.clone(),
@@ -113,7 +113,9 @@ fn prepare(
         connector.for_peer(peer).check(&PeerUrl::parse(&peer.url)?)?;
         // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
         for filter in peer.filter.texts() {
-            prepared.push((peer.clone(), options(peer, &filter, stopping.clone())?));
+            let mut options = options(peer, &filter, stopping.clone())?;
+            options.full_interval_s = config.sync.full_interval_s.get();
+            prepared.push((peer.clone(), options));
         }
     }
     Ok(prepared)

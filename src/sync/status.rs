@@ -1,9 +1,10 @@
 //! What is known of a peer from what its sync tells: kept for whoever shows it, and logged, one
 //! line a sync.
 
-use super::{Progress, Report};
+use super::{Progress, Proof, Reason, Report, Verdict};
 use crate::metrics::{LastSync, PeerStatus, Tally, Watched};
 use crate::store::unix_now;
+use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// Follows the syncs with one peer.
@@ -48,7 +49,7 @@ impl Status {
         let (peer, now) = (self.url.as_str(), unix_now());
         match progress {
             Progress::Connected => self.watched.update(|status| status.connected = true),
-            Progress::Pass(_) => {
+            Progress::Round(_) => {
                 self.began.get_or_insert_with(Instant::now);
                 self.watched.update(|status| leave_step(status, now));
             }
@@ -120,16 +121,26 @@ impl Status {
         log(report, &tally, elapsed_s);
         let now = unix_now();
         let totals = self.before.plus(self.caught_up);
-        let (complete, equal) = (report.complete, report.equal);
+        let (verdict, proof) = (report.verdict, report.proof);
+        let not_compared = report.not_compared.clone();
         self.left = (report.have_left, report.need_left);
         self.watched.update(|status| {
             status.syncs += 1;
             status.totals = totals;
-            status.last_sync = Some(LastSync { ended_at: now, elapsed_s, tally, complete, equal });
+            status.last_sync = Some(LastSync {
+                ended_at: now,
+                elapsed_s,
+                tally,
+                verdict,
+                proof,
+                not_compared,
+                reached: report.passes > 0,
+            });
             if report.passes > 0 && report.error.is_none() {
                 status.differs(report.have_left, report.need_left, now);
             }
-            if complete {
+            // Converged means equal, or as near as a peer without NIP-77 can be known to be.
+            if matches!(verdict, Verdict::Equal | Verdict::CaughtUp) {
                 status.last_converged = Some(now);
                 status.in_step = live;
             }
@@ -160,11 +171,26 @@ fn log(report: &Report, tally: &Tally, elapsed_s: f64) {
                 bytes_up = tally.bytes_up,
                 bytes_down = tally.bytes_down,
                 elapsed_s,
-                equal = report.equal,
+                verdict = report.verdict.name(),
+                proof = report.proof.map(Proof::name),
+                differs = reasons(&report.differs),
+                not_compared = kinds(&report.not_compared),
                 error = report.error,
                 $text
             )
         };
     }
     if report.complete { line!(info, "synced") } else { line!(warn, "not synced") }
+}
+
+/// Reasons with their counts, for a field of the log.
+fn reasons(counts: &BTreeMap<Reason, u64>) -> Option<String> {
+    let counts: Vec<String> =
+        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    (!counts.is_empty()).then(|| counts.join(", "))
+}
+
+fn kinds(kinds: &[u16]) -> Option<String> {
+    let kinds: Vec<String> = kinds.iter().map(u16::to_string).collect();
+    (!kinds.is_empty()).then(|| kinds.join(", "))
 }

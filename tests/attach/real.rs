@@ -411,7 +411,11 @@ async fn what_the_relay_does_not_take_is_not_asked_for_again() {
         let first = sync(&local, &peer.url(), &options(), |_| {}).await.unwrap();
         assert!(visible(&relay.database()).contains(id_of(&note)), "{kind:?}: {first:?}");
         if kind == RelayKind::NostrRsRelay {
-            assert_eq!(first.refused.get("superseded"), Some(&1), "{first:?}");
+            assert_eq!(
+                first.refused.get(&negsync::sync::Reason::Superseded),
+                Some(&1),
+                "{first:?}"
+            );
             let second = sync(&local, &peer.url(), &options(), |_| {}).await.unwrap();
             assert_eq!((second.stored, second.need), (0, 0), "{second:?}");
         }

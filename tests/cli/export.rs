@@ -160,6 +160,12 @@ fn an_expired_event_takes_no_place_in_the_limit_of_an_export() {
 /// The tables of version 5, which knew no request by its tombstone; a version that was deleted by its
 /// id kept out all older ones.
 const VERSION_5: &str = "
+    DROP TABLE sync_mark;
+    DROP TABLE sync_peer;
+    CREATE TABLE synced (
+        peer TEXT NOT NULL, filter TEXT NOT NULL, up_to INTEGER NOT NULL, at INTEGER NOT NULL,
+        PRIMARY KEY (peer, filter)
+    ) STRICT, WITHOUT ROWID;
     DROP TABLE tombstone;
     CREATE TABLE tombstone (
         id BLOB NOT NULL, pubkey BLOB NOT NULL, PRIMARY KEY (id, pubkey)

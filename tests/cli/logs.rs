@@ -82,7 +82,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     let [line] = &synced[..] else { panic!("not one line: {synced:?}") };
     let expected = json!({
         "direction": "both", "have": 0, "need": 5, "stored": 5, "uploaded": 0, "refused": 0,
-        "equal": true,
+        "verdict": "equal", "proof": "negentropy",
     });
     for (key, value) in expected.as_object().unwrap() {
         assert_eq!(&line[key], value, "{key} in {line}");

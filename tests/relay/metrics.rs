@@ -370,8 +370,6 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let of = |name: &str, peer: &str| format!("negsync_peer_{name}{{peer=\"{peer}\"}}");
     let rows = [
         (of("syncs_total", &url), by(1.0)),
-        (of("last_converged_timestamp_seconds", &url), UP),
-        (of("lag_seconds", &url), UP),
         (of("stored_total", &url), by(1.0)),
         (of("uploaded_total", &url), by(1.0)),
         (of("refused_total", &url), by(1.0)),
@@ -395,7 +393,8 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let schedule = scheduled(relay, vec![live]);
     let connected = of("connected", &url);
     let converged = of("last_converged_timestamp_seconds", &url);
-    watch.moves(&[(&connected, by(1.0)), (&converged, UP)]).await;
+    let lag = of("lag_seconds", &url);
+    watch.moves(&[(&connected, by(1.0)), (&converged, UP), (&lag, UP)]).await;
     schedule.stop().await;
     watch.moves(&[(&connected, by(-1.0))]).await;
 }

@@ -97,8 +97,8 @@ async fn a_trace_tells_the_whole_conversation() {
         assert_eq!((count(r#"< ["EVENT""#), count(r#"> ["EVENT""#)), (60, 40), "{said:?}");
         assert_eq!(count(r#"< ["OK""#), 40, "{said:?}");
         assert_eq!(count(r#"< ["AUTH""#), 1, "{said:?}");
-        let first = said.iter().find(|line| line.starts_with('>')).unwrap();
-        assert!(first.starts_with(r#"> NEG-OPEN "neg1" over {}: "#), "{said:?}");
+        let first = said.iter().find(|line| line.starts_with("> NEG-OPEN")).unwrap();
+        assert!(first.contains(r#"" over {}: "#), "{said:?}");
         assert_eq!(count(">") + count("<"), said.len(), "{said:?}");
         for sentence in ["asks to compare ", "    The relay settles "] {
             assert!(ended.stderr.contains(sentence), "no {sentence:?} in {}", ended.stderr);

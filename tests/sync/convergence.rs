@@ -1,7 +1,7 @@
 //! With our own relay: both sides end equal, and a second sync moves nothing.
 
 use super::support::*;
-use negsync::sync::{Direction, Method, Options};
+use negsync::sync::{Direction, Method, Options, Reason};
 use nostr::Tag;
 
 /// A store and a relay that share 3,000 events and have 300 each of their own.
@@ -90,15 +90,15 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
     let relay = TestRelay::new(&[shared, vec![old, gone]].concat()).await;
     let options = Options { direction: Direction::Down, ..Options::default() };
     let (report, _) = sync_with(&ours, &relay.url(), &options).await;
-    assert_eq!(report.refused.get("superseded"), Some(&1), "{report:?}");
-    assert_eq!(report.refused.get("deleted"), Some(&1), "{report:?}");
+    assert_eq!(report.refused.get(&Reason::Superseded), Some(&1), "{report:?}");
+    assert_eq!(report.refused.get(&Reason::Deleted), Some(&1), "{report:?}");
     assert!(report.complete && !report.equal, "{report:?}");
-    assert_eq!(report.differs.get("not to be uploaded"), Some(&2), "{report:?}");
+    assert_eq!(report.differs.get(&Reason::NotToUpload), Some(&2), "{report:?}");
 
     let (again, _) = sync_with(&ours, &relay.url(), &options).await;
     assert!(again.refused.is_empty() && again.complete, "{again:?}");
     assert_eq!((again.stored, again.need), (0, 0), "{again:?}");
-    assert_eq!(again.differs.get("deleted"), Some(&1), "{again:?}");
+    assert_eq!(again.differs.get(&Reason::Deleted), Some(&1), "{again:?}");
 
     // What makes them obsolete, sent to the relay, makes both sides equal.
     let report = sync_all(&ours, &relay.url()).await;
@@ -147,7 +147,8 @@ async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
     for _ in 0..20 {
         let store = TestStore::new(&[]);
         assert!(sync_all(&store, &relay.url()).await.equal);
-        let remembered = store.index.store().reader().synced_up_to(&relay.url(), "{}").unwrap();
+        let remembered = store.index.store().reader().sync_mark(&relay.url(), "{}").unwrap();
+        let remembered = remembered.equal_up_to;
         assert!(remembered.is_some_and(|second| second > START), "{remembered:?}");
     }
 }

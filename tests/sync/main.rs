@@ -6,10 +6,13 @@ mod convergence;
 mod cut_off;
 mod diff;
 mod exact;
+mod model_peer;
+mod model_store;
 mod nasty;
 mod others;
 mod protected;
 mod proxied;
+mod random_peers;
 mod scheduled;
 mod scripted;
 #[path = "../support/mod.rs"]

@@ -3,7 +3,7 @@
 
 use super::support::*;
 use negsync::config::Config;
-use negsync::sync::Options;
+use negsync::sync::{Options, Reason};
 use nostr::Tag;
 
 fn protected(author_number: u8, content: &str) -> String {
@@ -23,7 +23,7 @@ async fn protected_events_stay_where_their_author_put_them() {
         assert!(report.complete, "{report:?}");
         assert_eq!((report.stored, report.uploaded), (0, 0), "{report:?}");
         assert_eq!((store.ids().len(), relay.ids().len()), (51, 52), "{stored_before}");
-        assert_eq!(report.differs.get("protected"), Some(&3), "{report:?}");
+        assert_eq!(report.differs.get(&Reason::Protected), Some(&3), "{report:?}");
         // The second time they are not even asked for.
         assert_eq!(report.refused.is_empty(), stored_before, "{report:?}");
     }

@@ -5,7 +5,7 @@ use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, PeerConfig, Within};
 use negsync::metrics::PeerStatus;
 use negsync::store::unix_now;
-use negsync::sync::{Options, Progress, Schedule, sync};
+use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -151,11 +151,12 @@ async fn how_a_peer_stands_is_known_all_the_time() {
         assert_eq!((status.name.as_str(), status.live), (there.url().as_str(), live));
         assert_eq!(status.last_converged.map(|then| unix_now() - then < 10), Some(true));
         assert_eq!((status.have, status.need, status.differs_since), (0, 0, None));
-        let tally = status.last_sync.unwrap().tally;
+        let last = status.last_sync.unwrap();
+        let tally = last.tally;
         assert_eq!((tally.have, tally.need), (120, 80));
         assert_eq!((tally.stored, tally.uploaded), (80, 120));
         assert!(tally.round_trips > 0 && tally.bytes_up > 0 && tally.bytes_down > 0);
-        assert!(status.last_sync.unwrap().equal);
+        assert_eq!(last.verdict, Verdict::Equal);
         // What is written later moves, and is counted once.
         publish(&there.url(), &notes(142, 30)).await;
         let status = status_when(&here, "at 110", |status| status.totals.stored == 110).await;

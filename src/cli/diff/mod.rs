@@ -4,6 +4,7 @@ mod bars;
 
 use super::connecting::ConnectArguments;
 use super::local;
+use super::sync::unseen;
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
@@ -126,6 +127,9 @@ fn print(json: bool, found: &Diff) -> anyhow::Result<()> {
     let color = std::io::stdout().is_terminal() && !no_color;
     write!(out, "{}", bars::table(&found.rows, found.by, color))?;
     writeln!(out, "{}", sentence(found))?;
+    if let Some(hint) = found.hint {
+        writeln!(out, "Hint: {hint}")?;
+    }
     Ok(())
 }
 
@@ -144,10 +148,12 @@ fn sentence(found: &Diff) -> String {
     if let Some(error) = &found.error {
         return format!("{url}: it could not be found out what differs: {error}; {cost}");
     }
+    let unseen = unseen(found.unreadable, &found.not_compared);
     if found.equal {
-        return format!("{url}: equal; {cost}");
+        return format!("{url}: equal{unseen}; {cost}");
     }
-    let mut text = format!("{url}: {} only here, {} only there; {cost}", found.have, found.need);
+    let mut text =
+        format!("{url}: {} only here, {} only there{unseen}; {cost}", found.have, found.need);
     if found.unseen > 0 {
         text.push_str(&format!("; {} of those there were not looked at", found.unseen));
     }

@@ -48,11 +48,9 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
         (false, Some(second)) => when(second),
         (false, None) => "not yet".to_owned(),
     };
-    // Where all was moved that may be and something differs all the same, that is not equality.
-    let differs = peer.have > 0 || peer.need > 0 || peer.last_sync.is_some_and(|it| !it.equal);
-    fact(if differs { "Last complete" } else { "Last converged" }, &converged);
+    fact("Last converged", &converged);
     if viewer == Viewer::Operator {
-        let known = peer.last_converged.is_some() || differs;
+        let known = peer.last_sync.is_some() || peer.have > 0 || peer.need > 0;
         let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
         fact("It lacks", &count(peer.have));
         fact("This relay lacks", &count(peer.need));
@@ -73,6 +71,10 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
             ago(last.ended_at, now),
         );
         fact("Last sync", &cost);
+        if !last.not_compared.is_empty() {
+            let kinds: Vec<String> = last.not_compared.iter().map(u16::to_string).collect();
+            fact("Not compared", &format!("kinds {}", kinds.join(", ")));
+        }
     }
     out.push_str("</dl>");
     let failed = peer.last_error.as_ref().zip(peer.last_error_at);
@@ -88,8 +90,8 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
 /// How a peer stands, as a class and in words that need no colour.
 fn mark(state: PeerState) -> (&'static str, &'static str) {
     match state {
-        PeerState::InStep | PeerState::Equal => ("good", "● "),
-        PeerState::NotReached => ("bad", "✕ "),
+        PeerState::InStep | PeerState::Equal | PeerState::CaughtUp => ("good", "● "),
+        PeerState::NotReached | PeerState::Incomplete => ("bad", "✕ "),
         PeerState::Differs => ("differs", "▲ "),
         PeerState::FirstSync => ("quiet", ""),
     }

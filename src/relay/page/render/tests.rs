@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::{DayDiffers, LastSync, Look, PeerStatus, Tally};
+use crate::metrics::{DayDiffers, LastSync, Look, PeerStatus, Tally, Verdict};
 use crate::plot::Days;
 use serde_json::json;
 use std::sync::Arc;
@@ -18,14 +18,22 @@ fn facts(peers: Vec<PeerStatus>) -> Facts {
 fn peer(name: &str) -> PeerStatus {
     let day = DayDiffers { day: NOW - 3 * DAY_S, have: 7, need: 1_234 };
     let tally = Tally { round_trips: 3, bytes_up: 2_000, bytes_down: 1_000, ..Tally::default() };
-    let (complete, equal) = (true, false);
+    let last = LastSync {
+        ended_at: NOW - 100,
+        elapsed_s: 0.5,
+        tally,
+        verdict: Verdict::Differs,
+        proof: None,
+        not_compared: vec![4],
+        reached: true,
+    };
     PeerStatus {
         name: name.to_owned(),
         have: 7,
         need: 1_234,
         differs_since: Some(NOW - 7_300),
         last_converged: Some(NOW - 100),
-        last_sync: Some(LastSync { ended_at: NOW - 100, elapsed_s: 0.5, tally, complete, equal }),
+        last_sync: Some(last),
         last_error: Some(format!("cannot reach {name}")),
         last_error_at: Some(NOW - 50),
         totals: tally,

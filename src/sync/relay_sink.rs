@@ -1,26 +1,32 @@
 //! Where another relay keeps the events (`--into`): what comes from peers is handed to it as EVENT
 //! messages, each OK is read, and its own database says what it kept.
 
-use super::arrival::{Fate, Refusal};
-use super::auth::Auth;
 use super::backoff::Backoff;
 use super::connector::Connector;
 use super::dial::{PeerUrl, UrlError};
-use super::information::Information;
+use super::machine::Fate;
 use super::message::{self, PeerMessage};
-use super::peer::{Peer, PeerError};
+use super::nip11::Information;
+use super::peer::{Frame, Peer, PeerError};
+use super::reason::{Prefix, Reason};
 use crate::index::Sets;
 use crate::item::Item;
 use crate::store::{Event, Lifetime, VerifiedEvent};
-use nostr::Keys;
+use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// The most events of a batch that wait for their OK.
 const EVENTS_IN_FLIGHT: usize = 64;
 /// How long the relay may say nothing while it owes an OK.
 const SILENCE: Duration = Duration::from_secs(60);
+/// How long the relay has to ask who we are before the first event, and to answer.
+const GREETING: Duration = Duration::from_millis(500);
+const AUTH_ANSWER: Duration = Duration::from_secs(2);
+/// The most challenges of one connection that are answered.
+const MOST_CHALLENGES: u32 = 4;
 /// How often in a row the relay may be out of reach before it is given up.
 const MOST_FAILURES: u32 = 8;
 /// How often an event is handed over that the connection breaks with.
@@ -31,12 +37,12 @@ type Done = Box<dyn FnOnce(Vec<Fate>) + Send>;
 
 /// The way into the relay. Clones share it; it ends with the last one.
 #[derive(Clone)]
-pub(super) struct Handover {
+pub(super) struct RelaySink {
     // Each session that fills it stops reading with so many bytes of events under way.
     batches: mpsc::UnboundedSender<(Vec<VerifiedEvent>, Done)>,
 }
 
-impl Handover {
+impl RelaySink {
     /// Hands over to the relay at `url`, whose events are in `sets`.
     pub(super) fn start(
         url: &str,
@@ -52,7 +58,7 @@ impl Handover {
             keys,
             connector,
             peer: None,
-            auth: None,
+            auth: Auth::default(),
             backoff: Backoff::default(),
         };
         tokio::spawn(hands.run(queue));
@@ -75,7 +81,7 @@ struct Hands {
     keys: Option<Keys>,
     connector: Connector,
     peer: Option<Peer>,
-    auth: Option<Auth>,
+    auth: Auth,
     backoff: Backoff,
 }
 
@@ -94,8 +100,25 @@ enum Said {
     /// It has a newer version.
     Superseded,
     Refused,
+    /// Not from those whom it does not know.
+    AuthRequired,
     /// Nothing, however often it was asked.
     Nothing,
+}
+
+/// Whether the relay knows who we are (NIP-42).
+#[derive(Default)]
+struct Auth {
+    challenges: u32,
+    /// The id of the answer under way.
+    answer: Option<[u8; 32]>,
+    accepted: Option<bool>,
+}
+
+impl Auth {
+    fn is_settled(&self) -> bool {
+        self.accepted.is_some() && self.answer.is_none()
+    }
 }
 
 impl Hands {
@@ -128,15 +151,71 @@ impl Hands {
         Ok(())
     }
 
+    /// Connects, and tells the relay who we are if it asks: before the first event, because what
+    /// a stranger may not bring would be refused.
+    async fn connect(&mut self) -> Result<(), PeerError> {
+        let known = Some(Information::default());
+        self.peer = Some(Peer::connect(&self.url, &self.connector, known, None).await?);
+        self.auth = Auth::default();
+        if self.keys.is_some() {
+            self.wait_for_auth(GREETING).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the relay has asked who we are, and has answered. A relay that does not ask
+    /// within `patience` lets everybody in.
+    async fn wait_for_auth(&mut self, patience: Duration) -> Result<(), PeerError> {
+        let mut until = tokio::time::Instant::now() + patience;
+        while !self.auth.is_settled() {
+            let Ok(heard) = tokio::time::timeout_at(until, self.next()).await else { break };
+            let heard = heard?;
+            if self.take_auth(&message::parse(&heard))? {
+                until = tokio::time::Instant::now() + AUTH_ANSWER;
+            }
+        }
+        Ok(())
+    }
+
+    /// The relay's next message.
+    async fn next(&mut self) -> Result<Utf8Bytes, PeerError> {
+        let Some(peer) = &mut self.peer else { return std::future::pending().await };
+        loop {
+            if let Frame::Text(text) = peer.next().await? {
+                return Ok(text);
+            }
+        }
+    }
+
+    /// Takes what belongs to AUTH (NIP-42). Returns whether the message did.
+    fn take_auth(&mut self, message: &PeerMessage<'_>) -> Result<bool, PeerError> {
+        match message {
+            PeerMessage::Auth(challenge) => {
+                let signed = self.keys.as_ref().and_then(|keys| sign(keys, &self.url, challenge));
+                if let (Some(event), Some(peer)) = (signed, &self.peer)
+                    && self.auth.challenges < MOST_CHALLENGES
+                {
+                    self.auth.challenges += 1;
+                    self.auth.answer = Some(event.id.to_bytes());
+                    peer.send(message::auth(&event.as_json()))?;
+                }
+                Ok(true)
+            }
+            PeerMessage::Ok { id, accepted, .. } if id.is_some() && *id == self.auth.answer => {
+                self.auth.answer = None;
+                self.auth.accepted = Some(*accepted);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
     /// Sends what has no answer and reads the answers, on one connection. It ends when all are
     /// answered, or early where the relay makes those wait who were refused.
     async fn converse(&mut self, batch: &mut [Handed]) -> Result<(), PeerError> {
         if self.peer.is_none() {
-            self.auth = Some(Auth::new(self.keys.clone(), self.url.as_str()));
-            let known = Some(Information::default());
-            self.peer = Some(Peer::connect(&self.url, &self.connector, known, None).await?);
+            self.connect().await?;
         }
-        let (Some(peer), Some(auth)) = (&mut self.peer, &mut self.auth) else { return Ok(()) };
         let mut waiting: VecDeque<usize> = (0..batch.len()).collect();
         let mut in_flight: VecDeque<usize> = VecDeque::new();
         waiting.retain(|place| batch.get(*place).is_some_and(|event| event.said.is_none()));
@@ -150,40 +229,46 @@ impl Hands {
                     event.said = Some(Said::Nothing);
                     continue;
                 }
-                peer.send(message::event(&event.json))?;
+                if let Some(peer) = &self.peer {
+                    peer.send(message::event(&event.json))?;
+                }
                 in_flight.push_back(place);
             }
             if in_flight.is_empty() {
                 break;
             }
-            let heard = tokio::time::timeout(SILENCE, peer.next())
-                .await
-                .unwrap_or(Err(PeerError::Silent { waited: SILENCE }))?;
-            let (id, accepted, text) = match message::parse(&heard) {
-                PeerMessage::Auth(challenge) => {
-                    auth.challenged(peer, &challenge)?;
-                    continue;
-                }
-                PeerMessage::Ok { id, .. } if auth.answered(&id, true) => continue,
-                PeerMessage::Ok { id, accepted, text } => (Some(id), accepted, text),
-                // nostr-relay (Python) answers in order, and refuses without an id.
-                _ if is_refusal_without_id(&heard) => (None, false, String::new()),
-                _ => continue,
-            };
+            let heard = tokio::time::timeout(SILENCE, self.next()).await;
+            let silent = || PeerError::Lost { reason: "no answer to EVENT".to_owned() };
+            let heard = heard.map_err(|_| silent())??;
+            let parsed = message::parse(&heard);
+            if self.take_auth(&parsed)? {
+                continue;
+            }
+            // nostr-relay (Python) answers in order, and refuses without an id.
+            let PeerMessage::Ok { id, accepted, text } = parsed else { continue };
             let at = in_flight.iter().position(|place| {
                 id.is_none_or(|id| batch.get(*place).is_some_and(|event| event.item.id == id))
             });
             let Some(place) = at.and_then(|at| in_flight.remove(at)) else { continue };
             let Some(event) = batch.get_mut(place) else { continue };
             self.backoff.reset();
-            let is_known = text.starts_with("duplicate:");
-            match text.split_once(':').map_or("", |(prefix, _)| prefix) {
-                _ if accepted || is_known => event.said = Some(Said::Ok),
-                "rate-limited" | "error" => {
+            match Prefix::of(&text) {
+                _ if accepted => event.said = Some(Said::Ok),
+                Prefix::Duplicate => event.said = Some(Said::Ok),
+                Prefix::RateLimited | Prefix::Error => {
                     tokio::time::sleep(self.backoff.next()).await;
                     waiting.push_back(place);
                 }
-                "replaced" => event.said = Some(Said::Superseded),
+                // It may be taken from those whom the relay knows.
+                Prefix::AuthRequired | Prefix::Restricted if self.auth.accepted.is_none() => {
+                    if self.keys.is_some() && event.tries < MOST_TRIES {
+                        waiting.push_back(place);
+                        self.wait_for_auth(AUTH_ANSWER).await?;
+                    } else {
+                        event.said = Some(Said::AuthRequired);
+                    }
+                }
+                Prefix::Replaced => event.said = Some(Said::Superseded),
                 _ => event.said = Some(Said::Refused),
             }
             if id.is_none() {
@@ -227,19 +312,20 @@ fn fate(sets: &Sets, event: &Handed, failure: Option<&str>) -> Fate {
         _ if sets.contains(&event.item) => Fate::Stored,
         (_, Some(failure)) => Fate::Failed(failure.to_owned()),
         (Some(Said::Ok), None) if event.lifetime == Lifetime::Ephemeral => {
-            Fate::Refused(Refusal::Ephemeral)
+            Fate::Refused(Reason::Ephemeral)
         }
         // Replaced, deleted or hidden: it says that it has it, and does not show it.
-        (Some(Said::Ok | Said::Superseded), None) => Fate::Refused(Refusal::Superseded),
-        (Some(Said::Refused | Said::Nothing) | None, None) => Fate::Refused(Refusal::NotTaken),
+        (Some(Said::Ok | Said::Superseded), None) => Fate::Refused(Reason::Superseded),
+        // Nothing is known of the event itself: it is tried again.
+        (Some(Said::AuthRequired), None) => {
+            Fate::Refused(Reason::RefusedByPeer(Prefix::AuthRequired))
+        }
+        (Some(Said::Refused | Said::Nothing) | None, None) => Fate::Refused(Reason::RefusedByRelay),
     }
 }
 
-/// `["OK", "", false, ...]`
-fn is_refusal_without_id(text: &str) -> bool {
-    let elements: Option<Vec<serde_json::Value>> = serde_json::from_str(text).ok();
-    elements.is_some_and(|elements| {
-        matches!(elements.as_slice(), [verb, id, accepted, ..]
-            if verb == "OK" && id == "" && accepted == false)
-    })
+/// NIP-42: the answer to a challenge.
+fn sign(keys: &Keys, url: &PeerUrl, challenge: &str) -> Option<nostr::Event> {
+    let relay = RelayUrl::parse(url.as_str()).ok()?;
+    EventBuilder::auth(challenge, relay).sign_with_keys(keys).ok()
 }

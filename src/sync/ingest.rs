@@ -2,30 +2,23 @@
 //! the limits, verified on the verifier's threads, put to the write policy, stored.
 
 use super::Local;
+use super::machine::{Asked, Fate, Seen, Settled};
+use super::reason::Reason as SyncReason;
 use crate::admission::{self, Reason, Source, Verdict};
 use crate::item::Item;
-use crate::store::{Event, Filter, Origin, Outcome, VerifiedEvent};
+use crate::store::{Event, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// What a REQ asked for.
-#[derive(Debug, Clone)]
-pub(super) enum Asked {
-    /// These ids.
-    Ids(Arc<HashSet<[u8; 32]>>),
-    /// Whatever matches.
-    Matching(Arc<Filter>),
-    /// Whatever matches, to be compared and not to be stored.
-    Listing(Arc<Filter>),
-    /// These ids, to be looked at and not to be stored.
-    ListingIds(Arc<HashSet<[u8; 32]>>),
-}
-
 impl Asked {
     /// Whether an event of this id was asked for by it.
     fn names(&self, id: &[u8; 32]) -> bool {
-        matches!(self, Self::Ids(ids) | Self::ListingIds(ids) if ids.contains(id))
+        match self {
+            Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(id),
+            // What a page or a subscription shows is asked for, whatever its id.
+            Self::Matching(_) | Self::Listing(_) => true,
+        }
     }
 
     fn accepts(&self, event: &Event) -> bool {
@@ -34,108 +27,6 @@ impl Asked {
             Self::Matching(filter) | Self::Listing(filter) => filter.matches(event),
         }
     }
-}
-
-/// What became of an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Fate {
-    Stored,
-    Duplicate,
-    /// It is new, and was only to be compared.
-    Seen(Seen),
-    Refused(Refusal),
-    /// The store failed; nothing more can be kept.
-    Failed(String),
-}
-
-/// What is to be known of an event that is not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) kind: u16,
-    pub(super) pubkey: [u8; 32],
-}
-
-/// Why an event from a peer was not kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub(super) enum Refusal {
-    /// A newer version is stored.
-    Superseded,
-    /// Its author has deleted it.
-    Deleted,
-    /// Its author or addressee has vanished.
-    Vanished,
-    /// It has expired.
-    Expired,
-    /// It is passed on, never stored.
-    Ephemeral,
-    /// Only its author may publish it, or it is a repost that holds such an event (NIP-70).
-    Protected,
-    /// It is over a limit of this relay.
-    OverLimits,
-    /// It is no event, or its id or signature is wrong.
-    Invalid,
-    /// It was not asked for.
-    Unasked,
-    /// The connection breaks when it is asked for.
-    Unreadable,
-    /// The relay that keeps our events does not take it.
-    NotTaken,
-    /// The write policy does not want it.
-    Unwanted,
-}
-
-impl Refusal {
-    /// The reason as it is counted and remembered.
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Superseded => "superseded",
-            Self::Deleted => "deleted",
-            Self::Vanished => "vanished",
-            Self::Expired => "expired",
-            Self::Ephemeral => "ephemeral",
-            Self::Protected => "protected",
-            Self::OverLimits => "over limits",
-            Self::Invalid => "invalid",
-            Self::Unasked => "not asked for",
-            Self::Unreadable => "unreadable",
-            Self::NotTaken => "refused by the relay",
-            Self::Unwanted => "refused by the write policy",
-        }
-    }
-
-    /// For how long, in seconds, the event need not be asked for again; `None` when that says
-    /// nothing about the event.
-    pub(super) fn term_s(self) -> Option<u64> {
-        const DAY: u64 = 86_400;
-        match self {
-            Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
-                Some(30 * DAY)
-            }
-            // What is configured changes, clocks advance and policies change.
-            Self::Protected
-            | Self::OverLimits
-            | Self::Invalid
-            | Self::Unreadable
-            | Self::NotTaken
-            | Self::Unwanted => Some(DAY),
-            Self::Unasked => None,
-        }
-    }
-
-    /// Whether the reason is this store's own and so holds whichever peer sends the event.
-    pub(super) fn is_ours(self) -> bool {
-        // A policy may go by the peer.
-        !matches!(self, Self::Invalid | Self::Unasked | Self::Unreadable | Self::Unwanted)
-    }
-}
-
-/// An event that has been dealt with.
-#[derive(Debug, Clone)]
-pub(super) struct Settled {
-    /// `None` when it was not asked for or not even an event.
-    pub(super) id: Option<[u8; 32]>,
-    pub(super) created_at: u64,
-    pub(super) fate: Fate,
 }
 
 impl Settled {
@@ -159,6 +50,15 @@ impl FromPeer {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id)
     }
 
+    /// Forgets the ids of events that were not stored.
+    pub(super) fn settle(&self, events: &[Settled]) {
+        for event in events.iter().filter(|event| event.fate != Fate::Stored) {
+            if let Some(id) = &event.id {
+                self.remove(id);
+            }
+        }
+    }
+
     pub(super) fn clear(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
@@ -170,9 +70,9 @@ pub(super) async fn settle(
     url: &str,
     asked: Asked,
     texts: Vec<Box<str>>,
+    live: bool,
     from_peer: Option<FromPeer>,
 ) -> Vec<Settled> {
-    let live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
     let source = Source::Peer { url: url.to_owned(), live };
     let bytes = texts.iter().map(|text| text.len()).sum();
     let (admits, from) = (local.clone(), source.clone());
@@ -248,17 +148,17 @@ fn refused(verdict: Verdict) -> Option<Fate> {
     match verdict {
         Verdict::Accept => None,
         Verdict::Reject(refusal) => Some(fate_of(&refusal)),
-        Verdict::ShadowReject => Some(Fate::Refused(Refusal::Unwanted)),
+        Verdict::ShadowReject => Some(Fate::Refused(SyncReason::RefusedByPolicy)),
     }
 }
 
 /// The fate of an event that the relay does not admit.
 fn fate_of(refusal: &admission::Refusal) -> Fate {
     match refusal.reason {
-        Reason::Malformed => Fate::Refused(Refusal::Invalid),
-        Reason::OverLimits => Fate::Refused(Refusal::OverLimits),
-        Reason::Protected => Fate::Refused(Refusal::Protected),
-        Reason::NotAllowed | Reason::WritePolicy => Fate::Refused(Refusal::Unwanted),
+        Reason::Malformed => Fate::Refused(SyncReason::Invalid),
+        Reason::OverLimits => Fate::Refused(SyncReason::OverLimits),
+        Reason::Protected => Fate::Refused(SyncReason::Protected),
+        Reason::NotAllowed | Reason::WritePolicy => Fate::Refused(SyncReason::RefusedByPolicy),
         Reason::NoWritePolicy => Fate::Failed(refusal.text.clone()),
     }
 }
@@ -270,16 +170,16 @@ fn admit(
     asked: &Asked,
     text: &str,
 ) -> Result<VerifiedEvent, Settled> {
-    let refuse = |id, created_at, refusal| Settled { id, created_at, fate: Fate::Refused(refusal) };
+    let refuse = |id, created_at, reason| Settled { id, created_at, fate: Fate::Refused(reason) };
     let event = Event::parse(text).map_err(|error| {
         let mut id = [0; 32];
         let read =
             error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-        refuse((read && asked.names(&id)).then_some(id), 0, Refusal::Invalid)
+        refuse((read && asked.names(&id)).then_some(id), 0, SyncReason::Invalid)
     })?;
     let item = event.item();
     if !asked.accepts(&event) {
-        return Err(refuse(None, item.created_at, Refusal::Unasked));
+        return Err(refuse(None, item.created_at, SyncReason::NotAskedFor));
     }
     let settled = |fate| Settled::of(item, fate);
     // A look is far cheaper than a signature.
@@ -290,26 +190,26 @@ fn admit(
     if matches!(asked, Asked::Listing(_)) {
         return Err(settled(Fate::Seen(seen)));
     }
-    let refuse = |refusal| refuse(Some(item.id), item.created_at, refusal);
+    let refuse = |reason| refuse(Some(item.id), item.created_at, reason);
     if matches!(asked, Asked::ListingIds(_)) {
-        event.verify().map_err(|_| refuse(Refusal::Invalid))?;
+        event.verify().map_err(|_| refuse(SyncReason::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }
     let checked = local.admission.check(&event, source);
     checked.map_err(|refusal| settled(fate_of(&refusal)))?;
-    event.verify().map_err(|_| refuse(Refusal::Invalid))
+    event.verify().map_err(|_| refuse(SyncReason::Invalid))
 }
 
 fn fate(outcome: Outcome) -> Fate {
     match outcome {
         Outcome::Stored => Fate::Stored,
         Outcome::Duplicate => Fate::Duplicate,
-        Outcome::Superseded => Fate::Refused(Refusal::Superseded),
-        Outcome::Deleted => Fate::Refused(Refusal::Deleted),
-        Outcome::DeletesTooMuch => Fate::Refused(Refusal::OverLimits),
-        Outcome::Vanished => Fate::Refused(Refusal::Vanished),
-        Outcome::Expired => Fate::Refused(Refusal::Expired),
-        Outcome::PassedOn => Fate::Refused(Refusal::Ephemeral),
+        Outcome::Superseded => Fate::Refused(SyncReason::Superseded),
+        Outcome::Deleted => Fate::Refused(SyncReason::Deleted),
+        Outcome::DeletesTooMuch => Fate::Refused(SyncReason::OverLimits),
+        Outcome::Vanished => Fate::Refused(SyncReason::Vanished),
+        Outcome::Expired => Fate::Refused(SyncReason::Expired),
+        Outcome::PassedOn => Fate::Refused(SyncReason::Ephemeral),
         Outcome::Failed(reason) => Fate::Failed(reason),
     }
 }

@@ -1,6 +1,7 @@
 //! Which certificates a peer may show (`wss://`).
 
 use super::SyncError;
+use super::dial::DialError;
 use crate::config::SyncConfig;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,19 +44,22 @@ impl Trust {
         &self,
         host: &str,
         stream: S,
-    ) -> Result<TlsStream<S>, String> {
+    ) -> Result<TlsStream<S>, DialError> {
         let name = ServerName::try_from(host.to_owned())
-            .map_err(|_| "the host name cannot be certified")?;
+            .map_err(|_| DialError::new("the host name cannot be certified"))?;
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
-            .map_err(|error| format!("TLS: {error}"))?
+            .map_err(|error| DialError::new(format!("TLS: {error}")))?
             .with_root_certificates(Arc::clone(&self.0))
             .with_no_client_auth();
         let connected = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
         connected.map_err(|error| {
             let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
             let refused = cause.and_then(|cause| refused(host, cause));
-            refused.unwrap_or_else(|| format!("TLS: {error}"))
+            match refused {
+                Some(reason) => DialError::lasting(reason, None),
+                None => DialError::new(format!("TLS: {error}")),
+            }
         })
     }
 }

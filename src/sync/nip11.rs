@@ -25,15 +25,17 @@ const MOST_FRAME_BYTES: usize = 500_000;
 
 /// A peer's limits. What it does not say is what the tightest known relay has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Information {
+pub struct Information {
     /// The longest message that the peer takes, in bytes.
-    pub(super) message_bytes: usize,
+    pub message_bytes: usize,
     /// The most events that a REQ is answered with.
-    pub(super) events_per_req: usize,
+    pub events_per_req: usize,
     /// The most subscriptions at a time.
-    pub(super) subscriptions: usize,
+    pub subscriptions: usize,
     /// Whether the peer says that it speaks NIP-77; `None` where it says nothing.
-    pub(super) negentropy: Option<bool>,
+    pub negentropy: Option<bool>,
+    /// Whether the peer says that it asks who its clients are (NIP-42).
+    pub auth: bool,
 }
 
 impl Default for Information {
@@ -43,6 +45,7 @@ impl Default for Information {
             events_per_req: 500,
             subscriptions: 10,
             negentropy: None,
+            auth: false,
         }
     }
 }
@@ -79,9 +82,14 @@ impl Information {
                 .unwrap_or(default.message_bytes),
             events_per_req: limit("max_limit", 1).unwrap_or(default.events_per_req),
             subscriptions: limit("max_subscriptions", 1).unwrap_or(default.subscriptions),
-            negentropy: nips.map(|nips| nips.iter().any(|nip| nip.as_u64() == Some(77))),
+            negentropy: nips.map(|nips| names(nips, 77)),
+            auth: nips.is_some_and(|nips| names(nips, 42)),
         }
     }
+}
+
+fn names(nips: &[Value], nip: u64) -> bool {
+    nips.iter().any(|named| named.as_u64() == Some(nip))
 }
 
 async fn request(url: &PeerUrl, connector: &Connector) -> Result<Information, DialError> {

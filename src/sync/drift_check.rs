@@ -2,7 +2,7 @@
 //! left different, so that whoever watches need not ask.
 
 use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
-use crate::metrics::{DayDiffers, Look, Watched};
+use crate::metrics::{DayDiffers, Look, Verdict, Watched};
 use crate::store::unix_now;
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const TICK: Duration = Duration::from_millis(500);
 
 /// Whom to look at, and how often at most.
-pub(super) struct Looking {
+pub(super) struct DriftCheck {
     pub(super) local: Local,
     pub(super) url: String,
     pub(super) filter: PeerFilter,
@@ -22,7 +22,7 @@ pub(super) struct Looking {
     pub(super) watched: Watched,
 }
 
-impl Looking {
+impl DriftCheck {
     /// Looks until the schedule stops.
     pub(super) async fn run(mut self) {
         // How many syncs had ended when it was looked last.
@@ -35,7 +35,7 @@ impl Looking {
             }
             let status = self.watched.status();
             let Some(last) = status.last_sync.filter(|_| status.syncs != seen) else { continue };
-            if last.equal {
+            if last.verdict == Verdict::Equal {
                 let look = Look::new(last.ended_at, Vec::new());
                 self.watched.update(|status| status.look = Some(Arc::new(look)));
             } else if Instant::now() >= next {

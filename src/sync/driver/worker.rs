@@ -1,0 +1,266 @@
+//! Does the machine's work over the store: on threads, in any order.
+
+use super::super::Local;
+use super::super::breakdown::{self, By, Rows};
+use super::super::filter::{PeerFilter, Window};
+use super::super::ingest::{self, FromPeer};
+use super::super::machine::{Done, Id, Items, Loaded, Opening, Work};
+use crate::index::{Slice, SnapshotError};
+use crate::item::Item;
+use crate::reconcile::{
+    Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, RangeSet,
+};
+use crate::store::{Event, Filter, PeerTraits, StoreError, SyncMark, unix_now};
+use nostr::{EventBuilder, JsonUtil, RelayUrl};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// With at most so many of our items newer than the last proof, what the peer has that is newer is
+/// asked for at once.
+const FEW_NEW_ITEMS: usize = 64;
+/// A reading goes on from the mark with an overlap of so many of our newest events, or one in so
+/// many of all, within so many seconds: events may come to a peer late.
+const OVERLAP_EVENTS: usize = 8;
+const OVERLAP_SHARE: usize = 100;
+const OVERLAP_S: u64 = 900;
+
+/// Our side of a sync with one peer.
+pub(super) struct Worker {
+    local: Local,
+    url: String,
+    filter: PeerFilter,
+    /// What the peer is remembered under, beside its URL.
+    mark_key: String,
+    sessions: Mutex<HashMap<u64, Initiator<Slice>>>,
+    /// The ids of events on their way from the peer, where live events go back and forth.
+    pub(super) from_peer: Option<FromPeer>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        local: &Local,
+        url: &str,
+        filter: &PeerFilter,
+        mark_key: String,
+        live: bool,
+    ) -> Self {
+        Self {
+            local: local.clone(),
+            url: url.to_owned(),
+            filter: filter.clone(),
+            mark_key,
+            sessions: Mutex::default(),
+            from_peer: live.then(FromPeer::default),
+        }
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, HashMap<u64, Initiator<Slice>>> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does work that blocks.
+    pub(super) fn perform(&self, work: Work) -> Done {
+        self.try_perform(work).unwrap_or_else(|error| Done::Failed(error.to_string()))
+    }
+
+    /// Has events checked and stored.
+    pub(super) async fn ingest(&self, work: Work) -> Done {
+        let Work::Ingest { subscription, asked, texts, bytes, live } = work else {
+            return Done::Finished;
+        };
+        let from_peer = self.from_peer.clone();
+        let events = ingest::settle(&self.local, &self.url, asked, texts, live, from_peer).await;
+        Done::Ingested { subscription, events, bytes }
+    }
+
+    fn try_perform(&self, work: Work) -> Result<Done, StoreError> {
+        let store = &self.local.store;
+        Ok(match work {
+            Work::Recall => self.recall()?,
+            Work::Open(opening) => self.open(opening)?,
+            Work::Answer { session, payload } => self.answer(session, &payload)?,
+            Work::Divide { session, window, cap } => self.divide(session, window, cap),
+            Work::Forget { session } => {
+                self.sessions().remove(&session);
+                Done::Finished
+            }
+            Work::Compare { filter, theirs, by } => self.compare(&filter, &theirs, by)?,
+            Work::Sort { by, ids } => {
+                Done::Sorted(breakdown::of_ours(self.local.sets.source(), by, &ids)?)
+            }
+            Work::Kinds { ids } => self.kinds(&ids)?,
+            Work::Load { ids } => self.load(&ids)?,
+            Work::RememberRefused(refused) => {
+                store.remember_refused(refused)?;
+                Done::Finished
+            }
+            Work::RememberMark(mark) => self.remember(
+                "the sync mark",
+                store.remember_mark(self.url.clone(), self.mark_key.clone(), mark),
+            ),
+            Work::RememberTraits(traits) => {
+                self.remember("the peer's traits", store.remember_traits(self.url.clone(), traits))
+            }
+            Work::Sign { challenge } => self.sign(&challenge),
+            Work::Ingest { .. } => Done::Finished,
+        })
+    }
+
+    /// What is only remembered to make the next sync shorter may fail.
+    fn remember(&self, what: &str, written: Result<(), StoreError>) -> Done {
+        if let Err(error) = written {
+            tracing::warn!(peer = self.url, what, %error, "not remembered");
+        }
+        Done::Finished
+    }
+
+    fn recall(&self) -> Result<Done, StoreError> {
+        let reader = self.local.store.reader();
+        let mark: SyncMark = reader.sync_mark(&self.url, &self.mark_key)?;
+        let traits: PeerTraits = reader.peer_traits(&self.url)?;
+        let overlap = match mark.read {
+            Some(read) => self.overlap(read.to)?,
+            None => None,
+        };
+        Ok(Done::Recalled { mark, traits, overlap })
+    }
+
+    /// The second from which a reading goes on that has come to the second `to`.
+    fn overlap(&self, to: u64) -> Result<Option<u64>, StoreError> {
+        let set = self.set(self.filter.parsed())?;
+        let known =
+            to.checked_add(1).map_or(set.len(), |end| set.lower_bound(&Item::new(end, [0; 32])));
+        let events = OVERLAP_EVENTS.max(known / OVERLAP_SHARE);
+        let second = set.item(known.saturating_sub(events)).map(|item| item.created_at);
+        let second = second.filter(|second| *second <= to).unwrap_or(to);
+        Ok(Some(second.max(to.saturating_sub(OVERLAP_S))))
+    }
+
+    fn set(&self, filter: &Filter) -> Result<Slice, StoreError> {
+        let set = self.local.sets.snapshot(std::slice::from_ref(filter), usize::MAX);
+        set.map_err(|error| match error {
+            SnapshotError::Store(error) => error,
+            // No set is larger than memory.
+            SnapshotError::TooLarge { .. } => StoreError::Closed,
+        })
+    }
+
+    fn open(&self, opening: Opening) -> Result<Done, StoreError> {
+        let options = InitiatorOptions {
+            rule: opening.rule,
+            frame_limit_bytes: opening.frame_limit_bytes,
+            opening_limit_bytes: opening.opening_limit_bytes,
+            sync_mark: opening.equal_up_to,
+            since: opening.window.since,
+            time_bucket_s: opening.time_bucket_s,
+            bounds_seed: opening.bounds_seed,
+            ..InitiatorOptions::default()
+        };
+        let (session, rule, set) =
+            (opening.session, opening.rule, self.set(opening.filter.parsed())?);
+        let count = set.len();
+        let newest = count.checked_sub(1).and_then(|last| set.item(last));
+        let newest = newest.map_or(0, |item| item.created_at);
+        // What was there when the sets were equal does not come again: neither what is of
+        // that second, nor what was made ahead of its time.
+        let known = if newest > unix_now() { newest } else { 0 };
+        let unknown = options.sync_mark.map(|second| second.max(known).saturating_add(1));
+        let newer = |second: &u64| count - set.lower_bound(&Item::new(*second, [0; 32]));
+        let ahead = unknown.filter(|second| newer(second) <= FEW_NEW_ITEMS);
+        // The limits are within the protocol's: see `Information`.
+        let initiator = Initiator::new(set.clone(), options).or_else(|_| {
+            Initiator::new(set, InitiatorOptions { rule, ..InitiatorOptions::default() })
+        });
+        let mut initiator = initiator.map_err(|_| StoreError::Closed)?;
+        let message = initiator.open();
+        self.sessions().insert(session, initiator);
+        Ok(Done::Opened { session, message, items: Items { count, newest, ahead } })
+    }
+
+    fn answer(&self, session: u64, payload: &[u8]) -> Result<Done, StoreError> {
+        // Taken out: an answer may take a while to read.
+        let initiator = self.sessions().remove(&session);
+        let Some(mut initiator) = initiator else { return Ok(Done::Finished) };
+        let mut found = Difference::new();
+        let next: Result<Option<Vec<u8>>, InitiatorError> =
+            initiator.receive(payload, &mut found).map(|step| match step {
+                InitiatorStep::Send(message) => Some(message),
+                InitiatorStep::Done => None,
+            });
+        let unsettled_items = initiator.unsettled_items();
+        self.sessions().insert(session, initiator);
+        let reader = self.local.store.reader();
+        let mut remembered = reader.refused(&self.url, &found.need)?;
+        remembered.extend(reader.refused(&self.url, &found.have)?);
+        Ok(Done::Answered { session, found, remembered, unsettled_items, next })
+    }
+
+    fn divide(&self, session: u64, window: Window, cap: Option<u64>) -> Done {
+        let initiator = self.sessions().remove(&session);
+        let parts = initiator.and_then(|it| window.divide(it.set(), cap, unix_now()));
+        Done::Divided { window, parts }
+    }
+
+    fn compare(
+        &self,
+        filter: &PeerFilter,
+        theirs: &HashSet<Id>,
+        by: Option<By>,
+    ) -> Result<Done, StoreError> {
+        let set = self.set(filter.parsed())?;
+        let mut have = Vec::new();
+        set.for_each(0..set.len(), &mut |item| {
+            if !theirs.contains(&item.id) {
+                have.push(item.id);
+            }
+        });
+        let remembered = self.local.store.reader().refused(&self.url, &have)?;
+        let rows = match by {
+            Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
+            None => Rows::default(),
+        };
+        Ok(Done::Compared { have, remembered, rows })
+    }
+
+    fn kinds(&self, ids: &[Id]) -> Result<Done, StoreError> {
+        let mut kinds = Vec::new();
+        self.local.sets.source().events(ids, &mut |item, json| {
+            kinds.extend(Event::parse(json).ok().map(|event| (item.id, event.kind())));
+        })?;
+        Ok(Done::Kinds(kinds))
+    }
+
+    fn load(&self, ids: &[Id]) -> Result<Done, StoreError> {
+        let moves_protected = self.local.moves_protected();
+        let mut events = Vec::with_capacity(ids.len());
+        let mut protected = Vec::new();
+        self.local.sets.source().events(ids, &mut |item, json| {
+            let kind = super::super::message::page_event(json).map_or(0, |event| event.kind);
+            if moves_protected || !is_protected(json) {
+                events.push(Loaded { id: item.id, kind, json: json.to_owned() });
+            } else {
+                protected.push(item.id);
+            }
+        })?;
+        Ok(Done::Loaded { events, protected })
+    }
+
+    /// NIP-42.
+    fn sign(&self, challenge: &str) -> Done {
+        let (Some(keys), Ok(relay)) = (&self.local.keys, RelayUrl::parse(&self.url)) else {
+            return Done::Finished;
+        };
+        match EventBuilder::auth(challenge, relay).sign_with_keys(keys) {
+            Ok(event) => Done::Signed { id: event.id.to_bytes(), json: event.as_json() },
+            Err(error) => {
+                tracing::warn!(%error, "a challenge could not be signed");
+                Done::Finished
+            }
+        }
+    }
+}
+
+/// NIP-70: whether only its author may publish the event. Most events are told by a look.
+fn is_protected(json: &str) -> bool {
+    json.contains(r#"["-""#) && Event::parse(json).is_ok_and(|event| event.is_protected())
+}

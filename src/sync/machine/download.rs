@@ -1,0 +1,369 @@
+//! Events from the peer by id: which to ask for next, and what became of those that were asked for.
+
+use super::ledger::IdState;
+use super::link::{ALONE_AFTER, missed};
+use super::{Asked, Id, Information, Loss, Machine, Settled, sorted};
+use crate::sync::filter::PeerFilter;
+use crate::sync::message;
+use crate::sync::reason::{Prefix, Reason};
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The most REQs at a time.
+const REQS_IN_FLIGHT: usize = 8;
+/// The most ids that one REQ asks for.
+const IDS_PER_REQ: usize = 500;
+/// How long a subscription id is, brackets and verb included; an id takes 67 bytes.
+const REQ_BYTES: usize = 1_024;
+const ID_BYTES: usize = 67;
+/// How often an id is asked for that does not come, in ever smaller company.
+const MOST_TRIES: u8 = 4;
+/// Above so many ids to ask for, reconciliation waits.
+pub(super) const MOST_QUEUED_IDS: usize = 1_000_000;
+/// After so many ids in a row that the peer lists and does not send it is left.
+const MOST_FRUITLESS: usize = 10_000;
+
+/// The ids to ask for and the REQs under way.
+#[derive(Debug)]
+pub(super) struct Download {
+    /// Asked for together.
+    queue: VecDeque<Id>,
+    /// Did not come before: asked for again, fewer at a time.
+    again: VecDeque<(Id, u8)>,
+    under_way: HashMap<String, Request>,
+    ids_per_req: usize,
+    reqs_in_flight: usize,
+    requests: u64,
+    /// The subscription that runs ahead of the reconciliation, and the ids that are needed but may
+    /// come with it.
+    ahead: Option<(String, Vec<Id>)>,
+    came_ahead: HashSet<Id>,
+    fruitless: usize,
+}
+
+#[derive(Debug)]
+struct Request {
+    number: u64,
+    asked: Asked,
+    /// Of a REQ by ids: those that have not come.
+    missing: HashSet<Id>,
+    count: usize,
+    tries: u8,
+    /// Events that are being checked or stored.
+    unsettled: usize,
+    has_ended: bool,
+    deadline: Option<Duration>,
+}
+
+impl Download {
+    pub(super) fn new(information: &Information) -> Self {
+        let by_message = information.message_bytes.saturating_sub(REQ_BYTES) / ID_BYTES;
+        let ids_per_req = IDS_PER_REQ.min(information.events_per_req).min(by_message).max(1);
+        // One subscription may be live, one ahead.
+        let subscriptions = information.subscriptions.saturating_sub(2);
+        Self {
+            queue: VecDeque::new(),
+            again: VecDeque::new(),
+            under_way: HashMap::new(),
+            ids_per_req,
+            reqs_in_flight: REQS_IN_FLIGHT.min(subscriptions).max(1),
+            requests: 0,
+            ahead: None,
+            came_ahead: HashSet::new(),
+            fruitless: 0,
+        }
+    }
+
+    /// An id to ask for, that `losses` make suspect.
+    pub(super) fn add(&mut self, id: Id, losses: u8) {
+        match &mut self.ahead {
+            Some((_, held)) => held.push(id),
+            None if self.came_ahead.contains(&id) => {}
+            None if losses > 0 => self.again.push_back((id, losses.min(ALONE_AFTER))),
+            None => self.queue.push_back(id),
+        }
+    }
+
+    /// Whether nothing is left to ask for or to wait for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty()
+            && self.again.is_empty()
+            && self.under_way.is_empty()
+            && self.ahead.is_none()
+    }
+
+    /// Ids that are not settled.
+    pub(super) fn unsettled(&self) -> usize {
+        let asked: usize = self.under_way.values().map(|request| request.missing.len()).sum();
+        let held = self.ahead.as_ref().map_or(0, |(_, held)| held.len());
+        self.queue.len() + self.again.len() + held + asked
+    }
+
+    /// Ids that the peer has been asked for and has not sent.
+    pub(super) fn asked_for(&self) -> usize {
+        let waiting = self.under_way.values().filter(|request| !request.has_ended);
+        waiting.map(|request| request.missing.len()).sum()
+    }
+
+    /// What events of `subscription` are compared with; `None` when there is none of that name.
+    pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
+        self.under_way.get(subscription).filter(|it| !it.has_ended).map(|it| it.asked.clone())
+    }
+
+    /// The ids that the peer was about to send when the connection was lost: those of the oldest
+    /// REQ, because REQs are answered in order.
+    pub(super) fn at_fault(&self) -> Vec<Id> {
+        let unfinished = self.under_way.values().filter(|request| !request.has_ended);
+        let oldest = unfinished.min_by_key(|request| request.number);
+        oldest.map_or_else(Vec::new, |request| sorted(request.missing.iter().copied()))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let waiting = self.under_way.values().filter(|request| !request.has_ended);
+        waiting.filter_map(|request| request.deadline).min()
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        for request in self.under_way.values_mut() {
+            request.deadline = request.deadline.map(|at| at.max(until));
+        }
+    }
+
+    pub(super) fn shorten(&mut self, until: Duration) {
+        for request in self.under_way.values_mut() {
+            request.deadline = request.deadline.map(|at| at.min(until));
+        }
+    }
+
+    pub(super) fn ids_per_req(&self) -> usize {
+        self.ids_per_req
+    }
+
+    /// The peer answers a REQ with so many events at most.
+    pub(super) fn limit_ids(&mut self, most: usize) {
+        self.ids_per_req = self.ids_per_req.min(most).max(1);
+    }
+
+    /// The peer does not answer so much at a time.
+    pub(super) fn ask_less(&mut self) {
+        self.ids_per_req = (self.ids_per_req / 4).max(1);
+        self.slow_down();
+    }
+
+    /// The peer does not serve so many REQs at a time.
+    pub(super) fn slow_down(&mut self) {
+        self.reqs_in_flight = (self.reqs_in_flight / 2).max(1);
+    }
+
+    /// Events of `subscription` have come and are being checked.
+    pub(super) fn arrived(&mut self, subscription: &str, events: usize) {
+        if let Some(request) = self.under_way.get_mut(subscription) {
+            request.unsettled += events;
+        }
+    }
+
+    /// The next ids to ask for, with how often they were asked for.
+    fn next(&mut self) -> Option<(Vec<Id>, u8)> {
+        if !self.queue.is_empty() {
+            let count = self.ids_per_req.min(self.queue.len());
+            return Some((self.queue.drain(..count).collect(), 0));
+        }
+        let (_, tries) = self.again.front().copied()?;
+        // Halves, quarters and then one by one.
+        let most = if tries >= ALONE_AFTER { 1 } else { (self.ids_per_req >> tries).max(1) };
+        let alike = self.again.iter().take_while(|(_, other)| *other == tries).count();
+        let count = most.min(alike);
+        Some((self.again.drain(..count).map(|(id, _)| id).collect(), tries))
+    }
+}
+
+impl Machine {
+    /// Sends as many REQs as may be under way.
+    pub(super) fn advance_download(&mut self) {
+        while self.on.download.under_way.len() < self.on.download.reqs_in_flight
+            && let Some((ids, tries)) = self.on.download.next()
+        {
+            let subscription = self.subscription();
+            self.send(message::req_ids(&subscription, &ids));
+            for id in &ids {
+                self.ledger.set(id, IdState::UnderWay);
+            }
+            let missing: HashSet<Id> = ids.into_iter().collect();
+            let ids = Arc::new(missing.clone());
+            let looks = self.settings.dry_run;
+            let asked = if looks { Asked::ListingIds(ids) } else { Asked::Ids(ids) };
+            self.begin_request(subscription, asked, missing, tries);
+        }
+    }
+
+    fn begin_request(&mut self, name: String, asked: Asked, missing: HashSet<Id>, tries: u8) {
+        let deadline = Some(self.patience());
+        let download = &mut self.on.download;
+        download.requests += 1;
+        let request = Request {
+            number: download.requests,
+            asked,
+            count: missing.len(),
+            missing,
+            tries,
+            unsettled: 0,
+            has_ended: false,
+            deadline,
+        };
+        download.under_way.insert(name, request);
+    }
+
+    /// Asks for what is newest before the reconciliation has told what is needed: where little of
+    /// ours is as new, nearly all of it will be. Ids that are found meanwhile wait for it.
+    pub(super) fn ask_ahead(&mut self, filter: &PeerFilter) {
+        let subscription = self.subscription();
+        self.send(message::req(&subscription, filter));
+        self.on.download.ahead = Some((subscription.clone(), Vec::new()));
+        let asked = Asked::Matching(Arc::new(filter.parsed().clone()));
+        self.begin_request(subscription, asked, HashSet::new(), 0);
+    }
+
+    /// An event of `subscription` came: its REQ is being answered.
+    pub(super) fn download_moves(&mut self, subscription: &str) {
+        let until = self.patience();
+        if let Some(request) = self.on.download.under_way.get_mut(subscription) {
+            request.deadline = Some(until);
+        }
+    }
+
+    /// Events of `subscription` have been stored or refused.
+    pub(super) fn download_settled(&mut self, subscription: &str, events: &[Settled]) {
+        let download = &mut self.on.download;
+        let is_ahead = download.ahead.as_ref().is_some_and(|(name, _)| name == subscription);
+        let mut again = 0;
+        if let Some(request) = download.under_way.get_mut(subscription) {
+            request.unsettled = request.unsettled.saturating_sub(events.len());
+            for id in events.iter().filter_map(|event| event.id) {
+                let is_first = if is_ahead {
+                    download.came_ahead.insert(id)
+                } else {
+                    request.missing.remove(&id)
+                };
+                again += u32::from(!is_first);
+                download.fruitless = 0;
+            }
+        }
+        self.needless(again);
+        self.finish_request(subscription);
+    }
+
+    /// EOSE or CLOSED: no more events of `subscription` will come.
+    pub(super) fn download_ended(&mut self, subscription: &str) {
+        if let Some(request) = self.on.download.under_way.get_mut(subscription) {
+            request.has_ended = true;
+            self.answered();
+        }
+        self.finish_request(subscription);
+    }
+
+    /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
+    pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
+        if text.starts_with("auth-required") {
+            if let Some(request) = self.on.download.under_way.remove(subscription) {
+                self.on.download.queue.extend(sorted(request.missing));
+                self.end_ahead(subscription);
+            }
+            self.auth_required(text);
+            return;
+        }
+        self.on.download.slow_down();
+        let reason = if text.is_empty() { "without a reason" } else { text };
+        if self.refusal.replace(reason.to_owned()).is_none() {
+            self.note(format!("the peer refuses a download: {reason}"));
+        }
+        if Prefix::of(text).is_final() {
+            self.refuse_downloads(subscription);
+        }
+        self.download_ended(subscription);
+    }
+
+    /// The peer sends nothing by id, however often it is asked.
+    fn refuse_downloads(&mut self, subscription: &str) {
+        let download = &mut self.on.download;
+        let mut ids: Vec<Id> = download.queue.drain(..).collect();
+        ids.extend(download.again.drain(..).map(|(id, _)| id));
+        if let Some(request) = download.under_way.get_mut(subscription) {
+            ids.extend(request.missing.drain());
+        }
+        for id in ids {
+            self.stay(id, Reason::NotSent);
+        }
+    }
+
+    /// Asks again for what did not come, once a REQ is over and all its events are settled.
+    fn finish_request(&mut self, subscription: &str) {
+        let download = &mut self.on.download;
+        let is_over = |request: &Request| request.has_ended && request.unsettled == 0;
+        if !download.under_way.get(subscription).is_some_and(is_over) {
+            return;
+        }
+        let Some(request) = download.under_way.remove(subscription) else { return };
+        let came = request.count - request.missing.len();
+        let tries = request.tries + 1;
+        if came > 0 && !request.missing.is_empty() && request.tries == 0 {
+            download.limit_ids(came.max(20));
+        }
+        // In smaller company it would come no sooner: nothing came at all.
+        let is_hopeless = tries >= MOST_TRIES || (tries >= 3 && came == 0);
+        if came == 0 {
+            download.fruitless += request.missing.len();
+        }
+        let fruitless = download.fruitless;
+        if is_hopeless {
+            for id in sorted(request.missing) {
+                self.stay(id, Reason::NotSent);
+            }
+        } else {
+            download.again.extend(sorted(request.missing).into_iter().map(|id| (id, tries)));
+        }
+        self.end_ahead(subscription);
+        if fruitless >= MOST_FRUITLESS {
+            let reason = format!(
+                "no progress: the peer lists events and sends none; of the last {fruitless} that it \
+                 was asked for none came"
+            );
+            self.leave(Loss::Final(reason, None));
+        }
+    }
+
+    /// What waited for the REQ that ran ahead is asked for, unless it came.
+    fn end_ahead(&mut self, subscription: &str) {
+        if let Some((_, held)) = self.on.download.ahead.take_if(|(name, _)| name == subscription) {
+            for id in held {
+                let losses = self.ledger.get(&id).map_or(0, |entry| entry.losses);
+                self.on.download.add(id, losses);
+            }
+        }
+    }
+
+    pub(super) fn take_download_time(&mut self) {
+        let now = self.now;
+        let waiting = self.on.download.under_way.iter_mut().filter(|(_, it)| !it.has_ended);
+        let mut late: Vec<String> = waiting
+            .filter_map(|(name, it)| missed(now, &mut it.deadline).then(|| name.clone()))
+            .collect();
+        if late.is_empty() {
+            return;
+        }
+        late.sort_unstable();
+        self.silences += 1;
+        let asked_for_one = self.on.download.ids_per_req == 1;
+        for name in late {
+            self.send(message::close(&name));
+            let Some(request) = self.on.download.under_way.remove(&name) else { continue };
+            // One at a time would cost as many deadlines.
+            self.on.download.queue.extend(sorted(request.missing));
+            self.end_ahead(&name);
+        }
+        self.on.download.ask_less();
+        if asked_for_one || self.silences > 3 {
+            self.leave_silent("a REQ by ids");
+        }
+    }
+}

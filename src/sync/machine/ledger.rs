@@ -1,0 +1,197 @@
+//! What became of every id that differed: the one place from which the figures are derived.
+
+use super::Id;
+use crate::sync::reason::Reason;
+use std::collections::{BTreeMap, HashMap};
+
+/// The side that had an event when it was found to differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum Side {
+    Ours,
+    Peers,
+}
+
+/// Where an event is on its way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) enum IdState {
+    /// It is to be moved, or the sync only looks.
+    Open,
+    /// The peer was asked for it, or it was sent to the peer.
+    UnderWay,
+    /// It came and is stored.
+    Stored,
+    /// It came, and we had it already.
+    Known,
+    /// The peer said that it took it.
+    Accepted,
+    /// The peer said that it had it.
+    Duplicate,
+    /// The peer took it and shows it.
+    Shown,
+    /// It stays where it is.
+    Stays(Reason),
+    /// It stays where it is, and that was known before it was found: no figure counts it.
+    Excused(Reason),
+}
+
+impl IdState {
+    /// Whether only one side has the event, as far as is known.
+    pub(crate) fn differs(self) -> bool {
+        matches!(self, Self::Open | Self::UnderWay | Self::Stays(_) | Self::Excused(_))
+    }
+}
+
+/// What is kept of an id.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) side: Side,
+    pub(crate) state: IdState,
+    /// The last round that found it to differ.
+    pub(crate) round: u32,
+    /// How often it was asked for or sent.
+    pub(crate) tries: u8,
+    /// How suspect the loss of connections makes it.
+    pub(crate) losses: u8,
+    /// Of an event that was sent.
+    pub(crate) kind: u16,
+}
+
+/// Every id that was found to differ, with its state.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    entries: HashMap<Id, Entry>,
+    // How many entries are in each state: kept in step by `set`, so that figures cost nothing.
+    counts: HashMap<(Side, IdState), u64>,
+    // The figures of entries that were let go.
+    base: Figures,
+}
+
+/// What the ledger comes to.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Figures {
+    pub(crate) have: u64,
+    pub(crate) need: u64,
+    pub(crate) stored: u64,
+    pub(crate) uploaded: u64,
+    pub(crate) duplicates: u64,
+    /// Events from the peer that were not kept.
+    pub(crate) refused: BTreeMap<Reason, u64>,
+    /// Events of ours that the peer did not take or keep.
+    pub(crate) refused_by_peer: BTreeMap<Reason, u64>,
+}
+
+impl Ledger {
+    pub(crate) fn get(&self, id: &Id) -> Option<&Entry> {
+        self.entries.get(id)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&Id, &Entry)> {
+        self.entries.iter()
+    }
+
+    /// Notes that round `round` found an id to differ.
+    pub(crate) fn find(&mut self, id: Id, side: Side, state: IdState, round: u32) {
+        let new = Entry { side, state, round, tries: 0, losses: 0, kind: 0 };
+        match self.entries.insert(id, new) {
+            None => {}
+            Some(old) => {
+                self.uncount(old.side, old.state);
+                if let Some(entry) = self.entries.get_mut(&id) {
+                    (entry.tries, entry.losses, entry.kind) = (old.tries, old.losses, old.kind);
+                }
+            }
+        }
+        *self.counts.entry((side, state)).or_default() += 1;
+    }
+
+    /// Moves an id to another state; an id that is not there stays away.
+    pub(crate) fn set(&mut self, id: &Id, state: IdState) {
+        let Some(entry) = self.entries.get_mut(id) else { return };
+        let (side, old) = (entry.side, std::mem::replace(&mut entry.state, state));
+        self.uncount(side, old);
+        *self.counts.entry((side, state)).or_default() += 1;
+    }
+
+    /// Changes what does not count.
+    pub(crate) fn note(&mut self, id: &Id, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.entries.get_mut(id) {
+            let before = (entry.side, entry.state);
+            change(entry);
+            debug_assert_eq!(before, (entry.side, entry.state), "a state changes by `set`");
+        }
+    }
+
+    fn uncount(&mut self, side: Side, state: IdState) {
+        if let Some(count) = self.counts.get_mut(&(side, state)) {
+            *count -= 1;
+        }
+    }
+
+    fn sum(&self, wanted: impl Fn(Side, IdState) -> bool) -> u64 {
+        let counted = self.counts.iter().filter(|((side, state), _)| wanted(*side, *state));
+        counted.map(|(_, count)| count).sum()
+    }
+
+    /// Ids that are to be moved or under way, of one side.
+    pub(crate) fn unsettled(&self, side: Side) -> u64 {
+        self.sum(|of, state| of == side && matches!(state, IdState::Open | IdState::UnderWay))
+    }
+
+    /// What all of it comes to.
+    pub(crate) fn figures(&self) -> Figures {
+        let mut figures = self.base.clone();
+        let moves = |state| !matches!(state, IdState::Excused(_));
+        figures.have += self.sum(|side, state| side == Side::Ours && moves(state));
+        figures.need += self.sum(|side, state| side == Side::Peers && moves(state));
+        figures.stored += self.sum(|_, state| state == IdState::Stored);
+        let taken = |state| matches!(state, IdState::Accepted | IdState::Shown);
+        figures.uploaded += self.sum(|_, state| taken(state));
+        let had = |state| matches!(state, IdState::Known | IdState::Duplicate);
+        figures.duplicates += self.sum(|_, state| had(state));
+        for ((side, state), count) in self.counts.iter().filter(|(_, count)| **count > 0) {
+            let IdState::Stays(reason) = state else { continue };
+            let ours_to_keep = *side == Side::Peers || *reason == Reason::Protected;
+            let all =
+                if ours_to_keep { &mut figures.refused } else { &mut figures.refused_by_peer };
+            *all.entry(*reason).or_default() += count;
+        }
+        figures
+    }
+
+    /// The ids that round `round` found, that still differ, by reason; those without one are
+    /// [`Reason::NotMoved`].
+    pub(crate) fn differences(&self, round: u32) -> BTreeMap<Reason, u64> {
+        let mut differences = BTreeMap::new();
+        for entry in self.entries.values().filter(|entry| entry.round == round) {
+            let reason = match entry.state {
+                IdState::Stays(reason) | IdState::Excused(reason) => reason,
+                IdState::Open | IdState::UnderWay => Reason::NotMoved,
+                _ => continue,
+            };
+            *differences.entry(reason).or_default() += 1;
+        }
+        differences
+    }
+
+    /// Lets all entries go; the figures stay.
+    pub(crate) fn forget(&mut self) {
+        self.base = self.figures();
+        self.entries = HashMap::new();
+        self.counts.clear();
+    }
+
+    /// Whether the counts are those of the entries.
+    pub(crate) fn is_consistent(&self) -> bool {
+        let mut counts: HashMap<(Side, IdState), u64> = HashMap::new();
+        for entry in self.entries.values() {
+            *counts.entry((entry.side, entry.state)).or_default() += 1;
+        }
+        let kept: HashMap<_, _> =
+            self.counts.iter().filter(|(_, n)| **n > 0).map(|(k, n)| (*k, *n)).collect();
+        counts == kept
+    }
+}

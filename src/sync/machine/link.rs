@@ -1,0 +1,348 @@
+//! Connections that come and go: what the next one can use, and when to give the peer up.
+
+use super::ledger::{IdState, Side};
+use super::{Connection, Id, Machine, Now, TICK};
+use crate::sync::nip11::Information;
+use crate::sync::reason::Reason;
+use crate::sync::report::{Progress, Verdict};
+use std::time::Duration;
+
+/// How long our own work may take after a connection is lost.
+const DRAIN: Duration = Duration::from_secs(30);
+/// After so many connections in a row on which nothing was answered the peer is left.
+const MOST_SILENT_CONNECTIONS: u32 = 3;
+/// A round that had to leave so many connections because something was not answered ends there.
+const MOST_SILENT_IN_ALL: u32 = 8;
+/// After so many losses an id is asked for alone.
+pub(super) const ALONE_AFTER: u8 = 3;
+/// An event is given up that was asked for alone at the loss of so many connections on which
+/// nothing came: fewer than a sync makes, so that one that leaves a peer gets further next time.
+const MOST_LONE_LOSSES: u8 = 4;
+/// A loss on which others came counts for so much less: a link may break at any event, but not
+/// again and again at one.
+const LOSSES_BESIDE_OTHERS: u8 = 4;
+/// After so many hang-ups at the first NEG-OPEN the peer is read.
+const MOST_NEG_HANGUPS: u32 = 2;
+
+/// Whether there is a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Link {
+    /// One is to be made.
+    Connecting,
+    Up,
+    /// It is gone, and what came with it is being dealt with, at most until then.
+    Draining(Loss, Duration),
+    /// The next is made then.
+    Waiting(Duration),
+    /// All is done but what is being written.
+    Finishing,
+    Over,
+}
+
+/// Why there is no connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// It could not be made, or went away; another one may do better.
+    Gone(String),
+    /// The peer did not answer.
+    Silent(String),
+    /// The peer sent a message that is too long to be read.
+    TooLong(String),
+    /// Another attempt cannot do better; the hint may.
+    Final(String, Option<&'static str>),
+}
+
+impl Machine {
+    /// Whether a connection is to be made.
+    pub fn wants_connection(&self) -> bool {
+        matches!(self.link, Link::Connecting)
+    }
+
+    /// Whether the connection is in use; one that is not is to be closed.
+    pub fn is_up(&self) -> bool {
+        matches!(self.link, Link::Up)
+    }
+
+    /// Whether the sync has ended.
+    pub fn is_over(&self) -> bool {
+        matches!(self.link, Link::Over)
+    }
+
+    /// There is a connection to the peer, which says this of itself.
+    pub fn handle_connected(&mut self, information: Information, now: Now) {
+        self.now = now;
+        self.information = information;
+        self.connections += 1;
+        self.on = Connection::new(&self.information, now);
+        self.link = Link::Up;
+        self.events.push_back(Progress::Connected);
+        self.auth_connected();
+        self.send_again();
+        self.advance();
+    }
+
+    /// What the peer is known to say of itself, once it was asked.
+    pub fn information(&self) -> Option<Information> {
+        (self.connections > 0).then_some(self.information)
+    }
+
+    /// The connection is gone, or could not be made.
+    pub fn handle_lost(&mut self, loss: Loss, now: Now) {
+        self.now = now;
+        if matches!(self.link, Link::Up | Link::Connecting) {
+            self.leave(loss);
+        }
+        self.advance();
+    }
+
+    /// Leaves the connection. What came with it still counts.
+    pub(super) fn leave(&mut self, loss: Loss) {
+        if !matches!(self.link, Link::Up | Link::Connecting) {
+            return;
+        }
+        self.flush_batch();
+        self.transmit.clear();
+        self.link = Link::Draining(loss, self.now.at + DRAIN);
+    }
+
+    /// The peer did not answer `what`.
+    pub(super) fn leave_silent(&mut self, what: &str) {
+        self.silences += 1;
+        let reason = format!("no answer: {what} was not answered in time");
+        self.leave(Loss::Silent(reason));
+    }
+
+    pub(super) fn advance_link(&mut self) {
+        match self.link.clone() {
+            Link::Draining(loss, until) if self.working == 0 || self.now.at >= until => {
+                self.settle_loss(&loss);
+            }
+            Link::Waiting(until) if self.now.at >= until => self.link = Link::Connecting,
+            Link::Finishing if self.working == 0 => self.link = Link::Over,
+            _ => {}
+        }
+    }
+
+    /// Decides what follows from a loss.
+    fn settle_loss(&mut self, loss: &Loss) {
+        self.tell();
+        self.remember_refused();
+        let mut reason = match loss {
+            Loss::Gone(reason) | Loss::Silent(reason) | Loss::TooLong(reason) => reason.clone(),
+            Loss::Final(reason, hint) => {
+                return self.give_up_peer(reason.clone(), *hint);
+            }
+        };
+        if self.on.reconciling.is_first_unanswered() {
+            self.neg_hangups += 1;
+            if self.neg_hangups >= MOST_NEG_HANGUPS {
+                self.read_from_now_on("it hangs up when it is asked to", false);
+            }
+        }
+        let asked_for = self.keep_suspects(loss);
+        if !self.on.advanced && asked_for > 0 {
+            reason = format!(
+                "{reason}; of {asked_for} events that it lists and was asked for none has come"
+            );
+        }
+        self.reopen();
+        if self.on.advanced {
+            self.silent_connections = 0;
+            if !self.settings.dry_run || self.reads {
+                self.backoff.reset();
+            }
+        }
+        if matches!(loss, Loss::Silent(_)) {
+            self.silent_in_all += 1;
+            self.silent_connections += u32::from(!self.on.advanced);
+        }
+        let pause = self.backoff.next();
+        let failures = self.backoff.failures();
+        let tired = self.silent_connections >= MOST_SILENT_CONNECTIONS
+            || self.silent_in_all >= MOST_SILENT_IN_ALL;
+        if let Some(most) = self.settings.attempts
+            && (failures >= most || tired)
+        {
+            let reason = match failures {
+                _ if self.silent_in_all >= MOST_SILENT_IN_ALL => {
+                    format!("after {MOST_SILENT_IN_ALL} connections that had to be left: {reason}")
+                }
+                1 => reason,
+                _ => format!("after {failures} attempts in a row that moved nothing: {reason}"),
+            };
+            return self.give_up_peer(reason, None);
+        }
+        self.report.reconnects += 1;
+        self.events.push_back(Progress::Waiting { reason, pause });
+        self.link = Link::Waiting(self.now.at + pause);
+        self.on = Connection::new(&self.information, self.now);
+    }
+
+    /// Ends the sync: the peer cannot be synced with, for now.
+    pub(super) fn give_up_peer(&mut self, reason: String, hint: Option<&'static str>) {
+        self.report.error = Some(reason);
+        self.report.hint = hint;
+        self.report.judge(Verdict::Incomplete, None);
+        self.keep_unseen();
+        self.finish();
+    }
+
+    /// Ends the sync, once what is under way is done.
+    pub(super) fn finish(&mut self) {
+        debug_assert!(self.ledger.is_consistent(), "figures are those of the ids");
+        self.remember_refused();
+        self.tell();
+        if !matches!(self.link, Link::Over) {
+            self.link = Link::Finishing;
+        }
+        self.advance_link();
+    }
+
+    /// What was under way is to be moved again.
+    fn reopen(&mut self) {
+        let lost: Vec<Id> = self
+            .ledger
+            .iter()
+            .filter(|(_, entry)| entry.state == IdState::UnderWay)
+            .map(|(id, _)| *id)
+            .collect();
+        for id in lost {
+            self.ledger.set(&id, IdState::Open);
+        }
+        self.reading.connection_lost();
+        if !self.reads || self.round.as_ref().is_some_and(|round| !round.is_read) {
+            // A reconciliation begins anew on the next connection.
+            if self.round.take().is_some() {
+                self.rounds = self.rounds.saturating_sub(1);
+            } else {
+                self.rounds = 0;
+            }
+        }
+    }
+
+    /// A reading goes on where it was: what the connection before was to send goes first.
+    fn send_again(&mut self) {
+        if self.settings.dry_run || !self.round.as_ref().is_some_and(|round| round.is_read) {
+            return;
+        }
+        let to_send = |side, state| side == Side::Ours && state == IdState::Open;
+        let ids = self.ledger.iter().filter(|(_, entry)| to_send(entry.side, entry.state));
+        let mut ids: Vec<Id> = ids.map(|(id, _)| *id).collect();
+        ids.sort_unstable();
+        for id in ids {
+            self.on.upload.add(id);
+        }
+    }
+
+    /// Keeps what was asked for when the connection broke: it may be what broke it. Returns how
+    /// many events were asked for.
+    fn keep_suspects(&mut self, loss: &Loss) -> usize {
+        let at_fault = self.on.download.at_fault();
+        let alone = at_fault.len() == 1;
+        let advanced = self.on.advanced;
+        for id in at_fault {
+            let mut losses = 0;
+            self.ledger.note(&id, |entry| {
+                entry.losses = more_suspect(entry.losses, alone, advanced);
+                losses = entry.losses;
+            });
+            let proven = alone && matches!(loss, Loss::TooLong(_));
+            if proven || losses >= ALONE_AFTER + MOST_LONE_LOSSES * LOSSES_BESIDE_OTHERS {
+                self.stay(id, Reason::Unreadable);
+            }
+        }
+        self.on.download.asked_for()
+    }
+
+    /// The next deadline; the moment may be in the past.
+    pub fn poll_timeout(&self) -> Option<Duration> {
+        let tick = (self.told_at + TICK).max(self.now.at);
+        let on = &self.on;
+        match &self.link {
+            Link::Connecting | Link::Over => None,
+            Link::Finishing => Some(self.now.at + TICK),
+            Link::Draining(_, until) => Some(*until),
+            Link::Waiting(until) => Some(*until),
+            Link::Up => [
+                on.not_before,
+                on.auth.deadline(),
+                on.probe.deadline(),
+                on.reconciling.deadline(),
+                self.reading.deadline(),
+                on.download.deadline(),
+                on.upload.deadline(),
+                on.second_look.deadline(),
+                self.live_deadline(),
+                (self.round.is_some() || self.is_behind()).then_some(tick),
+            ]
+            .into_iter()
+            .flatten()
+            .min(),
+        }
+    }
+
+    /// Whether something is to be told or written that waits for the next tick.
+    fn is_behind(&self) -> bool {
+        !self.refused.is_empty() || self.ledger.len() > 0
+    }
+
+    /// Looks at the deadlines.
+    pub(super) fn take_time(&mut self) {
+        if !matches!(self.link, Link::Up) {
+            return;
+        }
+        if self.now.at >= self.told_at + TICK {
+            self.tell();
+            self.tidy_live();
+        }
+        if !self.may_read() {
+            // The answers may be there, and we are behind.
+            return self.extend_deadlines();
+        }
+        self.take_auth_time();
+        self.take_probe_time();
+        self.take_reconciling_time();
+        self.take_reading_time();
+        self.take_download_time();
+        self.take_upload_time();
+        self.take_second_look_time();
+        self.take_live_time();
+    }
+
+    fn extend_deadlines(&mut self) {
+        let later = self.patience();
+        self.on.probe.extend(later);
+        self.on.reconciling.extend(later);
+        self.reading.extend(later);
+        self.on.download.extend(later);
+        self.on.upload.extend(later);
+        self.on.second_look.extend(later);
+    }
+}
+
+/// Whether `deadline` was missed by the peer, and not by us: one that is noticed far too late is
+/// moved.
+pub(super) fn missed(now: Now, deadline: &mut Option<Duration>) -> bool {
+    match *deadline {
+        Some(at) if now.at > at + super::LATE => {
+            *deadline = Some(now.at + super::LATE);
+            false
+        }
+        Some(at) => now.at >= at,
+        None => false,
+    }
+}
+
+/// How suspect an event is that was to come when a connection broke. Where others came it may have
+/// been any of those that were next: fewer are asked for together from now on. Where nothing came
+/// each is asked for alone, and one that was alone has one chance less; a part of one where others
+/// came.
+fn more_suspect(losses: u8, alone: bool, others_came: bool) -> u8 {
+    match (others_came, alone) {
+        (true, _) if losses < ALONE_AFTER => losses + 1,
+        (true, false) => losses,
+        (true, true) => losses.saturating_add(1),
+        (false, false) => losses.max(ALONE_AFTER),
+        (false, true) => losses.max(ALONE_AFTER).saturating_add(LOSSES_BESIDE_OTHERS),
+    }
+}

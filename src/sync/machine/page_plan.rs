@@ -1,0 +1,536 @@
+//! Which pages to ask for so that all that a peer holds is read, and what each page proves.
+//!
+//! A page is believed to hold the newest events of its filter only while its events come in that
+//! order. It then shows its window down to the second in which it ends; that second is part of the
+//! next page. A second that may hold more than a page is split by kind, then by author. What no
+//! split can prove is a [`Unseen`] gap.
+
+use super::Id;
+use crate::sync::filter::{PeerFilter, Window};
+use serde::Serialize;
+use std::collections::{BTreeSet, HashSet};
+
+/// The most values in one list of a filter; some relays answer longer ones with nothing.
+pub(crate) const MOST_VALUES: usize = 500;
+/// Lists of so few values are answered, if any are.
+const FEW_VALUES: usize = 8;
+/// A page of so few events was not cut: no relay has so small a cap.
+const UNCUT_EVENTS: usize = 2;
+/// The most seconds that are split; further ones are gaps.
+const MOST_SPLIT_SECONDS: u32 = 64;
+/// The most authors that are remembered, to ask for one by one.
+const MOST_AUTHORS: usize = 5_000;
+/// The most authors of one part of a second.
+const AUTHORS_PER_PART: usize = 50;
+/// The most gaps that are named.
+const MOST_GAPS: usize = 100;
+/// Events that a closing question shows may be older than the reading by so much: they were on
+/// their way to the peer.
+const LATE_S: u64 = 60;
+
+/// What an EOSE says beside that it is one (NIP-67).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    None,
+    Finish,
+    More,
+}
+
+/// An event of a page, as much of it as can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageEvent {
+    pub(crate) id: Id,
+    pub(crate) created_at: u64,
+    pub(crate) kind: u16,
+    pub(crate) pubkey: [u8; 32],
+    /// Whether it was sent to the peer by this sync.
+    pub(crate) is_ours: bool,
+}
+
+/// A page in the order in which it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Page {
+    pub(crate) events: Vec<PageEvent>,
+    pub(crate) hint: Hint,
+    /// Events that do not match what was asked for.
+    pub(crate) foreign: u64,
+}
+
+/// A stretch of time, perhaps of one kind only, that the peer did not show completely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    /// The first second; none where there is no first.
+    pub since: Option<u64>,
+    /// The last second; none where there is no last.
+    pub until: Option<u64>,
+    /// The kind; none for all kinds of the filter.
+    pub kind: Option<u16>,
+    /// Why it was not seen.
+    pub why: &'static str,
+}
+
+impl std::fmt::Display for Unseen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since == until => write!(f, "second {since}")?,
+            (Some(since), Some(until)) => write!(f, "seconds {since} to {until}")?,
+            (Some(since), None) => write!(f, "since {since}")?,
+            (None, Some(until)) => write!(f, "up to {until}")?,
+            (None, None) => f.write_str("anything")?,
+        }
+        if let Some(kind) = self.kind {
+            write!(f, ", kind {kind}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// A part of the filter of which the peer has shown everything, with all ids that it holds.
+#[derive(Debug)]
+pub(crate) struct ShownPart {
+    pub(crate) filter: PeerFilter,
+    pub(crate) theirs: HashSet<Id>,
+}
+
+/// A part that is still to be read.
+#[derive(Debug, Clone)]
+struct Part {
+    /// Narrowed by kinds, authors or values; its times are those of `window`.
+    filter: PeerFilter,
+    window: Window,
+    level: Level,
+    /// Ids of the second `window.until` that earlier pages showed.
+    carry: HashSet<Id>,
+    is_closing: bool,
+}
+
+/// What a part was split by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Level {
+    Time,
+    Kinds(Vec<u16>),
+    Authors,
+}
+
+/// What is read, and what is left to read.
+#[derive(Debug)]
+pub(crate) struct PagePlan {
+    filter: PeerFilter,
+    /// The parts left, the next one last.
+    parts: Vec<Part>,
+    current: Option<Part>,
+    /// The most events of any page of this peer.
+    pub(crate) largest: usize,
+    /// Events come in the order of their arrival at the peer: only a page that is not full shows
+    /// its window.
+    by_arrival: bool,
+    /// Whether a page was believed to be the newest of its filter.
+    trusted: bool,
+    /// When the reading began, in seconds since the Unix epoch.
+    began: u64,
+    newest: Option<u64>,
+    authors: BTreeSet<[u8; 32]>,
+    split_seconds: u32,
+    is_closed: bool,
+    was_finished: bool,
+    /// Of a filter with a limit: what has come.
+    collected: Vec<PageEvent>,
+    pub(crate) gaps: Vec<Unseen>,
+    pub(crate) pages: u64,
+}
+
+impl PagePlan {
+    /// Reads `windows` of `filter`, the newest first. `largest` is the largest page that the peer
+    /// is known to have sent.
+    pub(crate) fn new(filter: &PeerFilter, windows: &[Window], largest: usize, began: u64) -> Self {
+        let mut plan = Self {
+            filter: filter.clone(),
+            parts: Vec::new(),
+            current: None,
+            largest,
+            by_arrival: false,
+            trusted: false,
+            began,
+            newest: None,
+            authors: BTreeSet::new(),
+            split_seconds: 0,
+            is_closed: false,
+            was_finished: false,
+            collected: Vec::new(),
+            gaps: Vec::new(),
+            pages: 0,
+        };
+        plan.add_windows(windows);
+        plan
+    }
+
+    fn add_windows(&mut self, windows: &[Window]) {
+        for window in windows.iter().rev() {
+            for filter in self.filter.split_values(MOST_VALUES) {
+                self.push(filter, *window, Level::Time, HashSet::new());
+            }
+        }
+    }
+
+    fn push(&mut self, filter: PeerFilter, window: Window, level: Level, carry: HashSet<Id>) {
+        if window.since.unwrap_or(0) <= window.until.unwrap_or(u64::MAX) {
+            self.parts.push(Part { filter, window, level, carry, is_closing: false });
+        }
+    }
+
+    /// The filter of the next page, of at most `most` events; `None` when nothing is left to ask.
+    pub(crate) fn next(&mut self, most: usize) -> Option<PeerFilter> {
+        if self.current.is_none() {
+            self.current = Some(self.parts.pop().or_else(|| self.closing_question())?);
+        }
+        self.pages += 1;
+        let part = self.current.as_ref()?;
+        let mut window = part.window;
+        if window.since.is_none() && window.until.is_none() {
+            // A page without any condition is answered with nothing by some relays. What is of
+            // second 0 comes with the pages further down.
+            window.since = Some(1);
+        }
+        Some(part.filter.within(window).newest(most))
+    }
+
+    /// Whether nothing is left to ask.
+    pub(crate) fn is_done(&self) -> bool {
+        self.current.is_none() && self.parts.is_empty() && self.is_closed_or_empty()
+    }
+
+    fn is_closed_or_empty(&self) -> bool {
+        self.is_closed || self.newest.is_none() || self.filter.parsed().limit.is_some()
+    }
+
+    /// What lies after the newest event that was shown: nothing, unless it is new.
+    fn closing_question(&mut self) -> Option<Part> {
+        if self.is_closed_or_empty() {
+            return None;
+        }
+        let since = self.newest?.checked_add(1)?;
+        let until = self.filter.parsed().until;
+        if until.is_some_and(|until| until < since) {
+            self.is_closed = true;
+            return None;
+        }
+        let mut filters = self.filter.split_values(MOST_VALUES);
+        let filter = filters.pop()?;
+        self.is_closed = true;
+        let window = Window { since: Some(since), until };
+        let part = |filter| Part {
+            filter,
+            window,
+            level: Level::Time,
+            carry: HashSet::new(),
+            is_closing: true,
+        };
+        self.parts.extend(filters.into_iter().map(part));
+        Some(part(filter))
+    }
+
+    /// The page did not come. Returns whether the question can be made smaller: the next one then
+    /// is.
+    pub(crate) fn not_answered(&mut self) -> bool {
+        let Some(part) = self.current.take() else { return false };
+        let longest = part.filter.longest_list();
+        if longest <= FEW_VALUES {
+            self.parts.push(part);
+            return false;
+        }
+        for filter in part.filter.split_values(longest.div_ceil(4)) {
+            self.parts.push(Part { filter, ..part.clone() });
+        }
+        true
+    }
+
+    /// Takes the page that was asked for last. Returns what it shows completely.
+    pub(crate) fn take(&mut self, page: Page) -> Option<ShownPart> {
+        let part = self.current.take()?;
+        let count = page.events.len();
+        self.largest = self.largest.max(count);
+        for event in &page.events {
+            self.newest = self.newest.max(Some(event.created_at));
+            if self.authors.len() < MOST_AUTHORS {
+                self.authors.insert(event.pubkey);
+            }
+        }
+        if self.filter.parsed().limit.is_some() {
+            return self.take_limited(part, page);
+        }
+        if count == 0 && (page.foreign > 0 || page.hint == Hint::More) {
+            let why = if page.foreign > 0 { "filter ignored" } else { "no events, but more" };
+            self.gap(part.window, None, why);
+            return None;
+        }
+        if page.hint == Hint::Finish {
+            // The peer's own word that nothing is left.
+            self.was_finished = true;
+            self.is_closed |= part.window.until == self.filter.parsed().until;
+            return Some(shown(&part, part.window, &page.events));
+        }
+        let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
+            return Some(shown(&part, part.window, &[]));
+        };
+        let may_hold_more = self.may_hold_more(count, page.hint);
+        if part.is_closing && self.is_late(&page.events) {
+            return self.distrust();
+        }
+        if self.by_arrival || !is_newest_first(&page.events) {
+            if !may_hold_more {
+                return Some(shown(&part, part.window, &page.events));
+            }
+            if !self.by_arrival && self.trusted {
+                return self.distrust();
+            }
+            self.by_arrival = true;
+            self.split_time(part, &page.events);
+            return None;
+        }
+        self.trusted = true;
+        if part.window.until.is_none_or(|until| oldest < until) {
+            return Some(self.go_on_below(part, &page.events, oldest));
+        }
+        // The whole page is of one second, in which another page may begin.
+        let below = Window { since: part.window.since, until: oldest.checked_sub(1) };
+        if oldest > 0 {
+            self.push(part.filter.clone(), below, part.level.clone(), HashSet::new());
+        }
+        let second = Window { since: Some(oldest), until: Some(oldest) };
+        if !may_hold_more {
+            return Some(shown(&part, second, &page.events));
+        }
+        self.split_second(part, oldest, &page.events);
+        None
+    }
+
+    /// The page shows its window above its oldest second.
+    fn go_on_below(&mut self, part: Part, events: &[PageEvent], oldest: u64) -> ShownPart {
+        let carry = events.iter().filter(|event| event.created_at == oldest).map(|it| it.id);
+        let below = Window { since: part.window.since, until: Some(oldest) };
+        self.push(part.filter.clone(), below, part.level.clone(), carry.collect());
+        let above: Vec<PageEvent> =
+            events.iter().filter(|event| event.created_at > oldest).copied().collect();
+        let window = Window { since: oldest.checked_add(1), until: part.window.until };
+        shown(&part, window, &above)
+    }
+
+    /// The order of events was believed and is none: everything is read again, by time.
+    fn distrust(&mut self) -> Option<ShownPart> {
+        self.by_arrival = true;
+        self.is_closed = false;
+        self.parts.clear();
+        let whole = self.filter.window();
+        self.add_windows(&[whole]);
+        None
+    }
+
+    /// Whether events came with a closing question that were there before.
+    fn is_late(&self, events: &[PageEvent]) -> bool {
+        let is_old = |event: &PageEvent| {
+            !event.is_ours && event.created_at.saturating_add(LATE_S) < self.began
+        };
+        !self.by_arrival && events.iter().any(is_old)
+    }
+
+    fn may_hold_more(&self, count: usize, hint: Hint) -> bool {
+        hint == Hint::More || (count >= self.largest && count > UNCUT_EVENTS)
+    }
+
+    fn split_time(&mut self, part: Part, events: &[PageEvent]) {
+        let mut times: Vec<u64> = events.iter().map(|event| event.created_at).collect();
+        times.sort_unstable();
+        let (first, last) = (times[0], times[times.len() - 1]);
+        let (since, until) = (part.window.since, part.window.until);
+        if since == until && since.is_some() {
+            return self.split_second(part, first, events);
+        }
+        let cuts = if first == last {
+            vec![first, first.saturating_add(1)]
+        } else {
+            let middle = times[times.len() / 2];
+            vec![if middle > first { middle } else { middle + 1 }]
+        };
+        let mut from = since;
+        for cut in cuts {
+            let window = Window { since: from, until: cut.checked_sub(1) };
+            if cut > 0 {
+                self.push(part.filter.clone(), window, Level::Time, HashSet::new());
+            }
+            from = Some(cut);
+        }
+        self.push(part.filter, Window { since: from, until }, Level::Time, HashSet::new());
+    }
+
+    /// A second that may hold more than a page is read by kinds; one of a kind, by authors.
+    fn split_second(&mut self, part: Part, second: u64, events: &[PageEvent]) {
+        let window = Window { since: Some(second), until: Some(second) };
+        let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
+        match &part.level {
+            Level::Time => {
+                self.split_seconds += 1;
+                if self.split_seconds > MOST_SPLIT_SECONDS {
+                    return self.gap(window, None, "too many seconds that hold more than a page");
+                }
+                let kinds = part.filter.parsed().kinds.clone();
+                let kinds = kinds.unwrap_or_else(|| (0..=u16::MAX).collect());
+                self.split_kinds(&part.filter, window, kinds.into_iter().collect(), &seen);
+            }
+            Level::Kinds(kinds) if kinds.len() > 1 => {
+                self.split_kinds(&part.filter, window, kinds.iter().copied().collect(), &seen);
+            }
+            Level::Kinds(kinds) => {
+                let kind = kinds.first().copied();
+                self.split_authors(&part.filter, window, kind);
+            }
+            Level::Authors => {
+                let authors = part.filter.parsed().authors.clone().unwrap_or_default();
+                let authors: Vec<[u8; 32]> = authors.into_iter().collect();
+                if authors.len() <= 1 {
+                    let kind = seen.first().copied();
+                    return self.gap(window, kind, "one author has more events than a page");
+                }
+                self.push_authors(&part.filter, window, &authors, authors.len().div_ceil(2));
+            }
+        }
+    }
+
+    fn split_kinds(
+        &mut self,
+        filter: &PeerFilter,
+        window: Window,
+        kinds: BTreeSet<u16>,
+        seen: &BTreeSet<u16>,
+    ) {
+        let (alone, rest): (Vec<u16>, Vec<u16>) =
+            kinds.into_iter().partition(|kind| seen.contains(kind));
+        let most = if rest.len() > MOST_VALUES { MOST_VALUES } else { rest.len().max(1) };
+        let parts =
+            rest.chunks(most).map(<[u16]>::to_vec).chain(alone.into_iter().map(|k| vec![k]));
+        for kinds in parts {
+            let narrow = filter.with_kinds(&kinds);
+            self.push(narrow, window, Level::Kinds(kinds), HashSet::new());
+        }
+    }
+
+    /// By authors all is read where the filter names them; else the second is a gap, of which the
+    /// authors that are known are read.
+    fn split_authors(&mut self, filter: &PeerFilter, window: Window, kind: Option<u16>) {
+        let named = filter.parsed().authors.clone();
+        let authors: Vec<[u8; 32]> = match named {
+            Some(authors) => authors.into_iter().collect(),
+            None => {
+                self.gap(window, kind, "one second holds more events of one kind than a page");
+                self.authors.iter().copied().collect()
+            }
+        };
+        self.push_authors(filter, window, &authors, AUTHORS_PER_PART);
+    }
+
+    fn push_authors(
+        &mut self,
+        filter: &PeerFilter,
+        window: Window,
+        authors: &[[u8; 32]],
+        most: usize,
+    ) {
+        for authors in authors.chunks(most.max(1)) {
+            self.push(filter.with_authors(authors), window, Level::Authors, HashSet::new());
+        }
+    }
+
+    /// A filter with a limit is read until it is full, and compared as a whole.
+    fn take_limited(&mut self, part: Part, page: Page) -> Option<ShownPart> {
+        let limit = self.filter.parsed().limit.unwrap_or(usize::MAX);
+        if !is_newest_first(&page.events) {
+            self.gap(part.window, None, "events come in no order");
+            return None;
+        }
+        let known: HashSet<Id> = self.collected.iter().map(|event| event.id).collect();
+        let new: Vec<PageEvent> =
+            page.events.iter().filter(|event| !known.contains(&event.id)).copied().collect();
+        let is_over = new.is_empty() || page.hint == Hint::Finish;
+        let oldest = oldest(&page.events);
+        self.collected.extend(new);
+        let until = if is_over { oldest.and_then(|it| it.checked_sub(1)) } else { oldest };
+        let more = self.collected.len() < limit
+            && page.hint != Hint::Finish
+            && until.is_some_and(|until| part.window.since.is_none_or(|since| since <= until));
+        if more {
+            if is_over && self.may_hold_more(page.events.len(), page.hint) {
+                self.gap(part.window, None, "one second holds more events than a page");
+            }
+            let window = Window { since: part.window.since, until };
+            self.push(part.filter, window, Level::Time, HashSet::new());
+            return None;
+        }
+        let mut all = std::mem::take(&mut self.collected);
+        all.sort_unstable_by_key(|event| (std::cmp::Reverse(event.created_at), event.id));
+        let theirs = all.iter().take(limit).map(|event| event.id).collect();
+        Some(ShownPart { filter: self.filter.clone(), theirs })
+    }
+
+    /// Whether the peer itself said that nothing is left (NIP-67).
+    pub(crate) fn was_finished(&self) -> bool {
+        self.was_finished
+    }
+
+    /// Leaves the rest unread.
+    pub(crate) fn abandon(&mut self, window: Window, why: &'static str) {
+        self.parts.clear();
+        self.current = None;
+        self.is_closed = true;
+        self.gap(window, None, why);
+    }
+
+    /// The sync ends here: what is not read yet is a gap.
+    pub(crate) fn give_up(&mut self, why: &'static str) {
+        let rest: Vec<Part> = self.parts.drain(..).chain(self.current.take()).collect();
+        // One line says enough of many parts of the same time.
+        let mut windows: Vec<Window> = rest.iter().map(|part| part.window).collect();
+        windows.dedup();
+        for window in windows.into_iter().take(MOST_GAPS) {
+            self.gap(window, None, why);
+        }
+    }
+
+    pub(crate) fn gap(&mut self, window: Window, kind: Option<u16>, why: &'static str) {
+        if self.gaps.len() >= MOST_GAPS {
+            return;
+        }
+        self.gaps.push(Unseen { since: window.since, until: window.until, kind, why });
+    }
+
+    /// The second down to which everything was read without a gap, from the newest on; `None`
+    /// while there is none.
+    pub(crate) fn read_down_to(&self) -> Option<u64> {
+        if !self.gaps.is_empty() || self.filter.parsed().limit.is_some() {
+            return None;
+        }
+        let parts = self.parts.iter().chain(&self.current).filter(|part| !part.is_closing);
+        let mut down_to = Some(0);
+        for part in parts {
+            let above = part.window.until.and_then(|until| until.checked_add(1))?;
+            down_to = down_to.max(Some(above));
+        }
+        down_to
+    }
+
+    /// The newest `created_at` that any page has shown.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.newest
+    }
+}
+
+fn shown(part: &Part, window: Window, events: &[PageEvent]) -> ShownPart {
+    let theirs = events.iter().map(|event| event.id).chain(part.carry.iter().copied()).collect();
+    ShownPart { filter: part.filter.within(window), theirs }
+}
+
+fn oldest(events: &[PageEvent]) -> Option<u64> {
+    events.iter().map(|event| event.created_at).min()
+}
+
+fn is_newest_first(events: &[PageEvent]) -> bool {
+    events.is_sorted_by(|one, next| one.created_at >= next.created_at)
+}

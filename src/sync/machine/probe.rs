@@ -1,0 +1,142 @@
+//! Which kinds the peer shows to their owners only: those cannot be compared. Asked by one REQ for
+//! one event of such a kind, of peers that know who their clients are (NIP-42).
+
+use super::ledger::{IdState, Side};
+use super::link::missed;
+use super::{Id, Machine, PageEvent};
+use crate::sync::filter::Window;
+use crate::sync::message;
+use crate::sync::reason::{Prefix, Reason};
+use std::time::Duration;
+
+/// Kinds that relays show to author and addressee only: direct messages (NIP-04, NIP-17), seals and
+/// gift wraps (NIP-59).
+pub(super) const PRIVATE_KINDS: [u16; 5] = [4, 13, 14, 15, 1_059];
+
+/// The question and what is known by now.
+#[derive(Debug, Default)]
+pub(super) struct Probe {
+    subscription: Option<String>,
+    deadline: Option<Duration>,
+    was_asked: bool,
+}
+
+impl Probe {
+    pub(super) fn is_idle(&self) -> bool {
+        self.subscription.is_none()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.deadline
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        self.deadline = self.deadline.map(|at| at.max(until));
+    }
+
+    pub(super) fn shorten(&mut self, until: Duration) {
+        self.deadline = self.deadline.map(|at| at.min(until));
+    }
+
+    pub(super) fn is_about(&self, subscription: &str) -> bool {
+        self.subscription.as_deref() == Some(subscription)
+    }
+}
+
+impl Machine {
+    /// The private kinds that the filter asks for.
+    fn private_kinds(&self) -> Vec<u16> {
+        let filter = self.settings.filter.parsed();
+        PRIVATE_KINDS.into_iter().filter(|kind| filter.takes_kind(*kind)).collect()
+    }
+
+    pub(super) fn advance_probe(&mut self) {
+        let knows_clients = self.information.auth || self.on.auth.was_challenged;
+        let kinds = self.private_kinds();
+        if self.on.probe.was_asked || !knows_clients || kinds.is_empty() || self.round.is_none() {
+            return;
+        }
+        self.on.probe.was_asked = true;
+        let subscription = self.subscription();
+        let window = Window { since: Some(1), until: None };
+        let filter = self.settings.filter.with_kinds(&kinds).within(window).newest(1);
+        self.send(message::req(&subscription, &filter));
+        self.on.probe.subscription = Some(subscription);
+        self.on.probe.deadline = Some(self.patience());
+    }
+
+    /// An event that anybody may see shows that the kinds are compared.
+    pub(super) fn probe_event(&mut self, event: &PageEvent, json: &str) {
+        let own = self.settings.key.map(|key| faster_hex::hex_string(&key));
+        let is_own = own.is_some_and(|key| json.contains(&key));
+        if !is_own && PRIVATE_KINDS.contains(&event.kind) {
+            self.report.not_compared.clear();
+            self.end_probe();
+        }
+    }
+
+    /// EOSE without an event of others: the peer has none, or does not show them.
+    pub(super) fn probe_ended(&mut self) {
+        if !self.on.auth.is_known() {
+            self.report.not_compared = self.private_kinds();
+        }
+        self.end_probe();
+    }
+
+    /// CLOSED.
+    pub(super) fn probe_refused(&mut self, text: &str) {
+        if matches!(Prefix::of(text), Prefix::AuthRequired | Prefix::Restricted) {
+            self.report.not_compared = self.private_kinds();
+        }
+        self.on.probe.subscription = None;
+        self.on.probe.deadline = None;
+    }
+
+    fn end_probe(&mut self) {
+        if let Some(subscription) = self.on.probe.subscription.take() {
+            self.send(message::close(&subscription));
+        }
+        self.on.probe.deadline = None;
+    }
+
+    pub(super) fn take_probe_time(&mut self) {
+        let now = self.now;
+        if missed(now, &mut self.on.probe.deadline) {
+            self.report.not_compared = self.private_kinds();
+            self.end_probe();
+        }
+    }
+
+    /// An event that the peer said it took and does not show: hidden, if it is of such a kind.
+    pub(super) fn not_shown(&mut self, id: Id) {
+        let kind = self.ledger.get(&id).map_or(0, |entry| entry.kind);
+        if PRIVATE_KINDS.contains(&kind) {
+            if !self.report.not_compared.contains(&kind) {
+                self.report.not_compared.push(kind);
+                self.report.not_compared.sort_unstable();
+            }
+            self.stay(id, Reason::Hidden);
+        } else {
+            self.stay(id, Reason::NotKept);
+        }
+    }
+
+    /// Of a look that moves nothing: events of ours of kinds that the peer hides do not count.
+    pub(super) fn take_kinds(&mut self, kinds: &[(Id, u16)]) {
+        for (id, kind) in kinds {
+            if self.report.not_compared.contains(kind) {
+                self.ledger.set(id, IdState::Excused(Reason::Hidden));
+            }
+        }
+    }
+
+    /// Our events that only we have, where some may be of hidden kinds and nothing says which.
+    pub(super) fn perhaps_hidden(&self) -> Vec<Id> {
+        if self.report.not_compared.is_empty() || !self.settings.dry_run {
+            return Vec::new();
+        }
+        let is_open = |side, state| side == Side::Ours && state == IdState::Open;
+        let open = self.ledger.iter().filter(|(_, entry)| is_open(entry.side, entry.state));
+        open.map(|(id, _)| *id).collect()
+    }
+}

@@ -1,0 +1,455 @@
+//! A peer that does not reconcile is read: all that matches, newest first, page by page (NIP-01,
+//! REQ). What is ours and not on the pages is what the peer lacks.
+
+use super::ledger::{IdState, Side};
+use super::link::missed;
+use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
+use super::work::read_mark;
+use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
+use crate::sync::breakdown::Rows;
+use crate::sync::filter::Window;
+use crate::sync::message;
+use crate::sync::reason::{Prefix, Reason};
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// More events than this are no page, whatever the peer announces.
+const MOST_PAGE_EVENTS: usize = 1_000_000;
+/// How often a page is asked for that the peer puts off.
+const MOST_FAILURES: u32 = 5;
+/// The pause before it is asked for again.
+const PUT_OFF: Duration = Duration::from_secs(1);
+/// After so many pages in a row that showed nothing new the rest is not seen.
+const MOST_IDLE_PAGES: u32 = 10_000;
+
+/// The hint for peers that refuse a filter for good.
+const NARROWER: &str = "name what to sync with --filter, for example '{\"kinds\":[0,1,3]}'";
+
+/// What is read, and the page under way. It outlives connections.
+#[derive(Debug, Default)]
+pub(super) struct Reading {
+    plan: Option<PagePlan>,
+    page: Option<PageUnderWay>,
+    /// Everything is read, or was before by a reading that was cut.
+    is_whole: bool,
+    /// From which second on this reading proves something, where not everything is read by it.
+    pub(super) since: Option<u64>,
+    /// How often the peer put a page off.
+    failures: u32,
+    idle_pages: u32,
+    saved_down_to: Option<u64>,
+    /// Ids of events that cannot be read, which other pages may show again.
+    unreadable: HashSet<Id>,
+    /// Asked because no page showed anything.
+    count: CountState,
+}
+
+#[derive(Debug, Default, PartialEq, Eq)]
+enum CountState {
+    #[default]
+    Unasked,
+    Asked(String, Option<Duration>),
+    Answered,
+}
+
+#[derive(Debug)]
+struct PageUnderWay {
+    subscription: String,
+    asked: Asked,
+    events: Vec<PageEvent>,
+    ids: HashSet<Id>,
+    foreign: u64,
+    /// Those that only the peer has, where differences are told.
+    rows: Rows,
+    unsettled: usize,
+    hint: Option<Hint>,
+    deadline: Option<Duration>,
+}
+
+impl Reading {
+    pub(super) fn is_idle(&self) -> bool {
+        self.page.is_none()
+            && self.plan.as_ref().is_none_or(PagePlan::is_done)
+            && !matches!(self.count, CountState::Asked(..))
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let count = match &self.count {
+            CountState::Asked(_, deadline) => *deadline,
+            _ => None,
+        };
+        let page = self.page.as_ref().filter(|page| page.hint.is_none());
+        [page.and_then(|page| page.deadline), count].into_iter().flatten().min()
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        if let Some(page) = &mut self.page {
+            page.deadline = page.deadline.map(|at| at.max(until));
+        }
+    }
+
+    pub(super) fn shorten(&mut self, until: Duration) {
+        if let Some(page) = &mut self.page {
+            page.deadline = page.deadline.map(|at| at.min(until));
+        }
+        if let CountState::Asked(_, deadline) = &mut self.count {
+            *deadline = deadline.map(|at| at.min(until));
+        }
+    }
+
+    /// The page under way is asked for again on the next connection.
+    pub(super) fn connection_lost(&mut self) {
+        self.page = None;
+        if matches!(self.count, CountState::Asked(..)) {
+            self.count = CountState::Answered;
+        }
+    }
+
+    /// What events of `subscription` are compared with; `None` when it is not the page's.
+    pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
+        let page = self.page.as_ref().filter(|it| it.subscription == subscription)?;
+        page.hint.is_none().then(|| page.asked.clone())
+    }
+
+    /// Events have come and are being checked.
+    pub(super) fn arrived(&mut self, subscription: &str, events: usize) {
+        if let Some(page) = self.page.as_mut().filter(|it| it.subscription == subscription) {
+            page.unsettled += events;
+        }
+    }
+
+    pub(super) fn gaps(&self) -> &[Unseen] {
+        self.plan.as_ref().map_or(&[], |plan| &plan.gaps)
+    }
+
+    pub(super) fn unreadable(&self) -> u64 {
+        self.unreadable.len() as u64
+    }
+
+    /// Whether no page has shown any event.
+    pub(super) fn showed_nothing(&self) -> bool {
+        self.plan.as_ref().is_some_and(|plan| plan.newest().is_none())
+    }
+
+    /// Whether this reading alone shows all that the peer has.
+    pub(super) fn is_whole(&self) -> bool {
+        self.is_whole && self.since.is_none()
+    }
+
+    pub(super) fn is_counted(&self) -> bool {
+        self.count != CountState::Unasked
+    }
+}
+
+impl Machine {
+    /// Begins to read: what is new since the mark, what a reading that was cut has left, or all.
+    pub(super) fn begin_reading(&mut self, whole: bool) {
+        let window = self.settings.filter.window();
+        let now = self.now.unix_s;
+        let keeps_marks = self.keeps_marks();
+        let mark = self.mark.read.filter(|mark| keeps_marks && !whole && mark.to >= mark.from);
+        let is_due = |whole_at: u64| now >= whole_at.saturating_add(self.settings.full_interval_s);
+        let newest =
+            |since: u64| Window { since: Some(since.max(window.since.unwrap_or(0))), ..window };
+        let overlap = self.overlap;
+        let (windows, is_whole, since) = match mark {
+            Some(mark) if mark.from == 0 && is_due(mark.whole_at) => (vec![window], true, None),
+            Some(mark) if mark.from == 0 => {
+                let since = overlap.unwrap_or(mark.to);
+                (vec![newest(since)], false, Some(since))
+            }
+            // A whole reading that was cut goes on.
+            Some(mark) => {
+                let rest = Window { until: Some(mark.from - 1), ..window };
+                let since = overlap.unwrap_or(mark.to);
+                (vec![newest(since), rest], true, Some(since))
+            }
+            None => (vec![window], true, None),
+        };
+        let largest = self.traits.largest_page as usize;
+        let plan = PagePlan::new(&self.settings.filter, &windows, largest, now);
+        self.reading = Reading { plan: Some(plan), is_whole, since, ..Reading::default() };
+    }
+
+    /// Whether what was read is remembered: not where it is only looked at, nor for a filter whose
+    /// limit moves with what is new.
+    fn keeps_marks(&self) -> bool {
+        !self.settings.dry_run && self.settings.filter.parsed().limit.is_none()
+    }
+
+    pub(super) fn advance_reading(&mut self) {
+        let is_reading = self.round.as_ref().is_some_and(|round| round.is_read);
+        if !is_reading || self.reading.page.is_some() {
+            return;
+        }
+        // What the page before showed the peer to lack goes first: the mark covers both ways.
+        if !self.on.upload.is_idle() || !self.on.reconciling.is_idle() {
+            return;
+        }
+        self.save_mark();
+        let most = self.information.events_per_req;
+        let Some(plan) = &mut self.reading.plan else { return };
+        let Some(filter) = plan.next(most) else { return self.ask_count() };
+        let matching = Arc::new(filter.parsed().clone());
+        let stores = self.settings.direction.is_down() && !self.settings.dry_run;
+        let asked = if stores { Asked::Matching(matching) } else { Asked::Listing(matching) };
+        let subscription = self.subscription();
+        self.send(message::req(&subscription, &filter));
+        let deadline = Some(self.patience());
+        self.reading.page = Some(PageUnderWay {
+            subscription,
+            asked,
+            events: Vec::new(),
+            ids: HashSet::new(),
+            foreign: 0,
+            rows: Rows::default(),
+            unsettled: 0,
+            hint: None,
+            deadline,
+        });
+    }
+
+    /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
+    fn ask_count(&mut self) {
+        let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished);
+        if self.reading.count != CountState::Unasked || is_finished {
+            return;
+        }
+        let is_done = self.reading.plan.as_ref().is_some_and(PagePlan::is_done);
+        if !is_done || !self.reading.showed_nothing() || !self.reading.is_whole || self.working > 0
+        {
+            return;
+        }
+        if self.round.as_ref().is_some_and(|round| round.opened > 0) {
+            // What was sent has to show in another round.
+            return;
+        }
+        let subscription = self.subscription();
+        self.send(message::count(&subscription, &self.settings.filter));
+        let deadline = Some(self.now.at + super::PATIENCE);
+        self.reading.count = CountState::Asked(subscription, deadline);
+    }
+
+    /// COUNT, or what a peer says to it that does not know it.
+    pub(super) fn counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
+        let is_it =
+            matches!(&self.reading.count, CountState::Asked(name, _) if name == subscription);
+        if is_it {
+            self.answered();
+            self.take_count(count);
+        }
+        is_it
+    }
+
+    fn take_count(&mut self, count: Option<u64>) {
+        self.reading.count = CountState::Answered;
+        let window = self.settings.filter.window();
+        if let Some(plan) = &mut self.reading.plan {
+            match count {
+                Some(0) => {}
+                Some(_) => plan.gap(window, None, "the peer counts events and shows none"),
+                None => plan.gap(window, None, "the peer showed no event, which proves nothing"),
+            }
+        }
+    }
+
+    /// An event of a page, in the order in which they come.
+    pub(super) fn page_event(&mut self, subscription: &str, json: &str) {
+        let until = self.patience();
+        let event = message::page_event(json);
+        let is_ours = event.is_some_and(|event| {
+            self.ledger.get(&event.id).is_some_and(|entry| entry.side == Side::Ours)
+        });
+        let Some(page) = self.reading.page.as_mut().filter(|it| it.subscription == subscription)
+        else {
+            return;
+        };
+        page.deadline = Some(until);
+        let (Asked::Matching(filter) | Asked::Listing(filter)) = &page.asked else { return };
+        match event {
+            Some(event)
+                if filter.since.is_none_or(|since| since <= event.created_at)
+                    && filter.until.is_none_or(|until| event.created_at <= until)
+                    && filter.takes_kind(event.kind) =>
+            {
+                if page.ids.insert(event.id) {
+                    page.events.push(PageEvent { is_ours, ..event });
+                }
+            }
+            _ => page.foreign += 1,
+        }
+    }
+
+    /// Events of a page have been stored or refused.
+    pub(super) fn page_settled(&mut self, subscription: &str, events: &[Settled]) {
+        let page = self.reading.page.as_mut().filter(|page| page.subscription == subscription);
+        let Some(page) = page else { return };
+        page.unsettled = page.unsettled.saturating_sub(events.len());
+        if page.events.len() > MOST_PAGE_EVENTS {
+            let reason = format!("the peer answers a REQ with over {MOST_PAGE_EVENTS} events");
+            return self.leave(Loss::Gone(reason));
+        }
+        let invalid = events.iter().filter(|event| event.fate == Fate::Refused(Reason::Invalid));
+        self.reading.unreadable.extend(invalid.filter_map(|event| event.id));
+        self.finish_page();
+    }
+
+    /// An event that only the peer has, in a sync that takes nothing from it.
+    pub(super) fn seen(&mut self, event: &Settled, seen: Seen) {
+        let Some(round) = &mut self.round else { return };
+        if round.breakdown.as_mut().is_some_and(|breakdown| breakdown.looked_at(event, seen)) {
+            return;
+        }
+        let Some(id) = event.id else { return };
+        let number = round.number;
+        if self.ledger.get(&id).is_some_and(|entry| entry.round == number) {
+            return;
+        }
+        if let (Some(breakdown), Some(page)) = (&round.breakdown, &mut self.reading.page) {
+            page.rows.add_theirs(breakdown.by, event.created_at, seen);
+        }
+        round.need += 1;
+        let state = if self.settings.direction.is_down() {
+            IdState::Open
+        } else {
+            IdState::Excused(Reason::NotToDownload)
+        };
+        self.ledger.find(id, Side::Peers, state, number);
+    }
+
+    /// EOSE of a page.
+    pub(super) fn page_ended(&mut self, subscription: &str, hint: Hint) {
+        let page = self.reading.page.as_mut().filter(|it| it.subscription == subscription);
+        let Some(page) = page.filter(|page| page.hint.is_none()) else { return };
+        page.hint = Some(hint);
+        self.reading.failures = 0;
+        self.answered();
+        self.send(message::close(subscription));
+        self.finish_page();
+    }
+
+    /// CLOSED of a page. Returns whether it was one.
+    pub(super) fn page_refused(&mut self, subscription: &str, text: &str) -> bool {
+        if self.counted(subscription, None) {
+            return true;
+        }
+        let is_it =
+            |page: &mut PageUnderWay| page.subscription == subscription && page.hint.is_none();
+        if self.reading.page.take_if(is_it).is_none() {
+            return false;
+        }
+        self.answered();
+        let prefix = Prefix::of(text);
+        if prefix == Prefix::AuthRequired {
+            self.auth_required(text);
+            return true;
+        }
+        self.reading.failures += 1;
+        if prefix.is_final() {
+            let reason = format!("the peer refuses to be read: {text}");
+            self.leave(Loss::Final(reason, Some(NARROWER)));
+        } else if self.reading.failures > MOST_FAILURES {
+            self.leave(Loss::Gone(format!("the peer does not answer REQ: {text}")));
+        } else {
+            self.on.not_before = Some(self.now.at + PUT_OFF);
+        }
+        true
+    }
+
+    /// Compares a page that is complete with ours, and goes on to older events.
+    fn finish_page(&mut self) {
+        let is_over = |page: &mut PageUnderWay| page.hint.is_some() && page.unsettled == 0;
+        let Some(page) = self.reading.page.take_if(is_over) else { return };
+        let Some(plan) = &mut self.reading.plan else { return };
+        self.report.round_trips += 1;
+        self.on.advanced = true;
+        let largest = plan.largest;
+        let hint = page.hint.unwrap_or(Hint::None);
+        let shown = plan.take(Page { events: page.events, hint, foreign: page.foreign });
+        let grew = plan.largest > largest;
+        self.reading.idle_pages = if shown.is_some() { 0 } else { self.reading.idle_pages + 1 };
+        if self.reading.idle_pages > MOST_IDLE_PAGES {
+            let window = self.settings.filter.window();
+            plan.abandon(window, "too many pages that prove nothing");
+        }
+        if grew {
+            self.traits.largest_page = plan.largest as u64;
+            self.remember_traits();
+        }
+        if let Some(round) = &mut self.round
+            && let Some(breakdown) = &mut round.breakdown
+        {
+            breakdown.merge(page.rows);
+        }
+        if let Some(shown) = shown {
+            let (filter, theirs) = (shown.filter, shown.theirs);
+            self.begin_work(Work::Compare { filter, theirs, by: self.settings.by });
+        }
+    }
+
+    /// Writes down how far the peer was read, once all that it showed is dealt with.
+    pub(super) fn save_mark(&mut self) {
+        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
+        if self.working > 0 || !self.on.upload.is_idle() || self.on.batch.is_some() {
+            return;
+        }
+        let Some(down_to) = plan.read_down_to() else { return };
+        let before = self.mark.read.unwrap_or_default();
+        let newest = plan.newest().unwrap_or(0).min(self.now.unix_s);
+        let is_done = plan.is_done();
+        if !self.reading.is_whole {
+            // The mark moves once all that is new has been read.
+            if is_done && newest > before.to {
+                self.write_mark(0, newest, before.whole_at);
+            }
+            return;
+        }
+        let is_at_its_end = down_to == 0 && !is_done;
+        if newest == 0 || is_at_its_end || self.reading.saved_down_to == Some(down_to) {
+            return;
+        }
+        self.reading.saved_down_to = Some(down_to);
+        let from = if is_done { 0 } else { down_to };
+        let whole_at = if is_done { self.now.unix_s } else { before.whole_at };
+        self.write_mark(from, newest.max(before.to), whole_at);
+    }
+
+    fn write_mark(&mut self, from: u64, to: u64, whole_at: u64) {
+        let mark = read_mark(from, to, whole_at);
+        self.mark.read = mark.read;
+        self.begin_work(Work::RememberMark(mark));
+    }
+
+    pub(super) fn take_reading_time(&mut self) {
+        let now = self.now;
+        if let CountState::Asked(_, deadline) = &mut self.reading.count
+            && missed(now, deadline)
+        {
+            self.take_count(None);
+        }
+        let waiting = self.reading.page.as_mut().filter(|page| page.hint.is_none());
+        let Some(page) = waiting else { return };
+        if !missed(now, &mut page.deadline) {
+            return;
+        }
+        let subscription = page.subscription.clone();
+        self.reading.page = None;
+        self.send(message::close(&subscription));
+        let smaller = self.reading.plan.as_mut().is_some_and(PagePlan::not_answered);
+        if smaller && self.silences < 3 {
+            self.silences += 1;
+        } else {
+            self.leave_silent("a page");
+        }
+    }
+
+    /// What is left of a reading that ends early was not seen.
+    pub(super) fn keep_unseen(&mut self) {
+        if let Some(plan) = &mut self.reading.plan {
+            plan.give_up("the sync ended before it was read");
+            self.report.not_seen = plan.gaps.clone();
+            self.report.unreadable = self.reading.unreadable();
+        }
+    }
+}

@@ -1,0 +1,493 @@
+//! Finding out what differs (NIP-77), window by window.
+
+use super::download::MOST_QUEUED_IDS;
+use super::link::missed;
+use super::work::Opening;
+use super::{By, Done, Id, Items, Machine, Work};
+use crate::reconcile::{Difference, InitiatorError, Rule};
+use crate::store::PeerTraits;
+use crate::sync::breakdown::{Breakdown, DAY_S, ToLookUp};
+use crate::sync::filter::Window;
+use crate::sync::message;
+use crate::sync::reason::Prefix;
+use crate::sync::report::Method;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// How long a peer may take over an answer that has given one before.
+const NEXT_ANSWER: Duration = Duration::from_secs(10);
+/// How long a NOTICE that says nothing of a refusal may be the last word before the first answer.
+const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
+/// How often a window is tried that the peer puts off.
+const MOST_FAILURES: u32 = 5;
+/// How long to wait after that.
+const PUT_OFF: Duration = Duration::from_secs(2);
+/// After so many windows in a row that are too large for the peer, however small, the rest is read.
+const MOST_TOO_LARGE: u32 = 1_000;
+/// How much of what is newest is asked for at once, beside the first question.
+const MOST_AHEAD: usize = 2_000;
+/// For how long a peer is read without trying NIP-77 again: one that refused, one that said
+/// nothing.
+const REFUSED_TERM_S: u64 = 86_400;
+const SILENT_TERM_S: u64 = 3_600;
+
+/// The windows to reconcile and the one under way.
+#[derive(Debug, Default)]
+pub(super) struct Reconciling {
+    windows: VecDeque<Window>,
+    stage: Stage,
+    sessions: u64,
+    /// Whether the peer has answered on this connection.
+    was_answered: bool,
+    failures: u32,
+    /// Windows in a row that were too large for the peer.
+    too_large: u32,
+    unsettled_items: u64,
+    items: u64,
+}
+
+#[derive(Debug, Default)]
+enum Stage {
+    #[default]
+    Idle,
+    /// Our set is being taken.
+    Opening(Session),
+    /// The peer owes an answer.
+    Waiting(Session, Option<Duration>),
+    /// The answer is being read.
+    Reading(Session),
+    /// The next question waits until there is less to download.
+    Held(Session, Vec<u8>),
+    /// A window that was too large is being divided.
+    Dividing,
+}
+
+#[derive(Debug, Clone)]
+struct Session {
+    id: String,
+    number: u64,
+    window: Window,
+}
+
+impl Reconciling {
+    pub(super) fn begin(&mut self, window: Window) {
+        self.windows.push_back(window);
+    }
+
+    pub(super) fn is_idle(&self) -> bool {
+        self.windows.is_empty() && matches!(self.stage, Stage::Idle)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        match &self.stage {
+            Stage::Waiting(_, deadline) => *deadline,
+            _ => None,
+        }
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        if let Stage::Waiting(_, deadline) = &mut self.stage {
+            *deadline = deadline.map(|at| at.max(until));
+        }
+    }
+
+    /// Whether `id` is the session under way.
+    pub(super) fn is_about(&self, id: &str) -> bool {
+        matches!(&self.stage, Stage::Waiting(session, _) if session.id == id)
+    }
+
+    /// Whether the peer owes the first answer of this connection.
+    pub(super) fn is_first_unanswered(&self) -> bool {
+        matches!(self.stage, Stage::Waiting(..)) && !self.was_answered
+    }
+
+    /// Our items that are not settled, and all of them.
+    pub(super) fn items(&self) -> (u64, u64) {
+        (self.unsettled_items, self.items)
+    }
+
+    fn take_waiting(&mut self) -> Option<Session> {
+        match std::mem::take(&mut self.stage) {
+            Stage::Waiting(session, _) => Some(session),
+            stage => {
+                self.stage = stage;
+                None
+            }
+        }
+    }
+
+    fn take_session(&mut self) -> Option<Session> {
+        match std::mem::take(&mut self.stage) {
+            Stage::Waiting(session, _) | Stage::Held(session, _) => Some(session),
+            Stage::Opening(session) | Stage::Reading(session) => Some(session),
+            Stage::Idle | Stage::Dividing => None,
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn advance_reconciling(&mut self) {
+        match std::mem::take(&mut self.on.reconciling.stage) {
+            Stage::Idle => {
+                if let Some(window) = self.on.reconciling.windows.pop_front() {
+                    self.open(window);
+                }
+            }
+            Stage::Held(session, message) if self.on.download.unsettled() <= MOST_QUEUED_IDS => {
+                self.ask(session, &message);
+            }
+            stage => self.on.reconciling.stage = stage,
+        }
+    }
+
+    /// Has our set for a window taken, and the first question over it made.
+    fn open(&mut self, window: Window) {
+        let filter = self.settings.filter.within(window);
+        let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
+        let time_bucket_s = (self.settings.by == Some(By::Day)).then_some(DAY_S);
+        let id = self.subscription();
+        self.on.reconciling.sessions += 1;
+        let number = self.connections << 32 | self.on.reconciling.sessions;
+        self.on.reconciling.stage = Stage::Opening(Session { id, number, window });
+        let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
+        self.begin_work(Work::Open(Opening {
+            session: number,
+            filter,
+            window,
+            rule: match (self.settings.exact, self.reference_rule) {
+                (true, _) => Rule::Exact,
+                (false, true) => Rule::Reference,
+                (false, false) => Rule::Adaptive,
+            },
+            frame_limit_bytes: self.information.frame_limit_bytes(),
+            opening_limit_bytes: self.information.opening_limit_bytes(filter_bytes),
+            equal_up_to: self.mark.equal_up_to,
+            time_bucket_s,
+            bounds_seed: is_proof.then_some(self.settings.nonce ^ number),
+        }));
+    }
+
+    /// NIP-77, Initial message.
+    pub(super) fn opened(&mut self, number: u64, message: &[u8], items: Items) {
+        let stage = std::mem::take(&mut self.on.reconciling.stage);
+        let Stage::Opening(session) = stage else {
+            self.on.reconciling.stage = stage;
+            return;
+        };
+        if session.number != number {
+            self.on.reconciling.stage = Stage::Opening(session);
+            return;
+        }
+        if let Some(round) = &mut self.round {
+            round.newest = round.newest.max(items.newest);
+            round.breakdown.iter_mut().for_each(Breakdown::begin_session);
+        }
+        self.on.reconciling.items = items.count as u64;
+        self.on.reconciling.unsettled_items = items.count as u64;
+        let window = session.window;
+        let filter = self.settings.filter.within(window);
+        self.send(message::neg_open(&session.id, &filter, message));
+        self.on.reconciling.stage = Stage::Waiting(session, Some(self.answer_due()));
+        let is_first = self.round.as_ref().is_some_and(|round| round.index == 1);
+        let may_ask_ahead = is_first
+            && self.settings.direction.is_down()
+            && !self.settings.dry_run
+            && filter.parsed().limit.is_none();
+        if let Some(second) = items.ahead.filter(|_| may_ask_ahead) {
+            let since = Some(window.since.map_or(second, |since| since.max(second)));
+            let newest = filter.within(Window { since, ..window });
+            self.ask_ahead(&newest.newest(self.information.events_per_req.min(MOST_AHEAD)));
+        }
+    }
+
+    fn answer_due(&self) -> Duration {
+        if self.on.reconciling.was_answered { self.now.at + NEXT_ANSWER } else { self.patience() }
+    }
+
+    /// NIP-77, Subsequent messages, from the responder.
+    pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
+        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        self.on.reconciling.was_answered = true;
+        self.neg_hangups = 0;
+        self.answered();
+        self.on.reconciling.failures = 0;
+        self.on.reconciling.too_large = 0;
+        self.report.round_trips += 1;
+        let number = session.number;
+        self.on.reconciling.stage = Stage::Reading(session);
+        self.begin_work(Work::Answer { session: number, payload });
+    }
+
+    pub(super) fn read_answer(
+        &mut self,
+        number: u64,
+        found: Difference,
+        remembered: &HashMap<Id, String>,
+        unsettled_items: usize,
+        next: Result<Option<Vec<u8>>, InitiatorError>,
+    ) {
+        let stage = std::mem::take(&mut self.on.reconciling.stage);
+        let session = match stage {
+            Stage::Reading(session) if session.number == number => session,
+            stage => {
+                self.on.reconciling.stage = stage;
+                return;
+            }
+        };
+        self.on.reconciling.unsettled_items = unsettled_items as u64;
+        let breakdown = self.round.as_mut().and_then(|round| round.breakdown.as_mut());
+        if let Some(breakdown) = breakdown {
+            breakdown.found(&found);
+        }
+        self.found(found.have, found.need, remembered);
+        match next {
+            Ok(Some(question)) if self.on.download.unsettled() > MOST_QUEUED_IDS => {
+                self.on.reconciling.stage = Stage::Held(session, question);
+            }
+            Ok(Some(question)) => self.ask(session, &question),
+            Ok(None) => {
+                self.close_session(&session);
+                self.look_up_differences();
+            }
+            Err(error) => {
+                self.close_session(&session);
+                self.leads_nowhere(session.window, &error);
+            }
+        }
+    }
+
+    fn close_session(&mut self, session: &Session) {
+        self.send(message::neg_close(&session.id));
+        self.begin_work(Work::Forget { session: session.number });
+    }
+
+    /// A session is complete: what it found is told by what it has in common.
+    fn look_up_differences(&mut self) {
+        let breakdown = self.round.as_mut().and_then(|round| round.breakdown.as_mut());
+        let Some(breakdown) = breakdown else { return };
+        let by = breakdown.by;
+        let ToLookUp { have, need } = breakdown.end_session();
+        for id in need {
+            self.on.download.add(id, 0);
+        }
+        if !have.is_empty() {
+            self.begin_work(Work::Sort { by, ids: have });
+        }
+    }
+
+    fn ask(&mut self, session: Session, message: &[u8]) {
+        self.send(message::neg_msg(&session.id, message));
+        self.on.reconciling.stage = Stage::Waiting(session, Some(self.answer_due()));
+    }
+
+    /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
+    fn leads_nowhere(&mut self, window: Window, error: &InitiatorError) {
+        // The reference rule does not tell when the differences were made, and believes fingerprints.
+        let is_last = self.reference_rule || self.settings.exact;
+        if is_last || self.settings.by == Some(By::Day) {
+            self.read_from_now_on(&error.to_string(), false);
+        } else {
+            self.reference_rule = true;
+            self.on.reconciling.windows.push_front(window);
+        }
+    }
+
+    /// NIP-77, Error message.
+    pub(super) fn neg_err(&mut self, text: &str, cap: Option<u64>) {
+        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        self.answered();
+        let window = session.window;
+        let prefix = Prefix::of(text);
+        if cap.is_some() || text.contains("too many") && prefix == Prefix::Blocked {
+            self.on.reconciling.was_answered = true;
+            self.on.reconciling.too_large += 1;
+            if self.on.reconciling.too_large >= MOST_TOO_LARGE
+                || self.settings.filter.parsed().limit.is_some()
+            {
+                self.begin_work(Work::Forget { session: session.number });
+                return self.read_from_now_on("every set is too large for it", false);
+            }
+            self.on.reconciling.stage = Stage::Dividing;
+            self.begin_work(Work::Divide { session: session.number, window, cap });
+            return;
+        }
+        self.begin_work(Work::Forget { session: session.number });
+        if prefix == Prefix::AuthRequired {
+            self.on.reconciling.windows.push_front(window);
+            self.auth_required(text);
+            return;
+        }
+        self.on.reconciling.failures += 1;
+        let puts_off =
+            matches!(prefix, Prefix::RateLimited | Prefix::Error) || text.starts_with("closed:");
+        if puts_off && self.on.reconciling.failures <= MOST_FAILURES {
+            self.on.reconciling.windows.push_front(window);
+            self.on.not_before = Some(self.now.at + PUT_OFF);
+            return;
+        }
+        self.read_from_now_on(text, true);
+    }
+
+    /// A window that is too large for the peer becomes several; a single second is read.
+    pub(super) fn divided(&mut self, window: Window, parts: Option<Vec<Window>>) {
+        if !matches!(self.on.reconciling.stage, Stage::Dividing) {
+            return;
+        }
+        self.on.reconciling.stage = Stage::Idle;
+        match parts {
+            Some(parts) => {
+                let count = parts.len();
+                self.note(format!("too large for the peer: going on in {count} windows of time"));
+                for part in parts.into_iter().rev() {
+                    self.on.reconciling.windows.push_front(part);
+                }
+            }
+            None => {
+                let why = "one second is too large for it";
+                self.on.reconciling.windows.push_front(window);
+                self.read_from_now_on(why, false);
+            }
+        }
+    }
+
+    /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
+    pub(super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
+        if !self.on.reconciling.is_first_unanswered() {
+            return false;
+        }
+        if refuses {
+            self.read_from_now_on(text, true);
+            return true;
+        }
+        let soon = self.now.at + AFTER_NOTICE;
+        if let Stage::Waiting(_, deadline) = &mut self.on.reconciling.stage {
+            *deadline = deadline.map(|at| at.min(soon));
+        }
+        false
+    }
+
+    /// CLOSED in place of an answer. Returns whether it was.
+    pub(super) fn neg_closed(&mut self, subscription: &str, text: &str) -> bool {
+        if !self.on.reconciling.is_about(subscription) {
+            return false;
+        }
+        if Prefix::of(text) == Prefix::AuthRequired {
+            self.neg_err(text, None);
+        } else {
+            self.answered();
+            self.read_from_now_on(text, true);
+        }
+        true
+    }
+
+    /// The peer does not reconcile: all is read. One that `refused` is not asked again for long.
+    pub(super) fn read_from_now_on(&mut self, reason: &str, refused: bool) {
+        if self.reads {
+            return;
+        }
+        self.note(format!("the peer does not reconcile ({reason}); reading its events instead"));
+        self.reads = true;
+        self.report.method = Method::Req;
+        if let Some(session) = self.on.reconciling.take_session() {
+            self.begin_work(Work::Forget { session: session.number });
+        }
+        let was_answered = self.on.reconciling.was_answered;
+        self.on.reconciling.windows.clear();
+        self.on.reconciling.unsettled_items = 0;
+        if !was_answered {
+            let term_s = if refused { REFUSED_TERM_S } else { SILENT_TERM_S };
+            let until = self.now.unix_s.saturating_add(term_s);
+            self.traits.without_negentropy = Some((until, reason.to_owned()));
+            self.remember_traits();
+        }
+        if self.round.is_some() {
+            self.read_this_round();
+        }
+    }
+
+    /// An answer that came after the peer was given up: it does reconcile, only late.
+    pub(super) fn late_answer(&mut self) {
+        if self.reads && self.traits.without_negentropy.take().is_some() {
+            self.remember_traits();
+        }
+    }
+
+    pub(super) fn remember_traits(&mut self) {
+        if !self.settings.dry_run {
+            let traits: PeerTraits = self.traits.clone();
+            self.begin_work(Work::RememberTraits(traits));
+        }
+    }
+
+    /// What is seen of the peer has changed: a reconciliation under way begins anew.
+    pub(super) fn reconcile_anew(&mut self) {
+        let Some(session) = self.on.reconciling.take_session() else { return };
+        self.close_session(&session);
+        self.on.reconciling.windows.clear();
+        self.on.reconciling.begin(self.settings.filter.window());
+        let breakdown = self.round.as_mut().and_then(|round| round.breakdown.as_mut());
+        breakdown.into_iter().for_each(Breakdown::begin_session);
+    }
+
+    pub(super) fn take_reconciling_time(&mut self) {
+        let now = self.now;
+        let Stage::Waiting(_, deadline) = &mut self.on.reconciling.stage else { return };
+        if !missed(now, deadline) {
+            return;
+        }
+        if self.on.reconciling.was_answered {
+            self.leave_silent("a NEG message");
+        } else {
+            self.read_from_now_on("it does not answer NEG-OPEN", false);
+        }
+    }
+
+    /// Hands what was done to whoever asked for it. Without a connection only what came still
+    /// counts.
+    pub(super) fn take_done(&mut self, done: Done) {
+        let is_up = self.is_up();
+        match done {
+            Done::Recalled { mark, traits, overlap } => {
+                self.is_recalled = true;
+                let now = self.now.unix_s;
+                if let Some((until, why)) = &traits.without_negentropy
+                    && now < *until
+                {
+                    self.note(format!("the peer does not reconcile (remembered: {why})"));
+                    self.reads = true;
+                    self.report.method = Method::Req;
+                }
+                (self.mark, self.traits, self.overlap) = (mark, traits, overlap);
+            }
+            Done::Ingested { subscription, events, bytes } => {
+                self.settled(&subscription, &events, bytes);
+            }
+            Done::Failed(reason) => self.failed = Some(reason),
+            Done::Finished => {}
+            Done::Compared { have, remembered, rows } => {
+                if let Some(breakdown) =
+                    self.round.as_mut().and_then(|round| round.breakdown.as_mut())
+                {
+                    breakdown.merge(rows);
+                }
+                self.found(have, Vec::new(), &remembered);
+            }
+            Done::Sorted(rows) => {
+                if let Some(breakdown) =
+                    self.round.as_mut().and_then(|round| round.breakdown.as_mut())
+                {
+                    breakdown.merge(rows);
+                }
+            }
+            Done::Kinds(kinds) => self.take_kinds(&kinds),
+            _ if !is_up => {}
+            Done::Opened { session, message, items } => self.opened(session, &message, items),
+            Done::Answered { session, found, remembered, unsettled_items, next } => {
+                self.read_answer(session, found, &remembered, unsettled_items, next);
+            }
+            Done::Divided { window, parts } => self.divided(window, parts),
+            Done::Loaded { events, protected } => self.loaded(events, protected),
+            Done::Signed { id, json } => self.signed(id, &json),
+        }
+    }
+}

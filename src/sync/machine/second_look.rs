@@ -1,0 +1,181 @@
+//! Whether a peer that is read shows what it said it took: asked for by id, once all is sent.
+
+use super::ledger::{IdState, Side};
+use super::link::missed;
+use super::{Id, Machine, sorted};
+use crate::sync::message;
+use crate::sync::reason::Reason;
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::Duration;
+
+/// The most REQs at a time.
+const REQS_IN_FLIGHT: usize = 4;
+/// Some relays answer the same filter from a cache for a second.
+const CACHED: Duration = Duration::from_millis(1_500);
+
+#[derive(Debug, Default)]
+pub(super) struct SecondLook {
+    /// Ids to ask for, each with how often it was asked for.
+    queue: VecDeque<(Id, u8)>,
+    under_way: HashMap<String, Look>,
+    /// The round that has been looked at.
+    round: u32,
+}
+
+#[derive(Debug)]
+struct Look {
+    missing: HashSet<Id>,
+    asked: usize,
+    tries: u8,
+    deadline: Option<Duration>,
+}
+
+impl SecondLook {
+    pub(super) fn is_idle(&self) -> bool {
+        self.queue.is_empty() && self.under_way.is_empty()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        self.under_way.values().filter_map(|look| look.deadline).min()
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        for look in self.under_way.values_mut() {
+            look.deadline = look.deadline.map(|at| at.max(until));
+        }
+    }
+
+    pub(super) fn shorten(&mut self, until: Duration) {
+        for look in self.under_way.values_mut() {
+            look.deadline = look.deadline.map(|at| at.min(until));
+        }
+    }
+
+    pub(super) fn is_about(&self, subscription: &str) -> bool {
+        self.under_way.contains_key(subscription)
+    }
+}
+
+impl Machine {
+    pub(super) fn advance_second_look(&mut self) {
+        let Some(round) = &self.round else { return };
+        let number = round.number;
+        if !round.is_read || self.settings.dry_run || !self.reading.is_idle() {
+            return;
+        }
+        if self.on.second_look.round != number {
+            if !self.on.upload.is_idle() || self.working > 0 {
+                return;
+            }
+            self.on.second_look.round = number;
+            let unproven = |state: IdState| {
+                matches!(
+                    state,
+                    IdState::Accepted | IdState::Duplicate | IdState::Stays(Reason::NotAnswered)
+                )
+            };
+            let sent =
+                self.ledger.iter().filter(|(_, it)| it.side == Side::Ours && unproven(it.state));
+            let mut sent: Vec<(Id, u8)> = sent.map(|(id, _)| (*id, 0)).collect();
+            sent.sort_unstable();
+            self.on.second_look.queue = sent.into();
+        }
+        while self.on.second_look.under_way.len() < REQS_IN_FLIGHT
+            && let Some((_, tries)) = self.on.second_look.queue.front().copied()
+        {
+            let look = &mut self.on.second_look;
+            let alike = look.queue.iter().take_while(|(_, other)| *other == tries).count();
+            let count = alike.min(self.on.download.ids_per_req());
+            let ids: Vec<Id> = look.queue.drain(..count).map(|(id, _)| id).collect();
+            let subscription = self.subscription();
+            self.send(message::req_ids(&subscription, &ids));
+            let deadline = Some(self.patience());
+            let look =
+                Look { asked: ids.len(), missing: ids.into_iter().collect(), tries, deadline };
+            self.on.second_look.under_way.insert(subscription, look);
+        }
+    }
+
+    /// An event that the peer shows.
+    pub(super) fn looked_at(&mut self, subscription: &str, id: &Id) {
+        let until = self.patience();
+        let Some(look) = self.on.second_look.under_way.get_mut(subscription) else { return };
+        look.deadline = Some(until);
+        if look.missing.remove(id) {
+            self.answered();
+            self.ledger.set(id, IdState::Shown);
+        } else {
+            self.needless(1);
+        }
+    }
+
+    /// EOSE: what did not come is asked for once more, after a while.
+    pub(super) fn look_ended(&mut self, subscription: &str) {
+        let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
+        self.answered();
+        self.send(message::close(subscription));
+        let came = look.asked - look.missing.len();
+        if came > 0 && !look.missing.is_empty() && look.tries == 0 {
+            // The peer may send only so many at a time.
+            self.on.download.limit_ids(came);
+        }
+        for id in sorted(look.missing) {
+            if look.tries < 2 {
+                self.on.second_look.queue.push_back((id, look.tries + 1));
+                self.on.not_before = Some(self.now.at + CACHED);
+            } else if self
+                .ledger
+                .get(&id)
+                .is_some_and(|it| it.state != IdState::Stays(Reason::NotAnswered))
+            {
+                self.not_shown(id);
+            }
+        }
+    }
+
+    /// CLOSED.
+    pub(super) fn look_refused(&mut self, subscription: &str, text: &str) {
+        let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
+        if text.starts_with("auth-required") {
+            self.on
+                .second_look
+                .queue
+                .extend(sorted(look.missing).into_iter().map(|id| (id, look.tries)));
+            self.auth_required(text);
+            return;
+        }
+        self.refusal.get_or_insert_with(|| text.to_owned());
+        for id in look.missing {
+            self.stay(id, Reason::NotAnswered);
+        }
+    }
+
+    pub(super) fn take_second_look_time(&mut self) {
+        let now = self.now;
+        let look = &mut self.on.second_look;
+        let mut late: Vec<String> = look
+            .under_way
+            .iter_mut()
+            .filter_map(|(name, it)| missed(now, &mut it.deadline).then(|| name.clone()))
+            .collect();
+        if late.is_empty() {
+            return;
+        }
+        late.sort_unstable();
+        let was_one = self.on.download.ids_per_req() == 1;
+        self.on.download.ask_less();
+        self.silences += 1;
+        for name in late {
+            if let Some(look) = self.on.second_look.under_way.remove(&name) {
+                self.on
+                    .second_look
+                    .queue
+                    .extend(sorted(look.missing).into_iter().map(|id| (id, look.tries)));
+                self.send(message::close(&name));
+            }
+        }
+        if was_one || self.silences > 3 {
+            self.leave_silent("a REQ by ids");
+        }
+    }
+}

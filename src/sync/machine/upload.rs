@@ -1,0 +1,263 @@
+//! Events to the peer: a window of them under way, every OK read.
+
+use super::ledger::IdState;
+use super::link::missed;
+use super::{Id, Loaded, Machine, Now, Work, sorted};
+use crate::sync::message;
+use crate::sync::reason::{Prefix, Reason};
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// The most events that wait for their OK.
+const EVENTS_IN_FLIGHT: usize = 512;
+/// The most bytes of them; one event may always go.
+const BYTES_IN_FLIGHT: usize = 4 << 20;
+/// How many events are read from the store at a time.
+const READ_EVENTS: usize = 256;
+/// What an EVENT message takes beside its event.
+const WRAPPING_BYTES: usize = 64;
+/// How often an event is sent that the peer fails to take.
+const MOST_TRIES: u8 = 3;
+/// How long the peer may answer no EVENT while it owes an OK.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// The first pause that a peer is given that limits the rate, and the longest; each doubles the one
+/// before.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MOST_PAUSE: Duration = Duration::from_secs(30);
+/// After so many pauses in which it took nothing the rest is left for another time.
+const MOST_PAUSES: u32 = 6;
+
+/// The events to send and those that wait for their OK.
+#[derive(Debug)]
+pub(super) struct Upload {
+    queue: VecDeque<Id>,
+    /// Read from the store.
+    ready: VecDeque<Loaded>,
+    under_way: HashMap<Id, usize>,
+    bytes_under_way: usize,
+    is_reading: bool,
+    /// How many may be under way.
+    window: usize,
+    /// Pauses since the peer last took something, and when the last one ends.
+    pauses: u32,
+    pause_ends: Option<Duration>,
+    deadline: Option<Duration>,
+    was_limited: bool,
+}
+
+impl Default for Upload {
+    fn default() -> Self {
+        Self {
+            queue: VecDeque::new(),
+            ready: VecDeque::new(),
+            under_way: HashMap::new(),
+            bytes_under_way: 0,
+            is_reading: false,
+            window: EVENTS_IN_FLIGHT,
+            pauses: 0,
+            pause_ends: None,
+            deadline: None,
+            was_limited: false,
+        }
+    }
+}
+
+impl Upload {
+    /// Ids to send.
+    pub(super) fn add(&mut self, id: Id) {
+        self.queue.push_back(id);
+    }
+
+    /// An event to send that need not be read.
+    pub(super) fn add_event(&mut self, event: Loaded) {
+        self.ready.push_back(event);
+    }
+
+    /// Whether nothing is left to send or to wait for.
+    pub(super) fn is_idle(&self) -> bool {
+        self.waiting() == 0 && self.under_way.is_empty() && !self.is_reading
+    }
+
+    /// Events that wait to be sent.
+    pub(super) fn waiting(&self) -> usize {
+        self.queue.len() + self.ready.len()
+    }
+
+    pub(super) fn deadline(&self) -> Option<Duration> {
+        let pause = self.pause_ends.filter(|_| self.waiting() > 0);
+        [self.deadline, pause].into_iter().flatten().min()
+    }
+
+    pub(super) fn extend(&mut self, until: Duration) {
+        self.deadline = self.deadline.map(|at| at.max(until));
+    }
+
+    fn is_pausing(&self, now: Now) -> bool {
+        self.pause_ends.is_some_and(|ends| now.at < ends)
+    }
+
+    fn settle(&mut self, id: &Id, now: Now) -> bool {
+        let Some(bytes) = self.under_way.remove(id) else { return false };
+        self.bytes_under_way = self.bytes_under_way.saturating_sub(bytes);
+        self.deadline = (!self.under_way.is_empty()).then_some(now.at + PATIENCE);
+        true
+    }
+
+    /// Begins a pause, unless there is one, after which one event goes at a time.
+    fn pause(&mut self, now: Now) {
+        self.window = 1;
+        if !self.is_pausing(now) {
+            let pause = FIRST_PAUSE.saturating_mul(1 << self.pauses.min(8)).min(MOST_PAUSE);
+            self.pauses += 1;
+            self.pause_ends = Some(now.at + pause);
+        }
+    }
+}
+
+impl Machine {
+    pub(super) fn advance_upload(&mut self) {
+        let (now, upload) = (self.now, &mut self.on.upload);
+        upload.pause_ends = upload.pause_ends.filter(|ends| now.at < *ends);
+        if !upload.is_reading && !upload.queue.is_empty() && upload.ready.len() < READ_EVENTS {
+            upload.is_reading = true;
+            let count = READ_EVENTS.min(upload.queue.len());
+            let ids = upload.queue.drain(..count).collect();
+            self.begin_work(Work::Load { ids });
+        }
+        while let upload = &mut self.on.upload
+            && !upload.is_pausing(self.now)
+            && upload.under_way.len() < upload.window
+            && upload.bytes_under_way < BYTES_IN_FLIGHT
+        {
+            let Some(Loaded { id, kind, json }) = upload.ready.pop_front() else { break };
+            if json.len() + WRAPPING_BYTES > self.information.message_bytes {
+                self.stay(id, Reason::TooLong);
+                continue;
+            }
+            if upload.under_way.insert(id, json.len()).is_none() {
+                upload.bytes_under_way += json.len();
+            }
+            upload.deadline.get_or_insert(self.now.at + PATIENCE);
+            self.ledger.set(&id, IdState::UnderWay);
+            self.ledger.note(&id, |entry| {
+                entry.kind = kind;
+                entry.tries = entry.tries.saturating_add(1);
+            });
+            self.send(message::event(&json));
+        }
+    }
+
+    /// Events have been read; those that went in the meantime are not among them, and those that
+    /// only their author may publish (NIP-70) stay here.
+    pub(super) fn loaded(&mut self, events: Vec<Loaded>, protected: Vec<Id>) {
+        self.on.upload.is_reading = false;
+        self.on.upload.ready.extend(events);
+        for id in protected {
+            self.stay(id, Reason::Protected);
+        }
+    }
+
+    /// NIP-01, OK.
+    pub(super) fn event_answered(&mut self, id: &Id, accepted: bool, text: &str) {
+        if !self.on.upload.settle(id, self.now) {
+            return;
+        }
+        self.answered();
+        let prefix = Prefix::of(text);
+        if accepted || prefix == Prefix::Duplicate {
+            let upload = &mut self.on.upload;
+            upload.pauses = 0;
+            upload.window = (upload.window * 2).min(EVENTS_IN_FLIGHT);
+            let state =
+                if prefix == Prefix::Duplicate { IdState::Duplicate } else { IdState::Accepted };
+            let is_new = self.ledger.get(id).is_some_and(|entry| entry.tries <= 1);
+            self.ledger.set(id, state);
+            self.on.advanced |= is_new;
+            self.moved();
+            return;
+        }
+        let tries = self.ledger.get(id).map_or(0, |entry| entry.tries);
+        match prefix {
+            Prefix::AuthRequired if self.auth_may_help() => {
+                self.ledger.set(id, IdState::Open);
+                self.on.upload.queue.push_front(*id);
+                self.auth_required(text);
+            }
+            Prefix::AuthRequired => {
+                self.refusal.get_or_insert_with(|| format!("{text}; no key that it accepts"));
+                self.refused_by_peer(id, prefix);
+            }
+            Prefix::RateLimited if self.on.upload.pauses < MOST_PAUSES => {
+                self.ledger.set(id, IdState::Open);
+                self.on.upload.queue.push_front(*id);
+                self.on.upload.pause(self.now);
+                if !std::mem::replace(&mut self.on.upload.was_limited, true) {
+                    self.note_rate();
+                }
+            }
+            Prefix::Error if tries < MOST_TRIES => {
+                self.ledger.set(id, IdState::Open);
+                self.on.upload.queue.push_back(*id);
+                self.on.upload.pause_ends = Some(self.now.at + FIRST_PAUSE);
+            }
+            // What strfry and we say of an older version.
+            Prefix::Replaced => {
+                self.on.advanced = true;
+                self.stay(*id, Reason::Superseded);
+            }
+            _ => self.refused_by_peer(id, prefix),
+        }
+    }
+
+    fn note_rate(&mut self) {
+        let uploaded = self.ledger.figures().uploaded;
+        self.note(format!(
+            "rate limit: the peer took {uploaded} events and limits their rate; sending one at a \
+             time, after pauses"
+        ));
+    }
+
+    fn refused_by_peer(&mut self, id: &Id, prefix: Prefix) {
+        // What may be taken another time has not been dealt with.
+        self.on.advanced |= !prefix.is_passing();
+        self.stay(*id, Reason::RefusedByPeer(prefix));
+    }
+
+    /// `["OK", "", false, ...]`: relays that answer in order refuse so.
+    pub(super) fn refused_without_id(&mut self, text: &str) {
+        if self.auth_answered(None, false, text) {
+            return;
+        }
+        let mut under_way = self.on.upload.under_way.keys();
+        if let (Some(id), None) = (under_way.next().copied(), under_way.next()) {
+            self.event_answered(&id, false, text);
+        } else {
+            // Whose it is cannot be told: one at a time from here on.
+            self.on.upload.window = 1;
+        }
+    }
+
+    pub(super) fn take_upload_time(&mut self) {
+        let now = self.now;
+        if !missed(now, &mut self.on.upload.deadline) {
+            return;
+        }
+        let unanswered = sorted(self.on.upload.under_way.drain().map(|(id, _)| id));
+        self.on.upload.bytes_under_way = 0;
+        self.on.upload.deadline = None;
+        self.on.upload.window = 1;
+        self.silences += 1;
+        self.note(format!("no answer: the peer did not answer for {} events", unanswered.len()));
+        for id in unanswered {
+            self.stay(id, Reason::NotAnswered);
+        }
+        if self.silences >= 2 {
+            // The rest would be answered no better.
+            let rest: Vec<Id> = self.on.upload.queue.drain(..).collect();
+            let ready: Vec<Id> = self.on.upload.ready.drain(..).map(|event| event.id).collect();
+            for id in rest.into_iter().chain(ready) {
+                self.stay(id, Reason::NotAnswered);
+            }
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Looks at everything, one after the other, and what they prove.
+
+use super::ledger::Side;
+use super::{Breakdown, Machine, Work};
+use crate::store::SyncMark;
+use crate::sync::reason::Reason;
+use crate::sync::report::{Method, Progress, Proof, Report, Verdict};
+
+/// The most rounds; the first moves, the second proves, more are needed where sets change.
+const MOST_ROUNDS: u16 = 4;
+
+/// One look at everything, and the transfers that follow from it.
+#[derive(Debug, Default)]
+pub(super) struct Round {
+    /// Its own number in this sync.
+    pub(super) number: u32,
+    /// Which one it is since everything was last looked at from the start, counted from 1.
+    pub(super) index: u16,
+    /// The peer is read, and not reconciled with.
+    pub(super) is_read: bool,
+    /// Ids that only we have, and that only the peer has, as often as they were found.
+    pub(super) have: u64,
+    pub(super) need: u64,
+    /// Ids that were to be moved, and those among them that an earlier round was to move.
+    pub(super) opened: u64,
+    pub(super) reopened: u64,
+    /// Events that were moved, or have a reason not to be.
+    pub(super) moved: u64,
+    /// The newest `created_at` of our set when it was looked at.
+    pub(super) newest: u64,
+    /// What differs, row by row, where that is asked for.
+    pub(super) breakdown: Option<Breakdown>,
+    /// Our events of hidden kinds have been told apart.
+    knows_kinds: bool,
+}
+
+impl Machine {
+    /// Begins to look at everything.
+    pub(super) fn begin_round(&mut self) {
+        self.rounds += 1;
+        self.looks += 1;
+        self.report.passes = u32::from(self.rounds);
+        self.events.push_back(Progress::Round(self.report.passes));
+        let breakdown = self.settings.by.map(Breakdown::new);
+        self.round =
+            Some(Round { number: self.looks, index: self.rounds, breakdown, ..Round::default() });
+        if self.reads {
+            self.read_this_round();
+        } else {
+            self.on.reconciling.begin(self.settings.filter.window());
+        }
+    }
+
+    /// The round goes on by reading.
+    pub(super) fn read_this_round(&mut self) {
+        let by = self.settings.by;
+        let Some(round) = &mut self.round else { return };
+        round.is_read = true;
+        round.breakdown = by.map(Breakdown::new);
+        let whole = round.index > 1;
+        self.begin_reading(whole);
+    }
+
+    /// What the peer shows us may be more than before: nothing that it answered proves anything.
+    pub(super) fn look_again(&mut self) {
+        if self.round.as_ref().is_some_and(|round| round.is_read) {
+            self.reading.connection_lost();
+            self.begin_reading(self.report.passes > 1);
+        } else {
+            self.reconcile_anew();
+        }
+    }
+
+    /// Draws the sum of a round. Returns whether another one has begun.
+    pub(super) fn end_round(&mut self) -> bool {
+        if !self.refused.is_empty() && !self.settings.dry_run {
+            self.remember_refused();
+            return false;
+        }
+        let hidden = self.perhaps_hidden();
+        if let Some(round) = &mut self.round
+            && !std::mem::replace(&mut round.knows_kinds, true)
+            && !hidden.is_empty()
+        {
+            self.begin_work(Work::Kinds { ids: hidden });
+            return false;
+        }
+        self.save_mark();
+        let Some(mut round) = self.round.take() else { return false };
+        self.on.advanced = true;
+        self.backoff_advanced();
+        self.breakdown = round.breakdown.take();
+        self.breakdown.iter_mut().for_each(Breakdown::finish);
+        self.tell();
+        let goes_on = if round.is_read { self.judge_read(&round) } else { self.judge(&round) };
+        if goes_on {
+            self.begin_round();
+            return true;
+        }
+        if self.settings.live && !self.settings.dry_run {
+            let report: Report = self.report_now();
+            self.events.push_back(Progress::CaughtUp(Box::new(report)));
+            return self.go_live();
+        }
+        self.finish();
+        false
+    }
+
+    fn backoff_advanced(&mut self) {
+        if !self.settings.dry_run {
+            self.backoff.reset();
+        }
+        (self.silent_connections, self.silent_in_all) = (0, 0);
+    }
+
+    /// Notes what the round left different, and returns how many of it nothing excuses.
+    fn note_differences(&mut self, round: &Round) -> u64 {
+        let mut differs = self.ledger.differences(round.number);
+        // What cannot be compared does not count.
+        let hidden = differs.remove(&Reason::Hidden).unwrap_or(0);
+        let unexplained = differs.iter().filter(|(reason, _)| reason.is_unexplained());
+        let unexplained = unexplained.map(|(_, count)| count).sum();
+        let mut left = (0, 0);
+        for (_, entry) in self.ledger.iter().filter(|(_, entry)| entry.round == round.number) {
+            if entry.state.differs() {
+                match entry.side {
+                    Side::Ours => left.0 += 1,
+                    Side::Peers => left.1 += 1,
+                }
+            }
+        }
+        let report = &mut self.report;
+        (report.have_left, report.need_left) = (u64::saturating_sub(left.0, hidden), left.1);
+        report.differs = differs;
+        unexplained
+    }
+
+    /// Judges a reconciliation. Returns whether another round has to prove what was moved.
+    fn judge(&mut self, round: &Round) -> bool {
+        let unexplained = self.note_differences(round);
+        self.report.method = Method::Negentropy;
+        let proof = Some(Proof::Negentropy);
+        if self.settings.dry_run {
+            let verdict =
+                if self.report.differs.is_empty() { Verdict::Equal } else { Verdict::Differs };
+            self.report.judge(verdict, proof);
+            return false;
+        }
+        let may_go_on = round.index < MOST_ROUNDS;
+        let is_stuck = round.index > 1 && round.reopened > 0 && round.moved == 0;
+        if round.opened > 0 && may_go_on && !is_stuck {
+            return true;
+        }
+        if unexplained > 0 && (round.opened == 0 || round.reopened > 0) {
+            self.report.judge(Verdict::Incomplete, None);
+            self.note_unmoved(unexplained);
+            return false;
+        }
+        let verdict = match (round.opened > 0, self.report.differs.is_empty()) {
+            // Every round found something new: the sets change while they are compared.
+            (true, _) => Verdict::CaughtUp,
+            (false, true) => Verdict::Equal,
+            (false, false) => Verdict::Differs,
+        };
+        self.report.error = None;
+        self.report.judge(verdict, proof);
+        if round.opened == 0 && round.newest > 0 {
+            let equal_up_to = Some(round.newest.min(self.now.unix_s));
+            self.mark.equal_up_to = equal_up_to;
+            self.begin_work(Work::RememberMark(SyncMark { equal_up_to, read: None }));
+        }
+        false
+    }
+
+    fn note_unmoved(&mut self, count: u64) {
+        let mut text = format!("{count} events could not be moved");
+        if let Some(refusal) = &self.refusal {
+            text.push_str(&format!("; the peer refuses: {refusal}"));
+        }
+        self.report.error = Some(text);
+    }
+
+    /// Judges a reading. Returns whether another one has to show what was sent.
+    fn judge_read(&mut self, round: &Round) -> bool {
+        let unexplained = self.note_differences(round);
+        self.report.method = Method::Req;
+        self.report.not_seen = self.reading.gaps().to_vec();
+        self.report.unreadable = self.reading.unreadable();
+        let may_go_on = round.index < MOST_ROUNDS && !self.settings.dry_run;
+        let is_whole = self.reading.is_whole();
+        if self.reading.showed_nothing() && self.report.not_seen.is_empty() {
+            // What was read before has to show again; and what was sent, in a reading.
+            let was_sent = self.ledger.figures().uploaded > 0 && round.index == 1;
+            if may_go_on && (!is_whole || (was_sent && !self.reading.is_counted())) {
+                return true;
+            }
+        }
+        let proof = if is_whole { Proof::Read } else { Proof::ReadSince };
+        self.report.read_since = self.reading.since.filter(|_| !is_whole);
+        self.report.read_whole_at = self.mark.read.filter(|_| !is_whole).map(|mark| mark.whole_at);
+        if let Some(gap) = self.report.not_seen.first() {
+            let more = self.report.not_seen.len() - 1;
+            let more = if more > 0 { format!("; and {more} more") } else { String::new() };
+            self.report.error = Some(format!("not all was seen: {gap}{more}"));
+            self.report.judge(Verdict::Incomplete, None);
+            return false;
+        }
+        if unexplained > 0 && !self.settings.dry_run {
+            self.report.judge(Verdict::Incomplete, None);
+            self.note_unmoved(unexplained);
+            return false;
+        }
+        let differs = !self.report.differs.is_empty() || self.report.unreadable > 0;
+        let verdict = match (differs, is_whole) {
+            (true, _) => Verdict::Differs,
+            (false, true) => Verdict::Equal,
+            (false, false) => Verdict::CaughtUp,
+        };
+        self.report.error = None;
+        self.report.judge(verdict, Some(proof));
+        false
+    }
+}

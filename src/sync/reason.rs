@@ -1,0 +1,284 @@
+//! Why an event stays where it is.
+
+use serde::{Serialize, Serializer};
+use std::fmt;
+
+/// The seconds of a day.
+const DAY: u64 = 86_400;
+
+/// Why an event that only one side has is not moved, or was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// We store a newer version.
+    Superseded,
+    /// Its author has deleted it.
+    Deleted,
+    /// Its author or addressee has vanished (NIP-62).
+    Vanished,
+    /// It has expired (NIP-40).
+    Expired,
+    /// It is passed on, never stored.
+    Ephemeral,
+    /// Only its author may publish it, or it is a repost of such an event (NIP-70).
+    Protected,
+    /// It is over a limit of this relay.
+    OverLimits,
+    /// It cannot be read, or its id or signature is wrong.
+    Invalid,
+    /// It was not asked for.
+    NotAskedFor,
+    /// The connection breaks whenever it is asked for.
+    Unreadable,
+    /// The relay that keeps our events does not take it.
+    RefusedByRelay,
+    /// The write policy does not want it.
+    RefusedByPolicy,
+    /// The peer lists it and does not send it.
+    NotSent,
+    /// The peer said that it took it, and does not show it.
+    NotKept,
+    /// It is longer than the peer takes.
+    TooLong,
+    /// The peer did not answer when it was sent.
+    NotAnswered,
+    /// The peer does not take it; the prefix of its answer says why.
+    RefusedByPeer(Prefix),
+    /// The peer shows events of this kind to their owners only: it cannot be compared.
+    Hidden,
+    /// The sync brings nothing from the peer.
+    NotToDownload,
+    /// The sync sends nothing to the peer.
+    NotToUpload,
+    /// It could not be moved, or the sync only looked.
+    NotMoved,
+}
+
+/// The machine-readable prefix of a peer's refusal (NIP-01).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Prefix {
+    /// `auth-required:`
+    AuthRequired,
+    /// `blocked:`
+    Blocked,
+    /// `duplicate:`
+    Duplicate,
+    /// `error:`
+    Error,
+    /// `invalid:`
+    Invalid,
+    /// `mute:`
+    Mute,
+    /// `pow:`
+    Pow,
+    /// `rate-limited:`
+    RateLimited,
+    /// `replaced:` (of a replaceable event of which the peer has a newer version)
+    Replaced,
+    /// `restricted:`
+    Restricted,
+    /// `unsupported:`
+    Unsupported,
+    /// None, or one that is not known.
+    Other,
+}
+
+impl Prefix {
+    const ALL: [Self; 12] = [
+        Self::AuthRequired,
+        Self::Blocked,
+        Self::Duplicate,
+        Self::Error,
+        Self::Invalid,
+        Self::Mute,
+        Self::Pow,
+        Self::RateLimited,
+        Self::Replaced,
+        Self::Restricted,
+        Self::Unsupported,
+        Self::Other,
+    ];
+
+    /// The prefix of a peer's words.
+    pub fn of(text: &str) -> Self {
+        let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
+        Self::ALL.into_iter().find(|it| it.name() == prefix).unwrap_or(Self::Other)
+    }
+
+    /// The prefix as it is sent, without its colon.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::AuthRequired => "auth-required",
+            Self::Blocked => "blocked",
+            Self::Duplicate => "duplicate",
+            Self::Error => "error",
+            Self::Invalid => "invalid",
+            Self::Mute => "mute",
+            Self::Pow => "pow",
+            Self::RateLimited => "rate-limited",
+            Self::Replaced => "replaced",
+            Self::Restricted => "restricted",
+            Self::Unsupported => "unsupported",
+            Self::Other => "other",
+        }
+    }
+
+    /// Whether asking again, unchanged, cannot help.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Blocked | Self::Restricted | Self::Invalid | Self::Unsupported)
+    }
+
+    /// Whether what is refused now may be taken later.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
+    }
+}
+
+impl Reason {
+    const NAMED: [Self; 20] = [
+        Self::Superseded,
+        Self::Deleted,
+        Self::Vanished,
+        Self::Expired,
+        Self::Ephemeral,
+        Self::Protected,
+        Self::OverLimits,
+        Self::Invalid,
+        Self::NotAskedFor,
+        Self::Unreadable,
+        Self::RefusedByRelay,
+        Self::RefusedByPolicy,
+        Self::NotSent,
+        Self::NotKept,
+        Self::TooLong,
+        Self::NotAnswered,
+        Self::Hidden,
+        Self::NotToDownload,
+        Self::NotToUpload,
+        Self::NotMoved,
+    ];
+
+    /// The words of a report; also how the reason is remembered.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Superseded => "superseded",
+            Self::Deleted => "deleted",
+            Self::Vanished => "vanished",
+            Self::Expired => "expired",
+            Self::Ephemeral => "ephemeral",
+            Self::Protected => "protected",
+            Self::OverLimits => "over limits",
+            Self::Invalid => "invalid",
+            Self::NotAskedFor => "not asked for",
+            Self::Unreadable => "unreadable",
+            Self::RefusedByRelay => "refused by the relay",
+            Self::RefusedByPolicy => "refused by the write policy",
+            Self::NotSent => "not sent by the peer",
+            Self::NotKept => "accepted and not kept by the peer",
+            Self::TooLong => "too long for the peer",
+            Self::NotAnswered => "not answered by the peer",
+            Self::Hidden => "not compared",
+            Self::NotToDownload => "not to be downloaded",
+            Self::NotToUpload => "not to be uploaded",
+            Self::NotMoved => "not moved",
+            Self::RefusedByPeer(prefix) => match prefix {
+                Prefix::AuthRequired => "refused by the peer: auth-required",
+                Prefix::Blocked => "refused by the peer: blocked",
+                Prefix::Duplicate => "refused by the peer: duplicate",
+                Prefix::Error => "refused by the peer: error",
+                Prefix::Invalid => "refused by the peer: invalid",
+                Prefix::Mute => "refused by the peer: mute",
+                Prefix::Pow => "refused by the peer: pow",
+                Prefix::RateLimited => "refused by the peer: rate-limited",
+                Prefix::Replaced => "refused by the peer: replaced",
+                Prefix::Restricted => "refused by the peer: restricted",
+                Prefix::Unsupported => "refused by the peer: unsupported",
+                Prefix::Other => "refused by the peer: other",
+            },
+        }
+    }
+
+    /// Reads [`Reason::name`].
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        let refused = Prefix::ALL.into_iter().map(Self::RefusedByPeer);
+        Self::NAMED.into_iter().chain(refused).find(|reason| reason.name() == name)
+    }
+
+    /// For how long, in seconds, the event need not be tried again; `None` when the reason says
+    /// nothing about another time.
+    pub(super) fn term_s(self) -> Option<u64> {
+        match self {
+            Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
+                Some(30 * DAY)
+            }
+            // Configurations, clocks and policies change.
+            Self::Protected
+            | Self::OverLimits
+            | Self::Invalid
+            | Self::Unreadable
+            | Self::RefusedByRelay
+            | Self::RefusedByPolicy
+            | Self::NotKept
+            | Self::TooLong
+            | Self::Hidden => Some(DAY),
+            Self::RefusedByPeer(prefix) => (!prefix.is_passing()).then_some(DAY),
+            Self::NotAskedFor
+            | Self::NotSent
+            | Self::NotAnswered
+            | Self::NotToDownload
+            | Self::NotToUpload
+            | Self::NotMoved => None,
+        }
+    }
+
+    /// Whether the reason is this store's own and so holds whichever peer sends the event.
+    pub(super) fn is_ours(self) -> bool {
+        matches!(
+            self,
+            Self::Superseded
+                | Self::Deleted
+                | Self::Vanished
+                | Self::Expired
+                | Self::Ephemeral
+                | Self::Protected
+                | Self::OverLimits
+                | Self::RefusedByRelay
+        )
+    }
+
+    /// Whether nothing is known about the event that would excuse that it did not move.
+    pub(super) fn is_unexplained(self) -> bool {
+        match self {
+            Self::NotSent | Self::NotMoved | Self::NotAnswered => true,
+            Self::RefusedByPeer(prefix) => prefix.is_passing(),
+            _ => false,
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_is_read_back_by_its_name() {
+        let refused = Prefix::ALL.into_iter().map(Reason::RefusedByPeer);
+        for reason in Reason::NAMED.into_iter().chain(refused) {
+            assert_eq!(Reason::from_name(reason.name()), Some(reason));
+        }
+        assert_eq!(Prefix::of("blocked: no"), Prefix::Blocked);
+        assert_eq!(Prefix::of("no colon"), Prefix::Other);
+    }
+}

@@ -1,0 +1,508 @@
+//! A relay as a value, which behaves in some of the ways in which relays do.
+
+use super::model_store::ModelStore;
+use negsync::item::Item;
+use negsync::reconcile::{Responder, SortedItems};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::{Value, json};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::Duration;
+
+/// An event that nobody signed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModelEvent {
+    pub item: Item,
+    pub kind: u16,
+    pub pubkey: [u8; 32],
+}
+
+impl ModelEvent {
+    pub fn random(rng: &mut StdRng, seconds: u64) -> Self {
+        let kind = [1, 1, 1, 7, 0, 4, 1_059, 30_023][rng.random_range(0..8)];
+        let author = rng.random_range(1..5u8);
+        let created_at = 1_700_000_000 + rng.random_range(0..seconds);
+        Self { item: Item::new(created_at, rng.random()), kind, pubkey: [author; 32] }
+    }
+
+    pub fn json(&self) -> String {
+        json!({
+            "id": faster_hex::hex_string(&self.item.id),
+            "pubkey": faster_hex::hex_string(&self.pubkey),
+            "created_at": self.item.created_at,
+            "kind": self.kind,
+            "tags": [],
+            "content": "",
+            "sig": "",
+        })
+        .to_string()
+    }
+
+    pub fn parse(text: &str) -> Self {
+        let value: Value = serde_json::from_str(text).unwrap();
+        let bytes = |name: &str| {
+            let mut bytes = [0; 32];
+            faster_hex::hex_decode(value[name].as_str().unwrap().as_bytes(), &mut bytes).unwrap();
+            bytes
+        };
+        Self {
+            item: Item::new(value["created_at"].as_u64().unwrap(), bytes("id")),
+            kind: value["kind"].as_u64().unwrap() as u16,
+            pubkey: bytes("pubkey"),
+        }
+    }
+}
+
+/// NIP-01, Filters, as far as the sync uses them.
+pub fn matches(filter: &Value, event: &ModelEvent) -> bool {
+    let lists = |key: &str, value: Value| {
+        filter.get(key).is_none_or(|list| list.as_array().unwrap().contains(&value))
+    };
+    let second = event.item.created_at;
+    lists("ids", json!(faster_hex::hex_string(&event.item.id)))
+        && lists("authors", json!(faster_hex::hex_string(&event.pubkey)))
+        && lists("kinds", json!(event.kind))
+        && filter.get("since").is_none_or(|since| since.as_u64().unwrap() <= second)
+        && filter.get("until").is_none_or(|until| second <= until.as_u64().unwrap())
+}
+
+/// What answers NEG-OPEN.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Neg {
+    Works,
+    Notice,
+    LateNotice,
+    Closed,
+    Refused,
+    Silent,
+    HangUp,
+    /// Sets of more than so many are too large.
+    TooLarge(usize),
+}
+
+/// The odd ways of a peer. Without any it is a relay with NIP-77.
+#[derive(Clone, Debug, PartialEq, Default)]
+pub struct Faults {
+    /// A REQ is answered with so many events at most.
+    pub cap: Option<usize>,
+    pub by_arrival: bool,
+    pub bare_empty: bool,
+    pub need_kinds: bool,
+    /// AUTH: as a greeting, or as the answer to the first question.
+    pub auth: Option<bool>,
+    pub refuses_key: bool,
+    pub most_values: Option<usize>,
+    /// So many of ten events are taken and not kept.
+    pub drops: u64,
+    /// So many of ten events are refused.
+    pub refuses: u64,
+    /// So many REQs of a connection are answered.
+    pub most_reqs: Option<u32>,
+    /// Refused with a NOTICE where most_reqs says so.
+    pub req_notice: bool,
+    /// So many events of a connection are taken at once.
+    pub rate: Option<u32>,
+    pub chats: bool,
+    /// Private kinds are shown to nobody.
+    pub hides_private: bool,
+    /// So many of ten events are listed and never sent.
+    pub unsent: u64,
+    /// Each message may be the last of its connection.
+    pub cuts: bool,
+    pub hints: bool,
+    pub counts: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct PeerPlan {
+    pub neg: Neg,
+    pub faults: Faults,
+    pub told_cap: Option<usize>,
+    pub tells_auth: bool,
+    pub latency_us: u64,
+    pub shared: usize,
+    pub ours: usize,
+    pub theirs: usize,
+    /// In how many seconds all events lie.
+    pub seconds: u64,
+}
+
+impl PeerPlan {
+    pub fn random(rng: &mut StdRng) -> Self {
+        let neg = match rng.random_range(0..12) {
+            0..=4 => Neg::Works,
+            5 => Neg::Notice,
+            6 => Neg::Closed,
+            7 => Neg::Refused,
+            8 => Neg::Silent,
+            9 => Neg::HangUp,
+            10 => Neg::LateNotice,
+            _ => Neg::TooLarge(rng.random_range(1..30)),
+        };
+        let mut odd = |chance: f64| rng.random_bool(chance);
+        let (by_arrival, bare_empty, need_kinds) = (odd(0.1), odd(0.1), odd(0.05));
+        let (refuses_key, req_notice, chats) = (odd(0.2), odd(0.5), odd(0.1));
+        let (hides_private, cuts, hints, counts) = (odd(0.15), odd(0.2), odd(0.2), odd(0.5));
+        let tells_auth = odd(0.5);
+        let faults = Faults {
+            cap: odd(0.4).then_some(()).map(|()| rng.random_range(3..60)),
+            by_arrival,
+            bare_empty,
+            need_kinds,
+            auth: rng.random_bool(0.2).then(|| rng.random_bool(0.5)),
+            refuses_key,
+            most_values: rng.random_bool(0.1).then(|| rng.random_range(1..50)),
+            drops: if rng.random_bool(0.15) { rng.random_range(1..11) } else { 0 },
+            refuses: if rng.random_bool(0.15) { rng.random_range(1..11) } else { 0 },
+            most_reqs: rng.random_bool(0.1).then(|| rng.random_range(1..5)),
+            req_notice,
+            rate: rng.random_bool(0.1).then(|| rng.random_range(1..20)),
+            chats,
+            hides_private,
+            unsent: if rng.random_bool(0.1) { rng.random_range(1..11) } else { 0 },
+            cuts,
+            hints,
+            counts,
+        };
+        let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
+        let told_cap = faults.cap.filter(|_| rng.random_bool(0.5));
+        Self {
+            neg,
+            told_cap,
+            tells_auth: tells_auth && faults.auth.is_some(),
+            latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
+            shared: rng.random_range(0..150),
+            ours: rng.random_range(0..60),
+            theirs: rng.random_range(0..60),
+            seconds,
+            faults,
+        }
+    }
+
+    /// Plans with one odd way less, or fewer events.
+    pub fn simpler(&self) -> Vec<Self> {
+        let plain = Faults::default();
+        let mut plans = Vec::new();
+        macro_rules! without {
+            ($($way:ident),*) => {$(
+                if self.faults.$way != plain.$way {
+                    let mut plan = self.clone();
+                    plan.faults.$way = plain.$way.clone();
+                    plans.push(plan);
+                }
+            )*};
+        }
+        without!(
+            cap,
+            by_arrival,
+            bare_empty,
+            need_kinds,
+            auth,
+            refuses_key,
+            most_values,
+            drops,
+            refuses,
+            most_reqs,
+            req_notice,
+            rate,
+            chats,
+            hides_private,
+            unsent,
+            cuts,
+            hints,
+            counts
+        );
+        for (shared, ours, theirs) in [
+            (self.shared / 2, self.ours, self.theirs),
+            (self.shared, self.ours / 2, self.theirs),
+            (self.shared, self.ours, self.theirs / 2),
+        ] {
+            if (shared, ours, theirs) != (self.shared, self.ours, self.theirs) {
+                plans.push(Self { shared, ours, theirs, ..self.clone() });
+            }
+        }
+        plans
+    }
+
+    pub fn populate(&self, rng: &mut StdRng) -> (ModelPeer, ModelStore) {
+        let mut some = |count| -> Vec<ModelEvent> {
+            (0..count).map(|_| ModelEvent::random(rng, self.seconds)).collect()
+        };
+        let (shared, ours, theirs) = (some(self.shared), some(self.ours), some(self.theirs));
+        let store = ModelStore::new([shared.clone(), ours].concat(), self.seconds);
+        (ModelPeer::new(self.clone(), [shared, theirs].concat()), store)
+    }
+}
+
+/// What a peer does.
+#[derive(Debug)]
+pub enum Reply {
+    Text(String),
+    /// After a while.
+    Late(String, Duration),
+    HangUp,
+}
+
+pub struct ModelPeer {
+    pub plan: PeerPlan,
+    /// In the order of their arrival.
+    events: Vec<ModelEvent>,
+    dropped: HashSet<[u8; 32]>,
+    sessions: HashMap<String, Responder<SortedItems>>,
+    reqs: u32,
+    taken: u32,
+    taken_at: Duration,
+    is_known: bool,
+    messages: u32,
+    /// Events for which we have heard an OK true in this sync.
+    acknowledged: HashSet<[u8; 32]>,
+    resent: Vec<[u8; 32]>,
+}
+
+fn text(value: Value) -> Reply {
+    Reply::Text(value.to_string())
+}
+
+impl ModelPeer {
+    fn new(plan: PeerPlan, events: Vec<ModelEvent>) -> Self {
+        Self {
+            plan,
+            events,
+            dropped: HashSet::new(),
+            sessions: HashMap::new(),
+            reqs: 0,
+            taken: 0,
+            taken_at: Duration::ZERO,
+            is_known: false,
+            messages: 0,
+            acknowledged: HashSet::new(),
+            resent: Vec::new(),
+        }
+    }
+
+    pub fn begin(&mut self) {
+        self.acknowledged.clear();
+        self.resent.clear();
+    }
+
+    pub fn resent(&self) -> &[[u8; 32]] {
+        &self.resent
+    }
+
+    pub fn add_some(&mut self, rng: &mut StdRng) {
+        for _ in 0..rng.random_range(0..4) {
+            self.events.push(ModelEvent::random(rng, self.plan.seconds));
+        }
+    }
+
+    pub fn ids(&self, filter: &str) -> BTreeSet<[u8; 32]> {
+        let filter: Value = serde_json::from_str(filter).unwrap();
+        self.events.iter().filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
+    }
+
+    /// Ids of what it shows in one way or the other.
+    pub fn shown(&self, filter: &str) -> BTreeSet<[u8; 32]> {
+        self.ids(filter).into_iter().filter(|id| !self.hides(id)).collect()
+    }
+
+    pub fn second(&self, id: &[u8; 32]) -> Option<u64> {
+        self.events.iter().find(|it| it.item.id == *id).map(|it| it.item.created_at)
+    }
+
+    pub fn hides(&self, id: &[u8; 32]) -> bool {
+        self.plan.faults.hides_private
+            && self.events.iter().any(|it| it.item.id == *id && [4, 1_059].contains(&it.kind))
+    }
+
+    fn is_unsent(&self, event: &ModelEvent) -> bool {
+        u64::from(event.item.id[1] % 10) < self.plan.faults.unsent
+    }
+
+    pub fn connect(&mut self) -> Vec<Reply> {
+        (self.reqs, self.taken, self.messages, self.is_known) = (0, 0, 0, false);
+        self.sessions.clear();
+        let greets = self.plan.faults.auth == Some(true);
+        if greets { vec![text(json!(["AUTH", "riddle"]))] } else { vec![] }
+    }
+
+    /// What we have heard.
+    pub fn told(&mut self, said: &str) {
+        let said: Value = serde_json::from_str(said).unwrap();
+        if said[0] == "OK" && said[2] == true {
+            let mut id = [0; 32];
+            faster_hex::hex_decode(said[1].as_str().unwrap().as_bytes(), &mut id).unwrap();
+            self.acknowledged.insert(id);
+        }
+    }
+
+    pub fn hear(&mut self, said: &str, now: Duration) -> Vec<Reply> {
+        let said: Value = serde_json::from_str(said).unwrap();
+        self.messages += 1;
+        let mut replies = self.answer(&said, now);
+        if self.plan.faults.chats && self.messages.is_multiple_of(3) {
+            replies.insert(0, text(json!(["NOTICE", "good morning"])));
+        }
+        // Which message is the last goes by the number of the message and what is in it.
+        let odd = said
+            .to_string()
+            .bytes()
+            .fold(self.messages, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)));
+        if self.plan.faults.cuts && odd.is_multiple_of(17) {
+            replies.truncate(replies.len() / 2);
+            replies.push(Reply::HangUp);
+        }
+        replies
+    }
+
+    fn answer(&mut self, said: &Value, now: Duration) -> Vec<Reply> {
+        let verb = said[0].as_str().unwrap();
+        let id = said[1].as_str().unwrap_or_default().to_owned();
+        if verb == "AUTH" {
+            self.is_known = !self.plan.faults.refuses_key;
+            let ok = json!(["OK", said[1]["id"], self.is_known, "restricted: who?"]);
+            return vec![Reply::Late(ok.to_string(), Duration::from_millis(300))];
+        }
+        let asks = ["REQ", "COUNT", "EVENT", "NEG-OPEN", "NEG-MSG"].contains(&verb);
+        if let (Some(greets), false, true) = (self.plan.faults.auth, self.is_known, asks) {
+            let why = "auth-required: who are you?";
+            let refusal = match verb {
+                "EVENT" => json!(["OK", said[1]["id"], false, why]),
+                "NEG-OPEN" | "NEG-MSG" => json!(["NEG-ERR", id, why]),
+                _ => json!(["CLOSED", id, why]),
+            };
+            let mut replies = vec![text(refusal)];
+            if !greets {
+                replies.insert(0, text(json!(["AUTH", "riddle"])));
+            }
+            return replies;
+        }
+        match verb {
+            "NEG-OPEN" => self.neg_open(&id, said),
+            "NEG-MSG" => self.neg_msg(&id, &said[2]),
+            "REQ" => self.req(&id, &said[2]),
+            "EVENT" => self.event(&said[1], now),
+            "COUNT" if self.plan.faults.counts => {
+                let count = self.find(&said[2]).len();
+                vec![text(json!(["COUNT", id, { "count": count }]))]
+            }
+            "COUNT" => vec![text(json!(["NOTICE", "unknown command"]))],
+            _ => vec![],
+        }
+    }
+
+    fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
+        let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
+        match self.plan.neg {
+            Neg::Works => {}
+            Neg::Notice => return vec![text(notice)],
+            Neg::LateNotice => {
+                return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
+            }
+            Neg::Closed => return vec![text(json!(["CLOSED", id, "error: unknown verb"]))],
+            Neg::Refused => return vec![text(json!(["NEG-ERR", id, "blocked: not here"]))],
+            Neg::Silent => return vec![],
+            Neg::HangUp => return vec![Reply::HangUp],
+            Neg::TooLarge(most) => {
+                if self.find(&said[2]).len() > most {
+                    let why = "blocked: too many query results";
+                    return vec![text(json!(["NEG-ERR", id, why, most]))];
+                }
+            }
+        }
+        let items = self.find(&said[2]).into_iter().map(|event| event.item).collect();
+        let responder = Responder::new(SortedItems::new(items), 0).unwrap();
+        self.sessions.insert(id.to_owned(), responder);
+        self.neg_msg(id, &said[3])
+    }
+
+    fn neg_msg(&mut self, id: &str, payload: &Value) -> Vec<Reply> {
+        let Some(responder) = self.sessions.get_mut(id) else {
+            return vec![text(json!(["NEG-ERR", id, "closed: unknown"]))];
+        };
+        let payload = faster_hex::hex_decode_vec(payload.as_str().unwrap().as_bytes()).unwrap();
+        let answer = responder.answer(&payload).unwrap();
+        vec![text(json!(["NEG-MSG", id, faster_hex::hex_string(&answer)]))]
+    }
+
+    fn find(&self, filter: &Value) -> Vec<ModelEvent> {
+        let shows = |event: &&ModelEvent| !self.hides(&event.item.id);
+        let found = self.events.iter().filter(shows).filter(|event| matches(filter, event));
+        let mut found: Vec<ModelEvent> = found.cloned().collect();
+        if !self.plan.faults.by_arrival {
+            found.sort_by_key(|event| (std::cmp::Reverse(event.item.created_at), event.item.id));
+        }
+        found
+    }
+
+    fn req(&mut self, id: &str, filter: &Value) -> Vec<Reply> {
+        self.reqs += 1;
+        let faults = self.plan.faults.clone();
+        let values = |key| filter.get(key).and_then(Value::as_array).map_or(0, Vec::len);
+        if faults.most_values.is_some_and(|most| values("ids").max(values("authors")) > most) {
+            return vec![];
+        }
+        if faults.most_reqs.is_some_and(|most| self.reqs > most) {
+            let notice = json!(["NOTICE", "ERROR: too many concurrent REQs"]);
+            return if faults.req_notice { vec![text(notice)] } else { vec![] };
+        }
+        let has = |key| filter.get(key).is_some();
+        if faults.need_kinds && !has("kinds") && !has("ids") && !has("authors") {
+            let why = "blocked: filters must specify at least one kind";
+            return vec![text(json!(["CLOSED", id, why]))];
+        }
+        let is_bare = filter.as_object().unwrap().keys().all(|key| key == "limit");
+        let mut found = if faults.bare_empty && is_bare { vec![] } else { self.find(filter) };
+        if has("ids") {
+            found.retain(|event| !self.is_unsent(event));
+        }
+        let limit =
+            filter.get("limit").map_or(usize::MAX, |limit| limit.as_u64().unwrap() as usize);
+        let most = limit.min(faults.cap.unwrap_or(usize::MAX));
+        let is_cut = found.len() > most;
+        let page = found.iter().take(most);
+        let mut replies: Vec<Reply> = page
+            .map(|event| Reply::Text(format!(r#"["EVENT","{id}",{}]"#, event.json())))
+            .collect();
+        let mut eose = vec![json!("EOSE"), json!(id)];
+        if faults.hints {
+            eose.push(json!([if is_cut { "more" } else { "finish" }]));
+        }
+        replies.push(text(Value::Array(eose)));
+        replies
+    }
+
+    fn event(&mut self, event: &Value, now: Duration) -> Vec<Reply> {
+        let event = ModelEvent::parse(&event.to_string());
+        let id = event.item.id;
+        let hex = faster_hex::hex_string(&id);
+        let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
+        let holds = self.events.iter().any(|held| held.item.id == id);
+        if self.acknowledged.contains(&id) && (holds || self.dropped.contains(&id)) {
+            self.resent.push(id);
+        }
+        if holds {
+            return said(true, "duplicate: have it");
+        }
+        let faults = &self.plan.faults;
+        if let Some(rate) = faults.rate {
+            let refill = (now.saturating_sub(self.taken_at)).as_secs() as u32;
+            if refill > 0 {
+                self.taken = self.taken.saturating_sub(refill);
+                self.taken_at = now;
+            }
+            if self.taken >= rate {
+                return said(false, "rate-limited: slow down");
+            }
+            self.taken += 1;
+        }
+        if u64::from(id[2] % 10) < faults.refuses {
+            return said(false, "blocked: not wanted");
+        }
+        if u64::from(id[3] % 10) < faults.drops {
+            self.dropped.insert(id);
+            return said(true, "");
+        }
+        self.events.push(event);
+        said(true, "")
+    }
+}

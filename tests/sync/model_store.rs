@@ -1,0 +1,197 @@
+//! Our side of a sync as a value: it does the machine's work without a disk.
+
+use super::model_peer::{ModelEvent, matches};
+use negsync::item::Item;
+use negsync::reconcile::{
+    Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, SortedItems,
+};
+use negsync::store::{PeerTraits, SyncMark};
+use negsync::sync::Rows;
+use negsync::sync::machine::{Asked, Done, Fate, Items, Loaded, Seen, Settled, Work};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use serde_json::Value;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+pub struct ModelStore {
+    pub events: BTreeMap<Item, ModelEvent>,
+    sessions: HashMap<u64, Initiator<SortedItems>>,
+    refused: HashMap<[u8; 32], String>,
+    mark: SyncMark,
+    traits: PeerTraits,
+    seconds: u64,
+}
+
+impl ModelStore {
+    pub fn new(events: Vec<ModelEvent>, seconds: u64) -> Self {
+        Self {
+            events: events.into_iter().map(|event| (event.item, event)).collect(),
+            sessions: HashMap::new(),
+            refused: HashMap::new(),
+            mark: SyncMark::default(),
+            traits: PeerTraits::default(),
+            seconds,
+        }
+    }
+
+    pub fn add_some(&mut self, rng: &mut StdRng) {
+        for _ in 0..rng.random_range(0..4) {
+            let event = ModelEvent::random(rng, self.seconds);
+            self.events.insert(event.item, event);
+        }
+    }
+
+    pub fn ids(&self, filter: &str) -> BTreeSet<[u8; 32]> {
+        let filter: Value = serde_json::from_str(filter).unwrap();
+        self.events.values().filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
+    }
+
+    pub fn second(&self, id: &[u8; 32]) -> Option<u64> {
+        self.by_id(id).map(|event| event.item.created_at)
+    }
+
+    pub fn is_private(&self, id: &[u8; 32]) -> bool {
+        self.events.values().any(|event| event.item.id == *id && [4, 1_059].contains(&event.kind))
+    }
+
+    fn set(&self, filter: &serde_json::Map<String, Value>) -> SortedItems {
+        let filter = Value::Object(filter.clone());
+        let matching = self.events.values().filter(|event| matches(&filter, event));
+        SortedItems::new(matching.map(|event| event.item).collect())
+    }
+
+    fn remembered(&self, ids: &[[u8; 32]]) -> HashMap<[u8; 32], String> {
+        ids.iter().filter_map(|id| Some((*id, self.refused.get(id)?.clone()))).collect()
+    }
+
+    fn by_id(&self, id: &[u8; 32]) -> Option<&ModelEvent> {
+        self.events.values().find(|event| event.item.id == *id)
+    }
+
+    pub fn perform(&mut self, work: Work) -> Done {
+        match work {
+            Work::Recall => Done::Recalled {
+                mark: self.mark,
+                traits: self.traits.clone(),
+                overlap: self.mark.read.map(|read| read.to.saturating_sub(2)),
+            },
+            Work::Open(opening) => {
+                let set = self.set(opening.filter.json());
+                let count = set.len();
+                let newest = count.checked_sub(1).and_then(|last| set.item(last));
+                let items =
+                    Items { count, newest: newest.map_or(0, |item| item.created_at), ahead: None };
+                let options = InitiatorOptions {
+                    rule: opening.rule,
+                    frame_limit_bytes: opening.frame_limit_bytes,
+                    sync_mark: opening.equal_up_to,
+                    since: opening.window.since,
+                    bounds_seed: opening.bounds_seed,
+                    ..InitiatorOptions::default()
+                };
+                let mut initiator = Initiator::new(set, options).unwrap();
+                let message = initiator.open();
+                self.sessions.insert(opening.session, initiator);
+                Done::Opened { session: opening.session, message, items }
+            }
+            Work::Answer { session, payload } => {
+                let Some(initiator) = self.sessions.get_mut(&session) else {
+                    return Done::Finished;
+                };
+                let mut found = Difference::new();
+                let next = initiator.receive(&payload, &mut found).map(|step| match step {
+                    InitiatorStep::Send(message) => Some(message),
+                    InitiatorStep::Done => None,
+                });
+                let unsettled_items = initiator.unsettled_items();
+                let all = [found.have.clone(), found.need.clone()].concat();
+                let remembered = self.remembered(&all);
+                Done::Answered { session, found, remembered, unsettled_items, next }
+            }
+            Work::Divide { session, window, .. } => {
+                self.sessions.remove(&session);
+                let (since, until) = (window.since.unwrap_or(0), window.until.unwrap_or(u64::MAX));
+                let times: Vec<u64> = self.events.keys().map(|item| item.created_at).collect();
+                let middle = times.get(times.len() / 2).copied().unwrap_or(since);
+                let middle = if (since + 1..=until).contains(&middle) {
+                    middle
+                } else {
+                    since + (until.min(2_000_000_000) - since.min(2_000_000_000)) / 2
+                };
+                let parts = (since < middle && middle <= until).then(|| {
+                    let mut halves = [window, window];
+                    halves[0].until = Some(middle - 1);
+                    halves[1].since = Some(middle);
+                    halves.to_vec()
+                });
+                Done::Divided { window, parts }
+            }
+            Work::Forget { session } => {
+                self.sessions.remove(&session);
+                Done::Finished
+            }
+            Work::Compare { filter, theirs, .. } => {
+                let set = self.set(filter.json());
+                let mut have = Vec::new();
+                set.for_each(0..set.len(), &mut |item| {
+                    if !theirs.contains(&item.id) {
+                        have.push(item.id);
+                    }
+                });
+                Done::Compared { remembered: self.remembered(&have), have, rows: Rows::default() }
+            }
+            Work::Sort { .. } => Done::Sorted(Rows::default()),
+            Work::Kinds { ids } => {
+                let kind = |id| Some((id, self.by_id(&id)?.kind));
+                Done::Kinds(ids.into_iter().filter_map(kind).collect())
+            }
+            Work::Load { ids } => {
+                let load = |id: &[u8; 32]| {
+                    let event = self.by_id(id)?;
+                    Some(Loaded { id: *id, kind: event.kind, json: event.json() })
+                };
+                Done::Loaded { events: ids.iter().filter_map(load).collect(), protected: vec![] }
+            }
+            Work::Ingest { subscription, asked, texts, bytes, .. } => {
+                let events = texts.iter().map(|text| self.settle(&asked, text)).collect();
+                Done::Ingested { subscription, events, bytes }
+            }
+            Work::RememberRefused(refused) => {
+                self.refused.extend(refused.into_iter().map(|it| (it.id, it.reason)));
+                Done::Finished
+            }
+            Work::RememberMark(mark) => {
+                self.mark.equal_up_to = mark.equal_up_to.or(self.mark.equal_up_to);
+                self.mark.read = mark.read.or(self.mark.read);
+                Done::Finished
+            }
+            Work::RememberTraits(traits) => {
+                self.traits = traits;
+                Done::Finished
+            }
+            Work::Sign { .. } => {
+                let id = [0xa5; 32];
+                let json = serde_json::json!({ "id": faster_hex::hex_string(&id) }).to_string();
+                Done::Signed { id, json }
+            }
+        }
+    }
+
+    fn settle(&mut self, asked: &Asked, text: &str) -> Settled {
+        let event = ModelEvent::parse(text);
+        let (item, fate) = (
+            event.item,
+            match asked {
+                _ if self.events.contains_key(&event.item) => Fate::Duplicate,
+                Asked::Listing(_) | Asked::ListingIds(_) => {
+                    Fate::Seen(Seen { kind: event.kind, pubkey: event.pubkey })
+                }
+                Asked::Ids(_) | Asked::Matching(_) => {
+                    self.events.insert(event.item, event);
+                    Fate::Stored
+                }
+            },
+        );
+        Settled { id: Some(item.id), created_at: item.created_at, fate }
+    }
+}
