@@ -1,20 +1,20 @@
 //! `negsync import`
 
+use super::bad_lines::BadLines;
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
 use super::hand_over::HandOver;
+use super::import_input::{ImportInput, event_of};
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::ProgressBar;
+use negsync::admission::{Admission, Source};
 use negsync::index::Index;
-use negsync::store::{Batches, Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
-use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader, Write};
+use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// How what gzip has packed begins.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
 /// How many chunks are being verified at the most, and the share of the memory that they take, one part
@@ -24,7 +24,8 @@ const CHUNKS_PARTS: u64 = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The file to read, one event a line; without it, or with `-`, standard input.
+    /// The file to read, without it, or with `-`, standard input: one event a line, alone or as
+    /// ["EVENT", event] or ["EVENT", id, event]; plain or packed by gzip or zstd.
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
@@ -47,7 +48,7 @@ struct Tally {
     over_limits: u64,
     expired: u64,
     ephemeral: u64,
-    invalid: u64,
+    bad_lines: BadLines,
     failed: u64,
 }
 
@@ -66,29 +67,31 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(hand_over) = &hand_over {
         hand_over.apply(&mut config);
     }
-    let (mut input, length) = open_input(arguments)?;
+    let ImportInput { lines: mut input, length } = ImportInput::open(arguments.file.as_deref())?;
     let beginning = input.fill_buf().context("cannot read the input")?;
-    if beginning.starts_with(&GZIP) {
-        bail!("the input is compressed; unpack it first: gunzip -c FILE | negsync import");
-    }
     let is_array = beginning.starts_with(b"[");
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
     let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
     let index = Index::open(&config.store.path, options, 0)?;
+    let admission = Admission::start(config)?;
     let progress = bar(length);
     let mut commits = Commits::of(&index, batch_bytes);
-    let tally = import(&mut *input, arguments.no_verify, &mut commits, &progress)?;
+    let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
     progress.finish_and_clear();
+    if let Some(summary) = tally.bad_lines.summary() {
+        say(&summary);
+    }
     let _ = writeln!(std::io::stdout(), "{tally}");
     let is_handed_over = match hand_over {
-        Some(hand_over) => hand_over.send(index, &config)?,
+        Some(hand_over) => hand_over.send(index, &admission)?,
         None => {
             index.store().close();
             true
         }
     };
-    let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
+    let invalid = tally.bad_lines.count();
+    let is_something_else = invalid > 0 && invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
@@ -97,28 +100,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// The input and, of a file, its length in bytes.
-fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
-    match &arguments.file {
-        Some(path) if path.as_os_str() != "-" => {
-            let file =
-                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let metadata = file.metadata().ok();
-            if metadata.as_ref().is_some_and(Metadata::is_dir) {
-                bail!("cannot read {}: it is a directory", path.display());
-            }
-            let length = metadata.map(|metadata| metadata.len());
-            Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length))
-        }
-        _ => Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin())), None)),
-    }
-}
-
 /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
 /// are as large as memory allows: the larger, the fewer times each page of an index is written.
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
+    admission: &Admission,
     commits: &mut Commits<'_>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
@@ -133,10 +120,11 @@ fn import(
         let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
-            let (index, check) = (commits.index.clone(), check.clone());
+            let (admission, index) = (admission.clone(), commits.index.clone());
+            let check = check.clone();
             // Fails only when the import has given up.
             let bytes = chunk.bytes as usize;
-            let job = move || drop(check.send(check_chunk(&chunk, trusted, &index)));
+            let job = move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
             verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
@@ -200,7 +188,7 @@ impl<'import> Commits<'import> {
     }
 }
 
-fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
+fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> Checked {
     let mut checked = Checked {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
@@ -208,7 +196,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
         bytes: chunk.bytes,
     };
     for (line, text) in &chunk.lines {
-        match read_event(text, trusted, index) {
+        match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
             Err(reason) => checked.bad_lines.push((*line, reason)),
@@ -221,8 +209,15 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
 }
 
 /// The event, or `None` when it is stored already.
-fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
-    let event = Event::parse(text).map_err(|error| error.to_string())?;
+fn read_event(
+    text: &str,
+    trusted: bool,
+    admission: &Admission,
+    index: &Index,
+) -> Result<Option<VerifiedEvent>, String> {
+    let event = admission.read(event_of(text), &Source::Import).map_err(|refusal| {
+        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+    })?;
     if index.contains(&event.item()) {
         return Ok(None);
     }
@@ -236,15 +231,16 @@ impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
-        let refused = refused + self.ephemeral + self.invalid;
+        let refused = refused + self.ephemeral + self.bad_lines.count();
         self.stored + self.duplicate + refused + self.failed
     }
 
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
         for (line, reason) in &checked.bad_lines {
-            self.invalid += 1;
-            progress.suspend(|| say(&format!("line {line}: {reason}")));
+            if let Some(text) = self.bad_lines.add(*line, reason) {
+                progress.suspend(|| say(&text));
+            }
         }
     }
 
@@ -277,7 +273,7 @@ impl std::fmt::Display for Tally {
             (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
-            (self.invalid, "invalid"),
+            (self.bad_lines.count(), "invalid"),
             (self.failed, "failed"),
         ];
         let refused = self.lines() - self.stored - self.duplicate;

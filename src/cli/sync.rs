@@ -34,6 +34,10 @@ pub(super) struct Arguments {
     /// Which way events move: from the relays, to them, or both.
     #[arg(long, value_name = "down|up|both", default_value = "both", value_parser = direction)]
     direction: Direction,
+    /// Compare id lists in place of fingerprints, which an attacker can make collide: 64 bytes an
+    /// event, twice.
+    #[arg(long)]
+    exact: bool,
     /// Find out what differs and move nothing.
     #[arg(long)]
     dry_run: bool,
@@ -78,9 +82,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let _inside = runtime.enter();
         let is_attached = arguments.into.is_some() || arguments.attach.is_given();
         match (is_attached, arguments.dry_run) {
-            (true, _) => OpenedLocal::of(attach::local(&config)?),
-            (false, true) => local::open_to_read(&config)?,
-            (false, false) => local::open(&config)?,
+            (true, _) => OpenedLocal::of(attach::local(config)?),
+            (false, true) => local::open_to_read(config)?,
+            (false, false) => local::open(config)?,
         }
     };
     let local = &opened.local;
@@ -105,6 +109,7 @@ async fn sync_all(
         filter,
         direction: arguments.direction,
         dry_run: arguments.dry_run,
+        exact: arguments.exact,
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
         stop: Some(stopping),

@@ -89,7 +89,7 @@ async fn displace(store: &Path, lost: &str, happens: impl FnOnce()) -> (RelayPro
 fn ended(relay: RelayProcess, signal: &str) {
     relay.signal(signal);
     let (_, log) = relay.ended();
-    assert_eq!(log.matches("store file lost").count(), 1, "{log}");
+    assert_eq!(log.matches("ERROR").count(), 1, "{log}");
 }
 
 fn beside(store: &Path, suffix: &str) -> PathBuf {

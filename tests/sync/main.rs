@@ -5,6 +5,7 @@ mod command;
 mod convergence;
 mod cut_off;
 mod diff;
+mod exact;
 mod nasty;
 mod others;
 mod protected;

@@ -33,6 +33,10 @@ pub(super) struct Arguments {
     /// has are read (up to 100,000) and not kept; for days none is.
     #[arg(long, value_name = "day|kind|author", default_value = "day", value_parser = by)]
     by: By,
+    /// Compare id lists in place of fingerprints, which an attacker can make collide: 64 bytes an
+    /// event.
+    #[arg(long)]
+    exact: bool,
     /// Print one JSON object, with every row.
     #[arg(long)]
     json: bool,
@@ -70,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
     ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
-    let opened = local::open_to_read(&config)?;
+    let opened = local::open_to_read(config)?;
     let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let found = runtime.block_on(compare(arguments, local, filter));
@@ -95,6 +99,7 @@ async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> an
     let options = DiffOptions {
         filter,
         by: arguments.by,
+        exact: arguments.exact,
         stop: Some(stopping),
         trace,
         ..DiffOptions::default()
