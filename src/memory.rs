@@ -42,6 +42,11 @@ impl Memory {
         Self { bytes, limit }
     }
 
+    /// So much, whatever the machine says.
+    pub fn of_bytes(bytes: u64) -> Self {
+        Self { bytes, limit: Limit::Unknown }
+    }
+
     /// As much as it is, in bytes.
     pub fn bytes(self) -> u64 {
         self.bytes

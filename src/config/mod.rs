@@ -46,6 +46,8 @@ use toml::Spanned;
 const CACHE_PARTS: u64 = 8;
 const SETS_PARTS: u64 = 8;
 const SESSIONS_PARTS: u64 = 4;
+/// And for what waits for one connection's socket.
+const OUTBOUND_PARTS: u64 = 1_024;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -228,13 +230,15 @@ impl Config {
     /// Lowers what caches and sets may take to shares of the memory that is there. Whether anything was
     /// lowered.
     pub fn fit(&mut self, memory: Memory) -> bool {
-        let before = (self.store.cache_mb, self.index.memory_mb, self.negentropy.memory_mb);
+        let before = self.clone();
         let share = |parts, configured: usize| (memory.share(parts, configured << 20) >> 20) as u64;
         self.store.cache_mb = Within::new(share(CACHE_PARTS, self.store.cache_mb.size()));
         self.index.memory_mb = Within::new(share(SETS_PARTS, self.index.memory_mb.size()));
         let of_sessions = &mut self.negentropy.memory_mb;
         *of_sessions = Within::new(share(SESSIONS_PARTS, of_sessions.size()));
-        before != (self.store.cache_mb, self.index.memory_mb, self.negentropy.memory_mb)
+        let outbound = &mut self.connections.outbound_bytes;
+        *outbound = Within::new(memory.share(OUTBOUND_PARTS, outbound.size()) as u64);
+        before != *self
     }
 
     /// Reads a configuration file.
@@ -406,6 +410,23 @@ mod tests {
     /// Whether it is a key of the peer that stands there as an example.
     fn is_commented(text: &str) -> bool {
         text.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    }
+
+    #[test]
+    fn on_a_small_machine_memory_is_shared_out_and_on_a_large_one_nothing_changes() {
+        let mut config = Config::default();
+        assert!(!config.fit(Memory::of_bytes(64 << 30)));
+        assert_eq!(config, Config::default());
+        assert!(config.fit(Memory::of_bytes(256 << 20)));
+        let shares = (
+            config.store.cache_mb.get(),
+            config.index.memory_mb.get(),
+            config.negentropy.memory_mb.get(),
+        );
+        assert_eq!(shares, (32, 32, 64));
+        assert_eq!(config.connections.outbound_bytes.get(), 256 << 10);
+        config.store.cache_mb = Within::new(5);
+        assert!(!config.fit(Memory::of_bytes(256 << 20)));
     }
 
     #[test]

@@ -133,7 +133,7 @@ async fn heavy_events_vanish_one_or_two_at_a_time() {
     let author = Author::new(1);
     let tags: Vec<String> = (0..1_500).map(|n| format!(r#"["t","{n}"]"#)).collect();
     let heavy: Vec<VerifiedEvent> =
-        (0..40).map(|n| made_up(n, &author, events::EPOCH, &tags.join(","))).collect();
+        (0..12).map(|n| made_up(n, &author, events::EPOCH, &tags.join(","))).collect();
     let store = relay.relay.index().store().clone();
     tokio::task::spawn_blocking(move || store.publish(heavy)).await.unwrap().unwrap();
     let mut feed = relay.relay.index().subscribe();
