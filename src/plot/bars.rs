@@ -107,6 +107,18 @@ pub fn held(bars: &[Bar]) -> String {
 
 /// What differs: up what is only here, down what is only there, both on one scale.
 pub fn differences(bars: &[Bar]) -> String {
+    up_and_down(bars, |bar| {
+        format!("{}: {} only here, {} only there", bar.label, bar.have, bar.need)
+    })
+}
+
+/// As [`differences`], of what is only here; nothing is said of the other side.
+pub fn only_here(bars: &[Bar]) -> String {
+    let bars: Vec<Bar> = bars.iter().map(|bar| Bar { need: 0, ..bar.clone() }).collect();
+    up_and_down(&bars, |bar| format!("{}: {} only here", bar.label, bar.have))
+}
+
+fn up_and_down(bars: &[Bar], words: impl Fn(&Bar) -> String) -> String {
     let most = bars.iter().map(|bar| bar.have.max(bar.need)).max().unwrap_or(0);
     let middle = HEIGHT / 2.0;
     let mut out = open(bars, "differences");
@@ -120,9 +132,7 @@ pub fn differences(bars: &[Bar]) -> String {
         out,
         r#"<line class="zero" x1="0" y1="{middle}" x2="{end}" y2="{middle}" vector-effect="non-scaling-stroke"/>"#
     );
-    close(out, bars, |bar| {
-        format!("{}: {} only here, {} only there", bar.label, bar.have, bar.need)
-    })
+    close(out, bars, words)
 }
 
 /// How long a bar for `count` is where that for `most` is `full`.

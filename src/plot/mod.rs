@@ -6,7 +6,7 @@
 mod bars;
 mod file;
 
-pub use bars::{Bar, Days, differences, held};
+pub use bars::{Bar, Days, differences, held, only_here};
 pub use file::{by_name, over_time};
 
 /// `text` for markup, HTML or SVG: nothing in it is taken for a tag, an entity or the end of an

@@ -28,6 +28,7 @@ mod publish;
 mod rates;
 mod reload;
 mod replaceable;
+mod required;
 mod shutdown;
 mod slow_readers;
 mod store_rules;

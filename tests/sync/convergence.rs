@@ -152,3 +152,40 @@ async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
         assert!(remembered.is_some_and(|second| second > START), "{remembered:?}");
     }
 }
+
+/// A deletion by id removes what it names and nothing else, whatever either side had seen before.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_one_side_deleted_leaves_both_with_the_older_one() {
+    let author = author(1);
+    for kind in [0, 30_023] {
+        let [older, newer] =
+            [1, 2].map(|n| event(&author, kind, START + n, vec![], &n.to_string()));
+        let tag = Tag::parse(["e", &faster_hex::hex_string(&id(&newer))]).unwrap();
+        let deletion = event(&author, 5, START + 3, vec![tag], "");
+        // Ours had the older version, and lost it to the newer one before that was deleted.
+        let ours = TestStore::new(&[older.clone(), newer, deletion.clone()]);
+        let relay = TestRelay::new(&[older.clone(), deletion.clone()]).await;
+        let report = sync_all(&ours, &relay.url()).await;
+        assert!(report.equal && report.complete, "{report:?}");
+        assert_same(&ours.ids(), &relay.ids(), "");
+        assert_eq!(ours.ids(), [id(&older), id(&deletion)].into());
+    }
+}
+
+/// What a relay takes by its NIP-11 document, a sync takes as well, both ways.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_at_the_limits_of_nip_11_are_synced() {
+    let author = author(1);
+    let tags = |count: usize| -> Vec<Tag> {
+        (0..count).map(|n| Tag::parse(["p", &format!("{n:064x}")]).unwrap()).collect()
+    };
+    let long =
+        |at: u64, character: &str| event(&author, 1, at, tags(5_000), &character.repeat(262_144));
+    let follows = event(&author, 3, START, tags(3_700), "");
+    let store = TestStore::new(&[long(START + 1, "\u{8cfc}")]);
+    let relay = TestRelay::new(&[follows, long(START + 2, "\u{1f98a}")]).await;
+    let report = sync_all(&store, &relay.url()).await;
+    assert!(report.equal && report.complete, "{report:?}");
+    assert_eq!((report.stored, report.uploaded), (2, 1), "{report:?}");
+    assert_same(&store.ids(), &relay.ids(), "");
+}

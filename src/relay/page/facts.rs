@@ -4,7 +4,7 @@
 use super::render::Viewer;
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
-use crate::metrics::{IntGauge, LastSync, PeerStatus, Tally};
+use crate::metrics::{DayDiffers, IntGauge, LastSync, Look, MOST_LOOK_DAYS, PeerStatus, Tally};
 use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::Shared;
@@ -22,8 +22,8 @@ const KINDS_AGE: Duration = Duration::from_secs(2);
 /// Counting them takes at most one part in so many of the time.
 const KINDS_SHARE: u32 = 20;
 
-/// What the page shows; where it is for anyone, public events alone, and nothing of the peers from
-/// which it could be told what is private.
+/// What the page shows; where it is for anyone, it is made of public events alone, see [`public_part`]
+/// for the peers.
 pub(super) struct Facts {
     /// The second at which it was gathered.
     pub(super) now: u64,
@@ -71,23 +71,19 @@ impl Facts {
         kinds: &Kinds,
         viewer: Viewer,
     ) -> Result<Self, StoreError> {
-        let all = [Filter::default()];
-        let set = match viewer {
-            Viewer::Operator => relay.index.snapshot(&all, usize::MAX),
-            Viewer::Anyone => {
-                let stranger = store::Viewer::new(relay.private_kinds.clone(), []);
-                relay.index.snapshot_for(&stranger, &all, usize::MAX)
-            }
-        };
-        let set = set.map_err(|error| match error {
-            SnapshotError::Store(error) => error,
-            SnapshotError::TooLarge { .. } => StoreError::Closed,
-        })?;
+        let all = set_of(relay.index.snapshot(&[Filter::default()], usize::MAX))?;
         let now = unix_now();
         let peers = relay.service.peers.all(now);
-        let peers: Vec<PeerStatus> = match viewer {
-            Viewer::Operator => peers,
-            Viewer::Anyone => peers.into_iter().map(public_part).collect(),
+        let (set, peers) = match viewer {
+            Viewer::Operator => (all, peers),
+            Viewer::Anyone => {
+                let stranger = store::Viewer::new(relay.private_kinds.clone(), []);
+                let public = relay.index.snapshot_for(&stranger, &[Filter::default()], usize::MAX);
+                let public = set_of(public)?;
+                let shown = |peer| public_part(peer, &all, &public);
+                let peers = peers.into_iter().map(shown).collect();
+                (public, peers)
+            }
         };
         let mut kinds = kinds.get(relay.index.reader())?;
         if viewer == Viewer::Anyone {
@@ -108,19 +104,49 @@ impl Facts {
     }
 }
 
-/// What anyone may know of a peer: whether it is reached and equal. How much was moved, and on which
-/// days something differs, would show private events as they come.
-fn public_part(peer: PeerStatus) -> PeerStatus {
+fn set_of(snapshot: Result<Slice, SnapshotError>) -> Result<Slice, StoreError> {
+    snapshot.map_err(|error| match error {
+        SnapshotError::Store(error) => error,
+        SnapshotError::TooLarge { .. } => StoreError::Closed,
+    })
+}
+
+/// What anyone may know of a peer: whether it is reached and equal, and on which days it lacks public
+/// events. How much was moved, and what the peer has, would show private events as they come.
+fn public_part(peer: PeerStatus, all: &Slice, public: &Slice) -> PeerStatus {
     let last_sync = peer.last_sync.map(|last| LastSync { tally: Tally::default(), ..last });
+    let look = peer.look.as_deref().and_then(|look| public_look(look, all, public));
     PeerStatus {
         last_sync,
         totals: Tally::default(),
         have: 0,
         need: 0,
         differs_since: None,
-        look: None,
+        look: look.map(Arc::new),
         ..peer
     }
+}
+
+/// The days of a look on which nothing private is stored here, and so nothing private differs; `None`
+/// where a look found something and nothing of that may be shown.
+fn public_look(look: &Look, all: &Slice, public: &Slice) -> Option<Look> {
+    let before = |set: &Slice, second: u64| set.lower_bound(&Item::new(second, [0; 32]));
+    let count = |set: &Slice, from: u64, to: u64| before(set, to).saturating_sub(before(set, from));
+    let is_public = |place: usize, day: &DayDiffers| {
+        let stands_for_older = place == 0 && look.days.len() >= MOST_LOOK_DAYS;
+        let from = if stands_for_older { 0 } else { day.day };
+        let to = day.day.saturating_add(DAY_S);
+        day.have > 0 && count(all, from, to) == count(public, from, to)
+    };
+    let days: Vec<DayDiffers> = look
+        .days
+        .iter()
+        .enumerate()
+        .filter(|(place, day)| is_public(*place, day))
+        .map(|(_, day)| DayDiffers { need: 0, ..*day })
+        .collect();
+    let shown = Look { at: look.at, days, error: look.error.clone() };
+    (look.days.is_empty() || !shown.days.is_empty()).then_some(shown)
 }
 
 fn gauge(gauge: &IntGauge) -> u64 {

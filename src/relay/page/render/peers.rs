@@ -108,7 +108,7 @@ fn looks(facts: &Facts, viewer: Viewer) -> impl Iterator<Item = (usize, String, 
 /// For each peer that differs, on which days.
 pub(super) fn differences(facts: &Facts, viewer: Viewer) -> String {
     let differing = looks(facts, viewer).filter(|(_, _, look)| !look.days.is_empty());
-    differing.map(|(_, name, look)| figure(facts, look, &name)).collect()
+    differing.map(|(_, name, look)| figure(facts, look, &name, viewer)).collect()
 }
 
 /// The same in numbers, and which peers differ on no day.
@@ -116,7 +116,7 @@ pub(super) fn differences_in_numbers(facts: &Facts, viewer: Viewer) -> String {
     let mut out = String::new();
     for (place, name, look) in looks(facts, viewer) {
         if !look.days.is_empty() {
-            out.push_str(&table(look, place, &name));
+            out.push_str(&table(look, place, &name, viewer));
         } else if look.error.is_none() {
             let at = time(look.at);
             let _ = write!(out, r#"<p class="equal quiet">{name}: equal on every day, {at}</p>"#);
@@ -125,34 +125,48 @@ pub(super) fn differences_in_numbers(facts: &Facts, viewer: Viewer) -> String {
     out
 }
 
-fn figure(facts: &Facts, look: &Look, name: &str) -> String {
+fn figure(facts: &Facts, look: &Look, name: &str, viewer: Viewer) -> String {
     let rows = look.days.iter().map(|it| {
-        let bar = Bar { label: String::new(), held: 0, have: it.have, need: it.need };
+        let need = if viewer == Viewer::Operator { it.need } else { 0 };
+        let bar = Bar { label: String::new(), held: 0, have: it.have, need };
         (it.day, bar)
     });
     let bars = facts.days.with(rows);
     let most = bars.iter().map(|bar| bar.have.max(bar.need)).max().unwrap_or(0);
     let sum = |side: fn(&DayDiffers) -> u64| grouped(look.days.iter().map(side).sum());
+    let (need, drawn) = match viewer {
+        Viewer::Operator => {
+            let need = sum(|day| day.need);
+            let need = format!(r#"<span class="key need">only at {name}: {need}</span>"#);
+            (need, plot::differences(&bars))
+        }
+        Viewer::Anyone => (format!("<span>not at {name}</span>"), plot::only_here(&bars)),
+    };
     format!(
-        r#"<figure><figcaption><span class="keys"><span class="key have">only here: {}</span><span class="key need">only at {name}: {}</span></span><span>{}</span></figcaption>{}</figure>"#,
+        r#"<figure><figcaption><span class="keys"><span class="key have">only here: {}</span>{need}</span><span>{}</span></figcaption>{}</figure>"#,
         sum(|day| day.have),
-        sum(|day| day.need),
         time(look.at),
-        drawing(&plot::differences(&bars), most),
+        drawing(&drawn, most),
     )
 }
 
-fn table(look: &Look, place: usize, name: &str) -> String {
+fn table(look: &Look, place: usize, name: &str, viewer: Viewer) -> String {
+    let is_operator = viewer == Viewer::Operator;
+    let only_there = if is_operator { format!("<th>Only at {name}</th>") } else { String::new() };
     let mut out = format!(
-        r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0"><table><thead><tr><th>Day</th><th>Only here</th><th>Only at {name}</th></tr></thead><tbody>"#
+        r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0"><table><thead><tr><th>Day</th><th>Only here</th>{only_there}</tr></thead><tbody>"#
     );
     for day in look.days.iter().rev().take(MOST_ROWS) {
-        let (date, have, need) = (utc::date(day.day), grouped(day.have), grouped(day.need));
-        let _ = write!(out, "<tr><td>{date}</td><td>{have}</td><td>{need}</td></tr>");
+        let (date, have) = (utc::date(day.day), grouped(day.have));
+        let need =
+            if is_operator { format!("<td>{}</td>", grouped(day.need)) } else { String::new() };
+        let _ = write!(out, "<tr><td>{date}</td><td>{have}</td>{need}</tr>");
     }
     let older = look.days.len().saturating_sub(MOST_ROWS);
     if older > 0 {
-        let _ = write!(out, "<tr><td>and {older} older days</td><td></td><td></td></tr>");
+        let columns = if is_operator { 2 } else { 1 };
+        let _ =
+            write!(out, r#"<tr><td>and {older} older days</td><td colspan="{columns}"></td></tr>"#);
     }
     out.push_str("</tbody></table></div></details>");
     out

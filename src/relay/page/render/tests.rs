@@ -90,6 +90,16 @@ fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
     }
 }
 
+/// What only the peer has may be private.
+#[test]
+fn strangers_are_told_nothing_of_what_only_a_peer_has() {
+    let html = whole(&facts(vec![peer("ws://a")]), Viewer::Anyone);
+    assert!(html.contains("2025-12-29: 7 only here<"), "{html}");
+    for words in ["only there", "Only at", "only at", "1,234", "It lacks", "round trips"] {
+        assert!(!html.contains(words), "{words} in {html}");
+    }
+}
+
 #[test]
 fn a_relay_without_peers_has_no_section_for_them() {
     let html = whole(&facts(Vec::new()), Viewer::Operator);
