@@ -55,7 +55,9 @@ struct Link {
 /// What came of a network.
 pub struct Outcome {
     pub honest: usize,
-    /// Honest relays that hold all.
+    /// Honest relays that honest relays connect: the largest group of them.
+    pub connected: usize,
+    /// Those of them that hold all.
     pub equal: usize,
     /// From the last write, until half of them do, and all.
     pub half_s: Option<f64>,
@@ -90,6 +92,9 @@ pub struct Network {
     /// How many events an honest relay holds in the end.
     expected: usize,
     complete_at: Vec<Option<u64>>,
+    /// The relays of the largest group that honest relays connect: where clients publish, and what
+    /// is looked at.
+    connected: Vec<bool>,
 }
 
 impl Network {
@@ -135,6 +140,7 @@ impl Network {
             })
             .collect();
         let complete_at = vec![None; relays.len()];
+        let connected = largest_group(&relays, &links);
         let mut network = Self {
             rng,
             now: 0,
@@ -148,6 +154,7 @@ impl Network {
             last_write: 0,
             expected: SHARED_EVENTS,
             complete_at,
+            connected,
         };
         network.begin();
         network
@@ -158,12 +165,11 @@ impl Network {
             let at = self.rng.random_range(0..1_000_000);
             self.plan(at, Happening::Up(link));
         }
-        let honest: Vec<usize> = (0..self.relays.len())
-            .filter(|relay| self.relays[*relay].conduct == Conduct::Honest)
-            .collect();
+        let connected: Vec<usize> =
+            (0..self.relays.len()).filter(|relay| self.connected[*relay]).collect();
         for number in 0..EVENTS as u64 {
             let at = 2_000_000 + number * 1_000_000 / EVENTS_PER_S;
-            let relay = honest[self.rng.random_range(0..honest.len())];
+            let relay = connected[self.rng.random_range(0..connected.len())];
             let event = event(&mut self.rng, 1_800_000_000 + at / 1_000_000);
             self.plan(at, Happening::Publish { relay, event });
             self.last_write = at;
@@ -187,14 +193,19 @@ impl Network {
 
     fn is_complete(&self) -> bool {
         self.now > self.last_write
-            && self.relays.iter().zip(&self.complete_at).all(|(relay, complete_at)| {
-                relay.conduct != Conduct::Honest || complete_at.is_some()
-            })
+            && self
+                .connected
+                .iter()
+                .zip(&self.complete_at)
+                .all(|(connected, complete_at)| !connected || complete_at.is_some())
     }
 
     fn outcome(self) -> Outcome {
         let honest = self.relays.iter().filter(|it| it.conduct == Conduct::Honest).count();
-        let mut times: Vec<u64> = self.complete_at.iter().flatten().copied().collect();
+        let connected = self.connected.iter().filter(|connected| **connected).count();
+        let times = self.complete_at.iter().zip(&self.connected);
+        let times = times.filter(|(_, connected)| **connected);
+        let mut times: Vec<u64> = times.filter_map(|(complete_at, _)| *complete_at).collect();
         times.sort_unstable();
         let after = |place: usize| {
             let at = times.get(place)?;
@@ -202,9 +213,10 @@ impl Network {
         };
         Outcome {
             honest,
+            connected,
             equal: times.len(),
-            half_s: after(honest.div_ceil(2) - 1),
-            all_s: after(honest - 1),
+            half_s: after(connected.div_ceil(2) - 1),
+            all_s: after(connected - 1),
             bytes: self.bytes,
             redundant: self.relays.iter().map(|relay| relay.redundant).sum(),
             deliveries: (EVENTS * honest) as u64,
@@ -299,6 +311,31 @@ impl Network {
             self.plan(at, Happening::Deliver { link, to_asking, connection, message });
         }
     }
+}
+
+/// Which relays are of the largest group of honest ones that links connect.
+fn largest_group(relays: &[Relay], links: &[Link]) -> Vec<bool> {
+    let mut group: Vec<usize> = (0..relays.len()).collect();
+    let honest = |relay: usize| relays[relay].conduct == Conduct::Honest;
+    loop {
+        let mut changed = false;
+        for link in links.iter().filter(|link| honest(link.asking) && honest(link.asked)) {
+            let least = group[link.asking].min(group[link.asked]);
+            for relay in [link.asking, link.asked] {
+                changed |= group[relay] != least;
+                group[relay] = least;
+            }
+        }
+        if !changed {
+            break;
+        }
+    }
+    let size = |number: usize| {
+        let members = group.iter().enumerate();
+        members.filter(|(relay, of)| **of == number && honest(*relay)).count()
+    };
+    let largest = (0..relays.len()).max_by_key(|number| size(*number)).unwrap_or_default();
+    group.iter().enumerate().map(|(relay, of)| *of == largest && honest(relay)).collect()
 }
 
 /// An event of about this second.
