@@ -2,9 +2,10 @@
 //! behaves felt of it. The relay is a process of its own with the default configuration, but for
 //! what a part says.
 //!
-//! `cargo bench --bench siege -- half-open|silent|hostile|writer|mixed [--short] [--minutes N]`
+//! `cargo bench --bench siege -- half-open|silent|hostile|costly|writer|mixed [--short] [--minutes N]`
 
 mod client;
+mod costly;
 mod half_open;
 mod hostile;
 mod mixed;
@@ -38,7 +39,7 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts = ["half-open", "silent", "hostile", "writer", "mixed"];
+    let parts = ["half-open", "silent", "hostile", "costly", "writer", "mixed"];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -50,6 +51,9 @@ fn main() {
         }
         if all || is_asked("hostile") {
             hostile::run(extent).await;
+        }
+        if all || is_asked("costly") {
+            costly::run(extent).await;
         }
         if all || is_asked("writer") {
             writer::run(extent).await;

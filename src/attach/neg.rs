@@ -7,6 +7,7 @@ use crate::clients::limits::Place;
 use crate::clients::message::{self, ClientMessage};
 use crate::clients::neg_sessions::NegSessions;
 use crate::clients::permission;
+use crate::clients::presence::Present;
 use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 
@@ -19,12 +20,17 @@ pub(super) struct Neg {
     // A key of the client's would be believed.
     may_show_key: bool,
     sessions: NegSessions,
+    // What is done for the client ends with this.
+    _present: Present,
 }
 
 impl Neg {
     pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Self {
-        let sessions = NegSessions::new(Arc::clone(&shared.service), place.address());
-        Self { shared, place, viewer: Viewer::default(), may_show_key: false, sessions }
+        let present = Present::default();
+        let service = Arc::clone(&shared.service);
+        let sessions = NegSessions::new(service, place.address(), present.presence());
+        let viewer = Viewer::default();
+        Self { shared, place, viewer, may_show_key: false, sessions, _present: present }
     }
 
     /// Takes a message whose verb begins with `NEG-`, sent by a client that has shown this much

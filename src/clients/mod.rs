@@ -8,6 +8,7 @@ pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod permission;
+pub(crate) mod presence;
 mod read_trouble;
 pub(crate) mod refusals;
 pub(crate) mod running;
@@ -19,14 +20,18 @@ pub use settings::Reloaded;
 use crate::config::Config;
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::store::Deadline;
 use hyper::{Request, StatusCode};
-use limits::{Counts, Full, Place, client_address};
+use limits::{Counts, Full, Place, Turns, client_address};
 use message::{ClientMessage, Refusal};
+use presence::Presence;
 use read_trouble::ReadTrouble;
 use running::Running;
 use settings::Settings;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinError;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// A message longer than this is read on another thread.
@@ -60,6 +65,21 @@ impl Service {
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.settings.get()
+    }
+
+    /// Runs a query of the store in turns of the client's, for `limits.query_timeout_s` at the most:
+    /// it ends when the client has gone or the relay stops.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        address: IpAddr,
+        presence: Presence,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let timeout = Duration::from_secs(self.config().limits.query_timeout_s.get());
+        let stopping = self.running.stopping.clone();
+        let is_cancelled = move || presence.has_ended() || *stopping.borrow();
+        turns.query(address, timeout, is_cancelled, query).await
     }
 
     /// Takes a place for the WebSocket that is asked for.

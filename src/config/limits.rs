@@ -31,6 +31,8 @@ pub struct Limits {
     pub subscription_id_bytes: Within<1, 1_024>,
     /// Stored events that answer one filter.
     pub events_per_filter: Within<1, 1_000_000>,
+    /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
+    pub query_timeout_s: Within<1, 3_600>,
     /// How long a client may take nothing of what it is sent.
     pub send_timeout_s: Within<1, 3_600>,
 }
@@ -50,6 +52,7 @@ impl Default for Limits {
             subscription_values: Within::new(100_000),
             subscription_id_bytes: Within::new(64),
             events_per_filter: Within::new(5_000),
+            query_timeout_s: Within::new(10),
             send_timeout_s: Within::new(60),
         }
     }

@@ -5,7 +5,8 @@ use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
 use crate::clients::limits::{Place, Turns};
-use crate::store::Origin;
+use crate::clients::presence::Present;
+use crate::store::{Deadline, Origin};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -16,6 +17,7 @@ pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
     pub(super) place: Place,
+    pub(super) present: Present,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
@@ -42,6 +44,16 @@ impl Client {
     pub(super) async fn closed(&self, id: &str, reason: &str) {
         self.relay.service.metrics.query_refusals.count_prefix(reason);
         self.outbox.text(message::closed(id, reason)).await;
+    }
+
+    /// Runs a query of the store for the client, as [`Service::query`](crate::clients::Service::query).
+    pub(super) async fn query<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let presence = self.present.presence();
+        self.relay.service.query(turns, self.address(), presence, query).await
     }
 
     /// Works in a turn of the client's, on a thread that may take its time.

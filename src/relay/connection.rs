@@ -3,6 +3,7 @@
 use super::auth::{self, Auth};
 use super::client::Client;
 use super::outbox::{Outgoing, outbox};
+use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket::{self, Socket};
@@ -10,6 +11,7 @@ use super::{Shared, count, message, permission, publish, req, stopped};
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
+use crate::clients::presence::Present;
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
@@ -54,6 +56,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         relay,
         auth,
         place,
+        present: Present::default(),
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
@@ -87,14 +90,18 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions = NegSessions::new(Arc::clone(&client.relay.service), client.address());
+    let mut neg_sessions = {
+        let service = Arc::clone(&client.relay.service);
+        NegSessions::new(service, client.address(), client.present.presence())
+    };
+    let mut messages = ReadAhead::new(stream);
     client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     loop {
         let next = tokio::select! {
-            next = stream.next() => next,
+            next = messages.next() => next,
             () = stopped(&mut stopping) => {
                 stop(client).await;
                 return Left::Told;
@@ -115,7 +122,10 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         };
         heard = Instant::now();
         match next {
-            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
+            Some(Ok(Message::Text(text))) => {
+                let work = take(client, &mut neg_sessions, text);
+                messages.during(&client.present, work).await;
+            }
             Some(Ok(Message::Binary(_))) => {
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;

@@ -12,6 +12,7 @@ mod information;
 mod outbox;
 mod page;
 mod publish;
+mod read_ahead;
 mod req;
 mod response;
 mod sending;
