@@ -12,14 +12,16 @@ use http_body_util::Empty;
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
+use hyper::upgrade::Upgraded;
 use hyper::{Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use std::convert::Infallible;
 use std::io::Read;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use websocket::Refused;
+use websocket::{Longest, Refused};
 
 /// The longest of the cases' messages, and the most that the relay can be told to take at once.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -66,7 +68,8 @@ fn respond(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
     let upgrade = hyper::upgrade::on(&mut request);
     tokio::spawn(async move {
         if let Ok(upgraded) = upgrade.await {
-            echo(websocket::socket(upgraded, MESSAGE_BYTES).await).await;
+            let longest = Longest { received: MESSAGE_BYTES, sent: MESSAGE_BYTES };
+            echo(websocket::socket(TokioIo::new(upgraded), longest).await).await;
         }
     });
     websocket::switch(accept)
@@ -78,7 +81,7 @@ fn refuse(status: StatusCode) -> Response<Empty<Bytes>> {
     response
 }
 
-async fn echo(socket: websocket::Socket) {
+async fn echo(socket: WebSocketStream<TokioIo<Upgraded>>) {
     // As the relay has them: one half is read, the other gathers and is flushed when all is in.
     let (mut sink, mut stream) = socket.split();
     while let Some(next) = stream.next().await {

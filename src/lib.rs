@@ -5,6 +5,7 @@ pub mod attach;
 pub mod clients;
 pub mod config;
 pub mod index;
+pub mod memory;
 pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;

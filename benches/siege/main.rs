@@ -2,7 +2,7 @@
 //! behaves felt of it. The relay is a process of its own with the default configuration, but for
 //! what a part says.
 //!
-//! `cargo bench --bench siege -- half-open|silent|hostile|costly|writer|mixed [--short] [--minutes N]`
+//! `cargo bench --bench siege -- half-open|silent|hostile|costly|writer|small|mixed [--short] [--minutes N]`
 
 mod client;
 mod costly;
@@ -11,6 +11,7 @@ mod hostile;
 mod mixed;
 mod relay;
 mod silent;
+mod small;
 #[path = "../support/mod.rs"]
 mod support;
 mod writer;
@@ -39,7 +40,7 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts = ["half-open", "silent", "hostile", "costly", "writer", "mixed"];
+    let parts = ["half-open", "silent", "hostile", "costly", "writer", "small", "mixed"];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -57,6 +58,10 @@ fn main() {
         }
         if all || is_asked("writer") {
             writer::run(extent).await;
+        }
+        // Under a limit that only `scripts/small-machine` makes.
+        if is_asked("small") {
+            small::run(extent).await;
         }
         // An hour long: only where it is asked for.
         if is_asked("mixed") {

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The configuration that refuses nobody for asking often.
-pub const UNLIMITED: &str = "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\n";
+pub const UNLIMITED: &str =
+    "[rates]\nevents_per_s = 0\nqueries_per_s = 0\nneg_per_s = 0\nother_per_s = 0\n";
 
 /// A relay process with a store of its own; it ends with its handle.
 pub struct Relay {
@@ -24,14 +25,23 @@ pub struct Relay {
 impl Relay {
     /// Starts over a store of `stored` made-up events.
     pub fn start(stored: usize, configuration: &str) -> Self {
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_negsync")), stored, configuration)
+    }
+
+    /// As [`Relay::start`], by a command that becomes `negsync`.
+    pub fn start_by(command: Command, stored: usize, configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = directory.path().join("events.sqlite");
-        fill(&store, stored);
+        fill(&directory.path().join("events.sqlite"), stored);
+        Self::over(command, directory, configuration)
+    }
+
+    /// As [`Relay::start_by`], over `events.sqlite` in a directory.
+    pub fn over(mut command: Command, directory: TempDir, configuration: &str) -> Self {
         let file = directory.path().join("relay.toml");
         std::fs::write(&file, configuration).unwrap();
-        let mut process = Command::new(env!("CARGO_BIN_EXE_negsync"))
+        let mut process = command
             .args(["relay", "--listen", "127.0.0.1:0", "--store"])
-            .arg(&store)
+            .arg(directory.path().join("events.sqlite"))
             .arg("--config")
             .arg(&file)
             .stdout(Stdio::piped())
@@ -41,6 +51,11 @@ impl Relay {
         BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
         let (_, address) = line.trim().rsplit_once("ws://").unwrap();
         Self { process, address: address.parse().unwrap(), directory }
+    }
+
+    /// Whether the process still runs.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.process.try_wait(), Ok(None))
     }
 
     /// Resident memory but for the pages of the store's file, which the system may drop, in MB.

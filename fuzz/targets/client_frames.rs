@@ -7,8 +7,8 @@ use negsync::store::{Event, Filter, within_limits};
 use serde_json::Value;
 use std::sync::OnceLock;
 
-/// The longest answer to a message that was refused, with an id of 64 bytes that are written as
-/// six each. Whatever is quoted of the message is cut.
+/// The longest answer to a message that was refused, with an id of 64 characters that are written as
+/// six bytes each. Whatever is quoted of the message is cut.
 const ANSWER_BYTES: usize = 64 * 6 + 1_024;
 
 pub fn target(bytes: &[u8]) {
@@ -47,7 +47,7 @@ fn check(text: &str, message: ClientMessage, limits: &Limits) {
 }
 
 fn check_id(id: &str, limits: &Limits) {
-    assert!(!id.is_empty() && id.len() <= limits.subscription_id_bytes.size());
+    assert!(!id.is_empty() && id.chars().count() <= limits.subscription_id_chars.size());
 }
 
 fn check_filters(filters: &[Filter], limits: &Limits) {
@@ -62,6 +62,9 @@ fn check_refusal(refusal: &Refusal) {
     assert_eq!(answer[0] == "NEG-ERR", refusal.neg_session.is_some());
     if let Some(id) = &refusal.neg_session {
         assert_eq!(answer[1], id.as_str());
+    }
+    if let Some(id) = &refusal.subscription {
+        assert_eq!((&answer[0], &answer[1]), (&"CLOSED".into(), &id.as_str().into()));
     }
 }
 
@@ -90,7 +93,7 @@ fn check_event(json: &str, limits: &Limits) {
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
     // White space apart, no form is much longer than the one that was sent.
     assert!(event.json().len() <= 6 * json.len());
-    if let Ok(event) = within_limits(event, json, limits)
+    if let Ok(event) = within_limits(event, limits)
         && let Ok(verified) = event.verify()
     {
         assert_eq!(verified.json(), stored.json());

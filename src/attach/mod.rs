@@ -3,7 +3,6 @@
 
 mod auth;
 mod down;
-mod frames;
 mod http;
 mod neg;
 mod status;

@@ -3,11 +3,11 @@
 
 use super::Shared;
 use super::auth::{self, SharedAuth};
+use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::message::{self, ClientMessage};
 use crate::clients::neg_sessions::NegSessions;
 use crate::clients::permission;
-use crate::clients::presence::Present;
 use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 
@@ -21,16 +21,16 @@ pub(super) struct Neg {
     may_show_key: bool,
     sessions: NegSessions,
     // What is done for the client ends with this.
-    _present: Present,
+    _attending: Attending,
 }
 
 impl Neg {
     pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Self {
-        let present = Present::default();
+        let attending = Attending::default();
         let service = Arc::clone(&shared.service);
-        let sessions = NegSessions::new(service, place.address(), present.presence());
+        let sessions = NegSessions::new(service, place.address(), attending.departure());
         let viewer = Viewer::default();
-        Self { shared, place, viewer, may_show_key: false, sessions, _present: present }
+        Self { shared, place, viewer, may_show_key: false, sessions, _attending: attending }
     }
 
     /// Takes a message whose verb begins with `NEG-`, sent by a client that has shown this much

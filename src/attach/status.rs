@@ -1,4 +1,4 @@
-//! `/health` and `/metrics`, on an address of their own: on the one that clients connect to, these
+//! `/health`, `/metrics` and `/status`, on an address of their own: on the one that clients connect to, these
 //! paths are the relay's.
 
 use super::{Shared, http};
@@ -23,8 +23,9 @@ pub(super) async fn respond<B>(
             let bytes = file_bytes(&shared.service.config().attach);
             shared.service.metrics(&request, from, bytes)
         }
+        (&Method::GET | &Method::HEAD, "/status") => shared.service.status(&request, from),
         _ => {
-            let text = "Here are /health and /metrics.\n".to_owned();
+            let text = "Here are /health, /metrics and /status.\n".to_owned();
             status::answer(StatusCode::NOT_FOUND, "text/plain", text)
         }
     }

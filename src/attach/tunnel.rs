@@ -4,11 +4,11 @@
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::down::{Answers, answers, down};
-use super::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
 use super::neg::Neg;
 use super::wire::{READ_BYTES, Reading, Wire};
 use super::{Shared, wire};
-use crate::clients::limits::Place;
+use crate::clients::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
+use crate::clients::limits::{MessageSize, Place, Reservation};
 use crate::clients::linger::linger;
 use crate::clients::message;
 use crate::clients::running::stopped;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// A verb is known within so many bytes of its message, or it is none of ours.
@@ -39,10 +39,11 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     let mut open = Share::of(&metrics.connections);
     open.set(1);
     let limits = shared.service.config().limits.clone();
+    let connections = shared.service.config().connections.clone();
     let patience = Duration::from_secs(limits.send_timeout_s.get());
     let (mut from_client, to_client) = wire::split(client, patience);
     let (from_relay, mut to_relay) = wire::split(relay, patience);
-    let (own, own_out) = answers(shared.service.config().connections.outbound_bytes.size());
+    let (own, own_out) = answers(connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {
@@ -56,6 +57,11 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
         message: Message::default(),
         frame: None,
         frame_at: 0,
+        place: Arc::clone(&place),
+        timeout: Duration::from_secs(connections.message_timeout_s.get()),
+        size: MessageSize::default(),
+        needed: 0,
+        room: Reservation::default(),
     };
     let mut stopping = shared.service.running.stopping.clone();
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
@@ -108,6 +114,13 @@ struct Up {
     // The frame that is being read, and how much of its payload has come.
     frame: Option<Head>,
     frame_at: usize,
+    place: Arc<Place>,
+    // How long a message of ours may take to come, or wait for room.
+    timeout: Duration,
+    size: MessageSize,
+    // The room that the message needs if it is ours, and what it has.
+    needed: usize,
+    room: Reservation,
 }
 
 /// What is known of the client's message that is being read.
@@ -118,6 +131,8 @@ struct Message {
     held: Vec<u8>,
     /// Its text, as much as is needed.
     text: Vec<u8>,
+    /// When one of ours has to be complete.
+    deadline: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -137,6 +152,8 @@ enum Fate {
 enum Outcome {
     Nothing,
     Neg(Vec<u8>),
+    /// It is ours and long.
+    NeedsRoom,
     TooLong,
 }
 
@@ -155,6 +172,11 @@ impl Up {
                     }
                     continue;
                 }
+                () = until(self.message.deadline) => {
+                    let seconds = self.timeout.as_secs();
+                    let text = format!("closed: message timeout (not complete within {seconds} s)");
+                    return self.end_with(&text, CloseCode::Policy, to).await;
+                }
             };
             let Some(mut stream) = buffer.get(..read).filter(|stream| !stream.is_empty()) else {
                 return to.shutdown().await;
@@ -166,23 +188,41 @@ impl Up {
                 let Some(piece) = piece else { break };
                 match self.take(piece, &mut passing) {
                     Outcome::Nothing => {}
+                    Outcome::NeedsRoom => {
+                        // Others do not wait meanwhile for what came before it.
+                        self.send(&mut passing, to).await?;
+                        let waiting = self.place.reserve(self.needed);
+                        let Ok(room) = tokio::time::timeout(self.timeout, waiting).await else {
+                            let text = "rate-limited: too many long messages are on their way; try \
+                                        again later";
+                            return self.end_with(text, CloseCode::Again, to).await;
+                        };
+                        self.room = room;
+                        self.message.deadline = Some(Instant::now() + self.timeout);
+                    }
                     Outcome::Neg(text) => {
                         // In order: what came before it has gone to the relay.
                         self.send(&mut passing, to).await?;
                         self.answer(text).await;
+                        self.room = Reservation::default();
                     }
                     Outcome::TooLong => {
                         self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
-                        self.own.send(message::notice(&text)).await;
-                        self.own.close(CloseCode::Size, "").await;
-                        return to.shutdown().await;
+                        return self.end_with(&text, CloseCode::Size, to).await;
                     }
                 }
             }
             self.send(&mut passing, to).await?;
         }
+    }
+
+    /// Ends the connection, with a word to the client.
+    async fn end_with(&self, text: &str, code: CloseCode, to: &mut Wire) -> io::Result<()> {
+        self.own.send(message::notice(text)).await;
+        self.own.close(code, "").await;
+        to.shutdown().await
     }
 
     /// Passes on what is the relay's. A relay that takes nothing is not waited for for ever.
@@ -212,6 +252,7 @@ impl Up {
                 if frame.is_control() {
                     passing.extend(bytes);
                 } else {
+                    self.needed = self.size.add(&frame, self.message_bytes);
                     if frame.opcode != CONTINUATION {
                         // One that breaks off is the relay's to judge.
                         passing.append(&mut self.message.held);
@@ -233,9 +274,16 @@ impl Up {
                     self.frame_at = self.frame_at.saturating_add(payload.len());
                     self.message.decide(false, passing);
                 }
-                let is_too_long =
-                    self.message.fate == Fate::Neg && self.message.text.len() > self.message_bytes;
-                if is_too_long { Outcome::TooLong } else { Outcome::Nothing }
+                if self.message.fate != Fate::Neg {
+                    return Outcome::Nothing;
+                }
+                let deadline = Instant::now() + self.timeout;
+                self.message.deadline.get_or_insert(deadline);
+                match self.message.text.len() {
+                    length if length > self.message_bytes => Outcome::TooLong,
+                    _ if !self.room.holds(self.needed) => Outcome::NeedsRoom,
+                    _ => Outcome::Nothing,
+                }
             }
             Piece::End => match self.frame.take() {
                 Some(frame) if frame.is_last && !frame.is_control() => self.end(passing),
@@ -301,6 +349,14 @@ impl Message {
         };
         let held = std::mem::take(&mut self.held);
         self.pass(&held, passing);
+    }
+}
+
+/// Waits until a deadline, for ever without one.
+async fn until(deadline: Option<Instant>) {
+    match deadline {
+        Some(deadline) => tokio::time::sleep_until(deadline).await,
+        None => std::future::pending().await,
     }
 }
 

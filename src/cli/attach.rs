@@ -1,7 +1,7 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
 use super::serving::{ListenArguments, Serves, Serving, Signals};
-use super::{StoreArguments, start_log};
+use super::{StoreArguments, log_memory, start_log};
 use anyhow::{Context, bail};
 use negsync::attach::{self, Attach, open_sets};
 use negsync::clients::Reloaded;
@@ -81,6 +81,7 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
+    log_memory(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

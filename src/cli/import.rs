@@ -1,11 +1,12 @@
 //! `negsync import`
 
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
-use super::{StoreArguments, progress_bar};
+use super::hand_over::HandOver;
+use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
 use negsync::index::Index;
-use negsync::store::{Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Batches, Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -16,10 +17,10 @@ use std::sync::mpsc::{Receiver, sync_channel};
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
-/// How many chunks are being verified.
+/// How many chunks are being verified at the most, and the share of the memory that they take, one part
+/// in so many; read, an event takes up to three times its JSON.
 const CHUNKS_IN_FLIGHT: usize = 16;
-/// How many events share a commit; twice as many are in memory.
-const COMMIT_EVENTS: usize = 50_000;
+const CHUNKS_PARTS: u64 = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -27,6 +28,10 @@ pub(super) struct Arguments {
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
+    /// Hand the events to the relay that runs at ws://HOST:PORT, over its socket, and not to a store:
+    /// those that it lacks are sent, by its own rules.
+    #[arg(long, value_name = "URL", conflicts_with = "store")]
+    into: Option<String>,
     /// Do not check ids and signatures: for events that were checked before.
     #[arg(long)]
     no_verify: bool,
@@ -39,6 +44,7 @@ struct Tally {
     duplicate: u64,
     superseded: u64,
     deleted: u64,
+    over_limits: u64,
     expired: u64,
     ephemeral: u64,
     invalid: u64,
@@ -55,26 +61,39 @@ struct Checked {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = arguments.store.config()?;
+    let mut config = arguments.store.config()?;
+    let hand_over = arguments.into.as_deref().map(HandOver::to).transpose()?;
+    if let Some(hand_over) = &hand_over {
+        hand_over.apply(&mut config);
+    }
     let (mut input, length) = open_input(arguments)?;
     let beginning = input.fill_buf().context("cannot read the input")?;
     if beginning.starts_with(&GZIP) {
         bail!("the input is compressed; unpack it first: gunzip -c FILE | negsync import");
     }
     let is_array = beginning.starts_with(b"[");
-    let options = StoreOptions::configured(&config);
+    let batch_bytes = batch_bytes();
+    let batches = Batches::Long { bytes: batch_bytes };
+    let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
     let index = Index::open(&config.store.path, options, 0)?;
     let progress = bar(length);
-    let tally = import(&mut *input, arguments.no_verify, &index, &progress)?;
-    index.store().close();
+    let mut commits = Commits::of(&index, batch_bytes);
+    let tally = import(&mut *input, arguments.no_verify, &mut commits, &progress)?;
     progress.finish_and_clear();
     let _ = writeln!(std::io::stdout(), "{tally}");
+    let is_handed_over = match hand_over {
+        Some(hand_over) => hand_over.send(index, &config)?,
+        None => {
+            index.store().close();
+            true
+        }
+    };
     let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
     }
-    let failed = tally.failed > 0 || is_something_else;
+    let failed = tally.failed > 0 || is_something_else || !is_handed_over;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -100,12 +119,13 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
-    index: &Index,
+    commits: &mut Commits<'_>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
     let verifier = Verifier::start()?;
-    let (check, checked) = sync_channel(CHUNKS_IN_FLIGHT);
-    let mut commits = Commits { index, pending: Vec::new(), under_way: None };
+    let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
+    let most_in_flight = (share / CHUNK_BYTES).max(2);
+    let (check, checked) = sync_channel(most_in_flight);
     let mut tally = Tally::default();
     let mut in_flight = 0;
     let mut chunks = Chunks::new(input, LINE_BYTES);
@@ -113,14 +133,14 @@ fn import(
         let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
-            let (index, check) = (index.clone(), check.clone());
+            let (index, check) = (commits.index.clone(), check.clone());
             // Fails only when the import has given up.
             let bytes = chunk.bytes as usize;
             let job = move || drop(check.send(check_chunk(&chunk, trusted, &index)));
             verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
-        while in_flight > 0 && (at_end || in_flight == CHUNKS_IN_FLIGHT) {
+        while in_flight > 0 && (at_end || in_flight == most_in_flight) {
             let checked = checked.recv().context("a chunk was lost while it was verified")?;
             in_flight -= 1;
             progress.inc(checked.bytes);
@@ -138,19 +158,27 @@ fn import(
 struct Commits<'import> {
     index: &'import Index,
     pending: Vec<VerifiedEvent>,
+    pending_bytes: usize,
+    most_bytes: usize,
     under_way: Option<Receiver<Vec<Outcome>>>,
 }
 
-impl Commits<'_> {
+impl<'import> Commits<'import> {
+    fn of(index: &'import Index, most_bytes: usize) -> Self {
+        Self { index, pending: Vec::new(), pending_bytes: 0, most_bytes, under_way: None }
+    }
+
     fn add(&mut self, events: Vec<VerifiedEvent>, tally: &mut Tally) -> anyhow::Result<()> {
+        self.pending_bytes += events.iter().map(|event| event.memory_bytes()).sum::<usize>();
         self.pending.extend(events);
-        if self.pending.len() >= COMMIT_EVENTS { self.submit(tally) } else { Ok(()) }
+        if self.pending_bytes >= self.most_bytes { self.submit(tally) } else { Ok(()) }
     }
 
     fn submit(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
         self.settle(tally)?;
         let (reply, outcomes) = sync_channel(1);
         let events = std::mem::take(&mut self.pending);
+        self.pending_bytes = 0;
         self.index.store().submit(
             &Origin::Local,
             events,
@@ -166,7 +194,7 @@ impl Commits<'_> {
         Ok(())
     }
 
-    fn finish(mut self, tally: &mut Tally) -> anyhow::Result<()> {
+    fn finish(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
         self.submit(tally)?;
         self.settle(tally)
     }
@@ -207,7 +235,8 @@ fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<Verifie
 impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
-        let refused = self.superseded + self.deleted + self.expired + self.ephemeral + self.invalid;
+        let refused = self.superseded + self.deleted + self.over_limits + self.expired;
+        let refused = refused + self.ephemeral + self.invalid;
         self.stored + self.duplicate + refused + self.failed
     }
 
@@ -226,6 +255,7 @@ impl Tally {
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
+                Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
                 Outcome::Failed(reason) => {
@@ -244,6 +274,7 @@ impl std::fmt::Display for Tally {
         let refusals = [
             (self.superseded, "superseded"),
             (self.deleted, "deleted"),
+            (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
             (self.invalid, "invalid"),

@@ -11,10 +11,14 @@ mod decode;
 mod diff;
 mod explain;
 mod export;
+mod hand_over;
 mod import;
 mod lines;
+mod local;
 mod man;
 mod neg_open;
+mod peers;
+mod progress_line;
 mod relay;
 mod remedy;
 mod restore;
@@ -29,11 +33,18 @@ use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
+use negsync::memory::Memory;
 use negsync::sync::{PeerFilter, PeerUrl};
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::OnceLock;
 use tracing_subscriber::EnvFilter;
+
+/// The share of the memory that the events of a long batch take, one part in so many, and the most
+/// that makes a difference.
+const BATCH_PARTS: u64 = 32;
+const MOST_BATCH_BYTES: usize = 64 << 20;
 
 /// Keeps Nostr relays in sync: NIP-77 over SQLite.
 #[derive(Parser)]
@@ -84,6 +95,9 @@ enum Command {
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
     Diff(diff::Arguments),
+    /// Ask a running relay how its peers stand.
+    #[command(after_help = peers::EXAMPLES)]
+    Peers(peers::Arguments),
     /// Print the script with which a shell completes `negsync`.
     Completions(completions::Arguments),
     /// Print a manual page, for `man -l -`.
@@ -110,6 +124,7 @@ impl StoreArguments {
         if let Some(store) = &self.store {
             config.store.path.clone_from(store);
         }
+        config.fit(memory());
         Ok(config)
     }
 }
@@ -145,9 +160,33 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
+        Command::Peers(arguments) => peers::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }
+}
+
+/// The memory that there was at the start: a configuration that is read anew gets the same shares.
+fn memory() -> Memory {
+    static AT_START: OnceLock<Memory> = OnceLock::new();
+    *AT_START.get_or_init(Memory::read)
+}
+
+/// The memory that the events of a batch take where nobody waits for it, in bytes.
+fn batch_bytes() -> usize {
+    memory().share(BATCH_PARTS, MOST_BATCH_BYTES)
+}
+
+/// Logs what is provided for, and what takes which share of it.
+fn log_memory(config: &Config) {
+    tracing::info!(
+        provided_mb = memory().bytes() >> 20,
+        limit = memory().limit(),
+        store_cache_mb = config.store.cache_mb.get(),
+        index_memory_mb = config.index.memory_mb.get(),
+        negentropy_memory_mb = config.negentropy.memory_mb.get(),
+        "memory provided for"
+    );
 }
 
 /// Writes to standard output, whose reader may go when it has seen enough.

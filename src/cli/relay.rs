@@ -1,7 +1,7 @@
 //! `negsync relay`
 
 use super::serving::{ListenArguments, Serves, Serving, Signals};
-use super::{StoreArguments, start_log};
+use super::{StoreArguments, log_memory, start_log};
 use anyhow::Context;
 use negsync::clients::Reloaded;
 use negsync::config::Config;
@@ -29,6 +29,7 @@ impl Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
+    log_memory(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

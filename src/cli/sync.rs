@@ -1,13 +1,11 @@
 //! `negsync sync`
 
 use super::connecting::ConnectArguments;
+use super::local::{self, OpenedLocal};
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, start_log, unless_closed};
 use anyhow::{Context, bail};
-use negsync::config::Config;
-use negsync::index::Index;
-use negsync::store::StoreOptions;
 use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, sync};
 use std::io::Write;
 use std::process::ExitCode;
@@ -36,6 +34,10 @@ pub(super) struct Arguments {
     /// Which way events move: from the relays, to them, or both.
     #[arg(long, value_name = "down|up|both", default_value = "both", value_parser = direction)]
     direction: Direction,
+    /// Compare id lists in place of fingerprints, which an attacker can make collide: 64 bytes an
+    /// event, twice.
+    #[arg(long)]
+    exact: bool,
     /// Find out what differs and move nothing.
     #[arg(long)]
     dry_run: bool,
@@ -75,26 +77,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     }
     start_log(&config.log)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let local = {
+    let opened = {
         // Handing over to another relay is a task.
         let _inside = runtime.enter();
         let is_attached = arguments.into.is_some() || arguments.attach.is_given();
-        if is_attached { attach::local(&config)? } else { own(&config)? }
+        match (is_attached, arguments.dry_run) {
+            (true, _) => OpenedLocal::of(attach::local(&config)?),
+            (false, true) => local::open_to_read(&config)?,
+            (false, false) => local::open(&config)?,
+        }
     };
-    let reports = runtime.block_on(sync_all(arguments, &local, filter));
+    let local = &opened.local;
+    let reports = runtime.block_on(sync_all(arguments, local, filter));
     local.store.close();
     let reports = reports?;
     unless_closed(print(arguments.json, &reports))?;
     let complete = reports.iter().all(|report| report.complete);
     Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
-}
-
-/// Our side of syncs with our own store.
-fn own(config: &Config) -> anyhow::Result<Local> {
-    let options = StoreOptions::configured(config);
-    let memory_bytes = config.index.memory_mb.size() << 20;
-    let index = Index::open(&config.store.path, options, memory_bytes)?;
-    Ok(Local::configured(index, config)?)
 }
 
 /// Syncs with all relays at the same time; the reports come in the order of the URLs.
@@ -110,6 +109,7 @@ async fn sync_all(
         filter,
         direction: arguments.direction,
         dry_run: arguments.dry_run,
+        exact: arguments.exact,
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
         stop: Some(stopping),
@@ -159,7 +159,7 @@ fn print(json: bool, reports: &[Report]) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn sentence(report: &Report) -> String {
+pub(super) fn sentence(report: &Report) -> String {
     let seconds = report.elapsed_ms as f64 / 1_000.0;
     let state = match (&report.error, report.equal, report.complete) {
         (Some(error), _, false) => format!("not complete: {error}"),

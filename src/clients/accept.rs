@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 
 /// How long an answer has to be taken when serving stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -25,6 +26,11 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
 const UNSENT_BYTES: u32 = 128 << 10;
 /// How long to wait when the system has no connection to give (out of descriptors, say).
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// An extension of a response whose body goes on for as long as someone listens: the time that a
+/// handshake may take does not end it.
+#[derive(Clone, Copy)]
+pub(crate) struct Streaming;
 
 /// Accepts until serving stops. `respond` answers a request from an address.
 pub(crate) async fn accept<R, F, B>(listener: TcpListener, service: Arc<Service>, respond: R)
@@ -77,9 +83,17 @@ async fn serve<R, F, B>(
     }
     let mut stopping = service.running.stopping.clone();
     let patience = Duration::from_secs(service.config().connections.handshake_timeout_s.get());
+    let begun = Arc::new(Notify::new());
+    let begin = Arc::clone(&begun);
     let answer = service_fn(move |request| {
-        let response = respond(request, peer);
-        async move { Ok::<_, Infallible>(response.await) }
+        let (response, begin) = (respond(request, peer), Arc::clone(&begin));
+        async move {
+            let response = response.await;
+            if response.extensions().get::<Streaming>().is_some() {
+                begin.notify_one();
+            }
+            Ok::<_, Infallible>(response)
+        }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -89,6 +103,11 @@ async fn serve<R, F, B>(
     let mut served = std::pin::pin!(served);
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = begun.notified() => {
+            // No longer half open. Whoever sends the body ends it when serving stops.
+            drop(handshake);
+            served.await
+        }
         () = handshake.pushed_out() => return,
         _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
             served.as_mut().graceful_shutdown();

@@ -2,7 +2,7 @@
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
 use crate::config::Limits;
-use crate::store::{Event, Filter, LeftOut};
+use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -68,12 +68,14 @@ impl ClientMessage {
 }
 
 /// A message that could not be taken, as the answer that says so.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Refusal {
     /// The answer.
     pub answer: String,
     /// The verb of the message; empty where the answer is a NOTICE.
     pub verb: &'static str,
+    /// The subscription that ends with it, when there is one of that id: CLOSED ends it (NIP-01).
+    pub subscription: Option<String>,
     /// The NEG session that ends with it, when there is one of that id.
     pub neg_session: Option<String>,
     /// The machine-readable prefix of the answer.
@@ -113,10 +115,10 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
             let (id, filters) = query("COUNT", rest, limits)?;
             Ok(ClientMessage::Count { id, filters })
         }
-        "CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::Close),
+        "CLOSE" => only_id("CLOSE", rest, limits).map(ClientMessage::Close),
         "NEG-OPEN" => neg_open(rest, limits),
         "NEG-MSG" => neg_msg(rest, limits),
-        "NEG-CLOSE" => only_id(&verb, rest, limits).map(ClientMessage::NegClose),
+        "NEG-CLOSE" => only_id("NEG-CLOSE", rest, limits).map(ClientMessage::NegClose),
         _ => {
             let shown: String = verb.chars().take(40).collect();
             Err(refuse_notice(&format!(
@@ -202,47 +204,101 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 
 /// The answer to a message that could be read, of a client that sends too many.
 pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
-    let (text, verb) = (format!("rate-limited: {reason}"), message.verb());
-    let (answer, neg_session) = match message {
+    let (prefix, verb) = ("rate-limited", message.verb());
+    match message {
         ClientMessage::Event(json) | ClientMessage::Auth(json) => {
-            (not_taken(Event::claimed_id(&json).as_deref(), &text), None)
+            let id = Event::claimed_id(&json);
+            let answer = not_taken(id.as_deref(), &format!("{prefix}: {reason}"));
+            Refusal { answer, verb, prefix, ..Refusal::default() }
         }
         ClientMessage::Req { id, .. }
+        | ClientMessage::Count { id, .. }
         | ClientMessage::Close(id)
-        | ClientMessage::Count { id, .. } => (closed(&id, &text), None),
-        // NIP-77, Error message: the session is closed.
-        ClientMessage::NegOpen { id, .. }
+        | ClientMessage::NegOpen { id, .. }
         | ClientMessage::NegMsg { id, .. }
-        | ClientMessage::NegClose(id) => (neg_err(&id, &text), Some(id)),
-    };
-    Refusal { answer, verb, neg_session, prefix: "rate-limited" }
-}
-
-/// The answer to a message that cannot be taken as it is.
-fn invalid(verb: &'static str, answer: String) -> Refusal {
-    Refusal { answer, verb, neg_session: None, prefix: "invalid" }
+        | ClientMessage::NegClose(id) => {
+            refuse(verb, id, Reason { prefix, text: reason.to_owned() })
+        }
+    }
 }
 
 fn refuse_notice(reason: &str) -> Refusal {
-    invalid("", notice(&format!("invalid: {reason}")))
+    let answer = notice(&format!("invalid: {reason}"));
+    Refusal { answer, prefix: "invalid", ..Refusal::default() }
 }
 
-/// Of NEG-OPEN or NEG-MSG.
-fn refuse_neg(id: String, reason: &str) -> Refusal {
-    let answer = neg_err(&id, &format!("invalid: {reason}"));
-    Refusal { neg_session: Some(id), ..invalid("NEG-OPEN", answer) }
+/// What is wrong with a message whose id could be read.
+struct Reason {
+    // NIP-01, machine-readable prefixes.
+    prefix: &'static str,
+    text: String,
 }
 
-/// The id that follows the verb. Without one nobody could tell what an answer is about.
-fn read_id(verb: &str, element: Option<&&RawValue>, limits: &Limits) -> Result<String, Refusal> {
-    let most = limits.subscription_id_bytes.size();
-    element
-        .and_then(|raw| serde_json::from_str::<String>(raw.get()).ok())
-        .filter(|id| !id.is_empty() && id.len() <= most)
-        .ok_or_else(|| refuse_notice(&format!("{verb} takes an id: a string of 1 to {most} bytes")))
+impl From<&str> for Reason {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
 }
 
-fn only_id(verb: &str, rest: &[&RawValue], limits: &Limits) -> Result<String, Refusal> {
+impl From<String> for Reason {
+    fn from(text: String) -> Self {
+        Self { prefix: "invalid", text }
+    }
+}
+
+impl From<FilterError> for Reason {
+    fn from(error: FilterError) -> Self {
+        let prefix = match error {
+            FilterError::Invalid { .. } => "invalid",
+            FilterError::Unknown { .. } => "unsupported",
+        };
+        let text = match error.to_string() {
+            // Of the whole filter it is said already.
+            text if text.starts_with("filter: ") => text,
+            text => format!("filter: {text}"),
+        };
+        Self { prefix, text }
+    }
+}
+
+/// The answer to a message about an id, of a verb that has one, and what ends with it.
+fn refuse(verb: &'static str, id: String, reason: impl Into<Reason>) -> Refusal {
+    let Reason { prefix, text } = reason.into();
+    let text = format!("{prefix}: {text}");
+    let (answer, subscription, neg_session) = match verb {
+        // NIP-77, Error message: the session is closed.
+        "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => (neg_err(&id, &text), None, Some(id)),
+        "REQ" => (closed(&id, &text), Some(id), None),
+        _ => (closed(&id, &text), None, None),
+    };
+    Refusal { answer, verb, subscription, neg_session, prefix }
+}
+
+/// The id that follows the verb. One that is too long is answered under its beginning; without one
+/// nobody could tell what an answer is about.
+fn read_id(
+    verb: &'static str,
+    element: Option<&&RawValue>,
+    limits: &Limits,
+) -> Result<String, Refusal> {
+    let most = limits.subscription_id_chars.size();
+    let expected = format!("{verb} takes an id: a string of 1 to {most} characters");
+    let Some(id) = element.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) else {
+        return Err(refuse_notice(&expected));
+    };
+    match id.char_indices().nth(most) {
+        None if !id.is_empty() => Ok(id),
+        // Of an id that is too long to be open there is nothing to close.
+        _ if verb == "CLOSE" => Err(refuse_notice(&expected)),
+        None => Err(refuse(verb, id, expected)),
+        Some((end, _)) => {
+            let beginning = id.get(..end).unwrap_or_default().to_owned();
+            Err(refuse(verb, beginning, expected))
+        }
+    }
+}
+
+fn only_id(verb: &'static str, rest: &[&RawValue], limits: &Limits) -> Result<String, Refusal> {
     read_id(verb, rest.first(), limits)
 }
 
@@ -254,27 +310,23 @@ fn query(
 ) -> Result<(String, Vec<Filter>), Refusal> {
     let id = read_id(verb, rest.first(), limits)?;
     let raw = rest.get(1..).unwrap_or_default();
-    let filters: Result<Vec<Filter>, String> =
+    let filters: Result<Vec<Filter>, Reason> =
         if raw.is_empty() || raw.len() > limits.filters.size() {
-            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()))
+            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
         } else {
             raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
         };
     match filters {
         Ok(filters) => Ok((id, filters)),
-        Err(reason) => Err(invalid(verb, closed(&id, &format!("invalid: {reason}")))),
+        Err(reason) => Err(refuse(verb, id, reason)),
     }
 }
 
-fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, String> {
-    let filter = Filter::parse(text).map_err(|error| match error.to_string() {
-        // Of the whole filter it is said already.
-        text if text.starts_with("filter: ") => text,
-        text => format!("filter: {text}"),
-    })?;
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, Reason> {
+    let filter = Filter::parse(text)?;
     let most = limits.filter_values.size();
     match filter.value_count() {
-        count if count > most => Err(format!("filter: {count} values, {most} at the most")),
+        count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
         _ => Ok(filter),
     }
 }
@@ -285,24 +337,31 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusa
     let (filter, payload) = match rest {
         [_, filter, payload] => (filter, payload),
         [_, _, _, _] => {
-            return Err(refuse_neg(
+            return Err(refuse(
+                "NEG-OPEN",
                 id,
                 "five elements are negentropy protocol v0; v1 takes NEG-OPEN, id, filter, hex",
             ));
         }
-        _ => return Err(refuse_neg(id, "NEG-OPEN takes an id, a filter and a message in hex")),
+        _ => {
+            return Err(refuse(
+                "NEG-OPEN",
+                id,
+                "NEG-OPEN takes an id, a filter and a message in hex",
+            ));
+        }
     };
     let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
         Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
-            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()))
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()).into())
         }
         Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
         Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
     };
     match (filters, read_payload(payload)) {
         (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
-        (Err(reason), _) => Err(refuse_neg(id, &reason)),
-        (_, Err(reason)) => Err(refuse_neg(id, reason)),
+        (Err(reason), _) => Err(refuse("NEG-OPEN", id, reason)),
+        (_, Err(reason)) => Err(refuse("NEG-OPEN", id, reason)),
     }
 }
 
@@ -314,7 +373,7 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal
     };
     match payload {
         Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
-        Err(reason) => Err(refuse_neg(id, reason)),
+        Err(reason) => Err(refuse("NEG-MSG", id, reason)),
     }
 }
 

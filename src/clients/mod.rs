@@ -2,13 +2,15 @@
 //! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
 
 pub(crate) mod accept;
+pub(crate) mod departure;
+pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
+pub(crate) mod own_host;
 pub(crate) mod permission;
-pub(crate) mod presence;
 mod read_trouble;
 pub(crate) mod refusals;
 pub(crate) mod running;
@@ -21,10 +23,10 @@ use crate::config::Config;
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
+use departure::Departure;
 use hyper::{Request, StatusCode};
 use limits::{Counts, Full, Place, Turns, client_address};
 use message::{ClientMessage, Refusal};
-use presence::Presence;
 use read_trouble::ReadTrouble;
 use running::Running;
 use settings::Settings;
@@ -73,12 +75,12 @@ impl Service {
         &self,
         turns: &Arc<Turns>,
         address: IpAddr,
-        presence: Presence,
+        departure: Departure,
         query: impl FnOnce(Deadline) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let timeout = Duration::from_secs(self.config().limits.query_timeout_s.get());
         let stopping = self.running.stopping.clone();
-        let is_cancelled = move || presence.has_ended() || *stopping.borrow();
+        let is_cancelled = move || departure.has_ended() || *stopping.borrow();
         turns.query(address, timeout, is_cancelled, query).await
     }
 
@@ -109,7 +111,8 @@ impl Service {
         })
     }
 
-    /// Reads a message, and takes what it costs from what its address may send.
+    /// Reads a message, and takes what it costs from what its address may send. What is refused to
+    /// nobody, or could not be read, waits until its address may send it.
     pub(crate) async fn read(
         &self,
         place: &Place,
@@ -117,6 +120,9 @@ impl Service {
     ) -> Result<ClientMessage, Refusal> {
         let config = self.config();
         let message = self.parse(place.address(), &config, text).await;
+        if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
+            place.pace(&config.rates).await;
+        }
         self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
         let message = message.and_then(|message| match place.admit(&message, &config.rates) {
             Ok(()) => Ok(message),
@@ -142,7 +148,7 @@ impl Service {
         let parse = move || message::parse(&text, &config.limits);
         self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
-            Err(Refusal { answer, verb: "", neg_session: None, prefix: "error" })
+            Err(Refusal { answer, prefix: "error", ..Refusal::default() })
         })
     }
 }

@@ -2,9 +2,9 @@
 //! opened with.
 
 use super::Service;
+use super::departure::Departure;
 use super::limits::{NegShare, Turns};
 use super::message::{self, Refusal};
-use super::presence::Presence;
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
@@ -28,7 +28,7 @@ const SHORT_BYTES: usize = 4_096;
 pub(crate) struct NegSessions {
     service: Arc<Service>,
     address: IpAddr,
-    presence: Presence,
+    departure: Departure,
     open: HashMap<String, NegSession>,
     // This connection's part of the sessions of all connections.
     share: NegShare,
@@ -134,10 +134,10 @@ impl From<SnapshotError> for NegOpenError {
 
 impl NegSessions {
     /// None yet, of a client at `address`.
-    pub(crate) fn new(service: Arc<Service>, address: IpAddr, presence: Presence) -> Self {
+    pub(crate) fn new(service: Arc<Service>, address: IpAddr, departure: Departure) -> Self {
         let share = service.counts.neg_total.share();
         let counted = Share::of(&service.metrics.neg_sessions);
-        Self { service, address, presence, open: HashMap::new(), share, counted }
+        Self { service, address, departure, open: HashMap::new(), share, counted }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
@@ -234,8 +234,8 @@ impl NegSessions {
     ) -> Result<Option<Opened>, NegOpenError> {
         let opening = Arc::clone(opening);
         let service = Arc::clone(&self.service);
-        let presence = self.presence.clone();
-        let begun = self.service.query(turns, self.address, presence, move |deadline| {
+        let departure = self.departure.clone();
+        let begun = self.service.query(turns, self.address, departure, move |deadline| {
             // An invalid message is refused before a set is built for it.
             let message = WholeMessage::read(&opening.payload)?;
             let Some(set) = find(&opening, deadline)? else { return Ok(None) };

@@ -1,14 +1,15 @@
 //! The configuration that is in force, and what of a new one can be put in its place without a
 //! restart.
 
-use crate::config::{AuthConfig, Config, RelayConfig};
+use crate::config::{AuthConfig, Config, ConnectionsConfig, RelayConfig};
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// Keys, and sections by their dot, that are read once, at the start.
-const FIXED: [&str; 8] = [
+const FIXED: [&str; 9] = [
     "relay.listen",
     "store.",
     "index.",
+    "connections.incoming_",
     "auth.relay_url",
     "auth.private_kinds",
     "attach.",
@@ -52,6 +53,11 @@ impl Settings {
             relay: RelayConfig { listen: current.relay.listen, ..config.relay },
             store: current.store.clone(),
             index: current.index.clone(),
+            connections: ConnectionsConfig {
+                incoming_bytes_per_address: current.connections.incoming_bytes_per_address,
+                incoming_bytes_in_all: current.connections.incoming_bytes_in_all,
+                ..config.connections
+            },
             auth: AuthConfig {
                 relay_url: current.auth.relay_url.clone(),
                 private_kinds: current.auth.private_kinds.clone(),

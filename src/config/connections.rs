@@ -19,6 +19,12 @@ pub struct ConnectionsConfig {
     pub ping_interval_s: Within<0, 3_600>,
     /// How long after a ping nothing may be heard.
     pub pong_timeout_s: Within<1, 3_600>,
+    /// How long a message may take to come once it has begun.
+    pub message_timeout_s: Within<1, 3_600>,
+    /// Messages on their way in, of an address.
+    pub incoming_bytes_per_address: Within<65_536, 1_073_741_824>,
+    /// Messages on their way in, of all addresses.
+    pub incoming_bytes_in_all: Within<65_536, 1_073_741_824>,
     /// What may wait for a client to take it.
     pub outbound_bytes: Within<65_536, 1_073_741_824>,
     /// Whose `X-Forwarded-For` is believed.
@@ -34,6 +40,9 @@ impl Default for ConnectionsConfig {
             handshake_timeout_s: Within::new(10),
             ping_interval_s: Within::new(30),
             pong_timeout_s: Within::new(60),
+            message_timeout_s: Within::new(30),
+            incoming_bytes_per_address: Within::new(8 << 20),
+            incoming_bytes_in_all: Within::new(32 << 20),
             outbound_bytes: Within::new(2 << 20),
             trusted_proxies: Vec::new(),
         }

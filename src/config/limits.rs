@@ -9,8 +9,9 @@ use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 pub struct Limits {
     /// The longest WebSocket message taken.
     pub message_bytes: Within<1_024, 1_073_741_824>,
-    /// The longest event taken, as JSON.
-    pub event_bytes: Within<512, 1_073_741_824>,
+    /// The longest event taken, as JSON without white space; 0 for as long as a message can bring
+    /// it. See [`Limits::longest_event`].
+    pub event_bytes: Within<0, 1_073_741_824>,
     /// The most tags of an event.
     pub event_tags: Within<0, 1_000_000>,
     /// The most characters of an event's content.
@@ -27,8 +28,8 @@ pub struct Limits {
     pub filter_values: Within<1, 1_000_000>,
     /// Values in all filters of a connection's subscriptions.
     pub subscription_values: Within<1, 100_000_000>,
-    /// Bytes of a subscription id.
-    pub subscription_id_bytes: Within<1, 1_024>,
+    /// Characters of a subscription id.
+    pub subscription_id_chars: Within<1, 1_024>,
     /// Stored events that answer one filter.
     pub events_per_filter: Within<1, 1_000_000>,
     /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
@@ -41,7 +42,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             message_bytes: Within::new(4 << 20),
-            event_bytes: Within::new(256 << 10),
+            event_bytes: Within::new(0),
             event_tags: Within::new(5_000),
             content_chars: Within::new(256 << 10),
             created_at_ahead_s: Within::new(900),
@@ -50,7 +51,7 @@ impl Default for Limits {
             filters: Within::new(32),
             filter_values: Within::new(10_000),
             subscription_values: Within::new(100_000),
-            subscription_id_bytes: Within::new(64),
+            subscription_id_chars: Within::new(64),
             events_per_filter: Within::new(5_000),
             query_timeout_s: Within::new(10),
             send_timeout_s: Within::new(60),
@@ -58,7 +59,27 @@ impl Default for Limits {
     }
 }
 
+/// What stands around an event in the message that brings it: `["EVENT",` and `]`.
+const AROUND_EVENT_BYTES: u64 = 10;
+
 impl Limits {
+    /// The longest event that is taken, in bytes, from clients and from peers alike: one that EVENT
+    /// cannot bring could be handed on to nobody.
+    pub fn longest_event(&self) -> usize {
+        let brought = self.message_bytes.get() - AROUND_EVENT_BYTES;
+        let longest = match self.event_bytes.get() {
+            0 => brought,
+            bytes => bytes.min(brought),
+        };
+        usize::try_from(longest).unwrap_or(usize::MAX)
+    }
+
+    /// NIP-11, `max_message_length`: a message of so many bytes is taken, and so is the event in it,
+    /// for whose length NIP-11 has no number of its own.
+    pub fn longest_message(&self) -> u64 {
+        self.longest_event() as u64 + AROUND_EVENT_BYTES
+    }
+
     /// What two of the limits say that cannot be, and what to do.
     pub(super) fn contradiction(&self) -> Option<String> {
         let (event, message) = (self.event_bytes.get(), self.message_bytes.get());

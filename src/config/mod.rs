@@ -29,11 +29,18 @@ pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
+use crate::memory::Memory;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
+
+/// The shares of the memory: one part in so many for the pages that the writer works on, for kept sets,
+/// and for sets that only NEG sessions hold.
+const CACHE_PARTS: u64 = 8;
+const SETS_PARTS: u64 = 8;
+const SESSIONS_PARTS: u64 = 4;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -85,6 +92,9 @@ pub struct RelayConfig {
     pub description: String,
     /// NIP-11 `contact`; empty leaves it out.
     pub contact: String,
+    /// Names by which the operator reaches the relay, beside addresses, names without a dot and the
+    /// host of the relay's URL.
+    pub hosts: Vec<String>,
     /// NIP-11 `pubkey`; empty leaves it out.
     #[serde(deserialize_with = "public_key")]
     pub pubkey: String,
@@ -97,6 +107,7 @@ impl Default for RelayConfig {
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
+            hosts: Vec::new(),
             pubkey: String::new(),
         }
     }
@@ -209,6 +220,18 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Lowers what caches and sets may take to shares of the memory that is there. Whether anything was
+    /// lowered.
+    pub fn fit(&mut self, memory: Memory) -> bool {
+        let before = (self.store.cache_mb, self.index.memory_mb, self.negentropy.memory_mb);
+        let share = |parts, configured: usize| (memory.share(parts, configured << 20) >> 20) as u64;
+        self.store.cache_mb = Within::new(share(CACHE_PARTS, self.store.cache_mb.size()));
+        self.index.memory_mb = Within::new(share(SETS_PARTS, self.index.memory_mb.size()));
+        let of_sessions = &mut self.negentropy.memory_mb;
+        *of_sessions = Within::new(share(SESSIONS_PARTS, of_sessions.size()));
+        before != (self.store.cache_mb, self.index.memory_mb, self.negentropy.memory_mb)
+    }
+
     /// Reads a configuration file.
     ///
     /// # Errors

@@ -19,6 +19,10 @@ pub struct RatesConfig {
     pub neg_per_s: Within<0, 1_000_000>,
     /// NEG-OPEN and NEG-MSG messages at once.
     pub neg_burst: Within<1, 1_000_000_000>,
+    /// Other frames a second; 0 for no limit.
+    pub other_per_s: Within<0, 1_000_000>,
+    /// Other frames at once.
+    pub other_burst: Within<1, 1_000_000_000>,
 }
 
 impl Default for RatesConfig {
@@ -30,6 +34,8 @@ impl Default for RatesConfig {
             queries_burst: Within::new(10_000),
             neg_per_s: Within::new(200),
             neg_burst: Within::new(10_000),
+            other_per_s: Within::new(500),
+            other_burst: Within::new(10_000),
         }
     }
 }

@@ -57,6 +57,11 @@ impl Catalog {
         Self::keeping(memory_bytes, vec![private.public_part(&Filter::default())])
     }
 
+    /// A catalog that keeps no set: each is scanned for.
+    pub(super) fn scanning() -> Self {
+        Self::keeping(0, Vec::new())
+    }
+
     fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
         let kept = KeptSets::new(memory_bytes, resident, Arc::clone(&charged));

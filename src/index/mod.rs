@@ -166,6 +166,13 @@ impl Sets {
         Self { source: self.source.with_deadline(deadline), ..self.clone() }
     }
 
+    /// The sets over a store that another process writes to. Each is scanned for and shows the
+    /// store as it is then; nothing tells of changes.
+    pub fn reading(reader: Reader) -> Self {
+        let (catalog, changes) = (Arc::new(Catalog::scanning()), Changes::new());
+        Self { source: Arc::new(reader), catalog, hidden: PrivateKinds::default(), changes }
+    }
+
     /// The store underneath, as far as sets need it.
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()

@@ -11,7 +11,7 @@ mod scrape;
 
 pub use counters::{Labelled, Share};
 pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
-pub use peers::{LastSync, PeerStatus, Peers, Tally, Watched};
+pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
 
@@ -54,10 +54,19 @@ const OUTCOMES: [&str; 16] = [
 /// What became of AUTH (NIP-42): the key is known by it, or a prefix of its refusal.
 const AUTH_OUTCOMES: [&str; 5] = ["accepted", "invalid", "restricted", "rate-limited", "error"];
 /// The prefixes of CLOSED (NIP-01, NIP-42).
-const QUERY_REASONS: [&str; 4] = ["invalid", "auth-required", "rate-limited", "error"];
+const QUERY_REASONS: [&str; 5] =
+    ["invalid", "unsupported", "auth-required", "rate-limited", "error"];
 /// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
-const NEG_REASONS: [&str; 7] =
-    ["blocked", "closed", "invalid", "rate-limited", "auth-required", "restricted", "error"];
+const NEG_REASONS: [&str; 8] = [
+    "blocked",
+    "closed",
+    "invalid",
+    "unsupported",
+    "rate-limited",
+    "auth-required",
+    "restricted",
+    "error",
+];
 /// Why a connection is not served.
 const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
 
@@ -68,6 +77,8 @@ pub struct StoreMetrics {
     pub commit_s: Histogram,
     /// Events that shared each commit.
     pub commit_events: Histogram,
+    /// Ids and addresses that deletion requests keep out.
+    pub tombstones: IntGauge,
 }
 
 impl Default for StoreMetrics {
@@ -83,6 +94,10 @@ impl Default for StoreMetrics {
                 "How many events shared a commit",
                 &COMMIT_EVENTS,
             ),
+            tombstones: made(IntGauge::new(
+                "negsync_store_tombstones",
+                "Ids and addresses that deletion requests keep out",
+            )),
         }
     }
 }
@@ -153,6 +168,7 @@ impl Metrics {
         for below in [&store.commit_s, &store.commit_events] {
             made(registry.register(Box::new(below.clone())));
         }
+        made(registry.register(Box::new(store.tombstones.clone())));
         let events = registry.clone();
         Self::of(registry, &events, index)
     }

@@ -2,10 +2,11 @@
 
 use super::Look;
 use crate::config::Direction;
+use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What syncs have moved and what that took.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Tally {
     /// Events that only we had.
     pub have: u64,
@@ -55,7 +56,7 @@ impl Tally {
 
 /// The last sync with a peer that came to its end. A live sync comes to one each time it has
 /// caught up.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub struct LastSync {
     /// When, in seconds since the Unix epoch.
     pub ended_at: u64,
@@ -70,7 +71,7 @@ pub struct LastSync {
 }
 
 /// How a peer stands. Times are in seconds since the Unix epoch.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub struct PeerStatus {
     /// The peer's URL as it is configured; a second section of the same URL has `#2` behind it.
     pub name: String,
@@ -99,6 +100,7 @@ pub struct PeerStatus {
     /// When that was.
     pub last_error_at: Option<u64>,
     /// On which days it differs, where that is looked up.
+    #[serde(skip)]
     pub look: Option<Arc<Look>>,
     /// What all syncs moved since the start, the one under way included.
     pub totals: Tally,
@@ -108,7 +110,53 @@ pub struct PeerStatus {
     pub errors: u64,
 }
 
+/// How a peer stands, in a word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerState {
+    /// Caught up, connected and live.
+    InStep,
+    /// Both sides held the same events when the last sync ended.
+    Equal,
+    /// They did not.
+    Differs,
+    /// What was tried last has failed.
+    NotReached,
+    /// No sync has come to its end yet.
+    FirstSync,
+}
+
+impl PeerState {
+    /// The state as people read it.
+    pub fn words(self) -> &'static str {
+        match self {
+            Self::InStep => "in step",
+            Self::Equal => "equal",
+            Self::Differs => "differs",
+            Self::NotReached => "not reached",
+            Self::FirstSync => "first sync under way",
+        }
+    }
+}
+
 impl PeerStatus {
+    /// How it stands.
+    pub fn state(&self) -> PeerState {
+        let failed = self.last_error_at.is_some_and(|at| self.failed_since_sync(at));
+        match &self.last_sync {
+            _ if self.in_step => PeerState::InStep,
+            _ if failed && !self.connected => PeerState::NotReached,
+            Some(last) if last.equal => PeerState::Equal,
+            Some(_) => PeerState::Differs,
+            None => PeerState::FirstSync,
+        }
+    }
+
+    /// Whether what failed at that second came after the last sync that was complete.
+    pub fn failed_since_sync(&self, second: u64) -> bool {
+        let complete = self.last_sync.filter(|last| last.complete);
+        complete.is_none_or(|last| second > last.ended_at)
+    }
+
     /// Notes what either side lacks.
     pub fn differs(&mut self, have: u64, need: u64, now: u64) {
         (self.have, self.need) = (have, need);

@@ -4,8 +4,8 @@ use super::auth::Auth;
 use super::outbox::Outbox;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
+use crate::clients::departure::Attending;
 use crate::clients::limits::{Place, Turns};
-use crate::clients::presence::Present;
 use crate::store::{Deadline, Origin};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +16,8 @@ use tokio::task::JoinError;
 pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
-    pub(super) place: Place,
-    pub(super) present: Present,
+    pub(super) place: Arc<Place>,
+    pub(super) attending: Attending,
     pub(super) outbox: Outbox,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
@@ -25,11 +25,6 @@ pub(super) struct Client {
 }
 
 impl Client {
-    /// Ends what it does. Its place is left, for as long as its socket is open.
-    pub(super) fn into_place(self) -> Place {
-        self.place
-    }
-
     /// Where it comes from, as far as limits by address go.
     pub(super) fn address(&self) -> IpAddr {
         self.place.address()
@@ -52,8 +47,8 @@ impl Client {
         turns: &Arc<Turns>,
         query: impl FnOnce(Deadline) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let presence = self.present.presence();
-        self.relay.service.query(turns, self.address(), presence, query).await
+        let departure = self.attending.departure();
+        self.relay.service.query(turns, self.address(), departure, query).await
     }
 
     /// Works in a turn of the client's, on a thread that may take its time.

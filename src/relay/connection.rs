@@ -2,16 +2,17 @@
 
 use super::auth::{self, Auth};
 use super::client::Client;
+use super::message_gate::{GateError, Socket};
 use super::outbox::{Outgoing, outbox};
 use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
-use super::websocket::{self, Socket};
+use super::websocket;
 use super::{Shared, count, message, permission, publish, req, stopped};
+use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
-use crate::clients::presence::Present;
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use futures_util::StreamExt;
@@ -28,7 +29,12 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
-pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+pub(super) async fn serve(
+    relay: Arc<Shared>,
+    socket: Socket,
+    place: Arc<Place>,
+    host: Option<&str>,
+) {
     let mut stopping = relay.service.running.stopping.clone();
     let has_stopped = async {
         stopped(&mut stopping).await;
@@ -40,7 +46,7 @@ pub(super) async fn serve(relay: Arc<Shared>, socket: Socket, place: Place, host
     }
 }
 
-async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option<&str>) {
+async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.service.metrics.connections_total.inc();
     let mut open = Share::of(&relay.service.metrics.connections);
@@ -56,7 +62,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         relay,
         auth,
         place,
-        present: Present::default(),
+        attending: Attending::default(),
         outbox,
         subscriptions,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
@@ -66,12 +72,20 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Place, host: Option
         // A client that cannot be sent to is not read either.
         _ = &mut sender => return,
     };
-    let _place = client.into_place();
-    if let Ok(sink) = sender.await
-        && left == Left::Told
+    drop(client);
+    let sink = match left {
+        // What it holds is not kept for a client that takes nothing either.
+        Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
+            Ok(sink) => sink,
+            Err(_) => return sender.abort(),
+        },
+        Left::ByItself | Left::Told => sender.await,
+    };
+    if let Ok(sink) = sink
+        && left != Left::ByItself
         && let Ok(mut socket) = stream.reunite(sink)
     {
-        linger(socket.get_mut()).await;
+        linger(socket.get_mut().stream_mut()).await;
     }
 }
 
@@ -82,6 +96,8 @@ enum Left {
     ByItself,
     /// We have told it to close, and it may answer.
     Told,
+    /// As before, as far as it takes anything: it keeps memory that others wait for.
+    Late,
 }
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
@@ -92,7 +108,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     let patience = silence(&config.connections);
     let mut neg_sessions = {
         let service = Arc::clone(&client.relay.service);
-        NegSessions::new(service, client.address(), client.present.presence())
+        NegSessions::new(service, client.address(), client.attending.departure())
     };
     let mut messages = ReadAhead::new(stream);
     client.outbox.text(message::auth(client.auth.challenge())).await;
@@ -124,17 +140,29 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         match next {
             Some(Ok(Message::Text(text))) => {
                 let work = take(client, &mut neg_sessions, text);
-                messages.during(&client.present, work).await;
+                messages.during(&client.attending, work).await;
             }
             Some(Ok(Message::Binary(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
                 let text = "invalid: binary messages are not part of the protocol";
                 client.outbox.text(message::notice(text)).await;
             }
-            Some(Ok(_)) => {}
+            Some(Ok(Message::Ping(_))) => {
+                client.place.pace(&client.relay.config().rates).await;
+                // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
+                client.outbox.send(Outgoing::Flush).await;
+            }
+            Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
             Some(Err(error)) => return refuse(client, &error).await,
             None => return Left::ByItself,
         }
     }
+}
+
+/// Whether the sets are of the store that another start would find.
+fn is_in_place(client: &Client) -> Result<(), &'static str> {
+    let in_place = client.relay.index.store().check_in_place();
+    in_place.map_err(|_| "error: the store's file was moved, removed or replaced")
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
@@ -149,7 +177,8 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters);
+            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters)
+                .and_then(|()| is_in_place(client));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
@@ -160,6 +189,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::NegClose(id)) => neg_sessions.close(&id),
         Err(refusal) => {
             neg_sessions.refused(&refusal);
+            if let Some(id) = &refusal.subscription {
+                req::close(client, id);
+            }
             client.outbox.text(refusal.answer).await;
         }
     }
@@ -176,6 +208,11 @@ fn silence(config: &ConnectionsConfig) -> Duration {
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
 async fn refuse(client: &Client, error: &Error) -> Left {
+    if let Error::Io(error) = error
+        && let Some(error) = error.get_ref().and_then(|it| it.downcast_ref::<GateError>())
+    {
+        return refuse_late(client, *error).await;
+    }
     let Some(code) = websocket::close_code(error) else { return Left::ByItself };
     let text = match error {
         Error::Capacity(_) => {
@@ -189,6 +226,20 @@ async fn refuse(client: &Client, error: &Error) -> Left {
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;
     Left::Told
+}
+
+/// Ends the connection of a client whose message was not complete in time.
+async fn refuse_late(client: &Client, error: GateError) -> Left {
+    let code = match error {
+        GateError::Late(_) => CloseCode::Policy,
+        GateError::NoRoom => CloseCode::Again,
+    };
+    let said = async {
+        client.outbox.text(message::notice(&error.to_string())).await;
+        client.outbox.send(Outgoing::Close(code, "message timeout")).await;
+    };
+    let _ = tokio::time::timeout(LINGER_TIMEOUT, said).await;
+    Left::Late
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.

@@ -9,6 +9,11 @@ use hyper::body::Bytes;
 /// 200 when the relay can do its work, 503 with the reasons when it cannot.
 pub(super) async fn respond(relay: &Shared) -> Response<Full<Bytes>> {
     let mut reasons = relay.service.reasons();
+    // Looked at each time: a store that is gone does not come back.
+    if let Err(lost) = relay.index.store().check_in_place() {
+        reasons.push(format!("the store cannot be written: {lost}"));
+        return status::health(&reasons);
+    }
     let written = relay.health.check(|| {
         let store = relay.index.store().clone();
         tokio::task::spawn_blocking(move || {

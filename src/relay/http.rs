@@ -24,16 +24,24 @@ pub(super) async fn respond(
         .iter()
         .any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)));
     let has_page = relay.config().page.enabled;
-    match (request.method(), request.uri().path()) {
-        (&Method::OPTIONS, _) => answer(StatusCode::NO_CONTENT, "text/plain", String::new()),
-        (&Method::GET | &Method::HEAD, _) if wants_document => {
+    let path = request.uri().path();
+    let is_endpoint = relay.endpoint.is(path);
+    match (request.method(), path) {
+        (&Method::OPTIONS, _) if is_endpoint => {
+            answer(StatusCode::NO_CONTENT, "text/plain", String::new())
+        }
+        (&Method::GET | &Method::HEAD, _) if is_endpoint && wants_document => {
             answer(StatusCode::OK, NOSTR_JSON, document(&relay.config()).to_string())
         }
-        (&Method::GET | &Method::HEAD, "/") if has_page && page::is_wanted(request) => {
+        (&Method::GET | &Method::HEAD, _)
+            if is_endpoint && has_page && page::is_wanted(request) =>
+        {
             page::respond(request, relay, from).await
         }
-        (&Method::GET, "/events") if has_page => page::respond_updates(request, relay, from),
-        (&Method::GET | &Method::HEAD, "/") => {
+        (&Method::GET, _) if has_page && relay.endpoint.is_updates(path) => {
+            page::respond_updates(request, relay, from)
+        }
+        (&Method::GET | &Method::HEAD, _) if is_endpoint => {
             let text =
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
@@ -42,6 +50,9 @@ pub(super) async fn respond(
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let bytes = relay.index.store().file_bytes();
             relay.service.metrics(request, from, bytes).map(Body::Whole)
+        }
+        (&Method::GET | &Method::HEAD, "/status") => {
+            relay.service.status(request, from).map(Body::Whole)
         }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }

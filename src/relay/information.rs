@@ -4,7 +4,7 @@ use crate::config::Config;
 use serde_json::{Value, json};
 
 /// What the relay does, by NIP: only what is true.
-const SUPPORTED_NIPS: [u16; 10] = [1, 9, 11, 40, 42, 45, 62, 67, 70, 77];
+const SUPPORTED_NIPS: [u16; 11] = [1, 9, 11, 40, 42, 45, 59, 62, 67, 70, 77];
 
 /// The NIP-11 document.
 pub(super) fn document(config: &Config) -> Value {
@@ -12,17 +12,18 @@ pub(super) fn document(config: &Config) -> Value {
     let mut document = json!({
         "name": config.relay.name,
         "description": config.relay.description,
-        "software": "negsync",
+        "software": env!("CARGO_PKG_HOMEPAGE"),
         "version": env!("CARGO_PKG_VERSION"),
         "supported_nips": SUPPORTED_NIPS,
         // The version of the negentropy protocol, as strfry and its clients announce it.
         "negentropy": 1,
         "limitation": {
-            "max_message_length": limits.message_bytes.get(),
+            "max_message_length": limits.longest_message(),
             "max_subscriptions": limits.subscriptions.get(),
             "max_filters": limits.filters.get(),
             "max_limit": limits.events_per_filter.get(),
-            "max_subid_length": limits.subscription_id_bytes.get(),
+            "default_limit": limits.events_per_filter.get(),
+            "max_subid_length": limits.subscription_id_chars.get(),
             "max_event_tags": limits.event_tags.get(),
             "max_content_length": limits.content_chars.get(),
             "created_at_upper_limit": limits.created_at_ahead_s.get(),

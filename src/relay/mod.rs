@@ -5,10 +5,12 @@ mod client;
 mod connection;
 mod count;
 mod dispatcher;
+mod endpoint;
 mod filter_index;
 mod health;
 mod http;
 mod information;
+mod message_gate;
 mod outbox;
 mod page;
 mod publish;
@@ -31,6 +33,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
+use endpoint::Endpoint;
 use page::Page;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -75,6 +78,8 @@ struct Shared {
     policy: WritePolicy,
     health: Health,
     page: Page,
+    // `auth.relay_url` is read once, at the start.
+    endpoint: Endpoint,
 }
 
 impl Shared {
@@ -102,6 +107,7 @@ impl Relay {
         let address = listener.local_addr().map_err(failed)?;
         let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
+        let endpoint = Endpoint::new(&config.auth.relay_url);
         let (mut stop, running) = running();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
@@ -119,6 +125,7 @@ impl Relay {
             policy,
             health: Health::default(),
             page: Page::default(),
+            endpoint,
         });
         stop.accepts(accept(listener, service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))

@@ -25,6 +25,8 @@ pub(super) enum Outgoing {
         /// Whether a limit left some out.
         left_out: LeftOut,
     },
+    /// What the socket has buffered, such as a pong.
+    Flush,
     /// The last thing: a close frame.
     Close(CloseCode, &'static str),
 }
@@ -36,7 +38,7 @@ impl Outgoing {
             Self::Text(text) => text.len(),
             Self::Events(events) => events.iter().map(String::len).sum(),
             Self::EndOfStored { sent, .. } => size_of_val(sent.as_slice()),
-            Self::Close(..) => 0,
+            Self::Flush | Self::Close(..) => 0,
         }
     }
 }

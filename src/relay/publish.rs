@@ -130,6 +130,9 @@ fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
         // Clients know strfry's words; NIP-01 has no prefix for it.
         Outcome::Superseded => ("superseded", false, "replaced: have newer event"),
         Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
+        Outcome::DeletesTooMuch => {
+            ("blocked", false, "blocked: more is deleted by this author than a relay can remember")
+        }
         Outcome::Vanished => ("vanished", false, "blocked: its author or addressee has vanished"),
         Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
         Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),

@@ -1,7 +1,7 @@
 //! Reads on while a client's message is worked on, so that it shows when the client has gone.
 
-use super::websocket::Socket;
-use crate::clients::presence::Present;
+use super::message_gate::Socket;
+use crate::clients::departure::Attending;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use std::collections::VecDeque;
@@ -34,8 +34,8 @@ impl<'stream> ReadAhead<'stream> {
         if self.has_ended { None } else { self.stream.next().await }
     }
 
-    /// Waits for `work`; ends the client's presence when its messages end meanwhile.
-    pub(super) async fn during(&mut self, present: &Present, work: impl Future<Output = ()>) {
+    /// Waits for `work`; ends the client's departure when its messages end meanwhile.
+    pub(super) async fn during(&mut self, attending: &Attending, work: impl Future<Output = ()>) {
         let mut work = std::pin::pin!(work);
         loop {
             let has_room = self.ahead.len() < AHEAD_MESSAGES && self.ahead_bytes < AHEAD_BYTES;
@@ -45,7 +45,7 @@ impl<'stream> ReadAhead<'stream> {
                 next = self.stream.next(), if has_room && !self.has_ended => {
                     self.has_ended = !matches!(next, Some(Ok(_)));
                     if self.has_ended {
-                        present.end();
+                        attending.end();
                     }
                     if let Some(next) = next {
                         self.ahead_bytes += bytes(&next);

@@ -1,8 +1,8 @@
 //! The one task that empties a connection's outbox into its socket, together with what is live.
 
+use super::message_gate::Socket;
 use super::outbox::{Outgoing, Waiting};
 use super::subscriptions::{Live, Subscriptions, TooSlow};
-use super::websocket::Socket;
 use super::{Shared, message, stopped};
 use crate::clients::limits::Turns;
 use crate::index::Index;
@@ -145,6 +145,7 @@ impl Sending {
                 }
                 Ok(())
             }
+            Outgoing::Flush => wire.flush().await,
             Outgoing::Close(code, reason) => wire.close(code, reason).await,
         }
     }

@@ -2,7 +2,7 @@
 
 use super::response::{Body, refuse};
 use super::websocket::{self, Refused};
-use super::{Shared, connection, http};
+use super::{Shared, connection, http, message_gate};
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
@@ -19,6 +19,10 @@ pub(super) async fn respond(
         return http::respond(&request, &relay, peer).await;
     }
     let service = &relay.service;
+    if !relay.endpoint.is(request.uri().path()) {
+        service.metrics.connections_refused.count("handshake");
+        return refuse(StatusCode::NOT_FOUND, "There is no relay at this path.\n");
+    }
     let accept = match websocket::accept(&request) {
         Ok(accept) => accept,
         Err(error) => {
@@ -43,8 +47,8 @@ pub(super) async fn respond(
     tokio::spawn(async move {
         match upgrade.await {
             Ok(upgraded) => {
-                let message_bytes = relay.service.config().limits.message_bytes.size();
-                let socket = websocket::socket(upgraded, message_bytes).await;
+                let place = Arc::new(place);
+                let socket = message_gate::socket(upgraded, &place, &relay.config()).await;
                 connection::serve(relay, socket, place, host.as_deref()).await;
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),

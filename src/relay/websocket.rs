@@ -5,9 +5,8 @@ use hyper::header::{
     CONNECTION, HeaderName, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY,
     SEC_WEBSOCKET_VERSION, UPGRADE,
 };
-use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Error;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -18,11 +17,10 @@ use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 const READ_BUFFER_BYTES: usize = 16 << 10;
 /// What is gathered for one write to the socket.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
+/// The least that a socket's write buffer may hold: more than any stored event, in any form.
+const LEAST_WRITE_BUFFER_BYTES: usize = 16 << 20;
 /// The version of the WebSocket protocol.
 const VERSION: &str = "13";
-
-/// The WebSocket of one client.
-pub(super) type Socket = WebSocketStream<TokioIo<Upgraded>>;
 
 /// Why a request does not become a WebSocket.
 pub(super) enum Refused {
@@ -67,14 +65,29 @@ pub(super) fn with_version<B>(mut response: Response<B>) -> Response<B> {
     response
 }
 
-/// The socket of a connection that has been upgraded; messages have at most `message_bytes`.
-pub(super) async fn socket(upgraded: Upgraded, message_bytes: usize) -> Socket {
+/// The longest messages of a connection, in bytes.
+pub(super) struct Longest {
+    /// That may come.
+    pub(super) received: usize,
+    /// That may be sent.
+    pub(super) sent: usize,
+}
+
+/// The socket of a connection that has been upgraded.
+pub(super) async fn socket<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: S,
+    longest: Longest,
+) -> WebSocketStream<S> {
+    // A bound for pongs that are not taken. What is sent waits until the buffer is written out,
+    // so that it has to hold the longest message beside what is gathered for a write.
+    let most = longest.sent.max(LEAST_WRITE_BUFFER_BYTES).saturating_add(2 * WRITE_BUFFER_BYTES);
     let config = WebSocketConfig::default()
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(WRITE_BUFFER_BYTES)
-        .max_message_size(Some(message_bytes))
-        .max_frame_size(Some(message_bytes));
-    WebSocketStream::from_raw_socket(TokioIo::new(upgraded), Role::Server, Some(config)).await
+        .max_write_buffer_size(most)
+        .max_message_size(Some(longest.received))
+        .max_frame_size(Some(longest.received));
+    WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await
 }
 
 /// The code to close with after such an error; none where nothing can be sent any more.

@@ -4,30 +4,29 @@ use super::event::{Event, EventError, VANISH};
 use super::writer::unix_now;
 use crate::config::Limits;
 
-/// Reads an event from JSON that is not too long to be one, and holds it against the limits.
+/// Reads an event from JSON, and holds it against the limits.
 ///
 /// # Errors
 /// Names the field that is malformed or over its limit.
 pub fn read_within_limits(json: &str, limits: &Limits) -> Result<Event, EventError> {
-    if json.len() > limits.event_bytes.size() {
-        return Err(EventError { id: Event::claimed_id(json), reason: too_long(json, limits) });
-    }
-    within_limits(Event::parse(json)?, json, limits)
+    within_limits(Event::parse(json)?, limits)
 }
 
-/// Holds an event, read from `json`, against the limits.
+/// Holds an event against the limits. Its length is that of the form in which it is stored and sent,
+/// whatever white space and escapes it came with.
 ///
 /// # Errors
 /// Names the field that is over its limit.
-pub fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event, EventError> {
+pub fn within_limits(event: Event, limits: &Limits) -> Result<Event, EventError> {
     let (now, created_at) = (unix_now(), event.item().created_at);
     let newest = now.saturating_add(limits.created_at_ahead_s.get());
     let oldest = match limits.created_at_behind_s.get() {
         0 => 0,
         behind => now.saturating_sub(behind),
     };
-    let reason = if json.len() > limits.event_bytes.size() {
-        too_long(json, limits)
+    let (bytes, longest) = (event.json().len(), limits.longest_event());
+    let reason = if bytes > longest {
+        format!("event: {bytes} bytes, {longest} at the most")
     } else if event.tag_count() > limits.event_tags.size() {
         format!("tags: {}, {} at the most", event.tag_count(), limits.event_tags.get())
     } else if event.content_chars() > limits.content_chars.size() {
@@ -45,8 +44,4 @@ pub fn within_limits(event: Event, json: &str, limits: &Limits) -> Result<Event,
         return Ok(event);
     };
     Err(EventError { id: Some(event.id_hex()), reason })
-}
-
-fn too_long(json: &str, limits: &Limits) -> String {
-    format!("event: {} bytes, {} at the most", json.len(), limits.event_bytes.get())
 }

@@ -30,6 +30,11 @@ pub(super) struct Written {
     pub(super) steps: Vec<Step>,
     /// The rows of tables and indexes that it has written, about.
     pub(super) rows: usize,
+    /// How many tombstones there are more, or fewer.
+    pub(super) tombstones: i64,
+    /// The place in the table `removal` up to which all has to be gone before the event that was
+    /// applied last is answered.
+    pub(super) put_off_to: Option<i64>,
 }
 
 impl From<Written> for Change {
@@ -82,11 +87,11 @@ impl Stored {
                         self.item.id
                     ])?;
                 }
-                deletion::forget(connection, &event, self.row)?;
+                deletion::forget(connection, &event, self.row, change)?;
             }
             Err(_) => {
                 connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
-                deletion::forget_row(connection, self.row)?;
+                deletion::forget_row(connection, self.row, change)?;
             }
         }
         connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;

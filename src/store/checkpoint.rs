@@ -58,6 +58,8 @@ pub(super) struct Checkpointer {
     gate: ReadGate,
     length: LogLength,
     mender: Mender,
+    // All of a log that was lost is in the store.
+    is_rescued: bool,
     // When the writer last moved the log itself and there was no end to it.
     tried: Option<Instant>,
     thread: JoinHandle<()>,
@@ -103,6 +105,7 @@ impl Checkpointer {
             can_restart,
             length,
             mender,
+            is_rescued: false,
             gate,
             tried: None,
             thread,
@@ -153,6 +156,18 @@ impl Checkpointer {
         &self.mender.doubt
     }
 
+    /// Called by the writer now and then: of a log that was removed, what it holds is moved into the
+    /// store while it can still be read.
+    pub(super) fn rescue(&mut self, writer: &Connection) {
+        if !self.is_rescued && self.doubt().has_lost_log() {
+            let left = checkpoint(writer, "PASSIVE", &self.mender.doubt);
+            self.is_rescued = left == Some(0);
+            if self.is_rescued {
+                tracing::info!("what the lost write-ahead log held is in the store");
+            }
+        }
+    }
+
     /// Makes the files whole after a flush that failed.
     ///
     /// # Errors
@@ -180,10 +195,12 @@ impl Checkpointer {
         if let Err(error) = mended {
             tracing::error!(%error, "write-ahead log kept: the next start goes on with what of it is on the disk");
         } else if !self.mender.doubt.is_there()
+            && self.mender.doubt.check_in_place().is_ok()
             && let Err(error) = schema::move_log_at_close(writer)
         {
             tracing::warn!(%error, "write-ahead log kept");
         }
+        self.mender.doubt.close();
     }
 }
 
@@ -200,10 +217,9 @@ fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usi
 }
 
 /// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
-/// could not run, another one does, or it would have had to wait. Nothing is moved out of a log that
-/// is in doubt: after a power cut the store would have what the log has lost, and not what came before.
+/// could not run or must not, another one does, or it would have had to wait.
 fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
-    if doubt.is_there() {
+    if !doubt.may_move() {
         return None;
     }
     let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
@@ -220,8 +236,10 @@ fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usiz
 
 #[cfg(test)]
 mod tests {
+    use super::super::doubt::open_log;
+    use super::super::lock;
+    use super::super::presence::Presence;
     use super::*;
-    use std::path::Path;
     use tempfile::TempDir;
 
     const LENGTH: LogLength = LogLength { checkpoint: 512 };
@@ -241,7 +259,10 @@ mod tests {
                 CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
             writer.execute_batch(tables).unwrap();
             let checkpointer = {
-                let mender = Mender::new(Path::new("in no doubt"));
+                let path = directory.path().join("log.sqlite");
+                let (log, lock) = (open_log(&path).unwrap(), lock::take(&path).unwrap());
+                let presence = Presence::of(&path, &log, &lock).unwrap();
+                let mender = Mender::new(&path, log, false, presence);
                 let gate = ReadGate::default();
                 Checkpointer::start(&mut writer, open(&directory), LENGTH, mender, gate).unwrap()
             };

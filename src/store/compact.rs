@@ -1,8 +1,9 @@
 //! Gives back the room that removed events have left.
 
 use super::change::Written;
-use super::doubt::Mender;
-use super::{StoreError, lock, refused, rules, schema, writer::unix_now};
+use super::doubt::{self, Mender};
+use super::presence::Presence;
+use super::{StoreError, deletion, lock, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -32,15 +33,19 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
     let lock = lock::take(path)?;
     let before_bytes = size(path);
-    let mut mender = Mender::new(&lock::real_path(path));
+    let is_left_over = doubt::has_log(&lock.store);
+    lock::prepare_files(&lock);
     let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
-    mender.mend(&connection)?;
+    let log = doubt::open_log(&lock.store)?;
+    let presence = Presence::of(path, &log, &lock)?;
+    Mender::new(&lock.store, log, is_left_over, presence.clone()).mend(&connection)?;
     let expired = expire(&mut connection)?;
     refused::remember(&connection, &[], unix_now())?;
     // In memory the copy that this makes would be as large as the store.
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
     // A flush that failed has ended this before: the next start makes the log whole.
+    presence.check()?;
     schema::move_log_at_close(&connection)?;
     let count =
         "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
@@ -57,6 +62,7 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut written = Written::default();
         let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
+        deletion::remove_some(&transaction, usize::MAX, &mut Written::default())?;
         transaction.commit()?;
         expired += written.steps.len();
         if !there_is_more {

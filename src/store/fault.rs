@@ -80,6 +80,10 @@ impl Trouble {
 
     /// Something could not be written.
     pub(super) fn failed(&mut self, what: &str, error: &StoreError) {
+        if matches!(error, StoreError::FileLost) {
+            // Said once, by who noticed, with the file and what to do.
+            return;
+        }
         self.since_said += 1;
         if self.said.is_some_and(|at| at.elapsed() < SAY_AGAIN) {
             return;

@@ -3,11 +3,12 @@
 use super::StoreError;
 use super::change::Change;
 use super::commits::Untold;
-use super::doubt::{Doubt, log_path};
+use super::doubt::Doubt;
+use super::fault;
+use super::presence::Presence;
 use crate::config::Synchronous;
 use std::fs::File;
 use std::io;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -39,7 +40,7 @@ impl Flusher {
     /// Starts the thread. `flush` returns once everything committed before it was called is
     /// durable.
     pub(super) fn start(
-        flush: impl FnMut() -> io::Result<()> + Send + 'static,
+        flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
         next_expiry: Arc<AtomicU64>,
         doubt: Doubt,
@@ -77,7 +78,7 @@ struct Thread<Flush> {
     doubt: Doubt,
 }
 
-impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
+impl<Flush: FnMut() -> Result<(), FlushError>> Thread<Flush> {
     fn run(mut self, waiting: &Receiver<Committed>) {
         while let Ok(committed) = waiting.recv() {
             let flushed = self.flush();
@@ -90,10 +91,13 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
         if self.doubt.is_there() {
             return Err("an earlier write could not be flushed to the disk".into());
         }
-        (self.flush)().map_err(|error| {
-            tracing::error!(%error, "the write-ahead log could not be flushed to the disk");
-            self.doubt.log_failed();
-            format!("not flushed to the disk: {error}")
+        (self.flush)().map_err(|error| match error {
+            FlushError::Disk(error) => {
+                tracing::error!(%error, "the write-ahead log could not be flushed to the disk");
+                self.doubt.log_failed();
+                format!("not flushed to the disk: {error}")
+            }
+            FlushError::Elsewhere(error) => fault::in_words(&error),
         })
     }
 
@@ -109,18 +113,25 @@ impl<Flush: FnMut() -> io::Result<()>> Thread<Flush> {
     }
 }
 
-/// What makes the commits in a store durable: its write-ahead log, which keeps its name for as long
-/// as the store is open, is flushed. `database` is a path without links.
+/// Why what was committed is not safe.
+pub(super) enum FlushError {
+    Disk(io::Error),
+    /// It is safe, but not where it will be looked for.
+    Elsewhere(StoreError),
+}
+
+/// What makes the commits in a store durable: its write-ahead log is flushed, and stands with the
+/// store where the next start looks for them.
 pub(super) fn log_flush(
-    database: &Path,
+    log: Arc<File>,
+    presence: Presence,
     synchronous: Synchronous,
-) -> impl FnMut() -> io::Result<()> + Send + 'static {
-    let path = log_path(database);
-    let mut log: Option<File> = None;
-    move || match (synchronous, &mut log) {
-        (Synchronous::Normal, _) => Ok(()),
-        (Synchronous::Full, Some(log)) => log.sync_data(),
-        (Synchronous::Full, none) => none.insert(File::open(&path)?).sync_data(),
+) -> impl FnMut() -> Result<(), FlushError> + Send + 'static {
+    move || {
+        if synchronous == Synchronous::Full {
+            log.sync_data().map_err(FlushError::Disk)?;
+        }
+        presence.check().map_err(FlushError::Elsewhere)
     }
 }
 
@@ -129,8 +140,9 @@ mod tests {
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
     use super::super::commits::Commits;
-    use super::super::doubt::Mender;
+    use super::super::doubt::{Mender, open_log};
     use super::super::event::Event;
+    use super::super::lock;
     use super::super::read_gate::ReadGate;
     use super::super::rules::Outcome;
     use super::super::schema;
@@ -165,14 +177,17 @@ mod tests {
         let path = folder.path().join("store.sqlite");
         let mut connection = schema::open_writer(&path).unwrap();
         let checkpointer = schema::open_checkpointer(&path).unwrap();
-        let (length, mender) = (LogLength::from_mb(1), Mender::new(&path));
+        let (log, lock) = (open_log(&path).unwrap(), lock::take(&path).unwrap());
+        let presence = Presence::of(&path, &log, &lock).unwrap();
+        let mender = Mender::new(&path, log, false, presence);
+        let length = LogLength::from_mb(1);
         let gate = ReadGate::default();
         let checkpointer =
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate).unwrap();
         let fails = Arc::new(AtomicBool::new(false));
         let disk = Arc::clone(&fails);
         let flush = move || match disk.swap(false, Ordering::SeqCst) {
-            true => Err(io::Error::other("bad sector")),
+            true => Err(FlushError::Disk(io::Error::other("bad sector"))),
             false => Ok(()),
         };
         let heard = Arc::new(Mutex::new(0));

@@ -18,6 +18,7 @@ mod filter;
 mod flush;
 mod lock;
 mod newest;
+mod presence;
 mod private_times;
 mod query;
 mod read_gate;
@@ -66,8 +67,9 @@ use crate::metrics::StoreMetrics;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
+use lock::Lock;
+use presence::Presence;
 use read_gate::ReadGate;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -174,6 +176,39 @@ pub enum StoreError {
         stands before it"
     )]
     LogDamaged(String),
+    /// A file of an open store is not what it was, or not where.
+    #[error(
+        "a file of the store was moved, removed or replaced; the relay has to be started again"
+    )]
+    FileLost,
+    /// A file of the store cannot be looked at.
+    #[error("cannot look at {path}: {source}", path = path.display())]
+    NotFound {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        source: std::io::Error,
+    },
+    /// There is a log and no store.
+    #[error("{log} is the write-ahead log of a store that is not there: {path} is missing or empty; \
+        put the store back, or move the log beside it under the store's new name. Nothing was changed",
+        log = log.display(), path = path.display())]
+    OrphanedLog {
+        /// The log.
+        log: PathBuf,
+        /// Where its store should be.
+        path: PathBuf,
+    },
+    /// There is a log, and not the store that it belongs to.
+    #[error("{log} is the write-ahead log of another file than {path}, which took its place; put that \
+        one back, or move the log to where it is, under its name. Nothing was changed",
+        log = log.display(), path = path.display())]
+    ForeignLog {
+        /// The log.
+        log: PathBuf,
+        /// What stands where its store should be.
+        path: PathBuf,
+    },
     /// SQLite refused.
     #[error("the store: {0}")]
     Sqlite(#[source] rusqlite::Error),
@@ -322,7 +357,7 @@ struct Inner {
     doubt: Doubt,
     metrics: StoreMetrics,
     // One process writes: the index in its memory is the whole truth about the file.
-    lock: File,
+    lock: Lock,
 }
 
 impl Inner {
@@ -331,10 +366,7 @@ impl Inner {
         // may write.
         self.reader.close();
         self.writer.stop();
-        // Closing the file is not enough: a child process that is being started holds a copy.
-        if let Err(error) = self.lock.unlock() {
-            tracing::warn!(%error, "the store's lock could not be given back");
-        }
+        self.lock.release();
     }
 }
 
@@ -356,13 +388,18 @@ impl Store {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let lock = lock::take(path)?;
-        let real = lock::real_path(path);
-        let mut mender = Mender::new(&real);
-        let doubt = mender.doubt.clone();
+        let real = lock.store.clone();
+        presence::refuse_orphaned_log(path)?;
+        let is_left_over = doubt::has_log(&real);
+        lock::prepare_files(&lock);
         let unopened = |error: StoreError| error.while_opening(path);
         let mut connection = schema::open_writer(path).map_err(unopened)?;
         schema::limit_cache(&connection, options.cache_mb)?;
         let checkpointer = schema::open_checkpointer(path).map_err(unopened)?;
+        let log = doubt::open_log(&real)?;
+        let presence = Presence::of(path, &log, &lock)?;
+        let mut mender = Mender::new(&real, Arc::clone(&log), is_left_over, presence.clone());
+        let doubt = mender.doubt.clone();
         let length = LogLength::from_mb(options.wal_mb);
         mender.mend(&connection)?;
         if let Some(private) = &options.private_times {
@@ -373,7 +410,7 @@ impl Store {
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url)?;
-        let flush = flush::log_flush(&real, options.synchronous);
+        let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = Beside {
             checkpointer,
             commits: commits.clone(),
@@ -382,7 +419,8 @@ impl Store {
             batches: options.batches,
         };
         let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
-        let reader = Reader::beside_writer(path, options.readers, commits, gate, expired_until)?;
+        let (readers, presence) = (options.readers, Some(presence));
+        let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
         Ok(Self { inner: Arc::new(inner), reader })
     }
@@ -457,10 +495,19 @@ impl Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
-    /// Whether everything that the sets show is on the disk: `false` from a flush that failed, before
-    /// the listener hears of its commit, until that is made up for.
+    /// Whether everything that the sets show is on the disk, where the next start looks for it: not
+    /// from a flush that failed, before the listener hears of its commit, until that is made up for;
+    /// and not once a file was lost.
     pub fn is_durable(&self) -> bool {
-        !self.inner.doubt.is_there()
+        !self.inner.doubt.is_there() && self.check_in_place().is_ok()
+    }
+
+    /// Whether the store's files are where they were when it was opened.
+    ///
+    /// # Errors
+    /// [`StoreError::FileLost`], from then on, when one was moved, removed or replaced.
+    pub fn check_in_place(&self) -> Result<(), StoreError> {
+        self.inner.doubt.check_in_place()
     }
 
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.

@@ -96,7 +96,8 @@ mod tests {
         store.publish((1..=2_000).map(event).collect()).unwrap();
         let gate = ReadGate::default();
         let beside = crate::store::commits::Commits::default();
-        let reader = Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default()).unwrap();
+        let reader =
+            Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default(), None).unwrap();
         let hour = Duration::from_secs(3_600);
         for (deadline, is_whole) in
             [(Deadline::after(hour, || false), false), (Deadline::default(), true)]

@@ -4,6 +4,7 @@
 use super::commits::Commits;
 use super::filter::Filter;
 use super::newest::{self, Newest, Rest};
+use super::presence::Presence;
 use super::query::{self, Expired, Hit};
 use super::read_gate::ReadGate;
 use super::viewer::View;
@@ -41,7 +42,8 @@ impl Reader {
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
-        Self::beside_writer(path, most, Commits::default(), ReadGate::default(), Arc::default())
+        let (commits, gate) = (Commits::default(), ReadGate::default());
+        Self::beside_writer(path, most, commits, gate, Arc::default(), None)
     }
 
     /// The same reader, whose reads end at the deadline with [`StoreError::Interrupted`]. A read
@@ -64,9 +66,16 @@ impl Reader {
         commits: Commits,
         gate: ReadGate,
         expired_until: Arc<AtomicU64>,
+        presence: Option<Presence>,
     ) -> Result<Self, StoreError> {
         let opened = path.to_owned();
-        let open = Box::new(move || schema::open_reader(&opened));
+        let open = Box::new(move || {
+            let check = || presence.as_ref().map_or(Ok(()), Presence::check);
+            // Before, too: opening a store that is another one may write beside it.
+            check()?;
+            let connection = schema::open_reader(&opened)?;
+            check().map(|()| connection)
+        });
         let pool = Pool::new(open, most, gate, expired_until);
         let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default() };
         let checked = reader.read(|read| schema::check_version(read, path));

@@ -27,6 +27,8 @@ pub enum Outcome {
     Deleted,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
+    /// It asks to delete more than one request, or all requests of its author, may name.
+    DeletesTooMuch,
     /// It expired before it came (NIP-40).
     Expired,
     /// It is ephemeral: passed on to subscriptions, never stored. One that authenticates (NIP-42)
@@ -60,12 +62,18 @@ pub(super) fn apply(
     if deletion::is_deleted(connection, &event)? {
         return Ok(Outcome::Deleted);
     }
+    if event.kind() == DELETION && deletion::names_too_much(connection, &event)? {
+        return Ok(Outcome::DeletesTooMuch);
+    }
     if event.address().is_some()
         && let Some(outcome) = replace(connection, &event, now, change)?
     {
         return Ok(outcome);
     }
-    let Some(row) = insert(connection, &event)? else { return Ok(Outcome::Duplicate) };
+    let Some(row) = insert(connection, &event)? else {
+        deletion::keep(connection, &event.item().id)?;
+        return Ok(Outcome::Duplicate);
+    };
     if event.kind() == DELETION {
         deletion::follow(connection, &event, row, change)?;
     }
@@ -182,8 +190,14 @@ fn replace(
     }
     let is_older =
         new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id);
-    // One that has expired and is still to be removed stands in nobody's way.
-    if is_older && !predecessor.has_expired(connection, now)? {
+    // One that has expired or was deleted and is still to be removed stands in nobody's way.
+    let stands = || {
+        Ok::<_, rusqlite::Error>(
+            !predecessor.has_expired(connection, now)?
+                && !deletion::is_postponed(connection, &old.id)?,
+        )
+    };
+    if is_older && stands()? {
         return Ok(Some(Outcome::Superseded));
     }
     predecessor.remove(connection, change)?;

@@ -1,6 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
-use super::doubt::log_path;
+use super::presence::{refuse_foreign_log, refuse_orphaned_log};
 use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
@@ -30,7 +30,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 9] = [
+const MIGRATIONS: [Migration; 10] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -113,11 +113,10 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 "),
-    // NIP-09: what a stored deletion request keeps out, by its row.
-    // Before, a version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // NIP-09: what a stored deletion request keeps out, by its row; filled by the last step. Before, a
+    // version that was deleted by its id kept older ones out, too, and tombstones outlived
     // their requests. A request to vanish does not expire.
-    SqlAnd(
-        "
+    Sql("
 DROP TABLE tombstone;
 CREATE TABLE tombstone (
     id       BLOB NOT NULL,
@@ -135,9 +134,7 @@ CREATE TABLE address_tombstone (
     PRIMARY KEY (pubkey, kind, address, created_at, deletion)
 ) STRICT, WITHOUT ROWID;
 UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
-",
-        deletion::follow_all,
-    ),
+"),
     // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
     // for, so that its length says nothing about private events.
     Sql("
@@ -157,10 +154,31 @@ CREATE TABLE tag (
     Sql("
 CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
 "),
+    // NIP-09: what deletion requests name and is still to be removed, in this order; and how much each
+    // author's requests name. Then all stored requests
+    // are followed: those of older stores have no tombstones yet.
+    SqlAnd(
+        "
+CREATE TABLE removal (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE deleter (
+    pubkey BLOB NOT NULL PRIMARY KEY,
+    named  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO deleter SELECT pubkey, count(*) FROM
+    (SELECT pubkey FROM tombstone UNION ALL SELECT pubkey FROM address_tombstone)
+    GROUP BY pubkey;
+",
+        deletion::follow_all,
+    ),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
@@ -198,6 +216,8 @@ pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::
 
 /// Opens a connection that cannot write.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
         // Readers share a file beside the store, and here it cannot be made: nothing can be written,
         // or there is no room. Where nobody writes and the log is empty the file is all there is,
@@ -219,7 +239,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
 
 fn has_log(path: &Path) -> bool {
     let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    log_path(&real).metadata().is_ok_and(|metadata| metadata.len() > 0)
+    super::doubt::has_log(&real)
 }
 
 /// The URI by which SQLite takes a file as one that nobody writes.

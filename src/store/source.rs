@@ -1,7 +1,7 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Deadline, Filter, Moment, Store, StoreError};
+use super::{Deadline, Filter, Moment, Reader, Store, StoreError};
 use crate::item::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -112,6 +112,54 @@ pub trait EventSource: Send + Sync {
     ) -> Result<(), StoreError>;
 }
 
+/// Without a listener: whoever reads beside another process scans for each set.
+impl EventSource for Reader {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.deadline()
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.at_one_moment(|moment| work(moment))
+    }
+
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.at_one_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.middle_second()
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let hits = self.newest(&[filter], usize::MAX)?;
+        let all = |item: &Item, json: &str| {
+            visit(item, json);
+            ControlFlow::Continue(())
+        };
+        self.fetch(&hits, all).map(|_| ())
+    }
+}
+
 impl EventSource for Store {
     fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
         Arc::new(self.with_deadline(deadline))
@@ -152,16 +200,7 @@ impl EventSource for Store {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let filter = Filter { ids: Some(ids), ..Filter::default() };
-        let hits = self.reader().newest(&[filter], usize::MAX)?;
-        let all = |item: &Item, json: &str| {
-            visit(item, json);
-            ControlFlow::Continue(())
-        };
-        self.reader().fetch(&hits, all).map(|_| ())
+        EventSource::events(self.reader(), ids, visit)
     }
 }
 

@@ -6,9 +6,10 @@ use super::StoreError;
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
+use super::deletion;
 use super::event::{VANISH, VerifiedEvent};
 use super::fault::{self, Trouble};
-use super::flush::{Committed, Flusher, OnCommit, Tell};
+use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::rules::{self, Outcome};
 use super::source_queue::{Next, Origin, SourceQueue};
 use super::submission::{EventSlot, Submission};
@@ -16,7 +17,6 @@ use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
 use rusqlite::{Connection, TransactionBehavior};
 use std::collections::VecDeque;
-use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
@@ -30,6 +30,8 @@ pub use super::submission::Reply;
 pub(super) const STEP_ROWS: usize = 2_048;
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
+/// How often the writer looks for the store's files, when it has no other reason to.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long after a failure what has expired is tried to be removed again.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
@@ -90,8 +92,17 @@ type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
 /// Where a caller waits to hear that what it asked for is durable.
 type Answer = SyncSender<Result<(), StoreError>>;
 
-/// Outcomes that wait until all has vanished that they are about.
-type PutOff = Arc<Mutex<Vec<(EventSlot, Outcome)>>>;
+/// Outcomes that wait until all is gone that they are about.
+type PutOff = Arc<Mutex<Vec<(EventSlot, Outcome, WaitsFor)>>>;
+
+/// What an outcome is put off for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitsFor {
+    /// Nobody's events are vanishing any more.
+    Vanishing,
+    /// What deletion requests name is gone, up to this place in the table `removal`.
+    Removal(i64),
+}
 
 /// The way to the writer thread.
 pub(super) struct Writer {
@@ -110,7 +121,7 @@ impl Writer {
         connection: Connection,
         beside: Beside,
         vanishing: Vanishing,
-        flush: impl FnMut() -> io::Result<()> + Send + 'static,
+        flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let queue = Arc::new(SourceQueue::default());
@@ -119,19 +130,22 @@ impl Writer {
         let doubt = beside.checkpointer.doubt().clone();
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
+        beside.metrics.tombstones.set(deletion::tombstones(&connection)?);
         let state = Thread {
-            connection,
             limits: BatchLimits::of(beside.batches),
             beside,
             queue: Arc::clone(&queue),
             vanishing,
             put_off: PutOff::default(),
             removals: VecDeque::new(),
+            deletes: deletion::first_postponed(&connection)?.is_some(),
             flusher,
             next_expiry: due,
             expire_again: None,
+            files_seen: Instant::now(),
             wait_for_expiry: Vec::new(),
             trouble: Trouble::new(path),
+            connection,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -229,11 +243,15 @@ struct Thread {
     vanishing: Vanishing,
     put_off: PutOff,
     removals: VecDeque<Removal>,
+    // Whether something that deletion requests name may still be there.
+    deletes: bool,
     flusher: Flusher,
     // As of the last commit; others hear of it once that is durable.
     next_expiry: u64,
     // When to try again to remove what has expired and could not be removed.
     expire_again: Option<Instant>,
+    // When the writer last looked for the store's files.
+    files_seen: Instant,
     // Those who wait until nothing is due.
     wait_for_expiry: Vec<Told>,
     trouble: Trouble,
@@ -254,7 +272,7 @@ impl Thread {
                 Next::TimedOut => None,
                 Next::Closed => break,
             };
-            self.mend();
+            self.look_after_files();
             // One step of each between two batches.
             let is_due = self.expire_step();
             match job {
@@ -264,19 +282,26 @@ impl Thread {
                 Some(Job::Note(note)) => self.note(note),
                 None => {}
             }
-            let is_busy = self.remove_step() | self.vanish_step();
+            let is_busy = self.remove_step() | self.delete_step() | self.vanish_step();
             let is_busy = is_busy || is_due || !self.wait_for_expiry.is_empty();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
         self.flusher.finish();
         // It goes on at the next start.
-        answer_put_off(&self.put_off, Err("the store was closed before all had vanished"));
+        let closed = "the store was closed before all was removed";
+        answer_put_off(&self.put_off, |_| true, Err(closed));
         self.beside.checkpointer.finish(&self.connection);
     }
 
-    /// After a flush that failed: at once, while the system still has in memory what it could not
-    /// write.
-    fn mend(&mut self) {
+    /// Looks whether the files are where they were, and makes them whole after a flush that failed:
+    /// at once, while the system still has in memory what it could not write.
+    fn look_after_files(&mut self) {
+        if self.files_seen.elapsed() >= LOOK_EVERY {
+            self.files_seen = Instant::now();
+            if self.beside.checkpointer.doubt().check_in_place().is_err() {
+                self.beside.checkpointer.rescue(&self.connection);
+            }
+        }
         if let Err(error) = self.beside.checkpointer.mend(&self.connection) {
             self.trouble.failed("write-ahead log in doubt", &error);
         }
@@ -305,6 +330,7 @@ impl Thread {
         let transacted = self.transact(apply);
         // Whoever asked to vanish is answered after a step that finds nothing left.
         self.vanishing.is_pending |= batch.vanishes;
+        self.deletes |= batch.deletes;
         let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
         self.hand_over(transacted, move |stored| match stored {
             Ok(()) => {
@@ -370,6 +396,33 @@ impl Thread {
         false
     }
 
+    /// NIP-09: removes a part of what deletion requests name, and replies to those of which nothing is
+    /// left. Returns whether there is more to remove now.
+    fn delete_step(&mut self) -> bool {
+        if !self.deletes {
+            return false;
+        }
+        let put_off = Arc::clone(&self.put_off);
+        let deleted = self.transact(|connection, _, _, written| {
+            deletion::remove_some(connection, STEP_ROWS, written)
+        });
+        let (is_done, there_is_more) = match &deleted.done {
+            Ok((left, _)) => (true, left.is_some()),
+            Err(_) => (false, true),
+        };
+        self.hand_over(deleted, move |removed| {
+            let first_left = removed.map_or(0, |left| left.unwrap_or(i64::MAX));
+            let is_about = |waits_for| match waits_for {
+                WaitsFor::Removal(last) => removed.is_err() || last < first_left,
+                WaitsFor::Vanishing => false,
+            };
+            answer_put_off(&put_off, is_about, removed.map(|_| ()));
+        });
+        // What failed is tried again, though not at once.
+        self.deletes = there_is_more;
+        is_done && there_is_more
+    }
+
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
     /// Returns whether there is more to remove now.
     fn vanish_step(&mut self) -> bool {
@@ -382,10 +435,11 @@ impl Thread {
             Ok(vanishing.is_pending)
         });
         let is_done = vanished.done.is_ok();
+        let is_about = |waits_for| waits_for == WaitsFor::Vanishing;
         self.hand_over(vanished, move |removed| match removed {
             Ok(true) => {}
-            Ok(false) => answer_put_off(&put_off, Ok(())),
-            Err(error) => answer_put_off(&put_off, Err(error)),
+            Ok(false) => answer_put_off(&put_off, is_about, Ok(())),
+            Err(error) => answer_put_off(&put_off, is_about, Err(error)),
         });
         // What failed is tried again, though not at once.
         self.vanishing.is_pending |= !is_done;
@@ -435,7 +489,10 @@ impl Thread {
     ) -> Transacted<T> {
         let mut written = Written::default();
         match self.write(&mut written, work) {
-            Ok(done) => Transacted { done: Ok(done), change: written.into() },
+            Ok(done) => {
+                self.beside.metrics.tombstones.add(written.tombstones);
+                Transacted { done: Ok(done), change: written.into() }
+            }
             Err(error) => Transacted { done: Err(error), change: Change::default() },
         }
     }
@@ -482,6 +539,7 @@ impl Thread {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
         }
+        self.beside.checkpointer.doubt().check_in_place()?;
         self.beside.checkpointer.mend(&self.connection)?;
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
@@ -504,9 +562,10 @@ impl Thread {
 struct Batch {
     slots: Vec<EventSlot>,
     // Of those that were applied, in order.
-    outcomes: Vec<(Outcome, bool)>,
+    outcomes: Vec<(Outcome, Option<WaitsFor>)>,
     bytes: usize,
     vanishes: bool,
+    deletes: bool,
 }
 
 impl Batch {
@@ -523,7 +582,10 @@ impl Batch {
         self.bytes += event.memory_bytes();
         written.rows += event.weight();
         let outcome = rules::apply(connection, event, now, vanishing, written)?;
-        self.outcomes.push((outcome, vanishes));
+        let removal = written.put_off_to.take().map(WaitsFor::Removal);
+        self.deletes |= removal.is_some();
+        let waits_for = if vanishes { Some(WaitsFor::Vanishing) } else { removal };
+        self.outcomes.push((outcome, waits_for));
         Ok(())
     }
 
@@ -534,27 +596,31 @@ impl Batch {
             && self.bytes.saturating_add(event.memory_bytes()) <= limits.bytes
     }
 
-    /// Gives the outcomes; those of requests to vanish are put off.
+    /// Gives the outcomes, but for those that wait until something is gone.
     fn settle(self, put_off: &PutOff) {
-        for (slot, (outcome, vanishes)) in self.slots.into_iter().zip(self.outcomes) {
-            if vanishes {
-                lock(put_off).push((slot, outcome));
-            } else {
-                slot.settle(outcome);
+        for (slot, (outcome, waits_for)) in self.slots.into_iter().zip(self.outcomes) {
+            match waits_for {
+                Some(waits_for) => lock(put_off).push((slot, outcome, waits_for)),
+                None => slot.settle(outcome),
             }
         }
     }
 }
 
-/// Gives the outcomes that were put off, or says what kept the rest from vanishing.
-fn answer_put_off(put_off: &PutOff, vanished: Result<(), &str>) {
-    let waiting = std::mem::take(&mut *lock(put_off));
-    for (slot, outcome) in waiting {
-        slot.settle(vanished.map_or_else(|error| Outcome::Failed(error.to_owned()), |()| outcome));
+/// Gives the outcomes that were put off for what `is_about` names, or says what kept the rest from being
+/// removed.
+fn answer_put_off(
+    put_off: &PutOff,
+    is_about: impl Fn(WaitsFor) -> bool,
+    removed: Result<(), &str>,
+) {
+    let ready: Vec<_> = lock(put_off).extract_if(.., |waiting| is_about(waiting.2)).collect();
+    for (slot, outcome, _) in ready {
+        slot.settle(removed.map_or_else(|error| Outcome::Failed(error.to_owned()), |()| outcome));
     }
 }
 
-fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(EventSlot, Outcome)>> {
+fn lock(put_off: &PutOff) -> MutexGuard<'_, Vec<(EventSlot, Outcome, WaitsFor)>> {
     put_off.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

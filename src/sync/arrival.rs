@@ -269,8 +269,7 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
     if !local.protected && (event.is_protected() || event.holds_protected()) {
         return Err(refuse(Refusal::Protected));
     }
-    let event =
-        within_limits(event, text, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
+    let event = within_limits(event, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
 }
 
@@ -280,6 +279,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Duplicate => Fate::Duplicate,
         Outcome::Superseded => Fate::Refused(Refusal::Superseded),
         Outcome::Deleted => Fate::Refused(Refusal::Deleted),
+        Outcome::DeletesTooMuch => Fate::Refused(Refusal::OverLimits),
         Outcome::Vanished => Fate::Refused(Refusal::Vanished),
         Outcome::Expired => Fate::Refused(Refusal::Expired),
         Outcome::PassedOn => Fate::Refused(Refusal::Ephemeral),

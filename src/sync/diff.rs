@@ -13,6 +13,8 @@ pub struct DiffOptions {
     pub filter: PeerFilter,
     /// What differences are told apart by.
     pub by: By,
+    /// Compare id lists and believe no fingerprint.
+    pub exact: bool,
     /// The connections in a row that may fail.
     pub attempts: u32,
     /// Ends the comparison when it becomes `true`.
@@ -24,7 +26,7 @@ pub struct DiffOptions {
 impl Default for DiffOptions {
     fn default() -> Self {
         let (filter, by) = (PeerFilter::default(), By::default());
-        Self { filter, by, attempts: 3, stop: None, trace: None }
+        Self { filter, by, exact: false, attempts: 3, stop: None, trace: None }
     }
 }
 
@@ -90,6 +92,7 @@ pub async fn diff(
     let syncing = Options {
         filter: options.filter.clone(),
         dry_run: true,
+        exact: options.exact,
         attempts: Some(options.attempts),
         stop: options.stop.clone(),
         trace: options.trace.clone(),

@@ -112,6 +112,26 @@ impl Local {
         Ok(Self { limits, policy, keys, connector, protected, ..local })
     }
 
+    /// Our side where another process writes to the store: `sets` are read beside it, and `notes`
+    /// holds what syncs remember. For what moves nothing; events from peers would go to `notes`.
+    ///
+    /// # Errors
+    /// As [`Local::configured`].
+    pub fn reading(sets: Sets, notes: Store, config: &Config) -> Result<Self, SyncError> {
+        let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        Ok(Self {
+            sets,
+            store: notes,
+            verifier,
+            limits: config.limits.clone(),
+            policy: WritePolicy::default(),
+            keys: auth::configured_keys(&config.sync)?,
+            connector: Connector::configured(&config.sync)?,
+            relay: None,
+            protected: config.sync.protected,
+        })
+    }
+
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
     /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
     /// runtime.
@@ -148,6 +168,9 @@ pub struct Options {
     pub direction: Direction,
     /// Find out what differs and move nothing.
     pub dry_run: bool,
+    /// Compare id lists and believe no fingerprint (NIP-77): 64 bytes an id, each time all is looked
+    /// at.
+    pub exact: bool,
     /// Go on when all is synced: move events as they come, until stopped.
     pub live: bool,
     /// The connections in a row that may fail, or end without having moved anything, before the
@@ -165,6 +188,7 @@ impl Default for Options {
             filter: PeerFilter::default(),
             direction: Direction::Both,
             dry_run: false,
+            exact: false,
             live: false,
             attempts: Some(ATTEMPTS),
             stop: None,

@@ -482,3 +482,31 @@ async fn a_relay_that_answers_no_request_is_let_go() {
     let let_go = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
     let_go.expect("it is waited for for ever").unwrap();
 }
+
+/// A NEG message is kept here until it is complete; all others pass, and are the relay's to wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neg_message_that_is_begun_has_to_end_in_time() {
+    let (address, relay) = relay_of_bytes().await;
+    let stand = Stand::with(address, |config| {
+        config.connections.message_timeout_s = Within::new(1);
+        config.connections.incoming_bytes_per_address = Within::new(65_536);
+    })
+    .await;
+    let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
+    let mut relay = relay.await.unwrap();
+    let long = "00".repeat(100_000);
+    let whole = frame(0x81, json!(["NEG-MSG", "n", long]).to_string().as_bytes(), [1; 4]);
+    // Longer than all the room, so that it has it alone.
+    raw.stream.write_all(&whole).await.unwrap();
+    let mut first = vec![0; 6];
+    let answered = raw.stream.read_exact(&mut first);
+    tokio::time::timeout(PATIENCE, answered).await.unwrap().unwrap();
+    raw.stream.write_all(&whole[..50_000]).await.unwrap();
+    let received = rest(raw.stream).await;
+    assert!(received.contains("no session of this id"), "{received}");
+    assert!(received.contains("closed: message timeout"), "{received}");
+    let mut passed = Vec::new();
+    let told = tokio::time::timeout(PATIENCE, relay.read_to_end(&mut passed)).await;
+    told.expect("the relay is not let go").unwrap();
+    assert!(passed.is_empty(), "the relay got {} bytes", passed.len());
+}

@@ -142,17 +142,17 @@ fn conversation() -> Vec<(Value, &'static str)> {
     let long = json!(["EVENT", event]).to_string();
     event["sig"] = json!("00");
     vec![
-        (json!(["REQ", "all", {}]), r#"["EOSE","all"]"#),
+        (json!(["REQ", "all", {}]), r#"["EOSE","all",["finish"]]"#),
         // Live events and their OKs come in any order.
         (json!(["CLOSE", "all"]), ""),
         (json!(["EVENT", author.note(EPOCH, "short")]), r#",true,""#),
         (serde_json::from_str(&long).unwrap(), r#",true,""#),
         (json!(["EVENT", event]), r#",false,"invalid:"#),
-        (json!(["REQ", "again", { "kinds": [1] }]), r#"["EOSE","again"]"#),
+        (json!(["REQ", "again", { "kinds": [1] }]), r#"["EOSE","again",["finish"]]"#),
         (json!(["COUNT", "count", {}]), r#"["COUNT","count""#),
         (json!(["NEGATE", "x"]), "unknown verb"),
         (json!({ "NEG-OPEN": 1 }), "NOTICE"),
-        (json!(["REQ", "NEG-OPEN", { "limit": 1 }]), r#"["EOSE","NEG-OPEN"]"#),
+        (json!(["REQ", "NEG-OPEN", { "limit": 1 }]), r#"["EOSE","NEG-OPEN",["more"]]"#),
     ]
 }
 

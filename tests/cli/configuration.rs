@@ -26,7 +26,11 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
             4,
             "event_bytes: an event may have 50001 bytes",
         ),
-        ("[limits]\nmessage_bytes = 262143\n", 2, "lower event_bytes or raise message_bytes"),
+        (
+            "[limits]\nmessage_bytes = 262143\nevent_bytes = 262144\n",
+            3,
+            "lower event_bytes or raise message_bytes",
+        ),
         ("[store]\nreaders = 1\n[limits]\nevent_bytes = 4194305\n", 4, "event_bytes: "),
         ("[limits]\nsubscriptions = 0\n", 2, "subscriptions"),
         ("[limits]\nfilters = \"3\"\n", 2, "filters"),

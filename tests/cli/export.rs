@@ -181,6 +181,8 @@ const VERSION_5: &str = "
     ) STRICT, WITHOUT ROWID;
     INSERT INTO tag SELECT * FROM newer;
     DROP TABLE newer;
+    DROP TABLE removal;
+    DROP TABLE deleter;
     PRAGMA user_version = 5;";
 
 /// A store of an older version is brought up to date by whoever may write to it; an export, which

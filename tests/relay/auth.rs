@@ -120,7 +120,8 @@ async fn the_relay_url_is_the_configured_one_or_the_host_of_the_connection() {
         (format!("ws://127.0.0.1:{port}"), false),
         (relay.url(), false),
     ] {
-        let (accepted, text) = relay.client().await.authenticate(&author, &url).await;
+        let mut client = Client::connect(&format!("{}/nostr", relay.url())).await;
+        let (accepted, text) = client.authenticate(&author, &url).await;
         assert_eq!(accepted, is, "{url}: {text}");
     }
 }

@@ -23,7 +23,7 @@ async fn what_is_no_message_is_answered_with_a_notice() {
     let mut client = relay.client().await;
     let deep = "[".repeat(100_000);
     let deep_event = format!(r#"["EVENT",{{"id":{deep}"#);
-    let long_id = json!(["REQ", "x".repeat(65), {}]).to_string();
+    let long_id = json!(["CLOSE", "x".repeat(65)]).to_string();
     for sent in [
         "",
         "hello",
@@ -47,7 +47,6 @@ async fn what_is_no_message_is_answered_with_a_notice() {
         r#"["EVENT",{"id":"ab"}]"#,
         r#"["REQ"]"#,
         r#"["REQ",5,{}]"#,
-        r#"["REQ","",{}]"#,
         r#"["REQ",null,{}]"#,
         r#"["COUNT"]"#,
         r#"["CLOSE"]"#,
@@ -90,7 +89,8 @@ async fn a_refusal_quotes_little_of_what_it_refuses() {
     ] {
         client.send(&sent).await;
         let answer = client.next_text("a refusal").await;
-        assert!(answer.len() <= 300 && answer.contains("invalid: "), "{answer:.1000}");
+        let has_prefix = answer.contains("invalid: ") || answer.contains("unsupported: ");
+        assert!(answer.len() <= 300 && has_prefix, "{answer:.1000}");
     }
     client.fence().await;
 }
@@ -209,7 +209,12 @@ async fn a_bad_filter_closes_the_request_or_the_session() {
             let text = answer[2].as_str().unwrap_or_default();
             assert_eq!((&answer[0], &answer[1]), (&json!(answer_verb), &json!("x")), "{answer}");
             assert_eq!(answer.as_array().unwrap().len(), 3, "{answer}");
-            assert!(text.starts_with("invalid: ") && text.contains(key), "{key}: {answer}");
+            // NIP-01 has a prefix of its own for what a filter asks that the relay does not know.
+            let prefix = match key {
+                "#topic" | "search" => "unsupported: ",
+                _ => "invalid: ",
+            };
+            assert!(text.starts_with(prefix) && text.contains(key), "{key}: {answer}");
             assert!(!text.contains("filter: filter"), "said twice: {answer}");
             client.fence().await;
         }

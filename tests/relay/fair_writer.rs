@@ -3,10 +3,10 @@
 
 use crate::support::client::PATIENCE;
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
-use negsync::config::Network;
+use negsync::config::{Network, Within};
 use negsync::index::Subscriber;
 use negsync::reconcile::RangeSet;
-use negsync::store::{Change, Event, Filter, Step, VerifiedEvent};
+use negsync::store::{Change, Event, Filter, Outcome, Step, VerifiedEvent};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
@@ -145,4 +145,91 @@ async fn heavy_events_vanish_one_or_two_at_a_time() {
         let (_, removed) = rows_and_removed(&change);
         assert!(removed <= 2, "a commit of {removed} removals");
     }
+}
+
+/// A deletion of much was one commit; now it is a row of its own, and what it names goes in steps. Its
+/// OK says that all is gone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_of_much_goes_in_steps_and_its_ok_comes_last() {
+    const EVENTS: u64 = 3_000;
+    let relay = TestRelay::start().await;
+    let author = Author::new(1);
+    let events = (0..EVENTS).map(|n| made_up(n, &author, events::EPOCH, "")).collect();
+    let store = relay.relay.index().store().clone();
+    tokio::task::spawn_blocking(move || store.publish(events)).await.unwrap().unwrap();
+    let mut feed = relay.relay.index().subscribe();
+    let ids: Vec<Value> = (0..EVENTS).map(|n| json!(["e", format!("{n:064x}")])).collect();
+    let deletion = author.deletion(events::EPOCH, json!(ids));
+    let (mut client, mut other) = (relay.client().await, relay.client().await);
+    client.send(&json!(["EVENT", deletion])).await;
+    // What is named is kept out from the first commit on, be it there or not.
+    next(&mut feed).await;
+    let again = made_up(EVENTS - 1, &author, events::EPOCH, "");
+    let store = relay.relay.index().store().clone();
+    let outcome = tokio::task::spawn_blocking(move || store.publish(vec![again])).await.unwrap();
+    assert_eq!(outcome.unwrap(), [Outcome::Deleted]);
+    let note = Author::new(2).note(events::EPOCH, "meanwhile");
+    other.store(&note).await;
+    client.expect(json!(["OK", deletion["id"], true, ""])).await;
+    let set = relay.relay.index().snapshot(&[Filter::default()], usize::MAX).unwrap();
+    assert_eq!(set.len(), model::ids([&deletion, &note]).len());
+    let mut commits = 0;
+    while let Some(change) = feed.try_recv().unwrap() {
+        let (_, removed) = rows_and_removed(&change);
+        assert!(removed <= STEP_ROWS / 6 + 1, "a commit of {removed} removals");
+        commits += usize::from(removed > 0);
+    }
+    assert!(commits >= 5, "{commits} commits removed all but the first");
+    // It goes on where a process was killed, and a store in the middle of it is sound.
+    let path = relay.store_path();
+    let stays = Author::new(3).note(events::EPOCH, "named by nobody");
+    other.store(&stays).await;
+    let relay = relay
+        .restart_with(|_| {
+            let connection = rusqlite::Connection::open(&path).unwrap();
+            let sql = "INSERT INTO removal (id) VALUES (unhex(?1))";
+            assert_eq!(connection.execute(sql, [id_of(&stays)]).unwrap(), 1);
+        })
+        .await;
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while relay.relay.index().snapshot(&[Filter::default()], usize::MAX).unwrap().len() > 2 {
+        assert!(std::time::Instant::now() < deadline, "the removal does not go on");
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+}
+
+/// One author's requests name no more than a relay can remember, and what they name is counted.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_deletion_names_is_bounded_and_given_back_with_it() {
+    let relay =
+        TestRelay::start_with(|config| config.limits.event_tags = Within::new(20_000)).await;
+    let author = Author::new(1);
+    let deletion = |from: u64, count: u64, at: u64, more: Value| {
+        let mut tags: Vec<Value> =
+            (from..from + count).map(|n| json!(["e", format!("{n:064x}")])).collect();
+        tags.push(more);
+        author.deletion(at, json!(tags))
+    };
+    let store = relay.relay.index().store().clone();
+    let publish = |event: &Value| {
+        let event = Event::parse(&event.to_string()).unwrap().trust();
+        let store = store.clone();
+        async move {
+            tokio::task::spawn_blocking(move || store.publish(vec![event])).await.unwrap().unwrap()
+        }
+    };
+    let tombstones = || store.metrics().tombstones.get();
+    let none = json!(["k", "1"]);
+    let too_much = deletion(0, 10_001, events::EPOCH, none.clone());
+    assert_eq!(publish(&too_much).await, [Outcome::DeletesTooMuch]);
+    let first = deletion(0, 300, events::EPOCH, none.clone());
+    assert_eq!(publish(&first).await, [Outcome::Stored]);
+    assert_eq!(tombstones(), 300);
+    let address = json!(["a", author.address(30_023, "x")]);
+    assert_eq!(publish(&deletion(100, 10, events::EPOCH, address)).await, [Outcome::Stored]);
+    assert_eq!(tombstones(), 311);
+    // A key that has vanished has no requests any more.
+    let vanish = author.event(62, events::EPOCH, json!([["relay", "ALL_RELAYS"]]), "");
+    assert_eq!(publish(&vanish).await, [Outcome::Stored]);
+    assert_eq!(tombstones(), 0);
 }

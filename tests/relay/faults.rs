@@ -304,6 +304,10 @@ fn a_store_is_read_by_one_who_may_not_write_beside_it() {
     let sent: Vec<Value> = Notes::new(5).take(20);
     let text = sent.iter().map(|event| format!("{event}\n")).collect::<String>();
     assert!(negsync(&["import", "--store", path], &text).status.success());
+    for name in ["events.sqlite", "events.sqlite.lock"] {
+        let readable = Permissions::from_mode(0o644);
+        std::fs::set_permissions(folder.path().join(name), readable).unwrap();
+    }
     std::fs::set_permissions(folder.path(), Permissions::from_mode(0o555)).unwrap();
     let as_other = |arguments: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));

@@ -111,8 +111,10 @@ async fn publish(url: String, events: Vec<Value>) -> Vec<String> {
         let _ = stream.next().await;
         while let Some(Ok(Message::Text(text))) = stream.next().await {
             let message: Value = serde_json::from_str(&text).unwrap();
-            // Events are verified side by side: a deletion may overtake what it names.
-            let is_overtaken = message[3] == "blocked: deleted by its author";
+            // Events are verified side by side: a deletion may overtake what it names, and a version
+            // an older one.
+            let overtaken = ["blocked: deleted by its author", "replaced: have newer event"];
+            let is_overtaken = overtaken.iter().any(|text| message[3] == *text);
             assert!(message[0] == "OK" && (message[2] == true || is_overtaken), "{message}");
             if message[2] == true {
                 acknowledged.push(message[1].as_str().unwrap().to_owned());

@@ -310,6 +310,9 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
             ("negsync_store_wal_bytes", UP),
         ])
         .await;
+    let named = json!([["e", "0".repeat(64)], ["e", "1".repeat(64)]]);
+    client.store(&Author::new(5).deletion(EPOCH, named)).await;
+    watch.moves(&[("negsync_store_tombstones", by(2.0))]).await;
     let before = watch.before["negsync_store_bytes"];
     drop(client);
     let relay = relay.restart_with(|_| {}).await;
@@ -497,6 +500,14 @@ async fn keys(moved: &mut BTreeSet<String>) {
         (
             json!(["REQ", "r", { "kinds": "one" }]),
             r#"negsync_query_refusals_total{reason="invalid"}"#,
+        ),
+        (
+            json!(["REQ", "r", { "search": "x" }]),
+            r#"negsync_query_refusals_total{reason="unsupported"}"#,
+        ),
+        (
+            json!(["NEG-OPEN", "n", { "search": "x" }, EMPTY_SET]),
+            r#"negsync_neg_refusals_total{reason="unsupported"}"#,
         ),
         (
             json!(["REQ", "r", { "kinds": [4] }]),

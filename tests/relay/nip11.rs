@@ -1,12 +1,17 @@
 //! The NIP-11 document on the relay's own address.
 
+use crate::model_based::any;
 use crate::support::client::PATIENCE;
+use crate::support::events::{Author, EPOCH};
 use crate::support::http::Response;
 use crate::support::{self, TestRelay};
 use negsync::config::Within;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio_tungstenite::tungstenite::Error;
 
 async fn http(relay: &TestRelay, method: &str, path: &str, accept: &str) -> Response {
     let headers = [&*format!("Accept: {accept}"), "Origin: https://client.example"];
@@ -22,7 +27,7 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
         config.limits.subscriptions = Within::new(5);
         config.limits.filters = Within::new(2);
         config.limits.events_per_filter = Within::new(3);
-        config.limits.subscription_id_bytes = Within::new(11);
+        config.limits.subscription_id_chars = Within::new(11);
         config.limits.event_tags = Within::new(4);
         config.limits.created_at_ahead_s = Within::new(60);
         config.limits.created_at_behind_s = Within::new(7_000);
@@ -42,14 +47,17 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
     assert_eq!(document.get("pubkey"), None);
     assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(document["negentropy"], 1);
+    // NIP-11, Software: a URL.
+    assert!(document["software"].as_str().unwrap().starts_with("https://"), "{document}");
     // Each of them has its tests.
-    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 42, 45, 62, 67, 70, 77]));
+    assert_eq!(document["supported_nips"], json!([1, 9, 11, 40, 42, 45, 59, 62, 67, 70, 77]));
     let limitation = &document["limitation"];
     for (key, value) in [
         ("max_message_length", 30_000),
         ("max_subscriptions", 5),
         ("max_filters", 2),
         ("max_limit", 3),
+        ("default_limit", 3),
         ("max_subid_length", 11),
         ("max_event_tags", 4),
         ("created_at_upper_limit", 60),
@@ -73,6 +81,106 @@ async fn other_requests_are_answered_too() {
     assert_eq!(http(&relay, "GET", "/nothing", "text/html").await.status, 404);
     assert_eq!(http(&relay, "POST", "/", "text/html").await.status, 404);
     relay.client().await.fence().await;
+}
+
+/// NIP-01: a single endpoint, since other paths would be no other relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_path_is_the_relay_and_others_are_not_there() {
+    const PATHS: [&str; 6] = ["/", "//", "/foo", "/npub1relay", "/nostr", "/nostr/"];
+    for (relay_url, served) in
+        [("", &["/"][..]), ("wss://relay.example.com/nostr", &["/nostr", "/nostr/"])]
+    {
+        let relay = TestRelay::start_with(|config| {
+            config.auth.relay_url = relay_url.into();
+            config.page.enabled = true;
+        })
+        .await;
+        for path in PATHS {
+            let is_served = served.contains(&path);
+            let status = if is_served { 200 } else { 404 };
+            for accept in ["application/nostr+json", "text/html", "*/*"] {
+                let answer = http(&relay, "GET", path, accept).await;
+                assert_eq!(answer.status, status, "{relay_url:?} {path} {accept}");
+            }
+            let url = format!("{}{path}", relay.url());
+            let answered = match tokio_tungstenite::connect_async(&url).await {
+                Ok(_) => 101,
+                Err(Error::Http(response)) => response.status().as_u16(),
+                Err(error) => panic!("{url}: {error}"),
+            };
+            assert_eq!(answered, if is_served { 101 } else { 404 }, "{relay_url:?} {path}");
+        }
+        assert_eq!(http(&relay, "GET", "/health", "*/*").await.status, 200);
+    }
+}
+
+/// What the document says of `limitation`.
+async fn limitation(relay: &TestRelay) -> Value {
+    let document = http(relay, "GET", "/", "application/nostr+json").await;
+    serde_json::from_str::<Value>(&document.body).unwrap()["limitation"].clone()
+}
+
+/// An event at each limit that NIP-11 names is taken, whatever the configuration, and at all of them
+/// together as far as a message has room; one over a limit is not.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_at_each_limit_of_the_document_is_taken() {
+    let seed = rand::random_range(0..1 << 32);
+    println!("seed {seed}");
+    let rng = &mut StdRng::seed_from_u64(seed);
+    for number in 0..12 {
+        let relay = TestRelay::start_with(|config| {
+            let limits = &mut config.limits;
+            // The first as it is where nothing is configured.
+            if number > 0 {
+                limits.message_bytes = Within::new(rng.random_range(3_000..60_000));
+                let event_bytes = rng.random_range(2_000..=limits.message_bytes.get());
+                limits.event_bytes = Within::new(*any(rng, &[0, event_bytes]));
+                limits.event_tags = Within::new(rng.random_range(1..50));
+                limits.content_chars = Within::new(rng.random_range(1..3_000));
+            }
+        })
+        .await;
+        let limitation = limitation(&relay).await;
+        let limit = |key: &str| limitation[key].as_u64().unwrap() as usize;
+        let (tags, chars) = (limit("max_event_tags"), limit("max_content_length"));
+        let longest = limit("max_message_length");
+        let mut client = relay.client().await;
+        let event = |tags: usize, value: &str, content: &str| {
+            Author::new(1).event(1, EPOCH, json!(vec![["t", value]; tags]), content)
+        };
+        let message_bytes = |event: &Value| json!(["EVENT", event]).to_string().len();
+        for character in ["a", "購", "\u{1f98a}", "\"", "\u{1}", "\u{7f}"] {
+            let both = event(tags, &"f".repeat(64), &character.repeat(chars));
+            let only_tags = event(tags, "", "");
+            let only_content = event(0, "", &character.repeat(chars));
+            for event in [both, only_tags, only_content] {
+                let bytes = message_bytes(&event);
+                let (accepted, text) = if bytes <= longest {
+                    client.publish(&event).await
+                } else if number == 0 {
+                    panic!("a message of {bytes} bytes: by default all limits hold together");
+                } else {
+                    continue;
+                };
+                let context = format!("{limitation}: {character:?}, {bytes} bytes: {text}");
+                assert!(accepted, "{context}");
+            }
+        }
+        // As long as a message may be.
+        let empty = message_bytes(&event(1, "", ""));
+        let longest_event = event(1, &"x".repeat(longest - empty), "");
+        assert_eq!(message_bytes(&longest_event), longest);
+        client.store(&longest_event).await;
+        // NIP-11's numbers are the last that are taken.
+        for (event, field) in
+            [(event(tags + 1, "", ""), "tags"), (event(0, "", &"b".repeat(chars + 1)), "content")]
+        {
+            if message_bytes(&event) <= longest {
+                let (accepted, text) = client.publish(&event).await;
+                assert!(!accepted && text.starts_with(&format!("invalid: {field}: ")), "{text}");
+            }
+        }
+    }
 }
 
 /// Sends text as it is and returns all that comes until the relay closes.

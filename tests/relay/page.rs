@@ -4,7 +4,7 @@ use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
 use crate::support::events::Author;
 use crate::support::http::{Response, http};
-use negsync::config::Config;
+use negsync::config::{Config, Within};
 use serde_json::json;
 use std::time::Instant;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,11 +27,15 @@ async fn get(relay: &TestRelay, path: &str, headers: &[&str]) -> Response {
 
 /// Opens a stream of updates, and returns it with the first of what comes.
 async fn updates(relay: &TestRelay) -> (TcpStream, String) {
+    updates_of(relay, 0).await
+}
+
+/// As [`updates`], for a client of another address, behind a proxy.
+async fn updates_of(relay: &TestRelay, client: u8) -> (TcpStream, String) {
     let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
-    stream
-        .write_all(b"GET /events HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
-        .await
-        .unwrap();
+    let request =
+        format!("GET /events HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.{client}\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     let mut buffer = [0; 16_384];
     while !text.contains("\r\n\r\n") {
@@ -92,22 +96,115 @@ async fn a_proxy_is_no_operator() {
     }
 }
 
+/// A page of another site can have a browser ask under its own name for what is here (DNS
+/// rebinding).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_host_is_no_operator_and_reads_no_metrics() {
+    let relay = TestRelay::start_with(|config| {
+        config.page.enabled = true;
+        config.page.operator = vec!["127.0.0.1".parse().unwrap()];
+        config.relay.hosts = vec!["relay.lan.example".into()];
+        config.auth.relay_url = "wss://relay.example.com".into();
+    })
+    .await;
+    relay.relay.peers().add("wss://secret.example.com", Default::default(), false);
+    for (host, is_own) in [
+        ("127.0.0.1:7777", true),
+        ("localhost", true),
+        ("Relay.Lan.example:7777", true),
+        ("relay.example.com", true),
+        ("evil.example", false),
+        ("evil.example:7777", false),
+    ] {
+        let header = format!("Host: {host}");
+        let shown = get(&relay, "/", &[HTML, &header]).await;
+        assert_eq!(shown.body.contains("secret.example.com"), is_own, "{host}");
+        assert!(shown.body.contains("<html"), "{host}");
+        let metrics = get(&relay, "/metrics", &[&header]).await;
+        assert_eq!(metrics.status, if is_own { 200 } else { 403 }, "{host}");
+    }
+}
+
+/// Kinds, days, and that something came: a stranger is shown none of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_see_nothing_of_private_events() {
+    let relay = with_page().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    client.store(&author.note(1_700_000_000, "public")).await;
+    let shown = async |headers: &[&str]| {
+        let page = get(&relay, "/", &[&[HTML], headers].concat()).await.body;
+        // The time is shown, too.
+        let (before, after) = page.split_once("id=\"as-of\">").unwrap();
+        format!("{before}{}", after.split_once("</span>").unwrap().1)
+    };
+    let stranger = &["X-Forwarded-For: 192.0.2.1"][..];
+    let before = shown(stranger).await;
+    assert!(before.contains("<dt>Events stored</dt><dd>1</dd>"), "{before}");
+    // On a day, of a kind and of a number of their own.
+    for n in 0..3 {
+        let tags = json!([["p", author.key()]]);
+        client.store(&Author::new(9).event(1_059, 1_600_000_000 + n, tags.clone(), "")).await;
+        client.store(&author.event(4, 1_650_000_000 + n, tags, "")).await;
+    }
+    relay.relay.peers().add("wss://a.example.com", Default::default(), false);
+    let began = Instant::now();
+    loop {
+        // What the operator is shown has all of it by then.
+        let operator = shown(&[]).await;
+        if operator.contains("<dt>Events stored</dt><dd>7</dd>") && operator.contains("<td>1059<") {
+            break;
+        }
+        assert!(began.elapsed() < PATIENCE, "{operator}");
+    }
+    let after = shown(stranger).await;
+    for words in ["1059", "gift wrap", "<dd>7</dd>", "It lacks", "Bytes a sync"] {
+        assert!(!after.contains(words), "{words} in {after}");
+    }
+    let days = |page: &str| page.split("id=\"days\">").nth(1).unwrap().to_owned();
+    assert_eq!(days(&before), days(&after));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
-    let relay = with_page().await;
+    let relay = TestRelay::start_with(|config| {
+        config.page.enabled = true;
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+        // Which is about handshakes.
+        config.connections.handshake_timeout_s = Within::new(1);
+    })
+    .await;
     let mut open = Vec::new();
-    for _ in 0..64 {
-        let (stream, text) = updates(&relay).await;
+    for number in 0..64 {
+        let (stream, text) = updates_of(&relay, number / 8).await;
         assert!(text.starts_with("HTTP/1.1 200 "), "{text}");
         assert!(text.contains("content-type: text/event-stream"), "{text}");
         open.push(stream);
+        if number % 8 == 7 && number < 63 {
+            let (_, text) = updates_of(&relay, number / 8).await;
+            assert!(text.starts_with("HTTP/1.1 503 ") && text.contains("your address"), "{text}");
+        }
     }
     assert_eq!(get(&relay, "/events", &[]).await.status, 503);
+    // They go on for longer than a handshake may take: the first of them is sent its third update.
+    let mut text = String::new();
+    let mut buffer = [0; 16_384];
+    let mut client = relay.client().await;
+    for second in 0.. {
+        client.store(&Author::new(1).note(1_700_000_000 + second, "news")).await;
+        let read = tokio::time::timeout(PATIENCE, open[0].read(&mut buffer)).await;
+        let bytes = read.expect("no update").unwrap();
+        assert!(bytes > 0, "it was cut after {text}");
+        text.push_str(&String::from_utf8_lossy(&buffer[..bytes]));
+        if text.matches("event: parts").count() >= 4 {
+            break;
+        }
+    }
     // One that goes makes room.
     open.pop();
     let began = Instant::now();
     loop {
-        let (stream, text) = updates(&relay).await;
+        let (stream, text) = updates_of(&relay, 9).await;
         if text.starts_with("HTTP/1.1 200 ") {
             open.push(stream);
             break;

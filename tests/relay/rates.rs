@@ -5,6 +5,8 @@ use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events};
 use negsync::config::Within;
 use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+use tokio_tungstenite::tungstenite::Message;
 
 /// Sends until it is refused, and returns the refusal. What it sends is taken once a second.
 async fn until_refused(client: &mut Client, message: impl Fn(usize) -> Value) -> (usize, Value) {
@@ -62,4 +64,41 @@ async fn each_verb_has_a_rate_that_is_the_addresses_own() {
     assert!(other.publish(&note(1_000)).await.0);
     assert_eq!(other.ask(&json!(["NEG-OPEN", "n", {}, EMPTY_SET])).await[0], "NEG-MSG");
     assert_eq!(other.ask(&json!(["REQ", "r", { "limit": 0 }])).await, json!(["EOSE", "r"]));
+}
+
+/// Frames that are refused to nobody cost their address something all the same: beyond its rate it
+/// is read more slowly.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_refused_is_read_at_a_rate() {
+    let relay = TestRelay::start_with(|config| {
+        config.rates.other_per_s = Within::new(10);
+        config.rates.other_burst = Within::new(1);
+    })
+    .await;
+    let text = |text: &str| Message::text(text.to_owned());
+    let frames = [
+        text(r#"["CLOSE","x"]"#),
+        text(r#"["NEG-CLOSE","x"]"#),
+        text("[not JSON"),
+        Message::Ping(Vec::new().into()),
+        Message::Pong(Vec::new().into()),
+        Message::Binary(Vec::new().into()),
+    ];
+    let mut client = relay.client().await;
+    for frame in frames {
+        let began = Instant::now();
+        for _ in 0..10 {
+            client.send_frame(frame.clone()).await;
+        }
+        client.send(&json!(["COUNT", "last", {}])).await;
+        loop {
+            if let Some(Message::Text(text)) = client.next_frame("a COUNT").await
+                && text.starts_with(r#"["COUNT""#)
+            {
+                break;
+            }
+        }
+        // One at once, the others a tenth of a second apart.
+        assert!(began.elapsed() > Duration::from_millis(850), "{frame:?}: {:?}", began.elapsed());
+    }
 }

@@ -295,3 +295,64 @@ async fn an_eose_says_whether_a_limit_left_events_out() {
         assert_eq!(client.hints, hints);
     }
 }
+
+/// NIP-01: CLOSED ends a subscription. It was said, and events still came.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refused_req_ends_the_subscription_of_its_id() {
+    let relay = TestRelay::start_with(|config| {
+        config.limits.subscriptions = Within::new(1);
+        config.limits.subscription_values = Within::new(10);
+        config.limits.filter_values = Within::new(20);
+    })
+    .await;
+    let (mut client, mut publisher) = (relay.client().await, relay.client().await);
+    let author = Author::new(1);
+    let many = |count: u32| (0..count).collect::<Vec<u32>>();
+    let refused = [
+        json!(["REQ", "s", { "kinds": ["x"] }]),
+        json!(["REQ", "s"]),
+        json!(["REQ", "s", { "kinds": many(21) }]),
+        json!(["REQ", "s", { "kinds": many(11) }]),
+        json!(["REQ", "s", { "kinds": [4] }]),
+    ];
+    for (second, request) in refused.iter().enumerate() {
+        subscribe(&mut client, "s", json!({ "kinds": [1], "limit": 0 })).await;
+        let answer = client.ask(request).await;
+        assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("s")), "{request}");
+        publisher.store(&author.note(events::EPOCH + second as u64, "after CLOSED")).await;
+        // Its place is free, and nothing comes but this.
+        subscribe(&mut client, "t", json!({ "kinds": [7] })).await;
+        client.send(&json!(["CLOSE", "t"])).await;
+    }
+    // A COUNT has an id of its own.
+    subscribe(&mut client, "s", json!({ "kinds": [1], "limit": 0 })).await;
+    assert_eq!(client.ask(&json!(["COUNT", "s", { "kinds": ["x"] }])).await[0], "CLOSED");
+    let note = author.note(events::EPOCH + 100, "still live");
+    publisher.store(&note).await;
+    client.expect(json!(["EVENT", "s", note])).await;
+}
+
+/// NIP-01: an id is at most 64 characters long, however many bytes these take.
+#[tokio::test(flavor = "multi_thread")]
+async fn subscription_ids_are_counted_in_characters() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    for (letter, long) in [("a", false), ("購", false), ("a", true), ("購", true)] {
+        let id = letter.repeat(if long { 65 } else { 64 });
+        let shown = letter.repeat(64);
+        for (request, verb) in [
+            (json!(["REQ", id, { "limit": 0 }]), if long { "CLOSED" } else { "EOSE" }),
+            (json!(["COUNT", id, {}]), if long { "CLOSED" } else { "COUNT" }),
+            (json!(["NEG-OPEN", id, {}, "6100000200"]), if long { "NEG-ERR" } else { "NEG-MSG" }),
+            (json!(["NEG-MSG", id, "6100000200"]), if long { "NEG-ERR" } else { "NEG-MSG" }),
+        ] {
+            let answer = client.ask(&request).await;
+            assert_eq!((&answer[0], &answer[1]), (&json!(verb), &json!(shown)), "{request}");
+            let refused = answer[2].as_str().is_some_and(|text| text.starts_with("invalid: "));
+            assert_eq!(refused, long, "{answer}");
+        }
+    }
+    let answer = client.ask(&json!(["REQ", "", {}])).await;
+    assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("")));
+    assert_eq!(client.ask(&json!(["REQ", 1, {}])).await[0], "NOTICE");
+}

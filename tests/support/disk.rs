@@ -46,6 +46,12 @@ impl Disk {
         std::fs::remove_file(self.path().join(name)).unwrap();
     }
 
+    /// Takes it away, though files are open there: they live on without a name.
+    pub fn unmount(&self) {
+        let unmounted = Command::new("umount").arg("-l").arg(self.path()).status().unwrap();
+        assert!(unmounted.success());
+    }
+
     /// Lets nobody write, or everybody again; while nobody has a file open.
     pub fn set_read_only(&self, read_only: bool) {
         let mode = if read_only { "remount,ro" } else { "remount,rw" };
@@ -57,6 +63,7 @@ impl Disk {
 impl Drop for Disk {
     fn drop(&mut self) {
         // Lazily: a process that is being killed may still have files there.
-        let _ = Command::new("umount").arg("-l").arg(self.path()).status();
+        let mut unmount = Command::new("umount");
+        let _ = unmount.arg("-l").arg(self.path()).stderr(Stdio::null()).status();
     }
 }

@@ -12,12 +12,15 @@ pub struct Response {
     pub body: String,
 }
 
-/// Asks with these headers, each a line without its end.
+/// Asks with these headers, each a line without its end; `Host` is the address unless one of them is.
 pub async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Response {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
-    let request =
-        format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{lines}Connection: close\r\n\r\n");
+    let host = match headers.iter().any(|header| header.starts_with("Host: ")) {
+        true => String::new(),
+        false => format!("Host: {address}\r\n"),
+    };
+    let request = format!("{method} {path} HTTP/1.1\r\n{host}{lines}Connection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();

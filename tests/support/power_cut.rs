@@ -15,8 +15,9 @@ const PAGE_BYTES: usize = 4_096;
 const SECTOR_BYTES: usize = 512;
 /// `struct header` in power_cut.c.
 const HEADER_BYTES: usize = 16;
-/// One write in so many has the system write a page of its own accord.
-const WRITES_A_WRITEBACK: u32 = 16;
+/// One write in so many has the system write a page of its own accord. More often, and what a failed
+/// flush should have lost would be on the disk already.
+const WRITES_A_WRITEBACK: u32 = 512;
 /// The names of the files are the store's with these behind it.
 const SUFFIXES: [&str; 3] = ["", "-wal", "-journal"];
 

@@ -26,7 +26,8 @@ impl TestRelay {
         config.relay.listen = "127.0.0.1:0".parse().unwrap();
         config.store.path = directory.path().join("events.sqlite");
         let rates = &mut config.rates;
-        for per_s in [&mut rates.events_per_s, &mut rates.queries_per_s, &mut rates.neg_per_s] {
+        let (events, queries) = (&mut rates.events_per_s, &mut rates.queries_per_s);
+        for per_s in [events, queries, &mut rates.neg_per_s, &mut rates.other_per_s] {
             *per_s = Within::new(0);
         }
         change(&mut config);

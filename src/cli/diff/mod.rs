@@ -3,13 +3,12 @@
 mod bars;
 
 use super::connecting::ConnectArguments;
+use super::local;
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
 use anyhow::{Context, ensure};
-use negsync::index::Index;
 use negsync::plot::{self, Bar, Days};
-use negsync::store::StoreOptions;
 use negsync::sync::{
     By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, PeerUrl, diff,
 };
@@ -34,6 +33,10 @@ pub(super) struct Arguments {
     /// has are read (up to 100,000) and not kept; for days none is.
     #[arg(long, value_name = "day|kind|author", default_value = "day", value_parser = by)]
     by: By,
+    /// Compare id lists in place of fingerprints, which an attacker can make collide: 64 bytes an
+    /// event.
+    #[arg(long)]
+    exact: bool,
     /// Print one JSON object, with every row.
     #[arg(long)]
     json: bool,
@@ -71,11 +74,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
     ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
-    let options = StoreOptions::configured(&config);
-    let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
-    let local = Local::configured(index, &config)?;
+    let opened = local::open_to_read(&config)?;
+    let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let found = runtime.block_on(compare(arguments, &local, filter));
+    let found = runtime.block_on(compare(arguments, local, filter));
     local.store.close();
     let found = found?;
     if let (Some(file), None) = (&arguments.svg, &found.error) {
@@ -97,6 +99,7 @@ async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> an
     let options = DiffOptions {
         filter,
         by: arguments.by,
+        exact: arguments.exact,
         stop: Some(stopping),
         trace,
         ..DiffOptions::default()

@@ -12,7 +12,7 @@ const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 const IPV6_NETWORK: u128 = !0 << 64;
 
 /// What is counted as one: an IPv4 address, or an IPv6 network of 64 bits.
-pub(super) fn counted_as(address: IpAddr) -> IpAddr {
+pub(crate) fn counted_as(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & IPV6_NETWORK).into(),
         address => address,

@@ -3,11 +3,12 @@
 use super::address::counted_as;
 use super::bucket::{Bucket, Rate};
 use super::event_cost::{EventShare, EventsUnderWay, event_cost};
+use super::incoming::{Reservation, Room};
 use crate::clients::message::ClientMessage;
 use crate::config::{ConnectionsConfig, RatesConfig};
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 /// The most addresses that are remembered, those with connections aside. With more, those that
@@ -17,12 +18,18 @@ const MOST_ADDRESSES: usize = 65_536;
 /// All addresses.
 pub(crate) struct Addresses {
     state: Mutex<State>,
+    // For messages on their way in; as it was configured when the first client came.
+    incoming: OnceLock<Room>,
     events: EventsUnderWay,
 }
 
 impl Default for Addresses {
     fn default() -> Self {
-        Self { state: Mutex::default(), events: EventsUnderWay::in_all() }
+        Self {
+            state: Mutex::default(),
+            incoming: OnceLock::new(),
+            events: EventsUnderWay::in_all(),
+        }
     }
 }
 
@@ -34,6 +41,7 @@ struct State {
 
 struct Entry {
     connections: usize,
+    incoming: Room,
     buckets: Arc<Mutex<Buckets>>,
     events: Arc<EventsUnderWay>,
 }
@@ -43,6 +51,7 @@ struct Buckets {
     events: Bucket,
     queries: Bucket,
     neg: Bucket,
+    other: Bucket,
 }
 
 /// Why there is no place for a connection.
@@ -71,6 +80,8 @@ pub(crate) struct Place {
     // As it is counted.
     address: IpAddr,
     buckets: Arc<Mutex<Buckets>>,
+    // The address's, and that of all.
+    incoming: (Room, Room),
     events: Arc<EventsUnderWay>,
 }
 
@@ -88,14 +99,16 @@ impl Addresses {
             return Err(Full::InAll);
         }
         state.make_room(&address, now);
-        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now));
+        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now, config));
         if entry.connections >= config.per_address.size() {
             return Err(Full::Address);
         }
         entry.connections += 1;
         let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
+        let in_all = || Room::new(config.incoming_bytes_in_all.size());
+        let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), client, address, buckets, events })
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -117,16 +130,19 @@ impl State {
 }
 
 impl Entry {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, config: &ConnectionsConfig) -> Self {
         let bucket = Bucket::new(now);
-        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket };
+        let incoming = Room::new(config.incoming_bytes_per_address.size());
+        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
         let events = Arc::new(EventsUnderWay::of_an_address());
-        Self { connections: 0, buckets: Arc::new(Mutex::new(buckets)), events }
+        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)), events }
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
         let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        [buckets.events, buckets.queries, buckets.neg].iter().all(|bucket| bucket.is_full(now))
+        [buckets.events, buckets.queries, buckets.neg, buckets.other]
+            .iter()
+            .all(|bucket| bucket.is_full(now))
     }
 }
 
@@ -139,6 +155,25 @@ impl Place {
     /// As what that is counted: an IPv4 address or an IPv6 network.
     pub(crate) fn address(&self) -> IpAddr {
         self.address
+    }
+
+    /// Waits for room for a message of so many bytes.
+    pub(crate) fn reserve(&self, bytes: usize) -> impl Future<Output = Reservation> + Send + use<> {
+        let (address, in_all) = self.incoming.clone();
+        Reservation::take(address, in_all, bytes)
+    }
+
+    /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
+    /// read), and waits until its address may send it. A connection waits for one at a time.
+    pub(crate) async fn pace(&self, rates: &RatesConfig) {
+        let rate = Rate { per_s: rates.other_per_s.get(), burst: rates.other_burst.get() };
+        let wait = {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.other.owe(rate, Instant::now())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
     }
 
     /// Waits until an event of this cost may be verified and stored.

@@ -36,6 +36,16 @@ impl Bucket {
         is_there
     }
 
+    /// Takes a token that may not be there yet. Returns how long until it is.
+    pub(super) fn owe(&mut self, rate: Rate, now: Instant) -> Duration {
+        if rate.per_s == 0 {
+            return Duration::ZERO;
+        }
+        let seconds = |tokens: u64| Duration::from_secs_f64(tokens as f64 / rate.per_s as f64);
+        self.full_at = self.full_at.max(now) + seconds(1);
+        self.full_at.duration_since(now).saturating_sub(seconds(rate.burst))
+    }
+
     /// Whether the bucket is as good as a new one.
     pub(super) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now
@@ -91,10 +101,23 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_what_is_owed_keeps_to_the_rate() {
+        let (start, rate) = (Instant::now(), Rate { per_s: 10, burst: 5 });
+        let (mut bucket, mut now) = (Bucket::new(start), start);
+        for _ in 0..25 {
+            now += bucket.owe(rate, now);
+        }
+        // Five at once, the others a tenth of a second apart.
+        let took = (now - start).as_secs_f64();
+        assert!((took - 2.0).abs() < 1e-3, "{took}");
+    }
+
+    #[test]
     fn a_rate_of_none_limits_nothing() {
         let now = Instant::now();
         let mut bucket = Bucket::new(now);
         assert!((0..1_000).all(|_| bucket.take(Rate { per_s: 0, burst: 1 }, 1, now)));
+        assert_eq!(bucket.owe(Rate { per_s: 0, burst: 1 }, now), Duration::ZERO);
         assert!(bucket.is_full(now));
     }
 }

@@ -5,17 +5,18 @@ mod addresses;
 mod bucket;
 mod event_cost;
 mod half_open;
+mod incoming;
 mod neg_total;
 mod turns;
 
-pub(crate) use address::{client_address, is_forwarded};
-pub(crate) use addresses::{Full, Place};
+pub(crate) use address::{client_address, counted_as, is_forwarded};
+pub(crate) use addresses::{Addresses, Full, Place};
 pub(crate) use event_cost::{EventShare, event_cost};
 pub(crate) use half_open::{HalfOpen, Handshake};
+pub(crate) use incoming::{MessageSize, Reservation};
 pub(crate) use neg_total::NegShare;
 pub(crate) use turns::Turns;
 
-use addresses::Addresses;
 use neg_total::NegTotal;
 
 use std::num::NonZeroUsize;

@@ -2,6 +2,7 @@
 //! that have changed.
 
 use super::render::{self, Part};
+use super::streams::StreamPermit;
 use super::{Visitor, view};
 use crate::relay::response::Body;
 use crate::relay::{Shared, stopped};
@@ -9,7 +10,7 @@ use hyper::body::Bytes;
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 /// How often it is looked whether something has changed.
@@ -22,17 +23,13 @@ const QUEUE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps a page current for as long as it is there, at most until the relay stops.
-pub(super) fn subscribe(
-    relay: Arc<Shared>,
-    visitor: Visitor,
-    permit: OwnedSemaphorePermit,
-) -> Body {
+pub(super) fn subscribe(relay: Arc<Shared>, visitor: Visitor, permit: StreamPermit) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
     let mut stopping = relay.service.running.stopping.clone();
     tokio::spawn(async move {
         let _permit = permit;
         tokio::select! {
-            () = keep_current(&relay, visitor, &updates) => {}
+            () = keep_current(&relay, &visitor, &updates) => {}
             () = updates.closed() => {}
             () = stopped(&mut stopping) => {}
         }
@@ -41,7 +38,7 @@ pub(super) fn subscribe(
 }
 
 /// Returns when the page takes no more, or there is nothing to send it.
-async fn keep_current(relay: &Arc<Shared>, visitor: Visitor, updates: &mpsc::Sender<Bytes>) {
+async fn keep_current(relay: &Arc<Shared>, visitor: &Visitor, updates: &mpsc::Sender<Bytes>) {
     let mut sent: Arc<Vec<Part>> = Arc::default();
     let mut sent_at = Instant::now();
     let mut tick = tokio::time::interval(TICK);

@@ -1,13 +1,14 @@
 //! What the page shows, gathered at one moment and cheap: counts and days come from the index,
 //! kinds from a scan that is made now and then.
 
+use super::render::Viewer;
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
-use crate::metrics::{IntGauge, PeerStatus};
+use crate::metrics::{IntGauge, LastSync, PeerStatus, Tally};
 use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::Shared;
-use crate::store::{Filter, Reader, StoreError, unix_now};
+use crate::store::{self, Filter, Reader, StoreError, unix_now};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,7 +22,8 @@ const KINDS_AGE: Duration = Duration::from_secs(2);
 /// Counting them takes at most one part in so many of the time.
 const KINDS_SHARE: u32 = 20;
 
-/// What the page shows.
+/// What the page shows; where it is for anyone, public events alone, and nothing of the peers from
+/// which it could be told what is private.
 pub(super) struct Facts {
     /// The second at which it was gathered.
     pub(super) now: u64,
@@ -64,25 +66,60 @@ impl Kinds {
 
 impl Facts {
     /// Gathers them; may wait for the index and the store.
-    pub(super) fn gather(relay: &Shared, kinds: &Kinds) -> Result<Self, StoreError> {
-        let set = relay.index.snapshot(&[Filter::default()], usize::MAX);
+    pub(super) fn gather(
+        relay: &Shared,
+        kinds: &Kinds,
+        viewer: Viewer,
+    ) -> Result<Self, StoreError> {
+        let all = [Filter::default()];
+        let set = match viewer {
+            Viewer::Operator => relay.index.snapshot(&all, usize::MAX),
+            Viewer::Anyone => {
+                let stranger = store::Viewer::new(relay.private_kinds.clone(), []);
+                relay.index.snapshot_for(&stranger, &all, usize::MAX)
+            }
+        };
         let set = set.map_err(|error| match error {
             SnapshotError::Store(error) => error,
             SnapshotError::TooLarge { .. } => StoreError::Closed,
         })?;
         let now = unix_now();
         let peers = relay.service.peers.all(now);
+        let peers: Vec<PeerStatus> = match viewer {
+            Viewer::Operator => peers,
+            Viewer::Anyone => peers.into_iter().map(public_part).collect(),
+        };
+        let mut kinds = kinds.get(relay.index.reader())?;
+        if viewer == Viewer::Anyone {
+            let is_public = |it: &&(u16, u64)| !relay.private_kinds.contains(it.0);
+            kinds = Arc::new(kinds.iter().filter(is_public).copied().collect());
+        }
         let days = days(&set, &peers, now);
         Ok(Self {
             now,
             events: set.len(),
-            kinds: kinds.get(relay.index.reader())?,
+            kinds,
             connections: gauge(&relay.service.metrics.connections),
             neg_sessions: gauge(&relay.service.metrics.neg_sessions),
             held: held(&set, days),
             days,
             peers,
         })
+    }
+}
+
+/// What anyone may know of a peer: whether it is reached and equal. How much was moved, and on which
+/// days something differs, would show private events as they come.
+fn public_part(peer: PeerStatus) -> PeerStatus {
+    let last_sync = peer.last_sync.map(|last| LastSync { tally: Tally::default(), ..last });
+    PeerStatus {
+        last_sync,
+        totals: Tally::default(),
+        have: 0,
+        need: 0,
+        differs_since: None,
+        look: None,
+        ..peer
     }
 }
 

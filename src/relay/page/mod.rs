@@ -4,16 +4,19 @@
 mod events;
 mod facts;
 mod render;
+mod streams;
 
 use super::Shared;
 use super::information::document;
 use super::response::Body;
-use crate::clients::limits::is_forwarded;
+use crate::clients::accept::Streaming;
+use crate::clients::limits::{client_address, is_forwarded};
+use crate::clients::own_host::is_own_host;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds};
 use hyper::header::{
-    ACCEPT, CONTENT_SECURITY_POLICY, HeaderName, HeaderValue, REFERRER_POLICY,
+    ACCEPT, CONNECTION, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Request, Response, StatusCode};
@@ -22,29 +25,22 @@ use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::sync::{Mutex, Semaphore};
+use streams::Streams;
+use tokio::sync::Mutex;
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
 
-/// The most pages that are kept current at a time.
-const MOST_SUBSCRIBERS: usize = 64;
 /// What is shown is at most so old, however many look.
 const AGE: Duration = Duration::from_millis(500);
 
 /// What all views of the page share.
+#[derive(Default)]
 pub(super) struct Page {
     kinds: Arc<Kinds>,
     // For anyone, and for the operator.
     views: [Mutex<Option<View>>; 2],
-    subscribers: Arc<Semaphore>,
-}
-
-impl Default for Page {
-    fn default() -> Self {
-        let subscribers = Arc::new(Semaphore::new(MOST_SUBSCRIBERS));
-        Self { kinds: Arc::default(), views: Default::default(), subscribers }
-    }
+    streams: Streams,
 }
 
 /// The page as it was at one moment.
@@ -85,33 +81,50 @@ pub(super) fn respond_updates<B>(
     relay: &Arc<Shared>,
     from: IpAddr,
 ) -> Response<Body> {
-    let Ok(permit) = Arc::clone(&relay.page.subscribers).try_acquire_owned() else {
-        let text = format!("{MOST_SUBSCRIBERS} pages are kept current already; reload this one.\n");
-        return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
+    let trusted = &relay.config().connections.trusted_proxies;
+    let client = client_address(from, request.headers(), trusted);
+    let permit = match relay.page.streams.enter(client) {
+        Ok(permit) => permit,
+        Err(text) => {
+            return private(StatusCode::SERVICE_UNAVAILABLE, "text/plain", Body::from(text));
+        }
     };
     let updates = subscribe(Arc::clone(relay), Visitor::of(request, from), permit);
     let mut response = private(StatusCode::OK, "text/event-stream", updates);
+    response.extensions_mut().insert(Streaming);
+    // Nothing comes behind it.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     // A proxy that gathers an answer before it passes it on (nginx) would never pass this one on.
     let name = HeaderName::from_static("x-accel-buffering");
     response.headers_mut().insert(name, HeaderValue::from_static("no"));
     response
 }
 
-/// From where someone looks; `None` where only a proxy knows that.
-#[derive(Debug, Clone, Copy)]
-struct Visitor(Option<IpAddr>);
+/// From where someone looks, and by which name of the relay.
+#[derive(Debug, Clone)]
+struct Visitor {
+    // `None` where only a proxy knows that.
+    from: Option<IpAddr>,
+    host: Option<HeaderValue>,
+}
 
 impl Visitor {
     fn of<B>(request: &Request<B>, from: IpAddr) -> Self {
-        Self((!is_forwarded(request)).then_some(from))
+        let host = request.headers().get(HOST).cloned();
+        Self { from: (!is_forwarded(request)).then_some(from), host }
     }
 
     /// Whom the page is for, by the configuration that is in force.
-    fn viewer(self, relay: &Shared) -> Viewer {
-        let operators = &relay.config().page.operator;
-        let is_operator =
-            self.0.is_some_and(|from| operators.iter().any(|network| network.contains(from)));
-        if is_operator { Viewer::Operator } else { Viewer::Anyone }
+    fn viewer(&self, relay: &Shared) -> Viewer {
+        let config = relay.config();
+        let is_operator = self
+            .from
+            .is_some_and(|from| config.page.operator.iter().any(|network| network.contains(from)));
+        if is_operator && is_own_host(self.host.as_ref(), &config) {
+            Viewer::Operator
+        } else {
+            Viewer::Anyone
+        }
     }
 }
 
@@ -125,7 +138,7 @@ async fn view(relay: &Arc<Shared>, viewer: Viewer) -> Result<View, StoreError> {
         return Ok(view.clone());
     }
     let (shared, kinds) = (Arc::clone(relay), Arc::clone(&relay.page.kinds));
-    let facts = tokio::task::spawn_blocking(move || Facts::gather(&shared, &kinds)).await;
+    let facts = tokio::task::spawn_blocking(move || Facts::gather(&shared, &kinds, viewer)).await;
     let facts = facts.unwrap_or(Err(StoreError::Closed))?;
     let parts = Arc::new(render::parts(&facts, viewer));
     let view = View { made: Instant::now(), facts: Arc::new(facts), parts };

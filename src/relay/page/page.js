@@ -1,6 +1,6 @@
 "use strict";
 // The server sends each part of the page that has changed, by its id, as it renders it.
-const source = new EventSource("events");
+const source = new EventSource(`${location.pathname.replace(/\/$/, "")}/events`);
 source.addEventListener("parts", (event) => {
   for (const [id, html] of Object.entries(JSON.parse(event.data))) {
     const part = document.getElementById(id);

@@ -65,20 +65,22 @@ pub(super) fn orders(
     Ok(())
 }
 
-/// What is deleted or has vanished is not stored, and each address has one version.
+/// What is deleted or has vanished is not stored, and each address has one version. What a relay is
+/// removing, or goes on to remove when it starts, is no finding.
 pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
     const BROKEN: [(&str, &str); 5] = [
         (
             "SELECT event.id FROM tombstone JOIN event
              ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
-             WHERE event.kind NOT IN (5, 62)",
+             WHERE event.kind NOT IN (5, 62) AND event.id NOT IN (SELECT id FROM removal)",
             "it was deleted by its id, and is stored",
         ),
         (
             "SELECT event.id FROM address_tombstone buried JOIN event
              ON event.pubkey = buried.pubkey AND event.kind = buried.kind
              AND event.address = buried.address AND event.address IS NOT NULL
-             WHERE event.created_at <= buried.created_at",
+             WHERE event.created_at <= buried.created_at
+             AND event.id NOT IN (SELECT id FROM removal)",
             "it was deleted by its address, and is stored",
         ),
         (
@@ -123,7 +125,8 @@ pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite:
 fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
     let mut select = connection.prepare(
         "SELECT event.id, event.json, tombstone.pubkey FROM tombstone JOIN event
-         ON event.id = tombstone.id AND event.kind = ?1 AND event.pubkey <> tombstone.pubkey",
+         ON event.id = tombstone.id AND event.kind = ?1 AND event.pubkey <> tombstone.pubkey
+         WHERE event.id NOT IN (SELECT id FROM removal)",
     )?;
     let mut rows = select.query([GIFT_WRAP])?;
     while let Some(row) = rows.next()? {

@@ -14,6 +14,7 @@ use crate::reconcile::sessions::{
 use crate::reconcile::{Difference, InitiatorError, InitiatorOptions, RangeSet, Rule, Sessions};
 use crate::store::{Reader, StoreError, unix_now};
 use std::collections::{HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -166,7 +167,14 @@ impl Session<'_> {
         let information = self.peer.information;
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
         let time_bucket_s = (self.memory.by == Some(By::Day)).then_some(DAY_S);
-        let rule = if self.memory.reference_rule { Rule::Reference } else { Rule::Adaptive };
+        let rule = match (self.options.exact, self.memory.reference_rule) {
+            (true, _) => Rule::Exact,
+            (false, true) => Rule::Reference,
+            (false, false) => Rule::Adaptive,
+        };
+        // What proves a pass compares other ranges than the pass did.
+        let is_proof = self.pass.as_ref().is_some_and(|pass| pass.number > 1);
+        let bounds_seed = is_proof.then(|| RandomState::new().hash_one(self.reconciling.begun));
         let ahead = self.options.direction.is_down()
             && !self.options.dry_run
             && self.pass.as_ref().is_some_and(|pass| pass.number == 1)
@@ -198,6 +206,7 @@ impl Session<'_> {
                 sync_mark: checkpoint,
                 since: window.since,
                 time_bucket_s,
+                bounds_seed,
                 ..InitiatorOptions::default()
             };
             let mut sessions = sessions.lock();
@@ -205,7 +214,8 @@ impl Session<'_> {
             let opened = match sessions.open(id.clone(), set.clone(), options, 0) {
                 // The limits are within the protocol's: see `Information`.
                 Err(OpenError::FrameLimit(_)) => {
-                    sessions.open(id.clone(), set, InitiatorOptions::default(), 0)
+                    let options = InitiatorOptions { rule, ..InitiatorOptions::default() };
+                    sessions.open(id.clone(), set, options, 0)
                 }
                 opened => opened,
             };
@@ -319,8 +329,9 @@ impl Session<'_> {
     /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
     fn unreadable(&mut self, id: &str, window: Window, error: &InitiatorError) {
         tracing::debug!(peer = %self.url, session = id, %error, "a reconciliation failed");
-        // The reference rule does not tell when the differences were made.
-        if self.memory.reference_rule || self.memory.by == Some(By::Day) {
+        // The reference rule does not tell when the differences were made, and believes fingerprints.
+        let is_last = self.memory.reference_rule || self.options.exact;
+        if is_last || self.memory.by == Some(By::Day) {
             self.note(format!("{error}; reading events instead"));
             self.memory.report.method = super::Method::Req;
             self.paging.add(window);

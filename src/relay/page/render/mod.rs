@@ -20,7 +20,7 @@ pub(super) type Part = (&'static str, String);
 /// Whom the page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Viewer {
-    /// Sees how peers stand, and not who they are.
+    /// Sees public events, and of the peers whether they are reached and equal, not who they are.
     Anyone,
     Operator,
 }
@@ -33,7 +33,7 @@ pub(super) fn as_of(facts: &Facts) -> Part {
 /// The parts that change.
 pub(super) fn parts(facts: &Facts, viewer: Viewer) -> Vec<Part> {
     vec![
-        ("now", now(facts)),
+        ("now", now(facts, viewer)),
         ("peers", peers(facts, viewer)),
         ("days", days(facts, viewer)),
         ("kinds", kinds(facts)),
@@ -91,7 +91,7 @@ fn section(facts: &Facts, title: &str, id: &str, inner: &str) -> String {
 }
 
 /// The numbers at the top.
-fn now(facts: &Facts) -> String {
+fn now(facts: &Facts, viewer: Viewer) -> String {
     let mut out = String::new();
     let mut tile = |name: &str, value: String, more: &str| {
         let more = if more.is_empty() { String::new() } else { format!("<small>{more}</small>") };
@@ -101,7 +101,7 @@ fn now(facts: &Facts) -> String {
     tile("Kinds stored", grouped(facts.kinds.len() as u64), "");
     let connections = format!("{} clients connected", grouped(facts.connections));
     tile("NEG sessions now", grouped(facts.neg_sessions), &connections);
-    if facts.peers.is_empty() {
+    if facts.peers.is_empty() || viewer == Viewer::Anyone {
         return out;
     }
     let syncs: u64 = facts.peers.iter().map(|peer| peer.syncs).sum();

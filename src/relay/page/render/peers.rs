@@ -4,7 +4,7 @@ use super::super::facts::Facts;
 use super::words::{ago, grouped, size, time};
 use super::{Viewer, drawing};
 use crate::config::Direction;
-use crate::metrics::{DayDiffers, Look, PeerStatus};
+use crate::metrics::{DayDiffers, Look, PeerState, PeerStatus};
 use crate::plot::{self, Bar, escape};
 use crate::utc;
 use std::fmt::Write;
@@ -27,7 +27,8 @@ fn name(peer: &PeerStatus, place: usize, viewer: Viewer) -> String {
 }
 
 fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
-    let (mark, words) = state(peer);
+    let (mark, sign) = mark(peer.state());
+    let words = peer.state().words();
     let direction = match peer.direction {
         Direction::Both => "both ways",
         Direction::Down => "down, from the peer",
@@ -35,7 +36,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
     };
     let live = if peer.live { ", live" } else { "" };
     let mut out = format!(
-        r#"<div class="card"><div class="head"><h3>{}</h3><span class="mark {mark}">{words}</span><span class="quiet">{direction}{live}</span></div><dl class="facts">"#,
+        r#"<div class="card"><div class="head"><h3>{}</h3><span class="mark {mark}">{sign}{words}</span><span class="quiet">{direction}{live}</span></div><dl class="facts">"#,
         name(peer, place, viewer),
     );
     let mut fact = |name: &str, value: &str| {
@@ -48,16 +49,18 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
         (false, None) => "not yet".to_owned(),
     };
     // Where all was moved that may be and something differs all the same, that is not equality.
-    let differs = peer.have > 0 || peer.need > 0;
+    let differs = peer.have > 0 || peer.need > 0 || peer.last_sync.is_some_and(|it| !it.equal);
     fact(if differs { "Last complete" } else { "Last converged" }, &converged);
-    let known = peer.last_converged.is_some() || differs;
-    let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
-    fact("It lacks", &count(peer.have));
-    fact("This relay lacks", &count(peer.need));
+    if viewer == Viewer::Operator {
+        let known = peer.last_converged.is_some() || differs;
+        let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
+        fact("It lacks", &count(peer.have));
+        fact("This relay lacks", &count(peer.need));
+    }
     if let Some(second) = peer.differs_since {
         fact("Differs since", &when(second));
     }
-    if let Some(last) = &peer.last_sync {
+    if let (Some(last), Viewer::Operator) = (&peer.last_sync, viewer) {
         let tally = &last.tally;
         let trips = tally.round_trips;
         let cost = format!(
@@ -73,7 +76,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
     }
     out.push_str("</dl>");
     let failed = peer.last_error.as_ref().zip(peer.last_error_at);
-    let failed = failed.filter(|(_, second)| !peer.connected && failed_since_sync(peer, *second));
+    let failed = failed.filter(|(_, second)| !peer.connected && peer.failed_since_sync(*second));
     if let (Some((error, second)), Viewer::Operator) = (failed, viewer) {
         let (error, ago) = (escape(error), ago(second, now));
         let _ = write!(out, r#"<p class="quiet">Last failure, {ago}: {error}</p>"#);
@@ -83,21 +86,13 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
 }
 
 /// How a peer stands, as a class and in words that need no colour.
-fn state(peer: &PeerStatus) -> (&'static str, &'static str) {
-    let failed = peer.last_error_at.is_some_and(|at| failed_since_sync(peer, at));
-    match &peer.last_sync {
-        _ if peer.in_step => ("good", "● in step"),
-        _ if failed && !peer.connected => ("bad", "✕ not reached"),
-        Some(last) if last.equal => ("good", "● equal"),
-        Some(_) => ("differs", "▲ differs"),
-        None => ("quiet", "first sync under way"),
+fn mark(state: PeerState) -> (&'static str, &'static str) {
+    match state {
+        PeerState::InStep | PeerState::Equal => ("good", "● "),
+        PeerState::NotReached => ("bad", "✕ "),
+        PeerState::Differs => ("differs", "▲ "),
+        PeerState::FirstSync => ("quiet", ""),
     }
-}
-
-/// Whether what failed at that second came after the last sync that was complete.
-fn failed_since_sync(peer: &PeerStatus, second: u64) -> bool {
-    let complete = peer.last_sync.filter(|last| last.complete);
-    complete.is_none_or(|last| second > last.ended_at)
 }
 
 /// The peers of which it was looked up on which days they differ, with their names.

@@ -5,15 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Held by a client's connection; once this is dropped the client has gone.
 #[derive(Default)]
-pub(crate) struct Present(Presence);
+pub(crate) struct Attending(Departure);
 
 /// What others know of it. Clones share it.
 #[derive(Clone, Default)]
-pub(crate) struct Presence(Arc<AtomicBool>);
+pub(crate) struct Departure(Arc<AtomicBool>);
 
-impl Present {
+impl Attending {
     /// For whoever works for the client.
-    pub(crate) fn presence(&self) -> Presence {
+    pub(crate) fn departure(&self) -> Departure {
         self.0.clone()
     }
 
@@ -23,14 +23,14 @@ impl Present {
     }
 }
 
-impl Presence {
+impl Departure {
     /// Whether nobody waits for an answer any more.
     pub(crate) fn has_ended(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
-impl Drop for Present {
+impl Drop for Attending {
     fn drop(&mut self) {
         self.end();
     }

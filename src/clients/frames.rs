@@ -10,7 +10,7 @@ const HEAD_BYTES: usize = 14;
 
 /// A part of the stream.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Piece<'stream> {
+pub(crate) enum Piece<'stream> {
     /// A frame begins; these are the bytes of its head.
     Head { frame: Head, bytes: Vec<u8> },
     /// Some of its payload, as it stands in the stream.
@@ -21,22 +21,22 @@ pub(super) enum Piece<'stream> {
 
 /// What the head of a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Head {
+pub(crate) struct Head {
     /// Whether the message ends with the frame.
-    pub(super) is_last: bool,
-    pub(super) opcode: u8,
-    pub(super) mask: Option<[u8; 4]>,
-    length: u64,
+    pub(crate) is_last: bool,
+    pub(crate) opcode: u8,
+    pub(crate) mask: Option<[u8; 4]>,
+    pub(crate) length: u64,
 }
 
 /// Opcodes.
-pub(super) const CONTINUATION: u8 = 0;
-pub(super) const TEXT: u8 = 1;
-pub(super) const CLOSE: u8 = 8;
+pub(crate) const CONTINUATION: u8 = 0;
+pub(crate) const TEXT: u8 = 1;
+pub(crate) const CLOSE: u8 = 8;
 
 impl Head {
     /// Whether the frame may stand between the frames of a message.
-    pub(super) fn is_control(&self) -> bool {
+    pub(crate) fn is_control(&self) -> bool {
         self.opcode >= CLOSE
     }
 
@@ -60,8 +60,8 @@ impl Head {
 }
 
 /// Where in the stream its reader is.
-#[derive(Debug, Default)]
-pub(super) struct Frames {
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Frames {
     // The beginning of a head.
     head: Vec<u8>,
     // Payload of the frame that has not come.
@@ -73,7 +73,7 @@ pub(super) struct Frames {
 
 impl Frames {
     /// The next piece of `stream`, which loses it.
-    pub(super) fn next<'stream>(&mut self, stream: &mut &'stream [u8]) -> Option<Piece<'stream>> {
+    pub(crate) fn next<'stream>(&mut self, stream: &mut &'stream [u8]) -> Option<Piece<'stream>> {
         match self.left {
             None => self.read_head(stream),
             Some(0) => {
@@ -114,25 +114,25 @@ impl Frames {
     }
 
     /// Whether another message may stand here.
-    pub(super) fn is_between_messages(&self) -> bool {
+    pub(crate) fn is_between_messages(&self) -> bool {
         self.head.is_empty() && self.left.is_none() && !self.in_message
     }
 }
 
 /// Undoes the mask of a payload of which `at` bytes came before.
-pub(super) fn unmask(payload: &[u8], mask: Option<[u8; 4]>, at: usize) -> Vec<u8> {
+pub(crate) fn unmask(payload: &[u8], mask: Option<[u8; 4]>, at: usize) -> Vec<u8> {
     let mask = mask.unwrap_or_default();
     let keys = mask.iter().cycle().skip(at % mask.len());
     payload.iter().zip(keys).map(|(byte, key)| byte ^ key).collect()
 }
 
 /// A text message as a server sends it.
-pub(super) fn text(text: String) -> Vec<u8> {
+pub(crate) fn text(text: String) -> Vec<u8> {
     bytes(Frame::message(text, OpCode::Data(Data::Text), true))
 }
 
 /// A close frame as a server sends it.
-pub(super) fn close(code: CloseCode, reason: &'static str) -> Vec<u8> {
+pub(crate) fn close(code: CloseCode, reason: &'static str) -> Vec<u8> {
     bytes(Frame::close(Some(CloseFrame { code, reason: reason.into() })))
 }
 

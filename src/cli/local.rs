@@ -1,0 +1,55 @@
+//! Our side of `sync` and `diff`: the store, or what can be read of it beside the process that writes
+//! to it.
+
+use super::batch_bytes;
+use anyhow::Context;
+use negsync::config::Config;
+use negsync::index::{Index, Sets};
+use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
+use negsync::sync::Local;
+use tempfile::TempDir;
+
+/// Our side, and the folder of what it notes where the store may not be written to.
+pub(super) struct OpenedLocal {
+    pub(super) local: Local,
+    // Removed when this is dropped.
+    _notes: Option<TempDir>,
+}
+
+impl OpenedLocal {
+    /// Our side, which keeps its own notes.
+    pub(super) fn of(local: Local) -> Self {
+        Self { local, _notes: None }
+    }
+}
+
+/// Our side with the store that is configured.
+pub(super) fn open(config: &Config) -> anyhow::Result<OpenedLocal> {
+    Ok(OpenedLocal::of(Local::configured(open_index(config)?, config)?))
+}
+
+/// As [`open`], for what moves no events: beside a relay that runs on the store, too.
+pub(super) fn open_to_read(config: &Config) -> anyhow::Result<OpenedLocal> {
+    match open_index(config) {
+        Ok(index) => Ok(OpenedLocal::of(Local::configured(index, config)?)),
+        Err(StoreError::InUse { .. }) => beside_writer(config),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn open_index(config: &Config) -> Result<Index, StoreError> {
+    let memory_bytes = config.index.memory_mb.size() << 20;
+    let batches = Batches::Long { bytes: batch_bytes() };
+    let options = StoreOptions { batches, ..StoreOptions::configured(config) };
+    Index::open(&config.store.path, options, memory_bytes)
+}
+
+fn beside_writer(config: &Config) -> anyhow::Result<OpenedLocal> {
+    tracing::debug!("another process writes to the store; reading beside it");
+    let reader = Reader::open(&config.store.path, config.store.readers.size())?;
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    let notes = folder.path().join("notes.sqlite");
+    let notes = Store::open(&notes, StoreOptions::configured(config), Box::new(|_| {}))?;
+    let local = Local::reading(Sets::reading(reader), notes, config)?;
+    Ok(OpenedLocal { local, _notes: Some(folder) })
+}

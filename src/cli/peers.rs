@@ -1,0 +1,166 @@
+//! `negsync peers`
+
+use super::{read_config, unless_closed};
+use anyhow::{Context, bail, ensure};
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Bytes;
+use hyper::header::HOST;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::TokioIo;
+use negsync::config::Config;
+use serde::Deserialize;
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync peers --config /etc/negsync/relay.toml
+  negsync peers --relay 127.0.0.1:7777 --json
+
+The relay answers the addresses in metrics.allow, this machine by default, and never by way of a proxy.";
+
+/// How long the relay may take.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// A longer answer is not read.
+const ANSWER_BYTES: usize = 16 << 20;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// Where the relay serves, in place of relay.listen; of `negsync attach` it is attach.status_listen.
+    #[arg(long, value_name = "ADDR:PORT")]
+    relay: Option<SocketAddr>,
+    /// The relay's configuration file, of which relay.listen counts.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print the relay's answer, one JSON object.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the relay says, as far as it is printed.
+#[derive(Deserialize)]
+struct Answer {
+    now: u64,
+    peers: Vec<Peer>,
+}
+
+#[derive(Deserialize)]
+struct Peer {
+    name: String,
+    state: String,
+    last_sync: Option<LastSync>,
+    have: u64,
+    need: u64,
+    totals: Totals,
+    last_error: Option<String>,
+    last_error_at: Option<u64>,
+}
+
+#[derive(Deserialize)]
+struct LastSync {
+    ended_at: u64,
+}
+
+#[derive(Deserialize)]
+struct Totals {
+    stored: u64,
+    uploaded: u64,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let config = match &arguments.config {
+        Some(path) => read_config(path)?,
+        None => Config::default(),
+    };
+    let address = arguments.relay.unwrap_or_else(|| reachable(&config));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(address)).await });
+    let text = asked.with_context(|| format!("no answer from {address} in 10 s"))??;
+    let mut out = std::io::stdout().lock();
+    if arguments.json {
+        unless_closed(writeln!(out, "{}", text.trim_end()).map_err(Into::into))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let answer: Answer = serde_json::from_str(&text)
+        .with_context(|| format!("what serves at {address} is no negsync of this version"))?;
+    unless_closed(write!(out, "{}", table(&answer)).map_err(Into::into))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The address to ask a relay at that may listen on all of them.
+fn reachable(config: &Config) -> SocketAddr {
+    let mut address = config.relay.listen;
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+async fn ask(address: SocketAddr) -> anyhow::Result<String> {
+    let stream = TcpStream::connect(address)
+        .await
+        .with_context(|| format!("no relay answers at {address}; name it with --relay"))?;
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
+    let connection = tokio::spawn(connection);
+    let request = Request::get("/status").header(HOST, address.to_string());
+    let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
+    let status = response.status();
+    let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;
+    connection.abort();
+    let body = body.map_err(anyhow::Error::from_boxed).context("the answer cannot be read")?;
+    let text = String::from_utf8(body.to_bytes().into()).context("the answer is no text")?;
+    if status == StatusCode::NOT_FOUND {
+        bail!("what serves at {address} is no negsync of this version");
+    }
+    ensure!(status.is_success(), "the relay at {address} refuses: {}", text.trim_end());
+    Ok(text)
+}
+
+fn table(answer: &Answer) -> String {
+    if answer.peers.is_empty() {
+        return "no peers are configured\n".to_owned();
+    }
+    let heads = ["PEER", "STATE", "LAST SYNC", "IT LACKS", "WE LACK", "IN", "OUT"];
+    let mut rows = vec![heads.map(str::to_owned)];
+    rows.extend(answer.peers.iter().map(|peer| {
+        let synced = peer
+            .last_sync
+            .as_ref()
+            .map_or("never".to_owned(), |last| ago(last.ended_at, answer.now));
+        let numbers = [peer.have, peer.need, peer.totals.stored, peer.totals.uploaded];
+        let [have, need, stored, uploaded] = numbers.map(|number| number.to_string());
+        [peer.name.clone(), peer.state.clone(), synced, have, need, stored, uploaded]
+    }));
+    let widths: Vec<usize> = (0..heads.len())
+        .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
+        .collect();
+    let mut out = String::new();
+    let errors = answer.peers.iter().map(|peer| peer.last_error.as_ref().zip(peer.last_error_at));
+    for (row, error) in rows.iter().zip(std::iter::once(None).chain(errors)) {
+        let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
+            if column < 3 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        let line = cells.collect::<Vec<_>>().join("  ");
+        out += line.trim_end();
+        out += "\n";
+        if let Some((error, at)) = error {
+            out += &format!("    last error, {}: {error}\n", ago(at, answer.now));
+        }
+    }
+    out
+}
+
+fn ago(second: u64, now: u64) -> String {
+    match now.saturating_sub(second) {
+        seconds @ 0..120 => format!("{seconds} s ago"),
+        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
+        seconds => format!("{} days ago", seconds / 86_400),
+    }
+}

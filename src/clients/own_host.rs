@@ -1,0 +1,74 @@
+//! Whether a request was made for this relay by a name of its own.
+//!
+//! A browser can be led to send requests to any address under a name of somebody else's (DNS
+//! rebinding): a page of `evil.example` then reads what is shown to this machine alone. Its `Host` is
+//! that name. What only the operator may see is shown where `Host` is a name that nobody else can
+//! hold: an address, `localhost`, a name without a dot, or one that the configuration names.
+
+use crate::config::Config;
+use hyper::header::{HOST, HeaderValue};
+use hyper::{Request, Uri};
+use std::net::IpAddr;
+
+/// Whether the request names an own host.
+pub(crate) fn names_own_host<B>(request: &Request<B>, config: &Config) -> bool {
+    is_own_host(request.headers().get(HOST), config)
+}
+
+/// Whether a `Host` is our own. No browser sends a request without one.
+pub(crate) fn is_own_host(header: Option<&HeaderValue>, config: &Config) -> bool {
+    let Some(host) = header else { return true };
+    let host = host.to_str().ok().and_then(host_of);
+    host.is_some_and(|host| is_own(&host, config))
+}
+
+fn is_own(host: &str, config: &Config) -> bool {
+    let address = host.trim_start_matches('[').trim_end_matches(']');
+    let is_configured = || {
+        let urls = [&config.auth.relay_url, &config.attach.relay_url];
+        let mut names = config.relay.hosts.iter().map(|name| name.to_ascii_lowercase());
+        names.any(|name| name == host)
+            || urls.into_iter().filter_map(|url| host_of(url)).any(|name| name == host)
+    };
+    address.parse::<IpAddr>().is_ok()
+        || !host.contains('.')
+        || host.ends_with(".localhost")
+        || is_configured()
+}
+
+/// The host of a URL or of a `Host` header, in lower case.
+fn host_of(text: &str) -> Option<String> {
+    let uri: Uri = text.trim().parse().ok()?;
+    Some(uri.host()?.trim_end_matches('.').to_ascii_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_others_can_hold_are_not_ours() {
+        let mut config = Config::default();
+        config.auth.relay_url = "wss://Relay.example.com/nostr".into();
+        config.relay.hosts = vec!["metrics.internal.example".into()];
+        for (host, is) in [
+            ("127.0.0.1:7777", true),
+            ("[::1]:7777", true),
+            ("localhost", true),
+            ("negsync:7777", true),
+            ("a.localhost:1", true),
+            ("relay.example.com.", true),
+            ("relay.example.com:443", true),
+            ("metrics.internal.example:7777", true),
+            ("evil.example", false),
+            ("127.0.0.1.evil.example", false),
+            ("relay.example.com.evil.example", false),
+            ("", false),
+            ("a b", false),
+        ] {
+            let request = Request::builder().header(HOST, host).body(()).unwrap();
+            assert_eq!(names_own_host(&request, &config), is, "{host}");
+        }
+        assert!(names_own_host(&Request::new(()), &config));
+    }
+}

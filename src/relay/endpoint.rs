@@ -1,0 +1,52 @@
+//! The one path at which the relay is reached (NIP-01, Communication between clients and relays).
+
+use hyper::Uri;
+
+/// The path of WebSocket, NIP-11 document and page: that of `auth.relay_url`, without it `/`.
+pub(super) struct Endpoint {
+    // Without a slash at the end.
+    path: String,
+}
+
+impl Endpoint {
+    pub(super) fn new(relay_url: &str) -> Self {
+        let path = relay_url
+            .trim()
+            .parse()
+            .map_or_else(|_| String::new(), |url: Uri| url.path().trim_end_matches('/').to_owned());
+        Self { path }
+    }
+
+    /// Whether the path of a request is this one, with or without a slash at its end.
+    pub(super) fn is(&self, path: &str) -> bool {
+        path.strip_suffix('/').unwrap_or(path) == self.path
+    }
+
+    /// Whether it is where the page asks for its updates.
+    pub(super) fn is_updates(&self, path: &str) -> bool {
+        path.strip_prefix(self.path.as_str()) == Some("/events")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_path_is_served() {
+        for (relay_url, served) in [
+            ("", &["/"][..]),
+            ("wss://relay.example.com", &["/"]),
+            ("wss://relay.example.com/nostr", &["/nostr", "/nostr/"]),
+            ("wss://relay.example.com:7/a/b/?x=1", &["/a/b", "/a/b/"]),
+        ] {
+            let endpoint = Endpoint::new(relay_url);
+            let paths = ["/", "//", "/foo", "/nostr", "/nostr/", "/nostr//", "/a/b", "/a/b/", "*"];
+            let is: Vec<&str> = paths.into_iter().filter(|path| endpoint.is(path)).collect();
+            assert_eq!(is, served, "{relay_url}");
+        }
+        assert!(Endpoint::new("").is_updates("/events"));
+        assert!(Endpoint::new("ws://a/b").is_updates("/b/events"));
+        assert!(!Endpoint::new("ws://a/b").is_updates("/events"));
+    }
+}

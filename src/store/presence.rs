@@ -1,0 +1,247 @@
+//! Whether the store's files are still what they were opened as: a file that was moved, removed,
+//! replaced or unmounted is written to as before, and whoever looks for it finds something else.
+
+use super::StoreError;
+use super::doubt::log_path;
+use super::lock::Lock;
+use std::fs::{File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::UNIX_EPOCH;
+
+/// What tells one file from another, whatever their names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity {
+    device: u64,
+    pub(super) inode: u64,
+    /// When the file was made, in nanoseconds since 1970; 0 where the file system does not say. An
+    /// inode's number is given again.
+    pub(super) born: u128,
+}
+
+impl From<&Metadata> for Identity {
+    fn from(file: &Metadata) -> Self {
+        let born = file.created().ok().and_then(|at| at.duration_since(UNIX_EPOCH).ok());
+        Self {
+            device: file.dev(),
+            inode: file.ino(),
+            born: born.map_or(0, |since| since.as_nanos()),
+        }
+    }
+}
+
+/// One of the files that a store is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Store,
+    Log,
+    Lock,
+}
+
+impl Part {
+    /// What to do when it is lost.
+    fn hint(self) -> &'static str {
+        match self {
+            Self::Store => {
+                "stop negsync, then put the store back where it was, or move its log (its name ends \
+                 in -wal) beside it under the store's new name: what was stored lately is in the log"
+            }
+            Self::Log => {
+                "end all readers of the store: what the log held is moved into it; then start negsync \
+                 again"
+            }
+            Self::Lock => {
+                "start negsync again: another one may have written to the store meanwhile"
+            }
+        }
+    }
+}
+
+/// A file that has to stay where it is.
+struct Watched {
+    part: Part,
+    path: PathBuf,
+    identity: Identity,
+}
+
+/// What stands where a file should be.
+enum Found {
+    Same,
+    /// The file, which has other names as well.
+    Linked(u64),
+    Nothing,
+    Another,
+}
+
+impl Watched {
+    fn look(&self) -> io::Result<Found> {
+        let found = match self.path.metadata() {
+            Ok(found) => found,
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
+                return Ok(Found::Nothing);
+            }
+            Err(error) => return Err(error),
+        };
+        Ok(match found.nlink() {
+            _ if Identity::from(&found) != self.identity => Found::Another,
+            0 | 1 => Found::Same,
+            names => Found::Linked(names),
+        })
+    }
+}
+
+/// The files of an open store. Clones share what is known of them.
+#[derive(Clone)]
+pub(super) struct Presence(Arc<Shared>);
+
+struct Shared {
+    watched: Vec<Watched>,
+    // The first file that was lost. That lasts: while it was away others may have written to it.
+    lost: OnceLock<Part>,
+    // A file has more than one name, and the log says so.
+    is_linked: AtomicBool,
+    // SQLite removes the log when the store closes.
+    is_closed: AtomicBool,
+}
+
+impl Presence {
+    /// Remembers the files as they are now. `path` is how the store was named, and `log` its
+    /// write-ahead log.
+    pub(super) fn of(path: &Path, log: &File, lock: &Lock) -> Result<Self, StoreError> {
+        let failed = |path: &Path| {
+            let path = path.to_owned();
+            move |source| StoreError::NotFound { path, source }
+        };
+        let real = &lock.store;
+        let store = Identity::from(&real.metadata().map_err(failed(real))?);
+        let log_path = log_path(real);
+        let log = Identity::from(&log.metadata().map_err(failed(&log_path))?);
+        lock.record(store, log);
+        let held = Identity::from(&lock.file.metadata().map_err(failed(&lock.path))?);
+        let watch = |part, path: &Path, identity| Watched { part, path: path.to_owned(), identity };
+        let watched = vec![
+            // Where links lead to, and as it was named: the next start goes by the name.
+            watch(Part::Store, real, store),
+            watch(Part::Store, path, store),
+            watch(Part::Log, &log_path, log),
+            watch(Part::Lock, &lock.path, held),
+        ];
+        let presence = Self(Arc::new(Shared {
+            watched,
+            lost: OnceLock::new(),
+            is_linked: AtomicBool::new(false),
+            is_closed: AtomicBool::new(false),
+        }));
+        // SQLite has opened them by their names meanwhile.
+        presence.check()?;
+        Ok(presence)
+    }
+
+    /// Looks whether each file is where it was. One that was lost stays so.
+    ///
+    /// # Errors
+    /// When the store is closed, when a file is lost, has a second name, or cannot be looked for.
+    pub(super) fn check(&self) -> Result<(), StoreError> {
+        if self.is_closed() {
+            return Err(StoreError::Closed);
+        }
+        if self.0.lost.get().is_some() {
+            return Err(StoreError::FileLost);
+        }
+        let mut is_linked = false;
+        for watched in &self.0.watched {
+            let (path, part) = (watched.path.display(), watched.part);
+            let found = match watched.look() {
+                Ok(Found::Same) => continue,
+                Ok(Found::Nothing) => "nothing",
+                Ok(Found::Another) => "another file",
+                Ok(Found::Linked(names)) => {
+                    is_linked = true;
+                    if !self.0.is_linked.swap(true, Ordering::AcqRel) {
+                        tracing::error!(file = %path, names, "store file has other names: writing stops; remove its other hard links");
+                    }
+                    continue;
+                }
+                Err(error) => {
+                    return Err(StoreError::NotWritten(format!(
+                        "its file cannot be looked for: {}",
+                        error.kind()
+                    )));
+                }
+            };
+            if self.is_closed() {
+                return Err(StoreError::Closed);
+            }
+            if self.0.lost.set(part).is_ok() {
+                let hint = part.hint();
+                tracing::error!(file = %path, found, "store file lost: writing stops; {hint}");
+            }
+            return Err(StoreError::FileLost);
+        }
+        if is_linked {
+            return Err(StoreError::NotWritten("its file has more than one name".into()));
+        }
+        self.0.is_linked.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Ends the watch, before the store closes.
+    pub(super) fn close(&self) {
+        self.0.is_closed.store(true, Ordering::Release);
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Whether the log alone was lost: what it holds can still be moved into the store.
+    pub(super) fn has_lost_log(&self) -> bool {
+        let is_there = |it: &Watched| {
+            it.part == Part::Log || matches!(it.look(), Ok(Found::Same | Found::Linked(_)))
+        };
+        self.0.lost.get() == Some(&Part::Log) && self.0.watched.iter().all(is_there)
+    }
+}
+
+/// Refuses a log whose store is not there: SQLite would remove it.
+pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
+    let real = super::lock::real_path(path);
+    let log = log_path(&real);
+    let bytes = |path: &Path| match path.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Some(0),
+        file => file.ok().map(|file| file.len()),
+    };
+    if bytes(&real) == Some(0) && bytes(&log).is_some_and(|bytes| bytes > 0) {
+        return Err(StoreError::OrphanedLog { log, path: path.to_owned() });
+    }
+    Ok(())
+}
+
+/// Refuses a log that another file wrote which stood in the store's place before: SQLite would put
+/// pages of the one into the other.
+pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), StoreError> {
+    let real = super::lock::real_path(path);
+    let log = log_path(&real);
+    let (Ok(store), Ok(found), Some((its_store, its_log))) =
+        (real.metadata(), log.metadata(), super::lock::recorded(&real))
+    else {
+        return Ok(());
+    };
+    let is = |file: &Metadata, (inode, born): (u64, u128)| {
+        let file = Identity::from(file);
+        file.inode == inode && file.born == born
+    };
+    // Where both are others they were copied here together.
+    if found.len() > 0 && is(&found, its_log) && !is(&store, its_store) {
+        return Err(StoreError::ForeignLog { log, path: path.to_owned() });
+    }
+    Ok(())
+}

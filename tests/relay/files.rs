@@ -1,0 +1,291 @@
+//! The store's files under a running relay: moved, removed, replaced and unmounted while clients
+//! publish, and who may read them.
+
+use crate::support::disk::Disk;
+use crate::support::http::http;
+use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::{Author, Client, events, id_of, model};
+use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+const CLIENTS: u8 = 3;
+/// So many events are acknowledged before something happens, and refused after it.
+const EVENTS: usize = 30;
+
+/// What clients that publish without a pause have seen.
+#[derive(Default)]
+struct Load {
+    acknowledged: Mutex<BTreeSet<String>>,
+    // Set once what happens has happened: nothing that is sent later may be acknowledged.
+    happened: AtomicBool,
+    refused: AtomicUsize,
+}
+
+impl Load {
+    async fn publish(self: Arc<Self>, mut client: Client, author: Author) {
+        for number in 0.. {
+            let event = author.note(events::EPOCH + number, &number.to_string());
+            let has_happened = self.happened.load(Ordering::SeqCst);
+            let (accepted, text) = client.publish(&event).await;
+            if accepted {
+                assert!(!has_happened, "acknowledged afterwards: {event}");
+                self.acknowledged.lock().unwrap().insert(id_of(&event).to_owned());
+            } else {
+                assert!(text.starts_with("error: "), "{text}");
+                if self.refused.fetch_add(1, Ordering::SeqCst) >= EVENTS {
+                    return;
+                }
+            }
+            // What is known already is not acknowledged either.
+            if has_happened && number % 5 == 0 {
+                let first = author.note(events::EPOCH, "0");
+                let (accepted, text) = client.publish(&first).await;
+                assert!(!accepted && text.starts_with("error: "), "{text}");
+            }
+        }
+    }
+
+    fn acknowledged(&self) -> BTreeSet<String> {
+        self.acknowledged.lock().unwrap().clone()
+    }
+}
+
+/// Starts a relay on `store`, has clients publish, does `happens` to its files meanwhile, and sees
+/// that the relay stops writing and says so. Returns the relay, and what it has acknowledged.
+async fn displace(store: &Path, lost: &str, happens: impl FnOnce()) -> (RelayProcess, Load) {
+    let relay = RelayProcess::start(store);
+    let load = Arc::new(Load::default());
+    let mut publishing = Vec::new();
+    for author in 1..=CLIENTS {
+        let client = relay.client().await;
+        publishing.push(tokio::spawn(Arc::clone(&load).publish(client, Author::new(author))));
+    }
+    while load.acknowledged.lock().unwrap().len() < EVENTS {
+        tokio::task::yield_now().await;
+    }
+    happens();
+    load.happened.store(true, Ordering::SeqCst);
+    let address = relay.url().trim_start_matches("ws://").parse().unwrap();
+    let health = http(address, "GET", "/health", &[]).await;
+    assert!(health.status == 503 && health.body.contains("the store"), "{}", health.body);
+    for published in publishing {
+        published.await.unwrap();
+    }
+    let mut client = relay.client().await;
+    let answer = client.ask(&json!(["NEG-OPEN", "n", {}, "6100000200"])).await;
+    let text = "error: the store's file was moved, removed or replaced";
+    assert_eq!(answer, json!(["NEG-ERR", "n", text]));
+    let line = relay.logged("store file lost");
+    assert!(line.contains(lost) && line.contains("ERROR"), "{line}");
+    (relay, Arc::into_inner(load).unwrap())
+}
+
+fn ended(relay: RelayProcess, signal: &str) {
+    relay.signal(signal);
+    let (_, log) = relay.ended();
+    assert_eq!(log.matches("ERROR").count(), 1, "{log}");
+}
+
+fn beside(store: &Path, suffix: &str) -> PathBuf {
+    let mut name = store.to_owned().into_os_string();
+    name.push(suffix);
+    name.into()
+}
+
+fn exported(store: &Path) -> BTreeSet<String> {
+    let ended = negsync(&["export", "--store", store.to_str().unwrap()], "");
+    assert!(ended.status.success(), "{ended:?}");
+    let events: Vec<Value> =
+        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    model::ids(&events)
+}
+
+/// Whoever would write and whoever would read is told of the log, which stays as it is.
+fn refused(store: &Path) {
+    let log = std::fs::read(beside(store, "-wal")).unwrap();
+    assert!(log.len() > 4_096);
+    let path = store.to_str().unwrap();
+    for arguments in [&["relay", "--listen", "127.0.0.1:0"][..], &["import"], &["export"]] {
+        let Ended { status, stderr, .. } = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert!(status.code() == Some(1) && stderr.contains("-wal is the write-ahead"), "{stderr}");
+    }
+    assert_eq!(std::fs::read(beside(store, "-wal")).unwrap(), log);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_moved() {
+    for signal in ["KILL", "TERM"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, moved) = (folder.path().join("a.sqlite"), folder.path().join("b.sqlite"));
+        let (relay, load) =
+            displace(&store, "found=\"nothing\"", || std::fs::rename(&store, &moved).unwrap())
+                .await;
+        ended(relay, signal);
+        refused(&store);
+        assert!(!store.exists());
+        // As the log says: the log moves along.
+        std::fs::rename(beside(&store, "-wal"), beside(&moved, "-wal")).unwrap();
+        assert!(exported(&moved).is_superset(&load.acknowledged()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_whose_directory_is_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let (directory, elsewhere) = (folder.path().join("data"), folder.path().join("old"));
+    std::fs::create_dir(&directory).unwrap();
+    let store = directory.join("a.sqlite");
+    let (relay, load) =
+        displace(&store, "found=\"nothing\"", || std::fs::rename(&directory, &elsewhere).unwrap())
+            .await;
+    ended(relay, "KILL");
+    assert!(exported(&elsewhere.join("a.sqlite")).is_superset(&load.acknowledged()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("a.sqlite");
+    let (relay, _) =
+        displace(&store, "found=\"nothing\"", || std::fs::remove_file(&store).unwrap()).await;
+    ended(relay, "KILL");
+    refused(&store);
+    // An empty file is no store either, and SQLite would remove the log for it.
+    std::fs::write(&store, "").unwrap();
+    refused(&store);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_another_one_replaces() {
+    for signal in ["KILL", "TERM"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (store, other) = (folder.path().join("a.sqlite"), folder.path().join("other"));
+        let event = Author::new(9).note(events::EPOCH, "in the other one");
+        let import = ["import", "--store", other.to_str().unwrap()];
+        assert!(negsync(&import, &event.to_string()).status.success());
+        let bytes = std::fs::read(&other).unwrap();
+        let (relay, load) = displace(&store, "found=\"another file\"", || {
+            std::fs::rename(&other, &store).unwrap();
+        })
+        .await;
+        assert!(load.acknowledged().len() >= EVENTS);
+        ended(relay, signal);
+        refused(&store);
+        assert_eq!(std::fs::read(&store).unwrap(), bytes);
+        for suffix in ["-wal", "-shm"] {
+            std::fs::rename(beside(&store, suffix), folder.path().join(suffix)).unwrap();
+        }
+        assert_eq!(exported(&store), model::ids([&event]));
+    }
+}
+
+/// Whoever copies a store with all that lies beside it, after a kill, has copied a store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_of_all_files_is_no_other_store() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, copy) = (folder.path().join("a.sqlite"), folder.path().join("b.sqlite"));
+    let relay = RelayProcess::start(&store);
+    let event = Author::new(1).note(events::EPOCH, "in the log");
+    relay.client().await.store(&event).await;
+    relay.signal("KILL");
+    relay.ended();
+    for suffix in ["", "-wal", ".lock"] {
+        std::fs::copy(beside(&store, suffix), beside(&copy, suffix)).unwrap();
+    }
+    let relay = RelayProcess::start(&copy);
+    assert_eq!(relay.client().await.query(&[json!({})]).await, [event]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_is_unmounted() {
+    let Some(disk) = Disk::mount(64) else { return };
+    let store = disk.path().join("a.sqlite");
+    let (relay, _) = displace(&store, "found=\"nothing\"", || disk.unmount()).await;
+    ended(relay, "KILL");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lock_that_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("a.sqlite");
+    let lock = beside(&store, ".lock");
+    let (relay, load) =
+        displace(&store, "a.sqlite.lock", || std::fs::remove_file(&lock).unwrap()).await;
+    // One that begins meanwhile is let in, and writes on.
+    let event = Author::new(9).note(events::EPOCH, "by another process");
+    let import = ["import", "--store", store.to_str().unwrap()];
+    assert!(negsync(&import, &event.to_string()).status.success());
+    ended(relay, "KILL");
+    let found = exported(&store);
+    assert!(found.is_superset(&load.acknowledged()) && found.contains(id_of(&event)));
+}
+
+/// What was acknowledged is in a log that has no name any more, and nowhere else.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_removed_or_replaced() {
+    for replaces in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("a.sqlite");
+        let log = beside(&store, "-wal");
+        let (relay, load) = displace(&store, "a.sqlite-wal", || {
+            std::fs::remove_file(&log).unwrap();
+            if replaces {
+                std::fs::write(&log, "").unwrap();
+            }
+        })
+        .await;
+        relay.logged("what the lost write-ahead log held is in the store");
+        ended(relay, "KILL");
+        assert!(exported(&store).is_superset(&load.acknowledged()), "{replaces}");
+    }
+}
+
+/// Another name is a way round the lock, but nothing is lost by it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_name_of_the_store_stops_writing_until_it_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let (store, name) = (folder.path().join("a.sqlite"), folder.path().join("b.sqlite"));
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    client.store(&author.note(events::EPOCH, "before")).await;
+    std::fs::hard_link(&store, &name).unwrap();
+    let event = author.note(events::EPOCH + 1, "meanwhile");
+    let (accepted, text) = client.publish(&event).await;
+    assert!(!accepted && text.contains("more than one name"), "{text}");
+    std::fs::remove_file(&name).unwrap();
+    client.store(&event).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_files_of_a_store_are_for_their_owner_alone_whatever_the_umask() {
+    for umask in ["000", "022", "077"] {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("a.sqlite");
+        let mut command = Command::new("sh");
+        let run = format!(r#"umask {umask}; exec "$@""#);
+        command.args(["-c", &run, "sh", env!("CARGO_BIN_EXE_negsync")]);
+        let relay = RelayProcess::start_by(command, &store, &[]);
+        relay.client().await.store(&Author::new(1).note(events::EPOCH, "one")).await;
+        let mode = |suffix: &str| beside(&store, suffix).metadata().unwrap().permissions().mode();
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            assert_eq!(mode(suffix) & 0o777, 0o600, "{suffix}, umask {umask}");
+        }
+        relay.signal("TERM");
+        let (_, log) = relay.ended();
+        assert!(!log.contains("store open to every user"), "{log}");
+        // What an operator opens to others stays so, and is said.
+        std::fs::set_permissions(&store, Permissions::from_mode(0o644)).unwrap();
+        let relay = RelayProcess::start(&store);
+        relay.logged("store open to every user");
+        for suffix in ["", "-wal", "-shm", ".lock"] {
+            assert_eq!(mode(suffix) & 0o777, 0o644, "{suffix}, umask {umask}");
+        }
+    }
+}
