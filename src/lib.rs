@@ -1,6 +1,7 @@
 //! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
+pub mod admission;
 pub mod attach;
 pub mod clients;
 pub mod config;
@@ -10,7 +11,8 @@ pub mod metrics;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
-pub mod policy;
+mod policy;
+pub mod prefix;
 pub mod relay;
 pub mod store;
 pub mod sync;

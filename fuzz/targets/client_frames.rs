@@ -1,10 +1,12 @@
 //! What a client may send: every message is taken within its limits or answered, shortly and in
 //! JSON; an event that can be read is stored in a form that reads the same.
 
+use negsync::admission::{Admission, Source};
 use negsync::clients::message::{ClientMessage, Refusal, ok, parse};
-use negsync::config::Limits;
-use negsync::store::{Event, Filter, within_limits};
+use negsync::config::{Config, Limits};
+use negsync::store::{Event, Filter, Viewer};
 use serde_json::Value;
+use std::net::Ipv4Addr;
 use std::sync::OnceLock;
 
 /// The longest answer to a message that was refused, with an id of 64 characters that are written as
@@ -26,9 +28,14 @@ fn limits() -> &'static Limits {
     LIMITS.get_or_init(Limits::default)
 }
 
+fn admission() -> &'static Admission {
+    static ADMISSION: OnceLock<Admission> = OnceLock::new();
+    ADMISSION.get_or_init(|| Admission::start(Config::default()).expect("no thread is needed"))
+}
+
 fn check(text: &str, message: ClientMessage, limits: &Limits) {
     match message {
-        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(&json, limits),
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => check_event(&json),
         ClientMessage::Req { id, filters } | ClientMessage::Count { id, filters } => {
             check_id(&id, limits);
             check_filters(&filters, limits);
@@ -75,7 +82,7 @@ fn check_answer(answer: &str, verbs: &[&str]) {
     assert!(elements.iter().skip(1).all(|element| element.is_string() || element.is_boolean()));
 }
 
-fn check_event(json: &str, limits: &Limits) {
+fn check_event(json: &str) {
     let event = match Event::parse(json) {
         Ok(event) => event,
         Err(error) => {
@@ -93,7 +100,8 @@ fn check_event(json: &str, limits: &Limits) {
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
     // White space apart, no form is much longer than the one that was sent.
     assert!(event.json().len() <= 6 * json.len());
-    if let Ok(event) = within_limits(event, limits)
+    let client = Source::Client { address: Ipv4Addr::LOCALHOST.into(), viewer: Viewer::default() };
+    if let Ok(event) = admission().read(json, &client)
         && let Ok(verified) = event.verify()
     {
         assert_eq!(verified.json(), stored.json());

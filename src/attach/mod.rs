@@ -9,12 +9,12 @@ mod status;
 mod tunnel;
 mod wire;
 
+use crate::admission::Admission;
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
 use crate::clients::running::{Stop, running};
-use crate::clients::settings::Settings;
-use crate::clients::{Reloaded, Service, refusals};
-use crate::config::Config;
+use crate::clients::{Service, refusals};
+use crate::config::{Config, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, RelayKind, StoreError};
@@ -94,7 +94,7 @@ fn private_kinds(config: &Config) -> PrivateKinds {
 pub struct Attach {
     address: SocketAddr,
     status_address: Option<SocketAddr>,
-    settings: Arc<Settings>,
+    admission: Admission,
     peers: Peers,
     stop: Stop,
 }
@@ -137,8 +137,10 @@ impl Attach {
         let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
+        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, sets, metrics, running));
-        let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
+        let peers = service.peers.clone();
         tokio::spawn(refusals::log(Arc::clone(&service)));
         let shared = Arc::new(Shared {
             service: Arc::clone(&service),
@@ -158,7 +160,7 @@ impl Attach {
         stop.accepts(accept(listener, service, move |request, from| {
             http::respond(request, from, Arc::clone(&shared))
         }));
-        Ok(Self { address, status_address, settings, peers, stop })
+        Ok(Self { address, status_address, admission, peers, stop })
     }
 
     /// Where clients connect; the port is the system's choice when the configuration names 0.
@@ -176,11 +178,15 @@ impl Attach {
         &self.peers
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart: connections that are
-    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
-    /// this; whoever runs these has to look at the keys that changed.
+    /// What decides about the events that syncs bring to the relay.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
+    /// of syncs are no part of this; whoever runs these looks at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
-        self.settings.replace(config)
+        self.admission.reload(config)
     }
 
     /// Stops accepting, closes every socket with 1001, and returns when all have ended or after 10

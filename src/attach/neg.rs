@@ -3,11 +3,11 @@
 
 use super::Shared;
 use super::auth::{self, SharedAuth};
+use crate::admission::access;
 use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::message::{self, ClientMessage};
 use crate::clients::neg_sessions::NegSessions;
-use crate::clients::permission;
 use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 
@@ -80,8 +80,8 @@ impl Neg {
     fn may_sync(&self, filters: &[Filter]) -> Result<(), &'static str> {
         let config = &self.shared.service.config().auth;
         match self.may_show_key {
-            true => permission::may_sync(config, &self.viewer, filters),
-            false => permission::may_sync_public(config, &self.viewer),
+            true => access::may_sync(config, &self.viewer, filters),
+            false => access::may_sync_public(config, &self.viewer),
         }
     }
 

@@ -3,14 +3,15 @@
 use super::serving::{ListenArguments, Serves, Serving, Signals};
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::{Context, bail};
+use negsync::admission::Admission;
 use negsync::attach::{self, Attach, open_sets};
-use negsync::clients::Reloaded;
-use negsync::config::Config;
+use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Schedule};
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Which relay to work beside.
 #[derive(clap::Args)]
@@ -55,9 +56,9 @@ pub(super) struct Arguments {
 }
 
 /// Our side of syncs for the relay that is configured. The store holds only what they remember.
-pub(super) fn local(config: &Config) -> anyhow::Result<Local> {
-    let sets = open_sets(config)?;
-    Ok(Local::attached(sets, open_notes(config)?, &config.attach.url, config)?)
+pub(super) fn local(config: Config) -> anyhow::Result<Local> {
+    let (sets, notes) = (open_sets(&config)?, open_notes(&config)?);
+    Ok(Local::attached(sets, notes, Admission::start(config)?)?)
 }
 
 fn open_notes(config: &Config) -> anyhow::Result<Store> {
@@ -93,7 +94,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let (address, status) = (attach.address(), attach.status_address());
         let database = config.attach.path.display().to_string();
         let (relay, peers) = (config.attach.url.clone(), config.peers.len());
-        let serving = Serving::begin(Beside { attach, sets, notes: None }, config, log)?;
+        let serving = Serving::begin(Beside { attach, sets, notes: None }, log)?;
         tracing::info!(%address, ?status, database, relay, peers, "serving");
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {database} on ws://{address}");
@@ -110,7 +111,12 @@ struct Beside {
 }
 
 impl Serves for Beside {
-    fn schedule(&mut self, config: &Config) -> anyhow::Result<Schedule> {
+    fn config(&self) -> Arc<Config> {
+        self.attach.admission().config()
+    }
+
+    fn schedule(&mut self) -> anyhow::Result<Schedule> {
+        let config = self.config();
         let peers = self.attach.peers();
         if config.peers.is_empty() {
             peers.clear();
@@ -118,10 +124,10 @@ impl Serves for Beside {
         }
         let notes = match &self.notes {
             Some(notes) => notes.clone(),
-            None => self.notes.insert(open_notes(config)?).clone(),
+            None => self.notes.insert(open_notes(&config)?).clone(),
         };
-        let local = Local::attached(self.sets.clone(), notes, &config.attach.url, config)?;
-        Ok(Schedule::attached(local, config, peers)?)
+        let admission = self.attach.admission().clone();
+        Ok(Schedule::attached(Local::attached(self.sets.clone(), notes, admission)?, peers)?)
     }
 
     fn reload(&self, config: Config) -> Reloaded {

@@ -4,6 +4,7 @@
 use super::sync::sentence;
 use super::sync_progress::Display;
 use anyhow::Context;
+use negsync::admission::Admission;
 use negsync::config::{Config, Synchronous, Via};
 use negsync::index::Index;
 use negsync::sync::{Direction, Local, Options, PeerUrl, sync};
@@ -38,9 +39,9 @@ impl HandOver {
     }
 
     /// Sends what the relay lacks, prints what came of it, and returns whether all has an answer.
-    pub(super) fn send(&self, index: Index, config: &Config) -> anyhow::Result<bool> {
+    pub(super) fn send(&self, index: Index, admission: &Admission) -> anyhow::Result<bool> {
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        let local = Local::configured(index, config)?;
+        let local = Local::configured(index, admission.clone())?;
         let options = Options { direction: Direction::Up, ..Options::default() };
         let mut shown = Display::new(false).of_peer(&self.url);
         let report = runtime

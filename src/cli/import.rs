@@ -5,8 +5,9 @@ use super::hand_over::HandOver;
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::{Context, bail};
 use indicatif::ProgressBar;
+use negsync::admission::{Admission, Source};
 use negsync::index::Index;
-use negsync::store::{Batches, Event, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::fs::{File, Metadata};
 use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
@@ -76,13 +77,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let batches = Batches::Long { bytes: batch_bytes };
     let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
     let index = Index::open(&config.store.path, options, 0)?;
+    let admission = Admission::start(config)?;
     let progress = bar(length);
     let mut commits = Commits::of(&index, batch_bytes);
-    let tally = import(&mut *input, arguments.no_verify, &mut commits, &progress)?;
+    let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
     progress.finish_and_clear();
     let _ = writeln!(std::io::stdout(), "{tally}");
     let is_handed_over = match hand_over {
-        Some(hand_over) => hand_over.send(index, &config)?,
+        Some(hand_over) => hand_over.send(index, &admission)?,
         None => {
             index.store().close();
             true
@@ -119,6 +121,7 @@ fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option
 fn import(
     input: &mut dyn BufRead,
     trusted: bool,
+    admission: &Admission,
     commits: &mut Commits<'_>,
     progress: &ProgressBar,
 ) -> anyhow::Result<Tally> {
@@ -133,10 +136,11 @@ fn import(
         let chunk = chunks.next()?;
         let at_end = chunk.is_none();
         if let Some(chunk) = chunk {
-            let (index, check) = (commits.index.clone(), check.clone());
+            let (admission, index) = (admission.clone(), commits.index.clone());
+            let check = check.clone();
             // Fails only when the import has given up.
             let bytes = chunk.bytes as usize;
-            let job = move || drop(check.send(check_chunk(&chunk, trusted, &index)));
+            let job = move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
             verifier.run(&Origin::Local, bytes, job);
             in_flight += 1;
         }
@@ -200,7 +204,7 @@ impl<'import> Commits<'import> {
     }
 }
 
-fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
+fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> Checked {
     let mut checked = Checked {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
@@ -208,7 +212,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
         bytes: chunk.bytes,
     };
     for (line, text) in &chunk.lines {
-        match read_event(text, trusted, index) {
+        match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
             Err(reason) => checked.bad_lines.push((*line, reason)),
@@ -221,8 +225,15 @@ fn check_chunk(chunk: &Chunk, trusted: bool, index: &Index) -> Checked {
 }
 
 /// The event, or `None` when it is stored already.
-fn read_event(text: &str, trusted: bool, index: &Index) -> Result<Option<VerifiedEvent>, String> {
-    let event = Event::parse(text).map_err(|error| error.to_string())?;
+fn read_event(
+    text: &str,
+    trusted: bool,
+    admission: &Admission,
+    index: &Index,
+) -> Result<Option<VerifiedEvent>, String> {
+    let event = admission.read(text, &Source::Import).map_err(|refusal| {
+        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+    })?;
     if index.contains(&event.item()) {
         return Ok(None);
     }

@@ -3,6 +3,7 @@
 
 use super::batch_bytes;
 use anyhow::Context;
+use negsync::admission::Admission;
 use negsync::config::Config;
 use negsync::index::{Index, Sets};
 use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
@@ -24,14 +25,15 @@ impl OpenedLocal {
 }
 
 /// Our side with the store that is configured.
-pub(super) fn open(config: &Config) -> anyhow::Result<OpenedLocal> {
-    Ok(OpenedLocal::of(Local::configured(open_index(config)?, config)?))
+pub(super) fn open(config: Config) -> anyhow::Result<OpenedLocal> {
+    let index = open_index(&config)?;
+    Ok(OpenedLocal::of(Local::configured(index, Admission::start(config)?)?))
 }
 
 /// As [`open`], for what moves no events: beside a relay that runs on the store, too.
-pub(super) fn open_to_read(config: &Config) -> anyhow::Result<OpenedLocal> {
-    match open_index(config) {
-        Ok(index) => Ok(OpenedLocal::of(Local::configured(index, config)?)),
+pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
+    match open_index(&config) {
+        Ok(index) => Ok(OpenedLocal::of(Local::configured(index, Admission::start(config)?)?)),
         Err(StoreError::InUse { .. }) => beside_writer(config),
         Err(error) => Err(error.into()),
     }
@@ -44,12 +46,12 @@ fn open_index(config: &Config) -> Result<Index, StoreError> {
     Index::open(&config.store.path, options, memory_bytes)
 }
 
-fn beside_writer(config: &Config) -> anyhow::Result<OpenedLocal> {
+fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {
     tracing::debug!("another process writes to the store; reading beside it");
     let reader = Reader::open(&config.store.path, config.store.readers.size())?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let notes = folder.path().join("notes.sqlite");
-    let notes = Store::open(&notes, StoreOptions::configured(config), Box::new(|_| {}))?;
-    let local = Local::reading(Sets::reading(reader), notes, config)?;
+    let notes = Store::open(&notes, StoreOptions::configured(&config), Box::new(|_| {}))?;
+    let local = Local::reading(Sets::reading(reader), notes, Admission::start(config)?)?;
     Ok(OpenedLocal { local, _notes: Some(folder) })
 }

@@ -3,12 +3,12 @@
 use super::serving::{ListenArguments, Serves, Serving, Signals};
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::Context;
-use negsync::clients::Reloaded;
-use negsync::config::Config;
+use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
 use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -37,9 +37,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
-        let relay = Relay::start(config.clone()).await?;
-        let (address, peers) = (relay.address(), config.peers.len());
-        let serving = Serving::begin(relay, config, log)?;
+        let relay = Relay::start(config).await?;
+        let (address, peers) = (relay.address(), relay.admission().config().peers.len());
+        let serving = Serving::begin(relay, log)?;
         tracing::info!(%address, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{address}");
@@ -48,8 +48,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 impl Serves for Relay {
-    fn schedule(&mut self, config: &Config) -> anyhow::Result<Schedule> {
-        Ok(Schedule::start(self.index(), config, self.peers())?)
+    fn config(&self) -> Arc<Config> {
+        self.admission().config()
+    }
+
+    fn schedule(&mut self) -> anyhow::Result<Schedule> {
+        Ok(Schedule::start(self.index(), self.admission(), self.peers())?)
     }
 
     fn reload(&self, config: Config) -> Reloaded {

@@ -1,11 +1,11 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
 use super::Log;
-use negsync::clients::Reloaded;
-use negsync::config::Config;
+use negsync::config::{Config, Reloaded};
 use negsync::sync::Schedule;
 use std::net::SocketAddr;
 use std::process::ExitCode;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Where to serve.
@@ -30,8 +30,11 @@ impl ListenArguments {
 
 /// The relay, or the plugin before another one.
 pub(super) trait Serves {
+    /// The configuration in force.
+    fn config(&self) -> Arc<Config>;
+
     /// Begins to keep the configured peers in sync.
-    fn schedule(&mut self, config: &Config) -> anyhow::Result<Schedule>;
+    fn schedule(&mut self) -> anyhow::Result<Schedule>;
 
     /// Puts a new configuration in force, as far as that takes no restart.
     fn reload(&self, config: Config) -> Reloaded;
@@ -76,7 +79,6 @@ impl Signals {
 
 /// What runs until a signal ends it.
 pub(super) struct Serving<S> {
-    config: Config,
     serves: S,
     // None while peers change, and where no schedule could be begun any more.
     schedule: Option<Schedule>,
@@ -84,9 +86,9 @@ pub(super) struct Serving<S> {
 }
 
 impl<S: Serves> Serving<S> {
-    pub(super) fn begin(mut serves: S, config: Config, log: Log) -> anyhow::Result<Self> {
-        let schedule = Some(serves.schedule(&config)?);
-        Ok(Self { config, serves, schedule, log })
+    pub(super) fn begin(mut serves: S, log: Log) -> anyhow::Result<Self> {
+        let schedule = Some(serves.schedule()?);
+        Ok(Self { serves, schedule, log })
     }
 
     /// Runs to its end; `read` reads the configuration anew.
@@ -116,14 +118,17 @@ impl<S: Serves> Serving<S> {
 
     /// Takes a new configuration, and says in the log what has come of it.
     async fn reload(&mut self, config: Config) -> anyhow::Result<()> {
-        // What can still be wrong comes first: an error leaves everything as it was.
+        // What can be wrong comes first: an error leaves everything as it was.
+        Schedule::check(&config)?;
         (self.log.set_level)(&config.log)?;
-        if let Err(error) = self.reschedule(&config).await {
-            (self.log.set_level)(&self.config.log)?;
+        let before = self.serves.config();
+        let reloaded = self.serves.reload(config);
+        if let Err(error) = self.reschedule(&before).await {
+            self.serves.reload(Config::clone(&before));
+            (self.log.set_level)(&before.log)?;
+            self.schedule = self.serves.schedule().ok();
             return Err(error);
         }
-        let reloaded = self.serves.reload(config.clone());
-        self.config = config;
         let changed = match reloaded.changed.as_slice() {
             [] => "nothing".to_owned(),
             keys => keys.join(", "),
@@ -135,21 +140,16 @@ impl<S: Serves> Serving<S> {
         Ok(())
     }
 
-    async fn reschedule(&mut self, config: &Config) -> anyhow::Result<()> {
+    /// Begins the syncs anew where the peers, or how they are reached, have changed.
+    async fn reschedule(&mut self, before: &Config) -> anyhow::Result<()> {
         let scheduled = |it: &Config| (it.sync.clone(), it.peers.clone(), it.page.clone());
-        if scheduled(config) == scheduled(&self.config) {
+        if scheduled(&self.serves.config()) == scheduled(before) {
             return Ok(());
         }
-        Schedule::check(config)?;
         if let Some(schedule) = self.schedule.take() {
             schedule.stop().await;
         }
-        let begun = self.serves.schedule(config);
-        let (schedule, outcome) = match begun {
-            Ok(schedule) => (Some(schedule), Ok(())),
-            Err(error) => (self.serves.schedule(&self.config).ok(), Err(error)),
-        };
-        self.schedule = schedule;
-        outcome
+        self.schedule = Some(self.serves.schedule()?);
+        Ok(())
     }
 }

@@ -82,9 +82,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let _inside = runtime.enter();
         let is_attached = arguments.into.is_some() || arguments.attach.is_given();
         match (is_attached, arguments.dry_run) {
-            (true, _) => OpenedLocal::of(attach::local(&config)?),
-            (false, true) => local::open_to_read(&config)?,
-            (false, false) => local::open(&config)?,
+            (true, _) => OpenedLocal::of(attach::local(config)?),
+            (false, true) => local::open_to_read(config)?,
+            (false, false) => local::open(config)?,
         }
     };
     let local = &opened.local;

@@ -10,16 +10,12 @@ pub(crate) mod linger;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod own_host;
-pub(crate) mod permission;
 mod read_trouble;
 pub(crate) mod refusals;
 pub(crate) mod running;
-pub(crate) mod settings;
 pub(crate) mod status;
 
-pub use settings::Reloaded;
-
-use crate::config::Config;
+use crate::config::{Config, ConfigHandle};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
@@ -29,7 +25,6 @@ use limits::{Counts, Full, Place, Turns, client_address};
 use message::{ClientMessage, Refusal};
 use read_trouble::ReadTrouble;
 use running::Running;
-use settings::Settings;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,7 +36,7 @@ const LONG_MESSAGE_BYTES: usize = 64 << 10;
 
 /// What all connections share.
 pub(crate) struct Service {
-    pub(crate) settings: Arc<Settings>,
+    config: ConfigHandle,
     pub(crate) sets: Sets,
     pub(crate) counts: Counts,
     pub(crate) metrics: Metrics,
@@ -52,10 +47,15 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(config: Config, sets: Sets, metrics: Metrics, running: Running) -> Self {
+    pub(crate) fn new(
+        config: ConfigHandle,
+        sets: Sets,
+        metrics: Metrics,
+        running: Running,
+    ) -> Self {
         Self {
-            counts: Counts::new(config.store.readers.size()),
-            settings: Arc::new(Settings::new(config)),
+            counts: Counts::new(config.load().store.readers.size()),
+            config,
             sets,
             metrics,
             peers: Peers::default(),
@@ -66,7 +66,7 @@ impl Service {
 
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
-        self.settings.get()
+        self.config.load()
     }
 
     /// Runs a query of the store in turns of the client's, for `limits.query_timeout_s` at the most:

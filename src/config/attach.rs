@@ -1,28 +1,29 @@
 //! Which relay `negsync attach` stands before.
 
+use super::section::section;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-/// `[attach]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AttachConfig {
-    /// The relay's program; none for none.
-    #[serde(deserialize_with = "kind", serialize_with = "kind_name")]
-    pub kind: Option<RelayKind>,
-    /// Its SQLite file.
-    pub path: PathBuf,
-    /// Its address, `ws://HOST:PORT`.
-    pub url: String,
-    /// The header in which the relay is told the client's address.
-    pub forward_header: String,
-    /// Where `/health` and `/metrics` are answered; none for nowhere.
-    #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
-    pub status_listen: Option<SocketAddr>,
-    /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
-    /// that does not answer AUTH.
-    pub relay_url: String,
+section! {
+    /// `[attach]`
+    pub struct AttachConfig {
+        /// The relay's program; none for none.
+        #[serde(deserialize_with = "kind", serialize_with = "kind_name")]
+        pub kind: Option<RelayKind> => Restart,
+        /// Its SQLite file.
+        pub path: PathBuf => Restart,
+        /// Its address, `ws://HOST:PORT`.
+        pub url: String => Restart,
+        /// The header in which the relay is told the client's address.
+        pub forward_header: String => Restart,
+        /// Where `/health` and `/metrics` are answered; none for nowhere.
+        #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
+        pub status_listen: Option<SocketAddr> => Restart,
+        /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
+        /// that does not answer AUTH.
+        pub relay_url: String => Restart,
+    }
 }
 
 impl Default for AttachConfig {

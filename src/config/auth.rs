@@ -1,25 +1,26 @@
 //! Who may do and see what, once a client has shown who it is (NIP-42).
 
 use super::RelayUrl;
+use super::section::section;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// `[auth]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct AuthConfig {
-    /// The relay's own URL; empty for the one by which each client has come.
-    #[serde(deserialize_with = "relay_url")]
-    pub relay_url: String,
-    /// Whether nothing goes without a key.
-    pub required: bool,
-    /// Kinds that are shown to their author and those they are addressed to.
-    pub private_kinds: Vec<u16>,
-    /// Whose events are taken; empty for everybody's.
-    pub publish_keys: PublicKeys,
-    /// Who may reconcile; empty for everybody.
-    pub sync_keys: PublicKeys,
-    /// Who sees every event and may bring any.
-    pub mirror_keys: PublicKeys,
+section! {
+    /// `[auth]`
+    pub struct AuthConfig {
+        /// The relay's own URL; empty for the one by which each client has come.
+        #[serde(deserialize_with = "relay_url")]
+        pub relay_url: String => Restart,
+        /// Whether nothing goes without a key.
+        pub required: bool => OnReload,
+        /// Kinds that are shown to their author and those they are addressed to.
+        pub private_kinds: Vec<u16> => Restart,
+        /// Whose events are taken; empty for everybody's.
+        pub publish_keys: PublicKeys => OnReload,
+        /// Who may reconcile; empty for everybody.
+        pub sync_keys: PublicKeys => OnReload,
+        /// Who sees every event and may bring any.
+        pub mirror_keys: PublicKeys => NewConnections,
+    }
 }
 
 impl Default for AuthConfig {

@@ -1,34 +1,35 @@
 //! How many clients there may be, and for how long they may do nothing.
 
+use super::section::section;
 use super::{Network, Within};
 use serde::{Deserialize, Serialize};
 
-/// `[connections]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ConnectionsConfig {
-    /// WebSocket connections in all.
-    pub in_all: Within<1, 1_000_000>,
-    /// WebSocket connections an address.
-    pub per_address: Within<1, 1_000_000>,
-    /// Connections that are no WebSocket yet.
-    pub half_open: Within<1, 100_000>,
-    /// How long a connection may be no WebSocket.
-    pub handshake_timeout_s: Within<1, 3_600>,
-    /// How long between pings; 0 for none.
-    pub ping_interval_s: Within<0, 3_600>,
-    /// How long after a ping nothing may be heard.
-    pub pong_timeout_s: Within<1, 3_600>,
-    /// How long a message may take to come once it has begun.
-    pub message_timeout_s: Within<1, 3_600>,
-    /// Messages on their way in, of an address.
-    pub incoming_bytes_per_address: Within<65_536, 1_073_741_824>,
-    /// Messages on their way in, of all addresses.
-    pub incoming_bytes_in_all: Within<65_536, 1_073_741_824>,
-    /// What may wait for a client to take it.
-    pub outbound_bytes: Within<65_536, 1_073_741_824>,
-    /// Whose `X-Forwarded-For` is believed.
-    pub trusted_proxies: Vec<Network>,
+section! {
+    /// `[connections]`
+    pub struct ConnectionsConfig {
+        /// WebSocket connections in all.
+        pub in_all: Within<1, 1_000_000> => OnReload,
+        /// WebSocket connections an address.
+        pub per_address: Within<1, 1_000_000> => OnReload,
+        /// Connections that are no WebSocket yet.
+        pub half_open: Within<1, 100_000> => OnReload,
+        /// How long a connection may be no WebSocket.
+        pub handshake_timeout_s: Within<1, 3_600> => NewConnections,
+        /// How long between pings; 0 for none.
+        pub ping_interval_s: Within<0, 3_600> => NewConnections,
+        /// How long after a ping nothing may be heard.
+        pub pong_timeout_s: Within<1, 3_600> => NewConnections,
+        /// How long a message may take to come once it has begun.
+        pub message_timeout_s: Within<1, 3_600> => NewConnections,
+        /// Messages on their way in, of an address.
+        pub incoming_bytes_per_address: Within<65_536, 1_073_741_824> => Restart,
+        /// Messages on their way in, of all addresses.
+        pub incoming_bytes_in_all: Within<65_536, 1_073_741_824> => Restart,
+        /// What may wait for a client to take it.
+        pub outbound_bytes: Within<65_536, 1_073_741_824> => NewConnections,
+        /// Whose `X-Forwarded-For` is believed.
+        pub trusted_proxies: Vec<Network> => NewConnections,
+    }
 }
 
 impl Default for ConnectionsConfig {

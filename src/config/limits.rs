@@ -1,41 +1,42 @@
 //! What a client may ask for.
 
 use super::Within;
+use super::section::section;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
-/// `[limits]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct Limits {
-    /// The longest WebSocket message taken.
-    pub message_bytes: Within<1_024, 1_073_741_824>,
-    /// The longest event taken, as JSON without white space; 0 for as long as a message can bring
-    /// it. See [`Limits::longest_event`].
-    pub event_bytes: Within<0, 1_073_741_824>,
-    /// The most tags of an event.
-    pub event_tags: Within<0, 1_000_000>,
-    /// The most characters of an event's content.
-    pub content_chars: Within<0, 1_073_741_824>,
-    /// How far ahead an event's `created_at` may be.
-    pub created_at_ahead_s: Within<0, 4_294_967_295>,
-    /// How far behind an event's `created_at` may be; 0 for no limit.
-    pub created_at_behind_s: Within<0, 4_294_967_295>,
-    /// Subscriptions a connection.
-    pub subscriptions: Within<1, 10_000>,
-    /// Filters a message.
-    pub filters: Within<1, 1_000>,
-    /// Values in all lists of a filter.
-    pub filter_values: Within<1, 1_000_000>,
-    /// Values in all filters of a connection's subscriptions.
-    pub subscription_values: Within<1, 100_000_000>,
-    /// Characters of a subscription id.
-    pub subscription_id_chars: Within<1, 1_024>,
-    /// Stored events that answer one filter.
-    pub events_per_filter: Within<1, 1_000_000>,
-    /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
-    pub query_timeout_s: Within<1, 3_600>,
-    /// How long a client may take nothing of what it is sent.
-    pub send_timeout_s: Within<1, 3_600>,
+section! {
+    /// `[limits]`
+    pub struct Limits {
+        /// The longest WebSocket message taken.
+        pub message_bytes: Within<1_024, 1_073_741_824> => NewConnections,
+        /// The longest event taken, as JSON without white space; 0 for as long as a message can bring
+        /// it. See [`Limits::longest_event`].
+        pub event_bytes: Within<0, 1_073_741_824> => OnReload,
+        /// The most tags of an event.
+        pub event_tags: Within<0, 1_000_000> => OnReload,
+        /// The most characters of an event's content.
+        pub content_chars: Within<0, 1_073_741_824> => OnReload,
+        /// How far ahead an event's `created_at` may be.
+        pub created_at_ahead_s: Within<0, 4_294_967_295> => OnReload,
+        /// How far behind an event's `created_at` may be; 0 for no limit.
+        pub created_at_behind_s: Within<0, 4_294_967_295> => OnReload,
+        /// Subscriptions a connection.
+        pub subscriptions: Within<1, 10_000> => OnReload,
+        /// Filters a message.
+        pub filters: Within<1, 1_000> => OnReload,
+        /// Values in all lists of a filter.
+        pub filter_values: Within<1, 1_000_000> => OnReload,
+        /// Values in all filters of a connection's subscriptions.
+        pub subscription_values: Within<1, 100_000_000> => OnReload,
+        /// Characters of a subscription id.
+        pub subscription_id_chars: Within<1, 1_024> => OnReload,
+        /// Stored events that answer one filter.
+        pub events_per_filter: Within<1, 1_000_000> => OnReload,
+        /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
+        pub query_timeout_s: Within<1, 3_600> => OnReload,
+        /// How long a client may take nothing of what it is sent.
+        pub send_timeout_s: Within<1, 3_600> => NewConnections,
+    }
 }
 
 impl Default for Limits {
@@ -92,23 +93,23 @@ impl Limits {
     }
 }
 
-/// `[negentropy]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct NegentropyConfig {
-    /// The most items of a session's set.
-    pub max_sync_events: Within<1, 1_000_000_000>,
-    /// The longest NEG-MSG sent, before hex; 0 for no limit.
-    #[serde(deserialize_with = "frame_limit")]
-    pub frame_limit_bytes: u64,
-    /// NEG sessions a connection.
-    pub sessions: Within<1, 10_000>,
-    /// NEG sessions in all.
-    pub sessions_in_all: Within<1, 10_000_000>,
-    /// Memory for the sets that only sessions hold.
-    pub memory_mb: Within<1, 1_048_576>,
-    /// How long a session may be asked nothing.
-    pub idle_timeout_s: Within<1, 86_400>,
+section! {
+    /// `[negentropy]`
+    pub struct NegentropyConfig {
+        /// The most items of a session's set.
+        pub max_sync_events: Within<1, 1_000_000_000> => OnReload,
+        /// The longest NEG-MSG sent, before hex; 0 for no limit.
+        #[serde(deserialize_with = "frame_limit")]
+        pub frame_limit_bytes: u64 => OnReload,
+        /// NEG sessions a connection.
+        pub sessions: Within<1, 10_000> => OnReload,
+        /// NEG sessions in all.
+        pub sessions_in_all: Within<1, 10_000_000> => OnReload,
+        /// Memory for the sets that only sessions hold.
+        pub memory_mb: Within<1, 1_048_576> => OnReload,
+        /// How long a session may be asked nothing.
+        pub idle_timeout_s: Within<1, 86_400> => OnReload,
+    }
 }
 
 impl Default for NegentropyConfig {

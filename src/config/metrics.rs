@@ -1,15 +1,16 @@
 //! Who may see what the relay measures.
 
 use super::Network;
+use super::section::section;
 use serde::{Deserialize, Serialize};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// `[metrics]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct MetricsConfig {
-    /// The networks from which `/metrics` is answered.
-    pub allow: Vec<Network>,
+section! {
+    /// `[metrics]`
+    pub struct MetricsConfig {
+        /// The networks from which `/metrics` is answered.
+        pub allow: Vec<Network> => OnReload,
+    }
 }
 
 impl Default for MetricsConfig {

@@ -4,6 +4,7 @@ mod attach;
 mod auth;
 mod connections;
 mod difference;
+mod handle;
 mod limits;
 mod metrics;
 mod network;
@@ -11,6 +12,7 @@ mod page;
 mod proxy;
 mod rates;
 mod relay_url;
+mod section;
 mod sync;
 mod within;
 mod write_policy;
@@ -18,6 +20,7 @@ mod write_policy;
 pub use attach::{AttachConfig, RelayKind};
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
+pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
@@ -25,11 +28,13 @@ pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
 pub use relay_url::RelayUrl;
+pub use section::{Key, TakesEffect};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
 use crate::memory::Memory;
+use section::section;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -79,25 +84,25 @@ pub struct Config {
     pub log: LogConfig,
 }
 
-/// `[relay]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RelayConfig {
-    /// Address and port of WebSocket and HTTP.
-    #[serde(deserialize_with = "listen_address")]
-    pub listen: SocketAddr,
-    /// NIP-11 `name`.
-    pub name: String,
-    /// NIP-11 `description`.
-    pub description: String,
-    /// NIP-11 `contact`; empty leaves it out.
-    pub contact: String,
-    /// Names by which the operator reaches the relay, beside addresses, names without a dot and the
-    /// host of the relay's URL.
-    pub hosts: Vec<String>,
-    /// NIP-11 `pubkey`; empty leaves it out.
-    #[serde(deserialize_with = "public_key")]
-    pub pubkey: String,
+section! {
+    /// `[relay]`
+    pub struct RelayConfig {
+        /// Address and port of WebSocket and HTTP.
+        #[serde(deserialize_with = "listen_address")]
+        pub listen: SocketAddr => Restart,
+        /// NIP-11 `name`.
+        pub name: String => OnReload,
+        /// NIP-11 `description`.
+        pub description: String => OnReload,
+        /// NIP-11 `contact`; empty leaves it out.
+        pub contact: String => OnReload,
+        /// Names by which the operator reaches the relay, beside addresses, names without a dot and
+        /// the host of the relay's URL.
+        pub hosts: Vec<String> => OnReload,
+        /// NIP-11 `pubkey`; empty leaves it out.
+        #[serde(deserialize_with = "public_key")]
+        pub pubkey: String => OnReload,
+    }
 }
 
 impl Default for RelayConfig {
@@ -113,21 +118,21 @@ impl Default for RelayConfig {
     }
 }
 
-/// `[store]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct StoreConfig {
-    /// The SQLite file.
-    #[serde(deserialize_with = "store_path")]
-    pub path: PathBuf,
-    /// What an acknowledged event survives.
-    pub synchronous: Synchronous,
-    /// Connections that read at the same time.
-    pub readers: Within<1, 256>,
-    /// Memory for the pages that the writer works on.
-    pub cache_mb: Within<1, 65_536>,
-    /// The length at which the write-ahead log is moved into the file.
-    pub wal_mb: Within<1, 65_536>,
+section! {
+    /// `[store]`
+    pub struct StoreConfig {
+        /// The SQLite file.
+        #[serde(deserialize_with = "store_path")]
+        pub path: PathBuf => Restart,
+        /// What an acknowledged event survives.
+        pub synchronous: Synchronous => Restart,
+        /// Connections that read at the same time.
+        pub readers: Within<1, 256> => Restart,
+        /// Memory for the pages that the writer works on.
+        pub cache_mb: Within<1, 65_536> => Restart,
+        /// The length at which the write-ahead log is moved into the file.
+        pub wal_mb: Within<1, 65_536> => Restart,
+    }
 }
 
 impl Default for StoreConfig {
@@ -153,12 +158,12 @@ pub enum Synchronous {
     Normal,
 }
 
-/// `[index]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct IndexConfig {
-    /// Memory for kept sets.
-    pub memory_mb: Within<0, 1_048_576>,
+section! {
+    /// `[index]`
+    pub struct IndexConfig {
+        /// Memory for kept sets.
+        pub memory_mb: Within<0, 1_048_576> => Restart,
+    }
 }
 
 impl Default for IndexConfig {
@@ -167,15 +172,15 @@ impl Default for IndexConfig {
     }
 }
 
-/// `[log]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct LogConfig {
-    /// A level, or directives by module.
-    #[serde(deserialize_with = "log_level")]
-    pub level: String,
-    /// How a line is written.
-    pub format: LogFormat,
+section! {
+    /// `[log]`
+    pub struct LogConfig {
+        /// A level, or directives by module.
+        #[serde(deserialize_with = "log_level")]
+        pub level: String => OnReload,
+        /// How a line is written.
+        pub format: LogFormat => Restart,
+    }
 }
 
 impl Default for LogConfig {
@@ -360,6 +365,47 @@ mod tests {
         in_file.sort();
         in_program.sort();
         assert_eq!(in_file, in_program);
+    }
+
+    #[test]
+    fn every_key_says_when_a_change_takes_effect() {
+        let mut in_program = Vec::new();
+        keys(&toml::Value::try_from(Config::default()).unwrap(), "", &mut in_program);
+        let in_program: Vec<&str> = in_program.iter().map(|key| &key[1..]).collect();
+        let mut described: Vec<String> =
+            Config::keys().into_iter().map(|key| key.name).filter(|key| key != "peer").collect();
+        described.sort();
+        assert_eq!(described, in_program);
+    }
+
+    /// The comment above a key ends with its mark; keys that share a comment share it.
+    #[test]
+    fn the_shipped_file_says_of_every_key_when_a_change_takes_effect() {
+        let (mut section, mut comment, mut found) = ("", "", BTreeMap::new());
+        for line in SHIPPED.lines() {
+            if let Some(name) = line.strip_prefix('[').and_then(|line| line.strip_suffix(']')) {
+                section = name;
+            } else if line.starts_with("# [[peer]]") {
+                section = "peer";
+            } else if let Some(text) = line.strip_prefix("# ").filter(|text| !is_commented(text)) {
+                comment = text;
+            } else if let Some((key, _)) = line.trim_start_matches("# ").split_once(" = ") {
+                found.insert(format!("{section}.{key}"), comment);
+            }
+        }
+        for Key { name, takes_effect } in Config::keys() {
+            let is_its = |key: &str| key == name || key.starts_with(&format!("{name}."));
+            let comments: Vec<_> = found.iter().filter(|(key, _)| is_its(key)).collect();
+            assert!(!comments.is_empty(), "{name} is not in relay.toml");
+            for (key, comment) in comments {
+                assert!(comment.ends_with(takes_effect.mark()), "{key}: {comment}");
+            }
+        }
+    }
+
+    /// Whether it is a key of the peer that stands there as an example.
+    fn is_commented(text: &str) -> bool {
+        text.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
     }
 
     #[test]

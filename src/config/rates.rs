@@ -1,28 +1,29 @@
 //! How often a client may ask.
 
 use super::Within;
+use super::section::section;
 use serde::{Deserialize, Serialize};
 
-/// `[rates]`: each pair is a token bucket of every address.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct RatesConfig {
-    /// EVENT messages a second; 0 for no limit.
-    pub events_per_s: Within<0, 1_000_000>,
-    /// EVENT messages at once.
-    pub events_burst: Within<1, 1_000_000_000>,
-    /// REQ and COUNT messages a second; 0 for no limit.
-    pub queries_per_s: Within<0, 1_000_000>,
-    /// REQ and COUNT messages at once.
-    pub queries_burst: Within<1, 1_000_000_000>,
-    /// NEG-OPEN and NEG-MSG messages a second; 0 for no limit.
-    pub neg_per_s: Within<0, 1_000_000>,
-    /// NEG-OPEN and NEG-MSG messages at once.
-    pub neg_burst: Within<1, 1_000_000_000>,
-    /// Other frames a second; 0 for no limit.
-    pub other_per_s: Within<0, 1_000_000>,
-    /// Other frames at once.
-    pub other_burst: Within<1, 1_000_000_000>,
+section! {
+    /// `[rates]`: each pair is a token bucket of every address.
+    pub struct RatesConfig {
+        /// EVENT messages a second; 0 for no limit.
+        pub events_per_s: Within<0, 1_000_000> => OnReload,
+        /// EVENT messages at once.
+        pub events_burst: Within<1, 1_000_000_000> => OnReload,
+        /// REQ and COUNT messages a second; 0 for no limit.
+        pub queries_per_s: Within<0, 1_000_000> => OnReload,
+        /// REQ and COUNT messages at once.
+        pub queries_burst: Within<1, 1_000_000_000> => OnReload,
+        /// NEG-OPEN and NEG-MSG messages a second; 0 for no limit.
+        pub neg_per_s: Within<0, 1_000_000> => OnReload,
+        /// NEG-OPEN and NEG-MSG messages at once.
+        pub neg_burst: Within<1, 1_000_000_000> => OnReload,
+        /// Other frames a second; 0 for no limit.
+        pub other_per_s: Within<0, 1_000_000> => OnReload,
+        /// Other frames at once.
+        pub other_burst: Within<1, 1_000_000_000> => OnReload,
+    }
 }
 
 impl Default for RatesConfig {

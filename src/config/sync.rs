@@ -1,23 +1,25 @@
 //! Whom the relay asks, and how.
 
+use super::section::section;
 use super::{Via, Within};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
-/// `[sync]`
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct SyncConfig {
-    /// The file with the secret key for NIP-42; empty for none.
-    pub key_file: PathBuf,
-    /// The file with the certificates (PEM) of authorities that are believed beside the public ones;
-    /// empty for none.
-    pub ca_file: PathBuf,
-    /// Whether protected events (NIP-70) are moved.
-    pub protected: bool,
-    /// The proxy through which peers are reached.
-    pub proxy: Via,
+section! {
+    /// `[sync]`
+    #[derive(Default)]
+    pub struct SyncConfig {
+        /// The file with the secret key for NIP-42; empty for none.
+        pub key_file: PathBuf => OnReload,
+        /// The file with the certificates (PEM) of authorities that are believed beside the public ones;
+        /// empty for none.
+        pub ca_file: PathBuf => OnReload,
+        /// Whether protected events (NIP-70) are moved.
+        pub protected: bool => OnReload,
+        /// The proxy through which peers are reached.
+        pub proxy: Via => OnReload,
+    }
 }
 
 /// `[[peer]]`

@@ -1,16 +1,17 @@
 //! The operator's own program that decides about events.
 
 use super::Within;
+use super::section::section;
 use serde::{Deserialize, Serialize};
 
-/// `[write_policy]`
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct WritePolicyConfig {
-    /// The shell command that runs it; empty for none.
-    pub command: String,
-    /// How long it may take over an event before it is started anew.
-    pub timeout_s: Within<1, 3_600>,
+section! {
+    /// `[write_policy]`
+    pub struct WritePolicyConfig {
+        /// The shell command that runs it; empty for none.
+        pub command: String => OnReload,
+        /// How long it may take over an event before it is started anew.
+        pub timeout_s: Within<1, 3_600> => OnReload,
+    }
 }
 
 impl Default for WritePolicyConfig {

@@ -1,46 +1,54 @@
 //! What the operator's own program says about an event before it is stored: plugins that speak
-//! strfry's line protocol. Published events and those that a sync brings pass the same one.
+//! strfry's line protocol. Published events and those that a sync brings are put to the same one.
 
-mod flight;
+mod pending;
 mod plugin;
 
-use crate::config::WritePolicyConfig;
+use crate::config::{ConfigHandle, WritePolicyConfig};
 use crate::store::VerifiedEvent;
-use plugin::{Plugin, Request};
+use plugin::Plugin;
 use std::io;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The operator's program, or none: then every event is accepted. Clones share it; it is told to
-/// end with the last one.
-#[derive(Clone, Default)]
-pub struct WritePolicy {
+/// The operator's program as it is configured, or none: then every event is accepted. Clones share
+/// it; it is told to end with the last one.
+#[derive(Clone)]
+pub(crate) struct WritePolicy {
+    config: ConfigHandle,
+    running: Arc<Mutex<Running>>,
+}
+
+/// What runs, and the configuration it was started with.
+#[derive(Default)]
+struct Running {
+    config: WritePolicyConfig,
     plugin: Option<Arc<Plugin>>,
 }
 
-/// What is to become of an event.
+/// What the program says about an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Answer {
     /// It may be stored.
-    Accepted,
+    Accept,
     /// It is not stored, and whoever sent it is told why, with NIP-01's prefixes.
-    Refused(String),
+    Reject(String),
     /// It is not stored, and whoever sent it is told that it was.
-    RefusedQuietly,
+    ShadowReject,
     /// The program does not answer: nothing is stored.
-    Unknown,
+    Missing,
 }
 
 /// Where an event comes from, as the program is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Source {
+pub(crate) struct Source {
     kind: &'static str,
     info: String,
 }
 
 impl Source {
     /// A client by its address.
-    pub fn client(address: IpAddr) -> Self {
+    pub(crate) fn client(address: IpAddr) -> Self {
         let kind = match address.to_canonical() {
             IpAddr::V4(_) => "IP4",
             IpAddr::V6(_) => "IP6",
@@ -49,7 +57,7 @@ impl Source {
     }
 
     /// A peer by its URL; `live` when it sends what is new rather than what was asked for.
-    pub fn peer(url: &str, live: bool) -> Self {
+    pub(crate) fn peer(url: &str, live: bool) -> Self {
         Self { kind: if live { "Stream" } else { "Sync" }, info: url.to_owned() }
     }
 }
@@ -60,71 +68,49 @@ impl WritePolicy {
     /// # Errors
     /// When the system gives no thread. A program that cannot be run is in the log, and tried
     /// again and again.
-    pub fn start(config: &WritePolicyConfig) -> io::Result<Self> {
-        if config.command.trim().is_empty() {
-            return Ok(Self::default());
-        }
-        Ok(Self { plugin: Some(Arc::new(Plugin::start(config)?)) })
+    pub(crate) fn start(config: ConfigHandle) -> io::Result<Self> {
+        let policy = Self { config, running: Arc::default() };
+        policy.plugin()?;
+        Ok(policy)
     }
 
-    /// Calls `done` with the events in their order and what is to become of each: at once where
-    /// there is no program, else on another thread. Waits while many events wait for the program.
-    pub fn judge(
-        &self,
-        events: Vec<VerifiedEvent>,
-        source: &Source,
-        done: impl FnOnce(Vec<(VerifiedEvent, Verdict)>) + Send + 'static,
-    ) {
-        let Some(plugin) = self.plugin.as_ref().filter(|_| !events.is_empty()) else {
-            return done(events.into_iter().map(|event| (event, Verdict::Accepted)).collect());
+    /// Changes the program if another one is configured.
+    pub(crate) fn reload(&self) {
+        if let Err(error) = self.plugin() {
+            tracing::error!(%error, "the write policy cannot be started; nothing is accepted");
+        }
+    }
+
+    /// The program that is configured now. Events that wait for an earlier one still get its answer.
+    fn plugin(&self) -> io::Result<Option<Arc<Plugin>>> {
+        let config = self.config.load();
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.config != config.write_policy {
+            let config = config.write_policy.clone();
+            let has_program = !config.command.trim().is_empty();
+            let plugin = has_program.then(|| Plugin::start(&config)).transpose()?.map(Arc::new);
+            *running = Running { config, plugin };
+        }
+        Ok(running.plugin.clone())
+    }
+
+    /// Puts events to the program; the answers come in the order of the events. Waits while many
+    /// events wait for the program.
+    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Answer> {
+        let plugin = match self.plugin() {
+            Ok(Some(plugin)) => plugin,
+            Ok(None) => return vec![Answer::Accept; events.len()],
+            // Not accepted on the word of a program that is not the configured one.
+            Err(_) => return vec![Answer::Missing; events.len()],
         };
-        let lines: Vec<([u8; 32], String)> = events
-            .iter()
-            .map(|event| (event.item().id, plugin::line(event, source.kind, &source.info)))
-            .collect();
-        let judged = Arc::new(Mutex::new(Judged::new(events, done)));
-        for (place, (id, line)) in lines.into_iter().enumerate() {
-            let judged = Arc::clone(&judged);
-            let reply = move |verdict| {
-                let complete =
-                    judged.lock().unwrap_or_else(PoisonError::into_inner).settle(place, verdict);
-                if let Some((events, done)) = complete {
-                    done(events);
-                }
-            };
-            plugin.ask(Request { id, line, reply: Box::new(reply) });
+        let mut asked = Vec::with_capacity(events.len());
+        for event in events {
+            asked.push(plugin.ask(event, source).await);
         }
-    }
-}
-
-/// Events that are judged together.
-struct Judged<Done> {
-    events: Vec<(VerifiedEvent, Verdict)>,
-    // How many are still to be judged.
-    left: usize,
-    done: Option<Done>,
-}
-
-impl<Done> Judged<Done> {
-    fn new(events: Vec<VerifiedEvent>, done: Done) -> Self {
-        let left = events.len();
-        let events = events.into_iter().map(|event| (event, Verdict::Unknown)).collect();
-        Self { events, left, done: Some(done) }
-    }
-
-    /// Notes the verdict over one of them; gives all of them back when it was the last.
-    fn settle(
-        &mut self,
-        place: usize,
-        verdict: Verdict,
-    ) -> Option<(Vec<(VerifiedEvent, Verdict)>, Done)> {
-        if let Some((_, judged)) = self.events.get_mut(place) {
-            *judged = verdict;
+        let mut answers = Vec::with_capacity(events.len());
+        for answer in asked {
+            answers.push(answer.await.unwrap_or(Answer::Missing));
         }
-        self.left = self.left.saturating_sub(1);
-        if self.left > 0 {
-            return None;
-        }
-        Some((std::mem::take(&mut self.events), self.done.take()?))
+        answers
     }
 }

@@ -1,8 +1,8 @@
 //! The program itself: run by a shell, asked by lines on its standard input, heard by lines on its
 //! standard output. One that ends or is silent for too long is started anew.
 
-use super::Verdict;
-use super::flight::{Flight, Reply};
+use super::pending::{Pending, Reply};
+use super::{Answer, Source};
 use crate::config::WritePolicyConfig;
 use crate::store::{Event, unix_now};
 use serde::Deserialize;
@@ -11,9 +11,10 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// The most events that wait for the program beside those it has been asked about; then whoever
 /// brings another one waits.
@@ -31,20 +32,23 @@ const LOOK: Duration = Duration::from_secs(1);
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One event to ask about.
-pub(super) struct Request {
-    pub(super) id: [u8; 32],
-    pub(super) line: String,
-    pub(super) reply: Reply,
+struct Request {
+    id: [u8; 32],
+    line: String,
+    reply: Reply,
+    // Its place among those that wait for the program.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// The way to the program. It is told to end when this is dropped.
 pub(super) struct Plugin {
-    requests: SyncSender<Request>,
+    requests: Sender<Request>,
+    places: Arc<Semaphore>,
 }
 
 impl Plugin {
     pub(super) fn start(config: &WritePolicyConfig) -> io::Result<Self> {
-        let (requests, queue) = sync_channel(QUEUE_REQUESTS);
+        let (requests, queue) = channel();
         let keeper = Keeper {
             command: config.command.clone(),
             timeout: Duration::from_secs(config.timeout_s.get()),
@@ -55,18 +59,23 @@ impl Plugin {
             looked: Instant::now(),
         };
         thread::Builder::new().name("write-policy".into()).spawn(move || keeper.keep(&queue))?;
-        Ok(Self { requests })
+        Ok(Self { requests, places: Arc::new(Semaphore::new(QUEUE_REQUESTS)) })
     }
 
-    pub(super) fn ask(&self, request: Request) {
-        if let Err(refused) = self.requests.send(request) {
-            (refused.0.reply)(Verdict::Unknown);
-        }
+    /// Asks about an event, as soon as there is room. No answer comes when the program gives none.
+    pub(super) async fn ask(&self, event: &Event, source: &Source) -> oneshot::Receiver<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let place = Arc::clone(&self.places).acquire_owned().await.ok();
+        let line = line(event, source.kind, &source.info);
+        let request = Request { id: event.item().id, line, reply, _place: place };
+        // Fails only when the thread that asks has ended, and no answer comes.
+        let _ = self.requests.send(request);
+        answer
     }
 }
 
 /// What the program is asked about an event.
-pub(super) fn line(event: &Event, kind: &str, info: &str) -> String {
+fn line(event: &Event, kind: &str, info: &str) -> String {
     let (json, now) = (event.json(), unix_now());
     let info = serde_json::Value::from(info);
     format!(
@@ -75,25 +84,25 @@ pub(super) fn line(event: &Event, kind: &str, info: &str) -> String {
     )
 }
 
-/// What the program answers.
+/// A line that the program writes.
 #[derive(Deserialize)]
-struct Answer {
+struct Line {
     id: String,
     action: String,
     #[serde(default)]
     msg: Option<String>,
 }
 
-impl Answer {
-    fn verdict(self) -> Option<Verdict> {
+impl Line {
+    fn answer(self) -> Option<Answer> {
         match self.action.as_str() {
-            "accept" => Some(Verdict::Accepted),
+            "accept" => Some(Answer::Accept),
             "reject" => {
                 let text = cut(self.msg.as_deref().unwrap_or(""), MESSAGE_BYTES);
                 let text = if text.is_empty() { "blocked: not wanted by this relay" } else { text };
-                Some(Verdict::Refused(text.to_owned()))
+                Some(Answer::Reject(text.to_owned()))
             }
-            "shadowReject" => Some(Verdict::RefusedQuietly),
+            "shadowReject" => Some(Answer::ShadowReject),
             _ => None,
         }
     }
@@ -118,7 +127,7 @@ struct Keeper {
 struct Run {
     stdin: ChildStdin,
     group: u32,
-    flight: Arc<Flight>,
+    pending: Arc<Pending>,
     changed_at: Option<SystemTime>,
 }
 
@@ -143,11 +152,10 @@ impl Keeper {
     }
 
     fn ask(&mut self, request: Request) {
-        let Request { id, line, reply } = request;
-        let Some(run) = &mut self.run else { return reply(Verdict::Unknown) };
-        if let Some(reply) = run.flight.begin(id, reply) {
-            return reply(Verdict::Unknown);
-        }
+        let Request { id, line, reply, .. } = request;
+        let Some(run) = self.run.as_mut().filter(|run| run.pending.begin(id, reply)) else {
+            return;
+        };
         if let Err(error) = run.stdin.write_all(line.as_bytes()) {
             tracing::warn!(%error, "the write policy takes no more events");
             run.end();
@@ -156,8 +164,8 @@ impl Keeper {
 
     /// Starts the program when it does not run and the pause is over.
     fn revive(&mut self) {
-        if let Some(run) = self.run.take_if(|run| run.flight.has_ended()) {
-            self.failures = if run.flight.has_answered() { 0 } else { self.failures };
+        if let Some(run) = self.run.take_if(|run| run.pending.has_ended()) {
+            self.failures = if run.pending.has_answered() { 0 } else { self.failures };
             self.put_off();
         }
         if self.run.is_some() || Instant::now() < self.start_at {
@@ -195,7 +203,7 @@ impl Keeper {
             self.run.take_if(|run| changed_at.is_some() && run.changed_at != changed_at)
         {
             tracing::info!("the write policy has changed");
-            run.flight.settle();
+            run.pending.settle();
             run.stop();
             self.start_at = Instant::now();
         }
@@ -213,13 +221,14 @@ impl Keeper {
             .process_group(0)
             .spawn()?;
         let group = child.id();
-        let flight = Arc::new(Flight::new());
+        let pending = Arc::new(Pending::new());
         let pipes = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let (Some(stdin), Some(stdout), Some(stderr)) = pipes else {
             kill(group, "KILL");
             return Err(io::Error::other("no pipes"));
         };
-        let (hearing, watching, timeout) = (Arc::clone(&flight), Arc::clone(&flight), self.timeout);
+        let (hearing, watching, timeout) =
+            (Arc::clone(&pending), Arc::clone(&pending), self.timeout);
         let hear = move || {
             if let Err(error) = hear(stdout, &hearing) {
                 tracing::error!(%error, "the write policy cannot be understood");
@@ -239,25 +248,25 @@ impl Keeper {
             kill(group, "KILL");
             return Err(error);
         }
-        Ok(Run { stdin, group, flight, changed_at })
+        Ok(Run { stdin, group, pending, changed_at })
     }
 }
 
 impl Run {
     /// Tells the program to end, and sees that it does.
     fn stop(self) {
-        let Self { stdin, group, flight, .. } = self;
+        let Self { stdin, group, pending, .. } = self;
         drop(stdin);
-        if !flight.has_ended() {
+        if !pending.has_ended() {
             kill(group, "TERM");
         }
-        if !flight.wait_for_end(END_TIMEOUT) {
-            end(group, &flight);
+        if !pending.wait_for_end(END_TIMEOUT) {
+            end(group, &pending);
         }
     }
 
     fn end(&self) {
-        end(self.group, &self.flight);
+        end(self.group, &self.pending);
     }
 }
 
@@ -268,23 +277,23 @@ fn changed_at(command: &str) -> Option<SystemTime> {
 }
 
 /// Passes the program's answers on, to the end of its output.
-fn hear(stdout: impl Read, flight: &Flight) -> io::Result<()> {
+fn hear(stdout: impl Read, pending: &Pending) -> io::Result<()> {
     let mut lines = BufReader::new(stdout);
     while let Some(line) = next_line(&mut lines)? {
-        let answer: Answer = match serde_json::from_str(&line) {
-            Ok(answer) => answer,
+        let read: Line = match serde_json::from_str(&line) {
+            Ok(read) => read,
             Err(error) => {
                 tracing::warn!(%error, "the write policy says {:?}", cut(&line, 200));
                 continue;
             }
         };
         let mut id = [0; 32];
-        let is_id = faster_hex::hex_decode(answer.id.as_bytes(), &mut id).is_ok();
-        let verdict = answer.verdict().unwrap_or_else(|| {
+        let is_id = faster_hex::hex_decode(read.id.as_bytes(), &mut id).is_ok();
+        let answer = read.answer().unwrap_or_else(|| {
             tracing::warn!("the write policy says {:?}: no action", cut(&line, 200));
-            Verdict::Unknown
+            Answer::Missing
         });
-        if !(is_id && flight.answer(&id, verdict)) {
+        if !(is_id && pending.answer(&id, answer)) {
             tracing::warn!("the write policy answers what it was not asked: {:?}", cut(&line, 200));
         }
     }
@@ -309,11 +318,11 @@ fn next_line(lines: &mut impl BufRead) -> io::Result<Option<String>> {
 }
 
 /// Sees the run to its end, which it brings about when the program is silent for too long.
-fn watch(mut child: Child, flight: &Flight, timeout: Duration) {
+fn watch(mut child: Child, pending: &Pending, timeout: Duration) {
     let group = child.id();
-    if flight.watch(timeout) {
+    if pending.watch(timeout) {
         tracing::error!("the write policy has not answered for {} s", timeout.as_secs());
-        end(group, flight);
+        end(group, pending);
     }
     match child.wait() {
         Ok(status) => tracing::info!("the write policy has ended: {status}"),
@@ -323,10 +332,10 @@ fn watch(mut child: Child, flight: &Flight, timeout: Duration) {
 
 /// Ends a run at once. Of one that has ended nothing is left to be killed, and its number may be
 /// another program's.
-fn end(group: u32, flight: &Flight) {
-    if !flight.has_ended() {
+fn end(group: u32, pending: &Pending) {
+    if !pending.has_ended() {
         kill(group, "KILL");
-        flight.end();
+        pending.end();
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::auth::Auth;
 use super::outbox::Outbox;
+use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
 use crate::clients::departure::Attending;
@@ -19,6 +20,7 @@ pub(super) struct Client {
     pub(super) place: Arc<Place>,
     pub(super) attending: Attending,
     pub(super) outbox: Outbox,
+    pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
     // One permit for each event that is verified or stored or whose outcome waits to be sent.
     pub(super) events_in_flight: Arc<Semaphore>,

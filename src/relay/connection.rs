@@ -8,7 +8,7 @@ use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
-use super::{Shared, count, message, permission, publish, req, stopped};
+use super::{Shared, access, count, message, publish, req, stopped};
 use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
@@ -18,6 +18,7 @@ use crate::metrics::Share;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
@@ -58,6 +59,8 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: O
     let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
     let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
+    let (publishing, in_flight) = publish::events_in_flight();
+    let mut in_flight = pin!(in_flight.run());
     let client = Client {
         relay,
         auth,
@@ -65,28 +68,36 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: O
         attending: Attending::default(),
         outbox,
         subscriptions,
+        publishing,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
     };
     let left = tokio::select! {
-        left = read(&client, &mut stream) => left,
+        left = read(&client, &mut stream) => Some(left),
         // A client that cannot be sent to is not read either.
-        _ = &mut sender => return,
+        _ = &mut sender => None,
+        // Not before the client can publish no more.
+        () = &mut in_flight => return,
     };
     drop(client);
-    let sink = match left {
-        // What it holds is not kept for a client that takes nothing either.
-        Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
-            Ok(sink) => sink,
-            Err(_) => return sender.abort(),
-        },
-        Left::ByItself | Left::Told => sender.await,
+    let ending = async {
+        let Some(left) = left else { return };
+        let sink = match left {
+            // What it holds is not kept for a client that takes nothing either.
+            Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
+                Ok(sink) => sink,
+                Err(_) => return sender.abort(),
+            },
+            Left::ByItself | Left::Told => sender.await,
+        };
+        if let Ok(sink) = sink
+            && left != Left::ByItself
+            && let Ok(mut socket) = stream.reunite(sink)
+        {
+            linger(socket.get_mut().stream_mut()).await;
+        }
     };
-    if let Ok(sink) = sink
-        && left != Left::ByItself
-        && let Ok(mut socket) = stream.reunite(sink)
-    {
-        linger(socket.get_mut().stream_mut()).await;
-    }
+    // What it has sent is stored, also when it does not wait for the answers.
+    tokio::join!(in_flight, ending);
 }
 
 /// Who has ended a conversation.
@@ -177,7 +188,7 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = permission::may_sync(&client.relay.config().auth, &viewer, &filters)
+            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters)
                 .and_then(|()| is_in_place(client));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;

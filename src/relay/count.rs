@@ -1,7 +1,7 @@
 //! COUNT (NIP-45): exact, from the same sets that reconcile.
 
 use super::client::Client;
-use super::{message, permission};
+use super::{access, message};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
 use crate::store::{Filter, StoreError, Viewer};
@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// COUNT
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let viewer = client.auth.viewer();
-    if let Err(reason) = permission::may_read(&client.relay.config().auth, &viewer, &filters) {
+    if let Err(reason) = access::may_read(&client.relay.config().auth, &viewer, &filters) {
         return client.closed(&id, reason).await;
     }
     match events(client, viewer, filters).await {

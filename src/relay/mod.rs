@@ -22,15 +22,14 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
+use crate::admission::{Admission, access};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
 use crate::clients::running::{Stop, running, stopped};
-use crate::clients::settings::Settings;
-use crate::clients::{Reloaded, Service, message, permission, refusals};
-use crate::config::Config;
+use crate::clients::{Service, message, refusals};
+use crate::config::{Config, Reloaded};
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
-use crate::policy::WritePolicy;
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
@@ -60,7 +59,7 @@ pub enum RelayError {
 pub struct Relay {
     address: SocketAddr,
     index: Index,
-    settings: Arc<Settings>,
+    admission: Admission,
     peers: Peers,
     stop: Stop,
 }
@@ -75,7 +74,7 @@ struct Shared {
     challenges: auth::Challenges,
     // As the index was opened with.
     private_kinds: PrivateKinds,
-    policy: WritePolicy,
+    admission: Admission,
     health: Health,
     page: Page,
     // `auth.relay_url` is read once, at the start.
@@ -105,12 +104,13 @@ impl Relay {
         let failed = |source| RelayError::Listen { address: listen, source };
         let listener = TcpListener::bind(listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
-        let policy = WritePolicy::start(&config.write_policy).map_err(StoreError::Thread)?;
-        let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let endpoint = Endpoint::new(&config.auth.relay_url);
+        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
+        let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
-        let (settings, peers) = (Arc::clone(&service.settings), service.peers.clone());
+        let peers = service.peers.clone();
         tokio::spawn(refusals::log(Arc::clone(&service)));
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
@@ -122,7 +122,7 @@ impl Relay {
             subscriptions,
             challenges: auth::Challenges::new(),
             private_kinds,
-            policy,
+            admission: admission.clone(),
             health: Health::default(),
             page: Page::default(),
             endpoint,
@@ -130,7 +130,7 @@ impl Relay {
         stop.accepts(accept(listener, service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
         }));
-        Ok(Self { address, index, settings, peers, stop })
+        Ok(Self { address, index, admission, peers, stop })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0.
@@ -143,11 +143,15 @@ impl Relay {
         &self.index
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart: connections that are
-    /// open keep what they were given when they began. Logs, `[sync]` and peers are no part of
-    /// the relay; whoever runs these has to look at the keys that changed.
+    /// What decides about events, for whoever brings more of them: the syncs.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
+    /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
-        self.settings.replace(config)
+        self.admission.reload(config)
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

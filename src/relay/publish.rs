@@ -1,27 +1,54 @@
-//! EVENT (NIP-01): read and verified on the pool, stored by the writer, answered once durable.
+//! EVENT (NIP-01): verified, admitted, stored, and answered once it is durable.
 
-use super::auth::Auth;
 use super::client::Client;
-use super::outbox::Outbox;
-use super::{Shared, message, permission};
-use crate::clients::limits::{EventShare, event_cost};
-use crate::policy::{Source, Verdict};
-use crate::store::{
-    EventError, Origin, Outcome, VANISH, VerifiedEvent, read_within_limits, unix_now,
-};
+use super::{Shared, message};
+use crate::admission::{Refusal, Source, Verdict};
+use crate::clients::limits::event_cost;
+use crate::prefix::Prefix;
+use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use std::borrow::Cow;
 use std::sync::Arc;
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc;
 
 /// What the events of a connection that are being verified or stored may cost; then it is not read on.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
 
-/// What an event that is being verified or stored holds.
-struct UnderWay {
-    origin: Origin,
-    // Until its answer has been sent.
-    permit: OwnedSemaphorePermit,
-    // Until its outcome is known: a client that does not read must not keep others waiting.
-    _share: EventShare,
+/// An event on its way; done when its answer waits to be sent.
+type InFlight = BoxFuture<'static, ()>;
+
+/// Where the events of a connection begin. Clones share it.
+pub(super) type Publishing = mpsc::UnboundedSender<InFlight>;
+
+/// The events of one connection that are on their way, for its task to go on with beside reading.
+pub(super) struct EventsInFlight {
+    // Permits bound how many there are.
+    begun: mpsc::UnboundedReceiver<InFlight>,
+    events: FuturesUnordered<InFlight>,
+}
+
+/// None yet.
+pub(super) fn events_in_flight() -> (Publishing, EventsInFlight) {
+    let (publishing, begun) = mpsc::unbounded_channel();
+    (publishing, EventsInFlight { begun, events: FuturesUnordered::new() })
+}
+
+impl EventsInFlight {
+    /// Goes on with all of them, until none can begin any more and all are answered.
+    pub(super) async fn run(mut self) {
+        loop {
+            tokio::select! {
+                begun = self.begun.recv() => match begun {
+                    Some(event) => self.events.push(event),
+                    None => break,
+                },
+                Some(()) = self.events.next() => {}
+            }
+        }
+        while self.events.next().await.is_some() {}
+    }
 }
 
 /// EVENT. Returns as soon as the event is on its way; the answer comes when it is stored.
@@ -29,114 +56,152 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let (in_flight, cost) = (Arc::clone(&client.events_in_flight), event_cost(&json));
     let permits = cost.min(EVENTS_IN_FLIGHT as u32);
     let Ok(permit) = in_flight.acquire_many_owned(permits).await else { return };
+    // Given back when the outcome is known: a client that does not read must not keep others waiting.
     let share = client.place.event_share(cost).await;
-    let bytes = json.len();
-    let under_way = UnderWay { origin: client.origin(), permit, _share: share };
-    let (relay, outbox) = (Arc::clone(&client.relay), client.outbox.clone());
-    let auth = Arc::clone(&client.auth);
-    let source = Source::client(client.place.client());
-    let accept = move || accept(&json, &relay, &auth, &source, outbox, under_way);
-    client.relay.verifier.run(&client.origin(), bytes, accept);
+    let (relay, outbox, origin) =
+        (Arc::clone(&client.relay), client.outbox.clone(), client.origin());
+    let source = Source::Client { address: client.place.client(), viewer: client.auth.viewer() };
+    let event = async move {
+        let (Ok(answer) | Err(answer)) = accept(&relay, &origin, source, json).await;
+        drop(share);
+        relay.service.metrics.events.count(answer.counted);
+        outbox.outcome(answer.text(), permit);
+    };
+    // Fails only when the connection has ended.
+    let _ = client.publishing.send(Box::pin(event));
 }
 
-fn accept(
-    json: &str,
+/// Takes an event through the relay; returns what its sender is told.
+async fn accept(
     relay: &Arc<Shared>,
-    auth: &Auth,
-    source: &Source,
-    outbox: Outbox,
-    under_way: UnderWay,
-) {
-    let event = match read_within_limits(json, &relay.config().limits) {
-        Ok(event) => event,
-        Err(error) => return under_way.answer(&outbox, refuse(relay, error)),
-    };
+    origin: &Origin,
+    source: Source,
+    json: Box<str>,
+) -> Result<EventAnswer, EventAnswer> {
+    let event = verify(relay, origin, &source, json).await?;
     let id = event.id_hex();
-    if let Err(reason) = permission::may_publish(&relay.config().auth, &auth.viewer(), &event) {
-        relay.service.metrics.events.count_prefix(reason);
-        return under_way.answer(&outbox, message::ok(&id, false, reason));
+    let event = judge(relay, event, &source).await?;
+    let outcome = relay.index.store().put(origin, vec![event]).await.pop();
+    Ok(EventAnswer::stored(id, outcome))
+}
+
+/// Reads the event and checks its signature, on the pool.
+async fn verify(
+    relay: &Arc<Shared>,
+    origin: &Origin,
+    source: &Source,
+    json: Box<str>,
+) -> Result<VerifiedEvent, EventAnswer> {
+    let (shared, source, bytes) = (Arc::clone(relay), source.clone(), json.len());
+    let read = move || read(&shared, &source, &json);
+    relay
+        .verifier
+        .check(origin, bytes, read)
+        .await
+        .unwrap_or_else(|| Err(EventAnswer::refused(None, "error: the event could not be checked")))
+}
+
+fn read(relay: &Shared, source: &Source, json: &str) -> Result<VerifiedEvent, EventAnswer> {
+    let event = relay.admission.read(json, source)?;
+    if is_known(relay, &event) {
+        return Err(EventAnswer::stored(event.id_hex(), Some(Outcome::Duplicate)));
     }
+    event.verify().map_err(|error| {
+        EventAnswer::refused(error.id, format!("{}: {}", Prefix::Invalid, error.reason))
+    })
+}
+
+/// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
+/// one is known is told to nobody who cannot sign it. After a flush that failed what is known may not
+/// be on the disk, and the writer answers.
+fn is_known(relay: &Shared, event: &Event) -> bool {
     // A request to vanish that is known is answered when all is gone, and what has expired is known
     // for a moment longer.
     let vanishes = event.kind() == VANISH;
-    let is_over = event.expires_at().is_some_and(|second| second <= unix_now());
-    // Known ids are the common case in sync, and a look is far cheaper than a signature. That a
-    // private one is known is told to nobody who cannot sign it. After a flush that failed what is
-    // known may not be on the disk, and the writer answers.
-    let is_known = !vanishes && !is_over && relay.index.sets().shows(&event.item());
-    if is_known && relay.index.store().is_durable() {
-        return under_way.answer(&outbox, answer(relay, &id, &Outcome::Duplicate));
-    }
-    match event.verify() {
-        Ok(event) => {
-            let judged_for = Arc::clone(relay);
-            relay.policy.judge(vec![event], source, move |mut judged| {
-                let Some((event, verdict)) = judged.pop() else { return };
-                match unwanted(&judged_for, &id, &verdict) {
-                    Some(answer) => under_way.answer(&outbox, answer),
-                    None => store(&judged_for, id, event, outbox, under_way),
-                }
-            });
-        }
-        Err(error) => under_way.answer(&outbox, refuse(relay, error)),
-    }
+    let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
+    !vanishes
+        && !has_expired
+        && relay.index.sets().shows(&event.item())
+        && relay.index.store().is_durable()
 }
 
-impl UnderWay {
-    fn answer(self, outbox: &Outbox, text: String) {
-        outbox.outcome(text, self.permit);
-    }
-}
-
-/// The answer about an event that the write policy does not accept.
-fn unwanted(relay: &Shared, id: &str, verdict: &Verdict) -> Option<String> {
-    let (accepted, text) = match verdict {
-        Verdict::Accepted => return None,
-        Verdict::Refused(reason) => (false, reason.as_str()),
-        Verdict::RefusedQuietly => (true, ""),
-        Verdict::Unknown => (false, "error: the write policy does not answer; try again"),
-    };
-    relay.service.metrics.events.count_prefix(if text.is_empty() { "blocked:" } else { text });
-    Some(message::ok(id, accepted, text))
-}
-
-fn store(
-    relay: &Arc<Shared>,
-    id: String,
+/// Puts the event to the write policy.
+async fn judge(
+    relay: &Shared,
     event: VerifiedEvent,
-    outbox: Outbox,
-    under_way: UnderWay,
-) {
-    let (told, origin) = (Arc::clone(relay), under_way.origin.clone());
-    let reply = move |outcomes: Vec<Outcome>| {
-        let failed = Outcome::Failed("the store gave no answer".into());
-        let outcome = outcomes.first().unwrap_or(&failed);
-        under_way.answer(&outbox, answer(&told, &id, outcome));
-    };
-    relay.index.store().submit(&origin, vec![event], Box::new(reply));
+    source: &Source,
+) -> Result<VerifiedEvent, EventAnswer> {
+    let verdict = relay.admission.judge(std::slice::from_ref(&event), source).await.pop();
+    match verdict {
+        Some(Verdict::Accept) => Ok(event),
+        Some(Verdict::Reject(refusal)) => Err(refusal.into()),
+        Some(Verdict::ShadowReject) => Err(EventAnswer::shadow(event.id_hex())),
+        None => Err(EventAnswer::refused(Some(event.id_hex()), "error: no verdict; try again")),
+    }
 }
 
-fn refuse(relay: &Shared, error: EventError) -> String {
-    relay.service.metrics.events.count("invalid");
-    message::not_taken(error.id.as_deref(), &format!("invalid: {}", error.reason))
+/// What the sender of an event is told, and how it is counted.
+struct EventAnswer {
+    // Unknown of what is no event.
+    id: Option<String>,
+    accepted: bool,
+    reason: Cow<'static, str>,
+    counted: &'static str,
 }
 
-/// NIP-01, OK: with the machine-readable prefixes.
-fn answer(relay: &Shared, id: &str, outcome: &Outcome) -> String {
-    let (counted, accepted, text) = match outcome {
-        Outcome::Stored => ("stored", true, ""),
-        Outcome::PassedOn => ("passed_on", true, ""),
-        Outcome::Duplicate => ("duplicate", true, "duplicate: already have this event"),
-        // Clients know strfry's words; NIP-01 has no prefix for it.
-        Outcome::Superseded => ("superseded", false, "replaced: have newer event"),
-        Outcome::Deleted => ("deleted", false, "blocked: deleted by its author"),
-        Outcome::DeletesTooMuch => {
-            ("blocked", false, "blocked: more is deleted by this author than a relay can remember")
+impl EventAnswer {
+    fn refused(id: Option<String>, reason: impl Into<Cow<'static, str>>) -> Self {
+        let reason = reason.into();
+        let counted = Prefix::of(&reason).map_or("", Prefix::as_str);
+        Self { id, accepted: false, reason, counted }
+    }
+
+    /// An event that its sender is to believe stored.
+    fn shadow(id: String) -> Self {
+        let counted = Prefix::Blocked.as_str();
+        Self { id: Some(id), accepted: true, reason: "".into(), counted }
+    }
+
+    /// What the store has done; nothing when it gave no answer.
+    fn stored(id: String, outcome: Option<Outcome>) -> Self {
+        let (counted, accepted, reason): (_, _, Cow<'static, str>) = match outcome {
+            Some(Outcome::Stored) => ("stored", true, "".into()),
+            Some(Outcome::PassedOn) => ("passed_on", true, "".into()),
+            Some(Outcome::Duplicate) => {
+                ("duplicate", true, "duplicate: already have this event".into())
+            }
+            Some(Outcome::Superseded) => {
+                // Clients know strfry's words; NIP-01 has no prefix for it.
+                ("superseded", false, "replaced: have newer event".into())
+            }
+            Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::DeletesTooMuch) => {
+                let reason = "blocked: more is deleted by this author than a relay can remember";
+                ("blocked", false, reason.into())
+            }
+            Some(Outcome::Vanished) => {
+                ("vanished", false, "blocked: its author or addressee has vanished".into())
+            }
+            Some(Outcome::Expired) => {
+                ("expired", false, "invalid: expiration: the event has expired".into())
+            }
+            Some(Outcome::Failed(reason)) => ("failed", false, format!("error: {reason}").into()),
+            None => ("failed", false, "error: the store gave no answer".into()),
+        };
+        Self { id: Some(id), accepted, reason, counted }
+    }
+
+    /// The message.
+    fn text(&self) -> String {
+        match (&self.id, self.accepted) {
+            (Some(id), accepted) => message::ok(id, accepted, &self.reason),
+            (None, _) => message::not_taken(None, &self.reason),
         }
-        Outcome::Vanished => ("vanished", false, "blocked: its author or addressee has vanished"),
-        Outcome::Expired => ("expired", false, "invalid: expiration: the event has expired"),
-        Outcome::Failed(reason) => ("failed", false, &*format!("error: {reason}")),
-    };
-    relay.service.metrics.events.count(counted);
-    message::ok(id, accepted, text)
+    }
+}
+
+impl From<Refusal> for EventAnswer {
+    fn from(refusal: Refusal) -> Self {
+        Self::refused(refusal.id, refusal.text)
+    }
 }

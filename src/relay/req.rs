@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::outbox::{Outbox, Outgoing};
-use super::{message, permission};
+use super::{access, message};
 use crate::item::Item;
 use crate::store::{Deadline, Filter, LeftOut, Reader, StoreError, StoredPage, View, unix_now};
 use std::collections::HashSet;
@@ -18,7 +18,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     let config = client.relay.config();
     let viewer = client.auth.viewer();
-    if let Err(reason) = permission::may_read(&config.auth, &viewer, &filters) {
+    if let Err(reason) = access::may_read(&config.auth, &viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
         return client.closed(&id, reason).await;

@@ -1,7 +1,6 @@
 //! The SQLite event store: one writer with group commit, readers beside it, and the rules that
 //! decide what an accepted event does.
 
-mod admission;
 mod attached;
 mod backup;
 mod change;
@@ -40,7 +39,6 @@ mod wal;
 mod writer;
 
 pub use crate::config::{RelayKind, Synchronous};
-pub use admission::{read_within_limits, within_limits};
 pub use attached::{Attached, Listener};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
@@ -73,6 +71,7 @@ use read_gate::ReadGate;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio::sync::oneshot;
 use vanish::Vanishing;
 use writer::{Beside, Writer};
 
@@ -430,6 +429,15 @@ impl Store {
     /// wait: whoever submits bounds what it has under way.
     pub fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
         self.inner.writer.submit(origin, events, reply);
+    }
+
+    /// As [`Store::submit`], and returns the outcomes.
+    pub async fn put(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
+        let count = events.len();
+        let (done, outcomes) = oneshot::channel();
+        self.submit(origin, events, Box::new(move |outcomes| drop(done.send(outcomes))));
+        let lost = |_| vec![Outcome::Failed("the store gave no answer".into()); count];
+        outcomes.await.unwrap_or_else(lost)
     }
 
     /// Stores events and waits for their outcomes.

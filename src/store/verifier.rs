@@ -6,6 +6,7 @@ use super::source_queue::{Origin, SourceQueue};
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 /// So many bytes of JSON take as long to read as one signature to check.
 const SIGNATURE_BYTES: usize = 8 << 10;
@@ -65,5 +66,17 @@ impl Verifier {
         let weight = SIGNATURE_BYTES.saturating_add(bytes);
         // The queue closes only with the pool itself.
         let _ = self.queue.0.push(origin, [(weight, Box::new(job) as Job)]);
+    }
+
+    /// As [`Verifier::run`], and returns what `job` returns; `None` when it panicked.
+    pub async fn check<T: Send + 'static>(
+        &self,
+        origin: &Origin,
+        bytes: usize,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Option<T> {
+        let (done, result) = oneshot::channel();
+        self.run(origin, bytes, move || drop(done.send(job())));
+        result.await.ok()
     }
 }

@@ -1,12 +1,13 @@
 //! What happens to an event that a peer sent: read, held against what was asked for and against
-//! the limits, verified, stored. On the verifier's threads, many events at a time.
+//! the limits, verified on the verifier's threads, put to the write policy, stored.
 
 use super::Local;
+use crate::admission::{self, Reason, Source, Verdict};
 use crate::item::Item;
-use crate::policy::{Source, Verdict};
-use crate::store::{Event, Filter, Origin, Outcome, VerifiedEvent, within_limits};
+use crate::store::{Event, Filter, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::oneshot;
 
 /// What a REQ asked for.
 #[derive(Debug, Clone)]
@@ -163,19 +164,59 @@ impl FromPeer {
     }
 }
 
-/// Deals with events of the peer `url`, and calls `done` once all of them are settled.
-pub(super) fn settle(
+/// Deals with events of the peer `url`: what came of each, in no order.
+pub(super) async fn settle(
     local: &Local,
     url: &str,
+    asked: Asked,
+    texts: Vec<Box<str>>,
+    from_peer: Option<FromPeer>,
+) -> Vec<Settled> {
+    let live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
+    let source = Source::Peer { url: url.to_owned(), live };
+    let bytes = texts.iter().map(|text| text.len()).sum();
+    let (admits, from) = (local.clone(), source.clone());
+    let work = move || admit_all(&admits, &from, &asked, texts, from_peer.as_ref());
+    let origin = Origin::Peer(url.into());
+    let Some((events, mut settled)) = local.verifier.check(&origin, bytes, work).await else {
+        // A panic, which the log has. Without a fate the session's accounts would not come out even.
+        return vec![Settled {
+            id: None,
+            created_at: 0,
+            fate: Fate::Failed("a check failed".into()),
+        }];
+    };
+    let verdicts = local.admission.judge(&events, &source).await;
+    let (mut items, mut accepted) = (Vec::new(), Vec::new());
+    for (event, verdict) in events.into_iter().zip(verdicts) {
+        let item = event.item();
+        match refused(verdict) {
+            None => {
+                items.push(item);
+                accepted.push(event);
+            }
+            Some(fate) => settled.push(Settled::of(item, fate)),
+        }
+    }
+    if !accepted.is_empty() {
+        let fates = items.into_iter().zip(local.keep(&origin, accepted).await);
+        settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
+    }
+    settled
+}
+
+/// Reads and verifies events; what needs no store is settled at once.
+fn admit_all(
+    local: &Local,
+    source: &Source,
     asked: &Asked,
     texts: Vec<Box<str>>,
     from_peer: Option<&FromPeer>,
-    done: impl FnOnce(Vec<Settled>) + Send + 'static,
-) {
+) -> (Vec<VerifiedEvent>, Vec<Settled>) {
     let mut settled = Vec::with_capacity(texts.len());
     let mut events = Vec::with_capacity(texts.len());
     for text in texts {
-        match admit(local, asked, &text) {
+        match admit(local, source, asked, &text) {
             Ok(event) => {
                 if let Some(from_peer) = from_peer {
                     from_peer.insert(event.item().id);
@@ -185,62 +226,50 @@ pub(super) fn settle(
             Err(refused) => settled.push(refused),
         }
     }
-    let is_live = from_peer.is_some() && matches!(asked, Asked::Matching(_));
-    let (source, local) = (Source::peer(url, is_live), local.clone());
-    let origin = Origin::Peer(url.into());
-    local.policy.clone().judge(events, &source, move |judged| {
-        let (mut items, mut events) = (Vec::new(), Vec::new());
-        for (event, verdict) in judged {
-            let item = event.item();
-            match refused(&verdict) {
-                None => {
-                    items.push(item);
-                    events.push(event);
-                }
-                Some(fate) => settled.push(Settled::of(item, fate)),
-            }
-        }
-        if events.is_empty() {
-            return done(settled);
-        }
-        local.keep(&origin, events, move |fates| {
-            let fates = items.into_iter().zip(fates);
-            settled.extend(fates.map(|(item, fate)| Settled::of(item, fate)));
-            done(settled);
-        });
-    });
+    (events, settled)
 }
 
 impl Local {
     /// Has events kept: in our own store, or by the relay that we work for.
-    fn keep(
-        &self,
-        origin: &Origin,
-        events: Vec<VerifiedEvent>,
-        done: impl FnOnce(Vec<Fate>) + Send + 'static,
-    ) {
-        match &self.relay {
-            Some(relay) => relay.submit(events, Box::new(done)),
-            None => {
-                let reply =
-                    move |outcomes: Vec<Outcome>| done(outcomes.into_iter().map(fate).collect());
-                self.store.submit(origin, events, Box::new(reply));
-            }
-        }
+    async fn keep(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Fate> {
+        let Some(relay) = &self.relay else {
+            return self.store.put(origin, events).await.into_iter().map(fate).collect();
+        };
+        let count = events.len();
+        let (done, fates) = oneshot::channel();
+        relay.submit(events, Box::new(move |fates| drop(done.send(fates))));
+        let lost = |_| vec![Fate::Failed("the handing over has ended".to_owned()); count];
+        fates.await.unwrap_or_else(lost)
     }
 }
 
 /// What becomes of an event that the write policy does not accept.
-fn refused(verdict: &Verdict) -> Option<Fate> {
+fn refused(verdict: Verdict) -> Option<Fate> {
     match verdict {
-        Verdict::Accepted => None,
-        Verdict::Refused(_) | Verdict::RefusedQuietly => Some(Fate::Refused(Refusal::Unwanted)),
-        Verdict::Unknown => Some(Fate::Failed("the write policy does not answer".into())),
+        Verdict::Accept => None,
+        Verdict::Reject(refusal) => Some(fate_of(&refusal)),
+        Verdict::ShadowReject => Some(Fate::Refused(Refusal::Unwanted)),
+    }
+}
+
+/// The fate of an event that the relay does not admit.
+fn fate_of(refusal: &admission::Refusal) -> Fate {
+    match refusal.reason {
+        Reason::Malformed => Fate::Refused(Refusal::Invalid),
+        Reason::OverLimits => Fate::Refused(Refusal::OverLimits),
+        Reason::Protected => Fate::Refused(Refusal::Protected),
+        Reason::NotAllowed | Reason::WritePolicy => Fate::Refused(Refusal::Unwanted),
+        Reason::NoWritePolicy => Fate::Failed(refusal.text.clone()),
     }
 }
 
 /// Everything that comes before the store; `Err` is what is settled without it.
-fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Settled> {
+fn admit(
+    local: &Local,
+    source: &Source,
+    asked: &Asked,
+    text: &str,
+) -> Result<VerifiedEvent, Settled> {
     let refuse = |id, created_at, refusal| Settled { id, created_at, fate: Fate::Refused(refusal) };
     let event = Event::parse(text).map_err(|error| {
         let mut id = [0; 32];
@@ -266,10 +295,8 @@ fn admit(local: &Local, asked: &Asked, text: &str) -> Result<VerifiedEvent, Sett
         event.verify().map_err(|_| refuse(Refusal::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }
-    if !local.protected && (event.is_protected() || event.holds_protected()) {
-        return Err(refuse(Refusal::Protected));
-    }
-    let event = within_limits(event, &local.limits).map_err(|_| refuse(Refusal::OverLimits))?;
+    let checked = local.admission.check(&event, source);
+    checked.map_err(|refusal| settled(fate_of(&refusal)))?;
     event.verify().map_err(|_| refuse(Refusal::Invalid))
 }
 

@@ -41,9 +41,9 @@ pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
 
-use crate::config::{Config, Limits};
+use crate::admission::Admission;
+use crate::config::Config;
 use crate::index::{Index, Sets};
-use crate::policy::WritePolicy;
 use crate::store::{FilterError, Store, StoreError, Verifier};
 use backoff::Backoff;
 use breakdown::Breakdown;
@@ -63,36 +63,31 @@ pub struct Local {
     pub store: Store,
     /// Where signatures are checked.
     pub verifier: Verifier,
-    /// What an event from a peer has to keep to, as one that is published.
-    pub limits: Limits,
     /// What decides about each event from a peer, as about one that is published.
-    pub policy: WritePolicy,
+    pub admission: Admission,
     /// Who we are to peers that ask (NIP-42).
     pub keys: Option<Keys>,
     /// How peers are reached.
     pub connector: Connector,
     // Where events from peers are kept, unless in `store`.
     relay: Option<Handover>,
-    /// Whether events are moved that only their author may publish (NIP-70).
-    pub protected: bool,
 }
 
 impl Local {
-    /// Our side with the default limits and without a key.
+    /// Our side with the default configuration and without a key.
     ///
     /// # Errors
     /// When the system gives no thread.
     pub fn new(index: Index) -> Result<Self, StoreError> {
+        let admission = Admission::start(Config::default()).map_err(StoreError::Thread)?;
         Ok(Self {
             sets: index.sets().clone(),
             store: index.store().clone(),
             verifier: Verifier::start()?,
-            limits: Limits::default(),
-            policy: WritePolicy::default(),
+            admission,
             keys: None,
             connector: Connector::default(),
             relay: None,
-            protected: false,
         })
     }
 
@@ -100,16 +95,17 @@ impl Local {
     ///
     /// # Errors
     /// When the key or the file of authorities cannot be read, or the system gives no thread.
-    pub fn configured(index: Index, config: &Config) -> Result<Self, SyncError> {
-        let keys = auth::configured_keys(&config.sync)?;
-        let connector = Connector::configured(&config.sync)?;
-        let limits = config.limits.clone();
-        let protected = config.sync.protected;
-        let failed = |error: StoreError| SyncError::Store(error.to_string());
-        let policy = WritePolicy::start(&config.write_policy)
-            .map_err(|error| failed(StoreError::Thread(error)))?;
-        let local = Self::new(index).map_err(failed)?;
-        Ok(Self { limits, policy, keys, connector, protected, ..local })
+    pub fn configured(index: Index, admission: Admission) -> Result<Self, SyncError> {
+        let config = admission.config();
+        Ok(Self {
+            sets: index.sets().clone(),
+            store: index.store().clone(),
+            verifier: Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?,
+            keys: auth::configured_keys(&config.sync)?,
+            connector: Connector::configured(&config.sync)?,
+            relay: None,
+            admission,
+        })
     }
 
     /// Our side where another process writes to the store: `sets` are read beside it, and `notes`
@@ -117,42 +113,39 @@ impl Local {
     ///
     /// # Errors
     /// As [`Local::configured`].
-    pub fn reading(sets: Sets, notes: Store, config: &Config) -> Result<Self, SyncError> {
+    pub fn reading(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
+        let config = admission.config();
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
         Ok(Self {
             sets,
             store: notes,
             verifier,
-            limits: config.limits.clone(),
-            policy: WritePolicy::default(),
             keys: auth::configured_keys(&config.sync)?,
             connector: Connector::configured(&config.sync)?,
             relay: None,
-            protected: config.sync.protected,
+            admission,
         })
     }
 
     /// Our side where another relay keeps the events: `sets` are of its database, what comes from
-    /// peers is handed to it at `url`, and `notes` holds only what syncs remember. Inside a
+    /// peers is handed to it at `attach.url`, and `notes` holds only what syncs remember. Inside a
     /// runtime.
     ///
     /// # Errors
     /// As [`Local::configured`], and when the URL leads to no relay.
-    pub fn attached(
-        sets: Sets,
-        notes: Store,
-        url: &str,
-        config: &Config,
-    ) -> Result<Self, SyncError> {
+    pub fn attached(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
+        let config = admission.config();
         let keys = auth::configured_keys(&config.sync)?;
         let connector = Connector::configured(&config.sync)?;
+        let (url, direct) = (&config.attach.url, connector.direct());
+        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), direct)?);
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
-        let relay = Some(Handover::start(url, sets.clone(), keys.clone(), connector.direct())?);
-        let limits = config.limits.clone();
-        let policy = WritePolicy::start(&config.write_policy)
-            .map_err(|error| SyncError::Store(StoreError::Thread(error).to_string()))?;
-        let protected = config.sync.protected;
-        Ok(Self { sets, store: notes, verifier, limits, policy, keys, connector, relay, protected })
+        Ok(Self { sets, store: notes, verifier, admission, keys, connector, relay })
+    }
+
+    /// Whether events are moved that only their author may publish (NIP-70).
+    fn moves_protected(&self) -> bool {
+        self.admission.config().sync.protected
     }
 }
 

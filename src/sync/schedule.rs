@@ -7,6 +7,7 @@ use super::connector::Connector;
 use super::look::Looking;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
+use crate::admission::Admission;
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
 use crate::metrics::Peers;
@@ -29,16 +30,18 @@ impl Schedule {
     ///
     /// # Errors
     /// When a URL, a filter or the key is bad: before anything has begun.
-    pub fn start(index: &Index, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
-        Self::of(config, peers, || Local::configured(index.clone(), config))
+    pub fn start(index: &Index, admission: &Admission, peers: &Peers) -> Result<Self, SyncError> {
+        let local = || Local::configured(index.clone(), admission.clone());
+        Self::of(&admission.config(), peers, local)
     }
 
     /// As [`Schedule::start`], for another relay's events.
     ///
     /// # Errors
     /// As [`Schedule::start`].
-    pub fn attached(local: Local, config: &Config, peers: &Peers) -> Result<Self, SyncError> {
-        Self::of(config, peers, || Ok(local))
+    pub fn attached(local: Local, peers: &Peers) -> Result<Self, SyncError> {
+        let config = local.admission.config();
+        Self::of(&config, peers, || Ok(local))
     }
 
     fn of(

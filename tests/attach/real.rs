@@ -7,6 +7,7 @@ use crate::support::events::{Author, unix_now};
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, corpora, id_of, model};
 use futures_util::{SinkExt, StreamExt};
+use negsync::admission::Admission;
 use negsync::attach::{Attach, open_sets};
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Options, sync};
@@ -331,7 +332,8 @@ fn local(relay: &RealRelay, folder: &TempDir) -> Local {
     let config = config(relay.kind, &path, relay.address);
     let notes = folder.path().join(format!("notes-{}.sqlite", relay.kind.name()));
     let notes = Store::open(&notes, StoreOptions::default(), Box::new(|_| {})).unwrap();
-    Local::attached(open_sets(&config).unwrap(), notes, &config.attach.url, &config).unwrap()
+    let sets = open_sets(&config).unwrap();
+    Local::attached(sets, notes, Admission::start(config).unwrap()).unwrap()
 }
 
 /// From one relay's database to the other relay by way of the plugin before it, both ways; with

@@ -363,8 +363,7 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
         peer(&url, Direction::Down, json!([9])),
         peer(&away, Direction::Both, json!([8])),
     ];
-    let config = Config { peers, ..Config::default() };
-    let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
+    let schedule = scheduled(relay, peers);
     // `moves` is given what a sample was before there were any peers: nothing.
     let mut watch = Watch::new(relay, moved).await;
     watch.before.retain(|name, _| !name.starts_with("negsync_peer_"));
@@ -393,13 +392,18 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     // A connection that lasts is seen with a peer of its own.
     let mut live = peer(&url, Direction::Up, json!([10]));
     live.live = true;
-    let config = Config { peers: vec![live], ..Config::default() };
-    let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
+    let schedule = scheduled(relay, vec![live]);
     let connected = of("connected", &url);
     let converged = of("last_converged_timestamp_seconds", &url);
     watch.moves(&[(&connected, by(1.0)), (&converged, UP)]).await;
     schedule.stop().await;
     watch.moves(&[(&connected, by(-1.0))]).await;
+}
+
+/// Keeps `relay` in sync with these peers.
+fn scheduled(relay: &TestRelay, peers: Vec<PeerConfig>) -> Schedule {
+    relay.relay.reload(Config { peers, ..relay.config.clone() });
+    Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -87,6 +87,13 @@ impl RelayProcess {
         Self::serving(command)
     }
 
+    /// `negsync relay` with nothing but this configuration.
+    pub fn configured(config: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+        command.args(["relay", "--config"]).arg(config);
+        Self::serving(command)
+    }
+
     /// `negsync attach` with these arguments.
     pub fn attach(arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
@@ -116,10 +123,15 @@ impl RelayProcess {
 
     /// Waits until a line of the log holds `text`, and returns that line.
     pub fn logged(&self, text: &str) -> String {
+        self.logged_again(text, 0)
+    }
+
+    /// As [`RelayProcess::logged`], of the line that holds `text` after so many others that do.
+    pub fn logged_again(&self, text: &str, before: usize) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let log = self.log.lock().unwrap().clone();
-            if let Some(line) = log.lines().find(|line| line.contains(text)) {
+            if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(before) {
                 return line.to_owned();
             }
             assert!(Instant::now() < deadline, "{text:?} is not logged in 20 s, but {log}");

@@ -2,6 +2,7 @@
 //! (NIP-62), between relays.
 
 use super::support::*;
+use negsync::config::Config;
 use negsync::sync::Options;
 use nostr::Tag;
 
@@ -28,12 +29,19 @@ async fn protected_events_stay_where_their_author_put_them() {
     }
 }
 
+/// Has the store's syncs move protected events.
+fn move_protected(store: &TestStore) {
+    let mut config = Config::default();
+    config.sync.protected = true;
+    store.local.admission.reload(config);
+}
+
 /// The operator of both relays may say that they are one.
 #[tokio::test(flavor = "multi_thread")]
 async fn protected_events_are_taken_where_the_operator_says_so() {
     let theirs = protected(2, "theirs");
-    let mut store = TestStore::new(&notes(161, 10));
-    store.local.protected = true;
+    let store = TestStore::new(&notes(161, 10));
+    move_protected(&store);
     let relay = TestRelay::new(std::slice::from_ref(&theirs)).await;
     let (report, _) = sync_with(&store, &relay.url(), &Options::default()).await;
     assert!(report.complete, "{report:?}");
@@ -58,7 +66,7 @@ async fn a_mirror_moves_private_and_protected_events() {
     };
     let theirs = [letters(2), vec![protected(2, "theirs")]].concat();
     let relay = TestRelay::with(&theirs, change).await;
-    store.local.protected = true;
+    move_protected(&store);
     store.local.keys = Some(mirror.clone());
     let report = sync_all(&store, &relay.url()).await;
     assert!(report.complete, "{report:?}");

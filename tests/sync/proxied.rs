@@ -2,6 +2,7 @@
 
 use super::shared::process::negsync;
 use super::support::*;
+use negsync::admission::Admission;
 use negsync::config::{Config, PeerConfig, Via, Within};
 use negsync::sync::{Local, Schedule, SyncError};
 use std::io;
@@ -106,7 +107,7 @@ async fn http_connect(client: &mut TcpStream) -> io::Result<String> {
 fn through(store: &TestStore, via: Via) -> Local {
     let mut config = Config::default();
     config.sync.proxy = via;
-    Local::configured(store.index.clone(), &config).unwrap()
+    Local::configured(store.index.clone(), Admission::start(config).unwrap()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -185,7 +186,9 @@ async fn a_peer_has_its_own_proxy_filters_and_limits() {
     let config = Config::read(&path).unwrap();
     assert_eq!(config.peers[1].max_down_kib_s, Some(Within::new(64)));
     let relay = TestRelay::new(&[]).await;
-    let schedule = Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap();
+    relay.relay.reload(config);
+    let admission = relay.relay.admission();
+    let schedule = Schedule::start(relay.relay.index(), admission, relay.relay.peers()).unwrap();
     let expected = 20 + 3;
     let converged = async {
         while relay.ids().len() != expected {

@@ -20,8 +20,8 @@ fn peer(url: &str, live: bool) -> PeerConfig {
 /// Keeps `relay` in sync with the relays at `urls`.
 fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
     let peers = urls.iter().map(|url| peer(url, live)).collect();
-    let config = Config { peers, ..Config::default() };
-    Schedule::start(relay.relay.index(), &config, relay.relay.peers()).unwrap()
+    relay.relay.reload(Config { peers, ..relay.relay.admission().config().as_ref().clone() });
+    Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 
 /// Publishes over a socket and reads every OK.

@@ -74,7 +74,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
     ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
-    let opened = local::open_to_read(&config)?;
+    let opened = local::open_to_read(config)?;
     let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let found = runtime.block_on(compare(arguments, local, filter));

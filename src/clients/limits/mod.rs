@@ -11,7 +11,7 @@ mod turns;
 
 pub(crate) use address::{client_address, counted_as, is_forwarded};
 pub(crate) use addresses::{Addresses, Full, Place};
-pub(crate) use event_cost::{EventShare, event_cost};
+pub(crate) use event_cost::event_cost;
 pub(crate) use half_open::{HalfOpen, Handshake};
 pub(crate) use incoming::{MessageSize, Reservation};
 pub(crate) use neg_total::NegShare;

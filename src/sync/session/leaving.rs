@@ -67,7 +67,7 @@ impl Session<'_> {
 
     /// Waits for the events that have come and are being checked or stored.
     async fn settle_rest(&mut self) -> Result<(), End> {
-        self.flush_batch().await;
+        self.flush_batch();
         let mut stop = self.options.stop.clone();
         let given_up = tokio::time::sleep(SILENCE);
         tokio::pin!(given_up);

@@ -24,7 +24,7 @@ impl Session<'_> {
                 Ok(())
             }
             PeerMessage::Eose(subscription) => {
-                self.flush_batch().await;
+                self.flush_batch();
                 self.ended(&subscription)
             }
             PeerMessage::Closed { subscription, text } => self.closed(&subscription, &text).await,
@@ -59,7 +59,7 @@ impl Session<'_> {
 
     /// CLOSED: for a subscription, or from relays that answer NEG-OPEN so.
     async fn closed(&mut self, subscription: &str, text: &str) -> Result<(), End> {
-        self.flush_batch().await;
+        self.flush_batch();
         if self.reconciling.is_about(subscription) {
             return self.without_negentropy(text);
         }

@@ -87,7 +87,7 @@ impl Session<'_> {
             if is_theirs
                 || !self.options.direction.is_up()
                 || !self.options.filter.parsed().matches(event)
-                || (event.is_protected() && !self.local.protected)
+                || (event.is_protected() && !self.local.moves_protected())
             {
                 continue;
             }

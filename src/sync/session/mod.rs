@@ -268,7 +268,7 @@ impl<'sync> Session<'sync> {
                 Some(work) = self.work.recv() => self.take_work(work)?,
                 heard = self.peer.next(), if may_read => self.hear(&heard?).await?,
                 // Only when nothing more is there to be read at once.
-                () = std::future::ready(()), if self.batch.is_some() => self.flush_batch().await,
+                () = std::future::ready(()), if self.batch.is_some() => self.flush_batch(),
                 changed = live::next_change(&mut self.live) => self.take_change(changed)?,
                 _ = tick.tick() => self.take_time()?,
                 () = stopped(&mut stop) => {

@@ -7,7 +7,7 @@ use super::super::peer::PeerError;
 use super::super::upload::Answer;
 use super::{End, REFUSED_IDS, Session, Work};
 use crate::item::Item;
-use crate::store::{Event, Origin, Refused, StoreError};
+use crate::store::{Event, Refused, StoreError};
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
@@ -115,7 +115,7 @@ impl Session<'_> {
         self.download.advance(&self.peer)?;
         if let Some(ids) = self.upload.next_to_read() {
             let sets = self.local.sets.clone();
-            let moves_protected = self.local.protected;
+            let moves_protected = self.local.moves_protected();
             self.begin_work(move || {
                 let mut events = Vec::with_capacity(ids.len());
                 let mut protected = Vec::new();
@@ -156,7 +156,7 @@ impl Session<'_> {
                 && batch.bytes < BATCH_BYTES
         };
         if !self.batch.as_ref().is_some_and(fits) {
-            self.flush_batch().await;
+            self.flush_batch();
         }
         let batch = self.batch.get_or_insert_with(|| Batch {
             subscription,
@@ -169,7 +169,7 @@ impl Session<'_> {
     }
 
     /// Hands the events that wait to the threads that check them.
-    pub(super) async fn flush_batch(&mut self) {
+    pub(super) fn flush_batch(&mut self) {
         let Some(batch) = self.batch.take() else { return };
         let Batch { subscription, asked, texts, bytes } = batch;
         self.download.arrived(&subscription, texts.len());
@@ -179,20 +179,11 @@ impl Session<'_> {
         let (local, from_peer, done) =
             (self.local.clone(), self.from_peer.clone(), self.done.clone());
         let url = self.url.clone();
-        let job = move || {
-            arrival::settle(
-                &local,
-                url.as_str(),
-                &asked,
-                texts,
-                from_peer.as_ref(),
-                move |events| {
-                    // Fails only when the session is over.
-                    let _ = done.send(Work::Settled { subscription, events, bytes });
-                },
-            );
-        };
-        self.local.verifier.run(&Origin::Peer(self.url.as_str().into()), bytes, job);
+        tokio::spawn(async move {
+            let events = arrival::settle(&local, url.as_str(), asked, texts, from_peer).await;
+            // Fails only when the session is over.
+            let _ = done.send(Work::Settled { subscription, events, bytes });
+        });
     }
 
     pub(super) fn settled(

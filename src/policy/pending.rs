@@ -1,19 +1,20 @@
 //! The events that one run of the program has been asked about and has not answered.
 
-use super::Verdict;
+use super::Answer;
 use std::collections::VecDeque;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
 
 /// The most events that the program is asked about before it has answered; it takes them one by
 /// one, at its own pace.
 const IN_FLIGHT: usize = 256;
 
-/// Called with the verdict over an event.
-pub(super) type Reply = Box<dyn FnOnce(Verdict) + Send>;
+/// Gets the answer about an event; dropped when there will be none.
+pub(super) type Reply = oneshot::Sender<Answer>;
 
 /// Shared by who writes to the program, who reads from it and who watches over it.
-pub(super) struct Flight {
+pub(super) struct Pending {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -23,58 +24,54 @@ struct State {
     waiting: VecDeque<([u8; 32], Reply)>,
     // Since when the program has been free to answer the first of them.
     since: Instant,
-    // An answer is being passed on, for which it is not the program that is waited for.
-    delivering: bool,
     has_answered: bool,
     ended: bool,
 }
 
-impl Flight {
+impl Pending {
     pub(super) fn new() -> Self {
         let state = State {
             waiting: VecDeque::new(),
             since: Instant::now(),
-            delivering: false,
             has_answered: false,
             ended: false,
         };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// Takes up an event as soon as there is room. Gives the reply back when the run has ended.
-    pub(super) fn begin(&self, id: [u8; 32], reply: Reply) -> Option<Reply> {
+    /// Takes up an event as soon as there is room. Returns whether the run goes on: else the reply is
+    /// dropped.
+    pub(super) fn begin(&self, id: [u8; 32], reply: Reply) -> bool {
         let full = |state: &mut State| !state.ended && state.waiting.len() >= IN_FLIGHT;
         let state = self.changed.wait_while(self.lock(), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.ended {
-            return Some(reply);
+            return false;
         }
         if state.waiting.is_empty() {
             state.since = Instant::now();
         }
         state.waiting.push_back((id, reply));
         self.changed.notify_all();
-        None
+        true
     }
 
-    /// Passes an answer on. Returns whether anybody waited for it.
-    pub(super) fn answer(&self, id: &[u8; 32], verdict: Verdict) -> bool {
+    /// Passes an answer on. Returns whether the program was asked about the event.
+    pub(super) fn answer(&self, id: &[u8; 32], answer: Answer) -> bool {
         let mut state = self.lock();
         let place = state.waiting.iter().position(|(waiting, _)| waiting == id);
         let Some((_, reply)) = place.and_then(|place| state.waiting.remove(place)) else {
             return false;
         };
         state.has_answered = true;
-        state.delivering = true;
-        drop(state);
-        reply(verdict);
-        let mut state = self.lock();
-        state.delivering = false;
         // A later event's answer gives the first one no more time.
         if place == Some(0) {
             state.since = Instant::now();
         }
         self.changed.notify_all();
+        drop(state);
+        // Whoever waited may have gone.
+        let _ = reply.send(answer);
         true
     }
 
@@ -82,10 +79,8 @@ impl Flight {
     pub(super) fn end(&self) {
         let mut state = self.lock();
         state.ended = true;
-        let waiting = std::mem::take(&mut state.waiting);
-        drop(state);
+        state.waiting.clear();
         self.changed.notify_all();
-        waiting.into_iter().for_each(|(_, reply)| reply(Verdict::Unknown));
     }
 
     /// Waits until the run is over, or until the program has been silent for so long. Returns
@@ -96,11 +91,8 @@ impl Flight {
             if state.ended {
                 return false;
             }
-            let silent = if state.waiting.is_empty() || state.delivering {
-                Duration::ZERO
-            } else {
-                state.since.elapsed()
-            };
+            let silent =
+                if state.waiting.is_empty() { Duration::ZERO } else { state.since.elapsed() };
             if silent >= patience {
                 return true;
             }

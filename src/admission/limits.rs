@@ -1,0 +1,38 @@
+//! `[limits]` of an event. The errors name the field that is over its limit.
+
+use crate::config::Limits;
+use crate::store::{Event, VANISH, unix_now};
+
+/// Whether an event is not too large and says what it has to. Its length is that of the form in which
+/// it is stored and sent, whatever white space and escapes it came with.
+pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
+    let (bytes, most) = (event.json().len(), limits.longest_event());
+    if bytes > most {
+        return Err(format!("event: {bytes} bytes, {most} at the most"));
+    }
+    if event.tag_count() > limits.event_tags.size() {
+        let most = limits.event_tags.get();
+        return Err(format!("tags: {}, {most} at the most", event.tag_count()));
+    }
+    if event.content_chars() > limits.content_chars.size() {
+        let most = limits.content_chars.get();
+        return Err(format!("content: {} characters, {most} at the most", event.content_chars()));
+    }
+    if event.kind() == VANISH && event.tag_values("relay").iter().all(String::is_empty) {
+        return Err("relay: a request to vanish (NIP-62) has to name a relay, or ALL_RELAYS".into());
+    }
+    Ok(())
+}
+
+/// Whether an event is neither too old nor from too far in the future.
+pub(super) fn check_time(event: &Event, limits: &Limits) -> Result<(), String> {
+    let (now, created_at) = (unix_now(), event.item().created_at);
+    let (ahead, behind) = (limits.created_at_ahead_s.get(), limits.created_at_behind_s.get());
+    if behind > 0 && created_at < now.saturating_sub(behind) {
+        return Err(format!("created_at: more than {behind} seconds in the past"));
+    }
+    if created_at > now.saturating_add(ahead) {
+        return Err(format!("created_at: more than {ahead} seconds in the future"));
+    }
+    Ok(())
+}

@@ -1,0 +1,198 @@
+//! The one door for events: published ones, those that a peer sends for our store or for the relay
+//! that we stand before, and imported ones.
+//!
+//! The door has two halves. [`Admission::read`] and [`Admission::check`] ask what is cheap, before
+//! the signature is verified: limits, protected events, who may publish. [`Admission::judge`] asks
+//! the operator's program about verified events.
+
+pub(crate) mod access;
+mod limits;
+
+use crate::config::{Config, ConfigHandle, Reloaded};
+use crate::policy::{self, WritePolicy};
+use crate::prefix::Prefix;
+use crate::store::{Event, VerifiedEvent, Viewer};
+use std::io;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+/// Where an event comes from.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Source {
+    /// A client.
+    Client {
+        /// Where it connects from.
+        address: IpAddr,
+        /// The keys that it has shown (NIP-42).
+        viewer: Viewer,
+    },
+    /// A peer that we sync with.
+    Peer {
+        /// Its URL.
+        url: String,
+        /// Whether it sends what is new, rather than what was asked for.
+        live: bool,
+    },
+    /// A file that the operator imports: limits of size hold, all else is the operator's business.
+    Import,
+}
+
+/// Why an event is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[non_exhaustive]
+pub enum Reason {
+    /// It is no event.
+    Malformed,
+    /// It is over one of the `[limits]`.
+    OverLimits,
+    /// Only its author may publish it, or it is a repost of such an event (NIP-70).
+    Protected,
+    /// Whoever sends it may not publish it.
+    NotAllowed,
+    /// The write policy rejects it.
+    WritePolicy,
+    /// The write policy gives no answer.
+    NoWritePolicy,
+}
+
+/// An event is not taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{text}")]
+pub struct Refusal {
+    /// The event's id in lower-case hex, where one could be read.
+    pub id: Option<String>,
+    /// Why.
+    pub reason: Reason,
+    /// What its sender is told, with a machine-readable prefix (NIP-01).
+    pub text: String,
+}
+
+impl Refusal {
+    fn new(event: &Event, reason: Reason, text: impl Into<String>) -> Self {
+        Self { id: Some(event.id_hex()), reason, text: text.into() }
+    }
+
+    fn invalid(id: Option<String>, reason: Reason, text: &str) -> Self {
+        Self { id, reason, text: format!("{}: {text}", Prefix::Invalid) }
+    }
+}
+
+/// What becomes of an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// It may be stored.
+    Accept,
+    /// It is not stored, and its sender is told why.
+    Reject(Refusal),
+    /// It is not stored, and its sender is told that it was.
+    ShadowReject,
+}
+
+/// Decides about every event. Clones share it, and the operator's program.
+#[derive(Clone)]
+pub struct Admission {
+    config: ConfigHandle,
+    policy: WritePolicy,
+}
+
+impl Admission {
+    /// The door as it is configured; the write policy is started with it.
+    ///
+    /// # Errors
+    /// When the system gives no thread.
+    pub fn start(config: impl Into<ConfigHandle>) -> io::Result<Self> {
+        let config = config.into();
+        Ok(Self { policy: WritePolicy::start(config.clone())?, config })
+    }
+
+    /// The configuration in force.
+    pub fn config(&self) -> Arc<Config> {
+        self.config.load()
+    }
+
+    /// The handle of the configuration in force.
+    pub fn config_handle(&self) -> &ConfigHandle {
+        &self.config
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        let reloaded = self.config.reload(config);
+        self.policy.reload();
+        reloaded
+    }
+
+    /// Reads an event from JSON, and checks it.
+    ///
+    /// # Errors
+    /// As [`Admission::check`], and when it is no event.
+    pub fn read(&self, json: &str, source: &Source) -> Result<Event, Refusal> {
+        let event = Event::parse(json)
+            .map_err(|error| Refusal::invalid(error.id, Reason::Malformed, &error.reason))?;
+        self.check(&event, source)?;
+        Ok(event)
+    }
+
+    /// Checks an event that is not verified yet.
+    ///
+    /// # Errors
+    /// When it is over a limit, or not for this source to bring.
+    pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
+        check(&self.config(), event, source)
+    }
+
+    /// Asks the write policy about events, all of one source; the verdicts come in their order. It
+    /// is not asked about what is imported. Waits while many events wait for the program.
+    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Verdict> {
+        let Some(source) = asked_as(source) else {
+            return vec![Verdict::Accept; events.len()];
+        };
+        let answers = self.policy.ask(events, &source).await;
+        events.iter().zip(answers).map(|(event, answer)| verdict(event, answer)).collect()
+    }
+}
+
+fn check(config: &Config, event: &Event, source: &Source) -> Result<(), Refusal> {
+    let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
+    limits::check_form(event, &config.limits).map_err(over)?;
+    match source {
+        Source::Import => {}
+        Source::Peer { .. } => {
+            if !config.sync.protected && (event.is_protected() || event.holds_protected()) {
+                let text = "blocked: protected events are not moved between relays";
+                return Err(Refusal::new(event, Reason::Protected, text));
+            }
+            limits::check_time(event, &config.limits).map_err(over)?;
+        }
+        Source::Client { viewer, .. } => {
+            limits::check_time(event, &config.limits).map_err(over)?;
+            access::may_publish(&config.auth, viewer, event)
+                .map_err(|text| Refusal::new(event, Reason::NotAllowed, text))?;
+        }
+    }
+    Ok(())
+}
+
+/// The source in the words of strfry's plugin protocol; `None` where the program is not asked.
+fn asked_as(source: &Source) -> Option<policy::Source> {
+    match source {
+        Source::Client { address, .. } => Some(policy::Source::client(*address)),
+        Source::Peer { url, live } => Some(policy::Source::peer(url, *live)),
+        Source::Import => None,
+    }
+}
+
+fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Verdict {
+    let refusal = |reason, text: String| Verdict::Reject(Refusal::new(event, reason, text));
+    match answer {
+        policy::Answer::Accept => Verdict::Accept,
+        policy::Answer::Reject(text) => refusal(Reason::WritePolicy, text),
+        policy::Answer::ShadowReject => Verdict::ShadowReject,
+        policy::Answer::Missing => {
+            let text = "error: the write policy does not answer; try again";
+            refusal(Reason::NoWritePolicy, text.to_owned())
+        }
+    }
+}

@@ -1,0 +1,84 @@
+//! The configuration in force, which everybody reads through one handle.
+
+use super::{Config, TakesEffect};
+use arc_swap::ArcSwap;
+use std::sync::Arc;
+
+/// What a reload did, key by key, such as `limits.filters`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reloaded {
+    /// Keys whose new value is in force.
+    pub changed: Vec<String>,
+    /// Keys that keep their old value until a restart.
+    pub needs_restart: Vec<String>,
+}
+
+/// The configuration in force. Clones share it.
+#[derive(Debug, Clone)]
+pub struct ConfigHandle {
+    current: Arc<ArcSwap<Config>>,
+}
+
+impl ConfigHandle {
+    /// A handle with `config` in force.
+    pub fn new(config: Config) -> Self {
+        Self { current: Arc::new(ArcSwap::from_pointee(config)) }
+    }
+
+    /// The configuration in force now. Work that has begun with one goes on with it.
+    pub fn load(&self) -> Arc<Config> {
+        self.current.load_full()
+    }
+
+    /// Puts `config` in force, but for the keys that only a restart changes.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        let restart: Vec<String> = Config::keys()
+            .into_iter()
+            .filter(|key| key.takes_effect == TakesEffect::Restart)
+            .map(|key| key.name)
+            .collect();
+        let mut reloaded = Reloaded::default();
+        self.current.rcu(|current| {
+            let (needs_restart, changed) =
+                current.differing_keys(&config).into_iter().partition(|key| restart.contains(key));
+            reloaded = Reloaded { changed, needs_restart };
+            current.reloaded(config.clone())
+        });
+        reloaded
+    }
+}
+
+impl From<Config> for ConfigHandle {
+    fn from(config: Config) -> Self {
+        Self::new(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{LogFormat, Within};
+
+    #[test]
+    fn keys_that_need_a_restart_keep_their_value_and_are_named() {
+        let handle = ConfigHandle::new(Config::default());
+        let begun = handle.load();
+        let mut config = Config::default();
+        config.relay.listen = "127.0.0.1:1".parse().unwrap();
+        config.relay.name = "another".into();
+        config.store.readers = Within::new(3);
+        config.index.memory_mb = Within::new(1);
+        config.limits.filters = Within::new(7);
+        config.log.format = LogFormat::Json;
+        config.log.level = "debug".into();
+        let reloaded = handle.reload(config.clone());
+        assert_eq!(reloaded.changed, ["limits.filters", "log.level", "relay.name"]);
+        let restart = ["index.memory_mb", "log.format", "relay.listen", "store.readers"];
+        assert_eq!(reloaded.needs_restart, restart);
+        assert_eq!(handle.load().differing_keys(&config), restart);
+        assert_eq!(*begun, Config::default());
+        // The same file once more: what needs a restart still does.
+        let again = handle.reload(config);
+        assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 4));
+    }
+}

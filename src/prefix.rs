@@ -1,0 +1,99 @@
+//! The machine-readable prefix of what a relay says (NIP-01, NIP-42, NIP-77): the word before the
+//! first colon of an OK, CLOSED or NEG-ERR.
+
+use std::fmt::{self, Display, Formatter};
+
+/// A machine-readable prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Prefix {
+    /// The client has to show a key first (NIP-42).
+    AuthRequired,
+    /// The relay does not want it.
+    Blocked,
+    /// A session or subscription has ended (NIP-77).
+    Closed,
+    /// The relay has it already.
+    Duplicate,
+    /// The relay could not do it now.
+    Error,
+    /// It is malformed, or over a limit.
+    Invalid,
+    /// Nobody listens to it (NIP-01).
+    Mute,
+    /// It lacks proof of work (NIP-13).
+    Pow,
+    /// Too much in too short a time.
+    RateLimited,
+    /// A newer version is stored.
+    Replaced,
+    /// The key that was shown may not do it (NIP-42).
+    Restricted,
+    /// The relay does not know this kind of filter.
+    Unsupported,
+}
+
+impl Prefix {
+    const ALL: [Self; 12] = [
+        Self::AuthRequired,
+        Self::Blocked,
+        Self::Closed,
+        Self::Duplicate,
+        Self::Error,
+        Self::Invalid,
+        Self::Mute,
+        Self::Pow,
+        Self::RateLimited,
+        Self::Replaced,
+        Self::Restricted,
+        Self::Unsupported,
+    ];
+
+    /// The prefix with which `text` begins; `None` for a text without one, or with one that is not
+    /// known.
+    pub fn of(text: &str) -> Option<Self> {
+        let (word, _) = text.split_once(':')?;
+        Self::ALL.into_iter().find(|prefix| prefix.as_str() == word.trim())
+    }
+
+    /// The word, without the colon.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthRequired => "auth-required",
+            Self::Blocked => "blocked",
+            Self::Closed => "closed",
+            Self::Duplicate => "duplicate",
+            Self::Error => "error",
+            Self::Invalid => "invalid",
+            Self::Mute => "mute",
+            Self::Pow => "pow",
+            Self::RateLimited => "rate-limited",
+            Self::Replaced => "replaced",
+            Self::Restricted => "restricted",
+            Self::Unsupported => "unsupported",
+        }
+    }
+}
+
+impl Display for Prefix {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_is_the_known_word_before_the_first_colon() {
+        for prefix in Prefix::ALL {
+            assert_eq!(Prefix::of(&format!("{prefix}: why: because")), Some(prefix));
+            assert_eq!(Prefix::of(&format!(" {prefix} :")), Some(prefix));
+            assert_eq!(Prefix::of(prefix.as_str()), None);
+        }
+        for text in ["", ":", "http://a", "blocked by: me", "Blocked: x"] {
+            assert_eq!(Prefix::of(text), None, "{text}");
+        }
+    }
+}
