@@ -5,6 +5,7 @@
 //! `cargo bench --bench siege -- PART... [--short] [--minutes N]`; the parts are below.
 
 mod client;
+mod costly;
 mod fan_out;
 mod half_open;
 mod hostile;
@@ -46,6 +47,7 @@ fn main() {
         "half-open",
         "silent",
         "hostile",
+        "costly",
         "writer",
         "fan-out",
         "unfinished",
@@ -64,6 +66,9 @@ fn main() {
         }
         if all || is_asked("hostile") {
             hostile::run(extent).await;
+        }
+        if all || is_asked("costly") {
+            costly::run(extent).await;
         }
         if all || is_asked("writer") {
             writer::run(extent).await;

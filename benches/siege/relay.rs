@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// The configuration that refuses nobody for asking often.
@@ -83,6 +84,24 @@ impl Relay {
     pub fn wal_mb(&self) -> f64 {
         let path = self.directory.path().join("events.sqlite-wal");
         std::fs::metadata(path).map_or(0.0, |file| file.len() as f64 / 1e6)
+    }
+
+    /// The time that it has worked, on all cores.
+    pub fn cpu(&self) -> Duration {
+        let stat = self.proc("stat");
+        let fields = stat.rsplit_once(") ").unwrap().1.split_whitespace();
+        // User and system time, in hundredths of a second.
+        let ticks: u64 = fields.skip(11).take(2).map(|ticks| ticks.parse::<u64>().unwrap()).sum();
+        Duration::from_millis(ticks * 10)
+    }
+
+    /// Asks it to end, and returns how long that takes.
+    pub fn terminate(&mut self) -> Duration {
+        let began = Instant::now();
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &pid]).status().unwrap().success());
+        self.process.wait().unwrap();
+        began.elapsed()
     }
 
     fn proc(&self, file: &str) -> String {

@@ -4,6 +4,7 @@
 use super::Shared;
 use super::auth::{self, SharedAuth};
 use crate::admission::access;
+use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::message::{self, ClientMessage};
 use crate::clients::neg_sessions::NegSessions;
@@ -19,12 +20,17 @@ pub(super) struct Neg {
     // A key of the client's would be believed.
     may_show_key: bool,
     sessions: NegSessions,
+    // What is done for the client ends with this.
+    _attending: Attending,
 }
 
 impl Neg {
     pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Self {
-        let sessions = NegSessions::new(Arc::clone(&shared.service), place.address());
-        Self { shared, place, viewer: Viewer::default(), may_show_key: false, sessions }
+        let attending = Attending::default();
+        let service = Arc::clone(&shared.service);
+        let sessions = NegSessions::new(service, place.address(), attending.departure());
+        let viewer = Viewer::default();
+        Self { shared, place, viewer, may_show_key: false, sessions, _attending: attending }
     }
 
     /// Takes a message whose verb begins with `NEG-`, sent by a client that has shown this much

@@ -2,6 +2,7 @@
 //! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
 
 pub(crate) mod accept;
+pub(crate) mod departure;
 pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
@@ -17,13 +18,17 @@ pub(crate) mod status;
 use crate::config::{Config, ConfigHandle};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::store::Deadline;
+use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{Counts, Full, Place, client_address};
+use limits::{Counts, Full, Place, Turns, client_address};
 use message::{ClientMessage, Refusal};
 use read_trouble::ReadTrouble;
 use running::Running;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinError;
 use tokio_tungstenite::tungstenite::Utf8Bytes;
 
 /// A message longer than this is read on another thread.
@@ -62,6 +67,21 @@ impl Service {
     /// The configuration in force.
     pub(crate) fn config(&self) -> Arc<Config> {
         self.config.load()
+    }
+
+    /// Runs a query of the store in turns of the client's, for `limits.query_timeout_s` at the most:
+    /// it ends when the client has gone or the relay stops.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        address: IpAddr,
+        departure: Departure,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let timeout = Duration::from_secs(self.config().limits.query_timeout_s.get());
+        let stopping = self.running.stopping.clone();
+        let is_cancelled = move || departure.has_ended() || *stopping.borrow();
+        turns.query(address, timeout, is_cancelled, query).await
     }
 
     /// Takes a place for the WebSocket that is asked for.

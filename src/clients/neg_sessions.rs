@@ -2,6 +2,7 @@
 //! opened with.
 
 use super::Service;
+use super::departure::Departure;
 use super::limits::{NegShare, Turns};
 use super::message::{self, Refusal};
 use crate::config::NegentropyConfig;
@@ -9,7 +10,7 @@ use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::WholeMessage;
 use crate::reconcile::{FrameLimitError, MessageError, RangeSet, Responder};
-use crate::store::{Filter, StoreError, Viewer};
+use crate::store::{Deadline, Filter, StoreError, Viewer};
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ const SHORT_BYTES: usize = 4_096;
 pub(crate) struct NegSessions {
     service: Arc<Service>,
     address: IpAddr,
+    departure: Departure,
     open: HashMap<String, NegSession>,
     // This connection's part of the sessions of all connections.
     share: NegShare,
@@ -112,6 +114,8 @@ enum NegOpenError {
     TooLarge { limit: usize },
     #[error("rate-limited: the memory for sets is taken; try again later")]
     NoMemory,
+    #[error("error: query timeout")]
+    Timeout,
     #[error("error: the store could not be read")]
     Unread(StoreError),
     #[error("error: {0}")]
@@ -122,6 +126,7 @@ impl From<SnapshotError> for NegOpenError {
     fn from(error: SnapshotError) -> Self {
         match error {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
+            SnapshotError::Store(StoreError::Interrupted) => Self::Timeout,
             SnapshotError::Store(error) => Self::Unread(error),
         }
     }
@@ -129,10 +134,10 @@ impl From<SnapshotError> for NegOpenError {
 
 impl NegSessions {
     /// None yet, of a client at `address`.
-    pub(crate) fn new(service: Arc<Service>, address: IpAddr) -> Self {
+    pub(crate) fn new(service: Arc<Service>, address: IpAddr, departure: Departure) -> Self {
         let share = service.counts.neg_total.share();
         let counted = Share::of(&service.metrics.neg_sessions);
-        Self { service, address, open: HashMap::new(), share, counted }
+        Self { service, address, departure, open: HashMap::new(), share, counted }
     }
 
     /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
@@ -202,7 +207,7 @@ impl NegSessions {
         });
         if is_short {
             let sets = self.service.sets.clone();
-            let kept = move |it: &Opening| sets.kept_for(&it.viewer, &it.filters, it.limit);
+            let kept = move |it: &Opening, _| sets.kept_for(&it.viewer, &it.filters, it.limit);
             if let Some(opened) = self.begin(&counts.short, &opening, kept).await? {
                 return Ok(opened);
             }
@@ -211,8 +216,10 @@ impl NegSessions {
             return Err(NegOpenError::NoMemory);
         }
         let sets = self.service.sets.clone();
-        let any =
-            move |it: &Opening| sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some);
+        let any = move |it: &Opening, deadline| {
+            let sets = sets.with_deadline(deadline);
+            sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some)
+        };
         let opened = self.begin(&counts.long, &opening, any).await?;
         opened.ok_or_else(|| NegOpenError::Failed("there is no set".to_owned()))
     }
@@ -223,14 +230,15 @@ impl NegSessions {
         &self,
         turns: &Arc<Turns>,
         opening: &Arc<Opening>,
-        find: impl FnOnce(&Opening) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
+        find: impl FnOnce(&Opening, Deadline) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
     ) -> Result<Option<Opened>, NegOpenError> {
         let opening = Arc::clone(opening);
         let service = Arc::clone(&self.service);
-        let begun = turns.work(self.address, move || {
+        let departure = self.departure.clone();
+        let begun = self.service.query(turns, self.address, departure, move |deadline| {
             // An invalid message is refused before a set is built for it.
             let message = WholeMessage::read(&opening.payload)?;
-            let Some(set) = find(&opening)? else { return Ok(None) };
+            let Some(set) = find(&opening, deadline)? else { return Ok(None) };
             service.metrics.neg_set_items.observe(set.len() as f64);
             let mut session = NegSession::new(Responder::new(set, opening.frame_limit_bytes)?);
             let answer = session.open(message, &opening.payload);

@@ -32,6 +32,8 @@ section! {
         pub subscription_id_chars: Within<1, 1_024> => OnReload,
         /// Stored events that answer one filter.
         pub events_per_filter: Within<1, 1_000_000> => OnReload,
+        /// How long the store is searched for one REQ, COUNT or NEG-OPEN.
+        pub query_timeout_s: Within<1, 3_600> => OnReload,
         /// How long a client may take nothing of what it is sent.
         pub send_timeout_s: Within<1, 3_600> => NewConnections,
     }
@@ -52,6 +54,7 @@ impl Default for Limits {
             subscription_values: Within::new(100_000),
             subscription_id_chars: Within::new(64),
             events_per_filter: Within::new(5_000),
+            query_timeout_s: Within::new(10),
             send_timeout_s: Within::new(60),
         }
     }

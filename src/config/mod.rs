@@ -142,7 +142,7 @@ impl Default for StoreConfig {
         Self {
             path: PathBuf::from("negsync.sqlite"),
             synchronous: Synchronous::Full,
-            readers: Within::new(8),
+            readers: Within::new(16),
             cache_mb: Within::new(256),
             wal_mb: Within::new(256),
         }

@@ -221,9 +221,9 @@ impl Catalog {
         if filter.is_void() {
             return Ok(Slice::new(Tree::new(), None, None, None));
         }
-        let tree = match self.kept.look_up(&content) {
+        let tree = match self.kept.look_up(&content, source.deadline())? {
             Some(tree) => tree,
-            None => match self.joined(filter, &content) {
+            None => match self.joined(source, filter, &content)? {
                 Some(tree) => tree,
                 None => {
                     let _timer = self.metrics.build_s.start_timer();
@@ -236,21 +236,29 @@ impl Catalog {
 
     /// Of all events, the public ones and the private ones in one tree, as far as the filter's
     /// times reach; `None` for any other filter.
-    fn joined(&self, filter: &Filter, content: &Filter) -> Option<Tree> {
-        let resident @ [public, private] = self.kept.resident() else { return None };
+    fn joined(
+        &self,
+        source: &dyn EventSource,
+        filter: &Filter,
+        content: &Filter,
+    ) -> Result<Option<Tree>, StoreError> {
+        let resident @ [public, private] = self.kept.resident() else { return Ok(None) };
         if *content != Filter::default() {
-            return None;
+            return Ok(None);
         }
         // Waits for them to be loaded, and then takes both at one moment.
-        self.kept.look_up(public)?;
-        self.kept.look_up(private)?;
-        let mut trees = self.kept.trees(resident)?;
+        for content in [public, private] {
+            if self.kept.look_up(content, source.deadline())?.is_none() {
+                return Ok(None);
+            }
+        }
+        let Some(mut trees) = self.kept.trees(resident) else { return Ok(None) };
         trees.sort_by_key(Tree::len);
-        let (mut most, fewest) = (trees.pop()?, trees.pop()?);
+        let (Some(mut most), Some(fewest)) = (trees.pop(), trees.pop()) else { return Ok(None) };
         let fewest = Slice::new(fewest, filter.since, filter.until, None);
         let items: Vec<Item> = fewest.iter_range(0..fewest.len()).copied().collect();
         most.insert_batch(&items);
-        Some(most)
+        Ok(Some(most))
     }
 
     /// The public part of a view from the set that is kept of it, and the client's own from a
@@ -331,7 +339,7 @@ impl Catalog {
                 claim.settle(items)
             }
             // Another caller was faster; its set may turn out too large to be kept.
-            None => self.kept.look_up(content),
+            None => self.kept.look_up(content, source.deadline())?,
         };
         if let Some(tree) = kept {
             return Ok(tree);

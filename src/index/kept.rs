@@ -5,7 +5,7 @@ use super::charge::Charged;
 use super::tree::Tree;
 use crate::item::Item;
 use crate::reconcile::RangeSet;
-use crate::store::{Change, Filter, Step};
+use crate::store::{Change, Deadline, Filter, Step, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -145,12 +145,19 @@ impl KeptSets {
     }
 
     /// As [`KeptSets::used`]; waits while another caller builds it.
-    pub(super) fn look_up(&self, content: &Filter) -> Option<Tree> {
+    ///
+    /// # Errors
+    /// When the deadline is over before it is built.
+    pub(super) fn look_up(
+        &self,
+        content: &Filter,
+        deadline: &Deadline,
+    ) -> Result<Option<Tree>, StoreError> {
         let mut state = self.lock();
         while let Some(Entry::Building(_)) = state.sets.get(content) {
-            state = self.built.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state = deadline.wait(&self.state, &self.built, state)?;
         }
-        state.used(content)
+        Ok(state.used(content))
     }
 
     /// What is kept now.

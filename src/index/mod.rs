@@ -18,8 +18,8 @@ use crate::item::Item;
 use crate::metrics::IndexMetrics;
 use crate::reconcile::RangeSet;
 use crate::store::{
-    Attached, Change, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind, Store,
-    StoreError, StoreOptions, Viewer,
+    Attached, Change, Deadline, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind,
+    Store, StoreError, StoreOptions, Viewer,
 };
 use changes::Changes;
 use std::path::Path;
@@ -161,6 +161,11 @@ impl Sets {
         Ok(Self { source, catalog, hidden, changes })
     }
 
+    /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { source: self.source.with_deadline(deadline), ..self.clone() }
+    }
+
     /// The sets over a store that another process writes to. Each is scanned for and shows the
     /// store as it is then; nothing tells of changes.
     pub fn reading(reader: Reader) -> Self {
@@ -241,7 +246,14 @@ impl Sets {
         limit: usize,
     ) -> Result<Slice, SnapshotError> {
         self.source.catch_up()?;
-        self.catalog.snapshot_for(self.source(), viewer, filters, limit)
+        loop {
+            match self.catalog.snapshot_for(self.source(), viewer, filters, limit) {
+                // A read broke off so that the write-ahead log could be begun anew.
+                Err(SnapshotError::Store(StoreError::Interrupted))
+                    if !self.source.deadline().is_over() => {}
+                set => return set,
+            }
+        }
     }
 }
 

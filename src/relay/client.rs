@@ -5,8 +5,9 @@ use super::outbox::Outbox;
 use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
 use super::{Shared, message};
+use crate::clients::departure::Attending;
 use crate::clients::limits::{Place, Turns};
-use crate::store::Origin;
+use crate::store::{Deadline, Origin};
 use std::net::IpAddr;
 use std::sync::Arc;
 use tokio::sync::Semaphore;
@@ -17,6 +18,7 @@ pub(super) struct Client {
     pub(super) relay: Arc<Shared>,
     pub(super) auth: Arc<Auth>,
     pub(super) place: Arc<Place>,
+    pub(super) attending: Attending,
     pub(super) outbox: Outbox,
     pub(super) publishing: Publishing,
     pub(super) subscriptions: Arc<Subscriptions>,
@@ -39,6 +41,16 @@ impl Client {
     pub(super) async fn closed(&self, id: &str, reason: &str) {
         self.relay.service.metrics.query_refusals.count_prefix(reason);
         self.outbox.text(message::closed(id, reason)).await;
+    }
+
+    /// Runs a query of the store for the client, as [`Service::query`](crate::clients::Service::query).
+    pub(super) async fn query<T: Send + 'static>(
+        &self,
+        turns: &Arc<Turns>,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let departure = self.attending.departure();
+        self.relay.service.query(turns, self.address(), departure, query).await
     }
 
     /// Works in a turn of the client's, on a thread that may take its time.

@@ -4,10 +4,12 @@ use super::auth::{self, Auth};
 use super::client::Client;
 use super::message_gate::{GateError, Socket};
 use super::outbox::{Outgoing, outbox};
+use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
 use super::{Shared, access, count, message, publish, req, stopped};
+use crate::clients::departure::Attending;
 use crate::clients::limits::Place;
 use crate::clients::linger::{LINGER_TIMEOUT, linger};
 use crate::clients::neg_sessions::NegSessions;
@@ -63,6 +65,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: O
         relay,
         auth,
         place,
+        attending: Attending::default(),
         outbox,
         subscriptions,
         publishing,
@@ -114,14 +117,18 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
-    let mut neg_sessions = NegSessions::new(Arc::clone(&client.relay.service), client.address());
+    let mut neg_sessions = {
+        let service = Arc::clone(&client.relay.service);
+        NegSessions::new(service, client.address(), client.attending.departure())
+    };
+    let mut messages = ReadAhead::new(stream);
     client.outbox.text(message::auth(client.auth.challenge())).await;
     let mut seconds = tokio::time::interval(Duration::from_secs(1));
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut heard = Instant::now();
     loop {
         let next = tokio::select! {
-            next = stream.next() => next,
+            next = messages.next() => next,
             () = stopped(&mut stopping) => {
                 stop(client).await;
                 return Left::Told;
@@ -142,7 +149,10 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
         };
         heard = Instant::now();
         match next {
-            Some(Ok(Message::Text(text))) => take(client, &mut neg_sessions, text).await,
+            Some(Ok(Message::Text(text))) => {
+                let work = take(client, &mut neg_sessions, text);
+                messages.during(&client.attending, work).await;
+            }
             Some(Ok(Message::Binary(_))) => {
                 client.place.pace(&client.relay.config().rates).await;
                 let text = "invalid: binary messages are not part of the protocol";

@@ -4,7 +4,7 @@ use super::client::Client;
 use super::{access, message};
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
-use crate::store::{Filter, Viewer};
+use crate::store::{Filter, StoreError, Viewer};
 use std::sync::Arc;
 
 /// COUNT
@@ -26,13 +26,15 @@ async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result
     let (sets, kept_viewer, kept_filters) =
         (index.sets().clone(), viewer.clone(), Arc::clone(&filters));
     let kept = move || Ok(sets.kept_for(&kept_viewer, &kept_filters, limit)?.map(|set| set.len()));
-    let any = move || Ok(index.snapshot_for(&viewer, &filters, limit)?.len());
+    let any = move |deadline| {
+        Ok(index.sets().with_deadline(deadline).snapshot_for(&viewer, &filters, limit)?.len())
+    };
     let counts = &client.relay.service.counts;
     let kept = client.work(&counts.short, kept).await.map_err(|panic| panic.to_string())?;
     match kept.map_err(|error| in_words(client, error))? {
         Some(events) => Ok(events),
         None => {
-            let any = client.work(&counts.long, any).await.map_err(|panic| panic.to_string())?;
+            let any = client.query(&counts.long, any).await.map_err(|panic| panic.to_string())?;
             any.map_err(|error| in_words(client, error))
         }
     }
@@ -40,6 +42,7 @@ async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result
 
 fn in_words(client: &Client, error: SnapshotError) -> String {
     match error {
+        SnapshotError::Store(error @ StoreError::Interrupted) => error.to_string(),
         SnapshotError::Store(error) => {
             client.relay.service.read_trouble.failed("a COUNT", &error);
             "the store could not be read".to_owned()

@@ -14,6 +14,7 @@ mod message_gate;
 mod outbox;
 mod page;
 mod publish;
+mod read_ahead;
 mod req;
 mod response;
 mod sending;

@@ -4,8 +4,10 @@ use super::client::Client;
 use super::outbox::{Outbox, Outgoing};
 use super::{access, message};
 use crate::item::Item;
-use crate::store::{Filter, LeftOut, StoreError, StoredPage, View, unix_now};
+use crate::store::{Deadline, Filter, LeftOut, Reader, StoreError, StoredPage, View, unix_now};
+use std::collections::HashSet;
 use std::ops::ControlFlow;
+use tokio::task::JoinError;
 
 /// How many stored events are read at most in one turn; no read of the database waits for a client.
 const TURN_EVENTS: usize = 1_024;
@@ -32,9 +34,15 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
             client.outbox.send(end).await;
         }
         Err(error) => {
-            client.relay.service.read_trouble.failed("a REQ", &error);
+            if !matches!(error, ReqError::Timeout) {
+                client.relay.service.read_trouble.failed("a REQ", &error);
+            }
             client.subscriptions.end(&id);
-            client.closed(&id, "error: the store could not be read").await;
+            let text = match error {
+                ReqError::Timeout => "error: query timeout",
+                ReqError::Unread(_) | ReqError::Failed(_) => "error: the store could not be read",
+            };
+            client.closed(&id, text).await;
         }
     }
 }
@@ -51,22 +59,28 @@ async fn send_stored(
     client: &Client,
     id: &str,
     views: Vec<View>,
-) -> Result<(Vec<[u8; 32]>, LeftOut), String> {
+) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
     let mut batch = Batch::new(id, client.outbox.clone());
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config().limits.events_per_filter.size();
-    let (page, mut batch) = on_a_thread(client, move || {
-        let add = |item: &Item, json: &str| batch.add(item, json);
-        let page = reader.newest_and_first(&views, most, unix_now(), add)?;
+    let (page, mut batch) = on_a_thread(client, move |deadline| {
+        let reader = reader.with_deadline(deadline);
+        let page = retry(&reader, &mut batch, |batch| {
+            let add = |item: &Item, json: &str| batch.add(item, json);
+            reader.newest_and_first(&views, most, unix_now(), add)
+        })?;
         Ok((page, batch))
     })
     .await?;
     let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
         let reader = client.relay.index.reader().clone();
-        (hits, read, batch) = on_a_thread(client, move || {
+        (hits, read, batch) = on_a_thread(client, move |deadline| {
+            let reader = reader.with_deadline(deadline);
             let rest = hits.get(read..).unwrap_or_default();
-            read += reader.fetch(rest, |item, json| batch.add(item, json))?;
+            read += retry(&reader, &mut batch, |batch| {
+                reader.fetch(rest, |item, json| batch.add(item, json))
+            })?;
             Ok((hits, read, batch))
         })
         .await?;
@@ -74,14 +88,50 @@ async fn send_stored(
     Ok((batch.sent, left_out))
 }
 
-/// Reads the store, in a turn of the client's. What went wrong comes back as text.
+/// Why stored events could not be sent.
+#[derive(Debug, thiserror::Error)]
+enum ReqError {
+    #[error("query timeout")]
+    Timeout,
+    #[error(transparent)]
+    Unread(StoreError),
+    #[error("{0}")]
+    Failed(JoinError),
+}
+
+impl From<StoreError> for ReqError {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Interrupted => Self::Timeout,
+            error => Self::Unread(error),
+        }
+    }
+}
+
+/// Reads the store, in a turn of the client's.
 async fn on_a_thread<T: Send + 'static>(
     client: &Client,
-    read: impl FnOnce() -> Result<T, StoreError> + Send + 'static,
-) -> Result<T, String> {
-    match client.work(&client.relay.service.counts.queries, read).await {
-        Ok(read) => read.map_err(|error| error.to_string()),
-        Err(panic) => Err(panic.to_string()),
+    read: impl FnOnce(Deadline) -> Result<T, StoreError> + Send + 'static,
+) -> Result<T, ReqError> {
+    let read = client.query(&client.relay.service.counts.queries, read).await;
+    Ok(read.map_err(ReqError::Failed)??)
+}
+
+/// Reads into the batch, again where the read broke off so that the write-ahead log could be begun
+/// anew.
+fn retry<T>(
+    reader: &Reader,
+    batch: &mut Batch,
+    mut read: impl FnMut(&mut Batch) -> Result<T, StoreError>,
+) -> Result<T, StoreError> {
+    loop {
+        match read(batch) {
+            Err(StoreError::Interrupted) if !reader.deadline().is_over() => batch.skip_sent(),
+            done => {
+                batch.skipped = HashSet::new();
+                return done;
+            }
+        }
     }
 }
 
@@ -94,6 +144,8 @@ struct Batch {
     chunk_bytes: usize,
     // What the outbox had no room for: a chunk at the most, and what follows it in a turn.
     waiting: Vec<Vec<String>>,
+    // What comes again because a read was begun anew.
+    skipped: HashSet<[u8; 32]>,
     // How many events came in this turn.
     turn: usize,
     // The ids of all, those handed on included.
@@ -108,6 +160,7 @@ impl Batch {
             chunk: Vec::new(),
             chunk_bytes: 0,
             waiting: Vec::new(),
+            skipped: HashSet::new(),
             turn: 0,
             sent: Vec::new(),
         }
@@ -115,6 +168,9 @@ impl Batch {
 
     /// Takes an event. Breaks off once the outbox has no room, or the turn is over.
     fn add(&mut self, item: &Item, json: &str) -> ControlFlow<()> {
+        if self.skipped.contains(&item.id) {
+            return ControlFlow::Continue(());
+        }
         let text = message::event(&self.id_json, json);
         self.chunk_bytes += text.len();
         self.chunk.push(text);
@@ -128,6 +184,11 @@ impl Batch {
         } else {
             ControlFlow::Break(())
         }
+    }
+
+    /// All that has come so far is passed over when it comes again.
+    fn skip_sent(&mut self) {
+        self.skipped = self.sent.iter().copied().collect();
     }
 
     /// Hands the chunk on where that takes no waiting.

@@ -10,6 +10,8 @@ use super::tag_key::TagKey;
 use crate::item::Item;
 use crate::store::event;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
+use std::cell::RefCell;
+use std::collections::HashMap;
 use std::ops::{ControlFlow, RangeInclusive};
 
 /// A stored event that a filter selects: what it is and where it lies.
@@ -62,6 +64,10 @@ pub(super) const JSON_COLUMN: usize = 4;
 
 /// So many tag values are looked up for a row one by one; for more, the event's own tags are read.
 const TAGS_TRIED: usize = 8;
+
+/// An event comes once for each value of the list that is walked: of so many rows it is remembered
+/// whether they have the other tags.
+const CHECKED_ROWS: usize = 65_536;
 
 /// Fixes the state of the store that the open transaction reads.
 pub(super) fn begin(connection: &Connection) -> Result<(), StoreError> {
@@ -296,6 +302,7 @@ pub(super) struct Walk<'run> {
     source: Source<'run>,
     sql: &'run str,
     key: &'run [&'run dyn ToSql],
+    checked: &'run RefCell<HashMap<i64, bool>>,
 }
 
 impl Walk<'_> {
@@ -395,13 +402,22 @@ impl Walk<'_> {
             }
             // The tags of the event are read once, and each is searched for in the filter's list.
             _ => {
+                if let Some(has_tags) = self.checked.borrow().get(&hit.row) {
+                    return Ok(*has_tags);
+                }
                 self.read.deadline().check()?;
                 let mut select =
                     self.read.prepare_cached("SELECT json FROM event WHERE row = ?1")?;
                 let mut rows = select.query([hit.row])?;
                 let Some(row) = rows.next()? else { return Ok(false) };
                 let mut lists: Vec<&[TagKey]> = lists.collect();
-                Ok(event::has_tags(&fault::text(row, 0)?, &mut lists))
+                let has_tags = event::has_tags(&fault::text(row, 0)?, &mut lists);
+                let mut checked = self.checked.borrow_mut();
+                if checked.len() >= CHECKED_ROWS {
+                    checked.clear();
+                }
+                checked.insert(hit.row, has_tags);
+                Ok(has_tags)
             }
         }
     }
@@ -430,7 +446,10 @@ pub(super) fn each_walk(
     source: Source<'_>,
     mut run: impl FnMut(Walk<'_>) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
-    let mut walk = |sql: &str, key: &[&dyn ToSql]| run(Walk { read, filter, source, sql, key });
+    let checked = RefCell::default();
+    let mut walk = |sql: &str, key: &[&dyn ToSql]| {
+        run(Walk { read, filter, source, sql, key, checked: &checked })
+    };
     let is_taken = |kind: &&u16| filter.takes_kind(**kind);
     let walked = match source {
         Source::Time => each(private_times::walks(read, filter)?.iter(), |sql| walk(sql, &[])),

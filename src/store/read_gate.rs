@@ -32,7 +32,7 @@ impl ReadGate {
     pub(super) fn enter(&self, deadline: &Deadline) -> Result<Reading, StoreError> {
         let mut reading = self.lock();
         while self.is_closed() {
-            reading = wait(&self.0.moved, reading, deadline)?;
+            reading = deadline.wait(&self.0.reading, &self.0.moved, reading)?;
         }
         *reading += 1;
         Ok(Reading(self.clone()))
@@ -74,18 +74,50 @@ impl Drop for Closed {
     }
 }
 
-/// Waits on a condition for as long as the deadline allows. A cancelled query is noticed now and
-/// then.
-pub(super) fn wait<'state, T>(
-    condition: &Condvar,
-    state: MutexGuard<'state, T>,
-    deadline: &Deadline,
-) -> Result<MutexGuard<'state, T>, StoreError> {
-    const LOOK_INTERVAL: Duration = Duration::from_millis(100);
-    let Some(left) = deadline.left() else {
-        return Ok(condition.wait(state).unwrap_or_else(PoisonError::into_inner));
-    };
-    deadline.check()?;
-    let waited = condition.wait_timeout(state, left.min(LOOK_INTERVAL));
-    Ok(waited.unwrap_or_else(PoisonError::into_inner).0)
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{Event, Filter, Reader, Store, StoreOptions};
+    use std::ops::ControlFlow;
+
+    /// Reads that overlap without a pause kept the write-ahead log from being begun anew.
+    #[test]
+    fn a_read_with_a_deadline_breaks_off_for_the_log_and_others_are_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path, StoreOptions::default(), Box::new(|_| {})).unwrap();
+        let event = |number: u64| {
+            let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+            let json = format!(
+                r#"{{"id":"{id}","pubkey":"{id}","created_at":{number},"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#
+            );
+            Event::parse(&json).unwrap().trust()
+        };
+        store.publish((1..=2_000).map(event).collect()).unwrap();
+        let gate = ReadGate::default();
+        let beside = crate::store::commits::Commits::default();
+        let reader =
+            Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default(), None).unwrap();
+        let hour = Duration::from_secs(3_600);
+        for (deadline, is_whole) in
+            [(Deadline::after(hour, || false), false), (Deadline::default(), true)]
+        {
+            let (mut seen, mut closing) = (0, None);
+            let read = reader.with_deadline(deadline).items(&Filter::default(), |_| {
+                seen += 1;
+                if seen == 1 {
+                    let closed = gate.clone();
+                    closing = Some(std::thread::spawn(move || drop(closed.close(hour))));
+                    while !gate.is_closed() {
+                        std::thread::yield_now();
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+            assert_eq!((read.is_ok(), seen == 2_000), (is_whole, is_whole));
+            // Nobody reads any more: it opens again.
+            closing.unwrap().join().unwrap();
+            assert!(!gate.is_closed());
+        }
+    }
 }

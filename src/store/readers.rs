@@ -6,7 +6,7 @@ use super::filter::Filter;
 use super::newest::{self, Newest, Rest};
 use super::presence::Presence;
 use super::query::{self, Expired, Hit};
-use super::read_gate::{self, ReadGate};
+use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
 use super::{Deadline, PeerTraits, StoreError, SyncMark, refused, rules, schema, sync_mark};
@@ -451,7 +451,7 @@ impl Pool {
         let _reading = self.gate.enter(deadline)?;
         if !deadline.is_none() {
             let (deadline, gate) = (deadline.clone(), self.gate.clone());
-            let has_to_end = move || gate.is_closed() || deadline.is_over();
+            let has_to_end = move || gate.is_closed() || deadline.give_way();
             connection
                 .progress_handler(DEADLINE_STEPS, Some(has_to_end))
                 .map_err(StoreError::from)?;
@@ -488,7 +488,7 @@ impl Pool {
                     continue;
                 }
             }
-            state = read_gate::wait(&self.returned, state, deadline)?;
+            state = deadline.wait(&self.state, &self.returned, state)?;
         }
     }
 

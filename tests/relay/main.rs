@@ -25,6 +25,7 @@ mod nip11;
 mod page;
 mod power_cut;
 mod publish;
+mod queries;
 mod rates;
 mod reload;
 mod replaceable;

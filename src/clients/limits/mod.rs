@@ -44,8 +44,8 @@ impl Counts {
             addresses: Arc::default(),
             neg_total: Arc::default(),
             short: Arc::new(Turns::new(cores.saturating_sub(1))),
-            long: Arc::new(Turns::new(cores / 2)),
-            queries: Arc::new(Turns::new(readers.min(2 * cores))),
+            long: Arc::new(Turns::for_queries(cores / 2, readers / 4)),
+            queries: Arc::new(Turns::for_queries((readers / 2).min(2 * cores), readers / 2)),
         }
     }
 }

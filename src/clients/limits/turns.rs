@@ -3,8 +3,13 @@
 //! little now and then hardly waits at all.
 //!
 //! It is start-time fair queueing: time is virtual, that of the last turn that began. An address
-//! that comes anew begins at that time, and each turn moves it on by as long as it took.
+//! that comes anew begins a little before that time, and each turn moves it on by as long as it took.
+//!
+//! A query of the store can take seconds. It gives its turn away as soon as others wait for one, and
+//! goes on when it is its address's turn again; meanwhile it keeps its connection to the store, so
+//! that only so many queries may have begun.
 
+use crate::store::Deadline;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,15 +20,27 @@ use tokio::task::JoinError;
 /// The most addresses that are remembered without a turn and without wanting one.
 const MOST_IDLE_ADDRESSES: usize = 4_096;
 
+/// A query works so long before it lets others work.
+const SLICE: Duration = Duration::from_millis(1);
+/// An address that has asked for nothing for a while may work so long before it waits for those that
+/// ask all the time.
+const CREDIT: Duration = Duration::from_millis(100);
+/// A query that has worked so long ends when others wait because too many have begun.
+const CROWDED_WORK: Duration =
+    if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
+
 /// The turns of one sort of work.
 pub(crate) struct Turns {
     most: usize,
+    most_begun: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     running: usize,
+    // Those that run and those that gave their turn away.
+    begun: usize,
     now: Duration,
     lines: HashMap<IpAddr, Line>,
     // The addresses that wait, by where they stand and when they came.
@@ -35,12 +52,36 @@ struct State {
 #[derive(Default)]
 struct Line {
     running: usize,
+    begun: usize,
     // The virtual time to which its turns have brought it.
     stands_at: Duration,
     // Its key among those that wait.
     place: Option<Place>,
     // A connection waits for one turn at a time.
     waiting: VecDeque<oneshot::Sender<Turn>>,
+    // Those that gave their turn away.
+    resuming: VecDeque<oneshot::Sender<()>>,
+}
+
+impl Line {
+    fn wants_nothing(&self) -> bool {
+        self.waiting.is_empty() && self.resuming.is_empty()
+    }
+}
+
+/// How many may work, and may have begun, in all and of an address.
+#[derive(Clone, Copy)]
+struct Most {
+    running: usize,
+    begun: usize,
+    running_of_address: usize,
+    begun_of_address: usize,
+}
+
+/// Who gets a turn.
+enum Next {
+    Begins(IpAddr, oneshot::Sender<Turn>),
+    Resumes(IpAddr, oneshot::Sender<()>),
 }
 
 type Place = (Duration, u64);
@@ -49,21 +90,36 @@ type Place = (Duration, u64);
 pub(crate) struct Turn {
     turns: Arc<Turns>,
     address: IpAddr,
+    time: Mutex<Time>,
+}
+
+/// How long a turn has lasted.
+struct Time {
+    // Since it was last given.
     began: Instant,
+    // Before that.
+    worked: Duration,
 }
 
 impl Turns {
     /// At most `most` at a time, and half of them, but one at least, for one address.
     pub(crate) fn new(most: usize) -> Self {
-        Self { most: most.max(1), state: Mutex::default() }
+        let most = most.max(1);
+        Self { most, most_begun: most, state: Mutex::default() }
+    }
+
+    /// As [`Turns::new`], for queries that give way; at most `most_begun` of them have begun, a
+    /// quarter of them, but one at least, of one address.
+    pub(crate) fn for_queries(most: usize, most_begun: usize) -> Self {
+        Self { most_begun: most_begun.max(1), ..Self::new(most) }
     }
 
     /// Waits for a turn.
     pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> Turn {
         let waiting = {
             let mut state = self.lock();
-            let is_free = state.running < self.most;
-            if is_free && state.line(address).running < self.of_an_address() {
+            state.line(address);
+            if state.may_begin(address, self.limits()) {
                 state.begin(address);
                 return self.turn(address);
             }
@@ -99,28 +155,65 @@ impl Turns {
         tokio::task::spawn_blocking(work).await
     }
 
-    fn of_an_address(&self) -> usize {
-        (self.most / 2).max(1)
+    /// Runs a query of the store in a turn of the address's, on a thread that may take its time. It
+    /// ends after `timeout` from its beginning, and as soon as `is_cancelled`.
+    pub(crate) async fn query<T: Send + 'static>(
+        self: &Arc<Self>,
+        address: IpAddr,
+        timeout: Duration,
+        is_cancelled: impl Fn() -> bool + Send + Sync + 'static,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let turn = Arc::new(self.take(address).await);
+        let query = move || {
+            let own = Arc::clone(&turn);
+            query(Deadline::giving_way(timeout, is_cancelled, move || own.give_way()))
+        };
+        tokio::task::spawn_blocking(query).await
+    }
+
+    fn limits(&self) -> Most {
+        let gives_way = self.most_begun > self.most;
+        Most {
+            running: self.most,
+            begun: self.most_begun,
+            running_of_address: (self.most / 2).max(1),
+            begun_of_address: (self.most_begun / if gives_way { 4 } else { 2 }).max(1),
+        }
     }
 
     fn turn(self: &Arc<Self>, address: IpAddr) -> Turn {
-        Turn { turns: Arc::clone(self), address, began: Instant::now() }
+        let time = Mutex::new(Time { began: Instant::now(), worked: Duration::ZERO });
+        Turn { turns: Arc::clone(self), address, time }
     }
 
     /// Ends a turn and gives it to the next who still wants it.
     fn end(self: &Arc<Self>, address: IpAddr, took: Duration) {
-        let mut ended = (address, took);
+        let mut state = self.lock();
+        state.leave(address, took);
+        state.end(address);
+        drop(state);
+        self.give();
+    }
+
+    /// Gives the turns that are free to those who still want them.
+    fn give(self: &Arc<Self>) {
         loop {
             let mut state = self.lock();
-            state.leave(ended.0, ended.1);
-            let Some((next, give)) = state.next(self.of_an_address()) else { return };
+            let Some(next) = state.next(self.limits()) else { return };
             drop(state);
-            match give.send(self.turn(next)) {
-                Ok(()) => return,
-                // It has gone. This turn ends here, not by a drop that would call this again.
-                Err(turn) => std::mem::forget(turn),
+            let (address, is_given) = match next {
+                // One that has gone ends here, not by a drop that would call this again.
+                Next::Begins(address, give) => {
+                    (address, give.send(self.turn(address)).map_err(std::mem::forget).is_ok())
+                }
+                Next::Resumes(address, give) => (address, give.send(()).is_ok()),
+            };
+            if !is_given {
+                let mut state = self.lock();
+                state.leave(address, Duration::ZERO);
+                state.end(address);
             }
-            ended = (next, Duration::ZERO);
         }
     }
 
@@ -132,18 +225,49 @@ impl Turns {
 impl State {
     fn line(&mut self, address: IpAddr) -> &mut Line {
         if self.lines.len() > MOST_IDLE_ADDRESSES && !self.lines.contains_key(&address) {
-            self.lines.retain(|_, line| line.running > 0 || line.place.is_some());
+            self.lines.retain(|_, line| line.begun > 0 || line.place.is_some());
         }
         let line = self.lines.entry(address).or_default();
-        line.stands_at = line.stands_at.max(self.now);
+        line.stands_at = line.stands_at.max(self.now.saturating_sub(CREDIT));
         line
     }
 
+    fn may_begin(&self, address: IpAddr, most: Most) -> bool {
+        let of_address = |line: &Line| {
+            line.running < most.running_of_address && line.begun < most.begun_of_address
+        };
+        self.running < most.running
+            && self.begun < most.begun
+            && self.lines.get(&address).is_none_or(of_address)
+    }
+
     fn begin(&mut self, address: IpAddr) {
+        self.line(address).begun += 1;
+        self.begun += 1;
+        self.resume(address);
+    }
+
+    fn resume(&mut self, address: IpAddr) {
         let line = self.line(address);
         line.running += 1;
-        self.now = line.stands_at;
+        let stands_at = line.stands_at;
+        self.now = self.now.max(stands_at);
         self.running += 1;
+    }
+
+    /// What had begun has ended. Called after [`State::leave`].
+    fn end(&mut self, address: IpAddr) {
+        self.begun = self.begun.saturating_sub(1);
+        let Some(line) = self.lines.get_mut(&address) else { return };
+        line.begun = line.begun.saturating_sub(1);
+        if line.begun == 0 && line.place.is_none() && line.stands_at <= self.now {
+            self.lines.remove(&address);
+        }
+    }
+
+    /// Whether somebody waits only because too many have begun.
+    fn is_crowded(&self, most: Most) -> bool {
+        self.begun >= most.begun && self.lines.values().any(|line| !line.waiting.is_empty())
     }
 
     /// Puts an address where it belongs among those that wait.
@@ -159,7 +283,7 @@ impl State {
                 self.arrivals
             }
         };
-        if !line.waiting.is_empty() {
+        if !line.wants_nothing() {
             line.place = Some((line.stands_at, arrival));
             self.waiting.insert((line.stands_at, arrival), address);
         }
@@ -172,31 +296,85 @@ impl State {
         line.stands_at += took;
         if line.place.is_some() {
             self.stand_in_line(address);
-        } else if line.running == 0 && line.stands_at <= self.now {
-            self.lines.remove(&address);
         }
     }
 
     /// Counts the next turn as begun, and says who gets it.
-    fn next(&mut self, of_an_address: usize) -> Option<(IpAddr, oneshot::Sender<Turn>)> {
-        let lines = &self.lines;
-        let may =
-            |address: &IpAddr| lines.get(address).is_some_and(|line| line.running < of_an_address);
+    fn next(&mut self, most: Most) -> Option<Next> {
+        if self.running >= most.running {
+            return None;
+        }
+        let begins = |address: &IpAddr| {
+            self.may_begin(*address, most)
+                && self.lines.get(address).is_some_and(|line| !line.waiting.is_empty())
+        };
+        let resumes = |address: &IpAddr| {
+            self.lines.get(address).is_some_and(|line| {
+                line.running < most.running_of_address && !line.resuming.is_empty()
+            })
+        };
+        let may = |address: &IpAddr| begins(address) || resumes(address);
         let address = self.waiting.values().copied().find(may)?;
-        let give = self.lines.get_mut(&address)?.waiting.pop_front()?;
-        self.begin(address);
+        // What begins is nearly always short.
+        let is_new = begins(&address);
+        let line = self.lines.get_mut(&address)?;
+        let next = if is_new {
+            Next::Begins(address, line.waiting.pop_front()?)
+        } else {
+            Next::Resumes(address, line.resuming.pop_front()?)
+        };
+        if is_new {
+            self.begin(address)
+        } else {
+            self.resume(address)
+        }
         // Behind those who stand at the same time.
         if let Some(place) = self.lines.get_mut(&address).and_then(|line| line.place.take()) {
             self.waiting.remove(&place);
         }
         self.stand_in_line(address);
-        Some((address, give))
+        Some(next)
+    }
+}
+
+impl Turn {
+    /// Lets those go first who wait and have worked less; returns once it is this one's turn again,
+    /// and whether it has to end because others cannot begin.
+    fn give_way(&self) -> bool {
+        let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
+        let took = time.began.elapsed();
+        if took < SLICE {
+            return false;
+        }
+        let mut state = self.turns.lock();
+        if state.is_crowded(self.turns.limits()) && time.worked + took >= CROWDED_WORK {
+            return true;
+        }
+        if state.waiting.is_empty() {
+            return false;
+        }
+        let (give, given) = oneshot::channel();
+        state.leave(self.address, took);
+        if let Some(line) = state.lines.get_mut(&self.address) {
+            line.resuming.push_back(give);
+        }
+        state.stand_in_line(self.address);
+        drop(state);
+        self.turns.give();
+        // Nobody drops what is in a line without giving a turn.
+        if given.blocking_recv().is_err() {
+            self.turns.lock().resume(self.address);
+        }
+        *time = Time { began: Instant::now(), worked: time.worked + took };
+        false
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.turns.end(self.address, self.began.elapsed());
+        let time = self.time.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let took = time.began.elapsed();
+        self.turns.end(self.address, took);
     }
 }
 
@@ -205,6 +383,8 @@ mod tests {
     use super::*;
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
+
+    const ONE: Most = Most { running: 1, begun: 1, running_of_address: 1, begun_of_address: 1 };
 
     fn address(number: u32) -> IpAddr {
         IpAddr::V4(number.into())
@@ -259,11 +439,14 @@ mod tests {
                     state.stand_in_line(address(number));
                 }
             }
-            let (next, _) = state.next(1).unwrap();
+            let next = match state.next(ONE).unwrap() {
+                Next::Begins(address, _) | Next::Resumes(address, _) => address,
+            };
             let number = usize::from(next == address(1));
             let took = Duration::from_millis([1, 10][number]);
             had[number] += took;
             state.leave(next, took);
+            state.end(next);
             if round > 100 {
                 let (less, more) = (had[0].min(had[1]), had[0].max(had[1]));
                 assert!(more - less <= Duration::from_millis(11), "{round}: {had:?}");
@@ -294,5 +477,66 @@ mod tests {
         drop(a);
         assert!(poll(third.as_mut()).is_some());
         assert_eq!(turns.lock().running, 0);
+    }
+
+    /// However long a query takes, another address gets its turn, and the query goes on afterwards.
+    #[test]
+    fn a_query_lets_others_work_and_goes_on() {
+        let turns = Arc::new(Turns::for_queries(1, 8));
+        let query = poll(pin!(turns.take(address(1)))).unwrap();
+        let mut other = pin!(turns.take(address(2)));
+        assert!(poll(other.as_mut()).is_none());
+        std::thread::scope(|scope| {
+            let (give, done) = std::sync::mpsc::channel();
+            scope.spawn(move || {
+                // Works until there is nobody left who waits.
+                while done.try_recv().is_err() {
+                    assert!(!query.give_way());
+                }
+                drop(query);
+            });
+            let other = loop {
+                if let Some(turn) = poll(other.as_mut()) {
+                    break turn;
+                }
+            };
+            {
+                let state = turns.lock();
+                assert_eq!((state.running, state.begun), (1, 2));
+            }
+            drop(other);
+            give.send(()).unwrap();
+        });
+        let state = turns.lock();
+        assert_eq!((state.running, state.begun), (0, 0));
+        assert!(state.lines.values().all(Line::wants_nothing) && state.waiting.is_empty());
+    }
+
+    /// Where as many have begun as may, those that have worked for long make room.
+    #[test]
+    fn a_long_query_ends_where_others_cannot_begin() {
+        let turns = Arc::new(Turns::for_queries(1, 2));
+        let query = poll(pin!(turns.take(address(1)))).unwrap();
+        // One of an address, and two in all.
+        assert!(poll(pin!(turns.take(address(1)))).is_none());
+        let mut second = Box::pin(turns.take(address(2)));
+        assert!(poll(second.as_mut()).is_none());
+        let has_begun = std::sync::atomic::AtomicBool::new(false);
+        let work = &|query: Turn| {
+            while !query.give_way() && !has_begun.load(std::sync::atomic::Ordering::Relaxed) {}
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(move || work(query));
+            let second = loop {
+                if let Some(turn) = poll(second.as_mut()) {
+                    break turn;
+                }
+            };
+            let mut third = pin!(turns.take(address(3)));
+            assert!(poll(third.as_mut()).is_none());
+            scope.spawn(move || work(second));
+            while poll(third.as_mut()).is_none() {}
+            has_begun.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 }

@@ -294,3 +294,49 @@ fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
         assert_eq!((walks, items), (expected, expected));
     }
 }
+
+/// Nothing is walked on for long once nobody waits for it, whatever the walk finds.
+#[test]
+fn a_query_asks_again_and_again_whether_it_has_to_end() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite");
+    let rows = 4_000;
+    let tagged = |second: u64| [('t', (second % 2).to_string()), ('e', second.to_string())];
+    let mut rng = StdRng::seed_from_u64(3);
+    let events = (0..rows).map(|second| event(rng.random(), 1, second, 1, &tagged(second)));
+    fill(&path, None, events.collect());
+    let mut evens: Vec<TagKey> =
+        (0..rows / 2).map(|half| TagKey::new(b'e', &(2 * half).to_string())).collect();
+    evens.sort_unstable();
+    let odd = vec![TagKey::new(b't', "1")];
+    let filters = [
+        Filter::default(),
+        Filter { authors: Some(vec![[1; 32]]), ..Filter::default() },
+        Filter { tags: vec![odd.clone()], ..Filter::default() },
+        // Nothing matches.
+        Filter { tags: vec![evens, odd], ..Filter::default() },
+        Filter { authors: Some((0..rows).map(key).collect()), ..Filter::default() },
+    ];
+    for (place, filter) in filters.iter().enumerate() {
+        for looks in [1_u64, 3] {
+            let looked = Arc::new(AtomicU64::new(0));
+            let counted = Arc::clone(&looked);
+            let is_cancelled = move || counted.fetch_add(1, Ordering::Relaxed) + 1 >= looks;
+            let deadline = Deadline::after(std::time::Duration::from_secs(3_600), is_cancelled);
+            let reader = crate::store::Reader::open(&path, 1).unwrap().with_deadline(deadline);
+            let mut visited = 0;
+            let items = reader.items(filter, |_| {
+                visited += 1;
+                ControlFlow::Continue(())
+            });
+            let ended = matches!(items, Err(crate::store::StoreError::Interrupted));
+            assert!(ended && visited < rows / 2, "filter {place}: {looks} looks, {visited} items");
+        }
+    }
+}
+
+fn key(number: u64) -> [u8; 32] {
+    let mut key = [7; 32];
+    key[..8].copy_from_slice(&number.to_be_bytes());
+    key
+}

@@ -1,0 +1,159 @@
+//! Queries that cost a client one message and the relay as much as it lets them, beside a client that
+//! asks for little and one that publishes heavy events.
+
+use crate::client::{Client, GOOD, neg_open, stranger};
+use crate::relay::{Relay, UNLIMITED};
+use crate::support::report_most;
+use crate::{Extent, middle_and_p99, milliseconds};
+use nostr::{EventBuilder, JsonUtil, Keys, Tag};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+use tokio::task::JoinSet;
+
+/// The clients that ask for much, and the addresses from which they do.
+const COSTLY_CLIENTS: usize = 6;
+const COSTLY_ADDRESSES: usize = 2;
+/// The values of a message's two lists together.
+const VALUES: usize = 10_000;
+/// The tags of a heavy event.
+const HEAVY_TAGS: usize = 900;
+/// The write-ahead log's cap in MB, with the head of each page: see `store/checkpoint.rs`.
+const WAL_MB: f64 = 2.0 * 65_536.0 * 4_120.0 / 1e6;
+
+pub async fn run(extent: Extent) {
+    let stored = extent.pick(1_000_000, 50_000);
+    let rounds = extent.pick(500, 50);
+    println!("\ncostly queries, over {stored} events");
+    let mut relay = Relay::start(stored, UNLIMITED);
+    let mut good = Client::connect(GOOD, relay.address).await.unwrap();
+    // The first rounds wait for the index.
+    asks(&relay, &mut good, 20).await;
+    let (before, _) = asks(&relay, &mut good, rounds).await;
+
+    let mut stranger_client = Client::connect(stranger(0), relay.address).await.unwrap();
+    let used = relay.cpu();
+    stranger_client.send(two_long_lists()).await.unwrap();
+    let answer = stranger_client.next().await.unwrap();
+    let cpu = (relay.cpu() - used).as_secs_f64();
+    println!("one NEG-OPEN with two lists of {VALUES} values: {answer:.40}");
+    report_most("its CPU", cpu, "s", 1.0);
+
+    let mut strangers = JoinSet::new();
+    for number in 0..COSTLY_CLIENTS {
+        strangers.spawn(attack(relay.address, number));
+    }
+    strangers.spawn(publish_heavy(relay.address));
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let used = (relay.cpu(), Instant::now());
+    let (beside, longest_log) = asks(&relay, &mut good, rounds).await;
+    let share = (relay.cpu() - used.0).as_secs_f64() / used.1.elapsed().as_secs_f64();
+    println!("the relay used {share:.1} cores meanwhile");
+    for ((what, before), (_, beside)) in before.into_iter().zip(beside) {
+        let ((middle_before, before), (middle, beside)) =
+            (middle_and_p99(before), middle_and_p99(beside));
+        println!(
+            "{what}: alone median {:.2} ms, p99 {:.2} ms; beside them {:.2} ms, {:.2} ms",
+            milliseconds(middle_before),
+            milliseconds(before),
+            milliseconds(middle),
+            milliseconds(beside)
+        );
+        let ratio = beside.as_secs_f64() / before.as_secs_f64();
+        report_most(&format!("{what}: p99 beside them, of what it was"), ratio, "times", 2.0);
+    }
+    report_most("the write-ahead log, at most", longest_log, "MB", WAL_MB);
+    let took = relay.terminate();
+    report_most("SIGTERM while they work, until the process ended", took.as_secs_f64(), "s", 5.0);
+    strangers.abort_all();
+}
+
+/// What was asked, and how long each answer took.
+type Times = [(&'static str, Vec<Duration>); 3];
+
+/// The times of a REQ, a COUNT and a NEG-OPEN, again and again, and the longest write-ahead log
+/// meanwhile, in MB.
+async fn asks(relay: &Relay, client: &mut Client, count: usize) -> (Times, f64) {
+    let mut longest_log = 0.0_f64;
+    let mut times = [("REQ", Vec::new()), ("COUNT", Vec::new()), ("NEG-OPEN", Vec::new())];
+    for _ in 0..count {
+        let [(_, req), (_, counts), (_, neg)] = &mut times;
+        let query = r#"["REQ","q",{"kinds":[1],"limit":100}]"#.to_owned();
+        req.push(client.ask(query, r#"["EOSE""#).await);
+        let query = r#"["COUNT","c",{"kinds":[7]}]"#.to_owned();
+        counts.push(client.ask(query, r#"["COUNT""#).await);
+        neg.push(client.ask(neg_open("n", "{}"), r#"["NEG-MSG""#).await);
+        client.send(r#"["NEG-CLOSE","n"]"#.to_owned()).await.unwrap();
+        longest_log = longest_log.max(relay.wal_mb());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    (times, longest_log)
+}
+
+/// Each event is tagged with a value of the first list, and none with one of the second.
+fn two_long_lists() -> String {
+    let authors: Vec<String> = (0..2_000).map(author).collect();
+    let others: Vec<String> = (0..VALUES - 2_000).map(|number| format!("\"{number}\"")).collect();
+    let filter = format!(r##"{{"#p":[{}],"#k":[{}]}}"##, authors.join(","), others.join(","));
+    neg_open("x", &filter)
+}
+
+fn author(number: usize) -> String {
+    format!("\"{number:064x}\"")
+}
+
+/// Asks for what has to be looked for in every note, many times in one message.
+async fn attack(to: SocketAddr, number: usize) {
+    let from = stranger(number % COSTLY_ADDRESSES);
+    let Ok(mut client) = Client::connect(from, to).await else { return };
+    let authors: Vec<String> = (0..2_000).map(author).collect();
+    let authors = authors.join(",");
+    for round in 0.. {
+        // Another one each time, so that no set is kept of it.
+        let filter = |part: usize| {
+            format!(
+                r##"{{"authors":[{authors}],"#p":[{authors}],"#e":[{}],"kinds":[1,7,{}]}}"##,
+                (0..20).map(|it| format!("\"{it}\"")).collect::<Vec<_>>().join(","),
+                10 + (round * 97 + number * 31 + part) % 50_000,
+            )
+        };
+        let verb = ["REQ", "REQ", "COUNT", "REQ", "NEG-OPEN", "REQ"][(round + number) % 6];
+        let text = match verb {
+            "NEG-OPEN" => neg_open("a", &filter(0)),
+            _ => {
+                let filters: Vec<String> = (0..8).map(filter).collect();
+                format!(r#"["{verb}","a",{}]"#, filters.join(","))
+            }
+        };
+        if client.send(text).await.is_err() {
+            return;
+        }
+        loop {
+            match client.next().await {
+                Some(answer) if answer.starts_with(r#"["EVENT""#) => {}
+                Some(_) => break,
+                None => return,
+            }
+        }
+    }
+}
+
+/// Publishes events of many tags as fast as they are taken.
+async fn publish_heavy(to: SocketAddr) {
+    let mut client = Client::connect(stranger(500), to).await.unwrap();
+    let mut rng = StdRng::seed_from_u64(9);
+    let keys = Keys::generate();
+    loop {
+        let tags = (0..HEAVY_TAGS).map(|_| {
+            let value = faster_hex::hex_string(&rng.random::<[u8; 32]>());
+            Tag::parse(["e", &value]).unwrap()
+        });
+        let event = EventBuilder::text_note("heavy").tags(tags).sign_with_keys(&keys).unwrap();
+        if client.send(format!(r#"["EVENT",{}]"#, event.as_json())).await.is_err()
+            || client.next().await.is_none()
+        {
+            return;
+        }
+    }
+}
