@@ -287,7 +287,7 @@ mod tests {
                         .map(|_| filter(&mut rng, &events))
                         .collect();
                     let generation =
-                        connection.begin(&id, filters.clone(), &Limits::default()).unwrap();
+                        connection.begin(&id, filters.clone(), 0, &Limits::default()).unwrap();
                     connection.go_live(&id, generation, Vec::new(), 0);
                     known.insert(id, filters);
                     if rng.random_ratio(1, 4) {
@@ -356,7 +356,7 @@ mod tests {
                 let auth = Arc::new(Auth::stranger());
                 let connection = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
                 let all = vec![Filter::default()];
-                let generation = connection.begin("s", all, &Limits::default()).unwrap();
+                let generation = connection.begin("s", all, 0, &Limits::default()).unwrap();
                 connection.go_live("s", generation, Vec::new(), 0);
                 connection
             });

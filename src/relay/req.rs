@@ -23,7 +23,9 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         close(client, &id);
         return client.closed(&id, reason).await;
     }
-    let generation = match client.subscriptions.begin(&id, filters.clone(), &config.limits) {
+    let first = client.relay.index.commits_published();
+    let begun = client.subscriptions.begin(&id, filters.clone(), first, &config.limits);
+    let generation = match begun {
         Ok(generation) => generation,
         Err(text) => return client.closed(&id, &text).await,
     };

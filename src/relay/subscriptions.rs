@@ -33,6 +33,8 @@ pub(super) struct Subscription {
     id_json: String,
     // Tells it from an earlier one of the same id.
     generation: u64,
+    // Events of earlier commits are stored ones, of which none comes live.
+    first_commit: u64,
 }
 
 /// The subscriptions of one connection.
@@ -139,11 +141,13 @@ impl Subscriptions {
     }
 
     /// Begins a subscription in place of one with the same id. Says why where it cannot; then
-    /// there is none of that id.
+    /// there is none of that id. Live events are those of commits from `first_commit` on, the
+    /// next one to be published; stored events are to be read after this.
     pub(super) fn begin(
         &self,
         id: &str,
         filters: Vec<Filter>,
+        first_commit: u64,
         limits: &Limits,
     ) -> Result<u64, String> {
         let mut state = self.lock();
@@ -166,6 +170,7 @@ impl Subscriptions {
             id: id.to_owned(),
             id_json: message::json_string(id),
             generation,
+            first_commit,
         });
         let filters: Vec<Arc<Filter>> = filters.into_iter().map(Arc::new).collect();
         // One lock a filter: whoever dispatches waits for a list at the most.
@@ -368,6 +373,9 @@ impl State {
     /// Whether a subscription takes an event of a commit now: if it has not sent it as stored.
     /// Before EOSE it keeps it.
     fn takes(&mut self, commit: u64, event: &Arc<Event>, to: &Subscription) -> bool {
+        if commit < to.first_commit {
+            return false;
+        }
         let waits = self.open(to).is_some_and(|open| matches!(open.stage, Stage::Stored { .. }));
         let held: usize =
             if waits { self.by_id.values().map(Open::waiting_bytes).sum() } else { 0 };
@@ -473,7 +481,7 @@ mod tests {
         let connection = connection(&Arc::default());
         for (count, is_whole) in [(WAITING_EVENTS, true), (WAITING_EVENTS + 1, false)] {
             let generation =
-                connection.begin("s", vec![Filter::default()], &Limits::default()).unwrap();
+                connection.begin("s", vec![Filter::default()], 0, &Limits::default()).unwrap();
             for number in 0..count {
                 assert!(!deliver(&connection, 0, number, Some("s")));
             }
@@ -497,7 +505,7 @@ mod tests {
             let registry = Arc::default();
             let connection = connection(&registry);
             let generation =
-                connection.begin("s", vec![Filter::default()], &Limits::default()).unwrap();
+                connection.begin("s", vec![Filter::default()], 0, &Limits::default()).unwrap();
             deliver(&connection, 6, 5, Some("s"));
             deliver(&connection, 6, 6, Some("s"));
             let stored = [5, 7, 8].map(|number| event(number).item().id).to_vec();
@@ -522,7 +530,7 @@ mod tests {
         let connection = connection(&registry);
         let begin = || {
             let generation =
-                connection.begin("s", vec![Filter::default()], &Limits::default()).unwrap();
+                connection.begin("s", vec![Filter::default()], 0, &Limits::default()).unwrap();
             connection.go_live("s", generation, Vec::new(), 0);
         };
         begin();
@@ -534,10 +542,25 @@ mod tests {
         let limits = Limits { subscriptions: crate::config::Within::new(1), ..Limits::default() };
         // A refused REQ of a live id ends it, and its place is free.
         let many = vec![Filter { kinds: Some(vec![1; 200_000]), ..Filter::default() }];
-        assert!(connection.begin("s", many, &limits).is_err());
-        assert!(connection.begin("t", vec![Filter::default()], &limits).is_ok());
-        assert!(connection.begin("u", vec![Filter::default()], &limits).is_err());
+        assert!(connection.begin("s", many, 0, &limits).is_err());
+        assert!(connection.begin("t", vec![Filter::default()], 0, &limits).is_ok());
+        assert!(connection.begin("u", vec![Filter::default()], 0, &limits).is_err());
         connection.end("t");
         assert_eq!(registry.filters().owners().count(), 0);
+    }
+
+    /// A commit that was acknowledged before the REQ can be dispatched after it.
+    #[test]
+    fn events_of_commits_before_a_subscription_do_not_come_live() {
+        for id in [Some("s"), None] {
+            let connection = connection(&Arc::default());
+            let all = vec![Filter::default()];
+            let generation = connection.begin("s", all, 3, &Limits::default()).unwrap();
+            deliver(&connection, 2, 2, Some("s"));
+            assert!(connection.go_live("s", generation, Vec::new(), 3).is_empty());
+            deliver(&connection, 2, 20, id);
+            deliver(&connection, 3, 3, id);
+            assert_eq!(sent(&connection), [text(3)], "{id:?}");
+        }
     }
 }
