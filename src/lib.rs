@@ -21,7 +21,7 @@ pub mod utc;
 pub use negsync_reconcile as reconcile;
 pub use negsync_reconcile::item;
 
-// The README's Rust is compiled with the tests.
+// The Rust in docs/library.md is compiled with the tests.
 #[cfg(doctest)]
-#[doc = include_str!("../README.md")]
-struct Readme;
+#[doc = include_str!("../docs/library.md")]
+struct LibraryPage;

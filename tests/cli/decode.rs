@@ -291,11 +291,10 @@ fn a_frame_that_was_cut_is_told_from_a_whole_one() {
 }
 
 #[test]
-fn the_readme_shows_what_is_printed() {
-    let readme = std::fs::read_to_string("README.md").unwrap();
-    let (_, command) = readme.split_once("negsync decode` says what a line").unwrap();
-    let message = command.split_once("decode '").unwrap().1.split_once('\'').unwrap().0;
-    let (_, printed) = command.split_once("```text\n").unwrap();
+fn the_page_by_hand_shows_what_is_printed() {
+    let page = std::fs::read_to_string("docs/protocol-by-hand.md").unwrap();
+    let (_, command) = page.split_once("negsync decode` says what a line").unwrap();
+    let (message, rest) = command.split_once("decode '").unwrap().1.split_once("'\n").unwrap();
     let ended = negsync(&["decode", message], "");
-    assert_eq!(ended.stdout, printed.split_once("```").unwrap().0);
+    assert_eq!(ended.stdout, rest.split_once("```").unwrap().0);
 }

@@ -1,4 +1,4 @@
-// docs/wscat.md from top to bottom: its commands in a shell, its messages in the real wscat.
+// docs/protocol-by-hand.md from top to bottom: its commands in a shell, its messages in the real wscat.
 import { test } from "node:test";
 import assert from "node:assert/strict";
 import { execFile } from "node:child_process";
@@ -45,11 +45,11 @@ async function written(file, text) {
   while (!(await readFile(file, "utf8")).includes(text)) await new Promise(setImmediate);
 }
 
-test("docs/wscat.md, as printed", hang, async () => {
+test("docs/protocol-by-hand.md, as printed", hang, async () => {
   const place = await workplace();
   let relay, wscat, tee;
   try {
-    for (const step of await steps("docs/wscat.md")) {
+    for (const step of await steps("docs/protocol-by-hand.md")) {
       const { command, prints, typed, comes, interrupt } = step;
       if (command?.startsWith("negsync relay ")) {
         relay = await startRelay(command.split(" ").slice(2), place.cwd);
@@ -80,10 +80,4 @@ test("docs/wscat.md, as printed", hang, async () => {
     await relay?.stop();
     await rm(place.cwd, { recursive: true });
   }
-});
-
-test("the README opens its catch-up as docs/wscat.md does", async () => {
-  const readme = await readFile(inProject("README.md"), "utf8");
-  const opening = (await steps("docs/wscat.md")).find((step) => step.typed?.includes('"catch-up"'));
-  assert.ok(readme.includes(`> ${opening.typed}\n`));
 });
