@@ -56,7 +56,7 @@ impl Deadline {
         self.is_over() || self.0.as_ref().is_some_and(|end| (end.give_way)()) || self.is_over()
     }
 
-    /// As [`Deadline::give_way`], for work that SQLite does not see.
+    /// As `give_way`, for work that SQLite does not see.
     ///
     /// # Errors
     /// [`StoreError::Interrupted`] when the query has to end.

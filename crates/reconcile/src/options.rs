@@ -26,7 +26,7 @@ pub struct InitiatorOptions {
     /// is sent that lies below it. Adaptive only.
     pub since: Option<u64>,
     /// Tell also in which time buckets the differences lie, all of this many
-    /// seconds; see [`Difference::time buckets`](super::Difference::time buckets). Costs a fingerprint for each time bucket in which
+    /// seconds; see [`Difference::time_buckets`](super::Difference::time_buckets). Costs a fingerprint for each time bucket in which
     /// we hold something, and sets the sync mark aside. Adaptive only.
     pub time_bucket_s: Option<NonZeroU64>,
     /// Whether the peer may be asked for its list with a list of no ids. Every
