@@ -5,6 +5,8 @@ use super::message;
 use super::peer::{Peer, PeerError};
 use crate::config::SyncConfig;
 use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The most challenges of one connection that are answered.
 const MOST_CHALLENGES: u32 = 4;
@@ -18,8 +20,9 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
         Ok(text) if !text.is_empty() => (format!("${KEY_VARIABLE}"), Ok(text)),
         _ if config.key_file.as_os_str().is_empty() => return Ok(None),
         _ => {
-            let read = std::fs::read_to_string(&config.key_file);
-            (config.key_file.display().to_string(), read)
+            let place = config.key_file.display().to_string();
+            check_permissions(&config.key_file)?;
+            (place, std::fs::read_to_string(&config.key_file))
         }
     };
     let wrong = |reason: String| SyncError::Key { place: place.clone(), reason };
@@ -27,6 +30,19 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
     // The reason must not repeat any of the key.
     let keys = Keys::parse(text.trim());
     keys.map(Some).map_err(|_| wrong("is neither 64 hex digits nor an nsec".to_owned()))
+}
+
+/// As ssh does, refuses a key that others can read. A group is allowed where the administrator says so:
+/// services are handed their secrets in files of root's and their own group.
+fn check_permissions(file: &Path) -> Result<(), SyncError> {
+    // What cannot be looked at cannot be read either, which says why.
+    let Ok(metadata) = file.metadata() else { return Ok(()) };
+    let mode = metadata.mode() & 0o777;
+    let is_open = mode & 0o007 != 0 || mode & 0o070 != 0 && metadata.uid() != 0;
+    if is_open && metadata.is_file() {
+        return Err(SyncError::KeyPermissions { file: file.to_owned(), mode });
+    }
+    Ok(())
 }
 
 /// The state of authentication on one connection.

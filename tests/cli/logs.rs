@@ -2,6 +2,7 @@
 //! of what events say or of keys, however much is logged.
 
 use crate::support::Author;
+use crate::support::disk::write_secret;
 use crate::support::events::EPOCH;
 use crate::support::process::RelayProcess;
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     let directory: TempDir = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let there = start(directory, "there", "");
-    std::fs::write(directory.join("key"), SECRET).unwrap();
+    write_secret(&directory.join("key"), SECRET);
     let author = Author::new(1);
     let mut client = there.client().await;
     for n in 0..5 {
@@ -90,7 +91,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     for key in ["round_trips", "bytes_up", "bytes_down", "elapsed_s"] {
         assert!(line[key].as_f64().unwrap() > 0.0, "{key} in {line}");
     }
-    let sessions = with_message(&there, "a NEG session ended");
+    let sessions = with_message(&there, "NEG session ended");
     assert!(sessions.iter().any(|line| line["items"] == 5), "{sessions:?}");
     let refused = here.iter().find_map(|line| {
         let text = line["fields"]["message"].as_str()?;

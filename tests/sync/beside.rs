@@ -84,13 +84,6 @@ async fn import_hands_over_to_a_relay_that_runs() {
     assert_eq!(relay.ids().len(), 511);
 }
 
-/// A file that only its owner may read.
-fn write_secret(path: &Path, secret: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, secret).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_asks_the_relay_and_prints_how_each_stands() {
     let folder = tempfile::tempdir().unwrap();
