@@ -31,7 +31,7 @@ const DOWN_US: std::ops::Range<u64> = 1_000_000..8_000_000;
 /// How long a relay takes to verify and flush.
 const STORE_US: u64 = 4_000;
 /// How long after the last write a network may take.
-const HORIZON_US: u64 = 300_000_000;
+const HORIZON_US: u64 = 1_800_000_000;
 
 /// Something that happens.
 enum Happening {

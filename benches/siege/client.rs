@@ -60,6 +60,11 @@ impl Client {
         self.socket.send(Message::text(text)).await
     }
 
+    /// The bare connection, on which frames are written byte by byte.
+    pub fn into_stream(self) -> TcpStream {
+        self.socket.into_inner()
+    }
+
     /// The next message; `None` once the relay has closed.
     pub async fn next(&mut self) -> Option<String> {
         loop {

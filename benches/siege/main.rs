@@ -2,17 +2,20 @@
 //! behaves felt of it. The relay is a process of its own with the default configuration, but for
 //! what a part says.
 //!
-//! `cargo bench --bench siege -- half-open|silent|hostile|writer|small|mixed [--short] [--minutes N]`
+//! `cargo bench --bench siege -- PART... [--short] [--minutes N]`; the parts are below.
 
 mod client;
+mod fan_out;
 mod half_open;
 mod hostile;
 mod mixed;
+mod pings;
 mod relay;
 mod silent;
 mod small;
 #[path = "../support/mod.rs"]
 mod support;
+mod unfinished;
 mod writer;
 
 use std::time::Duration;
@@ -39,7 +42,17 @@ fn main() {
         minutes: minutes.map_or(60, |text| text.parse().expect("minutes, a whole number")),
     };
     let is_asked = |part: &str| arguments.iter().any(|it| it == part);
-    let parts = ["half-open", "silent", "hostile", "writer", "small", "mixed"];
+    let parts = [
+        "half-open",
+        "silent",
+        "hostile",
+        "writer",
+        "fan-out",
+        "unfinished",
+        "pings",
+        "small",
+        "mixed",
+    ];
     let all = !parts.iter().any(|part| is_asked(part));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -54,6 +67,15 @@ fn main() {
         }
         if all || is_asked("writer") {
             writer::run(extent).await;
+        }
+        if all || is_asked("fan-out") {
+            fan_out::run(extent).await;
+        }
+        if all || is_asked("unfinished") {
+            unfinished::run(extent).await;
+        }
+        if all || is_asked("pings") {
+            pings::run(extent).await;
         }
         // Under a limit that only `scripts/small-machine` makes.
         if is_asked("small") {

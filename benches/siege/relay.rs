@@ -64,6 +64,16 @@ impl Relay {
         line.split_whitespace().nth(1).unwrap().parse::<f64>().unwrap() / 1e3
     }
 
+    /// The CPU time of its threads that are there, in ms.
+    pub fn cpu_ms(&self) -> f64 {
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
+        let of_task = |task: std::io::Result<std::fs::DirEntry>| {
+            let text = std::fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse::<f64>().ok()
+        };
+        tasks.filter_map(of_task).sum::<f64>() / 1e6
+    }
+
     /// The descriptors that are open.
     pub fn descriptors(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).unwrap().count()

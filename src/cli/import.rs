@@ -1,21 +1,20 @@
 //! `negsync import`
 
+use super::bad_lines::BadLines;
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
 use super::hand_over::HandOver;
+use super::import_input::{ImportInput, event_of};
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
-use anyhow::{Context, bail};
+use anyhow::Context;
 use indicatif::ProgressBar;
 use negsync::admission::{Admission, Source};
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
-use std::fs::{File, Metadata};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
-/// How what gzip has packed begins.
-const GZIP: [u8; 2] = [0x1f, 0x8b];
 /// A longer line cannot be an event.
 const LINE_BYTES: usize = 16 << 20;
 /// How many chunks are being verified at the most, and the share of the memory that they take, one part
@@ -25,7 +24,8 @@ const CHUNKS_PARTS: u64 = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The file to read, one event a line; without it, or with `-`, standard input.
+    /// The file to read, without it, or with `-`, standard input: one event a line, alone or as
+    /// ["EVENT", event] or ["EVENT", id, event]; plain or packed by gzip or zstd.
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
@@ -48,7 +48,7 @@ struct Tally {
     over_limits: u64,
     expired: u64,
     ephemeral: u64,
-    invalid: u64,
+    bad_lines: BadLines,
     failed: u64,
 }
 
@@ -67,11 +67,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(hand_over) = &hand_over {
         hand_over.apply(&mut config);
     }
-    let (mut input, length) = open_input(arguments)?;
+    let ImportInput { lines: mut input, length } = ImportInput::open(arguments.file.as_deref())?;
     let beginning = input.fill_buf().context("cannot read the input")?;
-    if beginning.starts_with(&GZIP) {
-        bail!("the input is compressed; unpack it first: gunzip -c FILE | negsync import");
-    }
     let is_array = beginning.starts_with(b"[");
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
@@ -82,6 +79,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut commits = Commits::of(&index, batch_bytes);
     let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
     progress.finish_and_clear();
+    if let Some(summary) = tally.bad_lines.summary() {
+        say(&summary);
+    }
     let _ = writeln!(std::io::stdout(), "{tally}");
     let is_handed_over = match hand_over {
         Some(hand_over) => hand_over.send(index, &admission)?,
@@ -90,30 +90,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             true
         }
     };
-    let is_something_else = tally.invalid > 0 && tally.invalid == tally.lines();
+    let invalid = tally.bad_lines.count();
+    let is_something_else = invalid > 0 && invalid == tally.lines();
     if is_something_else {
         let array = "; make lines of the array: jq -c '.[]' FILE | negsync import";
         say(&format!("negsync: no line is an event{}", if is_array { array } else { "" }));
     }
     let failed = tally.failed > 0 || is_something_else || !is_handed_over;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// The input and, of a file, its length in bytes.
-fn open_input(arguments: &Arguments) -> anyhow::Result<(Box<dyn BufRead>, Option<u64>)> {
-    match &arguments.file {
-        Some(path) if path.as_os_str() != "-" => {
-            let file =
-                File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
-            let metadata = file.metadata().ok();
-            if metadata.as_ref().is_some_and(Metadata::is_dir) {
-                bail!("cannot read {}: it is a directory", path.display());
-            }
-            let length = metadata.map(|metadata| metadata.len());
-            Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length))
-        }
-        _ => Ok((Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin())), None)),
-    }
 }
 
 /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
@@ -231,7 +215,7 @@ fn read_event(
     admission: &Admission,
     index: &Index,
 ) -> Result<Option<VerifiedEvent>, String> {
-    let event = admission.read(text, &Source::Import).map_err(|refusal| {
+    let event = admission.read(event_of(text), &Source::Import).map_err(|refusal| {
         refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
     })?;
     if index.contains(&event.item()) {
@@ -247,15 +231,16 @@ impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
-        let refused = refused + self.ephemeral + self.invalid;
+        let refused = refused + self.ephemeral + self.bad_lines.count();
         self.stored + self.duplicate + refused + self.failed
     }
 
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
         for (line, reason) in &checked.bad_lines {
-            self.invalid += 1;
-            progress.suspend(|| say(&format!("line {line}: {reason}")));
+            if let Some(text) = self.bad_lines.add(*line, reason) {
+                progress.suspend(|| say(&text));
+            }
         }
     }
 
@@ -288,7 +273,7 @@ impl std::fmt::Display for Tally {
             (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),
-            (self.invalid, "invalid"),
+            (self.bad_lines.count(), "invalid"),
             (self.failed, "failed"),
         ];
         let refused = self.lines() - self.stored - self.duplicate;

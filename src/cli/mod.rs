@@ -2,6 +2,7 @@
 
 mod attach;
 mod backup;
+mod bad_lines;
 mod check;
 mod chunks;
 mod compact;
@@ -13,6 +14,7 @@ mod explain;
 mod export;
 mod hand_over;
 mod import;
+mod import_input;
 mod lines;
 mod local;
 mod man;

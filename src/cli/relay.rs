@@ -7,6 +7,7 @@ use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -37,14 +38,29 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
+        let relay_url = config.auth.relay_url.clone();
         let relay = Relay::start(config).await?;
         let (address, peers) = (relay.address(), relay.admission().config().peers.len());
         let serving = Serving::begin(relay, log)?;
         tracing::info!(%address, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
         // A closed standard output is no reason not to serve.
         let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{address}");
+        if names_no_url(&relay_url, address) {
+            tracing::warn!(
+                %address,
+                "auth.relay_url is empty on a public address: AUTH accepts any URL with the Host that \
+                 the client's connection names, so another relay can pass on what was signed for it; \
+                 of requests to vanish (NIP-62) only those to ALL_RELAYS are followed. Hint: set \
+                 auth.relay_url to the wss:// URL that clients use"
+            );
+        }
         serving.run(signals, || arguments.config()).await
     })
+}
+
+/// Whether a relay that strangers reach does not say by which URL it is known.
+fn names_no_url(relay_url: &str, address: SocketAddr) -> bool {
+    relay_url.is_empty() && !address.ip().to_canonical().is_loopback()
 }
 
 impl Serves for Relay {
@@ -63,5 +79,25 @@ impl Serves for Relay {
     async fn stop(self) -> anyhow::Result<()> {
         Relay::stop(self).await;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_address_wants_a_url() {
+        for (relay_url, address, wants) in [
+            ("", "127.0.0.1:7777", false),
+            ("", "[::1]:7777", false),
+            ("", "[::ffff:127.0.0.1]:7777", false),
+            ("", "0.0.0.0:7777", true),
+            ("", "[::]:7777", true),
+            ("", "192.0.2.1:7777", true),
+            ("wss://relay.example.com", "0.0.0.0:7777", false),
+        ] {
+            assert_eq!(names_no_url(relay_url, address.parse().unwrap()), wants, "{address}");
+        }
     }
 }

@@ -5,6 +5,7 @@ use crate::support::negentropy_client::neg_ids;
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use serde_json::{Value, json};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -192,6 +193,65 @@ async fn an_import_beside_a_running_relay_is_refused_and_so_is_a_second_relay() 
     assert_eq!(count(&import(&store, &[], &text), "stored"), 1);
 }
 
+/// As relays' and clients' messages, and packed, in one member or several.
+#[test]
+fn events_are_found_in_messages_and_in_packed_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let notes: Vec<Value> =
+        (0..300).map(|second| Author::new(1).note(events::EPOCH + second, "n")).collect();
+    let line = |number: usize, note: &Value| match number % 3 {
+        0 => format!("{note}\n"),
+        1 => format!("{}\n", json!(["EVENT", note])),
+        _ => format!(" [ \"EVENT\", \"a, sub\" ,{note} ] \r\n"),
+    };
+    let text: Vec<String> = notes.iter().enumerate().map(|(n, note)| line(n, note)).collect();
+    let (first, second) = (text[..100].concat().into_bytes(), text[100..].concat().into_bytes());
+    let gzip = |bytes: &[u8]| {
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        packed.write_all(bytes).unwrap();
+        packed.finish().unwrap()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 1).unwrap();
+    for (name, parts) in [
+        ("plain", [first.clone(), second.clone()]),
+        ("gzip", [gzip(&first), gzip(&second)]),
+        ("zstd", [zstd(&first), zstd(&second)]),
+    ] {
+        let store = directory.path().join(name);
+        let path = directory.path().join("events");
+        std::fs::write(&path, parts.concat()).unwrap();
+        let ended = import(&store, &[path.to_str().unwrap()], "");
+        assert!(ended.status.success() && ended.stderr.is_empty(), "{name}: {ended:?}");
+        assert_eq!(count(&ended, "stored"), 300, "{name}: {ended:?}");
+    }
+    // Other messages are no events.
+    let other = "[\"EOSE\",\"x\"]\n[\"EVENT\"]\n[\"event\",{}]\n[\"EVENT\",{},{},{}]\n";
+    let ended = import(&directory.path().join("plain"), &[], &format!("{}\n{other}", notes[0]));
+    assert_eq!((count(&ended, "duplicate"), count(&ended, "invalid")), (1, 4), "{ended:?}");
+}
+
+/// Twenty lines are shown; a file of something else does not fill the screen.
+#[test]
+fn many_bad_lines_are_summed_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let note = Author::new(1).note(events::EPOCH, "n");
+    let mut forged = note.clone();
+    forged["content"] = json!("never said");
+    let text = format!("{note}\n{}{}", "bad\n".repeat(30), format!("{forged}\n").repeat(12));
+    let ended = import(&store, &[], &text);
+    let said: Vec<&str> = ended.stderr.lines().collect();
+    assert_eq!(said.len(), 22, "{ended:?}");
+    assert!(said[0].starts_with("line 2: ") && said[19].starts_with("line 21: "), "{said:?}");
+    assert_eq!(
+        said[21],
+        "and 22 more lines are no events: 10 event (first in line 22), 12 id (first in line 32)"
+    );
+    assert_eq!(count(&ended, "invalid"), 42, "{ended:?}");
+    let ended = import(&store, &[], &"bad\n".repeat(20));
+    assert_eq!(ended.stderr.lines().count(), 21, "{ended:?}");
+}
+
 #[test]
 fn a_missing_file_is_named() {
     let directory = tempfile::tempdir().unwrap();
@@ -281,7 +341,8 @@ fn a_file_of_something_else_is_told_with_what_makes_lines_of_it() {
     let notes: Vec<Value> = (0..3).map(|n| Author::new(1).note(events::EPOCH + n, "n")).collect();
     let path = directory.path().join("events");
     for (bytes, words) in [
-        (vec![0x1f, 0x8b, 8, 0], "gunzip"),
+        (vec![0x1f, 0x8b, 8, 0], "cannot read"),
+        (vec![0x28, 0xb5, 0x2f, 0xfd, 0xff], "cannot read"),
         (serde_json::to_vec_pretty(&notes).unwrap(), "jq -c '.[]'"),
         (serde_json::to_vec(&notes).unwrap(), "jq -c '.[]'"),
         (b"not json\n".to_vec(), "no line is an event"),

@@ -1,0 +1,66 @@
+//! What an import reads: a file or standard input, plain or packed by gzip or zstd, and on each of
+//! its lines an event, alone or in the message that brought it.
+
+use super::chunks::CHUNK_BYTES;
+use anyhow::{Context, bail};
+use flate2::bufread::MultiGzDecoder;
+use serde_json::value::RawValue;
+use std::fs::{File, Metadata};
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+
+/// How what gzip (RFC 1952) and zstd (RFC 8878) have packed begins.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+const ZSTD: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
+
+/// The lines of an import.
+pub(super) struct ImportInput {
+    pub(super) lines: Box<dyn BufRead>,
+    /// How many bytes of lines there are, where that is known.
+    pub(super) length: Option<u64>,
+}
+
+impl ImportInput {
+    /// Opens the file; without a path, or with `-`, standard input. Unpacks what is packed.
+    pub(super) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
+        let input = Self::open_as_it_is(path)?;
+        let Self { mut lines, length } = input;
+        let beginning = lines.fill_buf().context("cannot read the input")?;
+        let lines: Box<dyn BufRead> = if beginning.starts_with(&GZIP) {
+            Box::new(BufReader::with_capacity(CHUNK_BYTES, MultiGzDecoder::new(lines)))
+        } else if beginning.starts_with(&ZSTD) {
+            let unpacked = zstd::Decoder::with_buffer(lines).context("cannot unpack the input")?;
+            Box::new(BufReader::with_capacity(CHUNK_BYTES, unpacked))
+        } else {
+            return Ok(Self { lines, length });
+        };
+        Ok(Self { lines, length: None })
+    }
+
+    fn open_as_it_is(path: Option<&Path>) -> anyhow::Result<Self> {
+        let Some(path) = path.filter(|path| path.as_os_str() != "-") else {
+            let lines = Box::new(BufReader::with_capacity(CHUNK_BYTES, std::io::stdin()));
+            return Ok(Self { lines, length: None });
+        };
+        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let metadata = file.metadata().ok();
+        if metadata.as_ref().is_some_and(Metadata::is_dir) {
+            bail!("cannot read {}: it is a directory", path.display());
+        }
+        let length = metadata.map(|metadata| metadata.len());
+        Ok(Self { lines: Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length })
+    }
+}
+
+/// The event of a line: the whole of it, or what stands in a client's or relay's message (NIP-01),
+/// `["EVENT", event]` or `["EVENT", id, event]`.
+pub(super) fn event_of(line: &str) -> &str {
+    if !line.starts_with('[') {
+        return line;
+    }
+    let elements: Vec<&RawValue> = serde_json::from_str(line).unwrap_or_default();
+    match elements.as_slice() {
+        [verb, event] | [verb, _, event] if verb.get() == r#""EVENT""# => event.get(),
+        _ => line,
+    }
+}
