@@ -1,5 +1,6 @@
 //! Commands beside a relay that runs on the same store, and `negsync peers`, which asks it.
 
+use super::shared::disk::write_secret;
 use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
 use serde_json::Value;
