@@ -3,7 +3,7 @@
 //! document gains a number, and a WebSocket is listened to from there on.
 
 use super::{Shared, tunnel};
-use crate::clients::limits::client_address;
+use crate::clients::limits::{client_address, remove_forwarding};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Body as HttpBody, Bytes, Incoming};
@@ -62,6 +62,7 @@ pub(super) async fn respond(
     let wants_document = request.method() == Method::GET && wants_document(request.headers());
     let trusted = &shared.service.config().connections.trusted_proxies;
     let client = client_address(from, request.headers(), trusted);
+    let is_trusted = trusted.iter().any(|network| network.contains(from));
     let headers = request.headers_mut();
     // Compressed messages could not be told apart.
     headers.remove(SEC_WEBSOCKET_EXTENSIONS);
@@ -69,6 +70,9 @@ pub(super) async fn respond(
         headers.remove(ACCEPT_ENCODING);
     }
     // What anybody but a trusted proxy says about its address counts for nothing.
+    if !is_trusted {
+        remove_forwarding(headers);
+    }
     if let Ok(address) = HeaderValue::from_str(&client.to_string()) {
         headers.insert(shared.forward_header.clone(), address);
     }

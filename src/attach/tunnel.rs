@@ -155,6 +155,8 @@ enum Outcome {
     /// It is ours and long.
     NeedsRoom,
     TooLong,
+    /// It breaks the rules of WebSocket.
+    Malformed(&'static str),
 }
 
 impl Up {
@@ -206,6 +208,11 @@ impl Up {
                         self.answer(text).await;
                         self.room = Reservation::default();
                     }
+                    Outcome::Malformed(fault) => {
+                        self.send(&mut passing, to).await?;
+                        let text = format!("invalid: {fault}");
+                        return self.end_with(&text, CloseCode::Protocol, to).await;
+                    }
                     Outcome::TooLong => {
                         self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
@@ -244,6 +251,9 @@ impl Up {
     fn take(&mut self, piece: Piece<'_>, passing: &mut Vec<u8>) -> Outcome {
         match piece {
             Piece::Head { frame, bytes } => {
+                if let Some(fault) = frame.fault_of_client() {
+                    return Outcome::Malformed(fault);
+                }
                 self.frame = Some(frame);
                 self.frame_at = 0;
                 if frame.opcode == CLOSE {

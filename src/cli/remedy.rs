@@ -40,6 +40,9 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(SyncError::Key { .. }) = cause.downcast_ref() {
         return Some("write the key itself there, 64 hex digits or nsec1..., and nothing else");
     }
+    if let Some(SyncError::KeyPermissions { .. }) = cause.downcast_ref() {
+        return Some("let only its owner read it: chmod 600 FILE");
+    }
     if let Some(SyncError::OnionWithoutProxy { .. }) = cause.downcast_ref() {
         return Some("name Tor's SOCKS port, such as sync.proxy = \"socks5://127.0.0.1:9050\"");
     }

@@ -27,6 +27,8 @@ pub(crate) struct Head {
     pub(crate) opcode: u8,
     pub(crate) mask: Option<[u8; 4]>,
     pub(crate) length: u64,
+    // Bits that only an extension gives a meaning.
+    has_reserved_bits: bool,
 }
 
 /// Opcodes.
@@ -38,6 +40,16 @@ impl Head {
     /// Whether the frame may stand between the frames of a message.
     pub(crate) fn is_control(&self) -> bool {
         self.opcode >= CLOSE
+    }
+
+    /// RFC 6455, sections 5.1 and 5.2: why a client must not send such a frame. No extension is ever
+    /// agreed on.
+    pub(crate) fn fault_of_client(&self) -> Option<&'static str> {
+        match (self.mask, self.has_reserved_bits) {
+            (None, _) => Some("a frame that is not masked"),
+            (_, true) => Some("a frame with reserved bits"),
+            _ => None,
+        }
     }
 
     /// Reads a head, once all its bytes are there. Returns how many they are.
@@ -55,7 +67,9 @@ impl Head {
             at += 4;
             Some(mask)
         };
-        Some((Self { is_last: first & 0x80 != 0, opcode: first & 0x0f, mask, length }, at))
+        let (is_last, opcode) = (first & 0x80 != 0, first & 0x0f);
+        let has_reserved_bits = first & 0x70 != 0;
+        Some((Self { is_last, opcode, mask, length, has_reserved_bits }, at))
     }
 }
 

@@ -1,6 +1,7 @@
 //! What the operator's own program says about an event before it is stored: plugins that speak
 //! strfry's line protocol. Published events and those that a sync brings are put to the same one.
 
+mod output;
 mod pending;
 mod plugin;
 

@@ -1,11 +1,13 @@
 //! The program itself: run by a shell, asked by lines on its standard input, heard by lines on its
 //! standard output. One that ends or is silent for too long is started anew.
 
+use super::output::Output;
 use super::pending::{Pending, Reply};
 use super::{Answer, Source};
 use crate::config::WritePolicyConfig;
 use crate::store::{Event, unix_now};
 use serde::Deserialize;
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -28,6 +30,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const MOST_PAUSE: Duration = Duration::from_secs(30);
 /// How often it is looked whether the program's file has changed.
 const LOOK: Duration = Duration::from_secs(1);
+/// What the program inherits of our environment, beside `LC_...`: nothing that may be a secret.
+const ENVIRONMENT: [&str; 8] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMPDIR", "TZ", "USER"];
 /// How long a program may take to end by itself.
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -57,6 +61,7 @@ impl Plugin {
             failures: 0,
             start_at: Instant::now(),
             looked: Instant::now(),
+            output: Arc::new(Output::new()),
         };
         thread::Builder::new().name("write-policy".into()).spawn(move || keeper.keep(&queue))?;
         Ok(Self { requests, places: Arc::new(Semaphore::new(QUEUE_REQUESTS)) })
@@ -121,6 +126,7 @@ struct Keeper {
     start_at: Instant,
     // When the program's file was last looked at.
     looked: Instant,
+    output: Arc<Output>,
 }
 
 /// One run of the program.
@@ -214,6 +220,8 @@ impl Keeper {
         let mut child = Command::new("sh")
             .arg("-c")
             .arg(&self.command)
+            .env_clear()
+            .envs(environment())
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -229,8 +237,10 @@ impl Keeper {
         };
         let (hearing, watching, timeout) =
             (Arc::clone(&pending), Arc::clone(&pending), self.timeout);
+        let (output, errors) = (Arc::clone(&self.output), Arc::clone(&self.output));
+        let log = move || errors.log_lines(stderr);
         let hear = move || {
-            if let Err(error) = hear(stdout, &hearing) {
+            if let Err(error) = hear(stdout, &hearing, &output) {
                 tracing::error!(%error, "the write policy cannot be understood");
             }
             // It may still run, and only not be heard any more.
@@ -239,7 +249,7 @@ impl Keeper {
         let spawned = thread::Builder::new()
             .name("policy-hear".into())
             .spawn(hear)
-            .and_then(|_| thread::Builder::new().name("policy-log".into()).spawn(|| log(stderr)))
+            .and_then(|_| thread::Builder::new().name("policy-log".into()).spawn(log))
             .and_then(|_| {
                 let watch = move || watch(child, &watching, timeout);
                 thread::Builder::new().name("policy-watch".into()).spawn(watch)
@@ -277,35 +287,39 @@ fn changed_at(command: &str) -> Option<SystemTime> {
 }
 
 /// Passes the program's answers on, to the end of its output.
-fn hear(stdout: impl Read, pending: &Pending) -> io::Result<()> {
+fn hear(stdout: impl Read, pending: &Pending, output: &Output) -> io::Result<()> {
+    let warn = |error: &str, line: &str| {
+        if output.admits(Instant::now()) {
+            tracing::warn!(line = cut(line, 200), "write policy output cannot be used: {error}");
+        }
+    };
     let mut lines = BufReader::new(stdout);
     while let Some(line) = next_line(&mut lines)? {
         let read: Line = match serde_json::from_str(&line) {
             Ok(read) => read,
             Err(error) => {
-                tracing::warn!(%error, "the write policy says {:?}", cut(&line, 200));
+                warn(&error.to_string(), &line);
                 continue;
             }
         };
         let mut id = [0; 32];
         let is_id = faster_hex::hex_decode(read.id.as_bytes(), &mut id).is_ok();
         let answer = read.answer().unwrap_or_else(|| {
-            tracing::warn!("the write policy says {:?}: no action", cut(&line, 200));
+            warn("no action", &line);
             Answer::Missing
         });
         if !(is_id && pending.answer(&id, answer)) {
-            tracing::warn!("the write policy answers what it was not asked: {:?}", cut(&line, 200));
+            warn("nobody asked about this id", &line);
         }
     }
     Ok(())
 }
 
-/// What the program writes to standard error goes to the log.
-fn log(stderr: impl Read) {
-    let mut lines = BufReader::new(stderr);
-    while let Ok(Some(line)) = next_line(&mut lines) {
-        tracing::info!("write policy: {}", line.trim_end());
-    }
+/// The environment of the program.
+fn environment() -> impl Iterator<Item = (OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| {
+        name.to_str().is_some_and(|name| ENVIRONMENT.contains(&name) || name.starts_with("LC_"))
+    })
 }
 
 fn next_line(lines: &mut impl BufRead) -> io::Result<Option<String>> {

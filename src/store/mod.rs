@@ -13,6 +13,7 @@ mod deletion;
 mod doubt;
 mod event;
 mod fault;
+mod file_kind;
 mod filter;
 mod flush;
 mod lock;
@@ -228,6 +229,12 @@ pub enum StoreError {
         path: PathBuf,
         /// What is not known about it.
         reason: String,
+    },
+    /// Something else stands where the database, or what SQLite keeps beside it, should be.
+    #[error("{path} is no regular file; name the database's file", path = path.display())]
+    NotAFile {
+        /// What is no file.
+        path: PathBuf,
     },
     /// Another relay's database is not where it was said to be.
     #[error("the relay's database {path} is not there: {source}", path = path.display())]

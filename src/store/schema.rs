@@ -1,5 +1,6 @@
 //! The tables, the way the file is opened, and the steps from older versions to this one.
 
+use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
 use super::{StoreError, deletion, fault, lock, retag};
 use rusqlite::config::DbConfig;
@@ -200,6 +201,7 @@ CREATE TABLE sync_peer (
 
 /// Opens the connection that writes, and brings the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
     let mut connection =
@@ -239,6 +241,7 @@ pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::
 
 /// Opens a connection that cannot write.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {

@@ -3,6 +3,8 @@
 use super::SyncError;
 use crate::config::SyncConfig;
 use nostr::Keys;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 /// The environment variable that holds a secret key.
 const KEY_VARIABLE: &str = "NEGSYNC_KEY";
@@ -13,6 +15,7 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
         Ok(text) if !text.is_empty() => (format!("${KEY_VARIABLE}"), Ok(text)),
         _ if config.key_file.as_os_str().is_empty() => return Ok(None),
         _ => {
+            check_permissions(&config.key_file)?;
             let read = std::fs::read_to_string(&config.key_file);
             (config.key_file.display().to_string(), read)
         }
@@ -22,4 +25,17 @@ pub(super) fn configured_keys(config: &SyncConfig) -> Result<Option<Keys>, SyncE
     // The reason must not repeat any of the key.
     let keys = Keys::parse(text.trim());
     keys.map(Some).map_err(|_| wrong("is neither 64 hex digits nor an nsec".to_owned()))
+}
+
+/// As ssh does, refuses a key that others can read. A group is allowed where the administrator says so:
+/// services are handed their secrets in files of root's and their own group.
+fn check_permissions(file: &Path) -> Result<(), SyncError> {
+    // What cannot be looked at cannot be read either, which says why.
+    let Ok(metadata) = file.metadata() else { return Ok(()) };
+    let mode = metadata.mode() & 0o777;
+    let is_open = mode & 0o007 != 0 || mode & 0o070 != 0 && metadata.uid() != 0;
+    if is_open && metadata.is_file() {
+        return Err(SyncError::KeyPermissions { file: file.to_owned(), mode });
+    }
+    Ok(())
 }

@@ -223,6 +223,17 @@ pub enum SyncError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The file of the key for NIP-42 can be read by others than its owner.
+    #[error(
+        "the key for NIP-42 in {}: its permissions are {mode:04o}, and others can read it",
+        file.display()
+    )]
+    KeyPermissions {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
     /// The file of authorities cannot be used.
     #[error("the certificates in {}: {reason}", file.display())]
     Authorities {

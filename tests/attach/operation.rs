@@ -7,7 +7,7 @@ use crate::support::client::Client;
 use crate::support::events::{Author, EPOCH};
 use crate::support::http::http;
 use crate::support::negentropy_client::{EMPTY_SET, neg_ids};
-use crate::support::process::RelayProcess;
+use crate::support::process::{RelayProcess, negsync};
 use crate::support::{TestRelay, model};
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, Within};
@@ -15,6 +15,7 @@ use negsync::store::RelayKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -316,4 +317,48 @@ async fn a_plugin_of_the_library_reloads_too() {
     assert_eq!(reloaded.changed, ["connections.per_address"]);
     assert_eq!(reloaded.needs_restart, ["attach.relay_url"]);
     assert!(Client::connect_for(&stand.url(), "-").await.is_ok());
+}
+
+/// What would keep SQLite waiting for ever, and other things that are no file.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_file_in_the_databases_place_keeps_nobody_waiting() {
+    let relay = TestRelay::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.db");
+    let pipe = |path: &Path| assert!(Command::new("mkfifo").arg(path).status().unwrap().success());
+    let named = format!("nostr-rs-relay:{}", path.display());
+    let url = relay.url();
+    let arguments = ["attach", "--attach", &named, "--url", &url, "--listen", "127.0.0.1:0"];
+    // At the start, which would wait for somebody to write.
+    for place in ["", "-wal", "-shm"] {
+        if !place.is_empty() {
+            let _ = std::fs::remove_file(&path);
+            drop(Database::new(RelayKind::NostrRsRelay, &path));
+        }
+        let beside = PathBuf::from(format!("{}{place}", path.display()));
+        let _ = std::fs::remove_file(&beside);
+        pipe(&beside);
+        let ended = negsync(&arguments, "");
+        assert_eq!(ended.status.code(), Some(1), "{place}: {ended:?}");
+        assert!(ended.stderr.contains("is no regular file"), "{place}: {ended:?}");
+        std::fs::remove_file(&beside).unwrap();
+    }
+    let _ = std::fs::remove_file(&path);
+    std::fs::create_dir(&path).unwrap();
+    let ended = negsync(&arguments, "");
+    assert!(ended.stderr.contains("is no regular file"), "{ended:?}");
+    std::fs::remove_dir(&path).unwrap();
+
+    // While it runs: each set is refused, and it ends when it is told to.
+    drop(Database::new(RelayKind::NostrRsRelay, &path));
+    let attach = RelayProcess::attach(&["--attach", &named, "--url", &url]);
+    let mut client = attach.client().await;
+    let open = json!(["NEG-OPEN", "n", {}, EMPTY_SET]);
+    assert_eq!(client.ask(&open).await[0], "NEG-MSG");
+    std::fs::remove_file(&path).unwrap();
+    pipe(&path);
+    assert_eq!(client.ask(&open).await[0], "NEG-ERR");
+    attach.signal("TERM");
+    let (status, log) = attach.ended();
+    assert!(status.success(), "{log}");
 }

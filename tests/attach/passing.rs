@@ -433,6 +433,68 @@ async fn the_document_is_the_relays_with_77_and_other_http_is_the_relays() {
     assert!(!answer.contains("203.0.113.9"), "{answer}");
 }
 
+/// A client says who it is in none of the ways that some relay may believe.
+#[tokio::test(flavor = "multi_thread")]
+async fn no_header_by_which_a_client_is_another_one_is_passed_on() {
+    let stand = Stand::before(echo().await).await;
+    for name in [
+        "Forwarded",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X_Forwarded_For",
+        "X-Original-Forwarded-For",
+        "X-Real-IP",
+        "X-Client-IP",
+        "X-Cluster-Client-IP",
+        "CF-Connecting-IP",
+        "CF-Connecting-IPv6",
+        "True-Client-IP",
+        "Fly-Client-IP",
+        "Fastly-Client-IP",
+        "Client-IP",
+    ] {
+        let asked = format!(
+            "GET / HTTP/1.1\r\nHost: x\r\n{name}: for=203.0.113.9\r\n{name}: 203.0.113.9\r\n\
+             X-Other: 1\r\nConnection: close\r\n\r\n"
+        );
+        let answer = http(stand.attach.address(), &asked).await.to_ascii_lowercase();
+        assert!(!answer.contains("203.0.113.9"), "{name}: {answer}");
+        assert!(answer.contains("x-forwarded-for: 127.0.0.1\r\n"), "{name}: {answer}");
+        assert!(answer.contains("x-other: 1\r\n"), "{name}: {answer}");
+    }
+}
+
+/// RFC 6455, sections 5.1 and 5.2.
+#[tokio::test(flavor = "multi_thread")]
+async fn frames_that_a_client_must_not_send_end_the_connection_with_1002() {
+    let relay = TestRelay::start().await;
+    let stand = Stand::before(relay.relay.address()).await;
+    let unmasked = |payload: &[u8]| [&[TEXT, payload.len() as u8], payload].concat();
+    let open = br#"["NEG-OPEN","n",{},"6100000200"]"#;
+    for address in [relay.relay.address(), stand.attach.address()] {
+        let frames = [
+            unmasked(open),
+            unmasked(br#"["REQ","r",{}]"#),
+            frame(TEXT | 0x40, open, [1, 2, 3, 4]),
+            frame(TEXT | 0x20, open, [1, 2, 3, 4]),
+            frame(PING | 0x10, b"", [1, 2, 3, 4]),
+        ];
+        for bytes in frames {
+            let (mut raw, _) = Raw::connect(address, false).await;
+            raw.stream.write_all(&bytes).await.unwrap();
+            raw.read_to_end().await;
+            let received = String::from_utf8_lossy(&raw.received).into_owned();
+            assert!(!received.contains("NEG-MSG") && !received.contains("EOSE"), "{received}");
+            // A close frame with the code 1002.
+            assert!(
+                raw.received.windows(3).any(|it| it[0] >= 2 && it[1..] == [0x03, 0xea]),
+                "{received}"
+            );
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_away_or_goes_is_said_to_be() {
     let relay = TestRelay::start().await;

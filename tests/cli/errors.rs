@@ -1,8 +1,10 @@
 //! Errors at the command line name the cause, what it is about, and the remedy, in one line and
 //! with an exit code.
 
+use crate::support::disk::write_secret;
 use crate::support::process::{RelayProcess, negsync};
 use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 struct Row<'row> {
@@ -142,7 +144,11 @@ async fn stores_in_use_keys_that_are_none_and_relays_that_are_away() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let running = RelayProcess::start(&directory.join("used.sqlite"));
-    std::fs::write(directory.join("key"), "not a key").unwrap();
+    write_secret(&directory.join("key"), "not a key");
+    let open = directory.join("open");
+    write_secret(&open, &"01".repeat(32));
+    std::fs::set_permissions(&open, std::fs::Permissions::from_mode(0o644)).unwrap();
+    std::fs::write(directory.join("open.toml"), format!("[sync]\nkey_file = {open:?}\n")).unwrap();
     let key = directory.join("key");
     std::fs::write(directory.join("key.toml"), format!("[sync]\nkey_file = {key:?}\n")).unwrap();
     std::fs::write(directory.join("asks.toml"), "[auth]\nrequired = true\n").unwrap();
@@ -160,6 +166,10 @@ async fn stores_in_use_keys_that_are_none_and_relays_that_are_away() {
             ),
             row("import --store %/used.sqlite", &["%/used.sqlite", "in use", "stop it first"]),
             row("sync ws://127.0.0.1:1 --store %/used.sqlite", &["%/used.sqlite", "stop it first"]),
+            row(
+                "sync ws://127.0.0.1:1 --store %/a.sqlite --config %/open.toml",
+                &["%/open", "0644", "others can read it", "chmod 600"],
+            ),
             row(
                 "sync ws://127.0.0.1:1 --store %/a.sqlite --config %/key.toml",
                 &["%/key", "64 hex digits"],

@@ -2,6 +2,7 @@
 //! of what events say or of keys, however much is logged.
 
 use crate::support::Author;
+use crate::support::disk::write_secret;
 use crate::support::events::EPOCH;
 use crate::support::process::RelayProcess;
 use serde_json::{Value, json};
@@ -38,7 +39,7 @@ async fn a_sync_is_one_line_and_neither_content_nor_keys_are_logged() {
     let directory: TempDir = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let there = start(directory, "there", "");
-    std::fs::write(directory.join("key"), SECRET).unwrap();
+    write_secret(&directory.join("key"), SECRET);
     let author = Author::new(1);
     let mut client = there.client().await;
     for n in 0..5 {

@@ -1,5 +1,6 @@
 //! A new configuration without a restart: by SIGHUP to the real binary, and by the library.
 
+use crate::support::disk::write_secret;
 use crate::support::events::{Author, unix_now};
 use crate::support::process::RelayProcess;
 use crate::support::{TestRelay, id_of};
@@ -110,7 +111,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
 
 /// Files that keys name.
 fn files(folder: &Path) {
-    std::fs::write(folder.join("key"), "01".repeat(32)).unwrap();
+    write_secret(&folder.join("key"), &"01".repeat(32));
     let made = Command::new("openssl")
         .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=a", "-out", "ca.pem"])
         .args(["-keyout", "ca.key"])

@@ -2,11 +2,12 @@
 //! policy for what a sync brings. The plugins are shell scripts, as an operator would write them.
 
 use crate::support::client::PATIENCE;
-use crate::support::process::negsync;
+use crate::support::process::{RelayProcess, negsync};
 use crate::support::{Author, TestRelay, events, id_of, model};
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Instant;
 use tempfile::TempDir;
 
@@ -245,4 +246,55 @@ fn sync(store: &Path, config: &Path, url: &str) -> Value {
     let ended = negsync(&[&arguments[..], &["--json"]].concat(), "");
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
+}
+
+/// The built relay with the plugin as its write policy, and with these variables in its environment.
+fn process(plugin: &Plugin, variables: &[(&str, &str)]) -> RelayProcess {
+    let folder = plugin.directory.path();
+    let config = folder.join("relay.toml");
+    let section = format!("[write_policy]\ncommand = \"{}\"\n", plugin.path().display());
+    std::fs::write(&config, section).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.envs(variables.iter().copied());
+    let arguments = ["--config", config.to_str().unwrap()];
+    RelayProcess::start_by(command, &folder.join("store.sqlite"), &arguments)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_program_inherits_no_secrets() {
+    let plugin = Plugin::new(&format!("env > \"$(dirname \"$seen\")/env\"\n{BY_CONTENT}"));
+    let secrets =
+        [("NEGSYNC_KEY", "01"), ("AWS_SECRET_ACCESS_KEY", "hush"), ("PGPASSWORD", "hush")];
+    let key = "01".repeat(32);
+    let secrets = secrets.map(|(name, value)| (name, if value == "01" { &*key } else { value }));
+    let relay = process(&plugin, &[&secrets[..], &[("TZ", "UTC"), ("LC_ALL", "C")]].concat());
+    relay.client().await.store(&note("hello", 0)).await;
+    let inherited = std::fs::read_to_string(plugin.directory.path().join("env")).unwrap();
+    for (name, value) in secrets {
+        assert!(!inherited.contains(name) && !inherited.contains(value), "{inherited}");
+    }
+    for expected in ["PATH=", "TZ=UTC", "LC_ALL=C"] {
+        assert!(inherited.lines().any(|line| line.starts_with(expected)), "{inherited}");
+    }
+}
+
+/// Whatever the program writes to either output, the log gets a bounded part of it.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_program_says_is_logged_at_a_bounded_rate() {
+    let chatters = r#"
+        i=0
+        while [ $i -lt 2000 ]; do echo "word $i" >&2; echo "nonsense $i"; i=$((i + 1)); done
+        head -c 300000 /dev/zero | tr '\0' y >&2
+        echo >&2
+    "#;
+    let plugin = Plugin::new(&format!("{chatters}{BY_CONTENT}"));
+    let relay = process(&plugin, &[]);
+    let mut client = relay.client().await;
+    client.store(&note("hello", 0)).await;
+    client.store(&note("hello", 1)).await;
+    relay.logged("lines within 60 s; no more until these are over");
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    assert!(log.contains("write policy: word 0"), "{log}");
+    assert!(log.len() < 60 * 1_200, "{} bytes", log.len());
 }

@@ -67,3 +67,10 @@ impl Drop for Disk {
         let _ = unmount.arg("-l").arg(self.path()).stderr(Stdio::null()).status();
     }
 }
+
+/// Writes a file that only its owner may read.
+pub fn write_secret(path: &std::path::Path, secret: &str) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, secret).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+}

@@ -1,5 +1,6 @@
 //! Commands beside a relay that runs on the same store, and `negsync peers`, which asks it.
 
+use super::shared::disk::write_secret;
 use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
 use serde_json::Value;
@@ -82,13 +83,6 @@ async fn import_hands_over_to_a_relay_that_runs() {
     assert_eq!(ended.status.code(), Some(0), "{ended:?}");
     assert!(ended.stdout.contains("501 to send, 501 taken"), "{ended:?}");
     assert_eq!(relay.ids().len(), 511);
-}
-
-/// A file that only its owner may read.
-fn write_secret(path: &Path, secret: &str) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::write(path, secret).unwrap();
-    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! Who a client is, as far as limits by address go.
 
 use crate::config::Network;
+use hyper::header::HeaderName;
 use hyper::{HeaderMap, Request};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,6 +9,23 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 const FORWARDED_FOR: &str = "x-forwarded-for";
 /// The headers by which proxies say that a request is not their own.
 const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
+/// Where proxies and hosts of sites say who a client is, in one spelling. A relay may believe any of
+/// them.
+const CLIENT_HEADERS: [&str; 11] = [
+    "client-ip",
+    "fastly-client-ip",
+    "fly-client-ip",
+    "forwarded",
+    "forwarded-for",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-envoy-external-address",
+    "x-original-forwarded-for",
+    "x-real-ip",
+];
+/// How others of these begin.
+const CLIENT_HEADERS_BEGIN: [&str; 3] = ["cf-", "x-appengine-user-ip", "x-forwarded"];
 /// The part of an IPv6 address that tells one customer from another; the rest is theirs to choose.
 const IPV6_NETWORK: u128 = !0 << 64;
 
@@ -34,6 +52,21 @@ pub(crate) fn client_address(peer: IpAddr, headers: &HeaderMap, trusted: &[Netwo
         client = address.to_canonical();
     }
     client
+}
+
+/// Removes everything by which a client could say that it is another one.
+pub(crate) fn remove_forwarding(headers: &mut HeaderMap) {
+    let is_forwarding = |name: &HeaderName| {
+        // Some relays take an underscore for a hyphen.
+        let name = name.as_str().replace('_', "-");
+        CLIENT_HEADERS.contains(&name.as_str())
+            || CLIENT_HEADERS_BEGIN.iter().any(|begin| name.starts_with(begin))
+    };
+    let forwarding: Vec<HeaderName> =
+        headers.keys().filter(|name| is_forwarding(name)).cloned().collect();
+    for name in forwarding {
+        headers.remove(name);
+    }
 }
 
 /// Whether a request came by way of a proxy, and so from somewhere else than its connection says.

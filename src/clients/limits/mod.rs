@@ -9,7 +9,7 @@ mod incoming;
 mod neg_total;
 mod turns;
 
-pub(crate) use address::{client_address, counted_as, is_forwarded};
+pub(crate) use address::{client_address, counted_as, is_forwarded, remove_forwarding};
 pub(crate) use addresses::{Addresses, Full, Place};
 pub(crate) use event_cost::event_cost;
 pub(crate) use half_open::{HalfOpen, Handshake};

@@ -11,6 +11,7 @@ mod nostr_rs_relay;
 mod schema;
 
 use super::change::Change;
+use super::file_kind::refuse_other_than_files;
 use super::filter::Filter;
 use super::read_gate::ReadGate;
 use super::readers::{Pool, ReadTransaction};
@@ -314,6 +315,7 @@ fn pool(path: &Path, readers: usize) -> Pool {
 
 /// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
 fn open(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
     let failed = |source| StoreError::Open { path: path.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
