@@ -10,7 +10,6 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 
 /// The clients that ask for much, and the addresses from which they do.
 const COSTLY_CLIENTS: usize = 6;
@@ -40,11 +39,12 @@ pub async fn run(extent: Extent) {
     println!("one NEG-OPEN with two lists of {VALUES} values: {answer:.40}");
     report_most("its CPU", cpu, "s", 1.0);
 
-    let mut strangers = JoinSet::new();
+    // On threads of their own: the one that is measured waits for the relay alone.
+    let others = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     for number in 0..COSTLY_CLIENTS {
-        strangers.spawn(attack(relay.address, number));
+        others.spawn(attack(relay.address, number));
     }
-    strangers.spawn(publish_heavy(relay.address));
+    others.spawn(publish_heavy(relay.address, heavy_events(extent.pick(4_000, 500))));
     tokio::time::sleep(Duration::from_secs(1)).await;
     let used = (relay.cpu(), Instant::now());
     let (beside, longest_log) = asks(&relay, &mut good, rounds).await;
@@ -66,7 +66,7 @@ pub async fn run(extent: Extent) {
     report_most("the write-ahead log, at most", longest_log, "MB", WAL_MB);
     let took = relay.terminate();
     report_most("SIGTERM while they work, until the process ended", took.as_secs_f64(), "s", 5.0);
-    strangers.abort_all();
+    others.shutdown_background();
 }
 
 /// What was asked, and how long each answer took.
@@ -139,20 +139,27 @@ async fn attack(to: SocketAddr, number: usize) {
     }
 }
 
-/// Publishes events of many tags as fast as they are taken.
-async fn publish_heavy(to: SocketAddr) {
-    let mut client = Client::connect(stranger(500), to).await.unwrap();
+/// Messages that bring events of many tags, signed before they are wanted.
+fn heavy_events(count: usize) -> Vec<String> {
     let mut rng = StdRng::seed_from_u64(9);
     let keys = Keys::generate();
-    loop {
-        let tags = (0..HEAVY_TAGS).map(|_| {
-            let value = faster_hex::hex_string(&rng.random::<[u8; 32]>());
-            Tag::parse(["e", &value]).unwrap()
-        });
-        let event = EventBuilder::text_note("heavy").tags(tags).sign_with_keys(&keys).unwrap();
-        if client.send(format!(r#"["EVENT",{}]"#, event.as_json())).await.is_err()
-            || client.next().await.is_none()
-        {
+    (0..count)
+        .map(|_| {
+            let tags = (0..HEAVY_TAGS).map(|_| {
+                let value = faster_hex::hex_string(&rng.random::<[u8; 32]>());
+                Tag::parse(["e", &value]).unwrap()
+            });
+            let event = EventBuilder::text_note("heavy").tags(tags).sign_with_keys(&keys).unwrap();
+            format!(r#"["EVENT",{}]"#, event.as_json())
+        })
+        .collect()
+}
+
+/// Publishes them as fast as they are taken.
+async fn publish_heavy(to: SocketAddr, events: Vec<String>) {
+    let mut client = Client::connect(stranger(500), to).await.unwrap();
+    for event in events {
+        if client.send(event).await.is_err() || client.next().await.is_none() {
             return;
         }
     }

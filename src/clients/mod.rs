@@ -146,7 +146,7 @@ impl Service {
         }
         let config = Arc::clone(config);
         let parse = move || message::parse(&text, &config.limits);
-        self.counts.short.work(address, parse).await.unwrap_or_else(|panic| {
+        self.counts.parsing.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
             Err(Refusal { answer, prefix: "error", ..Refusal::default() })
         })

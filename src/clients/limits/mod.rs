@@ -27,8 +27,11 @@ use std::thread::available_parallelism;
 pub(crate) struct Counts {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) neg_total: Arc<NegTotal>,
-    /// For what takes a few milliseconds at the most: long messages are read, and short NEG
-    /// messages answered. One core is left to others.
+    /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
+    /// milliseconds and does not give way.
+    pub(crate) parsing: Arc<Turns>,
+    /// For what takes a few milliseconds at the most: sets that are kept and short NEG messages. One
+    /// core is left to others.
     pub(crate) short: Arc<Turns>,
     /// For what may take seconds: sets are built, and long NEG messages answered.
     pub(crate) long: Arc<Turns>,
@@ -43,6 +46,7 @@ impl Counts {
         Self {
             addresses: Arc::default(),
             neg_total: Arc::default(),
+            parsing: Arc::new(Turns::new(cores.saturating_sub(1))),
             short: Arc::new(Turns::new(cores.saturating_sub(1))),
             long: Arc::new(Turns::for_queries(cores / 2, readers / 4)),
             queries: Arc::new(Turns::for_queries((readers / 2).min(2 * cores), readers / 2)),
