@@ -52,6 +52,10 @@ pub enum Loss {
     Final(String, Option<&'static str>),
 }
 
+/// After so many lost connections a dry run that reads the peer ends, although it still makes
+/// progress.
+const MOST_DRY_RECONNECTS: u32 = 20;
+
 impl Machine {
     /// Whether a connection is to be made.
     pub fn wants_connection(&self) -> bool {
@@ -148,7 +152,9 @@ impl Machine {
         self.reopen();
         if self.on.advanced {
             self.silent_connections = 0;
-            if !self.settings.dry_run || self.reads {
+            // A dry run stores nothing that a later connection would not have to see again.
+            let resumes = self.reads && self.report.reconnects < MOST_DRY_RECONNECTS;
+            if !self.settings.dry_run || resumes {
                 self.backoff.reset();
             }
         }
