@@ -52,9 +52,9 @@ pub enum Loss {
     Final(String, Option<&'static str>),
 }
 
-/// After so many lost connections a dry run that reads the peer ends, although it still makes
-/// progress.
-const MOST_DRY_RECONNECTS: u32 = 20;
+/// After so many lost connections a peer that is read is left, although each brought something: one
+/// that cuts every answer at the same place would be read for ever.
+const MOST_READING_RECONNECTS: u32 = 50;
 
 impl Machine {
     /// Whether a connection is to be made.
@@ -152,9 +152,12 @@ impl Machine {
         self.reopen();
         if self.on.advanced {
             self.silent_connections = 0;
-            // A dry run stores nothing that a later connection would not have to see again.
-            let resumes = self.reads && self.report.reconnects < MOST_DRY_RECONNECTS;
-            if !self.settings.dry_run || resumes {
+            // A reading that is cut goes on with the next sync. What a dry run reconciles begins anew.
+            let goes_on = match self.reads {
+                true => self.report.reconnects < MOST_READING_RECONNECTS,
+                false => !self.settings.dry_run,
+            };
+            if goes_on {
                 self.backoff.reset();
             }
         }
