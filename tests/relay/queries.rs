@@ -13,16 +13,19 @@ const EVENTS: u64 = 12_000;
 const VALUES: u64 = 3_000;
 /// Filters of one message.
 const FILTERS: u64 = 32;
+/// Tags that no filter can name. All of an event's tags are read to find the ones that a filter asks for.
+const OTHER_TAGS: usize = 100;
 
 /// Made-up events, of which every other one has the same `t` tag; each has an `e` tag of its own.
 fn fill(path: &Path) {
     let store = Store::open(path, StoreOptions::default(), Box::new(|_| {})).unwrap();
     let event = |number: u64| {
+        let mut tags = vec![json!(["t", (number % 2).to_string()]), json!(["e", number.to_string()])];
+        tags.resize(tags.len() + OTHER_TAGS, json!(["other", "1"]));
         let json = json!({
             "id": format!("{number:064x}"), "pubkey": "11".repeat(32), "kind": 1,
             "created_at": events::EPOCH + number,
-            "tags": [["t", (number % 2).to_string()], ["e", number.to_string()]],
-            "content": "x".repeat(200), "sig": "22".repeat(64),
+            "tags": tags, "content": "", "sig": "22".repeat(64),
         });
         Event::parse(&json.to_string()).unwrap().trust()
     };
