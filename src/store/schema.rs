@@ -2,7 +2,7 @@
 
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
-use super::{StoreError, deletion, fault, lock, retag};
+use super::{StoreError, deletion, fault, index_mark, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -31,7 +31,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -197,6 +197,7 @@ CREATE TABLE sync_peer (
     at           INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 "),
+    Sql(index_mark::TABLES),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.
