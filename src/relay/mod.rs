@@ -163,7 +163,7 @@ impl Relay {
     /// all have ended or after 10 seconds.
     pub async fn stop(self) {
         self.stop.stop().await;
-        let store = self.index.store().clone();
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let index = self.index.clone();
+        let _ = tokio::task::spawn_blocking(move || index.close()).await;
     }
 }
