@@ -336,7 +336,8 @@ impl Catalog {
         limit: usize,
     ) -> Result<Option<ItemSet>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
-        let beside = || if content.is_void() { Some(ItemSet::default()) } else { self.kept.used(content) };
+        let beside =
+            || if content.is_void() { Some(ItemSet::default()) } else { self.kept.used(content) };
         source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
             found = match kept.take() {
                 Some(mut set) => {

@@ -104,7 +104,7 @@ impl Keeper {
         signal: Arc<Signal>,
         open_rule: WriteRule,
     ) -> Result<Self, StoreError> {
-        let work = Work { catalog, store, files, signal: Arc::clone(&signal), open_rule };
+        let work = KeeperThread { catalog, store, files, signal: Arc::clone(&signal), open_rule };
         let thread = std::thread::Builder::new()
             .name("index".into())
             .spawn(move || work.run())
@@ -137,7 +137,7 @@ impl Drop for Keeper {
 }
 
 /// What the thread owns.
-struct Work {
+struct KeeperThread {
     catalog: Arc<Catalog>,
     store: Store,
     files: IndexFiles,
@@ -145,7 +145,7 @@ struct Work {
     open_rule: WriteRule,
 }
 
-impl Work {
+impl KeeperThread {
     fn run(mut self) {
         self.load();
         let mut not_before = None;

@@ -253,7 +253,10 @@ fn every_set_equals_a_scan_after_a_kill_at_any_moment() {
         for life in 0..4 {
             let mut killed = Command::new(std::env::current_exe().unwrap())
                 .args(["--ignored", "--exact", "--nocapture"])
-                .arg(format!("{}::writes_until_it_is_killed", module_path!().split_once("::").unwrap().1))
+                .arg(format!(
+                    "{}::writes_until_it_is_killed",
+                    module_path!().split_once("::").unwrap().1
+                ))
                 .env("NEGSYNC_INDEX_STORE", &path)
                 .env("NEGSYNC_INDEX_STREAM", rng.random::<u32>().to_string())
                 .stdout(Stdio::piped())

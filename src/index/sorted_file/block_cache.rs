@@ -24,7 +24,11 @@ impl Default for BlockCache {
 
 impl BlockCache {
     /// The block of this number, which `read` reads where it is not kept.
-    pub(super) fn get_or_read(&self, number: usize, read: impl FnOnce() -> Vec<ItemBytes>) -> Block {
+    pub(super) fn get_or_read(
+        &self,
+        number: usize,
+        read: impl FnOnce() -> Vec<ItemBytes>,
+    ) -> Block {
         let Some(slot) = self.0.get(number % SLOTS) else { return Block::default() };
         let kept = || slot.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of, block)) = kept().as_ref()

@@ -131,10 +131,8 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
 
     std::fs::write(&path, &whole).unwrap();
     assert!(SortedFile::open(&path, &IDENTITY).is_ok());
-    let others = [
-        FileIdentity { set: [4; 32], ..IDENTITY },
-        FileIdentity { mark: [6; 16], ..IDENTITY },
-    ];
+    let others =
+        [FileIdentity { set: [4; 32], ..IDENTITY }, FileIdentity { mark: [6; 16], ..IDENTITY }];
     for other in others {
         assert!(matches!(SortedFile::open(&path, &other), Err(OpenError::Foreign)));
     }
