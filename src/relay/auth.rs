@@ -2,8 +2,9 @@
 //! it connected.
 
 use super::{Shared, message};
-use crate::config::{AuthConfig, PublicKeys, RelayUrl};
+use crate::config::{AuthConfig, PublicKeys};
 use crate::store::{AUTHENTICATION, Event, EventError, Origin, PrivateKinds, Viewer, unix_now};
+use negsync_nostr::RelayUrl;
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};

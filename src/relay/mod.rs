@@ -95,10 +95,8 @@ impl Relay {
     /// When the store cannot be opened or the address is taken.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options = StoreOptions {
-            private_kinds: private_kinds.clone(),
-            ..StoreOptions::configured(&config)
-        };
+        let options =
+            StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = config.relay.listen;
         let failed = |source| RelayError::Listen { address: listen, source };
