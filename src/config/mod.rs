@@ -6,6 +6,7 @@ mod connections;
 mod difference;
 mod handle;
 mod limits;
+mod listen_address;
 mod metrics;
 mod network;
 mod page;
@@ -13,6 +14,7 @@ mod proxy;
 mod rates;
 mod relay_url;
 mod section;
+mod source;
 mod sync;
 mod within;
 mod write_policy;
@@ -22,6 +24,7 @@ pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
+pub use listen_address::{ListenAddress, ListenAddressError};
 pub use metrics::MetricsConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
@@ -29,6 +32,7 @@ pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
 pub use relay_url::RelayUrl;
 pub use section::{Key, TakesEffect};
+pub use source::{LoadedConfig, Origin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -90,8 +94,7 @@ section! {
     /// `[relay]`
     pub struct RelayConfig {
         /// Address and port of WebSocket and HTTP.
-        #[serde(deserialize_with = "listen_address")]
-        pub listen: SocketAddr => Restart,
+        pub listen: ListenAddress => Restart,
         /// NIP-11 `name`.
         pub name: String => OnReload,
         /// NIP-11 `description`.
@@ -110,7 +113,7 @@ section! {
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
@@ -224,6 +227,14 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// An environment variable is wrong.
+    #[error("environment variable {variable}: {message}")]
+    Variable {
+        /// Its name.
+        variable: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 impl Config {
@@ -241,14 +252,12 @@ impl Config {
         before != *self
     }
 
-    /// Reads a configuration file.
+    /// Reads a configuration file, and no environment variables: see [`Config::load`].
     ///
     /// # Errors
     /// With the line and the key when a key is unknown or a value is bad.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&read_text(path)?, path)
     }
 
     /// Reads a configuration from text; `path` is only for the error.
@@ -256,25 +265,31 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line = line_at(text, error.span().map_or(0, |span| span.start));
-            let key = text
-                .lines()
-                .nth(line - 1)
-                .and_then(|line| line.split_once('='))
-                .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line,
-                key,
-                message: error.message().to_owned(),
-            }
-        })?;
+        let config = parse_file(text, path)?;
         match config.limits.contradiction() {
             Some(message) => Err(ConfigError::of_event_bytes(text, path, message)),
             None => Ok(config),
         }
     }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// Reads each value by itself; whether they contradict each other is not looked at.
+fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|line| line.split_once('='))
+            .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
+        let message = error.message().to_owned();
+        ConfigError::Invalid { path: path.to_owned(), line, key, message }
+    })
 }
 
 impl ConfigError {
@@ -295,7 +310,7 @@ impl ConfigError {
 
     /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
     /// `place`-th in the file at `path`, from 0.
-    pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
+    fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
         struct Peers {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
@@ -311,11 +326,6 @@ impl ConfigError {
 /// The line, from 1, of the byte at `start`.
 fn line_at(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or("").matches('\n').count() + 1
-}
-
-fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| D::Error::custom("must be an address and a port: \"127.0.0.1:7777\""))
 }
 
 fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
