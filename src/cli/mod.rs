@@ -36,7 +36,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
-use negsync::sync::{PeerFilter, PeerUrl};
+use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -136,8 +136,8 @@ fn read_config(path: &Path) -> Result<Config, ConfigError> {
     let config = Config::read(path)?;
     for (place, peer) in config.peers.iter().enumerate() {
         let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
-        let url = PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
-        if url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct {
+        if peer.url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct
+        {
             let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
             return Err(wrong("url", reason.to_owned()));
         }

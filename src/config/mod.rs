@@ -11,7 +11,6 @@ mod network;
 mod page;
 mod proxy;
 mod rates;
-mod relay_url;
 mod section;
 mod sync;
 mod within;
@@ -27,7 +26,6 @@ pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
-pub use relay_url::RelayUrl;
 pub use section::{Key, TakesEffect};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
@@ -270,10 +268,13 @@ impl Config {
                 message: error.message().to_owned(),
             }
         })?;
-        match config.limits.contradiction() {
-            Some(message) => Err(ConfigError::of_event_bytes(text, path, message)),
-            None => Ok(config),
+        if let Some(message) = config.limits.contradiction() {
+            return Err(ConfigError::of_event_bytes(text, path, message));
         }
+        if let Some((place, message)) = sync::repeated_peer(&config.peers) {
+            return Err(ConfigError::in_peer(text, path, place, "url", message));
+        }
+        Ok(config)
     }
 }
 
@@ -296,14 +297,18 @@ impl ConfigError {
     /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
     /// `place`-th in the file at `path`, from 0.
     pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        Self::in_peer(&text, path, place, key, message)
+    }
+
+    fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
         struct Peers {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
         }
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let peers = toml::from_str::<Peers>(&text).ok();
+        let peers = toml::from_str::<Peers>(text).ok();
         let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
-        let line = line_at(&text, value.map_or(0, |value| value.span().start));
+        let line = line_at(text, value.map_or(0, |value| value.span().start));
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 }
@@ -445,6 +450,8 @@ mod tests {
             ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
             ("[nothing]\nx = 1", 1, "nothing"),
             ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
+            ("[[peer]]\nurl = \"http://a\"", 2, "url"),
+            ("[[peer]]\nurl = \"ws://a\"\n[[peer]]\nurl = \"WS://A:80/\"", 4, "url"),
             ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),
             ("[relay\n", 1, ""),
         ] {
