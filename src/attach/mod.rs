@@ -18,6 +18,7 @@ use crate::clients::{Service, refusals};
 use crate::config::{Config, ListenAddress, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::relay_url::redacted;
 use crate::store::{PrivateKinds, RelayKind, StoreError};
 use hyper::header::HeaderName;
 use std::net::{SocketAddr, TcpListener};
@@ -136,7 +137,7 @@ impl Attach {
         let attach = &config.attach;
         let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
         let relay = http::authority(&attach.url)
-            .ok_or_else(|| AttachError::Url { url: attach.url.clone() })?;
+            .ok_or_else(|| AttachError::Url { url: redacted(&attach.url) })?;
         let forward_header = attach
             .forward_header
             .parse()

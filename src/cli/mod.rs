@@ -36,7 +36,7 @@ use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
-use negsync::sync::{PeerFilter, PeerUrl};
+use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -134,9 +134,8 @@ fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
     let loaded = Config::load(path, std::env::vars_os())?;
     for (place, peer) in loaded.config.peers.iter().enumerate() {
         let wrong = |key, reason| loaded.wrong_peer(place, key, reason);
-        let url = PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
         let proxy = peer.proxy.as_ref().unwrap_or(&loaded.config.sync.proxy);
-        if url.is_onion() && *proxy == Via::Direct {
+        if peer.url.is_onion() && *proxy == Via::Direct {
             let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
             return Err(wrong("url", reason.to_owned()));
         }

@@ -10,6 +10,7 @@ pub(crate) mod linger;
 pub(crate) mod listeners;
 pub mod message;
 pub(crate) mod neg_sessions;
+pub(crate) mod nip42;
 pub(crate) mod own_host;
 mod read_trouble;
 pub(crate) mod refusals;

@@ -12,7 +12,6 @@ mod network;
 mod page;
 mod proxy;
 mod rates;
-mod relay_url;
 mod section;
 mod source;
 mod sync;
@@ -30,7 +29,6 @@ pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
-pub use relay_url::RelayUrl;
 pub use section::{Key, TakesEffect};
 pub use source::{LoadedConfig, Origin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
@@ -265,11 +263,7 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config = parse_file(text, path)?;
-        match config.limits.contradiction() {
-            Some(message) => Err(ConfigError::of_event_bytes(text, path, message)),
-            None => Ok(config),
-        }
+        Ok(Self::load_text(text, path, [])?.config)
     }
 }
 
@@ -308,17 +302,15 @@ impl ConfigError {
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 
-    /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
-    /// `place`-th in the file at `path`, from 0.
-    fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
+    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
+    fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
         struct Peers {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
         }
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let peers = toml::from_str::<Peers>(&text).ok();
+        let peers = toml::from_str::<Peers>(text).ok();
         let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
-        let line = line_at(&text, value.map_or(0, |value| value.span().start));
+        let line = line_at(text, value.map_or(0, |value| value.span().start));
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 }
@@ -455,6 +447,8 @@ mod tests {
             ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
             ("[nothing]\nx = 1", 1, "nothing"),
             ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
+            ("[[peer]]\nurl = \"http://a\"", 2, "url"),
+            ("[[peer]]\nurl = \"ws://a\"\n[[peer]]\nurl = \"WS://A:80/\"", 4, "url"),
             ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),
             ("[relay\n", 1, ""),
         ] {

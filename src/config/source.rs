@@ -40,6 +40,9 @@ pub struct LoadedConfig {
     pub config: Config,
     // By key, such as `limits.filters`; without those that have their default.
     origins: BTreeMap<String, Origin>,
+    // The file as it was read, in which errors find their line.
+    text: String,
+    path: PathBuf,
 }
 
 impl LoadedConfig {
@@ -53,11 +56,23 @@ impl LoadedConfig {
     /// peers can tell.
     pub fn wrong_peer(&self, place: usize, key: &str, message: String) -> ConfigError {
         match self.origin("peer") {
-            Origin::File { path, .. } => ConfigError::of_peer(&path, place, key, message),
             Origin::Environment { variable } => {
                 ConfigError::Variable { variable, message: format!("{key}: {message}") }
             }
-            Origin::Default => ConfigError::of_peer(Path::new("relay.toml"), place, key, message),
+            _ => ConfigError::in_peer(&self.text, &self.path, place, key, message),
+        }
+    }
+
+    /// That an event is allowed more than a message: the variable that says so, else the line.
+    fn wrong_limit(&self, message: String) -> ConfigError {
+        let keys = ["limits.event_bytes", "limits.message_bytes"];
+        let variable = keys.into_iter().find_map(|key| match self.origin(key) {
+            Origin::Environment { variable } => Some(variable),
+            _ => None,
+        });
+        match variable {
+            Some(variable) => ConfigError::Variable { variable, message },
+            None => ConfigError::of_event_bytes(&self.text, &self.path, message),
         }
     }
 }
@@ -76,11 +91,18 @@ impl Config {
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<LoadedConfig, ConfigError> {
         let text = file.map(super::read_text).transpose()?.unwrap_or_default();
-        let path = file.unwrap_or(Path::new("relay.toml"));
-        let mut config = super::parse_file(&text, path)?;
-        let mut origins = lines(&text, path);
+        Self::load_text(&text, file.unwrap_or(Path::new("relay.toml")), variables)
+    }
+
+    pub(super) fn load_text(
+        text: &str,
+        path: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<LoadedConfig, ConfigError> {
+        let mut config = super::parse_file(text, path)?;
+        let mut origins = lines(text, path);
         // It has been parsed once already.
-        let mut table: Table = toml::from_str(&text).unwrap_or_default();
+        let mut table: Table = toml::from_str(text).unwrap_or_default();
         for (key, variable, text) in overrides(variables)? {
             let wrong = |message| ConfigError::Variable { variable: variable.clone(), message };
             set(&mut table, &key, &text).map_err(wrong)?;
@@ -90,25 +112,13 @@ impl Config {
                 .map_err(|error: toml::de::Error| wrong(error.message().trim_end().to_owned()))?;
             origins.insert(key, Origin::Environment { variable });
         }
-        let loaded = LoadedConfig { config, origins };
-        match loaded.config.limits.contradiction() {
-            Some(message) => Err(loaded.wrong_limit(&text, path, message)),
-            None => Ok(loaded),
+        let loaded = LoadedConfig { config, origins, text: text.to_owned(), path: path.to_owned() };
+        if let Some(message) = loaded.config.limits.contradiction() {
+            return Err(loaded.wrong_limit(message));
         }
-    }
-}
-
-impl LoadedConfig {
-    /// That an event is allowed more than a message: the variable that says so, else the line.
-    fn wrong_limit(&self, text: &str, path: &Path, message: String) -> ConfigError {
-        let keys = ["limits.event_bytes", "limits.message_bytes"];
-        let variable = keys.into_iter().find_map(|key| match self.origin(key) {
-            Origin::Environment { variable } => Some(variable),
-            _ => None,
-        });
-        match variable {
-            Some(variable) => ConfigError::Variable { variable, message },
-            None => ConfigError::of_event_bytes(text, path, message),
+        match super::sync::repeated_peer(&loaded.config.peers) {
+            Some((place, message)) => Err(loaded.wrong_peer(place, "url", message)),
+            None => Ok(loaded),
         }
     }
 }

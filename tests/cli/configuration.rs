@@ -50,6 +50,11 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         ("[[peer]]\nlive = true\nurl = \"relay.example.com\"\n", 3, "url: "),
         ("[[peer]]\nurl = \"ws://127.0.0.1:99999\"\n", 2, "url: "),
         ("[[peer]]\nurl = \"ws://abc.onion\"\n", 2, "url: an onion service needs a proxy"),
+        (
+            "[[peer]]\nurl = \"wss://a.example\"\n[[peer]]\nurl = \"WSS://A.example.:443/\"\n",
+            4,
+            "url: wss://a.example is in an earlier [[peer]] with the same filter; keep one of them",
+        ),
         ("[sync]\nproxy = \"socks4://a\"\n", 2, "proxy"),
         ("[[peer]]\nurl = \"ws://a\"\nmax_up_kib_s = 1\n", 3, "max_up_kib_s"),
         ("[[peer]]\nurl = \"ws://a\"\nfilter = []\n", 3, "filter"),

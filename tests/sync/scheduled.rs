@@ -14,7 +14,7 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 fn peer(url: &str, live: bool) -> PeerConfig {
-    PeerConfig { interval_s: Within::new(1), live, ..PeerConfig::new(url) }
+    PeerConfig { interval_s: Within::new(1), live, ..PeerConfig::new(url.parse().unwrap()) }
 }
 
 /// Keeps `relay` in sync with the relays at `urls`.
