@@ -19,7 +19,7 @@ mod event;
 mod filter;
 pub mod kinds;
 pub mod prefix;
-mod relay_url;
+pub mod relay_url;
 mod signature;
 mod tag_key;
 

@@ -379,7 +379,7 @@ impl Store {
         let checkpointer =
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let vanishing = Vanishing::load(&connection, options.relay_url)?;
+        let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = Beside {
             checkpointer,

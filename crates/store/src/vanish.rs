@@ -4,16 +4,15 @@
 use super::change::{Stored, Written};
 use super::fault;
 use super::rules::remove_in_turn;
-use negsync_nostr::Event;
-use negsync_nostr::RelayUrl;
-use negsync_nostr::TagKey;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
+use negsync_nostr::relay_url::RelayName;
+use negsync_nostr::{Event, TagKey};
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {
     // Which relay we are, where that is configured.
-    us: Option<RelayUrl>,
+    us: Option<RelayName>,
     // Whether anybody has vanished: until then no event is held against the list.
     anybody: bool,
     /// Whether events of those who have may still be stored.
@@ -23,7 +22,7 @@ pub(super) struct Vanishing {
 impl Vanishing {
     /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
     /// from here on.
-    pub(super) fn load(connection: &Connection, us: Option<RelayUrl>) -> rusqlite::Result<Self> {
+    pub(super) fn load(connection: &Connection, us: Option<RelayName>) -> rusqlite::Result<Self> {
         let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
         let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
         if vanishing.us.is_some() {
