@@ -1,5 +1,6 @@
 //! The kinds of metrics beside Prometheus' own, and how they are made.
 
+use crate::prefix::Prefix;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ impl Labelled {
 
     /// Counts a refusal by the machine-readable prefix of its text (NIP-01).
     pub fn count_prefix(&self, text: &str) {
-        self.count(text.split_once(':').map_or("", |(prefix, _)| prefix));
+        self.count(Prefix::of(text).map_or("", Prefix::as_str));
     }
 }
 
@@ -91,12 +92,8 @@ pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
 }
 
 pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    register(registry, unregistered_histogram(name, help, buckets))
-}
-
-/// A histogram of a floor below, shown by whoever stands above it.
-pub(super) fn unregistered_histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    made(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, made(Histogram::with_opts(options)))
 }
 
 pub(super) fn register<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> T {
