@@ -49,7 +49,8 @@ pub(super) type Answer = (Outgoing, Option<OwnedSemaphorePermit>);
 /// Where verbs put their answers.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    answers: mpsc::Sender<Answer>,
+    // Boxed: a queue has room for 32 from its beginning.
+    answers: mpsc::Sender<Box<Answer>>,
     // One permit a byte that may wait.
     room: Arc<Semaphore>,
     outbound_bytes: usize,
@@ -72,7 +73,7 @@ impl Outbox {
             permit = room => permit.ok(),
             () = self.answers.closed() => return false,
         };
-        self.answers.send((outgoing, permit)).await.is_ok()
+        self.answers.send(Box::new((outgoing, permit))).await.is_ok()
     }
 
     /// As [`Outbox::send`] where that takes no waiting; else gives it back.
@@ -81,7 +82,7 @@ impl Outbox {
         let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else {
             return Err(outgoing);
         };
-        let sent = self.answers.try_send((outgoing, Some(permit)));
+        let sent = self.answers.try_send(Box::new((outgoing, Some(permit))));
         sent.map_err(|refused| refused.into_inner().0)
     }
 
@@ -93,7 +94,7 @@ impl Outbox {
 
 /// The other ends of an outbox.
 pub(super) struct Waiting {
-    pub(super) answers: mpsc::Receiver<Answer>,
+    pub(super) answers: mpsc::Receiver<Box<Answer>>,
     pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
 }
 
