@@ -7,6 +7,7 @@ pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod linger;
+pub(crate) mod listeners;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod nip42;
