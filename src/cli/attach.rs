@@ -4,9 +4,9 @@ use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::{Context, bail};
 use negsync::admission::Admission;
-use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
+use negsync::sidecar::{self, Attach, open_sets};
 use negsync::store::{RelayKind, Store};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
@@ -73,7 +73,7 @@ impl Arguments {
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }
-        attach::check(&config)?;
+        sidecar::check(&config)?;
         Ok(config)
     }
 }

@@ -13,6 +13,7 @@ mod diff;
 mod explain;
 mod export;
 mod hand_over;
+mod hints;
 mod import;
 mod import_input;
 mod lines;
@@ -22,14 +23,13 @@ mod neg_open;
 mod peers;
 mod progress_line;
 mod relay;
-mod remedy;
 mod restore;
 mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;
 
-pub(crate) use remedy::remedy;
+pub(crate) use hints::hints;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};

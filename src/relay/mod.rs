@@ -23,14 +23,14 @@ mod upgrade;
 mod websocket;
 
 use crate::admission::{Admission, access};
-use crate::clients::accept::accept;
-use crate::clients::health::Health;
-use crate::clients::listeners::Listeners;
-use crate::clients::running::{Stop, running, stopped};
-use crate::clients::{Service, message, refusals};
 use crate::config::{Config, ListenAddress, Reloaded};
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
@@ -121,7 +121,7 @@ impl Relay {
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let peers = service.peers.clone();
-        tokio::spawn(refusals::log(Arc::clone(&service)));
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
         tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
