@@ -7,6 +7,7 @@ mod difference;
 mod handle;
 mod limits;
 mod metrics;
+mod moderation;
 mod network;
 mod page;
 mod proxy;
@@ -23,6 +24,7 @@ pub use connections::ConnectionsConfig;
 pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
 pub use metrics::MetricsConfig;
+pub use moderation::ModerationConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
@@ -69,6 +71,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// What the operator does not want.
+    pub moderation: ModerationConfig,
     /// The operator's own program that decides about events.
     pub write_policy: WritePolicyConfig,
     /// How this store asks others.

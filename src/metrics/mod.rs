@@ -70,7 +70,7 @@ const NEG_REASONS: [&str; 8] = [
     "error",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];
 
 /// What a store measures.
 #[derive(Debug, Clone)]

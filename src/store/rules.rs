@@ -4,11 +4,13 @@
 //! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
 //! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
 //! it does depends on these two events and on nothing that the store has seen before. So two stores
-//! that give each other all they have end equal, whatever the history of each.
+//! that give each other all they have end equal, whatever the history of each; but for what an
+//! operator has removed.
 
 use super::change::{Step, Stored, Written};
 use super::deletion;
 use super::event::{AUTHENTICATION, DELETION, Event, Lifetime, VANISH, VerifiedEvent};
+use super::operator;
 use super::vanish::Vanishing;
 use crate::item::Item;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -25,6 +27,8 @@ pub enum Outcome {
     Superseded,
     /// Its author has deleted it, or the recipient of the gift wrap that it is (NIP-09, NIP-59).
     Deleted,
+    /// The relay's operator has removed it.
+    RemovedByOperator,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
     /// It asks to delete more than one request, or all requests of its author, may name.
@@ -55,6 +59,9 @@ pub(super) fn apply(
             change.steps.push(Step::Passed(Arc::new(event)));
         }
         return Ok(Outcome::PassedOn);
+    }
+    if operator::is_deleted(connection, &event.item().id)? {
+        return Ok(Outcome::RemovedByOperator);
     }
     if vanishing.covers(connection, &event)? {
         return Ok(Outcome::Vanished);

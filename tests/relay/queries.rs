@@ -20,7 +20,8 @@ const OTHER_TAGS: usize = 100;
 fn fill(path: &Path) {
     let store = Store::open(path, StoreOptions::default(), Box::new(|_| {})).unwrap();
     let event = |number: u64| {
-        let mut tags = vec![json!(["t", (number % 2).to_string()]), json!(["e", number.to_string()])];
+        let mut tags =
+            vec![json!(["t", (number % 2).to_string()]), json!(["e", number.to_string()])];
         tags.resize(tags.len() + OTHER_TAGS, json!(["other", "1"]));
         let json = json!({
             "id": format!("{number:064x}"), "pubkey": "11".repeat(32), "kind": 1,
