@@ -16,6 +16,7 @@ pub mod plot;
 mod policy;
 pub mod prefix;
 pub mod relay;
+pub mod relay_url;
 pub mod store;
 pub mod sync;
 pub mod utc;

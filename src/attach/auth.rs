@@ -6,18 +6,15 @@
 //! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
 //! another one, and the OK that comes for it may be that of an EVENT.
 
-use crate::store::{Event, RelayKind, unix_now};
-use hyper::Uri;
+use crate::clients::nip42;
+use crate::relay_url::RelayUrl;
+use crate::store::{Event, RelayKind};
 use serde_json::Value;
 use serde_json::value::RawValue;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Messages about AUTH of up to this size are read in passing.
 pub(super) const SEEN_BYTES: usize = 64 << 10;
-/// NIP-42: the kind of an AUTH event.
-const AUTH: u16 = 22_242;
-/// NIP-42: how far its time may be from now, in seconds.
-const AUTH_SPAN_S: u64 = 600;
 
 /// How the NOTICE begins with which nostr-relay (Python) refuses an AUTH.
 const REFUSALS: [&str; 7] = [
@@ -89,22 +86,17 @@ impl Auth {
     pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str) {
         let Ok([_, event]) = serde_json::from_str::<[&RawValue; 2]>(text) else { return };
         let Ok(event) = Event::parse(event.get()) else { return };
-        let now = unix_now();
         let tags = tags(event.json());
-        let challenge = self.challenge.as_deref();
-        let names_challenge = |tag: &[String]| tag.get(1).map(String::as_str) == challenge;
-        let names_relay = |tag: &[String]| tag.get(1).and_then(|url| host(url)) == host(relay_url);
-        let is_ours = event.kind() == AUTH
-            && event.item().created_at.abs_diff(now) < AUTH_SPAN_S
-            && challenge.is_some()
-            && named(&tags, "challenge").any(names_challenge)
-            && host(relay_url).is_some()
-            && named(&tags, "relay").any(names_relay);
-        if !is_ours {
+        let us = host(relay_url);
+        let is_us = |url: &str| us.is_some() && host(url) == us;
+        let Some(challenge) = self.challenge.as_deref() else { return };
+        if nip42::check(&event, challenge, is_us).is_err() {
             return;
         }
         let Ok(event) = event.verify() else { return };
         self.sent = Some((event.item().id, *event.pubkey()));
+        let names_relay = |tag: &[String]| tag.get(1).is_some_and(|url| is_us(url));
+        let names_challenge = |tag: &[String]| tag.get(1).is_some_and(|it| it == challenge);
         let counts = |name: &str, is_right: &dyn Fn(&[String]) -> bool| match kind {
             RelayKind::NostrRsRelay => {
                 named(&tags, name).filter(|tag| tag.len() == 2).last().is_some_and(is_right)
@@ -127,8 +119,7 @@ fn named<'tags>(tags: &'tags [Vec<String>], name: &str) -> impl Iterator<Item = 
 }
 
 fn host(url: &str) -> Option<String> {
-    let uri: Uri = url.trim().parse().ok()?;
-    uri.host().map(str::to_ascii_lowercase)
+    RelayUrl::parse(url).ok().map(|url| url.host().to_owned())
 }
 
 fn tags(json: &str) -> Vec<Vec<String>> {
@@ -142,7 +133,7 @@ fn tags(json: &str) -> Vec<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nostr::{EventBuilder, JsonUtil, Keys, Kind, RelayUrl, SecretKey, Tag};
+    use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag};
 
     const RELAY: &str = "wss://relay.example/";
 
@@ -151,7 +142,7 @@ mod tests {
     }
 
     fn auth(keys: &Keys, challenge: &str, relay: &str) -> (String, String) {
-        let relay = RelayUrl::parse(relay).unwrap();
+        let relay = nostr::RelayUrl::parse(relay).unwrap();
         let event = EventBuilder::auth(challenge, relay).sign_with_keys(keys).unwrap();
         (format!(r#"["AUTH",{}]"#, event.as_json()), event.id.to_hex())
     }

@@ -4,6 +4,7 @@
 
 use super::{Shared, tunnel};
 use crate::clients::limits::{client_address, remove_forwarding};
+use crate::relay_url::RelayUrl;
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Body as HttpBody, Bytes, Incoming};
@@ -12,7 +13,7 @@ use hyper::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
     SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
 };
-use hyper::{Method, Request, Response, StatusCode, Uri};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde_json::Value;
 use std::net::IpAddr;
@@ -39,11 +40,8 @@ pub(super) type Body = BoxBody<Bytes, Trouble>;
 
 /// Host and port of a `ws://` URL that has nothing else.
 pub(super) fn authority(url: &str) -> Option<String> {
-    let uri: Uri = url.trim().parse().ok()?;
-    let is_plain = uri.scheme_str() == Some("ws") && uri.path_and_query().is_none_or(|p| p == "/");
-    let authority =
-        uri.authority().filter(|authority| is_plain && !authority.as_str().contains('@'))?;
-    Some(format!("{}:{}", authority.host(), authority.port_u16().unwrap_or(80)))
+    let url = RelayUrl::parse(url).ok()?;
+    (!url.is_encrypted() && url.is_bare()).then(|| url.authority())
 }
 
 /// Answers a request with what the relay answers.

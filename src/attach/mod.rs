@@ -12,16 +12,17 @@ mod wire;
 use crate::admission::{Admission, AdmissionError};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
+use crate::clients::listeners::Listeners;
 use crate::clients::running::{Stop, running};
 use crate::clients::{Service, refusals};
-use crate::config::{Config, Reloaded};
+use crate::config::{Config, ListenAddress, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::relay_url::redacted;
 use crate::store::{PrivateKinds, RelayKind, StoreError};
 use hyper::header::HeaderName;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
-use tokio::net::TcpListener;
 
 /// Why nothing could be attached to a relay.
 #[derive(Debug, thiserror::Error)]
@@ -56,8 +57,8 @@ pub enum AttachError {
     /// The address could not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// The address, as it is configured.
+        address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
     },
@@ -95,7 +96,7 @@ fn private_kinds(config: &Config) -> PrivateKinds {
 
 /// A running plugin.
 pub struct Attach {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     status_address: Option<SocketAddr>,
     admission: Admission,
     peers: Peers,
@@ -122,21 +123,43 @@ impl Attach {
     /// # Errors
     /// When the configuration cannot be used or an address is taken.
     pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
+        Self::start_on(config, sets, Vec::new()).await
+    }
+
+    /// As [`Attach::start`], on sockets that listen already, in place of `relay.listen`; on none it
+    /// listens at `relay.listen` itself.
+    ///
+    /// # Errors
+    /// As [`Attach::start`].
+    pub async fn start_on(
+        config: Config,
+        sets: Sets,
+        sockets: Vec<TcpListener>,
+    ) -> Result<Self, AttachError> {
         check(&config)?;
         let attach = &config.attach;
         let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
         let relay = http::authority(&attach.url)
-            .ok_or_else(|| AttachError::Url { url: attach.url.clone() })?;
+            .ok_or_else(|| AttachError::Url { url: redacted(&attach.url) })?;
         let forward_header = attach
             .forward_header
             .parse()
             .map_err(|_| AttachError::Header { name: attach.forward_header.clone() })?;
-        let (listener, address) = listen(config.relay.listen).await?;
-        let for_status = match attach.status_listen {
-            Some(address) => Some(listen(address).await?),
+        let failed = |address: &ListenAddress, source| AttachError::Listen {
+            address: address.clone(),
+            source,
+        };
+        let listen = &config.relay.listen;
+        let listeners = match sockets.as_slice() {
+            [] => Listeners::bind(listen).await,
+            _ => Listeners::handed_over(sockets),
+        };
+        let Listeners { sockets, addresses } = listeners.map_err(|it| failed(listen, it))?;
+        let for_status = match &attach.status_listen {
+            Some(listen) => Some(Listeners::bind(listen).await.map_err(|it| failed(listen, it))?),
             None => None,
         };
-        let status_address = for_status.as_ref().map(|(_, address)| *address);
+        let status_address = for_status.as_ref().and_then(|it| it.addresses.first().copied());
         let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
@@ -154,21 +177,27 @@ impl Attach {
             database: Health::default(),
             answers: Health::default(),
         });
-        if let Some((listener, _)) = for_status {
+        if let Some(listeners) = for_status {
             let shared = Arc::clone(&shared);
-            stop.accepts(accept(listener, Arc::clone(&service), move |request, from| {
+            accept(&mut stop, listeners.sockets, &service, move |request, from| {
                 status::respond(request, from, Arc::clone(&shared))
-            }));
+            });
         }
-        stop.accepts(accept(listener, service, move |request, from| {
+        accept(&mut stop, sockets, &service, move |request, from| {
             http::respond(request, from, Arc::clone(&shared))
-        }));
-        Ok(Self { address, status_address, admission, peers, stop })
+        });
+        Ok(Self { addresses, status_address, admission, peers, stop })
     }
 
-    /// Where clients connect; the port is the system's choice when the configuration names 0.
+    /// Where clients connect; the port is the system's choice when the configuration names 0. Of
+    /// several addresses the first.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Every address on which clients connect, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// Where `/health` and `/metrics` are, if they are anywhere.
@@ -197,11 +226,4 @@ impl Attach {
     pub async fn stop(self) {
         self.stop.stop().await;
     }
-}
-
-async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), AttachError> {
-    let failed = |source| AttachError::Listen { address, source };
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
-    Ok((listener, address))
 }

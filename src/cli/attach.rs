@@ -1,6 +1,6 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
-use super::serving::{ListenArguments, Serves, Serving, Signals};
+use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::{Context, bail};
 use negsync::admission::Admission;
@@ -9,7 +9,6 @@ use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Schedule};
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -91,13 +90,12 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let sets = open_sets(&config)?;
         let attach = Attach::start(config.clone(), sets.clone()).await?;
-        let (address, status) = (attach.address(), attach.status_address());
+        let (addresses, status) = (attach.addresses().to_vec(), attach.status_address());
         let database = config.attach.path.display().to_string();
         let (relay, peers) = (config.attach.url.clone(), config.peers.len());
         let serving = Serving::begin(Beside { attach, sets, notes: None }, log)?;
-        tracing::info!(%address, ?status, database, relay, peers, "serving");
-        // A closed standard output is no reason not to serve.
-        let _ = writeln!(std::io::stdout(), "negsync serves {database} on ws://{address}");
+        tracing::info!(?addresses, ?status, database, relay, peers, "serving");
+        say_where(&database, &addresses);
         serving.run(signals, || arguments.config()).await
     })
 }

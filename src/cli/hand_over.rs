@@ -7,7 +7,8 @@ use anyhow::Context;
 use negsync::admission::Admission;
 use negsync::config::{Config, Synchronous, Via};
 use negsync::index::Index;
-use negsync::sync::{Direction, Local, Options, PeerUrl, sync};
+use negsync::relay_url::RelayUrl;
+use negsync::sync::{Direction, Local, Options, sync};
 use std::io::Write;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -20,7 +21,7 @@ pub(super) struct HandOver {
 
 impl HandOver {
     pub(super) fn to(url: &str) -> anyhow::Result<Self> {
-        PeerUrl::parse(url)?;
+        RelayUrl::parse(url)?;
         let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
         Ok(Self { url: url.to_owned(), folder })
     }

@@ -39,9 +39,9 @@ pub(crate) use remedy::remedy;
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
+use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
-use negsync::sync::{PeerFilter, PeerUrl};
+use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -129,7 +129,8 @@ enum Command {
 /// Which configuration and which store a command works with.
 #[derive(Args)]
 struct StoreArguments {
-    /// The configuration file; without it every key has its default.
+    /// The configuration file; without it every key has its default. A variable such as
+    /// NEGSYNC__STORE__PATH wins over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The SQLite file that holds the events; wins over the configuration.
@@ -139,10 +140,7 @@ struct StoreArguments {
 
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => read_config(path)?,
-            None => Config::default(),
-        };
+        let mut config = read_config(self.config.as_deref())?.config;
         if let Some(store) = &self.store {
             config.store.path.clone_from(store);
         }
@@ -151,13 +149,13 @@ impl StoreArguments {
     }
 }
 
-/// Reads the configuration, with what only a sync knows to be wrong.
-fn read_config(path: &Path) -> Result<Config, ConfigError> {
-    let config = Config::read(path)?;
-    for (place, peer) in config.peers.iter().enumerate() {
-        let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
-        let url = PeerUrl::parse(&peer.url).map_err(|error| wrong("url", error.to_string()))?;
-        if url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct {
+/// Reads the file, if there is one, and the environment, with what only a sync knows to be wrong.
+fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
+    let loaded = Config::load(path, std::env::vars_os())?;
+    for (place, peer) in loaded.config.peers.iter().enumerate() {
+        let wrong = |key, reason| loaded.wrong_peer(place, key, reason);
+        let proxy = peer.proxy.as_ref().unwrap_or(&loaded.config.sync.proxy);
+        if peer.url.is_onion() && *proxy == Via::Direct {
             let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
             return Err(wrong("url", reason.to_owned()));
         }
@@ -165,7 +163,7 @@ fn read_config(path: &Path) -> Result<Config, ConfigError> {
             PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
         }
     }
-    Ok(config)
+    Ok(loaded)
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {

@@ -3,8 +3,9 @@
 
 use negsync::config::ConfigError;
 use negsync::relay::RelayError;
+use negsync::relay_url::RelayUrlError;
 use negsync::store::{FilterError, StoreError};
-use negsync::sync::{SyncError, UrlError};
+use negsync::sync::SyncError;
 use std::error::Error;
 use std::io::{self, ErrorKind};
 
@@ -29,7 +30,7 @@ fn of_cause(cause: &(dyn Error + 'static)) -> Option<&'static str> {
     if let Some(RelayError::Store(error)) = cause.downcast_ref() {
         return store(error);
     }
-    if cause.is::<UrlError>() || matches!(cause.downcast_ref(), Some(SyncError::Url(_))) {
+    if cause.is::<RelayUrlError>() || matches!(cause.downcast_ref(), Some(SyncError::Url(_))) {
         return Some("a relay's URL is such as wss://relay.example.com");
     }
     if cause.is::<FilterError>() {

@@ -1,8 +1,9 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
 use super::Log;
-use negsync::config::{Config, Reloaded};
+use negsync::config::{Config, ListenAddress, Reloaded};
 use negsync::sync::Schedule;
+use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -11,21 +12,25 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Where to serve.
 #[derive(clap::Args)]
 pub(super) struct ListenArguments {
-    /// The address and port to serve on; wins over the configuration. Port 0 takes any free one.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
-    listen: Option<SocketAddr>,
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:7777".to_owned())
+    /// Where to serve, such as 127.0.0.1:7777, localhost:7777 (every address of the name) or :7777
+    /// (every address of this machine); wins over the configuration. Port 0 takes any free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<ListenAddress>,
 }
 
 impl ListenArguments {
     pub(super) fn apply(&self, config: &mut Config) {
-        if let Some(listen) = self.listen {
-            config.relay.listen = listen;
+        if let Some(listen) = &self.listen {
+            config.relay.listen.clone_from(listen);
         }
     }
+}
+
+/// Prints what is served, and where.
+pub(super) fn say_where(served: &str, addresses: &[SocketAddr]) {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "negsync serves {served} on {}", urls.join(", "));
 }
 
 /// The relay, or the plugin before another one.

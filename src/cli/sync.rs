@@ -5,8 +5,9 @@ use super::local::{self, OpenedLocal};
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, start_log, unless_closed};
-use anyhow::{Context, bail};
-use negsync::sync::{Direction, Local, Options, PeerFilter, PeerUrl, Report, Verdict, sync};
+use anyhow::{Context, bail, ensure};
+use negsync::relay_url::RelayUrl;
+use negsync::sync::{Direction, Local, Options, PeerFilter, Report, Verdict, sync};
 use negsync::utc;
 use std::io::Write;
 use std::process::ExitCode;
@@ -62,14 +63,23 @@ fn direction(text: &str) -> Result<Direction, String> {
     }
 }
 
+/// Reads the URLs of relays; spellings of one relay are one relay.
+fn relay_urls(texts: &[String]) -> anyhow::Result<Vec<RelayUrl>> {
+    let mut urls: Vec<RelayUrl> = Vec::new();
+    for text in texts {
+        let url = RelayUrl::parse(text)?;
+        ensure!(!urls.contains(&url), "the relay {url} is named twice; name it once");
+        urls.push(url);
+    }
+    Ok(urls)
+}
+
 /// Exit code of a sync that could not be completed.
 const INCOMPLETE: u8 = 2;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
-    for url in &arguments.urls {
-        PeerUrl::parse(url)?;
-    }
+    relay_urls(&arguments.urls)?;
     let mut config = arguments.store.config()?;
     arguments.attach.apply(&mut config)?;
     arguments.connecting.apply(&mut config);

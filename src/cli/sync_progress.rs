@@ -4,6 +4,7 @@
 use super::progress_line::PeerProgress;
 use console::Term;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use negsync::relay_url::redacted;
 use negsync::sync::Progress;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -31,8 +32,9 @@ impl Display {
             let line = all.add(ProgressBar::no_length());
             line.with_style(style.unwrap_or_else(|_| ProgressStyle::default_spinner()))
         });
-        let progress = PeerProgress::new(url);
-        PeerDisplay { url: url.to_owned(), progress, line, logged_at: Instant::now() }
+        let url = redacted(url);
+        let progress = PeerProgress::new(&url);
+        PeerDisplay { url, progress, line, logged_at: Instant::now() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! What `negsync sync --trace` shows: the conversation, NIP-77 in the words of `negsync decode`.
 
 use super::explain::{Explained, Sender, explain};
+use negsync::relay_url::redacted;
 use negsync::sync::{Speaker, Trace};
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -10,7 +11,7 @@ const SHOWN_CHARS: usize = 120;
 
 /// Writes to standard error what is said to the peer at `url` and by it.
 pub(super) fn to_standard_error(url: &str) -> Trace {
-    let url = url.to_owned();
+    let url = redacted(url);
     Trace::new(move |speaker, message| {
         // Written as one, so that the messages of several peers stay apart.
         let _ = std::io::stderr().lock().write_all(shown(&url, speaker, message).as_bytes());

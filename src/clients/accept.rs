@@ -3,7 +3,7 @@
 
 use super::Service;
 use super::limits::{HalfOpen, Handshake};
-use super::running::stopped;
+use super::running::{Stop, stopped};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -32,15 +32,36 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 #[derive(Clone, Copy)]
 pub(crate) struct Streaming;
 
-/// Accepts until serving stops. `respond` answers a request from an address.
-pub(crate) async fn accept<R, F, B>(listener: TcpListener, service: Arc<Service>, respond: R)
-where
-    R: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + 'static,
+/// Accepts on every socket until serving stops. `respond` answers a request from an address.
+pub(crate) fn accept<R, F, B>(
+    stop: &mut Stop,
+    sockets: Vec<TcpListener>,
+    service: &Arc<Service>,
+    respond: R,
+) where
+    R: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Response<B>> + Send + 'static,
+    B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
+{
+    // Those of all sockets share the permits.
+    let half_open = Arc::new(HalfOpen::default());
+    for listener in sockets {
+        let (half_open, service) = (Arc::clone(&half_open), Arc::clone(service));
+        stop.accepts(accept_on(listener, half_open, service, respond.clone()));
+    }
+}
+
+async fn accept_on<R, F, B>(
+    listener: TcpListener,
+    half_open: Arc<HalfOpen>,
+    service: Arc<Service>,
+    respond: R,
+) where
+    R: Fn(Request<Incoming>, IpAddr) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
     let mut stopping = service.running.stopping.clone();
-    let half_open = Arc::new(HalfOpen::default());
     let mut is_refused = false;
     loop {
         let accepted = tokio::select! {

@@ -6,8 +6,9 @@
 //! hold: an address, `localhost`, a name without a dot, or one that the configuration names.
 
 use crate::config::Config;
+use crate::relay_url::{RelayName, RelayUrl};
+use hyper::Request;
 use hyper::header::{HOST, HeaderValue};
-use hyper::{Request, Uri};
 use std::net::IpAddr;
 
 /// Whether the request names an own host.
@@ -18,28 +19,23 @@ pub(crate) fn names_own_host<B>(request: &Request<B>, config: &Config) -> bool {
 /// Whether a `Host` is our own. No browser sends a request without one.
 pub(crate) fn is_own_host(header: Option<&HeaderValue>, config: &Config) -> bool {
     let Some(host) = header else { return true };
-    let host = host.to_str().ok().and_then(host_of);
-    host.is_some_and(|host| is_own(&host, config))
+    let name = host.to_str().ok().and_then(RelayName::of_host);
+    name.is_some_and(|name| is_own(name.host(), config))
 }
 
 fn is_own(host: &str, config: &Config) -> bool {
     let address = host.trim_start_matches('[').trim_end_matches(']');
     let is_configured = || {
         let urls = [&config.auth.relay_url, &config.attach.relay_url];
+        let hosts = urls.into_iter().filter_map(|url| RelayUrl::parse(url).ok());
         let mut names = config.relay.hosts.iter().map(|name| name.to_ascii_lowercase());
         names.any(|name| name == host)
-            || urls.into_iter().filter_map(|url| host_of(url)).any(|name| name == host)
+            || hosts.map(|url| url.name()).any(|name| name.host() == host)
     };
     address.parse::<IpAddr>().is_ok()
         || !host.contains('.')
         || host.ends_with(".localhost")
         || is_configured()
-}
-
-/// The host of a URL or of a `Host` header, in lower case.
-fn host_of(text: &str) -> Option<String> {
-    let uri: Uri = text.trim().parse().ok()?;
-    Some(uri.host()?.trim_end_matches('.').to_ascii_lowercase())
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 //! Which relay `negsync attach` stands before.
 
+use super::ListenAddress;
 use super::section::section;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 section! {
@@ -19,7 +19,7 @@ section! {
         pub forward_header: String => Restart,
         /// Where `/health` and `/metrics` are answered; none for nowhere.
         #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
-        pub status_listen: Option<SocketAddr> => Restart,
+        pub status_listen: Option<ListenAddress> => Restart,
         /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
         /// that does not answer AUTH.
         pub relay_url: String => Restart,
@@ -72,20 +72,20 @@ fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>,
     RelayKind::named(&name).map(Some).ok_or_else(unknown)
 }
 
-fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListenAddress>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() {
         return Ok(None);
     }
-    let wrong = || D::Error::custom("must be an address and a port, or empty");
-    text.parse().map(Some).map_err(|_| wrong())
+    let wrong = |error| D::Error::custom(format!("{error}, or empty"));
+    text.parse().map(Some).map_err(wrong)
 }
 
 fn listen_text<S: Serializer>(
-    address: &Option<SocketAddr>,
+    address: &Option<ListenAddress>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let text = address.map(|address| address.to_string());
+    let text = address.as_ref().map(ToString::to_string);
     serializer.serialize_str(&text.unwrap_or_default())
 }
 

@@ -1,7 +1,7 @@
 //! Who may do and see what, once a client has shown who it is (NIP-42).
 
-use super::RelayUrl;
 use super::section::section;
+use crate::relay_url::RelayUrl;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 section! {
@@ -82,7 +82,7 @@ impl From<PublicKeys> for Vec<String> {
 
 fn relay_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     let text = String::deserialize(deserializer)?;
-    let is_url = text.is_empty() || RelayUrl::parse(&text).is_some();
+    let is_url = text.is_empty() || RelayUrl::parse(&text).is_ok();
     is_url
         .then_some(text)
         .ok_or_else(|| D::Error::custom("must be a ws:// or wss:// URL, or empty"))

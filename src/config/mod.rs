@@ -6,14 +6,15 @@ mod connections;
 mod difference;
 mod handle;
 mod limits;
+mod listen_address;
 mod metrics;
 mod moderation;
 mod network;
 mod page;
 mod proxy;
 mod rates;
-mod relay_url;
 mod section;
+mod source;
 mod sync;
 mod within;
 mod write_policy;
@@ -23,14 +24,15 @@ pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
+pub use listen_address::{ListenAddress, ListenAddressError};
 pub use metrics::MetricsConfig;
 pub use moderation::ModerationConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
-pub use relay_url::RelayUrl;
 pub use section::{Key, TakesEffect};
+pub use source::{LoadedConfig, Origin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -94,8 +96,7 @@ section! {
     /// `[relay]`
     pub struct RelayConfig {
         /// Address and port of WebSocket and HTTP.
-        #[serde(deserialize_with = "listen_address")]
-        pub listen: SocketAddr => Restart,
+        pub listen: ListenAddress => Restart,
         /// NIP-11 `name`.
         pub name: String => OnReload,
         /// NIP-11 `description`.
@@ -114,7 +115,7 @@ section! {
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
@@ -228,6 +229,14 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// An environment variable is wrong.
+    #[error("environment variable {variable}: {message}")]
+    Variable {
+        /// Its name.
+        variable: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 impl Config {
@@ -245,14 +254,12 @@ impl Config {
         before != *self
     }
 
-    /// Reads a configuration file.
+    /// Reads a configuration file, and no environment variables: see [`Config::load`].
     ///
     /// # Errors
     /// With the line and the key when a key is unknown or a value is bad.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&read_text(path)?, path)
     }
 
     /// Reads a configuration from text; `path` is only for the error.
@@ -260,25 +267,27 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line = line_at(text, error.span().map_or(0, |span| span.start));
-            let key = text
-                .lines()
-                .nth(line - 1)
-                .and_then(|line| line.split_once('='))
-                .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line,
-                key,
-                message: error.message().to_owned(),
-            }
-        })?;
-        match config.limits.contradiction() {
-            Some(message) => Err(ConfigError::of_event_bytes(text, path, message)),
-            None => Ok(config),
-        }
+        Ok(Self::load_text(text, path, [])?.config)
     }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// Reads each value by itself; whether they contradict each other is not looked at.
+fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|line| line.split_once('='))
+            .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
+        let message = error.message().to_owned();
+        ConfigError::Invalid { path: path.to_owned(), line, key, message }
+    })
 }
 
 impl ConfigError {
@@ -297,17 +306,15 @@ impl ConfigError {
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 
-    /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
-    /// `place`-th in the file at `path`, from 0.
-    pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
+    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
+    fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
         struct Peers {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
         }
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        let peers = toml::from_str::<Peers>(&text).ok();
+        let peers = toml::from_str::<Peers>(text).ok();
         let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
-        let line = line_at(&text, value.map_or(0, |value| value.span().start));
+        let line = line_at(text, value.map_or(0, |value| value.span().start));
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 }
@@ -315,11 +322,6 @@ impl ConfigError {
 /// The line, from 1, of the byte at `start`.
 fn line_at(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or("").matches('\n').count() + 1
-}
-
-fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| D::Error::custom("must be an address and a port: \"127.0.0.1:7777\""))
 }
 
 fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
@@ -449,6 +451,8 @@ mod tests {
             ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
             ("[nothing]\nx = 1", 1, "nothing"),
             ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
+            ("[[peer]]\nurl = \"http://a\"", 2, "url"),
+            ("[[peer]]\nurl = \"ws://a\"\n[[peer]]\nurl = \"WS://A:80/\"", 4, "url"),
             ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),
             ("[relay\n", 1, ""),
         ] {

@@ -2,6 +2,7 @@
 
 use super::section::section;
 use super::{Via, Within};
+use crate::relay_url::RelayUrl;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -40,7 +41,7 @@ impl Default for SyncConfig {
 #[serde(deny_unknown_fields)]
 pub struct PeerConfig {
     /// The peer's `ws://` or `wss://` URL.
-    pub url: String,
+    pub url: RelayUrl,
     /// Which events, as one NIP-01 filter or several; all of them without it.
     #[serde(default)]
     pub filter: FilterObjects,
@@ -66,9 +67,9 @@ pub struct PeerConfig {
 
 impl PeerConfig {
     /// A peer with the defaults of `relay.toml`.
-    pub fn new(url: impl Into<String>) -> Self {
+    pub fn new(url: RelayUrl) -> Self {
         Self {
-            url: url.into(),
+            url,
             filter: FilterObjects::default(),
             direction: Direction::default(),
             interval_s: interval_s(),
@@ -78,6 +79,23 @@ impl PeerConfig {
             max_down_kib_s: None,
         }
     }
+}
+
+/// The first section that has a relay and a filter of an earlier one, and what is wrong with it. Both
+/// would move the same events at the same time.
+pub(super) fn repeated_peer(peers: &[PeerConfig]) -> Option<(usize, String)> {
+    peers.iter().enumerate().find_map(|(place, peer)| {
+        let is_same = |other: &PeerConfig| {
+            other.url == peer.url && other.filter.0.iter().any(|it| peer.filter.0.contains(it))
+        };
+        peers.iter().take(place).any(is_same).then(|| {
+            let url = &peer.url;
+            (
+                place,
+                format!("{url} is in an earlier [[peer]] with the same filter; keep one of them"),
+            )
+        })
+    })
 }
 
 /// One filter or an array of them, as NIP-01 writes them; at least one.

@@ -1,5 +1,6 @@
 //! The kinds of metrics beside Prometheus' own, and how they are made.
 
+use crate::prefix::Prefix;
 use prometheus::core::Collector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use std::sync::Arc;
@@ -46,7 +47,7 @@ impl Labelled {
 
     /// Counts a refusal by the machine-readable prefix of its text (NIP-01).
     pub fn count_prefix(&self, text: &str) {
-        self.count(text.split_once(':').map_or("", |(prefix, _)| prefix));
+        self.count(Prefix::of(text).map_or("", Prefix::as_str));
     }
 }
 

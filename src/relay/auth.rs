@@ -2,15 +2,14 @@
 //! it connected.
 
 use super::{Shared, message};
-use crate::config::{AuthConfig, PublicKeys, RelayUrl};
-use crate::store::{AUTHENTICATION, Event, EventError, Origin, PrivateKinds, Viewer, unix_now};
+use crate::clients::nip42;
+use crate::config::{AuthConfig, PublicKeys};
+use crate::relay_url::{RelayName, RelayUrl};
+use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::oneshot;
 
-/// How far the time of an AUTH event may be from now.
-const MOST_AGE_S: u64 = 600;
 /// The most keys that a connection may show.
 const MOST_KEYS: usize = 16;
 
@@ -40,7 +39,7 @@ impl Challenges {
 pub(super) struct Auth {
     challenge: String,
     // By which URL the client knows us; unknown to a client that named no host.
-    us: Option<RelayUrl>,
+    us: Option<RelayName>,
     private: PrivateKinds,
     viewer: Mutex<Viewer>,
 }
@@ -53,10 +52,10 @@ impl Auth {
         private: &PrivateKinds,
         host: Option<&str>,
     ) -> Self {
-        let configured = RelayUrl::parse(&config.relay_url);
+        let configured = RelayUrl::parse(&config.relay_url).ok().map(|url| url.name());
         Self {
             challenge: challenges.next(),
-            us: configured.or_else(|| RelayUrl::of_host(host?)),
+            us: configured.or_else(|| RelayName::of_host(host?)),
             private: private.clone(),
             viewer: Mutex::new(Viewer::new(private.clone(), [])),
         }
@@ -82,25 +81,9 @@ impl Auth {
         self.lock().sees(event)
     }
 
-    /// Whether one of the URLs is that by which the client knows us.
-    pub(super) fn is_us(&self, urls: &[String]) -> bool {
-        self.us.as_ref().is_some_and(|us| urls.iter().any(|url| us.is(url)))
-    }
-
-    /// Everything about an AUTH event but its signature (NIP-42, Signed Event Verification).
+    /// Everything about an AUTH event but its signature.
     fn check(&self, event: &Event) -> Result<(), &'static str> {
-        if event.kind() != AUTHENTICATION {
-            return Err("invalid: kind: AUTH takes 22242");
-        }
-        if event.item().created_at.abs_diff(unix_now()) > MOST_AGE_S {
-            return Err("invalid: created_at: more than ten minutes from now");
-        }
-        if !event.tag_values("challenge").contains(&self.challenge) {
-            return Err("invalid: challenge: is not the one that this connection was given");
-        }
-        if !self.is_us(&event.tag_values("relay")) {
-            return Err("invalid: relay: is not the URL of this relay");
-        }
+        nip42::check(event, &self.challenge, |url| self.us.as_ref().is_some_and(|us| us.is(url)))?;
         let viewer = self.lock();
         if viewer.keys().len() >= MOST_KEYS && !viewer.keys().contains(event.pubkey()) {
             return Err("restricted: this connection has shown enough keys");
@@ -142,10 +125,9 @@ pub(super) async fn answer(auth: &Auth, relay: &Shared, origin: &Origin, json: &
 /// Admits the event's author, or says why not.
 async fn show(auth: &Auth, relay: &Shared, origin: &Origin, event: Event) -> Result<(), String> {
     auth.check(&event)?;
-    let (send, verified) = oneshot::channel();
     let bytes = event.json().len();
-    relay.verifier.run(origin, bytes, move || drop(send.send(event.verify())));
-    let verified = verified.await.map_err(|_| "error: the signature could not be checked")?;
+    let verified = relay.verifier.check(origin, bytes, move || event.verify()).await;
+    let verified = verified.ok_or("error: the signature could not be checked")?;
     let event = verified.map_err(|error| invalid(&error))?;
     auth.admit(*event.pubkey(), &relay.config().auth.mirror_keys);
     Ok(())

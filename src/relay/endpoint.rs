@@ -1,6 +1,6 @@
 //! The one path at which the relay is reached (NIP-01, Communication between clients and relays).
 
-use hyper::Uri;
+use crate::relay_url::RelayUrl;
 
 /// The path of WebSocket, NIP-11 document and page: that of `auth.relay_url`, without it `/`.
 pub(super) struct Endpoint {
@@ -10,10 +10,8 @@ pub(super) struct Endpoint {
 
 impl Endpoint {
     pub(super) fn new(relay_url: &str) -> Self {
-        let path = relay_url
-            .trim()
-            .parse()
-            .map_or_else(|_| String::new(), |url: Uri| url.path().trim_end_matches('/').to_owned());
+        let path =
+            RelayUrl::parse(relay_url).map_or_else(|_| String::new(), |url| url.path().into());
         Self { path }
     }
 

@@ -25,9 +25,10 @@ mod websocket;
 use crate::admission::{Admission, AdmissionError, access};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
+use crate::clients::listeners::Listeners;
 use crate::clients::running::{Stop, running, stopped};
 use crate::clients::{Service, message, refusals};
-use crate::config::{Config, Reloaded};
+use crate::config::{Config, ListenAddress, Reloaded};
 use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
@@ -35,10 +36,9 @@ use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
 use page::Page;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
-use tokio::net::TcpListener;
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -52,8 +52,8 @@ pub enum RelayError {
     /// The address could not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// The address, as it is configured.
+        address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
     },
@@ -61,7 +61,7 @@ pub enum RelayError {
 
 /// A running relay.
 pub struct Relay {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     index: Index,
     admission: Admission,
     peers: Peers,
@@ -95,11 +95,20 @@ impl Shared {
 }
 
 impl Relay {
-    /// Opens the store, loads the index beside it, and serves.
+    /// Opens the store, loads the index beside it, and serves at `relay.listen`.
     ///
     /// # Errors
     /// When the store cannot be opened or the address is taken.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
+        Self::start_on(config, Vec::new()).await
+    }
+
+    /// As [`Relay::start`], on sockets that listen already, in place of `relay.listen`; on none it
+    /// listens at `relay.listen` itself.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or the sockets cannot be used.
+    pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
             private_kinds: private_kinds.clone(),
@@ -115,10 +124,13 @@ impl Relay {
             );
         });
         let control = control.ok();
-        let listen = config.relay.listen;
-        let failed = |source| RelayError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let listen = &config.relay.listen;
+        let listeners = match sockets.as_slice() {
+            [] => Listeners::bind(listen).await,
+            _ => Listeners::handed_over(sockets),
+        };
+        let Listeners { sockets, addresses } =
+            listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
         let admission = Admission::start(config)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
@@ -142,15 +154,21 @@ impl Relay {
             page: Page::default(),
             endpoint,
         });
-        stop.accepts(accept(listener, service, move |request, peer| {
+        accept(&mut stop, sockets, &service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
-        }));
-        Ok(Self { address, index, admission, peers, stop, control })
+        });
+        Ok(Self { addresses, index, admission, peers, stop, control })
     }
 
-    /// Where the relay listens; the port is the system's choice when the configuration names 0.
+    /// Where the relay listens; the port is the system's choice when the configuration names 0. Of
+    /// several addresses the first.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Every address on which the relay listens, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// The index that the relay serves.

@@ -39,6 +39,11 @@ impl LogLength {
         self.checkpoint.saturating_mul(2)
     }
 
+    /// At this length old reads break off, so that the thread can move what they have kept.
+    fn break_off(self) -> usize {
+        self.checkpoint.saturating_add(self.checkpoint / 2)
+    }
+
     /// What the writer may move itself before it starts the log over: a few milliseconds.
     fn restart(self) -> usize {
         self.checkpoint / RESTART_PART
@@ -85,15 +90,23 @@ impl Checkpointer {
         let caught_up = Arc::clone(&can_restart);
         let moving = Arc::new(Mutex::new(()));
         let (own_moving, doubt) = (Arc::clone(&moving), mender.doubt.clone());
+        let (written, reads) = (Arc::clone(&log_pages), gate.clone());
         let thread = std::thread::Builder::new()
             .name("store-checkpoint".into())
             .spawn(move || {
+                let mut broken_off: Option<Instant> = None;
                 while asked.recv().is_ok() {
                     let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
                     let near = (0..PASSES).any(|_| {
                         checkpoint(&own, "PASSIVE", &doubt)
                             .is_some_and(|left| left <= length.restart())
                     });
+                    // Nothing is moved beyond what the oldest read sees.
+                    let is_long = written.load(Ordering::Relaxed) >= length.break_off();
+                    if !near && is_long && broken_off.is_none_or(|at| at.elapsed() >= OWN_PAUSE) {
+                        reads.break_off();
+                        broken_off = Some(Instant::now());
+                    }
                     caught_up.store(near, Ordering::Release);
                 }
             })
@@ -124,7 +137,10 @@ impl Checkpointer {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.restart(writer) {
-                // One read always overlaps the next: they stop for a moment.
+                // One read always overlaps the next: they stop for a moment. What begins after that
+                // sees all of the log, and does not keep it from being moved.
+                drop(self.gate.close(READERS_TIMEOUT));
+                checkpoint(writer, "PASSIVE", &self.mender.doubt);
                 let _closed = self.gate.close(READERS_TIMEOUT);
                 if !self.restart(writer) {
                     self.tried = Some(Instant::now());

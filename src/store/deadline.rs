@@ -6,7 +6,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often a query that waits for something looks at its deadline.
-const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
 /// The end of a query, which whoever asks for it sets. Clones share it.
 #[derive(Clone, Default)]
@@ -53,6 +53,8 @@ impl Deadline {
     /// Called now and then by whoever works: lets others work first, and returns whether the query
     /// has to end.
     pub(super) fn give_way(&self) -> bool {
+        // A thread that has just woken up for somebody else waits no whole slice of a busy core.
+        std::thread::yield_now();
         self.is_over() || self.0.as_ref().is_some_and(|end| (end.give_way)()) || self.is_over()
     }
 

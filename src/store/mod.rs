@@ -63,8 +63,9 @@ pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{Batches, Reply, unix_now};
 
-use crate::config::{Config, RelayUrl};
+use crate::config::Config;
 use crate::metrics::StoreMetrics;
+use crate::relay_url::RelayUrl;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
@@ -330,7 +331,7 @@ impl StoreOptions {
             wal_mb: config.store.wal_mb.size(),
             private_kinds: PrivateKinds::default(),
             private_times: Some(PrivateKinds::new(config.auth.private_kinds.iter().copied())),
-            relay_url: RelayUrl::parse(&config.auth.relay_url),
+            relay_url: RelayUrl::parse(&config.auth.relay_url).ok(),
             batches: Batches::Short,
         }
     }
@@ -420,7 +421,7 @@ impl Store {
         let checkpointer =
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
-        let vanishing = Vanishing::load(&connection, options.relay_url)?;
+        let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = Beside {
             checkpointer,

@@ -1,10 +1,11 @@
 //! The gate that read transactions pass. SQLite begins its write-ahead log anew only while nobody
 //! reads from it; where one reader always overlaps the next, it would grow for ever. The
 //! checkpointer closes the gate for that moment: reads that have a deadline break off and begin
-//! anew, others are waited for.
+//! anew, others are waited for. Before that, it has old reads break off so that little is left to be
+//! moved while the gate is closed.
 
 use super::{Deadline, StoreError};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -14,7 +15,9 @@ pub(super) struct ReadGate(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    // Beside the mutex: asked for by every read, about once a millisecond.
+    // Counts how often all reads of the time were to break off. Every read looks at it, about once a
+    // millisecond.
+    breaks: AtomicU64,
     is_closed: AtomicBool,
     reading: Mutex<usize>,
     // Signalled when the gate opens, and when nobody reads any more.
@@ -22,7 +25,10 @@ struct Shared {
 }
 
 /// A read that has passed the gate, until this is dropped.
-pub(super) struct Reading(ReadGate);
+pub(super) struct Reading {
+    gate: ReadGate,
+    breaks: u64,
+}
 
 /// The closed gate; it opens where this is dropped.
 pub(super) struct Closed(ReadGate);
@@ -35,18 +41,23 @@ impl ReadGate {
             reading = deadline.wait(&self.0.reading, &self.0.moved, reading)?;
         }
         *reading += 1;
-        Ok(Reading(self.clone()))
+        Ok(Reading { gate: self.clone(), breaks: self.0.breaks.load(Ordering::Acquire) })
     }
 
-    /// Whether those who read are to break off.
-    pub(super) fn is_closed(&self) -> bool {
+    fn is_closed(&self) -> bool {
         self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Has the reads that have a deadline break off; they can begin anew at once.
+    pub(super) fn break_off(&self) {
+        self.0.breaks.fetch_add(1, Ordering::AcqRel);
     }
 
     /// Closes the gate, and waits for `timeout` at most until nobody reads.
     pub(super) fn close(&self, timeout: Duration) -> Closed {
         let reading = self.lock();
         self.0.is_closed.store(true, Ordering::Release);
+        self.break_off();
         drop(self.0.moved.wait_timeout_while(reading, timeout, |reading| *reading > 0));
         Closed(self.clone())
     }
@@ -56,12 +67,20 @@ impl ReadGate {
     }
 }
 
+impl Reading {
+    /// Says later whether the read is to break off.
+    pub(super) fn is_to_break_off(&self) -> impl Fn() -> bool + Send + 'static {
+        let (gate, breaks) = (self.gate.clone(), self.breaks);
+        move || gate.0.breaks.load(Ordering::Acquire) != breaks
+    }
+}
+
 impl Drop for Reading {
     fn drop(&mut self) {
-        let mut reading = self.0.lock();
+        let mut reading = self.gate.lock();
         *reading -= 1;
         if *reading == 0 {
-            self.0.0.moved.notify_all();
+            self.gate.0.moved.notify_all();
         }
     }
 }

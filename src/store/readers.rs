@@ -471,10 +471,10 @@ impl Pool {
         let Some(connection) = &mut checkout.connection else {
             return Err(StoreError::Closed.into());
         };
-        let _reading = self.gate.enter(deadline)?;
+        let reading = self.gate.enter(deadline)?;
         if !deadline.is_none() {
-            let (deadline, gate) = (deadline.clone(), self.gate.clone());
-            let has_to_end = move || gate.is_closed() || deadline.give_way();
+            let (deadline, is_to_break_off) = (deadline.clone(), reading.is_to_break_off());
+            let has_to_end = move || is_to_break_off() || deadline.give_way() || is_to_break_off();
             connection
                 .progress_handler(DEADLINE_STEPS, Some(has_to_end))
                 .map_err(StoreError::from)?;

@@ -6,13 +6,13 @@ use super::event::{ALL_RELAYS, Event, GIFT_WRAP, VANISH};
 use super::fault;
 use super::rules::remove_in_turn;
 use super::tag_key::TagKey;
-use crate::config::RelayUrl;
+use crate::relay_url::RelayName;
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// What the writer knows of requests to vanish.
 pub(super) struct Vanishing {
     // Which relay we are, where that is configured.
-    us: Option<RelayUrl>,
+    us: Option<RelayName>,
     // Whether anybody has vanished: until then no event is held against the list.
     anybody: bool,
     /// Whether events of those who have may still be stored.
@@ -22,7 +22,7 @@ pub(super) struct Vanishing {
 impl Vanishing {
     /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
     /// from here on.
-    pub(super) fn load(connection: &Connection, us: Option<RelayUrl>) -> rusqlite::Result<Self> {
+    pub(super) fn load(connection: &Connection, us: Option<RelayName>) -> rusqlite::Result<Self> {
         let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
         let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
         if vanishing.us.is_some() {

@@ -1,10 +1,11 @@
 //! The way to a peer: TCP, straight or through a proxy, and TLS where its URL asks for it.
 
 use super::SyncError;
-use super::dial::{DialError, Duplex, PeerUrl};
+use super::dial::{DialError, Duplex, unreached};
 use super::rate_limit::RateLimited;
 use super::tls::Trust;
 use crate::config::{PeerConfig, Proxy, ProxyProtocol, SyncConfig, Via};
+use crate::relay_url::RelayUrl;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use http_body_util::Empty;
@@ -75,7 +76,7 @@ impl Connector {
     ///
     /// # Errors
     /// When it is an onion service and there is no proxy.
-    pub(super) fn check(&self, url: &PeerUrl) -> Result<(), SyncError> {
+    pub(super) fn check(&self, url: &RelayUrl) -> Result<(), SyncError> {
         match self.via {
             // RFC 7686: such a name is never looked up.
             Via::Direct if url.is_onion() => {
@@ -86,7 +87,7 @@ impl Connector {
     }
 
     /// Opens a byte stream to the peer.
-    pub(super) async fn dial(&self, url: &PeerUrl) -> Result<Box<dyn Duplex>, DialError> {
+    pub(super) async fn dial(&self, url: &RelayUrl) -> Result<Box<dyn Duplex>, DialError> {
         self.check(url).map_err(|error| DialError::new(error.to_string()))?;
         let timeout = self.step_timeout();
         let stream = match &self.via {
@@ -115,15 +116,15 @@ impl Connector {
     }
 }
 
-async fn straight(url: &PeerUrl) -> Result<TcpStream, DialError> {
+async fn straight(url: &RelayUrl) -> Result<TcpStream, DialError> {
     let tcp = TcpStream::connect((url.host(), url.port())).await;
-    let tcp = tcp.map_err(|error| DialError::new(url.unreached(&error)))?;
+    let tcp = tcp.map_err(|error| DialError::new(unreached(url, &error)))?;
     tcp.set_nodelay(true).map_err(|error| DialError::new(error.to_string()))?;
     Ok(tcp)
 }
 
 /// Asks the proxy for a way to the peer, by the peer's name.
-async fn through(proxy: &Proxy, url: &PeerUrl) -> Result<Box<dyn Duplex>, String> {
+async fn through(proxy: &Proxy, url: &RelayUrl) -> Result<Box<dyn Duplex>, String> {
     let tcp = TcpStream::connect((proxy.host.as_str(), proxy.port)).await;
     let tcp = tcp.map_err(|error| format!("it cannot be reached ({error}); is it running?"))?;
     tcp.set_nodelay(true).map_err(|error| error.to_string())?;

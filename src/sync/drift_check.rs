@@ -3,6 +3,7 @@
 
 use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
 use crate::metrics::{DayDiffers, Look, Verdict, Watched};
+use crate::relay_url::RelayUrl;
 use crate::store::unix_now;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ const TICK: Duration = Duration::from_millis(500);
 /// Whom to look at, and how often at most.
 pub(super) struct DriftCheck {
     pub(super) local: Local,
-    pub(super) url: String,
+    pub(super) url: RelayUrl,
     pub(super) filter: PeerFilter,
     pub(super) interval: Duration,
     pub(super) stop: watch::Receiver<bool>,
@@ -56,7 +57,7 @@ impl DriftCheck {
             stop: Some(self.stop.clone()),
             ..DiffOptions::default()
         };
-        let found = diff(&self.local, &self.url, &options, |_| {}).await;
+        let found = diff(&self.local, self.url.expose(), &options, |_| {}).await;
         let found = found.map_err(|error| error.to_string());
         let look = match found.and_then(|found| found.error.clone().map_or(Ok(found), Err)) {
             Ok(found) => {
@@ -67,7 +68,7 @@ impl DriftCheck {
                 Look::new(unix_now(), days.collect())
             }
             Err(error) => {
-                tracing::debug!(peer = self.url, error, "a look at what differs failed");
+                tracing::debug!(peer = %self.url, error, "a look at what differs failed");
                 let before = before.map_or_else(Look::default, |look| (*look).clone());
                 Look { error: Some(error), ..before }
             }

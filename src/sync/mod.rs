@@ -31,7 +31,6 @@ mod trace;
 
 pub use breakdown::{By, Key, Rows};
 pub use connector::Connector;
-pub use dial::{PeerUrl, UrlError};
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::{PeerFilter, Window};
 pub use machine::Unseen;
@@ -47,6 +46,7 @@ pub use crate::config::Direction;
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::index::{Index, Sets};
+use crate::relay_url::RelayUrlError;
 use crate::store::{FilterError, Store, Verifier};
 use nostr::Keys;
 use relay_sink::RelaySink;
@@ -201,7 +201,7 @@ impl Default for Options {
 pub enum SyncError {
     /// The URL leads to no relay.
     #[error(transparent)]
-    Url(#[from] UrlError),
+    Url(#[from] RelayUrlError),
     /// The peer is an onion service, and no proxy leads to it.
     #[error("no proxy for the onion service {url}")]
     OnionWithoutProxy {

@@ -1,7 +1,8 @@
 //! What a peer says of itself (NIP-11), as far as a sync can use it.
 
 use super::connector::Connector;
-use super::dial::{DialError, PeerUrl};
+use super::dial::DialError;
+use crate::relay_url::RelayUrl;
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -52,7 +53,7 @@ impl Default for Information {
 
 impl Information {
     /// Asks for the document.
-    pub(super) async fn fetch(url: &PeerUrl, connector: &Connector) -> Result<Self, DialError> {
+    pub(super) async fn fetch(url: &RelayUrl, connector: &Connector) -> Result<Self, DialError> {
         let fetched =
             tokio::time::timeout(connector.patience(PATIENCE), request(url, connector)).await;
         fetched.map_err(|_| DialError::new("no NIP-11 document in time"))?
@@ -92,13 +93,13 @@ fn names(nips: &[Value], nip: u64) -> bool {
     nips.iter().any(|named| named.as_u64() == Some(nip))
 }
 
-async fn request(url: &PeerUrl, connector: &Connector) -> Result<Information, DialError> {
+async fn request(url: &RelayUrl, connector: &Connector) -> Result<Information, DialError> {
     let failed = |reason: String| DialError::new(format!("NIP-11: {reason}"));
     let stream = TokioIo::new(connector.dial(url).await?);
     let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
         .await
         .map_err(|error| failed(error.to_string()))?;
-    let request = Request::get(url.path())
+    let request = Request::get(url.expose_target())
         .header(HOST, url.authority())
         .header(ACCEPT, "application/nostr+json")
         .header(USER_AGENT, "negsync")

@@ -1,11 +1,12 @@
 //! One WebSocket connection to a peer: text in, text out, bounded both ways.
 
 use super::connector::Connector;
-use super::dial::{DialError, Duplex, PeerUrl};
+use super::dial::{DialError, Duplex};
 use super::machine::Loss;
 use super::message::one_line;
 use super::nip11::Information;
 use super::trace::{Speaker, Trace};
+use crate::relay_url::{RelayUrl, redacted};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::time::Duration;
@@ -72,7 +73,7 @@ pub(super) struct Peer {
 impl Peer {
     /// Connects. What the peer says of itself is asked for at the same time, unless it is known.
     pub(super) async fn connect(
-        url: &PeerUrl,
+        url: &RelayUrl,
         connector: &Connector,
         known: Option<Information>,
         trace: Option<Trace>,
@@ -144,13 +145,13 @@ impl Peer {
     }
 }
 
-async fn open(url: &PeerUrl, connector: &Connector) -> Result<Socket, DialError> {
+async fn open(url: &RelayUrl, connector: &Connector) -> Result<Socket, DialError> {
     let stream = connector.dial(url).await?;
     let config = WebSocketConfig::default()
         .max_message_size(Some(MESSAGE_BYTES))
         .max_write_buffer_size(MOST_UNSENT_BYTES)
         .max_frame_size(Some(MESSAGE_BYTES));
-    let handshake = tokio_tungstenite::client_async_with_config(url.as_str(), stream, Some(config));
+    let handshake = tokio_tungstenite::client_async_with_config(url.expose(), stream, Some(config));
     let (socket, _) = tokio::time::timeout(connector.step_timeout(), handshake)
         .await
         .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
@@ -167,7 +168,7 @@ fn refused(error: &Error) -> DialError {
         Some(place) if status.is_redirection() => DialError::lasting(
             format!(
                 "HTTP {status}, which leads to {}; name that if it is a relay",
-                one_line(place)
+                redacted(&one_line(place))
             ),
             None,
         ),

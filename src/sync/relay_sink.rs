@@ -3,7 +3,6 @@
 
 use super::backoff::Backoff;
 use super::connector::Connector;
-use super::dial::{PeerUrl, UrlError};
 use super::machine::Fate;
 use super::message::{self, PeerMessage};
 use super::nip11::Information;
@@ -11,8 +10,9 @@ use super::peer::{Frame, Peer, PeerError};
 use super::reason::{Prefix, Reason};
 use crate::index::Sets;
 use crate::item::Item;
+use crate::relay_url::{RelayUrl, RelayUrlError};
 use crate::store::{Event, Lifetime, VerifiedEvent};
-use nostr::{EventBuilder, JsonUtil, Keys, RelayUrl};
+use nostr::{EventBuilder, JsonUtil, Keys};
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc;
@@ -49,8 +49,8 @@ impl RelaySink {
         sets: Sets,
         keys: Option<Keys>,
         connector: Connector,
-    ) -> Result<Self, UrlError> {
-        let url = PeerUrl::parse(url)?;
+    ) -> Result<Self, RelayUrlError> {
+        let url = RelayUrl::parse(url)?;
         let (batches, queue) = mpsc::unbounded_channel();
         let hands = Hands {
             url,
@@ -76,7 +76,7 @@ impl RelaySink {
 
 /// Whoever hands over.
 struct Hands {
-    url: PeerUrl,
+    url: RelayUrl,
     sets: Sets,
     keys: Option<Keys>,
     connector: Connector,
@@ -325,7 +325,7 @@ fn fate(sets: &Sets, event: &Handed, failure: Option<&str>) -> Fate {
 }
 
 /// NIP-42: the answer to a challenge.
-fn sign(keys: &Keys, url: &PeerUrl, challenge: &str) -> Option<nostr::Event> {
-    let relay = RelayUrl::parse(url.as_str()).ok()?;
+fn sign(keys: &Keys, url: &RelayUrl, challenge: &str) -> Option<nostr::Event> {
+    let relay = nostr::RelayUrl::parse(&url.address()).ok()?;
     EventBuilder::auth(challenge, relay).sign_with_keys(keys).ok()
 }

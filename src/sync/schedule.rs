@@ -6,7 +6,7 @@ use super::backoff::Backoff;
 use super::connector::Connector;
 use super::drift_check::DriftCheck;
 use super::status::Status;
-use super::{Local, Options, PeerFilter, PeerUrl, SyncError, sync};
+use super::{Local, Options, PeerFilter, SyncError, sync};
 use crate::admission::Admission;
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
@@ -60,7 +60,7 @@ impl Schedule {
         peers.clear();
         for (peer, options) in prepared {
             let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
-            let watched = peers.add(&peer.url, peer.direction, peer.live);
+            let watched = peers.add(&peer.url.to_string(), peer.direction, peer.live);
             if config.page.enabled {
                 let looking = DriftCheck {
                     local: local.clone(),
@@ -72,7 +72,7 @@ impl Schedule {
                 };
                 syncs.spawn(looking.run());
             }
-            let status = Status::new(peer.url.clone(), watched);
+            let status = Status::new(peer.url.to_string(), watched);
             syncs.spawn(keep(local, peer, options, status));
         }
         Ok(Self { stop, syncs })
@@ -110,7 +110,7 @@ fn prepare(
     let connector = Connector::configured(&config.sync)?;
     let mut prepared = Vec::new();
     for peer in &config.peers {
-        connector.for_peer(peer).check(&PeerUrl::parse(&peer.url)?)?;
+        connector.for_peer(peer).check(&peer.url)?;
         // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
         for filter in peer.filter.texts() {
             let mut options = options(peer, &filter, stopping.clone())?;
@@ -127,7 +127,7 @@ fn options(
     stop: watch::Receiver<bool>,
 ) -> Result<Options, SyncError> {
     let filter = PeerFilter::parse(filter)
-        .map_err(|source| SyncError::Filter { url: peer.url.clone(), source })?;
+        .map_err(|source| SyncError::Filter { url: peer.url.to_string(), source })?;
     Ok(Options {
         filter,
         direction: peer.direction,
@@ -145,18 +145,19 @@ async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Stat
     let mut backoff = Backoff::default();
     loop {
         status.begin();
-        let pause = match sync(&local, &peer.url, &options, |progress| status.take(progress)).await
-        {
-            Ok(report) => {
-                status.ended(&report);
-                backoff.reset();
-                interval
-            }
-            Err(error) => {
-                status.failed(error.to_string());
-                backoff.next()
-            }
-        };
+        let pause =
+            match sync(&local, peer.url.expose(), &options, |progress| status.take(progress)).await
+            {
+                Ok(report) => {
+                    status.ended(&report);
+                    backoff.reset();
+                    interval
+                }
+                Err(error) => {
+                    status.failed(error.to_string());
+                    backoff.next()
+                }
+            };
         let Some(mut stop) = options.stop.clone() else { return };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

@@ -4,7 +4,8 @@
 use crate::support::Author;
 use crate::support::disk::write_secret;
 use crate::support::events::EPOCH;
-use crate::support::process::RelayProcess;
+use crate::support::http::http;
+use crate::support::process::{RelayProcess, negsync};
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
@@ -118,4 +119,54 @@ async fn a_log_that_cannot_be_written_ends_nothing() {
     relay.signal("TERM");
     let (status, _) = relay.ended();
     assert!(status.success(), "{status}");
+}
+
+/// A token in a peer's URL is the peer's alone to see.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_peers_url_holds_for_the_peer_alone_is_nowhere_else() {
+    let directory: TempDir = tempfile::tempdir().unwrap();
+    let directory = directory.path();
+    let there = start(directory, "there", "");
+    there.client().await.store(&Author::new(1).note(EPOCH, "hello")).await;
+    let tokens = ["hush-hush", "not-a-word"];
+    let peers = [
+        format!("{}/?token={}", there.url().replace("ws:", "WS:"), tokens[0]),
+        // One that is away.
+        format!("ws://127.0.0.1:9/?{}", tokens[1]),
+    ];
+    let sections = peers.each_ref().map(|url| format!("[[peer]]\nurl = {url:?}\ninterval_s = 1\n"));
+    let page = "[page]\nenabled = true\noperator = [\"127.0.0.1\"]\n";
+    let here = start(directory, "here", &[page, &sections.concat()].concat());
+    here.logged("\"synced\"");
+    here.logged("nothing serves at");
+    let address = here.url().trim_start_matches("ws://").parse().unwrap();
+    let mut said = Vec::new();
+    for path in ["/", "/metrics", "/status"] {
+        let body = http(address, "GET", path, &["Accept: text/html"]).await.body;
+        assert!(body.contains("token=..."), "{path}: {body}");
+        said.push(body);
+    }
+    let store = directory.join("a.sqlite");
+    let commands = ["sync", "sync --json", "sync --trace", "diff --json", "diff"];
+    let away = std::iter::once(("sync", &peers[1]));
+    for (arguments, url) in commands.map(|command| (command, &peers[0])).into_iter().chain(away) {
+        let mut words: Vec<&str> = arguments.split(' ').collect();
+        words.insert(1, url);
+        let ended = negsync(&[&words[..], &["--store", store.to_str().unwrap()]].concat(), "");
+        said.push(format!("{}\n{}", ended.stdout, ended.stderr));
+    }
+    // Refused at once.
+    for url in ["ws://hush-hush@a.example", "ws://a.example:99999/?token=hush-hush"] {
+        let ended = negsync(&["sync", url, "--store", store.to_str().unwrap()], "");
+        assert!(!ended.status.success());
+        said.push(ended.stderr);
+    }
+    for relay in [here, there] {
+        relay.signal("TERM");
+        said.push(relay.ended().1);
+    }
+    for text in said {
+        let line = text.lines().find(|line| tokens.iter().any(|token| line.contains(token)));
+        assert!(line.is_none(), "{}", line.unwrap_or_default());
+    }
 }

@@ -331,7 +331,7 @@ fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
     let filter = json!({ "kinds": kinds }).try_into().unwrap();
     // One sync, and then a long pause in which nothing changes but the time.
     let interval_s = Within::new(3_600);
-    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url) }
+    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url.parse().unwrap()) }
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {

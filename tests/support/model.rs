@@ -13,7 +13,7 @@ pub fn kept(events: &[Value], now: u64) -> Vec<Value> {
 
 /// As [`kept`], by a relay of this URL (NIP-62).
 pub fn kept_by(events: &[Value], now: u64, us: &str) -> Vec<Value> {
-    let us = negsync::config::RelayUrl::parse(us).unwrap();
+    let us = negsync::relay_url::RelayUrl::parse(us).unwrap().name();
     let names_us = |url: &Value| url == "ALL_RELAYS" || us.is(url.as_str().unwrap());
     let requests: Vec<&Value> = events
         .iter()

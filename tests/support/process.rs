@@ -20,7 +20,18 @@ pub struct Ended {
 
 /// Runs `negsync` with these arguments and this standard input.
 pub fn negsync(arguments: &[&str], stdin: &str) -> Ended {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+    run(&mut Command::new(env!("CARGO_BIN_EXE_negsync")), arguments, stdin)
+}
+
+/// As [`negsync`], with environment variables.
+pub fn negsync_with(variables: &[(&str, &str)], arguments: &[&str], stdin: &str) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.envs(variables.iter().copied());
+    run(&mut command, arguments, stdin)
+}
+
+fn run(command: &mut Command, arguments: &[&str], stdin: &str) -> Ended {
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -102,7 +113,7 @@ impl RelayProcess {
     }
 
     /// A command that serves, and says where.
-    fn serving(mut command: Command) -> Self {
+    pub fn serving(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
@@ -116,6 +127,7 @@ impl RelayProcess {
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("ws://"))
+            .map(|url| url.trim_end_matches(','))
             .unwrap_or_else(|| panic!("the relay did not say where it serves: {line:?}"))
             .to_owned();
         Self { child, url, log, reading: Some(reading) }

@@ -48,6 +48,7 @@ async fn the_exit_code_and_the_object_tell_what_was_done() {
             &[url.as_str(), "--filter", "{"],
             &[url.as_str(), "--filter", r#"{"kind":[1]}"#],
             &[url.as_str(), "--nonsense"],
+            &[url.as_str(), &format!("{url}/#top")],
         ] {
             let ended = run(wrong);
             assert_eq!(ended.status.code(), Some(1), "{wrong:?}: {ended:?}");

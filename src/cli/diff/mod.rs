@@ -10,9 +10,8 @@ use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
 use anyhow::{Context, ensure};
 use negsync::plot::{self, Bar, Days};
-use negsync::sync::{
-    By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, PeerUrl, diff,
-};
+use negsync::relay_url::RelayUrl;
+use negsync::sync::{By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, diff};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -68,7 +67,7 @@ const MOST_ROWS: usize = 40;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
-    PeerUrl::parse(&arguments.url)?;
+    RelayUrl::parse(&arguments.url)?;
     let mut config = arguments.store.config()?;
     arguments.connecting.apply(&mut config);
     start_log(&config.log)?;

@@ -3,7 +3,6 @@
 mod worker;
 
 use super::breakdown::{Breakdown, By};
-use super::dial::PeerUrl;
 use super::ingest::FromPeer;
 use super::machine::{Done, Loaded, Machine, Now, Settings, Work};
 use super::peer::{Frame, Peer, PeerError};
@@ -11,6 +10,7 @@ use super::report::{Progress, Report};
 use super::{Local, Options, SyncError};
 use crate::config::Direction;
 use crate::index::{Subscriber, SubscriberError};
+use crate::relay_url::RelayUrl;
 use crate::store::{Change, Step, unix_now};
 use std::collections::hash_map::RandomState;
 use std::future::Future;
@@ -37,7 +37,7 @@ pub(super) async fn run(
     by: Option<By>,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<(Report, Option<Breakdown>), SyncError> {
-    let url = PeerUrl::parse(url)?;
+    let url = RelayUrl::parse(url)?;
     local.connector.check(&url)?;
     let clock = Clock(Instant::now());
     let settings = Settings {
@@ -52,10 +52,10 @@ pub(super) async fn run(
         full_interval_s: options.full_interval_s,
         nonce: RandomState::new().build_hasher().finish(),
     };
-    let machine = Machine::new(url.as_str(), settings, clock.now());
+    let machine = Machine::new(&url.to_string(), settings, clock.now());
     let is_live = options.live && !options.dry_run;
     let key = mark_key(options);
-    let worker = Arc::new(Worker::new(local, url.as_str(), &options.filter, key, is_live));
+    let worker = Arc::new(Worker::new(local, &url, &options.filter, key, is_live));
     let (done, works) = mpsc::unbounded_channel();
     let driver = Driver {
         local,
@@ -94,7 +94,7 @@ impl Clock {
 
 struct Driver<'sync, P> {
     local: &'sync Local,
-    url: &'sync PeerUrl,
+    url: &'sync RelayUrl,
     options: &'sync Options,
     machine: Machine,
     worker: Arc<Worker>,

@@ -10,8 +10,9 @@ use crate::item::Item;
 use crate::reconcile::{
     Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, RangeSet,
 };
+use crate::relay_url::RelayUrl;
 use crate::store::{Event, Filter, PeerTraits, StoreError, SyncMark, unix_now};
-use nostr::{EventBuilder, JsonUtil, RelayUrl};
+use nostr::{EventBuilder, JsonUtil};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -27,9 +28,11 @@ const OVERLAP_S: u64 = 900;
 /// Our side of a sync with one peer.
 pub(super) struct Worker {
     local: Local,
-    url: String,
+    url: RelayUrl,
+    /// What the peer is remembered under.
+    peer_key: String,
     filter: PeerFilter,
-    /// What the peer is remembered under, beside its URL.
+    /// What the mark is remembered under, beside the peer.
     mark_key: String,
     sessions: Mutex<HashMap<u64, Initiator<Slice>>>,
     /// The ids of events on their way from the peer, where live events go back and forth.
@@ -39,14 +42,15 @@ pub(super) struct Worker {
 impl Worker {
     pub(super) fn new(
         local: &Local,
-        url: &str,
+        url: &RelayUrl,
         filter: &PeerFilter,
         mark_key: String,
         live: bool,
     ) -> Self {
         Self {
             local: local.clone(),
-            url: url.to_owned(),
+            url: url.clone(),
+            peer_key: url.key(),
             filter: filter.clone(),
             mark_key,
             sessions: Mutex::default(),
@@ -68,8 +72,8 @@ impl Worker {
         let Work::Ingest { subscription, asked, texts, bytes, live } = work else {
             return Done::Finished;
         };
-        let from_peer = self.from_peer.clone();
-        let events = ingest::settle(&self.local, &self.url, asked, texts, live, from_peer).await;
+        let (from_peer, url) = (self.from_peer.clone(), self.url.to_string());
+        let events = ingest::settle(&self.local, &url, asked, texts, live, from_peer).await;
         Done::Ingested { subscription, events, bytes }
     }
 
@@ -90,17 +94,22 @@ impl Worker {
             }
             Work::Kinds { ids } => self.kinds(&ids)?,
             Work::Load { ids } => self.load(&ids)?,
-            Work::RememberRefused(refused) => {
+            Work::RememberRefused(mut refused) => {
+                // The machine knows the peer by the URL that is shown.
+                for refused in refused.iter_mut().filter(|refused| !refused.peer.is_empty()) {
+                    refused.peer.clone_from(&self.peer_key);
+                }
                 store.remember_refused(refused)?;
                 Done::Finished
             }
             Work::RememberMark(mark) => self.remember(
                 "the sync mark",
-                store.remember_mark(self.url.clone(), self.mark_key.clone(), mark),
+                store.remember_mark(self.peer_key.clone(), self.mark_key.clone(), mark),
             ),
-            Work::RememberTraits(traits) => {
-                self.remember("the peer's traits", store.remember_traits(self.url.clone(), traits))
-            }
+            Work::RememberTraits(traits) => self.remember(
+                "the peer's traits",
+                store.remember_traits(self.peer_key.clone(), traits),
+            ),
             Work::Sign { challenge } => self.sign(&challenge),
             Work::Ingest { .. } => Done::Finished,
         })
@@ -109,15 +118,15 @@ impl Worker {
     /// What is only remembered to make the next sync shorter may fail.
     fn remember(&self, what: &str, written: Result<(), StoreError>) -> Done {
         if let Err(error) = written {
-            tracing::warn!(peer = self.url, what, %error, "not remembered");
+            tracing::warn!(peer = %self.url, what, %error, "not remembered");
         }
         Done::Finished
     }
 
     fn recall(&self) -> Result<Done, StoreError> {
         let reader = self.local.store.reader();
-        let mark: SyncMark = reader.sync_mark(&self.url, &self.mark_key)?;
-        let traits: PeerTraits = reader.peer_traits(&self.url)?;
+        let mark: SyncMark = reader.sync_mark(&self.peer_key, &self.mark_key)?;
+        let traits: PeerTraits = reader.peer_traits(&self.peer_key)?;
         let overlap = match mark.read {
             Some(read) => self.overlap(read.to)?,
             None => None,
@@ -190,8 +199,8 @@ impl Worker {
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
         let reader = self.local.store.reader();
-        let mut remembered = reader.refused(&self.url, &found.need)?;
-        remembered.extend(reader.refused(&self.url, &found.have)?);
+        let mut remembered = reader.refused(&self.peer_key, &found.need)?;
+        remembered.extend(reader.refused(&self.peer_key, &found.have)?);
         Ok(Done::Answered { session, found, remembered, unsettled_items, next })
     }
 
@@ -214,7 +223,7 @@ impl Worker {
                 have.push(item.id);
             }
         });
-        let remembered = self.local.store.reader().refused(&self.url, &have)?;
+        let remembered = self.local.store.reader().refused(&self.peer_key, &have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
             None => Rows::default(),
@@ -247,7 +256,9 @@ impl Worker {
 
     /// NIP-42.
     fn sign(&self, challenge: &str) -> Done {
-        let (Some(keys), Ok(relay)) = (&self.local.keys, RelayUrl::parse(&self.url)) else {
+        let (Some(keys), Ok(relay)) =
+            (&self.local.keys, nostr::RelayUrl::parse(&self.url.address()))
+        else {
             return Done::Finished;
         };
         match EventBuilder::auth(challenge, relay).sign_with_keys(keys) {
