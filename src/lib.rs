@@ -6,7 +6,6 @@ pub mod attach;
 pub mod clients;
 pub mod config;
 pub mod control;
-pub mod index;
 pub mod memory;
 pub mod metrics;
 pub mod moderation;
@@ -14,15 +13,15 @@ pub mod moderation;
 pub mod nostr_database;
 pub mod plot;
 mod policy;
-pub mod prefix;
 pub mod relay;
-pub mod relay_url;
-pub mod store;
 pub mod sync;
 pub mod utc;
 
+pub use negsync_index as index;
+pub use negsync_nostr::{prefix, relay_url};
 pub use negsync_reconcile as reconcile;
 pub use negsync_reconcile::item;
+pub use negsync_store as store;
 
 // The Rust in docs/library.md is compiled with the tests.
 #[cfg(doctest)]

@@ -4,7 +4,7 @@
 use anyhow::Context;
 use negsync::config::Config;
 use negsync::control::{self, Choice, ControlError, ControlReport, ControlRequest};
-use negsync::store::{Filter, Store, StoreError, StoreOptions};
+use negsync::store::{Filter, Store, StoreError};
 use nostr::EventId;
 use nostr::nips::nip19::{FromBech32, Nip19};
 
@@ -46,7 +46,7 @@ pub(super) fn follow(config: &Config, request: &ControlRequest) -> anyhow::Resul
     let path = &config.store.path;
     // Opening it would make one.
     std::fs::metadata(path).with_context(|| format!("cannot open the store {}", path.display()))?;
-    match Store::open(path, StoreOptions::configured(config), Box::new(|_| {})) {
+    match Store::open(path, config.store_options(), Box::new(|_| {})) {
         Ok(store) => {
             let done = control::perform(&store, request);
             store.close();
