@@ -8,7 +8,7 @@ use negsync::admission::Admission;
 use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
-use negsync::store::{RelayKind, Store, StoreOptions};
+use negsync::store::{RelayKind, Store};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -62,7 +62,7 @@ pub(super) fn local(config: Config) -> anyhow::Result<Local> {
 }
 
 fn open_notes(config: &Config) -> anyhow::Result<Store> {
-    let options = StoreOptions::configured(config);
+    let options = config.store_options();
     Ok(Store::open(&config.store.path, options, Box::new(|_| {}))?)
 }
 

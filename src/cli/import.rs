@@ -72,7 +72,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_array = beginning.starts_with(b"[");
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
-    let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
+    let options = StoreOptions { batches, ..config.store_options() };
     let index = Index::open(&config.store.path, options, 0)?;
     let admission = Admission::start(config)?;
     let progress = bar(length);

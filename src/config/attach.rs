@@ -2,6 +2,7 @@
 
 use super::ListenAddress;
 use super::section::section;
+use crate::store::RelayKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::path::PathBuf;
 
@@ -35,30 +36,6 @@ impl Default for AttachConfig {
             forward_header: "X-Forwarded-For".into(),
             status_listen: None,
             relay_url: String::new(),
-        }
-    }
-}
-
-/// The relays whose databases are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelayKind {
-    /// nostr-rs-relay, with SQLite.
-    NostrRsRelay,
-    /// nostr-relay, the one in Python, with SQLite.
-    NostrRelayPy,
-}
-
-impl RelayKind {
-    /// The kind by its name in `relay.toml`.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Its name in `relay.toml`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NostrRsRelay => "nostr-rs-relay",
-            Self::NostrRelayPy => "nostr-relay-py",
         }
     }
 }

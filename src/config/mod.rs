@@ -18,7 +18,7 @@ mod sync;
 mod within;
 mod write_policy;
 
-pub use attach::{AttachConfig, RelayKind};
+pub use attach::AttachConfig;
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use handle::{ConfigHandle, Reloaded};
@@ -36,6 +36,8 @@ pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
 use crate::memory::Memory;
+use crate::store::{Batches, PrivateKinds, StoreOptions, Synchronous};
+use negsync_nostr::RelayUrl;
 use section::section;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::collections::BTreeMap;
@@ -86,6 +88,22 @@ pub struct Config {
     pub page: PageConfig,
     /// What is logged.
     pub log: LogConfig,
+}
+
+impl Config {
+    /// How the store is opened, for uses that see everything: no kind is kept apart.
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            synchronous: self.store.synchronous,
+            readers: self.store.readers.size(),
+            cache_mb: self.store.cache_mb.size(),
+            wal_mb: self.store.wal_mb.size(),
+            private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(self.auth.private_kinds.iter().copied())),
+            relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
+            batches: Batches::Short,
+        }
+    }
 }
 
 section! {
@@ -148,17 +166,6 @@ impl Default for StoreConfig {
             wal_mb: Within::new(256),
         }
     }
-}
-
-/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Synchronous {
-    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
-    #[default]
-    Full,
-    /// A power cut may lose the last commits; a crash of the process loses none.
-    Normal,
 }
 
 section! {

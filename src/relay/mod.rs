@@ -104,10 +104,8 @@ impl Relay {
     /// When the store cannot be opened, or the sockets cannot be used.
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options = StoreOptions {
-            private_kinds: private_kinds.clone(),
-            ..StoreOptions::configured(&config)
-        };
+        let options =
+            StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let listen = &config.relay.listen;
         let listeners = match sockets.as_slice() {

@@ -29,6 +29,10 @@ const CREDIT: Duration = Duration::from_millis(100);
 const CROWDED_WORK: Duration =
     if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
 
+/// A query that has worked so long is a long one. A quarter of the turns is for those: what is short
+/// finds a core.
+const LONG_WORK: Duration = Duration::from_millis(20);
+
 /// The turns of one sort of work.
 pub(crate) struct Turns {
     most: usize,
@@ -41,6 +45,8 @@ struct State {
     running: usize,
     // Those that run and those that gave their turn away.
     begun: usize,
+    // Long queries among those that run.
+    long: usize,
     now: Duration,
     lines: HashMap<IpAddr, Line>,
     // The addresses that wait, by where they stand and when they came.
@@ -60,7 +66,13 @@ struct Line {
     // A connection waits for one turn at a time.
     waiting: VecDeque<oneshot::Sender<Turn>>,
     // Those that gave their turn away.
-    resuming: VecDeque<oneshot::Sender<()>>,
+    resuming: VecDeque<Resuming>,
+}
+
+/// A query that gave its turn away.
+struct Resuming {
+    is_long: bool,
+    give: oneshot::Sender<()>,
 }
 
 impl Line {
@@ -76,12 +88,13 @@ struct Most {
     begun: usize,
     running_of_address: usize,
     begun_of_address: usize,
+    long: usize,
 }
 
 /// Who gets a turn.
 enum Next {
     Begins(IpAddr, oneshot::Sender<Turn>),
-    Resumes(IpAddr, oneshot::Sender<()>),
+    Resumes(IpAddr, Resuming),
 }
 
 type Place = (Duration, u64);
@@ -99,6 +112,8 @@ struct Time {
     began: Instant,
     // Before that.
     worked: Duration,
+    // Counted among the long queries that run.
+    is_long: bool,
 }
 
 impl Turns {
@@ -179,11 +194,13 @@ impl Turns {
             begun: self.most_begun,
             running_of_address: (self.most / 2).max(1),
             begun_of_address: (self.most_begun / if gives_way { 4 } else { 2 }).max(1),
+            long: (self.most / 4).max(1),
         }
     }
 
     fn turn(self: &Arc<Self>, address: IpAddr) -> Turn {
-        let time = Mutex::new(Time { began: Instant::now(), worked: Duration::ZERO });
+        let time =
+            Mutex::new(Time { began: Instant::now(), worked: Duration::ZERO, is_long: false });
         Turn { turns: Arc::clone(self), address, time }
     }
 
@@ -207,7 +224,13 @@ impl Turns {
                 Next::Begins(address, give) => {
                     (address, give.send(self.turn(address)).map_err(std::mem::forget).is_ok())
                 }
-                Next::Resumes(address, give) => (address, give.send(()).is_ok()),
+                Next::Resumes(address, next) => {
+                    let is_given = next.give.send(()).is_ok();
+                    if !is_given && next.is_long {
+                        self.lock().long -= 1;
+                    }
+                    (address, is_given)
+                }
             };
             if !is_given {
                 let mut state = self.lock();
@@ -265,6 +288,10 @@ impl State {
         }
     }
 
+    fn may_resume(&self, next: &Resuming, most: Most) -> bool {
+        !next.is_long || self.long < most.long
+    }
+
     /// Whether somebody waits only because too many have begun.
     fn is_crowded(&self, most: Most) -> bool {
         self.begun >= most.begun && self.lines.values().any(|line| !line.waiting.is_empty())
@@ -310,18 +337,23 @@ impl State {
         };
         let resumes = |address: &IpAddr| {
             self.lines.get(address).is_some_and(|line| {
-                line.running < most.running_of_address && !line.resuming.is_empty()
+                line.running < most.running_of_address
+                    && line.resuming.iter().any(|next| self.may_resume(next, most))
             })
         };
         let may = |address: &IpAddr| begins(address) || resumes(address);
         let address = self.waiting.values().copied().find(may)?;
         // What begins is nearly always short.
         let is_new = begins(&address);
+        let resuming = &self.lines.get(&address)?.resuming;
+        let place = resuming.iter().position(|next| self.may_resume(next, most));
         let line = self.lines.get_mut(&address)?;
         let next = if is_new {
             Next::Begins(address, line.waiting.pop_front()?)
         } else {
-            Next::Resumes(address, line.resuming.pop_front()?)
+            let next = line.resuming.remove(place?)?;
+            self.long += usize::from(next.is_long);
+            Next::Resumes(address, next)
         };
         if is_new {
             self.begin(address)
@@ -350,22 +382,30 @@ impl Turn {
         if state.is_crowded(self.turns.limits()) && time.worked + took >= CROWDED_WORK {
             return true;
         }
-        if state.waiting.is_empty() {
+        let is_long = time.worked + took >= LONG_WORK;
+        if is_long && !time.is_long && state.long < self.turns.limits().long {
+            state.long += 1;
+            time.is_long = true;
+        }
+        if state.waiting.is_empty() && is_long == time.is_long {
             return false;
         }
         let (give, given) = oneshot::channel();
         state.leave(self.address, took);
+        state.long -= usize::from(time.is_long);
         if let Some(line) = state.lines.get_mut(&self.address) {
-            line.resuming.push_back(give);
+            line.resuming.push_back(Resuming { is_long, give });
         }
         state.stand_in_line(self.address);
         drop(state);
         self.turns.give();
         // Nobody drops what is in a line without giving a turn.
         if given.blocking_recv().is_err() {
-            self.turns.lock().resume(self.address);
+            let mut state = self.turns.lock();
+            state.resume(self.address);
+            state.long += usize::from(is_long);
         }
-        *time = Time { began: Instant::now(), worked: time.worked + took };
+        *time = Time { began: Instant::now(), worked: time.worked + took, is_long };
         false
     }
 }
@@ -373,7 +413,8 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         let time = self.time.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let took = time.began.elapsed();
+        let (took, is_long) = (time.began.elapsed(), time.is_long);
+        self.turns.lock().long -= usize::from(is_long);
         self.turns.end(self.address, took);
     }
 }
@@ -384,7 +425,8 @@ mod tests {
     use std::pin::pin;
     use std::task::{Context, Poll, Waker};
 
-    const ONE: Most = Most { running: 1, begun: 1, running_of_address: 1, begun_of_address: 1 };
+    const ONE: Most =
+        Most { running: 1, begun: 1, running_of_address: 1, begun_of_address: 1, long: 1 };
 
     fn address(number: u32) -> IpAddr {
         IpAddr::V4(number.into())
