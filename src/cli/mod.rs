@@ -28,6 +28,7 @@ mod progress_line;
 mod relay;
 mod remedy;
 mod restore;
+mod service_manager;
 mod serving;
 mod sync;
 mod sync_progress;

@@ -18,4 +18,5 @@ mod import;
 mod logs;
 mod neg_open;
 mod readme;
+mod service;
 mod shells;
