@@ -3,8 +3,10 @@
 #![warn(missing_docs)]
 pub mod admission;
 pub mod config;
+pub mod control;
 pub mod memory;
 pub mod metrics;
+pub mod moderation;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
