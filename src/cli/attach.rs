@@ -2,7 +2,7 @@
 
 use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use negsync::admission::Admission;
 use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
@@ -82,10 +82,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::serving::runtime(&config)?;
     runtime.block_on(async {
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let sets = open_sets(&config)?;

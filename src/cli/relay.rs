@@ -2,7 +2,6 @@
 
 use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::Context;
 use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
@@ -30,10 +29,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::serving::runtime(&config)?;
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
