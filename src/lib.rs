@@ -5,8 +5,10 @@ pub mod admission;
 pub mod attach;
 pub mod clients;
 pub mod config;
+pub mod control;
 pub mod memory;
 pub mod metrics;
+pub mod moderation;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;

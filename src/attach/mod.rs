@@ -9,7 +9,7 @@ mod status;
 mod tunnel;
 mod wire;
 
-use crate::admission::Admission;
+use crate::admission::{Admission, AdmissionError};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
 use crate::clients::listeners::Listeners;
@@ -27,6 +27,9 @@ use std::sync::Arc;
 /// Why nothing could be attached to a relay.
 #[derive(Debug, thiserror::Error)]
 pub enum AttachError {
+    /// The write policy or the ban list cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// The relay's database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -160,7 +163,7 @@ impl Attach {
         let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
-        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let admission = Admission::start(config)?;
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, sets, metrics, running));
         let peers = service.peers.clone();

@@ -73,8 +73,8 @@ fn listen(kind: ErrorKind) -> Option<&'static str> {
 fn store(error: &StoreError) -> Option<&'static str> {
     match error {
         StoreError::InUse { .. } => Some(
-            "or, while it runs: its [[peer]] sections sync, `import --into` hands events to it, and \
-             `diff`, `sync --dry-run`, `export`, `check` and `backup` read beside it",
+            "or, while it runs: its [[peer]] sections sync, `import --into` hands events to it, \
+             `delete` and `undelete` have it change its store, and `diff`, `sync --dry-run`, `export`, `check` and `backup` read beside it",
         ),
         StoreError::Lock { source, .. } if source.kind() == ErrorKind::NotFound => {
             Some("make the directory first, or name another file with --store")

@@ -1,69 +1,13 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
-use super::Log;
-use anyhow::Context;
+use super::{Log, service_manager};
 use negsync::config::{Config, ListenAddress, Reloaded};
 use negsync::sync::Schedule;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::runtime::Runtime;
+use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// How long the start waits until all threads for long work are there.
-const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
-
-/// A runtime that has its threads for long work from the beginning and keeps them: where the system
-/// gives no more threads later, clients are still answered.
-pub(super) fn runtime(config: &Config) -> anyhow::Result<Runtime> {
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .thread_keep_alive(FOREVER)
-        .build()
-        .context("cannot start the runtime")?;
-    let count = negsync::clients::blocking_threads(config);
-    let started = Arc::new(Started::default());
-    for _ in 0..count {
-        let started = Arc::clone(&started);
-        runtime.spawn_blocking(move || started.add_and_wait(count));
-    }
-    anyhow::ensure!(
-        started.wait(count),
-        "cannot start {count} threads for reading the store. Hint: raise the limit of processes \
-         (`ulimit -u`, TasksMax of the systemd unit) or lower store.readers"
-    );
-    Ok(runtime)
-}
-
-/// How many threads have started. None ends before all are there, so that each piece of work gets a
-/// thread of its own.
-#[derive(Default)]
-struct Started {
-    count: Mutex<usize>,
-    changed: Condvar,
-}
-
-impl Started {
-    fn add_and_wait(&self, all: usize) {
-        *self.lock() += 1;
-        self.changed.notify_all();
-        self.wait(all);
-    }
-
-    /// Whether all have started in time.
-    fn wait(&self, all: usize) -> bool {
-        let waited =
-            self.changed.wait_timeout_while(self.lock(), THREADS_TIMEOUT, |count| *count < all);
-        waited.is_ok_and(|(count, _)| *count >= all)
-    }
-
-    fn lock(&self) -> MutexGuard<'_, usize> {
-        self.count.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// Where to serve.
 #[derive(clap::Args)]
@@ -80,6 +24,20 @@ impl ListenArguments {
             config.relay.listen.clone_from(listen);
         }
     }
+}
+
+/// The sockets that were handed over to be served, which then stand in for `relay.listen`; none where
+/// this program is to listen itself.
+pub(super) fn sockets_handed_over(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let sockets = service_manager::sockets()?;
+    if !sockets.is_empty() {
+        tracing::info!(
+            sockets = sockets.len(),
+            listen = %config.relay.listen,
+            "serving on the sockets that were handed over (LISTEN_FDS); relay.listen and --listen are not used"
+        );
+    }
+    Ok(sockets)
 }
 
 /// Prints what is served, and where.
@@ -158,7 +116,10 @@ impl<S: Serves> Serving<S> {
         mut signals: Signals,
         read: impl Fn() -> anyhow::Result<Config>,
     ) -> anyhow::Result<ExitCode> {
+        service_manager::ready();
+        let _watchdog = service_manager::Watchdog::start();
         while signals.next().await {
+            service_manager::reloading();
             let reloaded = match read() {
                 Ok(config) => self.reload(config).await,
                 Err(error) => Err(error),
@@ -167,7 +128,9 @@ impl<S: Serves> Serving<S> {
                 let error = crate::explain(&error);
                 tracing::error!("the configuration stays as it was: {error}");
             }
+            service_manager::ready();
         }
+        service_manager::stopping();
         tracing::info!("stopping");
         if let Some(schedule) = self.schedule {
             schedule.stop().await;

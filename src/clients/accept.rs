@@ -17,9 +17,13 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// How long an answer has to be taken when serving stops or the connection's time is up.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long after it was accepted a connection is waited for whose request has not come when serving
+/// stops: a restart answers whoever has just connected.
+const NEWCOMER_TIMEOUT: Duration = Duration::from_secs(5);
 /// What the system may hold of a connection that could not be sent yet. What waits beyond that waits
 /// here, where it is counted, and nothing is read from the store for it.
 #[cfg(target_os = "linux")]
@@ -104,9 +108,11 @@ async fn serve<R, F, B>(
     }
     let mut stopping = service.running.stopping.clone();
     let patience = Duration::from_secs(service.config().connections.handshake_timeout_s.get());
-    let begun = Arc::new(Notify::new());
-    let begin = Arc::clone(&begun);
+    let newcomer = Instant::now() + patience.min(NEWCOMER_TIMEOUT);
+    let (asked, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (ask, begin) = (Arc::clone(&asked), Arc::clone(&begun));
     let answer = service_fn(move |request| {
+        ask.notify_one();
         let (response, begin) = (respond(request, peer), Arc::clone(&begin));
         async move {
             let response = response.await;
@@ -131,13 +137,23 @@ async fn serve<R, F, B>(
         }
         () = handshake.pushed_out() => return,
         _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
-            served.as_mut().graceful_shutdown();
-            tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
+            tokio::select! {
+                ended = served.as_mut() => ended,
+                () = before(newcomer, asked.notified()) => {
+                    served.as_mut().graceful_shutdown();
+                    tokio::time::timeout(CLOSE_TIMEOUT, served).await.unwrap_or(Ok(()))
+                }
+            }
         }
     };
     if let Err(error) = ended {
         tracing::debug!(%error, "a connection ended before its request was answered");
     }
+}
+
+/// Waits for `event`, until `deadline` at the latest.
+async fn before(deadline: Instant, event: impl Future<Output = ()>) {
+    let _ = tokio::time::timeout_at(deadline, event).await;
 }
 
 fn set_up(stream: &TcpStream) -> io::Result<()> {

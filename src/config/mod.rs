@@ -8,6 +8,7 @@ mod handle;
 mod limits;
 mod listen_address;
 mod metrics;
+mod moderation;
 mod network;
 mod page;
 mod proxy;
@@ -25,6 +26,7 @@ pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
 pub use listen_address::{ListenAddress, ListenAddressError};
 pub use metrics::MetricsConfig;
+pub use moderation::ModerationConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
@@ -73,6 +75,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// What the operator does not want.
+    pub moderation: ModerationConfig,
     /// The operator's own program that decides about events.
     pub write_policy: WritePolicyConfig,
     /// How this store asks others.

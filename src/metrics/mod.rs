@@ -67,7 +67,7 @@ const NEG_REASONS: [&str; 8] = [
     "error",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];
 
 /// What a relay measures, together with what lies under it.
 #[derive(Debug)]

@@ -22,13 +22,14 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
-use crate::admission::{Admission, access};
+use crate::admission::{Admission, AdmissionError, access};
 use crate::clients::accept::accept;
 use crate::clients::health::Health;
 use crate::clients::listeners::Listeners;
 use crate::clients::running::{Stop, running, stopped};
 use crate::clients::{Service, message, refusals};
 use crate::config::{Config, ListenAddress, Reloaded};
+use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
@@ -45,6 +46,9 @@ pub enum RelayError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The write policy or the ban list cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// The address could not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -62,6 +66,8 @@ pub struct Relay {
     admission: Admission,
     peers: Peers,
     stop: Stop,
+    // Listens for commands beside the store. None where the system gives no socket there.
+    control: Option<ControlServer>,
 }
 
 /// What all connections share.
@@ -107,6 +113,15 @@ impl Relay {
         let options =
             StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
+        let control = ControlServer::start(&config.store.path, index.store().clone());
+        let control = control.inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "no control socket beside the store: `negsync delete` and other commands that change it \
+                 cannot reach this relay"
+            );
+        });
+        let control = control.ok();
         let listen = &config.relay.listen;
         let listeners = match sockets.as_slice() {
             [] => Listeners::bind(listen).await,
@@ -115,7 +130,7 @@ impl Relay {
         let Listeners { sockets, addresses } =
             listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
-        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let admission = Admission::start(config)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
         let config = admission.config_handle().clone();
@@ -140,7 +155,7 @@ impl Relay {
         accept(&mut stop, sockets, &service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
         });
-        Ok(Self { addresses, index, admission, peers, stop })
+        Ok(Self { addresses, index, admission, peers, stop, control })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0. Of
@@ -178,6 +193,7 @@ impl Relay {
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
     /// all have ended or after 10 seconds.
     pub async fn stop(self) {
+        drop(self.control);
         self.stop.stop().await;
         let store = self.index.store().clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

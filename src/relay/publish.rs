@@ -175,6 +175,9 @@ impl EventAnswer {
                 ("superseded", false, "replaced: have newer event".into())
             }
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::RemovedByOperator) => {
+                ("blocked", false, "blocked: removed by the relay's operator".into())
+            }
             Some(Outcome::DeletesTooMuch) => {
                 let reason = "blocked: more is deleted by this author than a relay can remember";
                 ("blocked", false, reason.into())

@@ -371,6 +371,12 @@ impl Event {
         tags.is_some_and(|tags| tags.iter().any(|tag| tag.get(0).is_some_and(|name| name == "-")))
     }
 
+    /// The content. Reads it anew: for those who seldom ask.
+    pub fn content(&self) -> String {
+        let content = self.json.get(self.content_at.clone()).unwrap_or_default();
+        serde_json::from_str(content).unwrap_or_default()
+    }
+
     /// How many characters the content has, as NIP-11 counts them.
     pub fn content_chars(&self) -> usize {
         self.content_chars

@@ -41,6 +41,7 @@ mod flush;
 mod lock;
 mod metrics;
 mod newest;
+mod operator;
 mod options;
 mod presence;
 mod private_times;
@@ -71,6 +72,7 @@ pub use flush::OnCommit;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
+pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, Moment, Reader, StoredPage};
@@ -174,10 +176,13 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Another process writes to it.
-    #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
+    #[error("the store {path} is in use by another negsync{by}; stop it first",
+        path = path.display(), by = pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
     InUse {
         /// The store's file.
         path: PathBuf,
+        /// The process, where it has left its number.
+        pid: Option<u32>,
     },
     /// The file that marks the store as in use cannot be made.
     #[error("cannot lock the store with {path}, beside it: {source}", path = path.display())]
@@ -447,6 +452,31 @@ impl Store {
         ids.sort_unstable();
         ids.dedup();
         self.inner.writer.remove(ids)
+    }
+
+    /// Removes what an operator means, and keeps it out until [`Store::undelete`].
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone; a part may be removed by then.
+    pub fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        let selected = self.reader().selected(selection)?;
+        self.inner.writer.delete(selected.ids.clone())?;
+        Ok(selected)
+    }
+
+    /// Takes back what [`Store::delete`] has kept out, and returns how many ids that are. The events
+    /// are not brought back: whoever has them may send them again.
+    ///
+    /// # Errors
+    /// When SQLite refuses, the writer has gone, or the filter asks for tags.
+    pub fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
+        let ids = self.reader().undeleted(undelete)?;
+        let count = ids.len() as u64;
+        for ids in ids.chunks(writer::STEP_ROWS) {
+            let ids = ids.to_vec();
+            self.inner.writer.note(move |connection, _| operator::undelete(connection, &ids))?;
+        }
+        Ok(count)
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.

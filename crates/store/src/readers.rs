@@ -8,7 +8,10 @@ use super::query::{self, Expired, Hit};
 use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
-use super::{Deadline, PeerTraits, StoreError, SyncMark, refused, rules, schema, sync_mark};
+use super::{
+    Deadline, PeerTraits, Selected, Selection, StoreError, SyncMark, Undelete, UndeleteError,
+    operator, refused, rules, schema, sync_mark,
+};
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use rusqlite::Connection;
@@ -225,7 +228,27 @@ impl Reader {
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
         let now = unix_now();
-        self.read(|read| Ok(refused::find(read, peer, ids, now)?))
+        self.read(|read| {
+            let mut found = refused::find(read, peer, ids, now)?;
+            operator::find(read, ids, &mut found)?;
+            Ok(found)
+        })
+    }
+
+    /// The stored events that an operator means.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        self.at_one_moment(|moment| selection.among(moment))
+    }
+
+    /// The ids that the operator has removed and means to take back.
+    ///
+    /// # Errors
+    /// When SQLite refuses, or the filter asks for tags.
+    pub fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        self.read(|read| operator::undeleted(read, undelete))
     }
 
     /// How far `peer` is known for a filter, given as the text it was remembered under.

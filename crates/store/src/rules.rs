@@ -4,10 +4,12 @@
 //! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
 //! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
 //! it does depends on these two events and on nothing that the store has seen before. So two stores
-//! that give each other all they have end equal, whatever the history of each.
+//! that give each other all they have end equal, whatever the history of each; but for what an
+//! operator has removed.
 
 use super::change::{Step, Stored, Written};
 use super::deletion;
+use super::operator;
 use super::vanish::Vanishing;
 use negsync_nostr::kinds::{AUTHENTICATION, DELETION, Lifetime, VANISH};
 use negsync_nostr::{Event, VerifiedEvent};
@@ -26,6 +28,8 @@ pub enum Outcome {
     Superseded,
     /// Its author has deleted it, or the recipient of the gift wrap that it is (NIP-09, NIP-59).
     Deleted,
+    /// The relay's operator has removed it.
+    RemovedByOperator,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
     /// It asks to delete more than one request, or all requests of its author, may name.
@@ -56,6 +60,9 @@ pub(super) fn apply(
             change.steps.push(Step::Passed(Arc::new(event)));
         }
         return Ok(Outcome::PassedOn);
+    }
+    if operator::is_deleted(connection, &event.item().id)? {
+        return Ok(Outcome::RemovedByOperator);
     }
     if vanishing.covers(connection, &event)? {
         return Ok(Outcome::Vanished);

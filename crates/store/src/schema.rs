@@ -31,7 +31,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -195,6 +195,17 @@ CREATE TABLE sync_peer (
     why          TEXT NOT NULL,
     largest_page INTEGER NOT NULL,
     at           INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"),
+    // What the operator has removed and keeps out, with what is known of it: nothing but the id of
+    // an event that was not stored.
+    Sql("
+CREATE TABLE operator_tombstone (
+    id         BLOB NOT NULL PRIMARY KEY,
+    pubkey     BLOB,
+    kind       INTEGER,
+    created_at INTEGER,
+    at         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 "),
 ];

@@ -9,6 +9,7 @@ use super::commits::{Commits, Untold};
 use super::deletion;
 use super::fault::{self, Trouble};
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
+use super::operator;
 use super::rules::{self, Outcome};
 use super::source_queue::{Next, Origin, SourceQueue};
 use super::submission::{EventSlot, Submission};
@@ -78,7 +79,17 @@ type Told = Box<dyn FnOnce() + Send>;
 /// Events to remove, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
+    by: RemovedBy,
     reply: Answer,
+}
+
+/// For whom events are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RemovedBy {
+    /// A program that uses the store: they may come back.
+    Program,
+    /// The operator: they are kept out.
+    Operator,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
@@ -193,8 +204,17 @@ impl Writer {
 
     /// Removes events, and waits until none of them is left.
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
+        self.remove_by(RemovedBy::Program, ids)
+    }
+
+    /// As [`Writer::remove`], and keeps them out.
+    pub(super) fn delete(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
+        self.remove_by(RemovedBy::Operator, ids)
+    }
+
+    fn remove_by(&self, by: RemovedBy, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
-        self.push(Job::Remove(Removal { ids, reply }))?;
+        self.push(Job::Remove(Removal { ids, by, reply }))?;
         removed.recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -353,14 +373,15 @@ impl Thread {
 
     /// Removes a part of what is to be removed. Returns whether there is more.
     fn remove_step(&mut self) -> bool {
-        let Some(Removal { mut ids, reply }) = self.removals.pop_front() else { return false };
-        let removed = self.transact(|connection, _, _, written| {
-            rules::remove(connection, &mut ids, STEP_ROWS, written)
+        let Some(Removal { mut ids, by, reply }) = self.removals.pop_front() else { return false };
+        let removed = self.transact(|connection, now, _, written| match by {
+            RemovedBy::Program => rules::remove(connection, &mut ids, STEP_ROWS, written),
+            RemovedBy::Operator => operator::delete(connection, &mut ids, STEP_ROWS, now, written),
         });
         let is_done = removed.done.is_ok();
         if is_done && !ids.is_empty() {
             self.hand_over(removed, |_| {});
-            self.removals.push_front(Removal { ids, reply });
+            self.removals.push_front(Removal { ids, by, reply });
         } else {
             self.hand_over(removed, move |removed| answer(&reply, removed));
         }

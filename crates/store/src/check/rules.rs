@@ -69,7 +69,11 @@ pub(super) fn orders(
 /// What is deleted or has vanished is not stored, and each address has one version. What a relay is
 /// removing, or goes on to remove when it starts, is no finding.
 pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
-    const BROKEN: [(&str, &str); 5] = [
+    const BROKEN: [(&str, &str); 6] = [
+        (
+            "SELECT event.id FROM operator_tombstone JOIN event USING (id)",
+            "the operator has removed it, and it is stored",
+        ),
         (
             "SELECT event.id FROM tombstone JOIN event
              ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
