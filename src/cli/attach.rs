@@ -5,9 +5,9 @@ use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, socke
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::bail;
 use negsync::admission::Admission;
-use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
+use negsync::sidecar::{self, Attach, open_sets};
 use negsync::store::{RelayKind, Store};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
@@ -74,7 +74,7 @@ impl Arguments {
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }
-        attach::check(&config)?;
+        sidecar::check(&config)?;
         Ok(config)
     }
 }

@@ -16,6 +16,7 @@ mod diff;
 mod explain;
 mod export;
 mod hand_over;
+mod hints;
 mod import;
 mod import_input;
 mod lines;
@@ -26,7 +27,6 @@ mod operator_request;
 mod peers;
 mod progress_line;
 mod relay;
-mod remedy;
 mod restore;
 mod runtime;
 mod service_manager;
@@ -36,7 +36,7 @@ mod sync_progress;
 mod sync_trace;
 mod undelete;
 
-pub(crate) use remedy::remedy;
+pub(crate) use hints::hints;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};

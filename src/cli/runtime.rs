@@ -18,7 +18,7 @@ pub(super) fn start(config: &Config) -> anyhow::Result<Runtime> {
         .thread_keep_alive(FOREVER)
         .build()
         .context("cannot start the runtime")?;
-    let count = negsync::clients::blocking_threads(config);
+    let count = negsync::server::blocking_threads(config);
     let started = Arc::new(Started::default());
     for _ in 0..count {
         let started = Arc::clone(&started);

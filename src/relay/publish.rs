@@ -3,8 +3,8 @@
 use super::client::Client;
 use super::{Shared, message};
 use crate::admission::{Refusal, Source, Verdict};
-use crate::clients::limits::event_cost;
 use crate::prefix::Prefix;
+use crate::server::limits::event_cost;
 use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;

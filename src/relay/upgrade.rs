@@ -3,7 +3,7 @@
 use super::response::{Body, refuse};
 use super::websocket::{self, Refused};
 use super::{Shared, connection, http, message_gate};
-use crate::clients::limits::client_address;
+use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};

@@ -2,9 +2,9 @@
 //! in a tree of their own; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
-use super::charge::Charged;
-use super::kept::{KeptSets, Statistics};
+use super::memory_reservation::Charged;
 use super::scan::{Gathered, gather, scan, scan_halves, union};
+use super::set_cache::{SetCache, Statistics};
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::metrics::IndexMetrics;
@@ -33,7 +33,7 @@ pub enum SnapshotError {
 
 /// The catalog of sets.
 pub struct Catalog {
-    kept: KeptSets,
+    kept: SetCache,
     metrics: IndexMetrics,
     // What sets take that are not kept.
     charged: Arc<Charged>,
@@ -64,7 +64,7 @@ impl Catalog {
 
     fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
-        let kept = KeptSets::new(memory_bytes, resident, Arc::clone(&charged));
+        let kept = SetCache::new(memory_bytes, resident, Arc::clone(&charged));
         Self { kept, metrics: IndexMetrics::default(), charged }
     }
 

@@ -1,6 +1,6 @@
 //! What a commit did, step by step, and how an event is taken out.
 
-use super::{deletion, fault};
+use super::{deletion, sqlite_error};
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
 use rusqlite::{Connection, params};
@@ -56,7 +56,7 @@ impl Stored {
         Ok(Self {
             row: row.get(0)?,
             item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
-            json: fault::text(row, 3)?.into_owned(),
+            json: sqlite_error::text(row, 3)?.into_owned(),
         })
     }
 

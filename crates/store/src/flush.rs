@@ -4,8 +4,8 @@ use super::StoreError;
 use super::change::Change;
 use super::commits::Untold;
 use super::doubt::Doubt;
-use super::fault;
 use super::presence::Presence;
+use super::sqlite_error;
 use crate::options::Synchronous;
 use std::fs::File;
 use std::io;
@@ -97,7 +97,7 @@ impl<Flush: FnMut() -> Result<(), FlushError>> Thread<Flush> {
                 self.doubt.log_failed();
                 format!("not flushed to the disk: {error}")
             }
-            FlushError::Elsewhere(error) => fault::in_words(&error),
+            FlushError::Elsewhere(error) => sqlite_error::in_words(&error),
         })
     }
 

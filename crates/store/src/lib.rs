@@ -35,7 +35,6 @@ mod compact;
 mod deadline;
 mod deletion;
 mod doubt;
-mod fault;
 mod file_kind;
 mod flush;
 mod lock;
@@ -54,6 +53,7 @@ mod rules;
 mod schema;
 mod source;
 mod source_queue;
+mod sqlite_error;
 mod submission;
 mod sync_mark;
 mod vanish;
@@ -306,7 +306,7 @@ impl StoreError {
             {
                 Self::Damaged { path: path.to_owned(), source }
             }
-            Self::Sqlite(source) if fault::has_no_room(&source) => {
+            Self::Sqlite(source) if sqlite_error::has_no_room(&source) => {
                 Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },

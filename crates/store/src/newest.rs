@@ -1,9 +1,9 @@
 //! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
 
 use super::StoreError;
-use super::fault;
 use super::query::{self, Expired, Extent, Hit, Source, choose, each_walk, is_one_walk};
 use super::readers::ReadTransaction;
+use super::sqlite_error;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use rusqlite::Row;
@@ -204,7 +204,7 @@ impl Found<'_> {
             self.rest = Rest::Event(hit.item);
             return Ok(ControlFlow::Break(()));
         }
-        let json = fault::text(row, query::JSON_COLUMN)?.into_owned();
+        let json = sqlite_error::text(row, query::JSON_COLUMN)?.into_owned();
         self.second.push((hit, json));
         Ok(ControlFlow::Continue(()))
     }

@@ -2,9 +2,9 @@
 //! time; events themselves are read only when they are sent.
 
 use super::StoreError;
-use super::fault;
 use super::private_times;
 use super::readers::ReadTransaction;
+use super::sqlite_error;
 use crate::viewer::KINDS_TRIED;
 use negsync_nostr::Filter;
 use negsync_nostr::TagKey;
@@ -139,7 +139,7 @@ pub(super) fn fetch(
         let Some(row) = rows.next()? else { continue };
         let expires_at: Option<i64> = row.get(1)?;
         if expires_at.is_none_or(|second| second > now as i64)
-            && visit(&hit.item, &fault::text(row, 0)?).is_break()
+            && visit(&hit.item, &sqlite_error::text(row, 0)?).is_break()
         {
             return Ok(place + 1);
         }
@@ -414,7 +414,7 @@ impl Walk<'_> {
                 let mut rows = select.query([hit.row])?;
                 let Some(row) = rows.next()? else { return Ok(false) };
                 let mut lists: Vec<&[TagKey]> = lists.collect();
-                let has_tags = negsync_nostr::has_tags(&fault::text(row, 0)?, &mut lists);
+                let has_tags = negsync_nostr::has_tags(&sqlite_error::text(row, 0)?, &mut lists);
                 let mut checked = self.checked.borrow_mut();
                 if checked.len() >= CHECKED_ROWS {
                     checked.clear();

@@ -2,8 +2,8 @@
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
 use super::change::{Stored, Written};
-use super::fault;
 use super::rules::remove_in_turn;
+use super::sqlite_error;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
@@ -42,7 +42,7 @@ impl Vanishing {
         for row in rows {
             let request = transaction
                 .prepare_cached("SELECT json FROM event WHERE row = ?1")?
-                .query_row([row], |row| Ok(Event::parse(&fault::text(row, 0)?)))?;
+                .query_row([row], |row| Ok(Event::parse(&sqlite_error::text(row, 0)?)))?;
             // One that is no event any more is for `check`.
             if let Ok(request) = request {
                 self.follow(&transaction, &request)?;

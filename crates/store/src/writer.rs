@@ -7,11 +7,11 @@ use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::deletion;
-use super::fault::{self, Trouble};
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
 use super::rules::{self, Outcome};
 use super::source_queue::{Next, Origin, SourceQueue};
+use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
@@ -539,11 +539,11 @@ impl Thread {
                 if let StoreError::Sqlite(error) = &error {
                     self.beside.checkpointer.doubt().note(error);
                 }
-                if fault::is_full(&error) {
+                if sqlite_error::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
                 }
-                let words = fault::in_words(&error);
+                let words = sqlite_error::in_words(&error);
                 (Box::new(move |_| tell(Err(&words))), None)
             }
         };

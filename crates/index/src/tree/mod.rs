@@ -27,7 +27,7 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-use super::charge::Charge;
+use super::memory_reservation::Charge;
 use leaf::Spot;
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};

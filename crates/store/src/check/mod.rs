@@ -5,7 +5,7 @@ mod rules;
 
 use super::source_queue::Origin;
 use super::verifier::Verifier;
-use super::{StoreError, fault, schema};
+use super::{StoreError, schema, sqlite_error};
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
 use negsync_nostr::kinds::Lifetime;
@@ -68,7 +68,7 @@ impl Checked {
     /// Of a part that could not be read because of the damage the rest can still be.
     fn settle(&mut self, done: rusqlite::Result<()>) -> Result<(), StoreError> {
         match done {
-            Err(error) if fault::is_damage(&error) => {
+            Err(error) if sqlite_error::is_damage(&error) => {
                 self.find_damage(&error);
                 Ok(())
             }
@@ -144,7 +144,7 @@ impl Stored {
             kind: row.get(4)?,
             address: row.get(5)?,
             expires_at: row.get(6)?,
-            json: fault::text(row, 7)?.into_owned(),
+            json: sqlite_error::text(row, 7)?.into_owned(),
         })
     }
 }
@@ -199,7 +199,7 @@ fn events(
                 if !orders_unreadable {
                     match orders(connection, &event, checked) {
                         // Of damaged tombstones it is said once, and events are read on.
-                        Err(error) if fault::is_damage(&error) => {
+                        Err(error) if sqlite_error::is_damage(&error) => {
                             orders_unreadable = true;
                             checked.find_damage(&error);
                         }

@@ -1,7 +1,7 @@
 //! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
 
 use super::{Checked, Examined, Finding};
-use crate::fault;
+use crate::sqlite_error;
 use crate::writer::unix_now;
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
@@ -136,7 +136,7 @@ fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()>
     let mut rows = select.query([GIFT_WRAP])?;
     while let Some(row) = rows.next()? {
         let key: [u8; 32] = row.get(2)?;
-        let wrap = Event::parse(&fault::text(row, 1)?);
+        let wrap = Event::parse(&sqlite_error::text(row, 1)?);
         if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
             let detail = "its recipient has deleted it, and it is stored".into();
             checked.find(Finding { what: "rule", id: row.get(0).ok(), detail });

@@ -1,11 +1,11 @@
 //! The addresses that clients come from, and what each has taken.
 
-use super::address::counted_as;
-use super::bucket::{Bucket, Rate};
+use super::client_address::counted_as;
 use super::event_cost::{EventShare, EventsUnderWay, event_cost};
 use super::incoming::{Reservation, Room};
-use crate::clients::message::ClientMessage;
+use super::token_bucket::{Rate, TokenBucket};
 use crate::config::{ConnectionsConfig, RatesConfig};
+use crate::server::message::ClientMessage;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -42,16 +42,16 @@ struct State {
 struct Entry {
     connections: usize,
     incoming: Room,
-    buckets: Arc<Mutex<Buckets>>,
+    buckets: Arc<Mutex<AddressBuckets>>,
     events: Arc<EventsUnderWay>,
 }
 
 /// What an address may still send.
-struct Buckets {
-    events: Bucket,
-    queries: Bucket,
-    neg: Bucket,
-    other: Bucket,
+struct AddressBuckets {
+    events: TokenBucket,
+    queries: TokenBucket,
+    neg: TokenBucket,
+    other: TokenBucket,
 }
 
 /// Why there is no place for a connection.
@@ -79,7 +79,7 @@ pub(crate) struct Place {
     client: IpAddr,
     // As it is counted.
     address: IpAddr,
-    buckets: Arc<Mutex<Buckets>>,
+    buckets: Arc<Mutex<AddressBuckets>>,
     // The address's, and that of all.
     incoming: (Room, Room),
     events: Arc<EventsUnderWay>,
@@ -131,9 +131,10 @@ impl State {
 
 impl Entry {
     fn new(now: Instant, config: &ConnectionsConfig) -> Self {
-        let bucket = Bucket::new(now);
+        let bucket = TokenBucket::new(now);
         let incoming = Room::new(config.incoming_bytes_per_address.size());
-        let buckets = Buckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
+        let buckets =
+            AddressBuckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
         let events = Arc::new(EventsUnderWay::of_an_address());
         Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)), events }
     }

@@ -2,8 +2,8 @@
 //! paths are the relay's.
 
 use super::{Shared, http};
-use crate::clients::status;
 use crate::config::AttachConfig;
+use crate::server::status;
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::{Method, Request, Response, StatusCode};

@@ -4,10 +4,10 @@
 use super::Shared;
 use super::auth::{self, SharedAuth};
 use crate::admission::access;
-use crate::clients::departure::Attending;
-use crate::clients::limits::Place;
-use crate::clients::message::{self, ClientMessage};
-use crate::clients::neg_sessions::NegSessions;
+use crate::server::departure::Attending;
+use crate::server::limits::Place;
+use crate::server::message::{self, ClientMessage};
+use crate::server::neg_sessions::NegSessions;
 use crate::store::{Filter, Viewer};
 use std::sync::Arc;
 

@@ -1,7 +1,7 @@
 //! The sets that are kept, by filter: brought up to date with every commit, built by one caller while
 //! others wait, and dropped when their memory is needed for others.
 
-use super::charge::Charged;
+use super::memory_reservation::Charged;
 use super::tree::Tree;
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
@@ -28,7 +28,7 @@ pub struct Statistics {
 }
 
 /// All sets that are kept. A filter's times and limit are no part of what its set is kept under.
-pub(super) struct KeptSets {
+pub(super) struct SetCache {
     state: Mutex<State>,
     // Signalled when a set has been built, or could not be.
     built: Condvar,
@@ -61,8 +61,8 @@ enum Entry {
 /// Items and whether they are in the set, by the last step that named them.
 type Noted = BTreeMap<Item, bool>;
 
-impl KeptSets {
-    /// Keeps the `resident` sets, each from the moment its [`KeptSets::resident_claims`] is settled,
+impl SetCache {
+    /// Keeps the `resident` sets, each from the moment its [`SetCache::resident_claims`] is settled,
     /// and others of `memory_bytes` together. Whoever asks for a resident one earlier waits.
     pub(super) fn new(memory_bytes: usize, resident: Vec<Filter>, charged: Arc<Charged>) -> Self {
         let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
@@ -144,7 +144,7 @@ impl KeptSets {
         self.lock().used(content)
     }
 
-    /// As [`KeptSets::used`]; waits while another caller builds it.
+    /// As [`SetCache::used`]; waits while another caller builds it.
     ///
     /// # Errors
     /// When the deadline is over before it is built.
@@ -260,7 +260,7 @@ impl State {
 
 /// The right to build a set. Frees those who wait for it even when its scan fails.
 pub(super) struct Claim<'kept> {
-    kept: &'kept KeptSets,
+    kept: &'kept SetCache,
     content: &'kept Filter,
     begun: u64,
 }

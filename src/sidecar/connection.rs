@@ -3,16 +3,16 @@
 //! takes what was read.
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
-use super::down::{Answers, answers, down};
 use super::neg::Neg;
-use super::wire::{READ_BYTES, Reading, Wire};
-use super::{Shared, wire};
-use crate::clients::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
-use crate::clients::limits::{MessageSize, Place, Reservation};
-use crate::clients::linger::linger;
-use crate::clients::message;
-use crate::clients::running::stopped;
+use super::socket::{READ_BYTES, Reading, Wire};
+use super::upstream::{Answers, answers, down};
+use super::{Shared, socket};
 use crate::metrics::Share;
+use crate::server::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
+use crate::server::limits::{MessageSize, Place, Reservation};
+use crate::server::lingering_close::linger;
+use crate::server::message;
+use crate::server::shutdown::stopped;
 use hyper::upgrade::Upgraded;
 use std::io;
 use std::sync::Arc;
@@ -41,8 +41,8 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
     let limits = shared.service.config().limits.clone();
     let connections = shared.service.config().connections.clone();
     let patience = Duration::from_secs(limits.send_timeout_s.get());
-    let (mut from_client, to_client) = wire::split(client, patience);
-    let (from_relay, mut to_relay) = wire::split(relay, patience);
+    let (mut from_client, to_client) = socket::split(client, patience);
+    let (from_relay, mut to_relay) = socket::split(relay, patience);
     let (own, own_out) = answers(connections.outbound_bytes.size());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));

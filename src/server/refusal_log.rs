@@ -1,7 +1,7 @@
 //! What was refused, in the log: one line a minute, however much there is to refuse.
 
 use super::Service;
-use super::running::stopped;
+use super::shutdown::stopped;
 use crate::metrics::{Labelled, Metrics};
 use std::sync::Arc;
 use std::time::Duration;

@@ -6,15 +6,15 @@ pub(crate) mod departure;
 pub(crate) mod frames;
 pub(crate) mod health;
 pub(crate) mod limits;
-pub(crate) mod linger;
+pub(crate) mod lingering_close;
 pub(crate) mod listeners;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod nip42;
 pub(crate) mod own_host;
-mod read_trouble;
-pub(crate) mod refusals;
-pub(crate) mod running;
+mod read_error_log;
+pub(crate) mod refusal_log;
+pub(crate) mod shutdown;
 pub(crate) mod status;
 
 use crate::config::{Config, ConfigHandle};
@@ -23,10 +23,10 @@ use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
 use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{Counts, Full, Place, Turns, client_address};
+use limits::{Counts, FairQueue, Full, Place, client_address};
 use message::{ClientMessage, Refusal};
-use read_trouble::ReadTrouble;
-use running::Running;
+use read_error_log::ReadTrouble;
+use shutdown::Running;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -86,7 +86,7 @@ impl Service {
     /// it ends when the client has gone or the relay stops.
     pub(crate) async fn query<T: Send + 'static>(
         &self,
-        turns: &Arc<Turns>,
+        turns: &Arc<FairQueue>,
         address: IpAddr,
         departure: Departure,
         query: impl FnOnce(Deadline) -> T + Send + 'static,

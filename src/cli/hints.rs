@@ -10,7 +10,7 @@ use std::error::Error;
 use std::io::{self, ErrorKind};
 
 /// What the first of the causes that is known can be met with.
-pub(crate) fn remedy(error: &anyhow::Error) -> Option<&'static str> {
+pub(crate) fn hints(error: &anyhow::Error) -> Option<&'static str> {
     error.chain().find_map(of_cause)
 }
 

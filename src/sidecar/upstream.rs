@@ -1,8 +1,8 @@
 //! From the relay to the client, with our own answers between its messages.
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
-use super::wire::{READ_BYTES, Reading, Wire};
-use crate::clients::frames::{self, CLOSE, Frames, Piece, TEXT};
+use super::socket::{READ_BYTES, Reading, Wire};
+use crate::server::frames::{self, CLOSE, Frames, Piece, TEXT};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,21 +1,21 @@
 //! What one client may take, and what all of them may take together.
 
-mod address;
-mod addresses;
-mod bucket;
+mod client_address;
 mod event_cost;
+mod fair_queue;
 mod half_open;
 mod incoming;
 mod neg_total;
-mod turns;
+mod per_address;
+mod token_bucket;
 
-pub(crate) use address::{client_address, counted_as, is_forwarded, remove_forwarding};
-pub(crate) use addresses::{Addresses, Full, Place};
+pub(crate) use client_address::{client_address, counted_as, is_forwarded, remove_forwarding};
 pub(crate) use event_cost::event_cost;
+pub(crate) use fair_queue::FairQueue;
 pub(crate) use half_open::{HalfOpen, Handshake};
 pub(crate) use incoming::{MessageSize, Reservation};
 pub(crate) use neg_total::NegShare;
-pub(crate) use turns::Turns;
+pub(crate) use per_address::{Addresses, Full, Place};
 
 use neg_total::NegTotal;
 
@@ -29,14 +29,14 @@ pub(crate) struct Counts {
     pub(crate) neg_total: Arc<NegTotal>,
     /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
     /// milliseconds and does not give way.
-    pub(crate) parsing: Arc<Turns>,
+    pub(crate) parsing: Arc<FairQueue>,
     /// For what takes a few milliseconds at the most: sets that are kept and short NEG messages. One
     /// core is left to others.
-    pub(crate) short: Arc<Turns>,
+    pub(crate) short: Arc<FairQueue>,
     /// For what may take seconds: sets are built, and long NEG messages answered.
-    pub(crate) long: Arc<Turns>,
+    pub(crate) long: Arc<FairQueue>,
     /// For looking up in the store what a REQ is answered with.
-    pub(crate) queries: Arc<Turns>,
+    pub(crate) queries: Arc<FairQueue>,
 }
 
 impl Counts {
@@ -46,10 +46,10 @@ impl Counts {
         Self {
             addresses: Arc::default(),
             neg_total: Arc::default(),
-            parsing: Arc::new(Turns::new(cores.saturating_sub(1))),
-            short: Arc::new(Turns::new(cores.saturating_sub(1))),
-            long: Arc::new(Turns::for_queries(cores / 2, readers / 4)),
-            queries: Arc::new(Turns::for_queries((readers / 2).min(2 * cores), readers / 2)),
+            parsing: Arc::new(FairQueue::new(cores.saturating_sub(1))),
+            short: Arc::new(FairQueue::new(cores.saturating_sub(1))),
+            long: Arc::new(FairQueue::for_queries(cores / 2, readers / 4)),
+            queries: Arc::new(FairQueue::for_queries((readers / 2).min(2 * cores), readers / 2)),
         }
     }
 

@@ -2,9 +2,9 @@
 //! address in the header that the relay trusts, and its answer comes back as it is. Only the NIP-11
 //! document gains a number, and a WebSocket is listened to from there on.
 
-use super::{Shared, tunnel};
-use crate::clients::limits::{client_address, remove_forwarding};
+use super::{Shared, connection};
 use crate::relay_url::RelayUrl;
+use crate::server::limits::{client_address, remove_forwarding};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Body as HttpBody, Bytes, Incoming};
@@ -89,7 +89,7 @@ pub(super) async fn respond(
         response.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
         tokio::spawn(async move {
             match tokio::try_join!(client, relay) {
-                Ok((client, relay)) => tunnel::run(client, relay, place, shared).await,
+                Ok((client, relay)) => connection::run(client, relay, place, shared).await,
                 Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
             }
         });

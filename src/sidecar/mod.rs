@@ -2,23 +2,23 @@
 //! answered from the relay's own database, and everything else passes through untouched.
 
 mod auth;
-mod down;
+mod connection;
 mod http;
 mod neg;
+mod socket;
 mod status;
-mod tunnel;
-mod wire;
+mod upstream;
 
 use crate::admission::{Admission, AdmissionError};
-use crate::clients::accept::accept;
-use crate::clients::health::Health;
-use crate::clients::listeners::Listeners;
-use crate::clients::running::{Stop, running};
-use crate::clients::{Service, refusals};
 use crate::config::{Config, ListenAddress, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::relay_url::redacted;
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running};
+use crate::server::{Service, refusal_log};
 use crate::store::{PrivateKinds, RelayKind, StoreError};
 use hyper::header::HeaderName;
 use std::net::{SocketAddr, TcpListener};
@@ -167,7 +167,7 @@ impl Attach {
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, sets, metrics, running));
         let peers = service.peers.clone();
-        tokio::spawn(refusals::log(Arc::clone(&service)));
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
         let shared = Arc::new(Shared {
             service: Arc::clone(&service),
             kind,

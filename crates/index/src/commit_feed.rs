@@ -13,7 +13,7 @@ const MOST_BYTES: usize = 64 << 20;
 
 /// Where commits are told.
 #[derive(Clone)]
-pub(super) struct Changes {
+pub(super) struct CommitFeed {
     queue: Arc<Mutex<Queue>>,
     // The number of the next commit.
     next: watch::Sender<u64>,
@@ -54,7 +54,7 @@ struct Waiting {
     listeners: usize,
 }
 
-impl Changes {
+impl CommitFeed {
     pub(super) fn new() -> Self {
         Self { queue: Arc::default(), next: watch::Sender::new(0) }
     }
@@ -230,7 +230,7 @@ mod tests {
     fn each_hears_of_every_commit_in_order_or_that_it_missed_some() {
         for seed in 0..20 {
             let mut rng = StdRng::seed_from_u64(seed);
-            let changes = Changes::new();
+            let changes = CommitFeed::new();
             let mut subscribers: Vec<(Subscriber, u64)> = Vec::new();
             let mut sent = 0;
             for _ in 0..3_000 {
@@ -269,7 +269,7 @@ mod tests {
 
     #[test]
     fn long_events_wait_for_a_slow_subscriber_up_to_a_bound() {
-        let changes = Changes::new();
+        let changes = CommitFeed::new();
         let mut slow = changes.subscribe();
         let long = change(7, 1 << 20);
         for _ in 0..100 {

@@ -1,7 +1,7 @@
 //! Memory for messages on their way in: a long one is read on only once its address, and all
 //! addresses together, have room for the whole of it.
 
-use crate::clients::frames::{CONTINUATION, Head};
+use crate::server::frames::{CONTINUATION, Head};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

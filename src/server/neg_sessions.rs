@@ -3,7 +3,7 @@
 
 use super::Service;
 use super::departure::Departure;
-use super::limits::{NegShare, Turns};
+use super::limits::{FairQueue, NegShare};
 use super::message::{self, Refusal};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
@@ -228,7 +228,7 @@ impl NegSessions {
     /// in a short time.
     async fn begin(
         &self,
-        turns: &Arc<Turns>,
+        turns: &Arc<FairQueue>,
         opening: &Arc<Opening>,
         find: impl FnOnce(&Opening, Deadline) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
     ) -> Result<Option<Opened>, NegOpenError> {

@@ -34,7 +34,7 @@ const CROWDED_WORK: Duration =
 const LONG_WORK: Duration = Duration::from_millis(20);
 
 /// The turns of one sort of work.
-pub(crate) struct Turns {
+pub(crate) struct FairQueue {
     most: usize,
     most_begun: usize,
     state: Mutex<State>,
@@ -64,7 +64,7 @@ struct Line {
     // Its key among those that wait.
     place: Option<Place>,
     // A connection waits for one turn at a time.
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<oneshot::Sender<QueuePermit>>,
     // Those that gave their turn away.
     resuming: VecDeque<Resuming>,
 }
@@ -93,15 +93,15 @@ struct Most {
 
 /// Who gets a turn.
 enum Next {
-    Begins(IpAddr, oneshot::Sender<Turn>),
+    Begins(IpAddr, oneshot::Sender<QueuePermit>),
     Resumes(IpAddr, Resuming),
 }
 
 type Place = (Duration, u64);
 
 /// The right to work until this is dropped.
-pub(crate) struct Turn {
-    turns: Arc<Turns>,
+pub(crate) struct QueuePermit {
+    turns: Arc<FairQueue>,
     address: IpAddr,
     time: Mutex<Time>,
 }
@@ -116,14 +116,14 @@ struct Time {
     is_long: bool,
 }
 
-impl Turns {
+impl FairQueue {
     /// At most `most` at a time, and half of them, but one at least, for one address.
     pub(crate) fn new(most: usize) -> Self {
         let most = most.max(1);
         Self { most, most_begun: most, state: Mutex::default() }
     }
 
-    /// As [`Turns::new`], for queries that give way; at most `most_begun` of them have begun, a
+    /// As [`FairQueue::new`], for queries that give way; at most `most_begun` of them have begun, a
     /// quarter of them, but one at least, of one address.
     pub(crate) fn for_queries(most: usize, most_begun: usize) -> Self {
         Self { most_begun: most_begun.max(1), ..Self::new(most) }
@@ -136,7 +136,7 @@ impl Turns {
     }
 
     /// Waits for a turn.
-    pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> Turn {
+    pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> QueuePermit {
         let waiting = {
             let mut state = self.lock();
             state.line(address);
@@ -204,10 +204,10 @@ impl Turns {
         }
     }
 
-    fn turn(self: &Arc<Self>, address: IpAddr) -> Turn {
+    fn turn(self: &Arc<Self>, address: IpAddr) -> QueuePermit {
         let time =
             Mutex::new(Time { began: Instant::now(), worked: Duration::ZERO, is_long: false });
-        Turn { turns: Arc::clone(self), address, time }
+        QueuePermit { turns: Arc::clone(self), address, time }
     }
 
     /// Ends a turn and gives it to the next who still wants it.
@@ -375,7 +375,7 @@ impl State {
     }
 }
 
-impl Turn {
+impl QueuePermit {
     /// Lets those go first who wait and have worked less; returns once it is this one's turn again,
     /// and whether it has to end because others cannot begin.
     fn give_way(&self) -> bool {
@@ -416,7 +416,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for QueuePermit {
     fn drop(&mut self) {
         let time = self.time.get_mut().unwrap_or_else(PoisonError::into_inner);
         let (took, is_long) = (time.began.elapsed(), time.is_long);
@@ -448,7 +448,7 @@ mod tests {
 
     #[test]
     fn an_address_that_asks_for_much_waits_for_itself() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Arc::new(FairQueue::new(1));
         let running = poll(pin!(turns.take(address(1)))).unwrap();
         let mut greedy: Vec<_> = (0..50).map(|_| Box::pin(turns.take(address(1)))).collect();
         assert!(greedy.iter_mut().all(|it| poll(it.as_mut()).is_none()));
@@ -504,7 +504,7 @@ mod tests {
 
     #[test]
     fn addresses_that_want_nothing_are_forgotten_when_there_are_many() {
-        let turns = Arc::new(Turns::new(1));
+        let turns = Arc::new(FairQueue::new(1));
         for number in 0..3 * MOST_IDLE_ADDRESSES as u32 {
             drop(poll(pin!(turns.take(address(number)))).unwrap());
             assert!(turns.lock().lines.len() <= MOST_IDLE_ADDRESSES + 1);
@@ -513,7 +513,7 @@ mod tests {
 
     #[test]
     fn an_address_has_half_of_the_turns_and_never_are_there_more_than_all() {
-        let turns = Arc::new(Turns::new(4));
+        let turns = Arc::new(FairQueue::new(4));
         let take = |number| poll(pin!(turns.take(address(number))));
         let a = [take(1).unwrap(), take(1).unwrap()];
         assert!(take(1).is_none());
@@ -530,7 +530,7 @@ mod tests {
     /// However long a query takes, another address gets its turn, and the query goes on afterwards.
     #[test]
     fn a_query_lets_others_work_and_goes_on() {
-        let turns = Arc::new(Turns::for_queries(1, 8));
+        let turns = Arc::new(FairQueue::for_queries(1, 8));
         let query = poll(pin!(turns.take(address(1)))).unwrap();
         let mut other = pin!(turns.take(address(2)));
         assert!(poll(other.as_mut()).is_none());
@@ -563,14 +563,14 @@ mod tests {
     /// Where as many have begun as may, those that have worked for long make room.
     #[test]
     fn a_long_query_ends_where_others_cannot_begin() {
-        let turns = Arc::new(Turns::for_queries(1, 2));
+        let turns = Arc::new(FairQueue::for_queries(1, 2));
         let query = poll(pin!(turns.take(address(1)))).unwrap();
         // One of an address, and two in all.
         assert!(poll(pin!(turns.take(address(1)))).is_none());
         let mut second = Box::pin(turns.take(address(2)));
         assert!(poll(second.as_mut()).is_none());
         let has_begun = std::sync::atomic::AtomicBool::new(false);
-        let work = &|query: Turn| {
+        let work = &|query: QueuePermit| {
             while !query.give_way() && !has_begun.load(std::sync::atomic::Ordering::Relaxed) {}
         };
         std::thread::scope(|scope| {

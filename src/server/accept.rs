@@ -3,7 +3,7 @@
 
 use super::Service;
 use super::limits::{HalfOpen, Handshake};
-use super::running::{Stop, stopped};
+use super::shutdown::{Stop, stopped};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;

@@ -13,11 +13,11 @@ pub(super) struct Rate {
 
 /// A bucket knows one thing: when it will be full again. A new one is full.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(super) struct TokenBucket {
     full_at: Instant,
 }
 
-impl Bucket {
+impl TokenBucket {
     pub(super) fn new(now: Instant) -> Self {
         Self { full_at: now }
     }
@@ -64,7 +64,7 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(seed);
             let rate = Rate { per_s: rng.random_range(1..200), burst: rng.random_range(1..100) };
             let start = Instant::now();
-            let mut bucket = Bucket::new(start);
+            let mut bucket = TokenBucket::new(start);
             let mut now = start;
             let mut taken: Vec<Duration> = Vec::new();
             for _ in 0..300 {
@@ -94,7 +94,7 @@ mod tests {
     #[test]
     fn what_costs_more_than_a_full_bucket_takes_all_of_it() {
         let now = Instant::now();
-        let (rate, mut bucket) = (Rate { per_s: 10, burst: 50 }, Bucket::new(now));
+        let (rate, mut bucket) = (Rate { per_s: 10, burst: 50 }, TokenBucket::new(now));
         assert!(bucket.take(rate, 300, now));
         assert!(!bucket.take(rate, 1, now));
         assert!(bucket.take(rate, 300, now + Duration::from_secs(5)));
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn who_waits_for_what_is_owed_keeps_to_the_rate() {
         let (start, rate) = (Instant::now(), Rate { per_s: 10, burst: 5 });
-        let (mut bucket, mut now) = (Bucket::new(start), start);
+        let (mut bucket, mut now) = (TokenBucket::new(start), start);
         for _ in 0..25 {
             now += bucket.owe(rate, now);
         }
@@ -115,7 +115,7 @@ mod tests {
     #[test]
     fn a_rate_of_none_limits_nothing() {
         let now = Instant::now();
-        let mut bucket = Bucket::new(now);
+        let mut bucket = TokenBucket::new(now);
         assert!((0..1_000).all(|_| bucket.take(Rate { per_s: 0, burst: 1 }, 1, now)));
         assert_eq!(bucket.owe(Rate { per_s: 0, burst: 1 }, now), Duration::ZERO);
         assert!(bucket.is_full(now));

@@ -6,8 +6,8 @@
 //! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
 //! another one, and the OK that comes for it may be that of an EVENT.
 
-use crate::clients::nip42;
 use crate::relay_url::RelayUrl;
+use crate::server::nip42;
 use crate::store::{Event, RelayKind};
 use serde_json::Value;
 use serde_json::value::RawValue;
