@@ -28,6 +28,7 @@ mod peers;
 mod progress_line;
 mod relay;
 mod restore;
+mod runtime;
 mod service_manager;
 mod serving;
 mod sync;

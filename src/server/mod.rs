@@ -36,6 +36,17 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 /// A message longer than this is read on another thread.
 const LONG_MESSAGE_BYTES: usize = 64 << 10;
 
+/// Threads for the page, `/health` and the end of the store.
+const OTHER_THREADS: usize = 3;
+
+/// The threads of tokio's blocking pool that serving clients takes at a time, at most. Where the
+/// system gives no more threads, a runtime that has started and keeps so many serves on
+/// (`Builder::thread_keep_alive`).
+#[must_use]
+pub fn blocking_threads(config: &Config) -> usize {
+    Counts::new(config.store.readers.size()).threads() + OTHER_THREADS
+}
+
 /// What all connections share.
 pub(crate) struct Service {
     config: ConfigHandle,

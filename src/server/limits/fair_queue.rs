@@ -129,6 +129,12 @@ impl FairQueue {
         Self { most_begun: most_begun.max(1), ..Self::new(most) }
     }
 
+    /// The threads that work in a turn at a time, at most. What has given its turn away keeps its
+    /// thread.
+    pub(super) fn threads(&self) -> usize {
+        self.most.max(self.most_begun)
+    }
+
     /// Waits for a turn.
     pub(crate) async fn take(self: &Arc<Self>, address: IpAddr) -> QueuePermit {
         let waiting = {

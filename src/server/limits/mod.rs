@@ -52,4 +52,10 @@ impl ConnectionCounts {
             queries: Arc::new(FairQueue::for_queries((readers / 2).min(2 * cores), readers / 2)),
         }
     }
+
+    /// The threads that work in a turn at a time, at most.
+    pub(crate) fn threads(&self) -> usize {
+        let all = [&self.parsing, &self.short, &self.long, &self.queries];
+        all.iter().map(|turns| turns.threads()).sum()
+    }
 }

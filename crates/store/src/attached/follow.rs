@@ -115,12 +115,17 @@ impl Follower {
             // Room from the beginning: what a vector leaves behind where it grew would stay.
             let room = usize::try_from(rows).unwrap_or_default();
             let (older, newer) = std::thread::scope(|scope| {
-                let older = scope.spawn(move || -> Result<Scanned, StoreError> {
+                let scan_older = || -> Result<Scanned, StoreError> {
                     Ok(Scanned::of(schema, &open(path)?, first, middle, now, room)?)
-                });
+                };
+                let thread = std::thread::Builder::new().spawn_scoped(scope, scan_older);
                 let second = middle.saturating_add(1);
                 let newer = Scanned::of(schema, &transaction, second, last, now, room / 2);
-                (older.join().unwrap_or(Err(StoreError::Closed)), newer)
+                let older = match thread {
+                    Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed)),
+                    Err(_) => scan_older(),
+                };
+                (older, newer)
             });
             scanned = older?;
             let newer = newer?;
