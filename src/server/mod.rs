@@ -44,7 +44,7 @@ const OTHER_THREADS: usize = 3;
 /// (`Builder::thread_keep_alive`).
 #[must_use]
 pub fn blocking_threads(config: &Config) -> usize {
-    Counts::new(config.store.readers.size()).threads() + OTHER_THREADS
+    ConnectionCounts::new(config.store.readers.size()).threads() + OTHER_THREADS
 }
 
 /// What all connections share.
