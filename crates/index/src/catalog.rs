@@ -2,10 +2,10 @@
 //! private kinds apart; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
-use super::charge::Charged;
 use super::item_set::ItemSet;
-use super::kept::{KeptSets, Statistics};
+use super::memory_reservation::Charged;
 use super::scan::{Gathered, gather, scan, scan_halves, union};
+use super::set_cache::{SetCache, Statistics};
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::metrics::IndexMetrics;
@@ -34,7 +34,7 @@ pub enum SnapshotError {
 
 /// The catalog of sets.
 pub struct Catalog {
-    kept: KeptSets,
+    kept: SetCache,
     metrics: IndexMetrics,
     // What sets take that are not kept.
     charged: Arc<Charged>,
@@ -65,7 +65,7 @@ impl Catalog {
 
     fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
-        let kept = KeptSets::new(memory_bytes, resident, Arc::clone(&charged));
+        let kept = SetCache::new(memory_bytes, resident, Arc::clone(&charged));
         Self { kept, metrics: IndexMetrics::default(), charged }
     }
 
@@ -107,17 +107,17 @@ impl Catalog {
         self.kept.sets(self.kept.resident())
     }
 
-    /// As [`KeptSets::begin_rewrite`].
+    /// As [`SetCache::begin_rewrite`].
     pub(super) fn begin_rewrite(&self) -> Vec<(Filter, ItemSet)> {
         self.kept.begin_rewrite()
     }
 
-    /// As [`KeptSets::finish_rewrite`].
+    /// As [`SetCache::finish_rewrite`].
     pub(super) fn finish_rewrite(&self, fresh: Vec<(Filter, ItemSet)>) {
         self.kept.finish_rewrite(fresh);
     }
 
-    /// As [`KeptSets::forget_unreadable`].
+    /// As [`SetCache::forget_unreadable`].
     pub(super) fn forget_unreadable(&self) -> bool {
         self.kept.forget_unreadable()
     }
@@ -312,13 +312,13 @@ impl Catalog {
         let public = &view.public;
         let content = public.timeless();
         let cheap = || Gathered::new(None, CHEAP_ITEMS);
-        let set = match self.at_one_commit(source, view, &content, &cheap, limit)? {
+        let set = match self.read_at_commit(source, view, &content, &cheap, limit)? {
             Some(set) => set,
             None => {
                 // So that it is kept from now on, where it can be.
                 self.slice(source, public, limit)?;
                 let all = || Gathered::new(view.limit(), limit);
-                self.at_one_commit(source, view, &content, &all, limit)?
+                self.read_at_commit(source, view, &content, &all, limit)?
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
@@ -327,7 +327,7 @@ impl Catalog {
 
     /// The view's items at one commit. Where no set of its public part is kept, all are gathered
     /// in `all`; `None` when they are too many.
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         source: &dyn EventSource,
         view: &View,
@@ -338,7 +338,7 @@ impl Catalog {
         let (kept, mut found) = (Cell::new(None), None);
         let beside =
             || if content.is_void() { Some(ItemSet::default()) } else { self.kept.used(content) };
-        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+        source.read_at_commit(&mut || kept.set(beside()), &mut |moment| {
             found = match kept.take() {
                 Some(mut set) => {
                     let mut own = Gathered::new(view.limit(), limit);

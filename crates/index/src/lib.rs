@@ -22,30 +22,30 @@
 #![warn(missing_docs)]
 
 mod catalog;
-mod changes;
-mod charge;
+mod commit_feed;
 mod files;
 mod item_set;
 mod keeper;
-mod kept;
 #[cfg(test)]
 mod lifecycle_tests;
+mod memory_reservation;
 mod metrics;
 mod scan;
+mod set_cache;
 mod slice;
 mod sorted_file;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError};
-pub use changes::{Subscriber, SubscriberError};
+pub use commit_feed::{Subscriber, SubscriberError};
 pub use item_set::ItemSet;
-pub use kept::Statistics;
 pub use metrics::IndexMetrics;
+pub use set_cache::Statistics;
 pub use slice::Slice;
 pub use sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
 pub use tree::Tree;
 
-use changes::Changes;
+use commit_feed::CommitFeed;
 use files::IndexFiles;
 use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
@@ -72,7 +72,7 @@ pub struct Sets {
     catalog: Arc<Catalog>,
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
-    changes: Changes,
+    changes: CommitFeed,
     // Of sets that are kept on files.
     keeper: Option<Arc<Keeper>>,
 }
@@ -99,7 +99,7 @@ impl Index {
         rule: WriteRule,
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
-        let (changes, signal) = (Changes::new(), Arc::<Signal>::default());
+        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
         let publish = {
             let (catalog, changes) = (Arc::clone(&catalog), changes.clone());
             let signal = Arc::clone(&signal);
@@ -196,7 +196,7 @@ impl Sets {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::of_public(memory_bytes, &private));
         let hidden = private.clone();
-        let changes = Changes::new();
+        let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
         Ok(Self { source, catalog, hidden, changes, keeper: None })
@@ -210,7 +210,7 @@ impl Sets {
     /// The sets over a store that another process writes to. Each is scanned for and shows the
     /// store as it is then; nothing tells of changes.
     pub fn reading(reader: Reader) -> Self {
-        let (catalog, changes) = (Arc::new(Catalog::scanning()), Changes::new());
+        let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         let hidden = PrivateKinds::default();
         Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
     }
@@ -331,7 +331,7 @@ impl Sets {
 /// What is heard of another relay's database goes to the catalog and to whoever subscribes.
 struct Heard {
     catalog: Arc<Catalog>,
-    changes: Changes,
+    changes: CommitFeed,
 }
 
 impl Listener for Heard {

@@ -39,7 +39,7 @@ use super::nip11::Information;
 use super::report::{Counts, Progress, Report, STOPPED};
 use crate::config::Direction;
 use crate::metrics::Tally;
-use crate::store::{PeerTraits, Refused, SyncMark};
+use crate::store::{PeerTraits, RefusedId, SyncMark};
 use auth::Auth;
 use download::Download;
 use ledger::{Ledger, Side};
@@ -153,6 +153,8 @@ pub struct Machine {
     silent_connections: u32,
     /// Connections in this round that were left because of that.
     silent_in_all: u32,
+    /// The most ids that a REQ asks for, as far as unanswered ones have shown.
+    most_ids: usize,
     /// Why the peer has refused a download, in its words.
     refusal: Option<String>,
     notices: Notices,
@@ -162,7 +164,7 @@ pub struct Machine {
     round: Option<Round>,
     breakdown: Option<Breakdown>,
     reading: Reading,
-    refused: Vec<Refused>,
+    refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
 }
@@ -220,6 +222,7 @@ impl Machine {
             silences: 0,
             silent_connections: 0,
             silent_in_all: 0,
+            most_ids: usize::MAX,
             refusal: None,
             notices: Notices::default(),
             rounds: 0,

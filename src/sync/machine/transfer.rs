@@ -3,7 +3,7 @@
 
 use super::ledger::{IdState, Side};
 use super::{Asked, Fate, Id, Loss, Machine, REFUSED_IDS, Settled, Work};
-use crate::store::Refused;
+use crate::store::RefusedId;
 use crate::sync::reason::Reason;
 use std::collections::HashMap;
 
@@ -67,7 +67,8 @@ impl Machine {
     ) {
         let before = self.ledger.get(&id).copied();
         match before {
-            Some(entry) if entry.round == number && entry.state != IdState::Open => return,
+            // Two pages may show the same of our events to be missing.
+            Some(entry) if entry.round == number => return,
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
             }
@@ -219,7 +220,7 @@ impl Machine {
         let is_peers = self.ledger.get(&id).is_none_or(|entry| entry.side == Side::Peers);
         let is_ours = reason.is_ours() && (is_peers || reason == Reason::Protected);
         let peer = if is_ours { String::new() } else { self.url.clone() };
-        self.refused.push(Refused { peer, id, reason: reason.name().to_owned(), term_s });
+        self.refused.push(RefusedId { peer, id, reason: reason.name().to_owned(), term_s });
         if self.refused.len() >= REFUSED_IDS {
             self.remember_refused();
         }

@@ -9,7 +9,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::charge::Charge;
+use super::memory_reservation::Charge;
 use super::sorted_file::SortedFile;
 use super::tree::Tree;
 use negsync_reconcile::Item;
