@@ -59,8 +59,7 @@ async fn run(other: Program, events: usize, rounds: usize) {
     let mut contenders = [contenders.next().unwrap(), contenders.next().unwrap()];
     let mut rows: Vec<Row> = Vec::new();
     for round in 0..rounds {
-        let mut row = 0;
-        for work in work::all(&world) {
+        for (row, work) in work::all(&world).into_iter().enumerate() {
             for (place, contender) in contenders.iter_mut().enumerate() {
                 let measured = work.measure(contender, &world, round as u64).await;
                 if rows.len() == row {
@@ -69,7 +68,6 @@ async fn run(other: Program, events: usize, rounds: usize) {
                 }
                 rows[row].measured[place].push(measured);
             }
-            row += 1;
         }
     }
     print(&names, &rows, events, rounds);
