@@ -1,14 +1,13 @@
 //! A set on a file, beside the same in a tree: how long it takes to write and to open, what it takes
 //! of memory, and what a session costs the responder.
 //!
-//! `cargo bench --bench sorted_file [-- <items>]`: ten million unless told otherwise, and one million
+//! `cargo bench -p negsync-index --bench sorted_file [-- <items>]`: ten million unless told otherwise, and one million
 //! beside them. Of each session the shortest of five runs counts. Memory is that of a fresh process,
 //! resident and anonymous (Linux): pages of the file that the system keeps are not in it.
 
-use negsync::index::{FileIdentity, FileWriter, ItemSet, SortedFile, Tree};
-use negsync::item::Item;
-use negsync::reconcile::{
-    Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, Responder,
+use negsync_index::{FileIdentity, FileWriter, ItemSet, SortedFile, Tree};
+use negsync_reconcile::{
+    Difference, Initiator, InitiatorOptions, InitiatorStep, Item, RangeSet, Responder,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
