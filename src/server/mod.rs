@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
 use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{Counts, FairQueue, Full, Place, client_address};
+use limits::{Counts, FairQueue, Full, OutboundRoom, Place, client_address};
 use message::{ClientMessage, Refusal};
 use read_error_log::ReadTrouble;
 use shutdown::Running;
@@ -44,7 +44,7 @@ const OTHER_THREADS: usize = 3;
 /// (`Builder::thread_keep_alive`).
 #[must_use]
 pub fn blocking_threads(config: &Config) -> usize {
-    Counts::new(config.store.readers.size()).threads() + OTHER_THREADS
+    Counts::new(config).threads() + OTHER_THREADS
 }
 
 /// What all connections share.
@@ -67,7 +67,7 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
-            counts: Counts::new(config.load().store.readers.size()),
+            counts: Counts::new(&config.load()),
             config,
             sets,
             metrics,
@@ -75,6 +75,11 @@ impl Service {
             read_trouble: ReadTrouble::default(),
             running,
         }
+    }
+
+    /// Room for the answers that wait for a new connection's socket.
+    pub(crate) fn outbound_room(&self) -> OutboundRoom {
+        self.counts.outbound.room(self.config().connections.outbound_bytes.size())
     }
 
     /// The configuration in force.
