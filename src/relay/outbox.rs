@@ -84,15 +84,15 @@ impl Outbox {
 }
 
 /// The other ends of an outbox.
-pub(super) struct Waiting {
+pub(super) struct OutboxEnds {
     pub(super) answers: mpsc::Receiver<Answer>,
     pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
 }
 
 /// Makes both ends. What waits between them is in `room`.
-pub(super) fn outbox(room: OutboundRoom) -> (Outbox, Waiting) {
+pub(super) fn outbox(room: OutboundRoom) -> (Outbox, OutboxEnds) {
     let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
     let (outcomes, outcomes_out) = mpsc::unbounded_channel();
-    let waiting = Waiting { answers: answers_out, outcomes: outcomes_out };
+    let waiting = OutboxEnds { answers: answers_out, outcomes: outcomes_out };
     (Outbox { answers, room, outcomes }, waiting)
 }

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 /// What is counted over all connections.
-pub(crate) struct Counts {
+pub(crate) struct ConnectionCounts {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) neg_total: Arc<NegTotal>,
     /// What waits for clients to take it.
@@ -45,7 +45,7 @@ pub(crate) struct Counts {
     pub(crate) queries: Arc<FairQueue>,
 }
 
-impl Counts {
+impl ConnectionCounts {
     /// Nothing yet.
     pub(crate) fn new(config: &Config) -> Self {
         let readers = config.store.readers.size();
