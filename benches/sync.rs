@@ -60,7 +60,7 @@ fn open(path: &Path) -> Index {
 async fn relay(path: &Path) -> Relay {
     let store = StoreConfig { path: path.to_owned(), ..StoreConfig::default() };
     let mut config = Config { store, ..Config::default() };
-    config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+    config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     Relay::start(config).await.unwrap()
 }
 

@@ -2,25 +2,26 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod admission;
-pub mod attach;
-pub mod clients;
 pub mod config;
-pub mod index;
+pub mod control;
 pub mod memory;
 pub mod metrics;
+pub mod moderation;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
 mod policy;
-pub mod prefix;
 pub mod relay;
-pub mod relay_url;
-pub mod store;
+pub mod server;
+pub mod sidecar;
 pub mod sync;
 pub mod utc;
 
+pub use negsync_index as index;
+pub use negsync_nostr::{prefix, relay_url};
 pub use negsync_reconcile as reconcile;
 pub use negsync_reconcile::item;
+pub use negsync_store as store;
 
 // The Rust in docs/library.md is compiled with the tests.
 #[cfg(doctest)]

@@ -2,8 +2,8 @@
 //! JSON; an event that can be read is stored in a form that reads the same.
 
 use negsync::admission::{Admission, Source};
-use negsync::clients::message::{ClientMessage, Refusal, ok, parse};
 use negsync::config::{Config, Limits};
+use negsync::server::message::{ClientMessage, Refusal, ok, parse};
 use negsync::store::{Event, Filter, Viewer};
 use serde_json::Value;
 use std::net::Ipv4Addr;

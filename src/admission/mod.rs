@@ -2,13 +2,14 @@
 //! that we stand before, and imported ones.
 //!
 //! The door has two halves. [`Admission::read`] and [`Admission::check`] ask what is cheap, before
-//! the signature is verified: limits, protected events, who may publish. [`Admission::judge`] asks
+//! the signature is verified: limits, the ban list, protected events, who may publish. [`Admission::judge`] asks
 //! the operator's program about verified events.
 
 pub(crate) mod access;
 mod limits;
 
 use crate::config::{Config, ConfigHandle, Reloaded};
+use crate::moderation::{BanList, Moderation, ModerationError};
 use crate::policy::{self, WritePolicy};
 use crate::prefix::Prefix;
 use crate::store::{Event, VerifiedEvent, Viewer};
@@ -34,7 +35,8 @@ pub enum Source {
         /// Whether it sends what is new, rather than what was asked for.
         live: bool,
     },
-    /// A file that the operator imports: limits of size hold, all else is the operator's business.
+    /// A file that the operator imports: limits of size and the ban list hold, all else is the
+    /// operator's business.
     Import,
 }
 
@@ -50,6 +52,8 @@ pub enum Reason {
     Protected,
     /// Whoever sends it may not publish it.
     NotAllowed,
+    /// The operator has banned it, its author, its kind, or a word of it.
+    Banned,
     /// The write policy rejects it.
     WritePolicy,
     /// The write policy gives no answer.
@@ -90,21 +94,41 @@ pub enum Verdict {
     ShadowReject,
 }
 
+/// Why the door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmissionError {
+    /// The system gives no thread for the write policy.
+    #[error("cannot start a thread for the write policy: {0}")]
+    Thread(io::Error),
+    /// The ban list cannot be used.
+    #[error(transparent)]
+    Moderation(#[from] ModerationError),
+}
+
 /// Decides about every event. Clones share it, and the operator's program.
 #[derive(Clone)]
 pub struct Admission {
     config: ConfigHandle,
     policy: WritePolicy,
+    moderation: Moderation,
 }
 
 impl Admission {
     /// The door as it is configured; the write policy is started with it.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(config: impl Into<ConfigHandle>) -> io::Result<Self> {
+    /// When the system gives no thread, or the ban list cannot be used.
+    pub fn start(config: impl Into<ConfigHandle>) -> Result<Self, AdmissionError> {
         let config = config.into();
-        Ok(Self { policy: WritePolicy::start(config.clone())?, config })
+        let moderation = Moderation::configured(&config.load())?;
+        let policy = WritePolicy::start(config.clone()).map_err(AdmissionError::Thread)?;
+        Ok(Self { policy, config, moderation })
+    }
+
+    /// What the operator does not want.
+    pub fn moderation(&self) -> &Moderation {
+        &self.moderation
     }
 
     /// The configuration in force.
@@ -140,7 +164,7 @@ impl Admission {
     /// # Errors
     /// When it is over a limit, or not for this source to bring.
     pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
-        check(&self.config(), event, source)
+        check(&self.config(), &self.moderation.current(), event, source)
     }
 
     /// Asks the write policy about events, all of one source; the verdicts come in their order. It
@@ -154,9 +178,12 @@ impl Admission {
     }
 }
 
-fn check(config: &Config, event: &Event, source: &Source) -> Result<(), Refusal> {
+fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Result<(), Refusal> {
     let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
     limits::check_form(event, &config.limits).map_err(over)?;
+    if let Some(text) = bans.refuses(event) {
+        return Err(Refusal::new(event, Reason::Banned, text));
+    }
     match source {
         Source::Import => {}
         Source::Peer { .. } => {
@@ -166,9 +193,13 @@ fn check(config: &Config, event: &Event, source: &Source) -> Result<(), Refusal>
             }
             limits::check_time(event, &config.limits).map_err(over)?;
         }
-        Source::Client { viewer, .. } => {
+        Source::Client { viewer, address } => {
+            if bans.blocks(*address) {
+                let text = "blocked: your address is banned";
+                return Err(Refusal::new(event, Reason::Banned, text));
+            }
             limits::check_time(event, &config.limits).map_err(over)?;
-            access::may_publish(&config.auth, viewer, event)
+            access::may_publish(&config.auth, bans, viewer, event)
                 .map_err(|text| Refusal::new(event, Reason::NotAllowed, text))?;
         }
     }

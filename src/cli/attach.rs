@@ -1,15 +1,15 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
-use super::serving::{ListenArguments, Serves, Serving, Signals};
+use super::service_manager::Starting;
+use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use negsync::admission::Admission;
-use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
-use negsync::store::{RelayKind, Store, StoreOptions};
+use negsync::sidecar::{self, Attach, open_sets};
+use negsync::store::{RelayKind, Store};
 use negsync::sync::{Local, Schedule};
-use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,7 +62,7 @@ pub(super) fn local(config: Config) -> anyhow::Result<Local> {
 }
 
 fn open_notes(config: &Config) -> anyhow::Result<Store> {
-    let options = StoreOptions::configured(config);
+    let options = config.store_options();
     Ok(Store::open(&config.store.path, options, Box::new(|_| {}))?)
 }
 
@@ -74,7 +74,7 @@ impl Arguments {
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }
-        attach::check(&config)?;
+        sidecar::check(&config)?;
         Ok(config)
     }
 }
@@ -83,21 +83,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let signals = Signals::heard(arguments.store.config.is_some())?;
+        let sockets = sockets_handed_over(&config)?;
+        let starting = Starting::begin();
         let sets = open_sets(&config)?;
-        let attach = Attach::start(config.clone(), sets.clone()).await?;
-        let (address, status) = (attach.address(), attach.status_address());
+        let attach = Attach::start_on(config.clone(), sets.clone(), sockets).await?;
+        let (addresses, status) = (attach.addresses().to_vec(), attach.status_address());
         let database = config.attach.path.display().to_string();
         let (relay, peers) = (config.attach.url.clone(), config.peers.len());
         let serving = Serving::begin(Beside { attach, sets, notes: None }, log)?;
-        tracing::info!(%address, ?status, database, relay, peers, "serving");
-        // A closed standard output is no reason not to serve.
-        let _ = writeln!(std::io::stdout(), "negsync serves {database} on ws://{address}");
+        drop(starting);
+        tracing::info!(?addresses, ?status, database, relay, peers, "serving");
+        say_where(&database, &addresses);
         serving.run(signals, || arguments.config()).await
     })
 }

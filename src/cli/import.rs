@@ -7,7 +7,7 @@ use super::import_input::{ImportInput, event_of};
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::Context;
 use indicatif::ProgressBar;
-use negsync::admission::{Admission, Source};
+use negsync::admission::{Admission, Reason, Source};
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::io::{BufRead, Write};
@@ -45,6 +45,8 @@ struct Tally {
     duplicate: u64,
     superseded: u64,
     deleted: u64,
+    by_operator: u64,
+    banned: u64,
     over_limits: u64,
     expired: u64,
     ephemeral: u64,
@@ -56,6 +58,7 @@ struct Tally {
 struct Checked {
     events: Vec<VerifiedEvent>,
     duplicates: u64,
+    banned: u64,
     // Line number and what is wrong with it.
     bad_lines: Vec<(u64, String)>,
     bytes: u64,
@@ -72,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_array = beginning.starts_with(b"[");
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
-    let options = StoreOptions { batches, ..StoreOptions::configured(&config) };
+    let options = StoreOptions { batches, ..config.store_options() };
     let index = Index::open(&config.store.path, options, 0)?;
     let admission = Admission::start(config)?;
     let progress = bar(length);
@@ -192,6 +195,7 @@ fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Inde
     let mut checked = Checked {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
+        banned: 0,
         bad_lines: Vec::new(),
         bytes: chunk.bytes,
     };
@@ -199,7 +203,8 @@ fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Inde
         match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
-            Err(reason) => checked.bad_lines.push((*line, reason)),
+            Err(NotTaken::Banned) => checked.banned += 1,
+            Err(NotTaken::Invalid(reason)) => checked.bad_lines.push((*line, reason)),
         }
     }
     if let Some(line) = chunk.too_long {
@@ -208,15 +213,26 @@ fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Inde
     checked
 }
 
+/// Why a line is not stored.
+enum NotTaken {
+    Banned,
+    Invalid(String),
+}
+
 /// The event, or `None` when it is stored already.
 fn read_event(
     text: &str,
     trusted: bool,
     admission: &Admission,
     index: &Index,
-) -> Result<Option<VerifiedEvent>, String> {
-    let event = admission.read(event_of(text), &Source::Import).map_err(|refusal| {
-        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+) -> Result<Option<VerifiedEvent>, NotTaken> {
+    let read = admission.read(event_of(text), &Source::Import);
+    let event = read.map_err(|refusal| match refusal.reason {
+        Reason::Banned => NotTaken::Banned,
+        _ => {
+            let reason = refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text);
+            NotTaken::Invalid(reason.to_owned())
+        }
     })?;
     if index.contains(&event.item()) {
         return Ok(None);
@@ -224,19 +240,21 @@ fn read_event(
     if trusted {
         return Ok(Some(event.trust()));
     }
-    event.verify().map(Some).map_err(|error| error.to_string())
+    event.verify().map(Some).map_err(|error| NotTaken::Invalid(error.to_string()))
 }
 
 impl Tally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
+        let refused = refused + self.by_operator + self.banned;
         let refused = refused + self.ephemeral + self.bad_lines.count();
         self.stored + self.duplicate + refused + self.failed
     }
 
     fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
+        self.banned += checked.banned;
         for (line, reason) in &checked.bad_lines {
             if let Some(text) = self.bad_lines.add(*line, reason) {
                 progress.suspend(|| say(&text));
@@ -251,6 +269,7 @@ impl Tally {
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
+                Outcome::RemovedByOperator => self.by_operator += 1,
                 Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
@@ -270,6 +289,8 @@ impl std::fmt::Display for Tally {
         let refusals = [
             (self.superseded, "superseded"),
             (self.deleted, "deleted"),
+            (self.by_operator, "removed by the operator"),
+            (self.banned, "banned"),
             (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),

@@ -42,7 +42,7 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 fn open_index(config: &Config) -> Result<Index, StoreError> {
     let memory_bytes = config.index.memory_mb.size() << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
-    let options = StoreOptions { batches, ..StoreOptions::configured(config) };
+    let options = StoreOptions { batches, ..config.store_options() };
     Index::open(&config.store.path, options, memory_bytes)
 }
 
@@ -51,7 +51,7 @@ fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {
     let reader = Reader::open(&config.store.path, config.store.readers.size())?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let notes = folder.path().join("notes.sqlite");
-    let notes = Store::open(&notes, StoreOptions::configured(&config), Box::new(|_| {}))?;
+    let notes = Store::open(&notes, config.store_options(), Box::new(|_| {}))?;
     let local = Local::reading(Sets::reading(reader), notes, Admission::start(config)?)?;
     Ok(OpenedLocal { local, _notes: Some(folder) })
 }

@@ -3,6 +3,8 @@
 mod attach;
 mod backup;
 mod bad_lines;
+mod ban;
+mod bans;
 mod between;
 mod check;
 mod chunks;
@@ -10,32 +12,37 @@ mod compact;
 mod completions;
 mod connecting;
 mod decode;
+mod delete;
 mod diff;
 mod explain;
 mod export;
 mod hand_over;
+mod hints;
 mod import;
 mod import_input;
 mod lines;
 mod local;
 mod man;
 mod neg_open;
+mod operator_request;
 mod peers;
 mod progress_line;
 mod relay;
-mod remedy;
 mod restore;
+mod runtime;
+mod service_manager;
 mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;
+mod undelete;
 
-pub(crate) use remedy::remedy;
+pub(crate) use hints::hints;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LogConfig, LogFormat, Via};
+use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
 use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
@@ -92,6 +99,21 @@ enum Command {
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Arguments),
+    /// Remove events, and keep them out whoever brings them.
+    #[command(after_help = delete::EXAMPLES)]
+    Delete(delete::Arguments),
+    /// Let events in again that `delete` has removed.
+    #[command(after_help = undelete::EXAMPLES)]
+    Undelete(undelete::Arguments),
+    /// Refuse keys, events, words or addresses from now on, whoever brings them.
+    #[command(after_help = ban::EXAMPLES)]
+    Ban(ban::BanArguments),
+    /// Take bans back.
+    #[command(after_help = ban::EXAMPLES)]
+    Unban(ban::UnbanArguments),
+    /// List what is banned.
+    #[command(after_help = bans::EXAMPLES)]
+    Bans(bans::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -111,7 +133,8 @@ enum Command {
 /// Which configuration and which store a command works with.
 #[derive(Args)]
 struct StoreArguments {
-    /// The configuration file; without it every key has its default.
+    /// The configuration file; without it every key has its default. A variable such as
+    /// NEGSYNC__STORE__PATH wins over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// The SQLite file that holds the events; wins over the configuration.
@@ -121,10 +144,7 @@ struct StoreArguments {
 
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
-        let mut config = match &self.config {
-            Some(path) => read_config(path)?,
-            None => Config::default(),
-        };
+        let mut config = read_config(self.config.as_deref())?.config;
         if let Some(store) = &self.store {
             config.store.path.clone_from(store);
         }
@@ -133,13 +153,13 @@ impl StoreArguments {
     }
 }
 
-/// Reads the configuration, with what only a sync knows to be wrong.
-fn read_config(path: &Path) -> Result<Config, ConfigError> {
-    let config = Config::read(path)?;
-    for (place, peer) in config.peers.iter().enumerate() {
-        let wrong = |key, reason| ConfigError::of_peer(path, place, key, reason);
-        if peer.url.is_onion() && *peer.proxy.as_ref().unwrap_or(&config.sync.proxy) == Via::Direct
-        {
+/// Reads the file, if there is one, and the environment, with what only a sync knows to be wrong.
+fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
+    let loaded = Config::load(path, std::env::vars_os())?;
+    for (place, peer) in loaded.config.peers.iter().enumerate() {
+        let wrong = |key, reason| loaded.wrong_peer(place, key, reason);
+        let proxy = peer.proxy.as_ref().unwrap_or(&loaded.config.sync.proxy);
+        if peer.url.is_onion() && *proxy == Via::Direct {
             let reason = "an onion service needs a proxy: name Tor's in sync.proxy, or here";
             return Err(wrong("url", reason.to_owned()));
         }
@@ -147,7 +167,7 @@ fn read_config(path: &Path) -> Result<Config, ConfigError> {
             PeerFilter::parse(&filter).map_err(|error| wrong("filter", error.to_string()))?;
         }
     }
-    Ok(config)
+    Ok(loaded)
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
@@ -162,6 +182,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
+        Command::Delete(arguments) => delete::run(&arguments),
+        Command::Undelete(arguments) => undelete::run(&arguments),
+        Command::Ban(arguments) => ban::ban(&arguments),
+        Command::Unban(arguments) => ban::unban(&arguments),
+        Command::Bans(arguments) => bans::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Peers(arguments) => peers::run(&arguments),

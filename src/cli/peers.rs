@@ -7,10 +7,9 @@ use hyper::body::Bytes;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
-use negsync::config::Config;
+use negsync::config::ListenAddress;
 use serde::Deserialize;
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -30,8 +29,8 @@ const ANSWER_BYTES: usize = 16 << 20;
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// Where the relay serves, in place of relay.listen; of `negsync attach` it is attach.status_listen.
-    #[arg(long, value_name = "ADDR:PORT")]
-    relay: Option<SocketAddr>,
+    #[arg(long, value_name = "HOST:PORT")]
+    relay: Option<ListenAddress>,
     /// The relay's configuration file, of which relay.listen counts.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -71,13 +70,10 @@ struct Totals {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = match &arguments.config {
-        Some(path) => read_config(path)?,
-        None => Config::default(),
-    };
-    let address = arguments.relay.unwrap_or_else(|| reachable(&config));
+    let config = read_config(arguments.config.as_deref())?.config;
+    let address = arguments.relay.as_ref().unwrap_or(&config.relay.listen).reachable();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(address)).await });
+    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(&address)).await });
     let text = asked.with_context(|| format!("no answer from {address} in 10 s"))??;
     let mut out = std::io::stdout().lock();
     if arguments.json {
@@ -90,25 +86,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The address to ask a relay at that may listen on all of them.
-fn reachable(config: &Config) -> SocketAddr {
-    let mut address = config.relay.listen;
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
-}
-
-async fn ask(address: SocketAddr) -> anyhow::Result<String> {
+async fn ask(address: &str) -> anyhow::Result<String> {
     let stream = TcpStream::connect(address)
         .await
         .with_context(|| format!("no relay answers at {address}; name it with --relay"))?;
     let (mut sender, connection) =
         hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let connection = tokio::spawn(connection);
-    let request = Request::get("/status").header(HOST, address.to_string());
+    let request = Request::get("/status").header(HOST, address);
     let response = sender.send_request(request.body(Empty::<Bytes>::new())?).await?;
     let status = response.status();
     let body = Limited::new(response.into_body(), ANSWER_BYTES).collect().await;

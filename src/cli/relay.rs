@@ -1,12 +1,11 @@
 //! `negsync relay`
 
-use super::serving::{ListenArguments, Serves, Serving, Signals};
+use super::service_manager::Starting;
+use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::Context;
 use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -31,23 +30,23 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
-        let relay = Relay::start(config).await?;
-        let (address, peers) = (relay.address(), relay.admission().config().peers.len());
+        let sockets = sockets_handed_over(&config)?;
+        let starting = Starting::begin();
+        let relay = Relay::start_on(config, sockets).await?;
+        let peers = relay.admission().config().peers.len();
+        let addresses = relay.addresses().to_vec();
         let serving = Serving::begin(relay, log)?;
-        tracing::info!(%address, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
-        // A closed standard output is no reason not to serve.
-        let _ = writeln!(std::io::stdout(), "negsync serves {store} on ws://{address}");
-        if names_no_url(&relay_url, address) {
+        drop(starting);
+        tracing::info!(?addresses, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
+        say_where(&store, &addresses);
+        if names_no_url(&relay_url, &addresses) {
             tracing::warn!(
-                %address,
+                ?addresses,
                 "auth.relay_url is empty on a public address: AUTH accepts any URL with the Host that \
                  the client's connection names, so another relay can pass on what was signed for it; \
                  of requests to vanish (NIP-62) only those to ALL_RELAYS are followed. Hint: set \
@@ -59,8 +58,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Whether a relay that strangers reach does not say by which URL it is known.
-fn names_no_url(relay_url: &str, address: SocketAddr) -> bool {
-    relay_url.is_empty() && !address.ip().to_canonical().is_loopback()
+fn names_no_url(relay_url: &str, addresses: &[SocketAddr]) -> bool {
+    let is_local = |address: &SocketAddr| address.ip().to_canonical().is_loopback();
+    relay_url.is_empty() && !addresses.iter().all(is_local)
 }
 
 impl Serves for Relay {
@@ -97,7 +97,8 @@ mod tests {
             ("", "192.0.2.1:7777", true),
             ("wss://relay.example.com", "0.0.0.0:7777", false),
         ] {
-            assert_eq!(names_no_url(relay_url, address.parse().unwrap()), wants, "{address}");
+            let addresses = ["127.0.0.1:1".parse().unwrap(), address.parse().unwrap()];
+            assert_eq!(names_no_url(relay_url, &addresses), wants, "{address}");
         }
     }
 }

@@ -1,9 +1,10 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
-use super::Log;
-use negsync::config::{Config, Reloaded};
+use super::{Log, service_manager};
+use negsync::config::{Config, ListenAddress, Reloaded};
 use negsync::sync::Schedule;
-use std::net::SocketAddr;
+use std::io::Write;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -11,21 +12,39 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Where to serve.
 #[derive(clap::Args)]
 pub(super) struct ListenArguments {
-    /// The address and port to serve on; wins over the configuration. Port 0 takes any free one.
-    #[arg(long, value_name = "ADDR:PORT", value_parser = listen_address)]
-    listen: Option<SocketAddr>,
-}
-
-fn listen_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "give an address and a port, such as 127.0.0.1:7777".to_owned())
+    /// Where to serve, such as 127.0.0.1:7777, localhost:7777 (every address of the name) or :7777
+    /// (every address of this machine); wins over the configuration. Port 0 takes any free one.
+    #[arg(long, value_name = "HOST:PORT")]
+    listen: Option<ListenAddress>,
 }
 
 impl ListenArguments {
     pub(super) fn apply(&self, config: &mut Config) {
-        if let Some(listen) = self.listen {
-            config.relay.listen = listen;
+        if let Some(listen) = &self.listen {
+            config.relay.listen.clone_from(listen);
         }
     }
+}
+
+/// The sockets that were handed over to be served, which then stand in for `relay.listen`; none where
+/// this program is to listen itself.
+pub(super) fn sockets_handed_over(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let sockets = service_manager::sockets()?;
+    if !sockets.is_empty() {
+        tracing::info!(
+            sockets = sockets.len(),
+            listen = %config.relay.listen,
+            "serving on the sockets that were handed over (LISTEN_FDS); relay.listen and --listen are not used"
+        );
+    }
+    Ok(sockets)
+}
+
+/// Prints what is served, and where.
+pub(super) fn say_where(served: &str, addresses: &[SocketAddr]) {
+    let urls: Vec<String> = addresses.iter().map(|address| format!("ws://{address}")).collect();
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(std::io::stdout(), "negsync serves {served} on {}", urls.join(", "));
 }
 
 /// The relay, or the plugin before another one.
@@ -97,7 +116,10 @@ impl<S: Serves> Serving<S> {
         mut signals: Signals,
         read: impl Fn() -> anyhow::Result<Config>,
     ) -> anyhow::Result<ExitCode> {
+        service_manager::ready();
+        let _watchdog = service_manager::Watchdog::start();
         while signals.next().await {
+            service_manager::reloading();
             let reloaded = match read() {
                 Ok(config) => self.reload(config).await,
                 Err(error) => Err(error),
@@ -106,7 +128,9 @@ impl<S: Serves> Serving<S> {
                 let error = crate::explain(&error);
                 tracing::error!("the configuration stays as it was: {error}");
             }
+            service_manager::ready();
         }
+        service_manager::stopping();
         tracing::info!("stopping");
         if let Some(schedule) = self.schedule {
             schedule.stop().await;

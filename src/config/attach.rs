@@ -1,8 +1,9 @@
 //! Which relay `negsync attach` stands before.
 
+use super::ListenAddress;
 use super::section::section;
+use crate::store::RelayKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
 section! {
@@ -19,7 +20,7 @@ section! {
         pub forward_header: String => Restart,
         /// Where `/health` and `/metrics` are answered; none for nowhere.
         #[serde(deserialize_with = "listen", serialize_with = "listen_text")]
-        pub status_listen: Option<SocketAddr> => Restart,
+        pub status_listen: Option<ListenAddress> => Restart,
         /// The URL by which clients know the relay (NIP-42, `relay`); empty believes no key of a relay
         /// that does not answer AUTH.
         pub relay_url: String => Restart,
@@ -39,30 +40,6 @@ impl Default for AttachConfig {
     }
 }
 
-/// The relays whose databases are known.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RelayKind {
-    /// nostr-rs-relay, with SQLite.
-    NostrRsRelay,
-    /// nostr-relay, the one in Python, with SQLite.
-    NostrRelayPy,
-}
-
-impl RelayKind {
-    /// The kind by its name in `relay.toml`.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
-    }
-
-    /// Its name in `relay.toml`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::NostrRsRelay => "nostr-rs-relay",
-            Self::NostrRelayPy => "nostr-relay-py",
-        }
-    }
-}
-
 fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>, D::Error> {
     let name = String::deserialize(deserializer)?;
     if name.is_empty() {
@@ -72,20 +49,20 @@ fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>,
     RelayKind::named(&name).map(Some).ok_or_else(unknown)
 }
 
-fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketAddr>, D::Error> {
+fn listen<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<ListenAddress>, D::Error> {
     let text = String::deserialize(deserializer)?;
     if text.is_empty() {
         return Ok(None);
     }
-    let wrong = || D::Error::custom("must be an address and a port, or empty");
-    text.parse().map(Some).map_err(|_| wrong())
+    let wrong = |error| D::Error::custom(format!("{error}, or empty"));
+    text.parse().map(Some).map_err(wrong)
 }
 
 fn listen_text<S: Serializer>(
-    address: &Option<SocketAddr>,
+    address: &Option<ListenAddress>,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    let text = address.map(|address| address.to_string());
+    let text = address.as_ref().map(ToString::to_string);
     serializer.serialize_str(&text.unwrap_or_default())
 }
 

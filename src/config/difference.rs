@@ -21,7 +21,7 @@ impl Config {
 }
 
 /// Every value by its key with the section before it.
-fn values(config: &Config) -> BTreeMap<String, Value> {
+pub(super) fn values(config: &Config) -> BTreeMap<String, Value> {
     let mut found = BTreeMap::new();
     // A configuration is always a table: it has been read from one.
     for (section, value) in toml::Table::try_from(config).unwrap_or_default() {

@@ -6,32 +6,40 @@ mod connections;
 mod difference;
 mod handle;
 mod limits;
+mod listen_address;
 mod metrics;
+mod moderation;
 mod network;
 mod page;
 mod proxy;
 mod rates;
 mod section;
+mod source;
 mod sync;
 mod within;
 mod write_policy;
 
-pub use attach::{AttachConfig, RelayKind};
+pub use attach::AttachConfig;
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
 pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
+pub use listen_address::{ListenAddress, ListenAddressError};
 pub use metrics::MetricsConfig;
+pub use moderation::ModerationConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
 pub use section::{Key, TakesEffect};
+pub use source::{LoadedConfig, Origin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
 use crate::memory::Memory;
+use crate::store::{Batches, PrivateKinds, StoreOptions, Synchronous};
+use negsync_nostr::RelayUrl;
 use section::section;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::collections::BTreeMap;
@@ -67,6 +75,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// What the operator does not want.
+    pub moderation: ModerationConfig,
     /// The operator's own program that decides about events.
     pub write_policy: WritePolicyConfig,
     /// How this store asks others.
@@ -84,12 +94,27 @@ pub struct Config {
     pub log: LogConfig,
 }
 
+impl Config {
+    /// How the store is opened, for uses that see everything: no kind is kept apart.
+    pub fn store_options(&self) -> StoreOptions {
+        StoreOptions {
+            synchronous: self.store.synchronous,
+            readers: self.store.readers.size(),
+            cache_mb: self.store.cache_mb.size(),
+            wal_mb: self.store.wal_mb.size(),
+            private_kinds: PrivateKinds::default(),
+            private_times: Some(PrivateKinds::new(self.auth.private_kinds.iter().copied())),
+            relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
+            batches: Batches::Short,
+        }
+    }
+}
+
 section! {
     /// `[relay]`
     pub struct RelayConfig {
         /// Address and port of WebSocket and HTTP.
-        #[serde(deserialize_with = "listen_address")]
-        pub listen: SocketAddr => Restart,
+        pub listen: ListenAddress => Restart,
         /// NIP-11 `name`.
         pub name: String => OnReload,
         /// NIP-11 `description`.
@@ -108,7 +133,7 @@ section! {
 impl Default for RelayConfig {
     fn default() -> Self {
         Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 7777)),
+            listen: SocketAddr::from(([127, 0, 0, 1], 7777)).into(),
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
@@ -145,17 +170,6 @@ impl Default for StoreConfig {
             wal_mb: Within::new(256),
         }
     }
-}
-
-/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Synchronous {
-    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
-    #[default]
-    Full,
-    /// A power cut may lose the last commits; a crash of the process loses none.
-    Normal,
 }
 
 section! {
@@ -222,6 +236,14 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// An environment variable is wrong.
+    #[error("environment variable {variable}: {message}")]
+    Variable {
+        /// Its name.
+        variable: String,
+        /// What is wrong.
+        message: String,
+    },
 }
 
 impl Config {
@@ -239,14 +261,12 @@ impl Config {
         before != *self
     }
 
-    /// Reads a configuration file.
+    /// Reads a configuration file, and no environment variables: see [`Config::load`].
     ///
     /// # Errors
     /// With the line and the key when a key is unknown or a value is bad.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        Self::parse(&text, path)
+        Self::parse(&read_text(path)?, path)
     }
 
     /// Reads a configuration from text; `path` is only for the error.
@@ -254,28 +274,27 @@ impl Config {
     /// # Errors
     /// As [`Config::read`].
     pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let line = line_at(text, error.span().map_or(0, |span| span.start));
-            let key = text
-                .lines()
-                .nth(line - 1)
-                .and_then(|line| line.split_once('='))
-                .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
-            ConfigError::Invalid {
-                path: path.to_owned(),
-                line,
-                key,
-                message: error.message().to_owned(),
-            }
-        })?;
-        if let Some(message) = config.limits.contradiction() {
-            return Err(ConfigError::of_event_bytes(text, path, message));
-        }
-        if let Some((place, message)) = sync::repeated_peer(&config.peers) {
-            return Err(ConfigError::in_peer(text, path, place, "url", message));
-        }
-        Ok(config)
+        Ok(Self::load_text(text, path, [])?.config)
     }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// Reads each value by itself; whether they contradict each other is not looked at.
+fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|line| line.split_once('='))
+            .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
+        let message = error.message().to_owned();
+        ConfigError::Invalid { path: path.to_owned(), line, key, message }
+    })
 }
 
 impl ConfigError {
@@ -294,13 +313,7 @@ impl ConfigError {
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
     }
 
-    /// What only those who ask peers can tell: that a `key` of a `[[peer]]` is wrong, the one that is
-    /// `place`-th in the file at `path`, from 0.
-    pub fn of_peer(path: &Path, place: usize, key: &str, message: String) -> Self {
-        let text = std::fs::read_to_string(path).unwrap_or_default();
-        Self::in_peer(&text, path, place, key, message)
-    }
-
+    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
     fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
         struct Peers {
@@ -316,11 +329,6 @@ impl ConfigError {
 /// The line, from 1, of the byte at `start`.
 fn line_at(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or("").matches('\n').count() + 1
-}
-
-fn listen_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SocketAddr, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    text.parse().map_err(|_| D::Error::custom("must be an address and a port: \"127.0.0.1:7777\""))
 }
 
 fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {

@@ -2,8 +2,8 @@
 
 use super::{
     AttachConfig, AuthConfig, Config, ConnectionsConfig, IndexConfig, Limits, LogConfig,
-    MetricsConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig, StoreConfig, SyncConfig,
-    WritePolicyConfig,
+    MetricsConfig, ModerationConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig,
+    StoreConfig, SyncConfig, WritePolicyConfig,
 };
 
 /// When a changed key takes effect.
@@ -100,6 +100,7 @@ impl Config {
             .chain(of::<NegentropyConfig>("negentropy"))
             .chain(of::<AuthConfig>("auth"))
             .chain(of::<IndexConfig>("index"))
+            .chain(of::<ModerationConfig>("moderation"))
             .chain(of::<WritePolicyConfig>("write_policy"))
             .chain(of::<SyncConfig>("sync"))
             .chain([peers])
@@ -121,6 +122,7 @@ impl Config {
             negentropy: self.negentropy.reloaded(new.negentropy),
             auth: self.auth.reloaded(new.auth),
             index: self.index.reloaded(new.index),
+            moderation: self.moderation.reloaded(new.moderation),
             write_policy: self.write_policy.reloaded(new.write_policy),
             sync: self.sync.reloaded(new.sync),
             peers: new.peers,

@@ -92,12 +92,8 @@ pub(super) fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
 }
 
 pub(super) fn histogram(registry: &Registry, name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    register(registry, unregistered_histogram(name, help, buckets))
-}
-
-/// A histogram of a floor below, shown by whoever stands above it.
-pub(super) fn unregistered_histogram(name: &str, help: &str, buckets: &[f64]) -> Histogram {
-    made(Histogram::with_opts(HistogramOpts::new(name, help).buckets(buckets.to_vec())))
+    let options = HistogramOpts::new(name, help).buckets(buckets.to_vec());
+    register(registry, made(Histogram::with_opts(options)))
 }
 
 pub(super) fn register<T: Collector + Clone + 'static>(registry: &Registry, metric: T) -> T {

@@ -1,9 +1,10 @@
 //! What the relay knows of itself while it runs, and how Prometheus reads it.
 //!
-//! Each floor counts on its own: [`StoreMetrics`] and [`IndexMetrics`] are made with a store and
-//! an index, [`Metrics`] with a relay over them; it is the one that shows all of them. There is no
-//! registry beside these values, so that many relays can live in one process.
+//! Each floor counts on its own: a store and an index in plain numbers, [`Metrics`] for a relay over them; it
+//! is the one that shows all of them. There is no registry beside these values, so that many relays can
+//! live in one process.
 
+mod collectors;
 mod counters;
 mod look;
 mod peers;
@@ -17,16 +18,12 @@ pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
 pub use verdict::{Proof, Verdict};
 
-use counters::{counter, gauge, histogram, made, unregistered_histogram};
+use crate::index::IndexMetrics;
+use crate::store::StoreMetrics;
+use collectors::{IndexCollector, StoreCollector};
+use counters::{counter, gauge, histogram, made};
 use prometheus::Registry;
 
-/// Seconds that a commit takes, from a memory to a tired disk.
-const COMMIT_S: [f64; 12] =
-    [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-/// Events that share a commit.
-const COMMIT_EVENTS: [f64; 8] = [1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
-/// Seconds that the building of a set takes.
-const BUILD_S: [f64; 10] = [0.001, 0.0025, 0.01, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 30.0];
 /// Items of a session's set.
 const SET_ITEMS: [f64; 8] = [0.0, 100.0, 1e3, 1e4, 1e5, 1e6, 1e7, 1e8];
 
@@ -70,58 +67,7 @@ const NEG_REASONS: [&str; 8] = [
     "error",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
-
-/// What a store measures.
-#[derive(Debug, Clone)]
-pub struct StoreMetrics {
-    /// Seconds that each commit of events took, to its end on the disk.
-    pub commit_s: Histogram,
-    /// Events that shared each commit.
-    pub commit_events: Histogram,
-    /// Ids and addresses that deletion requests keep out.
-    pub tombstones: IntGauge,
-}
-
-impl Default for StoreMetrics {
-    fn default() -> Self {
-        Self {
-            commit_s: unregistered_histogram(
-                "negsync_store_commit_seconds",
-                "How long commits of events took",
-                &COMMIT_S,
-            ),
-            commit_events: unregistered_histogram(
-                "negsync_store_commit_events",
-                "How many events shared a commit",
-                &COMMIT_EVENTS,
-            ),
-            tombstones: made(IntGauge::new(
-                "negsync_store_tombstones",
-                "Ids and addresses that deletion requests keep out",
-            )),
-        }
-    }
-}
-
-/// What an index measures.
-#[derive(Debug, Clone)]
-pub struct IndexMetrics {
-    /// Seconds that the building of each set took; the set of all events is the first.
-    pub build_s: Histogram,
-}
-
-impl Default for IndexMetrics {
-    fn default() -> Self {
-        Self {
-            build_s: unregistered_histogram(
-                "negsync_index_build_seconds",
-                "How long it took to build the sets that were not kept",
-                &BUILD_S,
-            ),
-        }
-    }
-}
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];
 
 /// What a relay measures, together with what lies under it.
 #[derive(Debug)]
@@ -167,10 +113,7 @@ impl Metrics {
     /// The metrics of a relay over this store and index.
     pub fn new(store: &StoreMetrics, index: &IndexMetrics) -> Self {
         let registry = Registry::new();
-        for below in [&store.commit_s, &store.commit_events] {
-            made(registry.register(Box::new(below.clone())));
-        }
-        made(registry.register(Box::new(store.tombstones.clone())));
+        made(registry.register(Box::new(StoreCollector::new(store))));
         let events = registry.clone();
         Self::of(registry, &events, index)
     }
@@ -182,7 +125,7 @@ impl Metrics {
     }
 
     fn of(registry: Registry, events: &Registry, index: &IndexMetrics) -> Self {
-        made(registry.register(Box::new(index.build_s.clone())));
+        made(registry.register(Box::new(IndexCollector::new(index))));
         let of = &registry;
         let labelled = |of, name, help, label, values: &[&'static str]| {
             Labelled::new(of, name, help, label, values)

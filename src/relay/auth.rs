@@ -2,9 +2,9 @@
 //! it connected.
 
 use super::{Shared, message};
-use crate::clients::nip42;
 use crate::config::{AuthConfig, PublicKeys};
 use crate::relay_url::{RelayName, RelayUrl};
+use crate::server::nip42;
 use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -177,8 +177,9 @@ mod tests {
     use super::super::auth::Auth;
     use super::*;
     use crate::config::Limits;
-    use crate::metrics::{IndexMetrics, Metrics, StoreMetrics};
-    use crate::store::{StoreOptions, TagKey};
+    use crate::index::IndexMetrics;
+    use crate::metrics::Metrics;
+    use crate::store::{StoreMetrics, StoreOptions, TagKey};
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     use std::collections::BTreeSet;

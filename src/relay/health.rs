@@ -1,7 +1,7 @@
 //! Whether the relay can do its work, for those who start it again when it cannot.
 
 use super::Shared;
-use crate::clients::status;
+use crate::server::status;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;

@@ -22,22 +22,23 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
-use crate::admission::{Admission, access};
-use crate::clients::accept::accept;
-use crate::clients::health::Health;
-use crate::clients::running::{Stop, running, stopped};
-use crate::clients::{Service, message, refusals};
-use crate::config::{Config, Reloaded};
+use crate::admission::{Admission, AdmissionError, access};
+use crate::config::{Config, ListenAddress, Reloaded};
+use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
 use page::Page;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
-use tokio::net::TcpListener;
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
@@ -45,11 +46,14 @@ pub enum RelayError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The write policy or the ban list cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// The address could not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address.
-        address: SocketAddr,
+        /// The address, as it is configured.
+        address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
     },
@@ -57,11 +61,13 @@ pub enum RelayError {
 
 /// A running relay.
 pub struct Relay {
-    address: SocketAddr,
+    addresses: Vec<SocketAddr>,
     index: Index,
     admission: Admission,
     peers: Peers,
     stop: Stop,
+    // Listens for commands beside the store. None where the system gives no socket there.
+    control: Option<ControlServer>,
 }
 
 /// What all connections share.
@@ -89,29 +95,48 @@ impl Shared {
 }
 
 impl Relay {
-    /// Opens the store, loads the index beside it, and serves.
+    /// Opens the store, loads the index beside it, and serves at `relay.listen`.
     ///
     /// # Errors
     /// When the store cannot be opened or the address is taken.
     pub async fn start(config: Config) -> Result<Self, RelayError> {
+        Self::start_on(config, Vec::new()).await
+    }
+
+    /// As [`Relay::start`], on sockets that listen already, in place of `relay.listen`; on none it
+    /// listens at `relay.listen` itself.
+    ///
+    /// # Errors
+    /// When the store cannot be opened, or the sockets cannot be used.
+    pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options = StoreOptions {
-            private_kinds: private_kinds.clone(),
-            ..StoreOptions::configured(&config)
-        };
+        let options =
+            StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
-        let listen = config.relay.listen;
-        let failed = |source| RelayError::Listen { address: listen, source };
-        let listener = TcpListener::bind(listen).await.map_err(failed)?;
-        let address = listener.local_addr().map_err(failed)?;
+        let control = ControlServer::start(&config.store.path, index.store().clone());
+        let control = control.inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "no control socket beside the store: `negsync delete` and other commands that change it \
+                 cannot reach this relay"
+            );
+        });
+        let control = control.ok();
+        let listen = &config.relay.listen;
+        let listeners = match sockets.as_slice() {
+            [] => Listeners::bind(listen).await,
+            _ => Listeners::handed_over(sockets),
+        };
+        let Listeners { sockets, addresses } =
+            listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
-        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let admission = Admission::start(config)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let peers = service.peers.clone();
-        tokio::spawn(refusals::log(Arc::clone(&service)));
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
         tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
@@ -127,15 +152,21 @@ impl Relay {
             page: Page::default(),
             endpoint,
         });
-        stop.accepts(accept(listener, service, move |request, peer| {
+        accept(&mut stop, sockets, &service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
-        }));
-        Ok(Self { address, index, admission, peers, stop })
+        });
+        Ok(Self { addresses, index, admission, peers, stop, control })
     }
 
-    /// Where the relay listens; the port is the system's choice when the configuration names 0.
+    /// Where the relay listens; the port is the system's choice when the configuration names 0. Of
+    /// several addresses the first.
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.addresses[0]
+    }
+
+    /// Every address on which the relay listens, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
     }
 
     /// The index that the relay serves.
@@ -162,6 +193,7 @@ impl Relay {
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
     /// all have ended or after 10 seconds.
     pub async fn stop(self) {
+        drop(self.control);
         self.stop.stop().await;
         let store = self.index.store().clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

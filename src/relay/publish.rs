@@ -3,8 +3,8 @@
 use super::client::Client;
 use super::{Shared, message};
 use crate::admission::{Refusal, Source, Verdict};
-use crate::clients::limits::event_cost;
 use crate::prefix::Prefix;
+use crate::server::limits::event_cost;
 use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -175,6 +175,9 @@ impl EventAnswer {
                 ("superseded", false, "replaced: have newer event".into())
             }
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::RemovedByOperator) => {
+                ("blocked", false, "blocked: removed by the relay's operator".into())
+            }
             Some(Outcome::DeletesTooMuch) => {
                 let reason = "blocked: more is deleted by this author than a relay can remember";
                 ("blocked", false, reason.into())

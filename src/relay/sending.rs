@@ -4,9 +4,9 @@ use super::message_gate::Socket;
 use super::outbox::{Outgoing, Waiting};
 use super::subscriptions::{Live, Subscriptions, TooSlow};
 use super::{Shared, message, stopped};
-use crate::clients::limits::Turns;
 use crate::index::Index;
 use crate::metrics::Labelled;
+use crate::server::limits::FairQueue;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
 use std::net::IpAddr;
@@ -29,7 +29,7 @@ pub(super) struct Sending {
     subscriptions: Arc<Subscriptions>,
     index: Index,
     // Whose turns the connection's own matching takes.
-    turns: Arc<Turns>,
+    turns: Arc<FairQueue>,
     address: IpAddr,
     patience: Patience,
     ping_interval: Duration,

@@ -433,7 +433,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::{IndexMetrics, StoreMetrics};
+    use crate::index::IndexMetrics;
+    use crate::store::StoreMetrics;
 
     fn event(number: usize) -> Arc<Event> {
         let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));

@@ -3,6 +3,7 @@
 use super::response::{Body, refuse};
 use super::websocket::{self, Refused};
 use super::{Shared, connection, http, message_gate};
+use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
@@ -39,6 +40,12 @@ pub(super) async fn respond(
         }
     };
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let client =
+        client_address(peer, request.headers(), &relay.config().connections.trusted_proxies);
+    if relay.admission.moderation().current().blocks(client) {
+        service.metrics.connections_refused.count("banned");
+        return refuse(StatusCode::FORBIDDEN, "Your address is banned.\n");
+    }
     let place = match service.place(&request, peer) {
         Ok(place) => place,
         Err((status, text)) => return refuse(status, &text),

@@ -158,6 +158,7 @@ fn fate_of(refusal: &admission::Refusal) -> Fate {
         Reason::Malformed => Fate::Refused(SyncReason::Invalid),
         Reason::OverLimits => Fate::Refused(SyncReason::OverLimits),
         Reason::Protected => Fate::Refused(SyncReason::Protected),
+        Reason::Banned => Fate::Refused(SyncReason::Banned),
         Reason::NotAllowed | Reason::WritePolicy => Fate::Refused(SyncReason::RefusedByPolicy),
         Reason::NoWritePolicy => Fate::Failed(refusal.text.clone()),
     }
@@ -206,6 +207,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Duplicate => Fate::Duplicate,
         Outcome::Superseded => Fate::Refused(SyncReason::Superseded),
         Outcome::Deleted => Fate::Refused(SyncReason::Deleted),
+        Outcome::RemovedByOperator => Fate::Refused(SyncReason::RemovedByOperator),
         Outcome::DeletesTooMuch => Fate::Refused(SyncReason::OverLimits),
         Outcome::Vanished => Fate::Refused(SyncReason::Vanished),
         Outcome::Expired => Fate::Refused(SyncReason::Expired),

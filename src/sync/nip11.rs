@@ -31,6 +31,8 @@ pub struct Information {
     pub message_bytes: usize,
     /// The most events that a REQ is answered with.
     pub events_per_req: usize,
+    /// The same, where the peer says it.
+    pub max_limit: Option<usize>,
     /// The most subscriptions at a time.
     pub subscriptions: usize,
     /// Whether the peer says that it speaks NIP-77; `None` where it says nothing.
@@ -44,6 +46,7 @@ impl Default for Information {
         Self {
             message_bytes: MESSAGE_BYTES,
             events_per_req: 500,
+            max_limit: None,
             subscriptions: 10,
             negentropy: None,
             auth: false,
@@ -81,6 +84,7 @@ impl Information {
         Self {
             message_bytes: limit("max_message_length", LEAST_MESSAGE_BYTES)
                 .unwrap_or(default.message_bytes),
+            max_limit: limit("max_limit", 1),
             events_per_req: limit("max_limit", 1).unwrap_or(default.events_per_req),
             subscriptions: limit("max_subscriptions", 1).unwrap_or(default.subscriptions),
             negentropy: nips.map(|nips| names(nips, 77)),

@@ -68,7 +68,7 @@ async fn health_tells_when_the_database_or_the_relay_is_away_and_when_it_is_back
     };
     let folder = tempfile::tempdir().unwrap();
     let mut config = relay;
-    config.relay.listen = address;
+    config.relay.listen = address.into();
     config.store.path = folder.path().join("events.sqlite");
     let _back = negsync::relay::Relay::start(config).await.unwrap();
     health(&stand, 200).await;

@@ -1,8 +1,11 @@
 //! What `negsync` says of itself, and how `negsync relay` starts.
 
+use crate::support::client::Client;
 use crate::support::process::{RelayProcess, negsync};
 use serde_json::json;
-use std::net::TcpListener;
+use std::net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs};
+use std::path::Path;
+use std::process::Command;
 
 #[test]
 fn version_and_help_are_there() {
@@ -75,4 +78,57 @@ async fn the_relay_serves_where_it_says() {
     let mut client = relay.client().await;
     let answer = client.ask(&json!(["NEG-OPEN", "n", {}, "6100000200"])).await;
     assert_eq!(answer, json!(["NEG-MSG", "n", "6100000200"]));
+}
+
+/// The addresses that a name stands for on this machine, of those that it has.
+fn addresses_of(name: &str) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = (name, 0)
+        .to_socket_addrs()
+        .unwrap()
+        .filter(|address| TcpListener::bind(address).is_ok())
+        .map(|address| address.ip())
+        .collect();
+    found.dedup();
+    found
+}
+
+fn listening(store: &Path, listen: &str) -> RelayProcess {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.args(["relay", "--store", store.to_str().unwrap(), "--listen", listen]);
+    RelayProcess::serving(command)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_is_served_on_all_its_addresses_and_a_port_alone_on_every_address() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let served_on = async |relay: &RelayProcess, addresses: &[IpAddr]| {
+        let port = relay.url().rsplit_once(':').unwrap().1.parse().unwrap();
+        for address in addresses {
+            let url = format!("ws://{}", SocketAddr::new(*address, port));
+            Client::connect(&url).await.fence().await;
+        }
+    };
+    let addresses = addresses_of("localhost");
+    let relay = listening(&store, "localhost:0");
+    served_on(&relay, &addresses).await;
+    drop(relay);
+    let relay = listening(&store, ":0");
+    served_on(&relay, &addresses).await;
+}
+
+#[test]
+fn an_address_that_is_none_is_refused_with_examples() {
+    for (listen, said) in [
+        ("7777", "localhost:7777"),
+        ("127.0.0.1", "localhost:7777"),
+        ("127.0.0.1:70000", "localhost:7777"),
+        ("no-such-name.invalid:7777", "cannot listen on no-such-name.invalid:7777"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = directory.path().join("events.sqlite");
+        let arguments = ["relay", "--store", store.to_str().unwrap(), "--listen", listen];
+        let ended = negsync(&arguments, "");
+        assert!(!ended.status.success() && ended.stderr.contains(said), "{}", ended.stderr);
+    }
 }

@@ -1,7 +1,8 @@
 //! The configuration file: a mistake stops the start with the key's name and its line.
 
-use crate::support::process::negsync;
+use crate::support::process::{RelayProcess, negsync, negsync_with};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn write(directory: &Path, text: &str) -> PathBuf {
     let path = directory.join("relay.toml");
@@ -17,7 +18,7 @@ fn an_unknown_key_or_a_bad_value_stops_the_start_with_key_and_line() {
         ("[relay]\nlisten = \"127.0.0.1:0\"\nnmae = \"x\"\n", 3, "nmae"),
         ("# the limits\n\n[limit]\nfilters = 3\n", 3, "limit"),
         ("relay = 5\n", 1, "relay"),
-        ("[relay]\n\nlisten = \"localhost\"\n", 3, "listen"),
+        ("[relay]\n\nlisten = \"localhost\"\n", 3, "listen: must be an address and a port"),
         ("[relay]\npubkey = \"npub1\"\n", 2, "pubkey"),
         ("[limits]\nmessage_bytes = 10\n", 2, "message_bytes"),
         ("[limits]\nevent_bytes = -1\n", 2, "event_bytes"),
@@ -125,4 +126,65 @@ fn the_shipped_file_starts() {
     let store = directory.path().join("events.sqlite");
     let ended = negsync(&["import", "--config", config, "--store", store.to_str().unwrap()], "");
     assert!(ended.status.success(), "{}", ended.stderr);
+}
+
+#[test]
+fn a_variable_wins_over_the_file_and_a_flag_over_both() {
+    let directory = tempfile::tempdir().unwrap();
+    let [file, variable, flag] =
+        ["file.sqlite", "variable.sqlite", "flag.sqlite"].map(|name| directory.path().join(name));
+    let config = write(directory.path(), &format!("[store]\npath = {file:?}\n"));
+    let config = config.to_str().unwrap();
+    let variables = [("NEGSYNC__STORE__PATH", variable.to_str().unwrap())];
+    assert!(negsync_with(&variables, &["import", "--config", config], "").status.success());
+    assert!(variable.exists() && !file.exists());
+    let arguments = ["import", "--config", config, "--store", flag.to_str().unwrap()];
+    assert!(negsync_with(&variables, &arguments, "").status.success());
+    assert!(flag.exists() && !file.exists());
+    // Without a file.
+    std::fs::remove_file(&variable).unwrap();
+    assert!(negsync_with(&variables, &["import"], "").status.success());
+    assert!(variable.exists());
+}
+
+#[test]
+fn a_wrong_variable_stops_the_start_with_its_name_and_a_hint() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    for (variable, value, said) in [
+        ("NEGSYNC__STOR__PATH", "a", "did you mean NEGSYNC__STORE__PATH?"),
+        ("NEGSYNC__LIMITS__FILTERS", "0", "0 is not between 1 and 1000"),
+        ("NEGSYNC__PEER", "[{ url = \"relay.example.com\" }]", "ws://"),
+        ("NEGSYNC__PEER", "[{ url = \"ws://a.onion\" }]", "an onion service needs a proxy"),
+    ] {
+        for command in ["relay", "import", "export"] {
+            let arguments = [command, "--store", store.to_str().unwrap()];
+            let ended = negsync_with(&[(variable, value)], &arguments, "");
+            let named = format!("environment variable {variable}: ");
+            assert!(!ended.status.success(), "{command} took {variable}={value}");
+            let is_named = ended.stderr.contains(&named) && ended.stderr.contains(said);
+            assert!(is_named, "{variable}: {}", ended.stderr);
+        }
+    }
+    assert!(!store.exists());
+}
+
+/// After SIGHUP a variable still wins over the file.
+#[test]
+fn a_variable_wins_over_a_file_that_is_read_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let text = |name| format!("[relay]\nname = {name:?}\n[limits]\nfilters = 5\n");
+    let config = write(directory.path(), &text("one"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.env("NEGSYNC__LIMITS__FILTERS", "7");
+    let relay = RelayProcess::start_by(command, &store, &["--config", config.to_str().unwrap()]);
+    write(directory.path(), &text("two"));
+    relay.signal("HUP");
+    let line = relay.logged("the configuration was read anew");
+    assert!(line.contains("changed: relay.name"), "{line}");
+    write(directory.path(), &text("two").replace("= 5", "= 9"));
+    relay.signal("HUP");
+    let line = relay.logged_again("the configuration was read anew", 1);
+    assert!(line.contains("changed: nothing"), "{line}");
 }

@@ -99,10 +99,10 @@ fn addresses_and_urls_that_cannot_be_used() {
             ),
             row(
                 "relay --listen 7777",
-                &["'7777'", "an address and a port, such as 127.0.0.1:7777"],
+                &["'7777'", "must be an address and a port: \"127.0.0.1:7777\""],
             ),
-            row("relay --listen localhost:7777", &["localhost:7777", "such as 127.0.0.1:7777"]),
-            row("attach --listen localhost:7777", &["localhost:7777", "such as 127.0.0.1:7777"]),
+            row("relay --listen localhost", &["'localhost'", "localhost:7777"]),
+            row("attach --listen 127.0.1:7777", &["'127.0.1:7777'", "localhost:7777"]),
             row(
                 "sync http://relay.example.com",
                 &["http://relay.example.com", "ws:// or wss://", "wss://relay.example.com"],

@@ -218,7 +218,7 @@ async fn what_a_deletion_names_is_bounded_and_given_back_with_it() {
             tokio::task::spawn_blocking(move || store.publish(vec![event])).await.unwrap().unwrap()
         }
     };
-    let tombstones = || store.metrics().tombstones.get();
+    let tombstones = || store.metrics().tombstones();
     let none = json!(["k", "1"]);
     let too_much = deletion(0, 10_001, events::EPOCH, none.clone());
     assert_eq!(publish(&too_much).await, [Outcome::DeletesTooMuch]);

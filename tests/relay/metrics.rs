@@ -6,6 +6,7 @@ use crate::support::http::http;
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, TestRelay, id_of};
 use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys, Within};
+use negsync::moderation::ListEntry;
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
 use serde_json::{Value, json};
@@ -155,6 +156,11 @@ async fn connections(watch: &mut Watch<'_>) {
     let no_key = ["Upgrade: websocket"];
     http(watch.relay.relay.address(), "GET", "/", &no_key).await;
     watch.moves(&[("negsync_connections_refused_total{reason=\"handshake\"}", by(1.0))]).await;
+    let bans = watch.relay.relay.admission().moderation().clone();
+    bans.add(&[ListEntry::Ip("127.0.0.1".parse().unwrap(), String::new())]).unwrap();
+    assert_eq!(Client::connect_for(&watch.relay.url(), "192.0.2.1").await.err(), Some(403));
+    bans.remove(|_| true).unwrap();
+    watch.moves(&[("negsync_connections_refused_total{reason=\"banned\"}", by(1.0))]).await;
 }
 
 async fn messages(watch: &mut Watch<'_>) {

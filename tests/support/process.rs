@@ -2,6 +2,8 @@
 
 use super::client::Client;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -20,7 +22,18 @@ pub struct Ended {
 
 /// Runs `negsync` with these arguments and this standard input.
 pub fn negsync(arguments: &[&str], stdin: &str) -> Ended {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
+    run(&mut Command::new(env!("CARGO_BIN_EXE_negsync")), arguments, stdin)
+}
+
+/// As [`negsync`], with environment variables.
+pub fn negsync_with(variables: &[(&str, &str)], arguments: &[&str], stdin: &str) -> Ended {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.envs(variables.iter().copied());
+    run(&mut command, arguments, stdin)
+}
+
+fn run(command: &mut Command, arguments: &[&str], stdin: &str) -> Ended {
+    let mut child = command
         .args(arguments)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -102,7 +115,7 @@ impl RelayProcess {
     }
 
     /// A command that serves, and says where.
-    fn serving(mut command: Command) -> Self {
+    pub fn serving(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let log = Arc::new(Mutex::new(String::new()));
         let (stderr, lines) = (BufReader::new(child.stderr.take().unwrap()), Arc::clone(&log));
@@ -116,6 +129,7 @@ impl RelayProcess {
         let url = line
             .split_whitespace()
             .find(|word| word.starts_with("ws://"))
+            .map(|url| url.trim_end_matches(','))
             .unwrap_or_else(|| panic!("the relay did not say where it serves: {line:?}"))
             .to_owned();
         Self { child, url, log, reading: Some(reading) }
@@ -151,7 +165,10 @@ impl RelayProcess {
     pub fn limit(&self, name: &str, soft: &str) {
         let pid = self.child.id().to_string();
         let limit = format!("--{name}={soft}:");
-        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        // As whoever runs it: not even root may set the limits of others everywhere.
+        let owner = Path::new("/proc").join(&pid).metadata().unwrap().uid();
+        let mut prlimit = Command::new("prlimit");
+        let set = prlimit.uid(owner).args(["--pid", &pid, &limit]).status().unwrap();
         assert!(set.success(), "{limit}");
     }
 

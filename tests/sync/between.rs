@@ -27,6 +27,7 @@ async fn between(urls: &[&str], flags: &[&str]) -> (Option<i32>, Value, i64) {
     let words = [&["sync", "--between", "--json"], urls, flags].concat();
     let words: Vec<String> = words.iter().map(|&word| word.to_owned()).collect();
     let run = move || {
+        #[expect(clippy::zombie_processes, reason = "wait4 waits, and tells what it needed")]
         let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
             .args(&words)
             .stdout(Stdio::piped())

@@ -254,7 +254,8 @@ pub struct ModelPeer {
     taken_at: Duration,
     is_known: bool,
     messages: u32,
-    /// Events for which we have heard an OK true in this sync.
+    /// Events that came in this sync and were kept, and those for which we have heard an OK true.
+    kept: HashSet<[u8; 32]>,
     acknowledged: HashSet<[u8; 32]>,
     resent: Vec<[u8; 32]>,
 }
@@ -275,12 +276,14 @@ impl ModelPeer {
             taken_at: Duration::ZERO,
             is_known: false,
             messages: 0,
+            kept: HashSet::new(),
             acknowledged: HashSet::new(),
             resent: Vec::new(),
         }
     }
 
     pub fn begin(&mut self) {
+        self.kept.clear();
         self.acknowledged.clear();
         self.resent.clear();
     }
@@ -477,7 +480,10 @@ impl ModelPeer {
         let hex = faster_hex::hex_string(&id);
         let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
         let holds = self.events.iter().any(|held| held.item.id == id);
-        if self.acknowledged.contains(&id) && (holds || self.dropped.contains(&id)) {
+        // Whether it was kept could be asked, unless the peer does not show it.
+        let is_shown = !self.hides(&id) && !self.is_unsent(&event);
+        let is_known = holds && self.kept.contains(&id) && is_shown;
+        if is_known || (self.acknowledged.contains(&id) && self.dropped.contains(&id)) {
             self.resent.push(id);
         }
         if holds {
@@ -502,6 +508,7 @@ impl ModelPeer {
             self.dropped.insert(id);
             return said(true, "");
         }
+        self.kept.insert(id);
         self.events.push(event);
         said(true, "")
     }

@@ -87,6 +87,7 @@ impl Run<'_> {
             let information = Information {
                 negentropy: Some(true),
                 events_per_req: self.peer.plan.told_cap.unwrap_or(500),
+                max_limit: self.peer.plan.told_cap,
                 auth: self.peer.plan.tells_auth,
                 ..Information::default()
             };
@@ -307,7 +308,7 @@ fn random_peers_get_no_verdict_that_is_not_true() {
     let number = |name: &str, default| {
         std::env::var(name).map_or(default, |text| text.parse::<u64>().unwrap())
     };
-    let (first, runs) = (number("NEGSYNC_SEED", 0), number("NEGSYNC_PEERS", 300));
+    let (first, runs) = (number("NEGSYNC_SEED", 0), number("NEGSYNC_PEERS", 500));
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
     let failed = (first..first + runs).map(RunPlan::random).find(|plan| plan.failure().is_some());

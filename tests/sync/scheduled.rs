@@ -82,7 +82,8 @@ async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
     drop(reserved);
     let schedule = schedule(&here, &[format!("ws://{address}"), there.url()], true);
     converge(&[&here, &there], 200).await;
-    let late = TestRelay::with(&notes(122, 100), |config| config.relay.listen = address).await;
+    let late =
+        TestRelay::with(&notes(122, 100), |config| config.relay.listen = address.into()).await;
     converge(&[&here, &there, &late], 300).await;
     schedule.stop().await;
 }

@@ -119,7 +119,7 @@ impl TestRelay {
         let synchronous = Synchronous::Normal;
         let store = StoreConfig { path, synchronous, ..StoreConfig::default() };
         let mut config = Config { store, ..Config::default() };
-        config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
         change(&mut config);
         let relay = Relay::start(config).await.unwrap();
         fill(relay.index(), events);

@@ -17,6 +17,8 @@ const IDS_PER_REQ: usize = 500;
 /// How long a subscription id is, brackets and verb included; an id takes 67 bytes.
 const REQ_BYTES: usize = 1_024;
 const ID_BYTES: usize = 67;
+/// By so much less is asked for after a REQ that was not answered.
+const LESS: usize = 8;
 /// How often an id is asked for that does not come, in ever smaller company.
 const MOST_TRIES: u8 = 4;
 /// Above so many ids to ask for, reconciliation waits.
@@ -136,6 +138,13 @@ impl Download {
         }
     }
 
+    /// Whether the peer owes the first answer to the oldest REQ, of more than one id.
+    pub(super) fn is_unanswered(&self) -> bool {
+        let unfinished = self.under_way.values().filter(|request| !request.has_ended);
+        let oldest = unfinished.min_by_key(|request| request.number);
+        oldest.is_some_and(|it| it.count > 1 && it.unsettled == 0 && it.missing.len() == it.count)
+    }
+
     pub(super) fn ids_per_req(&self) -> usize {
         self.ids_per_req
     }
@@ -143,12 +152,6 @@ impl Download {
     /// The peer answers a REQ with so many events at most.
     pub(super) fn limit_ids(&mut self, most: usize) {
         self.ids_per_req = self.ids_per_req.min(most).max(1);
-    }
-
-    /// The peer does not answer so much at a time.
-    pub(super) fn ask_less(&mut self) {
-        self.ids_per_req = (self.ids_per_req / 4).max(1);
-        self.slow_down();
     }
 
     /// The peer does not serve so many REQs at a time.
@@ -262,6 +265,17 @@ impl Machine {
         self.finish_request(subscription);
     }
 
+    /// REQs by ids were not answered: the connection is left, and the next one asks for less at a
+    /// time.
+    pub(super) fn ids_not_answered(&mut self) {
+        self.ask_less();
+        self.leave_silent("a REQ by ids");
+    }
+
+    pub(super) fn ask_less(&mut self) {
+        self.most_ids = (self.on.download.ids_per_req / LESS).max(1);
+    }
+
     /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
     pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
         if text.starts_with("auth-required") {
@@ -345,25 +359,9 @@ impl Machine {
     pub(super) fn take_download_time(&mut self) {
         let now = self.now;
         let waiting = self.on.download.under_way.iter_mut().filter(|(_, it)| !it.has_ended);
-        let mut late: Vec<String> = waiting
-            .filter_map(|(name, it)| missed(now, &mut it.deadline).then(|| name.clone()))
-            .collect();
-        if late.is_empty() {
-            return;
-        }
-        late.sort_unstable();
-        self.silences += 1;
-        let asked_for_one = self.on.download.ids_per_req == 1;
-        for name in late {
-            self.send(message::close(&name));
-            let Some(request) = self.on.download.under_way.remove(&name) else { continue };
-            // One at a time would cost as many deadlines.
-            self.on.download.queue.extend(sorted(request.missing));
-            self.end_ahead(&name);
-        }
-        self.on.download.ask_less();
-        if asked_for_one || self.silences > 3 {
-            self.leave_silent("a REQ by ids");
+        let mut late = waiting.filter(|(_, it)| it.deadline.is_some());
+        if late.any(|(_, it)| missed(now, &mut it.deadline)) {
+            self.ids_not_answered();
         }
     }
 }

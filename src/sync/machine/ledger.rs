@@ -18,6 +18,8 @@ pub(crate) enum IdState {
     Open,
     /// The peer was asked for it, or it was sent to the peer.
     UnderWay,
+    /// It was sent, and the connection was lost before the peer answered for it.
+    Unconfirmed,
     /// It came and is stored.
     Stored,
     /// It came, and we had it already.
@@ -37,7 +39,12 @@ pub(crate) enum IdState {
 impl IdState {
     /// Whether only one side has the event, as far as is known.
     pub(crate) fn differs(self) -> bool {
-        matches!(self, Self::Open | Self::UnderWay | Self::Stays(_) | Self::Excused(_))
+        self.is_unsettled() || matches!(self, Self::Stays(_) | Self::Excused(_))
+    }
+
+    /// Whether the event is still to be moved, or on its way.
+    pub(crate) fn is_unsettled(self) -> bool {
+        matches!(self, Self::Open | Self::UnderWay | Self::Unconfirmed)
     }
 }
 
@@ -138,7 +145,12 @@ impl Ledger {
 
     /// Ids that are to be moved or under way, of one side.
     pub(crate) fn unsettled(&self, side: Side) -> u64 {
-        self.sum(|of, state| of == side && matches!(state, IdState::Open | IdState::UnderWay))
+        self.sum(|of, state| of == side && state.is_unsettled())
+    }
+
+    /// Whether any id stays for a reason that may pass.
+    pub(crate) fn has_unexplained(&self) -> bool {
+        self.sum(|_, state| matches!(state, IdState::Stays(reason) if reason.is_unexplained())) > 0
     }
 
     /// What all of it comes to.
@@ -169,7 +181,7 @@ impl Ledger {
         for entry in self.entries.values().filter(|entry| entry.round == round) {
             let reason = match entry.state {
                 IdState::Stays(reason) | IdState::Excused(reason) => reason,
-                IdState::Open | IdState::UnderWay => Reason::NotMoved,
+                state if state.is_unsettled() => Reason::NotMoved,
                 _ => continue,
             };
             *differences.entry(reason).or_default() += 1;

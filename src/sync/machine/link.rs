@@ -1,7 +1,7 @@
 //! Connections that come and go: what the next one can use, and when to give the peer up.
 
 use super::ledger::{IdState, Side};
-use super::{Connection, Id, Machine, Now, TICK};
+use super::{Connection, Id, Machine, Now, TICK, sorted};
 use crate::sync::nip11::Information;
 use crate::sync::reason::Reason;
 use crate::sync::report::{Progress, Verdict};
@@ -80,6 +80,7 @@ impl Machine {
         self.on = Connection::new(&self.information, now);
         self.link = Link::Up;
         self.events.push_back(Progress::Connected);
+        self.on.download.limit_ids(self.most_ids);
         self.auth_connected();
         self.send_again();
         self.advance();
@@ -142,6 +143,9 @@ impl Machine {
             if self.neg_hangups >= MOST_NEG_HANGUPS {
                 self.read_from_now_on("it hangs up when it is asked to", false);
             }
+        }
+        if matches!(loss, Loss::Gone(_)) && self.hung_up_at_a_list() {
+            self.ask_less();
         }
         let asked_for = self.keep_suspects(loss);
         if !self.on.advanced && asked_for > 0 {
@@ -207,16 +211,15 @@ impl Machine {
         self.advance_link();
     }
 
-    /// What was under way is to be moved again.
+    /// What was under way is to be moved again. Where the round goes on, the peer is asked first
+    /// whether it took what was sent.
     fn reopen(&mut self) {
-        let lost: Vec<Id> = self
-            .ledger
-            .iter()
-            .filter(|(_, entry)| entry.state == IdState::UnderWay)
-            .map(|(id, _)| *id)
-            .collect();
-        for id in lost {
-            self.ledger.set(&id, IdState::Open);
+        let goes_on = self.reads && self.round.as_ref().is_some_and(|round| round.is_read);
+        let under_way = self.ledger.iter().filter(|(_, it)| it.state == IdState::UnderWay);
+        let lost: Vec<(Id, Side)> = under_way.map(|(id, entry)| (*id, entry.side)).collect();
+        for (id, side) in lost {
+            let was_sent = goes_on && side == Side::Ours;
+            self.ledger.set(&id, if was_sent { IdState::Unconfirmed } else { IdState::Open });
         }
         self.reading.connection_lost();
         if !self.reads || self.round.as_ref().is_some_and(|round| !round.is_read) {
@@ -229,18 +232,31 @@ impl Machine {
         }
     }
 
+    /// Whether the peer hung up when it was asked for many values at a time, and answered none of
+    /// them.
+    fn hung_up_at_a_list(&mut self) -> bool {
+        let page = self.reading.is_unanswered();
+        if page && let Some(plan) = &mut self.reading.plan {
+            plan.not_answered();
+        }
+        self.on.download.is_unanswered() || self.on.second_look.is_unanswered()
+    }
+
     /// A reading goes on where it was: what the connection before was to send goes first.
     fn send_again(&mut self) {
         if self.settings.dry_run || !self.round.as_ref().is_some_and(|round| round.is_read) {
             return;
         }
-        let to_send = |side, state| side == Side::Ours && state == IdState::Open;
-        let ids = self.ledger.iter().filter(|(_, entry)| to_send(entry.side, entry.state));
-        let mut ids: Vec<Id> = ids.map(|(id, _)| *id).collect();
-        ids.sort_unstable();
-        for id in ids {
+        for id in self.ours_in(IdState::Open) {
             self.on.upload.add(id);
         }
+        let unconfirmed = self.ours_in(IdState::Unconfirmed);
+        self.on.second_look.ask_first(unconfirmed);
+    }
+
+    fn ours_in(&self, state: IdState) -> Vec<Id> {
+        let ours = self.ledger.iter().filter(|(_, it)| it.side == Side::Ours && it.state == state);
+        sorted(ours.map(|(id, _)| *id))
     }
 
     /// Keeps what was asked for when the connection broke: it may be what broke it. Returns how

@@ -158,6 +158,8 @@ pub struct Machine {
     silent_connections: u32,
     /// Connections in this round that were left because of that.
     silent_in_all: u32,
+    /// The most ids that a REQ asks for, as far as unanswered ones have shown.
+    most_ids: usize,
     /// Why the peer has refused a download, in its words.
     refusal: Option<String>,
     notices: Notices,
@@ -226,6 +228,7 @@ impl Machine {
             silences: 0,
             silent_connections: 0,
             silent_in_all: 0,
+            most_ids: usize::MAX,
             refusal: None,
             notices: Notices::default(),
             rounds: 0,

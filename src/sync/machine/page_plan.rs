@@ -121,6 +121,8 @@ pub(crate) struct PagePlan {
     current: Option<Part>,
     /// The most events of any page of this peer.
     pub(crate) largest: usize,
+    /// How many events a page has at most, where the peer says it.
+    max_limit: Option<usize>,
     /// Events come in the order of their arrival at the peer: only a page that is not full shows
     /// its window.
     by_arrival: bool,
@@ -141,13 +143,19 @@ pub(crate) struct PagePlan {
 
 impl PagePlan {
     /// Reads `windows` of `filter`, the newest first. `largest` is the largest page that the peer
-    /// is known to have sent.
-    pub(crate) fn new(filter: &PeerFilter, windows: &[Window], largest: usize, began: u64) -> Self {
+    /// is known to have sent, `max_limit` the largest that it says it sends.
+    pub(crate) fn new(
+        filter: &PeerFilter,
+        windows: &[Window],
+        (largest, max_limit): (usize, Option<usize>),
+        began: u64,
+    ) -> Self {
         let mut plan = Self {
             filter: filter.clone(),
             parts: Vec::new(),
             current: None,
             largest,
+            max_limit,
             by_arrival: false,
             trusted: false,
             began,
@@ -229,19 +237,16 @@ impl PagePlan {
         Some(part(filter))
     }
 
-    /// The page did not come. Returns whether the question can be made smaller: the next one then
-    /// is.
-    pub(crate) fn not_answered(&mut self) -> bool {
-        let Some(part) = self.current.take() else { return false };
+    /// The page did not come: the next question is smaller, where it can be.
+    pub(crate) fn not_answered(&mut self) {
+        let Some(part) = self.current.take() else { return };
         let longest = part.filter.longest_list();
         if longest <= FEW_VALUES {
-            self.parts.push(part);
-            return false;
+            return self.parts.push(part);
         }
-        for filter in part.filter.split_values(longest.div_ceil(4)) {
+        for filter in part.filter.split_values(longest.div_ceil(8)) {
             self.parts.push(Part { filter, ..part.clone() });
         }
-        true
     }
 
     /// Takes the page that was asked for last. Returns what it shows completely.
@@ -334,7 +339,8 @@ impl PagePlan {
     }
 
     fn may_hold_more(&self, count: usize, hint: Hint) -> bool {
-        hint == Hint::More || (count >= self.largest && count > UNCUT_EVENTS)
+        let may_be_cut = count >= self.largest && count > UNCUT_EVENTS;
+        hint == Hint::More || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
     }
 
     fn split_time(&mut self, part: Part, events: &[PageEvent]) {

@@ -30,7 +30,7 @@ const NARROWER: &str = "name what to sync with --filter, for example '{\"kinds\"
 /// What is read, and the page under way. It outlives connections.
 #[derive(Debug, Default)]
 pub(super) struct Reading {
-    plan: Option<PagePlan>,
+    pub(super) plan: Option<PagePlan>,
     page: Option<PageUnderWay>,
     /// Everything is read, or was before by a reading that was cut.
     is_whole: bool,
@@ -107,6 +107,11 @@ impl Reading {
         }
     }
 
+    /// Whether the peer owes the first answer to a page.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.page.as_ref().is_some_and(|page| page.hint.is_none() && page.ids.is_empty())
+    }
+
     /// What events of `subscription` are compared with; `None` when it is not the page's.
     pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
         let page = self.page.as_ref().filter(|it| it.subscription == subscription)?;
@@ -169,7 +174,8 @@ impl Machine {
             None => (vec![window], true, None),
         };
         let largest = self.traits.largest_page as usize;
-        let plan = PagePlan::new(&self.settings.filter, &windows, largest, now);
+        let sizes = (largest, self.information.max_limit);
+        let plan = PagePlan::new(&self.settings.filter, &windows, sizes, now);
         self.reading = Reading { plan: Some(plan), is_whole, since, ..Reading::default() };
     }
 
@@ -185,7 +191,8 @@ impl Machine {
             return;
         }
         // What the page before showed the peer to lack goes first: the mark covers both ways.
-        if !self.on.upload.is_idle() || !self.on.reconciling.is_idle() {
+        let is_moving = !self.on.upload.is_idle() || !self.on.second_look.is_idle();
+        if is_moving || !self.on.reconciling.is_idle() {
             return;
         }
         self.save_mark();
@@ -397,6 +404,10 @@ impl Machine {
             return;
         }
         let Some(down_to) = plan.read_down_to() else { return };
+        // What was refused for now is tried again by the next sync.
+        if self.ledger.has_unexplained() {
+            return;
+        }
         let before = self.mark.read.unwrap_or_default();
         let newest = plan.newest().unwrap_or(0).min(self.now.unix_s);
         let is_done = plan.is_done();
@@ -438,12 +449,10 @@ impl Machine {
         let subscription = page.subscription.clone();
         self.reading.page = None;
         self.send(message::close(&subscription));
-        let smaller = self.reading.plan.as_mut().is_some_and(PagePlan::not_answered);
-        if smaller && self.silences < 3 {
-            self.silences += 1;
-        } else {
-            self.leave_silent("a page");
+        if let Some(plan) = &mut self.reading.plan {
+            plan.not_answered();
         }
+        self.leave_silent("a page");
     }
 
     /// What is left of a reading that ends early was not seen.

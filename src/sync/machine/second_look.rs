@@ -1,4 +1,5 @@
-//! Whether a peer that is read shows what it said it took: asked for by id, once all is sent.
+//! Whether a peer that is read shows what was sent to it: asked for by id, once all is sent. What was
+//! under way when a connection was lost is asked for before it is sent again.
 
 use super::ledger::{IdState, Side};
 use super::link::missed;
@@ -31,6 +32,11 @@ struct Look {
 }
 
 impl SecondLook {
+    /// Ids of events that were sent on a connection that was lost before the peer answered for them.
+    pub(super) fn ask_first(&mut self, ids: Vec<Id>) {
+        self.queue.extend(ids.into_iter().map(|id| (id, 0)));
+    }
+
     pub(super) fn is_idle(&self) -> bool {
         self.queue.is_empty() && self.under_way.is_empty()
     }
@@ -51,6 +57,11 @@ impl SecondLook {
         }
     }
 
+    /// Whether the peer owes the first answer to more than one id.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.under_way.values().any(|look| look.asked > 1 && look.missing.len() == look.asked)
+    }
+
     pub(super) fn is_about(&self, subscription: &str) -> bool {
         self.under_way.contains_key(subscription)
     }
@@ -59,14 +70,12 @@ impl SecondLook {
 impl Machine {
     pub(super) fn advance_second_look(&mut self) {
         let Some(round) = &self.round else { return };
-        let number = round.number;
-        if !round.is_read || self.settings.dry_run || !self.reading.is_idle() {
+        if !round.is_read || self.settings.dry_run {
             return;
         }
-        if self.on.second_look.round != number {
-            if !self.on.upload.is_idle() || self.working > 0 {
-                return;
-            }
+        let number = round.number;
+        let all_is_sent = self.reading.is_idle() && self.on.upload.is_idle() && self.working == 0;
+        if all_is_sent && self.on.second_look.is_idle() && self.on.second_look.round != number {
             self.on.second_look.round = number;
             let unproven = |state: IdState| {
                 matches!(
@@ -115,22 +124,29 @@ impl Machine {
         self.answered();
         self.send(message::close(subscription));
         let came = look.asked - look.missing.len();
-        if came > 0 && !look.missing.is_empty() && look.tries == 0 {
+        let may_be_cut = came > 0 && !look.missing.is_empty() && look.tries == 0;
+        if may_be_cut {
             // The peer may send only so many at a time.
             self.on.download.limit_ids(came);
         }
         for id in sorted(look.missing) {
-            if look.tries < 2 {
-                self.on.second_look.queue.push_back((id, look.tries + 1));
-                self.on.not_before = Some(self.now.at + CACHED);
-            } else if self
-                .ledger
-                .get(&id)
-                .is_some_and(|it| it.state != IdState::Stays(Reason::NotAnswered))
-            {
-                self.not_shown(id);
+            match self.ledger.get(&id).map(|entry| entry.state) {
+                Some(IdState::Unconfirmed) if !may_be_cut => self.send_unconfirmed(id),
+                Some(IdState::Unconfirmed) => self.on.second_look.queue.push_back((id, 1)),
+                _ if look.tries < 2 => {
+                    self.on.second_look.queue.push_back((id, look.tries + 1));
+                    self.on.not_before = Some(self.now.at + CACHED);
+                }
+                None | Some(IdState::Stays(Reason::NotAnswered)) => {}
+                Some(_) => self.not_shown(id),
             }
         }
+    }
+
+    /// The peer does not show what was under way when the connection was lost.
+    fn send_unconfirmed(&mut self, id: Id) {
+        self.ledger.set(&id, IdState::Open);
+        self.on.upload.add(id);
     }
 
     /// CLOSED.
@@ -145,37 +161,19 @@ impl Machine {
             return;
         }
         self.refusal.get_or_insert_with(|| text.to_owned());
-        for id in look.missing {
-            self.stay(id, Reason::NotAnswered);
+        for id in sorted(look.missing) {
+            match self.ledger.get(&id).map(|entry| entry.state) {
+                Some(IdState::Unconfirmed) => self.send_unconfirmed(id),
+                _ => self.stay(id, Reason::NotAnswered),
+            }
         }
     }
 
     pub(super) fn take_second_look_time(&mut self) {
         let now = self.now;
         let look = &mut self.on.second_look;
-        let mut late: Vec<String> = look
-            .under_way
-            .iter_mut()
-            .filter_map(|(name, it)| missed(now, &mut it.deadline).then(|| name.clone()))
-            .collect();
-        if late.is_empty() {
-            return;
-        }
-        late.sort_unstable();
-        let was_one = self.on.download.ids_per_req() == 1;
-        self.on.download.ask_less();
-        self.silences += 1;
-        for name in late {
-            if let Some(look) = self.on.second_look.under_way.remove(&name) {
-                self.on
-                    .second_look
-                    .queue
-                    .extend(sorted(look.missing).into_iter().map(|id| (id, look.tries)));
-                self.send(message::close(&name));
-            }
-        }
-        if was_one || self.silences > 3 {
-            self.leave_silent("a REQ by ids");
+        if look.under_way.values_mut().any(|it| missed(now, &mut it.deadline)) {
+            self.ids_not_answered();
         }
     }
 }

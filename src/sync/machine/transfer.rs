@@ -67,7 +67,8 @@ impl Machine {
     ) {
         let before = self.ledger.get(&id).copied();
         match before {
-            Some(entry) if entry.round == number && entry.state != IdState::Open => return,
+            // Two pages may show the same of our events to be missing.
+            Some(entry) if entry.round == number => return,
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
             }

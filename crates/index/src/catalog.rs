@@ -1,0 +1,357 @@
+//! Which set answers a filter, and for whom. All events are always in memory, those of private kinds
+//! in a tree of their own; the set of any other filter is built from a covering scan and, when it
+//! was costly, kept.
+
+use super::memory_reservation::Charged;
+use super::scan::{Gathered, gather, scan, scan_halves, union};
+use super::set_cache::{SetCache, Statistics};
+use super::slice::Slice;
+use super::tree::Tree;
+use crate::metrics::IndexMetrics;
+use negsync_reconcile::Item;
+use negsync_reconcile::RangeSet;
+use negsync_store::{Change, EventSource, Filter, PrivateKinds, StoreError, View, Viewer};
+use std::cell::Cell;
+use std::sync::Arc;
+
+/// A set of at most so many items is cheap to scan: it is built for the session and not kept.
+const CHEAP_ITEMS: usize = 5_000;
+
+/// Why there is no set for a filter.
+#[derive(Debug, thiserror::Error)]
+pub enum SnapshotError {
+    /// The set has more items than a session may have.
+    #[error("the set has more than {limit} items")]
+    TooLarge {
+        /// The most items that a set may have.
+        limit: usize,
+    },
+    /// The scan failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The catalog of sets.
+pub struct Catalog {
+    kept: SetCache,
+    metrics: IndexMetrics,
+    // What sets take that are not kept.
+    charged: Arc<Charged>,
+}
+
+impl Catalog {
+    /// A catalog whose kept sets take at most `memory_bytes`, beside all events.
+    pub fn new(memory_bytes: usize, private: &PrivateKinds) -> Self {
+        let everything = Filter::default();
+        let resident = if private.as_slice().is_empty() {
+            vec![everything]
+        } else {
+            vec![private.public_part(&everything), private.private_part(&everything)]
+        };
+        Self::keeping(memory_bytes, resident)
+    }
+
+    /// As [`Catalog::new`], of a store that tells only of what is for everybody: events of private
+    /// kinds are found by scans alone.
+    pub fn of_public(memory_bytes: usize, private: &PrivateKinds) -> Self {
+        Self::keeping(memory_bytes, vec![private.public_part(&Filter::default())])
+    }
+
+    /// A catalog that keeps no set: each is scanned for.
+    pub(super) fn scanning() -> Self {
+        Self::keeping(0, Vec::new())
+    }
+
+    fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
+        let charged = Arc::<Charged>::default();
+        let kept = SetCache::new(memory_bytes, resident, Arc::clone(&charged));
+        Self { kept, metrics: IndexMetrics::default(), charged }
+    }
+
+    /// Builds the sets of all events. Called once, as soon as the store is open.
+    ///
+    /// # Errors
+    /// When a scan fails.
+    pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
+        let _timer = self.metrics.build_s.start_timer();
+        for claim in self.kept.resident_claims() {
+            let items = scan_halves(source, claim.content(), usize::MAX)?;
+            source.wait_until_told()?;
+            claim.settle(items);
+        }
+        Ok(())
+    }
+
+    /// Takes `items` for the set of what is for everybody and forgets every other set: the store is another
+    /// one now.
+    pub fn replace(&self, items: Vec<Item>) {
+        self.kept.replace(items);
+    }
+
+    /// The set of what is for everybody, unless it is being loaded.
+    pub fn public(&self) -> Option<Tree> {
+        self.kept.trees(self.public_content())?.pop()
+    }
+
+    fn public_content(&self) -> &[Filter] {
+        self.kept.resident().get(..1).unwrap_or_default()
+    }
+
+    /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
+    pub fn apply(&self, change: &Change) {
+        self.kept.apply(change);
+    }
+
+    /// Whether the event is stored, as far as memory knows: `false` until all events have been
+    /// loaded.
+    pub fn contains(&self, item: &Item) -> bool {
+        self.kept.contain(self.kept.resident(), item)
+    }
+
+    /// As [`Catalog::contains`], and everybody may know.
+    pub fn shows(&self, item: &Item) -> bool {
+        self.kept.contain(self.public_content(), item)
+    }
+
+    /// As [`Catalog::snapshot_for`], of a set that is in memory; `None` of one that is not, and of
+    /// one that has some of the viewer's own besides.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items.
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
+        let [filter] = filters else { return Ok(None) };
+        let View { public: filter, own } = viewer.view(filter);
+        if !own.is_empty() {
+            return Ok(None);
+        }
+        let kept = self.kept.used(&filter.timeless());
+        let slice = |tree| Slice::new(tree, filter.since, filter.until, filter.limit);
+        kept.map(|tree| whole(slice(tree), limit)).transpose()
+    }
+
+    /// What it measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        &self.metrics
+    }
+
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.charged.bytes()
+    }
+
+    /// Counts a set that is not kept.
+    fn not_kept(&self, tree: Tree) -> Tree {
+        let bytes = tree.memory_bytes();
+        tree.charged(self.charged.of(bytes))
+    }
+
+    /// What it holds now.
+    pub fn statistics(&self) -> Statistics {
+        self.kept.statistics()
+    }
+
+    /// The complete set of the items that match any of the filters, as it is now. Blocks while it
+    /// is being built.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(
+        &self,
+        source: &dyn EventSource,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let whole: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        self.snapshot_of(source, &whole, limit)
+    }
+
+    /// As [`Catalog::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Catalog::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        source: &dyn EventSource,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        // Where the private events have a tree of their own, who sees all needs no scan of them.
+        if viewer.sees_all() && self.kept.resident().len() == 2 {
+            return self.snapshot(source, filters, limit);
+        }
+        let views: Vec<View> = filters.iter().map(|filter| viewer.view(filter)).collect();
+        match views.as_slice() {
+            [view] if !view.own.is_empty() => {
+                whole(self.slice_with_own(source, view, limit)?, limit)
+            }
+            _ => self.snapshot_of(source, &views, limit),
+        }
+    }
+
+    fn snapshot_of(
+        &self,
+        source: &dyn EventSource,
+        views: &[View],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let slice = match views {
+            [View { public, own }] if own.is_empty() => self.slice(source, public, limit)?,
+            _ => {
+                let _timer = self.metrics.build_s.start_timer();
+                let tree = union(source, views, limit)?.ok_or(SnapshotError::TooLarge { limit })?;
+                Slice::new(self.not_kept(tree), None, None, None)
+            }
+        };
+        whole(slice, limit)
+    }
+
+    fn slice(
+        &self,
+        source: &dyn EventSource,
+        filter: &Filter,
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let content = filter.timeless();
+        if filter.is_void() {
+            return Ok(Slice::new(Tree::new(), None, None, None));
+        }
+        let tree = match self.kept.look_up(&content, source.deadline())? {
+            Some(tree) => tree,
+            None => match self.joined(source, filter, &content)? {
+                Some(tree) => tree,
+                None => {
+                    let _timer = self.metrics.build_s.start_timer();
+                    self.build(source, filter, &content, limit)?
+                }
+            },
+        };
+        Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
+    }
+
+    /// Of all events, the public ones and the private ones in one tree, as far as the filter's
+    /// times reach; `None` for any other filter.
+    fn joined(
+        &self,
+        source: &dyn EventSource,
+        filter: &Filter,
+        content: &Filter,
+    ) -> Result<Option<Tree>, StoreError> {
+        let resident @ [public, private] = self.kept.resident() else { return Ok(None) };
+        if *content != Filter::default() {
+            return Ok(None);
+        }
+        // Waits for them to be loaded, and then takes both at one moment.
+        for content in [public, private] {
+            if self.kept.look_up(content, source.deadline())?.is_none() {
+                return Ok(None);
+            }
+        }
+        let Some(mut trees) = self.kept.trees(resident) else { return Ok(None) };
+        trees.sort_by_key(Tree::len);
+        let (Some(mut most), Some(fewest)) = (trees.pop(), trees.pop()) else { return Ok(None) };
+        let fewest = Slice::new(fewest, filter.since, filter.until, None);
+        let items: Vec<Item> = fewest.iter_range(0..fewest.len()).copied().collect();
+        most.insert_batch(&items);
+        Ok(Some(most))
+    }
+
+    /// The public part of a view from the set that is kept of it, and the client's own from a
+    /// scan: both of the same commit.
+    fn slice_with_own(
+        &self,
+        source: &dyn EventSource,
+        view: &View,
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        let public = &view.public;
+        let content = public.timeless();
+        let cheap = || Gathered::new(None, CHEAP_ITEMS);
+        let tree = match self.at_one_commit(source, view, &content, &cheap, limit)? {
+            Some(tree) => tree,
+            None => {
+                // So that it is kept from now on, where it can be.
+                self.slice(source, public, limit)?;
+                let all = || Gathered::new(view.limit(), limit);
+                self.at_one_commit(source, view, &content, &all, limit)?
+                    .ok_or(SnapshotError::TooLarge { limit })?
+            }
+        };
+        Ok(Slice::new(tree, public.since, public.until, public.limit))
+    }
+
+    /// The view's items at one commit. Where no set of its public part is kept, all are gathered
+    /// in `all`; `None` when they are too many.
+    fn at_one_commit(
+        &self,
+        source: &dyn EventSource,
+        view: &View,
+        content: &Filter,
+        all: &dyn Fn() -> Gathered,
+        limit: usize,
+    ) -> Result<Option<Tree>, StoreError> {
+        let (kept, mut found) = (Cell::new(None), None);
+        let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
+        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+            found = match kept.take() {
+                Some(mut tree) => {
+                    let mut own = Gathered::new(view.limit(), limit);
+                    own.take(moment, &view.own)?;
+                    own.items().map(|items| {
+                        tree.insert_batch(&items);
+                        tree
+                    })
+                }
+                None => {
+                    let mut all = all();
+                    all.take(moment, view.parts())?;
+                    all.items().map(|items| self.not_kept(Tree::from_unsorted(items)))
+                }
+            };
+            Ok(())
+        })?;
+        Ok(found)
+    }
+
+    /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
+    fn build(
+        &self,
+        source: &dyn EventSource,
+        filter: &Filter,
+        content: &Filter,
+        limit: usize,
+    ) -> Result<Tree, SnapshotError> {
+        // The sets of all events are always kept; one is missing only when it could not be loaded.
+        let is_resident = self.kept.resident().contains(content);
+        if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
+            return Ok(self.not_kept(Tree::from_unsorted(items)));
+        }
+        let kept = match self.kept.claim(content) {
+            Some(claim) => {
+                let items = scan_halves(source, content, self.kept.most_items(content))?;
+                // What the scan saw half of has to be noted whole.
+                source.wait_until_told()?;
+                claim.settle(items)
+            }
+            // Another caller was faster; its set may turn out too large to be kept.
+            None => self.kept.look_up(content, source.deadline())?,
+        };
+        if let Some(tree) = kept {
+            return Ok(tree);
+        }
+        // Too large to keep: for this session alone, and not at all above the session's limit.
+        let items = gather(source, filter, Gathered::new(filter.limit, limit))?
+            .ok_or(SnapshotError::TooLarge { limit })?;
+        Ok(self.not_kept(Tree::from_unsorted(items)))
+    }
+}
+
+/// Refuses a set that is too large.
+fn whole(slice: Slice, limit: usize) -> Result<Slice, SnapshotError> {
+    if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(slice) }
+}

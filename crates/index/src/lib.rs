@@ -1,0 +1,313 @@
+//! Which items match a filter: always whole, always current.
+//!
+//! An [`Index`] is a store with the sets over it in memory. A snapshot takes no copy, and is reconciled with
+//! `negsync-reconcile`:
+//!
+//! ```
+//! use negsync_index::Index;
+//! use negsync_reconcile::{RangeSet, Responder};
+//! use negsync_store::{Filter, StoreOptions};
+//!
+//! # let folder = tempfile::tempdir()?;
+//! let path = folder.path().join("events.sqlite");
+//! let index = Index::open(&path, StoreOptions::default(), 64 << 20)?;
+//! let notes = index.snapshot(&[Filter::parse(r#"{"kinds": [1]}"#)?], 1_000_000)?;
+//! assert_eq!(notes.len(), 0);
+//! // Answers the messages of a peer from exactly these events.
+//! let responder = Responder::new(&notes, 0)?;
+//! # drop(responder);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod catalog;
+mod commit_feed;
+mod memory_reservation;
+mod metrics;
+mod scan;
+mod set_cache;
+mod slice;
+mod tree;
+
+pub use catalog::{Catalog, SnapshotError};
+pub use commit_feed::{Subscriber, SubscriberError};
+pub use metrics::IndexMetrics;
+pub use set_cache::Statistics;
+pub use slice::Slice;
+pub use tree::Tree;
+
+use commit_feed::CommitFeed;
+use negsync_reconcile::Item;
+use negsync_reconcile::RangeSet;
+use negsync_store::{
+    Attached, Change, Deadline, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind,
+    Store, StoreError, StoreOptions, Viewer,
+};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// This program's own store together with the sets over it: what the relay works on. Clones
+/// share it.
+#[derive(Clone)]
+pub struct Index {
+    store: Store,
+    sets: Sets,
+}
+
+/// The sets over a store, its own or another relay's: what reconciles. Clones share them.
+#[derive(Clone)]
+pub struct Sets {
+    source: Arc<dyn EventSource>,
+    catalog: Arc<Catalog>,
+    // Kinds of which no set has any, but for what a viewer is shown.
+    hidden: PrivateKinds,
+    changes: CommitFeed,
+}
+
+impl Index {
+    /// Opens the store in `path` and begins to load the index beside it; whoever asks for a set
+    /// in the meantime waits.
+    ///
+    /// # Errors
+    /// When the store cannot be opened.
+    pub fn open(
+        path: &Path,
+        options: StoreOptions,
+        memory_bytes: usize,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
+        let kept = Arc::clone(&catalog);
+        let changes = CommitFeed::new();
+        let publish = changes.clone();
+        let store = Store::open(
+            path,
+            options,
+            Box::new(move |change: Arc<Change>| {
+                kept.apply(&change);
+                publish.send(change);
+            }),
+        )?;
+        let (loading, source) = (Arc::clone(&catalog), store.clone());
+        std::thread::Builder::new()
+            .name("index-load".into())
+            .spawn(move || {
+                let began = Instant::now();
+                match loading.load(&source) {
+                    Ok(()) => {
+                        let items = loading.statistics().items;
+                        let elapsed_s = began.elapsed().as_secs_f64();
+                        tracing::debug!(items, elapsed_s, "the index is loaded");
+                    }
+                    Err(error) => tracing::error!(%error, "the index could not be loaded"),
+                }
+            })
+            .map_err(StoreError::Thread)?;
+        let source = Arc::new(store.clone());
+        let hidden = PrivateKinds::default();
+        Ok(Self { store, sets: Sets { source, catalog, hidden, changes } })
+    }
+
+    /// The store underneath.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The reading side of the store.
+    pub fn reader(&self) -> &Reader {
+        self.store.reader()
+    }
+
+    /// The sets alone.
+    pub fn sets(&self) -> &Sets {
+        &self.sets
+    }
+
+    /// Every commit from now on.
+    pub fn subscribe(&self) -> Subscriber {
+        self.sets.subscribe()
+    }
+
+    /// How many commits have been published since the start: the number of the next one, as
+    /// [`Subscriber::next_number`] counts them.
+    pub fn commits_published(&self) -> u64 {
+        self.sets.changes.published()
+    }
+
+    /// As [`Sets::contains`].
+    pub fn contains(&self, item: &Item) -> bool {
+        self.sets.contains(item)
+    }
+
+    /// As [`Sets::snapshot`].
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+        self.sets.snapshot(filters, limit)
+    }
+
+    /// As [`Sets::snapshot_for`].
+    ///
+    /// # Errors
+    /// As [`Index::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.sets.snapshot_for(viewer, filters, limit)
+    }
+}
+
+impl Sets {
+    /// The sets over another relay's database (see [`Attached::open`]), all of it read. Events of
+    /// `private` kinds are in no set but those of [`Sets::snapshot_for`].
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a database of a known version of the relay.
+    pub fn attach(
+        kind: RelayKind,
+        path: &Path,
+        readers: usize,
+        memory_bytes: usize,
+        private: PrivateKinds,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::of_public(memory_bytes, &private));
+        let hidden = private.clone();
+        let changes = CommitFeed::new();
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
+        Ok(Self { source, catalog, hidden, changes })
+    }
+
+    /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { source: self.source.with_deadline(deadline), ..self.clone() }
+    }
+
+    /// The sets over a store that another process writes to. Each is scanned for and shows the
+    /// store as it is then; nothing tells of changes.
+    pub fn reading(reader: Reader) -> Self {
+        let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
+        Self { source: Arc::new(reader), catalog, hidden: PrivateKinds::default(), changes }
+    }
+
+    /// The store underneath, as far as sets need it.
+    pub fn source(&self) -> &dyn EventSource {
+        self.source.as_ref()
+    }
+
+    /// Every commit from now on.
+    pub fn subscribe(&self) -> Subscriber {
+        self.changes.subscribe()
+    }
+
+    /// Whether the event is stored, as far as memory knows; `false` says nothing while the index
+    /// is being loaded.
+    pub fn contains(&self, item: &Item) -> bool {
+        self.catalog.contains(item)
+    }
+
+    /// As [`Sets::contains`], of events that are for everybody: what is known of them gives
+    /// nothing away.
+    pub fn shows(&self, item: &Item) -> bool {
+        self.catalog.shows(item)
+    }
+
+    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn kept_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
+        self.source.catch_up()?;
+        self.catalog.kept_for(viewer, filters, limit)
+    }
+
+    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    pub fn session_bytes(&self) -> usize {
+        self.catalog.session_bytes()
+    }
+
+    /// What the index holds now.
+    pub fn statistics(&self) -> Statistics {
+        self.catalog.statistics()
+    }
+
+    /// What the index measures.
+    pub fn metrics(&self) -> &IndexMetrics {
+        self.catalog.metrics()
+    }
+
+    /// The complete set of the items that match any of the filters. Blocks while it is built.
+    ///
+    /// # Errors
+    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
+        self.source.catch_up()?;
+        let shown: Vec<Filter> =
+            filters.iter().map(|filter| self.hidden.public_part(filter)).collect();
+        self.catalog.snapshot(self.source(), &shown, limit)
+    }
+
+    /// As [`Sets::snapshot`], of the events that the viewer may see and no others.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn snapshot_for(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Slice, SnapshotError> {
+        self.source.catch_up()?;
+        loop {
+            match self.catalog.snapshot_for(self.source(), viewer, filters, limit) {
+                // A read broke off so that the write-ahead log could be begun anew.
+                Err(SnapshotError::Store(StoreError::Interrupted))
+                    if !self.source.deadline().is_over() => {}
+                set => return set,
+            }
+        }
+    }
+}
+
+/// What is heard of another relay's database goes to the catalog and to whoever subscribes.
+struct Heard {
+    catalog: Arc<Catalog>,
+    changes: CommitFeed,
+}
+
+impl Listener for Heard {
+    fn begun(&self, items: Vec<Item>) {
+        self.catalog.replace(items);
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        self.catalog.apply(&change);
+        self.changes.send(change);
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.catalog.contains(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        if let Some(tree) = self.catalog.public() {
+            let set = Slice::new(tree, Some(from), Some(to), None);
+            set.for_each(0..set.len(), visit);
+        }
+    }
+}
+
+// The example in README.md is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

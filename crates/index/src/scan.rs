@@ -1,0 +1,200 @@
+//! What the catalog reads from the store: a set's items, no more than are wanted.
+
+use super::tree::Tree;
+use negsync_reconcile::Item;
+use negsync_store::{AtOneMoment, EventSource, Filter, StoreError, View};
+use std::cmp::Reverse;
+use std::ops::ControlFlow;
+
+/// So many items are gathered before any are left out again.
+const TIDY_ITEMS: usize = 1_024;
+
+/// The union of what the views show, or `None` when that is more than `limit`. It is scanned for the
+/// session, all of it at one moment: sets that were kept one by one could be a commit apart.
+pub(super) fn union(
+    source: &dyn EventSource,
+    views: &[View],
+    limit: usize,
+) -> Result<Option<Tree>, StoreError> {
+    let parts = views.iter().enumerate();
+    let parts = parts.flat_map(|(place, view)| view.parts().map(move |part| (place, part.clone())));
+    let (places, parts): (Vec<usize>, Vec<Filter>) = parts.unzip();
+    let mut union = Gathered::new(None, limit);
+    // Of the view being scanned, where only its newest are wanted.
+    let mut newest = Gathered::new(None, limit);
+    let mut scanned = None;
+    source.items(&parts, &mut |part, item| {
+        let place = places.get(part);
+        if place != scanned {
+            let of_view = place.and_then(|place| views.get(*place)).and_then(View::limit);
+            union.add(std::mem::replace(&mut newest, Gathered::new(of_view, limit)));
+            scanned = place;
+        }
+        let flow = match newest.newest {
+            Some(_) => newest.push(item),
+            None => union.push(item),
+        };
+        if union.over { ControlFlow::Break(()) } else { flow }
+    })?;
+    union.add(newest);
+    let items = union.items();
+    Ok(items.map(Tree::from_unsorted))
+}
+
+/// Items of a scan: all of them up to a bound, or the newest. A scan can bring an item twice; it
+/// counts once.
+pub(super) struct Gathered {
+    items: Vec<Item>,
+    // Only so many of the newest are wanted (NIP-01, `limit`).
+    newest: Option<usize>,
+    // More than so many are too many.
+    most: usize,
+    // When repeats, and items that are not wanted, are next looked for.
+    tidy_at: usize,
+    over: bool,
+}
+
+impl Gathered {
+    pub(super) fn new(newest: Option<usize>, most: usize) -> Self {
+        // One more than the bound shows that it is exceeded.
+        let newest = newest.map(|newest| newest.min(most.saturating_add(1)));
+        let mut gathered = Self { items: Vec::new(), newest, most, tidy_at: 0, over: false };
+        gathered.tidy();
+        gathered
+    }
+
+    pub(super) fn push(&mut self, item: Item) -> ControlFlow<()> {
+        self.items.push(item);
+        if self.items.len() >= self.tidy_at {
+            self.tidy();
+        }
+        if self.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Takes what matches any of the filters, until there are too many.
+    pub(super) fn take<'filter>(
+        &mut self,
+        moment: &dyn AtOneMoment,
+        filters: impl IntoIterator<Item = &'filter Filter>,
+    ) -> Result<(), StoreError> {
+        for filter in filters {
+            if !self.over {
+                moment.items(filter, &mut |item| self.push(item))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what another scan gathered.
+    fn add(&mut self, mut other: Self) {
+        other.tidy();
+        let _ = other.items.into_iter().try_for_each(|item| self.push(item));
+    }
+
+    /// Leaves each item once, and of the newest no more than are wanted.
+    fn tidy(&mut self) {
+        self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+        self.items.dedup();
+        self.items.truncate(self.newest.unwrap_or(usize::MAX));
+        self.over = self.items.len() > self.most;
+        let twice = self.items.len().saturating_mul(2).max(TIDY_ITEMS);
+        self.tidy_at = match self.newest {
+            Some(_) => twice,
+            None => twice.max(self.most.saturating_add(1)),
+        };
+    }
+
+    /// The items, some of them perhaps twice, or `None` when there are more than the bound.
+    pub(super) fn items(mut self) -> Option<Vec<Item>> {
+        if self.newest.is_some() || self.items.len() > self.most {
+            self.tidy();
+        }
+        (!self.over).then_some(self.items)
+    }
+}
+
+/// The items of a filter, or `None` when there are more than `most`.
+pub(super) fn scan(
+    source: &dyn EventSource,
+    filter: &Filter,
+    most: usize,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    gather(source, filter, Gathered::new(None, most))
+}
+
+pub(super) fn gather(
+    source: &dyn EventSource,
+    filter: &Filter,
+    mut gathered: Gathered,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    source.items(std::slice::from_ref(filter), &mut |_, item| gathered.push(item))?;
+    Ok(gathered.items())
+}
+
+/// As [`scan`], on two threads where a second one can be had. They see different states of the store: only for a set for which
+/// commits are noted meanwhile.
+pub(super) fn scan_halves(
+    source: &dyn EventSource,
+    filter: &Filter,
+    most: usize,
+) -> Result<Option<Vec<Item>>, StoreError> {
+    let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
+        return scan(source, filter, most);
+    };
+    let older = Filter { until: Some(middle - 1), ..filter.clone() };
+    let newer = Filter { since: Some(middle), ..filter.clone() };
+    std::thread::scope(|scope| {
+        let scan_newer = || scan(source, &newer, most);
+        let thread = std::thread::Builder::new().spawn_scoped(scope, scan_newer);
+        let older = scan(source, &older, most)?;
+        let newer = match thread {
+            Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed))?,
+            Err(_) => scan_newer()?,
+        };
+        Ok(older.zip(newer).and_then(|(mut items, newer)| {
+            items.extend(newer);
+            (items.len() <= most).then_some(items)
+        }))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
+
+    /// A filter with a limit, thirty-two of them in one message, took the memory of all that
+    /// matched.
+    #[test]
+    fn what_a_scan_gathers_is_bounded_by_what_is_wanted() {
+        for seed in 0..20 {
+            let mut rng = StdRng::seed_from_u64(seed);
+            let mut item =
+                || Item::new(rng.random_range(0..2_000), [rng.random_range(0..8_u8); 32]);
+            let scanned: Vec<Item> = (0..20_000).map(|_| item()).collect();
+            let mut all = scanned.clone();
+            all.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+            all.dedup();
+            let most = rng.random_range(1..2 * all.len());
+            let newest = [None, Some(rng.random_range(0..2 * all.len()))][rng.random_range(0..2)];
+            let mut gathered = Gathered::new(newest, most);
+            let mut held = 0;
+            let _ = scanned.iter().try_for_each(|item| {
+                let flow = gathered.push(*item);
+                held = held.max(gathered.items.len());
+                flow
+            });
+            let wanted = newest.unwrap_or(all.len()).min(all.len());
+            let bound = 2 * newest.unwrap_or(usize::MAX).min(most + 1);
+            assert!(held <= bound.max(TIDY_ITEMS), "seed {seed}: {held} of {bound}");
+            let items = gathered.items().map(|mut items| {
+                items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+                items.dedup();
+                items
+            });
+            let expected = (wanted <= most).then(|| all[..wanted].to_vec());
+            assert!(items == expected, "seed {seed}: newest {newest:?}, at most {most}");
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! The nodes of a tree: looking things up, and changing them by batches.
+//! The invariants named here stand at the head of the parent module.
+
+use super::leaf::{BLOCK, Leaf, Spot};
+use negsync_reconcile::Item;
+use negsync_reconcile::Sum;
+use std::sync::Arc;
+
+/// How large nodes may be. Smaller in tests, to force splits and joins.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    /// Items in a full leaf; at least 2.
+    pub leaf: usize,
+    /// Children of a full inner node; at least 4, so that half of it has a neighbour to join.
+    pub fanout: usize,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { leaf: 256, fanout: 32 }
+    }
+}
+
+impl Shape {
+    /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
+    pub fn memory_bytes(self, count: usize) -> usize {
+        /// The reference counts of a node, its vector, and what the allocator adds and wastes.
+        const NODE_BYTES: usize = 416;
+        /// A vector of children may have grown to twice what it holds.
+        const PLACE_BYTES: usize = 2 * size_of::<Subtree>() + 16 + size_of::<Sum>();
+        /// No tree of 64-bit ranks and fanout 4 is higher.
+        const RIGHT_EDGE: usize = 32;
+        let leaves = count / (self.leaf / 2).max(1);
+        let inner = leaves / (self.fanout / 2).saturating_sub(1).max(1);
+        let edge = RIGHT_EDGE.min(count);
+        (count + count / BLOCK) * size_of::<Item>()
+            + (leaves + inner + edge + 1) * (NODE_BYTES + PLACE_BYTES)
+    }
+}
+
+/// What a batch carries down the tree.
+pub(super) struct Work {
+    shape: Shape,
+    /// The items of the leaf at hand, before they are cut to size.
+    items: Vec<Item>,
+}
+
+impl Work {
+    pub fn new(shape: Shape) -> Self {
+        Self { shape, items: Vec::with_capacity(2 * shape.leaf) }
+    }
+}
+
+/// A node and what lies below it.
+#[derive(Clone, Debug)]
+pub(super) struct Subtree {
+    /// The least item; all zeros when there is none.
+    first: Item,
+    count: usize,
+    sum: Sum,
+    node: Node,
+}
+
+#[derive(Clone, Debug)]
+enum Node {
+    Leaf(Leaf),
+    Inner(Arc<Inner>),
+}
+
+/// The children of a node, and beside them what a way down has to read, packed
+/// close: `place` and `with_rank` find a child in it.
+#[derive(Debug, Default)]
+struct Inner {
+    children: Vec<Subtree>,
+    /// The second of each child's least item.
+    times: Vec<u64>,
+    /// How many items of the node come before each child.
+    ranks: Vec<usize>,
+    /// The sum of those.
+    sums: Vec<Sum>,
+}
+
+impl Inner {
+    /// Gives the node `children`, and returns how many items they hold and the
+    /// sum of those.
+    fn set(&mut self, children: Vec<Subtree>) -> (usize, Sum) {
+        let (mut count, mut sum) = (0, Sum::ZERO);
+        self.times.clear();
+        self.ranks.clear();
+        self.sums.clear();
+        self.times.extend(children.iter().map(|child| child.first.created_at));
+        self.ranks.reserve_exact(children.len());
+        self.sums.reserve_exact(children.len());
+        for child in &children {
+            self.ranks.push(count);
+            self.sums.push(sum);
+            count += child.count;
+            sum.add(&child.sum);
+        }
+        self.children = children;
+        (count, sum)
+    }
+
+    /// Which child holds `item`, or would: [`place`], by the times alone where they tell.
+    fn place(&self, item: &Item) -> usize {
+        let until = self.times.partition_point(|time| *time <= item.created_at);
+        let before = self.children.get(..until).unwrap_or_default();
+        if before.last().is_some_and(|child| child.first.created_at == item.created_at) {
+            return place(before, item);
+        }
+        until.saturating_sub(1)
+    }
+
+    /// Which child holds the item at `rank`; the last from the end on.
+    fn with_rank(&self, rank: usize) -> usize {
+        self.ranks.partition_point(|start| *start <= rank).saturating_sub(1)
+    }
+}
+
+// Looking things up.
+impl Subtree {
+    pub fn count(&self) -> usize {
+        self.count
+    }
+
+    pub fn sum(&self) -> Sum {
+        self.sum
+    }
+
+    /// The leaf that holds `item`, or would.
+    pub fn spot_of(&self, item: &Item) -> Spot<'_> {
+        self.spot(|inner, _| inner.place(item))
+    }
+
+    /// The leaf that holds the item at `rank`; the last from the end on.
+    pub fn spot_at(&self, rank: usize) -> Spot<'_> {
+        self.spot(|inner, before| inner.with_rank(rank.saturating_sub(before)))
+    }
+
+    /// The leaf that `choose` leads to: it is told how many items come before
+    /// the node that it chooses from.
+    fn spot(&self, choose: impl Fn(&Inner, usize) -> usize) -> Spot<'_> {
+        let (mut rank, mut sum, mut next) = (0, Sum::ZERO, None);
+        let mut here = self;
+        loop {
+            match &here.node {
+                Node::Leaf(leaf) => return Spot::new(leaf, rank, sum, next),
+                Node::Inner(inner) => {
+                    let at = choose(inner, rank);
+                    if let (Some(before), Some(part)) = (inner.ranks.get(at), inner.sums.get(at)) {
+                        rank += before;
+                        sum.add(part);
+                    }
+                    next = inner.children.get(at + 1).map(|child| &child.first).or(next);
+                    // Invariant 4: an inner node has children, and a choice is one of them.
+                    match inner.children.get(at) {
+                        Some(child) => here = child,
+                        None => return Spot::default(),
+                    }
+                }
+            }
+        }
+    }
+}
+
+// Making nodes.
+impl Subtree {
+    /// A leaf of `items`, which ascend.
+    pub fn leaf(items: &[Item]) -> Self {
+        let (leaf, sum) = Leaf::new(items);
+        let first = items.first().copied().unwrap_or_default();
+        Self { first, count: items.len(), sum, node: Node::Leaf(leaf) }
+    }
+
+    fn inner(children: Vec<Subtree>) -> Self {
+        let first = children.first().map(|child| child.first).unwrap_or_default();
+        let mut inner = Inner::default();
+        let (count, sum) = inner.set(children);
+        Self { first, count, sum, node: Node::Inner(Arc::new(inner)) }
+    }
+
+    /// The root over `level`, nodes of one depth: as many levels as that takes, packed full.
+    pub fn over(mut level: Vec<Subtree>, shape: Shape) -> Self {
+        while level.len() > 1 {
+            level = inner_nodes(level, shape, true).collect();
+        }
+        level.pop().unwrap_or_else(|| Self::leaf(&[]))
+    }
+
+    /// Becomes the first of `nodes` and hands back the others.
+    fn become_first(&mut self, mut nodes: impl Iterator<Item = Subtree>) -> Vec<Subtree> {
+        *self = nodes.next().unwrap_or_else(|| Self::leaf(&[]));
+        nodes.collect()
+    }
+}
+
+// Changing them.
+impl Subtree {
+    /// Inserts `fresh`: ascending, not empty, none of them here yet. `edge` says
+    /// that this node is on the right edge. What outgrows it is returned: nodes
+    /// of the same depth that follow it.
+    pub fn insert(&mut self, fresh: &[Item], edge: bool, work: &mut Work) -> Vec<Subtree> {
+        match &mut self.node {
+            Node::Leaf(items) => {
+                merge(items.items(), fresh, &mut work.items);
+                self.become_first(leaves(work, edge))
+            }
+            Node::Inner(shared) => {
+                let mut children = children_to_change(shared);
+                // From the right, so that new siblings do not move what is still to be done.
+                let mut rest = fresh;
+                let mut open = children.len();
+                while let Some((at, right)) = take_last(&mut rest, children.get(..open)) {
+                    let edge = edge && at + 1 == children.len();
+                    if let Some(child) = children.get_mut(at) {
+                        let siblings = child.insert(right, edge, work);
+                        children.splice(at + 1..at + 1, siblings);
+                    }
+                    open = at;
+                }
+                self.put_back(children, edge, work)
+            }
+        }
+    }
+
+    /// Removes `gone`: ascending, not empty, all of them here. The node may be
+    /// left thin or empty, which is its parent's to mend.
+    pub fn remove(&mut self, gone: &[Item], edge: bool, work: &mut Work) {
+        match &mut self.node {
+            Node::Leaf(items) => {
+                subtract(items.items(), gone, &mut work.items);
+                *self = Self::leaf(&work.items);
+            }
+            Node::Inner(shared) => {
+                let mut children = children_to_change(shared);
+                let mut rest = gone;
+                let mut open = children.len();
+                while let Some((at, right)) = take_last(&mut rest, children.get(..open)) {
+                    let edge = edge && at + 1 == children.len();
+                    if let Some(child) = children.get_mut(at) {
+                        child.remove(right, edge, work);
+                    }
+                    open = at;
+                }
+                mend(&mut children, edge, work);
+                self.put_back(children, edge, work);
+            }
+        }
+    }
+
+    /// Drops the levels that a removal left without a choice to make (invariant 4).
+    pub fn shorten(&mut self) {
+        while let Node::Inner(children) = &self.node {
+            match children.children.as_slice() {
+                [] => *self = Self::leaf(&[]),
+                [only] => *self = only.clone(),
+                _ => break,
+            }
+        }
+    }
+
+    /// Gives an inner node the children that were taken from it. Those beyond
+    /// the fanout are returned as nodes that follow it.
+    fn put_back(&mut self, children: Vec<Subtree>, edge: bool, work: &Work) -> Vec<Subtree> {
+        if children.len() > work.shape.fanout {
+            return self.become_first(inner_nodes(children, work.shape, edge));
+        }
+        self.first = children.first().map(|child| child.first).unwrap_or_default();
+        if let Node::Inner(shared) = &mut self.node {
+            let mut fresh = Inner::default();
+            let alone = Arc::get_mut(shared);
+            let is_shared = alone.is_none();
+            (self.count, self.sum) = alone.unwrap_or(&mut fresh).set(children);
+            if is_shared {
+                *shared = Arc::new(fresh);
+            }
+        }
+        Vec::new()
+    }
+
+    /// Takes in `right`, the next node of the same depth, and returns the second
+    /// half if both are too much for one.
+    fn join(&mut self, right: &Subtree, edge: bool, work: &mut Work) -> Vec<Subtree> {
+        match (&self.node, &right.node) {
+            (Node::Inner(left), Node::Inner(right)) => {
+                let mut children = [left.children.as_slice(), &right.children].concat();
+                mend(&mut children, edge, work);
+                self.become_first(inner_nodes(children, work.shape, false))
+            }
+            _ => {
+                work.items.clear();
+                work.items.extend_from_slice(self.items());
+                work.items.extend_from_slice(right.items());
+                self.become_first(leaves(work, false))
+            }
+        }
+    }
+
+    fn items(&self) -> &[Item] {
+        match &self.node {
+            Node::Leaf(leaf) => leaf.items(),
+            Node::Inner(_) => &[],
+        }
+    }
+
+    /// Whether the node holds less than half of what it may.
+    fn is_thin(&self, shape: Shape) -> bool {
+        match &self.node {
+            Node::Leaf(leaf) => leaf.items().len() < shape.leaf / 2,
+            Node::Inner(inner) => inner.children.len() < shape.fanout / 2,
+        }
+    }
+}
+
+/// The children of a node that is about to get others: taken from it if nobody
+/// else holds it, else copies (invariant 5).
+fn children_to_change(shared: &mut Arc<Inner>) -> Vec<Subtree> {
+    match Arc::get_mut(shared) {
+        Some(alone) => std::mem::take(&mut alone.children),
+        None => shared.children.clone(),
+    }
+}
+
+/// Drops empty children and joins thin ones with a neighbour. At the end no child
+/// is thin, save the last on the right edge, or there is only one left.
+fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut Work) {
+    children.retain(|child| child.count > 0);
+    let mut at = 0;
+    while children.len() > 1 {
+        let Some(child) = children.get(at) else { break };
+        let is_last = at + 1 == children.len();
+        if !child.is_thin(work.shape) || (edge && is_last) {
+            at += 1;
+            continue;
+        }
+        // The last joins the one before it, any other the one after it. What
+        // comes of it may still be thin and is looked at again.
+        at = at.min(children.len() - 2);
+        let right = children.remove(at + 1);
+        let edge = edge && at + 1 == children.len();
+        if let Some(left) = children.get_mut(at) {
+            let second = left.join(&right, edge, work);
+            children.splice(at + 1..at + 1, second);
+        }
+    }
+}
+
+/// Which of `children` holds `item`, or would.
+fn place(children: &[Subtree], item: &Item) -> usize {
+    children.partition_point(|child| child.first.cmp(item).is_le()).saturating_sub(1)
+}
+
+/// Cuts from the end of `rest` the items that belong to one child, and says to
+/// which of `children`. None when nothing is left.
+fn take_last<'a>(
+    rest: &mut &'a [Item],
+    children: Option<&[Subtree]>,
+) -> Option<(usize, &'a [Item])> {
+    let children = children?;
+    let at = place(children, rest.last()?);
+    let first = children.get(at)?.first;
+    // The first child also takes what is less than all.
+    let from = if at == 0 { 0 } else { rest.partition_point(|item| *item < first) };
+    let (before, taken) = rest.split_at(from);
+    *rest = before;
+    Some((at, taken))
+}
+
+/// `old` and `fresh` in order, into `out`.
+fn merge(mut old: &[Item], fresh: &[Item], out: &mut Vec<Item>) {
+    out.clear();
+    for item in fresh {
+        let (before, after) = old.split_at(old.partition_point(|other| other.cmp(item).is_lt()));
+        out.extend_from_slice(before);
+        out.push(*item);
+        old = after;
+    }
+    out.extend_from_slice(old);
+}
+
+/// `old` without `gone`, into `out`.
+fn subtract(mut old: &[Item], gone: &[Item], out: &mut Vec<Item>) {
+    out.clear();
+    for item in gone {
+        let (before, after) = old.split_at(old.partition_point(|other| other.cmp(item).is_lt()));
+        out.extend_from_slice(before);
+        old = after.strip_prefix(std::slice::from_ref(item)).unwrap_or(after);
+    }
+    out.extend_from_slice(old);
+}
+
+/// Leaves for the items in `work`.
+fn leaves(work: &Work, edge: bool) -> impl Iterator<Item = Subtree> {
+    let mut rest = work.items.as_slice();
+    sizes(rest.len(), work.shape.leaf, edge).map(move |size| {
+        let (leaf, after) = rest.split_at(size);
+        rest = after;
+        Subtree::leaf(leaf)
+    })
+}
+
+/// Inner nodes for `children`.
+fn inner_nodes(children: Vec<Subtree>, shape: Shape, edge: bool) -> impl Iterator<Item = Subtree> {
+    let sizes = sizes(children.len(), shape.fanout, edge);
+    let mut rest = children.into_iter();
+    sizes.map(move |size| Subtree::inner(rest.by_ref().take(size).collect()))
+}
+
+/// The sizes of the fewest nodes that hold `count`: at the right edge all full
+/// but the last, elsewhere as equal as can be, so that none is thin (invariant 6).
+fn sizes(count: usize, full: usize, edge: bool) -> impl Iterator<Item = usize> {
+    let nodes = count.div_ceil(full);
+    let end = move |node: usize| match edge {
+        true => (node * full).min(count),
+        false => node * count / nodes,
+    };
+    (0..nodes).map(move |node| end(node + 1) - end(node))
+}
+
+#[cfg(test)]
+impl Subtree {
+    /// A leaf's items, or nothing and an inner node's children.
+    pub fn parts(&self) -> (Option<&[Item]>, &[Subtree]) {
+        match &self.node {
+            Node::Leaf(leaf) => (Some(leaf.items()), &[]),
+            Node::Inner(inner) => (None, &inner.children),
+        }
+    }
+
+    pub fn totals(&self) -> (Item, usize, Sum) {
+        (self.first, self.count, self.sum)
+    }
+
+    pub fn leaves(&self) -> usize {
+        match &self.node {
+            Node::Leaf(_) => 1,
+            Node::Inner(inner) => inner.children.iter().map(Subtree::leaves).sum(),
+        }
+    }
+
+    /// Where the node is, and how many heap bytes it takes.
+    pub fn address_and_bytes(&self) -> (usize, usize) {
+        match &self.node {
+            Node::Leaf(leaf) => leaf.address_and_bytes(),
+            Node::Inner(inner) => {
+                let Inner { children, times, ranks, sums } = &**inner;
+                let lists = children.capacity() * size_of::<Subtree>()
+                    + (times.capacity() + ranks.capacity()) * size_of::<u64>()
+                    + sums.capacity() * size_of::<Sum>();
+                (Arc::as_ptr(inner).addr(), lists + size_of::<Inner>() + 16)
+            }
+        }
+    }
+}

@@ -1,0 +1,264 @@
+//! Whatever is written, every set that the index gives out equals a fresh scan of the store.
+
+use negsync_index::{Catalog, Index};
+use negsync_reconcile::Item;
+use negsync_reconcile::RangeSet;
+use negsync_store::{
+    AtOneMoment, Deadline, Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions,
+    Synchronous, VerifiedEvent, Work, unix_now,
+};
+use rand::rngs::StdRng;
+use rand::{Rng, RngExt, SeedableRng};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+/// Enough for the sets of the broad filters to be costly, and so kept.
+const FIRST_EVENTS: usize = 12_000;
+const AUTHORS: u64 = 12;
+
+/// Filters whose sets are kept, are too small to be, and are slices of kept ones.
+const FILTERS: [&str; 10] = [
+    "{}",
+    r#"{"kinds":[1]}"#,
+    r#"{"kinds":[1,7]}"#,
+    r#"{"kinds":[0,30000]}"#,
+    r##"{"#t":["a"]}"##,
+    r##"{"#t":["a","b"],"kinds":[1,7]}"##,
+    r#"{"authors":["0000000000000000000000000000000000000000000000000000000000000003"]}"#,
+    r#"{"kinds":[1],"since":400,"until":900}"#,
+    r#"{"since":10,"limit":7000}"#,
+    r#"{"kinds":[7],"limit":3}"#,
+];
+
+struct Writer {
+    rng: StdRng,
+    // Ids that deletions choose from.
+    known: Vec<(u64, String)>,
+}
+
+impl Writer {
+    fn event(&mut self) -> VerifiedEvent {
+        let author = self.rng.random_range(0..AUTHORS);
+        let created_at = self.rng.random_range(0..1_000);
+        let tag = ["a", "b", "c"][self.rng.random_range(0..3)];
+        match self.rng.random_range(0..100) {
+            0..60 => self.make(author, created_at, 1, format!(r#"[["t","{tag}"]]"#)),
+            60..85 => self.make(author, created_at, 7, format!(r#"[["t","{tag}"],["t","a"]]"#)),
+            85..88 => self.make(author, created_at, 0, "[]".into()),
+            88..92 => self.make(author, created_at, 30_000, format!(r#"[["d","{tag}"]]"#)),
+            92..95 => {
+                let due = unix_now() + self.rng.random_range(0..4);
+                self.make(author, created_at, 1, format!(r#"[["expiration","{due}"]]"#))
+            }
+            _ => match self.known.get(self.rng.random_range(0..self.known.len().max(1))).cloned() {
+                Some((author, id)) => {
+                    self.make(author, created_at, 5, format!(r#"[["e","{id}"]]"#))
+                }
+                None => self.make(author, created_at, 1, "[]".into()),
+            },
+        }
+    }
+
+    /// Signatures are not what is tested here: the event is taken as verified.
+    fn make(&mut self, author: u64, created_at: u64, kind: u16, tags: String) -> VerifiedEvent {
+        let mut id = [0; 32];
+        self.rng.fill_bytes(&mut id);
+        let id: String = id.iter().map(|byte| format!("{byte:02x}")).collect();
+        let event = format!(
+            r#"{{"id":"{id}","pubkey":"{author:064x}","created_at":{created_at},"kind":{kind},"tags":{tags},"content":"","sig":"{}"}}"#,
+            "0".repeat(128)
+        );
+        self.known.push((author, id));
+        Event::parse(&event).unwrap().trust()
+    }
+}
+
+fn open(path: &Path, memory_bytes: usize) -> Index {
+    open_with(path, memory_bytes, &[])
+}
+
+fn open_with(path: &Path, memory_bytes: usize, private_kinds: &[u16]) -> Index {
+    let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
+    let options = StoreOptions {
+        synchronous: Synchronous::Normal,
+        readers: 4,
+        private_kinds,
+        ..StoreOptions::default()
+    };
+    Index::open(path, options, memory_bytes).unwrap()
+}
+
+/// The set as the index gives it.
+fn given(index: &Index, filter: &Filter) -> Vec<Item> {
+    let set = index.snapshot(std::slice::from_ref(filter), usize::MAX).unwrap();
+    let mut items = Vec::new();
+    set.for_each(0..set.len(), &mut |item| items.push(item));
+    items
+}
+
+/// The set as the store has it, by a scan and NIP-01's `limit`.
+fn scanned(index: &Index, filter: &Filter) -> Vec<Item> {
+    let mut items = BTreeSet::new();
+    index
+        .reader()
+        .items(filter, |item| {
+            items.insert(item);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let mut items: Vec<Item> = items.into_iter().collect();
+    items.sort_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
+    items.truncate(filter.limit.unwrap_or(usize::MAX));
+    items.sort();
+    items
+}
+
+/// Something may expire between a look at the index and one at the store: look until nothing does.
+fn check(index: &Index, filter: &Filter, seed: u64) {
+    loop {
+        let before = given(index, filter);
+        let scan = scanned(index, filter);
+        if before == given(index, filter) {
+            assert!(before == scan, "seed {seed}: the set of {filter:?} is not that of a scan");
+            return;
+        }
+    }
+}
+
+#[test]
+fn every_set_equals_a_fresh_scan_after_any_writes() {
+    for seed in 0..4 {
+        let dir = tempfile::tempdir().unwrap();
+        // In half of the runs there is room for one kept set or two, and others are evicted.
+        let memory_bytes = if seed % 2 == 0 { 64 << 20 } else { 500_000 };
+        // The operator sees the same whichever kinds are kept apart.
+        let private_kinds: [&[u16]; 4] = [&[], &[7], &[1], &[7, 9, 30_000]];
+        let path = dir.path().join("store.sqlite");
+        let index = open_with(&path, memory_bytes, private_kinds[seed as usize]);
+        let mut writer = Writer { rng: StdRng::seed_from_u64(seed), known: Vec::new() };
+        let filters = FILTERS.map(|text| Filter::parse(text).unwrap());
+        let first = (0..FIRST_EVENTS).map(|_| writer.event()).collect();
+        index.store().publish(first).unwrap();
+        for _ in 0..60 {
+            let events = writer.rng.random_range(0..200);
+            index.store().publish((0..events).map(|_| writer.event()).collect()).unwrap();
+            let filter = &filters[writer.rng.random_range(0..filters.len())];
+            check(&index, filter, seed);
+        }
+        for filter in &filters {
+            check(&index, filter, seed);
+        }
+    }
+}
+
+#[test]
+fn sets_that_are_built_while_events_are_written_are_whole() {
+    let seed = 77;
+    let dir = tempfile::tempdir().unwrap();
+    let index = open(&dir.path().join("store.sqlite"), 64 << 20);
+    let mut writer = Writer { rng: StdRng::seed_from_u64(seed), known: Vec::new() };
+    let first = (0..FIRST_EVENTS).map(|_| writer.event()).collect();
+    index.store().publish(first).unwrap();
+    let filters = FILTERS.map(|text| Filter::parse(text).unwrap());
+    std::thread::scope(|scope| {
+        for filter in &filters {
+            for _ in 0..2 {
+                scope.spawn(|| given(&index, filter));
+            }
+        }
+        for _ in 0..40 {
+            index.store().publish((0..50).map(|_| writer.event()).collect()).unwrap();
+        }
+    });
+    filters.iter().for_each(|filter| check(&index, filter, seed));
+}
+
+#[test]
+fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_loaded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("store.sqlite");
+    let mut writer = Writer { rng: StdRng::seed_from_u64(5), known: Vec::new() };
+    for _ in 0..5 {
+        let index = open(&path, 0);
+        let event = writer.make(1, 5, 1, "[]".into());
+        let item = event.item();
+        index.store().publish(vec![event]).unwrap();
+        assert!(given(&index, &Filter::default()).contains(&item));
+        index.store().close();
+    }
+}
+
+/// Three items on a disk that can be read or not.
+#[derive(Clone)]
+struct Faulty {
+    fails: bool,
+    deadline: Deadline,
+}
+
+fn disk(fails: bool) -> Faulty {
+    Faulty { fails, deadline: Deadline::default() }
+}
+
+impl EventSource for Faulty {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        work(self)
+    }
+
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        beside();
+        work(self)
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
+
+    fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl AtOneMoment for Faulty {
+    fn items(
+        &self,
+        _: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if self.fails {
+            return Err(StoreError::NotWritten("a bad sector".into()));
+        }
+        let _ = (1..=3).try_for_each(|at| visit(Item::new(at, [at as u8; 32])));
+        Ok(())
+    }
+}
+
+#[test]
+fn an_index_that_could_not_be_loaded_is_whole_once_the_disk_can_be_read_again() {
+    let catalog = Catalog::new(0, &PrivateKinds::default());
+    let all = [Filter::default()];
+    assert!(catalog.load(&disk(true)).is_err());
+    assert!(catalog.snapshot(&disk(true), &all, 10).is_err());
+    assert!(!catalog.statistics().is_loaded);
+    assert_eq!(catalog.snapshot(&disk(false), &all, 10).unwrap().len(), 3);
+    // Kept: the disk is not asked again.
+    assert!(catalog.statistics().is_loaded && catalog.contains(&Item::new(2, [2; 32])));
+    assert_eq!(catalog.snapshot(&disk(true), &all, 10).unwrap().len(), 3);
+}

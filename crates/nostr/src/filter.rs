@@ -1,0 +1,239 @@
+//! What a requester asks for (NIP-01, Filters): read strictly, kept in one normal form.
+
+use crate::event::Event;
+use crate::tag_key::TagKey;
+use negsync_reconcile::Item;
+use serde_json::{Map, Value};
+
+/// A filter in its normal form: every list sorted and without repeats, so that filters that mean
+/// the same compare equal. An empty list matches nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Filter {
+    /// Event ids, any of which matches.
+    pub ids: Option<Vec<[u8; 32]>>,
+    /// Authors' public keys, any of which matches.
+    pub authors: Option<Vec<[u8; 32]>>,
+    /// Kinds, any of which matches.
+    pub kinds: Option<Vec<u16>>,
+    /// One list a letter, in order of the letters; an event has to match one key of each list.
+    pub tags: Vec<Vec<TagKey>>,
+    /// The least `created_at` that matches, in seconds.
+    pub since: Option<u64>,
+    /// The greatest `created_at` that matches, in seconds.
+    pub until: Option<u64>,
+    /// Only the newest so many of the matching events.
+    pub limit: Option<usize>,
+    /// Kinds that do not match, and that no scan for this filter meets, sorted: never asked for in
+    /// JSON, but what is left of a filter for those who may not see them.
+    pub without_kinds: Vec<u16>,
+}
+
+/// What is wrong with a filter, by key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// A value has the wrong form.
+    #[error("{key}: {expected}")]
+    Invalid {
+        /// The filter's key.
+        key: String,
+        /// What stands there in a good filter.
+        expected: &'static str,
+    },
+    /// A key that this relay does not know. Left out, it would widen the answer.
+    #[error("{key}: not a filter key of this relay")]
+    Unknown {
+        /// The key, or the beginning of a long one.
+        key: String,
+    },
+}
+
+/// So much of an unknown key is shown.
+const SHOWN_KEY_CHARS: usize = 40;
+
+impl Filter {
+    /// Reads a filter from its JSON object.
+    ///
+    /// # Errors
+    /// Names the first key that is malformed or unknown.
+    pub fn from_json(value: &Value) -> Result<Self, FilterError> {
+        let object: &Map<String, Value> =
+            value.as_object().ok_or_else(|| invalid("filter", "must be a JSON object"))?;
+        let mut filter = Self::default();
+        let mut tags = Vec::new();
+        for (key, value) in object {
+            match key.as_str() {
+                "ids" => filter.ids = Some(list(key, value, HEX_32, hex_32)?),
+                "authors" => filter.authors = Some(list(key, value, HEX_32, hex_32)?),
+                "kinds" => filter.kinds = Some(list(key, value, KINDS, kind)?),
+                "since" => filter.since = Some(seconds(key, value)?),
+                "until" => filter.until = Some(seconds(key, value)?),
+                "limit" => filter.limit = Some(limit(key, value)?),
+                _ => tags.push(tag_list(key, value)?),
+            }
+        }
+        // By letter first, so that the order of the keys in the JSON makes no difference.
+        tags.sort_unstable_by_key(|(letter, _)| *letter);
+        filter.tags = tags.into_iter().map(|(_, keys)| keys).collect();
+        Ok(filter)
+    }
+
+    /// Reads a filter from its JSON text.
+    ///
+    /// # Errors
+    /// As [`Filter::from_json`]; text that is not JSON is reported under the key `filter`.
+    pub fn parse(text: &str) -> Result<Self, FilterError> {
+        let value = serde_json::from_str(text).map_err(|_| invalid("filter", "is not JSON"))?;
+        Self::from_json(&value)
+    }
+
+    /// Whether the event matches everything but `limit`.
+    pub fn matches(&self, event: &Event) -> bool {
+        self.matches_time(&event.item())
+            && self.takes_kind(event.kind())
+            && holds(&self.authors, event.pubkey())
+            && holds(&self.ids, &event.item().id)
+            && self.tags.iter().all(|keys| have_common(keys, event.tag_keys()))
+    }
+
+    /// Whether events of the kind can match.
+    pub fn takes_kind(&self, kind: u16) -> bool {
+        holds(&self.kinds, &kind) && self.without_kinds.binary_search(&kind).is_err()
+    }
+
+    /// Whether the item's time lies between `since` and `until`, both included.
+    pub fn matches_time(&self, item: &Item) -> bool {
+        self.since.is_none_or(|since| item.created_at >= since)
+            && self.until.is_none_or(|until| item.created_at <= until)
+    }
+
+    /// Whether nothing can match: an empty list, or `since` after `until`.
+    pub fn is_void(&self) -> bool {
+        let empty = |list: &Option<Vec<_>>| list.as_ref().is_some_and(Vec::is_empty);
+        empty(&self.ids)
+            || empty(&self.authors)
+            || self.kinds.as_ref().is_some_and(Vec::is_empty)
+            || self.tags.iter().any(Vec::is_empty)
+            || matches!((self.since, self.until), (Some(since), Some(until)) if since > until)
+    }
+
+    /// The filter without `since`, `until` and `limit`: what it selects by content.
+    pub fn timeless(&self) -> Self {
+        Self { since: None, until: None, limit: None, ..self.clone() }
+    }
+
+    /// How many values the filter's lists hold together.
+    pub fn value_count(&self) -> usize {
+        let count = |list: &Option<Vec<_>>| list.as_ref().map_or(0, Vec::len);
+        count(&self.ids)
+            + count(&self.authors)
+            + self.kinds.as_ref().map_or(0, Vec::len)
+            + self.tags.iter().map(Vec::len).sum::<usize>()
+    }
+}
+
+const HEX_32: &str = "must be an array of 64-digit hex strings";
+const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
+
+/// Whether the list, sorted, has the value; without a list all have it.
+fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
+    list.as_ref().is_none_or(|list| list.binary_search(value).is_ok())
+}
+
+/// Whether two sorted lists have a value in common. Each value of the shorter one is searched for
+/// in the longer one, so that neither a long filter nor an event of many tags is walked through.
+fn have_common<T: Ord>(one: &[T], other: &[T]) -> bool {
+    let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
+    short.iter().any(|value| long.binary_search(value).is_ok())
+}
+
+fn invalid(key: &str, expected: &'static str) -> FilterError {
+    FilterError::Invalid { key: key.to_owned(), expected }
+}
+
+fn list<T: Ord>(
+    key: &str,
+    value: &Value,
+    expected: &'static str,
+    read: impl Fn(&Value) -> Option<T>,
+) -> Result<Vec<T>, FilterError> {
+    let mut list = value
+        .as_array()
+        .and_then(|values| values.iter().map(read).collect::<Option<Vec<T>>>())
+        .ok_or_else(|| invalid(key, expected))?;
+    list.sort_unstable();
+    list.dedup();
+    Ok(list)
+}
+
+fn hex_32(value: &Value) -> Option<[u8; 32]> {
+    let text = value.as_str()?;
+    let mut bytes = [0; 32];
+    (text.len() == 64).then_some(())?;
+    faster_hex::hex_decode(text.as_bytes(), &mut bytes).ok()?;
+    Some(bytes)
+}
+
+fn kind(value: &Value) -> Option<u16> {
+    value.as_u64().and_then(|number| u16::try_from(number).ok())
+}
+
+fn seconds(key: &str, value: &Value) -> Result<u64, FilterError> {
+    // No event is newer than the largest signed number: SQLite's integers end there.
+    value
+        .as_u64()
+        .map(|number| number.min(i64::MAX as u64))
+        .ok_or_else(|| invalid(key, "must be a whole number of seconds, 0 or more"))
+}
+
+fn limit(key: &str, value: &Value) -> Result<usize, FilterError> {
+    value
+        .as_u64()
+        .and_then(|number| usize::try_from(number).ok())
+        .ok_or_else(|| invalid(key, "must be a whole number, 0 or more"))
+}
+
+fn tag_list(key: &str, value: &Value) -> Result<(u8, Vec<TagKey>), FilterError> {
+    match key.as_bytes() {
+        [b'#', letter] if letter.is_ascii_alphabetic() => {
+            let keys = list(key, value, "must be an array of strings", |value| {
+                Some(TagKey::new(*letter, value.as_str()?))
+            })?;
+            Ok((*letter, keys))
+        }
+        _ => Err(FilterError::Unknown { key: key.chars().take(SHOWN_KEY_CHARS).collect() }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_that_mean_the_same_compare_equal() {
+        let a = Filter::parse(r##"{"kinds":[7,1,1],"#p":["b","a"],"#e":["x"]}"##);
+        let b = Filter::parse(r##"{"#e":["x"],"#p":["a","b","a"],"kinds":[1,7]}"##);
+        assert_eq!(a, b);
+        assert!(a.is_ok_and(|filter| !filter.is_void()));
+    }
+
+    #[test]
+    fn a_bad_filter_is_refused_by_key() {
+        for (text, key) in [
+            ("[]", "filter"),
+            ("{", "filter"),
+            (r#"{"ids":["ab"]}"#, "ids"),
+            (r#"{"authors":"x"}"#, "authors"),
+            (r#"{"kinds":[65536]}"#, "kinds"),
+            (r#"{"kinds":[-1]}"#, "kinds"),
+            (r#"{"since":-1}"#, "since"),
+            (r#"{"until":"now"}"#, "until"),
+            (r#"{"limit":1.5}"#, "limit"),
+            (r##"{"#p":[1]}"##, "#p"),
+            (r##"{"#pp":["x"]}"##, "#pp"),
+            (r#"{"search":"x"}"#, "search"),
+        ] {
+            let error = Filter::parse(text).expect_err(text).to_string();
+            assert!(error.starts_with(&format!("{key}: ")), "{text}: {error}");
+        }
+    }
+}

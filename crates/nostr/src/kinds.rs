@@ -1,0 +1,40 @@
+//! The kinds that mean something to a relay, and how long events of a kind are kept.
+
+/// How long an event lives, by its kind (NIP-01, Kinds).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lifetime {
+    /// Kept as it is.
+    Regular,
+    /// Only the newest of an author and kind is kept.
+    Replaceable,
+    /// Only the newest of an author, kind and `d` tag is kept.
+    Addressable,
+    /// Passed on, never stored.
+    Ephemeral,
+}
+
+impl Lifetime {
+    /// The lifetime of a kind.
+    pub fn of(kind: u16) -> Self {
+        match kind {
+            0 | 3 | 10_000..20_000 => Self::Replaceable,
+            20_000..30_000 => Self::Ephemeral,
+            30_000..40_000 => Self::Addressable,
+            _ => Self::Regular,
+        }
+    }
+}
+
+/// NIP-09: the kind of a deletion request.
+pub const DELETION: u16 = 5;
+/// NIP-42: the kind with which a client shows who it is; never stored, never passed on.
+pub const AUTHENTICATION: u16 = 22_242;
+/// NIP-62: the kind of a request to vanish.
+pub const VANISH: u16 = 62;
+/// NIP-62: the value of a `relay` tag that means every relay.
+pub const ALL_RELAYS: &str = "ALL_RELAYS";
+/// NIP-59: the kind of a gift wrap. Its author is a key that is used once; it belongs to those that
+/// its `p` tags name. The ephemeral kind, 21059, is never stored.
+pub const GIFT_WRAP: u16 = 1_059;
+/// NIP-18: the kinds whose content may be another event.
+pub(crate) const REPOSTS: [u16; 2] = [6, 16];

@@ -1,0 +1,35 @@
+//! Nostr as a relay needs it: events, filters and what they mean, without I/O.
+//!
+//! An [`Event`] is read once from its JSON, checked, and kept as it is sent. A [`Filter`] is read strictly
+//! and kept in one normal form, so that filters that mean the same compare equal.
+//!
+//! ```
+//! use negsync_nostr::{Event, Filter};
+//!
+//! let json = include_str!("../examples/event.json");
+//! let event = Event::parse(json)?.verify()?;
+//! let filter = Filter::parse(r#"{"kinds": [1], "since": 1700000000}"#)?;
+//! assert!(filter.matches(&event));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod event;
+mod filter;
+pub mod kinds;
+pub mod prefix;
+pub mod relay_url;
+mod signature;
+mod tag_key;
+
+pub use event::{Event, EventError, VerifiedEvent, has_tags};
+pub use filter::{Filter, FilterError};
+pub use prefix::Prefix;
+pub use relay_url::RelayUrl;
+pub use tag_key::TagKey;
+
+// The example in README.md is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

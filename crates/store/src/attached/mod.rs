@@ -1,0 +1,351 @@
+//! The database of another relay, read beside its running writer: what a relay that people
+//! already run has stored, as a source of events. Nothing is ever written to it.
+//!
+//! `schema` has what the two known relays differ in, `follow` keeps up with what they write, and
+//! `compare` holds the set against the database where that is in doubt.
+
+mod compare;
+mod follow;
+mod nostr_relay_py;
+mod nostr_rs_relay;
+mod schema;
+
+use super::change::Change;
+use super::file_kind::refuse_other_than_files;
+use super::read_gate::ReadGate;
+use super::readers::{Pool, ReadTransaction};
+use super::source::{AtOneMoment, EventSource, Work};
+use super::viewer::PrivateKinds;
+use super::{Deadline, StoreError, unix_now};
+use follow::Follower;
+use negsync_nostr::Filter;
+use negsync_reconcile::Item;
+use rusqlite::{Connection, OpenFlags};
+use schema::{Schema, Wanted};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// How often the database is looked at when nobody asks for a set.
+const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+/// How long SQLite waits for a lock that the relay holds.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often everything is read before it is said that the database does not keep still.
+const MOST_READINGS: usize = 3;
+/// How often a reading is begun that has to see what is known and nothing more: between its
+/// beginning and the last look at the database nothing may be written.
+const MOST_BEGINNINGS: usize = 100;
+const CACHE_KIB: u32 = 2_048;
+const STATEMENTS_CACHED: usize = 64;
+
+/// The relays whose databases are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RelayKind {
+    /// nostr-rs-relay, with SQLite.
+    NostrRsRelay,
+    /// nostr-relay, the one in Python, with SQLite.
+    NostrRelayPy,
+}
+
+impl RelayKind {
+    /// The kind by its name in `relay.toml`.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
+    }
+
+    /// Its name in `relay.toml`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NostrRsRelay => "nostr-rs-relay",
+            Self::NostrRelayPy => "nostr-relay-py",
+        }
+    }
+}
+
+fn schema(kind: RelayKind, private: PrivateKinds) -> Schema {
+    match kind {
+        RelayKind::NostrRsRelay => nostr_rs_relay::schema(private),
+        RelayKind::NostrRelayPy => nostr_relay_py::schema(private),
+    }
+}
+
+/// Who hears of what the relay writes: the set of all its events that are for everybody, and each
+/// change to it.
+pub trait Listener: Send + Sync {
+    /// These are all of them now, in no order: whatever was said before is void.
+    fn begun(&self, items: Vec<Item>);
+    /// The set has changed.
+    fn changed(&self, change: Arc<Change>);
+    /// Whether an item is in the set.
+    fn holds(&self, item: &Item) -> bool;
+    /// Calls `visit` with the items of the seconds from the first to the second, both included,
+    /// in order.
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item));
+}
+
+/// Another relay's database. Clones share it; the last one ends the following.
+#[derive(Clone)]
+pub struct Attached {
+    inner: Arc<Inner>,
+    // Of the reads of this clone.
+    deadline: Deadline,
+}
+
+struct Inner {
+    schema: Arc<Schema>,
+    path: PathBuf,
+    readers: usize,
+    listener: Box<dyn Listener>,
+    follower: Mutex<Option<Follower>>,
+    // How often everything could not be read.
+    failures: AtomicU64,
+    // Of the file as it is followed now: another file is another pool.
+    pool: Mutex<Arc<Pool>>,
+}
+
+impl Attached {
+    /// Opens the database in `path` with at most `readers` connections, reads the whole set and
+    /// begins to follow what is written to it; `listener` hears of both. It does not hear of events
+    /// of `private` kinds: they are found only by filters that ask for them.
+    ///
+    /// # Errors
+    /// When the file cannot be read or is not a database of a known version of the relay.
+    pub fn open(
+        kind: RelayKind,
+        path: &Path,
+        readers: usize,
+        private: PrivateKinds,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StoreError> {
+        let schema = Arc::new(schema(kind, private));
+        let pool = Mutex::new(Arc::new(pool(path, readers)));
+        let follower = Mutex::new(None);
+        let path = path.to_owned();
+        let failures = AtomicU64::new(0);
+        let inner = Arc::new(Inner { schema, path, readers, listener, follower, failures, pool });
+        inner.begin(&mut inner.lock())?;
+        let watched = Arc::downgrade(&inner);
+        std::thread::Builder::new()
+            .name("attached".into())
+            .spawn(move || watch(&watched))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { inner, deadline: Deadline::default() })
+    }
+}
+
+impl Inner {
+    /// Reads everything anew.
+    fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
+        let mut readings = 1;
+        let (begun, items) = loop {
+            let fresh = Arc::new(pool(&self.path, self.readers));
+            *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
+            match Follower::begin(&self.schema, &self.path) {
+                Ok(begun) => break begun,
+                // Or the relay's last checkpoint came while it was read.
+                Err(StoreError::Rewritten { .. }) if readings < MOST_READINGS => readings += 1,
+                Err(error) => {
+                    self.failures.fetch_add(1, Ordering::Relaxed);
+                    return Err(error);
+                }
+            }
+        };
+        self.listener.begun(items);
+        *follower = Some(begun);
+        Ok(())
+    }
+
+    /// Makes known what was written since the last look. After an error everything is read anew:
+    /// nothing is answered until that succeeds.
+    fn catch_up(&self) -> Result<(), StoreError> {
+        let failures = self.failures.load(Ordering::Relaxed);
+        let mut follower = self.lock();
+        if follower.is_none() && self.failures.load(Ordering::Relaxed) != failures {
+            // Whoever held it has just waited for a lock in vain: one after the other would wait.
+            return Err(StoreError::Busy { path: self.path.clone() });
+        }
+        self.catch_up_until(&mut follower, unix_now())
+    }
+
+    /// That what was read from this pool was of one file all the while: where it was overwritten
+    /// meanwhile, this says so.
+    fn check_still(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
+        self.catch_up()?;
+        if Arc::ptr_eq(pool, &self.pool()) {
+            Ok(())
+        } else {
+            Err(StoreError::Rewritten { path: self.path.clone() })
+        }
+    }
+
+    fn catch_up_until(&self, follower: &mut Option<Follower>, now: u64) -> Result<(), StoreError> {
+        if let Some(following) = follower.as_mut() {
+            match following.catch_up(self.listener.as_ref(), now) {
+                Ok(()) => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(path = %self.path.display(), %error, "reading everything anew");
+                    *follower = None;
+                }
+            }
+        }
+        self.begin(follower)
+    }
+
+    /// Begins to read, on this connection, what the listener knows now and nothing more; calls
+    /// `beside` before anything else becomes known. `false` when something was written meanwhile.
+    fn begin_at_known(
+        &self,
+        pool: &Arc<Pool>,
+        connection: &Connection,
+        now: u64,
+        beside: &mut dyn FnMut(),
+    ) -> Result<bool, StoreError> {
+        let mut follower = self.lock();
+        self.catch_up_until(&mut follower, now)?;
+        self.schema.ends(connection)?;
+        let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
+        if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
+            return Ok(false);
+        }
+        // All that can be read here is known.
+        beside();
+        Ok(true)
+    }
+
+    fn pool(&self) -> Arc<Pool> {
+        Arc::clone(&self.pool.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Follower>> {
+        self.follower.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Looks again and again, until nobody has the database open any more.
+fn watch(watched: &Weak<Inner>) {
+    let mut failing = false;
+    while let Some(inner) = watched.upgrade() {
+        match inner.catch_up() {
+            Ok(()) if failing => {
+                tracing::info!(path = %inner.path.display(), "the database can be read again");
+                failing = false;
+            }
+            Err(error) if !failing => {
+                tracing::error!(%error, "sets cannot be answered until the database can be read");
+                failing = true;
+            }
+            _ => {}
+        }
+        drop(inner);
+        std::thread::sleep(LOOK_INTERVAL);
+    }
+}
+
+impl EventSource for Attached {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { deadline, ..self.clone() })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        self.inner.catch_up()
+    }
+
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        let (schema, now) = (self.inner.schema.as_ref(), unix_now());
+        let pool = self.inner.pool();
+        pool.with(&self.deadline, |read| work(&Moment { schema, read, now }))?;
+        self.inner.check_still(&pool)
+    }
+
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        let schema = self.inner.schema.as_ref();
+        for _ in 0..MOST_BEGINNINGS {
+            let (pool, now) = (self.inner.pool(), unix_now());
+            let is_done = pool.with(&self.deadline, |read| {
+                let is_known = self.inner.begin_at_known(&pool, read, now, beside)?;
+                if is_known {
+                    work(&Moment { schema, read, now })?;
+                }
+                Ok::<_, StoreError>(is_known)
+            })?;
+            if is_done {
+                return self.inner.check_still(&pool);
+            }
+        }
+        Err(StoreError::Busy { path: self.inner.path.clone() })
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        // Two halves would be of two moments, and what the relay writes between them is not told
+        // commit by commit.
+        Ok(None)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let (schema, now) = (&self.inner.schema, unix_now());
+        self.inner.pool().with(&self.deadline, |read| {
+            let mut found = Vec::new();
+            schema.rows(read, &Wanted::Ids(ids), &mut |row| {
+                if row.is_public(now) {
+                    found.push(row);
+                }
+            })?;
+            for row in found {
+                if let Some(json) = schema.json(read, row.row)? {
+                    visit(&row.item, &json);
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+/// The database as it is at one moment.
+struct Moment<'moment> {
+    schema: &'moment Schema,
+    read: &'moment ReadTransaction<'moment>,
+    now: u64,
+}
+
+impl AtOneMoment for Moment<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        Ok(self.schema.items(self.read, filter, self.now, visit)?)
+    }
+}
+
+fn pool(path: &Path, readers: usize) -> Pool {
+    let path = path.to_owned();
+    Pool::new(Box::new(move || open(&path)), readers, ReadGate::default(), Arc::default())
+}
+
+/// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
+fn open(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
+    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    connection
+        .execute_batch(&format!("PRAGMA query_only = TRUE; PRAGMA cache_size = -{CACHE_KIB};"))
+        .map_err(failed)?;
+    Ok(connection)
+}

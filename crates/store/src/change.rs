@@ -1,0 +1,101 @@
+//! What a commit did, step by step, and how an event is taken out.
+
+use super::{deletion, sqlite_error};
+use negsync_nostr::Event;
+use negsync_reconcile::Item;
+use rusqlite::{Connection, params};
+use std::sync::Arc;
+
+/// One thing that a commit did.
+#[derive(Debug, Clone)]
+pub enum Step {
+    /// The event is new in the store.
+    Added(Arc<Event>),
+    /// The item is no longer in the store.
+    Removed(Item),
+    /// An ephemeral event went by; it is not in the store.
+    Passed(Arc<Event>),
+}
+
+/// What one commit did, in order.
+#[derive(Debug, Clone, Default)]
+pub struct Change {
+    /// The steps; an item's last one says whether it is stored now.
+    pub steps: Vec<Step>,
+}
+
+/// What a transaction has done so far.
+#[derive(Default)]
+pub(super) struct Written {
+    pub(super) steps: Vec<Step>,
+    /// The rows of tables and indexes that it has written, about.
+    pub(super) rows: usize,
+    /// How many tombstones there are more, or fewer.
+    pub(super) tombstones: i64,
+    /// The place in the table `removal` up to which all has to be gone before the event that was
+    /// applied last is answered.
+    pub(super) put_off_to: Option<i64>,
+}
+
+impl From<Written> for Change {
+    fn from(written: Written) -> Self {
+        Self { steps: written.steps }
+    }
+}
+
+/// A stored event with what it takes to remove it.
+pub(super) struct Stored {
+    pub(super) row: i64,
+    pub(super) item: Item,
+    pub(super) json: String,
+}
+
+impl Stored {
+    /// From the columns row, id, created_at, json.
+    pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        Ok(Self {
+            row: row.get(0)?,
+            item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
+            json: sqlite_error::text(row, 3)?.into_owned(),
+        })
+    }
+
+    /// NIP-40: whether it is due to be removed.
+    pub(super) fn has_expired(&self, connection: &Connection, now: u64) -> rusqlite::Result<bool> {
+        connection
+            .prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")?
+            .exists(params![self.row, now as i64])
+    }
+
+    pub(super) fn remove(
+        &self,
+        connection: &Connection,
+        change: &mut Written,
+    ) -> rusqlite::Result<()> {
+        // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
+        match Event::parse(&self.json) {
+            Ok(event) => {
+                let mut untag = connection.prepare_cached(
+                    "DELETE FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
+                )?;
+                change.rows += event.weight();
+                for key in event.tag_keys() {
+                    untag.execute(params![
+                        key.as_bytes(),
+                        event.kind(),
+                        self.item.created_at as i64,
+                        self.item.id
+                    ])?;
+                }
+                deletion::forget(connection, &event, self.row, change)?;
+            }
+            Err(_) => {
+                connection.execute("DELETE FROM tag WHERE id = ?1", params![self.item.id])?;
+                deletion::forget_row(connection, self.row, change)?;
+            }
+        }
+        connection.prepare_cached("DELETE FROM event WHERE row = ?1")?.execute([self.row])?;
+        change.steps.push(Step::Removed(self.item));
+        Ok(())
+    }
+}

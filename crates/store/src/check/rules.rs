@@ -1,0 +1,179 @@
+//! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
+
+use super::{Checked, Examined, Finding};
+use crate::sqlite_error;
+use crate::writer::unix_now;
+use negsync_nostr::Event;
+use negsync_nostr::TagKey;
+use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
+use rusqlite::{Connection, Rows, params};
+
+/// What an event asks for that is to be removed.
+#[derive(Default)]
+pub(super) struct Orders {
+    // NIP-09: the ids and the addresses that a request to delete names.
+    ids: Vec<[u8; 32]>,
+    addresses: Vec<(u16, String)>,
+    // NIP-62: whether it asks every relay to forget its author. Others it may have asked by a URL
+    // that is not known here.
+    vanishes: bool,
+}
+
+impl Orders {
+    pub(super) fn of(event: &Event) -> Self {
+        let asks_all = || event.tag_values("relay").iter().any(|relay| relay == ALL_RELAYS);
+        Self {
+            ids: event.deleted_ids().to_vec(),
+            addresses: event.deleted_addresses().to_vec(),
+            vanishes: event.kind() == VANISH && asks_all(),
+        }
+    }
+}
+
+/// What a stored request names must be kept out; [`rules`] looks whether it is gone.
+pub(super) fn orders(
+    connection: &Connection,
+    event: &Examined,
+    checked: &mut Checked,
+) -> rusqlite::Result<()> {
+    let (pubkey, created_at, row) =
+        (&event.stored.pubkey, event.stored.created_at, event.stored.row);
+    let by = event.stored.id.as_slice().try_into().ok();
+    let mut find = |detail| checked.find(Finding { what: "rule", id: by, detail });
+    let mut by_id = connection.prepare_cached(
+        "SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND deletion = ?3",
+    )?;
+    for id in &event.orders.ids {
+        if !by_id.exists(params![id, pubkey, row])? {
+            let id = faster_hex::hex_string(id);
+            find(format!("deletes event {id}, and that is not kept out"));
+        }
+    }
+    let mut by_address = connection.prepare_cached(
+        "SELECT 1 FROM address_tombstone WHERE pubkey = ?1 AND kind = ?2 AND address = ?3
+         AND created_at = ?4 AND deletion = ?5",
+    )?;
+    for (kind, d) in &event.orders.addresses {
+        if !by_address.exists(params![pubkey, kind, d, created_at, row])? {
+            find(format!("deletes {d:?} of kind {kind}, and that is not kept out"));
+        }
+    }
+    let mut vanished =
+        connection.prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
+    if event.orders.vanishes && !vanished.exists(params![pubkey, created_at])? {
+        find("asks every relay to forget its author, who is not kept out".into());
+    }
+    Ok(())
+}
+
+/// What is deleted or has vanished is not stored, and each address has one version. What a relay is
+/// removing, or goes on to remove when it starts, is no finding.
+pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+    const BROKEN: [(&str, &str); 6] = [
+        (
+            "SELECT event.id FROM operator_tombstone JOIN event USING (id)",
+            "the operator has removed it, and it is stored",
+        ),
+        (
+            "SELECT event.id FROM tombstone JOIN event
+             ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
+             WHERE event.kind NOT IN (5, 62) AND event.id NOT IN (SELECT id FROM removal)",
+            "it was deleted by its id, and is stored",
+        ),
+        (
+            "SELECT event.id FROM address_tombstone buried JOIN event
+             ON event.pubkey = buried.pubkey AND event.kind = buried.kind
+             AND event.address = buried.address AND event.address IS NOT NULL
+             WHERE event.created_at <= buried.created_at
+             AND event.id NOT IN (SELECT id FROM removal)",
+            "it was deleted by its address, and is stored",
+        ),
+        (
+            "SELECT tombstone.id FROM tombstone LEFT JOIN event
+             ON event.row = tombstone.deletion AND event.pubkey = tombstone.pubkey
+             WHERE event.kind IS NOT 5",
+            "it is kept out by a request to delete that is not stored",
+        ),
+        (
+            "SELECT NULL FROM address_tombstone buried LEFT JOIN event
+             ON event.row = buried.deletion AND event.pubkey = buried.pubkey
+             WHERE event.kind IS NOT 5",
+            "an address is kept out by a request to delete that is not stored",
+        ),
+        (
+            "SELECT old.id FROM event old JOIN event new
+             ON new.pubkey = old.pubkey AND new.kind = old.kind AND new.address = old.address
+             AND old.address IS NOT NULL AND new.address IS NOT NULL AND new.row <> old.row
+             WHERE new.created_at > old.created_at
+             OR (new.created_at = old.created_at AND new.id < old.id)",
+            "a newer version is stored",
+        ),
+    ];
+    for (sql, detail) in BROKEN {
+        let mut select = connection.prepare(sql)?;
+        let mut rows = select.query([])?;
+        while let Some(row) = rows.next()? {
+            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail: detail.into() });
+        }
+    }
+    let expired: i64 = connection.query_row(
+        "SELECT count(*) FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1",
+        [unix_now() as i64],
+        |row| row.get(0),
+    )?;
+    checked.expired = expired.max(0) as u64;
+    wraps(connection, checked)?;
+    vanished(connection, checked)
+}
+
+/// NIP-59: gift wraps that one of their recipients has deleted.
+fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+    let mut select = connection.prepare(
+        "SELECT event.id, event.json, tombstone.pubkey FROM tombstone JOIN event
+         ON event.id = tombstone.id AND event.kind = ?1 AND event.pubkey <> tombstone.pubkey
+         WHERE event.id NOT IN (SELECT id FROM removal)",
+    )?;
+    let mut rows = select.query([GIFT_WRAP])?;
+    while let Some(row) = rows.next()? {
+        let key: [u8; 32] = row.get(2)?;
+        let wrap = Event::parse(&sqlite_error::text(row, 1)?);
+        if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
+            let detail = "its recipient has deleted it, and it is stored".into();
+            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail });
+        }
+    }
+    Ok(())
+}
+
+/// NIP-62: what a key that has vanished wrote, and the gift wraps that were sent to it.
+fn vanished(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+    let mut written = connection
+        .prepare("SELECT id FROM event WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3")?;
+    let mut wraps = connection.prepare(
+        "SELECT event.id FROM tag JOIN event ON event.row = tag.event
+         WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3 AND event.pubkey <> ?4",
+    )?;
+    let mut keys = connection.prepare("SELECT pubkey, until, pending FROM vanished")?;
+    let mut keys = keys.query([])?;
+    while let Some(key) = keys.next()? {
+        let (pubkey, until, pending): (Vec<u8>, i64, bool) =
+            (key.get(0)?, key.get(1)?, key.get(2)?);
+        let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+        let mut see = |mut rows: Rows<'_>, detail: &str| {
+            while let Some(row) = rows.next()? {
+                if pending {
+                    checked.vanishing += 1;
+                } else {
+                    let id = row.get(0).ok();
+                    checked.find(Finding { what: "rule", id, detail: detail.into() });
+                }
+            }
+            Ok::<_, rusqlite::Error>(())
+        };
+        let rows = written.query(params![pubkey, VANISH, until])?;
+        see(rows, "its author has vanished, and it is stored")?;
+        let rows = wraps.query(params![addressed.as_bytes(), GIFT_WRAP, until, pubkey])?;
+        see(rows, "its addressee has vanished, and it is stored")?;
+    }
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! Moves committed pages from the write-ahead log into the database beside the writer, so that no
+//! commit waits for it.
+
+use super::doubt::{Doubt, Mender};
+use super::read_gate::ReadGate;
+use super::{StoreError, schema};
+use rusqlite::Connection;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// The share of a log that is worth moving which the writer may move itself.
+const RESTART_PART: usize = 32;
+/// How often the thread runs after a log that grows while it is moved.
+const PASSES: usize = 4;
+/// How often the writer moves a long log itself, at the most: that takes a while.
+const OWN_PAUSE: Duration = Duration::from_secs(1);
+
+/// How long the writer waits for reads to break off, so that a long log can be begun anew.
+const READERS_TIMEOUT: Duration = Duration::from_millis(250);
+/// How long the write-ahead log may get, in pages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct LogLength {
+    /// A log of this length is worth moving: the more commits it holds, the more often a page that
+    /// all of them changed is written just once.
+    checkpoint: usize,
+}
+
+impl LogLength {
+    pub(super) fn from_mb(mb: usize) -> Self {
+        Self { checkpoint: mb.saturating_mul((1 << 20) / schema::PAGE_BYTES) }
+    }
+
+    /// At this length the writer waits for the thread and starts the log over: events come faster
+    /// than they are moved. Only a reader that does not end lets the log grow further.
+    fn cap(self) -> usize {
+        self.checkpoint.saturating_mul(2)
+    }
+
+    /// At this length old reads break off, so that the thread can move what they have kept.
+    fn break_off(self) -> usize {
+        self.checkpoint.saturating_add(self.checkpoint / 2)
+    }
+
+    /// What the writer may move itself before it starts the log over: a few milliseconds.
+    fn restart(self) -> usize {
+        self.checkpoint / RESTART_PART
+    }
+}
+
+/// The checkpointing thread and what its owner, the writer, knows of the log.
+pub(super) struct Checkpointer {
+    // Full while a checkpoint is asked for and not begun: one is enough.
+    requests: SyncSender<()>,
+    // Held by the thread while it moves pages.
+    moving: Arc<Mutex<()>>,
+    // The log's length after the writer's last commit.
+    log_pages: Arc<AtomicUsize>,
+    // The thread has moved nearly all of the log.
+    can_restart: Arc<AtomicBool>,
+    gate: ReadGate,
+    length: LogLength,
+    mender: Mender,
+    // All of a log that was lost is in the store.
+    is_rescued: bool,
+    // When the writer last moved the log itself and there was no end to it.
+    tried: Option<Instant>,
+    thread: JoinHandle<()>,
+}
+
+impl Checkpointer {
+    /// Starts the thread on a connection of its own.
+    pub(super) fn start(
+        writer: &mut Connection,
+        own: Connection,
+        length: LogLength,
+        mender: Mender,
+        gate: ReadGate,
+    ) -> Result<Self, StoreError> {
+        let log_pages = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&log_pages);
+        writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+            seen.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+            Ok(())
+        }))?;
+        let can_restart = Arc::new(AtomicBool::new(false));
+        let (requests, asked) = sync_channel(1);
+        let caught_up = Arc::clone(&can_restart);
+        let moving = Arc::new(Mutex::new(()));
+        let (own_moving, doubt) = (Arc::clone(&moving), mender.doubt.clone());
+        let (written, reads) = (Arc::clone(&log_pages), gate.clone());
+        let thread = std::thread::Builder::new()
+            .name("store-checkpoint".into())
+            .spawn(move || {
+                let mut broken_off: Option<Instant> = None;
+                while asked.recv().is_ok() {
+                    let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
+                    let near = (0..PASSES).any(|_| {
+                        checkpoint(&own, "PASSIVE", &doubt)
+                            .is_some_and(|left| left <= length.restart())
+                    });
+                    // Nothing is moved beyond what the oldest read sees.
+                    let is_long = written.load(Ordering::Relaxed) >= length.break_off();
+                    if !near && is_long && broken_off.is_none_or(|at| at.elapsed() >= OWN_PAUSE) {
+                        reads.break_off();
+                        broken_off = Some(Instant::now());
+                    }
+                    caught_up.store(near, Ordering::Release);
+                }
+            })
+            .map_err(StoreError::Thread)?;
+        Ok(Self {
+            requests,
+            moving,
+            log_pages,
+            can_restart,
+            length,
+            mender,
+            is_rescued: false,
+            gate,
+            tried: None,
+            thread,
+        })
+    }
+
+    /// Called by the writer after each commit.
+    pub(super) fn committed(&mut self, writer: &Connection) {
+        let log_pages = self.log_pages.load(Ordering::Relaxed);
+        if log_pages < self.length.checkpoint {
+            // That was said of a log which has been begun anew since.
+            self.can_restart.store(false, Ordering::Relaxed);
+            return;
+        }
+        if log_pages >= self.length.cap() && self.may_try() {
+            let moving = Arc::clone(&self.moving);
+            let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
+            if !self.restart(writer) {
+                // One read always overlaps the next: they stop for a moment. What begins after that
+                // sees all of the log, and does not keep it from being moved.
+                drop(self.gate.close(READERS_TIMEOUT));
+                checkpoint(writer, "PASSIVE", &self.mender.doubt);
+                let _closed = self.gate.close(READERS_TIMEOUT);
+                if !self.restart(writer) {
+                    self.tried = Some(Instant::now());
+                }
+            }
+        } else if self.can_restart.swap(false, Ordering::Acquire) {
+            // A writer that never rests would append to the log for ever.
+            self.restart(writer);
+        } else {
+            let _ = self.requests.try_send(());
+        }
+    }
+
+    /// Called by the writer when the disk is full: once all of the log has been moved, it is
+    /// written from its beginning again and takes no more room for a while.
+    pub(super) fn relieve(&mut self, writer: &Connection) {
+        if self.may_try() {
+            checkpoint(writer, "PASSIVE", &self.mender.doubt);
+            self.tried = Some(Instant::now());
+        }
+    }
+
+    fn may_try(&self) -> bool {
+        self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
+    }
+
+    /// What a failed flush has put in doubt.
+    pub(super) fn doubt(&self) -> &Doubt {
+        &self.mender.doubt
+    }
+
+    /// Called by the writer now and then: of a log that was removed, what it holds is moved into the
+    /// store while it can still be read.
+    pub(super) fn rescue(&mut self, writer: &Connection) {
+        if !self.is_rescued && self.doubt().has_lost_log() {
+            let left = checkpoint(writer, "PASSIVE", &self.mender.doubt);
+            self.is_rescued = left == Some(0);
+            if self.is_rescued {
+                tracing::info!("what the lost write-ahead log held is in the store");
+            }
+        }
+    }
+
+    /// Makes the files whole after a flush that failed.
+    ///
+    /// # Errors
+    /// As [`Mender::mend`].
+    pub(super) fn mend(&mut self, writer: &Connection) -> Result<(), StoreError> {
+        let _moving = self.moving.lock().unwrap_or_else(PoisonError::into_inner);
+        self.mender.mend(writer)
+    }
+
+    /// Has the next commit written at the log's beginning, and whether that was done. Readers that
+    /// hold on to the log only put this off: they are never waited for.
+    fn restart(&self, writer: &Connection) -> bool {
+        without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0)
+    }
+
+    /// Ends the thread and leaves as small a log as can be had: none, where nothing is in doubt and
+    /// nobody reads on.
+    pub(super) fn finish(mut self, writer: &Connection) {
+        drop(self.requests);
+        if self.thread.join().is_err() {
+            tracing::error!("the store's checkpoint thread panicked");
+        }
+        let mended = self.mender.mend(writer);
+        checkpoint(writer, "PASSIVE", &self.mender.doubt);
+        if let Err(error) = mended {
+            tracing::error!(%error, "write-ahead log kept: the next start goes on with what of it is on the disk");
+        } else if !self.mender.doubt.is_there()
+            && self.mender.doubt.check_in_place().is_ok()
+            && let Err(error) = schema::move_log_at_close(writer)
+        {
+            tracing::warn!(%error, "write-ahead log kept");
+        }
+        self.mender.doubt.close();
+    }
+}
+
+/// As [`checkpoint`], and gives up where it would wait for readers.
+fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
+    let left = writer
+        .busy_timeout(Duration::ZERO)
+        .map(|()| checkpoint(writer, mode, doubt))
+        .and_then(|left| writer.busy_timeout(schema::BUSY_TIMEOUT).map(|()| left));
+    left.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the write-ahead log could not be checkpointed");
+        None
+    })
+}
+
+/// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
+/// could not run or must not, another one does, or it would have had to wait.
+fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
+    if !doubt.may_move() {
+        return None;
+    }
+    let left = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
+        let (is_busy, log, moved): (bool, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);
+        let pages = usize::try_from(log).ok().zip(usize::try_from(moved).ok());
+        Ok(pages.filter(|_| !is_busy))
+    });
+    left.map(|pages| pages.map(|(log, moved)| log.saturating_sub(moved))).unwrap_or_else(|error| {
+        doubt.note(&error);
+        tracing::warn!(%error, "the write-ahead log could not be checkpointed");
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::doubt::open_log;
+    use super::super::lock;
+    use super::super::presence::Presence;
+    use super::*;
+    use tempfile::TempDir;
+
+    const LENGTH: LogLength = LogLength { checkpoint: 512 };
+
+    /// A writer that never rests.
+    struct Stand {
+        writer: Connection,
+        checkpointer: Checkpointer,
+        directory: TempDir,
+    }
+
+    impl Stand {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let mut writer = open(&directory);
+            let tables = "PRAGMA journal_mode = WAL; PRAGMA wal_autocheckpoint = 0;
+                CREATE TABLE page (number INTEGER PRIMARY KEY, filled BLOB)";
+            writer.execute_batch(tables).unwrap();
+            let checkpointer = {
+                let path = directory.path().join("log.sqlite");
+                let (log, lock) = (open_log(&path).unwrap(), lock::take(&path).unwrap());
+                let presence = Presence::of(&path, &log, &lock).unwrap();
+                let mender = Mender::new(&path, log, false, presence);
+                let gate = ReadGate::default();
+                Checkpointer::start(&mut writer, open(&directory), LENGTH, mender, gate).unwrap()
+            };
+            Self { writer, checkpointer, directory }
+        }
+
+        /// Commits of about ten pages each; returns how long the log was at most.
+        fn commit(&mut self, commits: u32) -> usize {
+            let change = "INSERT OR REPLACE INTO page VALUES (?1, randomblob(32000))";
+            let mut longest = 0;
+            for number in 0..commits {
+                self.writer.execute(change, [number % 100]).unwrap();
+                longest = longest.max(self.checkpointer.log_pages.load(Ordering::Relaxed));
+                self.checkpointer.committed(&self.writer);
+            }
+            longest
+        }
+    }
+
+    fn open(directory: &TempDir) -> Connection {
+        Connection::open(directory.path().join("log.sqlite")).unwrap()
+    }
+
+    #[test]
+    fn the_log_stays_below_its_cap_under_a_writer_that_never_rests() {
+        let longest = Stand::new().commit(2_000);
+        assert!((LENGTH.checkpoint..LENGTH.cap() + 20).contains(&longest), "{longest} pages");
+    }
+
+    /// The thread can catch up once more after the log was begun anew; nothing of the next one has
+    /// been moved then, and the writer would have to move it all.
+    #[test]
+    fn the_writer_does_not_take_an_earlier_log_for_moved() {
+        let mut stand = Stand::new();
+        let moving = Arc::clone(&stand.checkpointer.moving);
+        let _moving = moving.lock().unwrap();
+        stand.commit(1);
+        stand.checkpointer.can_restart.store(true, Ordering::Release);
+        let mut longest = 0;
+        while longest < LENGTH.checkpoint + 3 * LENGTH.restart() {
+            let before = longest;
+            longest = longest.max(stand.commit(1));
+            assert!(longest > before, "the writer began a log anew that nobody had moved");
+        }
+    }
+
+    /// Neither waited for nor in the way for longer than it reads.
+    #[test]
+    fn a_reader_that_does_not_end_puts_the_cap_off() {
+        let mut stand = Stand::new();
+        let reader = open(&stand.directory);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM page").unwrap();
+        assert!(stand.commit(150) > LENGTH.cap() + 200);
+        reader.execute_batch("ROLLBACK").unwrap();
+        stand.checkpointer.tried = None;
+        stand.commit(1);
+        assert!(stand.commit(100) < LENGTH.cap() + 20);
+    }
+}

@@ -1,0 +1,81 @@
+//! Gives back the room that removed events have left.
+
+use super::change::Written;
+use super::doubt::{self, Mender};
+use super::presence::Presence;
+use super::{StoreError, deletion, lock, operator, refused, rules, schema, writer::unix_now};
+use rusqlite::{Connection, TransactionBehavior};
+use std::path::{Path, PathBuf};
+
+/// The most rows that one commit writes, or those of one event.
+const EXPIRE_ROWS: usize = 100_000;
+
+/// What compacting has done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// The bytes of the file and its log before.
+    pub before_bytes: u64,
+    /// The same afterwards.
+    pub after_bytes: u64,
+    /// The expired events that were removed.
+    pub expired: usize,
+    /// The ids of deleted events that are kept out, by their authors or by the operator, and the
+    /// addresses; they have to stay.
+    pub tombstones: u64,
+}
+
+/// Removes what has expired and writes the store in `path` anew without gaps. On the way it takes
+/// as much room again beside the store, and in SQLite's directory for temporary files.
+///
+/// # Errors
+/// When the store is not there, is in use, or cannot be written. It is left as it was.
+pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
+    // Opening to write would make one.
+    schema::open_reader(path).map_err(|error| error.while_opening(path))?;
+    let lock = lock::take(path)?;
+    let before_bytes = size(path);
+    let is_left_over = doubt::has_log(&lock.store);
+    lock::prepare_files(&lock);
+    let mut connection = schema::open_writer(path).map_err(|error| error.while_opening(path))?;
+    let log = doubt::open_log(&lock.store)?;
+    let presence = Presence::of(path, &log, &lock)?;
+    Mender::new(&lock.store, log, is_left_over, presence.clone()).mend(&connection)?;
+    let expired = expire(&mut connection)?;
+    refused::remember(&connection, &[], unix_now())?;
+    // In memory the copy that this makes would be as large as the store.
+    connection
+        .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+    // A flush that failed has ended this before: the next start makes the log whole.
+    presence.check()?;
+    schema::move_log_at_close(&connection)?;
+    let count =
+        "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
+    let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;
+    let tombstones = tombstones.unsigned_abs() + operator::tombstones(&connection)?;
+    drop(connection);
+    let after_bytes = size(path);
+    drop(lock);
+    Ok(Compacted { before_bytes, after_bytes, expired, tombstones })
+}
+
+fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
+    let mut expired = 0;
+    loop {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut written = Written::default();
+        let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
+        deletion::remove_some(&transaction, usize::MAX, &mut Written::default())?;
+        transaction.commit()?;
+        expired += written.steps.len();
+        if !there_is_more {
+            return Ok(expired);
+        }
+    }
+}
+
+fn size(path: &Path) -> u64 {
+    let mut log = path.as_os_str().to_owned();
+    log.push("-wal");
+    let bytes = |path: &Path| path.metadata().map_or(0, |metadata| metadata.len());
+    bytes(path) + bytes(&PathBuf::from(log))
+}

@@ -1,0 +1,307 @@
+//! Deletion requests (NIP-09). Each removes what it names and nothing else, and keeps that out for
+//! as long as the request itself is stored.
+//!
+//! `tombstone` holds one row for each id that a stored request names, `address_tombstone` one for
+//! each address; `deletion` is the row of the request. A version that is deleted by its id gives its
+//! place back: an older one that still comes, from another relay, is stored.
+
+use super::change::{Stored, Written};
+use super::sqlite_error;
+use super::writer::STEP_ROWS;
+use negsync_nostr::Event;
+use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// What cannot be deleted: requests to delete (NIP-09) and to vanish (NIP-62).
+const REQUESTS: [u16; 2] = [DELETION, VANISH];
+
+/// The most ids and addresses that one request may name, and that all requests of an author may name
+/// together: about 75 MB of tombstones.
+const NAMED_BY_A_REQUEST: usize = 10_000;
+const NAMED_BY_AN_AUTHOR: i64 = 1_000_000;
+
+/// What noting and forgetting that an event is to be removed takes, in rows.
+const ROWS_OF_A_REMOVAL: usize = 2;
+
+/// NIP-62: a request of a key that is vanishing is as good as gone. It takes a while until it is.
+const IS_IN_FORCE: &str = "NOT EXISTS (
+    SELECT 1 FROM vanished JOIN event request ON request.row = deletion
+    WHERE vanished.pubkey = request.pubkey AND pending = 1 AND request.created_at <= until)";
+
+/// Whether a stored request keeps the event out.
+pub(super) fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+    if REQUESTS.contains(&event.kind()) {
+        return Ok(false);
+    }
+    Ok(is_deleted_by_id(connection, event)? || is_deleted_by_address(connection, event)?)
+}
+
+fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+    let id = event.item().id;
+    let mut by = connection.prepare_cached(&format!(
+        "SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND {IS_IN_FORCE}"
+    ))?;
+    if by.exists(params![id, event.pubkey()])? {
+        return Ok(true);
+    }
+    if event.kind() != GIFT_WRAP {
+        return Ok(false);
+    }
+    // A wrap may have thousands of `p` tags; nearly none is named by any request.
+    if !connection.prepare_cached("SELECT 1 FROM tombstone WHERE id = ?1")?.exists([id])? {
+        return Ok(false);
+    }
+    for recipient in event.recipients() {
+        if by.exists(params![id, recipient])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// All versions up to the request's own time are gone; later ones are welcome.
+fn is_deleted_by_address(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+    let Some(address) = event.address() else { return Ok(false) };
+    connection
+        .prepare_cached(&format!(
+            "SELECT 1 FROM address_tombstone
+             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND created_at >= ?4
+             AND {IS_IN_FORCE}"
+        ))?
+        .exists(params![event.pubkey(), event.kind(), address, event.item().created_at as i64])
+}
+
+/// Whether the request names more than may be kept out for its author.
+pub(super) fn names_too_much(connection: &Connection, request: &Event) -> rusqlite::Result<bool> {
+    let named = named(request);
+    if named > NAMED_BY_A_REQUEST {
+        return Ok(true);
+    }
+    let of_author = connection
+        .prepare_cached("SELECT named FROM deleter WHERE pubkey = ?1")?
+        .query_row([request.pubkey()], |row| row.get::<_, i64>(0))
+        .optional()?;
+    Ok(of_author.unwrap_or(0) + named as i64 > NAMED_BY_AN_AUTHOR)
+}
+
+fn named(request: &Event) -> usize {
+    request.deleted_ids().len() + request.deleted_addresses().len()
+}
+
+/// How many tombstones there are.
+pub(super) fn tombstones(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("SELECT coalesce(sum(named), 0) FROM deleter", [], |row| row.get(0))
+}
+
+/// Notes what `request` keeps out, and removes what it may remove of what it names. What would take
+/// longer than a step is removed later, by [`remove_some`]. `row` is the row of the request.
+pub(super) fn follow(
+    connection: &Connection,
+    request: &Event,
+    row: i64,
+    change: &mut Written,
+) -> rusqlite::Result<()> {
+    note(connection, request, row, change)?;
+    let targets = targets(connection, request)?;
+    let most_rows = change.rows.saturating_add(STEP_ROWS);
+    let mut later = connection.prepare_cached("INSERT OR IGNORE INTO removal (id) VALUES (?1)")?;
+    for id in targets {
+        if change.rows < most_rows {
+            remove(connection, &id, change)?;
+        } else {
+            later.execute([id])?;
+            change.put_off_to = last_postponed(connection)?;
+        }
+    }
+    Ok(())
+}
+
+/// The ids of stored events that the request may remove.
+fn targets(connection: &Connection, request: &Event) -> rusqlite::Result<Vec<[u8; 32]>> {
+    let mut targets = Vec::new();
+    let mut named =
+        connection.prepare_cached("SELECT pubkey, kind, json FROM event WHERE id = ?1")?;
+    for id in request.deleted_ids() {
+        let is_target = named
+            .query_row([id], |row| {
+                let (author, kind): ([u8; 32], u16) = (row.get(0)?, row.get(1)?);
+                Ok(!REQUESTS.contains(&kind)
+                    && (author == *request.pubkey()
+                        || kind == GIFT_WRAP
+                            && is_recipient(&sqlite_error::text(row, 2)?, request.pubkey())))
+            })
+            .optional()?;
+        targets.extend((is_target == Some(true)).then_some(*id));
+    }
+    let mut version = connection.prepare_cached(
+        "SELECT id FROM event
+         WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL
+         AND created_at <= ?4",
+    )?;
+    let until = request.item().created_at as i64;
+    for (kind, d) in request.deleted_addresses() {
+        let of_address = params![request.pubkey(), kind, d, until];
+        targets.extend(version.query_row(of_address, |row| row.get::<_, [u8; 32]>(0)).optional()?);
+    }
+    Ok(targets)
+}
+
+fn remove(connection: &Connection, id: &[u8; 32], change: &mut Written) -> rusqlite::Result<()> {
+    let stored = connection
+        .prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?
+        .query_row([id], Stored::read)
+        .optional()?;
+    stored.map_or(Ok(()), |stored| stored.remove(connection, change))
+}
+
+fn last_postponed(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT max(seq) FROM removal")?
+        .query_row([], |row| row.get::<_, Option<i64>>(0))
+}
+
+/// The first place in the table `removal` that is still to be dealt with.
+pub(super) fn first_postponed(connection: &Connection) -> rusqlite::Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT min(seq) FROM removal")?
+        .query_row([], |row| row.get::<_, Option<i64>>(0))
+}
+
+/// Whether the event is still to be removed: it is as good as gone.
+pub(super) fn is_postponed(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<bool> {
+    connection.prepare_cached("SELECT 1 FROM removal WHERE id = ?1")?.exists([id])
+}
+
+/// Takes back that an event is still to be removed: its request has gone, and it came again.
+pub(super) fn keep(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<()> {
+    connection.prepare_cached("DELETE FROM removal WHERE id = ?1")?.execute([id]).map(|_| ())
+}
+
+/// Removes what is still to be removed, in its order, until `most_rows` are written. Returns the first
+/// place that is left.
+pub(super) fn remove_some(
+    connection: &Connection,
+    most_rows: usize,
+    change: &mut Written,
+) -> rusqlite::Result<Option<i64>> {
+    let mut first =
+        connection.prepare_cached("SELECT seq, id FROM removal ORDER BY seq LIMIT 1")?;
+    let mut done = connection.prepare_cached("DELETE FROM removal WHERE seq = ?1")?;
+    while change.rows < most_rows {
+        let next = first
+            .query_row([], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 32]>(1)?)))
+            .optional()?;
+        let Some((seq, id)) = next else { return Ok(None) };
+        remove(connection, &id, change)?;
+        done.execute([seq])?;
+        change.rows += ROWS_OF_A_REMOVAL;
+    }
+    first_postponed(connection)
+}
+
+/// NIP-59: whether a stored gift wrap is addressed to the key.
+fn is_recipient(wrap: &str, key: &[u8; 32]) -> bool {
+    Event::parse(wrap).is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == *key))
+}
+
+fn note(
+    connection: &Connection,
+    request: &Event,
+    row: i64,
+    change: &mut Written,
+) -> rusqlite::Result<()> {
+    let mut noted = 0;
+    let mut by_id = connection.prepare_cached(
+        "INSERT OR IGNORE INTO tombstone (id, pubkey, deletion) VALUES (?1, ?2, ?3)",
+    )?;
+    for id in request.deleted_ids() {
+        noted += by_id.execute(params![id, request.pubkey(), row])?;
+    }
+    let mut by_address = connection.prepare_cached(
+        "INSERT OR IGNORE INTO address_tombstone (pubkey, kind, address, created_at, deletion)
+         VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    let until = request.item().created_at as i64;
+    for (kind, d) in request.deleted_addresses() {
+        noted += by_address.execute(params![request.pubkey(), kind, d, until, row])?;
+    }
+    count(connection, request.pubkey(), noted as i64, change)
+}
+
+/// Notes that an author's requests name so many more, or fewer.
+fn count(
+    connection: &Connection,
+    pubkey: &[u8; 32],
+    more: i64,
+    change: &mut Written,
+) -> rusqlite::Result<()> {
+    if more == 0 {
+        return Ok(());
+    }
+    change.tombstones += more;
+    connection
+        .prepare_cached(
+            "INSERT INTO deleter (pubkey, named) VALUES (?1, ?2)
+             ON CONFLICT DO UPDATE SET named = named + excluded.named",
+        )?
+        .execute(params![pubkey, more])?;
+    connection
+        .prepare_cached("DELETE FROM deleter WHERE pubkey = ?1 AND named <= 0")?
+        .execute([pubkey])?;
+    Ok(())
+}
+
+/// Forgets what an event keeps out that is being removed: a request that has expired or vanished.
+pub(super) fn forget(
+    connection: &Connection,
+    event: &Event,
+    row: i64,
+    change: &mut Written,
+) -> rusqlite::Result<()> {
+    let mut forgotten = 0;
+    let mut by_id = connection
+        .prepare_cached("DELETE FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND deletion = ?3")?;
+    for id in event.deleted_ids() {
+        forgotten += by_id.execute(params![id, event.pubkey(), row])?;
+    }
+    let mut by_address = connection.prepare_cached(
+        "DELETE FROM address_tombstone
+         WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND created_at = ?4 AND deletion = ?5",
+    )?;
+    let until = event.item().created_at as i64;
+    for (kind, d) in event.deleted_addresses() {
+        forgotten += by_address.execute(params![event.pubkey(), kind, d, until, row])?;
+    }
+    count(connection, event.pubkey(), -(forgotten as i64), change)
+}
+
+/// As [`forget`], of a request whose JSON can no longer be read.
+pub(super) fn forget_row(
+    connection: &Connection,
+    row: i64,
+    change: &mut Written,
+) -> rusqlite::Result<()> {
+    let author: Option<[u8; 32]> = connection
+        .query_row("SELECT pubkey FROM event WHERE row = ?1", [row], |row| row.get(0))
+        .optional()?;
+    let by_id = connection.execute("DELETE FROM tombstone WHERE deletion = ?1", [row])?;
+    let by_address =
+        connection.execute("DELETE FROM address_tombstone WHERE deletion = ?1", [row])?;
+    let forgotten = (by_id + by_address) as i64;
+    author.map_or(Ok(()), |author| count(connection, &author, -forgotten, change))
+}
+
+/// Follows all stored requests anew, into empty tables.
+pub(super) fn follow_all(connection: &Connection) -> rusqlite::Result<()> {
+    let mut rows = connection.prepare("SELECT row FROM event WHERE kind = ?1")?;
+    let rows: Vec<i64> = rows.query_map([DELETION], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    let mut json = connection.prepare("SELECT json FROM event WHERE row = ?1")?;
+    for row in rows {
+        let request = json.query_row([row], |it| Ok(Event::parse(&sqlite_error::text(it, 0)?)))?;
+        // One that is no event any more is for `check`.
+        if let Ok(request) = request {
+            follow(connection, &request, row, &mut Written::default())?;
+        }
+    }
+    Ok(())
+}

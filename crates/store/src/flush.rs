@@ -1,0 +1,223 @@
+//! Makes commits durable and then tells of them, while the writer works on the next transaction.
+
+use super::StoreError;
+use super::change::Change;
+use super::commits::Untold;
+use super::doubt::Doubt;
+use super::presence::Presence;
+use super::sqlite_error;
+use crate::options::Synchronous;
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+
+/// Called with every change, once it is durable and before the replies to its events.
+pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
+
+/// Told whether what was committed is durable, or why it may not be.
+pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
+
+/// A transaction that SQLite has committed and that nobody has heard of.
+pub(super) struct Committed {
+    // None of one that came to nothing.
+    pub(super) untold: Option<Untold>,
+    pub(super) change: Change,
+    // The second at which the next stored event expires, as of this commit.
+    pub(super) next_expiry: u64,
+    pub(super) tell: Tell,
+}
+
+/// The flushing thread, owned by the writer.
+pub(super) struct Flusher {
+    commits: SyncSender<Committed>,
+    thread: JoinHandle<()>,
+}
+
+impl Flusher {
+    /// Starts the thread. `flush` returns once everything committed before it was called is
+    /// durable.
+    pub(super) fn start(
+        flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
+        on_commit: OnCommit,
+        next_expiry: Arc<AtomicU64>,
+        doubt: Doubt,
+    ) -> Result<Self, StoreError> {
+        let (commits, waiting) = sync_channel(1);
+        let thread = Thread { flush, on_commit, next_expiry, doubt };
+        let thread = std::thread::Builder::new()
+            .name("store-flush".into())
+            .spawn(move || thread.run(&waiting))
+            .map_err(StoreError::Thread)?;
+        Ok(Self { commits, thread })
+    }
+
+    /// Hands a commit over; they are told in this order.
+    pub(super) fn committed(&self, committed: Committed) {
+        if let Err(refused) = self.commits.send(committed) {
+            (refused.0.tell)(Err("the store's flush thread has ended"));
+        }
+    }
+
+    /// Ends the thread once it has told of the last commit.
+    pub(super) fn finish(self) {
+        drop(self.commits);
+        if self.thread.join().is_err() {
+            tracing::error!("the store's flush thread panicked");
+        }
+    }
+}
+
+struct Thread<Flush> {
+    flush: Flush,
+    on_commit: OnCommit,
+    // Shared with whoever asks whether something is due to be removed.
+    next_expiry: Arc<AtomicU64>,
+    doubt: Doubt,
+}
+
+impl<Flush: FnMut() -> Result<(), FlushError>> Thread<Flush> {
+    fn run(mut self, waiting: &Receiver<Committed>) {
+        while let Ok(committed) = waiting.recv() {
+            let flushed = self.flush();
+            self.tell(committed, &flushed);
+        }
+    }
+
+    /// After a flush that failed, a later one says nothing of what that one was for.
+    fn flush(&mut self) -> Result<(), String> {
+        if self.doubt.is_there() {
+            return Err("an earlier write could not be flushed to the disk".into());
+        }
+        (self.flush)().map_err(|error| match error {
+            FlushError::Disk(error) => {
+                tracing::error!(%error, "the write-ahead log could not be flushed to the disk");
+                self.doubt.log_failed();
+                format!("not flushed to the disk: {error}")
+            }
+            FlushError::Elsewhere(error) => sqlite_error::in_words(&error),
+        })
+    }
+
+    /// Even what may not be durable is in the tables: whoever answers from memory has to know.
+    fn tell(&mut self, committed: Committed, flushed: &Result<(), String>) {
+        if !committed.change.steps.is_empty() {
+            (self.on_commit)(Arc::new(committed.change));
+        }
+        // Only now: whoever sees the new second also sees what expired before it gone.
+        self.next_expiry.store(committed.next_expiry, Ordering::Release);
+        drop(committed.untold);
+        (committed.tell)(flushed.as_ref().copied().map_err(String::as_str));
+    }
+}
+
+/// Why what was committed is not safe.
+pub(super) enum FlushError {
+    Disk(io::Error),
+    /// It is safe, but not where it will be looked for.
+    Elsewhere(StoreError),
+}
+
+/// What makes the commits in a store durable: its write-ahead log is flushed, and stands with the
+/// store where the next start looks for them.
+pub(super) fn log_flush(
+    log: Arc<File>,
+    presence: Presence,
+    synchronous: Synchronous,
+) -> impl FnMut() -> Result<(), FlushError> + Send + 'static {
+    move || {
+        if synchronous == Synchronous::Full {
+            log.sync_data().map_err(FlushError::Disk)?;
+        }
+        presence.check().map_err(FlushError::Elsewhere)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::change::Step;
+    use super::super::checkpoint::{Checkpointer, LogLength};
+    use super::super::commits::Commits;
+    use super::super::doubt::{Mender, open_log};
+    use super::super::lock;
+    use super::super::read_gate::ReadGate;
+    use super::super::rules::Outcome;
+    use super::super::schema;
+    use super::super::source_queue::Origin;
+    use super::super::vanish::Vanishing;
+    use super::super::writer::{Batches, Beside, Writer};
+    use super::*;
+    use crate::metrics::StoreMetrics;
+    use negsync_nostr::Event;
+    use std::sync::Mutex;
+    use std::sync::atomic::AtomicBool;
+
+    fn publish(writer: &Writer, number: u8) -> Outcome {
+        let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+        let json = format!(
+            r#"{{"id":"{id}","pubkey":"{id}","created_at":1,"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#
+        );
+        let (send, outcomes) = sync_channel(1);
+        let events = vec![Event::parse(&json).unwrap().trust()];
+        writer.submit(
+            &Origin::Local,
+            events,
+            Box::new(move |outcomes| send.send(outcomes).unwrap()),
+        );
+        outcomes.recv().unwrap().remove(0)
+    }
+
+    /// A disk that fails once may have lost what it was given, whatever it says later: nothing is
+    /// acknowledged until all of it is written anew.
+    #[test]
+    fn nothing_is_acknowledged_on_the_word_of_a_disk_that_failed() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let mut connection = schema::open_writer(&path).unwrap();
+        let checkpointer = schema::open_checkpointer(&path).unwrap();
+        let (log, lock) = (open_log(&path).unwrap(), lock::take(&path).unwrap());
+        let presence = Presence::of(&path, &log, &lock).unwrap();
+        let mender = Mender::new(&path, log, false, presence);
+        let length = LogLength::from_mb(1);
+        let gate = ReadGate::default();
+        let checkpointer =
+            Checkpointer::start(&mut connection, checkpointer, length, mender, gate).unwrap();
+        let fails = Arc::new(AtomicBool::new(false));
+        let disk = Arc::clone(&fails);
+        let flush = move || match disk.swap(false, Ordering::SeqCst) {
+            true => Err(FlushError::Disk(io::Error::other("bad sector"))),
+            false => Ok(()),
+        };
+        let heard = Arc::new(Mutex::new(0));
+        let hears = Arc::clone(&heard);
+        let on_commit = move |change: Arc<Change>| {
+            let added = change.steps.iter().filter(|step| matches!(step, Step::Added(_)));
+            *hears.lock().unwrap() += added.count();
+        };
+        let vanishing = Vanishing::load(&connection, None).unwrap();
+        let (commits, metrics) = (Commits::default(), StoreMetrics::default());
+        let expired_until = Arc::default();
+        let batches = Batches::Short;
+        let beside = Beside { checkpointer, commits, expired_until, metrics, batches };
+        let writer =
+            Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
+                .unwrap();
+        assert_eq!(publish(&writer, 1), Outcome::Stored);
+        // A reader that does not end keeps the log from being moved; it is made whole all the same.
+        let reader = schema::open_reader(&path).unwrap();
+        let reading = reader.unchecked_transaction().unwrap();
+        let count = |_: ()| -> i64 {
+            reading.query_row("SELECT count(*) FROM event", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(count(()), 1);
+        fails.store(true, Ordering::SeqCst);
+        assert!(matches!(publish(&writer, 2), Outcome::Failed(why) if why.contains("bad sector")));
+        assert_eq!(publish(&writer, 2), Outcome::Duplicate);
+        assert_eq!(publish(&writer, 3), Outcome::Stored);
+        drop(reading);
+        writer.stop();
+        assert_eq!(*heard.lock().unwrap(), 3);
+    }
+}

@@ -1,0 +1,57 @@
+//! How a store is opened.
+
+use crate::viewer::PrivateKinds;
+use crate::writer::Batches;
+use negsync_nostr::RelayUrl;
+use serde::{Deserialize, Serialize};
+
+/// How a store is opened.
+#[derive(Debug, Clone)]
+pub struct StoreOptions {
+    /// What an acknowledged event survives.
+    pub synchronous: Synchronous,
+    /// How many connections may read at the same time.
+    pub readers: usize,
+    /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
+    /// is read again.
+    pub cache_mb: usize,
+    /// The length at which the write-ahead log is moved into the file, in MiB; writing waits at
+    /// twice the length.
+    pub wal_mb: usize,
+    /// The kinds that an index keeps apart, because they are not for everybody.
+    pub private_kinds: PrivateKinds,
+    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
+    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    pub private_times: Option<PrivateKinds>,
+    /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
+    /// those that name all.
+    pub relay_url: Option<RelayUrl>,
+    /// How much shares a commit.
+    pub batches: Batches,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            synchronous: Synchronous::Full,
+            readers: 8,
+            cache_mb: 256,
+            wal_mb: 256,
+            private_kinds: PrivateKinds::default(),
+            private_times: None,
+            relay_url: None,
+            batches: Batches::Short,
+        }
+    }
+}
+
+/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Synchronous {
+    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
+    #[default]
+    Full,
+    /// A power cut may lose the last commits; a crash of the process loses none.
+    Normal,
+}

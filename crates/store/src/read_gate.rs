@@ -1,0 +1,142 @@
+//! The gate that read transactions pass. SQLite begins its write-ahead log anew only while nobody
+//! reads from it; where one reader always overlaps the next, it would grow for ever. The
+//! checkpointer closes the gate for that moment: reads that have a deadline break off and begin
+//! anew, others are waited for. Before that, it has old reads break off so that little is left to be
+//! moved while the gate is closed.
+
+use super::{Deadline, StoreError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// The gate of a store. Clones share it.
+#[derive(Clone, Default)]
+pub(super) struct ReadGate(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    // Counts how often all reads of the time were to break off. Every read looks at it, about once a
+    // millisecond.
+    breaks: AtomicU64,
+    is_closed: AtomicBool,
+    reading: Mutex<usize>,
+    // Signalled when the gate opens, and when nobody reads any more.
+    moved: Condvar,
+}
+
+/// A read that has passed the gate, until this is dropped.
+pub(super) struct Reading {
+    gate: ReadGate,
+    breaks: u64,
+}
+
+/// The closed gate; it opens where this is dropped.
+pub(super) struct Closed(ReadGate);
+
+impl ReadGate {
+    /// Passes the gate; waits while it is closed.
+    pub(super) fn enter(&self, deadline: &Deadline) -> Result<Reading, StoreError> {
+        let mut reading = self.lock();
+        while self.is_closed() {
+            reading = deadline.wait(&self.0.reading, &self.0.moved, reading)?;
+        }
+        *reading += 1;
+        Ok(Reading { gate: self.clone(), breaks: self.0.breaks.load(Ordering::Acquire) })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Has the reads that have a deadline break off; they can begin anew at once.
+    pub(super) fn break_off(&self) {
+        self.0.breaks.fetch_add(1, Ordering::AcqRel);
+    }
+
+    /// Closes the gate, and waits for `timeout` at most until nobody reads.
+    pub(super) fn close(&self, timeout: Duration) -> Closed {
+        let reading = self.lock();
+        self.0.is_closed.store(true, Ordering::Release);
+        self.break_off();
+        drop(self.0.moved.wait_timeout_while(reading, timeout, |reading| *reading > 0));
+        Closed(self.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.0.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Reading {
+    /// Says later whether the read is to break off.
+    pub(super) fn is_to_break_off(&self) -> impl Fn() -> bool + Send + 'static {
+        let (gate, breaks) = (self.gate.clone(), self.breaks);
+        move || gate.0.breaks.load(Ordering::Acquire) != breaks
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut reading = self.gate.lock();
+        *reading -= 1;
+        if *reading == 0 {
+            self.gate.0.moved.notify_all();
+        }
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        let _reading = self.0.lock();
+        self.0.0.is_closed.store(false, Ordering::Release);
+        self.0.0.moved.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Event, Filter, Reader, Store, StoreOptions};
+    use std::ops::ControlFlow;
+
+    /// Reads that overlap without a pause kept the write-ahead log from being begun anew.
+    #[test]
+    fn a_read_with_a_deadline_breaks_off_for_the_log_and_others_are_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("store.sqlite");
+        let store = Store::open(&path, StoreOptions::default(), Box::new(|_| {})).unwrap();
+        let event = |number: u64| {
+            let (id, zeros) = (format!("{number:064x}"), "0".repeat(128));
+            let json = format!(
+                r#"{{"id":"{id}","pubkey":"{id}","created_at":{number},"kind":1,"tags":[],"content":"","sig":"{zeros}"}}"#
+            );
+            Event::parse(&json).unwrap().trust()
+        };
+        store.publish((1..=2_000).map(event).collect()).unwrap();
+        let gate = ReadGate::default();
+        let beside = crate::commits::Commits::default();
+        let reader =
+            Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default(), None).unwrap();
+        let hour = Duration::from_secs(3_600);
+        for (deadline, is_whole) in
+            [(Deadline::after(hour, || false), false), (Deadline::default(), true)]
+        {
+            let (mut seen, mut closing) = (0, None);
+            let read = reader.with_deadline(deadline).items(&Filter::default(), |_| {
+                seen += 1;
+                if seen == 1 {
+                    let closed = gate.clone();
+                    closing = Some(std::thread::spawn(move || drop(closed.close(hour))));
+                    while !gate.is_closed() {
+                        std::thread::yield_now();
+                    }
+                }
+                ControlFlow::Continue(())
+            });
+            assert_eq!((read.is_ok(), seen == 2_000), (is_whole, is_whole));
+            // Nobody reads any more: it opens again.
+            closing.unwrap().join().unwrap();
+            assert!(!gate.is_closed());
+        }
+    }
+}

@@ -1,0 +1,415 @@
+//! The tables, the way the file is opened, and the steps from older versions to this one.
+
+use super::file_kind::refuse_other_than_files;
+use super::presence::{refuse_foreign_log, refuse_orphaned_log};
+use super::{StoreError, deletion, lock, retag, sqlite_error};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OpenFlags};
+use std::fmt::Write;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+/// `PRAGMA application_id` of a negsync store: "nsyn" in ASCII.
+const APPLICATION_ID: i32 = 0x6e73_796e;
+
+/// A step from one version of the store to the next.
+enum Migration {
+    /// Statements that run in one transaction, together with those before and after them.
+    Sql(&'static str),
+    /// As `Sql`, and then work in the same transaction.
+    SqlAnd(&'static str, fn(&Connection) -> rusqlite::Result<()>),
+    /// Work that commits in between. It goes on where it stopped when it is called again, so that a
+    /// large store can be interrupted.
+    InSteps(fn(&mut Connection) -> rusqlite::Result<()>),
+}
+use Migration::{InSteps, Sql, SqlAnd};
+
+/// One step a version: step `n` takes a store from `user_version` n to n + 1. A store between two
+/// versions is refused by readers and by older programs.
+///
+/// An event's row holds what is looked up and the JSON that is sent. `address` is the `d` value of
+/// an addressable event and empty for a replaceable one, so that the index over it allows one
+/// version of each; `author` answers for an author with and without kinds. Each index ends in
+/// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
+const MIGRATIONS: [Migration; 12] = [
+    Sql("
+CREATE TABLE event (
+    row        INTEGER PRIMARY KEY,
+    id         BLOB NOT NULL,
+    pubkey     BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT,
+    expires_at INTEGER,
+    json       TEXT NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX event_id ON event (id);
+CREATE INDEX event_time ON event (created_at, id);
+CREATE INDEX event_kind ON event (kind, created_at, id);
+CREATE INDEX event_author ON event (pubkey, kind, created_at, id);
+CREATE UNIQUE INDEX event_address ON event (pubkey, kind, address) WHERE address IS NOT NULL;
+CREATE INDEX event_expiry ON event (expires_at) WHERE expires_at IS NOT NULL;
+
+-- One row for each single-letter tag of each event; for the form of `key` see tag_key.rs.
+-- `event` is the event's row.
+CREATE TABLE tag (
+    key        BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    PRIMARY KEY (key, created_at, id)
+) STRICT, WITHOUT ROWID;
+
+-- NIP-09: what an author has deleted stays deleted, stored here or not.
+CREATE TABLE tombstone (
+    id     BLOB NOT NULL,
+    pubkey BLOB NOT NULL,
+    PRIMARY KEY (id, pubkey)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address)
+) STRICT, WITHOUT ROWID;
+"),
+    // Ids that a sync need not move again, and how far each peer was last seen to be equal.
+    // `peer` is empty where the reason is this store's own and so holds for every peer.
+    Sql("
+CREATE TABLE refused (
+    peer   TEXT NOT NULL,
+    id     BLOB NOT NULL,
+    reason TEXT NOT NULL,
+    until  INTEGER NOT NULL,
+    PRIMARY KEY (peer, id)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX refused_until ON refused (until);
+CREATE TABLE synced (
+    peer   TEXT NOT NULL,
+    filter TEXT NOT NULL,
+    up_to  INTEGER NOT NULL,
+    at     INTEGER NOT NULL,
+    PRIMARY KEY (peer, filter)
+) STRICT, WITHOUT ROWID;
+"),
+    // Of the second `created_at` of an address tombstone, the versions with this id or a higher
+    // one are gone; empty, it is lower than any.
+    Sql("
+ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
+"),
+    // Which kinds are not for everybody shows in a scan by time as well.
+    Sql("
+DROP INDEX event_time;
+CREATE INDEX event_time ON event (created_at, id, kind);
+"),
+    // NIP-62: who has asked to vanish, with all up to which second, and whether some of it may
+    // still be there.
+    Sql("
+CREATE TABLE vanished (
+    pubkey  BLOB NOT NULL PRIMARY KEY,
+    until   INTEGER NOT NULL,
+    pending INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
+"),
+    // NIP-09: what a stored deletion request keeps out, by its row; filled by the last step. Before, a
+    // version that was deleted by its id kept older ones out, too, and tombstones outlived
+    // their requests. A request to vanish does not expire.
+    Sql("
+DROP TABLE tombstone;
+CREATE TABLE tombstone (
+    id       BLOB NOT NULL,
+    pubkey   BLOB NOT NULL,
+    deletion INTEGER NOT NULL,
+    PRIMARY KEY (id, pubkey, deletion)
+) STRICT, WITHOUT ROWID;
+DROP TABLE address_tombstone;
+CREATE TABLE address_tombstone (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    address    TEXT NOT NULL,
+    created_at INTEGER NOT NULL,
+    deletion   INTEGER NOT NULL,
+    PRIMARY KEY (pubkey, kind, address, created_at, deletion)
+) STRICT, WITHOUT ROWID;
+UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
+"),
+    // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
+    // for, so that its length says nothing about private events.
+    Sql("
+ALTER TABLE tag RENAME TO tag_before_kinds;
+CREATE TABLE tag (
+    key        BLOB NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    event      INTEGER NOT NULL,
+    PRIMARY KEY (key, kind, created_at, id)
+) STRICT, WITHOUT ROWID;
+"),
+    InSteps(retag::move_tags),
+    // The kinds whose times stand in `event_time_private`; those of all others are in `event_time`.
+    // See private_times.rs.
+    Sql("
+CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
+"),
+    // NIP-09: what deletion requests name and is still to be removed, in this order; and how much each
+    // author's requests name. Then all stored requests
+    // are followed: those of older stores have no tombstones yet.
+    SqlAnd(
+        "
+CREATE TABLE removal (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
+CREATE TABLE deleter (
+    pubkey BLOB NOT NULL PRIMARY KEY,
+    named  INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+INSERT INTO deleter SELECT pubkey, count(*) FROM
+    (SELECT pubkey FROM tombstone UNION ALL SELECT pubkey FROM address_tombstone)
+    GROUP BY pubkey;
+",
+        deletion::follow_all,
+    ),
+    // What a sync remembers: how far a peer was equal or read, and how it has to be asked. Nulls
+    // are of what was not proven; `read_until` is 0 where NIP-77 is tried.
+    Sql("
+CREATE TABLE sync_mark (
+    peer        TEXT NOT NULL,
+    filter      TEXT NOT NULL,
+    equal_up_to INTEGER,
+    read_from   INTEGER,
+    read_to     INTEGER,
+    whole_at    INTEGER,
+    at          INTEGER NOT NULL,
+    PRIMARY KEY (peer, filter)
+) STRICT, WITHOUT ROWID;
+INSERT INTO sync_mark (peer, filter, equal_up_to, at) SELECT peer, filter, up_to, at FROM synced;
+DROP TABLE synced;
+CREATE TABLE sync_peer (
+    peer         TEXT NOT NULL PRIMARY KEY,
+    read_until   INTEGER NOT NULL,
+    why          TEXT NOT NULL,
+    largest_page INTEGER NOT NULL,
+    at           INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"),
+    // What the operator has removed and keeps out, with what is known of it: nothing but the id of
+    // an event that was not stored.
+    Sql("
+CREATE TABLE operator_tombstone (
+    id         BLOB NOT NULL PRIMARY KEY,
+    pubkey     BLOB,
+    kind       INTEGER,
+    created_at INTEGER,
+    at         INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"),
+];
+
+/// Opens the connection that writes, and brings the tables to this version.
+pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
+    let mut connection =
+        open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
+    // A database of another program is refused as it was found.
+    version(&connection, path)?;
+    if connection.is_readonly(rusqlite::MAIN_DB)? {
+        return Err(StoreError::ReadOnly { path: path.to_owned() });
+    }
+    // What a flush has lost must not be moved when the connection closes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
+    // durable; the writer stops for neither. At this level SQLite still flushes in the order that
+    // keeps the file whole.
+    connection.execute_batch(&format!(
+        "PRAGMA page_size = {PAGE_BYTES};
+         PRAGMA journal_mode = WAL;
+         PRAGMA synchronous = NORMAL;
+         PRAGMA wal_autocheckpoint = 0;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA mmap_size = {MMAP_BYTES};"
+    ))?;
+    migrate(&mut connection, path)?;
+    Ok(connection)
+}
+
+/// Lets SQLite move the log into the file, and remove it, when this connection closes as the last one.
+pub(super) fn move_log_at_close(writer: &Connection) -> rusqlite::Result<()> {
+    writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
+}
+
+/// Bounds the pages that a connection keeps in memory, in MiB.
+pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::Result<()> {
+    let kib = most_mb.saturating_mul(1_024);
+    connection.execute_batch(&format!("PRAGMA cache_size = -{kib}"))
+}
+
+/// Opens a connection that cannot write.
+pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
+    refuse_other_than_files(path)?;
+    refuse_orphaned_log(path)?;
+    refuse_foreign_log(path)?;
+    match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
+        // Readers share a file beside the store, and here it cannot be made: nothing can be written,
+        // or there is no room. Where nobody writes and the log is empty the file is all there is,
+        // and can be read without being shared.
+        Err(StoreError::Sqlite(error))
+            if (matches!(
+                error.sqlite_error_code(),
+                Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
+            ) || sqlite_error::has_no_room(&error))
+                && !has_log(path)
+                && !lock::is_held(path) =>
+        {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI;
+            open_reader_of(&immutable(path), flags)
+        }
+        opened => opened,
+    }
+}
+
+fn has_log(path: &Path) -> bool {
+    let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    super::doubt::has_log(&real)
+}
+
+/// The URI by which SQLite takes a file as one that nobody writes.
+fn immutable(path: &Path) -> PathBuf {
+    let mut uri = String::from("file:");
+    for byte in path.as_os_str().as_bytes() {
+        let _ = write!(uri, "%{byte:02x}");
+    }
+    uri.push_str("?immutable=1");
+    uri.into()
+}
+
+fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = open(path, flags)?;
+    connection.execute_batch(&format!(
+        "PRAGMA query_only = TRUE;
+         PRAGMA temp_store = MEMORY;
+         PRAGMA mmap_size = {MMAP_BYTES};
+         PRAGMA cache_size = -{READER_CACHE_KIB};"
+    ))?;
+    // SQLite opens the log with the first read: what fails there fails here, and not later.
+    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(connection)
+}
+
+/// Opens the connection that checkpoints the write-ahead log.
+pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
+    let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 0;")?;
+    Ok(connection)
+}
+
+/// The bytes of a page of the file.
+pub(super) const PAGE_BYTES: usize = 4_096;
+const READER_CACHE_KIB: u32 = 4_096;
+const MMAP_BYTES: u64 = 64 << 30;
+const STATEMENTS_CACHED: usize = 64;
+
+/// How long SQLite waits for a lock that another process holds.
+pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
+
+fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
+    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
+        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
+    keep_plans(&connection)?;
+    Ok(connection)
+}
+
+/// Keeps a statement's plan whatever is bound to it. The bundled SQLite has STAT4, under which it
+/// otherwise prepares a statement anew each time an author is bound.
+fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
+}
+
+/// Refuses a file that is not a store of exactly this version.
+pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    let (path, newest) = (path.to_owned(), MIGRATIONS.len());
+    match version(connection, &path)? {
+        0 => Err(StoreError::NotAStore { path }),
+        version if version < newest => Err(StoreError::TooOld { path, version, newest }),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a file that is not a store of this version or an earlier one.
+pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
+    match version(connection, path)? {
+        0 => Err(StoreError::NotAStore { path: path.to_owned() }),
+        _ => Ok(()),
+    }
+}
+
+fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
+    loop {
+        let begun = version(connection, path)?;
+        match MIGRATIONS.get(begun) {
+            None => return Ok(()),
+            Some(Sql(_) | SqlAnd(..)) => migrate_at_once(connection, begun)?,
+            Some(InSteps(work)) => {
+                work(connection)?;
+                set_version(connection, begun + 1)?;
+            }
+        }
+    }
+}
+
+/// Takes the steps from version `begun` up to the next one that commits in between.
+fn migrate_at_once(connection: &mut Connection, begun: usize) -> rusqlite::Result<()> {
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let mut reached = begun;
+    loop {
+        match MIGRATIONS.get(reached) {
+            Some(Sql(statements)) => transaction.execute_batch(statements)?,
+            Some(SqlAnd(statements, work)) => {
+                transaction.execute_batch(statements)?;
+                work(&transaction)?;
+            }
+            Some(InSteps(_)) | None => break,
+        }
+        reached += 1;
+    }
+    transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    set_version(&transaction, reached)?;
+    transaction.commit()
+}
+
+fn set_version(connection: &Connection, version: usize) -> rusqlite::Result<()> {
+    connection.pragma_update(None, "user_version", version as i64)
+}
+
+/// Writes the store's version as it is: the least that can be written.
+pub(super) fn rewrite_version(connection: &Connection) -> rusqlite::Result<()> {
+    set_version(connection, MIGRATIONS.len())
+}
+
+/// The store's version, 0 for an empty file.
+fn version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
+    let pragma = |name: &str| -> Result<i32, rusqlite::Error> {
+        connection.pragma_query_value(None, name, |row| row.get(0))
+    };
+    let version = pragma("user_version")?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
+    if tables > 0 && pragma("application_id")? != APPLICATION_ID {
+        return Err(StoreError::NotAStore { path: path.to_owned() });
+    }
+    let newest = MIGRATIONS.len();
+    usize::try_from(version)
+        .ok()
+        .filter(|version| *version <= newest)
+        .ok_or_else(|| StoreError::TooNew { path: path.to_owned(), version, newest })
+}

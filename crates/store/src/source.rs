@@ -1,0 +1,215 @@
+//! What the index and a sync need of a store, and no more: this program's own store and those of
+//! other relays stand behind it.
+
+use super::{Deadline, Filter, Moment, Reader, Store, StoreError};
+use negsync_reconcile::Item;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+
+/// A store as it is at one moment.
+pub trait AtOneMoment {
+    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and
+    /// perhaps twice, until it breaks off.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError>;
+}
+
+/// What is done at one moment.
+pub type Work<'work> = dyn FnMut(&dyn AtOneMoment) -> Result<(), StoreError> + 'work;
+
+/// Events on a disk. All calls block: inside async code they belong on a blocking thread.
+///
+/// What changes is told to the listener that a store is opened with, commit by commit.
+pub trait EventSource: Send + Sync {
+    /// The same events, whose reads end at the deadline with [`StoreError::Interrupted`]; before it,
+    /// that error means that the read is to be tried again.
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource>;
+
+    /// Until when a read may go on.
+    fn deadline(&self) -> &Deadline;
+
+    /// Brings what the listener has heard up to date: once this returns, it knows of every event
+    /// that was acknowledged, deleted or has expired before the call.
+    ///
+    /// # Errors
+    /// When the store cannot be read, or something is due to be removed and still there.
+    fn catch_up(&self) -> Result<(), StoreError>;
+
+    /// Waits until the listener knows of every commit that a scan before the call can have seen.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.catch_up()
+    }
+
+    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile.
+    ///
+    /// # Errors
+    /// When the store cannot be read, and those of `work`.
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
+
+    /// As [`EventSource::at_one_moment`]; `beside` is called while the last commit that `work` will
+    /// see is the last that the listener knows, and must not wait. Where the listener does not come
+    /// to know of that commit for seconds, it is not called.
+    ///
+    /// # Errors
+    /// As [`EventSource::at_one_moment`].
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError>;
+
+    /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
+    /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
+    /// filter there is no order, and an item may come twice.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn items(
+        &self,
+        filters: &[Filter],
+        visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.at_one_moment(&mut |moment| {
+            let mut flow = ControlFlow::Continue(());
+            for (place, filter) in filters.iter().enumerate() {
+                moment.items(filter, &mut |item| {
+                    flow = visit(place, item);
+                    flow
+                })?;
+                if flow.is_break() {
+                    break;
+                }
+            }
+            Ok(())
+        })
+    }
+
+    /// A second with about as many events before it as after it, where a scan gains from being
+    /// cut in two; `None` where it does not.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn middle_second(&self) -> Result<Option<u64>, StoreError>;
+
+    /// Calls `visit` with the JSON of each of the events that is there, in no order. What has
+    /// expired is left out.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError>;
+}
+
+/// Without a listener: whoever reads beside another process scans for each set.
+impl EventSource for Reader {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.deadline()
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.at_one_moment(|moment| work(moment))
+    }
+
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.at_one_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.middle_second()
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let hits = self.newest(&[filter], usize::MAX)?;
+        let all = |item: &Item, json: &str| {
+            visit(item, json);
+            ControlFlow::Continue(())
+        };
+        self.fetch(&hits, all).map(|_| ())
+    }
+}
+
+impl EventSource for Store {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.reader().deadline()
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        // Whatever is committed has been told before it was acknowledged.
+        self.expire()
+    }
+
+    fn wait_until_told(&self) -> Result<(), StoreError> {
+        self.inner.writer.wait_until_told();
+        Ok(())
+    }
+
+    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.reader().at_one_moment(|moment| work(moment))
+    }
+
+    fn at_one_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.reader().at_one_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.reader().middle_second()
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        EventSource::events(self.reader(), ids, visit)
+    }
+}
+
+impl AtOneMoment for Moment<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.items(filter, visit)
+    }
+}

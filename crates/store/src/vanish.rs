@@ -1,0 +1,134 @@
+//! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
+//! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
+
+use super::change::{Stored, Written};
+use super::rules::remove_in_turn;
+use super::sqlite_error;
+use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
+use negsync_nostr::relay_url::RelayName;
+use negsync_nostr::{Event, TagKey};
+use rusqlite::{Connection, OptionalExtension, params};
+
+/// What the writer knows of requests to vanish.
+pub(super) struct Vanishing {
+    // Which relay we are, where that is configured.
+    us: Option<RelayName>,
+    // Whether anybody has vanished: until then no event is held against the list.
+    anybody: bool,
+    /// Whether events of those who have may still be stored.
+    pub(super) is_pending: bool,
+}
+
+impl Vanishing {
+    /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
+    /// from here on.
+    pub(super) fn load(connection: &Connection, us: Option<RelayName>) -> rusqlite::Result<Self> {
+        let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
+        let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
+        if vanishing.us.is_some() {
+            vanishing.follow_stored(connection)?;
+        }
+        Ok(vanishing)
+    }
+
+    fn follow_stored(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut rows = connection.prepare(
+            "SELECT row FROM event WHERE kind = ?1 AND NOT EXISTS (SELECT 1 FROM vanished
+             WHERE vanished.pubkey = event.pubkey AND until >= event.created_at)",
+        )?;
+        let rows: Vec<i64> =
+            rows.query_map([VANISH], |row| row.get(0))?.collect::<Result<_, _>>()?;
+        let transaction = connection.unchecked_transaction()?;
+        for row in rows {
+            let request = transaction
+                .prepare_cached("SELECT json FROM event WHERE row = ?1")?
+                .query_row([row], |row| Ok(Event::parse(&sqlite_error::text(row, 0)?)))?;
+            // One that is no event any more is for `check`.
+            if let Ok(request) = request {
+                self.follow(&transaction, &request)?;
+            }
+        }
+        transaction.commit()
+    }
+
+    /// Whether the event is one of those that are not to come back.
+    pub(super) fn covers(&self, connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+        if !self.anybody || event.kind() == VANISH {
+            return Ok(false);
+        }
+        let mut select = connection
+            .prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
+        let created_at = event.item().created_at as i64;
+        if select.exists(params![event.pubkey(), created_at])? {
+            return Ok(true);
+        }
+        for recipient in event.recipients() {
+            if select.exists(params![recipient, created_at])? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Follows a request to vanish, when it is to us. What it asks to remove is removed later, a
+    /// part at a time.
+    pub(super) fn follow(
+        &mut self,
+        connection: &Connection,
+        event: &Event,
+    ) -> rusqlite::Result<()> {
+        let names_us =
+            |url: &String| url == ALL_RELAYS || self.us.as_ref().is_some_and(|us| us.is(url));
+        if !event.tag_values("relay").iter().any(names_us) {
+            return Ok(());
+        }
+        connection.execute(
+            "INSERT INTO vanished (pubkey, until, pending) VALUES (?1, ?2, 1)
+             ON CONFLICT DO UPDATE SET until = max(until, excluded.until), pending = 1",
+            params![event.pubkey(), event.item().created_at as i64],
+        )?;
+        self.anybody = true;
+        self.is_pending = true;
+        Ok(())
+    }
+}
+
+/// Removes events of somebody who has vanished, until `most_rows` are written. Returns whether there
+/// may be more of them or of somebody else.
+pub(super) fn remove_some(
+    connection: &Connection,
+    most_rows: usize,
+    change: &mut Written,
+) -> rusqlite::Result<bool> {
+    let Some((pubkey, until)) = next_pending(connection)? else { return Ok(false) };
+    let mut written = connection.prepare_cached(
+        "SELECT row, id, created_at, json FROM event INDEXED BY event_author
+         WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3 LIMIT ?4",
+    )?;
+    let mut wraps = connection.prepare_cached(
+        "SELECT event.row, event.id, event.created_at, event.json
+         FROM tag JOIN event ON event.row = tag.event
+         WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
+         AND event.pubkey <> ?4 LIMIT ?5",
+    )?;
+    let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+    let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
+        let of_author = params![pubkey, VANISH, until, limit as i64];
+        written.query_map(of_author, Stored::read)?.collect()
+    })? || remove_in_turn(connection, most_rows, change, |limit| {
+        let to_author = params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, limit as i64];
+        wraps.query_map(to_author, Stored::read)?.collect()
+    })?;
+    if !there_is_more {
+        connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;
+    }
+    Ok(next_pending(connection)?.is_some())
+}
+
+/// Somebody whose events may still be stored.
+fn next_pending(connection: &Connection) -> rusqlite::Result<Option<([u8; 32], i64)>> {
+    connection
+        .prepare_cached("SELECT pubkey, until FROM vanished WHERE pending = 1 LIMIT 1")?
+        .query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()
+}

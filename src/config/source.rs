@@ -1,0 +1,323 @@
+//! Where a configuration comes from: the defaults, a file over them, environment variables over both.
+
+use super::difference::values;
+use super::{Config, ConfigError};
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use toml::{Table, Value};
+
+/// How the environment variables begin that set keys: `NEGSYNC__STORE__PATH` sets `store.path`.
+const PREFIX: &str = "NEGSYNC__";
+/// How alike an unknown name and a known one have to be for a hint, from 0 to 1.
+const LIKENESS: f64 = 0.85;
+
+/// Where the value of a key comes from.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Origin {
+    /// It is the default.
+    #[default]
+    Default,
+    /// A file says so.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// An environment variable says so.
+    Environment {
+        /// Its name.
+        variable: String,
+    },
+}
+
+/// A configuration, and where each of its values comes from.
+#[derive(Debug, Clone)]
+pub struct LoadedConfig {
+    /// What is configured.
+    pub config: Config,
+    // By key, such as `limits.filters`; without those that have their default.
+    origins: BTreeMap<String, Origin>,
+    // The file as it was read, in which errors find their line.
+    text: String,
+    path: PathBuf,
+}
+
+impl LoadedConfig {
+    /// Where the value of a key comes from, such as `limits.filters`. All peers together are the key
+    /// `peer`.
+    pub fn origin(&self, key: &str) -> Origin {
+        self.origins.get(key).cloned().unwrap_or_default()
+    }
+
+    /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th from 0. Only those who ask
+    /// peers can tell.
+    pub fn wrong_peer(&self, place: usize, key: &str, message: String) -> ConfigError {
+        match self.origin("peer") {
+            Origin::Environment { variable } => {
+                ConfigError::Variable { variable, message: format!("{key}: {message}") }
+            }
+            _ => ConfigError::in_peer(&self.text, &self.path, place, key, message),
+        }
+    }
+
+    /// That an event is allowed more than a message: the variable that says so, else the line.
+    fn wrong_limit(&self, message: String) -> ConfigError {
+        let keys = ["limits.event_bytes", "limits.message_bytes"];
+        let variable = keys.into_iter().find_map(|key| match self.origin(key) {
+            Origin::Environment { variable } => Some(variable),
+            _ => None,
+        });
+        match variable {
+            Some(variable) => ConfigError::Variable { variable, message },
+            None => ConfigError::of_event_bytes(&self.text, &self.path, message),
+        }
+    }
+}
+
+impl Config {
+    /// Reads a configuration: the defaults, the file over them, if there is one, and the variables
+    /// over both. `NEGSYNC__LIMITS__FILTERS` sets `limits.filters`. A list is written in TOML or with
+    /// commas between its values; `NEGSYNC__PEER` is a TOML array of tables. Variables that do not
+    /// begin with `NEGSYNC__` are not looked at.
+    ///
+    /// # Errors
+    /// With the line and the key of the file, or the variable's name, when a key is unknown or a
+    /// value is bad.
+    pub fn load(
+        file: Option<&Path>,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<LoadedConfig, ConfigError> {
+        let text = file.map(super::read_text).transpose()?.unwrap_or_default();
+        Self::load_text(&text, file.unwrap_or(Path::new("relay.toml")), variables)
+    }
+
+    pub(super) fn load_text(
+        text: &str,
+        path: &Path,
+        variables: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<LoadedConfig, ConfigError> {
+        let mut config = super::parse_file(text, path)?;
+        let mut origins = lines(text, path);
+        // It has been parsed once already.
+        let mut table: Table = toml::from_str(text).unwrap_or_default();
+        for (key, variable, text) in overrides(variables)? {
+            let wrong = |message| ConfigError::Variable { variable: variable.clone(), message };
+            set(&mut table, &key, &text).map_err(wrong)?;
+            config = table
+                .clone()
+                .try_into()
+                .map_err(|error: toml::de::Error| wrong(error.message().trim_end().to_owned()))?;
+            origins.insert(key, Origin::Environment { variable });
+        }
+        let loaded = LoadedConfig { config, origins, text: text.to_owned(), path: path.to_owned() };
+        if let Some(message) = loaded.config.limits.contradiction() {
+            return Err(loaded.wrong_limit(message));
+        }
+        match super::sync::repeated_peer(&loaded.config.peers) {
+            Some((place, message)) => Err(loaded.wrong_peer(place, "url", message)),
+            None => Ok(loaded),
+        }
+    }
+}
+
+/// The variable that sets a key.
+fn variable_of(key: &str) -> String {
+    format!("{PREFIX}{}", key.replace('.', "__").to_uppercase())
+}
+
+/// The variables that set keys: key, variable and value, by the variable's name.
+fn overrides(
+    variables: impl IntoIterator<Item = (OsString, OsString)>,
+) -> Result<Vec<(String, String, String)>, ConfigError> {
+    let known: BTreeMap<String, String> =
+        Config::keys().into_iter().map(|key| (variable_of(&key.name), key.name)).collect();
+    let mut found = Vec::new();
+    for (variable, text) in variables {
+        let variable = variable.to_string_lossy().into_owned();
+        if !variable.starts_with(PREFIX) {
+            continue;
+        }
+        let Some(key) = known.get(&variable) else {
+            let message = unknown(&variable, known.keys());
+            return Err(ConfigError::Variable { variable, message });
+        };
+        let Ok(text) = text.into_string() else {
+            let message = "the value is not UTF-8".to_owned();
+            return Err(ConfigError::Variable { variable, message });
+        };
+        found.push((key.clone(), variable, text));
+    }
+    found.sort_unstable();
+    Ok(found)
+}
+
+fn unknown<'a>(variable: &str, known: impl Iterator<Item = &'a String>) -> String {
+    let alike = known
+        .map(|name| (strsim::jaro_winkler(&variable[PREFIX.len()..], &name[PREFIX.len()..]), name))
+        .filter(|(likeness, _)| *likeness >= LIKENESS)
+        .max_by(|(one, _), (other, _)| one.total_cmp(other));
+    match alike {
+        Some((_, name)) => format!("there is no such key; did you mean {name}?"),
+        None => format!(
+            "there is no such key: each key of relay.toml has a variable, such as {}",
+            variable_of("store.path")
+        ),
+    }
+}
+
+/// Puts a value into the table, as the kind of value that the key's default is.
+fn set(table: &mut Table, key: &str, text: &str) -> Result<(), String> {
+    let default = values(&Config::default()).remove(key);
+    let value = match default {
+        Some(Value::String(_)) => text.into(),
+        Some(Value::Integer(_)) => integer(text),
+        Some(Value::Boolean(_)) => match text.trim() {
+            "true" => true.into(),
+            "false" => false.into(),
+            _ => return Err(format!("must be true or false, not {text:?}")),
+        },
+        Some(Value::Array(default)) => list(text, default.first().is_some_and(Value::is_integer))?,
+        // The peers: there are none by default.
+        _ => toml_value(text)?,
+    };
+    match key.split_once('.') {
+        Some((section, key)) => {
+            let section = table.entry(section).or_insert_with(|| Table::new().into());
+            if let Value::Table(section) = section {
+                section.insert(key.to_owned(), value);
+            }
+        }
+        None => drop(table.insert(key.to_owned(), value)),
+    }
+    Ok(())
+}
+
+/// A number, or the text itself, which whoever takes the value refuses with its bounds.
+fn integer(text: &str) -> Value {
+    text.trim().replace('_', "").parse::<i64>().map_or_else(|_| text.into(), Value::from)
+}
+
+fn list(text: &str, of_integers: bool) -> Result<Value, String> {
+    let text = text.trim();
+    if text.starts_with('[') {
+        return toml_value(text);
+    }
+    let values = text.split(',').map(str::trim).filter(|value| !value.is_empty());
+    Ok(Value::Array(if of_integers {
+        values.map(integer).collect()
+    } else {
+        values.map(Value::from).collect()
+    }))
+}
+
+fn toml_value(text: &str) -> Result<Value, String> {
+    let parsed: Result<Table, _> = toml::from_str(&format!("value = {}", text.trim()));
+    let wrong = |error: toml::de::Error| format!("is not TOML: {}", error.message().trim_end());
+    parsed.map_err(wrong)?.remove("value").ok_or_else(|| "is not TOML".to_owned())
+}
+
+/// The line of each key that the text sets.
+fn lines(text: &str, path: &Path) -> BTreeMap<String, Origin> {
+    let mut found = BTreeMap::new();
+    let Ok(table) = toml::de::DeTable::parse(text) else { return found };
+    let origin =
+        |start: usize| Origin::File { path: path.to_owned(), line: super::line_at(text, start) };
+    for (section, value) in table.get_ref() {
+        match value.get_ref().as_table() {
+            Some(keys) => found.extend(keys.iter().map(|(key, _)| {
+                let name = format!("{}.{}", section.get_ref(), key.get_ref());
+                (name, origin(key.span().start))
+            })),
+            None => drop(found.insert(section.get_ref().to_string(), origin(section.span().start))),
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(file: Option<&Path>, variables: &[(&str, &str)]) -> Result<LoadedConfig, ConfigError> {
+        Config::load(file, variables.iter().map(|(name, value)| (name.into(), value.into())))
+    }
+
+    /// Each key, set to its default by its variable, over a file that says something else.
+    #[test]
+    fn every_key_has_a_variable_that_wins_over_the_file() {
+        let defaults = values(&Config::default());
+        for key in Config::keys() {
+            let (variable, expected) = (variable_of(&key.name), defaults.get(&key.name));
+            let text = match expected {
+                Some(Value::String(text)) => text.clone(),
+                Some(value) => value.to_string(),
+                None => r#"[{ url = "ws://a" }]"#.to_owned(),
+            };
+            let loaded = load(None, &[(&variable, &text)]).unwrap();
+            assert_eq!(loaded.origin(&key.name), Origin::Environment { variable });
+            if expected.is_some() {
+                assert_eq!(loaded.config, Config::default(), "{}", key.name);
+            } else {
+                assert_eq!(loaded.config.peers.len(), 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_value_says_where_it_comes_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.toml");
+        let text = "[limits]\nfilters = 3\n\nsubscriptions = 4\n[[peer]]\nurl = \"ws://a\"\n";
+        std::fs::write(&path, text).unwrap();
+        let loaded =
+            load(Some(&path), &[("NEGSYNC__LIMITS__FILTERS", "5"), ("HOME", "/")]).unwrap();
+        assert_eq!(loaded.config.limits.filters.get(), 5);
+        assert_eq!(loaded.config.limits.subscriptions.get(), 4);
+        let line = |line| Origin::File { path: path.clone(), line };
+        for (key, origin) in [
+            ("limits.filters", Origin::Environment { variable: "NEGSYNC__LIMITS__FILTERS".into() }),
+            ("limits.subscriptions", line(4)),
+            ("peer", line(5)),
+            ("limits.event_tags", Origin::Default),
+        ] {
+            assert_eq!(loaded.origin(key), origin, "{key}");
+        }
+    }
+
+    #[test]
+    fn lists_are_toml_or_separated_by_commas() {
+        for text in ["4, 1059", "[4, 1059]", "4,1059,"] {
+            let loaded = load(None, &[("NEGSYNC__AUTH__PRIVATE_KINDS", text)]).unwrap();
+            assert_eq!(loaded.config.auth.private_kinds, [4, 1059]);
+        }
+        let text = "127.0.0.1,10.0.0.0/8";
+        let loaded = load(None, &[("NEGSYNC__CONNECTIONS__TRUSTED_PROXIES", text)]).unwrap();
+        assert_eq!(loaded.config.connections.trusted_proxies.len(), 2);
+        let loaded = load(None, &[("NEGSYNC__METRICS__ALLOW", "")]).unwrap();
+        assert!(loaded.config.metrics.allow.is_empty());
+    }
+
+    #[test]
+    fn a_bad_variable_is_named_with_what_is_wrong() {
+        for (variable, text, said) in [
+            ("NEGSYNC__STOR__PATH", "a", "did you mean NEGSYNC__STORE__PATH?"),
+            ("NEGSYNC__LIMITS__FILTER", "1", "did you mean NEGSYNC__LIMITS__FILTERS?"),
+            ("NEGSYNC__QWERTY", "1", "such as NEGSYNC__STORE__PATH"),
+            ("NEGSYNC__STORE__PATH", "", "must name a file"),
+            ("NEGSYNC__LIMITS__FILTERS", "many", "must be a whole number from 1 to 1000"),
+            ("NEGSYNC__LIMITS__FILTERS", "0", "0 is not between 1 and 1000"),
+            ("NEGSYNC__PAGE__ENABLED", "yes", "must be true or false"),
+            ("NEGSYNC__RELAY__LISTEN", "here", "must be an address and a port"),
+            ("NEGSYNC__PEER", "[{ url = 1 }]", "invalid type"),
+            ("NEGSYNC__PEER", "[{", "is not TOML"),
+            ("NEGSYNC__LIMITS__EVENT_BYTES", "4194305", "lower event_bytes"),
+        ] {
+            let error = load(None, &[(variable, text)]).unwrap_err().to_string();
+            let begin = format!("environment variable {variable}: ");
+            assert!(error.starts_with(&begin) && error.contains(said), "{error}");
+        }
+    }
+}
