@@ -31,8 +31,8 @@ pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
-pub use section::{Key, TakesEffect};
-pub use source::{LoadedConfig, Origin};
+pub use section::{ConfigKey, TakesEffect};
+pub use source::{LoadedConfig, ValueOrigin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -316,10 +316,10 @@ impl ConfigError {
     /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
     fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
-        struct Peers {
+        struct PeerTables {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
         }
-        let peers = toml::from_str::<Peers>(text).ok();
+        let peers = toml::from_str::<PeerTables>(text).ok();
         let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
         let line = line_at(text, value.map_or(0, |value| value.span().start));
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
@@ -410,7 +410,7 @@ mod tests {
                 found.insert(format!("{section}.{key}"), comment);
             }
         }
-        for Key { name, takes_effect } in Config::keys() {
+        for ConfigKey { name, takes_effect } in Config::keys() {
             let is_its = |key: &str| key == name || key.starts_with(&format!("{name}."));
             let comments: Vec<_> = found.iter().filter(|(key, _)| is_its(key)).collect();
             assert!(!comments.is_empty(), "{name} is not in relay.toml");

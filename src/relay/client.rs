@@ -1,10 +1,10 @@
 //! What the verbs of one connection share.
 
-use super::auth::Auth;
+use super::auth::ClientAuth;
 use super::outbox::Outbox;
 use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
-use super::{Shared, message};
+use super::{RelayState, message};
 use crate::server::departure::Attending;
 use crate::server::limits::{FairQueue, Place};
 use crate::store::{Deadline, Origin};
@@ -15,8 +15,8 @@ use tokio::task::JoinError;
 
 /// A client that is connected, as its verbs know it.
 pub(super) struct Client {
-    pub(super) relay: Arc<Shared>,
-    pub(super) auth: Arc<Auth>,
+    pub(super) relay: Arc<RelayState>,
+    pub(super) auth: Arc<ClientAuth>,
     pub(super) place: Arc<Place>,
     pub(super) attending: Attending,
     pub(super) outbox: Outbox,

@@ -35,7 +35,7 @@ use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
-use page::Page;
+use page::PageState;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
@@ -71,7 +71,7 @@ pub struct Relay {
 }
 
 /// What all connections share.
-struct Shared {
+struct RelayState {
     service: Arc<Service>,
     index: Index,
     verifier: Verifier,
@@ -82,12 +82,12 @@ struct Shared {
     private_kinds: PrivateKinds,
     admission: Admission,
     health: Health,
-    page: Page,
+    page: PageState,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
 
-impl Shared {
+impl RelayState {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.service.config()
@@ -140,7 +140,7 @@ impl Relay {
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
         tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RelayState {
             service: Arc::clone(&service),
             index: index.clone(),
             verifier: Verifier::start()?,
@@ -149,7 +149,7 @@ impl Relay {
             private_kinds,
             admission: admission.clone(),
             health: Health::default(),
-            page: Page::default(),
+            page: PageState::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {

@@ -92,16 +92,16 @@ impl Outbox {
 }
 
 /// The other ends of an outbox.
-pub(super) struct Waiting {
+pub(super) struct OutboxEnds {
     pub(super) answers: mpsc::Receiver<Answer>,
     pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
 }
 
 /// Makes both ends; at most `outbound_bytes`, or one answer, wait between them.
-pub(super) fn outbox(outbound_bytes: usize) -> (Outbox, Waiting) {
+pub(super) fn outbox(outbound_bytes: usize) -> (Outbox, OutboxEnds) {
     let room = Arc::new(Semaphore::new(outbound_bytes));
     let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
     let (outcomes, outcomes_out) = mpsc::unbounded_channel();
-    let waiting = Waiting { answers: answers_out, outcomes: outcomes_out };
+    let waiting = OutboxEnds { answers: answers_out, outcomes: outcomes_out };
     (Outbox { answers, room, outbound_bytes, outcomes }, waiting)
 }

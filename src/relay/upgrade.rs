@@ -1,8 +1,8 @@
 //! From a request to HTTP's answer or to a WebSocket.
 
 use super::response::{Body, refuse};
-use super::websocket::{self, Refused};
-use super::{Shared, connection, http, message_gate};
+use super::websocket::{self, UpgradeRefusal};
+use super::{RelayState, connection, http, message_gate};
 use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
-    relay: Arc<Shared>,
+    relay: Arc<RelayState>,
 ) -> Response<Body> {
     if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
@@ -29,10 +29,10 @@ pub(super) async fn respond(
         Err(error) => {
             service.metrics.connections_refused.count("handshake");
             return match error {
-                Refused::NoHandshake => {
+                UpgradeRefusal::NoHandshake => {
                     refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
                 }
-                Refused::Version => websocket::with_version(refuse(
+                UpgradeRefusal::Version => websocket::with_version(refuse(
                     StatusCode::UPGRADE_REQUIRED,
                     "Use WebSocket 13.\n",
                 )),

@@ -12,7 +12,7 @@ const HEAD_BYTES: usize = 14;
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Piece<'stream> {
     /// A frame begins; these are the bytes of its head.
-    Head { frame: Head, bytes: Vec<u8> },
+    Head { frame: FrameHead, bytes: Vec<u8> },
     /// Some of its payload, as it stands in the stream.
     Payload(&'stream [u8]),
     /// It ends.
@@ -21,7 +21,7 @@ pub(crate) enum Piece<'stream> {
 
 /// What the head of a frame says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Head {
+pub(crate) struct FrameHead {
     /// Whether the message ends with the frame.
     pub(crate) is_last: bool,
     pub(crate) opcode: u8,
@@ -36,7 +36,7 @@ pub(crate) const CONTINUATION: u8 = 0;
 pub(crate) const TEXT: u8 = 1;
 pub(crate) const CLOSE: u8 = 8;
 
-impl Head {
+impl FrameHead {
     /// Whether the frame may stand between the frames of a message.
     pub(crate) fn is_control(&self) -> bool {
         self.opcode >= CLOSE
@@ -112,7 +112,7 @@ impl Frames {
         let held = self.head.len();
         let most = HEAD_BYTES.saturating_sub(held).min(stream.len());
         self.head.extend_from_slice(stream.get(..most)?);
-        let Some((frame, length)) = Head::read(&self.head) else {
+        let Some((frame, length)) = FrameHead::read(&self.head) else {
             *stream = stream.get(most..)?;
             return None;
         };

@@ -69,7 +69,7 @@ impl ClientMessage {
 
 /// A message that could not be taken, as the answer that says so.
 #[derive(Debug, Default)]
-pub struct Refusal {
+pub struct MessageRefusal {
     /// The answer.
     pub answer: String,
     /// The verb of the message; empty where the answer is a NOTICE.
@@ -86,7 +86,7 @@ pub struct Refusal {
 ///
 /// # Errors
 /// The answer for a message that is malformed or over a limit.
-pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, Refusal> {
+pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let elements: Vec<&RawValue> =
         serde_json::from_str(text).map_err(|error| match error.classify() {
             // The error quotes what stands there instead, whole.
@@ -203,13 +203,13 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 }
 
 /// The answer to a message that could be read, of a client that sends too many.
-pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
+pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
     let (prefix, verb) = ("rate-limited", message.verb());
     match message {
         ClientMessage::Event(json) | ClientMessage::Auth(json) => {
             let id = Event::claimed_id(&json);
             let answer = not_taken(id.as_deref(), &format!("{prefix}: {reason}"));
-            Refusal { answer, verb, prefix, ..Refusal::default() }
+            MessageRefusal { answer, verb, prefix, ..MessageRefusal::default() }
         }
         ClientMessage::Req { id, .. }
         | ClientMessage::Count { id, .. }
@@ -217,36 +217,36 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> Refusal {
         | ClientMessage::NegOpen { id, .. }
         | ClientMessage::NegMsg { id, .. }
         | ClientMessage::NegClose(id) => {
-            refuse(verb, id, Reason { prefix, text: reason.to_owned() })
+            refuse(verb, id, MessageFault { prefix, text: reason.to_owned() })
         }
     }
 }
 
-fn refuse_notice(reason: &str) -> Refusal {
+fn refuse_notice(reason: &str) -> MessageRefusal {
     let answer = notice(&format!("invalid: {reason}"));
-    Refusal { answer, prefix: "invalid", ..Refusal::default() }
+    MessageRefusal { answer, prefix: "invalid", ..MessageRefusal::default() }
 }
 
 /// What is wrong with a message whose id could be read.
-struct Reason {
+struct MessageFault {
     // NIP-01, machine-readable prefixes.
     prefix: &'static str,
     text: String,
 }
 
-impl From<&str> for Reason {
+impl From<&str> for MessageFault {
     fn from(text: &str) -> Self {
         Self::from(text.to_owned())
     }
 }
 
-impl From<String> for Reason {
+impl From<String> for MessageFault {
     fn from(text: String) -> Self {
         Self { prefix: "invalid", text }
     }
 }
 
-impl From<FilterError> for Reason {
+impl From<FilterError> for MessageFault {
     fn from(error: FilterError) -> Self {
         let prefix = match error {
             FilterError::Invalid { .. } => "invalid",
@@ -262,8 +262,8 @@ impl From<FilterError> for Reason {
 }
 
 /// The answer to a message about an id, of a verb that has one, and what ends with it.
-fn refuse(verb: &'static str, id: String, reason: impl Into<Reason>) -> Refusal {
-    let Reason { prefix, text } = reason.into();
+fn refuse(verb: &'static str, id: String, reason: impl Into<MessageFault>) -> MessageRefusal {
+    let MessageFault { prefix, text } = reason.into();
     let text = format!("{prefix}: {text}");
     let (answer, subscription, neg_session) = match verb {
         // NIP-77, Error message: the session is closed.
@@ -271,7 +271,7 @@ fn refuse(verb: &'static str, id: String, reason: impl Into<Reason>) -> Refusal 
         "REQ" => (closed(&id, &text), Some(id), None),
         _ => (closed(&id, &text), None, None),
     };
-    Refusal { answer, verb, subscription, neg_session, prefix }
+    MessageRefusal { answer, verb, subscription, neg_session, prefix }
 }
 
 /// The id that follows the verb. One that is too long is answered under its beginning; without one
@@ -280,7 +280,7 @@ fn read_id(
     verb: &'static str,
     element: Option<&&RawValue>,
     limits: &Limits,
-) -> Result<String, Refusal> {
+) -> Result<String, MessageRefusal> {
     let most = limits.subscription_id_chars.size();
     let expected = format!("{verb} takes an id: a string of 1 to {most} characters");
     let Some(id) = element.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) else {
@@ -298,7 +298,11 @@ fn read_id(
     }
 }
 
-fn only_id(verb: &'static str, rest: &[&RawValue], limits: &Limits) -> Result<String, Refusal> {
+fn only_id(
+    verb: &'static str,
+    rest: &[&RawValue],
+    limits: &Limits,
+) -> Result<String, MessageRefusal> {
     read_id(verb, rest.first(), limits)
 }
 
@@ -307,10 +311,10 @@ fn query(
     verb: &'static str,
     rest: &[&RawValue],
     limits: &Limits,
-) -> Result<(String, Vec<Filter>), Refusal> {
+) -> Result<(String, Vec<Filter>), MessageRefusal> {
     let id = read_id(verb, rest.first(), limits)?;
     let raw = rest.get(1..).unwrap_or_default();
-    let filters: Result<Vec<Filter>, Reason> =
+    let filters: Result<Vec<Filter>, MessageFault> =
         if raw.is_empty() || raw.len() > limits.filters.size() {
             Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
         } else {
@@ -322,7 +326,7 @@ fn query(
     }
 }
 
-fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, Reason> {
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
     let filter = Filter::parse(text)?;
     let most = limits.filter_values.size();
     match filter.value_count() {
@@ -332,7 +336,7 @@ fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, Reason> {
 }
 
 /// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
-fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
+fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let id = read_id("NEG-OPEN", rest.first(), limits)?;
     let (filter, payload) = match rest {
         [_, filter, payload] => (filter, payload),
@@ -365,7 +369,7 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusa
     }
 }
 
-fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Refusal> {
+fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let id = read_id("NEG-MSG", rest.first(), limits)?;
     let payload = match rest {
         [_, payload] => read_payload(payload),

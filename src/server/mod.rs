@@ -23,8 +23,8 @@ use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
 use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{Counts, FairQueue, Full, Place, client_address};
-use message::{ClientMessage, Refusal};
+use limits::{ConnectionCounts, FairQueue, Full, Place, client_address};
+use message::{ClientMessage, MessageRefusal};
 use read_error_log::ReadTrouble;
 use shutdown::Running;
 use std::net::IpAddr;
@@ -44,14 +44,14 @@ const OTHER_THREADS: usize = 3;
 /// (`Builder::thread_keep_alive`).
 #[must_use]
 pub fn blocking_threads(config: &Config) -> usize {
-    Counts::new(config.store.readers.size()).threads() + OTHER_THREADS
+    ConnectionCounts::new(config.store.readers.size()).threads() + OTHER_THREADS
 }
 
 /// What all connections share.
 pub(crate) struct Service {
     config: ConfigHandle,
     pub(crate) sets: Sets,
-    pub(crate) counts: Counts,
+    pub(crate) counts: ConnectionCounts,
     pub(crate) metrics: Metrics,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     pub(crate) peers: Peers,
@@ -67,7 +67,7 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
-            counts: Counts::new(config.load().store.readers.size()),
+            counts: ConnectionCounts::new(config.load().store.readers.size()),
             config,
             sets,
             metrics,
@@ -130,7 +130,7 @@ impl Service {
         &self,
         place: &Place,
         text: Utf8Bytes,
-    ) -> Result<ClientMessage, Refusal> {
+    ) -> Result<ClientMessage, MessageRefusal> {
         let config = self.config();
         let message = self.parse(place.address(), &config, text).await;
         if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
@@ -153,7 +153,7 @@ impl Service {
         address: IpAddr,
         config: &Arc<Config>,
         text: Utf8Bytes,
-    ) -> Result<ClientMessage, Refusal> {
+    ) -> Result<ClientMessage, MessageRefusal> {
         if text.len() <= LONG_MESSAGE_BYTES {
             return message::parse(&text, &config.limits);
         }
@@ -161,7 +161,7 @@ impl Service {
         let parse = move || message::parse(&text, &config.limits);
         self.counts.parsing.work(address, parse).await.unwrap_or_else(|panic| {
             let answer = message::notice(&format!("error: {panic}"));
-            Err(Refusal { answer, prefix: "error", ..Refusal::default() })
+            Err(MessageRefusal { answer, prefix: "error", ..MessageRefusal::default() })
         })
     }
 }

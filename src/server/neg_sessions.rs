@@ -4,7 +4,7 @@
 use super::Service;
 use super::departure::Departure;
 use super::limits::{FairQueue, NegShare};
-use super::message::{self, Refusal};
+use super::message::{self, MessageRefusal};
 use crate::config::NegentropyConfig;
 use crate::index::{Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
@@ -91,7 +91,7 @@ impl Drop for NegSession {
 }
 
 /// NIP-77, Initial message.
-struct Opening {
+struct NegOpening {
     viewer: Viewer,
     filters: Vec<Filter>,
     payload: Vec<u8>,
@@ -198,7 +198,7 @@ impl NegSessions {
     ) -> Result<Opened, NegOpenError> {
         let counts = &self.service.counts;
         let is_short = payload.len() <= SHORT_BYTES;
-        let opening = Arc::new(Opening {
+        let opening = Arc::new(NegOpening {
             viewer,
             filters,
             payload,
@@ -207,7 +207,7 @@ impl NegSessions {
         });
         if is_short {
             let sets = self.service.sets.clone();
-            let kept = move |it: &Opening, _| sets.kept_for(&it.viewer, &it.filters, it.limit);
+            let kept = move |it: &NegOpening, _| sets.kept_for(&it.viewer, &it.filters, it.limit);
             if let Some(opened) = self.begin(&counts.short, &opening, kept).await? {
                 return Ok(opened);
             }
@@ -216,7 +216,7 @@ impl NegSessions {
             return Err(NegOpenError::NoMemory);
         }
         let sets = self.service.sets.clone();
-        let any = move |it: &Opening, deadline| {
+        let any = move |it: &NegOpening, deadline| {
             let sets = sets.with_deadline(deadline);
             sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some)
         };
@@ -229,8 +229,10 @@ impl NegSessions {
     async fn begin(
         &self,
         turns: &Arc<FairQueue>,
-        opening: &Arc<Opening>,
-        find: impl FnOnce(&Opening, Deadline) -> Result<Option<Slice>, SnapshotError> + Send + 'static,
+        opening: &Arc<NegOpening>,
+        find: impl FnOnce(&NegOpening, Deadline) -> Result<Option<Slice>, SnapshotError>
+        + Send
+        + 'static,
     ) -> Result<Option<Opened>, NegOpenError> {
         let opening = Arc::clone(opening);
         let service = Arc::clone(&self.service);
@@ -298,7 +300,7 @@ impl NegSessions {
     }
 
     /// A message of which no more than its session is known has been refused: the session ends.
-    pub(crate) fn refused(&mut self, refusal: &Refusal) {
+    pub(crate) fn refused(&mut self, refusal: &MessageRefusal) {
         if let Some(id) = &refusal.neg_session {
             self.close(id);
         }

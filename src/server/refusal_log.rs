@@ -14,11 +14,11 @@ const TAKEN: [&str; 4] = ["stored", "duplicate", "superseded", "passed_on"];
 /// Logs what was refused until serving stops, and once more then.
 pub(crate) async fn log(service: Arc<Service>) {
     let mut stopping = service.running.stopping.clone();
-    let mut before = Counted::default();
+    let mut before = RefusalCounts::default();
     let mut is_stopping = false;
     while !is_stopping {
         is_stopping = tokio::time::timeout(EVERY, stopped(&mut stopping)).await.is_ok();
-        let now = Counted::now(&service.metrics);
+        let now = RefusalCounts::now(&service.metrics);
         if let Some(text) = now.since(&before) {
             tracing::info!("refused since the last such line: {text}");
         }
@@ -28,9 +28,9 @@ pub(crate) async fn log(service: Arc<Service>) {
 
 /// Refusals by what was refused and why.
 #[derive(Default)]
-struct Counted(Vec<(&'static str, &'static str, u64)>);
+struct RefusalCounts(Vec<(&'static str, &'static str, u64)>);
 
-impl Counted {
+impl RefusalCounts {
     fn now(metrics: &Metrics) -> Self {
         let of = |what: &'static str, labelled: &Labelled| -> Vec<_> {
             labelled.counts().map(|(reason, count)| (what, reason, count)).collect()
@@ -71,9 +71,12 @@ mod tests {
     #[test]
     fn only_what_is_new_is_said() {
         let counted = |blocked, invalid| {
-            Counted(vec![("events", "blocked", blocked), ("NEG messages", "invalid", invalid)])
+            RefusalCounts(vec![
+                ("events", "blocked", blocked),
+                ("NEG messages", "invalid", invalid),
+            ])
         };
-        let none = Counted::default();
+        let none = RefusalCounts::default();
         assert_eq!(none.since(&none), None);
         assert_eq!(counted(0, 0).since(&none), None);
         assert_eq!(counted(2, 0).since(&none).unwrap(), "2 events (blocked)");

@@ -29,7 +29,7 @@ const REFUSALS: [&str; 7] = [
 
 /// What one connection has shown.
 #[derive(Debug, Default)]
-pub(super) struct Auth {
+pub(super) struct SeenAuth {
     challenge: Option<String>,
     // Of the AUTH event that was last sent.
     sent: Option<([u8; 32], [u8; 32])>,
@@ -37,13 +37,13 @@ pub(super) struct Auth {
 }
 
 /// What both directions of the connection hear.
-pub(super) type SharedAuth = Arc<Mutex<Auth>>;
+pub(super) type SharedAuth = Arc<Mutex<SeenAuth>>;
 
-pub(super) fn lock(auth: &SharedAuth) -> MutexGuard<'_, Auth> {
+pub(super) fn lock(auth: &SharedAuth) -> MutexGuard<'_, SeenAuth> {
     auth.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Auth {
+impl SeenAuth {
     /// The key that the client holds.
     pub(super) fn key(&self) -> Option<[u8; 32]> {
         self.key
@@ -151,7 +151,7 @@ mod tests {
     fn a_relay_that_says_nothing_believes_what_it_would_believe() {
         let (one, other) = (keys(1), keys(2));
         for kind in [RelayKind::NostrRsRelay, RelayKind::NostrRelayPy] {
-            let mut seen = Auth::default();
+            let mut seen = SeenAuth::default();
             let mut hear = |text: &str, relay_url: &str| {
                 seen.hear_client(text, kind, relay_url);
                 seen.key()
@@ -200,7 +200,7 @@ mod tests {
             let event = EventBuilder::new(Kind::Authentication, "").tags(tags);
             let event = event.sign_with_keys(&keys(1)).unwrap().as_json();
             for (kind, expected) in [(RelayKind::NostrRsRelay, rs), (RelayKind::NostrRelayPy, py)] {
-                let mut seen = Auth::default();
+                let mut seen = SeenAuth::default();
                 seen.hear_relay(r#"["AUTH","c"]"#);
                 seen.hear_client(&format!(r#"["AUTH",{event}]"#), kind, RELAY);
                 assert_eq!(seen.key().is_some(), expected, "{kind:?}: {event}");
@@ -213,7 +213,7 @@ mod tests {
     #[test]
     fn a_relay_that_answers_decides() {
         let one = keys(1);
-        let mut seen = Auth::default();
+        let mut seen = SeenAuth::default();
         seen.hear_relay(r#"["AUTH","c"]"#);
         let (text, id) = auth(&one, "c", RELAY);
         let key = Some(one.public_key().to_bytes());
@@ -230,7 +230,7 @@ mod tests {
     #[test]
     fn an_ok_to_what_was_signed_for_another_relay_counts_for_nothing() {
         for (names, relay_url) in [("wss://elsewhere.example", RELAY), (RELAY, "")] {
-            let mut seen = Auth::default();
+            let mut seen = SeenAuth::default();
             seen.hear_relay(r#"["AUTH","c"]"#);
             let (text, id) = auth(&keys(1), "c", names);
             seen.hear_client(&text, RelayKind::NostrRsRelay, relay_url);

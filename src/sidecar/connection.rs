@@ -4,11 +4,11 @@
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::neg::Neg;
-use super::socket::{READ_BYTES, Reading, Wire};
+use super::socket::{ProxySocket, READ_BYTES, Reading};
 use super::upstream::{Answers, answers, down};
-use super::{Shared, socket};
+use super::{SidecarState, socket};
 use crate::metrics::Share;
-use crate::server::frames::{self, CLOSE, CONTINUATION, Frames, Head, Piece, TEXT};
+use crate::server::frames::{self, CLOSE, CONTINUATION, FrameHead, Frames, Piece, TEXT};
 use crate::server::limits::{MessageSize, Place, Reservation};
 use crate::server::lingering_close::linger;
 use crate::server::message;
@@ -32,7 +32,12 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Passes messages until either side is gone. The place is the client's for as long as its socket is
 /// open.
-pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared: Arc<Shared>) {
+pub(super) async fn run(
+    client: Upgraded,
+    relay: Upgraded,
+    place: Place,
+    shared: Arc<SidecarState>,
+) {
     let place = Arc::new(place);
     let metrics = &shared.service.metrics;
     metrics.connections_total.inc();
@@ -103,7 +108,7 @@ pub(super) async fn run(client: Upgraded, relay: Upgraded, place: Place, shared:
 struct Up {
     neg: Neg,
     auth: SharedAuth,
-    shared: Arc<Shared>,
+    shared: Arc<SidecarState>,
     // The longest message of ours.
     message_bytes: usize,
     own: Answers,
@@ -112,7 +117,7 @@ struct Up {
     frames: Frames,
     message: Message,
     // The frame that is being read, and how much of its payload has come.
-    frame: Option<Head>,
+    frame: Option<FrameHead>,
     frame_at: usize,
     place: Arc<Place>,
     // How long a message of ours may take to come, or wait for room.
@@ -126,7 +131,7 @@ struct Up {
 /// What is known of the client's message that is being read.
 #[derive(Default)]
 struct Message {
-    fate: Fate,
+    fate: MessageOwner,
     /// Its bytes that have not been passed on, heads and all.
     held: Vec<u8>,
     /// Its text, as much as is needed.
@@ -136,7 +141,7 @@ struct Message {
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
-enum Fate {
+enum MessageOwner {
     /// Its verb has not come.
     #[default]
     Open,
@@ -149,7 +154,7 @@ enum Fate {
 }
 
 /// What a piece of the stream leads to.
-enum Outcome {
+enum PieceOutcome {
     Nothing,
     Neg(Vec<u8>),
     /// It is ours and long.
@@ -160,7 +165,7 @@ enum Outcome {
 }
 
 impl Up {
-    async fn run(mut self, from: &mut Reading, to: &mut Wire) -> io::Result<()> {
+    async fn run(mut self, from: &mut Reading, to: &mut ProxySocket) -> io::Result<()> {
         let mut buffer = vec![0; READ_BYTES];
         let mut passing = Vec::with_capacity(READ_BYTES);
         let mut seconds = tokio::time::interval(Duration::from_secs(1));
@@ -189,8 +194,8 @@ impl Up {
                 self.frames = frames;
                 let Some(piece) = piece else { break };
                 match self.take(piece, &mut passing) {
-                    Outcome::Nothing => {}
-                    Outcome::NeedsRoom => {
+                    PieceOutcome::Nothing => {}
+                    PieceOutcome::NeedsRoom => {
                         // Others do not wait meanwhile for what came before it.
                         self.send(&mut passing, to).await?;
                         let waiting = self.place.reserve(self.needed);
@@ -202,18 +207,18 @@ impl Up {
                         self.room = room;
                         self.message.deadline = Some(Instant::now() + self.timeout);
                     }
-                    Outcome::Neg(text) => {
+                    PieceOutcome::Neg(text) => {
                         // In order: what came before it has gone to the relay.
                         self.send(&mut passing, to).await?;
                         self.answer(text).await;
                         self.room = Reservation::default();
                     }
-                    Outcome::Malformed(fault) => {
+                    PieceOutcome::Malformed(fault) => {
                         self.send(&mut passing, to).await?;
                         let text = format!("invalid: {fault}");
                         return self.end_with(&text, CloseCode::Protocol, to).await;
                     }
-                    Outcome::TooLong => {
+                    PieceOutcome::TooLong => {
                         self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
                         let text = format!("invalid: a message of more than {most} bytes");
@@ -226,14 +231,14 @@ impl Up {
     }
 
     /// Ends the connection, with a word to the client.
-    async fn end_with(&self, text: &str, code: CloseCode, to: &mut Wire) -> io::Result<()> {
+    async fn end_with(&self, text: &str, code: CloseCode, to: &mut ProxySocket) -> io::Result<()> {
         self.own.send(message::notice(text)).await;
         self.own.close(code, "").await;
         to.shutdown().await
     }
 
     /// Passes on what is the relay's. A relay that takes nothing is not waited for for ever.
-    async fn send(&self, passing: &mut Vec<u8>, to: &mut Wire) -> io::Result<()> {
+    async fn send(&self, passing: &mut Vec<u8>, to: &mut ProxySocket) -> io::Result<()> {
         let sent = to.send(passing).await;
         passing.clear();
         if sent.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut) {
@@ -248,11 +253,11 @@ impl Up {
         }
     }
 
-    fn take(&mut self, piece: Piece<'_>, passing: &mut Vec<u8>) -> Outcome {
+    fn take(&mut self, piece: Piece<'_>, passing: &mut Vec<u8>) -> PieceOutcome {
         match piece {
             Piece::Head { frame, bytes } => {
                 if let Some(fault) = frame.fault_of_client() {
-                    return Outcome::Malformed(fault);
+                    return PieceOutcome::Malformed(fault);
                 }
                 self.frame = Some(frame);
                 self.frame_at = 0;
@@ -266,16 +271,20 @@ impl Up {
                     if frame.opcode != CONTINUATION {
                         // One that breaks off is the relay's to judge.
                         passing.append(&mut self.message.held);
-                        let fate = if frame.opcode == TEXT { Fate::Open } else { Fate::Pass };
+                        let fate = if frame.opcode == TEXT {
+                            MessageOwner::Open
+                        } else {
+                            MessageOwner::Pass
+                        };
                         self.message = Message { fate, ..Message::default() };
                     }
                     self.message.pass(&bytes, passing);
                     self.message.decide(false, passing);
                 }
-                Outcome::Nothing
+                PieceOutcome::Nothing
             }
             Piece::Payload(payload) => {
-                let Some(frame) = self.frame else { return Outcome::Nothing };
+                let Some(frame) = self.frame else { return PieceOutcome::Nothing };
                 if frame.is_control() {
                     passing.extend_from_slice(payload);
                 } else {
@@ -284,39 +293,39 @@ impl Up {
                     self.frame_at = self.frame_at.saturating_add(payload.len());
                     self.message.decide(false, passing);
                 }
-                if self.message.fate != Fate::Neg {
-                    return Outcome::Nothing;
+                if self.message.fate != MessageOwner::Neg {
+                    return PieceOutcome::Nothing;
                 }
                 let deadline = Instant::now() + self.timeout;
                 self.message.deadline.get_or_insert(deadline);
                 match self.message.text.len() {
-                    length if length > self.message_bytes => Outcome::TooLong,
-                    _ if !self.room.holds(self.needed) => Outcome::NeedsRoom,
-                    _ => Outcome::Nothing,
+                    length if length > self.message_bytes => PieceOutcome::TooLong,
+                    _ if !self.room.holds(self.needed) => PieceOutcome::NeedsRoom,
+                    _ => PieceOutcome::Nothing,
                 }
             }
             Piece::End => match self.frame.take() {
                 Some(frame) if frame.is_last && !frame.is_control() => self.end(passing),
-                _ => Outcome::Nothing,
+                _ => PieceOutcome::Nothing,
             },
         }
     }
 
     /// A message is complete.
-    fn end(&mut self, passing: &mut Vec<u8>) -> Outcome {
+    fn end(&mut self, passing: &mut Vec<u8>) -> PieceOutcome {
         self.message.decide(true, passing);
         let Message { fate, text, .. } = std::mem::take(&mut self.message);
         match fate {
-            Fate::Neg => return Outcome::Neg(text),
-            Fate::Seen => {
+            MessageOwner::Neg => return PieceOutcome::Neg(text),
+            MessageOwner::Seen => {
                 if let Ok(text) = std::str::from_utf8(&text) {
                     let relay_url = &self.shared.service.config().attach.relay_url;
                     lock(&self.auth).hear_client(text, self.shared.kind, relay_url);
                 }
             }
-            Fate::Open | Fate::Pass => {}
+            MessageOwner::Open | MessageOwner::Pass => {}
         }
-        Outcome::Nothing
+        PieceOutcome::Nothing
     }
 }
 
@@ -324,36 +333,36 @@ impl Message {
     /// Bytes of it, which go on unless they may be ours.
     fn pass(&mut self, bytes: &[u8], passing: &mut Vec<u8>) {
         match self.fate {
-            Fate::Open => self.held.extend_from_slice(bytes),
-            Fate::Pass | Fate::Seen => passing.extend_from_slice(bytes),
-            Fate::Neg => {}
+            MessageOwner::Open => self.held.extend_from_slice(bytes),
+            MessageOwner::Pass | MessageOwner::Seen => passing.extend_from_slice(bytes),
+            MessageOwner::Neg => {}
         }
     }
 
     /// Keeps as much of its text as may be needed.
-    fn read(&mut self, payload: &[u8], frame: &Head, at: usize) {
-        if self.fate == Fate::Seen && self.text.len() > SEEN_BYTES {
-            self.fate = Fate::Pass;
+    fn read(&mut self, payload: &[u8], frame: &FrameHead, at: usize) {
+        if self.fate == MessageOwner::Seen && self.text.len() > SEEN_BYTES {
+            self.fate = MessageOwner::Pass;
         }
-        if self.fate != Fate::Pass {
+        if self.fate != MessageOwner::Pass {
             self.text.extend(frames::unmask(payload, frame.mask, at));
         }
     }
 
     /// Decides whose it is, as soon as its verb tells.
     fn decide(&mut self, is_complete: bool, passing: &mut Vec<u8>) {
-        if self.fate != Fate::Open {
+        if self.fate != MessageOwner::Open {
             return;
         }
         self.fate = match verb(&self.text) {
-            Some(verb) if verb.starts_with("NEG-") => Fate::Neg,
-            Some(verb) if verb == "AUTH" => Fate::Seen,
-            Some(_) => Fate::Pass,
+            Some(verb) if verb.starts_with("NEG-") => MessageOwner::Neg,
+            Some(verb) if verb == "AUTH" => MessageOwner::Seen,
+            Some(_) => MessageOwner::Pass,
             None if is_complete
                 || self.text.len() >= VERB_BYTES
                 || self.held.len() >= HELD_BYTES =>
             {
-                Fate::Pass
+                MessageOwner::Pass
             }
             None => return,
         };

@@ -2,7 +2,7 @@
 //! address in the header that the relay trusts, and its answer comes back as it is. Only the NIP-11
 //! document gains a number, and a WebSocket is listened to from there on.
 
-use super::{Shared, connection};
+use super::{SidecarState, connection};
 use crate::relay_url::RelayUrl;
 use crate::server::limits::{client_address, remove_forwarding};
 use http_body_util::combinators::BoxBody;
@@ -48,7 +48,7 @@ pub(super) fn authority(url: &str) -> Option<String> {
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     from: IpAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SidecarState>,
 ) -> Response<Body> {
     let mut place = None;
     if request.headers().contains_key(UPGRADE) {

@@ -104,7 +104,7 @@ pub struct Attach {
 }
 
 /// What all connections share.
-struct Shared {
+struct SidecarState {
     service: Arc<Service>,
     kind: RelayKind,
     // Host and port of the relay.
@@ -168,7 +168,7 @@ impl Attach {
         let service = Arc::new(Service::new(config, sets, metrics, running));
         let peers = service.peers.clone();
         tokio::spawn(refusal_log::log(Arc::clone(&service)));
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(SidecarState {
             service: Arc::clone(&service),
             kind,
             relay,

@@ -1,7 +1,7 @@
 //! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77) of one client, answered from the relay's database: of
 //! private kinds it has what the client wrote or is addressed by, once the relay knows its key.
 
-use super::Shared;
+use super::SidecarState;
 use super::auth::{self, SharedAuth};
 use crate::admission::access;
 use crate::server::departure::Attending;
@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 /// The sessions of a client, and the place of its connection.
 pub(super) struct Neg {
-    shared: Arc<Shared>,
+    shared: Arc<SidecarState>,
     place: Arc<Place>,
     // Whose the sessions are.
     viewer: Viewer,
@@ -25,7 +25,7 @@ pub(super) struct Neg {
 }
 
 impl Neg {
-    pub(super) fn new(shared: Arc<Shared>, place: Arc<Place>) -> Self {
+    pub(super) fn new(shared: Arc<SidecarState>, place: Arc<Place>) -> Self {
         let attending = Attending::default();
         let service = Arc::clone(&shared.service);
         let sessions = NegSessions::new(service, place.address(), attending.departure());

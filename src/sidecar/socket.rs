@@ -15,18 +15,18 @@ pub(super) type Reading = ReadHalf<TokioIo<Upgraded>>;
 
 /// The way to a client or a relay, which fails when nothing is taken for too long: whoever is not
 /// read meanwhile cannot tell.
-pub(super) struct Wire {
+pub(super) struct ProxySocket {
     writing: WriteHalf<TokioIo<Upgraded>>,
     patience: Duration,
 }
 
 /// Both ways of a connection.
-pub(super) fn split(upgraded: Upgraded, patience: Duration) -> (Reading, Wire) {
+pub(super) fn split(upgraded: Upgraded, patience: Duration) -> (Reading, ProxySocket) {
     let (reading, writing) = tokio::io::split(TokioIo::new(upgraded));
-    (reading, Wire { writing, patience })
+    (reading, ProxySocket { writing, patience })
 }
 
-impl Wire {
+impl ProxySocket {
     /// How long nothing may be taken.
     pub(super) fn patience(&self) -> Duration {
         self.patience

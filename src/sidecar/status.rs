@@ -1,7 +1,7 @@
 //! `/health`, `/metrics` and `/status`, on an address of their own: on the one that clients connect to, these
 //! paths are the relay's.
 
-use super::{Shared, http};
+use super::{SidecarState, http};
 use crate::config::AttachConfig;
 use crate::server::status;
 use http_body_util::Full;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 pub(super) async fn respond<B>(
     request: Request<B>,
     from: IpAddr,
-    shared: Arc<Shared>,
+    shared: Arc<SidecarState>,
 ) -> Response<Full<Bytes>> {
     match (request.method(), request.uri().path()) {
         (&Method::GET | &Method::HEAD, "/health") => health(&shared).await,
@@ -32,7 +32,7 @@ pub(super) async fn respond<B>(
 }
 
 /// 200 while the database can be read and the relay answers, 503 with the reasons when not.
-async fn health(shared: &Arc<Shared>) -> Response<Full<Bytes>> {
+async fn health(shared: &Arc<SidecarState>) -> Response<Full<Bytes>> {
     let mut reasons = shared.service.reasons();
     let read = shared.database.check(|| {
         let sets = shared.service.sets.clone();

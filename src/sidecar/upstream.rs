@@ -1,7 +1,7 @@
 //! From the relay to the client, with our own answers between its messages.
 
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
-use super::socket::{READ_BYTES, Reading, Wire};
+use super::socket::{ProxySocket, READ_BYTES, Reading};
 use crate::server::frames::{self, CLOSE, Frames, Piece, TEXT};
 use std::io;
 use std::sync::Arc;
@@ -60,7 +60,7 @@ impl Answers {
 /// The client takes nothing more.
 pub(super) async fn down(
     mut from: Reading,
-    mut to: Wire,
+    mut to: ProxySocket,
     mut own: mpsc::Receiver<Own>,
     auth: SharedAuth,
     client_has_closed: Arc<AtomicBool>,

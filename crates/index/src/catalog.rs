@@ -272,13 +272,13 @@ impl Catalog {
         let public = &view.public;
         let content = public.timeless();
         let cheap = || Gathered::new(None, CHEAP_ITEMS);
-        let tree = match self.at_one_commit(source, view, &content, &cheap, limit)? {
+        let tree = match self.read_at_commit(source, view, &content, &cheap, limit)? {
             Some(tree) => tree,
             None => {
                 // So that it is kept from now on, where it can be.
                 self.slice(source, public, limit)?;
                 let all = || Gathered::new(view.limit(), limit);
-                self.at_one_commit(source, view, &content, &all, limit)?
+                self.read_at_commit(source, view, &content, &all, limit)?
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
@@ -287,7 +287,7 @@ impl Catalog {
 
     /// The view's items at one commit. Where no set of its public part is kept, all are gathered
     /// in `all`; `None` when they are too many.
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         source: &dyn EventSource,
         view: &View,
@@ -297,7 +297,7 @@ impl Catalog {
     ) -> Result<Option<Tree>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
         let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
-        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+        source.read_at_commit(&mut || kept.set(beside()), &mut |moment| {
             found = match kept.take() {
                 Some(mut tree) => {
                     let mut own = Gathered::new(view.limit(), limit);

@@ -14,14 +14,14 @@ const MOST_BYTES: usize = 64 << 20;
 /// Where commits are told.
 #[derive(Clone)]
 pub(super) struct CommitFeed {
-    queue: Arc<Mutex<Queue>>,
+    queue: Arc<Mutex<CommitQueue>>,
     // The number of the next commit.
     next: watch::Sender<u64>,
 }
 
 /// One who hears of commits, from the one after it subscribed on.
 pub struct Subscriber {
-    queue: Arc<Mutex<Queue>>,
+    queue: Arc<Mutex<CommitQueue>>,
     told: watch::Receiver<u64>,
     // The number of the next commit to hear of.
     next: u64,
@@ -39,15 +39,15 @@ pub enum SubscriberError {
 }
 
 #[derive(Default)]
-struct Queue {
+struct CommitQueue {
     // The number of the first one.
     first: u64,
-    waiting: VecDeque<Waiting>,
+    waiting: VecDeque<WaitingSubscriber>,
     bytes: usize,
     subscribers: usize,
 }
 
-struct Waiting {
+struct WaitingSubscriber {
     change: Arc<Change>,
     bytes: usize,
     // How many have not heard of it.
@@ -137,7 +137,7 @@ impl Drop for Subscriber {
     }
 }
 
-impl Queue {
+impl CommitQueue {
     /// The number of the commit that comes next.
     fn end(&self) -> u64 {
         self.first + self.waiting.len() as u64
@@ -145,7 +145,7 @@ impl Queue {
 
     fn push(&mut self, change: Arc<Change>) {
         let bytes = bytes_of(&change);
-        self.waiting.push_back(Waiting { change, bytes, listeners: self.subscribers });
+        self.waiting.push_back(WaitingSubscriber { change, bytes, listeners: self.subscribers });
         self.bytes += bytes;
         let is_full = |queue: &Self| {
             queue.waiting.len() > MOST_COMMITS
@@ -191,7 +191,7 @@ fn bytes_of(change: &Change) -> usize {
     change.steps.iter().map(|step| size_of_val(step) + of_step(step)).sum()
 }
 
-fn lock(queue: &Mutex<Queue>) -> MutexGuard<'_, Queue> {
+fn lock(queue: &Mutex<CommitQueue>) -> MutexGuard<'_, CommitQueue> {
     queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

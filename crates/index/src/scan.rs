@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use negsync_reconcile::Item;
-use negsync_store::{AtOneMoment, EventSource, Filter, StoreError, View};
+use negsync_store::{EventSource, Filter, SourceSnapshot, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
@@ -74,7 +74,7 @@ impl Gathered {
     /// Takes what matches any of the filters, until there are too many.
     pub(super) fn take<'filter>(
         &mut self,
-        moment: &dyn AtOneMoment,
+        moment: &dyn SourceSnapshot,
         filters: impl IntoIterator<Item = &'filter Filter>,
     ) -> Result<(), StoreError> {
         for filter in filters {

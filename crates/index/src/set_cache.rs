@@ -29,7 +29,7 @@ pub struct Statistics {
 
 /// All sets that are kept. A filter's times and limit are no part of what its set is kept under.
 pub(super) struct SetCache {
-    state: Mutex<State>,
+    state: Mutex<CacheState>,
     // Signalled when a set has been built, or could not be.
     built: Condvar,
     // What the sets may take together, in bytes.
@@ -40,15 +40,15 @@ pub(super) struct SetCache {
     charged: Arc<Charged>,
 }
 
-struct State {
-    sets: HashMap<Filter, Entry>,
+struct CacheState {
+    sets: HashMap<Filter, CacheEntry>,
     // Counts up with every use of a kept set.
     uses: u64,
     // Counts the times that all sets became void: what was scanned before is not kept.
     begun: u64,
 }
 
-enum Entry {
+enum CacheEntry {
     /// One caller scans; meanwhile commits are noted, to be applied to what it finds. They are as
     /// many as are made while one scan lasts.
     Building(Noted),
@@ -65,9 +65,9 @@ impl SetCache {
     /// Keeps the `resident` sets, each from the moment its [`SetCache::resident_claims`] is settled,
     /// and others of `memory_bytes` together. Whoever asks for a resident one earlier waits.
     pub(super) fn new(memory_bytes: usize, resident: Vec<Filter>, charged: Arc<Charged>) -> Self {
-        let building = |filter: &Filter| (filter.clone(), Entry::Building(Noted::new()));
+        let building = |filter: &Filter| (filter.clone(), CacheEntry::Building(Noted::new()));
         let sets = resident.iter().map(building).collect();
-        let state = State { sets, uses: 0, begun: 0 };
+        let state = CacheState { sets, uses: 0, begun: 0 };
         Self { state: Mutex::new(state), built: Condvar::new(), memory_bytes, resident, charged }
     }
 
@@ -88,7 +88,7 @@ impl SetCache {
         if state.sets.contains_key(content) {
             return None;
         }
-        state.sets.insert(content.clone(), Entry::Building(Noted::new()));
+        state.sets.insert(content.clone(), CacheEntry::Building(Noted::new()));
         Some(Claim { kept: self, content, begun: state.begun })
     }
 
@@ -105,7 +105,7 @@ impl SetCache {
         let mut state = self.lock();
         state.begun += 1;
         state.sets.clear();
-        state.sets.extend(kept.map(|content| (content, Entry::Kept { tree, last_use: 0 })));
+        state.sets.extend(kept.map(|content| (content, CacheEntry::Kept { tree, last_use: 0 })));
         drop(state);
         self.built.notify_all();
     }
@@ -115,8 +115,8 @@ impl SetCache {
         let mut state = self.lock();
         for (filter, entry) in &mut state.sets {
             match entry {
-                Entry::Building(noted) => note(noted, filter, change),
-                Entry::Kept { tree, .. } => {
+                CacheEntry::Building(noted) => note(noted, filter, change),
+                CacheEntry::Kept { tree, .. } => {
                     let mut noted = Noted::new();
                     note(&mut noted, filter, change);
                     settle(tree, &noted);
@@ -154,7 +154,7 @@ impl SetCache {
         deadline: &Deadline,
     ) -> Result<Option<Tree>, StoreError> {
         let mut state = self.lock();
-        while let Some(Entry::Building(_)) = state.sets.get(content) {
+        while let Some(CacheEntry::Building(_)) = state.sets.get(content) {
             state = deadline.wait(&self.state, &self.built, state)?;
         }
         Ok(state.used(content))
@@ -167,15 +167,15 @@ impl SetCache {
         let mut statistics = Statistics { is_loaded, ..Statistics::default() };
         for (filter, entry) in &state.sets {
             match entry {
-                Entry::Kept { tree, .. } if self.resident.contains(filter) => {
+                CacheEntry::Kept { tree, .. } if self.resident.contains(filter) => {
                     statistics.items += tree.len();
                     statistics.bytes += tree.memory_bytes();
                 }
-                Entry::Kept { tree, .. } => {
+                CacheEntry::Kept { tree, .. } => {
                     statistics.kept_sets += 1;
                     statistics.kept_bytes += tree.memory_bytes();
                 }
-                Entry::Building(_) => {}
+                CacheEntry::Building(_) => {}
             }
         }
         statistics
@@ -190,11 +190,11 @@ impl SetCache {
             return None;
         }
         let entry = state.sets.remove(content);
-        if let (Some(tree), Some(Entry::Building(noted))) = (&mut tree, entry) {
+        if let (Some(tree), Some(CacheEntry::Building(noted))) = (&mut tree, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
             settle(tree, &noted);
             state.uses += 1;
-            let kept = Entry::Kept { tree: tree.clone(), last_use: state.uses };
+            let kept = CacheEntry::Kept { tree: tree.clone(), last_use: state.uses };
             state.sets.insert(content.clone(), kept);
             self.evict(&mut state);
         }
@@ -204,10 +204,10 @@ impl SetCache {
     }
 
     /// Drops least recently used sets until the rest fit.
-    fn evict(&self, state: &mut State) {
+    fn evict(&self, state: &mut CacheState) {
         loop {
             let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
-                Entry::Kept { tree, last_use } if !self.resident.contains(filter) => {
+                CacheEntry::Kept { tree, last_use } if !self.resident.contains(filter) => {
                     Some((*last_use, tree.memory_bytes(), filter))
                 }
                 _ => None,
@@ -223,7 +223,7 @@ impl SetCache {
             match oldest {
                 Some((_, filter)) if total > self.memory_bytes => {
                     let filter = filter.clone();
-                    if let Some(Entry::Kept { tree, .. }) = state.sets.remove(&filter) {
+                    if let Some(CacheEntry::Kept { tree, .. }) = state.sets.remove(&filter) {
                         tree.charge_all();
                     }
                 }
@@ -232,23 +232,23 @@ impl SetCache {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, CacheState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl CacheState {
     fn tree(&self, content: &Filter) -> Option<&Tree> {
         match self.sets.get(content)? {
-            Entry::Kept { tree, .. } => Some(tree),
-            Entry::Building(_) => None,
+            CacheEntry::Kept { tree, .. } => Some(tree),
+            CacheEntry::Building(_) => None,
         }
     }
 
     /// The kept set, which is used by that.
     fn used(&mut self, content: &Filter) -> Option<Tree> {
         match self.sets.get_mut(content)? {
-            Entry::Kept { tree, last_use } => {
+            CacheEntry::Kept { tree, last_use } => {
                 self.uses += 1;
                 *last_use = self.uses;
                 Some(tree.clone())

@@ -44,13 +44,13 @@ impl From<Written> for Change {
 }
 
 /// A stored event with what it takes to remove it.
-pub(super) struct Stored {
+pub(super) struct StoredEvent {
     pub(super) row: i64,
     pub(super) item: Item,
     pub(super) json: String,
 }
 
-impl Stored {
+impl StoredEvent {
     /// From the columns row, id, created_at, json.
     pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {

@@ -5,7 +5,7 @@
 //! each address; `deletion` is the row of the request. A version that is deleted by its id gives its
 //! place back: an older one that still comes, from another relay, is stored.
 
-use super::change::{Stored, Written};
+use super::change::{StoredEvent, Written};
 use super::sqlite_error;
 use super::writer::STEP_ROWS;
 use negsync_nostr::Event;
@@ -149,7 +149,7 @@ fn targets(connection: &Connection, request: &Event) -> rusqlite::Result<Vec<[u8
 fn remove(connection: &Connection, id: &[u8; 32], change: &mut Written) -> rusqlite::Result<()> {
     let stored = connection
         .prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?
-        .query_row([id], Stored::read)
+        .query_row([id], StoredEvent::read)
         .optional()?;
     stored.map_or(Ok(()), |stored| stored.remove(connection, change))
 }

@@ -65,7 +65,7 @@ mod writer;
 pub use attached::{Attached, Listener, RelayKind};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
-pub use check::{Checked, Finding, check};
+pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use flush::OnCommit;
@@ -75,10 +75,10 @@ pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, Verified
 pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
-pub use readers::{LeftOut, Moment, Reader, StoredPage};
-pub use refused::Refused;
+pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
+pub use refused::RefusedId;
 pub use rules::Outcome;
-pub use source::{AtOneMoment, EventSource, Work};
+pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::Origin;
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
@@ -96,7 +96,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
 use vanish::Vanishing;
-use writer::{Beside, Writer};
+use writer::{Writer, WriterContext};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -386,7 +386,7 @@ impl Store {
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
-        let beside = Beside {
+        let beside = WriterContext {
             checkpointer,
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
@@ -483,7 +483,7 @@ impl Store {
     ///
     /// # Errors
     /// When SQLite refuses or the writer has gone.
-    pub fn remember_refused(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+    pub fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
         self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
     }
 

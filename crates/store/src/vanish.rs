@@ -1,7 +1,7 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
-use super::change::{Stored, Written};
+use super::change::{StoredEvent, Written};
 use super::rules::remove_in_turn;
 use super::sqlite_error;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
@@ -114,10 +114,10 @@ pub(super) fn remove_some(
     let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
     let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
         let of_author = params![pubkey, VANISH, until, limit as i64];
-        written.query_map(of_author, Stored::read)?.collect()
+        written.query_map(of_author, StoredEvent::read)?.collect()
     })? || remove_in_turn(connection, most_rows, change, |limit| {
         let to_author = params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, limit as i64];
-        wraps.query_map(to_author, Stored::read)?.collect()
+        wraps.query_map(to_author, StoredEvent::read)?.collect()
     })?;
     if !there_is_more {
         connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;

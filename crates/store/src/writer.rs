@@ -10,7 +10,7 @@ use super::deletion;
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
 use super::rules::{self, Outcome};
-use super::source_queue::{Next, Origin, SourceQueue};
+use super::source_queue::{NextJob, Origin, SourceQueue};
 use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
 use super::vanish::{self, Vanishing};
@@ -131,7 +131,7 @@ impl Writer {
     pub(super) fn start(
         path: &Path,
         connection: Connection,
-        beside: Beside,
+        beside: WriterContext,
         vanishing: Vanishing,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
@@ -143,7 +143,7 @@ impl Writer {
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         beside.metrics.set_tombstones(deletion::tombstones(&connection)?);
-        let state = Thread {
+        let state = WriterThread {
             limits: BatchLimits::of(beside.batches),
             beside,
             queue: Arc::clone(&queue),
@@ -245,7 +245,7 @@ impl Writer {
 }
 
 /// Who else has to do with each commit.
-pub(super) struct Beside {
+pub(super) struct WriterContext {
     pub(super) checkpointer: Checkpointer,
     pub(super) commits: Commits,
     /// The second up to which events have left all sets and answers though they could not be
@@ -256,10 +256,10 @@ pub(super) struct Beside {
 }
 
 /// What the writer thread owns.
-struct Thread {
+struct WriterThread {
     connection: Connection,
     limits: BatchLimits,
-    beside: Beside,
+    beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
     vanishing: Vanishing,
     put_off: PutOff,
@@ -284,14 +284,14 @@ struct Transacted<T> {
     change: Change,
 }
 
-impl Thread {
+impl WriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
             let job = match self.queue.pop_within(patience) {
-                Next::Item((_, job)) => Some(job),
-                Next::TimedOut => None,
-                Next::Closed => break,
+                NextJob::Item((_, job)) => Some(job),
+                NextJob::TimedOut => None,
+                NextJob::Closed => break,
             };
             self.look_after_files();
             // One step of each between two batches.
@@ -332,7 +332,7 @@ impl Thread {
     fn publish(&mut self, event: Box<VerifiedEvent>, slot: EventSlot) {
         let began = Instant::now();
         // What does not come to be applied is answered all the same.
-        let mut batch = Batch { slots: vec![slot], ..Batch::default() };
+        let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
         let apply = |connection: &Connection, now, vanishing: &mut Vanishing, written: &mut _| {
@@ -581,7 +581,7 @@ impl Thread {
 
 /// Events of one transaction.
 #[derive(Default)]
-struct Batch {
+struct CommitBatch {
     slots: Vec<EventSlot>,
     // Of those that were applied, in order.
     outcomes: Vec<(Outcome, Option<WaitsFor>)>,
@@ -590,7 +590,7 @@ struct Batch {
     deletes: bool,
 }
 
-impl Batch {
+impl CommitBatch {
     fn apply(
         &mut self,
         connection: &Connection,

@@ -37,18 +37,18 @@ const LONG_WORK: Duration = Duration::from_millis(20);
 pub(crate) struct FairQueue {
     most: usize,
     most_begun: usize,
-    state: Mutex<State>,
+    state: Mutex<FairQueueState>,
 }
 
 #[derive(Default)]
-struct State {
+struct FairQueueState {
     running: usize,
     // Those that run and those that gave their turn away.
     begun: usize,
     // Long queries among those that run.
     long: usize,
     now: Duration,
-    lines: HashMap<IpAddr, Line>,
+    lines: HashMap<IpAddr, AddressQueue>,
     // The addresses that wait, by where they stand and when they came.
     waiting: BTreeMap<Place, IpAddr>,
     arrivals: u64,
@@ -56,7 +56,7 @@ struct State {
 
 /// An address.
 #[derive(Default)]
-struct Line {
+struct AddressQueue {
     running: usize,
     begun: usize,
     // The virtual time to which its turns have brought it.
@@ -75,7 +75,7 @@ struct Resuming {
     give: oneshot::Sender<()>,
 }
 
-impl Line {
+impl AddressQueue {
     fn wants_nothing(&self) -> bool {
         self.waiting.is_empty() && self.resuming.is_empty()
     }
@@ -92,7 +92,7 @@ struct Most {
 }
 
 /// Who gets a turn.
-enum Next {
+enum NextTurn {
     Begins(IpAddr, oneshot::Sender<QueuePermit>),
     Resumes(IpAddr, Resuming),
 }
@@ -227,10 +227,10 @@ impl FairQueue {
             drop(state);
             let (address, is_given) = match next {
                 // One that has gone ends here, not by a drop that would call this again.
-                Next::Begins(address, give) => {
+                NextTurn::Begins(address, give) => {
                     (address, give.send(self.turn(address)).map_err(std::mem::forget).is_ok())
                 }
-                Next::Resumes(address, next) => {
+                NextTurn::Resumes(address, next) => {
                     let is_given = next.give.send(()).is_ok();
                     if !is_given && next.is_long {
                         self.lock().long -= 1;
@@ -246,13 +246,13 @@ impl FairQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, FairQueueState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
-    fn line(&mut self, address: IpAddr) -> &mut Line {
+impl FairQueueState {
+    fn line(&mut self, address: IpAddr) -> &mut AddressQueue {
         if self.lines.len() > MOST_IDLE_ADDRESSES && !self.lines.contains_key(&address) {
             self.lines.retain(|_, line| line.begun > 0 || line.place.is_some());
         }
@@ -262,7 +262,7 @@ impl State {
     }
 
     fn may_begin(&self, address: IpAddr, most: Most) -> bool {
-        let of_address = |line: &Line| {
+        let of_address = |line: &AddressQueue| {
             line.running < most.running_of_address && line.begun < most.begun_of_address
         };
         self.running < most.running
@@ -284,7 +284,7 @@ impl State {
         self.running += 1;
     }
 
-    /// What had begun has ended. Called after [`State::leave`].
+    /// What had begun has ended. Called after [`FairQueueState::leave`].
     fn end(&mut self, address: IpAddr) {
         self.begun = self.begun.saturating_sub(1);
         let Some(line) = self.lines.get_mut(&address) else { return };
@@ -333,7 +333,7 @@ impl State {
     }
 
     /// Counts the next turn as begun, and says who gets it.
-    fn next(&mut self, most: Most) -> Option<Next> {
+    fn next(&mut self, most: Most) -> Option<NextTurn> {
         if self.running >= most.running {
             return None;
         }
@@ -355,11 +355,11 @@ impl State {
         let place = resuming.iter().position(|next| self.may_resume(next, most));
         let line = self.lines.get_mut(&address)?;
         let next = if is_new {
-            Next::Begins(address, line.waiting.pop_front()?)
+            NextTurn::Begins(address, line.waiting.pop_front()?)
         } else {
             let next = line.resuming.remove(place?)?;
             self.long += usize::from(next.is_long);
-            Next::Resumes(address, next)
+            NextTurn::Resumes(address, next)
         };
         if is_new {
             self.begin(address)
@@ -474,7 +474,7 @@ mod tests {
     /// Two that always want a turn get the same time, though one asks for ten times as long.
     #[test]
     fn time_is_shared_and_not_turns() {
-        let mut state = State::default();
+        let mut state = FairQueueState::default();
         let mut had = [Duration::ZERO; 2];
         let mut receivers = Vec::new();
         for round in 0..1_000 {
@@ -488,7 +488,7 @@ mod tests {
                 }
             }
             let next = match state.next(ONE).unwrap() {
-                Next::Begins(address, _) | Next::Resumes(address, _) => address,
+                NextTurn::Begins(address, _) | NextTurn::Resumes(address, _) => address,
             };
             let number = usize::from(next == address(1));
             let took = Duration::from_millis([1, 10][number]);
@@ -557,7 +557,7 @@ mod tests {
         });
         let state = turns.lock();
         assert_eq!((state.running, state.begun), (0, 0));
-        assert!(state.lines.values().all(Line::wants_nothing) && state.waiting.is_empty());
+        assert!(state.lines.values().all(AddressQueue::wants_nothing) && state.waiting.is_empty());
     }
 
     /// Where as many have begun as may, those that have worked for long make room.

@@ -8,11 +8,11 @@ use tokio::sync::oneshot;
 /// All of them.
 #[derive(Default)]
 pub(crate) struct HalfOpen {
-    state: Mutex<State>,
+    state: Mutex<HalfOpenState>,
 }
 
 #[derive(Default)]
-struct State {
+struct HalfOpenState {
     next: u64,
     // In the order in which they came. Dropping a sender tells its connection to go.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
@@ -40,7 +40,7 @@ impl HalfOpen {
         Handshake { half_open: Arc::clone(self), number, pushed_out }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, HalfOpenState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

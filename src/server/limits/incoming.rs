@@ -1,7 +1,7 @@
 //! Memory for messages on their way in: a long one is read on only once its address, and all
 //! addresses together, have room for the whole of it.
 
-use crate::server::frames::{CONTINUATION, Head};
+use crate::server::frames::{CONTINUATION, FrameHead};
 use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -63,7 +63,7 @@ impl MessageSize {
     /// `message_bytes`. Of a message in several frames the length is not known before its end: it
     /// has room for the longest, and for a frame beside what is put together, so that it never has
     /// to wait for more while it keeps others waiting.
-    pub(crate) fn add(&mut self, frame: &Head, message_bytes: usize) -> usize {
+    pub(crate) fn add(&mut self, frame: &FrameHead, message_bytes: usize) -> usize {
         let length = usize::try_from(frame.length).unwrap_or(usize::MAX);
         if frame.is_control() {
             // One that is too long is refused only once it is there.

@@ -24,7 +24,7 @@ use std::sync::Arc;
 use std::thread::available_parallelism;
 
 /// What is counted over all connections.
-pub(crate) struct Counts {
+pub(crate) struct ConnectionCounts {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) neg_total: Arc<NegTotal>,
     /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
@@ -39,7 +39,7 @@ pub(crate) struct Counts {
     pub(crate) queries: Arc<FairQueue>,
 }
 
-impl Counts {
+impl ConnectionCounts {
     /// Nothing yet. So many threads can read the store at a time.
     pub(crate) fn new(readers: usize) -> Self {
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);

@@ -17,7 +17,7 @@ const MOST_ADDRESSES: usize = 65_536;
 
 /// All addresses.
 pub(crate) struct Addresses {
-    state: Mutex<State>,
+    state: Mutex<AddressesState>,
     // For messages on their way in; as it was configured when the first client came.
     incoming: OnceLock<Room>,
     events: EventsUnderWay,
@@ -34,12 +34,12 @@ impl Default for Addresses {
 }
 
 #[derive(Default)]
-struct State {
-    by_address: HashMap<IpAddr, Entry>,
+struct AddressesState {
+    by_address: HashMap<IpAddr, AddressEntry>,
     connections: usize,
 }
 
-struct Entry {
+struct AddressEntry {
     connections: usize,
     incoming: Room,
     buckets: Arc<Mutex<AddressBuckets>>,
@@ -99,7 +99,8 @@ impl Addresses {
             return Err(Full::InAll);
         }
         state.make_room(&address, now);
-        let entry = state.by_address.entry(address).or_insert_with(|| Entry::new(now, config));
+        let entry =
+            state.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config));
         if entry.connections >= config.per_address.size() {
             return Err(Full::Address);
         }
@@ -111,12 +112,12 @@ impl Addresses {
         Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, AddressesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl State {
+impl AddressesState {
     /// Forgets addresses of which there is nothing to remember, when there are too many.
     fn make_room(&mut self, address: &IpAddr, now: Instant) {
         if self.by_address.len() < MOST_ADDRESSES || self.by_address.contains_key(address) {
@@ -129,7 +130,7 @@ impl State {
     }
 }
 
-impl Entry {
+impl AddressEntry {
     fn new(now: Instant, config: &ConnectionsConfig) -> Self {
         let bucket = TokenBucket::new(now);
         let incoming = Room::new(config.incoming_bytes_per_address.size());

@@ -30,31 +30,31 @@ fn bit(relay: usize) -> Relays {
 
 /// Shared by the sides of all relays.
 pub(super) struct Exchange {
-    state: Mutex<State>,
+    state: Mutex<ExchangeState>,
     changed: Condvar,
     is_live: bool,
-    passed: broadcast::Sender<Arc<Passed>>,
+    passed: broadcast::Sender<Arc<PassedEvent>>,
     /// Has a relay listed again.
     list_again: Vec<Notify>,
 }
 
 /// A live event.
-struct Passed {
+struct PassedEvent {
     from: usize,
     event: Loaded,
 }
 
 /// Live events for one relay.
-pub(super) struct PassedEvents(tokio::sync::Mutex<broadcast::Receiver<Arc<Passed>>>);
+pub(super) struct PassedEvents(tokio::sync::Mutex<broadcast::Receiver<Arc<PassedEvent>>>);
 
 #[derive(Default)]
-struct State {
+struct ExchangeState {
     relays: Vec<ListedRelay>,
     is_planned: bool,
     is_stopped: bool,
     parcels: HashMap<Id, Parcel>,
     spool: Spool,
-    recent: Recent,
+    recent: RecentIds,
     /// Relays that did not send an event that they list.
     failed: HashMap<Id, Relays>,
     /// More was to be moved than is planned at a time.
@@ -63,7 +63,7 @@ struct State {
 
 #[derive(Default)]
 struct ListedRelay {
-    stage: Stage,
+    stage: ListingStage,
     list: Option<IdList>,
     /// How often its connection was lost.
     losses: u64,
@@ -74,7 +74,7 @@ struct ListedRelay {
 }
 
 #[derive(Default, PartialEq, Eq, Clone, Copy)]
-enum Stage {
+enum ListingStage {
     /// The others wait for its list.
     #[default]
     Listing,
@@ -89,10 +89,10 @@ struct Parcel {
     lackers: Relays,
     /// The relay that is asked for it.
     source: Option<usize>,
-    content: Content,
+    content: ParcelContent,
 }
 
-enum Content {
+enum ParcelContent {
     Awaited,
     Here(SpoolPlace),
     /// Only its author may publish it (NIP-70).
@@ -101,12 +101,12 @@ enum Content {
 
 /// The newest ids.
 #[derive(Default)]
-struct Recent {
+struct RecentIds {
     ids: HashSet<Id>,
     order: VecDeque<Id>,
 }
 
-impl Recent {
+impl RecentIds {
     /// Returns whether the id is new.
     fn insert(&mut self, id: Id) -> bool {
         if !self.ids.insert(id) {
@@ -124,7 +124,7 @@ impl Recent {
 
 /// What a relay is to be sent, and what it is asked for.
 #[derive(Default)]
-pub(super) struct Orders {
+pub(super) struct MoveOrders {
     pub(super) have: Vec<Id>,
     pub(super) need: Vec<Id>,
 }
@@ -146,10 +146,10 @@ pub(super) struct Remains {
 impl Exchange {
     /// Between so many relays. `failed` are relays that did not send an event that they list.
     pub(super) fn new(relays: usize, is_live: bool, failed: HashMap<Id, Relays>) -> Self {
-        let state = State {
+        let state = ExchangeState {
             relays: (0..relays).map(|_| ListedRelay::default()).collect(),
             failed,
-            ..State::default()
+            ..ExchangeState::default()
         };
         Self {
             state: Mutex::new(state),
@@ -160,11 +160,14 @@ impl Exchange {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ExchangeState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn wait<'state>(&self, state: MutexGuard<'state, State>) -> MutexGuard<'state, State> {
+    fn wait<'state>(
+        &self,
+        state: MutexGuard<'state, ExchangeState>,
+    ) -> MutexGuard<'state, ExchangeState> {
         self.changed.wait(state).unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -176,15 +179,15 @@ impl Exchange {
         list: IdList,
         is_first: bool,
         is_whole: bool,
-    ) -> io::Result<Orders> {
+    ) -> io::Result<MoveOrders> {
         let mut state = self.state();
-        let Some(own) = state.relays.get_mut(relay) else { return Ok(Orders::default()) };
+        let Some(own) = state.relays.get_mut(relay) else { return Ok(MoveOrders::default()) };
         let list = match own.list.take().filter(|_| !is_whole) {
             Some(before) => before.joined(&list)?,
             None => list,
         };
         own.list = Some(list.clone());
-        own.stage = Stage::Listed;
+        own.stage = ListingStage::Listed;
         own.failures = 0;
         let losses = own.losses;
         let is_unasked = is_first && !std::mem::take(&mut own.was_told);
@@ -197,9 +200,9 @@ impl Exchange {
             return Ok(state.orders(relay));
         }
         let is_lost =
-            |state: &State| state.relays.get(relay).is_none_or(|own| own.losses != losses);
+            |state: &ExchangeState| state.relays.get(relay).is_none_or(|own| own.losses != losses);
         while !state.is_planned && !state.is_stopped && !is_lost(&state) {
-            if state.relays.iter().all(|relay| relay.stage != Stage::Listing) {
+            if state.relays.iter().all(|relay| relay.stage != ListingStage::Listing) {
                 state.plan()?;
                 state.is_planned = true;
                 self.changed.notify_all();
@@ -208,7 +211,7 @@ impl Exchange {
             state = self.wait(state);
         }
         if state.is_stopped || is_lost(&state) {
-            return Ok(Orders::default());
+            return Ok(MoveOrders::default());
         }
         Ok(state.orders(relay))
     }
@@ -221,13 +224,13 @@ impl Exchange {
     }
 
     /// Has all other relays that can be reached listed once more.
-    fn begin_anew(&self, state: &mut State, relay: usize) {
+    fn begin_anew(&self, state: &mut ExchangeState, relay: usize) {
         state.is_planned = false;
         state.parcels.clear();
         state.spool = Spool::default();
         for (place, other) in state.relays.iter_mut().enumerate() {
-            if place != relay && other.stage == Stage::Listed {
-                other.stage = Stage::Listing;
+            if place != relay && other.stage == ListingStage::Listed {
+                other.stage = ListingStage::Listing;
                 other.was_told = true;
                 self.list_again.iter().skip(place).take(1).for_each(Notify::notify_one);
             }
@@ -244,9 +247,11 @@ impl Exchange {
         let mut delivery = Delivery::default();
         for id in ids {
             match state.parcels.get(id).map(|parcel| &parcel.content) {
-                Some(Content::Here(place)) => delivery.events.push((*id, state.spool.get(*place)?)),
-                Some(Content::Protected) => delivery.protected.push(*id),
-                Some(Content::Awaited) | None => {}
+                Some(ParcelContent::Here(place)) => {
+                    delivery.events.push((*id, state.spool.get(*place)?))
+                }
+                Some(ParcelContent::Protected) => delivery.protected.push(*id),
+                Some(ParcelContent::Awaited) | None => {}
             }
         }
         Ok(delivery)
@@ -259,7 +264,7 @@ impl Exchange {
         let Some(parcel) = state.parcels.get_mut(id) else { return Ok(true) };
         let place = state.spool.put(json)?;
         match place {
-            Some(place) => parcel.content = Content::Here(place),
+            Some(place) => parcel.content = ParcelContent::Here(place),
             None => state.is_cut = true,
         }
         parcel.source = None;
@@ -270,7 +275,7 @@ impl Exchange {
     /// An event has come that only its author may publish.
     pub(super) fn arrived_protected(&self, id: &Id) {
         if let Some(parcel) = self.state().parcels.get_mut(id) {
-            parcel.content = Content::Protected;
+            parcel.content = ParcelContent::Protected;
             parcel.source = None;
         }
         self.changed.notify_all();
@@ -285,13 +290,13 @@ impl Exchange {
         }
         // A relay may have to be sent it again.
         if let Some(place) = state.spool.put(&event.json)? {
-            let content = Content::Here(place);
+            let content = ParcelContent::Here(place);
             let parcel = Parcel { holders: bit(from), lackers: 0, source: None, content };
             state.parcels.insert(event.id, parcel);
         }
         drop(state);
         // Fails only where nobody listens.
-        let _ = self.passed.send(Arc::new(Passed { from, event }));
+        let _ = self.passed.send(Arc::new(PassedEvent { from, event }));
         Ok(true)
     }
 
@@ -327,7 +332,7 @@ impl Exchange {
             own.failures += 1;
             own.was_told = false;
             let is_away = is_planned || is_out_of_reach || own.failures > MOST_FAILURES;
-            own.stage = if is_away { Stage::Away } else { Stage::Listing };
+            own.stage = if is_away { ListingStage::Away } else { ListingStage::Listing };
         }
         state.end_source(relay, false);
         self.changed.notify_all();
@@ -356,21 +361,22 @@ impl Exchange {
     }
 }
 
-impl State {
+impl ExchangeState {
     fn losses(&self, relay: usize) -> u64 {
         self.relays.get(relay).map_or(0, |relay| relay.losses)
     }
 
     /// Whether any of the events is still to come.
     fn awaits_any(&self, ids: &[Id]) -> bool {
-        let awaits =
-            |parcel: &Parcel| parcel.source.is_some() && matches!(parcel.content, Content::Awaited);
+        let awaits = |parcel: &Parcel| {
+            parcel.source.is_some() && matches!(parcel.content, ParcelContent::Awaited)
+        };
         ids.iter().any(|id| self.parcels.get(id).is_some_and(awaits))
     }
 
     /// Compares the lists.
     fn plan(&mut self) -> io::Result<()> {
-        let is_here = |relay: &ListedRelay| relay.stage == Stage::Listed;
+        let is_here = |relay: &ListedRelay| relay.stage == ListingStage::Listed;
         let lists: Vec<Option<IdList>> =
             self.relays.iter().map(|it| it.list.clone().filter(|_| is_here(it))).collect();
         let here = lists.iter().enumerate().filter(|(_, list)| list.is_some());
@@ -383,7 +389,7 @@ impl State {
                 is_cut = parcels.len() >= MOST_PARCELS;
                 if !is_cut {
                     let source = Some(choose(sources, &id));
-                    let content = Content::Awaited;
+                    let content = ParcelContent::Awaited;
                     parcels.insert(id, Parcel { holders, lackers, source, content });
                 }
             }
@@ -405,11 +411,11 @@ impl State {
         Ok(())
     }
 
-    fn orders(&mut self, relay: usize) -> Orders {
-        let mut orders = Orders::default();
+    fn orders(&mut self, relay: usize) -> MoveOrders {
+        let mut orders = MoveOrders::default();
         let own = bit(relay);
         for (id, parcel) in &mut self.parcels {
-            let is_awaited = matches!(parcel.content, Content::Awaited);
+            let is_awaited = matches!(parcel.content, ParcelContent::Awaited);
             if is_awaited && parcel.holders & own != 0 && parcel.lackers != 0 {
                 let failed = self.failed.get(id).copied().unwrap_or(0);
                 if failed & own == 0 && *parcel.source.get_or_insert(relay) == relay {
@@ -428,7 +434,7 @@ impl State {
     /// Of what a relay was asked for nothing more comes.
     fn end_source(&mut self, relay: usize, has_failed: bool) {
         for (id, parcel) in &mut self.parcels {
-            if parcel.source == Some(relay) && matches!(parcel.content, Content::Awaited) {
+            if parcel.source == Some(relay) && matches!(parcel.content, ParcelContent::Awaited) {
                 parcel.source = None;
                 if has_failed {
                     *self.failed.entry(*id).or_default() |= bit(relay);

@@ -67,10 +67,15 @@ pub(super) struct IdList {
 impl IdList {
     /// Reads the ids in order, each once.
     pub(super) fn read(&self) -> io::Result<IdReader<'_>> {
-        let mut runs = vec![Run { ahead: self.fresh.to_vec(), ..Run::default() }];
+        let mut runs = vec![SortedRun { ahead: self.fresh.to_vec(), ..SortedRun::default() }];
         let mut start = 0;
         for end in self.ends.iter().copied() {
-            runs.push(Run { file: self.file.as_deref(), at: start, end, ..Run::default() });
+            runs.push(SortedRun {
+                file: self.file.as_deref(),
+                at: start,
+                end,
+                ..SortedRun::default()
+            });
             start = end;
         }
         let mut reader = IdReader { runs, next: BinaryHeap::new(), last: None };
@@ -95,7 +100,7 @@ impl IdList {
 
 /// A sorted run, of which some ids have been read.
 #[derive(Default)]
-struct Run<'list> {
+struct SortedRun<'list> {
     file: Option<&'list File>,
     at: u64,
     end: u64,
@@ -103,7 +108,7 @@ struct Run<'list> {
     taken: usize,
 }
 
-impl Run<'_> {
+impl SortedRun<'_> {
     fn next(&mut self) -> io::Result<Option<Id>> {
         if self.taken == self.ahead.len() && self.at < self.end {
             let count = usize::try_from(self.end - self.at).unwrap_or(READ_IDS).min(READ_IDS);
@@ -123,7 +128,7 @@ impl Run<'_> {
 
 /// Reads a list in order.
 pub(super) struct IdReader<'list> {
-    runs: Vec<Run<'list>>,
+    runs: Vec<SortedRun<'list>>,
     next: BinaryHeap<Reverse<(Id, usize)>>,
     last: Option<Id>,
 }

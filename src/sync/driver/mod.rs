@@ -175,47 +175,51 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
             let event = tokio::task::unconstrained(async {
                 tokio::select! {
                     biased;
-                    () = told_to_stop(&mut stop), if stopped_at.is_none() => Event::Stop,
-                    () = timeout => Event::Timeout,
-                    Some(done) = works.recv() => Event::Done(done),
-                    connected = connected(&mut connecting) => Event::Connected(connected),
-                    frame = next_frame(&mut peer), if reads => Event::Frame(frame),
-                    () = std::future::ready(()), if self.machine.has_batch() => Event::Quiet,
-                    events = self.side.next_events() => Event::Ours(events),
+                    () = told_to_stop(&mut stop), if stopped_at.is_none() => DriverEvent::Stop,
+                    () = timeout => DriverEvent::Timeout,
+                    Some(done) = works.recv() => DriverEvent::Done(done),
+                    connected = connected(&mut connecting) => DriverEvent::Connected(connected),
+                    frame = next_frame(&mut peer), if reads => DriverEvent::Frame(frame),
+                    () = std::future::ready(()), if self.machine.has_batch() => DriverEvent::Quiet,
+                    events = self.side.next_events() => DriverEvent::Ours(events),
                 }
             })
             .await;
             let now = self.clock.now();
             match event {
-                Event::Stop => {
+                DriverEvent::Stop => {
                     stopped_at = Some(Instant::now());
                     connecting = None;
                     self.side.stop();
                     self.machine.handle_stop(now);
                 }
-                Event::Timeout => self.machine.handle_timeout(now),
-                Event::Done(done) => self.take_done(done, now),
-                Event::Connected(Ok(connected)) => {
+                DriverEvent::Timeout => self.machine.handle_timeout(now),
+                DriverEvent::Done(done) => self.take_done(done, now),
+                DriverEvent::Connected(Ok(connected)) => {
                     connecting = None;
                     let information = connected.information;
                     peer = Some(connected);
                     self.machine.handle_connected(information, now);
                 }
-                Event::Connected(Err(error)) => {
+                DriverEvent::Connected(Err(error)) => {
                     connecting = None;
                     self.side.peer_lost(true);
                     self.machine.handle_lost(error.into(), now);
                 }
-                Event::Frame(Ok(Frame::Text(text))) => self.machine.handle_message(&text, now),
-                Event::Frame(Ok(Frame::Control)) => self.machine.handle_control(now),
-                Event::Frame(Err(error)) => self.machine.handle_lost(error.into(), now),
-                Event::Quiet => self.machine.handle_quiet(now),
-                Event::Ours(OurEvents::New(events)) if events.is_empty() => {}
-                Event::Ours(OurEvents::New(events)) => {
+                DriverEvent::Frame(Ok(Frame::Text(text))) => {
+                    self.machine.handle_message(&text, now)
+                }
+                DriverEvent::Frame(Ok(Frame::Control)) => self.machine.handle_control(now),
+                DriverEvent::Frame(Err(error)) => self.machine.handle_lost(error.into(), now),
+                DriverEvent::Quiet => self.machine.handle_quiet(now),
+                DriverEvent::Ours(OurEvents::New(events)) if events.is_empty() => {}
+                DriverEvent::Ours(OurEvents::New(events)) => {
                     self.machine.handle_local_events(events, now);
                 }
-                Event::Ours(OurEvents::Missed) => self.machine.handle_missed_events(now),
-                Event::Ours(OurEvents::Closed) => return Err("the store is closed".to_owned()),
+                DriverEvent::Ours(OurEvents::Missed) => self.machine.handle_missed_events(now),
+                DriverEvent::Ours(OurEvents::Closed) => {
+                    return Err("the store is closed".to_owned());
+                }
             }
             frames += 1;
             if frames >= FRAMES_IN_A_ROW {
@@ -259,7 +263,7 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
 }
 
 /// What the driver waits for.
-enum Event {
+enum DriverEvent {
     Stop,
     Timeout,
     Done(Done),
