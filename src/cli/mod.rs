@@ -5,6 +5,7 @@ mod backup;
 mod bad_lines;
 mod ban;
 mod bans;
+mod between;
 mod check;
 mod chunks;
 mod compact;
@@ -80,9 +81,10 @@ enum Command {
     NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
     Decode(decode::Arguments),
-    /// Bring the store and other relays to the same events.
+    /// Bring the store and other relays to the same events, or relays without a store.
     ///
     /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
+    #[command(after_help = sync::EXAMPLES)]
     Sync(sync::Arguments),
     /// Verify that the store is what it should be.
     ///

@@ -41,6 +41,9 @@ pub(super) async fn respond(
         (&Method::GET, _) if has_page && relay.endpoint.is_updates(path) => {
             page::respond_updates(request, relay, from)
         }
+        (&Method::GET | &Method::HEAD, _) if is_endpoint && page::is_wanted(request) => {
+            answer(StatusCode::OK, "text/html; charset=utf-8", page::turned_off(&relay.config()))
+        }
         (&Method::GET | &Method::HEAD, _) if is_endpoint => {
             let text =
                 format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
