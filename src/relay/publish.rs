@@ -60,7 +60,11 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let share = client.place.event_share(cost).await;
     let (relay, outbox, origin) =
         (Arc::clone(&client.relay), client.outbox.clone(), client.origin());
-    let source = Source::Client { address: client.place.client(), viewer: client.auth.viewer() };
+    let source = Source::Client {
+        address: client.place.client(),
+        counted_as: client.address(),
+        viewer: client.auth.viewer(),
+    };
     let event = async move {
         let (Ok(answer) | Err(answer)) = accept(&relay, &origin, source, json).await;
         drop(share);

@@ -81,7 +81,7 @@ pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
-pub use source_queue::Origin;
+pub use source_queue::{NextJob, Origin, SourceQueue};
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
