@@ -10,6 +10,7 @@ mod filter_index;
 mod health;
 mod http;
 mod information;
+mod management;
 mod message_gate;
 mod outbox;
 mod page;
@@ -36,6 +37,7 @@ use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
 use page::Page;
+use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
@@ -83,6 +85,7 @@ struct Shared {
     admission: Admission,
     health: Health,
     page: Page,
+    management: management::Requests,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
@@ -91,6 +94,11 @@ impl Shared {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.service.config()
+    }
+
+    /// What the relay says of itself (NIP-11).
+    fn document(&self) -> Value {
+        information::document(&self.config(), &self.admission.moderation().current())
     }
 }
 
@@ -150,6 +158,7 @@ impl Relay {
             admission: admission.clone(),
             health: Health::default(),
             page: Page::default(),
+            management: management::Requests::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {

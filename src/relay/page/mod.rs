@@ -7,7 +7,6 @@ mod render;
 mod streams;
 
 use super::Shared;
-use super::information::document;
 use super::response::Body;
 use crate::clients::accept::Streaming;
 use crate::clients::limits::{client_address, is_forwarded};
@@ -67,7 +66,7 @@ pub(super) async fn respond<B>(
         Ok(view) => view,
         Err(error) => return failed(&error),
     };
-    let html = render::page(&document(&relay.config()), &view.facts, &view.parts);
+    let html = render::page(&relay.document(), &view.facts, &view.parts);
     let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
     if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
