@@ -9,6 +9,7 @@ mod check;
 mod chunks;
 mod compact;
 mod completions;
+mod configuration;
 mod connecting;
 mod decode;
 mod delete;
@@ -28,6 +29,7 @@ mod progress_line;
 mod relay;
 mod remedy;
 mod restore;
+mod retention;
 mod service_manager;
 mod serving;
 mod sync;
@@ -111,6 +113,12 @@ enum Command {
     /// List what is banned.
     #[command(after_help = bans::EXAMPLES)]
     Bans(bans::Arguments),
+    /// Say what the rules of retention remove, and remove it.
+    #[command(after_help = retention::EXAMPLES)]
+    Retention(retention::Arguments),
+    /// Check the configuration, or print what is in force and where it comes from.
+    #[command(after_help = configuration::EXAMPLES)]
+    Config(configuration::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -184,6 +192,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::ban(&arguments),
         Command::Unban(arguments) => ban::unban(&arguments),
         Command::Bans(arguments) => bans::run(&arguments),
+        Command::Retention(arguments) => retention::run(&arguments),
+        Command::Config(arguments) => configuration::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Peers(arguments) => peers::run(&arguments),

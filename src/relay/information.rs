@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::moderation::{BanList, ListEntry};
+use crate::store::RetentionRule;
 use serde_json::{Value, json};
 
 /// What the relay does, by NIP: only what is true.
@@ -57,6 +58,9 @@ fn configured(config: &Config) -> Value {
             "restricted_writes": !config.auth.publish_keys.is_empty(),
         },
     });
+    if !config.retention.rules.is_empty() {
+        document["retention"] = config.retention.rules.iter().map(retention).collect();
+    }
     if limits.created_at_behind_s.get() > 0 {
         let behind = limits.created_at_behind_s.get();
         document["limitation"]["created_at_lower_limit"] = Value::from(behind);
@@ -69,4 +73,19 @@ fn configured(config: &Config) -> Value {
         }
     }
     document
+}
+
+/// A rule in the words of NIP-11, Event Retention.
+fn retention(rule: &RetentionRule) -> Value {
+    let mut kept = json!({});
+    if !rule.kinds.is_empty() {
+        kept["kinds"] = json!(rule.kinds);
+    }
+    if let Some(time) = rule.max_age_s {
+        kept["time"] = json!(time);
+    }
+    if let Some(count) = rule.max_per_author {
+        kept["count"] = json!(count);
+    }
+    kept
 }

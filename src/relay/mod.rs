@@ -118,8 +118,11 @@ impl Relay {
     /// When the store cannot be opened, or the sockets cannot be used.
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options =
-            StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
+        let options = StoreOptions {
+            private_kinds: private_kinds.clone(),
+            retention: Some(config.retention.retention()),
+            ..config.store_options()
+        };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let control = ControlServer::start(&config.store.path, index.store().clone());
         let control = control.inspect_err(|error| {
@@ -191,7 +194,14 @@ impl Relay {
     /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
     /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
-        self.admission.reload(config)
+        let reloaded = self.admission.reload(config);
+        if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {
+            let rules = self.admission.config().retention.retention();
+            if let Err(error) = self.index.store().retain(rules) {
+                tracing::error!(%error, "retention stays as it was");
+            }
+        }
+        reloaded
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

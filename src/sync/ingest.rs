@@ -208,6 +208,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Superseded => Fate::Refused(SyncReason::Superseded),
         Outcome::Deleted => Fate::Refused(SyncReason::Deleted),
         Outcome::RemovedByOperator => Fate::Refused(SyncReason::RemovedByOperator),
+        Outcome::Retired => Fate::Refused(SyncReason::Retired),
         Outcome::DeletesTooMuch => Fate::Refused(SyncReason::OverLimits),
         Outcome::Vanished => Fate::Refused(SyncReason::Vanished),
         Outcome::Expired => Fate::Refused(SyncReason::Expired),
