@@ -2,8 +2,8 @@
 //! JSON; an event that can be read is stored in a form that reads the same.
 
 use negsync::admission::{Admission, Source};
-use negsync::clients::message::{ClientMessage, Refusal, ok, parse};
 use negsync::config::{Config, Limits};
+use negsync::server::message::{ClientMessage, MessageRefusal, ok, parse};
 use negsync::store::{Event, Filter, Viewer};
 use serde_json::Value;
 use std::net::Ipv4Addr;
@@ -63,7 +63,7 @@ fn check_filters(filters: &[Filter], limits: &Limits) {
     assert!(filters.iter().all(|filter| filter.value_count() <= most));
 }
 
-fn check_refusal(refusal: &Refusal) {
+fn check_refusal(refusal: &MessageRefusal) {
     check_answer(&refusal.answer, &["NOTICE", "CLOSED", "NEG-ERR"]);
     let answer: Vec<Value> = serde_json::from_str(&refusal.answer).expect("an array");
     assert_eq!(answer[0] == "NEG-ERR", refusal.neg_session.is_some());
@@ -100,7 +100,8 @@ fn check_event(json: &str) {
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
     // White space apart, no form is much longer than the one that was sent.
     assert!(event.json().len() <= 6 * json.len());
-    let client = Source::Client { address: Ipv4Addr::LOCALHOST.into(), viewer: Viewer::default() };
+    let address = Ipv4Addr::LOCALHOST.into();
+    let client = Source::Client { address, counted_as: address, viewer: Viewer::default() };
     if let Ok(event) = admission().read(json, &client)
         && let Ok(verified) = event.verify()
     {

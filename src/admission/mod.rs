@@ -25,6 +25,8 @@ pub enum Source {
     Client {
         /// Where it connects from.
         address: IpAddr,
+        /// The address that it shares its turns with others by: its own, or its IPv6 network's.
+        counted_as: IpAddr,
         /// The keys that it has shown (NIP-42).
         viewer: Viewer,
     },
@@ -43,7 +45,7 @@ pub enum Source {
 /// Why an event is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum RefusalReason {
     /// It is no event.
     Malformed,
     /// It is over one of the `[limits]`.
@@ -67,17 +69,17 @@ pub struct Refusal {
     /// The event's id in lower-case hex, where one could be read.
     pub id: Option<String>,
     /// Why.
-    pub reason: Reason,
+    pub reason: RefusalReason,
     /// What its sender is told, with a machine-readable prefix (NIP-01).
     pub text: String,
 }
 
 impl Refusal {
-    fn new(event: &Event, reason: Reason, text: impl Into<String>) -> Self {
+    fn new(event: &Event, reason: RefusalReason, text: impl Into<String>) -> Self {
         Self { id: Some(event.id_hex()), reason, text: text.into() }
     }
 
-    fn invalid(id: Option<String>, reason: Reason, text: &str) -> Self {
+    fn invalid(id: Option<String>, reason: RefusalReason, text: &str) -> Self {
         Self { id, reason, text: format!("{}: {text}", Prefix::Invalid) }
     }
 }
@@ -85,7 +87,7 @@ impl Refusal {
 /// What becomes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum Judgement {
     /// It may be stored.
     Accept,
     /// It is not stored, and its sender is told why.
@@ -154,7 +156,7 @@ impl Admission {
     /// As [`Admission::check`], and when it is no event.
     pub fn read(&self, json: &str, source: &Source) -> Result<Event, Refusal> {
         let event = Event::parse(json)
-            .map_err(|error| Refusal::invalid(error.id, Reason::Malformed, &error.reason))?;
+            .map_err(|error| Refusal::invalid(error.id, RefusalReason::Malformed, &error.reason))?;
         self.check(&event, source)?;
         Ok(event)
     }
@@ -168,10 +170,10 @@ impl Admission {
     }
 
     /// Asks the write policy about events, all of one source; the verdicts come in their order. It
-    /// is not asked about what is imported. Waits while many events wait for the program.
-    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Verdict> {
+    /// is not asked about what is imported. Sources take turns.
+    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Judgement> {
         let Some(source) = asked_as(source) else {
-            return vec![Verdict::Accept; events.len()];
+            return vec![Judgement::Accept; events.len()];
         };
         let answers = self.policy.ask(events, &source).await;
         events.iter().zip(answers).map(|(event, answer)| verdict(event, answer)).collect()
@@ -179,51 +181,54 @@ impl Admission {
 }
 
 fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Result<(), Refusal> {
-    let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
+    let over =
+        |text: String| Refusal::invalid(Some(event.id_hex()), RefusalReason::OverLimits, &text);
     limits::check_form(event, &config.limits).map_err(over)?;
     if let Some(text) = bans.refuses(event) {
-        return Err(Refusal::new(event, Reason::Banned, text));
+        return Err(Refusal::new(event, RefusalReason::Banned, text));
     }
     match source {
         Source::Import => {}
         Source::Peer { .. } => {
             if !config.sync.protected && (event.is_protected() || event.holds_protected()) {
                 let text = "blocked: protected events are not moved between relays";
-                return Err(Refusal::new(event, Reason::Protected, text));
+                return Err(Refusal::new(event, RefusalReason::Protected, text));
             }
             limits::check_time(event, &config.limits).map_err(over)?;
         }
-        Source::Client { viewer, address } => {
+        Source::Client { viewer, address, .. } => {
             if bans.blocks(*address) {
                 let text = "blocked: your address is banned";
-                return Err(Refusal::new(event, Reason::Banned, text));
+                return Err(Refusal::new(event, RefusalReason::Banned, text));
             }
             limits::check_time(event, &config.limits).map_err(over)?;
             access::may_publish(&config.auth, bans, viewer, event)
-                .map_err(|text| Refusal::new(event, Reason::NotAllowed, text))?;
+                .map_err(|text| Refusal::new(event, RefusalReason::NotAllowed, text))?;
         }
     }
     Ok(())
 }
 
 /// The source in the words of strfry's plugin protocol; `None` where the program is not asked.
-fn asked_as(source: &Source) -> Option<policy::Source> {
+fn asked_as(source: &Source) -> Option<policy::PolicySource> {
     match source {
-        Source::Client { address, .. } => Some(policy::Source::client(*address)),
-        Source::Peer { url, live } => Some(policy::Source::peer(url, *live)),
+        Source::Client { address, counted_as, .. } => {
+            Some(policy::PolicySource::client(*address, *counted_as))
+        }
+        Source::Peer { url, live } => Some(policy::PolicySource::peer(url, *live)),
         Source::Import => None,
     }
 }
 
-fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Verdict {
-    let refusal = |reason, text: String| Verdict::Reject(Refusal::new(event, reason, text));
+fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Judgement {
+    let refusal = |reason, text: String| Judgement::Reject(Refusal::new(event, reason, text));
     match answer {
-        policy::Answer::Accept => Verdict::Accept,
-        policy::Answer::Reject(text) => refusal(Reason::WritePolicy, text),
-        policy::Answer::ShadowReject => Verdict::ShadowReject,
+        policy::Answer::Accept => Judgement::Accept,
+        policy::Answer::Reject(text) => refusal(RefusalReason::WritePolicy, text),
+        policy::Answer::ShadowReject => Judgement::ShadowReject,
         policy::Answer::Missing => {
             let text = "error: the write policy does not answer; try again";
-            refusal(Reason::NoWritePolicy, text.to_owned())
+            refusal(RefusalReason::NoWritePolicy, text.to_owned())
         }
     }
 }

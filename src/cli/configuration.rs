@@ -2,7 +2,7 @@
 
 use super::serving::ListenArguments;
 use super::{StoreArguments, log_filter, memory, read_config, unless_closed};
-use negsync::config::{Config, Origin, Via};
+use negsync::config::{Config, ValueOrigin, Via};
 use negsync::moderation::Moderation;
 use negsync::sync::Schedule;
 use serde_json::{Value, json};
@@ -82,8 +82,8 @@ fn show(arguments: &ShowArguments) -> anyhow::Result<ExitCode> {
     let origin = |key: &str| {
         let origin = match loaded.origin(key) {
             _ if by_command_line.iter().any(|it| it == key) => "command line".to_owned(),
-            Origin::File { path, line } => format!("{}, line {line}", path.display()),
-            Origin::Environment { variable } => format!("environment, {variable}"),
+            ValueOrigin::File { path, line } => format!("{}, line {line}", path.display()),
+            ValueOrigin::Environment { variable } => format!("environment, {variable}"),
             _ => "default".to_owned(),
         };
         let is_lowered = lowered.iter().any(|it| it == key);

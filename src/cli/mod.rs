@@ -5,6 +5,7 @@ mod backup;
 mod bad_lines;
 mod ban;
 mod bans;
+mod between;
 mod check;
 mod chunks;
 mod compact;
@@ -17,6 +18,7 @@ mod diff;
 mod explain;
 mod export;
 mod hand_over;
+mod hints;
 mod import;
 mod import_input;
 mod lines;
@@ -27,9 +29,9 @@ mod operator_request;
 mod peers;
 mod progress_line;
 mod relay;
-mod remedy;
 mod restore;
 mod retention;
+mod runtime;
 mod service_manager;
 mod serving;
 mod sync;
@@ -37,7 +39,7 @@ mod sync_progress;
 mod sync_trace;
 mod undelete;
 
-pub(crate) use remedy::remedy;
+pub(crate) use hints::hints;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -81,9 +83,10 @@ enum Command {
     NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
     Decode(decode::Arguments),
-    /// Bring the store and other relays to the same events.
+    /// Bring the store and other relays to the same events, or relays without a store.
     ///
     /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
+    #[command(after_help = sync::EXAMPLES)]
     Sync(sync::Arguments),
     /// Verify that the store is what it should be.
     ///

@@ -3,7 +3,6 @@
 use super::service_manager::Starting;
 use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::Context;
 use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
@@ -31,10 +30,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;

@@ -12,7 +12,7 @@ mod scrape;
 mod verdict;
 
 pub use counters::{Labelled, Share};
-pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
+pub use look::{DayDiffers, DriftLook, MOST_LOOK_DAYS};
 pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};

@@ -6,7 +6,7 @@ mod pending;
 mod plugin;
 
 use crate::config::{ConfigHandle, WritePolicyConfig};
-use crate::store::VerifiedEvent;
+use crate::store::{Origin, VerifiedEvent};
 use plugin::Plugin;
 use std::io;
 use std::net::IpAddr;
@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone)]
 pub(crate) struct WritePolicy {
     config: ConfigHandle,
-    running: Arc<Mutex<Running>>,
+    running: Arc<Mutex<RunningProgram>>,
 }
 
 /// What runs, and the configuration it was started with.
 #[derive(Default)]
-struct Running {
+struct RunningProgram {
     config: WritePolicyConfig,
     plugin: Option<Arc<Plugin>>,
 }
@@ -42,24 +42,28 @@ pub(crate) enum Answer {
 
 /// Where an event comes from, as the program is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct PolicySource {
     kind: &'static str,
     info: String,
+    // Whose turn it takes.
+    origin: Origin,
 }
 
-impl Source {
-    /// A client by its address.
-    pub(crate) fn client(address: IpAddr) -> Self {
+impl PolicySource {
+    /// A client by its address; its turns are those of the address that it is counted as.
+    pub(crate) fn client(address: IpAddr, counted_as: IpAddr) -> Self {
         let kind = match address.to_canonical() {
             IpAddr::V4(_) => "IP4",
             IpAddr::V6(_) => "IP6",
         };
-        Self { kind, info: address.to_canonical().to_string() }
+        let info = address.to_canonical().to_string();
+        Self { kind, info, origin: Origin::Client(counted_as) }
     }
 
     /// A peer by its URL; `live` when it sends what is new rather than what was asked for.
     pub(crate) fn peer(url: &str, live: bool) -> Self {
-        Self { kind: if live { "Stream" } else { "Sync" }, info: url.to_owned() }
+        let kind = if live { "Stream" } else { "Sync" };
+        Self { kind, info: url.to_owned(), origin: Origin::Peer(url.into()) }
     }
 }
 
@@ -90,24 +94,21 @@ impl WritePolicy {
             let config = config.write_policy.clone();
             let has_program = !config.command.trim().is_empty();
             let plugin = has_program.then(|| Plugin::start(&config)).transpose()?.map(Arc::new);
-            *running = Running { config, plugin };
+            *running = RunningProgram { config, plugin };
         }
         Ok(running.plugin.clone())
     }
 
-    /// Puts events to the program; the answers come in the order of the events. Waits while many
-    /// events wait for the program.
-    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Answer> {
+    /// Puts events to the program; the answers come in the order of the events. Sources take turns by
+    /// the length of their events.
+    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &PolicySource) -> Vec<Answer> {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
             Ok(None) => return vec![Answer::Accept; events.len()],
             // Not accepted on the word of a program that is not the configured one.
             Err(_) => return vec![Answer::Missing; events.len()],
         };
-        let mut asked = Vec::with_capacity(events.len());
-        for event in events {
-            asked.push(plugin.ask(event, source).await);
-        }
+        let asked: Vec<_> = events.iter().map(|event| plugin.ask(event, source)).collect();
         let mut answers = Vec::with_capacity(events.len());
         for answer in asked {
             answers.push(answer.await.unwrap_or(Answer::Missing));

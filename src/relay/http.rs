@@ -2,7 +2,7 @@
 //! measures.
 
 use super::response::{Body, answer, refuse};
-use super::{Shared, health, page};
+use super::{RelayState, health, page};
 use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response, StatusCode};
@@ -14,7 +14,7 @@ const NOSTR_JSON: &str = "application/nostr+json";
 /// Answers a request that does not ask for a WebSocket.
 pub(super) async fn respond(
     request: &Request<Incoming>,
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
     let wants_document = request
@@ -39,6 +39,9 @@ pub(super) async fn respond(
         }
         (&Method::GET, _) if has_page && relay.endpoint.is_updates(path) => {
             page::respond_updates(request, relay, from)
+        }
+        (&Method::GET | &Method::HEAD, _) if is_endpoint && page::is_wanted(request) => {
+            answer(StatusCode::OK, "text/html; charset=utf-8", page::turned_off(&relay.config()))
         }
         (&Method::GET | &Method::HEAD, _) if is_endpoint => {
             let document = relay.document();

@@ -24,19 +24,19 @@ mod upgrade;
 mod websocket;
 
 use crate::admission::{Admission, AdmissionError, access};
-use crate::clients::accept::accept;
-use crate::clients::health::Health;
-use crate::clients::listeners::Listeners;
-use crate::clients::running::{Stop, running, stopped};
-use crate::clients::{Service, message, refusals};
 use crate::config::{Config, ListenAddress, Reloaded};
 use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
-use page::Page;
+use page::PageState;
 use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -73,7 +73,7 @@ pub struct Relay {
 }
 
 /// What all connections share.
-struct Shared {
+struct RelayState {
     service: Arc<Service>,
     index: Index,
     verifier: Verifier,
@@ -84,13 +84,13 @@ struct Shared {
     private_kinds: PrivateKinds,
     admission: Admission,
     health: Health,
-    page: Page,
+    page: PageState,
     management: management::Requests,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
 
-impl Shared {
+impl RelayState {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.service.config()
@@ -147,11 +147,11 @@ impl Relay {
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let peers = service.peers.clone();
-        tokio::spawn(refusals::log(Arc::clone(&service)));
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
         tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RelayState {
             service: Arc::clone(&service),
             index: index.clone(),
             verifier: Verifier::start()?,
@@ -160,7 +160,7 @@ impl Relay {
             private_kinds,
             admission: admission.clone(),
             health: Health::default(),
-            page: Page::default(),
+            page: PageState::default(),
             management: management::Requests::default(),
             endpoint,
         });

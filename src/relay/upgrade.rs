@@ -1,9 +1,9 @@
 //! From a request to HTTP's answer or to a WebSocket.
 
 use super::response::{Body, refuse};
-use super::websocket::{self, Refused};
-use super::{Shared, connection, http, management, message_gate};
-use crate::clients::limits::client_address;
+use super::websocket::{self, UpgradeRefusal};
+use super::{RelayState, connection, http, management, message_gate};
+use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
@@ -14,7 +14,7 @@ use std::sync::Arc;
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
-    relay: Arc<Shared>,
+    relay: Arc<RelayState>,
 ) -> Response<Body> {
     if management::is_asked_for(&request) && relay.endpoint.is(request.uri().path()) {
         return management::respond(request, &relay).await;
@@ -32,10 +32,10 @@ pub(super) async fn respond(
         Err(error) => {
             service.metrics.connections_refused.count("handshake");
             return match error {
-                Refused::NoHandshake => {
+                UpgradeRefusal::NoHandshake => {
                     refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
                 }
-                Refused::Version => websocket::with_version(refuse(
+                UpgradeRefusal::Version => websocket::with_version(refuse(
                     StatusCode::UPGRADE_REQUIRED,
                     "Use WebSocket 13.\n",
                 )),

@@ -35,7 +35,6 @@ mod compact;
 mod deadline;
 mod deletion;
 mod doubt;
-mod fault;
 mod file_kind;
 mod flush;
 mod lock;
@@ -55,6 +54,7 @@ mod rules;
 mod schema;
 mod source;
 mod source_queue;
+mod sqlite_error;
 mod submission;
 mod sync_mark;
 mod vanish;
@@ -66,7 +66,7 @@ mod writer;
 pub use attached::{Attached, Listener, RelayKind};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
-pub use check::{Checked, Finding, check};
+pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use flush::OnCommit;
@@ -76,12 +76,12 @@ pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, Verified
 pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
-pub use readers::{LeftOut, Moment, Reader, StoredPage};
-pub use refused::Refused;
+pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
+pub use refused::RefusedId;
 pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
 pub use rules::Outcome;
-pub use source::{AtOneMoment, EventSource, Work};
-pub use source_queue::Origin;
+pub use source::{EventSource, SourceSnapshot, Work};
+pub use source_queue::{NextJob, Origin, SourceQueue};
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
@@ -100,7 +100,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
 use vanish::Vanishing;
-use writer::{Beside, Writer};
+use writer::{Writer, WriterContext};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -310,7 +310,7 @@ impl StoreError {
             {
                 Self::Damaged { path: path.to_owned(), source }
             }
-            Self::Sqlite(source) if fault::has_no_room(&source) => {
+            Self::Sqlite(source) if sqlite_error::has_no_room(&source) => {
                 Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
@@ -392,7 +392,7 @@ impl Store {
         let retaining = Retaining::load(&connection, options.retention)?;
         let rules = RuleState { vanishing, retaining };
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
-        let beside = Beside {
+        let beside = WriterContext {
             checkpointer,
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
@@ -505,7 +505,7 @@ impl Store {
     ///
     /// # Errors
     /// When SQLite refuses or the writer has gone.
-    pub fn remember_refused(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+    pub fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
         self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
     }
 

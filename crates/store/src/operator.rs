@@ -1,8 +1,8 @@
 //! What the relay's operator removes. Each removed id gets a tombstone, which keeps the event out
 //! whoever brings it, until [`undelete`] takes it back.
 
-use super::change::{Stored, Written};
-use super::{Filter, FilterError, Moment, StoreError};
+use super::change::{StoredEvent, Written};
+use super::{Filter, FilterError, ReadSnapshot, StoreError};
 use negsync_nostr::kinds::{DELETION, VANISH};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
@@ -70,7 +70,7 @@ impl Selection {
     ///
     /// # Errors
     /// When SQLite refuses.
-    pub fn among(&self, moment: &Moment<'_>) -> Result<Selected, StoreError> {
+    pub fn among(&self, moment: &ReadSnapshot<'_>) -> Result<Selected, StoreError> {
         let mut selected = Selected::default();
         let mut ids = self.ids.clone();
         let by_id = Filter { ids: Some(sorted(&self.ids)), ..Filter::default() };
@@ -114,7 +114,7 @@ fn sorted(ids: &[[u8; 32]]) -> Vec<[u8; 32]> {
     ids
 }
 
-fn hits(moment: &Moment<'_>, filter: &Filter) -> Result<Vec<[u8; 32]>, StoreError> {
+fn hits(moment: &ReadSnapshot<'_>, filter: &Filter) -> Result<Vec<[u8; 32]>, StoreError> {
     let hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
     Ok(hits.into_iter().map(|hit| hit.item.id).collect())
 }
@@ -148,7 +148,7 @@ pub(super) fn delete(
         let found = select
             .query_row([id], |row| {
                 let (pubkey, kind): ([u8; 32], u16) = (row.get(4)?, row.get(5)?);
-                Ok((Stored::read(row)?, pubkey, kind))
+                Ok((StoredEvent::read(row)?, pubkey, kind))
             })
             .optional()?;
         let created_at = found.as_ref().map(|(stored, ..)| stored.item.created_at as i64);

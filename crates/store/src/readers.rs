@@ -106,7 +106,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.at_one_moment(|moment| moment.newest(filters, most))
+        self.read_snapshot(|moment| moment.newest(filters, most))
     }
 
     /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
@@ -148,7 +148,7 @@ impl Reader {
         hits: &[Hit],
         visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
     ) -> Result<usize, StoreError> {
-        self.at_one_moment(|moment| moment.fetch(hits, visit))
+        self.read_snapshot(|moment| moment.fetch(hits, visit))
     }
 
     /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
@@ -161,7 +161,7 @@ impl Reader {
         filter: &Filter,
         visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.at_one_moment(|moment| moment.items(filter, visit))
+        self.read_snapshot(|moment| moment.items(filter, visit))
     }
 
     /// How many events of each kind are stored. Walks one index from end to end.
@@ -177,12 +177,12 @@ impl Reader {
     ///
     /// # Errors
     /// When SQLite refuses, and those of `work`.
-    pub fn at_one_moment<T, E: From<StoreError>>(
+    pub fn read_snapshot<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Moment<'_>) -> Result<T, E>,
+        work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
-        self.read(|read| work(&Moment { read: *read, expired_until }))
+        self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
     }
 
     /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
@@ -191,10 +191,10 @@ impl Reader {
     ///
     /// # Errors
     /// Those of `work`.
-    pub fn at_one_commit<T>(
+    pub fn read_at_commit<T>(
         &self,
         beside: impl FnOnce(),
-        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.read(|read| {
             let moment = self.commits.between(|is_told| {
@@ -203,7 +203,7 @@ impl Reader {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(Moment { read: *read, expired_until })
+                Ok::<_, StoreError>(ReadSnapshot { read: *read, expired_until })
             })?;
             work(&moment)
         })
@@ -251,7 +251,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        self.at_one_moment(|moment| selection.among(moment))
+        self.read_snapshot(|moment| selection.among(moment))
     }
 
     /// The ids that the operator has removed and means to take back.
@@ -319,12 +319,12 @@ impl LeftOut {
 }
 
 /// The store as it is at one moment.
-pub struct Moment<'read> {
+pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
     expired_until: u64,
 }
 
-impl Moment<'_> {
+impl ReadSnapshot<'_> {
     /// As [`Reader::items`].
     ///
     /// # Errors
@@ -444,12 +444,12 @@ pub(super) struct Pool {
     most: usize,
     gate: ReadGate,
     expired_until: Arc<AtomicU64>,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     idle: Vec<Connection>,
     // Idle and in use.
     open: usize,
@@ -532,11 +532,11 @@ impl Pool {
         state.open -= state.idle.len();
         state.idle.clear();
         self.returned.notify_all();
-        let in_use = |state: &mut State| state.open > 0;
+        let in_use = |state: &mut PoolState| state.open > 0;
         drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -7,7 +7,7 @@
 //! that give each other all they have end equal, whatever the history of each; but for what an
 //! operator has removed.
 
-use super::change::{Step, Stored, Written};
+use super::change::{Step, StoredEvent, Written};
 use super::deletion;
 use super::operator;
 use super::retention::Retaining;
@@ -121,7 +121,7 @@ pub(super) fn expire(
          WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
     )?;
     remove_in_turn(connection, most_rows, change, |limit| {
-        due.query_map(params![now as i64, limit as i64], Stored::read)?.collect()
+        due.query_map(params![now as i64, limit as i64], StoredEvent::read)?.collect()
     })
 }
 
@@ -131,7 +131,7 @@ pub(super) fn remove_in_turn(
     connection: &Connection,
     most_rows: usize,
     change: &mut Written,
-    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<Stored>>,
+    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<StoredEvent>>,
 ) -> rusqlite::Result<bool> {
     loop {
         let some = next(REMOVED_AT_ONCE)?;
@@ -161,7 +161,7 @@ pub(super) fn remove(
     while change.rows < most_rows
         && let Some(id) = ids.pop()
     {
-        if let Some(stored) = select.query_row([id], Stored::read).optional()? {
+        if let Some(stored) = select.query_row([id], StoredEvent::read).optional()? {
             stored.remove(connection, change)?;
         }
     }
@@ -202,7 +202,7 @@ fn replace(
             "SELECT row, id, created_at, json FROM event
              WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL",
         )?
-        .query_row(params![event.pubkey(), event.kind(), event.address()], Stored::read)
+        .query_row(params![event.pubkey(), event.kind(), event.address()], StoredEvent::read)
         .optional()?;
     let Some(predecessor) = predecessor else { return Ok(None) };
     let (old, new) = (predecessor.item, event.item());

@@ -2,7 +2,7 @@
 
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
-use super::{StoreError, deletion, fault, lock, retag};
+use super::{StoreError, deletion, lock, retag, sqlite_error};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -281,7 +281,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
             if (matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-            ) || fault::has_no_room(&error))
+            ) || sqlite_error::has_no_room(&error))
                 && !has_log(path)
                 && !lock::is_held(path) =>
         {

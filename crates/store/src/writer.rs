@@ -7,12 +7,12 @@ use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::deletion;
-use super::fault::{self, Trouble};
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
 use super::retention::{self, Retention};
 use super::rules::{self, Outcome, RuleState};
-use super::source_queue::{Next, Origin, SourceQueue};
+use super::source_queue::{NextJob, Origin, SourceQueue};
+use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
 use super::vanish;
 use crate::metrics::StoreMetrics;
@@ -134,7 +134,7 @@ impl Writer {
     pub(super) fn start(
         path: &Path,
         connection: Connection,
-        beside: Beside,
+        beside: WriterContext,
         rules: RuleState,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
@@ -146,7 +146,7 @@ impl Writer {
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         beside.metrics.set_tombstones(deletion::tombstones(&connection)?);
-        let state = Thread {
+        let state = WriterThread {
             limits: BatchLimits::of(beside.batches),
             beside,
             queue: Arc::clone(&queue),
@@ -266,7 +266,7 @@ impl Writer {
 }
 
 /// Who else has to do with each commit.
-pub(super) struct Beside {
+pub(super) struct WriterContext {
     pub(super) checkpointer: Checkpointer,
     pub(super) commits: Commits,
     /// The second up to which events have left all sets and answers though they could not be
@@ -277,10 +277,10 @@ pub(super) struct Beside {
 }
 
 /// What the writer thread owns.
-struct Thread {
+struct WriterThread {
     connection: Connection,
     limits: BatchLimits,
-    beside: Beside,
+    beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
     rules: RuleState,
     put_off: PutOff,
@@ -307,14 +307,14 @@ struct Transacted<T> {
     change: Change,
 }
 
-impl Thread {
+impl WriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
             let job = match self.queue.pop_within(patience) {
-                Next::Item((_, job)) => Some(job),
-                Next::TimedOut => None,
-                Next::Closed => break,
+                NextJob::Item((_, job)) => Some(job),
+                NextJob::TimedOut => None,
+                NextJob::Closed => break,
             };
             self.look_after_files();
             // One step of each between two batches.
@@ -361,7 +361,7 @@ impl Thread {
     fn publish(&mut self, event: Box<VerifiedEvent>, slot: EventSlot) {
         let began = Instant::now();
         // What does not come to be applied is answered all the same.
-        let mut batch = Batch { slots: vec![slot], ..Batch::default() };
+        let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
         let apply = |connection: &Connection, now, rules: &mut RuleState, written: &mut _| {
@@ -604,11 +604,11 @@ impl Thread {
                 if let StoreError::Sqlite(error) = &error {
                     self.beside.checkpointer.doubt().note(error);
                 }
-                if fault::is_full(&error) {
+                if sqlite_error::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
                 }
-                let words = fault::in_words(&error);
+                let words = sqlite_error::in_words(&error);
                 (Box::new(move |_| tell(Err(&words))), None)
             }
         };
@@ -646,7 +646,7 @@ impl Thread {
 
 /// Events of one transaction.
 #[derive(Default)]
-struct Batch {
+struct CommitBatch {
     slots: Vec<EventSlot>,
     // Of those that were applied, in order.
     outcomes: Vec<(Outcome, Option<WaitsFor>)>,
@@ -655,7 +655,7 @@ struct Batch {
     deletes: bool,
 }
 
-impl Batch {
+impl CommitBatch {
     fn apply(
         &mut self,
         connection: &Connection,

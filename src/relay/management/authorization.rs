@@ -1,7 +1,7 @@
 //! Who asks (NIP-98): the `Authorization` header holds an event that an operator has signed for this
 //! URL, this method and this body, within the last minute, and that was not used before.
 
-use super::super::Shared;
+use super::super::RelayState;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::store::{Event, unix_now};
 use base64::Engine;
@@ -46,7 +46,7 @@ impl Requests {
 ///
 /// # Errors
 /// What is wrong with its event.
-pub(super) fn authorize(head: &Parts, body: &[u8], relay: &Shared) -> Result<(), &'static str> {
+pub(super) fn authorize(head: &Parts, body: &[u8], relay: &RelayState) -> Result<(), &'static str> {
     let config = relay.config();
     let event = read(head)?;
     if event.kind() != HTTP_AUTH {

@@ -1,6 +1,6 @@
 //! The methods (NIP-86). Each changes or lists the entries of the ban list.
 
-use super::super::Shared;
+use super::super::RelayState;
 use crate::config::Network;
 use crate::moderation::{ListEntry, Moderation};
 use crate::store::{Selection, Undelete};
@@ -40,7 +40,7 @@ const MOST_CHARS: usize = 4_096;
 ///
 /// # Errors
 /// What is wrong with the parameters, or what failed.
-pub(super) fn call(relay: &Shared, method: &str, params: &[Value]) -> Result<Value, String> {
+pub(super) fn call(relay: &RelayState, method: &str, params: &[Value]) -> Result<Value, String> {
     let list = relay.admission.moderation();
     let reason = || reason(params);
     match method {
@@ -84,14 +84,14 @@ pub(super) fn call(relay: &Shared, method: &str, params: &[Value]) -> Result<Val
 }
 
 /// Bans the event and removes it where it is stored.
-fn ban_event(relay: &Shared, id: [u8; 32], reason: String) -> Result<(), String> {
+fn ban_event(relay: &RelayState, id: [u8; 32], reason: String) -> Result<(), String> {
     add(relay.admission.moderation(), ListEntry::Event(id, reason))?;
     let selection = Selection { ids: vec![id], filter: None };
     relay.index.store().delete(&selection).map_err(failed)?;
     Ok(())
 }
 
-fn unban_event(relay: &Shared, id: [u8; 32]) -> Result<(), String> {
+fn unban_event(relay: &RelayState, id: [u8; 32]) -> Result<(), String> {
     let list = relay.admission.moderation();
     remove(list, |entry| matches!(entry, ListEntry::Event(it, _) if *it == id))?;
     let undelete = Undelete::Selection(Selection { ids: vec![id], filter: None });
@@ -145,7 +145,7 @@ fn banned_key(entry: &ListEntry) -> Option<Value> {
 }
 
 /// Those of the list, and those of the configuration.
-fn allowed_keys(relay: &Shared) -> Value {
+fn allowed_keys(relay: &RelayState) -> Value {
     let of_entry = |entry: &ListEntry| match entry {
         ListEntry::AllowKey(key, reason) => {
             Some(json!({ "pubkey": faster_hex::hex_string(key), "reason": reason }))

@@ -6,7 +6,7 @@ mod methods;
 
 pub(super) use authorization::Requests;
 
-use super::Shared;
+use super::RelayState;
 use super::response::{Body, answer};
 use authorization::authorize;
 use http_body_util::{BodyExt, Limited};
@@ -40,7 +40,7 @@ pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
 }
 
 /// Follows a request.
-pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<Shared>) -> Response<Body> {
+pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>) -> Response<Body> {
     let (head, body) = request.into_parts();
     let body: Bytes = match Limited::new(body, REQUEST_BYTES).collect().await {
         Ok(body) => body.to_bytes(),

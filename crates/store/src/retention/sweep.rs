@@ -1,7 +1,7 @@
 //! What has to go next, a step at a time, and what may not come.
 
 use super::{Retention, floors, is_removed_by_size};
-use crate::change::{Stored, Written};
+use crate::change::{StoredEvent, Written};
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -269,7 +269,7 @@ pub(crate) fn retire(
         if change.rows >= most_rows {
             break;
         }
-        if let Some(stored) = select.query_row([id], Stored::read).optional()? {
+        if let Some(stored) = select.query_row([id], StoredEvent::read).optional()? {
             stored.remove(connection, change)?;
             floors::remember(connection, id)?;
         }
