@@ -90,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_handed_over = match hand_over {
         Some(hand_over) => hand_over.send(index, &admission)?,
         None => {
-            index.store().close();
+            index.close();
             true
         }
     };

@@ -214,7 +214,7 @@ impl Relay {
     pub async fn stop(self) {
         drop(self.control);
         self.stop.stop().await;
-        let store = self.index.store().clone();
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let index = self.index.clone();
+        let _ = tokio::task::spawn_blocking(move || index.close()).await;
     }
 }

@@ -37,6 +37,7 @@ mod deletion;
 mod doubt;
 mod file_kind;
 mod flush;
+mod index_mark;
 mod lock;
 mod metrics;
 mod newest;
@@ -70,6 +71,7 @@ pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use flush::OnCommit;
+pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
@@ -286,6 +288,9 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of the index cannot be read any more; the index is made anew.
+    #[error("the index file cannot be read; the index is being made anew, try again")]
+    IndexLost,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -535,6 +540,38 @@ impl Store {
         })
     }
 
+    /// Makes a mark for files of the index, and returns its name once it is written and all commits
+    /// before it are told. What the sets hold from now on can be written under that name.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        let (send, name) = std::sync::mpsc::sync_channel(1);
+        self.inner.writer.note(move |connection, _| {
+            let _ = send.send(index_mark::begin(connection)?);
+            Ok(())
+        })?;
+        name.recv().map_err(|_| StoreError::Closed)
+    }
+
+    /// Drops every mark but this one, and what was logged for others; returns once that is written.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
+        loop {
+            let (send, there_is_more) = std::sync::mpsc::sync_channel(1);
+            self.inner.writer.note(move |connection, _| {
+                let _ = send.send(index_mark::trim(connection, writer::STEP_ROWS)?);
+                Ok(())
+            })?;
+            if !there_is_more.recv().map_err(|_| StoreError::Closed)? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Whether something can be written now: writes the store's version anew, through the queue
     /// and as durably as an event.
     ///
@@ -557,6 +594,11 @@ impl Store {
     /// [`StoreError::FileLost`], from then on, when one was moved, removed or replaced.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
         self.inner.doubt.check_in_place()
+    }
+
+    /// Where the store's file is, links followed.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
     }
 
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
