@@ -114,7 +114,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let local = &opened.local;
     let reports = runtime.block_on(sync_all(arguments, local, filter));
-    local.store.close();
+    local.close();
     let reports = reports?;
     unless_closed(print(arguments.json, &reports))?;
     Ok(exit_code(reports.iter().all(|report| report.complete)))

@@ -75,6 +75,12 @@ pub struct Local {
 }
 
 impl Local {
+    /// Writes the index to files where enough has changed, and closes the store.
+    pub fn close(&self) {
+        self.sets.write_files();
+        self.store.close();
+    }
+
     /// Our side with the default configuration and without a key.
     ///
     /// # Errors

@@ -189,6 +189,7 @@ impl Worker {
         });
         let mut initiator = initiator.map_err(|_| StoreError::Closed)?;
         let message = initiator.open();
+        self.local.sets.check(initiator.set())?;
         self.sessions().insert(session, initiator);
         Ok(Done::Opened { session, message, items: Items { count, newest, ahead } })
     }
@@ -203,6 +204,8 @@ impl Worker {
                 InitiatorStep::Send(message) => Some(message),
                 InitiatorStep::Done => None,
             });
+        // Nothing is found in a set of which a part could not be read.
+        self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
         let reader = self.local.store.reader();
@@ -230,6 +233,7 @@ impl Worker {
                 have.push(item.id);
             }
         });
+        self.local.sets.check(&set)?;
         let remembered = self.local.store.reader().refused(&self.peer_key, &have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
