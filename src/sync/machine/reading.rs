@@ -6,7 +6,7 @@ use super::link::missed;
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
 use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
-use crate::sync::breakdown::Rows;
+use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
 use crate::sync::reason::{Prefix, Reason};
@@ -194,6 +194,9 @@ impl Machine {
         if is_moving || !self.on.reconciling.is_idle() {
             return;
         }
+        if self.reading.plan.as_ref().is_some_and(PagePlan::begins_anew) && !self.begin_anew() {
+            return;
+        }
         self.save_mark();
         let most = self.information.events_per_req;
         let Some(plan) = &mut self.reading.plan else { return };
@@ -215,6 +218,29 @@ impl Machine {
             hint: None,
             deadline,
         });
+    }
+
+    /// Forgets what was found by questions that prove nothing any more. Returns whether it could:
+    /// what is being compared comes first.
+    fn begin_anew(&mut self) -> bool {
+        if self.working > 0 {
+            return false;
+        }
+        if let Some(plan) = &mut self.reading.plan {
+            plan.begin();
+        }
+        let (looks, by) = (self.settings.dry_run, self.settings.by);
+        if let Some(round) = &mut self.round {
+            self.ledger.withdraw(|entry| {
+                let was_excused = matches!(entry.state, IdState::Excused(_));
+                entry.round == round.number && (looks || (was_excused && entry.side == Side::Ours))
+            });
+            if looks {
+                (round.have, round.need, round.opened, round.reopened) = (0, 0, 0, 0);
+                round.breakdown = by.map(Breakdown::new);
+            }
+        }
+        true
     }
 
     /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).

@@ -20,6 +20,8 @@ const NEXT_ANSWER: Duration = Duration::from_secs(10);
 const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
 /// How often a window is tried that the peer puts off.
 const MOST_FAILURES: u32 = 5;
+/// The same for an error that comes in place of the first answer.
+const MOST_FIRST_ERRORS: u32 = 1;
 /// How long to wait after that.
 const PUT_OFF: Duration = Duration::from_secs(2);
 /// After so many windows in a row that are too large for the peer, however small, the rest is read.
@@ -318,9 +320,15 @@ impl Machine {
             return;
         }
         self.on.reconciling.failures += 1;
-        let puts_off =
-            matches!(prefix, Prefix::RateLimited | Prefix::Error) || text.starts_with("closed:");
-        if puts_off && self.on.reconciling.failures <= MOST_FAILURES {
+        // An error in place of the first answer may mean that the verb is unknown.
+        let is_closed = text.starts_with("closed:");
+        let most = match prefix {
+            Prefix::RateLimited => MOST_FAILURES,
+            _ if prefix != Prefix::Error && !is_closed => 0,
+            _ if self.on.reconciling.was_answered => MOST_FAILURES,
+            _ => MOST_FIRST_ERRORS,
+        };
+        if self.on.reconciling.failures <= most {
             self.on.reconciling.windows.push_front(window);
             self.on.not_before = Some(self.now.at + PUT_OFF);
             return;
@@ -438,6 +446,7 @@ impl Machine {
         if self.on.reconciling.was_answered {
             self.leave_silent("a NEG message");
         } else {
+            self.count_silence();
             self.read_from_now_on("it does not answer NEG-OPEN", false);
         }
     }
