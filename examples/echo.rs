@@ -21,7 +21,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
-use websocket::{Longest, Refused};
+use websocket::{Longest, UpgradeRefusal};
 
 /// The longest of the cases' messages, and the most that the relay can be told to take at once.
 const MESSAGE_BYTES: usize = 64 << 20;
@@ -60,8 +60,8 @@ fn respond(mut request: Request<Incoming>) -> Response<Empty<Bytes>> {
     }
     let accept = match websocket::accept(&request) {
         Ok(accept) => accept,
-        Err(Refused::NoHandshake) => return refuse(StatusCode::BAD_REQUEST),
-        Err(Refused::Version) => {
+        Err(UpgradeRefusal::NoHandshake) => return refuse(StatusCode::BAD_REQUEST),
+        Err(UpgradeRefusal::Version) => {
             return websocket::with_version(refuse(StatusCode::UPGRADE_REQUIRED));
         }
     };

@@ -2,16 +2,18 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod admission;
-pub mod attach;
-pub mod clients;
 pub mod config;
+pub mod control;
 pub mod memory;
 pub mod metrics;
+pub mod moderation;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
 pub mod plot;
 mod policy;
 pub mod relay;
+pub mod server;
+pub mod sidecar;
 pub mod sync;
 pub mod utc;
 

@@ -40,8 +40,8 @@ fn explain(error: &anyhow::Error) -> String {
         }
         last = cause;
     }
-    match cli::remedy(error) {
-        Some(remedy) => format!("{text}; {remedy}"),
+    match cli::hints(error) {
+        Some(hints) => format!("{text}; {hints}"),
         None => text,
     }
 }

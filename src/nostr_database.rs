@@ -151,7 +151,9 @@ fn status(outcome: Option<Outcome>) -> SaveEventStatus {
         Some(Outcome::Stored) => return SaveEventStatus::Success,
         Some(Outcome::Duplicate) => RejectedReason::Duplicate,
         Some(Outcome::Superseded) => RejectedReason::Replaced,
-        Some(Outcome::Deleted | Outcome::Vanished) => RejectedReason::Deleted,
+        Some(Outcome::Deleted | Outcome::Vanished | Outcome::RemovedByOperator) => {
+            RejectedReason::Deleted
+        }
         Some(Outcome::Expired) => RejectedReason::Expired,
         Some(Outcome::PassedOn) => RejectedReason::Ephemeral,
         _ => RejectedReason::Other,

@@ -2,8 +2,8 @@
 //! JSON; an event that can be read is stored in a form that reads the same.
 
 use negsync::admission::{Admission, Source};
-use negsync::clients::message::{ClientMessage, Refusal, ok, parse};
 use negsync::config::{Config, Limits};
+use negsync::server::message::{ClientMessage, MessageRefusal, ok, parse};
 use negsync::store::{Event, Filter, Viewer};
 use serde_json::Value;
 use std::net::Ipv4Addr;
@@ -63,7 +63,7 @@ fn check_filters(filters: &[Filter], limits: &Limits) {
     assert!(filters.iter().all(|filter| filter.value_count() <= most));
 }
 
-fn check_refusal(refusal: &Refusal) {
+fn check_refusal(refusal: &MessageRefusal) {
     check_answer(&refusal.answer, &["NOTICE", "CLOSED", "NEG-ERR"]);
     let answer: Vec<Value> = serde_json::from_str(&refusal.answer).expect("an array");
     assert_eq!(answer[0] == "NEG-ERR", refusal.neg_session.is_some());

@@ -2,6 +2,7 @@
 //! where showing a key may help, and with `restricted: ` where it has not (NIP-42).
 
 use crate::config::{AuthConfig, PublicKeys};
+use crate::moderation::BanList;
 use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 
 /// Whether the event may be published.
@@ -10,6 +11,7 @@ use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 /// The refusal, with its prefix.
 pub(crate) fn may_publish(
     config: &AuthConfig,
+    bans: &BanList,
     viewer: &Viewer,
     event: &Event,
 ) -> Result<(), &'static str> {
@@ -36,7 +38,8 @@ pub(crate) fn may_publish(
     }
     may_do_anything(config, viewer)?;
     let keys = &config.publish_keys;
-    if keys.is_empty() || keys.contains(event.pubkey()) || has_shown(viewer, keys) {
+    let is_allowed = |key: &[u8; 32]| keys.contains(key) || bans.allows(key);
+    if keys.is_empty() || is_allowed(event.pubkey()) || viewer.keys().iter().any(is_allowed) {
         return Ok(());
     }
     Err(refusal(

@@ -2,13 +2,14 @@
 //! that we stand before, and imported ones.
 //!
 //! The door has two halves. [`Admission::read`] and [`Admission::check`] ask what is cheap, before
-//! the signature is verified: limits, protected events, who may publish. [`Admission::judge`] asks
+//! the signature is verified: limits, the ban list, protected events, who may publish. [`Admission::judge`] asks
 //! the operator's program about verified events.
 
 pub(crate) mod access;
 mod limits;
 
 use crate::config::{Config, ConfigHandle, Reloaded};
+use crate::moderation::{BanList, Moderation, ModerationError};
 use crate::policy::{self, WritePolicy};
 use crate::prefix::Prefix;
 use crate::store::{Event, VerifiedEvent, Viewer};
@@ -34,14 +35,15 @@ pub enum Source {
         /// Whether it sends what is new, rather than what was asked for.
         live: bool,
     },
-    /// A file that the operator imports: limits of size hold, all else is the operator's business.
+    /// A file that the operator imports: limits of size and the ban list hold, all else is the
+    /// operator's business.
     Import,
 }
 
 /// Why an event is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum RefusalReason {
     /// It is no event.
     Malformed,
     /// It is over one of the `[limits]`.
@@ -50,6 +52,8 @@ pub enum Reason {
     Protected,
     /// Whoever sends it may not publish it.
     NotAllowed,
+    /// The operator has banned it, its author, its kind, or a word of it.
+    Banned,
     /// The write policy rejects it.
     WritePolicy,
     /// The write policy gives no answer.
@@ -63,17 +67,17 @@ pub struct Refusal {
     /// The event's id in lower-case hex, where one could be read.
     pub id: Option<String>,
     /// Why.
-    pub reason: Reason,
+    pub reason: RefusalReason,
     /// What its sender is told, with a machine-readable prefix (NIP-01).
     pub text: String,
 }
 
 impl Refusal {
-    fn new(event: &Event, reason: Reason, text: impl Into<String>) -> Self {
+    fn new(event: &Event, reason: RefusalReason, text: impl Into<String>) -> Self {
         Self { id: Some(event.id_hex()), reason, text: text.into() }
     }
 
-    fn invalid(id: Option<String>, reason: Reason, text: &str) -> Self {
+    fn invalid(id: Option<String>, reason: RefusalReason, text: &str) -> Self {
         Self { id, reason, text: format!("{}: {text}", Prefix::Invalid) }
     }
 }
@@ -81,7 +85,7 @@ impl Refusal {
 /// What becomes of an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Verdict {
+pub enum Judgement {
     /// It may be stored.
     Accept,
     /// It is not stored, and its sender is told why.
@@ -90,21 +94,41 @@ pub enum Verdict {
     ShadowReject,
 }
 
+/// Why the door cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdmissionError {
+    /// The system gives no thread for the write policy.
+    #[error("cannot start a thread for the write policy: {0}")]
+    Thread(io::Error),
+    /// The ban list cannot be used.
+    #[error(transparent)]
+    Moderation(#[from] ModerationError),
+}
+
 /// Decides about every event. Clones share it, and the operator's program.
 #[derive(Clone)]
 pub struct Admission {
     config: ConfigHandle,
     policy: WritePolicy,
+    moderation: Moderation,
 }
 
 impl Admission {
     /// The door as it is configured; the write policy is started with it.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn start(config: impl Into<ConfigHandle>) -> io::Result<Self> {
+    /// When the system gives no thread, or the ban list cannot be used.
+    pub fn start(config: impl Into<ConfigHandle>) -> Result<Self, AdmissionError> {
         let config = config.into();
-        Ok(Self { policy: WritePolicy::start(config.clone())?, config })
+        let moderation = Moderation::configured(&config.load())?;
+        let policy = WritePolicy::start(config.clone()).map_err(AdmissionError::Thread)?;
+        Ok(Self { policy, config, moderation })
+    }
+
+    /// What the operator does not want.
+    pub fn moderation(&self) -> &Moderation {
+        &self.moderation
     }
 
     /// The configuration in force.
@@ -130,7 +154,7 @@ impl Admission {
     /// As [`Admission::check`], and when it is no event.
     pub fn read(&self, json: &str, source: &Source) -> Result<Event, Refusal> {
         let event = Event::parse(json)
-            .map_err(|error| Refusal::invalid(error.id, Reason::Malformed, &error.reason))?;
+            .map_err(|error| Refusal::invalid(error.id, RefusalReason::Malformed, &error.reason))?;
         self.check(&event, source)?;
         Ok(event)
     }
@@ -140,59 +164,67 @@ impl Admission {
     /// # Errors
     /// When it is over a limit, or not for this source to bring.
     pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
-        check(&self.config(), event, source)
+        check(&self.config(), &self.moderation.current(), event, source)
     }
 
     /// Asks the write policy about events, all of one source; the verdicts come in their order. It
     /// is not asked about what is imported. Waits while many events wait for the program.
-    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Verdict> {
+    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Judgement> {
         let Some(source) = asked_as(source) else {
-            return vec![Verdict::Accept; events.len()];
+            return vec![Judgement::Accept; events.len()];
         };
         let answers = self.policy.ask(events, &source).await;
         events.iter().zip(answers).map(|(event, answer)| verdict(event, answer)).collect()
     }
 }
 
-fn check(config: &Config, event: &Event, source: &Source) -> Result<(), Refusal> {
-    let over = |text: String| Refusal::invalid(Some(event.id_hex()), Reason::OverLimits, &text);
+fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Result<(), Refusal> {
+    let over =
+        |text: String| Refusal::invalid(Some(event.id_hex()), RefusalReason::OverLimits, &text);
     limits::check_form(event, &config.limits).map_err(over)?;
+    if let Some(text) = bans.refuses(event) {
+        return Err(Refusal::new(event, RefusalReason::Banned, text));
+    }
     match source {
         Source::Import => {}
         Source::Peer { .. } => {
             if !config.sync.protected && (event.is_protected() || event.holds_protected()) {
                 let text = "blocked: protected events are not moved between relays";
-                return Err(Refusal::new(event, Reason::Protected, text));
+                return Err(Refusal::new(event, RefusalReason::Protected, text));
             }
             limits::check_time(event, &config.limits).map_err(over)?;
         }
-        Source::Client { viewer, .. } => {
+        Source::Client { viewer, address } => {
+            if bans.blocks(*address) {
+                let text = "blocked: your address is banned";
+                return Err(Refusal::new(event, RefusalReason::Banned, text));
+            }
             limits::check_time(event, &config.limits).map_err(over)?;
-            access::may_publish(&config.auth, viewer, event)
-                .map_err(|text| Refusal::new(event, Reason::NotAllowed, text))?;
+            access::may_publish(&config.auth, bans, viewer, event)
+                .map_err(|text| Refusal::new(event, RefusalReason::NotAllowed, text))?;
         }
     }
     Ok(())
 }
 
 /// The source in the words of strfry's plugin protocol; `None` where the program is not asked.
-fn asked_as(source: &Source) -> Option<policy::Source> {
+fn asked_as(source: &Source) -> Option<policy::PolicySource> {
     match source {
-        Source::Client { address, .. } => Some(policy::Source::client(*address)),
-        Source::Peer { url, live } => Some(policy::Source::peer(url, *live)),
+        Source::Client { address, .. } => Some(policy::PolicySource::client(*address)),
+        Source::Peer { url, live } => Some(policy::PolicySource::peer(url, *live)),
         Source::Import => None,
     }
 }
 
-fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Verdict {
-    let refusal = |reason, text: String| Verdict::Reject(Refusal::new(event, reason, text));
+fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Judgement {
+    let refusal = |reason, text: String| Judgement::Reject(Refusal::new(event, reason, text));
     match answer {
-        policy::Answer::Accept => Verdict::Accept,
-        policy::Answer::Reject(text) => refusal(Reason::WritePolicy, text),
-        policy::Answer::ShadowReject => Verdict::ShadowReject,
+        policy::Answer::Accept => Judgement::Accept,
+        policy::Answer::Reject(text) => refusal(RefusalReason::WritePolicy, text),
+        policy::Answer::ShadowReject => Judgement::ShadowReject,
         policy::Answer::Missing => {
             let text = "error: the write policy does not answer; try again";
-            refusal(Reason::NoWritePolicy, text.to_owned())
+            refusal(RefusalReason::NoWritePolicy, text.to_owned())
         }
     }
 }

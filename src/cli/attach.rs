@@ -1,12 +1,13 @@
 //! `negsync attach`, and what it shares with `negsync sync --into`.
 
-use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
+use super::service_manager::Starting;
+use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use negsync::admission::Admission;
-use negsync::attach::{self, Attach, open_sets};
 use negsync::config::{Config, Reloaded};
 use negsync::index::Sets;
+use negsync::sidecar::{self, Attach, open_sets};
 use negsync::store::{RelayKind, Store};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
@@ -73,7 +74,7 @@ impl Arguments {
         if let Some(url) = &self.url {
             config.attach.url.clone_from(url);
         }
-        attach::check(&config)?;
+        sidecar::check(&config)?;
         Ok(config)
     }
 }
@@ -82,18 +83,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let signals = Signals::heard(arguments.store.config.is_some())?;
+        let sockets = sockets_handed_over(&config)?;
+        let starting = Starting::begin();
         let sets = open_sets(&config)?;
-        let attach = Attach::start(config.clone(), sets.clone()).await?;
+        let attach = Attach::start_on(config.clone(), sets.clone(), sockets).await?;
         let (addresses, status) = (attach.addresses().to_vec(), attach.status_address());
         let database = config.attach.path.display().to_string();
         let (relay, peers) = (config.attach.url.clone(), config.peers.len());
         let serving = Serving::begin(Beside { attach, sets, notes: None }, log)?;
+        drop(starting);
         tracing::info!(?addresses, ?status, database, relay, peers, "serving");
         say_where(&database, &addresses);
         serving.run(signals, || arguments.config()).await

@@ -1,7 +1,7 @@
 //! `negsync check`
 
 use super::{StoreArguments, progress_bar};
-use negsync::store::{Checked, check};
+use negsync::store::{CheckReport, check};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write;
@@ -30,7 +30,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// Checks a store, with a bar on a terminal.
-pub(super) fn look(path: &Path) -> anyhow::Result<Checked> {
+pub(super) fn look(path: &Path) -> anyhow::Result<CheckReport> {
     let template = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
     let bar = progress_bar(Some(0), template);
     let checked = check(path, |done, total| {
@@ -41,8 +41,8 @@ pub(super) fn look(path: &Path) -> anyhow::Result<Checked> {
     Ok(checked)
 }
 
-pub(super) fn lines(path: &Path, checked: &Checked) -> String {
-    let Checked { events, tags, expired, vanishing, found, findings } = checked;
+pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
+    let CheckReport { events, tags, expired, vanishing, found, findings } = checked;
     let mut text = String::new();
     for finding in findings {
         let _ = match &finding.id {
@@ -76,7 +76,7 @@ pub(super) fn lines(path: &Path, checked: &Checked) -> String {
     text
 }
 
-fn object(path: &Path, checked: &Checked) -> String {
+fn object(path: &Path, checked: &CheckReport) -> String {
     let findings: Vec<_> = checked
         .findings
         .iter()

@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
     let mut out = BufWriter::new(std::io::stdout().lock());
     // All of it as it is now: of two events that a relay replaces meanwhile, exactly one is there.
-    reader.at_one_moment(|moment| {
+    reader.read_snapshot(|moment| {
         let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
         // Oldest first, so that an import meets an event before what deletes or replaces it.
         hits.reverse();

@@ -7,7 +7,7 @@ use super::import_input::{ImportInput, event_of};
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::Context;
 use indicatif::ProgressBar;
-use negsync::admission::{Admission, Source};
+use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::io::{BufRead, Write};
@@ -40,11 +40,13 @@ pub(super) struct Arguments {
 
 /// What became of the lines.
 #[derive(Default)]
-struct Tally {
+struct ImportTally {
     stored: u64,
     duplicate: u64,
     superseded: u64,
     deleted: u64,
+    by_operator: u64,
+    banned: u64,
     over_limits: u64,
     expired: u64,
     ephemeral: u64,
@@ -53,9 +55,10 @@ struct Tally {
 }
 
 /// What the lines of one chunk hold.
-struct Checked {
+struct CheckedLines {
     events: Vec<VerifiedEvent>,
     duplicates: u64,
+    banned: u64,
     // Line number and what is wrong with it.
     bad_lines: Vec<(u64, String)>,
     bytes: u64,
@@ -76,7 +79,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let index = Index::open(&config.store.path, options, 0)?;
     let admission = Admission::start(config)?;
     let progress = bar(length);
-    let mut commits = Commits::of(&index, batch_bytes);
+    let mut commits = ImportCommits::of(&index, batch_bytes);
     let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
     progress.finish_and_clear();
     if let Some(summary) = tally.bad_lines.summary() {
@@ -106,14 +109,14 @@ fn import(
     input: &mut dyn BufRead,
     trusted: bool,
     admission: &Admission,
-    commits: &mut Commits<'_>,
+    commits: &mut ImportCommits<'_>,
     progress: &ProgressBar,
-) -> anyhow::Result<Tally> {
+) -> anyhow::Result<ImportTally> {
     let verifier = Verifier::start()?;
     let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
     let most_in_flight = (share / CHUNK_BYTES).max(2);
     let (check, checked) = sync_channel(most_in_flight);
-    let mut tally = Tally::default();
+    let mut tally = ImportTally::default();
     let mut in_flight = 0;
     let mut chunks = Chunks::new(input, LINE_BYTES);
     loop {
@@ -143,7 +146,7 @@ fn import(
 }
 
 /// The commits of an import: one is written while the next is gathered.
-struct Commits<'import> {
+struct ImportCommits<'import> {
     index: &'import Index,
     pending: Vec<VerifiedEvent>,
     pending_bytes: usize,
@@ -151,18 +154,18 @@ struct Commits<'import> {
     under_way: Option<Receiver<Vec<Outcome>>>,
 }
 
-impl<'import> Commits<'import> {
+impl<'import> ImportCommits<'import> {
     fn of(index: &'import Index, most_bytes: usize) -> Self {
         Self { index, pending: Vec::new(), pending_bytes: 0, most_bytes, under_way: None }
     }
 
-    fn add(&mut self, events: Vec<VerifiedEvent>, tally: &mut Tally) -> anyhow::Result<()> {
+    fn add(&mut self, events: Vec<VerifiedEvent>, tally: &mut ImportTally) -> anyhow::Result<()> {
         self.pending_bytes += events.iter().map(|event| event.memory_bytes()).sum::<usize>();
         self.pending.extend(events);
         if self.pending_bytes >= self.most_bytes { self.submit(tally) } else { Ok(()) }
     }
 
-    fn submit(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
+    fn submit(&mut self, tally: &mut ImportTally) -> anyhow::Result<()> {
         self.settle(tally)?;
         let (reply, outcomes) = sync_channel(1);
         let events = std::mem::take(&mut self.pending);
@@ -176,22 +179,23 @@ impl<'import> Commits<'import> {
         Ok(())
     }
 
-    fn settle(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
+    fn settle(&mut self, tally: &mut ImportTally) -> anyhow::Result<()> {
         let Some(outcomes) = self.under_way.take() else { return Ok(()) };
         tally.count(outcomes.recv().context("the store gave no answer")?);
         Ok(())
     }
 
-    fn finish(&mut self, tally: &mut Tally) -> anyhow::Result<()> {
+    fn finish(&mut self, tally: &mut ImportTally) -> anyhow::Result<()> {
         self.submit(tally)?;
         self.settle(tally)
     }
 }
 
-fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> Checked {
-    let mut checked = Checked {
+fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Index) -> CheckedLines {
+    let mut checked = CheckedLines {
         events: Vec::with_capacity(chunk.lines.len()),
         duplicates: 0,
+        banned: 0,
         bad_lines: Vec::new(),
         bytes: chunk.bytes,
     };
@@ -199,7 +203,8 @@ fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Inde
         match read_event(text, trusted, admission, index) {
             Ok(Some(event)) => checked.events.push(event),
             Ok(None) => checked.duplicates += 1,
-            Err(reason) => checked.bad_lines.push((*line, reason)),
+            Err(NotTaken::Banned) => checked.banned += 1,
+            Err(NotTaken::Invalid(reason)) => checked.bad_lines.push((*line, reason)),
         }
     }
     if let Some(line) = chunk.too_long {
@@ -208,15 +213,26 @@ fn check_chunk(chunk: &Chunk, trusted: bool, admission: &Admission, index: &Inde
     checked
 }
 
+/// Why a line is not stored.
+enum NotTaken {
+    Banned,
+    Invalid(String),
+}
+
 /// The event, or `None` when it is stored already.
 fn read_event(
     text: &str,
     trusted: bool,
     admission: &Admission,
     index: &Index,
-) -> Result<Option<VerifiedEvent>, String> {
-    let event = admission.read(event_of(text), &Source::Import).map_err(|refusal| {
-        refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text).to_owned()
+) -> Result<Option<VerifiedEvent>, NotTaken> {
+    let read = admission.read(event_of(text), &Source::Import);
+    let event = read.map_err(|refusal| match refusal.reason {
+        RefusalReason::Banned => NotTaken::Banned,
+        _ => {
+            let reason = refusal.text.strip_prefix("invalid: ").unwrap_or(&refusal.text);
+            NotTaken::Invalid(reason.to_owned())
+        }
     })?;
     if index.contains(&event.item()) {
         return Ok(None);
@@ -224,19 +240,21 @@ fn read_event(
     if trusted {
         return Ok(Some(event.trust()));
     }
-    event.verify().map(Some).map_err(|error| error.to_string())
+    event.verify().map(Some).map_err(|error| NotTaken::Invalid(error.to_string()))
 }
 
-impl Tally {
+impl ImportTally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
+        let refused = refused + self.by_operator + self.banned;
         let refused = refused + self.ephemeral + self.bad_lines.count();
         self.stored + self.duplicate + refused + self.failed
     }
 
-    fn note(&mut self, checked: &Checked, progress: &ProgressBar) {
+    fn note(&mut self, checked: &CheckedLines, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
+        self.banned += checked.banned;
         for (line, reason) in &checked.bad_lines {
             if let Some(text) = self.bad_lines.add(*line, reason) {
                 progress.suspend(|| say(&text));
@@ -251,6 +269,7 @@ impl Tally {
                 Outcome::Duplicate => self.duplicate += 1,
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
+                Outcome::RemovedByOperator => self.by_operator += 1,
                 Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
@@ -265,11 +284,13 @@ impl Tally {
     }
 }
 
-impl std::fmt::Display for Tally {
+impl std::fmt::Display for ImportTally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let refusals = [
             (self.superseded, "superseded"),
             (self.deleted, "deleted"),
+            (self.by_operator, "removed by the operator"),
+            (self.banned, "banned"),
             (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),

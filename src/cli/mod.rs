@@ -3,33 +3,40 @@
 mod attach;
 mod backup;
 mod bad_lines;
+mod ban;
+mod bans;
 mod check;
 mod chunks;
 mod compact;
 mod completions;
 mod connecting;
 mod decode;
+mod delete;
 mod diff;
 mod explain;
 mod export;
 mod hand_over;
+mod hints;
 mod import;
 mod import_input;
 mod lines;
 mod local;
 mod man;
 mod neg_open;
+mod operator_request;
 mod peers;
 mod progress_line;
 mod relay;
-mod remedy;
 mod restore;
+mod runtime;
+mod service_manager;
 mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;
+mod undelete;
 
-pub(crate) use remedy::remedy;
+pub(crate) use hints::hints;
 
 use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
@@ -90,6 +97,21 @@ enum Command {
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Arguments),
+    /// Remove events, and keep them out whoever brings them.
+    #[command(after_help = delete::EXAMPLES)]
+    Delete(delete::Arguments),
+    /// Let events in again that `delete` has removed.
+    #[command(after_help = undelete::EXAMPLES)]
+    Undelete(undelete::Arguments),
+    /// Refuse keys, events, words or addresses from now on, whoever brings them.
+    #[command(after_help = ban::EXAMPLES)]
+    Ban(ban::BanArguments),
+    /// Take bans back.
+    #[command(after_help = ban::EXAMPLES)]
+    Unban(ban::UnbanArguments),
+    /// List what is banned.
+    #[command(after_help = bans::EXAMPLES)]
+    Bans(bans::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -158,6 +180,11 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Check(arguments) => check::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
+        Command::Delete(arguments) => delete::run(&arguments),
+        Command::Undelete(arguments) => undelete::run(&arguments),
+        Command::Ban(arguments) => ban::ban(&arguments),
+        Command::Unban(arguments) => ban::unban(&arguments),
+        Command::Bans(arguments) => bans::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Peers(arguments) => peers::run(&arguments),

@@ -41,30 +41,30 @@ pub(super) struct Arguments {
 
 /// What the relay says, as far as it is printed.
 #[derive(Deserialize)]
-struct Answer {
+struct StatusAnswer {
     now: u64,
-    peers: Vec<Peer>,
+    peers: Vec<PrintedPeer>,
 }
 
 #[derive(Deserialize)]
-struct Peer {
+struct PrintedPeer {
     name: String,
     state: String,
-    last_sync: Option<LastSync>,
+    last_sync: Option<PrintedSync>,
     have: u64,
     need: u64,
-    totals: Totals,
+    totals: PrintedTotals,
     last_error: Option<String>,
     last_error_at: Option<u64>,
 }
 
 #[derive(Deserialize)]
-struct LastSync {
+struct PrintedSync {
     ended_at: u64,
 }
 
 #[derive(Deserialize)]
-struct Totals {
+struct PrintedTotals {
     stored: u64,
     uploaded: u64,
 }
@@ -80,7 +80,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         unless_closed(writeln!(out, "{}", text.trim_end()).map_err(Into::into))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let answer: Answer = serde_json::from_str(&text)
+    let answer: StatusAnswer = serde_json::from_str(&text)
         .with_context(|| format!("what serves at {address} is no negsync of this version"))?;
     unless_closed(write!(out, "{}", table(&answer)).map_err(Into::into))?;
     Ok(ExitCode::SUCCESS)
@@ -107,7 +107,7 @@ async fn ask(address: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn table(answer: &Answer) -> String {
+fn table(answer: &StatusAnswer) -> String {
     if answer.peers.is_empty() {
         return "no peers are configured\n".to_owned();
     }

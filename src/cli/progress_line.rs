@@ -109,7 +109,8 @@ impl PeerProgress {
             _ => {
                 let speed = self.speed.per_s;
                 let rate = speed.map(|speed| format!("{}/s", Short(speed as u64)));
-                let left = speed.map(|speed| Left(total.saturating_sub(done), speed).to_string());
+                let left =
+                    speed.map(|speed| TimeLeft(total.saturating_sub(done), speed).to_string());
                 let ratio = format!("{}/{}", Short(done), Short(total));
                 format!(
                     "{ratio:>11} {:>7} {:>10}",
@@ -192,9 +193,9 @@ impl Display for Short {
 }
 
 /// How long so much takes at a speed.
-struct Left(u64, f64);
+struct TimeLeft(u64, f64);
 
-impl Display for Left {
+impl Display for TimeLeft {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let seconds = self.0 as f64 / self.1;
         match seconds {

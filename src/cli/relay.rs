@@ -1,8 +1,8 @@
 //! `negsync relay`
 
-use super::serving::{ListenArguments, Serves, Serving, Signals, say_where};
+use super::service_manager::Starting;
+use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use anyhow::Context;
 use negsync::config::{Config, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
@@ -30,18 +30,18 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
+    let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let store = config.store.path.display().to_string();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
-        let relay = Relay::start(config).await?;
+        let sockets = sockets_handed_over(&config)?;
+        let starting = Starting::begin();
+        let relay = Relay::start_on(config, sockets).await?;
         let peers = relay.admission().config().peers.len();
         let addresses = relay.addresses().to_vec();
         let serving = Serving::begin(relay, log)?;
+        drop(starting);
         tracing::info!(?addresses, store, peers, version = env!("CARGO_PKG_VERSION"), "serving");
         say_where(&store, &addresses);
         if names_no_url(&relay_url, &addresses) {

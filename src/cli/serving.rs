@@ -1,10 +1,10 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
-use super::Log;
+use super::{Log, service_manager};
 use negsync::config::{Config, ListenAddress, Reloaded};
 use negsync::sync::Schedule;
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,6 +24,20 @@ impl ListenArguments {
             config.relay.listen.clone_from(listen);
         }
     }
+}
+
+/// The sockets that were handed over to be served, which then stand in for `relay.listen`; none where
+/// this program is to listen itself.
+pub(super) fn sockets_handed_over(config: &Config) -> anyhow::Result<Vec<TcpListener>> {
+    let sockets = service_manager::sockets()?;
+    if !sockets.is_empty() {
+        tracing::info!(
+            sockets = sockets.len(),
+            listen = %config.relay.listen,
+            "serving on the sockets that were handed over (LISTEN_FDS); relay.listen and --listen are not used"
+        );
+    }
+    Ok(sockets)
 }
 
 /// Prints what is served, and where.
@@ -102,7 +116,10 @@ impl<S: Serves> Serving<S> {
         mut signals: Signals,
         read: impl Fn() -> anyhow::Result<Config>,
     ) -> anyhow::Result<ExitCode> {
+        service_manager::ready();
+        let _watchdog = service_manager::Watchdog::start();
         while signals.next().await {
+            service_manager::reloading();
             let reloaded = match read() {
                 Ok(config) => self.reload(config).await,
                 Err(error) => Err(error),
@@ -111,7 +128,9 @@ impl<S: Serves> Serving<S> {
                 let error = crate::explain(&error);
                 tracing::error!("the configuration stays as it was: {error}");
             }
+            service_manager::ready();
         }
+        service_manager::stopping();
         tracing::info!("stopping");
         if let Some(schedule) = self.schedule {
             schedule.stop().await;

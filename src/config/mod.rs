@@ -8,6 +8,7 @@ mod handle;
 mod limits;
 mod listen_address;
 mod metrics;
+mod moderation;
 mod network;
 mod page;
 mod proxy;
@@ -25,12 +26,13 @@ pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
 pub use listen_address::{ListenAddress, ListenAddressError};
 pub use metrics::MetricsConfig;
+pub use moderation::ModerationConfig;
 pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
-pub use section::{Key, TakesEffect};
-pub use source::{LoadedConfig, Origin};
+pub use section::{ConfigKey, TakesEffect};
+pub use source::{LoadedConfig, ValueOrigin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use within::Within;
 pub use write_policy::WritePolicyConfig;
@@ -50,8 +52,9 @@ use toml::Spanned;
 const CACHE_PARTS: u64 = 8;
 const SETS_PARTS: u64 = 8;
 const SESSIONS_PARTS: u64 = 4;
-/// And for what waits for one connection's socket.
+/// And for what waits for the socket of one connection, and for those of all.
 const OUTBOUND_PARTS: u64 = 1_024;
+const OUTBOUND_IN_ALL_PARTS: u64 = 16;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -73,6 +76,8 @@ pub struct Config {
     pub auth: AuthConfig,
     /// Memory of the index.
     pub index: IndexConfig,
+    /// What the operator does not want.
+    pub moderation: ModerationConfig,
     /// The operator's own program that decides about events.
     pub write_policy: WritePolicyConfig,
     /// How this store asks others.
@@ -254,6 +259,8 @@ impl Config {
         *of_sessions = Within::new(share(SESSIONS_PARTS, of_sessions.size()));
         let outbound = &mut self.connections.outbound_bytes;
         *outbound = Within::new(memory.share(OUTBOUND_PARTS, outbound.size()) as u64);
+        let in_all = &mut self.connections.outbound_bytes_in_all;
+        *in_all = Within::new(memory.share(OUTBOUND_IN_ALL_PARTS, in_all.size()) as u64);
         before != *self
     }
 
@@ -312,10 +319,10 @@ impl ConfigError {
     /// That a `key` of a `[[peer]]` is wrong, the one that is `place`-th in the text, from 0.
     fn in_peer(text: &str, path: &Path, place: usize, key: &str, message: String) -> Self {
         #[derive(Deserialize)]
-        struct Peers {
+        struct PeerTables {
             peer: Vec<BTreeMap<String, Spanned<toml::Value>>>,
         }
-        let peers = toml::from_str::<Peers>(text).ok();
+        let peers = toml::from_str::<PeerTables>(text).ok();
         let value = peers.as_ref().and_then(|it| it.peer.get(place)?.get(key));
         let line = line_at(text, value.map_or(0, |value| value.span().start));
         Self::Invalid { path: path.to_owned(), line, key: format!("{key}: "), message }
@@ -406,7 +413,7 @@ mod tests {
                 found.insert(format!("{section}.{key}"), comment);
             }
         }
-        for Key { name, takes_effect } in Config::keys() {
+        for ConfigKey { name, takes_effect } in Config::keys() {
             let is_its = |key: &str| key == name || key.starts_with(&format!("{name}."));
             let comments: Vec<_> = found.iter().filter(|(key, _)| is_its(key)).collect();
             assert!(!comments.is_empty(), "{name} is not in relay.toml");
@@ -434,6 +441,7 @@ mod tests {
         );
         assert_eq!(shares, (32, 32, 64));
         assert_eq!(config.connections.outbound_bytes.get(), 256 << 10);
+        assert_eq!(config.connections.outbound_bytes_in_all.get(), 16 << 20);
         config.store.cache_mb = Within::new(5);
         assert!(!config.fit(Memory::of_bytes(256 << 20)));
     }

@@ -2,8 +2,8 @@
 
 use super::{
     AttachConfig, AuthConfig, Config, ConnectionsConfig, IndexConfig, Limits, LogConfig,
-    MetricsConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig, StoreConfig, SyncConfig,
-    WritePolicyConfig,
+    MetricsConfig, ModerationConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig,
+    StoreConfig, SyncConfig, WritePolicyConfig,
 };
 
 /// When a changed key takes effect.
@@ -32,7 +32,7 @@ impl TakesEffect {
 /// A key of `relay.toml`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Key {
+pub struct ConfigKey {
     /// Section and key, such as `limits.filters`. All peers together are the key `peer`.
     pub name: String,
     /// When a changed value takes effect.
@@ -84,14 +84,14 @@ pub(super) fn in_force<T: Clone>(takes_effect: TakesEffect, old: &T, new: T) -> 
 
 impl Config {
     /// Every key of `relay.toml`.
-    pub fn keys() -> Vec<Key> {
-        fn of<S: Section>(section: &'static str) -> impl Iterator<Item = Key> {
-            S::KEYS.iter().map(move |(key, takes_effect)| Key {
+    pub fn keys() -> Vec<ConfigKey> {
+        fn of<S: Section>(section: &'static str) -> impl Iterator<Item = ConfigKey> {
+            S::KEYS.iter().map(move |(key, takes_effect)| ConfigKey {
                 name: format!("{section}.{key}"),
                 takes_effect: *takes_effect,
             })
         }
-        let peers = Key { name: "peer".to_owned(), takes_effect: TakesEffect::OnReload };
+        let peers = ConfigKey { name: "peer".to_owned(), takes_effect: TakesEffect::OnReload };
         of::<RelayConfig>("relay")
             .chain(of::<StoreConfig>("store"))
             .chain(of::<ConnectionsConfig>("connections"))
@@ -100,6 +100,7 @@ impl Config {
             .chain(of::<NegentropyConfig>("negentropy"))
             .chain(of::<AuthConfig>("auth"))
             .chain(of::<IndexConfig>("index"))
+            .chain(of::<ModerationConfig>("moderation"))
             .chain(of::<WritePolicyConfig>("write_policy"))
             .chain(of::<SyncConfig>("sync"))
             .chain([peers])
@@ -121,6 +122,7 @@ impl Config {
             negentropy: self.negentropy.reloaded(new.negentropy),
             auth: self.auth.reloaded(new.auth),
             index: self.index.reloaded(new.index),
+            moderation: self.moderation.reloaded(new.moderation),
             write_policy: self.write_policy.reloaded(new.write_policy),
             sync: self.sync.reloaded(new.sync),
             peers: new.peers,

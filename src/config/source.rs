@@ -15,7 +15,7 @@ const LIKENESS: f64 = 0.85;
 /// Where the value of a key comes from.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Origin {
+pub enum ValueOrigin {
     /// It is the default.
     #[default]
     Default,
@@ -39,7 +39,7 @@ pub struct LoadedConfig {
     /// What is configured.
     pub config: Config,
     // By key, such as `limits.filters`; without those that have their default.
-    origins: BTreeMap<String, Origin>,
+    origins: BTreeMap<String, ValueOrigin>,
     // The file as it was read, in which errors find their line.
     text: String,
     path: PathBuf,
@@ -48,7 +48,7 @@ pub struct LoadedConfig {
 impl LoadedConfig {
     /// Where the value of a key comes from, such as `limits.filters`. All peers together are the key
     /// `peer`.
-    pub fn origin(&self, key: &str) -> Origin {
+    pub fn origin(&self, key: &str) -> ValueOrigin {
         self.origins.get(key).cloned().unwrap_or_default()
     }
 
@@ -56,7 +56,7 @@ impl LoadedConfig {
     /// peers can tell.
     pub fn wrong_peer(&self, place: usize, key: &str, message: String) -> ConfigError {
         match self.origin("peer") {
-            Origin::Environment { variable } => {
+            ValueOrigin::Environment { variable } => {
                 ConfigError::Variable { variable, message: format!("{key}: {message}") }
             }
             _ => ConfigError::in_peer(&self.text, &self.path, place, key, message),
@@ -67,7 +67,7 @@ impl LoadedConfig {
     fn wrong_limit(&self, message: String) -> ConfigError {
         let keys = ["limits.event_bytes", "limits.message_bytes"];
         let variable = keys.into_iter().find_map(|key| match self.origin(key) {
-            Origin::Environment { variable } => Some(variable),
+            ValueOrigin::Environment { variable } => Some(variable),
             _ => None,
         });
         match variable {
@@ -110,7 +110,7 @@ impl Config {
                 .clone()
                 .try_into()
                 .map_err(|error: toml::de::Error| wrong(error.message().trim_end().to_owned()))?;
-            origins.insert(key, Origin::Environment { variable });
+            origins.insert(key, ValueOrigin::Environment { variable });
         }
         let loaded = LoadedConfig { config, origins, text: text.to_owned(), path: path.to_owned() };
         if let Some(message) = loaded.config.limits.contradiction() {
@@ -220,11 +220,13 @@ fn toml_value(text: &str) -> Result<Value, String> {
 }
 
 /// The line of each key that the text sets.
-fn lines(text: &str, path: &Path) -> BTreeMap<String, Origin> {
+fn lines(text: &str, path: &Path) -> BTreeMap<String, ValueOrigin> {
     let mut found = BTreeMap::new();
     let Ok(table) = toml::de::DeTable::parse(text) else { return found };
-    let origin =
-        |start: usize| Origin::File { path: path.to_owned(), line: super::line_at(text, start) };
+    let origin = |start: usize| ValueOrigin::File {
+        path: path.to_owned(),
+        line: super::line_at(text, start),
+    };
     for (section, value) in table.get_ref() {
         match value.get_ref().as_table() {
             Some(keys) => found.extend(keys.iter().map(|(key, _)| {
@@ -257,7 +259,7 @@ mod tests {
                 None => r#"[{ url = "ws://a" }]"#.to_owned(),
             };
             let loaded = load(None, &[(&variable, &text)]).unwrap();
-            assert_eq!(loaded.origin(&key.name), Origin::Environment { variable });
+            assert_eq!(loaded.origin(&key.name), ValueOrigin::Environment { variable });
             if expected.is_some() {
                 assert_eq!(loaded.config, Config::default(), "{}", key.name);
             } else {
@@ -276,12 +278,15 @@ mod tests {
             load(Some(&path), &[("NEGSYNC__LIMITS__FILTERS", "5"), ("HOME", "/")]).unwrap();
         assert_eq!(loaded.config.limits.filters.get(), 5);
         assert_eq!(loaded.config.limits.subscriptions.get(), 4);
-        let line = |line| Origin::File { path: path.clone(), line };
+        let line = |line| ValueOrigin::File { path: path.clone(), line };
         for (key, origin) in [
-            ("limits.filters", Origin::Environment { variable: "NEGSYNC__LIMITS__FILTERS".into() }),
+            (
+                "limits.filters",
+                ValueOrigin::Environment { variable: "NEGSYNC__LIMITS__FILTERS".into() },
+            ),
             ("limits.subscriptions", line(4)),
             ("peer", line(5)),
-            ("limits.event_tags", Origin::Default),
+            ("limits.event_tags", ValueOrigin::Default),
         ] {
             assert_eq!(loaded.origin(key), origin, "{key}");
         }

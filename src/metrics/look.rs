@@ -5,7 +5,7 @@ pub const MOST_LOOK_DAYS: usize = 4_096;
 
 /// A look at which days differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Look {
+pub struct DriftLook {
     /// When it ended, in seconds since the Unix epoch.
     pub at: u64,
     /// The days that differ, in order.
@@ -25,7 +25,7 @@ pub struct DayDiffers {
     pub need: u64,
 }
 
-impl Look {
+impl DriftLook {
     /// A look that was taken at the second `at`. Of more than [`MOST_LOOK_DAYS`] the oldest are
     /// counted with the first that is kept.
     pub fn new(at: u64, mut days: Vec<DayDiffers>) -> Self {

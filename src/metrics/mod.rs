@@ -12,7 +12,7 @@ mod scrape;
 mod verdict;
 
 pub use counters::{Labelled, Share};
-pub use look::{DayDiffers, Look, MOST_LOOK_DAYS};
+pub use look::{DayDiffers, DriftLook, MOST_LOOK_DAYS};
 pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
 pub use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
@@ -67,7 +67,7 @@ const NEG_REASONS: [&str; 8] = [
     "error",
 ];
 /// Why a connection is not served.
-const CONNECTION_REASONS: [&str; 3] = ["handshake", "connections", "address"];
+const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];
 
 /// What a relay measures, together with what lies under it.
 #[derive(Debug)]

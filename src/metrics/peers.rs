@@ -1,6 +1,6 @@
 //! How each peer of the schedule stands: written by the schedule, read by whoever shows it.
 
-use super::{Look, Proof, Verdict};
+use super::{DriftLook, Proof, Verdict};
 use crate::config::Direction;
 use serde::Serialize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -105,7 +105,7 @@ pub struct PeerStatus {
     pub last_error_at: Option<u64>,
     /// On which days it differs, where that is looked up.
     #[serde(skip)]
-    pub look: Option<Arc<Look>>,
+    pub look: Option<Arc<DriftLook>>,
     /// What all syncs moved since the start, the one under way included.
     pub totals: Tally,
     /// Syncs that came to their end since the start.

@@ -17,12 +17,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 #[derive(Clone)]
 pub(crate) struct WritePolicy {
     config: ConfigHandle,
-    running: Arc<Mutex<Running>>,
+    running: Arc<Mutex<RunningProgram>>,
 }
 
 /// What runs, and the configuration it was started with.
 #[derive(Default)]
-struct Running {
+struct RunningProgram {
     config: WritePolicyConfig,
     plugin: Option<Arc<Plugin>>,
 }
@@ -42,12 +42,12 @@ pub(crate) enum Answer {
 
 /// Where an event comes from, as the program is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Source {
+pub(crate) struct PolicySource {
     kind: &'static str,
     info: String,
 }
 
-impl Source {
+impl PolicySource {
     /// A client by its address.
     pub(crate) fn client(address: IpAddr) -> Self {
         let kind = match address.to_canonical() {
@@ -90,14 +90,14 @@ impl WritePolicy {
             let config = config.write_policy.clone();
             let has_program = !config.command.trim().is_empty();
             let plugin = has_program.then(|| Plugin::start(&config)).transpose()?.map(Arc::new);
-            *running = Running { config, plugin };
+            *running = RunningProgram { config, plugin };
         }
         Ok(running.plugin.clone())
     }
 
     /// Puts events to the program; the answers come in the order of the events. Waits while many
     /// events wait for the program.
-    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Answer> {
+    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &PolicySource) -> Vec<Answer> {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
             Ok(None) => return vec![Answer::Accept; events.len()],

@@ -13,17 +13,17 @@ const LINE_BYTES: usize = 1_024;
 /// Counts the lines of a period. It outlives the runs of the program: one that is started again and
 /// again says the same each time.
 pub(super) struct Output {
-    state: Mutex<State>,
+    state: Mutex<OutputState>,
 }
 
-struct State {
+struct OutputState {
     began: Instant,
     lines: u64,
 }
 
 impl Output {
     pub(super) fn new() -> Self {
-        Self { state: Mutex::new(State { began: Instant::now(), lines: 0 }) }
+        Self { state: Mutex::new(OutputState { began: Instant::now(), lines: 0 }) }
     }
 
     /// Whether a line may be logged now. The log says how many were left out before it.
@@ -34,7 +34,7 @@ impl Output {
             if left_out > 0 {
                 tracing::warn!(left_out, "write policy output: lines were left out of the log");
             }
-            *state = State { began: now, lines: 0 };
+            *state = OutputState { began: now, lines: 0 };
         }
         state.lines = state.lines.saturating_add(1);
         if state.lines == LINES {

@@ -15,11 +15,11 @@ pub(super) type Reply = oneshot::Sender<Answer>;
 
 /// Shared by who writes to the program, who reads from it and who watches over it.
 pub(super) struct Pending {
-    state: Mutex<State>,
+    state: Mutex<PendingState>,
     changed: Condvar,
 }
 
-struct State {
+struct PendingState {
     // In the order in which they were asked about; answers may come in another one.
     waiting: VecDeque<([u8; 32], Reply)>,
     // Since when the program has been free to answer the first of them.
@@ -30,7 +30,7 @@ struct State {
 
 impl Pending {
     pub(super) fn new() -> Self {
-        let state = State {
+        let state = PendingState {
             waiting: VecDeque::new(),
             since: Instant::now(),
             has_answered: false,
@@ -42,7 +42,7 @@ impl Pending {
     /// Takes up an event as soon as there is room. Returns whether the run goes on: else the reply is
     /// dropped.
     pub(super) fn begin(&self, id: [u8; 32], reply: Reply) -> bool {
-        let full = |state: &mut State| !state.ended && state.waiting.len() >= IN_FLIGHT;
+        let full = |state: &mut PendingState| !state.ended && state.waiting.len() >= IN_FLIGHT;
         let state = self.changed.wait_while(self.lock(), full);
         let mut state = state.unwrap_or_else(PoisonError::into_inner);
         if state.ended {
@@ -103,13 +103,13 @@ impl Pending {
 
     /// Waits until all is answered or the run is over.
     pub(super) fn settle(&self) {
-        let busy = |state: &mut State| !state.ended && !state.waiting.is_empty();
+        let busy = |state: &mut PendingState| !state.ended && !state.waiting.is_empty();
         drop(self.changed.wait_while(self.lock(), busy));
     }
 
     /// Waits for the end of the run, for a while. Returns whether it has come.
     pub(super) fn wait_for_end(&self, patience: Duration) -> bool {
-        let runs = |state: &mut State| !state.ended;
+        let runs = |state: &mut PendingState| !state.ended;
         let waited = self.changed.wait_timeout_while(self.lock(), patience, runs);
         waited.unwrap_or_else(PoisonError::into_inner).0.ended
     }
@@ -122,7 +122,7 @@ impl Pending {
         self.lock().has_answered
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PendingState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -3,7 +3,7 @@
 
 use super::output::Output;
 use super::pending::{Pending, Reply};
-use super::{Answer, Source};
+use super::{Answer, PolicySource};
 use crate::config::WritePolicyConfig;
 use crate::store::{Event, unix_now};
 use serde::Deserialize;
@@ -36,7 +36,7 @@ const ENVIRONMENT: [&str; 8] = ["HOME", "LANG", "LOGNAME", "PATH", "SHELL", "TMP
 const END_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// One event to ask about.
-struct Request {
+struct PolicyRequest {
     id: [u8; 32],
     line: String,
     reply: Reply,
@@ -46,7 +46,7 @@ struct Request {
 
 /// The way to the program. It is told to end when this is dropped.
 pub(super) struct Plugin {
-    requests: Sender<Request>,
+    requests: Sender<PolicyRequest>,
     places: Arc<Semaphore>,
 }
 
@@ -68,11 +68,15 @@ impl Plugin {
     }
 
     /// Asks about an event, as soon as there is room. No answer comes when the program gives none.
-    pub(super) async fn ask(&self, event: &Event, source: &Source) -> oneshot::Receiver<Answer> {
+    pub(super) async fn ask(
+        &self,
+        event: &Event,
+        source: &PolicySource,
+    ) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
         let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let line = line(event, source.kind, &source.info);
-        let request = Request { id: event.item().id, line, reply, _place: place };
+        let request = PolicyRequest { id: event.item().id, line, reply, _place: place };
         // Fails only when the thread that asks has ended, and no answer comes.
         let _ = self.requests.send(request);
         answer
@@ -91,14 +95,14 @@ fn line(event: &Event, kind: &str, info: &str) -> String {
 
 /// A line that the program writes.
 #[derive(Deserialize)]
-struct Line {
+struct ProgramLine {
     id: String,
     action: String,
     #[serde(default)]
     msg: Option<String>,
 }
 
-impl Line {
+impl ProgramLine {
     fn answer(self) -> Option<Answer> {
         match self.action.as_str() {
             "accept" => Some(Answer::Accept),
@@ -117,7 +121,7 @@ impl Line {
 struct Keeper {
     command: String,
     timeout: Duration,
-    run: Option<Run>,
+    run: Option<ProgramRun>,
     // The first event has come: from then on it is kept running.
     is_wanted: bool,
     // The runs since the last one that answered anything.
@@ -130,7 +134,7 @@ struct Keeper {
 }
 
 /// One run of the program.
-struct Run {
+struct ProgramRun {
     stdin: ChildStdin,
     group: u32,
     pending: Arc<Pending>,
@@ -138,7 +142,7 @@ struct Run {
 }
 
 impl Keeper {
-    fn keep(mut self, queue: &Receiver<Request>) {
+    fn keep(mut self, queue: &Receiver<PolicyRequest>) {
         loop {
             match queue.recv_timeout(LOOK) {
                 Ok(request) => {
@@ -157,8 +161,8 @@ impl Keeper {
         }
     }
 
-    fn ask(&mut self, request: Request) {
-        let Request { id, line, reply, .. } = request;
+    fn ask(&mut self, request: PolicyRequest) {
+        let PolicyRequest { id, line, reply, .. } = request;
         let Some(run) = self.run.as_mut().filter(|run| run.pending.begin(id, reply)) else {
             return;
         };
@@ -215,7 +219,7 @@ impl Keeper {
         }
     }
 
-    fn start(&self) -> io::Result<Run> {
+    fn start(&self) -> io::Result<ProgramRun> {
         let changed_at = changed_at(&self.command);
         let mut child = Command::new("sh")
             .arg("-c")
@@ -258,11 +262,11 @@ impl Keeper {
             kill(group, "KILL");
             return Err(error);
         }
-        Ok(Run { stdin, group, pending, changed_at })
+        Ok(ProgramRun { stdin, group, pending, changed_at })
     }
 }
 
-impl Run {
+impl ProgramRun {
     /// Tells the program to end, and sees that it does.
     fn stop(self) {
         let Self { stdin, group, pending, .. } = self;
@@ -295,7 +299,7 @@ fn hear(stdout: impl Read, pending: &Pending, output: &Output) -> io::Result<()>
     };
     let mut lines = BufReader::new(stdout);
     while let Some(line) = next_line(&mut lines)? {
-        let read: Line = match serde_json::from_str(&line) {
+        let read: ProgramLine = match serde_json::from_str(&line) {
             Ok(read) => read,
             Err(error) => {
                 warn(&error.to_string(), &line);

@@ -1,10 +1,10 @@
 //! AUTH (NIP-42): a client shows which keys are its own, by signing the challenge that it got when
 //! it connected.
 
-use super::{Shared, message};
-use crate::clients::nip42;
+use super::{RelayState, message};
 use crate::config::{AuthConfig, PublicKeys};
 use crate::relay_url::{RelayName, RelayUrl};
+use crate::server::nip42;
 use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -36,7 +36,7 @@ impl Challenges {
 }
 
 /// Who the client of one connection has shown to be.
-pub(super) struct Auth {
+pub(super) struct ClientAuth {
     challenge: String,
     // By which URL the client knows us; unknown to a client that named no host.
     us: Option<RelayName>,
@@ -44,7 +44,7 @@ pub(super) struct Auth {
     viewer: Mutex<Viewer>,
 }
 
-impl Auth {
+impl ClientAuth {
     /// A client that has shown nothing yet; `host` is its request's `Host`.
     pub(super) fn new(
         challenges: &Challenges,
@@ -104,7 +104,12 @@ impl Auth {
 }
 
 /// The answer to AUTH. The connection is read on when it is there: what comes behind it counts on it.
-pub(super) async fn answer(auth: &Auth, relay: &Shared, origin: &Origin, json: &str) -> String {
+pub(super) async fn answer(
+    auth: &ClientAuth,
+    relay: &RelayState,
+    origin: &Origin,
+    json: &str,
+) -> String {
     let (id, shown) = match Event::parse(json) {
         Ok(event) => (Some(event.id_hex()), show(auth, relay, origin, event).await),
         Err(error) => (error.id.clone(), Err(invalid(&error))),
@@ -123,7 +128,12 @@ pub(super) async fn answer(auth: &Auth, relay: &Shared, origin: &Origin, json: &
 }
 
 /// Admits the event's author, or says why not.
-async fn show(auth: &Auth, relay: &Shared, origin: &Origin, event: Event) -> Result<(), String> {
+async fn show(
+    auth: &ClientAuth,
+    relay: &RelayState,
+    origin: &Origin,
+    event: Event,
+) -> Result<(), String> {
     auth.check(&event)?;
     let bytes = event.json().len();
     let verified = relay.verifier.check(origin, bytes, move || event.verify()).await;

@@ -1,12 +1,12 @@
 //! What the verbs of one connection share.
 
-use super::auth::Auth;
+use super::auth::ClientAuth;
 use super::outbox::Outbox;
 use super::publish::Publishing;
 use super::subscriptions::Subscriptions;
-use super::{Shared, message};
-use crate::clients::departure::Attending;
-use crate::clients::limits::{Place, Turns};
+use super::{RelayState, message};
+use crate::server::departure::Attending;
+use crate::server::limits::{FairQueue, Place};
 use crate::store::{Deadline, Origin};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -15,8 +15,8 @@ use tokio::task::JoinError;
 
 /// A client that is connected, as its verbs know it.
 pub(super) struct Client {
-    pub(super) relay: Arc<Shared>,
-    pub(super) auth: Arc<Auth>,
+    pub(super) relay: Arc<RelayState>,
+    pub(super) auth: Arc<ClientAuth>,
     pub(super) place: Arc<Place>,
     pub(super) attending: Attending,
     pub(super) outbox: Outbox,
@@ -43,10 +43,10 @@ impl Client {
         self.outbox.text(message::closed(id, reason)).await;
     }
 
-    /// Runs a query of the store for the client, as [`Service::query`](crate::clients::Service::query).
+    /// Runs a query of the store for the client, as [`Service::query`](crate::server::Service::query).
     pub(super) async fn query<T: Send + 'static>(
         &self,
-        turns: &Arc<Turns>,
+        turns: &Arc<FairQueue>,
         query: impl FnOnce(Deadline) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         let departure = self.attending.departure();
@@ -56,7 +56,7 @@ impl Client {
     /// Works in a turn of the client's, on a thread that may take its time.
     pub(super) async fn work<T: Send + 'static>(
         &self,
-        turns: &Arc<Turns>,
+        turns: &Arc<FairQueue>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, JoinError> {
         turns.work(self.address(), work).await

@@ -1,6 +1,6 @@
 //! One client's WebSocket: its messages are taken in order, each verb in its own file.
 
-use super::auth::{self, Auth};
+use super::auth::{self, ClientAuth};
 use super::client::Client;
 use super::message_gate::{GateError, Socket};
 use super::outbox::{Outgoing, outbox};
@@ -8,13 +8,13 @@ use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
-use super::{Shared, access, count, message, publish, req, stopped};
-use crate::clients::departure::Attending;
-use crate::clients::limits::Place;
-use crate::clients::linger::{LINGER_TIMEOUT, linger};
-use crate::clients::neg_sessions::NegSessions;
+use super::{RelayState, access, count, message, publish, req, stopped};
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
+use crate::server::departure::Attending;
+use crate::server::limits::Place;
+use crate::server::lingering_close::{LINGER_TIMEOUT, linger};
+use crate::server::neg_sessions::NegSessions;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
@@ -31,7 +31,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
 pub(super) async fn serve(
-    relay: Arc<Shared>,
+    relay: Arc<RelayState>,
     socket: Socket,
     place: Arc<Place>,
     host: Option<&str>,
@@ -47,16 +47,16 @@ pub(super) async fn serve(
     }
 }
 
-async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
+async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
     let (sink, mut stream) = socket.split();
     relay.service.metrics.connections_total.inc();
     let mut open = Share::of(&relay.service.metrics.connections);
     open.set(1);
-    let auth = Auth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
+    let auth = ClientAuth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
     let registry = Arc::clone(&relay.subscriptions);
     let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
-    let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
+    let (outbox, waiting) = outbox(relay.service.outbound_room());
     let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
     let (publishing, in_flight) = publish::events_in_flight();
@@ -83,14 +83,14 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: O
         let Some(left) = left else { return };
         let sink = match left {
             // What it holds is not kept for a client that takes nothing either.
-            Left::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
+            EndedBy::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
                 Ok(sink) => sink,
                 Err(_) => return sender.abort(),
             },
-            Left::ByItself | Left::Told => sender.await,
+            EndedBy::ByItself | EndedBy::Told => sender.await,
         };
         if let Ok(sink) = sink
-            && left != Left::ByItself
+            && left != EndedBy::ByItself
             && let Ok(mut socket) = stream.reunite(sink)
         {
             linger(socket.get_mut().stream_mut()).await;
@@ -102,7 +102,7 @@ async fn converse(relay: Arc<Shared>, socket: Socket, place: Arc<Place>, host: O
 
 /// Who has ended a conversation.
 #[derive(PartialEq, Eq)]
-enum Left {
+enum EndedBy {
     /// The client, which has closed or is gone.
     ByItself,
     /// We have told it to close, and it may answer.
@@ -113,7 +113,7 @@ enum Left {
 
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
-async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
+async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
     let mut stopping = client.relay.service.running.stopping.clone();
     let config = client.relay.config();
     let patience = silence(&config.connections);
@@ -131,7 +131,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
             next = messages.next() => next,
             () = stopped(&mut stopping) => {
                 stop(client).await;
-                return Left::Told;
+                return EndedBy::Told;
             }
             _ = seconds.tick(), if !neg_sessions.is_empty() => {
                 for text in neg_sessions.expire() {
@@ -144,7 +144,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
                 client.outbox.text(message::notice(text)).await;
                 let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
                 client.outbox.send(close).await;
-                return Left::Told;
+                return EndedBy::Told;
             }
         };
         heard = Instant::now();
@@ -165,7 +165,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> Left {
             }
             Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
             Some(Err(error)) => return refuse(client, &error).await,
-            None => return Left::ByItself,
+            None => return EndedBy::ByItself,
         }
     }
 }
@@ -218,13 +218,13 @@ fn silence(config: &ConnectionsConfig) -> Duration {
 
 /// What cannot be read as WebSocket messages is answered as far as the protocol lets us, and ends
 /// the connection.
-async fn refuse(client: &Client, error: &Error) -> Left {
+async fn refuse(client: &Client, error: &Error) -> EndedBy {
     if let Error::Io(error) = error
         && let Some(error) = error.get_ref().and_then(|it| it.downcast_ref::<GateError>())
     {
         return refuse_late(client, *error).await;
     }
-    let Some(code) = websocket::close_code(error) else { return Left::ByItself };
+    let Some(code) = websocket::close_code(error) else { return EndedBy::ByItself };
     let text = match error {
         Error::Capacity(_) => {
             let most = client.relay.config().limits.message_bytes.get();
@@ -236,11 +236,11 @@ async fn refuse(client: &Client, error: &Error) -> Left {
     };
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;
-    Left::Told
+    EndedBy::Told
 }
 
 /// Ends the connection of a client whose message was not complete in time.
-async fn refuse_late(client: &Client, error: GateError) -> Left {
+async fn refuse_late(client: &Client, error: GateError) -> EndedBy {
     let code = match error {
         GateError::Late(_) => CloseCode::Policy,
         GateError::NoRoom => CloseCode::Again,
@@ -250,7 +250,7 @@ async fn refuse_late(client: &Client, error: GateError) -> Left {
         client.outbox.send(Outgoing::Close(code, "message timeout")).await;
     };
     let _ = tokio::time::timeout(LINGER_TIMEOUT, said).await;
-    Left::Late
+    EndedBy::Late
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.

@@ -24,12 +24,12 @@ pub(super) struct Dispatcher {
     commits: Subscriber,
     registry: Arc<Registry>,
     wakeups: IntCounter,
-    window: Window,
+    window: RecentCommits,
 }
 
 /// The last commits with live events, and who may not have sent all of them.
 #[derive(Default)]
-struct Window {
+struct RecentCommits {
     // Each commit's number and the bytes of its events.
     commits: VecDeque<(u64, usize)>,
     bytes: usize,
@@ -50,7 +50,7 @@ struct Meetings(HashMap<usize, Met>);
 impl Dispatcher {
     /// Dispatches every commit of the index from now on.
     pub(super) fn new(index: &Index, registry: Arc<Registry>, wakeups: IntCounter) -> Self {
-        Self { commits: index.subscribe(), registry, wakeups, window: Window::default() }
+        Self { commits: index.subscribe(), registry, wakeups, window: RecentCommits::default() }
     }
 
     /// Runs until the store is closed.
@@ -152,7 +152,7 @@ impl Meetings {
     }
 }
 
-impl Window {
+impl RecentCommits {
     /// Adds a commit. Whoever has not sent one that falls out of the window is too slow.
     fn add(&mut self, commit: u64, bytes: usize) {
         self.commits.push_back((commit, bytes));
@@ -174,7 +174,7 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
-    use super::super::auth::Auth;
+    use super::super::auth::ClientAuth;
     use super::*;
     use crate::config::Limits;
     use crate::index::IndexMetrics;
@@ -278,7 +278,7 @@ mod tests {
             let mut connections: Vec<(Arc<Subscriptions>, Known)> = Vec::new();
             for (commit, event) in events.iter().enumerate() {
                 for _ in 0..rng.random_range(0..4) {
-                    let auth = Arc::new(Auth::stranger());
+                    let auth = Arc::new(ClientAuth::stranger());
                     let new = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
                     connections.push((new, Known::new()));
                     let at = rng.random_range(0..connections.len());
@@ -354,7 +354,7 @@ mod tests {
             let (_index, mut dispatcher, registry, metrics) = dispatcher(directory.path());
             let mut rng = StdRng::seed_from_u64(2);
             let [slow, fast] = [(); 2].map(|()| {
-                let auth = Arc::new(Auth::stranger());
+                let auth = Arc::new(ClientAuth::stranger());
                 let connection = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
                 let all = vec![Filter::default()];
                 let generation = connection.begin("s", all, 0, &Limits::default()).unwrap();

@@ -15,12 +15,12 @@ pub(super) struct FilterIndex<T> {
     hasher: RandomState,
     // (hash of a value, slot of a filter): 24 bytes a value, and removed without a search.
     postings: BTreeSet<(u64, u32)>,
-    slots: Vec<Option<Entry<T>>>,
+    slots: Vec<Option<FilterEntry<T>>>,
     free: Vec<u32>,
     lookups: u64,
 }
 
-struct Entry<T> {
+struct FilterEntry<T> {
     filter: Arc<Filter>,
     owner: T,
     // The last look-up that has met it: a filter is a candidate once.
@@ -38,7 +38,7 @@ pub(super) struct Lookup {
 
 /// What a filter can stand under.
 #[derive(Hash)]
-enum Key<'value> {
+enum FilterKey<'value> {
     /// A filter without lists: every event meets it.
     Everything,
     Id([u8; 32]),
@@ -71,7 +71,7 @@ impl<T> FilterIndex<T> {
             self.postings.insert((self.hasher.hash_one(key), slot));
         }
         if let Some(place) = self.slots.get_mut(slot as usize) {
-            *place = Some(Entry { filter, owner, met_by: 0 });
+            *place = Some(FilterEntry { filter, owner, met_by: 0 });
         }
         slot
     }
@@ -133,36 +133,36 @@ impl<T> FilterIndex<T> {
 
 /// The values of the list that is likely to select least: ids, else the shortest of authors and
 /// tags, else kinds.
-fn keys_of_filter(filter: &Filter) -> Vec<Key<'_>> {
+fn keys_of_filter(filter: &Filter) -> Vec<FilterKey<'_>> {
     if filter.is_void() {
         return Vec::new();
     }
     if let Some(ids) = &filter.ids {
-        return ids.iter().copied().map(Key::Id).collect();
+        return ids.iter().copied().map(FilterKey::Id).collect();
     }
     let tags = filter.tags.iter().min_by_key(|keys| keys.len());
     match (&filter.authors, tags) {
         (Some(authors), Some(keys)) if keys.len() < authors.len() => tag_keys(keys),
-        (Some(authors), _) => authors.iter().map(Key::Author).collect(),
+        (Some(authors), _) => authors.iter().map(FilterKey::Author).collect(),
         (None, Some(keys)) => tag_keys(keys),
         (None, None) => match &filter.kinds {
-            Some(kinds) => kinds.iter().copied().map(Key::Kind).collect(),
-            None => vec![Key::Everything],
+            Some(kinds) => kinds.iter().copied().map(FilterKey::Kind).collect(),
+            None => vec![FilterKey::Everything],
         },
     }
 }
 
-fn tag_keys(keys: &[TagKey]) -> Vec<Key<'_>> {
-    keys.iter().map(Key::Tag).collect()
+fn tag_keys(keys: &[TagKey]) -> Vec<FilterKey<'_>> {
+    keys.iter().map(FilterKey::Tag).collect()
 }
 
-fn keys_of_event(event: &Event) -> impl Iterator<Item = Key<'_>> {
+fn keys_of_event(event: &Event) -> impl Iterator<Item = FilterKey<'_>> {
     [
-        Key::Everything,
-        Key::Id(event.item().id),
-        Key::Author(event.pubkey()),
-        Key::Kind(event.kind()),
+        FilterKey::Everything,
+        FilterKey::Id(event.item().id),
+        FilterKey::Author(event.pubkey()),
+        FilterKey::Kind(event.kind()),
     ]
     .into_iter()
-    .chain(event.tag_keys().iter().map(Key::Tag))
+    .chain(event.tag_keys().iter().map(FilterKey::Tag))
 }

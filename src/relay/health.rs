@@ -1,13 +1,13 @@
 //! Whether the relay can do its work, for those who start it again when it cannot.
 
-use super::Shared;
-use crate::clients::status;
+use super::RelayState;
+use crate::server::status;
 use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 
 /// 200 when the relay can do its work, 503 with the reasons when it cannot.
-pub(super) async fn respond(relay: &Shared) -> Response<Full<Bytes>> {
+pub(super) async fn respond(relay: &RelayState) -> Response<Full<Bytes>> {
     let mut reasons = relay.service.reasons();
     // Looked at each time: a store that is gone does not come back.
     if let Err(lost) = relay.index.store().check_in_place() {

@@ -3,7 +3,7 @@
 
 use super::information::document;
 use super::response::{Body, answer, refuse};
-use super::{Shared, health, page};
+use super::{RelayState, health, page};
 use hyper::body::Incoming;
 use hyper::header::ACCEPT;
 use hyper::{Method, Request, Response, StatusCode};
@@ -15,7 +15,7 @@ const NOSTR_JSON: &str = "application/nostr+json";
 /// Answers a request that does not ask for a WebSocket.
 pub(super) async fn respond(
     request: &Request<Incoming>,
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
     let wants_document = request

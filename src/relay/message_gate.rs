@@ -3,9 +3,9 @@
 //! frame by its head, and knows no deadline.
 
 use super::websocket;
-use crate::clients::frames::{Frames, Piece};
-use crate::clients::limits::{MessageSize, Place, Reservation};
 use crate::config::Config;
+use crate::server::frames::{Frames, Piece};
+use crate::server::limits::{MessageSize, Place, Reservation};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use std::io;
@@ -203,8 +203,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MessageGate<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clients::limits::Addresses;
     use crate::config::Within;
+    use crate::server::limits::Addresses;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -22,19 +22,20 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
-use crate::admission::{Admission, access};
-use crate::clients::accept::accept;
-use crate::clients::health::Health;
-use crate::clients::listeners::Listeners;
-use crate::clients::running::{Stop, running, stopped};
-use crate::clients::{Service, message, refusals};
+use crate::admission::{Admission, AdmissionError, access};
 use crate::config::{Config, ListenAddress, Reloaded};
+use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
-use page::Page;
+use page::PageState;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
@@ -45,6 +46,9 @@ pub enum RelayError {
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The write policy or the ban list cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
     /// The address could not be listened on.
     #[error("cannot listen on {address}: {source}")]
     Listen {
@@ -62,10 +66,12 @@ pub struct Relay {
     admission: Admission,
     peers: Peers,
     stop: Stop,
+    // Listens for commands beside the store. None where the system gives no socket there.
+    control: Option<ControlServer>,
 }
 
 /// What all connections share.
-struct Shared {
+struct RelayState {
     service: Arc<Service>,
     index: Index,
     verifier: Verifier,
@@ -76,12 +82,12 @@ struct Shared {
     private_kinds: PrivateKinds,
     admission: Admission,
     health: Health,
-    page: Page,
+    page: PageState,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
 
-impl Shared {
+impl RelayState {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.service.config()
@@ -107,6 +113,15 @@ impl Relay {
         let options =
             StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
+        let control = ControlServer::start(&config.store.path, index.store().clone());
+        let control = control.inspect_err(|error| {
+            tracing::warn!(
+                %error,
+                "no control socket beside the store: `negsync delete` and other commands that change it \
+                 cannot reach this relay"
+            );
+        });
+        let control = control.ok();
         let listen = &config.relay.listen;
         let listeners = match sockets.as_slice() {
             [] => Listeners::bind(listen).await,
@@ -115,17 +130,17 @@ impl Relay {
         let Listeners { sockets, addresses } =
             listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
-        let admission = Admission::start(config).map_err(StoreError::Thread)?;
+        let admission = Admission::start(config)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, index.sets().clone(), metrics, running));
         let peers = service.peers.clone();
-        tokio::spawn(refusals::log(Arc::clone(&service)));
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
         let subscriptions = Arc::<Registry>::default();
         let wakeups = service.metrics.live_wakeups.clone();
         tokio::spawn(Dispatcher::new(&index, Arc::clone(&subscriptions), wakeups).run());
-        let shared = Arc::new(Shared {
+        let shared = Arc::new(RelayState {
             service: Arc::clone(&service),
             index: index.clone(),
             verifier: Verifier::start()?,
@@ -134,13 +149,13 @@ impl Relay {
             private_kinds,
             admission: admission.clone(),
             health: Health::default(),
-            page: Page::default(),
+            page: PageState::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {
             upgrade::respond(request, peer, Arc::clone(&shared))
         });
-        Ok(Self { addresses, index, admission, peers, stop })
+        Ok(Self { addresses, index, admission, peers, stop, control })
     }
 
     /// Where the relay listens; the port is the system's choice when the configuration names 0. Of
@@ -178,6 +193,7 @@ impl Relay {
     /// Stops accepting, stores what is under way, closes every socket with 1001, and returns when
     /// all have ended or after 10 seconds.
     pub async fn stop(self) {
+        drop(self.control);
         self.stop.stop().await;
         let store = self.index.store().clone();
         let _ = tokio::task::spawn_blocking(move || store.close()).await;

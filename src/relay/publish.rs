@@ -1,10 +1,10 @@
 //! EVENT (NIP-01): verified, admitted, stored, and answered once it is durable.
 
 use super::client::Client;
-use super::{Shared, message};
-use crate::admission::{Refusal, Source, Verdict};
-use crate::clients::limits::event_cost;
+use super::{RelayState, message};
+use crate::admission::{Judgement, Refusal, Source};
 use crate::prefix::Prefix;
+use crate::server::limits::event_cost;
 use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
@@ -73,7 +73,7 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
 
 /// Takes an event through the relay; returns what its sender is told.
 async fn accept(
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     origin: &Origin,
     source: Source,
     json: Box<str>,
@@ -87,7 +87,7 @@ async fn accept(
 
 /// Reads the event and checks its signature, on the pool.
 async fn verify(
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     origin: &Origin,
     source: &Source,
     json: Box<str>,
@@ -101,7 +101,7 @@ async fn verify(
         .unwrap_or_else(|| Err(EventAnswer::refused(None, "error: the event could not be checked")))
 }
 
-fn read(relay: &Shared, source: &Source, json: &str) -> Result<VerifiedEvent, EventAnswer> {
+fn read(relay: &RelayState, source: &Source, json: &str) -> Result<VerifiedEvent, EventAnswer> {
     let event = relay.admission.read(json, source)?;
     if is_known(relay, &event) {
         return Err(EventAnswer::stored(event.id_hex(), Some(Outcome::Duplicate)));
@@ -114,7 +114,7 @@ fn read(relay: &Shared, source: &Source, json: &str) -> Result<VerifiedEvent, Ev
 /// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
 /// one is known is told to nobody who cannot sign it. After a flush that failed what is known may not
 /// be on the disk, and the writer answers.
-fn is_known(relay: &Shared, event: &Event) -> bool {
+fn is_known(relay: &RelayState, event: &Event) -> bool {
     // A request to vanish that is known is answered when all is gone, and what has expired is known
     // for a moment longer.
     let vanishes = event.kind() == VANISH;
@@ -127,15 +127,15 @@ fn is_known(relay: &Shared, event: &Event) -> bool {
 
 /// Puts the event to the write policy.
 async fn judge(
-    relay: &Shared,
+    relay: &RelayState,
     event: VerifiedEvent,
     source: &Source,
 ) -> Result<VerifiedEvent, EventAnswer> {
     let verdict = relay.admission.judge(std::slice::from_ref(&event), source).await.pop();
     match verdict {
-        Some(Verdict::Accept) => Ok(event),
-        Some(Verdict::Reject(refusal)) => Err(refusal.into()),
-        Some(Verdict::ShadowReject) => Err(EventAnswer::shadow(event.id_hex())),
+        Some(Judgement::Accept) => Ok(event),
+        Some(Judgement::Reject(refusal)) => Err(refusal.into()),
+        Some(Judgement::ShadowReject) => Err(EventAnswer::shadow(event.id_hex())),
         None => Err(EventAnswer::refused(Some(event.id_hex()), "error: no verdict; try again")),
     }
 }
@@ -175,6 +175,9 @@ impl EventAnswer {
                 ("superseded", false, "replaced: have newer event".into())
             }
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::RemovedByOperator) => {
+                ("blocked", false, "blocked: removed by the relay's operator".into())
+            }
             Some(Outcome::DeletesTooMuch) => {
                 let reason = "blocked: more is deleted by this author than a relay can remember";
                 ("blocked", false, reason.into())

@@ -1,7 +1,7 @@
 //! Reads on while a client's message is worked on, so that it shows when the client has gone.
 
 use super::message_gate::Socket;
-use crate::clients::departure::Attending;
+use crate::server::departure::Attending;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use std::collections::VecDeque;

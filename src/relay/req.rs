@@ -62,7 +62,7 @@ async fn send_stored(
     id: &str,
     views: Vec<View>,
 ) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
-    let mut batch = Batch::new(id, client.outbox.clone());
+    let mut batch = StoredBatch::new(id, client.outbox.clone());
     let reader = client.relay.index.reader().clone();
     let most = client.relay.config().limits.events_per_filter.size();
     let (page, mut batch) = on_a_thread(client, move |deadline| {
@@ -123,8 +123,8 @@ async fn on_a_thread<T: Send + 'static>(
 /// anew.
 fn retry<T>(
     reader: &Reader,
-    batch: &mut Batch,
-    mut read: impl FnMut(&mut Batch) -> Result<T, StoreError>,
+    batch: &mut StoredBatch,
+    mut read: impl FnMut(&mut StoredBatch) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     loop {
         match read(batch) {
@@ -138,7 +138,7 @@ fn retry<T>(
 }
 
 /// Stored events on their way to the outbox.
-struct Batch {
+struct StoredBatch {
     id_json: String,
     outbox: Outbox,
     // What is not yet enough to be handed on.
@@ -154,7 +154,7 @@ struct Batch {
     sent: Vec<[u8; 32]>,
 }
 
-impl Batch {
+impl StoredBatch {
     fn new(id: &str, outbox: Outbox) -> Self {
         Self {
             id_json: message::json_string(id),

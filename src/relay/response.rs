@@ -1,6 +1,6 @@
 //! What HTTP requests are answered with.
 
-use crate::clients::status;
+use crate::server::status;
 use http_body_util::Full;
 use hyper::body::{Bytes, Frame, SizeHint};
 use hyper::header::{

@@ -1,12 +1,12 @@
 //! The one task that empties a connection's outbox into its socket, together with what is live.
 
 use super::message_gate::Socket;
-use super::outbox::{Outgoing, Waiting};
-use super::subscriptions::{Live, Subscriptions, TooSlow};
-use super::{Shared, message, stopped};
-use crate::clients::limits::Turns;
+use super::outbox::{OutboxEnds, Outgoing};
+use super::subscriptions::{LiveEvent, Subscriptions, TooSlow};
+use super::{RelayState, message, stopped};
 use crate::index::Index;
 use crate::metrics::Labelled;
+use crate::server::limits::FairQueue;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
 use std::net::IpAddr;
@@ -25,11 +25,11 @@ const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the task that sends needs.
 pub(super) struct Sending {
-    waiting: Waiting,
+    waiting: OutboxEnds,
     subscriptions: Arc<Subscriptions>,
     index: Index,
     // Whose turns the connection's own matching takes.
-    turns: Arc<Turns>,
+    turns: Arc<FairQueue>,
     address: IpAddr,
     patience: Patience,
     ping_interval: Duration,
@@ -46,9 +46,9 @@ struct Patience {
 impl Sending {
     /// Sends what is waiting, and live events to a client at `address`.
     pub(super) fn new(
-        waiting: Waiting,
+        waiting: OutboxEnds,
         subscriptions: Arc<Subscriptions>,
-        relay: &Shared,
+        relay: &RelayState,
         address: IpAddr,
     ) -> Self {
         let (config, service) = (relay.config(), &relay.service);
@@ -76,7 +76,7 @@ impl Sending {
         mut self,
         mut sink: SplitSink<Socket, Message>,
     ) -> SplitSink<Socket, Message> {
-        let mut wire = Wire { sink: &mut sink, patience: self.patience.clone() };
+        let mut wire = SendingHalf { sink: &mut sink, patience: self.patience.clone() };
         let ended = self.pump(&mut wire).await;
         if let Err(error) = ended {
             tracing::debug!(%error, "a connection ended while it was sent to");
@@ -86,7 +86,7 @@ impl Sending {
 
     async fn pump<S: Sink<Message, Error = Error> + Unpin>(
         &mut self,
-        wire: &mut Wire<'_, S>,
+        wire: &mut SendingHalf<'_, S>,
     ) -> Result<(), Error> {
         let first_ping = Instant::now() + self.ping_interval;
         let mut pings = tokio::time::interval_at(first_ping, self.ping_interval);
@@ -127,7 +127,7 @@ impl Sending {
 
     async fn answer<S: Sink<Message, Error = Error> + Unpin>(
         &self,
-        wire: &mut Wire<'_, S>,
+        wire: &mut SendingHalf<'_, S>,
         outgoing: Outgoing,
     ) -> Result<(), Error> {
         match outgoing {
@@ -152,8 +152,8 @@ impl Sending {
 
     async fn pass_on<S: Sink<Message, Error = Error> + Unpin>(
         &self,
-        wire: &mut Wire<'_, S>,
-        live: Live,
+        wire: &mut SendingHalf<'_, S>,
+        live: LiveEvent,
     ) -> Result<(), Error> {
         let texts = match &live.to {
             Some(to) => self.subscriptions.text(&live.event, to).into_iter().collect(),
@@ -173,12 +173,12 @@ impl Sending {
 }
 
 /// The socket's sending half with its patience.
-struct Wire<'socket, S> {
+struct SendingHalf<'socket, S> {
     sink: &'socket mut S,
     patience: Patience,
 }
 
-impl<S: Sink<Message, Error = Error> + Unpin> Wire<'_, S> {
+impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
     async fn text(&mut self, text: String) -> Result<(), Error> {
         let message = Message::Text(Utf8Bytes::from(text));
         within(&self.patience, self.sink.feed(message)).await

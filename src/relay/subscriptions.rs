@@ -1,7 +1,7 @@
 //! The subscriptions of one connection (NIP-01): which are live, what waits for an EOSE, and the
 //! live events that wait to be sent.
 
-use super::auth::Auth;
+use super::auth::ClientAuth;
 use super::filter_index::FilterIndex;
 use super::message;
 use crate::config::Limits;
@@ -40,17 +40,17 @@ pub(super) struct Subscription {
 /// The subscriptions of one connection.
 pub(super) struct Subscriptions {
     me: Weak<Self>,
-    auth: Arc<Auth>,
+    auth: Arc<ClientAuth>,
     registry: Arc<Registry>,
-    state: Mutex<State>,
+    state: Mutex<SubscriptionsState>,
     // Signalled when a live event has come and none was waiting.
     arrived: Notify,
 }
 
-struct State {
+struct SubscriptionsState {
     by_id: HashMap<String, Open>,
     generations: u64,
-    live: VecDeque<Live>,
+    live: VecDeque<LiveEvent>,
     // How many of `live` have yet to be matched.
     unmatched: usize,
     is_too_slow: bool,
@@ -64,10 +64,10 @@ struct Open {
     filters: Vec<Arc<Filter>>,
     // The filters' slots in the registry.
     slots: Vec<u32>,
-    stage: Stage,
+    stage: SubscriptionStage,
 }
 
-enum Stage {
+enum SubscriptionStage {
     /// EOSE has not been sent: live events wait for it.
     Stored { waiting: Vec<Arc<Event>>, bytes: usize },
     /// More live events came than can wait for EOSE.
@@ -86,7 +86,7 @@ pub(super) enum Matched {
 }
 
 /// An event that waits to be sent live.
-pub(super) struct Live {
+pub(super) struct LiveEvent {
     /// The number of its commit.
     commit: u64,
     pub(super) event: Arc<Event>,
@@ -120,8 +120,12 @@ impl Registry {
 }
 
 impl Subscriptions {
-    pub(super) fn new(registry: Arc<Registry>, auth: Arc<Auth>, metrics: &Metrics) -> Arc<Self> {
-        let state = Mutex::new(State {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        auth: Arc<ClientAuth>,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let state = Mutex::new(SubscriptionsState {
             by_id: HashMap::new(),
             generations: 0,
             live: VecDeque::new(),
@@ -177,7 +181,7 @@ impl Subscriptions {
         let insert =
             |it: &Arc<Filter>| self.registry.filters().insert(it.clone(), subscription.clone());
         let slots = filters.iter().map(insert).collect();
-        let stage = Stage::Stored { waiting: Vec::new(), bytes: 0 };
+        let stage = SubscriptionStage::Stored { waiting: Vec::new(), bytes: 0 };
         let open = Open { subscription: Arc::clone(&subscription), filters, slots, stage };
         state.by_id.insert(id.to_owned(), open);
         state.count();
@@ -206,13 +210,13 @@ impl Subscriptions {
                 for to in subscriptions {
                     if state.takes(commit, event, &to) {
                         let (event, to) = (Arc::clone(event), Some(to));
-                        state.live.push_back(Live { commit, event, to });
+                        state.live.push_back(LiveEvent { commit, event, to });
                     }
                 }
             }
             Matched::By(_) | Matched::Unknown => {
                 state.unmatched += 1;
-                state.live.push_back(Live { commit, event: Arc::clone(event), to: None });
+                state.live.push_back(LiveEvent { commit, event: Arc::clone(event), to: None });
             }
         }
         let is_woken = was_empty && !state.live.is_empty();
@@ -223,7 +227,7 @@ impl Subscriptions {
     }
 
     /// The next live event to send. Nothing is lost when this is dropped before it is done.
-    pub(super) async fn next_live(&self) -> Result<Live, TooSlow> {
+    pub(super) async fn next_live(&self) -> Result<LiveEvent, TooSlow> {
         loop {
             let next = self.lock().next_live();
             match next {
@@ -244,7 +248,7 @@ impl Subscriptions {
     }
 
     /// The messages that carry a live event to all subscriptions that it matches.
-    pub(super) fn texts(&self, live: &Live) -> Vec<String> {
+    pub(super) fn texts(&self, live: &LiveEvent) -> Vec<String> {
         let mut state = self.lock();
         let matches = |open: &&Open| open.filters.iter().any(|filter| filter.matches(&live.event));
         let matching: Vec<Arc<Subscription>> =
@@ -271,20 +275,20 @@ impl Subscriptions {
         };
         let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
         let waiting = match &mut open.stage {
-            Stage::Overrun => {
+            SubscriptionStage::Overrun => {
                 self.remove(&mut state, id);
                 state.refusals.count("error");
                 let text = "error: too many events came before EOSE; ask again";
                 return vec![message::closed(id, text)];
             }
-            Stage::Stored { waiting, .. } => std::mem::take(waiting),
-            Stage::Live { .. } => Vec::new(),
+            SubscriptionStage::Stored { waiting, .. } => std::mem::take(waiting),
+            SubscriptionStage::Live { .. } => Vec::new(),
         };
         let id_json = &open.subscription.id_json;
         let unsent = waiting.iter().filter(|event| !sent.contains(&event.item().id));
         let messages = unsent.map(|event| message::event(id_json, event.json())).collect();
         let remembers = !sent.is_empty();
-        open.stage = Stage::Live { sent, through: published };
+        open.stage = SubscriptionStage::Live { sent, through: published };
         if remembers && !std::mem::replace(&mut state.is_remembering, true) {
             self.registry.remember(published, &self.me);
         }
@@ -310,7 +314,7 @@ impl Subscriptions {
         self.end_live(&mut self.lock());
     }
 
-    fn end_live(&self, state: &mut State) {
+    fn end_live(&self, state: &mut SubscriptionsState) {
         state.live = VecDeque::new();
         state.is_too_slow = true;
         self.arrived.notify_one();
@@ -322,7 +326,7 @@ impl Subscriptions {
         let next = state.live.front().map_or(u64::MAX, |live| live.commit);
         let mut remembered = None;
         for open in state.by_id.values_mut() {
-            if let Stage::Live { sent, through } = &mut open.stage
+            if let SubscriptionStage::Live { sent, through } = &mut open.stage
                 && !sent.is_empty()
             {
                 if *through <= commit && *through < next {
@@ -338,7 +342,7 @@ impl Subscriptions {
         }
     }
 
-    fn remove(&self, state: &mut State, id: &str) {
+    fn remove(&self, state: &mut SubscriptionsState, id: &str) {
         let Some(open) = state.by_id.remove(id) else { return };
         for slot in open.slots {
             self.registry.filters().remove(slot);
@@ -346,7 +350,7 @@ impl Subscriptions {
         state.count();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, SubscriptionsState> {
         lock(&self.state)
     }
 }
@@ -360,7 +364,7 @@ impl Drop for Subscriptions {
     }
 }
 
-impl State {
+impl SubscriptionsState {
     fn count(&mut self) {
         self.counted.set(self.by_id.len());
     }
@@ -376,24 +380,26 @@ impl State {
         if commit < to.first_commit {
             return false;
         }
-        let waits = self.open(to).is_some_and(|open| matches!(open.stage, Stage::Stored { .. }));
+        let waits = self
+            .open(to)
+            .is_some_and(|open| matches!(open.stage, SubscriptionStage::Stored { .. }));
         let held: usize =
             if waits { self.by_id.values().map(Open::waiting_bytes).sum() } else { 0 };
         let Some(open) = self.open(to) else { return false };
         match &mut open.stage {
-            Stage::Stored { waiting, bytes }
+            SubscriptionStage::Stored { waiting, bytes }
                 if waiting.len() < WAITING_EVENTS && held < WAITING_BYTES =>
             {
                 waiting.push(Arc::clone(event));
                 *bytes += event.json().len();
                 false
             }
-            Stage::Stored { .. } => {
-                open.stage = Stage::Overrun;
+            SubscriptionStage::Stored { .. } => {
+                open.stage = SubscriptionStage::Overrun;
                 false
             }
-            Stage::Overrun => false,
-            Stage::Live { sent, through } => {
+            SubscriptionStage::Overrun => false,
+            SubscriptionStage::Live { sent, through } => {
                 if commit > *through && !sent.is_empty() {
                     *sent = HashSet::new();
                 }
@@ -402,7 +408,7 @@ impl State {
         }
     }
 
-    fn next_live(&mut self) -> Option<Result<Live, TooSlow>> {
+    fn next_live(&mut self) -> Option<Result<LiveEvent, TooSlow>> {
         if self.is_too_slow {
             return Some(Err(TooSlow));
         }
@@ -422,7 +428,7 @@ impl Open {
     }
 
     fn waiting_bytes(&self) -> usize {
-        if let Stage::Stored { bytes, .. } = self.stage { bytes } else { 0 }
+        if let SubscriptionStage::Stored { bytes, .. } = self.stage { bytes } else { 0 }
     }
 }
 
@@ -447,7 +453,7 @@ mod tests {
 
     fn connection(registry: &Arc<Registry>) -> Arc<Subscriptions> {
         let metrics = Metrics::new(&StoreMetrics::default(), &IndexMetrics::default());
-        Subscriptions::new(Arc::clone(registry), Arc::new(Auth::stranger()), &metrics)
+        Subscriptions::new(Arc::clone(registry), Arc::new(ClientAuth::stranger()), &metrics)
     }
 
     /// Delivers an event to the subscription of the id, or to be matched by the connection.
@@ -519,7 +525,9 @@ mod tests {
             assert_eq!(sent(&connection), [text(70)], "{id:?}");
             registry.end_commit(9);
             let state = connection.lock();
-            let Stage::Live { sent, .. } = &state.by_id["s"].stage else { panic!("not live") };
+            let SubscriptionStage::Live { sent, .. } = &state.by_id["s"].stage else {
+                panic!("not live")
+            };
             assert!(sent.is_empty() && !state.is_remembering);
             assert!(lock(&registry.remembering).is_empty());
         }

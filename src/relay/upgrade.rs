@@ -1,8 +1,9 @@
 //! From a request to HTTP's answer or to a WebSocket.
 
 use super::response::{Body, refuse};
-use super::websocket::{self, Refused};
-use super::{Shared, connection, http, message_gate};
+use super::websocket::{self, UpgradeRefusal};
+use super::{RelayState, connection, http, message_gate};
+use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
 use hyper::{Request, Response, StatusCode};
@@ -13,7 +14,7 @@ use std::sync::Arc;
 pub(super) async fn respond(
     mut request: Request<Incoming>,
     peer: IpAddr,
-    relay: Arc<Shared>,
+    relay: Arc<RelayState>,
 ) -> Response<Body> {
     if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
@@ -28,10 +29,10 @@ pub(super) async fn respond(
         Err(error) => {
             service.metrics.connections_refused.count("handshake");
             return match error {
-                Refused::NoHandshake => {
+                UpgradeRefusal::NoHandshake => {
                     refuse(StatusCode::BAD_REQUEST, "This is no WebSocket handshake.\n")
                 }
-                Refused::Version => websocket::with_version(refuse(
+                UpgradeRefusal::Version => websocket::with_version(refuse(
                     StatusCode::UPGRADE_REQUIRED,
                     "Use WebSocket 13.\n",
                 )),
@@ -39,6 +40,12 @@ pub(super) async fn respond(
         }
     };
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
+    let client =
+        client_address(peer, request.headers(), &relay.config().connections.trusted_proxies);
+    if relay.admission.moderation().current().blocks(client) {
+        service.metrics.connections_refused.count("banned");
+        return refuse(StatusCode::FORBIDDEN, "Your address is banned.\n");
+    }
     let place = match service.place(&request, peer) {
         Ok(place) => place,
         Err((status, text)) => return refuse(status, &text),

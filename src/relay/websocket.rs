@@ -23,7 +23,7 @@ const LEAST_WRITE_BUFFER_BYTES: usize = 16 << 20;
 const VERSION: &str = "13";
 
 /// Why a request does not become a WebSocket.
-pub(super) enum Refused {
+pub(super) enum UpgradeRefusal {
     /// It is no handshake.
     NoHandshake,
     /// It is one of another version than 13.
@@ -36,16 +36,17 @@ pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
 }
 
 /// The `Sec-WebSocket-Accept` that answers the request.
-pub(super) fn accept<B>(request: &Request<B>) -> Result<HeaderValue, Refused> {
+pub(super) fn accept<B>(request: &Request<B>) -> Result<HeaderValue, UpgradeRefusal> {
     let is_handshake = request.method() == Method::GET
         && request.version() == Version::HTTP_11
         && has_token(request, CONNECTION, "upgrade");
     let key = request.headers().get(SEC_WEBSOCKET_KEY).filter(|_| is_handshake);
-    let key = key.ok_or(Refused::NoHandshake)?;
+    let key = key.ok_or(UpgradeRefusal::NoHandshake)?;
     if request.headers().get(SEC_WEBSOCKET_VERSION).is_none_or(|version| version != VERSION) {
-        return Err(Refused::Version);
+        return Err(UpgradeRefusal::Version);
     }
-    HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| Refused::NoHandshake)
+    HeaderValue::from_str(&derive_accept_key(key.as_bytes()))
+        .map_err(|_| UpgradeRefusal::NoHandshake)
 }
 
 /// The answer that ends HTTP on the connection.

@@ -2,7 +2,7 @@
 //! left different, so that whoever watches need not ask.
 
 use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
-use crate::metrics::{DayDiffers, Look, Verdict, Watched};
+use crate::metrics::{DayDiffers, DriftLook, Verdict, Watched};
 use crate::relay_url::RelayUrl;
 use crate::store::unix_now;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ impl DriftCheck {
             let status = self.watched.status();
             let Some(last) = status.last_sync.filter(|_| status.syncs != seen) else { continue };
             if last.verdict == Verdict::Equal {
-                let look = Look::new(last.ended_at, Vec::new());
+                let look = DriftLook::new(last.ended_at, Vec::new());
                 self.watched.update(|status| status.look = Some(Arc::new(look)));
             } else if Instant::now() >= next {
                 self.look(status.look).await;
@@ -49,7 +49,7 @@ impl DriftCheck {
         }
     }
 
-    async fn look(&self, before: Option<Arc<Look>>) {
+    async fn look(&self, before: Option<Arc<DriftLook>>) {
         let options = DiffOptions {
             filter: self.filter.clone(),
             by: By::Day,
@@ -65,12 +65,12 @@ impl DriftCheck {
                 let days = found.rows.iter().filter_map(|row| {
                     Some(DayDiffers { day: day(row.key)?, have: row.have, need: row.need })
                 });
-                Look::new(unix_now(), days.collect())
+                DriftLook::new(unix_now(), days.collect())
             }
             Err(error) => {
                 tracing::debug!(peer = %self.url, error, "a look at what differs failed");
-                let before = before.map_or_else(Look::default, |look| (*look).clone());
-                Look { error: Some(error), ..before }
+                let before = before.map_or_else(DriftLook::default, |look| (*look).clone());
+                DriftLook { error: Some(error), ..before }
             }
         };
         self.watched.update(|status| status.look = Some(Arc::new(look)));

@@ -3,8 +3,8 @@
 
 use super::Local;
 use super::machine::{Asked, Fate, Seen, Settled};
-use super::reason::Reason as SyncReason;
-use crate::admission::{self, Reason, Source, Verdict};
+use super::reason::Reason;
+use crate::admission::{self, Judgement, RefusalReason, Source};
 use crate::item::Item;
 use crate::store::{Event, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
@@ -144,22 +144,25 @@ impl Local {
 }
 
 /// What becomes of an event that the write policy does not accept.
-fn refused(verdict: Verdict) -> Option<Fate> {
+fn refused(verdict: Judgement) -> Option<Fate> {
     match verdict {
-        Verdict::Accept => None,
-        Verdict::Reject(refusal) => Some(fate_of(&refusal)),
-        Verdict::ShadowReject => Some(Fate::Refused(SyncReason::RefusedByPolicy)),
+        Judgement::Accept => None,
+        Judgement::Reject(refusal) => Some(fate_of(&refusal)),
+        Judgement::ShadowReject => Some(Fate::Refused(Reason::RefusedByPolicy)),
     }
 }
 
 /// The fate of an event that the relay does not admit.
 fn fate_of(refusal: &admission::Refusal) -> Fate {
     match refusal.reason {
-        Reason::Malformed => Fate::Refused(SyncReason::Invalid),
-        Reason::OverLimits => Fate::Refused(SyncReason::OverLimits),
-        Reason::Protected => Fate::Refused(SyncReason::Protected),
-        Reason::NotAllowed | Reason::WritePolicy => Fate::Refused(SyncReason::RefusedByPolicy),
-        Reason::NoWritePolicy => Fate::Failed(refusal.text.clone()),
+        RefusalReason::Malformed => Fate::Refused(Reason::Invalid),
+        RefusalReason::OverLimits => Fate::Refused(Reason::OverLimits),
+        RefusalReason::Protected => Fate::Refused(Reason::Protected),
+        RefusalReason::Banned => Fate::Refused(Reason::Banned),
+        RefusalReason::NotAllowed | RefusalReason::WritePolicy => {
+            Fate::Refused(Reason::RefusedByPolicy)
+        }
+        RefusalReason::NoWritePolicy => Fate::Failed(refusal.text.clone()),
     }
 }
 
@@ -175,11 +178,11 @@ fn admit(
         let mut id = [0; 32];
         let read =
             error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-        refuse((read && asked.names(&id)).then_some(id), 0, SyncReason::Invalid)
+        refuse((read && asked.names(&id)).then_some(id), 0, Reason::Invalid)
     })?;
     let item = event.item();
     if !asked.accepts(&event) {
-        return Err(refuse(None, item.created_at, SyncReason::NotAskedFor));
+        return Err(refuse(None, item.created_at, Reason::NotAskedFor));
     }
     let settled = |fate| Settled::of(item, fate);
     // A look is far cheaper than a signature.
@@ -192,24 +195,25 @@ fn admit(
     }
     let refuse = |reason| refuse(Some(item.id), item.created_at, reason);
     if matches!(asked, Asked::ListingIds(_)) {
-        event.verify().map_err(|_| refuse(SyncReason::Invalid))?;
+        event.verify().map_err(|_| refuse(Reason::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }
     let checked = local.admission.check(&event, source);
     checked.map_err(|refusal| settled(fate_of(&refusal)))?;
-    event.verify().map_err(|_| refuse(SyncReason::Invalid))
+    event.verify().map_err(|_| refuse(Reason::Invalid))
 }
 
 fn fate(outcome: Outcome) -> Fate {
     match outcome {
         Outcome::Stored => Fate::Stored,
         Outcome::Duplicate => Fate::Duplicate,
-        Outcome::Superseded => Fate::Refused(SyncReason::Superseded),
-        Outcome::Deleted => Fate::Refused(SyncReason::Deleted),
-        Outcome::DeletesTooMuch => Fate::Refused(SyncReason::OverLimits),
-        Outcome::Vanished => Fate::Refused(SyncReason::Vanished),
-        Outcome::Expired => Fate::Refused(SyncReason::Expired),
-        Outcome::PassedOn => Fate::Refused(SyncReason::Ephemeral),
+        Outcome::Superseded => Fate::Refused(Reason::Superseded),
+        Outcome::Deleted => Fate::Refused(Reason::Deleted),
+        Outcome::RemovedByOperator => Fate::Refused(Reason::RemovedByOperator),
+        Outcome::DeletesTooMuch => Fate::Refused(Reason::OverLimits),
+        Outcome::Vanished => Fate::Refused(Reason::Vanished),
+        Outcome::Expired => Fate::Refused(Reason::Expired),
+        Outcome::PassedOn => Fate::Refused(Reason::Ephemeral),
         Outcome::Failed(reason) => Fate::Failed(reason),
     }
 }

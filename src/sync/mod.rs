@@ -47,7 +47,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::index::{Index, Sets};
 use crate::relay_url::RelayUrlError;
-use crate::store::{FilterError, Store, StoreError, Verifier};
+use crate::store::{FilterError, Store, Verifier};
 use nostr::Keys;
 use relay_sink::RelaySink;
 use std::path::PathBuf;
@@ -76,13 +76,14 @@ impl Local {
     /// Our side with the default configuration and without a key.
     ///
     /// # Errors
-    /// When the system gives no thread.
-    pub fn new(index: Index) -> Result<Self, StoreError> {
-        let admission = Admission::start(Config::default()).map_err(StoreError::Thread)?;
+    /// When the system gives no thread, or the ban list cannot be used.
+    pub fn new(index: Index) -> Result<Self, SyncError> {
+        let failed = |error: &dyn std::error::Error| SyncError::Store(error.to_string());
+        let admission = Admission::start(Config::default()).map_err(|error| failed(&error))?;
         Ok(Self {
             sets: index.sets().clone(),
             store: index.store().clone(),
-            verifier: Verifier::start()?,
+            verifier: Verifier::start().map_err(|error| failed(&error))?,
             admission,
             keys: None,
             connector: Connector::default(),

@@ -1,5 +1,6 @@
 //! Why an event stays where it is.
 
+use crate::store::REMOVED_BY_OPERATOR;
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -16,6 +17,8 @@ pub enum Reason {
     Deleted,
     /// Its author or addressee has vanished (NIP-62).
     Vanished,
+    /// This relay's operator has removed it.
+    RemovedByOperator,
     /// It has expired (NIP-40).
     Expired,
     /// It is passed on, never stored.
@@ -26,6 +29,8 @@ pub enum Reason {
     OverLimits,
     /// It cannot be read, or its id or signature is wrong.
     Invalid,
+    /// The operator has banned it, its author, its kind, or a word of it.
+    Banned,
     /// It was not asked for.
     NotAskedFor,
     /// The connection breaks whenever it is asked for.
@@ -135,15 +140,17 @@ impl Prefix {
 }
 
 impl Reason {
-    const NAMED: [Self; 20] = [
+    const NAMED: [Self; 22] = [
         Self::Superseded,
         Self::Deleted,
         Self::Vanished,
+        Self::RemovedByOperator,
         Self::Expired,
         Self::Ephemeral,
         Self::Protected,
         Self::OverLimits,
         Self::Invalid,
+        Self::Banned,
         Self::NotAskedFor,
         Self::Unreadable,
         Self::RefusedByRelay,
@@ -164,11 +171,13 @@ impl Reason {
             Self::Superseded => "superseded",
             Self::Deleted => "deleted",
             Self::Vanished => "vanished",
+            Self::RemovedByOperator => REMOVED_BY_OPERATOR,
             Self::Expired => "expired",
             Self::Ephemeral => "ephemeral",
             Self::Protected => "protected",
             Self::OverLimits => "over limits",
             Self::Invalid => "invalid",
+            Self::Banned => "banned",
             Self::NotAskedFor => "not asked for",
             Self::Unreadable => "unreadable",
             Self::RefusedByRelay => "refused by the relay",
@@ -215,6 +224,7 @@ impl Reason {
             Self::Protected
             | Self::OverLimits
             | Self::Invalid
+            | Self::Banned
             | Self::Unreadable
             | Self::RefusedByRelay
             | Self::RefusedByPolicy
@@ -222,7 +232,9 @@ impl Reason {
             | Self::TooLong
             | Self::Hidden => Some(DAY),
             Self::RefusedByPeer(prefix) => (!prefix.is_passing()).then_some(DAY),
-            Self::NotAskedFor
+            // The store knows what its operator has removed.
+            Self::RemovedByOperator
+            | Self::NotAskedFor
             | Self::NotSent
             | Self::NotAnswered
             | Self::NotToDownload
@@ -238,10 +250,12 @@ impl Reason {
             Self::Superseded
                 | Self::Deleted
                 | Self::Vanished
+                | Self::RemovedByOperator
                 | Self::Expired
                 | Self::Ephemeral
                 | Self::Protected
                 | Self::OverLimits
+                | Self::Banned
                 | Self::RefusedByRelay
         )
     }

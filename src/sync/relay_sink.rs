@@ -58,7 +58,7 @@ impl RelaySink {
             keys,
             connector,
             peer: None,
-            auth: Auth::default(),
+            auth: RelayAuth::default(),
             backoff: Backoff::default(),
         };
         tokio::spawn(hands.run(queue));
@@ -81,7 +81,7 @@ struct Hands {
     keys: Option<Keys>,
     connector: Connector,
     peer: Option<Peer>,
-    auth: Auth,
+    auth: RelayAuth,
     backoff: Backoff,
 }
 
@@ -108,14 +108,14 @@ enum Said {
 
 /// Whether the relay knows who we are (NIP-42).
 #[derive(Default)]
-struct Auth {
+struct RelayAuth {
     challenges: u32,
     /// The id of the answer under way.
     answer: Option<[u8; 32]>,
     accepted: Option<bool>,
 }
 
-impl Auth {
+impl RelayAuth {
     fn is_settled(&self) -> bool {
         self.accepted.is_some() && self.answer.is_none()
     }
@@ -156,7 +156,7 @@ impl Hands {
     async fn connect(&mut self) -> Result<(), PeerError> {
         let known = Some(Information::default());
         self.peer = Some(Peer::connect(&self.url, &self.connector, known, None).await?);
-        self.auth = Auth::default();
+        self.auth = RelayAuth::default();
         if self.keys.is_some() {
             self.wait_for_auth(GREETING).await?;
         }

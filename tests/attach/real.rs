@@ -8,7 +8,7 @@ use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, corpora, id_of, model};
 use futures_util::{SinkExt, StreamExt};
 use negsync::admission::Admission;
-use negsync::attach::{Attach, open_sets};
+use negsync::sidecar::{Attach, open_sets};
 use negsync::store::{RelayKind, Store, StoreOptions};
 use negsync::sync::{Local, Options, sync};
 use nostr_sdk::prelude::{

@@ -4,16 +4,19 @@
 mod support;
 
 mod backup;
+mod ban;
 mod check;
 mod command_line;
 mod compact;
 mod configuration;
 mod decode;
 mod decode_fixtures;
+mod delete;
 mod errors;
 mod export;
 mod import;
 mod logs;
 mod neg_open;
 mod readme;
+mod service;
 mod shells;

@@ -276,6 +276,42 @@ async fn without_descriptors_open_connections_are_served_and_new_ones_as_soon_as
     assert_eq!(log.matches("no connection can be accepted").count(), 1, "{log}");
 }
 
+/// Each reading takes a thread, and none can be had any more: as under a limit of processes, or
+/// `TasksMax` of systemd.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_threads_clients_are_answered() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    // Root has no limit of processes.
+    let uid = folder.path().metadata().unwrap().uid();
+    if uid == 0 {
+        std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
+        command.uid(65_534).current_dir("/");
+    }
+    let relay = RelayProcess::start_by(command, &folder.path().join("events.sqlite"), &[]);
+    relay.limit("nproc", "1");
+    let mut notes = Notes::new(8);
+    let mut account = Account::default();
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(relay.client().await);
+    }
+    for client in &mut clients {
+        let more = notes.take(20);
+        assert!(client.publish_all(&more).await.values().all(|(accepted, _)| *accepted));
+        account.acknowledged.extend(more);
+    }
+    // All at the same time, each with a set and long messages.
+    let asking = clients.into_iter().map(|mut client| {
+        let account = &account;
+        async move { account.check(&mut client, "without threads").await }
+    });
+    futures_util::future::join_all(asking).await;
+    relay.signal("TERM");
+    let (status, log) = relay.ended();
+    assert!(status.success() && !log.contains("panicked"), "{log}");
+}
+
 #[test]
 fn a_store_where_nothing_can_be_written_is_refused_by_who_writes_and_read_by_who_reads() {
     let Some(disk) = Disk::mount(8) else { return };

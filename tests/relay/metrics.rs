@@ -6,6 +6,7 @@ use crate::support::http::http;
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, TestRelay, id_of};
 use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys, Within};
+use negsync::moderation::ListEntry;
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
 use serde_json::{Value, json};
@@ -155,6 +156,11 @@ async fn connections(watch: &mut Watch<'_>) {
     let no_key = ["Upgrade: websocket"];
     http(watch.relay.relay.address(), "GET", "/", &no_key).await;
     watch.moves(&[("negsync_connections_refused_total{reason=\"handshake\"}", by(1.0))]).await;
+    let bans = watch.relay.relay.admission().moderation().clone();
+    bans.add(&[ListEntry::Ip("127.0.0.1".parse().unwrap(), String::new())]).unwrap();
+    assert_eq!(Client::connect_for(&watch.relay.url(), "192.0.2.1").await.err(), Some(403));
+    bans.remove(|_| true).unwrap();
+    watch.moves(&[("negsync_connections_refused_total{reason=\"banned\"}", by(1.0))]).await;
 }
 
 async fn messages(watch: &mut Watch<'_>) {
@@ -310,6 +316,15 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
             ("negsync_store_wal_bytes", UP),
         ])
         .await;
+    // A client that does not read, and more for it than the sockets hold.
+    let long = "x".repeat(100_000);
+    let notes = (0..300).map(|second| Author::new(5).note(EPOCH + second, &long).to_string());
+    let notes = notes.map(|note| Event::parse(&note).unwrap().trust()).collect();
+    relay.relay.index().store().publish(notes).unwrap();
+    let mut silent = relay.client().await;
+    silent.send(&json!(["REQ", "all", {}])).await;
+    watch.moves(&[("negsync_outbound_bytes", UP)]).await;
+    drop(silent);
     let named = json!([["e", "0".repeat(64)], ["e", "1".repeat(64)]]);
     client.store(&Author::new(5).deletion(EPOCH, named)).await;
     watch.moves(&[("negsync_store_tombstones", by(2.0))]).await;

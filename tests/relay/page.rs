@@ -5,7 +5,7 @@ use crate::support::client::PATIENCE;
 use crate::support::events::Author;
 use crate::support::http::{Response, http};
 use negsync::config::{Config, Within};
-use negsync::metrics::{DayDiffers, Look};
+use negsync::metrics::{DayDiffers, DriftLook};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;
@@ -169,7 +169,9 @@ async fn strangers_see_nothing_of_private_events() {
     let days = [(19_097, 3, 1), (19_675, 1, 4), (19_700, 0, 5)]
         .map(|(day, have, need)| DayDiffers { day: day * 86_400, have, need });
     let peer = relay.relay.peers().add("wss://a.example.com", Default::default(), false);
-    peer.update(|status| status.look = Some(Arc::new(Look::new(1_700_000_000, days.to_vec()))));
+    peer.update(|status| {
+        status.look = Some(Arc::new(DriftLook::new(1_700_000_000, days.to_vec())))
+    });
     let began = Instant::now();
     let after = loop {
         let after = shown(stranger).await;

@@ -2,6 +2,8 @@
 
 use super::client::Client;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -163,7 +165,10 @@ impl RelayProcess {
     pub fn limit(&self, name: &str, soft: &str) {
         let pid = self.child.id().to_string();
         let limit = format!("--{name}={soft}:");
-        let set = Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap();
+        // As whoever runs it: not even root may set the limits of others everywhere.
+        let owner = Path::new("/proc").join(&pid).metadata().unwrap().uid();
+        let mut prlimit = Command::new("prlimit");
+        let set = prlimit.uid(owner).args(["--pid", &pid, &limit]).status().unwrap();
         assert!(set.success(), "{limit}");
     }
 

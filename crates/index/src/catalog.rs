@@ -2,9 +2,9 @@
 //! in a tree of their own; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
-use super::charge::Charged;
-use super::kept::{KeptSets, Statistics};
+use super::memory_reservation::Charged;
 use super::scan::{Gathered, gather, scan, scan_halves, union};
+use super::set_cache::{SetCache, Statistics};
 use super::slice::Slice;
 use super::tree::Tree;
 use crate::metrics::IndexMetrics;
@@ -33,7 +33,7 @@ pub enum SnapshotError {
 
 /// The catalog of sets.
 pub struct Catalog {
-    kept: KeptSets,
+    kept: SetCache,
     metrics: IndexMetrics,
     // What sets take that are not kept.
     charged: Arc<Charged>,
@@ -64,7 +64,7 @@ impl Catalog {
 
     fn keeping(memory_bytes: usize, resident: Vec<Filter>) -> Self {
         let charged = Arc::<Charged>::default();
-        let kept = KeptSets::new(memory_bytes, resident, Arc::clone(&charged));
+        let kept = SetCache::new(memory_bytes, resident, Arc::clone(&charged));
         Self { kept, metrics: IndexMetrics::default(), charged }
     }
 
@@ -272,13 +272,13 @@ impl Catalog {
         let public = &view.public;
         let content = public.timeless();
         let cheap = || Gathered::new(None, CHEAP_ITEMS);
-        let tree = match self.at_one_commit(source, view, &content, &cheap, limit)? {
+        let tree = match self.read_at_commit(source, view, &content, &cheap, limit)? {
             Some(tree) => tree,
             None => {
                 // So that it is kept from now on, where it can be.
                 self.slice(source, public, limit)?;
                 let all = || Gathered::new(view.limit(), limit);
-                self.at_one_commit(source, view, &content, &all, limit)?
+                self.read_at_commit(source, view, &content, &all, limit)?
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
@@ -287,7 +287,7 @@ impl Catalog {
 
     /// The view's items at one commit. Where no set of its public part is kept, all are gathered
     /// in `all`; `None` when they are too many.
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         source: &dyn EventSource,
         view: &View,
@@ -297,7 +297,7 @@ impl Catalog {
     ) -> Result<Option<Tree>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
         let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
-        source.at_one_commit(&mut || kept.set(beside()), &mut |moment| {
+        source.read_at_commit(&mut || kept.set(beside()), &mut |moment| {
             found = match kept.take() {
                 Some(mut tree) => {
                     let mut own = Gathered::new(view.limit(), limit);

@@ -22,22 +22,22 @@
 #![warn(missing_docs)]
 
 mod catalog;
-mod changes;
-mod charge;
-mod kept;
+mod commit_feed;
+mod memory_reservation;
 mod metrics;
 mod scan;
+mod set_cache;
 mod slice;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError};
-pub use changes::{Subscriber, SubscriberError};
-pub use kept::Statistics;
+pub use commit_feed::{Subscriber, SubscriberError};
 pub use metrics::IndexMetrics;
+pub use set_cache::Statistics;
 pub use slice::Slice;
 pub use tree::Tree;
 
-use changes::Changes;
+use commit_feed::CommitFeed;
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
@@ -63,7 +63,7 @@ pub struct Sets {
     catalog: Arc<Catalog>,
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
-    changes: Changes,
+    changes: CommitFeed,
 }
 
 impl Index {
@@ -79,7 +79,7 @@ impl Index {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
         let kept = Arc::clone(&catalog);
-        let changes = Changes::new();
+        let changes = CommitFeed::new();
         let publish = changes.clone();
         let store = Store::open(
             path,
@@ -177,7 +177,7 @@ impl Sets {
     ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::of_public(memory_bytes, &private));
         let hidden = private.clone();
-        let changes = Changes::new();
+        let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
         Ok(Self { source, catalog, hidden, changes })
@@ -191,7 +191,7 @@ impl Sets {
     /// The sets over a store that another process writes to. Each is scanned for and shows the
     /// store as it is then; nothing tells of changes.
     pub fn reading(reader: Reader) -> Self {
-        let (catalog, changes) = (Arc::new(Catalog::scanning()), Changes::new());
+        let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         Self { source: Arc::new(reader), catalog, hidden: PrivateKinds::default(), changes }
     }
 
@@ -282,7 +282,7 @@ impl Sets {
 /// What is heard of another relay's database goes to the catalog and to whoever subscribes.
 struct Heard {
     catalog: Arc<Catalog>,
-    changes: Changes,
+    changes: CommitFeed,
 }
 
 impl Listener for Heard {

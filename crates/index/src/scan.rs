@@ -2,7 +2,7 @@
 
 use super::tree::Tree;
 use negsync_reconcile::Item;
-use negsync_store::{AtOneMoment, EventSource, Filter, StoreError, View};
+use negsync_store::{EventSource, Filter, SourceSnapshot, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
@@ -74,7 +74,7 @@ impl Gathered {
     /// Takes what matches any of the filters, until there are too many.
     pub(super) fn take<'filter>(
         &mut self,
-        moment: &dyn AtOneMoment,
+        moment: &dyn SourceSnapshot,
         filters: impl IntoIterator<Item = &'filter Filter>,
     ) -> Result<(), StoreError> {
         for filter in filters {
@@ -131,7 +131,7 @@ pub(super) fn gather(
     Ok(gathered.items())
 }
 
-/// As [`scan`], on two threads. They see different states of the store: only for a set for which
+/// As [`scan`], on two threads where a second one can be had. They see different states of the store: only for a set for which
 /// commits are noted meanwhile.
 pub(super) fn scan_halves(
     source: &dyn EventSource,
@@ -144,9 +144,13 @@ pub(super) fn scan_halves(
     let older = Filter { until: Some(middle - 1), ..filter.clone() };
     let newer = Filter { since: Some(middle), ..filter.clone() };
     std::thread::scope(|scope| {
-        let newer = scope.spawn(|| scan(source, &newer, most));
+        let scan_newer = || scan(source, &newer, most);
+        let thread = std::thread::Builder::new().spawn_scoped(scope, scan_newer);
         let older = scan(source, &older, most)?;
-        let newer = newer.join().unwrap_or(Err(StoreError::Closed))?;
+        let newer = match thread {
+            Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed))?,
+            Err(_) => scan_newer()?,
+        };
         Ok(older.zip(newer).and_then(|(mut items, newer)| {
             items.extend(newer);
             (items.len() <= most).then_some(items)

@@ -4,7 +4,7 @@ use negsync_index::{Catalog, Index};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    AtOneMoment, Deadline, Event, EventSource, Filter, PrivateKinds, StoreError, StoreOptions,
+    Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, StoreError, StoreOptions,
     Synchronous, VerifiedEvent, Work, unix_now,
 };
 use rand::rngs::StdRng;
@@ -214,11 +214,11 @@ impl EventSource for Faulty {
         Ok(())
     }
 
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         work(self)
     }
 
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
@@ -236,7 +236,7 @@ impl EventSource for Faulty {
     }
 }
 
-impl AtOneMoment for Faulty {
+impl SourceSnapshot for Faulty {
     fn items(
         &self,
         _: &Filter,

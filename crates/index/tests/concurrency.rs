@@ -6,7 +6,7 @@ use negsync_index::{Catalog, Index, Subscriber};
 use negsync_reconcile::Item;
 use negsync_reconcile::{RangeSet, Sum};
 use negsync_store::{
-    AtOneMoment, Change, Deadline, Event, EventSource, Filter, PrivateKinds, Step, StoreError,
+    Change, Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, Step, StoreError,
     StoreOptions, Synchronous, VerifiedEvent, Work,
 };
 use rand::rngs::StdRng;
@@ -294,11 +294,11 @@ impl EventSource for HalfSeen {
         Ok(())
     }
 
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         work(self)
     }
 
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
@@ -316,7 +316,7 @@ impl EventSource for HalfSeen {
     }
 }
 
-impl AtOneMoment for HalfSeen {
+impl SourceSnapshot for HalfSeen {
     fn items(
         &self,
         filter: &Filter,

@@ -69,7 +69,7 @@ struct Fields<'json> {
     created_at: u64,
     kind: u16,
     #[serde(borrow)]
-    tags: Vec<Vec<Text<'json>>>,
+    tags: Vec<Vec<TagText<'json>>>,
     #[serde(borrow)]
     content: Cow<'json, str>,
     #[serde(borrow)]
@@ -79,19 +79,19 @@ struct Fields<'json> {
 /// A string inside a list, which serde borrows only under a name of its own.
 #[derive(Deserialize, serde::Serialize)]
 #[serde(transparent)]
-struct Text<'json>(#[serde(borrow)] Cow<'json, str>);
+struct TagText<'json>(#[serde(borrow)] Cow<'json, str>);
 
 /// The tags alone; the other fields are passed over.
 #[derive(Deserialize)]
-struct Tags<'json> {
+struct TagsOnly<'json> {
     #[serde(borrow)]
-    tags: Vec<Vec<Text<'json>>>,
+    tags: Vec<Vec<TagText<'json>>>,
 }
 
 /// Whether an event, given as JSON, has one of the keys of each list. Lists that were found are taken
 /// out. Each list is sorted and of one letter.
 pub fn has_tags(json: &str, lists: &mut Vec<&[TagKey]>) -> bool {
-    let Ok(Tags { tags }) = serde_json::from_str(json) else { return false };
+    let Ok(TagsOnly { tags }) = serde_json::from_str(json) else { return false };
     for tag in &tags {
         let [name, value, ..] = tag.as_slice() else { continue };
         // Only a key that is looked for is made: a long value is hashed for it.
@@ -346,8 +346,8 @@ impl Event {
     /// asked for.
     pub fn tag_values(&self, name: &str) -> Vec<String> {
         let tags = self.json.get(self.tags_at.clone()).unwrap_or_default();
-        let tags: Vec<Vec<Text<'_>>> = serde_json::from_str(tags).unwrap_or_default();
-        let value = |tag: &Vec<Text<'_>>| match tag.as_slice() {
+        let tags: Vec<Vec<TagText<'_>>> = serde_json::from_str(tags).unwrap_or_default();
+        let value = |tag: &Vec<TagText<'_>>| match tag.as_slice() {
             [tag_name, value, ..] if tag_name.0 == name => Some(value.0.clone().into_owned()),
             _ => None,
         };
@@ -365,10 +365,16 @@ impl Event {
             return false;
         }
         let content = self.json.get(self.content_at.clone()).unwrap_or_default();
-        let Ok(content) = serde_json::from_str::<Text<'_>>(content) else { return false };
+        let Ok(content) = serde_json::from_str::<TagText<'_>>(content) else { return false };
         let Ok(Value::Object(reposted)) = serde_json::from_str(&content.0) else { return false };
         let tags = reposted.get("tags").and_then(Value::as_array);
         tags.is_some_and(|tags| tags.iter().any(|tag| tag.get(0).is_some_and(|name| name == "-")))
+    }
+
+    /// The content. Reads it anew: for those who seldom ask.
+    pub fn content(&self) -> String {
+        let content = self.json.get(self.content_at.clone()).unwrap_or_default();
+        serde_json::from_str(content).unwrap_or_default()
     }
 
     /// How many characters the content has, as NIP-11 counts them.

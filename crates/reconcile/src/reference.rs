@@ -243,7 +243,7 @@ fn split<S: RangeSet>(set: &S, out: &mut Encoder, ranks: Range<usize>, upper: &B
 
 /// One bucket of a split.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Bucket {
+pub(super) struct SplitBucket {
     pub(super) start: usize,
     pub(super) end: usize,
     pub(super) upper: Bound,
@@ -257,7 +257,7 @@ pub(super) fn buckets<S: RangeSet>(
     ranks: Range<usize>,
     upper: Bound,
     count: usize,
-) -> Vec<Bucket> {
+) -> Vec<SplitBucket> {
     buckets_between(set, &even_ends(&ranks, count), upper)
 }
 
@@ -268,13 +268,17 @@ pub(super) fn even_ends(ranks: &Range<usize>, count: usize) -> Vec<usize> {
 }
 
 /// The buckets between each of `ends`, which ascend, and the next; the last one ends at `upper`.
-pub(super) fn buckets_between<S: RangeSet>(set: &S, ends: &[usize], upper: Bound) -> Vec<Bucket> {
+pub(super) fn buckets_between<S: RangeSet>(
+    set: &S,
+    ends: &[usize],
+    upper: Bound,
+) -> Vec<SplitBucket> {
     let places = ends.iter().zip(set.cuts(ends));
     let places = places.map(|(rank, (bound, sum))| (bound, RangePosition { rank: *rank, sum }));
     let places: Vec<(Bound, RangePosition)> = places.collect();
     let pairs = places.iter().zip(places.iter().skip(1));
     pairs
-        .map(|((_, lower), (bound, end))| Bucket {
+        .map(|((_, lower), (bound, end))| SplitBucket {
             start: lower.rank,
             end: end.rank,
             upper: if Some(&end.rank) == ends.last() { upper } else { *bound },

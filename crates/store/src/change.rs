@@ -1,6 +1,6 @@
 //! What a commit did, step by step, and how an event is taken out.
 
-use super::{deletion, fault};
+use super::{deletion, sqlite_error};
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
 use rusqlite::{Connection, params};
@@ -44,19 +44,19 @@ impl From<Written> for Change {
 }
 
 /// A stored event with what it takes to remove it.
-pub(super) struct Stored {
+pub(super) struct StoredEvent {
     pub(super) row: i64,
     pub(super) item: Item,
     pub(super) json: String,
 }
 
-impl Stored {
+impl StoredEvent {
     /// From the columns row, id, created_at, json.
     pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
             item: Item::new(row.get::<_, i64>(2)? as u64, row.get(1)?),
-            json: fault::text(row, 3)?.into_owned(),
+            json: sqlite_error::text(row, 3)?.into_owned(),
         })
     }
 

@@ -23,17 +23,17 @@ const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The commits of a store. Clones share them.
 #[derive(Clone, Default)]
-pub(super) struct Commits(Arc<Shared>);
+pub(super) struct Commits(Arc<CommitState>);
 
 #[derive(Default)]
-struct Shared {
-    counts: Mutex<Counts>,
+struct CommitState {
+    counts: Mutex<CommitCounts>,
     // Signalled when a commit has been told, and when the last reading that waited has begun.
     moved: Condvar,
 }
 
 #[derive(Default)]
-struct Counts {
+struct CommitCounts {
     made: u64,
     // As many as were made, or one less.
     told: u64,
@@ -48,7 +48,7 @@ pub(super) struct Untold(Commits);
 impl Commits {
     /// Runs `commit` once the last one is told. When it fails there is no commit.
     pub(super) fn make<E>(&self, commit: impl FnOnce() -> Result<(), E>) -> Result<Untold, E> {
-        let is_early = |counts: &mut Counts| counts.is_untold() || counts.waiting > 0;
+        let is_early = |counts: &mut CommitCounts| counts.is_untold() || counts.waiting > 0;
         let waited = self.0.moved.wait_while(self.lock(), is_early);
         let mut counts = waited.unwrap_or_else(PoisonError::into_inner);
         commit()?;
@@ -62,7 +62,7 @@ impl Commits {
         let mut counts = self.lock();
         if counts.is_untold() {
             counts.waiting += 1;
-            let is_untold = |counts: &mut Counts| counts.is_untold();
+            let is_untold = |counts: &mut CommitCounts| counts.is_untold();
             let waited = self.0.moved.wait_timeout_while(counts, TELL_TIMEOUT, is_untold);
             counts = waited.unwrap_or_else(PoisonError::into_inner).0;
             counts.waiting -= 1;
@@ -78,12 +78,12 @@ impl Commits {
         drop(self.0.moved.wait_while(counts, |counts| counts.told < made));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Counts> {
+    fn lock(&self) -> MutexGuard<'_, CommitCounts> {
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Counts {
+impl CommitCounts {
     fn is_untold(&self) -> bool {
         self.told < self.made
     }

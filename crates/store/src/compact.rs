@@ -3,7 +3,7 @@
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, deletion, lock, refused, rules, schema, writer::unix_now};
+use super::{StoreError, deletion, lock, operator, refused, rules, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -19,7 +19,8 @@ pub struct Compacted {
     pub after_bytes: u64,
     /// The expired events that were removed.
     pub expired: usize,
-    /// The ids of deleted events that are kept out, and the addresses; they have to stay.
+    /// The ids of deleted events that are kept out, by their authors or by the operator, and the
+    /// addresses; they have to stay.
     pub tombstones: u64,
 }
 
@@ -50,10 +51,11 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     let count =
         "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
     let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;
+    let tombstones = tombstones.unsigned_abs() + operator::tombstones(&connection)?;
     drop(connection);
     let after_bytes = size(path);
     drop(lock);
-    Ok(Compacted { before_bytes, after_bytes, expired, tombstones: tombstones.max(0) as u64 })
+    Ok(Compacted { before_bytes, after_bytes, expired, tombstones })
 }
 
 fn expire(connection: &mut Connection) -> Result<usize, StoreError> {

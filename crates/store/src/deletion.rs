@@ -5,8 +5,8 @@
 //! each address; `deletion` is the row of the request. A version that is deleted by its id gives its
 //! place back: an older one that still comes, from another relay, is stored.
 
-use super::change::{Stored, Written};
-use super::fault;
+use super::change::{StoredEvent, Written};
+use super::sqlite_error;
 use super::writer::STEP_ROWS;
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
@@ -128,7 +128,7 @@ fn targets(connection: &Connection, request: &Event) -> rusqlite::Result<Vec<[u8
                 Ok(!REQUESTS.contains(&kind)
                     && (author == *request.pubkey()
                         || kind == GIFT_WRAP
-                            && is_recipient(&fault::text(row, 2)?, request.pubkey())))
+                            && is_recipient(&sqlite_error::text(row, 2)?, request.pubkey())))
             })
             .optional()?;
         targets.extend((is_target == Some(true)).then_some(*id));
@@ -149,7 +149,7 @@ fn targets(connection: &Connection, request: &Event) -> rusqlite::Result<Vec<[u8
 fn remove(connection: &Connection, id: &[u8; 32], change: &mut Written) -> rusqlite::Result<()> {
     let stored = connection
         .prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?
-        .query_row([id], Stored::read)
+        .query_row([id], StoredEvent::read)
         .optional()?;
     stored.map_or(Ok(()), |stored| stored.remove(connection, change))
 }
@@ -297,7 +297,7 @@ pub(super) fn follow_all(connection: &Connection) -> rusqlite::Result<()> {
     let rows: Vec<i64> = rows.query_map([DELETION], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut json = connection.prepare("SELECT json FROM event WHERE row = ?1")?;
     for row in rows {
-        let request = json.query_row([row], |it| Ok(Event::parse(&fault::text(it, 0)?)))?;
+        let request = json.query_row([row], |it| Ok(Event::parse(&sqlite_error::text(it, 0)?)))?;
         // One that is no event any more is for `check`.
         if let Ok(request) = request {
             follow(connection, &request, row, &mut Written::default())?;

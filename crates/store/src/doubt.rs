@@ -4,7 +4,7 @@
 
 use super::presence::Presence;
 use super::wal::{self, LogError};
-use super::{StoreError, fault};
+use super::{StoreError, sqlite_error};
 use rusqlite::Connection;
 use std::fs::File;
 use std::mem::ManuallyDrop;
@@ -38,7 +38,7 @@ impl Doubt {
 
     /// SQLite has met an error. Where a flush failed it does not say of which file.
     pub(super) fn note(&self, error: &rusqlite::Error) {
-        if fault::is_failed_flush(error) {
+        if sqlite_error::is_failed_flush(error) {
             self.everything();
         }
     }

@@ -4,8 +4,8 @@ use super::StoreError;
 use super::change::Change;
 use super::commits::Untold;
 use super::doubt::Doubt;
-use super::fault;
 use super::presence::Presence;
+use super::sqlite_error;
 use crate::options::Synchronous;
 use std::fs::File;
 use std::io;
@@ -46,7 +46,7 @@ impl Flusher {
         doubt: Doubt,
     ) -> Result<Self, StoreError> {
         let (commits, waiting) = sync_channel(1);
-        let thread = Thread { flush, on_commit, next_expiry, doubt };
+        let thread = FlushThread { flush, on_commit, next_expiry, doubt };
         let thread = std::thread::Builder::new()
             .name("store-flush".into())
             .spawn(move || thread.run(&waiting))
@@ -70,7 +70,7 @@ impl Flusher {
     }
 }
 
-struct Thread<Flush> {
+struct FlushThread<Flush> {
     flush: Flush,
     on_commit: OnCommit,
     // Shared with whoever asks whether something is due to be removed.
@@ -78,7 +78,7 @@ struct Thread<Flush> {
     doubt: Doubt,
 }
 
-impl<Flush: FnMut() -> Result<(), FlushError>> Thread<Flush> {
+impl<Flush: FnMut() -> Result<(), FlushError>> FlushThread<Flush> {
     fn run(mut self, waiting: &Receiver<Committed>) {
         while let Ok(committed) = waiting.recv() {
             let flushed = self.flush();
@@ -97,7 +97,7 @@ impl<Flush: FnMut() -> Result<(), FlushError>> Thread<Flush> {
                 self.doubt.log_failed();
                 format!("not flushed to the disk: {error}")
             }
-            FlushError::Elsewhere(error) => fault::in_words(&error),
+            FlushError::Elsewhere(error) => sqlite_error::in_words(&error),
         })
     }
 
@@ -147,7 +147,7 @@ mod tests {
     use super::super::schema;
     use super::super::source_queue::Origin;
     use super::super::vanish::Vanishing;
-    use super::super::writer::{Batches, Beside, Writer};
+    use super::super::writer::{Batches, Writer, WriterContext};
     use super::*;
     use crate::metrics::StoreMetrics;
     use negsync_nostr::Event;
@@ -200,7 +200,7 @@ mod tests {
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;
-        let beside = Beside { checkpointer, commits, expired_until, metrics, batches };
+        let beside = WriterContext { checkpointer, commits, expired_until, metrics, batches };
         let writer =
             Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
                 .unwrap();

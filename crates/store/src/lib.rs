@@ -35,12 +35,12 @@ mod compact;
 mod deadline;
 mod deletion;
 mod doubt;
-mod fault;
 mod file_kind;
 mod flush;
 mod lock;
 mod metrics;
 mod newest;
+mod operator;
 mod options;
 mod presence;
 mod private_times;
@@ -53,6 +53,7 @@ mod rules;
 mod schema;
 mod source;
 mod source_queue;
+mod sqlite_error;
 mod submission;
 mod sync_mark;
 mod vanish;
@@ -64,19 +65,20 @@ mod writer;
 pub use attached::{Attached, Listener, RelayKind};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
-pub use check::{Checked, Finding, check};
+pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use flush::OnCommit;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
+pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
-pub use readers::{LeftOut, Moment, Reader, StoredPage};
-pub use refused::Refused;
+pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
+pub use refused::RefusedId;
 pub use rules::Outcome;
-pub use source::{AtOneMoment, EventSource, Work};
+pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::Origin;
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
@@ -94,7 +96,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use tokio::sync::oneshot;
 use vanish::Vanishing;
-use writer::{Beside, Writer};
+use writer::{Writer, WriterContext};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
@@ -174,10 +176,13 @@ pub enum StoreError {
         path: PathBuf,
     },
     /// Another process writes to it.
-    #[error("the store {path} is in use by another negsync; stop it first", path = path.display())]
+    #[error("the store {path} is in use by another negsync{by}; stop it first",
+        path = path.display(), by = pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
     InUse {
         /// The store's file.
         path: PathBuf,
+        /// The process, where it has left its number.
+        pid: Option<u32>,
     },
     /// The file that marks the store as in use cannot be made.
     #[error("cannot lock the store with {path}, beside it: {source}", path = path.display())]
@@ -301,7 +306,7 @@ impl StoreError {
             {
                 Self::Damaged { path: path.to_owned(), source }
             }
-            Self::Sqlite(source) if fault::has_no_room(&source) => {
+            Self::Sqlite(source) if sqlite_error::has_no_room(&source) => {
                 Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
@@ -381,7 +386,7 @@ impl Store {
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
-        let beside = Beside {
+        let beside = WriterContext {
             checkpointer,
             commits: commits.clone(),
             expired_until: Arc::clone(&expired_until),
@@ -449,11 +454,36 @@ impl Store {
         self.inner.writer.remove(ids)
     }
 
+    /// Removes what an operator means, and keeps it out until [`Store::undelete`].
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone; a part may be removed by then.
+    pub fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        let selected = self.reader().selected(selection)?;
+        self.inner.writer.delete(selected.ids.clone())?;
+        Ok(selected)
+    }
+
+    /// Takes back what [`Store::delete`] has kept out, and returns how many ids that are. The events
+    /// are not brought back: whoever has them may send them again.
+    ///
+    /// # Errors
+    /// When SQLite refuses, the writer has gone, or the filter asks for tags.
+    pub fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
+        let ids = self.reader().undeleted(undelete)?;
+        let count = ids.len() as u64;
+        for ids in ids.chunks(writer::STEP_ROWS) {
+            let ids = ids.to_vec();
+            self.inner.writer.note(move |connection, _| operator::undelete(connection, &ids))?;
+        }
+        Ok(count)
+    }
+
     /// Remembers ids that a sync need not move again, and returns once they are written.
     ///
     /// # Errors
     /// When SQLite refuses or the writer has gone.
-    pub fn remember_refused(&self, refused: Vec<Refused>) -> Result<(), StoreError> {
+    pub fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
         self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
     }
 

@@ -48,7 +48,8 @@ pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
     match file.try_lock() {
         Ok(()) => {}
         Err(TryLockError::WouldBlock) => {
-            return Err(StoreError::InUse { path: path.to_owned() });
+            let pid = holder(&file);
+            return Err(StoreError::InUse { path: path.to_owned(), pid });
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
@@ -72,7 +73,8 @@ impl Lock {
     /// Writes down which files the store and its log are, for starts to come.
     pub(super) fn record(&self, store: Identity, log: Identity) {
         let line = |name: &str, it: Identity| format!("{name} {} {}\n", it.inode, it.born);
-        let text = line("store", store) + &line("log", log);
+        let text =
+            line("store", store) + &line("log", log) + &format!("pid {}\n", std::process::id());
         let written = self
             .file
             .set_len(0)
@@ -85,13 +87,23 @@ impl Lock {
     }
 }
 
+/// The process that holds the lock, where it has written its number down.
+fn holder(file: &File) -> Option<u32> {
+    let text = read_record(file)?;
+    text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok())
+}
+
+fn read_record(file: &File) -> Option<String> {
+    let mut bytes = [0; RECORD_BYTES];
+    let read = file.read_at(&mut bytes, 0).ok()?;
+    String::from_utf8(bytes.get(..read)?.to_vec()).ok()
+}
+
 /// The inode and the time of birth of the store and of its log, as they were last opened to write.
 pub(super) fn recorded(store: &Path) -> Option<((u64, u128), (u64, u128))> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NOFOLLOW).open(beside(store)).ok()?;
-    let mut bytes = [0; RECORD_BYTES];
-    let read = file.read_at(&mut bytes, 0).ok()?;
-    let text = std::str::from_utf8(bytes.get(..read)?).ok()?;
+    let text = read_record(&file)?;
     let of = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?;
         let (inode, born) = line.split_once(' ')?;

@@ -49,10 +49,10 @@ impl StoreMetrics {
 /// How measured values are distributed over buckets with fixed upper bounds. Clones share it;
 /// measuring takes no lock.
 #[derive(Debug, Clone)]
-pub struct Distribution(Arc<Buckets>);
+pub struct Distribution(Arc<DistributionBuckets>);
 
 #[derive(Debug)]
-struct Buckets {
+struct DistributionBuckets {
     bounds: &'static [f64],
     // One for each bound, and one for values above the last.
     counts: Box<[AtomicU64]>,
@@ -65,7 +65,11 @@ impl Distribution {
     pub fn new(bounds: &'static [f64]) -> Self {
         debug_assert!(bounds.is_sorted(), "the bounds of buckets ascend");
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
-        Self(Arc::new(Buckets { bounds, counts, sum: AtomicU64::new(0.0_f64.to_bits()) }))
+        Self(Arc::new(DistributionBuckets {
+            bounds,
+            counts,
+            sum: AtomicU64::new(0.0_f64.to_bits()),
+        }))
     }
 
     /// Adds a value.

@@ -1,9 +1,9 @@
 //! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
 
 use super::StoreError;
-use super::fault;
-use super::query::{self, Expired, Extent, Hit, Source, choose, each_walk, is_one_walk};
+use super::query::{self, Expired, Extent, Hit, ScanIndex, choose, each_walk, is_one_walk};
 use super::readers::ReadTransaction;
+use super::sqlite_error;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use rusqlite::Row;
@@ -59,7 +59,7 @@ fn extent(most: usize) -> Extent {
 fn newest_of(
     read: &ReadTransaction<'_>,
     filter: &Filter,
-    source: Source<'_>,
+    source: ScanIndex<'_>,
     most: usize,
     expired: &Expired,
 ) -> Result<Newest, StoreError> {
@@ -146,7 +146,7 @@ pub(super) fn and_first(
         let looked_at = query::fetch(read, &newest.hits, now, visit)?;
         return Ok((newest, looked_at));
     }
-    let mut found = Found {
+    let mut found = NewestHits {
         most,
         hits: Vec::new(),
         rest: Rest::Nothing,
@@ -163,7 +163,7 @@ pub(super) fn and_first(
         })
     })?;
     found.end_second();
-    let Found { mut hits, mut rest, read: looked_at, visit, .. } = found;
+    let NewestHits { mut hits, mut rest, read: looked_at, visit, .. } = found;
     if visit.is_none() {
         // The rest is found in the index alone, at the same moment.
         return Ok((newest_of(read, filter, source, most, expired)?, looked_at));
@@ -176,7 +176,7 @@ pub(super) fn and_first(
 type Visit<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 
 /// What a walk has found: it goes back in time, and within a second from the highest id down.
-struct Found<'visit> {
+struct NewestHits<'visit> {
     most: usize,
     hits: Vec<Hit>,
     rest: Rest,
@@ -188,7 +188,7 @@ struct Found<'visit> {
     visit: Option<&'visit mut Visit<'visit>>,
 }
 
-impl Found<'_> {
+impl NewestHits<'_> {
     /// Breaks off when all is found, and when nobody takes what is read any more.
     fn add(&mut self, hit: Hit, row: &Row<'_>) -> rusqlite::Result<ControlFlow<()>> {
         if self.second.first().is_some_and(|(of, _)| of.item.created_at != hit.item.created_at) {
@@ -204,7 +204,7 @@ impl Found<'_> {
             self.rest = Rest::Event(hit.item);
             return Ok(ControlFlow::Break(()));
         }
-        let json = fault::text(row, query::JSON_COLUMN)?.into_owned();
+        let json = sqlite_error::text(row, query::JSON_COLUMN)?.into_owned();
         self.second.push((hit, json));
         Ok(ControlFlow::Continue(()))
     }

@@ -35,13 +35,13 @@ impl From<&Metadata> for Identity {
 
 /// One of the files that a store is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Part {
+enum StoreFile {
     Store,
     Log,
     Lock,
 }
 
-impl Part {
+impl StoreFile {
     /// What to do when it is lost.
     fn hint(self) -> &'static str {
         match self {
@@ -61,14 +61,14 @@ impl Part {
 }
 
 /// A file that has to stay where it is.
-struct Watched {
-    part: Part,
+struct WatchedFile {
+    part: StoreFile,
     path: PathBuf,
     identity: Identity,
 }
 
 /// What stands where a file should be.
-enum Found {
+enum FileState {
     Same,
     /// The file, which has other names as well.
     Linked(u64),
@@ -76,8 +76,8 @@ enum Found {
     Another,
 }
 
-impl Watched {
-    fn look(&self) -> io::Result<Found> {
+impl WatchedFile {
+    fn look(&self) -> io::Result<FileState> {
         let found = match self.path.metadata() {
             Ok(found) => found,
             Err(error)
@@ -86,26 +86,26 @@ impl Watched {
                     io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
                 ) =>
             {
-                return Ok(Found::Nothing);
+                return Ok(FileState::Nothing);
             }
             Err(error) => return Err(error),
         };
         Ok(match found.nlink() {
-            _ if Identity::from(&found) != self.identity => Found::Another,
-            0 | 1 => Found::Same,
-            names => Found::Linked(names),
+            _ if Identity::from(&found) != self.identity => FileState::Another,
+            0 | 1 => FileState::Same,
+            names => FileState::Linked(names),
         })
     }
 }
 
 /// The files of an open store. Clones share what is known of them.
 #[derive(Clone)]
-pub(super) struct Presence(Arc<Shared>);
+pub(super) struct Presence(Arc<PresenceState>);
 
-struct Shared {
-    watched: Vec<Watched>,
+struct PresenceState {
+    watched: Vec<WatchedFile>,
     // The first file that was lost. That lasts: while it was away others may have written to it.
-    lost: OnceLock<Part>,
+    lost: OnceLock<StoreFile>,
     // A file has more than one name, and the log says so.
     is_linked: AtomicBool,
     // SQLite removes the log when the store closes.
@@ -126,15 +126,16 @@ impl Presence {
         let log = Identity::from(&log.metadata().map_err(failed(&log_path))?);
         lock.record(store, log);
         let held = Identity::from(&lock.file.metadata().map_err(failed(&lock.path))?);
-        let watch = |part, path: &Path, identity| Watched { part, path: path.to_owned(), identity };
+        let watch =
+            |part, path: &Path, identity| WatchedFile { part, path: path.to_owned(), identity };
         let watched = vec![
             // Where links lead to, and as it was named: the next start goes by the name.
-            watch(Part::Store, real, store),
-            watch(Part::Store, path, store),
-            watch(Part::Log, &log_path, log),
-            watch(Part::Lock, &lock.path, held),
+            watch(StoreFile::Store, real, store),
+            watch(StoreFile::Store, path, store),
+            watch(StoreFile::Log, &log_path, log),
+            watch(StoreFile::Lock, &lock.path, held),
         ];
-        let presence = Self(Arc::new(Shared {
+        let presence = Self(Arc::new(PresenceState {
             watched,
             lost: OnceLock::new(),
             is_linked: AtomicBool::new(false),
@@ -160,10 +161,10 @@ impl Presence {
         for watched in &self.0.watched {
             let (path, part) = (watched.path.display(), watched.part);
             let found = match watched.look() {
-                Ok(Found::Same) => continue,
-                Ok(Found::Nothing) => "nothing",
-                Ok(Found::Another) => "another file",
-                Ok(Found::Linked(names)) => {
+                Ok(FileState::Same) => continue,
+                Ok(FileState::Nothing) => "nothing",
+                Ok(FileState::Another) => "another file",
+                Ok(FileState::Linked(names)) => {
                     is_linked = true;
                     if !self.0.is_linked.swap(true, Ordering::AcqRel) {
                         tracing::error!(file = %path, names, "store file has other names: writing stops; remove its other hard links");
@@ -204,10 +205,11 @@ impl Presence {
 
     /// Whether the log alone was lost: what it holds can still be moved into the store.
     pub(super) fn has_lost_log(&self) -> bool {
-        let is_there = |it: &Watched| {
-            it.part == Part::Log || matches!(it.look(), Ok(Found::Same | Found::Linked(_)))
+        let is_there = |it: &WatchedFile| {
+            it.part == StoreFile::Log
+                || matches!(it.look(), Ok(FileState::Same | FileState::Linked(_)))
         };
-        self.0.lost.get() == Some(&Part::Log) && self.0.watched.iter().all(is_there)
+        self.0.lost.get() == Some(&StoreFile::Log) && self.0.watched.iter().all(is_there)
     }
 }
 

@@ -2,9 +2,9 @@
 //! time; events themselves are read only when they are sent.
 
 use super::StoreError;
-use super::fault;
 use super::private_times;
 use super::readers::ReadTransaction;
+use super::sqlite_error;
 use crate::viewer::KINDS_TRIED;
 use negsync_nostr::Filter;
 use negsync_nostr::TagKey;
@@ -35,7 +35,7 @@ impl Hit {
 
 /// The index that a scan walks. What it does not decide is checked event by event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Source<'filter> {
+pub(super) enum ScanIndex<'filter> {
     Ids(&'filter [[u8; 32]]),
     /// The tag list with this position in [`Filter::tags`].
     Tag(usize, &'filter [TagKey]),
@@ -139,7 +139,7 @@ pub(super) fn fetch(
         let Some(row) = rows.next()? else { continue };
         let expires_at: Option<i64> = row.get(1)?;
         if expires_at.is_none_or(|second| second > now as i64)
-            && visit(&hit.item, &fault::text(row, 0)?).is_break()
+            && visit(&hit.item, &sqlite_error::text(row, 0)?).is_break()
         {
             return Ok(place + 1);
         }
@@ -180,9 +180,9 @@ pub(super) fn choose<'filter>(
     read: &ReadTransaction<'_>,
     filter: &'filter Filter,
     extent: Extent,
-) -> Result<Source<'filter>, StoreError> {
+) -> Result<ScanIndex<'filter>, StoreError> {
     let candidates = candidates(filter);
-    let [first, others @ ..] = candidates.as_slice() else { return Ok(Source::Time) };
+    let [first, others @ ..] = candidates.as_slice() else { return Ok(ScanIndex::Time) };
     if others.is_empty() {
         return Ok(*first);
     }
@@ -209,18 +209,18 @@ pub(super) fn choose<'filter>(
 
 /// The indexes that can answer the filter; the first is the likeliest to be short. Without long
 /// lists an index of kinds or of time is never the shorter one: the others are narrowed by both.
-fn candidates(filter: &Filter) -> Vec<Source<'_>> {
-    let ids = filter.ids.as_deref().map(Source::Ids);
-    let authors = filter.authors.as_deref().map(Source::Authors);
-    let tags = filter.tags.iter().enumerate().map(|(place, keys)| Source::Tag(place, keys));
-    let mut candidates: Vec<Source<'_>> = ids.into_iter().chain(authors).chain(tags).collect();
-    let kinds = filter.kinds.as_deref().map(Source::Kinds);
+fn candidates(filter: &Filter) -> Vec<ScanIndex<'_>> {
+    let ids = filter.ids.as_deref().map(ScanIndex::Ids);
+    let authors = filter.authors.as_deref().map(ScanIndex::Authors);
+    let tags = filter.tags.iter().enumerate().map(|(place, keys)| ScanIndex::Tag(place, keys));
+    let mut candidates: Vec<ScanIndex<'_>> = ids.into_iter().chain(authors).chain(tags).collect();
+    let kinds = filter.kinds.as_deref().map(ScanIndex::Kinds);
     let longest = candidates.iter().map(|it| it.values()).max();
     if longest.is_none_or(|longest| longest > LONG_LIST) {
         candidates.extend(kinds);
         let kinds = filter.kinds.as_ref().map_or(0, Vec::len);
         if filter.since.is_some() && longest.unwrap_or(0).max(kinds) > LONG_LIST {
-            candidates.push(Source::Time);
+            candidates.push(ScanIndex::Time);
         }
     }
     candidates
@@ -230,7 +230,7 @@ fn candidates(filter: &Filter) -> Vec<Source<'_>> {
 fn look_at(
     read: &ReadTransaction<'_>,
     filter: &Filter,
-    source: Source<'_>,
+    source: ScanIndex<'_>,
     most: usize,
 ) -> Result<usize, StoreError> {
     // Without the other conditions: they would be looked up row by row.
@@ -255,7 +255,7 @@ fn look_at(
     Ok(steps)
 }
 
-impl Source<'_> {
+impl ScanIndex<'_> {
     /// How many values are looked up.
     fn values(&self) -> usize {
         match self {
@@ -273,21 +273,21 @@ impl Source<'_> {
 pub(super) fn is_one_walk(
     read: &ReadTransaction<'_>,
     filter: &Filter,
-    source: Source<'_>,
+    source: ScanIndex<'_>,
 ) -> Result<bool, StoreError> {
     if !filter.tags.is_empty() || filter.ids.is_some() {
         return Ok(false);
     }
     let has_authors = filter.authors.is_some();
     Ok(match source {
-        Source::Time => {
+        ScanIndex::Time => {
             !has_authors && filter.kinds.is_none() && private_times::walks(read, filter)?.len() == 1
         }
-        Source::Kinds(kinds) => !has_authors && kinds.len() == 1,
-        Source::Authors(authors) => {
+        ScanIndex::Kinds(kinds) => !has_authors && kinds.len() == 1,
+        ScanIndex::Authors(authors) => {
             authors.len() == 1 && filter.kinds.as_ref().is_some_and(|kinds| kinds.len() == 1)
         }
-        Source::Ids(_) | Source::Tag(..) => false,
+        ScanIndex::Ids(_) | ScanIndex::Tag(..) => false,
     })
 }
 
@@ -299,7 +299,7 @@ pub(super) type Visit<'visit> =
 pub(super) struct Walk<'run> {
     read: &'run ReadTransaction<'run>,
     filter: &'run Filter,
-    source: Source<'run>,
+    source: ScanIndex<'run>,
     sql: &'run str,
     key: &'run [&'run dyn ToSql],
     checked: &'run RefCell<HashMap<i64, bool>>,
@@ -357,20 +357,20 @@ impl Walk<'_> {
     fn has_the_rest(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
         let Filter { kinds, ids, authors, without_kinds, .. } = self.filter;
         let knows_kind = match self.source {
-            Source::Authors(_) | Source::Kinds(_) | Source::Tag(..) => true,
-            Source::Ids(_) | Source::Time => kinds.is_none() && without_kinds.is_empty(),
+            ScanIndex::Authors(_) | ScanIndex::Kinds(_) | ScanIndex::Tag(..) => true,
+            ScanIndex::Ids(_) | ScanIndex::Time => kinds.is_none() && without_kinds.is_empty(),
         };
         if !knows_kind && !self.filter.takes_kind(row.get(3)?) {
             return Ok(false);
         }
         if let Some(ids) = ids
-            && !matches!(self.source, Source::Ids(_))
+            && !matches!(self.source, ScanIndex::Ids(_))
             && ids.binary_search(&hit.item.id).is_err()
         {
             return Ok(false);
         }
         if let Some(authors) = authors
-            && !matches!(self.source, Source::Authors(_))
+            && !matches!(self.source, ScanIndex::Authors(_))
             && !self.is_by(hit, authors)?
         {
             return Ok(false);
@@ -390,7 +390,7 @@ impl Walk<'_> {
     /// Whether the event has one of the keys of each list that the index does not decide.
     fn has_tags(&self, hit: &Hit) -> Result<bool, StoreError> {
         let is_decided =
-            |place: &usize| matches!(self.source, Source::Tag(walked, _) if walked == *place);
+            |place: &usize| matches!(self.source, ScanIndex::Tag(walked, _) if walked == *place);
         let lists = self.filter.tags.iter().enumerate().filter(|(place, _)| !is_decided(place));
         let lists = lists.map(|(_, keys)| keys.as_slice());
         match lists.clone().map(<[TagKey]>::len).sum() {
@@ -414,7 +414,7 @@ impl Walk<'_> {
                 let mut rows = select.query([hit.row])?;
                 let Some(row) = rows.next()? else { return Ok(false) };
                 let mut lists: Vec<&[TagKey]> = lists.collect();
-                let has_tags = negsync_nostr::has_tags(&fault::text(row, 0)?, &mut lists);
+                let has_tags = negsync_nostr::has_tags(&sqlite_error::text(row, 0)?, &mut lists);
                 let mut checked = self.checked.borrow_mut();
                 if checked.len() >= CHECKED_ROWS {
                     checked.clear();
@@ -446,7 +446,7 @@ impl Walk<'_> {
 pub(super) fn each_walk(
     read: &ReadTransaction<'_>,
     filter: &Filter,
-    source: Source<'_>,
+    source: ScanIndex<'_>,
     mut run: impl FnMut(Walk<'_>) -> Result<ControlFlow<()>, StoreError>,
 ) -> Result<(), StoreError> {
     let checked = RefCell::default();
@@ -455,10 +455,12 @@ pub(super) fn each_walk(
     };
     let is_taken = |kind: &&u16| filter.takes_kind(**kind);
     let walked = match source {
-        Source::Time => each(private_times::walks(read, filter)?.iter(), |sql| walk(sql, &[])),
-        Source::Ids(ids) => each(ids, |id| walk(BY_ID, &[id])),
-        Source::Kinds(kinds) => each(kinds.iter().filter(is_taken), |kind| walk(BY_KIND, &[kind])),
-        Source::Tag(_, keys) => {
+        ScanIndex::Time => each(private_times::walks(read, filter)?.iter(), |sql| walk(sql, &[])),
+        ScanIndex::Ids(ids) => each(ids, |id| walk(BY_ID, &[id])),
+        ScanIndex::Kinds(kinds) => {
+            each(kinds.iter().filter(is_taken), |kind| walk(BY_KIND, &[kind]))
+        }
+        ScanIndex::Tag(_, keys) => {
             let spans = KindSpans::of(filter);
             each(keys, |key| {
                 spans.each(read, KIND_OF_TAG, &key.as_bytes(), |kind| {
@@ -466,7 +468,7 @@ pub(super) fn each_walk(
                 })
             })
         }
-        Source::Authors(authors) => {
+        ScanIndex::Authors(authors) => {
             let spans = KindSpans::of(filter);
             each(authors, |author| {
                 spans.each(read, KIND_OF_AUTHOR, author, |kind| walk(BY_AUTHOR, &[author, &kind]))

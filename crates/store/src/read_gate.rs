@@ -11,10 +11,10 @@ use std::time::Duration;
 
 /// The gate of a store. Clones share it.
 #[derive(Clone, Default)]
-pub(super) struct ReadGate(Arc<Shared>);
+pub(super) struct ReadGate(Arc<GateState>);
 
 #[derive(Default)]
-struct Shared {
+struct GateState {
     // Counts how often all reads of the time were to break off. Every read looks at it, about once a
     // millisecond.
     breaks: AtomicU64,
@@ -25,7 +25,7 @@ struct Shared {
 }
 
 /// A read that has passed the gate, until this is dropped.
-pub(super) struct Reading {
+pub(super) struct ReadPermit {
     gate: ReadGate,
     breaks: u64,
 }
@@ -35,13 +35,13 @@ pub(super) struct Closed(ReadGate);
 
 impl ReadGate {
     /// Passes the gate; waits while it is closed.
-    pub(super) fn enter(&self, deadline: &Deadline) -> Result<Reading, StoreError> {
+    pub(super) fn enter(&self, deadline: &Deadline) -> Result<ReadPermit, StoreError> {
         let mut reading = self.lock();
         while self.is_closed() {
             reading = deadline.wait(&self.0.reading, &self.0.moved, reading)?;
         }
         *reading += 1;
-        Ok(Reading { gate: self.clone(), breaks: self.0.breaks.load(Ordering::Acquire) })
+        Ok(ReadPermit { gate: self.clone(), breaks: self.0.breaks.load(Ordering::Acquire) })
     }
 
     fn is_closed(&self) -> bool {
@@ -67,7 +67,7 @@ impl ReadGate {
     }
 }
 
-impl Reading {
+impl ReadPermit {
     /// Says later whether the read is to break off.
     pub(super) fn is_to_break_off(&self) -> impl Fn() -> bool + Send + 'static {
         let (gate, breaks) = (self.gate.clone(), self.breaks);
@@ -75,7 +75,7 @@ impl Reading {
     }
 }
 
-impl Drop for Reading {
+impl Drop for ReadPermit {
     fn drop(&mut self) {
         let mut reading = self.gate.lock();
         *reading -= 1;

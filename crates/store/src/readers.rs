@@ -8,7 +8,10 @@ use super::query::{self, Expired, Hit};
 use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
-use super::{Deadline, PeerTraits, StoreError, SyncMark, refused, rules, schema, sync_mark};
+use super::{
+    Deadline, PeerTraits, Selected, Selection, StoreError, SyncMark, Undelete, UndeleteError,
+    operator, refused, rules, schema, sync_mark,
+};
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use rusqlite::Connection;
@@ -103,7 +106,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.at_one_moment(|moment| moment.newest(filters, most))
+        self.read_snapshot(|moment| moment.newest(filters, most))
     }
 
     /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
@@ -145,7 +148,7 @@ impl Reader {
         hits: &[Hit],
         visit: impl FnMut(&Item, &str) -> ControlFlow<()>,
     ) -> Result<usize, StoreError> {
-        self.at_one_moment(|moment| moment.fetch(hits, visit))
+        self.read_snapshot(|moment| moment.fetch(hits, visit))
     }
 
     /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
@@ -158,7 +161,7 @@ impl Reader {
         filter: &Filter,
         visit: impl FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.at_one_moment(|moment| moment.items(filter, visit))
+        self.read_snapshot(|moment| moment.items(filter, visit))
     }
 
     /// How many events of each kind are stored. Walks one index from end to end.
@@ -174,12 +177,12 @@ impl Reader {
     ///
     /// # Errors
     /// When SQLite refuses, and those of `work`.
-    pub fn at_one_moment<T, E: From<StoreError>>(
+    pub fn read_snapshot<T, E: From<StoreError>>(
         &self,
-        work: impl FnOnce(&Moment<'_>) -> Result<T, E>,
+        work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
-        self.read(|read| work(&Moment { read: *read, expired_until }))
+        self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
     }
 
     /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
@@ -188,10 +191,10 @@ impl Reader {
     ///
     /// # Errors
     /// Those of `work`.
-    pub fn at_one_commit<T>(
+    pub fn read_at_commit<T>(
         &self,
         beside: impl FnOnce(),
-        work: impl FnOnce(&Moment<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.read(|read| {
             let moment = self.commits.between(|is_told| {
@@ -200,7 +203,7 @@ impl Reader {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(Moment { read: *read, expired_until })
+                Ok::<_, StoreError>(ReadSnapshot { read: *read, expired_until })
             })?;
             work(&moment)
         })
@@ -225,7 +228,27 @@ impl Reader {
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
         let now = unix_now();
-        self.read(|read| Ok(refused::find(read, peer, ids, now)?))
+        self.read(|read| {
+            let mut found = refused::find(read, peer, ids, now)?;
+            operator::find(read, ids, &mut found)?;
+            Ok(found)
+        })
+    }
+
+    /// The stored events that an operator means.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        self.read_snapshot(|moment| selection.among(moment))
+    }
+
+    /// The ids that the operator has removed and means to take back.
+    ///
+    /// # Errors
+    /// When SQLite refuses, or the filter asks for tags.
+    pub fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        self.read(|read| operator::undeleted(read, undelete))
     }
 
     /// How far `peer` is known for a filter, given as the text it was remembered under.
@@ -285,12 +308,12 @@ impl LeftOut {
 }
 
 /// The store as it is at one moment.
-pub struct Moment<'read> {
+pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
     expired_until: u64,
 }
 
-impl Moment<'_> {
+impl ReadSnapshot<'_> {
     /// As [`Reader::items`].
     ///
     /// # Errors
@@ -410,12 +433,12 @@ pub(super) struct Pool {
     most: usize,
     gate: ReadGate,
     expired_until: Arc<AtomicU64>,
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     idle: Vec<Connection>,
     // Idle and in use.
     open: usize,
@@ -498,11 +521,11 @@ impl Pool {
         state.open -= state.idle.len();
         state.idle.clear();
         self.returned.notify_all();
-        let in_use = |state: &mut State| state.open > 0;
+        let in_use = |state: &mut PoolState| state.open > 0;
         drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ const MOST_TERM_S: u64 = 31 * 86_400;
 
 /// One id to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedId {
     /// The peer's URL; empty where the reason is this store's own.
     pub peer: String,
     /// The event's id.
@@ -26,7 +26,7 @@ pub struct Refused {
 /// Remembers ids, anew where they are known.
 pub(super) fn remember(
     connection: &Connection,
-    refused: &[Refused],
+    refused: &[RefusedId],
     now: u64,
 ) -> rusqlite::Result<()> {
     connection.execute(
@@ -88,7 +88,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("store.sqlite");
         let connection = schema::open_writer(&path).unwrap();
-        let refused = |peer: &str, id: u8, term_s| Refused {
+        let refused = |peer: &str, id: u8, term_s| RefusedId {
             peer: peer.into(),
             id: [id; 32],
             reason: "deleted".into(),

@@ -4,10 +4,12 @@
 //! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
 //! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
 //! it does depends on these two events and on nothing that the store has seen before. So two stores
-//! that give each other all they have end equal, whatever the history of each.
+//! that give each other all they have end equal, whatever the history of each; but for what an
+//! operator has removed.
 
-use super::change::{Step, Stored, Written};
+use super::change::{Step, StoredEvent, Written};
 use super::deletion;
+use super::operator;
 use super::vanish::Vanishing;
 use negsync_nostr::kinds::{AUTHENTICATION, DELETION, Lifetime, VANISH};
 use negsync_nostr::{Event, VerifiedEvent};
@@ -26,6 +28,8 @@ pub enum Outcome {
     Superseded,
     /// Its author has deleted it, or the recipient of the gift wrap that it is (NIP-09, NIP-59).
     Deleted,
+    /// The relay's operator has removed it.
+    RemovedByOperator,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
     /// It asks to delete more than one request, or all requests of its author, may name.
@@ -56,6 +60,9 @@ pub(super) fn apply(
             change.steps.push(Step::Passed(Arc::new(event)));
         }
         return Ok(Outcome::PassedOn);
+    }
+    if operator::is_deleted(connection, &event.item().id)? {
+        return Ok(Outcome::RemovedByOperator);
     }
     if vanishing.covers(connection, &event)? {
         return Ok(Outcome::Vanished);
@@ -101,7 +108,7 @@ pub(super) fn expire(
          WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
     )?;
     remove_in_turn(connection, most_rows, change, |limit| {
-        due.query_map(params![now as i64, limit as i64], Stored::read)?.collect()
+        due.query_map(params![now as i64, limit as i64], StoredEvent::read)?.collect()
     })
 }
 
@@ -111,7 +118,7 @@ pub(super) fn remove_in_turn(
     connection: &Connection,
     most_rows: usize,
     change: &mut Written,
-    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<Stored>>,
+    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<StoredEvent>>,
 ) -> rusqlite::Result<bool> {
     loop {
         let some = next(REMOVED_AT_ONCE)?;
@@ -141,7 +148,7 @@ pub(super) fn remove(
     while change.rows < most_rows
         && let Some(id) = ids.pop()
     {
-        if let Some(stored) = select.query_row([id], Stored::read).optional()? {
+        if let Some(stored) = select.query_row([id], StoredEvent::read).optional()? {
             stored.remove(connection, change)?;
         }
     }
@@ -182,7 +189,7 @@ fn replace(
             "SELECT row, id, created_at, json FROM event
              WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL",
         )?
-        .query_row(params![event.pubkey(), event.kind(), event.address()], Stored::read)
+        .query_row(params![event.pubkey(), event.kind(), event.address()], StoredEvent::read)
         .optional()?;
     let Some(predecessor) = predecessor else { return Ok(None) };
     let (old, new) = (predecessor.item, event.item());

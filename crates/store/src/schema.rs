@@ -2,7 +2,7 @@
 
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
-use super::{StoreError, deletion, fault, lock, retag};
+use super::{StoreError, deletion, lock, retag, sqlite_error};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -31,7 +31,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 11] = [
+const MIGRATIONS: [Migration; 12] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -197,6 +197,17 @@ CREATE TABLE sync_peer (
     at           INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 "),
+    // What the operator has removed and keeps out, with what is known of it: nothing but the id of
+    // an event that was not stored.
+    Sql("
+CREATE TABLE operator_tombstone (
+    id         BLOB NOT NULL PRIMARY KEY,
+    pubkey     BLOB,
+    kind       INTEGER,
+    created_at INTEGER,
+    at         INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+"),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.
@@ -252,7 +263,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
             if (matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
-            ) || fault::has_no_room(&error))
+            ) || sqlite_error::has_no_room(&error))
                 && !has_log(path)
                 && !lock::is_held(path) =>
         {

@@ -1,13 +1,13 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Deadline, Filter, Moment, Reader, Store, StoreError};
+use super::{Deadline, Filter, ReadSnapshot, Reader, Store, StoreError};
 use negsync_reconcile::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
 /// A store as it is at one moment.
-pub trait AtOneMoment {
+pub trait SourceSnapshot {
     /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and
     /// perhaps twice, until it breaks off.
     ///
@@ -21,7 +21,7 @@ pub trait AtOneMoment {
 }
 
 /// What is done at one moment.
-pub type Work<'work> = dyn FnMut(&dyn AtOneMoment) -> Result<(), StoreError> + 'work;
+pub type Work<'work> = dyn FnMut(&dyn SourceSnapshot) -> Result<(), StoreError> + 'work;
 
 /// Events on a disk. All calls block: inside async code they belong on a blocking thread.
 ///
@@ -53,7 +53,7 @@ pub trait EventSource: Send + Sync {
     ///
     /// # Errors
     /// When the store cannot be read, and those of `work`.
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
 
     /// As [`EventSource::at_one_moment`]; `beside` is called while the last commit that `work` will
     /// see is the last that the listener knows, and must not wait. Where the listener does not come
@@ -61,7 +61,7 @@ pub trait EventSource: Send + Sync {
     ///
     /// # Errors
     /// As [`EventSource::at_one_moment`].
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
@@ -78,7 +78,7 @@ pub trait EventSource: Send + Sync {
         filters: &[Filter],
         visit: &mut dyn FnMut(usize, Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        self.at_one_moment(&mut |moment| {
+        self.read_snapshot(&mut |moment| {
             let mut flow = ControlFlow::Continue(());
             for (place, filter) in filters.iter().enumerate() {
                 moment.items(filter, &mut |item| {
@@ -126,16 +126,16 @@ impl EventSource for Reader {
         Ok(())
     }
 
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        self.at_one_moment(|moment| work(moment))
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.read_snapshot(|moment| work(moment))
     }
 
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        self.at_one_commit(beside, |moment| work(moment))
+        self.read_at_commit(beside, |moment| work(moment))
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -179,16 +179,16 @@ impl EventSource for Store {
         Ok(())
     }
 
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        self.reader().at_one_moment(|moment| work(moment))
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.reader().read_snapshot(|moment| work(moment))
     }
 
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        self.reader().at_one_commit(beside, |moment| work(moment))
+        self.reader().read_at_commit(beside, |moment| work(moment))
     }
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
@@ -204,7 +204,7 @@ impl EventSource for Store {
     }
 }
 
-impl AtOneMoment for Moment<'_> {
+impl SourceSnapshot for ReadSnapshot<'_> {
     fn items(
         &self,
         filter: &Filter,

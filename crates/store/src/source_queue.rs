@@ -25,13 +25,13 @@ pub enum Origin {
 
 /// The lines.
 pub(super) struct SourceQueue<T> {
-    state: Mutex<State<T>>,
+    state: Mutex<QueueState<T>>,
     // Signalled when something has come, and when the queue is closed.
     moved: Condvar,
 }
 
-struct State<T> {
-    lines: HashMap<Origin, Line<T>>,
+struct QueueState<T> {
+    lines: HashMap<Origin, OriginQueue<T>>,
     // The origins with something waiting, by the virtual time at which each stands and the order in
     // which they came.
     order: BTreeMap<(u64, u64), Origin>,
@@ -40,14 +40,14 @@ struct State<T> {
     is_closed: bool,
 }
 
-struct Line<T> {
+struct OriginQueue<T> {
     waiting: VecDeque<(usize, T)>,
     stands_at: u64,
 }
 
 /// What there is to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Next<T> {
+pub(super) enum NextJob<T> {
     Item(T),
     /// Nothing has come in time.
     TimedOut,
@@ -57,7 +57,7 @@ pub(super) enum Next<T> {
 
 impl<T> Default for SourceQueue<T> {
     fn default() -> Self {
-        let state = State {
+        let state = QueueState {
             lines: HashMap::new(),
             order: BTreeMap::new(),
             now: 0,
@@ -102,19 +102,19 @@ impl<T> SourceQueue<T> {
     }
 
     /// As [`SourceQueue::pop`], and waits for `patience` at most.
-    pub(super) fn pop_within(&self, patience: Duration) -> Next<(usize, T)> {
+    pub(super) fn pop_within(&self, patience: Duration) -> NextJob<(usize, T)> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         loop {
             if let Some(item) = state.pop_if(|_, _| true) {
-                return Next::Item(item);
+                return NextJob::Item(item);
             }
             if state.is_closed {
-                return Next::Closed;
+                return NextJob::Closed;
             }
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Next::TimedOut;
+                return NextJob::TimedOut;
             }
             let waited = self.moved.wait_timeout(state, left);
             state = waited.unwrap_or_else(PoisonError::into_inner).0;
@@ -132,12 +132,12 @@ impl<T> SourceQueue<T> {
         self.moved.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, State<T>> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> State<T> {
+impl<T> QueueState<T> {
     fn push(&mut self, origin: &Origin, items: impl IntoIterator<Item = (usize, T)>) {
         if self.lines.len() > IDLE_ORIGINS && !self.lines.contains_key(origin) {
             self.lines.retain(|_, line| !line.waiting.is_empty());
@@ -146,7 +146,7 @@ impl<T> State<T> {
         let line = self
             .lines
             .entry(origin.clone())
-            .or_insert_with(|| Line { waiting: VecDeque::new(), stands_at: now });
+            .or_insert_with(|| OriginQueue { waiting: VecDeque::new(), stands_at: now });
         let was_empty = line.waiting.is_empty();
         line.waiting.extend(items);
         if was_empty && !line.waiting.is_empty() {
@@ -236,8 +236,8 @@ mod tests {
         assert_eq!(queue.pop_if(|weight, _| weight == 7), Some((7, 1)));
         queue.close();
         assert!(queue.push(&client(2), [(1, 2)]).is_err());
-        assert_eq!(queue.pop_within(Duration::ZERO), Next::Item((8, 1)));
-        assert_eq!(queue.pop_within(Duration::ZERO), Next::Closed);
+        assert_eq!(queue.pop_within(Duration::ZERO), NextJob::Item((8, 1)));
+        assert_eq!(queue.pop_within(Duration::ZERO), NextJob::Closed);
         assert_eq!(queue.pop(), None);
     }
 

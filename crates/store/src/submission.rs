@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
 /// Events that are answered together, whichever commits they are part of.
-pub(super) struct Submission(Mutex<Open>);
+pub(super) struct Submission(Mutex<OpenSubmission>);
 
-struct Open {
+struct OpenSubmission {
     outcomes: Vec<Outcome>,
     // How many are still to come.
     left: usize,
@@ -31,7 +31,7 @@ impl Submission {
             return None;
         }
         let outcomes = vec![Outcome::Failed("the store gave no answer".into()); events];
-        let open = Open { outcomes, left: events, reply: Some(reply) };
+        let open = OpenSubmission { outcomes, left: events, reply: Some(reply) };
         let submission = Arc::new(Self(Mutex::new(open)));
         let slot = move |index| EventSlot {
             submission: Arc::clone(&submission),

@@ -1,9 +1,9 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
-use super::change::{Stored, Written};
-use super::fault;
+use super::change::{StoredEvent, Written};
 use super::rules::remove_in_turn;
+use super::sqlite_error;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
@@ -42,7 +42,7 @@ impl Vanishing {
         for row in rows {
             let request = transaction
                 .prepare_cached("SELECT json FROM event WHERE row = ?1")?
-                .query_row([row], |row| Ok(Event::parse(&fault::text(row, 0)?)))?;
+                .query_row([row], |row| Ok(Event::parse(&sqlite_error::text(row, 0)?)))?;
             // One that is no event any more is for `check`.
             if let Ok(request) = request {
                 self.follow(&transaction, &request)?;
@@ -114,10 +114,10 @@ pub(super) fn remove_some(
     let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
     let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
         let of_author = params![pubkey, VANISH, until, limit as i64];
-        written.query_map(of_author, Stored::read)?.collect()
+        written.query_map(of_author, StoredEvent::read)?.collect()
     })? || remove_in_turn(connection, most_rows, change, |limit| {
         let to_author = params![addressed.as_bytes(), GIFT_WRAP, until, pubkey, limit as i64];
-        wraps.query_map(to_author, Stored::read)?.collect()
+        wraps.query_map(to_author, StoredEvent::read)?.collect()
     })?;
     if !there_is_more {
         connection.execute("UPDATE vanished SET pending = 0 WHERE pubkey = ?1", [pubkey])?;

@@ -16,14 +16,14 @@ type Job = Box<dyn FnOnce() + Send>;
 /// The pool. Clones share it; its threads end when the last clone is gone.
 #[derive(Clone)]
 pub struct Verifier {
-    queue: Arc<Queue>,
+    queue: Arc<VerifyQueue>,
     threads: usize,
 }
 
 /// Closed with the last clone of the pool.
-struct Queue(Arc<SourceQueue<Job>>);
+struct VerifyQueue(Arc<SourceQueue<Job>>);
 
-impl Drop for Queue {
+impl Drop for VerifyQueue {
     fn drop(&mut self) {
         self.0.close();
     }
@@ -36,7 +36,7 @@ impl Verifier {
     /// When the system gives no thread.
     pub fn start() -> Result<Self, StoreError> {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let queue = Arc::new(Queue(Arc::default()));
+        let queue = Arc::new(VerifyQueue(Arc::default()));
         for number in 0..threads {
             let jobs = Arc::clone(&queue.0);
             std::thread::Builder::new()

@@ -75,7 +75,7 @@ pub(super) fn rewrite_moved(
 }
 
 /// One frame: a page as a transaction has left it.
-struct Frame {
+struct WalFrame {
     /// From 1.
     number: usize,
     offset: u64,
@@ -117,7 +117,7 @@ impl<'log> FrameReader<'log> {
     }
 
     /// The next frame, whose bytes are in `bytes`; `None` after the last.
-    fn next(&mut self) -> Result<Option<Frame>, LogError> {
+    fn next(&mut self) -> Result<Option<WalFrame>, LogError> {
         if self.read == self.frames {
             return Ok(None);
         }
@@ -136,7 +136,7 @@ impl<'log> FrameReader<'log> {
         }
         (self.sums, self.read) = (sums, number);
         let (page, database_pages) = (word(header, 0), word(header, 4));
-        Ok(Some(Frame { number, offset, page, database_pages }))
+        Ok(Some(WalFrame { number, offset, page, database_pages }))
     }
 }
 

@@ -7,10 +7,11 @@ use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::deletion;
-use super::fault::{self, Trouble};
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
+use super::operator;
 use super::rules::{self, Outcome};
-use super::source_queue::{Next, Origin, SourceQueue};
+use super::source_queue::{NextJob, Origin, SourceQueue};
+use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
 use super::vanish::{self, Vanishing};
 use crate::metrics::StoreMetrics;
@@ -78,7 +79,17 @@ type Told = Box<dyn FnOnce() + Send>;
 /// Events to remove, and who waits for it.
 struct Removal {
     ids: Vec<[u8; 32]>,
+    by: RemovedBy,
     reply: Answer,
+}
+
+/// For whom events are removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum RemovedBy {
+    /// A program that uses the store: they may come back.
+    Program,
+    /// The operator: they are kept out.
+    Operator,
 }
 
 /// Something beside the events to write, which nobody hears of but its caller.
@@ -120,7 +131,7 @@ impl Writer {
     pub(super) fn start(
         path: &Path,
         connection: Connection,
-        beside: Beside,
+        beside: WriterContext,
         vanishing: Vanishing,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
@@ -132,7 +143,7 @@ impl Writer {
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
         let commits = beside.commits.clone();
         beside.metrics.set_tombstones(deletion::tombstones(&connection)?);
-        let state = Thread {
+        let state = WriterThread {
             limits: BatchLimits::of(beside.batches),
             beside,
             queue: Arc::clone(&queue),
@@ -193,8 +204,17 @@ impl Writer {
 
     /// Removes events, and waits until none of them is left.
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
+        self.remove_by(RemovedBy::Program, ids)
+    }
+
+    /// As [`Writer::remove`], and keeps them out.
+    pub(super) fn delete(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
+        self.remove_by(RemovedBy::Operator, ids)
+    }
+
+    fn remove_by(&self, by: RemovedBy, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         let (reply, removed) = sync_channel(1);
-        self.push(Job::Remove(Removal { ids, reply }))?;
+        self.push(Job::Remove(Removal { ids, by, reply }))?;
         removed.recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -225,7 +245,7 @@ impl Writer {
 }
 
 /// Who else has to do with each commit.
-pub(super) struct Beside {
+pub(super) struct WriterContext {
     pub(super) checkpointer: Checkpointer,
     pub(super) commits: Commits,
     /// The second up to which events have left all sets and answers though they could not be
@@ -236,10 +256,10 @@ pub(super) struct Beside {
 }
 
 /// What the writer thread owns.
-struct Thread {
+struct WriterThread {
     connection: Connection,
     limits: BatchLimits,
-    beside: Beside,
+    beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
     vanishing: Vanishing,
     put_off: PutOff,
@@ -264,14 +284,14 @@ struct Transacted<T> {
     change: Change,
 }
 
-impl Thread {
+impl WriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
             let job = match self.queue.pop_within(patience) {
-                Next::Item((_, job)) => Some(job),
-                Next::TimedOut => None,
-                Next::Closed => break,
+                NextJob::Item((_, job)) => Some(job),
+                NextJob::TimedOut => None,
+                NextJob::Closed => break,
             };
             self.look_after_files();
             // One step of each between two batches.
@@ -312,7 +332,7 @@ impl Thread {
     fn publish(&mut self, event: Box<VerifiedEvent>, slot: EventSlot) {
         let began = Instant::now();
         // What does not come to be applied is answered all the same.
-        let mut batch = Batch { slots: vec![slot], ..Batch::default() };
+        let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
         let apply = |connection: &Connection, now, vanishing: &mut Vanishing, written: &mut _| {
@@ -353,14 +373,15 @@ impl Thread {
 
     /// Removes a part of what is to be removed. Returns whether there is more.
     fn remove_step(&mut self) -> bool {
-        let Some(Removal { mut ids, reply }) = self.removals.pop_front() else { return false };
-        let removed = self.transact(|connection, _, _, written| {
-            rules::remove(connection, &mut ids, STEP_ROWS, written)
+        let Some(Removal { mut ids, by, reply }) = self.removals.pop_front() else { return false };
+        let removed = self.transact(|connection, now, _, written| match by {
+            RemovedBy::Program => rules::remove(connection, &mut ids, STEP_ROWS, written),
+            RemovedBy::Operator => operator::delete(connection, &mut ids, STEP_ROWS, now, written),
         });
         let is_done = removed.done.is_ok();
         if is_done && !ids.is_empty() {
             self.hand_over(removed, |_| {});
-            self.removals.push_front(Removal { ids, reply });
+            self.removals.push_front(Removal { ids, by, reply });
         } else {
             self.hand_over(removed, move |removed| answer(&reply, removed));
         }
@@ -518,11 +539,11 @@ impl Thread {
                 if let StoreError::Sqlite(error) = &error {
                     self.beside.checkpointer.doubt().note(error);
                 }
-                if fault::is_full(&error) {
+                if sqlite_error::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
                     self.beside.checkpointer.relieve(&self.connection);
                 }
-                let words = fault::in_words(&error);
+                let words = sqlite_error::in_words(&error);
                 (Box::new(move |_| tell(Err(&words))), None)
             }
         };
@@ -560,7 +581,7 @@ impl Thread {
 
 /// Events of one transaction.
 #[derive(Default)]
-struct Batch {
+struct CommitBatch {
     slots: Vec<EventSlot>,
     // Of those that were applied, in order.
     outcomes: Vec<(Outcome, Option<WaitsFor>)>,
@@ -569,7 +590,7 @@ struct Batch {
     deletes: bool,
 }
 
-impl Batch {
+impl CommitBatch {
     fn apply(
         &mut self,
         connection: &Connection,

@@ -6,7 +6,7 @@ use serde_json::error::Category;
 use serde_json::value::RawValue;
 
 /// A line that is a JSON array.
-pub(super) struct Line<'line> {
+pub(super) struct JsonLine<'line> {
     text: &'line str,
     elements: Vec<Element>,
     // How many bytes of the line stand before `text`.
@@ -21,7 +21,7 @@ struct Element {
 
 /// What an element of a message has to be.
 #[derive(Clone, Copy)]
-pub(super) enum Shape {
+pub(super) enum ElementShape {
     /// A string.
     String,
     /// A filter, or an array of them.
@@ -30,7 +30,7 @@ pub(super) enum Shape {
     Optional,
 }
 
-impl Shape {
+impl ElementShape {
     pub(super) fn fits(self, value: Option<&Value>) -> bool {
         match self {
             Self::String => value.is_some_and(Value::is_string),
@@ -40,7 +40,7 @@ impl Shape {
     }
 }
 
-impl<'line> Line<'line> {
+impl<'line> JsonLine<'line> {
     /// Reads `text`, which stands behind `before` bytes of prompts.
     pub(super) fn read(text: &'line str, before: usize) -> Result<Self, String> {
         let raw: Vec<&RawValue> = serde_json::from_str(text).map_err(|error| {
@@ -68,7 +68,7 @@ impl<'line> Line<'line> {
 
     /// What is wrong with a message that should have had this shape: its first element that does
     /// not fit, or its end when one is missing.
-    pub(super) fn misshapen(&self, shapes: &[Shape], reason: &str) -> String {
+    pub(super) fn misshapen(&self, shapes: &[ElementShape], reason: &str) -> String {
         let place = (0..)
             .zip(shapes)
             .find(|(place, shape)| !shape.fits(self.get(*place)))

@@ -4,7 +4,7 @@ mod line;
 mod ranges;
 mod wants;
 
-use line::{Line, Shape};
+use line::{ElementShape, JsonLine};
 use negsync::reconcile::message::{DecodeFault, PROTOCOL_VERSION};
 use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
@@ -38,7 +38,7 @@ pub(super) fn explain(line: &str, sender: Sender, all: bool) -> Explained {
     let mut text = String::new();
     let explained = if message.starts_with(['[', '{']) {
         let before = line.len() - message.len();
-        Line::read(message, before).and_then(|line| explain_line(&line, sender, all, &mut text))
+        JsonLine::read(message, before).and_then(|line| explain_line(&line, sender, all, &mut text))
     } else {
         explain_hex(message.trim().trim_matches('"'), sender, "message", all, &mut text)
     };
@@ -54,12 +54,12 @@ fn without_prompt(line: &str) -> (&str, Option<Sender>) {
 }
 
 fn explain_line(
-    line: &Line<'_>,
+    line: &JsonLine<'_>,
     sender: Sender,
     all: bool,
     out: &mut String,
 ) -> Result<(), String> {
-    use Shape::{Filter, Optional, String as Text};
+    use ElementShape::{Filter, Optional, String as Text};
     match *line.strings().as_slice() {
         [Some("NEG-OPEN"), Some(id), None, Some(hex)] if Filter.fits(line.get(2)) => {
             let filter = line.get(2).map(Value::to_string).unwrap_or_default();

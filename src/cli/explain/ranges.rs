@@ -15,7 +15,7 @@ const BYTES_AFTER: usize = 8;
 
 /// What a message holds, counted.
 #[derive(Default)]
-pub(super) struct Totals {
+pub(super) struct MessageTotals {
     pub(super) bytes: usize,
     pub(super) skips: usize,
     pub(super) fingerprints: usize,
@@ -27,7 +27,7 @@ pub(super) struct Totals {
     pub(super) last: Option<(Bound, Bound)>,
 }
 
-impl Totals {
+impl MessageTotals {
     fn count(&mut self, lower: Bound, range: &Range<'_>) {
         self.last = Some((lower, range.upper));
         match range.payload {
@@ -55,7 +55,7 @@ pub(super) fn write_table(
     message: &[u8],
     all: bool,
     out: &mut String,
-) -> Result<Totals, MessageError> {
+) -> Result<MessageTotals, MessageError> {
     let read = write_ranges(message, all, out);
     if let Err(wrong) = &read {
         write_wrong(message, wrong, out);
@@ -63,9 +63,13 @@ pub(super) fn write_table(
     read
 }
 
-fn write_ranges(message: &[u8], all: bool, out: &mut String) -> Result<Totals, MessageError> {
+fn write_ranges(
+    message: &[u8],
+    all: bool,
+    out: &mut String,
+) -> Result<MessageTotals, MessageError> {
     let mut ranges = Decoder::new(message)?;
-    let mut totals = Totals { bytes: message.len(), ..Totals::default() };
+    let mut totals = MessageTotals { bytes: message.len(), ..MessageTotals::default() };
     let mut lower = Bound::START;
     let mut offset = ranges.offset();
     while let Some(range) = ranges.next() {

@@ -1,7 +1,7 @@
 //! One sentence about what the sender of a message wants next (negentropy v1, "Protocol").
 
 use super::Sender;
-use super::ranges::{Totals, counted, show_bound};
+use super::ranges::{MessageTotals, counted, show_bound};
 use negsync::reconcile::Bound;
 
 /// Into how many fingerprints responders split a range that differs. One more at the end of a
@@ -11,7 +11,7 @@ const SPLIT_RANGES: usize = 16;
 const CUT_LEAST_BYTES: usize = 2_800;
 
 /// What the sender of a message wants.
-pub(super) fn sentence(totals: &Totals, sender: Sender) -> String {
+pub(super) fn sentence(totals: &MessageTotals, sender: Sender) -> String {
     let cut_from = cut_from(totals, sender);
     let fingerprints = totals.fingerprints - usize::from(cut_from.is_some());
     let who = match sender {
@@ -41,7 +41,7 @@ pub(super) fn sentence(totals: &Totals, sender: Sender) -> String {
     format!("{who} {}.", parts.join("; it "))
 }
 
-fn about_lists(totals: &Totals, sender: Sender) -> String {
+fn about_lists(totals: &MessageTotals, sender: Sender) -> String {
     let ranges = counted(totals.lists, "range");
     let ids = match totals.ids {
         1 => "the 1 id".to_owned(),
@@ -68,7 +68,7 @@ fn about_lists(totals: &Totals, sender: Sender) -> String {
 
 /// Where a full frame was cut: all from there on stands under one fingerprint. A client may open
 /// with as many fingerprints as it likes, so that nothing is said of its messages.
-fn cut_from(totals: &Totals, sender: Sender) -> Option<Bound> {
+fn cut_from(totals: &MessageTotals, sender: Sender) -> Option<Bound> {
     let (lower, upper) = totals.last?;
     let closing = totals.last_fingerprints % SPLIT_RANGES == 1;
     let full = totals.bytes >= CUT_LEAST_BYTES;

@@ -5,7 +5,7 @@ use super::render::{self, Part};
 use super::streams::StreamPermit;
 use super::{Visitor, view};
 use crate::relay::response::Body;
-use crate::relay::{Shared, stopped};
+use crate::relay::{RelayState, stopped};
 use hyper::body::Bytes;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const QUEUE: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Keeps a page current for as long as it is there, at most until the relay stops.
-pub(super) fn subscribe(relay: Arc<Shared>, visitor: Visitor, permit: StreamPermit) -> Body {
+pub(super) fn subscribe(relay: Arc<RelayState>, visitor: Visitor, permit: StreamPermit) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
     let mut stopping = relay.service.running.stopping.clone();
     tokio::spawn(async move {
@@ -38,7 +38,7 @@ pub(super) fn subscribe(relay: Arc<Shared>, visitor: Visitor, permit: StreamPerm
 }
 
 /// Returns when the page takes no more, or there is nothing to send it.
-async fn keep_current(relay: &Arc<Shared>, visitor: &Visitor, updates: &mpsc::Sender<Bytes>) {
+async fn keep_current(relay: &Arc<RelayState>, visitor: &Visitor, updates: &mpsc::Sender<Bytes>) {
     let mut sent: Arc<Vec<Part>> = Arc::default();
     let mut sent_at = Instant::now();
     let mut tick = tokio::time::interval(TICK);

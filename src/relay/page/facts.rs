@@ -1,13 +1,15 @@
 //! What the page shows, gathered at one moment and cheap: counts and days come from the index,
 //! kinds from a scan that is made now and then.
 
-use super::render::Viewer;
+use super::render::Audience;
 use crate::index::{Slice, SnapshotError};
 use crate::item::Item;
-use crate::metrics::{DayDiffers, IntGauge, LastSync, Look, MOST_LOOK_DAYS, PeerStatus, Tally};
+use crate::metrics::{
+    DayDiffers, DriftLook, IntGauge, LastSync, MOST_LOOK_DAYS, PeerStatus, Tally,
+};
 use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
-use crate::relay::Shared;
+use crate::relay::RelayState;
 use crate::store::{self, Filter, Reader, StoreError, unix_now};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -40,10 +42,10 @@ pub(super) struct Facts {
 
 /// How many events of each kind are stored, as counted last.
 #[derive(Default)]
-pub(super) struct Kinds(Mutex<Counted>);
+pub(super) struct Kinds(Mutex<KindCounts>);
 
 #[derive(Default)]
-struct Counted {
+struct KindCounts {
     kinds: Arc<Vec<(u16, u64)>>,
     at: Option<Instant>,
     took: Duration,
@@ -58,7 +60,7 @@ impl Kinds {
             let mut kinds = reader.kinds()?;
             kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
             let (kinds, took) = (Arc::new(kinds), began.elapsed());
-            *counted = Counted { kinds, at: Some(Instant::now()), took };
+            *counted = KindCounts { kinds, at: Some(Instant::now()), took };
         }
         Ok(Arc::clone(&counted.kinds))
     }
@@ -67,16 +69,16 @@ impl Kinds {
 impl Facts {
     /// Gathers them; may wait for the index and the store.
     pub(super) fn gather(
-        relay: &Shared,
+        relay: &RelayState,
         kinds: &Kinds,
-        viewer: Viewer,
+        viewer: Audience,
     ) -> Result<Self, StoreError> {
         let all = set_of(relay.index.snapshot(&[Filter::default()], usize::MAX))?;
         let now = unix_now();
         let peers = relay.service.peers.all(now);
         let (set, peers) = match viewer {
-            Viewer::Operator => (all, peers),
-            Viewer::Anyone => {
+            Audience::Operator => (all, peers),
+            Audience::Anyone => {
                 let stranger = store::Viewer::new(relay.private_kinds.clone(), []);
                 let public = relay.index.snapshot_for(&stranger, &[Filter::default()], usize::MAX);
                 let public = set_of(public)?;
@@ -86,7 +88,7 @@ impl Facts {
             }
         };
         let mut kinds = kinds.get(relay.index.reader())?;
-        if viewer == Viewer::Anyone {
+        if viewer == Audience::Anyone {
             let is_public = |it: &&(u16, u64)| !relay.private_kinds.contains(it.0);
             kinds = Arc::new(kinds.iter().filter(is_public).copied().collect());
         }
@@ -129,7 +131,7 @@ fn public_part(peer: PeerStatus, all: &Slice, public: &Slice) -> PeerStatus {
 
 /// The days of a look on which nothing private is stored here, and so nothing private differs; `None`
 /// where a look found something and nothing of that may be shown.
-fn public_look(look: &Look, all: &Slice, public: &Slice) -> Option<Look> {
+fn public_look(look: &DriftLook, all: &Slice, public: &Slice) -> Option<DriftLook> {
     let before = |set: &Slice, second: u64| set.lower_bound(&Item::new(second, [0; 32]));
     let count = |set: &Slice, from: u64, to: u64| before(set, to).saturating_sub(before(set, from));
     let is_public = |place: usize, day: &DayDiffers| {
@@ -145,7 +147,7 @@ fn public_look(look: &Look, all: &Slice, public: &Slice) -> Option<Look> {
         .filter(|(place, day)| is_public(*place, day))
         .map(|(_, day)| DayDiffers { need: 0, ..*day })
         .collect();
-    let shown = Look { at: look.at, days, error: look.error.clone() };
+    let shown = DriftLook { at: look.at, days, error: look.error.clone() };
     (look.days.is_empty() || !shown.days.is_empty()).then_some(shown)
 }
 

@@ -6,12 +6,12 @@ mod facts;
 mod render;
 mod streams;
 
-use super::Shared;
+use super::RelayState;
 use super::information::document;
 use super::response::Body;
-use crate::clients::accept::Streaming;
-use crate::clients::limits::{client_address, is_forwarded};
-use crate::clients::own_host::is_own_host;
+use crate::server::accept::Streaming;
+use crate::server::limits::{client_address, is_forwarded};
+use crate::server::own_host::is_own_host;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds};
@@ -20,7 +20,7 @@ use hyper::header::{
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Request, Response, StatusCode};
-use render::{Part, Viewer};
+use render::{Audience, Part};
 use sha2::{Digest, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -36,16 +36,16 @@ const AGE: Duration = Duration::from_millis(500);
 
 /// What all views of the page share.
 #[derive(Default)]
-pub(super) struct Page {
+pub(super) struct PageState {
     kinds: Arc<Kinds>,
     // For anyone, and for the operator.
-    views: [Mutex<Option<View>>; 2],
+    views: [Mutex<Option<PageView>>; 2],
     streams: Streams,
 }
 
 /// The page as it was at one moment.
 #[derive(Clone)]
-struct View {
+struct PageView {
     made: Instant,
     facts: Arc<Facts>,
     parts: Arc<Vec<Part>>,
@@ -60,7 +60,7 @@ pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
 /// Answers with the whole page.
 pub(super) async fn respond<B>(
     request: &Request<B>,
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
     let view = match view(relay, Visitor::of(request, from).viewer(relay)).await {
@@ -78,7 +78,7 @@ pub(super) async fn respond<B>(
 /// Answers with what changes from now on.
 pub(super) fn respond_updates<B>(
     request: &Request<B>,
-    relay: &Arc<Shared>,
+    relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
     let trusted = &relay.config().connections.trusted_proxies;
@@ -115,23 +115,23 @@ impl Visitor {
     }
 
     /// Whom the page is for, by the configuration that is in force.
-    fn viewer(&self, relay: &Shared) -> Viewer {
+    fn viewer(&self, relay: &RelayState) -> Audience {
         let config = relay.config();
         let is_operator = self
             .from
             .is_some_and(|from| config.page.operator.iter().any(|network| network.contains(from)));
         if is_operator && is_own_host(self.host.as_ref(), &config) {
-            Viewer::Operator
+            Audience::Operator
         } else {
-            Viewer::Anyone
+            Audience::Anyone
         }
     }
 }
 
 /// The page as it is now, or was a moment ago.
-async fn view(relay: &Arc<Shared>, viewer: Viewer) -> Result<View, StoreError> {
+async fn view(relay: &Arc<RelayState>, viewer: Audience) -> Result<PageView, StoreError> {
     let [anyone, operator] = &relay.page.views;
-    let kept = if viewer == Viewer::Operator { operator } else { anyone };
+    let kept = if viewer == Audience::Operator { operator } else { anyone };
     // One at a time makes it anew; the others wait and take that.
     let mut kept = kept.lock().await;
     if let Some(view) = kept.as_ref().filter(|view| view.made.elapsed() < AGE) {
@@ -141,7 +141,7 @@ async fn view(relay: &Arc<Shared>, viewer: Viewer) -> Result<View, StoreError> {
     let facts = tokio::task::spawn_blocking(move || Facts::gather(&shared, &kinds, viewer)).await;
     let facts = facts.unwrap_or(Err(StoreError::Closed))?;
     let parts = Arc::new(render::parts(&facts, viewer));
-    let view = View { made: Instant::now(), facts: Arc::new(facts), parts };
+    let view = PageView { made: Instant::now(), facts: Arc::new(facts), parts };
     *kept = Some(view.clone());
     Ok(view)
 }

@@ -1,6 +1,6 @@
 //! How many pages are kept current: in all, and of each address.
 
-use crate::clients::limits::counted_as;
+use crate::server::limits::counted_as;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -150,45 +150,47 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
             let event = tokio::task::unconstrained(async {
                 tokio::select! {
                     biased;
-                    () = told_to_stop(&mut stop), if stopped_at.is_none() => Event::Stop,
-                    () = timeout => Event::Timeout,
-                    Some(done) = works.recv() => Event::Done(done),
-                    connected = connected(&mut connecting) => Event::Connected(connected),
-                    frame = next_frame(&mut peer), if reads => Event::Frame(frame),
-                    () = std::future::ready(()), if self.machine.has_batch() => Event::Quiet,
-                    change = next_change(&mut self.changes) => Event::Change(change),
+                    () = told_to_stop(&mut stop), if stopped_at.is_none() => DriverEvent::Stop,
+                    () = timeout => DriverEvent::Timeout,
+                    Some(done) = works.recv() => DriverEvent::Done(done),
+                    connected = connected(&mut connecting) => DriverEvent::Connected(connected),
+                    frame = next_frame(&mut peer), if reads => DriverEvent::Frame(frame),
+                    () = std::future::ready(()), if self.machine.has_batch() => DriverEvent::Quiet,
+                    change = next_change(&mut self.changes) => DriverEvent::Change(change),
                 }
             })
             .await;
             let now = self.clock.now();
             match event {
-                Event::Stop => {
+                DriverEvent::Stop => {
                     stopped_at = Some(Instant::now());
                     connecting = None;
                     self.machine.handle_stop(now);
                 }
-                Event::Timeout => self.machine.handle_timeout(now),
-                Event::Done(done) => self.take_done(done, now),
-                Event::Connected(Ok(connected)) => {
+                DriverEvent::Timeout => self.machine.handle_timeout(now),
+                DriverEvent::Done(done) => self.take_done(done, now),
+                DriverEvent::Connected(Ok(connected)) => {
                     connecting = None;
                     let information = connected.information;
                     peer = Some(connected);
                     self.machine.handle_connected(information, now);
                 }
-                Event::Connected(Err(error)) => {
+                DriverEvent::Connected(Err(error)) => {
                     connecting = None;
                     self.machine.handle_lost(error.into(), now);
                 }
-                Event::Frame(Ok(Frame::Text(text))) => self.machine.handle_message(&text, now),
-                Event::Frame(Ok(Frame::Control)) => self.machine.handle_control(now),
-                Event::Frame(Err(error)) => self.machine.handle_lost(error.into(), now),
-                Event::Quiet => self.machine.handle_quiet(now),
-                Event::Change(Ok(change)) => self.take_change(&change, now),
-                Event::Change(Err(SubscriberError::Lagged)) => {
+                DriverEvent::Frame(Ok(Frame::Text(text))) => {
+                    self.machine.handle_message(&text, now)
+                }
+                DriverEvent::Frame(Ok(Frame::Control)) => self.machine.handle_control(now),
+                DriverEvent::Frame(Err(error)) => self.machine.handle_lost(error.into(), now),
+                DriverEvent::Quiet => self.machine.handle_quiet(now),
+                DriverEvent::Change(Ok(change)) => self.take_change(&change, now),
+                DriverEvent::Change(Err(SubscriberError::Lagged)) => {
                     self.worker.from_peer.iter().for_each(FromPeer::clear);
                     self.machine.handle_missed_events(now);
                 }
-                Event::Change(Err(SubscriberError::Closed)) => {
+                DriverEvent::Change(Err(SubscriberError::Closed)) => {
                     return Err("the store is closed".to_owned());
                 }
             }
@@ -255,7 +257,7 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
 }
 
 /// What the driver waits for.
-enum Event {
+enum DriverEvent {
     Stop,
     Timeout,
     Done(Done),

@@ -39,7 +39,7 @@ use super::nip11::Information;
 use super::report::{Counts, Progress, Report, STOPPED};
 use crate::config::Direction;
 use crate::metrics::Tally;
-use crate::store::{PeerTraits, Refused, SyncMark};
+use crate::store::{PeerTraits, RefusedId, SyncMark};
 use auth::Auth;
 use download::Download;
 use ledger::{Ledger, Side};
@@ -168,7 +168,7 @@ pub struct Machine {
     round: Option<Round>,
     breakdown: Option<Breakdown>,
     reading: Reading,
-    refused: Vec<Refused>,
+    refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
 }

@@ -3,7 +3,7 @@
 
 use super::ledger::{IdState, Side};
 use super::{Asked, Fate, Id, Loss, Machine, REFUSED_IDS, Settled, Work};
-use crate::store::Refused;
+use crate::store::RefusedId;
 use crate::sync::reason::Reason;
 use std::collections::HashMap;
 
@@ -220,7 +220,7 @@ impl Machine {
         let is_peers = self.ledger.get(&id).is_none_or(|entry| entry.side == Side::Peers);
         let is_ours = reason.is_ours() && (is_peers || reason == Reason::Protected);
         let peer = if is_ours { String::new() } else { self.url.clone() };
-        self.refused.push(Refused { peer, id, reason: reason.name().to_owned(), term_s });
+        self.refused.push(RefusedId { peer, id, reason: reason.name().to_owned(), term_s });
         if self.refused.len() >= REFUSED_IDS {
             self.remember_refused();
         }

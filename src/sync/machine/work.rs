@@ -2,7 +2,7 @@
 
 use super::{Id, Items};
 use crate::reconcile::{Difference, InitiatorError, Rule};
-use crate::store::{Filter, PeerTraits, ReadMark, Refused, SyncMark};
+use crate::store::{Filter, PeerTraits, ReadMark, RefusedId, SyncMark};
 use crate::sync::breakdown::{By, Rows};
 use crate::sync::filter::{PeerFilter, Window};
 use crate::sync::reason::Reason;
@@ -78,7 +78,7 @@ pub enum Work {
         live: bool,
     },
     /// Write down ids that need not be moved again: [`Done::Finished`].
-    RememberRefused(Vec<Refused>),
+    RememberRefused(Vec<RefusedId>),
     /// Write down how far the peer is known: [`Done::Finished`].
     RememberMark(SyncMark),
     /// Write down how the peer has to be asked: [`Done::Finished`].

@@ -12,8 +12,8 @@
 //!    there are, and the sum of their ids. An inner node states of each child
 //!    how many items of the node come before it and their sum; a leaf states
 //!    the sum of its items up to the end of each block of them.
-//! 3. No leaf holds more than `Shape::leaf` items and no inner node more than
-//!    `Shape::fanout` children.
+//! 3. No leaf holds more than `NodeShape::leaf` items and no inner node more than
+//!    `NodeShape::fanout` children.
 //! 4. No node holds less than half of that, save the root and the last node of
 //!    each level (the right edge), which hold at least one. Only the root of an
 //!    empty tree is an empty leaf, and the root never has just one child.
@@ -27,11 +27,11 @@ mod node;
 #[cfg(test)]
 mod tests;
 
-use super::charge::Charge;
+use super::memory_reservation::Charge;
 use leaf::Spot;
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
-use node::{Shape, Subtree, Work};
+use node::{NodeShape, Subtree, TreeBatch};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -39,7 +39,7 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Tree {
     root: Subtree,
-    shape: Shape,
+    shape: NodeShape,
     // What the memory of it, and of all that became of it by changes, is counted as.
     charge: Option<Arc<Charge>>,
 }
@@ -53,10 +53,10 @@ impl Default for Tree {
 impl Tree {
     /// A tree of no items.
     pub fn new() -> Self {
-        Self::with_shape(Shape::default())
+        Self::with_shape(NodeShape::default())
     }
 
-    fn with_shape(shape: Shape) -> Self {
+    fn with_shape(shape: NodeShape) -> Self {
         Self { root: Subtree::leaf(&[]), shape, charge: None }
     }
 
@@ -122,7 +122,7 @@ impl Tree {
     pub fn insert_batch(&mut self, items: &[Item]) -> usize {
         let fresh = self.chosen(items, false);
         if !fresh.is_empty() {
-            let mut work = Work::new(self.shape);
+            let mut work = TreeBatch::new(self.shape);
             let mut level = self.root.insert(&fresh, true, &mut work);
             if !level.is_empty() {
                 level.insert(0, self.root.clone());
@@ -136,7 +136,7 @@ impl Tree {
     pub fn remove_batch(&mut self, items: &[Item]) -> usize {
         let gone = self.chosen(items, true);
         if !gone.is_empty() {
-            self.root.remove(&gone, true, &mut Work::new(self.shape));
+            self.root.remove(&gone, true, &mut TreeBatch::new(self.shape));
             self.root.shorten();
         }
         gone.len()

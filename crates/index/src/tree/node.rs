@@ -8,20 +8,20 @@ use std::sync::Arc;
 
 /// How large nodes may be. Smaller in tests, to force splits and joins.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
+pub(super) struct NodeShape {
     /// Items in a full leaf; at least 2.
     pub leaf: usize,
     /// Children of a full inner node; at least 4, so that half of it has a neighbour to join.
     pub fanout: usize,
 }
 
-impl Default for Shape {
+impl Default for NodeShape {
     fn default() -> Self {
         Self { leaf: 256, fanout: 32 }
     }
 }
 
-impl Shape {
+impl NodeShape {
     /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
     pub fn memory_bytes(self, count: usize) -> usize {
         /// The reference counts of a node, its vector, and what the allocator adds and wastes.
@@ -39,14 +39,14 @@ impl Shape {
 }
 
 /// What a batch carries down the tree.
-pub(super) struct Work {
-    shape: Shape,
+pub(super) struct TreeBatch {
+    shape: NodeShape,
     /// The items of the leaf at hand, before they are cut to size.
     items: Vec<Item>,
 }
 
-impl Work {
-    pub fn new(shape: Shape) -> Self {
+impl TreeBatch {
+    pub fn new(shape: NodeShape) -> Self {
         Self { shape, items: Vec::with_capacity(2 * shape.leaf) }
     }
 }
@@ -64,13 +64,13 @@ pub(super) struct Subtree {
 #[derive(Clone, Debug)]
 enum Node {
     Leaf(Leaf),
-    Inner(Arc<Inner>),
+    Inner(Arc<InnerNode>),
 }
 
 /// The children of a node, and beside them what a way down has to read, packed
 /// close: `place` and `with_rank` find a child in it.
 #[derive(Debug, Default)]
-struct Inner {
+struct InnerNode {
     children: Vec<Subtree>,
     /// The second of each child's least item.
     times: Vec<u64>,
@@ -80,7 +80,7 @@ struct Inner {
     sums: Vec<Sum>,
 }
 
-impl Inner {
+impl InnerNode {
     /// Gives the node `children`, and returns how many items they hold and the
     /// sum of those.
     fn set(&mut self, children: Vec<Subtree>) -> (usize, Sum) {
@@ -139,7 +139,7 @@ impl Subtree {
 
     /// The leaf that `choose` leads to: it is told how many items come before
     /// the node that it chooses from.
-    fn spot(&self, choose: impl Fn(&Inner, usize) -> usize) -> Spot<'_> {
+    fn spot(&self, choose: impl Fn(&InnerNode, usize) -> usize) -> Spot<'_> {
         let (mut rank, mut sum, mut next) = (0, Sum::ZERO, None);
         let mut here = self;
         loop {
@@ -174,13 +174,13 @@ impl Subtree {
 
     fn inner(children: Vec<Subtree>) -> Self {
         let first = children.first().map(|child| child.first).unwrap_or_default();
-        let mut inner = Inner::default();
+        let mut inner = InnerNode::default();
         let (count, sum) = inner.set(children);
         Self { first, count, sum, node: Node::Inner(Arc::new(inner)) }
     }
 
     /// The root over `level`, nodes of one depth: as many levels as that takes, packed full.
-    pub fn over(mut level: Vec<Subtree>, shape: Shape) -> Self {
+    pub fn over(mut level: Vec<Subtree>, shape: NodeShape) -> Self {
         while level.len() > 1 {
             level = inner_nodes(level, shape, true).collect();
         }
@@ -199,7 +199,7 @@ impl Subtree {
     /// Inserts `fresh`: ascending, not empty, none of them here yet. `edge` says
     /// that this node is on the right edge. What outgrows it is returned: nodes
     /// of the same depth that follow it.
-    pub fn insert(&mut self, fresh: &[Item], edge: bool, work: &mut Work) -> Vec<Subtree> {
+    pub fn insert(&mut self, fresh: &[Item], edge: bool, work: &mut TreeBatch) -> Vec<Subtree> {
         match &mut self.node {
             Node::Leaf(items) => {
                 merge(items.items(), fresh, &mut work.items);
@@ -225,7 +225,7 @@ impl Subtree {
 
     /// Removes `gone`: ascending, not empty, all of them here. The node may be
     /// left thin or empty, which is its parent's to mend.
-    pub fn remove(&mut self, gone: &[Item], edge: bool, work: &mut Work) {
+    pub fn remove(&mut self, gone: &[Item], edge: bool, work: &mut TreeBatch) {
         match &mut self.node {
             Node::Leaf(items) => {
                 subtract(items.items(), gone, &mut work.items);
@@ -261,13 +261,13 @@ impl Subtree {
 
     /// Gives an inner node the children that were taken from it. Those beyond
     /// the fanout are returned as nodes that follow it.
-    fn put_back(&mut self, children: Vec<Subtree>, edge: bool, work: &Work) -> Vec<Subtree> {
+    fn put_back(&mut self, children: Vec<Subtree>, edge: bool, work: &TreeBatch) -> Vec<Subtree> {
         if children.len() > work.shape.fanout {
             return self.become_first(inner_nodes(children, work.shape, edge));
         }
         self.first = children.first().map(|child| child.first).unwrap_or_default();
         if let Node::Inner(shared) = &mut self.node {
-            let mut fresh = Inner::default();
+            let mut fresh = InnerNode::default();
             let alone = Arc::get_mut(shared);
             let is_shared = alone.is_none();
             (self.count, self.sum) = alone.unwrap_or(&mut fresh).set(children);
@@ -280,7 +280,7 @@ impl Subtree {
 
     /// Takes in `right`, the next node of the same depth, and returns the second
     /// half if both are too much for one.
-    fn join(&mut self, right: &Subtree, edge: bool, work: &mut Work) -> Vec<Subtree> {
+    fn join(&mut self, right: &Subtree, edge: bool, work: &mut TreeBatch) -> Vec<Subtree> {
         match (&self.node, &right.node) {
             (Node::Inner(left), Node::Inner(right)) => {
                 let mut children = [left.children.as_slice(), &right.children].concat();
@@ -304,7 +304,7 @@ impl Subtree {
     }
 
     /// Whether the node holds less than half of what it may.
-    fn is_thin(&self, shape: Shape) -> bool {
+    fn is_thin(&self, shape: NodeShape) -> bool {
         match &self.node {
             Node::Leaf(leaf) => leaf.items().len() < shape.leaf / 2,
             Node::Inner(inner) => inner.children.len() < shape.fanout / 2,
@@ -314,7 +314,7 @@ impl Subtree {
 
 /// The children of a node that is about to get others: taken from it if nobody
 /// else holds it, else copies (invariant 5).
-fn children_to_change(shared: &mut Arc<Inner>) -> Vec<Subtree> {
+fn children_to_change(shared: &mut Arc<InnerNode>) -> Vec<Subtree> {
     match Arc::get_mut(shared) {
         Some(alone) => std::mem::take(&mut alone.children),
         None => shared.children.clone(),
@@ -323,7 +323,7 @@ fn children_to_change(shared: &mut Arc<Inner>) -> Vec<Subtree> {
 
 /// Drops empty children and joins thin ones with a neighbour. At the end no child
 /// is thin, save the last on the right edge, or there is only one left.
-fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut Work) {
+fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut TreeBatch) {
     children.retain(|child| child.count > 0);
     let mut at = 0;
     while children.len() > 1 {
@@ -390,7 +390,7 @@ fn subtract(mut old: &[Item], gone: &[Item], out: &mut Vec<Item>) {
 }
 
 /// Leaves for the items in `work`.
-fn leaves(work: &Work, edge: bool) -> impl Iterator<Item = Subtree> {
+fn leaves(work: &TreeBatch, edge: bool) -> impl Iterator<Item = Subtree> {
     let mut rest = work.items.as_slice();
     sizes(rest.len(), work.shape.leaf, edge).map(move |size| {
         let (leaf, after) = rest.split_at(size);
@@ -400,7 +400,11 @@ fn leaves(work: &Work, edge: bool) -> impl Iterator<Item = Subtree> {
 }
 
 /// Inner nodes for `children`.
-fn inner_nodes(children: Vec<Subtree>, shape: Shape, edge: bool) -> impl Iterator<Item = Subtree> {
+fn inner_nodes(
+    children: Vec<Subtree>,
+    shape: NodeShape,
+    edge: bool,
+) -> impl Iterator<Item = Subtree> {
     let sizes = sizes(children.len(), shape.fanout, edge);
     let mut rest = children.into_iter();
     sizes.map(move |size| Subtree::inner(rest.by_ref().take(size).collect()))
@@ -443,11 +447,11 @@ impl Subtree {
         match &self.node {
             Node::Leaf(leaf) => leaf.address_and_bytes(),
             Node::Inner(inner) => {
-                let Inner { children, times, ranks, sums } = &**inner;
+                let InnerNode { children, times, ranks, sums } = &**inner;
                 let lists = children.capacity() * size_of::<Subtree>()
                     + (times.capacity() + ranks.capacity()) * size_of::<u64>()
                     + sums.capacity() * size_of::<Sum>();
-                (Arc::as_ptr(inner).addr(), lists + size_of::<Inner>() + 16)
+                (Arc::as_ptr(inner).addr(), lists + size_of::<InnerNode>() + 16)
             }
         }
     }

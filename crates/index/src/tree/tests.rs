@@ -1,7 +1,7 @@
 //! What can only be seen from inside: the invariants, under random operations
 //! on nodes small enough to split and join all the time, and what a write shares.
 
-use super::node::{Shape, Subtree};
+use super::node::{NodeShape, Subtree};
 use super::*;
 use crate::Slice;
 use negsync_reconcile::SortedItems;
@@ -10,12 +10,12 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use std::collections::{BTreeSet, HashSet};
 
-const SHAPES: [Shape; 5] = [
-    Shape { leaf: 2, fanout: 4 },
-    Shape { leaf: 3, fanout: 5 },
-    Shape { leaf: 8, fanout: 4 },
-    Shape { leaf: 5, fanout: 7 },
-    Shape { leaf: 48, fanout: 8 },
+const SHAPES: [NodeShape; 5] = [
+    NodeShape { leaf: 2, fanout: 4 },
+    NodeShape { leaf: 3, fanout: 5 },
+    NodeShape { leaf: 8, fanout: 4 },
+    NodeShape { leaf: 5, fanout: 7 },
+    NodeShape { leaf: 48, fanout: 8 },
 ];
 
 /// An item of a small world, so that repeats and absences happen.
@@ -59,7 +59,7 @@ impl Subtree {
     /// Checks what is below, adds the items and the heap bytes to what was found, and returns the depth.
     fn check(
         &self,
-        shape: Shape,
+        shape: NodeShape,
         [root, edge]: [bool; 2],
         found: &mut Vec<Item>,
         bytes: &mut usize,
@@ -261,7 +261,7 @@ fn ascending(count: u64) -> impl Iterator<Item = Item> {
 #[test]
 fn loading_and_appending_leave_full_leaves() {
     let all: Vec<Item> = ascending(5_000).collect();
-    let full = all.len().div_ceil(Shape::default().leaf);
+    let full = all.len().div_ceil(NodeShape::default().leaf);
     for batch in [1, 7, 64, 1_000, all.len()] {
         let mut tree = Tree::new();
         for batch in all.chunks(batch) {
@@ -286,7 +286,7 @@ fn a_write_copies_only_the_paths_that_it_changes() {
 
     // Many items of one leaf: one path.
     let batch: Vec<Item> =
-        ascending(50_000).skip(100 * Shape::default().leaf + 10).take(50).collect();
+        ascending(50_000).skip(100 * NodeShape::default().leaf + 10).take(50).collect();
     assert_eq!(tree.remove_batch(&batch), 50);
     let nodes = tree.nodes().0;
     assert_eq!(nodes.difference(&shared).count(), depth);

@@ -4,7 +4,7 @@
 //! A second session with bounds of its own compares others.
 
 use crate::range_set::{Bound, RangeSet};
-use crate::reference::{Bucket, buckets_between, even_ends};
+use crate::reference::{SplitBucket, buckets_between, even_ends};
 use alloc::vec::Vec;
 use core::ops::Range;
 
@@ -26,7 +26,7 @@ impl BoundChoice {
         ranks: Range<usize>,
         upper: Bound,
         count: usize,
-    ) -> Vec<Bucket> {
+    ) -> Vec<SplitBucket> {
         let mut ends = even_ends(&ranks, count);
         // Two bounds that move towards each other by so much do not meet.
         let reach = (ranks.len() / count).saturating_sub(1) / 2;

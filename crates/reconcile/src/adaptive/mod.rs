@@ -26,7 +26,7 @@ use super::difference::Difference;
 use super::message::{Decoder, Encoder};
 use super::options::{InitiatorError, InitiatorOptions, InitiatorStep, Rule};
 use super::range_set::{Bound, RangeSet};
-use super::reference::Bucket;
+use super::reference::SplitBucket;
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use bound_choice::BoundChoice;
@@ -51,7 +51,7 @@ const MAX_DIVIDING_ROUNDS: u32 = 32;
 
 /// A range that is not settled.
 #[derive(Clone, Copy, Debug)]
-struct Pending {
+struct PendingRange {
     lower: Bound,
     upper: Bound,
     /// The ranks of our own items in it.
@@ -73,7 +73,7 @@ enum RangeState {
     Unlisted,
 }
 
-impl Pending {
+impl PendingRange {
     fn ranks(&self) -> Range<usize> {
         self.start..self.end
     }
@@ -90,15 +90,15 @@ impl Pending {
 /// A range as it was put to the peer. `range.state` is what it falls back to
 /// when it gets no answer.
 #[derive(Clone, Copy, Debug)]
-struct Asked {
-    range: Pending,
+struct AskedRange {
+    range: PendingRange,
     for_list: bool,
 }
 
 /// A question, as its answer is read.
 #[derive(Clone, Copy, Debug)]
 struct AskedRanges<'a> {
-    ranges: &'a [Asked],
+    ranges: &'a [AskedRange],
     /// Whether a range is settled by an equal fingerprint.
     believes_fingerprints: bool,
 }
@@ -114,8 +114,8 @@ pub(super) struct AdaptiveInitiator {
     since: Bound,
     /// No list is taken that spans two of them.
     time_buckets: Option<TimeBuckets>,
-    pending: VecDeque<Pending>,
-    asked: Vec<Asked>,
+    pending: VecDeque<PendingRange>,
+    asked: Vec<AskedRange>,
     budget: ReplyBudget,
     idle_rounds: u32,
     dividing_rounds: u32,
@@ -157,7 +157,7 @@ impl AdaptiveInitiator {
     /// Our items in ranges that wait or are being asked about.
     pub(super) fn unsettled_items(&self) -> usize {
         let asked = self.asked.iter().map(|asked| asked.range.own_items());
-        self.pending.iter().map(Pending::own_items).chain(asked).sum()
+        self.pending.iter().map(PendingRange::own_items).chain(asked).sum()
     }
 
     pub(super) fn receive<S: RangeSet>(
@@ -202,7 +202,7 @@ impl AdaptiveInitiator {
     /// Puts `range` at the end of the queue, without what lies below the
     /// window: a responder that holds a view of a larger set may answer a bound
     /// from before its view with an empty one.
-    fn keep(&mut self, mut range: Pending) {
+    fn keep(&mut self, mut range: PendingRange) {
         if range.lower != Bound::START && range.lower.item < self.since.item {
             range.lower = self.since;
         }
@@ -229,7 +229,7 @@ impl AdaptiveInitiator {
                     let range = self.join(set, range, crowded, limit_bytes);
                     let written = out.list(set, &range, self.split_strategy.lists_own_ids());
                     if written {
-                        self.asked.push(Asked { range, for_list: true });
+                        self.asked.push(AskedRange { range, for_list: true });
                     }
                     (!written).then_some(range)
                 }
@@ -248,10 +248,10 @@ impl AdaptiveInitiator {
     fn join<S: RangeSet>(
         &mut self,
         set: &S,
-        mut range: Pending,
+        mut range: PendingRange,
         crowded: bool,
         limit_bytes: usize,
-    ) -> Pending {
+    ) -> PendingRange {
         let most_items = self.split_strategy.list_most_items(limit_bytes);
         if range.own_items() > most_items {
             let mut rest = range;
@@ -281,20 +281,20 @@ impl AdaptiveInitiator {
         &mut self,
         set: &S,
         out: &mut QuestionWriter,
-        range: &Pending,
+        range: &PendingRange,
         count: usize,
-    ) -> Option<Pending> {
+    ) -> Option<PendingRange> {
         // A bucket of a range that differs may be equal.
         let state = if count == 1 { range.state } else { RangeState::Untested };
         let mut lower = range.lower;
-        for Bucket { start, end, upper, fingerprint } in
+        for SplitBucket { start, end, upper, fingerprint } in
             self.bound_choice.buckets(set, range.ranks(), range.upper, count)
         {
             if !out.fingerprint(&lower, &upper, &fingerprint) {
-                return Some(Pending { lower, start, ..*range });
+                return Some(PendingRange { lower, start, ..*range });
             }
-            let bucket = Pending { lower, upper, start, end, state, density: range.density };
-            self.asked.push(Asked { range: bucket, for_list: false });
+            let bucket = PendingRange { lower, upper, start, end, state, density: range.density };
+            self.asked.push(AskedRange { range: bucket, for_list: false });
             lower = upper;
         }
         None
@@ -309,7 +309,7 @@ struct QuestionWriter {
 }
 
 impl QuestionWriter {
-    fn list<S: RangeSet>(&mut self, set: &S, range: &Pending, own_ids: bool) -> bool {
+    fn list<S: RangeSet>(&mut self, set: &S, range: &PendingRange, own_ids: bool) -> bool {
         self.write(&range.lower, &range.upper, |out| {
             let ranks = if own_ids { range.ranks() } else { 0..0 };
             out.id_list(&range.upper, ranks.len());

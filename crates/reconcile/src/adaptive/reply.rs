@@ -13,7 +13,7 @@
 
 use super::density::{self, BucketCounts, Listed};
 use super::time_buckets::TimeBuckets;
-use super::{Asked, AskedRanges, Pending, RangeState};
+use super::{AskedRange, AskedRanges, PendingRange, RangeState};
 use crate::difference::Difference;
 use crate::message::{DecodeFault, Decoder, MessageError, Payload};
 use crate::range_set::{Bound, RangeSet};
@@ -26,7 +26,7 @@ const LONG_LIST_ITEMS: usize = 64;
 #[derive(Debug, Default)]
 pub(super) struct AnswerReading {
     /// What is not settled of the question, in order.
-    pub(super) left: Vec<Pending>,
+    pub(super) left: Vec<PendingRange>,
     /// Whether the answer ended before the question.
     pub(super) cut: bool,
     pub(super) progress: AnswerProgress,
@@ -58,7 +58,7 @@ pub(super) fn read<S: RangeSet>(
     time_buckets: Option<TimeBuckets>,
     found: &mut Difference,
 ) -> Result<AnswerReading, MessageError> {
-    let mut reader = Reader {
+    let mut reader = ReplyReader {
         set,
         found,
         time_buckets,
@@ -112,7 +112,7 @@ pub(super) fn read<S: RangeSet>(
     Ok(reader.finish())
 }
 
-struct Reader<'a, S> {
+struct ReplyReader<'a, S> {
     set: &'a S,
     found: &'a mut Difference,
     time_buckets: Option<TimeBuckets>,
@@ -123,19 +123,19 @@ struct Reader<'a, S> {
     first_left: usize,
 }
 
-impl<S: RangeSet> Reader<'_, S> {
+impl<S: RangeSet> ReplyReader<'_, S> {
     /// Divides `range` at `upper`, if that lies inside it.
-    fn divide(&self, range: &Pending, upper: &Bound) -> (Pending, Option<Pending>) {
+    fn divide(&self, range: &PendingRange, upper: &Bound) -> (PendingRange, Option<PendingRange>) {
         if range.upper.item <= upper.item {
             return (*range, None);
         }
         let rank = self.set.lower_bound(&upper.item).clamp(range.start, range.end);
-        let part = Pending { upper: *upper, end: rank, ..*range };
-        (part, Some(Pending { lower: *upper, start: rank, ..*range }))
+        let part = PendingRange { upper: *upper, end: rank, ..*range };
+        (part, Some(PendingRange { lower: *upper, start: rank, ..*range }))
     }
 
     /// Takes what the peer said of `part` of a question; `None` if nothing.
-    fn take(&mut self, question: &Asked, part: Pending, said: Option<Payload<'_>>) {
+    fn take(&mut self, question: &AskedRange, part: PendingRange, said: Option<Payload<'_>>) {
         match said {
             Some(Payload::Skip) if !question.for_list => self.settle(&part),
             Some(Payload::Skip) => self.leave(part),
@@ -145,7 +145,7 @@ impl<S: RangeSet> Reader<'_, S> {
         }
     }
 
-    fn compare_lists(&mut self, question: &Asked, part: Pending, theirs: &[[u8; 32]]) {
+    fn compare_lists(&mut self, question: &AskedRange, part: PendingRange, theirs: &[[u8; 32]]) {
         let time_bucket =
             self.time_buckets.map(|time_buckets| (time_buckets, time_buckets.only(&part)));
         if let Some((time_buckets, None)) = time_bucket
@@ -174,7 +174,7 @@ impl<S: RangeSet> Reader<'_, S> {
         self.settle(&part);
     }
 
-    fn compare(&mut self, question: &Asked, part: Pending, theirs: [u8; 16]) {
+    fn compare(&mut self, question: &AskedRange, part: PendingRange, theirs: [u8; 16]) {
         let range = &question.range;
         let whole = part.lower.item == range.lower.item && part.upper.item == range.upper.item;
         let last = part.upper.item == Bound::INFINITY.item;
@@ -194,10 +194,10 @@ impl<S: RangeSet> Reader<'_, S> {
         }
         self.reading.progress = self.reading.progress.max(AnswerProgress::Divided);
         let state = if question.for_list { range.state } else { RangeState::Differs };
-        self.reading.left.push(Pending { state, ..part });
+        self.reading.left.push(PendingRange { state, ..part });
     }
 
-    fn settle(&mut self, part: &Pending) {
+    fn settle(&mut self, part: &PendingRange) {
         if part.own_items() > 0 {
             self.reading.progress = AnswerProgress::Settled;
         }
@@ -205,7 +205,7 @@ impl<S: RangeSet> Reader<'_, S> {
 
     /// Keeps `part` as it was asked, in one piece with what came before it of
     /// the same question.
-    fn leave(&mut self, part: Pending) {
+    fn leave(&mut self, part: PendingRange) {
         let of_question = self.first_left < self.reading.left.len();
         match self.reading.left.last_mut() {
             Some(last) if of_question && last.touches(&part) && last.state == part.state => {

@@ -4,11 +4,11 @@
 //! responder known, 60 microseconds; an id costs 32 bytes and next to no time.
 
 use super::bound_choice::BoundChoice;
-use super::{Pending, RangeState};
+use super::{PendingRange, RangeState};
 use crate::message::RANGE_MAX_BYTES;
 use crate::options::Rule;
 use crate::range_set::{Bound, RangeSet};
-use crate::reference::{Bucket, LIST_BELOW_ITEMS};
+use crate::reference::{LIST_BELOW_ITEMS, SplitBucket};
 use alloc::vec;
 use alloc::vec::Vec;
 
@@ -101,15 +101,15 @@ impl SplitStrategy {
     }
 
     /// Whether asking about all of `pending` in leaves would take too many.
-    pub(super) fn is_crowded<'a>(&self, pending: impl Iterator<Item = &'a Pending>) -> bool {
-        let long = |range: &&Pending| {
+    pub(super) fn is_crowded<'a>(&self, pending: impl Iterator<Item = &'a PendingRange>) -> bool {
+        let long = |range: &&PendingRange| {
             range.state != RangeState::Untested && range.own_items() > self.lists_up_to()
         };
-        let leaves = |range: &Pending| range.own_items().div_ceil(LEAF_ITEMS);
+        let leaves = |range: &PendingRange| range.own_items().div_ceil(LEAF_ITEMS);
         pending.filter(long).map(leaves).sum::<usize>() > MOST_LEAVES
     }
 
-    pub(super) fn plan(&self, range: &Pending, crowded: bool) -> Plan {
+    pub(super) fn plan(&self, range: &PendingRange, crowded: bool) -> Plan {
         let items = range.own_items();
         // Where we hold nothing our fingerprint is that of nothing, which a
         // responder may send for a reason of its own: always list.
@@ -133,7 +133,7 @@ impl SplitStrategy {
 }
 
 /// How long the answer to `plan` will be, near enough.
-pub(super) fn expected_reply_bytes(range: &Pending, plan: Plan) -> usize {
+pub(super) fn expected_reply_bytes(range: &PendingRange, plan: Plan) -> usize {
     const RANGE_BYTES: usize = 8;
     const FINGERPRINTS_BYTES: usize = 16 * (RANGE_BYTES + 16);
     match plan {
@@ -174,7 +174,7 @@ pub(super) fn opening<S: RangeSet>(
     set: &S,
     sync_mark: Option<u64>,
     bound_choice: &mut BoundChoice,
-) -> Vec<Pending> {
+) -> Vec<PendingRange> {
     let Some(newest) = set.len().checked_sub(1).and_then(|last| set.item(last)) else {
         return whole(set);
     };
@@ -204,14 +204,14 @@ pub(super) fn opening<S: RangeSet>(
 }
 
 /// All of the order in one range, to be listed.
-pub(super) fn whole<S: RangeSet>(set: &S) -> Vec<Pending> {
+pub(super) fn whole<S: RangeSet>(set: &S) -> Vec<PendingRange> {
     vec![range(Bound::START, Bound::INFINITY, 0, set.len(), RangeState::Unlisted)]
 }
 
 struct SplitOpening<'a, S> {
     set: &'a S,
     bound_choice: &'a mut BoundChoice,
-    ranges: Vec<Pending>,
+    ranges: Vec<PendingRange>,
     rank: usize,
     lower: Bound,
 }
@@ -221,7 +221,7 @@ impl<S: RangeSet> SplitOpening<'_, S> {
     fn test(&mut self, end: usize, upper: Bound, count: usize) {
         let count = count.min(end - self.rank).max(1);
         for bucket in self.bound_choice.buckets(self.set, self.rank..end, upper, count) {
-            let Bucket { start, end, upper, .. } = bucket;
+            let SplitBucket { start, end, upper, .. } = bucket;
             self.ranges.push(range(self.lower, upper, start, end, RangeState::Untested));
             self.lower = upper;
         }
@@ -229,6 +229,6 @@ impl<S: RangeSet> SplitOpening<'_, S> {
     }
 }
 
-fn range(lower: Bound, upper: Bound, start: usize, end: usize, state: RangeState) -> Pending {
-    Pending { lower, upper, start, end, state, density: None }
+fn range(lower: Bound, upper: Bound, start: usize, end: usize, state: RangeState) -> PendingRange {
+    PendingRange { lower, upper, start, end, state, density: None }
 }

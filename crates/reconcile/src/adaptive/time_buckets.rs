@@ -4,7 +4,7 @@
 //! about. So each range asked about lies in one time bucket. Where we hold nothing a range may begin with
 //! many time buckets: it is divided once the peer shows that it holds something there.
 
-use super::{Pending, RangeState};
+use super::{PendingRange, RangeState};
 use crate::range_set::{Bound, RangeSet};
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
@@ -44,7 +44,7 @@ impl TimeBuckets {
     }
 
     /// The first and the last time bucket that `range` reaches into.
-    fn reach(self, range: &Pending) -> (u64, u64) {
+    fn reach(self, range: &PendingRange) -> (u64, u64) {
         let upper = range.upper.item;
         let ends_with_second = upper.id == [0; 32];
         let last = upper.created_at.saturating_sub(u64::from(ends_with_second));
@@ -52,18 +52,18 @@ impl TimeBuckets {
     }
 
     /// The first second of the time bucket that all of `range` lies in, if it is one.
-    pub(super) fn only(self, range: &Pending) -> Option<u64> {
+    pub(super) fn only(self, range: &PendingRange) -> Option<u64> {
         let (first, last) = self.reach(range);
         (first == last).then(|| self.start(first).item.created_at)
     }
 
     /// Whether two ranges begin in the same time bucket.
-    pub(super) fn share(self, one: &Pending, other: &Pending) -> bool {
+    pub(super) fn share(self, one: &PendingRange, other: &PendingRange) -> bool {
         self.reach(one).0 == self.reach(other).0
     }
 
     /// The ranges to begin with: each time bucket in which we hold something, and what lies between.
-    pub(super) fn opening<S: RangeSet>(self, set: &S) -> Vec<Pending> {
+    pub(super) fn opening<S: RangeSet>(self, set: &S) -> Vec<PendingRange> {
         let near = (set.len() as u64).clamp(LEAST_NEAR_CELLS, NEAR_CELLS);
         let lower = Bound::START;
         let mut out =
@@ -85,15 +85,15 @@ impl TimeBuckets {
     }
 
     /// The parts of a range in which we hold nothing.
-    pub(super) fn divide(self, range: &Pending) -> Vec<Pending> {
+    pub(super) fn divide(self, range: &PendingRange) -> Vec<PendingRange> {
         let (first, last) = self.reach(range);
         let parts = (last - first).saturating_add(1).min(PARTS);
         let time_buckets = (last - first) / parts + 1;
-        let mut rest = Pending { state: RangeState::Unlisted, ..*range };
+        let mut rest = PendingRange { state: RangeState::Unlisted, ..*range };
         let mut divided = Vec::with_capacity(PARTS as usize);
         let starts = (1..parts).map(|part| self.start(first.saturating_add(part * time_buckets)));
         for start in starts.take_while(|start| start.item < range.upper.item) {
-            divided.push(Pending { upper: start, ..rest });
+            divided.push(PendingRange { upper: start, ..rest });
             rest.lower = start;
         }
         divided.push(rest);
@@ -104,7 +104,7 @@ impl TimeBuckets {
 struct BucketOpening {
     time_buckets: TimeBuckets,
     near: u64,
-    ranges: Vec<Pending>,
+    ranges: Vec<PendingRange>,
     rank: usize,
     lower: Bound,
 }
@@ -115,7 +115,7 @@ impl BucketOpening {
         if self.lower.item < upper.item {
             let (lower, start) = (self.lower, self.rank);
             let state = RangeState::Untested;
-            self.ranges.push(Pending { lower, upper, start, end, state, density: None });
+            self.ranges.push(PendingRange { lower, upper, start, end, state, density: None });
             (self.lower, self.rank) = (upper, end);
         }
     }
@@ -168,7 +168,7 @@ mod tests {
     }
 
     /// Fails unless `ranges` touch and reach from `lower` to `upper`.
-    fn touch(ranges: &[Pending], lower: Bound, upper: Bound, about: &str) {
+    fn touch(ranges: &[PendingRange], lower: Bound, upper: Bound, about: &str) {
         assert_eq!(ranges[0].lower, lower, "{about}");
         assert_eq!(ranges[ranges.len() - 1].upper, upper, "{about}");
         assert!(ranges.iter().all(|range| range.lower.item < range.upper.item), "{about}");
@@ -212,7 +212,7 @@ mod tests {
                 _ => Bound::below(Item::new(lower.item.created_at + 86_400, [1; 32])),
             };
             let state = RangeState::Unlisted;
-            let mut range = Pending { lower, upper, start: 0, end: 0, state, density: None };
+            let mut range = PendingRange { lower, upper, start: 0, end: 0, state, density: None };
             let mut depth = 0;
             while time_buckets.only(&range).is_none() {
                 let parts = time_buckets.divide(&range);

@@ -23,7 +23,7 @@ const UNEXPLAINED_SHARE: u32 = 10;
 const RUN_ITEMS: u64 = 1_024;
 
 /// The database as it is looked at, at one moment.
-pub(super) struct Look<'look> {
+pub(super) struct Comparison<'look> {
     pub(super) moment: &'look Connection,
     pub(super) listener: &'look dyn Listener,
     pub(super) now: u64,
@@ -76,7 +76,7 @@ impl Comparisons {
 }
 
 /// Items of some seconds: how many, and the sum of their hashes, in the set and in the database.
-struct Run {
+struct ItemRun {
     from: u64,
     held: (u64, u64),
     shown: (u64, u64),
@@ -103,7 +103,13 @@ pub(super) fn expiry(row: &Row) -> Option<(u64, u64)> {
 }
 
 impl Held {
-    pub(super) fn add(&mut self, look: &Look<'_>, row: &Row, event: Event, touched: &mut Touched) {
+    pub(super) fn add(
+        &mut self,
+        look: &Comparison<'_>,
+        row: &Row,
+        event: Event,
+        touched: &mut Touched,
+    ) {
         if look.listener.holds(&row.item) || !touched.added.insert(row.item) {
             return;
         }
@@ -115,7 +121,7 @@ impl Held {
     /// Compares the seconds that were touched with what the database shows.
     pub(super) fn compare_touched(
         &mut self,
-        look: &Look<'_>,
+        look: &Comparison<'_>,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {
         for second in std::mem::take(&mut touched.seconds) {
@@ -127,7 +133,7 @@ impl Held {
     /// Compares the seconds from the first to the second, both included.
     fn compare(
         &mut self,
-        look: &Look<'_>,
+        look: &Comparison<'_>,
         from: u64,
         to: u64,
         touched: &mut Touched,
@@ -168,7 +174,7 @@ impl Held {
     /// Compares everything.
     pub(super) fn compare_all(
         &mut self,
-        look: &Look<'_>,
+        look: &Comparison<'_>,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {
         let began = Instant::now();
@@ -188,9 +194,9 @@ impl Held {
 
     /// All of the set, and all that is shown, in runs of seconds. What this look has found already
     /// is left out.
-    fn runs(&self, look: &Look<'_>, touched: &Touched) -> Result<Vec<Run>, StoreError> {
+    fn runs(&self, look: &Comparison<'_>, touched: &Touched) -> Result<Vec<ItemRun>, StoreError> {
         let hasher = RandomState::new();
-        let new = |from| Run { from, held: (0, 0), shown: (0, 0) };
+        let new = |from| ItemRun { from, held: (0, 0), shown: (0, 0) };
         let mut runs = Vec::new();
         let (mut run, mut second) = (new(0), 0);
         look.listener.held(0, u64::MAX, &mut |item| {
@@ -222,7 +228,7 @@ impl Held {
     /// fewer than the changes explain.
     pub(super) fn check_count(
         &mut self,
-        look: &Look<'_>,
+        look: &Comparison<'_>,
         is_odd: bool,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {

@@ -5,7 +5,7 @@
 //! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
 //! or in a comparison of everything, which takes one percent of the time at the most.
 
-use super::compare::{Comparisons, Held, Look, Touched, expiry};
+use super::compare::{Comparison, Comparisons, Held, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
@@ -115,12 +115,17 @@ impl Follower {
             // Room from the beginning: what a vector leaves behind where it grew would stay.
             let room = usize::try_from(rows).unwrap_or_default();
             let (older, newer) = std::thread::scope(|scope| {
-                let older = scope.spawn(move || -> Result<Scanned, StoreError> {
+                let scan_older = || -> Result<Scanned, StoreError> {
                     Ok(Scanned::of(schema, &open(path)?, first, middle, now, room)?)
-                });
+                };
+                let thread = std::thread::Builder::new().spawn_scoped(scope, scan_older);
                 let second = middle.saturating_add(1);
                 let newer = Scanned::of(schema, &transaction, second, last, now, room / 2);
-                (older.join().unwrap_or(Err(StoreError::Closed)), newer)
+                let older = match thread {
+                    Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed)),
+                    Err(_) => scan_older(),
+                };
+                (older, newer)
             });
             scanned = older?;
             let newer = newer?;
@@ -182,7 +187,7 @@ impl Follower {
         }
         // Ends where it is dropped; there is nothing to commit.
         let moment = self.connection.unchecked_transaction()?;
-        self.known.look(&Look { moment: &moment, listener, now }, is_compared)
+        self.known.look(&Comparison { moment: &moment, listener, now }, is_compared)
     }
 
     /// The file was written to without a commit: by a checkpoint, or past SQLite, as by `cp`. What
@@ -212,7 +217,7 @@ impl Known {
     }
 
     /// As [`Follower::catch_up`], on the database as it is at one moment.
-    fn look(&mut self, look: &Look<'_>, is_compared: bool) -> Result<(), StoreError> {
+    fn look(&mut self, look: &Comparison<'_>, is_compared: bool) -> Result<(), StoreError> {
         let data_version = pragma(look.moment, "data_version")?;
         let schema_version = pragma(look.moment, "schema_version")?;
         if schema_version != self.schema_version {
@@ -251,7 +256,11 @@ impl Known {
     }
 
     /// Reads the rows from the oldest that is remembered on. Returns how many are new.
-    fn read_new_rows(&mut self, look: &Look<'_>, touched: &mut Touched) -> Result<u64, StoreError> {
+    fn read_new_rows(
+        &mut self,
+        look: &Comparison<'_>,
+        touched: &mut Touched,
+    ) -> Result<u64, StoreError> {
         let moment = look.moment;
         let first = self.recent.front().map_or(i64::MIN, |(row, _)| *row);
         let ends = self.schema.ends(moment)?;
@@ -288,7 +297,7 @@ impl Known {
     /// A new row: itself, and what it may have removed.
     fn take(
         &mut self,
-        look: &Look<'_>,
+        look: &Comparison<'_>,
         row: &Row,
         addresses: &[u32],
         touched: &mut Touched,
@@ -320,7 +329,7 @@ impl Known {
     }
 
     /// NIP-09: has the seconds compared of what was deleted by id.
-    fn find_deleted(&self, look: &Look<'_>, touched: &mut Touched) -> Result<(), StoreError> {
+    fn find_deleted(&self, look: &Comparison<'_>, touched: &mut Touched) -> Result<(), StoreError> {
         if touched.deleted.is_empty() {
             return Ok(());
         }

@@ -14,7 +14,7 @@ use super::change::Change;
 use super::file_kind::refuse_other_than_files;
 use super::read_gate::ReadGate;
 use super::readers::{Pool, ReadTransaction};
-use super::source::{AtOneMoment, EventSource, Work};
+use super::source::{EventSource, SourceSnapshot, Work};
 use super::viewer::PrivateKinds;
 use super::{Deadline, StoreError, unix_now};
 use follow::Follower;
@@ -88,12 +88,12 @@ pub trait Listener: Send + Sync {
 /// Another relay's database. Clones share it; the last one ends the following.
 #[derive(Clone)]
 pub struct Attached {
-    inner: Arc<Inner>,
+    inner: Arc<AttachedInner>,
     // Of the reads of this clone.
     deadline: Deadline,
 }
 
-struct Inner {
+struct AttachedInner {
     schema: Arc<Schema>,
     path: PathBuf,
     readers: usize,
@@ -124,7 +124,8 @@ impl Attached {
         let follower = Mutex::new(None);
         let path = path.to_owned();
         let failures = AtomicU64::new(0);
-        let inner = Arc::new(Inner { schema, path, readers, listener, follower, failures, pool });
+        let inner =
+            Arc::new(AttachedInner { schema, path, readers, listener, follower, failures, pool });
         inner.begin(&mut inner.lock())?;
         let watched = Arc::downgrade(&inner);
         std::thread::Builder::new()
@@ -135,7 +136,7 @@ impl Attached {
     }
 }
 
-impl Inner {
+impl AttachedInner {
     /// Reads everything anew.
     fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
         let mut readings = 1;
@@ -224,7 +225,7 @@ impl Inner {
 }
 
 /// Looks again and again, until nobody has the database open any more.
-fn watch(watched: &Weak<Inner>) {
+fn watch(watched: &Weak<AttachedInner>) {
     let mut failing = false;
     while let Some(inner) = watched.upgrade() {
         match inner.catch_up() {
@@ -256,14 +257,14 @@ impl EventSource for Attached {
         self.inner.catch_up()
     }
 
-    fn at_one_moment(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         let (schema, now) = (self.inner.schema.as_ref(), unix_now());
         let pool = self.inner.pool();
-        pool.with(&self.deadline, |read| work(&Moment { schema, read, now }))?;
+        pool.with(&self.deadline, |read| work(&AttachedSnapshot { schema, read, now }))?;
         self.inner.check_still(&pool)
     }
 
-    fn at_one_commit(
+    fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
@@ -274,7 +275,7 @@ impl EventSource for Attached {
             let is_done = pool.with(&self.deadline, |read| {
                 let is_known = self.inner.begin_at_known(&pool, read, now, beside)?;
                 if is_known {
-                    work(&Moment { schema, read, now })?;
+                    work(&AttachedSnapshot { schema, read, now })?;
                 }
                 Ok::<_, StoreError>(is_known)
             })?;
@@ -315,13 +316,13 @@ impl EventSource for Attached {
 }
 
 /// The database as it is at one moment.
-struct Moment<'moment> {
+struct AttachedSnapshot<'moment> {
     schema: &'moment Schema,
     read: &'moment ReadTransaction<'moment>,
     now: u64,
 }
 
-impl AtOneMoment for Moment<'_> {
+impl SourceSnapshot for AttachedSnapshot<'_> {
     fn items(
         &self,
         filter: &Filter,

@@ -366,7 +366,7 @@ pub(super) fn read_event(json: &str) -> Option<Event> {
 
 /// The part of an event that says what it replaces.
 #[derive(Deserialize)]
-struct Tags {
+struct ReplacesTags {
     tags: Vec<Vec<String>>,
 }
 
@@ -378,7 +378,7 @@ fn addresses(kind: u16, author: ValueRef<'_>, tags: ValueRef<'_>) -> Vec<u32> {
     let tags: serde_json::Result<Vec<Vec<String>>> = if json.trim_start().starts_with('[') {
         serde_json::from_str(json)
     } else {
-        serde_json::from_str(json).map(|Tags { tags }| tags)
+        serde_json::from_str(json).map(|ReplacesTags { tags }| tags)
     };
     let tags = tags.unwrap_or_default();
     let values = tags.iter().filter_map(|tag| match tag.as_slice() {

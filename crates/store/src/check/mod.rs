@@ -5,7 +5,7 @@ mod rules;
 
 use super::source_queue::Origin;
 use super::verifier::Verifier;
-use super::{StoreError, fault, schema};
+use super::{StoreError, schema, sqlite_error};
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
 use negsync_nostr::kinds::Lifetime;
@@ -36,7 +36,7 @@ pub struct Finding {
 
 /// What a check has seen.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckReport {
     /// The events that were read.
     pub events: u64,
     /// The single-letter tags in the index.
@@ -52,7 +52,7 @@ pub struct Checked {
     pub findings: Vec<Finding>,
 }
 
-impl Checked {
+impl CheckReport {
     /// Whether nothing is wrong.
     pub fn is_sound(&self) -> bool {
         self.found.is_empty()
@@ -68,7 +68,7 @@ impl Checked {
     /// Of a part that could not be read because of the damage the rest can still be.
     fn settle(&mut self, done: rusqlite::Result<()>) -> Result<(), StoreError> {
         match done {
-            Err(error) if fault::is_damage(&error) => {
+            Err(error) if sqlite_error::is_damage(&error) => {
                 self.find_damage(&error);
                 Ok(())
             }
@@ -86,8 +86,8 @@ impl Checked {
 ///
 /// # Errors
 /// When the file is not there, is no store, or cannot be read for another reason than damage.
-pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Checked, StoreError> {
-    let mut checked = Checked::default();
+pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckReport, StoreError> {
+    let mut checked = CheckReport::default();
     progress(0, 0);
     let connection = match schema::open_reader(path) {
         Err(StoreError::Sqlite(error)) => {
@@ -110,7 +110,7 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<Checked,
 }
 
 /// SQLite's own check: pages, and that each index holds what its table holds.
-fn file(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+fn file(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     let mut pragma = connection.prepare(&format!("PRAGMA integrity_check({MOST_DESCRIBED})"))?;
     let mut rows = pragma.query([])?;
     while let Some(row) = rows.next()? {
@@ -123,7 +123,7 @@ fn file(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> 
 }
 
 /// An event's row as it stands.
-struct Stored {
+struct StoredRow {
     row: i64,
     id: Vec<u8>,
     pubkey: Vec<u8>,
@@ -134,7 +134,7 @@ struct Stored {
     json: String,
 }
 
-impl Stored {
+impl StoredRow {
     fn read(row: &Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
@@ -144,14 +144,14 @@ impl Stored {
             kind: row.get(4)?,
             address: row.get(5)?,
             expires_at: row.get(6)?,
-            json: fault::text(row, 7)?.into_owned(),
+            json: sqlite_error::text(row, 7)?.into_owned(),
         })
     }
 }
 
 /// What a row gives away on a thread that does not read the store.
 struct Examined {
-    stored: Stored,
+    stored: StoredRow,
     findings: Vec<Finding>,
     // Empty when the JSON is no event.
     tag_keys: Vec<TagKey>,
@@ -163,7 +163,7 @@ struct Examined {
 fn events(
     connection: &Connection,
     verifier: &Verifier,
-    checked: &mut Checked,
+    checked: &mut CheckReport,
     progress: &mut impl FnMut(u64, u64),
 ) -> rusqlite::Result<()> {
     let total: i64 = connection.query_row("SELECT count(*) FROM event", [], |row| row.get(0))?;
@@ -178,7 +178,7 @@ fn events(
         let (mut chunk, mut bytes) = (Vec::new(), 0);
         while chunk.len() < CHUNK_EVENTS && bytes < CHUNK_BYTES {
             let Some(row) = rows.next()? else { break };
-            let stored = Stored::read(row)?;
+            let stored = StoredRow::read(row)?;
             bytes += stored.json.len();
             chunk.push(stored);
         }
@@ -199,7 +199,7 @@ fn events(
                 if !orders_unreadable {
                     match orders(connection, &event, checked) {
                         // Of damaged tombstones it is said once, and events are read on.
-                        Err(error) if fault::is_damage(&error) => {
+                        Err(error) if sqlite_error::is_damage(&error) => {
                             orders_unreadable = true;
                             checked.find_damage(&error);
                         }
@@ -216,7 +216,7 @@ fn events(
     }
 }
 
-fn examine(stored: Stored) -> Examined {
+fn examine(stored: StoredRow) -> Examined {
     let id: Option<[u8; 32]> = stored.id.as_slice().try_into().ok();
     let mut findings = Vec::new();
     let mut find = |what, detail| findings.push(Finding { what, id, detail });
@@ -257,13 +257,13 @@ fn examine(stored: Stored) -> Examined {
 fn indexed_tags(
     connection: &Connection,
     event: &Examined,
-    checked: &mut Checked,
+    checked: &mut CheckReport,
 ) -> rusqlite::Result<i64> {
     let mut select = connection.prepare_cached(
         "SELECT 1 FROM tag
          WHERE key = ?1 AND created_at = ?2 AND id = ?3 AND kind = ?4 AND event = ?5",
     )?;
-    let Stored { id, created_at, kind, row, .. } = &event.stored;
+    let StoredRow { id, created_at, kind, row, .. } = &event.stored;
     let mut indexed = 0;
     for key in &event.tag_keys {
         if select.exists(params![key.as_bytes(), created_at, id, kind, row])? {
@@ -280,7 +280,7 @@ fn indexed_tags(
 fn stray_tags(
     connection: &Connection,
     indexed: i64,
-    checked: &mut Checked,
+    checked: &mut CheckReport,
 ) -> rusqlite::Result<()> {
     let tags: i64 = connection.query_row("SELECT count(*) FROM tag", [], |row| row.get(0))?;
     checked.tags = tags.max(0) as u64;

@@ -1,7 +1,7 @@
 //! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
 
-use super::{Checked, Examined, Finding};
-use crate::fault;
+use super::{CheckReport, Examined, Finding};
+use crate::sqlite_error;
 use crate::writer::unix_now;
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
@@ -34,7 +34,7 @@ impl Orders {
 pub(super) fn orders(
     connection: &Connection,
     event: &Examined,
-    checked: &mut Checked,
+    checked: &mut CheckReport,
 ) -> rusqlite::Result<()> {
     let (pubkey, created_at, row) =
         (&event.stored.pubkey, event.stored.created_at, event.stored.row);
@@ -68,8 +68,12 @@ pub(super) fn orders(
 
 /// What is deleted or has vanished is not stored, and each address has one version. What a relay is
 /// removing, or goes on to remove when it starts, is no finding.
-pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
-    const BROKEN: [(&str, &str); 5] = [
+pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
+    const BROKEN: [(&str, &str); 6] = [
+        (
+            "SELECT event.id FROM operator_tombstone JOIN event USING (id)",
+            "the operator has removed it, and it is stored",
+        ),
         (
             "SELECT event.id FROM tombstone JOIN event
              ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
@@ -123,7 +127,7 @@ pub(super) fn rules(connection: &Connection, checked: &mut Checked) -> rusqlite:
 }
 
 /// NIP-59: gift wraps that one of their recipients has deleted.
-fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+fn wraps(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     let mut select = connection.prepare(
         "SELECT event.id, event.json, tombstone.pubkey FROM tombstone JOIN event
          ON event.id = tombstone.id AND event.kind = ?1 AND event.pubkey <> tombstone.pubkey
@@ -132,7 +136,7 @@ fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()>
     let mut rows = select.query([GIFT_WRAP])?;
     while let Some(row) = rows.next()? {
         let key: [u8; 32] = row.get(2)?;
-        let wrap = Event::parse(&fault::text(row, 1)?);
+        let wrap = Event::parse(&sqlite_error::text(row, 1)?);
         if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
             let detail = "its recipient has deleted it, and it is stored".into();
             checked.find(Finding { what: "rule", id: row.get(0).ok(), detail });
@@ -142,7 +146,7 @@ fn wraps(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()>
 }
 
 /// NIP-62: what a key that has vanished wrote, and the gift wraps that were sent to it.
-fn vanished(connection: &Connection, checked: &mut Checked) -> rusqlite::Result<()> {
+fn vanished(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     let mut written = connection
         .prepare("SELECT id FROM event WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3")?;
     let mut wraps = connection.prepare(

@@ -283,7 +283,7 @@ fn the_walks_of_authors_and_kinds_are_bounded_by_what_is_stored() {
         let filter = Filter { kinds: Some(kinds.collect()), ..Filter::default() };
         let mut walks = 0;
         let mut items = 0;
-        each_walk(&read, &filter, Source::Authors(&authors), |walk| {
+        each_walk(&read, &filter, ScanIndex::Authors(&authors), |walk| {
             walks += 1;
             walk.run(0, &mut |_, _| {
                 items += 1;

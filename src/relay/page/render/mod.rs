@@ -19,7 +19,7 @@ pub(super) type Part = (&'static str, String);
 
 /// Whom the page is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Viewer {
+pub(super) enum Audience {
     /// Sees public events, and of the peers whether they are reached and equal, not who they are.
     Anyone,
     Operator,
@@ -31,7 +31,7 @@ pub(super) fn as_of(facts: &Facts) -> Part {
 }
 
 /// The parts that change.
-pub(super) fn parts(facts: &Facts, viewer: Viewer) -> Vec<Part> {
+pub(super) fn parts(facts: &Facts, viewer: Audience) -> Vec<Part> {
     vec![
         ("now", now(facts, viewer)),
         ("peers", peers(facts, viewer)),
@@ -91,7 +91,7 @@ fn section(facts: &Facts, title: &str, id: &str, inner: &str) -> String {
 }
 
 /// The numbers at the top.
-fn now(facts: &Facts, viewer: Viewer) -> String {
+fn now(facts: &Facts, viewer: Audience) -> String {
     let mut out = String::new();
     let mut tile = |name: &str, value: String, more: &str| {
         let more = if more.is_empty() { String::new() } else { format!("<small>{more}</small>") };
@@ -101,7 +101,7 @@ fn now(facts: &Facts, viewer: Viewer) -> String {
     tile("Kinds stored", grouped(facts.kinds.len() as u64), "");
     let connections = format!("{} clients connected", grouped(facts.connections));
     tile("NEG sessions now", grouped(facts.neg_sessions), &connections);
-    if facts.peers.is_empty() || viewer == Viewer::Anyone {
+    if facts.peers.is_empty() || viewer == Audience::Anyone {
         return out;
     }
     let syncs: u64 = facts.peers.iter().map(|peer| peer.syncs).sum();
@@ -122,7 +122,7 @@ fn now(facts: &Facts, viewer: Viewer) -> String {
 }
 
 /// What is held on each day, and below it, on the same days, what differs from each peer.
-fn days(facts: &Facts, viewer: Viewer) -> String {
+fn days(facts: &Facts, viewer: Audience) -> String {
     let per_bar = match facts.days.per_bar() {
         1 => "a bar for each day".to_owned(),
         days => format!("a bar for every {days} days"),

@@ -2,9 +2,9 @@
 
 use super::super::facts::Facts;
 use super::words::{ago, grouped, size, time};
-use super::{Viewer, drawing};
+use super::{Audience, drawing};
 use crate::config::Direction;
-use crate::metrics::{DayDiffers, Look, PeerState, PeerStatus};
+use crate::metrics::{DayDiffers, DriftLook, PeerState, PeerStatus};
 use crate::plot::{self, Bar, escape};
 use crate::utc;
 use std::fmt::Write;
@@ -13,20 +13,20 @@ use std::fmt::Write;
 const MOST_ROWS: usize = 400;
 
 /// A card for each peer.
-pub(super) fn peers(facts: &Facts, viewer: Viewer) -> String {
+pub(super) fn peers(facts: &Facts, viewer: Audience) -> String {
     let cards = facts.peers.iter().enumerate();
     cards.map(|(place, peer)| card(peer, place, facts.now, viewer)).collect()
 }
 
 /// What a viewer may call a peer.
-fn name(peer: &PeerStatus, place: usize, viewer: Viewer) -> String {
+fn name(peer: &PeerStatus, place: usize, viewer: Audience) -> String {
     match viewer {
-        Viewer::Operator => escape(&peer.name),
-        Viewer::Anyone => format!("Peer {}", place + 1),
+        Audience::Operator => escape(&peer.name),
+        Audience::Anyone => format!("Peer {}", place + 1),
     }
 }
 
-fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
+fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Audience) -> String {
     let (mark, sign) = mark(peer.state());
     let words = peer.state().words();
     let direction = match peer.direction {
@@ -49,7 +49,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
         (false, None) => "not yet".to_owned(),
     };
     fact("Last converged", &converged);
-    if viewer == Viewer::Operator {
+    if viewer == Audience::Operator {
         let known = peer.last_sync.is_some() || peer.have > 0 || peer.need > 0;
         let count = |number: u64| if known { grouped(number) } else { "not known yet".to_owned() };
         fact("It lacks", &count(peer.have));
@@ -58,7 +58,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
     if let Some(second) = peer.differs_since {
         fact("Differs since", &when(second));
     }
-    if let (Some(last), Viewer::Operator) = (&peer.last_sync, viewer) {
+    if let (Some(last), Audience::Operator) = (&peer.last_sync, viewer) {
         let tally = &last.tally;
         let trips = tally.round_trips;
         let cost = format!(
@@ -79,7 +79,7 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Viewer) -> String {
     out.push_str("</dl>");
     let failed = peer.last_error.as_ref().zip(peer.last_error_at);
     let failed = failed.filter(|(_, second)| !peer.connected && peer.failed_since_sync(*second));
-    if let (Some((error, second)), Viewer::Operator) = (failed, viewer) {
+    if let (Some((error, second)), Audience::Operator) = (failed, viewer) {
         let (error, ago) = (escape(error), ago(second, now));
         let _ = write!(out, r#"<p class="quiet">Last failure, {ago}: {error}</p>"#);
     }
@@ -98,7 +98,7 @@ fn mark(state: PeerState) -> (&'static str, &'static str) {
 }
 
 /// The peers of which it was looked up on which days they differ, with their names.
-fn looks(facts: &Facts, viewer: Viewer) -> impl Iterator<Item = (usize, String, &Look)> {
+fn looks(facts: &Facts, viewer: Audience) -> impl Iterator<Item = (usize, String, &DriftLook)> {
     let peers = facts.peers.iter().enumerate();
     peers.filter_map(move |(place, peer)| {
         Some((place, name(peer, place, viewer), peer.look.as_deref()?))
@@ -106,13 +106,13 @@ fn looks(facts: &Facts, viewer: Viewer) -> impl Iterator<Item = (usize, String, 
 }
 
 /// For each peer that differs, on which days.
-pub(super) fn differences(facts: &Facts, viewer: Viewer) -> String {
+pub(super) fn differences(facts: &Facts, viewer: Audience) -> String {
     let differing = looks(facts, viewer).filter(|(_, _, look)| !look.days.is_empty());
     differing.map(|(_, name, look)| figure(facts, look, &name, viewer)).collect()
 }
 
 /// The same in numbers, and which peers differ on no day.
-pub(super) fn differences_in_numbers(facts: &Facts, viewer: Viewer) -> String {
+pub(super) fn differences_in_numbers(facts: &Facts, viewer: Audience) -> String {
     let mut out = String::new();
     for (place, name, look) in looks(facts, viewer) {
         if !look.days.is_empty() {
@@ -125,9 +125,9 @@ pub(super) fn differences_in_numbers(facts: &Facts, viewer: Viewer) -> String {
     out
 }
 
-fn figure(facts: &Facts, look: &Look, name: &str, viewer: Viewer) -> String {
+fn figure(facts: &Facts, look: &DriftLook, name: &str, viewer: Audience) -> String {
     let rows = look.days.iter().map(|it| {
-        let need = if viewer == Viewer::Operator { it.need } else { 0 };
+        let need = if viewer == Audience::Operator { it.need } else { 0 };
         let bar = Bar { label: String::new(), held: 0, have: it.have, need };
         (it.day, bar)
     });
@@ -135,12 +135,12 @@ fn figure(facts: &Facts, look: &Look, name: &str, viewer: Viewer) -> String {
     let most = bars.iter().map(|bar| bar.have.max(bar.need)).max().unwrap_or(0);
     let sum = |side: fn(&DayDiffers) -> u64| grouped(look.days.iter().map(side).sum());
     let (need, drawn) = match viewer {
-        Viewer::Operator => {
+        Audience::Operator => {
             let need = sum(|day| day.need);
             let need = format!(r#"<span class="key need">only at {name}: {need}</span>"#);
             (need, plot::differences(&bars))
         }
-        Viewer::Anyone => (format!("<span>not at {name}</span>"), plot::only_here(&bars)),
+        Audience::Anyone => (format!("<span>not at {name}</span>"), plot::only_here(&bars)),
     };
     format!(
         r#"<figure><figcaption><span class="keys"><span class="key have">only here: {}</span>{need}</span><span>{}</span></figcaption>{}</figure>"#,
@@ -150,8 +150,8 @@ fn figure(facts: &Facts, look: &Look, name: &str, viewer: Viewer) -> String {
     )
 }
 
-fn table(look: &Look, place: usize, name: &str, viewer: Viewer) -> String {
-    let is_operator = viewer == Viewer::Operator;
+fn table(look: &DriftLook, place: usize, name: &str, viewer: Audience) -> String {
+    let is_operator = viewer == Audience::Operator;
     let only_there = if is_operator { format!("<th>Only at {name}</th>") } else { String::new() };
     let mut out = format!(
         r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0"><table><thead><tr><th>Day</th><th>Only here</th>{only_there}</tr></thead><tbody>"#

@@ -1,5 +1,5 @@
 use super::*;
-use crate::metrics::{DayDiffers, LastSync, Look, PeerStatus, Tally, Verdict};
+use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerStatus, Tally, Verdict};
 use crate::plot::Days;
 use serde_json::json;
 use std::sync::Arc;
@@ -38,12 +38,12 @@ fn peer(name: &str) -> PeerStatus {
         last_error_at: Some(NOW - 50),
         totals: tally,
         syncs: 1,
-        look: Some(Arc::new(Look::new(NOW - 90, vec![day]))),
+        look: Some(Arc::new(DriftLook::new(NOW - 90, vec![day]))),
         ..PeerStatus::default()
     }
 }
 
-fn whole(facts: &Facts, viewer: Viewer) -> String {
+fn whole(facts: &Facts, viewer: Audience) -> String {
     let document = json!({
         "name": "<script>alert(1)</script>",
         "description": "\"quoted\" & <b>bold</b>",
@@ -55,7 +55,7 @@ fn whole(facts: &Facts, viewer: Viewer) -> String {
 
 #[test]
 fn nothing_that_others_wrote_is_markup() {
-    let html = whole(&facts(vec![peer("ws://a/<img src=x>\"'&")]), Viewer::Operator);
+    let html = whole(&facts(vec![peer("ws://a/<img src=x>\"'&")]), Audience::Operator);
     for raw in ["<script>a", "<b>", "<i>", "<x>", "<img", "\"quoted\" &", "src=x>\""] {
         assert!(!html.contains(raw), "{raw} in {html}");
     }
@@ -65,17 +65,17 @@ fn nothing_that_others_wrote_is_markup() {
 #[test]
 fn who_the_peers_are_only_the_operator_sees() {
     let facts = facts(vec![peer("wss://secret.example.com"), peer("wss://secret2.example.com")]);
-    let shown = whole(&facts, Viewer::Anyone);
+    let shown = whole(&facts, Audience::Anyone);
     assert!(!shown.contains("secret") && !shown.contains("cannot reach"), "{shown}");
     assert!(shown.contains("Peer 1") && shown.contains("Peer 2"), "{shown}");
-    let shown = whole(&facts, Viewer::Operator);
+    let shown = whole(&facts, Audience::Operator);
     assert!(shown.contains("wss://secret2.example.com"), "{shown}");
     assert!(shown.contains("cannot reach wss://secret.example.com"), "{shown}");
 }
 
 #[test]
 fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
-    let html = whole(&facts(vec![peer("ws://a")]), Viewer::Operator);
+    let html = whole(&facts(vec![peer("ws://a")]), Audience::Operator);
     for words in [
         "<dt>It lacks</dt><dd>7</dd>",
         "<dt>This relay lacks</dt><dd>1,234</dd>",
@@ -93,7 +93,7 @@ fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
 /// What only the peer has may be private.
 #[test]
 fn strangers_are_told_nothing_of_what_only_a_peer_has() {
-    let html = whole(&facts(vec![peer("ws://a")]), Viewer::Anyone);
+    let html = whole(&facts(vec![peer("ws://a")]), Audience::Anyone);
     assert!(html.contains("2025-12-29: 7 only here<"), "{html}");
     for words in ["only there", "Only at", "only at", "1,234", "It lacks", "round trips"] {
         assert!(!html.contains(words), "{words} in {html}");
@@ -102,6 +102,6 @@ fn strangers_are_told_nothing_of_what_only_a_peer_has() {
 
 #[test]
 fn a_relay_without_peers_has_no_section_for_them() {
-    let html = whole(&facts(Vec::new()), Viewer::Operator);
+    let html = whole(&facts(Vec::new()), Audience::Operator);
     assert!(!html.contains("Peers") && !html.contains("Round trips"), "{html}");
 }

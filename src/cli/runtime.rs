@@ -1,0 +1,60 @@
+//! The runtime of what serves, with its threads.
+
+use anyhow::Context;
+use negsync::config::Config;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+
+/// How long the start waits until all threads for long work are there.
+const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
+const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+
+/// A runtime that has its threads for long work from the beginning and keeps them: where the system
+/// gives no more threads later, clients are still answered.
+pub(super) fn start(config: &Config) -> anyhow::Result<Runtime> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_keep_alive(FOREVER)
+        .build()
+        .context("cannot start the runtime")?;
+    let count = negsync::server::blocking_threads(config);
+    let started = Arc::new(Started::default());
+    for _ in 0..count {
+        let started = Arc::clone(&started);
+        runtime.spawn_blocking(move || started.add_and_wait(count));
+    }
+    anyhow::ensure!(
+        started.wait(count),
+        "cannot start {count} threads for reading the store. Hint: raise the limit of processes \
+         (`ulimit -u`, TasksMax of the systemd unit) or lower store.readers"
+    );
+    Ok(runtime)
+}
+
+/// How many threads have started. None ends before all are there, so that each piece of work gets a
+/// thread of its own.
+#[derive(Default)]
+struct Started {
+    count: Mutex<usize>,
+    changed: Condvar,
+}
+
+impl Started {
+    fn add_and_wait(&self, all: usize) {
+        *self.lock() += 1;
+        self.changed.notify_all();
+        self.wait(all);
+    }
+
+    /// Whether all have started in time.
+    fn wait(&self, all: usize) -> bool {
+        let waited =
+            self.changed.wait_timeout_while(self.lock(), THREADS_TIMEOUT, |count| *count < all);
+        waited.is_ok_and(|(count, _)| *count >= all)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, usize> {
+        self.count.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,92 @@
+//! What the service manager hands over and is told: sd_listen_fds(3), sd_notify(3), sd_watchdog_enabled(3).
+//! Without one nothing happens here.
+
+use anyhow::Context;
+use listenfd::ListenFd;
+use sd_notify::NotifyState;
+use std::net::TcpListener;
+use std::time::Duration;
+use tokio::task::JoinHandle;
+
+/// While a store is opened or brought up to date: how often more time is asked for, and how much.
+const START_INTERVAL: Duration = Duration::from_secs(10);
+const MORE_START_TIME: Duration = Duration::from_secs(60);
+
+/// The sockets that were handed over: `LISTEN_FDS`, where `LISTEN_PID` is this process.
+pub(super) fn sockets() -> anyhow::Result<Vec<TcpListener>> {
+    let mut handed_over = ListenFd::from_env();
+    (0..handed_over.len())
+        .filter_map(|place| handed_over.take_tcp_listener(place).transpose())
+        .collect::<Result<_, _>>()
+        .context("LISTEN_FDS: a socket that was handed over is no listening TCP socket")
+}
+
+/// While this lives, the service manager waits for the start, however long it takes.
+pub(super) struct Starting(JoinHandle<()>);
+
+impl Starting {
+    pub(super) fn begin() -> Self {
+        Self(tokio::spawn(async {
+            let more = u32::try_from(MORE_START_TIME.as_micros()).unwrap_or(u32::MAX);
+            let mut tick = tokio::time::interval(START_INTERVAL);
+            loop {
+                tick.tick().await;
+                notify(&[NotifyState::ExtendTimeoutUsec(more)]);
+            }
+        }))
+    }
+}
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+pub(super) fn ready() {
+    notify(&[NotifyState::Ready]);
+}
+
+/// Until the next [`ready`].
+pub(super) fn reloading() {
+    match NotifyState::monotonic_usec_now() {
+        Ok(now) => notify(&[NotifyState::Reloading, now]),
+        Err(_) => notify(&[NotifyState::Reloading]),
+    }
+}
+
+pub(super) fn stopping() {
+    notify(&[NotifyState::Stopping]);
+}
+
+/// Shows the service manager that this program's threads take up work, as often as it wants to see it
+/// (`WatchdogSec`).
+pub(super) struct Watchdog(Option<JoinHandle<()>>);
+
+impl Watchdog {
+    pub(super) fn start() -> Self {
+        let beat = |timeout: Duration| async move {
+            // Twice in each timeout, as sd_watchdog_enabled(3) recommends.
+            let mut tick = tokio::time::interval((timeout / 2).max(Duration::from_millis(1)));
+            loop {
+                tick.tick().await;
+                notify(&[NotifyState::Watchdog]);
+            }
+        };
+        Self(sd_notify::watchdog_enabled().map(|timeout| tokio::spawn(beat(timeout))))
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        if let Some(beating) = &self.0 {
+            beating.abort();
+        }
+    }
+}
+
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(state) {
+        tracing::warn!(%error, "service manager not notified (NOTIFY_SOCKET)");
+    }
+}

@@ -1,0 +1,144 @@
+//! The entries of the file, as they are asked for.
+
+use super::{ListEntry, ModerationError};
+use crate::store::{Event, VANISH};
+use std::collections::{HashMap, HashSet};
+use std::net::IpAddr;
+use std::path::Path;
+
+/// The head of a file that a command has made.
+const HEAD: &str = "\
+# What this relay does not want; read as soon as it has changed. One entry a line:
+#   key HEX-OR-NPUB [reason]     event HEX-OR-NOTE [reason]     word TEXT     ip ADDRESS-OR-NETWORK [reason]
+#   allow-key KEY [reason]       allow-kind NUMBER              refuse-kind NUMBER
+#   relay-name TEXT              relay-description TEXT         relay-icon URL
+";
+
+/// What is banned and what is not.
+#[derive(Debug, Default)]
+pub struct BanList {
+    entries: Vec<ListEntry>,
+    keys: HashSet<[u8; 32]>,
+    events: HashSet<[u8; 32]>,
+    // In lower case.
+    words: Vec<String>,
+    allowed_keys: HashSet<[u8; 32]>,
+    // `true` where the kind is allowed, `false` where it is refused.
+    kinds: HashMap<u16, bool>,
+    allows_kinds: bool,
+}
+
+impl BanList {
+    /// Reads the text of the file at `path`.
+    ///
+    /// # Errors
+    /// With the line that is no entry.
+    pub(super) fn parse(text: &str, path: &Path) -> Result<Self, ModerationError> {
+        let mut list = Self::default();
+        for (number, line) in text.lines().enumerate() {
+            list.entries.extend(parse_line(line, number, path)?);
+        }
+        for entry in &list.entries {
+            match entry {
+                ListEntry::Key(key, _) => drop(list.keys.insert(*key)),
+                ListEntry::Event(id, _) => drop(list.events.insert(*id)),
+                ListEntry::Word(word) => list.words.push(word.to_lowercase()),
+                ListEntry::AllowKey(key, _) => drop(list.allowed_keys.insert(*key)),
+                ListEntry::AllowKind(kind) => drop(list.kinds.insert(*kind, true)),
+                ListEntry::RefuseKind(kind) => drop(list.kinds.insert(*kind, false)),
+                ListEntry::Ip(..)
+                | ListEntry::RelayName(_)
+                | ListEntry::RelayDescription(_)
+                | ListEntry::RelayIcon(_) => {}
+            }
+        }
+        list.allows_kinds = list.kinds.values().any(|is_allowed| *is_allowed);
+        Ok(list)
+    }
+
+    /// The text without the entries that `keeps` does not keep, and with `added` at its end. All
+    /// other lines stay as they are.
+    pub(super) fn edited(
+        text: &str,
+        path: &Path,
+        keeps: impl Fn(&ListEntry) -> bool,
+        added: &[ListEntry],
+    ) -> Result<String, ModerationError> {
+        let mut edited = if text.is_empty() { HEAD.to_owned() } else { String::new() };
+        for (number, line) in text.lines().enumerate() {
+            if parse_line(line, number, path)?.is_none_or(|entry| keeps(&entry)) {
+                edited += line;
+                edited.push('\n');
+            }
+        }
+        for entry in added {
+            edited += &format!("{entry}\n");
+        }
+        Ok(edited)
+    }
+
+    /// The entries in their order.
+    pub fn entries(&self) -> &[ListEntry] {
+        &self.entries
+    }
+
+    /// Why an event is refused, with a machine-readable prefix; `None` when the list has nothing
+    /// against it. Requests to vanish (NIP-62) are never refused.
+    pub fn refuses(&self, event: &Event) -> Option<&'static str> {
+        if self.entries.is_empty() || event.kind() == VANISH {
+            return None;
+        }
+        if self.events.contains(&event.item().id) {
+            return Some("blocked: this event is banned");
+        }
+        if self.keys.contains(event.pubkey()) {
+            return Some("blocked: this author is banned");
+        }
+        let is_taken = match self.kinds.get(&event.kind()) {
+            Some(is_allowed) => *is_allowed,
+            None => !self.allows_kinds,
+        };
+        if !is_taken {
+            return Some("blocked: events of this kind are not taken");
+        }
+        if !self.words.is_empty() {
+            let content = event.content().to_lowercase();
+            if self.words.iter().any(|word| content.contains(word)) {
+                return Some("blocked: the content has a banned word");
+            }
+        }
+        None
+    }
+
+    /// Whether clients of the address are refused.
+    pub fn blocks(&self, address: IpAddr) -> bool {
+        self.entries
+            .iter()
+            .any(|entry| matches!(entry, ListEntry::Ip(network, _) if network.contains(address)))
+    }
+
+    /// Whether the author may publish where `auth.publish_keys` says who may.
+    pub fn allows(&self, key: &[u8; 32]) -> bool {
+        self.allowed_keys.contains(key)
+    }
+
+    /// The last text that `of` finds in an entry.
+    pub fn last<'list>(
+        &'list self,
+        of: impl Fn(&'list ListEntry) -> Option<&'list str>,
+    ) -> Option<&'list str> {
+        self.entries.iter().rev().find_map(of)
+    }
+}
+
+fn parse_line(
+    line: &str,
+    number: usize,
+    path: &Path,
+) -> Result<Option<ListEntry>, ModerationError> {
+    ListEntry::parse(line).map_err(|source| ModerationError::Line {
+        path: path.to_owned(),
+        line: number + 1,
+        source,
+    })
+}

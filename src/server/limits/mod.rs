@@ -1,0 +1,69 @@
+//! What one client may take, and what all of them may take together.
+
+mod client_address;
+mod event_cost;
+mod fair_queue;
+mod half_open;
+mod incoming;
+mod neg_total;
+mod outbound;
+mod per_address;
+mod token_bucket;
+
+pub(crate) use client_address::{client_address, counted_as, is_forwarded, remove_forwarding};
+pub(crate) use event_cost::event_cost;
+pub(crate) use fair_queue::FairQueue;
+pub(crate) use half_open::{HalfOpen, Handshake};
+pub(crate) use incoming::{MessageSize, Reservation};
+pub(crate) use neg_total::NegShare;
+pub(crate) use outbound::{OutboundPermit, OutboundRoom};
+pub(crate) use per_address::{Addresses, Full, Place};
+
+use crate::config::Config;
+use neg_total::NegTotal;
+use outbound::OutboundTotal;
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+/// What is counted over all connections.
+pub(crate) struct ConnectionCounts {
+    pub(crate) addresses: Arc<Addresses>,
+    pub(crate) neg_total: Arc<NegTotal>,
+    /// What waits for clients to take it.
+    pub(crate) outbound: Arc<OutboundTotal>,
+    /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
+    /// milliseconds and does not give way.
+    pub(crate) parsing: Arc<FairQueue>,
+    /// For what takes a few milliseconds at the most: sets that are kept and short NEG messages. One
+    /// core is left to others.
+    pub(crate) short: Arc<FairQueue>,
+    /// For what may take seconds: sets are built, and long NEG messages answered.
+    pub(crate) long: Arc<FairQueue>,
+    /// For looking up in the store what a REQ is answered with.
+    pub(crate) queries: Arc<FairQueue>,
+}
+
+impl ConnectionCounts {
+    /// Nothing yet.
+    pub(crate) fn new(config: &Config) -> Self {
+        let readers = config.store.readers.size();
+        let cores = available_parallelism().map_or(1, NonZeroUsize::get);
+        Self {
+            addresses: Arc::default(),
+            neg_total: Arc::default(),
+            outbound: OutboundTotal::new(config.connections.outbound_bytes_in_all.size()),
+            parsing: Arc::new(FairQueue::new(cores.saturating_sub(1))),
+            short: Arc::new(FairQueue::new(cores.saturating_sub(1))),
+            long: Arc::new(FairQueue::for_queries(cores / 2, readers / 4)),
+            queries: Arc::new(FairQueue::for_queries((readers / 2).min(2 * cores), readers / 2)),
+        }
+    }
+
+    /// The threads that work in a turn at a time, at most.
+    pub(crate) fn threads(&self) -> usize {
+        let all = [&self.parsing, &self.short, &self.long, &self.queries];
+        all.iter().map(|turns| turns.threads()).sum()
+    }
+}

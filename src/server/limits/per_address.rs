@@ -1,0 +1,279 @@
+//! The addresses that clients come from, and what each has taken.
+
+use super::client_address::counted_as;
+use super::event_cost::{EventShare, EventsUnderWay, event_cost};
+use super::incoming::{Reservation, Room};
+use super::token_bucket::{Rate, TokenBucket};
+use crate::config::{ConnectionsConfig, RatesConfig};
+use crate::server::message::ClientMessage;
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Instant;
+
+/// The most addresses that are remembered, those with connections aside. With more, those that
+/// have not come back to a full bucket are forgotten too.
+const MOST_ADDRESSES: usize = 65_536;
+
+/// All addresses.
+pub(crate) struct Addresses {
+    state: Mutex<AddressesState>,
+    // For messages on their way in; as it was configured when the first client came.
+    incoming: OnceLock<Room>,
+    events: EventsUnderWay,
+}
+
+impl Default for Addresses {
+    fn default() -> Self {
+        Self {
+            state: Mutex::default(),
+            incoming: OnceLock::new(),
+            events: EventsUnderWay::in_all(),
+        }
+    }
+}
+
+#[derive(Default)]
+struct AddressesState {
+    by_address: HashMap<IpAddr, AddressEntry>,
+    connections: usize,
+}
+
+struct AddressEntry {
+    connections: usize,
+    incoming: Room,
+    buckets: Arc<Mutex<AddressBuckets>>,
+    events: Arc<EventsUnderWay>,
+}
+
+/// What an address may still send.
+struct AddressBuckets {
+    events: TokenBucket,
+    queries: TokenBucket,
+    neg: TokenBucket,
+    other: TokenBucket,
+}
+
+/// Why there is no place for a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Full {
+    /// All places are taken.
+    InAll,
+    /// All places of this address are taken.
+    Address,
+}
+
+impl Full {
+    /// The word for it among the metrics.
+    pub(crate) fn reason(self) -> &'static str {
+        match self {
+            Self::InAll => "connections",
+            Self::Address => "address",
+        }
+    }
+}
+
+/// A connection's place; free once this is dropped.
+pub(crate) struct Place {
+    addresses: Arc<Addresses>,
+    client: IpAddr,
+    // As it is counted.
+    address: IpAddr,
+    buckets: Arc<Mutex<AddressBuckets>>,
+    // The address's, and that of all.
+    incoming: (Room, Room),
+    events: Arc<EventsUnderWay>,
+}
+
+impl Addresses {
+    /// Takes a place for a connection from `address`.
+    pub(crate) fn connect(
+        self: &Arc<Self>,
+        address: IpAddr,
+        config: &ConnectionsConfig,
+    ) -> Result<Place, Full> {
+        let (client, address) = (address, counted_as(address));
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.connections >= config.in_all.size() {
+            return Err(Full::InAll);
+        }
+        state.make_room(&address, now);
+        let entry =
+            state.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config));
+        if entry.connections >= config.per_address.size() {
+            return Err(Full::Address);
+        }
+        entry.connections += 1;
+        let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
+        let in_all = || Room::new(config.incoming_bytes_in_all.size());
+        let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
+        state.connections += 1;
+        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, AddressesState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AddressesState {
+    /// Forgets addresses of which there is nothing to remember, when there are too many.
+    fn make_room(&mut self, address: &IpAddr, now: Instant) {
+        if self.by_address.len() < MOST_ADDRESSES || self.by_address.contains_key(address) {
+            return;
+        }
+        self.by_address.retain(|_, entry| entry.connections > 0 || !entry.is_as_new(now));
+        if self.by_address.len() >= MOST_ADDRESSES {
+            self.by_address.retain(|_, entry| entry.connections > 0);
+        }
+    }
+}
+
+impl AddressEntry {
+    fn new(now: Instant, config: &ConnectionsConfig) -> Self {
+        let bucket = TokenBucket::new(now);
+        let incoming = Room::new(config.incoming_bytes_per_address.size());
+        let buckets =
+            AddressBuckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
+        let events = Arc::new(EventsUnderWay::of_an_address());
+        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)), events }
+    }
+
+    fn is_as_new(&self, now: Instant) -> bool {
+        let buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        [buckets.events, buckets.queries, buckets.neg, buckets.other]
+            .iter()
+            .all(|bucket| bucket.is_full(now))
+    }
+}
+
+impl Place {
+    /// Where the connection comes from.
+    pub(crate) fn client(&self) -> IpAddr {
+        self.client
+    }
+
+    /// As what that is counted: an IPv4 address or an IPv6 network.
+    pub(crate) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Waits for room for a message of so many bytes.
+    pub(crate) fn reserve(&self, bytes: usize) -> impl Future<Output = Reservation> + Send + use<> {
+        let (address, in_all) = self.incoming.clone();
+        Reservation::take(address, in_all, bytes)
+    }
+
+    /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
+    /// read), and waits until its address may send it. A connection waits for one at a time.
+    pub(crate) async fn pace(&self, rates: &RatesConfig) {
+        let rate = Rate { per_s: rates.other_per_s.get(), burst: rates.other_burst.get() };
+        let wait = {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.other.owe(rate, Instant::now())
+        };
+        if !wait.is_zero() {
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    /// Waits until an event of this cost may be verified and stored.
+    pub(crate) async fn event_share(&self, cost: u32) -> EventShare {
+        EventShare::take(&self.events, &self.addresses.events, cost).await
+    }
+
+    /// Takes what a message costs. Says what the limit is where its address has sent too many.
+    pub(crate) fn admit(&self, message: &ClientMessage, rates: &RatesConfig) -> Result<(), String> {
+        use ClientMessage::{Auth, Close, Count, Event, NegClose, NegMsg, NegOpen, Req};
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        // An event costs what it takes to store it; the others one each.
+        let cost = match message {
+            Event(json) => u64::from(event_cost(json)),
+            _ => 1,
+        };
+        let (bucket, per_s, burst, what) = match message {
+            // Each costs a signature's check.
+            Event(_) | Auth(_) => {
+                (&mut buckets.events, rates.events_per_s, rates.events_burst, "EVENT messages")
+            }
+            Req { .. } | Count { .. } => {
+                (&mut buckets.queries, rates.queries_per_s, rates.queries_burst, "queries")
+            }
+            NegOpen { .. } | NegMsg { .. } => {
+                (&mut buckets.neg, rates.neg_per_s, rates.neg_burst, "NEG messages")
+            }
+            Close(_) | NegClose(_) => return Ok(()),
+        };
+        let rate = Rate { per_s: per_s.get(), burst: burst.get() };
+        if bucket.take(rate, cost, Instant::now()) {
+            return Ok(());
+        }
+        Err(format!("{} {what} a second from one address; slow down", rate.per_s))
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let now = Instant::now();
+        let mut state = self.addresses.lock();
+        state.connections = state.connections.saturating_sub(1);
+        let Some(entry) = state.by_address.get_mut(&self.address) else { return };
+        entry.connections = entry.connections.saturating_sub(1);
+        if entry.connections == 0 && entry.is_as_new(now) {
+            state.by_address.remove(&self.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Within;
+
+    fn config(in_all: u64, per_address: u64) -> ConnectionsConfig {
+        let (in_all, per_address) = (Within::new(in_all), Within::new(per_address));
+        ConnectionsConfig { in_all, per_address, ..ConnectionsConfig::default() }
+    }
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn places_are_counted_by_address_and_in_all_and_given_back() {
+        let addresses = Arc::new(Addresses::default());
+        let config = config(3, 2);
+        let a = addresses.connect(address(1), &config).ok().unwrap();
+        let _b = addresses.connect(address(1), &config).ok().unwrap();
+        assert_eq!(addresses.connect(address(1), &config).err(), Some(Full::Address));
+        let _c = addresses.connect(address(2), &config).ok().unwrap();
+        assert_eq!(addresses.connect(address(2), &config).err(), Some(Full::InAll));
+        drop(a);
+        assert!(addresses.connect(address(1), &config).is_ok());
+    }
+
+    /// Coming again by another connection does not fill the bucket.
+    #[test]
+    fn what_was_sent_is_remembered_after_the_connection_and_the_table_is_bounded() {
+        let addresses = Arc::new(Addresses::default());
+        let config = config(10, 10);
+        let rates = RatesConfig {
+            neg_per_s: Within::new(1),
+            neg_burst: Within::new(2),
+            ..RatesConfig::default()
+        };
+        let open = ClientMessage::NegMsg { id: "x".into(), payload: Vec::new() };
+        for expected in [true, true, false, false] {
+            let place = addresses.connect(address(1), &config).ok().unwrap();
+            assert_eq!(place.admit(&open, &rates).is_ok(), expected);
+        }
+        let place = addresses.connect(address(0), &config).ok().unwrap();
+        for number in 2..3 * MOST_ADDRESSES as u32 {
+            let place = addresses.connect(address(number), &config).ok().unwrap();
+            assert!(place.admit(&open, &rates).is_ok());
+            assert!(addresses.lock().by_address.len() <= MOST_ADDRESSES + 1);
+        }
+        drop(place);
+    }
+}

@@ -1,0 +1,401 @@
+//! What clients say and how they are answered (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, read
+//! strictly; whatever cannot be read becomes an answer, never a dropped connection.
+
+use crate::config::Limits;
+use crate::store::{Event, Filter, FilterError, LeftOut};
+use serde_json::error::Category;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use std::borrow::Cow;
+
+/// A message that could be read.
+#[derive(Debug)]
+pub enum ClientMessage {
+    /// NIP-01: publish an event; its JSON is read later, on a pool.
+    Event(Box<str>),
+    /// NIP-42: show who the client is; the event's JSON is read later.
+    Auth(Box<str>),
+    /// NIP-01: answer from the store, then live.
+    Req {
+        /// The subscription id.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+    },
+    /// NIP-01: end a subscription.
+    Close(String),
+    /// NIP-45: how many events match.
+    Count {
+        /// The query id.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+    },
+    /// NIP-77: start to reconcile.
+    NegOpen {
+        /// The session's id, in a name space apart from subscriptions.
+        id: String,
+        /// Any of them may match.
+        filters: Vec<Filter>,
+        /// The initiator's first message.
+        payload: Vec<u8>,
+    },
+    /// NIP-77: go on reconciling.
+    NegMsg {
+        /// The session's id.
+        id: String,
+        /// The initiator's message.
+        payload: Vec<u8>,
+    },
+    /// NIP-77: end a session.
+    NegClose(String),
+}
+
+impl ClientMessage {
+    /// The verb with which it begins.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Event(_) => "EVENT",
+            Self::Auth(_) => "AUTH",
+            Self::Req { .. } => "REQ",
+            Self::Close(_) => "CLOSE",
+            Self::Count { .. } => "COUNT",
+            Self::NegOpen { .. } => "NEG-OPEN",
+            Self::NegMsg { .. } => "NEG-MSG",
+            Self::NegClose(_) => "NEG-CLOSE",
+        }
+    }
+}
+
+/// A message that could not be taken, as the answer that says so.
+#[derive(Debug, Default)]
+pub struct MessageRefusal {
+    /// The answer.
+    pub answer: String,
+    /// The verb of the message; empty where the answer is a NOTICE.
+    pub verb: &'static str,
+    /// The subscription that ends with it, when there is one of that id: CLOSED ends it (NIP-01).
+    pub subscription: Option<String>,
+    /// The NEG session that ends with it, when there is one of that id.
+    pub neg_session: Option<String>,
+    /// The machine-readable prefix of the answer.
+    pub prefix: &'static str,
+}
+
+/// Reads a message.
+///
+/// # Errors
+/// The answer for a message that is malformed or over a limit.
+pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
+    let elements: Vec<&RawValue> =
+        serde_json::from_str(text).map_err(|error| match error.classify() {
+            // The error quotes what stands there instead, whole.
+            Category::Data => refuse_notice("JSON, but not an array"),
+            _ => refuse_notice(&format!("not a JSON array: {error}")),
+        })?;
+    let Some((verb, rest)) = elements.split_first() else {
+        return Err(refuse_notice("an empty array; a message begins with its verb"));
+    };
+    let verb: String = serde_json::from_str(verb.get())
+        .map_err(|_| refuse_notice("a message begins with its verb, a string"))?;
+    match verb.as_str() {
+        "EVENT" => match rest {
+            [event] => Ok(ClientMessage::Event(event.get().into())),
+            _ => Err(refuse_notice("EVENT takes one event")),
+        },
+        "AUTH" => match rest {
+            [event] => Ok(ClientMessage::Auth(event.get().into())),
+            _ => Err(refuse_notice("AUTH takes one event")),
+        },
+        "REQ" => {
+            let (id, filters) = query("REQ", rest, limits)?;
+            Ok(ClientMessage::Req { id, filters })
+        }
+        "COUNT" => {
+            let (id, filters) = query("COUNT", rest, limits)?;
+            Ok(ClientMessage::Count { id, filters })
+        }
+        "CLOSE" => only_id("CLOSE", rest, limits).map(ClientMessage::Close),
+        "NEG-OPEN" => neg_open(rest, limits),
+        "NEG-MSG" => neg_msg(rest, limits),
+        "NEG-CLOSE" => only_id("NEG-CLOSE", rest, limits).map(ClientMessage::NegClose),
+        _ => {
+            let shown: String = verb.chars().take(40).collect();
+            Err(refuse_notice(&format!(
+                "unknown verb {shown:?}; there are EVENT, REQ, CLOSE, COUNT, AUTH, NEG-OPEN, NEG-MSG \
+                 and NEG-CLOSE, in capitals"
+            )))
+        }
+    }
+}
+
+/// `["NOTICE", text]`
+pub fn notice(text: &str) -> String {
+    json!(["NOTICE", text]).to_string()
+}
+
+/// `["OK", id, accepted, text]`
+pub fn ok(id: &str, accepted: bool, text: &str) -> String {
+    json!(["OK", id, accepted, text]).to_string()
+}
+
+/// The answer about an event that is not taken: under the id that it claims, or a NOTICE when it
+/// has none.
+pub fn not_taken(id: Option<&str>, text: &str) -> String {
+    id.map_or_else(|| notice(text), |id| ok(id, false, text))
+}
+
+/// `["AUTH", challenge]`
+pub fn auth(challenge: &str) -> String {
+    json!(["AUTH", challenge]).to_string()
+}
+
+/// `["EOSE", id, [hint]]` (NIP-67), without hints where it is not known whether there is more.
+pub fn eose(id: &str, left_out: LeftOut) -> String {
+    match left_out {
+        LeftOut::Nothing => json!(["EOSE", id, ["finish"]]),
+        LeftOut::Some => json!(["EOSE", id, ["more"]]),
+        LeftOut::Unknown => json!(["EOSE", id]),
+    }
+    .to_string()
+}
+
+/// `["CLOSED", id, text]`
+pub fn closed(id: &str, text: &str) -> String {
+    json!(["CLOSED", id, text]).to_string()
+}
+
+/// `["COUNT", id, {"count": n}]`
+pub fn count(id: &str, count: usize) -> String {
+    json!(["COUNT", id, { "count": count }]).to_string()
+}
+
+/// `["EVENT", id, event]` around JSON that is sent as it is stored. `id_json` is the
+/// subscription id as a JSON string.
+pub fn event(id_json: &str, event: &str) -> String {
+    let mut text = String::with_capacity(11 + id_json.len() + event.len());
+    for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
+        text.push_str(part);
+    }
+    text
+}
+
+/// NIP-77, Error message.
+pub fn neg_err(id: &str, text: &str) -> String {
+    json!(["NEG-ERR", id, text]).to_string()
+}
+
+/// NIP-77, Error message for a set that is too large: the fourth element is the most items taken.
+pub fn neg_err_too_large(id: &str, limit: usize) -> String {
+    json!(["NEG-ERR", id, "blocked: too many query results", limit]).to_string()
+}
+
+/// NIP-77, Subsequent messages: the payload goes from bytes to hex straight into the text.
+pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
+    let id = json!(id).to_string();
+    let mut text = String::with_capacity(16 + id.len() + payload.len() * 2);
+    text.push_str(r#"["NEG-MSG","#);
+    text.push_str(&id);
+    text.push_str(r#",""#);
+    faster_hex::hex_append(payload, &mut text);
+    text.push_str(r#""]"#);
+    text
+}
+
+/// The answer to a message that could be read, of a client that sends too many.
+pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
+    let (prefix, verb) = ("rate-limited", message.verb());
+    match message {
+        ClientMessage::Event(json) | ClientMessage::Auth(json) => {
+            let id = Event::claimed_id(&json);
+            let answer = not_taken(id.as_deref(), &format!("{prefix}: {reason}"));
+            MessageRefusal { answer, verb, prefix, ..MessageRefusal::default() }
+        }
+        ClientMessage::Req { id, .. }
+        | ClientMessage::Count { id, .. }
+        | ClientMessage::Close(id)
+        | ClientMessage::NegOpen { id, .. }
+        | ClientMessage::NegMsg { id, .. }
+        | ClientMessage::NegClose(id) => {
+            refuse(verb, id, MessageFault { prefix, text: reason.to_owned() })
+        }
+    }
+}
+
+fn refuse_notice(reason: &str) -> MessageRefusal {
+    let answer = notice(&format!("invalid: {reason}"));
+    MessageRefusal { answer, prefix: "invalid", ..MessageRefusal::default() }
+}
+
+/// What is wrong with a message whose id could be read.
+struct MessageFault {
+    // NIP-01, machine-readable prefixes.
+    prefix: &'static str,
+    text: String,
+}
+
+impl From<&str> for MessageFault {
+    fn from(text: &str) -> Self {
+        Self::from(text.to_owned())
+    }
+}
+
+impl From<String> for MessageFault {
+    fn from(text: String) -> Self {
+        Self { prefix: "invalid", text }
+    }
+}
+
+impl From<FilterError> for MessageFault {
+    fn from(error: FilterError) -> Self {
+        let prefix = match error {
+            FilterError::Invalid { .. } => "invalid",
+            FilterError::Unknown { .. } => "unsupported",
+        };
+        let text = match error.to_string() {
+            // Of the whole filter it is said already.
+            text if text.starts_with("filter: ") => text,
+            text => format!("filter: {text}"),
+        };
+        Self { prefix, text }
+    }
+}
+
+/// The answer to a message about an id, of a verb that has one, and what ends with it.
+fn refuse(verb: &'static str, id: String, reason: impl Into<MessageFault>) -> MessageRefusal {
+    let MessageFault { prefix, text } = reason.into();
+    let text = format!("{prefix}: {text}");
+    let (answer, subscription, neg_session) = match verb {
+        // NIP-77, Error message: the session is closed.
+        "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => (neg_err(&id, &text), None, Some(id)),
+        "REQ" => (closed(&id, &text), Some(id), None),
+        _ => (closed(&id, &text), None, None),
+    };
+    MessageRefusal { answer, verb, subscription, neg_session, prefix }
+}
+
+/// The id that follows the verb. One that is too long is answered under its beginning; without one
+/// nobody could tell what an answer is about.
+fn read_id(
+    verb: &'static str,
+    element: Option<&&RawValue>,
+    limits: &Limits,
+) -> Result<String, MessageRefusal> {
+    let most = limits.subscription_id_chars.size();
+    let expected = format!("{verb} takes an id: a string of 1 to {most} characters");
+    let Some(id) = element.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) else {
+        return Err(refuse_notice(&expected));
+    };
+    match id.char_indices().nth(most) {
+        None if !id.is_empty() => Ok(id),
+        // Of an id that is too long to be open there is nothing to close.
+        _ if verb == "CLOSE" => Err(refuse_notice(&expected)),
+        None => Err(refuse(verb, id, expected)),
+        Some((end, _)) => {
+            let beginning = id.get(..end).unwrap_or_default().to_owned();
+            Err(refuse(verb, beginning, expected))
+        }
+    }
+}
+
+fn only_id(
+    verb: &'static str,
+    rest: &[&RawValue],
+    limits: &Limits,
+) -> Result<String, MessageRefusal> {
+    read_id(verb, rest.first(), limits)
+}
+
+/// REQ and COUNT: an id and filters.
+fn query(
+    verb: &'static str,
+    rest: &[&RawValue],
+    limits: &Limits,
+) -> Result<(String, Vec<Filter>), MessageRefusal> {
+    let id = read_id(verb, rest.first(), limits)?;
+    let raw = rest.get(1..).unwrap_or_default();
+    let filters: Result<Vec<Filter>, MessageFault> =
+        if raw.is_empty() || raw.len() > limits.filters.size() {
+            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
+        } else {
+            raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
+        };
+    match filters {
+        Ok(filters) => Ok((id, filters)),
+        Err(reason) => Err(refuse(verb, id, reason)),
+    }
+}
+
+fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
+    let filter = Filter::parse(text)?;
+    let most = limits.filter_values.size();
+    match filter.value_count() {
+        count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
+        _ => Ok(filter),
+    }
+}
+
+/// NIP-77, Initial message: id, filter, payload. An array of filters is taken as their union.
+fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
+    let id = read_id("NEG-OPEN", rest.first(), limits)?;
+    let (filter, payload) = match rest {
+        [_, filter, payload] => (filter, payload),
+        [_, _, _, _] => {
+            return Err(refuse(
+                "NEG-OPEN",
+                id,
+                "five elements are negentropy protocol v0; v1 takes NEG-OPEN, id, filter, hex",
+            ));
+        }
+        _ => {
+            return Err(refuse(
+                "NEG-OPEN",
+                id,
+                "NEG-OPEN takes an id, a filter and a message in hex",
+            ));
+        }
+    };
+    let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
+        Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()).into())
+        }
+        Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
+        Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),
+    };
+    match (filters, read_payload(payload)) {
+        (Ok(filters), Ok(payload)) => Ok(ClientMessage::NegOpen { id, filters, payload }),
+        (Err(reason), _) => Err(refuse("NEG-OPEN", id, reason)),
+        (_, Err(reason)) => Err(refuse("NEG-OPEN", id, reason)),
+    }
+}
+
+fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
+    let id = read_id("NEG-MSG", rest.first(), limits)?;
+    let payload = match rest {
+        [_, payload] => read_payload(payload),
+        _ => Err("NEG-MSG takes an id and a message in hex"),
+    };
+    match payload {
+        Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
+        Err(reason) => Err(refuse("NEG-MSG", id, reason)),
+    }
+}
+
+/// A string that is copied only where escapes have to be undone.
+#[derive(serde::Deserialize)]
+struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
+
+fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
+    let Text(hex) = serde_json::from_str(raw.get())
+        .map_err(|_| "the message must be a string of hex digits")?;
+    if hex.len() % 2 == 1 {
+        return Err("the message has an odd number of hex digits");
+    }
+    faster_hex::hex_decode_vec(hex.as_bytes())
+        .map_err(|_| "the message holds something that is not a hex digit")
+}
+
+/// A subscription id as a JSON string.
+pub fn json_string(text: &str) -> String {
+    Value::from(text).to_string()
+}

@@ -1,0 +1,172 @@
+//! Serving clients, whoever has the events: what the relay and the plugin before another relay
+//! share. Connections are accepted and bounded here, messages read, and NEG sessions answered.
+
+pub(crate) mod accept;
+pub(crate) mod departure;
+pub(crate) mod frames;
+pub(crate) mod health;
+pub(crate) mod limits;
+pub(crate) mod lingering_close;
+pub(crate) mod listeners;
+pub mod message;
+pub(crate) mod neg_sessions;
+pub(crate) mod nip42;
+pub(crate) mod own_host;
+mod read_error_log;
+pub(crate) mod refusal_log;
+pub(crate) mod shutdown;
+pub(crate) mod status;
+
+use crate::config::{Config, ConfigHandle};
+use crate::index::Sets;
+use crate::metrics::{Metrics, Peers};
+use crate::store::Deadline;
+use departure::Departure;
+use hyper::{Request, StatusCode};
+use limits::{ConnectionCounts, FairQueue, Full, OutboundRoom, Place, client_address};
+use message::{ClientMessage, MessageRefusal};
+use read_error_log::ReadTrouble;
+use shutdown::Running;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::JoinError;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+
+/// A message longer than this is read on another thread.
+const LONG_MESSAGE_BYTES: usize = 64 << 10;
+
+/// Threads for the page, `/health` and the end of the store.
+const OTHER_THREADS: usize = 3;
+
+/// The threads of tokio's blocking pool that serving clients takes at a time, at most. Where the
+/// system gives no more threads, a runtime that has started and keeps so many serves on
+/// (`Builder::thread_keep_alive`).
+#[must_use]
+pub fn blocking_threads(config: &Config) -> usize {
+    ConnectionCounts::new(config).threads() + OTHER_THREADS
+}
+
+/// What all connections share.
+pub(crate) struct Service {
+    config: ConfigHandle,
+    pub(crate) sets: Sets,
+    pub(crate) counts: ConnectionCounts,
+    pub(crate) metrics: Metrics,
+    // Shown by the page and the metrics; whoever syncs with them keeps it current.
+    pub(crate) peers: Peers,
+    pub(crate) read_trouble: ReadTrouble,
+    pub(crate) running: Running,
+}
+
+impl Service {
+    pub(crate) fn new(
+        config: ConfigHandle,
+        sets: Sets,
+        metrics: Metrics,
+        running: Running,
+    ) -> Self {
+        Self {
+            counts: ConnectionCounts::new(&config.load()),
+            config,
+            sets,
+            metrics,
+            peers: Peers::default(),
+            read_trouble: ReadTrouble::default(),
+            running,
+        }
+    }
+
+    /// Room for the answers that wait for a new connection's socket.
+    pub(crate) fn outbound_room(&self) -> OutboundRoom {
+        self.counts.outbound.room(self.config().connections.outbound_bytes.size())
+    }
+
+    /// The configuration in force.
+    pub(crate) fn config(&self) -> Arc<Config> {
+        self.config.load()
+    }
+
+    /// Runs a query of the store in turns of the client's, for `limits.query_timeout_s` at the most:
+    /// it ends when the client has gone or the relay stops.
+    pub(crate) async fn query<T: Send + 'static>(
+        &self,
+        turns: &Arc<FairQueue>,
+        address: IpAddr,
+        departure: Departure,
+        query: impl FnOnce(Deadline) -> T + Send + 'static,
+    ) -> Result<T, JoinError> {
+        let timeout = Duration::from_secs(self.config().limits.query_timeout_s.get());
+        let stopping = self.running.stopping.clone();
+        let is_cancelled = move || departure.has_ended() || *stopping.borrow();
+        turns.query(address, timeout, is_cancelled, query).await
+    }
+
+    /// Takes a place for the WebSocket that is asked for.
+    ///
+    /// # Errors
+    /// The answer where there is none.
+    pub(crate) fn place<B>(
+        &self,
+        request: &Request<B>,
+        peer: IpAddr,
+    ) -> Result<Place, (StatusCode, String)> {
+        let config = &self.config().connections;
+        let client = client_address(peer, request.headers(), &config.trusted_proxies);
+        self.counts.addresses.connect(client, config).map_err(|full| {
+            self.metrics.connections_refused.count(full.reason());
+            let (status, text) = match full {
+                Full::InAll => (
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    format!("All {} connections of this relay are taken.", config.in_all.get()),
+                ),
+                Full::Address => (
+                    StatusCode::TOO_MANY_REQUESTS,
+                    format!("Your address has {} connections already.", config.per_address.get()),
+                ),
+            };
+            (status, format!("{text} Try again later.\n"))
+        })
+    }
+
+    /// Reads a message, and takes what it costs from what its address may send. What is refused to
+    /// nobody, or could not be read, waits until its address may send it.
+    pub(crate) async fn read(
+        &self,
+        place: &Place,
+        text: Utf8Bytes,
+    ) -> Result<ClientMessage, MessageRefusal> {
+        let config = self.config();
+        let message = self.parse(place.address(), &config, text).await;
+        if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
+            place.pace(&config.rates).await;
+        }
+        self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
+        let message = message.and_then(|message| match place.admit(&message, &config.rates) {
+            Ok(()) => Ok(message),
+            Err(limit) => Err(message::rate_limited(message, &limit)),
+        });
+        if let Err(refusal) = &message {
+            self.metrics.refused(refusal.verb, refusal.prefix);
+        }
+        message
+    }
+
+    /// Parses a message; a long one in a turn of the client's and on another thread.
+    async fn parse(
+        &self,
+        address: IpAddr,
+        config: &Arc<Config>,
+        text: Utf8Bytes,
+    ) -> Result<ClientMessage, MessageRefusal> {
+        if text.len() <= LONG_MESSAGE_BYTES {
+            return message::parse(&text, &config.limits);
+        }
+        let config = Arc::clone(config);
+        let parse = move || message::parse(&text, &config.limits);
+        self.counts.parsing.work(address, parse).await.unwrap_or_else(|panic| {
+            let answer = message::notice(&format!("error: {panic}"));
+            Err(MessageRefusal { answer, prefix: "error", ..MessageRefusal::default() })
+        })
+    }
+}

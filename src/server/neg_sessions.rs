@@ -1,0 +1,356 @@
+//! NEG-OPEN, NEG-MSG and NEG-CLOSE (NIP-77): each session answers from the snapshot that it was
+//! opened with.
+
+use super::Service;
+use super::departure::Departure;
+use super::limits::{FairQueue, NegShare};
+use super::message::{self, MessageRefusal};
+use crate::config::NegentropyConfig;
+use crate::index::{Slice, SnapshotError};
+use crate::metrics::{Metrics, Share};
+use crate::reconcile::message::WholeMessage;
+use crate::reconcile::{FrameLimitError, MessageError, RangeSet, Responder};
+use crate::store::{Deadline, Filter, StoreError, Viewer};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A message up to this length is answered where it was read, in less time than it takes to hand
+/// it to another thread and back.
+const INLINE_BYTES: usize = 512;
+/// A message up to this length is answered in a few milliseconds at the most: each range of it can
+/// ask for sixteen fingerprints.
+const SHORT_BYTES: usize = 4_096;
+
+/// The NEG sessions of one connection by their ids, a namespace apart from its subscriptions. The
+/// connection's task owns them.
+pub(crate) struct NegSessions {
+    service: Arc<Service>,
+    address: IpAddr,
+    departure: Departure,
+    open: HashMap<String, NegSession>,
+    // This connection's part of the sessions of all connections.
+    share: NegShare,
+    counted: Share,
+}
+
+/// One session: the set that it answers from, and what it did. Its end is a line of the log.
+struct NegSession {
+    responder: Responder<Slice>,
+    heard: Instant,
+    began: Instant,
+    rounds: u64,
+    bytes_received: usize,
+    bytes_sent: usize,
+}
+
+impl NegSession {
+    fn new(responder: Responder<Slice>) -> Self {
+        let now = Instant::now();
+        Self { responder, heard: now, began: now, rounds: 0, bytes_received: 0, bytes_sent: 0 }
+    }
+
+    /// The answer to the first message, which is `payload` as it was read.
+    fn open(&mut self, message: WholeMessage<'_>, payload: &[u8]) -> Vec<u8> {
+        let answer = self.responder.answer_read(message);
+        self.count(payload, &answer);
+        answer
+    }
+
+    /// The answer to a later message.
+    fn answer(&mut self, payload: &[u8]) -> Result<Vec<u8>, MessageError> {
+        let answer = self.responder.answer(payload)?;
+        self.count(payload, &answer);
+        Ok(answer)
+    }
+
+    fn count(&mut self, payload: &[u8], answer: &[u8]) {
+        self.heard = Instant::now();
+        self.rounds += 1;
+        self.bytes_received += payload.len();
+        self.bytes_sent += answer.len();
+    }
+}
+
+impl Drop for NegSession {
+    fn drop(&mut self) {
+        // Refused at once.
+        if self.rounds == 0 {
+            return;
+        }
+        tracing::debug!(
+            items = self.responder.set().len(),
+            rounds = self.rounds,
+            bytes_received = self.bytes_received,
+            bytes_sent = self.bytes_sent,
+            elapsed_s = self.began.elapsed().as_secs_f64(),
+            "NEG session ended"
+        );
+    }
+}
+
+/// NIP-77, Initial message.
+struct NegOpening {
+    viewer: Viewer,
+    filters: Vec<Filter>,
+    payload: Vec<u8>,
+    /// The most items of a set.
+    limit: usize,
+    frame_limit_bytes: usize,
+}
+
+/// A session that was opened, and the answer to its first message.
+type Opened = (NegSession, Vec<u8>);
+
+/// Why a session could not be opened.
+#[derive(Debug, thiserror::Error)]
+enum NegOpenError {
+    #[error("invalid: {0}")]
+    Message(#[from] MessageError),
+    #[error("error: {0}")]
+    FrameLimit(#[from] FrameLimitError),
+    #[error("blocked: too many query results")]
+    TooLarge { limit: usize },
+    #[error("rate-limited: the memory for sets is taken; try again later")]
+    NoMemory,
+    #[error("error: query timeout")]
+    Timeout,
+    #[error("error: the store could not be read")]
+    Unread(StoreError),
+    #[error("error: {0}")]
+    Failed(String),
+}
+
+impl From<SnapshotError> for NegOpenError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
+            SnapshotError::Store(StoreError::Interrupted) => Self::Timeout,
+            SnapshotError::Store(error) => Self::Unread(error),
+        }
+    }
+}
+
+impl NegSessions {
+    /// None yet, of a client at `address`.
+    pub(crate) fn new(service: Arc<Service>, address: IpAddr, departure: Departure) -> Self {
+        let share = service.counts.neg_total.share();
+        let counted = Share::of(&service.metrics.neg_sessions);
+        Self { service, address, departure, open: HashMap::new(), share, counted }
+    }
+
+    /// NIP-77, Initial message. A live session of the same id ends. Returns the answer; `may` says
+    /// why the client may not.
+    pub(crate) async fn open(
+        &mut self,
+        viewer: Viewer,
+        may: Result<(), &'static str>,
+        id: String,
+        filters: Vec<Filter>,
+        payload: Vec<u8>,
+    ) -> String {
+        self.close(&id);
+        let service = Arc::clone(&self.service);
+        let metrics = &service.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
+        let config = service.config();
+        if let Err(text) = self.make_room(&config.negentropy) {
+            return refuse(metrics, &id, &text);
+        }
+        let opened = match may {
+            Ok(()) => self.find_set(&config.negentropy, viewer, filters, payload).await,
+            Err(reason) => {
+                self.count();
+                return refuse(metrics, &id, reason);
+            }
+        };
+        let text = match opened {
+            Ok((session, answer)) => {
+                metrics.neg_sessions_total.inc();
+                let text = say(metrics, &id, &answer);
+                self.open.insert(id, session);
+                text
+            }
+            Err(NegOpenError::TooLarge { limit }) => {
+                metrics.neg_refusals.count("blocked");
+                message::neg_err_too_large(&id, limit)
+            }
+            Err(error) => {
+                if let NegOpenError::Unread(error) = &error {
+                    service.read_trouble.failed("a set", error);
+                }
+                refuse(metrics, &id, &error.to_string())
+            }
+        };
+        self.count();
+        text
+    }
+
+    /// Opens a session over the set of the filters: one that is kept in a short turn, any other in
+    /// a long one.
+    async fn find_set(
+        &self,
+        config: &NegentropyConfig,
+        viewer: Viewer,
+        filters: Vec<Filter>,
+        payload: Vec<u8>,
+    ) -> Result<Opened, NegOpenError> {
+        let counts = &self.service.counts;
+        let is_short = payload.len() <= SHORT_BYTES;
+        let opening = Arc::new(NegOpening {
+            viewer,
+            filters,
+            payload,
+            limit: config.max_sync_events.size(),
+            frame_limit_bytes: config.frame_limit_bytes as usize,
+        });
+        if is_short {
+            let sets = self.service.sets.clone();
+            let kept = move |it: &NegOpening, _| sets.kept_for(&it.viewer, &it.filters, it.limit);
+            if let Some(opened) = self.begin(&counts.short, &opening, kept).await? {
+                return Ok(opened);
+            }
+        }
+        if self.service.sets.session_bytes() >= config.memory_mb.size() << 20 {
+            return Err(NegOpenError::NoMemory);
+        }
+        let sets = self.service.sets.clone();
+        let any = move |it: &NegOpening, deadline| {
+            let sets = sets.with_deadline(deadline);
+            sets.snapshot_for(&it.viewer, &it.filters, it.limit).map(Some)
+        };
+        let opened = self.begin(&counts.long, &opening, any).await?;
+        opened.ok_or_else(|| NegOpenError::Failed("there is no set".to_owned()))
+    }
+
+    /// Opens a session in a turn of the client's, if `find` finds its set: `None` where it cannot
+    /// in a short time.
+    async fn begin(
+        &self,
+        turns: &Arc<FairQueue>,
+        opening: &Arc<NegOpening>,
+        find: impl FnOnce(&NegOpening, Deadline) -> Result<Option<Slice>, SnapshotError>
+        + Send
+        + 'static,
+    ) -> Result<Option<Opened>, NegOpenError> {
+        let opening = Arc::clone(opening);
+        let service = Arc::clone(&self.service);
+        let departure = self.departure.clone();
+        let begun = self.service.query(turns, self.address, departure, move |deadline| {
+            // An invalid message is refused before a set is built for it.
+            let message = WholeMessage::read(&opening.payload)?;
+            let Some(set) = find(&opening, deadline)? else { return Ok(None) };
+            service.metrics.neg_set_items.observe(set.len() as f64);
+            let mut session = NegSession::new(Responder::new(set, opening.frame_limit_bytes)?);
+            let answer = session.open(message, &opening.payload);
+            Ok(Some((session, answer)))
+        });
+        begun.await.unwrap_or_else(|panic| Err(NegOpenError::Failed(panic.to_string())))
+    }
+
+    /// NIP-77, Subsequent messages. Returns the answer.
+    pub(crate) async fn message(&mut self, id: String, payload: Vec<u8>) -> String {
+        let service = Arc::clone(&self.service);
+        let metrics = &service.metrics;
+        metrics.neg_received_bytes.inc_by(payload.len() as u64);
+        let Some(mut session) = self.open.remove(&id) else {
+            let text = "closed: no session of this id is open; begin with NEG-OPEN";
+            return refuse(metrics, &id, text);
+        };
+        let turns = match payload.len() {
+            0..=SHORT_BYTES => &service.counts.short,
+            _ => &service.counts.long,
+        };
+        let answered = if payload.len() <= INLINE_BYTES {
+            let _turn = turns.take(self.address).await;
+            let answer = session.answer(&payload);
+            Ok((session, answer))
+        } else {
+            let work = move || {
+                let answer = session.answer(&payload);
+                (session, answer)
+            };
+            turns.work(self.address, work).await
+        };
+        // NIP-77, Error message: after one the session is closed.
+        let text = match answered {
+            Ok((session, Ok(answer))) => {
+                let text = say(metrics, &id, &answer);
+                self.open.insert(id, session);
+                text
+            }
+            Ok((_, Err(error))) => refuse(metrics, &id, &format!("invalid: {error}")),
+            Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
+        };
+        self.count();
+        text
+    }
+
+    /// NIP-77, Close message. Of an unknown id nothing is said.
+    pub(crate) fn close(&mut self, id: &str) {
+        self.open.remove(id);
+        self.count();
+    }
+
+    /// Ends all sessions.
+    pub(crate) fn close_all(&mut self) {
+        self.open.clear();
+        self.count();
+    }
+
+    /// A message of which no more than its session is known has been refused: the session ends.
+    pub(crate) fn refused(&mut self, refusal: &MessageRefusal) {
+        if let Some(id) = &refusal.neg_session {
+            self.close(id);
+        }
+    }
+
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Ends the sessions whose last message came too long ago. Returns what is said of each.
+    pub(crate) fn expire(&mut self) -> Vec<String> {
+        let seconds = self.service.config().negentropy.idle_timeout_s.get();
+        let idle = Duration::from_secs(seconds);
+        let expired = self.open.extract_if(|_, session| session.heard.elapsed() >= idle);
+        let ids: Vec<String> = expired.map(|(id, _)| id).collect();
+        self.count();
+        let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
+        ids.iter().map(|id| refuse(&self.service.metrics, id, &text)).collect()
+    }
+
+    /// Takes a place for one more session; says why where there is none.
+    fn make_room(&mut self, config: &NegentropyConfig) -> Result<(), String> {
+        if self.open.len() >= config.sessions.size() {
+            let most = config.sessions.get();
+            return Err(format!("rate-limited: {most} NEG sessions are open; close one first"));
+        }
+        if !self.share.take(config.sessions_in_all.size()) {
+            return Err("rate-limited: too many NEG sessions are open; try again later".to_owned());
+        }
+        Ok(())
+    }
+
+    /// Gives back the places of sessions that have ended.
+    fn count(&mut self) {
+        self.share.keep(self.open.len());
+        self.counted.set(self.open.len());
+    }
+}
+
+/// NIP-77, Subsequent messages: one of ours.
+fn say(metrics: &Metrics, id: &str, payload: &[u8]) -> String {
+    metrics.neg_rounds.inc();
+    metrics.neg_sent_bytes.inc_by(payload.len() as u64);
+    message::neg_msg_text(id, payload)
+}
+
+/// NIP-77, Error message: with a prefix that says what for.
+fn refuse(metrics: &Metrics, id: &str, text: &str) -> String {
+    tracing::debug!(text, "a NEG message was refused");
+    metrics.neg_refusals.count_prefix(text);
+    message::neg_err(id, text)
+}

@@ -1,0 +1,122 @@
+//! How serving does, over HTTP: `/health` for those who start it again when it does not, `/metrics`
+//! for Prometheus, `/status` for `negsync peers`. Pages of other origins may not read them.
+
+use super::Service;
+use super::limits::is_forwarded;
+use super::own_host::names_own_host;
+use crate::metrics::{self, Observed, PeerStatus};
+use crate::store::unix_now;
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
+use hyper::{Request, Response, StatusCode};
+use serde::Serialize;
+use serde_json::json;
+use std::net::IpAddr;
+
+/// 200 when there is no reason why work cannot be done, 503 with the reasons when there is.
+pub(crate) fn health(reasons: &[String]) -> Response<Full<Bytes>> {
+    let (status, word) = match reasons {
+        [] => (StatusCode::OK, "ok"),
+        _ => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+    };
+    let body = json!({ "status": word, "reasons": reasons });
+    answer(status, "application/json", format!("{body}\n"))
+}
+
+impl Service {
+    /// The reasons that every service has.
+    pub(crate) fn reasons(&self) -> Vec<String> {
+        let mut reasons = Vec::new();
+        if *self.running.stopping.borrow() {
+            reasons.push("the relay is stopping".to_owned());
+        }
+        if !self.sets.statistics().is_loaded {
+            reasons.push("the index is being loaded".to_owned());
+        }
+        reasons
+    }
+
+    /// What is measured, for those who may know; the store's file and its log have so many bytes.
+    pub(crate) fn metrics<B>(
+        &self,
+        request: &Request<B>,
+        from: IpAddr,
+        (store_bytes, wal_bytes): (u64, u64),
+    ) -> Response<Full<Bytes>> {
+        if let Some(refusal) = self.refused_to_strangers(request, from) {
+            return refusal;
+        }
+        let (now, statistics) = (unix_now(), self.sets.statistics());
+        let observed = Observed {
+            index_items: statistics.items,
+            index_bytes: statistics.bytes,
+            kept_sets: statistics.kept_sets,
+            kept_bytes: statistics.kept_bytes,
+            outbound_bytes: self.counts.outbound.waiting(),
+            store_bytes,
+            wal_bytes,
+        };
+        let text = self.metrics.text(&observed, &self.peers.all(now), now);
+        answer(StatusCode::OK, metrics::CONTENT_TYPE, text)
+    }
+}
+
+impl Service {
+    /// How the peers stand, for those who may know.
+    pub(crate) fn status<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
+        if let Some(refusal) = self.refused_to_strangers(request, from) {
+            return refusal;
+        }
+        let now = unix_now();
+        let peers = self.peers.all(now);
+        let peers: Vec<_> = peers.iter().map(PeerDocument::new).collect();
+        let body = json!({ "version": env!("CARGO_PKG_VERSION"), "now": now, "peers": peers });
+        answer(StatusCode::OK, "application/json", format!("{body}\n"))
+    }
+
+    /// The refusal, unless the request comes straight from an address in `metrics.allow`.
+    fn refused_to_strangers<B>(
+        &self,
+        request: &Request<B>,
+        from: IpAddr,
+    ) -> Option<Response<Full<Bytes>>> {
+        let config = self.config();
+        let is_allowed = config.metrics.allow.iter().any(|network| network.contains(from));
+        let text = if !names_own_host(request, &config) {
+            "This is not shown under this Host; name it in relay.hosts.\n"
+        } else if is_forwarded(request) || !is_allowed {
+            "This is shown to the addresses in metrics.allow, without a proxy.\n"
+        } else {
+            return None;
+        };
+        Some(answer(StatusCode::FORBIDDEN, "text/plain", text.to_owned()))
+    }
+}
+
+/// A peer in `/status`.
+#[derive(Serialize)]
+struct PeerDocument<'peer> {
+    state: &'static str,
+    #[serde(flatten)]
+    status: &'peer PeerStatus,
+}
+
+impl<'peer> PeerDocument<'peer> {
+    fn new(status: &'peer PeerStatus) -> Self {
+        Self { state: status.state().words(), status }
+    }
+}
+
+/// An answer that nobody keeps.
+pub(crate) fn answer(
+    status: StatusCode,
+    content_type: &'static str,
+    body: String,
+) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::from(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,167 @@
+//! HTTP on the relay's behalf: a request goes on to the relay as it came, with the client's
+//! address in the header that the relay trusts, and its answer comes back as it is. Only the NIP-11
+//! document gains a number, and a WebSocket is listened to from there on.
+
+use super::{SidecarState, connection};
+use crate::relay_url::RelayUrl;
+use crate::server::limits::{client_address, remove_forwarding};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt, Empty, Full, Limited};
+use hyper::body::{Body as HttpBody, Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
+    SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
+};
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::Value;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::net::TcpStream;
+
+/// How long the relay may take to be connected to.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long the relay may take to answer when it is asked whether it does.
+const ASK_TIMEOUT: Duration = Duration::from_secs(3);
+/// The longest NIP-11 document; a longer one is refused.
+const DOCUMENT_BYTES: usize = 1 << 20;
+/// NIP-77.
+const NEGENTROPY: u64 = 77;
+
+const NOSTR_JSON: &str = "application/nostr+json";
+
+/// What may go wrong between two relays.
+type Trouble = Box<dyn std::error::Error + Send + Sync>;
+
+/// The body of every response.
+pub(super) type Body = BoxBody<Bytes, Trouble>;
+
+/// Host and port of a `ws://` URL that has nothing else.
+pub(super) fn authority(url: &str) -> Option<String> {
+    let url = RelayUrl::parse(url).ok()?;
+    (!url.is_encrypted() && url.is_bare()).then(|| url.authority())
+}
+
+/// Answers a request with what the relay answers.
+pub(super) async fn respond(
+    mut request: Request<Incoming>,
+    from: IpAddr,
+    shared: Arc<SidecarState>,
+) -> Response<Body> {
+    let mut place = None;
+    if request.headers().contains_key(UPGRADE) {
+        match shared.service.place(&request, from) {
+            Ok(taken) => place = Some(taken),
+            Err((status, text)) => return refuse(status, text),
+        }
+    }
+    let wants_document = request.method() == Method::GET && wants_document(request.headers());
+    let trusted = &shared.service.config().connections.trusted_proxies;
+    let client = client_address(from, request.headers(), trusted);
+    let is_trusted = trusted.iter().any(|network| network.contains(from));
+    let headers = request.headers_mut();
+    // Compressed messages could not be told apart.
+    headers.remove(SEC_WEBSOCKET_EXTENSIONS);
+    if wants_document {
+        headers.remove(ACCEPT_ENCODING);
+    }
+    // What anybody but a trusted proxy says about its address counts for nothing.
+    if !is_trusted {
+        remove_forwarding(headers);
+    }
+    if let Ok(address) = HeaderValue::from_str(&client.to_string()) {
+        headers.insert(shared.forward_header.clone(), address);
+    }
+    let upgrade = place.map(|place| (hyper::upgrade::on(&mut request), place));
+    let mut response = match forward(request, &shared.relay).await {
+        Ok(response) => response,
+        Err(error) => {
+            tracing::warn!(relay = %shared.relay, %error, "the relay does not answer");
+            let text = "The relay behind this address does not answer.\n".to_owned();
+            return refuse(StatusCode::BAD_GATEWAY, text);
+        }
+    };
+    let is_switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    if let Some((client, place)) = upgrade.filter(|_| is_switched) {
+        let relay = hyper::upgrade::on(&mut response);
+        response.headers_mut().remove(SEC_WEBSOCKET_EXTENSIONS);
+        tokio::spawn(async move {
+            match tokio::try_join!(client, relay) {
+                Ok((client, relay)) => connection::run(client, relay, place, shared).await,
+                Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
+            }
+        });
+    } else if wants_document && response.status() == StatusCode::OK {
+        return with_negentropy(response).await;
+    }
+    response.map(|body| body.map_err(Into::into).boxed())
+}
+
+/// Whether the relay answers at all.
+pub(super) async fn ask(relay: &str) -> Result<(), Trouble> {
+    let request = Request::get("/").header(HOST, relay).header(ACCEPT, NOSTR_JSON);
+    let answered = forward(request.body(Empty::<Bytes>::new())?, relay);
+    match tokio::time::timeout(ASK_TIMEOUT, answered).await {
+        Ok(answered) => answered.map(drop),
+        Err(_) => Err(format!("nothing within {} s", ASK_TIMEOUT.as_secs()).into()),
+    }
+}
+
+async fn forward<B>(request: Request<B>, relay: &str) -> Result<Response<Incoming>, Trouble>
+where
+    B: HttpBody<Data: Send, Error: Into<Trouble>> + Send + 'static,
+{
+    let stream = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(relay)).await??;
+    stream.set_nodelay(true)?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.with_upgrades().await {
+            tracing::debug!(%error, "a connection to the relay ended");
+        }
+    });
+    Ok(sender.send_request(request).await?)
+}
+
+fn wants_document(headers: &HeaderMap) -> bool {
+    let mut accepted = headers.get_all(ACCEPT).iter();
+    accepted.any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)))
+}
+
+/// NIP-11: the relay's own document, with NIP-77 among those that are supported.
+async fn with_negentropy(response: Response<Incoming>) -> Response<Body> {
+    let (mut head, body) = response.into_parts();
+    let Ok(body) = Limited::new(body, DOCUMENT_BYTES).collect().await else {
+        let text = "The relay's description of itself could not be read.\n".to_owned();
+        return refuse(StatusCode::BAD_GATEWAY, text);
+    };
+    let body = body.to_bytes();
+    let body = match serde_json::from_slice::<Value>(&body) {
+        Ok(Value::Object(mut document)) => {
+            let nips = document.entry("supported_nips").or_insert_with(|| Value::Array(Vec::new()));
+            if let Value::Array(nips) = nips
+                && !nips.contains(&Value::from(NEGENTROPY))
+            {
+                nips.push(Value::from(NEGENTROPY));
+            }
+            Bytes::from(Value::Object(document).to_string())
+        }
+        _ => body,
+    };
+    // It is whole now, however it came.
+    head.headers.remove(TRANSFER_ENCODING);
+    head.headers.insert(CONTENT_LENGTH, HeaderValue::from(body.len()));
+    Response::from_parts(head, whole(body))
+}
+
+fn refuse(status: StatusCode, text: String) -> Response<Body> {
+    let mut response = Response::new(whole(Bytes::from(text)));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+    response
+}
+
+fn whole(bytes: Bytes) -> Body {
+    Full::new(bytes).map_err(|never| match never {}).boxed()
+}

@@ -1,0 +1,229 @@
+//! A plugin for the relay that people already run: clients connect here, NEG verbs (NIP-77) are
+//! answered from the relay's own database, and everything else passes through untouched.
+
+mod auth;
+mod connection;
+mod http;
+mod neg;
+mod socket;
+mod status;
+mod upstream;
+
+use crate::admission::{Admission, AdmissionError};
+use crate::config::{Config, ListenAddress, Reloaded};
+use crate::index::Sets;
+use crate::metrics::{Metrics, Peers};
+use crate::relay_url::redacted;
+use crate::server::accept::accept;
+use crate::server::health::Health;
+use crate::server::listeners::Listeners;
+use crate::server::shutdown::{Stop, running};
+use crate::server::{Service, refusal_log};
+use crate::store::{PrivateKinds, RelayKind, StoreError};
+use hyper::header::HeaderName;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+
+/// Why nothing could be attached to a relay.
+#[derive(Debug, thiserror::Error)]
+pub enum AttachError {
+    /// The write policy or the ban list cannot be used.
+    #[error(transparent)]
+    Admission(#[from] AdmissionError),
+    /// The relay's database cannot be used.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The configuration does not say which relay.
+    #[error("attach.kind and attach.path in relay.toml, or --attach KIND:PATH, name the relay")]
+    NotConfigured,
+    /// The relay's address leads nowhere.
+    #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]
+    Url {
+        /// The address.
+        url: String,
+    },
+    /// NIP-42: an AUTH counts that names the relay.
+    #[error(
+        "[auth] asks clients for a key, and attach.relay_url is empty: set it to the URL by which \
+         they know the relay, as their AUTH names it"
+    )]
+    NoRelayUrl,
+    /// `attach.forward_header` cannot be the name of a header.
+    #[error("attach.forward_header is {name:?}, which is not the name of a header")]
+    Header {
+        /// The name.
+        name: String,
+    },
+    /// The address could not be listened on.
+    #[error("cannot listen on {address}: {source}")]
+    Listen {
+        /// The address, as it is configured.
+        address: ListenAddress,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// Opens the sets over the relay's database as it is configured.
+///
+/// # Errors
+/// When the configuration names no relay, or its database cannot be used.
+pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
+    let attach = &config.attach;
+    let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
+    if attach.path.as_os_str().is_empty() {
+        return Err(AttachError::NotConfigured);
+    }
+    let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
+    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
+}
+
+/// Whether clients could meet what the configuration asks of them.
+///
+/// # Errors
+/// When they are asked for a key and none can be believed.
+pub fn check(config: &Config) -> Result<(), AttachError> {
+    let asks = config.auth.required || !config.auth.sync_keys.is_empty();
+    if asks && config.attach.relay_url.is_empty() {
+        return Err(AttachError::NoRelayUrl);
+    }
+    Ok(())
+}
+
+fn private_kinds(config: &Config) -> PrivateKinds {
+    PrivateKinds::new(config.auth.private_kinds.iter().copied())
+}
+
+/// A running plugin.
+pub struct Attach {
+    addresses: Vec<SocketAddr>,
+    status_address: Option<SocketAddr>,
+    admission: Admission,
+    peers: Peers,
+    stop: Stop,
+}
+
+/// What all connections share.
+struct SidecarState {
+    service: Arc<Service>,
+    kind: RelayKind,
+    // Host and port of the relay.
+    relay: String,
+    forward_header: HeaderName,
+    // As the sets were opened with.
+    private_kinds: PrivateKinds,
+    // Whether the database can be read, and whether the relay answers.
+    database: Health,
+    answers: Health,
+}
+
+impl Attach {
+    /// Serves `sets`, and all else from the relay that is configured.
+    ///
+    /// # Errors
+    /// When the configuration cannot be used or an address is taken.
+    pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
+        Self::start_on(config, sets, Vec::new()).await
+    }
+
+    /// As [`Attach::start`], on sockets that listen already, in place of `relay.listen`; on none it
+    /// listens at `relay.listen` itself.
+    ///
+    /// # Errors
+    /// As [`Attach::start`].
+    pub async fn start_on(
+        config: Config,
+        sets: Sets,
+        sockets: Vec<TcpListener>,
+    ) -> Result<Self, AttachError> {
+        check(&config)?;
+        let attach = &config.attach;
+        let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
+        let relay = http::authority(&attach.url)
+            .ok_or_else(|| AttachError::Url { url: redacted(&attach.url) })?;
+        let forward_header = attach
+            .forward_header
+            .parse()
+            .map_err(|_| AttachError::Header { name: attach.forward_header.clone() })?;
+        let failed = |address: &ListenAddress, source| AttachError::Listen {
+            address: address.clone(),
+            source,
+        };
+        let listen = &config.relay.listen;
+        let listeners = match sockets.as_slice() {
+            [] => Listeners::bind(listen).await,
+            _ => Listeners::handed_over(sockets),
+        };
+        let Listeners { sockets, addresses } = listeners.map_err(|it| failed(listen, it))?;
+        let for_status = match &attach.status_listen {
+            Some(listen) => Some(Listeners::bind(listen).await.map_err(|it| failed(listen, it))?),
+            None => None,
+        };
+        let status_address = for_status.as_ref().and_then(|it| it.addresses.first().copied());
+        let private_kinds = private_kinds(&config);
+        let metrics = Metrics::attached(sets.metrics());
+        let (mut stop, running) = running();
+        let admission = Admission::start(config)?;
+        let config = admission.config_handle().clone();
+        let service = Arc::new(Service::new(config, sets, metrics, running));
+        let peers = service.peers.clone();
+        tokio::spawn(refusal_log::log(Arc::clone(&service)));
+        let shared = Arc::new(SidecarState {
+            service: Arc::clone(&service),
+            kind,
+            relay,
+            forward_header,
+            private_kinds,
+            database: Health::default(),
+            answers: Health::default(),
+        });
+        if let Some(listeners) = for_status {
+            let shared = Arc::clone(&shared);
+            accept(&mut stop, listeners.sockets, &service, move |request, from| {
+                status::respond(request, from, Arc::clone(&shared))
+            });
+        }
+        accept(&mut stop, sockets, &service, move |request, from| {
+            http::respond(request, from, Arc::clone(&shared))
+        });
+        Ok(Self { addresses, status_address, admission, peers, stop })
+    }
+
+    /// Where clients connect; the port is the system's choice when the configuration names 0. Of
+    /// several addresses the first.
+    pub fn address(&self) -> SocketAddr {
+        self.addresses[0]
+    }
+
+    /// Every address on which clients connect, at least one.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where `/health` and `/metrics` are, if they are anywhere.
+    pub fn status_address(&self) -> Option<SocketAddr> {
+        self.status_address
+    }
+
+    /// How the peers stand: filled by [`Schedule::attached`](crate::sync::Schedule::attached).
+    pub fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    /// What decides about the events that syncs bring to the relay.
+    pub fn admission(&self) -> &Admission {
+        &self.admission
+    }
+
+    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
+    /// of syncs are no part of this; whoever runs these looks at the keys that changed.
+    pub fn reload(&self, config: Config) -> Reloaded {
+        self.admission.reload(config)
+    }
+
+    /// Stops accepting, closes every socket with 1001, and returns when all have ended or after 10
+    /// seconds.
+    pub async fn stop(self) {
+        self.stop.stop().await;
+    }
+}
