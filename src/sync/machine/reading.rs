@@ -6,10 +6,11 @@ use super::link::missed;
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
 use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
+use crate::prefix::Prefix;
 use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -374,12 +375,12 @@ impl Machine {
         }
         self.answered();
         let prefix = Prefix::of(text);
-        if prefix == Prefix::AuthRequired {
+        if prefix == Some(Prefix::AuthRequired) {
             self.auth_required(text);
             return true;
         }
         self.reading.failures += 1;
-        if prefix.is_final() {
+        if prefix.is_some_and(Prefix::is_final) {
             let reason = format!("the peer refuses to be read: {text}");
             self.leave(Loss::Final(reason, Some(NARROWER)));
         } else if self.reading.failures > MOST_FAILURES {

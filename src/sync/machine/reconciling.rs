@@ -4,12 +4,12 @@ use super::download::MOST_QUEUED_IDS;
 use super::link::missed;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
+use crate::prefix::Prefix;
 use crate::reconcile::{Difference, InitiatorError, Rule};
 use crate::store::PeerTraits;
 use crate::sync::breakdown::{Breakdown, DAY_S, ToLookUp};
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::Prefix;
 use crate::sync::report::Method;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -300,7 +300,7 @@ impl Machine {
         self.answered();
         let window = session.window;
         let prefix = Prefix::of(text);
-        if cap.is_some() || text.contains("too many") && prefix == Prefix::Blocked {
+        if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
             self.on.reconciling.was_answered = true;
             self.on.reconciling.too_large += 1;
             if self.on.reconciling.too_large >= MOST_TOO_LARGE
@@ -314,19 +314,20 @@ impl Machine {
             return;
         }
         self.begin_work(Work::Forget { session: session.number });
-        if prefix == Prefix::AuthRequired {
+        if prefix == Some(Prefix::AuthRequired) {
             self.on.reconciling.windows.push_front(window);
             self.auth_required(text);
             return;
         }
         self.on.reconciling.failures += 1;
         // An error in place of the first answer may mean that the verb is unknown.
-        let is_closed = text.starts_with("closed:");
         let most = match prefix {
-            Prefix::RateLimited => MOST_FAILURES,
-            _ if prefix != Prefix::Error && !is_closed => 0,
-            _ if self.on.reconciling.was_answered => MOST_FAILURES,
-            _ => MOST_FIRST_ERRORS,
+            Some(Prefix::RateLimited) => MOST_FAILURES,
+            Some(Prefix::Error | Prefix::Closed) if self.on.reconciling.was_answered => {
+                MOST_FAILURES
+            }
+            Some(Prefix::Error | Prefix::Closed) => MOST_FIRST_ERRORS,
+            _ => 0,
         };
         if self.on.reconciling.failures <= most {
             self.on.reconciling.windows.push_front(window);
@@ -379,7 +380,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if Prefix::of(text) == Prefix::AuthRequired {
+        if Prefix::of(text) == Some(Prefix::AuthRequired) {
             self.neg_err(text, None);
         } else {
             self.answered();

@@ -4,8 +4,9 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Id, Machine, sorted};
+use crate::prefix::Prefix;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
@@ -155,7 +156,7 @@ impl Machine {
     /// CLOSED.
     pub(super) fn look_refused(&mut self, subscription: &str, text: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
-        if text.starts_with("auth-required") {
+        if Prefix::of(text) == Some(Prefix::AuthRequired) {
             self.on
                 .second_look
                 .queue
@@ -163,7 +164,7 @@ impl Machine {
             self.auth_required(text);
             return;
         }
-        if !Prefix::of(text).is_final() && look.tries < MOST_TRIES {
+        if !Prefix::of(text).is_some_and(Prefix::is_final) && look.tries < MOST_TRIES {
             let again = sorted(look.missing).into_iter().map(|id| (id, look.tries + 1));
             self.on.second_look.queue.extend(again);
             self.on.not_before = Some(self.now.at + CACHED);
