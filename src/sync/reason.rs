@@ -1,7 +1,7 @@
 //! Why an event stays where it is.
 
 use crate::prefix::Prefix;
-use crate::store::REMOVED_BY_OPERATOR;
+use crate::store::{REMOVED_BY_OPERATOR, RETIRED};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -20,6 +20,8 @@ pub enum Reason {
     Vanished,
     /// This relay's operator has removed it.
     RemovedByOperator,
+    /// It is past what this relay keeps.
+    Retired,
     /// It has expired (NIP-40).
     Expired,
     /// It is passed on, never stored.
@@ -61,11 +63,12 @@ pub enum Reason {
 }
 
 impl Reason {
-    const NAMED: [Self; 22] = [
+    const NAMED: [Self; 23] = [
         Self::Superseded,
         Self::Deleted,
         Self::Vanished,
         Self::RemovedByOperator,
+        Self::Retired,
         Self::Expired,
         Self::Ephemeral,
         Self::Protected,
@@ -93,6 +96,7 @@ impl Reason {
             Self::Deleted => "deleted",
             Self::Vanished => "vanished",
             Self::RemovedByOperator => REMOVED_BY_OPERATOR,
+            Self::Retired => RETIRED,
             Self::Expired => "expired",
             Self::Ephemeral => "ephemeral",
             Self::Protected => "protected",
@@ -140,9 +144,12 @@ impl Reason {
     /// nothing about another time.
     pub(super) fn term_s(self) -> Option<u64> {
         match self {
-            Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
-                Some(30 * DAY)
-            }
+            Self::Superseded
+            | Self::Deleted
+            | Self::Vanished
+            | Self::Retired
+            | Self::Expired
+            | Self::Ephemeral => Some(30 * DAY),
             // Configurations, clocks and policies change.
             Self::Protected
             | Self::OverLimits
@@ -174,6 +181,7 @@ impl Reason {
                 | Self::Deleted
                 | Self::Vanished
                 | Self::RemovedByOperator
+                | Self::Retired
                 | Self::Expired
                 | Self::Ephemeral
                 | Self::Protected
