@@ -182,6 +182,9 @@ impl EventAnswer {
             Some(Outcome::RemovedByOperator) => {
                 ("blocked", false, "blocked: removed by the relay's operator".into())
             }
+            Some(Outcome::Retired) => {
+                ("blocked", false, "blocked: retention: older than what this relay keeps".into())
+            }
             Some(Outcome::DeletesTooMuch) => {
                 let reason = "blocked: more is deleted by this author than a relay can remember";
                 ("blocked", false, reason.into())

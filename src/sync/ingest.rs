@@ -210,6 +210,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Superseded => Fate::Refused(Reason::Superseded),
         Outcome::Deleted => Fate::Refused(Reason::Deleted),
         Outcome::RemovedByOperator => Fate::Refused(Reason::RemovedByOperator),
+        Outcome::Retired => Fate::Refused(Reason::Retired),
         Outcome::DeletesTooMuch => Fate::Refused(Reason::OverLimits),
         Outcome::Vanished => Fate::Refused(Reason::Vanished),
         Outcome::Expired => Fate::Refused(Reason::Expired),

@@ -50,6 +50,7 @@ mod read_gate;
 mod readers;
 mod refused;
 mod retag;
+mod retention;
 mod rules;
 mod schema;
 mod source;
@@ -79,6 +80,7 @@ pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
+pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};
@@ -93,6 +95,8 @@ use doubt::{Doubt, Mender, log_path};
 use lock::Lock;
 use presence::Presence;
 use read_gate::ReadGate;
+use retention::Retaining;
+use rules::RuleState;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -390,6 +394,8 @@ impl Store {
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
+        let retaining = Retaining::load(&connection, options.retention)?;
+        let rules = RuleState { vanishing, retaining };
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = WriterContext {
             checkpointer,
@@ -398,7 +404,7 @@ impl Store {
             metrics: metrics.clone(),
             batches: options.batches,
         };
-        let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
+        let writer = Writer::start(path, connection, beside, rules, flush, on_commit)?;
         let (readers, presence) = (options.readers, Some(presence));
         let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
@@ -482,6 +488,22 @@ impl Store {
             self.inner.writer.note(move |connection, _| operator::undelete(connection, &ids))?;
         }
         Ok(count)
+    }
+
+    /// Puts rules of retention in force, in place of those of [`StoreOptions::retention`].
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn retain(&self, rules: Retention) -> Result<(), StoreError> {
+        self.inner.writer.retain(rules)
+    }
+
+    /// Removes what the rules of retention do not keep, and waits until nothing is left of it.
+    ///
+    /// # Errors
+    /// When the writer has gone.
+    pub fn retire(&self) -> Result<(), StoreError> {
+        self.inner.writer.retire()
     }
 
     /// Remembers ids that a sync need not move again, and returns once they are written.

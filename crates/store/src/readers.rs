@@ -9,8 +9,9 @@ use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
 use super::{
-    Deadline, MarkName, PeerTraits, Selected, Selection, StoreError, SyncMark, Undelete,
-    UndeleteError, index_mark, operator, refused, rules, schema, sync_mark,
+    Deadline, MarkName, PeerTraits, Retention, RuleMatches, Selected, Selection, StoreError,
+    SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention, rules, schema,
+    sync_mark,
 };
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -255,8 +256,19 @@ impl Reader {
         self.read(|read| {
             let mut found = refused::find(read, peer, ids, now)?;
             operator::find(read, ids, &mut found)?;
+            retention::find(read, ids, &mut found)?;
             Ok(found)
         })
+    }
+
+    /// What each rule would remove now, in their order, and about how many of the oldest events for the
+    /// size of the store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
+        let now = unix_now();
+        self.read(|read| Ok(retention::preview(read, retention, now)?))
     }
 
     /// The stored events that an operator means.

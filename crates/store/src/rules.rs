@@ -10,6 +10,7 @@
 use super::change::{Step, StoredEvent, Written};
 use super::deletion;
 use super::operator;
+use super::retention::Retaining;
 use super::vanish::Vanishing;
 use negsync_nostr::kinds::{AUTHENTICATION, DELETION, Lifetime, VANISH};
 use negsync_nostr::{Event, VerifiedEvent};
@@ -30,6 +31,8 @@ pub enum Outcome {
     Deleted,
     /// The relay's operator has removed it.
     RemovedByOperator,
+    /// It is past what the operator keeps (see [`Retention`](crate::Retention)).
+    Retired,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
     /// It asks to delete more than one request, or all requests of its author, may name.
@@ -43,12 +46,18 @@ pub enum Outcome {
     Failed(String),
 }
 
+/// What the writer knows beside the tables.
+pub(super) struct RuleState {
+    pub(super) vanishing: Vanishing,
+    pub(super) retaining: Retaining,
+}
+
 /// Applies one event inside the open transaction and notes in `change` what it did.
 pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
     now: u64,
-    vanishing: &mut Vanishing,
+    RuleState { vanishing, retaining }: &mut RuleState,
     change: &mut Written,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
@@ -63,6 +72,9 @@ pub(super) fn apply(
     }
     if operator::is_deleted(connection, &event.item().id)? {
         return Ok(Outcome::RemovedByOperator);
+    }
+    if retaining.refuses(connection, &event, now)? {
+        return Ok(Outcome::Retired);
     }
     if vanishing.covers(connection, &event)? {
         return Ok(Outcome::Vanished);
@@ -88,6 +100,7 @@ pub(super) fn apply(
     if event.kind() == VANISH {
         vanishing.follow(connection, &event)?;
     }
+    retaining.stored(&event);
     change.steps.push(Step::Added(Arc::new(event)));
     Ok(Outcome::Stored)
 }

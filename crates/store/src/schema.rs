@@ -31,7 +31,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 13] = [
+const MIGRATIONS: [Migration; 14] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -209,6 +209,24 @@ CREATE TABLE operator_tombstone (
 ) STRICT, WITHOUT ROWID;
 "),
     Sql(index_mark::TABLES),
+    // Retention: the rules in force, the floors that they have reached, and what was removed last.
+    Sql("
+CREATE TABLE retention (
+    rules TEXT NOT NULL,
+    floor INTEGER NOT NULL
+) STRICT;
+CREATE TABLE retention_floor (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    PRIMARY KEY (pubkey, kind)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE retired (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
+"),
 ];
 
 /// Opens the connection that writes, and brings the tables to this version.

@@ -7,7 +7,6 @@ mod render;
 mod streams;
 
 use super::RelayState;
-use super::information::document;
 use super::response::Body;
 use crate::config::Config;
 use crate::plot::escape;
@@ -72,7 +71,7 @@ pub(super) async fn respond<B>(
     };
     let config = relay.config();
     let html =
-        render::page(&document(&config), &address(request, &config), &view.facts, &view.parts);
+        render::page(&relay.document(), &address(request, &config), &view.facts, &view.parts);
     let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
     if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
