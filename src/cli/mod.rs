@@ -26,6 +26,7 @@ mod local;
 mod man;
 mod neg_open;
 mod operator_request;
+mod packing;
 mod peers;
 mod progress_line;
 mod relay;
@@ -78,6 +79,7 @@ enum Command {
     /// not be stored, or a wrong command line or store.
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
+    #[command(after_help = export::EXAMPLES)]
     Export(export::Arguments),
     /// Print the NEG-OPEN line of a set, to paste into wscat.
     NegOpen(neg_open::Arguments),
