@@ -27,6 +27,8 @@ section! {
         pub incoming_bytes_in_all: Within<65_536, 1_073_741_824> => Restart,
         /// What may wait for a client to take it.
         pub outbound_bytes: Within<65_536, 1_073_741_824> => NewConnections,
+        /// What may wait for all clients, beside 64 KiB for each.
+        pub outbound_bytes_in_all: Within<65_536, 68_719_476_736> => Restart,
         /// Whose `X-Forwarded-For` is believed.
         pub trusted_proxies: Vec<Network> => NewConnections,
     }
@@ -45,6 +47,7 @@ impl Default for ConnectionsConfig {
             incoming_bytes_per_address: Within::new(8 << 20),
             incoming_bytes_in_all: Within::new(32 << 20),
             outbound_bytes: Within::new(2 << 20),
+            outbound_bytes_in_all: Within::new(512 << 20),
             trusted_proxies: Vec::new(),
         }
     }

@@ -52,8 +52,9 @@ use toml::Spanned;
 const CACHE_PARTS: u64 = 8;
 const SETS_PARTS: u64 = 8;
 const SESSIONS_PARTS: u64 = 4;
-/// And for what waits for one connection's socket.
+/// And for what waits for the socket of one connection, and for those of all.
 const OUTBOUND_PARTS: u64 = 1_024;
+const OUTBOUND_IN_ALL_PARTS: u64 = 16;
 
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
@@ -258,6 +259,8 @@ impl Config {
         *of_sessions = Within::new(share(SESSIONS_PARTS, of_sessions.size()));
         let outbound = &mut self.connections.outbound_bytes;
         *outbound = Within::new(memory.share(OUTBOUND_PARTS, outbound.size()) as u64);
+        let in_all = &mut self.connections.outbound_bytes_in_all;
+        *in_all = Within::new(memory.share(OUTBOUND_IN_ALL_PARTS, in_all.size()) as u64);
         before != *self
     }
 
@@ -438,6 +441,7 @@ mod tests {
         );
         assert_eq!(shares, (32, 32, 64));
         assert_eq!(config.connections.outbound_bytes.get(), 256 << 10);
+        assert_eq!(config.connections.outbound_bytes_in_all.get(), 16 << 20);
         config.store.cache_mb = Within::new(5);
         assert!(!config.fit(Memory::of_bytes(256 << 20)));
     }

@@ -18,6 +18,8 @@ pub struct Observed {
     pub kept_sets: usize,
     /// The memory that they take, about.
     pub kept_bytes: usize,
+    /// What waits for clients to take it.
+    pub outbound_bytes: usize,
     /// The store's file.
     pub store_bytes: u64,
     /// The store's write-ahead log.
@@ -49,6 +51,11 @@ fn add_observed(registry: &Registry, observed: &Observed) {
         ),
         ("negsync_index_kept_sets", "Sets of other filters in memory", count(observed.kept_sets)),
         ("negsync_index_kept_bytes", "Memory of these sets, about", count(observed.kept_bytes)),
+        (
+            "negsync_outbound_bytes",
+            "Answers that wait for clients to take them",
+            count(observed.outbound_bytes),
+        ),
         ("negsync_store_bytes", "Size of the store's file", observed.store_bytes),
         ("negsync_store_wal_bytes", "Size of the store's write-ahead log", observed.wal_bytes),
     ] {

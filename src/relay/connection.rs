@@ -56,7 +56,7 @@ async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, hos
     let auth = Arc::new(auth);
     let registry = Arc::clone(&relay.subscriptions);
     let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
-    let (outbox, waiting) = outbox(relay.config().connections.outbound_bytes.size());
+    let (outbox, waiting) = outbox(relay.service.outbound_room());
     let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
     let mut sender = tokio::spawn(sending.run(sink));
     let (publishing, in_flight) = publish::events_in_flight();

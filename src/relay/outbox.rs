@@ -1,8 +1,8 @@
 //! The way out of a connection: bounded queues that verbs fill and `sending` empties.
 
+use crate::server::limits::{OutboundPermit, OutboundRoom};
 use crate::store::LeftOut;
-use std::sync::Arc;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
@@ -44,15 +44,13 @@ impl Outgoing {
 }
 
 /// An answer, with its share of the bytes that may wait.
-pub(super) type Answer = (Outgoing, Option<OwnedSemaphorePermit>);
+pub(super) type Answer = (Outgoing, Option<OutboundPermit>);
 
 /// Where verbs put their answers.
 #[derive(Clone)]
 pub(super) struct Outbox {
     answers: mpsc::Sender<Answer>,
-    // One permit a byte that may wait.
-    room: Arc<Semaphore>,
-    outbound_bytes: usize,
+    room: OutboundRoom,
     // Filled from threads that must not wait; each entry holds one of the connection's permits.
     outcomes: mpsc::UnboundedSender<(String, OwnedSemaphorePermit)>,
 }
@@ -65,23 +63,17 @@ impl Outbox {
 
     /// As [`Outbox::text`], for anything. Returns whether the socket is still there.
     pub(super) async fn send(&self, outgoing: Outgoing) -> bool {
-        // A message longer than everything that may wait, waits alone.
-        let bytes = outgoing.bytes().min(self.outbound_bytes) as u32;
-        let room = Arc::clone(&self.room).acquire_many_owned(bytes);
-        let permit = tokio::select! {
-            permit = room => permit.ok(),
+        let taken = tokio::select! {
+            taken = self.room.take(outgoing.bytes()) => taken,
             () = self.answers.closed() => return false,
         };
-        self.answers.send((outgoing, permit)).await.is_ok()
+        self.answers.send((outgoing, taken)).await.is_ok()
     }
 
     /// As [`Outbox::send`] where that takes no waiting; else gives it back.
     pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
-        let bytes = outgoing.bytes().min(self.outbound_bytes) as u32;
-        let Ok(permit) = Arc::clone(&self.room).try_acquire_many_owned(bytes) else {
-            return Err(outgoing);
-        };
-        let sent = self.answers.try_send((outgoing, Some(permit)));
+        let Some(taken) = self.room.try_take(outgoing.bytes()) else { return Err(outgoing) };
+        let sent = self.answers.try_send((outgoing, Some(taken)));
         sent.map_err(|refused| refused.into_inner().0)
     }
 
@@ -97,11 +89,10 @@ pub(super) struct OutboxEnds {
     pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
 }
 
-/// Makes both ends; at most `outbound_bytes`, or one answer, wait between them.
-pub(super) fn outbox(outbound_bytes: usize) -> (Outbox, OutboxEnds) {
-    let room = Arc::new(Semaphore::new(outbound_bytes));
+/// Makes both ends. What waits between them is in `room`.
+pub(super) fn outbox(room: OutboundRoom) -> (Outbox, OutboxEnds) {
     let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
     let (outcomes, outcomes_out) = mpsc::unbounded_channel();
     let waiting = OutboxEnds { answers: answers_out, outcomes: outcomes_out };
-    (Outbox { answers, room, outbound_bytes, outcomes }, waiting)
+    (Outbox { answers, room, outcomes }, waiting)
 }

@@ -23,7 +23,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::store::Deadline;
 use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{ConnectionCounts, FairQueue, Full, Place, client_address};
+use limits::{ConnectionCounts, FairQueue, Full, OutboundRoom, Place, client_address};
 use message::{ClientMessage, MessageRefusal};
 use read_error_log::ReadTrouble;
 use shutdown::Running;
@@ -44,7 +44,7 @@ const OTHER_THREADS: usize = 3;
 /// (`Builder::thread_keep_alive`).
 #[must_use]
 pub fn blocking_threads(config: &Config) -> usize {
-    ConnectionCounts::new(config.store.readers.size()).threads() + OTHER_THREADS
+    ConnectionCounts::new(config).threads() + OTHER_THREADS
 }
 
 /// What all connections share.
@@ -67,7 +67,7 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
-            counts: ConnectionCounts::new(config.load().store.readers.size()),
+            counts: ConnectionCounts::new(&config.load()),
             config,
             sets,
             metrics,
@@ -75,6 +75,11 @@ impl Service {
             read_trouble: ReadTrouble::default(),
             running,
         }
+    }
+
+    /// Room for the answers that wait for a new connection's socket.
+    pub(crate) fn outbound_room(&self) -> OutboundRoom {
+        self.counts.outbound.room(self.config().connections.outbound_bytes.size())
     }
 
     /// The configuration in force.

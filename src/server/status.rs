@@ -53,6 +53,7 @@ impl Service {
             index_bytes: statistics.bytes,
             kept_sets: statistics.kept_sets,
             kept_bytes: statistics.kept_bytes,
+            outbound_bytes: self.counts.outbound.waiting(),
             store_bytes,
             wal_bytes,
         };

@@ -48,7 +48,7 @@ pub(super) async fn run(
     let patience = Duration::from_secs(limits.send_timeout_s.get());
     let (mut from_client, to_client) = socket::split(client, patience);
     let (from_relay, mut to_relay) = socket::split(relay, patience);
-    let (own, own_out) = answers(connections.outbound_bytes.size());
+    let (own, own_out) = answers(shared.service.outbound_room());
     let auth = SharedAuth::default();
     let has_closed = Arc::new(AtomicBool::new(false));
     let up = Up {

@@ -3,11 +3,12 @@
 use super::auth::{SEEN_BYTES, SharedAuth, lock};
 use super::socket::{ProxySocket, READ_BYTES, Reading};
 use crate::server::frames::{self, CLOSE, Frames, Piece, TEXT};
+use crate::server::limits::{OutboundPermit, OutboundRoom};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::io::AsyncReadExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The most answers that wait for the client; then its messages wait.
@@ -16,7 +17,7 @@ const QUEUE_ANSWERS: usize = 16;
 /// Something for the client that does not come from the relay.
 pub(super) enum Own {
     /// A message, with its part of what may wait.
-    Answer(String, OwnedSemaphorePermit),
+    Answer(String, OutboundPermit),
     /// The last thing.
     Close(CloseCode, &'static str),
 }
@@ -25,23 +26,19 @@ pub(super) enum Own {
 #[derive(Clone)]
 pub(super) struct Answers {
     queue: mpsc::Sender<Own>,
-    // What may wait, in bytes.
-    room: Arc<Semaphore>,
-    outbound_bytes: usize,
+    room: OutboundRoom,
 }
 
-/// A queue of which so many bytes, or one message, may wait for the client.
-pub(super) fn answers(outbound_bytes: usize) -> (Answers, mpsc::Receiver<Own>) {
+/// A queue whose messages wait for the client in `room`.
+pub(super) fn answers(room: OutboundRoom) -> (Answers, mpsc::Receiver<Own>) {
     let (queue, out) = mpsc::channel(QUEUE_ANSWERS);
-    (Answers { queue, room: Arc::new(Semaphore::new(outbound_bytes)), outbound_bytes }, out)
+    (Answers { queue, room }, out)
 }
 
 impl Answers {
     /// Queues a message, once there is room for it.
     pub(super) async fn send(&self, text: String) {
-        let bytes = text.len().min(self.outbound_bytes);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        if let Ok(room) = Arc::clone(&self.room).acquire_many_owned(bytes).await {
+        if let Some(room) = self.room.take(text.len()).await {
             // Fails only when the client is gone.
             let _ = self.queue.send(Own::Answer(text, room)).await;
         }
@@ -69,7 +66,7 @@ pub(super) async fn down(
     let mut listening =
         Listening { auth, frames, text: None, is_control: false, has_closed: false };
     let mut buffer = vec![0; READ_BYTES];
-    let mut waiting: Option<(Vec<u8>, OwnedSemaphorePermit)> = None;
+    let mut waiting: Option<(Vec<u8>, OutboundPermit)> = None;
     let mut is_open = true;
     loop {
         // RFC 6455, section 5.5.1: nothing comes after a close frame.

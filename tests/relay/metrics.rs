@@ -316,6 +316,15 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
             ("negsync_store_wal_bytes", UP),
         ])
         .await;
+    // A client that does not read, and more for it than the sockets hold.
+    let long = "x".repeat(100_000);
+    let notes = (0..300).map(|second| Author::new(5).note(EPOCH + second, &long).to_string());
+    let notes = notes.map(|note| Event::parse(&note).unwrap().trust()).collect();
+    relay.relay.index().store().publish(notes).unwrap();
+    let mut silent = relay.client().await;
+    silent.send(&json!(["REQ", "all", {}])).await;
+    watch.moves(&[("negsync_outbound_bytes", UP)]).await;
+    drop(silent);
     let named = json!([["e", "0".repeat(64)], ["e", "1".repeat(64)]]);
     client.store(&Author::new(5).deletion(EPOCH, named)).await;
     watch.moves(&[("negsync_store_tombstones", by(2.0))]).await;

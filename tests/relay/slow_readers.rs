@@ -1,8 +1,10 @@
 //! Clients that do not read: they wait for themselves, and nobody else waits for them.
 
 use crate::support::client::PATIENCE;
+use crate::support::http::http;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events};
+use negsync::config::Within;
 use negsync::store::{Event, Synchronous, VerifiedEvent};
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -50,6 +52,40 @@ fn clients_that_do_not_read_take_no_thread_from_others() {
             client.expect(json!(["EOSE", "all"])).await;
         }
     });
+}
+
+/// Each may have 4 MB that wait; all of them together have a quarter of a megabyte, and a chunk each.
+#[tokio::test(flavor = "multi_thread")]
+async fn many_clients_that_do_not_read_hold_no_more_than_a_sum() {
+    const CLIENTS: usize = 8;
+    const CHUNK: usize = 200_000;
+    let relay = TestRelay::start_with(|config| {
+        config.connections.outbound_bytes = Within::new(4 << 20);
+        config.connections.outbound_bytes_in_all = Within::new(256 << 10);
+    })
+    .await;
+    let stored = fill(&relay);
+    let mut slow = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut client = relay.client().await;
+        client.send(&json!(["REQ", "all", {}])).await;
+        client.next("the first event").await;
+        slow.push(client);
+    }
+    // Who reads gets everything meanwhile.
+    let mut other = relay.client().await;
+    assert_eq!(other.query(&[json!({})]).await.len(), stored);
+    let metrics = http(relay.relay.address(), "GET", "/metrics", &[]).await;
+    let waiting =
+        metrics.body.lines().find_map(|line| line.strip_prefix("negsync_outbound_bytes "));
+    let waiting: usize = waiting.unwrap().parse().unwrap();
+    assert!((1..=(256 << 10) + CLIENTS * CHUNK).contains(&waiting), "{waiting} bytes");
+    for mut client in slow {
+        for _ in 1..stored {
+            assert_eq!(client.next("an event").await[0], "EVENT");
+        }
+        client.expect(json!(["EOSE", "all"])).await;
+    }
 }
 
 /// Notes that differ in their ids alone.

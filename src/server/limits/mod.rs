@@ -6,6 +6,7 @@ mod fair_queue;
 mod half_open;
 mod incoming;
 mod neg_total;
+mod outbound;
 mod per_address;
 mod token_bucket;
 
@@ -15,9 +16,12 @@ pub(crate) use fair_queue::FairQueue;
 pub(crate) use half_open::{HalfOpen, Handshake};
 pub(crate) use incoming::{MessageSize, Reservation};
 pub(crate) use neg_total::NegShare;
+pub(crate) use outbound::{OutboundPermit, OutboundRoom};
 pub(crate) use per_address::{Addresses, Full, Place};
 
+use crate::config::Config;
 use neg_total::NegTotal;
+use outbound::OutboundTotal;
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -27,6 +31,8 @@ use std::thread::available_parallelism;
 pub(crate) struct ConnectionCounts {
     pub(crate) addresses: Arc<Addresses>,
     pub(crate) neg_total: Arc<NegTotal>,
+    /// What waits for clients to take it.
+    pub(crate) outbound: Arc<OutboundTotal>,
     /// For parsing long messages. Apart from `short`, because a message of megabytes takes tens of
     /// milliseconds and does not give way.
     pub(crate) parsing: Arc<FairQueue>,
@@ -40,12 +46,14 @@ pub(crate) struct ConnectionCounts {
 }
 
 impl ConnectionCounts {
-    /// Nothing yet. So many threads can read the store at a time.
-    pub(crate) fn new(readers: usize) -> Self {
+    /// Nothing yet.
+    pub(crate) fn new(config: &Config) -> Self {
+        let readers = config.store.readers.size();
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             addresses: Arc::default(),
             neg_total: Arc::default(),
+            outbound: OutboundTotal::new(config.connections.outbound_bytes_in_all.size()),
             parsing: Arc::new(FairQueue::new(cores.saturating_sub(1))),
             short: Arc::new(FairQueue::new(cores.saturating_sub(1))),
             long: Arc::new(FairQueue::for_queries(cores / 2, readers / 4)),
