@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod apply;
 mod attached;
 mod backup;
 mod change;
@@ -80,6 +81,7 @@ pub use refused::RefusedId;
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::Origin;
+pub use sqlite_error::{SqliteError, SqliteErrorKind};
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
@@ -100,6 +102,7 @@ use writer::{Writer, WriterContext};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// The file could not be opened.
     #[error("cannot open the store {path}: {source}", path = path.display())]
@@ -107,7 +110,7 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// The file is an SQLite database of another program.
     #[error("{path} is an SQLite database, but not a negsync store; name another file",
@@ -145,7 +148,7 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// There is no room for what SQLite needs beside the file.
     #[error("cannot open the store {path}: its disk is full; free some space", path = path.display())]
@@ -236,7 +239,7 @@ pub enum StoreError {
     },
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[source] rusqlite::Error),
+    Sqlite(#[source] SqliteError),
     /// The deadline of a query is over, or the query was cancelled.
     #[error("query timeout")]
     Interrupted,
@@ -291,7 +294,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
-            _ => Self::Sqlite(error),
+            _ => Self::Sqlite(SqliteError(error)),
         }
     }
 }
@@ -302,11 +305,11 @@ impl StoreError {
         match self {
             // What is no database at all may be somebody's: it is not for `check`.
             Self::Sqlite(source)
-                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+                if source.0.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
             {
                 Self::Damaged { path: path.to_owned(), source }
             }
-            Self::Sqlite(source) if sqlite_error::has_no_room(&source) => {
+            Self::Sqlite(source) if sqlite_error::has_no_room(&source.0) => {
                 Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },

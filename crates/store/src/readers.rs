@@ -1,6 +1,7 @@
 //! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
 //! them work beside the writer.
 
+use super::apply;
 use super::commits::Commits;
 use super::newest::{self, Newest, Rest};
 use super::presence::Presence;
@@ -10,7 +11,7 @@ use super::viewer::View;
 use super::writer::unix_now;
 use super::{
     Deadline, PeerTraits, Selected, Selection, StoreError, SyncMark, Undelete, UndeleteError,
-    operator, refused, rules, schema, sync_mark,
+    operator, refused, schema, sync_mark,
 };
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -327,7 +328,7 @@ impl ReadSnapshot<'_> {
             return query::items(&self.read, filter, &mut visit);
         }
         let expired: HashSet<Item> =
-            rules::due(&self.read, 0, self.expired_until)?.into_iter().collect();
+            apply::due(&self.read, 0, self.expired_until)?.into_iter().collect();
         query::items(&self.read, filter, &mut |item| {
             if expired.contains(&item) { ControlFlow::Continue(()) } else { visit(item) }
         })

@@ -3,13 +3,14 @@
 //! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
 
 use super::StoreError;
+use super::apply;
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::deletion;
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
-use super::rules::{self, Outcome};
+use super::rules::Outcome;
 use super::source_queue::{NextJob, Origin, SourceQueue};
 use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
@@ -137,7 +138,7 @@ impl Writer {
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let queue = Arc::new(SourceQueue::default());
-        let due = rules::next_expiry(&connection, 0)?;
+        let due = apply::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let doubt = beside.checkpointer.doubt().clone();
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
@@ -375,7 +376,7 @@ impl WriterThread {
     fn remove_step(&mut self) -> bool {
         let Some(Removal { mut ids, by, reply }) = self.removals.pop_front() else { return false };
         let removed = self.transact(|connection, now, _, written| match by {
-            RemovedBy::Program => rules::remove(connection, &mut ids, STEP_ROWS, written),
+            RemovedBy::Program => apply::remove(connection, &mut ids, STEP_ROWS, written),
             RemovedBy::Operator => operator::delete(connection, &mut ids, STEP_ROWS, now, written),
         });
         let is_done = removed.done.is_ok();
@@ -399,7 +400,7 @@ impl WriterThread {
             self.expire_again = None;
         }
         let expired = self.transact(|connection, now, _, written| {
-            if is_due { rules::expire(connection, now, STEP_ROWS, written) } else { Ok(false) }
+            if is_due { apply::expire(connection, now, STEP_ROWS, written) } else { Ok(false) }
         });
         let there_is_more = matches!(expired.done, Ok((true, _)));
         if there_is_more {
@@ -488,8 +489,8 @@ impl WriterThread {
 
     fn make_hidden(&mut self) -> rusqlite::Result<(Vec<Step>, Untold)> {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
-        let due = rules::due(&self.connection, hidden, now)?;
-        let next_expiry = rules::next_expiry(&self.connection, now)?;
+        let due = apply::due(&self.connection, hidden, now)?;
+        let next_expiry = apply::next_expiry(&self.connection, now)?;
         // As good as a commit: from here on no reading shows them.
         let untold = self.beside.commits.make(|| {
             self.beside.expired_until.store(now, Ordering::Release);
@@ -537,7 +538,7 @@ impl WriterThread {
             Err(error) => {
                 self.trouble.failed("the store could not be written", &error);
                 if let StoreError::Sqlite(error) = &error {
-                    self.beside.checkpointer.doubt().note(error);
+                    self.beside.checkpointer.doubt().note(&error.0);
                 }
                 if sqlite_error::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
@@ -567,7 +568,7 @@ impl WriterThread {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.vanishing, written)?;
-        let next_expiry = rules::next_expiry(&transaction, hidden)?;
+        let next_expiry = apply::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
             if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
@@ -603,7 +604,7 @@ impl CommitBatch {
         self.vanishes |= vanishes;
         self.bytes += event.memory_bytes();
         written.rows += event.weight();
-        let outcome = rules::apply(connection, event, now, vanishing, written)?;
+        let outcome = apply::apply(connection, event, now, vanishing, written)?;
         let removal = written.put_off_to.take().map(WaitsFor::Removal);
         self.deletes |= removal.is_some();
         let waits_for = if vanishes { Some(WaitsFor::Vanishing) } else { removal };
