@@ -32,6 +32,7 @@ const IN_FLIGHT: usize = 500;
 const PAGED: usize = 200_000;
 const PAGE: usize = 500;
 const SESSIONS: usize = 1_000;
+const IDLE: usize = 5_000;
 
 fn main() {
     let dir = tempfile::tempdir().unwrap();
@@ -41,7 +42,7 @@ fn main() {
     let stored = arguments.iter().find_map(|text| text.parse().ok()).unwrap_or(STORED);
     fill(&million, stored);
     println!("store of {stored} events made in {:.0} s", start.elapsed().as_secs_f64());
-    let parts = ["set", "negotiate", "query", "publish"];
+    let parts = ["set", "negotiate", "idle", "query", "publish"];
     let all = !arguments.iter().any(|text| parts.contains(&text.as_str()));
     let is_asked = |part: &str| all || arguments.iter().any(|text| text == part);
     if is_asked("set") {
@@ -51,6 +52,9 @@ fn main() {
     runtime.block_on(async {
         if is_asked("negotiate") {
             negotiate(&million, stored).await;
+        }
+        if is_asked("idle") {
+            idle(&million).await;
         }
         if is_asked("query") {
             query(&million).await;
@@ -142,11 +146,27 @@ impl Relay {
         client
     }
 
+    /// Stops it as an operator does.
+    fn stop(mut self) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").arg(&pid).status().unwrap().success());
+        assert!(self.process.wait().unwrap().success());
+    }
+
     /// Resident memory in bytes.
     fn memory(&self) -> f64 {
+        self.status("VmRSS:")
+    }
+
+    /// Of that what is no file's.
+    fn anonymous_memory(&self) -> f64 {
+        self.status("RssAnon:")
+    }
+
+    fn status(&self, field: &str) -> f64 {
         let status =
             std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        let line = status.lines().find(|line| line.starts_with(field)).unwrap();
         let kib: f64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
         kib * 1024.0
     }
@@ -154,8 +174,9 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
+        // One that was stopped has gone.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -208,8 +229,24 @@ async fn negotiate(store: &Path, stored: usize) {
     client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
     // Half a second for a million, four for ten.
     let most_ms = if stored > STORED { 400.0 * stored as f64 / 1e6 } else { 500.0 };
-    let what = format!("start to first answer, {stored} events");
+    let what = format!("start to first answer, {stored} events, no index files");
     report_most(&what, start.elapsed().as_secs_f64() * 1e3, "ms", most_ms);
+    drop(client);
+    relay.stop();
+    // From the files of the index: after a clean stop, and after kill -9.
+    let most_ms = if stored > STORED { 100.0 * stored as f64 / 1e6 } else { 150.0 };
+    for (stop, more_ms) in [("a clean stop", 0.0), ("a kill", 1_000.0)] {
+        let start = Instant::now();
+        let relay = Relay::start(store);
+        let mut client = relay.connect().await;
+        client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+        let what = format!("the same after {stop}");
+        report_most(&what, start.elapsed().as_secs_f64() * 1e3, "ms", most_ms + more_ms);
+    }
+    let relay = Relay::start(store);
+    let mut client = relay.connect().await;
+    client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+    report_most("anonymous memory, idle", relay.anonymous_memory() / 1e6, "MB", 10.0);
     let first = client.ask(&neg_open(1, r#"{"kinds":[1]}"#), r#"["NEG-MSG""#).await;
     report_most("first NEG-OPEN on kind 1, 600k items", first.as_secs_f64() * 1e3, "ms", 150.0);
     for filter in ["{}", r#"{"kinds":[1]}"#] {
@@ -242,6 +279,21 @@ async fn negotiate(store: &Path, stored: usize) {
 fn median(mut times: Vec<Duration>) -> Duration {
     times.sort();
     times[times.len() / 2]
+}
+
+/// What connections cost that say nothing.
+async fn idle(store: &Path) {
+    let relay = Relay::start(store);
+    let mut client = relay.connect().await;
+    client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
+    let before = relay.anonymous_memory();
+    let mut clients = Vec::with_capacity(IDLE);
+    for _ in 0..IDLE {
+        clients.push(relay.connect().await);
+    }
+    let grown = relay.anonymous_memory() - before;
+    report_most("5,000 idle connections, memory", grown / 1e6, "MB", 25.0);
+    report_most("an idle connection", grown / IDLE as f64 / 1_024.0, "KiB", 4.0);
 }
 
 /// REQ beside the same rows read with a bare prepared statement.

@@ -100,7 +100,8 @@ fn check_event(json: &str) {
     assert_eq!(stored.deleted_addresses(), event.deleted_addresses());
     // White space apart, no form is much longer than the one that was sent.
     assert!(event.json().len() <= 6 * json.len());
-    let client = Source::Client { address: Ipv4Addr::LOCALHOST.into(), viewer: Viewer::default() };
+    let address = Ipv4Addr::LOCALHOST.into();
+    let client = Source::Client { address, counted_as: address, viewer: Viewer::default() };
     if let Ok(event) = admission().read(json, &client)
         && let Ok(verified) = event.verify()
     {

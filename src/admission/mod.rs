@@ -25,6 +25,8 @@ pub enum Source {
     Client {
         /// Where it connects from.
         address: IpAddr,
+        /// The address that it shares its turns with others by: its own, or its IPv6 network's.
+        counted_as: IpAddr,
         /// The keys that it has shown (NIP-42).
         viewer: Viewer,
     },
@@ -168,7 +170,7 @@ impl Admission {
     }
 
     /// Asks the write policy about events, all of one source; the verdicts come in their order. It
-    /// is not asked about what is imported. Waits while many events wait for the program.
+    /// is not asked about what is imported. Sources take turns.
     pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Judgement> {
         let Some(source) = asked_as(source) else {
             return vec![Judgement::Accept; events.len()];
@@ -194,7 +196,7 @@ fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Res
             }
             limits::check_time(event, &config.limits).map_err(over)?;
         }
-        Source::Client { viewer, address } => {
+        Source::Client { viewer, address, .. } => {
             if bans.blocks(*address) {
                 let text = "blocked: your address is banned";
                 return Err(Refusal::new(event, RefusalReason::Banned, text));
@@ -210,7 +212,9 @@ fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Res
 /// The source in the words of strfry's plugin protocol; `None` where the program is not asked.
 fn asked_as(source: &Source) -> Option<policy::PolicySource> {
     match source {
-        Source::Client { address, .. } => Some(policy::PolicySource::client(*address)),
+        Source::Client { address, counted_as, .. } => {
+            Some(policy::PolicySource::client(*address, *counted_as))
+        }
         Source::Peer { url, live } => Some(policy::PolicySource::peer(url, *live)),
         Source::Import => None,
     }

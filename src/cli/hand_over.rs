@@ -49,7 +49,7 @@ impl HandOver {
         let report = runtime
             .block_on(sync(&local, &self.url, &options, |progress| shown.show(&progress)))?;
         drop(shown);
-        local.store.close();
+        local.close();
         let _ = writeln!(std::io::stdout(), "{}", sentence(&report));
         Ok(report.complete)
     }

@@ -47,6 +47,7 @@ struct ImportTally {
     deleted: u64,
     by_operator: u64,
     banned: u64,
+    retired: u64,
     over_limits: u64,
     expired: u64,
     ephemeral: u64,
@@ -89,7 +90,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let is_handed_over = match hand_over {
         Some(hand_over) => hand_over.send(index, &admission)?,
         None => {
-            index.store().close();
+            index.close();
             true
         }
     };
@@ -247,7 +248,7 @@ impl ImportTally {
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
-        let refused = refused + self.by_operator + self.banned;
+        let refused = refused + self.by_operator + self.banned + self.retired;
         let refused = refused + self.ephemeral + self.bad_lines.count();
         self.stored + self.duplicate + refused + self.failed
     }
@@ -270,6 +271,7 @@ impl ImportTally {
                 Outcome::Superseded => self.superseded += 1,
                 Outcome::Deleted | Outcome::Vanished => self.deleted += 1,
                 Outcome::RemovedByOperator => self.by_operator += 1,
+                Outcome::Retired => self.retired += 1,
                 Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
@@ -291,6 +293,7 @@ impl std::fmt::Display for ImportTally {
             (self.deleted, "deleted"),
             (self.by_operator, "removed by the operator"),
             (self.banned, "banned"),
+            (self.retired, "past retention"),
             (self.over_limits, "over limits"),
             (self.expired, "expired"),
             (self.ephemeral, "ephemeral"),

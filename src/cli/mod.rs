@@ -5,10 +5,12 @@ mod backup;
 mod bad_lines;
 mod ban;
 mod bans;
+mod between;
 mod check;
 mod chunks;
 mod compact;
 mod completions;
+mod configuration;
 mod connecting;
 mod decode;
 mod delete;
@@ -28,6 +30,7 @@ mod peers;
 mod progress_line;
 mod relay;
 mod restore;
+mod retention;
 mod runtime;
 mod service_manager;
 mod serving;
@@ -80,9 +83,10 @@ enum Command {
     NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
     Decode(decode::Arguments),
-    /// Bring the store and other relays to the same events.
+    /// Bring the store and other relays to the same events, or relays without a store.
     ///
     /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
+    #[command(after_help = sync::EXAMPLES)]
     Sync(sync::Arguments),
     /// Verify that the store is what it should be.
     ///
@@ -112,6 +116,12 @@ enum Command {
     /// List what is banned.
     #[command(after_help = bans::EXAMPLES)]
     Bans(bans::Arguments),
+    /// Say what the rules of retention remove, and remove it.
+    #[command(after_help = retention::EXAMPLES)]
+    Retention(retention::Arguments),
+    /// Check the configuration, or print what is in force and where it comes from.
+    #[command(after_help = configuration::EXAMPLES)]
+    Config(configuration::Arguments),
     /// Give back the room that removed events have left.
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
@@ -185,6 +195,8 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Ban(arguments) => ban::ban(&arguments),
         Command::Unban(arguments) => ban::unban(&arguments),
         Command::Bans(arguments) => bans::run(&arguments),
+        Command::Retention(arguments) => retention::run(&arguments),
+        Command::Config(arguments) => configuration::run(&arguments),
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Peers(arguments) => peers::run(&arguments),

@@ -4,7 +4,7 @@ use super::connecting::ConnectArguments;
 use super::local::{self, OpenedLocal};
 use super::sync_progress::Display;
 use super::sync_trace;
-use super::{StoreArguments, attach, start_log, unless_closed};
+use super::{StoreArguments, attach, between, start_log, unless_closed};
 use anyhow::{Context, bail, ensure};
 use negsync::relay_url::RelayUrl;
 use negsync::sync::{Direction, Local, Options, PeerFilter, Report, Verdict, sync};
@@ -20,6 +20,10 @@ pub(super) struct Arguments {
     /// The relays to sync with, ws:// or wss://.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
+    /// Bring the relays to the same events, with no store of our own: what one lacks is fetched
+    /// from another and sent on. Ids are compared as lists.
+    #[arg(long, conflicts_with_all = ["store", "attach", "into", "direction"])]
+    between: bool,
     #[command(flatten)]
     store: StoreArguments,
     #[command(flatten)]
@@ -42,17 +46,24 @@ pub(super) struct Arguments {
     exact: bool,
     /// Find out what differs and move nothing.
     #[arg(long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Print one JSON object at the end.
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// When all is synced, pass events on as they come, until interrupted.
     #[arg(long)]
-    live: bool,
+    pub(super) live: bool,
     /// Print on standard error what is said to the relays and by them, NIP-77 as `decode` does.
     #[arg(long)]
-    trace: bool,
+    pub(super) trace: bool,
 }
+
+pub(super) const EXAMPLES: &str = "\
+Examples:
+  negsync sync wss://relay.example.com
+  negsync sync wss://relay.example.com --direction down --filter '{\"kinds\":[0,3]}'
+  negsync sync --between wss://a.example.com wss://b.example.com
+  negsync sync --between ws://127.0.0.1:7777 wss://a.example.com --dry-run --json";
 
 fn direction(text: &str) -> Result<Direction, String> {
     match text {
@@ -79,7 +90,7 @@ const INCOMPLETE: u8 = 2;
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
-    relay_urls(&arguments.urls)?;
+    let urls = relay_urls(&arguments.urls)?;
     let mut config = arguments.store.config()?;
     arguments.attach.apply(&mut config)?;
     arguments.connecting.apply(&mut config);
@@ -87,6 +98,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         config.attach.url.clone_from(url);
     }
     start_log(&config.log)?;
+    if arguments.between {
+        return between::run(arguments, urls, filter, &config);
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let opened = {
         // Handing over to another relay is a task.
@@ -100,11 +114,14 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     let local = &opened.local;
     let reports = runtime.block_on(sync_all(arguments, local, filter));
-    local.store.close();
+    local.close();
     let reports = reports?;
     unless_closed(print(arguments.json, &reports))?;
-    let complete = reports.iter().all(|report| report.complete);
-    Ok(if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) })
+    Ok(exit_code(reports.iter().all(|report| report.complete)))
+}
+
+pub(super) fn exit_code(complete: bool) -> ExitCode {
+    if complete { ExitCode::SUCCESS } else { ExitCode::from(INCOMPLETE) }
 }
 
 /// Syncs with all relays at the same time; the reports come in the order of the URLs.

@@ -13,6 +13,7 @@ mod network;
 mod page;
 mod proxy;
 mod rates;
+mod retention;
 mod section;
 mod source;
 mod sync;
@@ -31,6 +32,7 @@ pub use network::{Network, NetworkError};
 pub use page::PageConfig;
 pub use proxy::{Proxy, ProxyError, ProxyProtocol, Via};
 pub use rates::RatesConfig;
+pub use retention::RetentionConfig;
 pub use section::{ConfigKey, TakesEffect};
 pub use source::{LoadedConfig, ValueOrigin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
@@ -78,6 +80,8 @@ pub struct Config {
     pub index: IndexConfig,
     /// What the operator does not want.
     pub moderation: ModerationConfig,
+    /// What is kept, and for how long.
+    pub retention: RetentionConfig,
     /// The operator's own program that decides about events.
     pub write_policy: WritePolicyConfig,
     /// How this store asks others.
@@ -106,6 +110,8 @@ impl Config {
             private_kinds: PrivateKinds::default(),
             private_times: Some(PrivateKinds::new(self.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
+            // Whoever has no configuration goes by what the relay has put into the store.
+            retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),
             batches: Batches::Short,
         }
     }

@@ -3,7 +3,7 @@
 use super::{
     AttachConfig, AuthConfig, Config, ConnectionsConfig, IndexConfig, Limits, LogConfig,
     MetricsConfig, ModerationConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig,
-    StoreConfig, SyncConfig, WritePolicyConfig,
+    RetentionConfig, StoreConfig, SyncConfig, WritePolicyConfig,
 };
 
 /// When a changed key takes effect.
@@ -101,6 +101,7 @@ impl Config {
             .chain(of::<AuthConfig>("auth"))
             .chain(of::<IndexConfig>("index"))
             .chain(of::<ModerationConfig>("moderation"))
+            .chain(of::<RetentionConfig>("retention"))
             .chain(of::<WritePolicyConfig>("write_policy"))
             .chain(of::<SyncConfig>("sync"))
             .chain([peers])
@@ -123,6 +124,7 @@ impl Config {
             auth: self.auth.reloaded(new.auth),
             index: self.index.reloaded(new.index),
             moderation: self.moderation.reloaded(new.moderation),
+            retention: self.retention.reloaded(new.retention),
             write_policy: self.write_policy.reloaded(new.write_policy),
             sync: self.sync.reloaded(new.sync),
             peers: new.peers,

@@ -26,6 +26,8 @@ pub enum ControlRequest {
     Undelete(Choice),
     /// Let all removed events in again.
     UndeleteAll,
+    /// Remove what the rules of retention do not keep, until nothing is left of it.
+    Retire,
 }
 
 /// Events by id and by filter; either may be left out.
@@ -88,6 +90,10 @@ pub fn perform(store: &Store, request: &ControlRequest) -> Result<ControlReport,
         ControlRequest::Undelete(choice) => {
             let ids = store.undelete(&Undelete::Selection(choice.selection()?))?;
             Ok(ControlReport { ids, ..ControlReport::default() })
+        }
+        ControlRequest::Retire => {
+            store.retire()?;
+            Ok(ControlReport::default())
         }
         ControlRequest::UndeleteAll => {
             let ids = store.undelete(&Undelete::All)?;

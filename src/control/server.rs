@@ -105,6 +105,7 @@ impl ControlRequest {
         match self {
             Self::Delete(_) => "delete",
             Self::Undelete(_) | Self::UndeleteAll => "undelete",
+            Self::Retire => "retire",
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::{DriftLook, Proof, Verdict};
 use crate::config::Direction;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What syncs have moved and what that took.
@@ -70,6 +71,10 @@ pub struct LastSync {
     pub proof: Option<Proof>,
     /// Kinds that the peer shows to their owners only.
     pub not_compared: Vec<u16>,
+    /// How many events still differ, by reason.
+    pub differs: BTreeMap<String, u64>,
+    /// Whether the peer takes none of the events that still differ.
+    pub refuses_writes: bool,
     /// Whether the peer was reached.
     pub reached: bool,
 }
@@ -125,6 +130,8 @@ pub enum PeerState {
     CaughtUp,
     /// Something differs, and has a reason.
     Differs,
+    /// All that differs is what the peer does not take.
+    RefusesWrites,
     /// Not everything was seen or moved.
     Incomplete,
     /// What was tried last has failed.
@@ -141,6 +148,7 @@ impl PeerState {
             Self::Equal => "equal",
             Self::CaughtUp => "caught up",
             Self::Differs => "differs",
+            Self::RefusesWrites => "refuses writes",
             Self::Incomplete => "incomplete",
             Self::NotReached => "not reached",
             Self::FirstSync => "first sync under way",
@@ -161,6 +169,7 @@ impl PeerStatus {
             Some(last) => match last.verdict {
                 Verdict::Equal => PeerState::Equal,
                 Verdict::CaughtUp => PeerState::CaughtUp,
+                Verdict::Differs if last.refuses_writes => PeerState::RefusesWrites,
                 Verdict::Differs => PeerState::Differs,
                 Verdict::Incomplete => PeerState::Incomplete,
             },

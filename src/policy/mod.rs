@@ -6,7 +6,7 @@ mod pending;
 mod plugin;
 
 use crate::config::{ConfigHandle, WritePolicyConfig};
-use crate::store::VerifiedEvent;
+use crate::store::{Origin, VerifiedEvent};
 use plugin::Plugin;
 use std::io;
 use std::net::IpAddr;
@@ -45,21 +45,25 @@ pub(crate) enum Answer {
 pub(crate) struct PolicySource {
     kind: &'static str,
     info: String,
+    // Whose turn it takes.
+    origin: Origin,
 }
 
 impl PolicySource {
-    /// A client by its address.
-    pub(crate) fn client(address: IpAddr) -> Self {
+    /// A client by its address; its turns are those of the address that it is counted as.
+    pub(crate) fn client(address: IpAddr, counted_as: IpAddr) -> Self {
         let kind = match address.to_canonical() {
             IpAddr::V4(_) => "IP4",
             IpAddr::V6(_) => "IP6",
         };
-        Self { kind, info: address.to_canonical().to_string() }
+        let info = address.to_canonical().to_string();
+        Self { kind, info, origin: Origin::Client(counted_as) }
     }
 
     /// A peer by its URL; `live` when it sends what is new rather than what was asked for.
     pub(crate) fn peer(url: &str, live: bool) -> Self {
-        Self { kind: if live { "Stream" } else { "Sync" }, info: url.to_owned() }
+        let kind = if live { "Stream" } else { "Sync" };
+        Self { kind, info: url.to_owned(), origin: Origin::Peer(url.into()) }
     }
 }
 
@@ -95,8 +99,8 @@ impl WritePolicy {
         Ok(running.plugin.clone())
     }
 
-    /// Puts events to the program; the answers come in the order of the events. Waits while many
-    /// events wait for the program.
+    /// Puts events to the program; the answers come in the order of the events. Sources take turns by
+    /// the length of their events.
     pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &PolicySource) -> Vec<Answer> {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
@@ -104,10 +108,7 @@ impl WritePolicy {
             // Not accepted on the word of a program that is not the configured one.
             Err(_) => return vec![Answer::Missing; events.len()],
         };
-        let mut asked = Vec::with_capacity(events.len());
-        for event in events {
-            asked.push(plugin.ask(event, source).await);
-        }
+        let asked: Vec<_> = events.iter().map(|event| plugin.ask(event, source)).collect();
         let mut answers = Vec::with_capacity(events.len());
         for answer in asked {
             answers.push(answer.await.unwrap_or(Answer::Missing));

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// The most events that the program is asked about before it has answered; it takes them one by
-/// one, at its own pace.
-const IN_FLIGHT: usize = 256;
+/// one, at its own pace. Whoever comes now waits for so many at least.
+const IN_FLIGHT: usize = 64;
 
 /// Gets the answer about an event; dropped when there will be none.
 pub(super) type Reply = oneshot::Sender<Answer>;

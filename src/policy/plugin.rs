@@ -5,7 +5,7 @@ use super::output::Output;
 use super::pending::{Pending, Reply};
 use super::{Answer, PolicySource};
 use crate::config::WritePolicyConfig;
-use crate::store::{Event, unix_now};
+use crate::store::{Event, NextJob, SourceQueue, unix_now};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -13,14 +13,12 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::oneshot;
 
-/// The most events that wait for the program beside those it has been asked about; then whoever
-/// brings another one waits.
-const QUEUE_REQUESTS: usize = 256;
+/// What asking about an event weighs beside each byte of it.
+const EVENT_WEIGHT: usize = 1_024;
 /// The longest line that the program may write; with a longer one it is started anew.
 const LINE_BYTES: u64 = 64 << 10;
 /// The longest message that is passed on, in bytes.
@@ -40,19 +38,18 @@ struct PolicyRequest {
     id: [u8; 32],
     line: String,
     reply: Reply,
-    // Its place among those that wait for the program.
-    _place: Option<OwnedSemaphorePermit>,
 }
 
 /// The way to the program. It is told to end when this is dropped.
 pub(super) struct Plugin {
-    requests: Sender<PolicyRequest>,
-    places: Arc<Semaphore>,
+    // Bounded by what each source may have on its way to the store.
+    requests: Arc<SourceQueue<PolicyRequest>>,
 }
 
 impl Plugin {
     pub(super) fn start(config: &WritePolicyConfig) -> io::Result<Self> {
-        let (requests, queue) = channel();
+        let requests = Arc::new(SourceQueue::default());
+        let queue = Arc::clone(&requests);
         let keeper = Keeper {
             command: config.command.clone(),
             timeout: Duration::from_secs(config.timeout_s.get()),
@@ -62,24 +59,27 @@ impl Plugin {
             start_at: Instant::now(),
             looked: Instant::now(),
             output: Arc::new(Output::new()),
+            errors: Arc::new(Output::new()),
         };
         thread::Builder::new().name("write-policy".into()).spawn(move || keeper.keep(&queue))?;
-        Ok(Self { requests, places: Arc::new(Semaphore::new(QUEUE_REQUESTS)) })
+        Ok(Self { requests })
     }
 
-    /// Asks about an event, as soon as there is room. No answer comes when the program gives none.
-    pub(super) async fn ask(
-        &self,
-        event: &Event,
-        source: &PolicySource,
-    ) -> oneshot::Receiver<Answer> {
+    /// Asks about an event, once it is its source's turn. No answer comes when the program gives none.
+    pub(super) fn ask(&self, event: &Event, source: &PolicySource) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
-        let place = Arc::clone(&self.places).acquire_owned().await.ok();
         let line = line(event, source.kind, &source.info);
-        let request = PolicyRequest { id: event.item().id, line, reply, _place: place };
-        // Fails only when the thread that asks has ended, and no answer comes.
-        let _ = self.requests.send(request);
+        let request = PolicyRequest { id: event.item().id, line, reply };
+        let weight = EVENT_WEIGHT + request.line.len();
+        // Fails only when the queue is closed, and no answer comes.
+        let _ = self.requests.push(&source.origin, [(weight, request)]);
         answer
+    }
+}
+
+impl Drop for Plugin {
+    fn drop(&mut self) {
+        self.requests.close();
     }
 }
 
@@ -130,7 +130,9 @@ struct Keeper {
     start_at: Instant,
     // When the program's file was last looked at.
     looked: Instant,
+    // Each of the program's outputs has its own part of the log.
     output: Arc<Output>,
+    errors: Arc<Output>,
 }
 
 /// One run of the program.
@@ -142,18 +144,18 @@ struct ProgramRun {
 }
 
 impl Keeper {
-    fn keep(mut self, queue: &Receiver<PolicyRequest>) {
+    fn keep(mut self, queue: &SourceQueue<PolicyRequest>) {
         loop {
-            match queue.recv_timeout(LOOK) {
-                Ok(request) => {
+            match queue.pop_within(LOOK) {
+                NextJob::Item((_, request)) => {
                     self.is_wanted = true;
                     self.renew();
                     self.revive();
                     self.ask(request);
                 }
-                Err(RecvTimeoutError::Timeout) if self.is_wanted => self.revive(),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                NextJob::TimedOut if self.is_wanted => self.revive(),
+                NextJob::TimedOut => {}
+                NextJob::Closed => break,
             }
         }
         if let Some(run) = self.run.take() {
@@ -241,7 +243,7 @@ impl Keeper {
         };
         let (hearing, watching, timeout) =
             (Arc::clone(&pending), Arc::clone(&pending), self.timeout);
-        let (output, errors) = (Arc::clone(&self.output), Arc::clone(&self.output));
+        let (output, errors) = (Arc::clone(&self.output), Arc::clone(&self.errors));
         let log = move || errors.log_lines(stderr);
         let hear = move || {
             if let Err(error) = hear(stdout, &hearing, &output) {

@@ -150,7 +150,8 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
         heard = Instant::now();
         match next {
             Some(Ok(Message::Text(text))) => {
-                let work = take(client, &mut neg_sessions, text);
+                // Boxed: an idle connection has no room for what its messages take.
+                let work = Box::pin(take(client, &mut neg_sessions, text));
                 messages.during(&client.attending, work).await;
             }
             Some(Ok(Message::Binary(_))) => {

@@ -1,7 +1,6 @@
 //! Plain HTTP on the relay's port: the NIP-11 document, the page, how the relay does and what it
 //! measures.
 
-use super::information::document;
 use super::response::{Body, answer, refuse};
 use super::{RelayState, health, page};
 use hyper::body::Incoming;
@@ -31,7 +30,7 @@ pub(super) async fn respond(
             answer(StatusCode::NO_CONTENT, "text/plain", String::new())
         }
         (&Method::GET | &Method::HEAD, _) if is_endpoint && wants_document => {
-            answer(StatusCode::OK, NOSTR_JSON, document(&relay.config()).to_string())
+            answer(StatusCode::OK, NOSTR_JSON, relay.document().to_string())
         }
         (&Method::GET | &Method::HEAD, _)
             if is_endpoint && has_page && page::is_wanted(request) =>
@@ -41,9 +40,13 @@ pub(super) async fn respond(
         (&Method::GET, _) if has_page && relay.endpoint.is_updates(path) => {
             page::respond_updates(request, relay, from)
         }
+        (&Method::GET | &Method::HEAD, _) if is_endpoint && page::is_wanted(request) => {
+            answer(StatusCode::OK, "text/html; charset=utf-8", page::turned_off(&relay.config()))
+        }
         (&Method::GET | &Method::HEAD, _) if is_endpoint => {
-            let text =
-                format!("{}: a Nostr relay. Connect with WebSocket.\n", relay.config().relay.name);
+            let document = relay.document();
+            let name = document["name"].as_str().unwrap_or_default();
+            let text = format!("{name}: a Nostr relay. Connect with WebSocket.\n");
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }
         (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await.map(Body::Whole),

@@ -8,6 +8,7 @@ use crate::server::frames::{Frames, Piece};
 use crate::server::limits::{MessageSize, Place, Reservation};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
+use std::cell::RefCell;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -16,6 +17,9 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_tungstenite::WebSocketStream;
+
+/// What is read from the system at once.
+const READ_BYTES: usize = 16 << 10;
 
 /// The WebSocket of one client.
 pub(super) type Socket = WebSocketStream<MessageGate<TokioIo<Upgraded>>>;
@@ -42,8 +46,8 @@ pub(super) struct MessageGate<S> {
     // For the message that comes, and until the next is asked for: it is in memory as long.
     room: Reservation,
     wait: Option<Pin<Box<dyn Future<Output = Reservation> + Send>>>,
-    // Read, and behind the head of a message that waits for room.
-    held: Vec<u8>,
+    // Read, and not let in yet.
+    held: Held,
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
@@ -78,7 +82,7 @@ impl<S> MessageGate<S> {
             size: MessageSize::default(),
             room: Reservation::default(),
             wait: None,
-            held: Vec::new(),
+            held: Held::default(),
             deadline: None,
         }
     }
@@ -143,6 +147,60 @@ impl<S> MessageGate<S> {
     }
 }
 
+/// Bytes that were read from the system and are still to be passed on. It takes memory only while it
+/// has some: a connection that is idle needs no buffer.
+#[derive(Default)]
+struct Held {
+    bytes: Vec<u8>,
+    // So many were passed on.
+    passed: usize,
+}
+
+thread_local! {
+    // What is read goes by way of this; all connections of a thread share it.
+    static READ_BUFFER: RefCell<Box<[u8]>> = RefCell::new(vec![0; READ_BYTES].into());
+}
+
+impl Held {
+    fn is_empty(&self) -> bool {
+        self.passed == self.bytes.len()
+    }
+
+    /// Reads what there is. Nothing is held at the end of the stream.
+    fn poll_fill<S: AsyncRead>(
+        &mut self,
+        stream: Pin<&mut S>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        READ_BUFFER.with_borrow_mut(|buffer| {
+            let mut buffer = ReadBuf::new(buffer);
+            ready!(stream.poll_read(context, &mut buffer))?;
+            *self = Self { bytes: buffer.filled().to_vec(), passed: 0 };
+            Poll::Ready(Ok(()))
+        })
+    }
+
+    /// Passes on as much as `buffer` takes.
+    fn take(&mut self, buffer: &mut ReadBuf<'_>) {
+        let rest = self.bytes.get(self.passed..).unwrap_or_default();
+        let count = rest.len().min(buffer.remaining());
+        buffer.put_slice(rest.get(..count).unwrap_or_default());
+        self.passed += count;
+    }
+
+    /// Takes back the last that were passed on.
+    fn give_back(&mut self, count: usize) {
+        self.passed = self.passed.saturating_sub(count);
+    }
+
+    /// Gives its memory back where it has nothing to pass on.
+    fn tidy(&mut self) {
+        if self.is_empty() {
+            *self = Self::default();
+        }
+    }
+}
+
 impl<S: AsyncRead + Unpin> AsyncRead for MessageGate<S> {
     fn poll_read(
         self: Pin<&mut Self>,
@@ -159,22 +217,19 @@ impl<S: AsyncRead + Unpin> AsyncRead for MessageGate<S> {
         loop {
             ready!(gate.poll_room(context))?;
             if gate.held.is_empty() {
-                ready!(Pin::new(&mut gate.stream).poll_read(context, buffer))?;
-            } else {
-                let count = gate.held.len().min(buffer.remaining());
-                buffer.put_slice(gate.held.get(..count).unwrap_or_default());
-                gate.held.drain(..count);
+                ready!(gate.held.poll_fill(Pin::new(&mut gate.stream), context))?;
             }
+            gate.held.take(buffer);
             let bytes = buffer.filled().get(start..).unwrap_or_default();
             let count = gate.let_in(bytes);
             if count < bytes.len() {
-                let behind = bytes.get(count..).unwrap_or_default();
-                gate.held.splice(..0, behind.iter().copied());
+                gate.held.give_back(bytes.len() - count);
                 buffer.set_filled(start + count);
             }
             if !gate.frames.is_between_messages() || gate.wait.is_some() {
                 gate.set_deadline();
             }
+            gate.held.tidy();
             if count > 0 || gate.wait.is_none() {
                 return Poll::Ready(Ok(()));
             }

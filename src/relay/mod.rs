@@ -10,6 +10,7 @@ mod filter_index;
 mod health;
 mod http;
 mod information;
+mod management;
 mod message_gate;
 mod outbox;
 mod page;
@@ -36,6 +37,7 @@ use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
 use page::PageState;
+use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
@@ -84,6 +86,7 @@ struct RelayState {
     admission: Admission,
     health: Health,
     page: PageState,
+    management: management::Requests,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
@@ -92,6 +95,11 @@ impl RelayState {
     /// The configuration in force.
     fn config(&self) -> Arc<Config> {
         self.service.config()
+    }
+
+    /// What the relay says of itself (NIP-11).
+    fn document(&self) -> Value {
+        information::document(&self.config(), &self.admission.moderation().current())
     }
 }
 
@@ -111,8 +119,11 @@ impl Relay {
     /// When the store cannot be opened, or the sockets cannot be used.
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
-        let options =
-            StoreOptions { private_kinds: private_kinds.clone(), ..config.store_options() };
+        let options = StoreOptions {
+            private_kinds: private_kinds.clone(),
+            retention: Some(config.retention.retention()),
+            ..config.store_options()
+        };
         let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
         let control = ControlServer::start(&config.store.path, index.store().clone());
         let control = control.inspect_err(|error| {
@@ -151,6 +162,7 @@ impl Relay {
             admission: admission.clone(),
             health: Health::default(),
             page: PageState::default(),
+            management: management::Requests::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {
@@ -183,7 +195,14 @@ impl Relay {
     /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
     /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
     pub fn reload(&self, config: Config) -> Reloaded {
-        self.admission.reload(config)
+        let reloaded = self.admission.reload(config);
+        if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {
+            let rules = self.admission.config().retention.retention();
+            if let Err(error) = self.index.store().retain(rules) {
+                tracing::error!(%error, "retention stays as it was");
+            }
+        }
+        reloaded
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).
@@ -196,7 +215,7 @@ impl Relay {
     pub async fn stop(self) {
         drop(self.control);
         self.stop.stop().await;
-        let store = self.index.store().clone();
-        let _ = tokio::task::spawn_blocking(move || store.close()).await;
+        let index = self.index.clone();
+        let _ = tokio::task::spawn_blocking(move || index.close()).await;
     }
 }

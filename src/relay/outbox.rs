@@ -49,7 +49,8 @@ pub(super) type Answer = (Outgoing, Option<OutboundPermit>);
 /// Where verbs put their answers.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    answers: mpsc::Sender<Answer>,
+    // Boxed: a queue has room for 32 from its beginning.
+    answers: mpsc::Sender<Box<Answer>>,
     room: OutboundRoom,
     // Filled from threads that must not wait; each entry holds one of the connection's permits.
     outcomes: mpsc::UnboundedSender<(String, OwnedSemaphorePermit)>,
@@ -67,13 +68,13 @@ impl Outbox {
             taken = self.room.take(outgoing.bytes()) => taken,
             () = self.answers.closed() => return false,
         };
-        self.answers.send((outgoing, taken)).await.is_ok()
+        self.answers.send(Box::new((outgoing, taken))).await.is_ok()
     }
 
     /// As [`Outbox::send`] where that takes no waiting; else gives it back.
     pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
         let Some(taken) = self.room.try_take(outgoing.bytes()) else { return Err(outgoing) };
-        let sent = self.answers.try_send((outgoing, Some(taken)));
+        let sent = self.answers.try_send(Box::new((outgoing, Some(taken))));
         sent.map_err(|refused| refused.into_inner().0)
     }
 
@@ -85,7 +86,7 @@ impl Outbox {
 
 /// The other ends of an outbox.
 pub(super) struct OutboxEnds {
-    pub(super) answers: mpsc::Receiver<Answer>,
+    pub(super) answers: mpsc::Receiver<Box<Answer>>,
     pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
 }
 

@@ -60,7 +60,11 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
     let share = client.place.event_share(cost).await;
     let (relay, outbox, origin) =
         (Arc::clone(&client.relay), client.outbox.clone(), client.origin());
-    let source = Source::Client { address: client.place.client(), viewer: client.auth.viewer() };
+    let source = Source::Client {
+        address: client.place.client(),
+        counted_as: client.address(),
+        viewer: client.auth.viewer(),
+    };
     let event = async move {
         let (Ok(answer) | Err(answer)) = accept(&relay, &origin, source, json).await;
         drop(share);
@@ -177,6 +181,9 @@ impl EventAnswer {
             Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
             Some(Outcome::RemovedByOperator) => {
                 ("blocked", false, "blocked: removed by the relay's operator".into())
+            }
+            Some(Outcome::Retired) => {
+                ("blocked", false, "blocked: retention: older than what this relay keeps".into())
             }
             Some(Outcome::DeletesTooMuch) => {
                 let reason = "blocked: more is deleted by this author than a relay can remember";

@@ -79,8 +79,11 @@ pub(super) fn answer(
     let headers = response.headers_mut();
     // NIP-11: browsers of any origin may read the document.
     headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, HEAD, OPTIONS"));
+    // The star does not stand for Authorization, with which management (NIP-86) begins.
+    let names = HeaderValue::from_static("*, authorization");
+    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
+    let methods = HeaderValue::from_static("GET, HEAD, OPTIONS, POST");
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
     response
 }
 

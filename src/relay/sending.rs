@@ -97,7 +97,7 @@ impl Sending {
                     wire.text(text).await?;
                     drop(permit);
                 }
-                outgoing = self.waiting.answers.recv() => match outgoing {
+                outgoing = self.waiting.answers.recv() => match outgoing.map(|answer| *answer) {
                     Some((Outgoing::Close(code, reason), _)) => {
                         return wire.close(code, reason).await;
                     }

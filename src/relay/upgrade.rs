@@ -2,7 +2,7 @@
 
 use super::response::{Body, refuse};
 use super::websocket::{self, UpgradeRefusal};
-use super::{RelayState, connection, http, message_gate};
+use super::{RelayState, connection, http, management, message_gate};
 use crate::server::limits::client_address;
 use hyper::body::Incoming;
 use hyper::header::HOST;
@@ -16,6 +16,9 @@ pub(super) async fn respond(
     peer: IpAddr,
     relay: Arc<RelayState>,
 ) -> Response<Body> {
+    if management::is_asked_for(&request) && relay.endpoint.is(request.uri().path()) {
+        return management::respond(request, &relay).await;
+    }
     if !websocket::is_asked_for(&request) {
         return http::respond(&request, &relay, peer).await;
     }

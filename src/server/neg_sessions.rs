@@ -6,7 +6,7 @@ use super::departure::Departure;
 use super::limits::{FairQueue, NegShare};
 use super::message::{self, MessageRefusal};
 use crate::config::NegentropyConfig;
-use crate::index::{Slice, SnapshotError};
+use crate::index::{Sets, Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::WholeMessage;
 use crate::reconcile::{FrameLimitError, MessageError, RangeSet, Responder};
@@ -58,9 +58,10 @@ impl NegSession {
         answer
     }
 
-    /// The answer to a later message.
-    fn answer(&mut self, payload: &[u8]) -> Result<Vec<u8>, MessageError> {
-        let answer = self.responder.answer(payload)?;
+    /// The answer to a later message, or what is said instead.
+    fn answer(&mut self, sets: &Sets, payload: &[u8]) -> Result<Vec<u8>, String> {
+        let answer = self.responder.answer(payload).map_err(|error| format!("invalid: {error}"))?;
+        sets.check(self.responder.set()).map_err(|error| format!("error: {error}"))?;
         self.count(payload, &answer);
         Ok(answer)
     }
@@ -244,6 +245,7 @@ impl NegSessions {
             service.metrics.neg_set_items.observe(set.len() as f64);
             let mut session = NegSession::new(Responder::new(set, opening.frame_limit_bytes)?);
             let answer = session.open(message, &opening.payload);
+            service.sets.check(session.responder.set()).map_err(NegOpenError::Unread)?;
             Ok(Some((session, answer)))
         });
         begun.await.unwrap_or_else(|panic| Err(NegOpenError::Failed(panic.to_string())))
@@ -264,11 +266,12 @@ impl NegSessions {
         };
         let answered = if payload.len() <= INLINE_BYTES {
             let _turn = turns.take(self.address).await;
-            let answer = session.answer(&payload);
+            let answer = session.answer(&service.sets, &payload);
             Ok((session, answer))
         } else {
+            let sets = service.sets.clone();
             let work = move || {
-                let answer = session.answer(&payload);
+                let answer = session.answer(&sets, &payload);
                 (session, answer)
             };
             turns.work(self.address, work).await
@@ -280,7 +283,7 @@ impl NegSessions {
                 self.open.insert(id, session);
                 text
             }
-            Ok((_, Err(error))) => refuse(metrics, &id, &format!("invalid: {error}")),
+            Ok((_, Err(text))) => refuse(metrics, &id, &text),
             Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
         };
         self.count();

@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 
 impl Asked {
     /// Whether an event of this id was asked for by it.
-    fn names(&self, id: &[u8; 32]) -> bool {
+    pub(super) fn names(&self, id: &[u8; 32]) -> bool {
         match self {
             Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(id),
             // What a page or a subscription shows is asked for, whatever its id.
@@ -21,7 +21,7 @@ impl Asked {
         }
     }
 
-    fn accepts(&self, event: &Event) -> bool {
+    pub(super) fn accepts(&self, event: &Event) -> bool {
         match self {
             Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(&event.item().id),
             Self::Matching(filter) | Self::Listing(filter) => filter.matches(event),
@@ -30,7 +30,7 @@ impl Asked {
 }
 
 impl Settled {
-    fn of(item: Item, fate: Fate) -> Self {
+    pub(super) fn of(item: Item, fate: Fate) -> Self {
         Self { id: Some(item.id), created_at: item.created_at, fate }
     }
 }
@@ -210,6 +210,7 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Superseded => Fate::Refused(Reason::Superseded),
         Outcome::Deleted => Fate::Refused(Reason::Deleted),
         Outcome::RemovedByOperator => Fate::Refused(Reason::RemovedByOperator),
+        Outcome::Retired => Fate::Refused(Reason::Retired),
         Outcome::DeletesTooMuch => Fate::Refused(Reason::OverLimits),
         Outcome::Vanished => Fate::Refused(Reason::Vanished),
         Outcome::Expired => Fate::Refused(Reason::Expired),

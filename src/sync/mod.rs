@@ -4,10 +4,11 @@
 //! The parts: `machine` decides, without any I/O, what is said and done; `driver` gives it a socket,
 //! threads and the clock. `dial`, `connector`, `tls` and `peer` reach the peer, no faster than `rate_limit` says, `nip11` learns its limits, `ingest`
 //! is what an event from a peer has to pass, `report` and `reason` say how it ended. `diff` moves
-//! nothing and tells what differs, sorted by `breakdown`; `schedule` keeps a relay's peers in sync.
+//! nothing and tells what differs, sorted by `breakdown`; `between` syncs relays that are not ours; `schedule` keeps a relay's peers in sync.
 
 mod auth;
 mod backoff;
+mod between;
 mod breakdown;
 mod connector;
 mod dial;
@@ -29,6 +30,7 @@ mod status;
 mod tls;
 mod trace;
 
+pub use between::{Between, BetweenRelay, BetweenReport, MOST_RELAYS, PairReport};
 pub use breakdown::{By, Key, Rows};
 pub use connector::Connector;
 pub use diff::{Diff, DiffOptions, DiffRow, diff};
@@ -73,6 +75,12 @@ pub struct Local {
 }
 
 impl Local {
+    /// Writes the index to files where enough has changed, and closes the store.
+    pub fn close(&self) {
+        self.sets.write_files();
+        self.store.close();
+    }
+
     /// Our side with the default configuration and without a key.
     ///
     /// # Errors
@@ -209,6 +217,9 @@ pub enum SyncError {
         /// The peer.
         url: String,
     },
+    /// Too many relays are to be synced at a time.
+    #[error("more than {MOST_RELAYS} relays")]
+    TooManyRelays,
     /// A peer's filter cannot be used.
     #[error("the filter of the peer {url}: {source}")]
     Filter {

@@ -1,6 +1,6 @@
 //! Why an event stays where it is.
 
-use crate::store::REMOVED_BY_OPERATOR;
+use crate::store::{REMOVED_BY_OPERATOR, RETIRED};
 use serde::{Serialize, Serializer};
 use std::fmt;
 
@@ -19,6 +19,8 @@ pub enum Reason {
     Vanished,
     /// This relay's operator has removed it.
     RemovedByOperator,
+    /// It is past what this relay keeps.
+    Retired,
     /// It has expired (NIP-40).
     Expired,
     /// It is passed on, never stored.
@@ -140,11 +142,12 @@ impl Prefix {
 }
 
 impl Reason {
-    const NAMED: [Self; 22] = [
+    const NAMED: [Self; 23] = [
         Self::Superseded,
         Self::Deleted,
         Self::Vanished,
         Self::RemovedByOperator,
+        Self::Retired,
         Self::Expired,
         Self::Ephemeral,
         Self::Protected,
@@ -172,6 +175,7 @@ impl Reason {
             Self::Deleted => "deleted",
             Self::Vanished => "vanished",
             Self::RemovedByOperator => REMOVED_BY_OPERATOR,
+            Self::Retired => RETIRED,
             Self::Expired => "expired",
             Self::Ephemeral => "ephemeral",
             Self::Protected => "protected",
@@ -217,9 +221,12 @@ impl Reason {
     /// nothing about another time.
     pub(super) fn term_s(self) -> Option<u64> {
         match self {
-            Self::Superseded | Self::Deleted | Self::Vanished | Self::Expired | Self::Ephemeral => {
-                Some(30 * DAY)
-            }
+            Self::Superseded
+            | Self::Deleted
+            | Self::Vanished
+            | Self::Retired
+            | Self::Expired
+            | Self::Ephemeral => Some(30 * DAY),
             // Configurations, clocks and policies change.
             Self::Protected
             | Self::OverLimits
@@ -251,6 +258,7 @@ impl Reason {
                 | Self::Deleted
                 | Self::Vanished
                 | Self::RemovedByOperator
+                | Self::Retired
                 | Self::Expired
                 | Self::Ephemeral
                 | Self::Protected

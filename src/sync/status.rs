@@ -17,6 +17,8 @@ pub(super) struct Status {
     caught_up: Tally,
     // What either side still lacked then: events that only we have, and only the peer.
     left: (u64, u64),
+    // Whether the sync under way has reached the peer.
+    reached: bool,
     // When the sync under way began; none while a live one is caught up.
     began: Option<Instant>,
 }
@@ -29,6 +31,7 @@ impl Status {
             before: Tally::default(),
             caught_up: Tally::default(),
             left: (0, 0),
+            reached: false,
             began: None,
         }
     }
@@ -36,6 +39,7 @@ impl Status {
     /// A call of `sync` begins.
     pub(super) fn begin(&mut self) {
         self.caught_up = Tally::default();
+        self.reached = false;
         self.begin_attempt();
     }
 
@@ -48,7 +52,10 @@ impl Status {
     pub(super) fn take(&mut self, progress: Progress) {
         let (peer, now) = (self.url.as_str(), unix_now());
         match progress {
-            Progress::Connected => self.watched.update(|status| status.connected = true),
+            Progress::Connected => {
+                self.reached = true;
+                self.watched.update(|status| status.connected = true);
+            }
             Progress::Round(_) => {
                 self.began.get_or_insert_with(Instant::now);
                 self.watched.update(|status| leave_step(status, now));
@@ -123,6 +130,11 @@ impl Status {
         let totals = self.before.plus(self.caught_up);
         let (verdict, proof) = (report.verdict, report.proof);
         let not_compared = report.not_compared.clone();
+        let differs: BTreeMap<String, u64> =
+            report.differs.iter().map(|(reason, count)| (reason.to_string(), *count)).collect();
+        let is_refusal = |reason: &Reason| matches!(reason, Reason::RefusedByPeer(_));
+        let refuses_writes = !differs.is_empty() && report.differs.keys().all(is_refusal);
+        let reached = self.reached || report.passes > 0;
         self.left = (report.have_left, report.need_left);
         self.watched.update(|status| {
             status.syncs += 1;
@@ -134,7 +146,9 @@ impl Status {
                 verdict,
                 proof,
                 not_compared,
-                reached: report.passes > 0,
+                differs,
+                refuses_writes,
+                reached,
             });
             if report.passes > 0 && report.error.is_none() {
                 status.differs(report.have_left, report.need_left, now);
@@ -174,6 +188,8 @@ fn log(report: &Report, tally: &Tally, elapsed_s: f64) {
                 verdict = report.verdict.name(),
                 proof = report.proof.map(Proof::name),
                 differs = reasons(&report.differs),
+                refused_for = reasons(&report.refused),
+                refused_by_peer_for = reasons(&report.refused_by_peer),
                 not_compared = kinds(&report.not_compared),
                 error = report.error,
                 $text

@@ -188,3 +188,68 @@ fn a_variable_wins_over_a_file_that_is_read_again() {
     let line = relay.logged_again("the configuration was read anew", 1);
     assert!(line.contains("changed: nothing"), "{line}");
 }
+
+#[test]
+fn a_configuration_is_checked_without_a_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = write(directory.path(), "[limits]\nfilters = 3\n");
+    let file = file.to_str().unwrap();
+    let ended = negsync(&["config", "check", file], "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(ended.stdout.starts_with(&format!("{file}: nothing is wrong; 1 of ")), "{ended:?}");
+    for (text, said) in [
+        ("[limits]\n\nfilters = 0\n", "relay.toml, line 3: filters: "),
+        ("[sync]\nkey_file = \"/nowhere/key\"\n", "/nowhere/key"),
+        ("[retention]\nrules = [{ kinds = [7] }]\n", "relay.toml, line 2: rules: "),
+        ("[retention]\nrules = [{ kinds = [[7]], max_age_s = 1 }]\n", "line 2: rules"),
+    ] {
+        std::fs::write(file, text).unwrap();
+        let ended = negsync(&["config", "check", file], "");
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(said), "no {said} in {ended:?}");
+    }
+    std::fs::write(file, format!("[moderation]\nfile = {file:?}\n")).unwrap();
+    let ended = negsync(&["config", "check", file], "");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    assert!(ended.stderr.contains("relay.toml, line 1: "), "{ended:?}");
+}
+
+/// What is printed is a configuration that says the same, but for secrets.
+#[test]
+fn what_is_in_force_is_shown_with_where_it_comes_from() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "[relay]\nname = \"a \\\"name\\\"\"\n[limits]\nfilters = 3\nsubscriptions = 4\n\
+        [retention]\nrules = [{ kinds = [7, [1000, 1999]], max_age_s = 60 }]\n\
+        [sync]\nproxy = \"socks5://user:hidden@127.0.0.1:9050\"\n\
+        [[peer]]\nurl = \"wss://relay.example.com/?token=hidden\"\nfilter = { kinds = [1] }\n";
+    let file = write(directory.path(), text);
+    let file = file.to_str().unwrap();
+    let arguments = ["config", "show", "--config", file, "--store", "other.sqlite"];
+    let variables = [("NEGSYNC__LIMITS__FILTERS", "5")];
+    let ended = negsync_with(&variables, &arguments, "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert!(!ended.stdout.contains("hidden"), "{ended:?}");
+    let line = |begin: &str| ended.stdout.lines().find(|line| line.starts_with(begin)).unwrap();
+    for (begin, end) in [
+        ("name = \"a \\\"name\\\"\" ", "relay.toml, line 2"),
+        ("name = 'a \"name\"' ", "relay.toml, line 2"),
+        ("filters = 5 ", "# environment, NEGSYNC__LIMITS__FILTERS"),
+        ("subscriptions = 4 ", "relay.toml, line 5"),
+        ("event_tags = 5000 ", "# default"),
+        ("path = \"other.sqlite\" ", "# command line"),
+        ("[[peer]]", "relay.toml, line 10"),
+    ] {
+        // TOML has two ways to quote.
+        if begin.starts_with("name") && !ended.stdout.contains(begin) {
+            continue;
+        }
+        assert!(line(begin).ends_with(end), "{begin}: {ended:?}");
+    }
+    let shown = write(directory.path(), &ended.stdout);
+    let again = negsync(&["config", "show", "--json", "--config", shown.to_str().unwrap()], "");
+    assert!(again.status.success(), "{again:?}");
+    let shown: serde_json::Value = serde_json::from_str(&again.stdout).unwrap();
+    let rules = &shown["keys"]["retention.rules"]["value"];
+    assert_eq!(rules[0], serde_json::json!({ "kinds": [7, [1000, 1999]], "max_age_s": 60 }));
+    assert_eq!(shown["keys"]["relay.name"]["value"], "a \"name\"");
+}

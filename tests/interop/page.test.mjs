@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { existsSync } from "node:fs";
 import { mkdir } from "node:fs/promises";
 import { join } from "node:path";
+import axe from "axe-core";
 import { chromium } from "playwright-core";
 import { finalizeEvent } from "nostr-tools/pure";
 import { Relay } from "nostr-tools/relay";
@@ -285,5 +286,102 @@ test("it is readable dark and light, on a phone and without JavaScript", hang, a
       await close(name);
     }
     assert.equal(backgrounds.size, 2);
+  });
+});
+
+const REFUSES = `[write_policy]
+command = '''while IFS= read -r line; do id=\${line#*'"id":"'}; id=\${id%%'"'*}
+echo "{\\"id\\":\\"$id\\",\\"action\\":\\"reject\\",\\"msg\\":\\"blocked: no\\"}"; done'''
+`;
+
+/** The relay with a peer that stands so, and the word and the class by which the page says it. */
+const PEERS = [
+  ["no peer", null, null],
+  ["an equal one", { peerHas: 0 }, ["● equal", "good"]],
+  ["a differing one", { peerHas: 9, keys: { direction: "up" } }, ["▲ differs", "differs"]],
+  ["a refusing one", { lacks: 4, config: REFUSES }, ["▲ refuses writes", "differs"]],
+  ["a dead one", { dead: true }, ["✕ not reached", "bad"]],
+];
+
+/** Runs `work` with the URL of a relay whose peer is as `peer` says. */
+async function withPeer(peer, work) {
+  const shared = [...events(20, 1, 1), ...events(12, 7, 40), ...events(3, 30023, 400)];
+  const ours = [...shared, ...events(peer?.lacks ?? 0, 1, 3)];
+  if (!peer) return await withRelay(ours, work, pageConfig());
+  // Nothing listens there.
+  if (peer.dead) return await withRelay(ours, work, pageConfig({ peers: [{ url: "ws://127.0.0.1:1" }] }));
+  await withRelay([...shared, ...events(peer.peerHas ?? 0, 1, 5)], async (url) => {
+    const config = pageConfig({ peers: [{ url, ...peer.keys }] });
+    await withRelay(ours, work, config);
+  }, peer.config ?? "");
+}
+
+for (const [name, peer, said] of PEERS) {
+  test(`with ${name} it is right and accessible at each width, dark and light`, hang, async () => {
+    await withPeer(peer, async (url) => {
+      const { page, close } = await open(url);
+      if (said) {
+        await until(async () => assert.equal(await page.locator("#peers .mark").innerText(), said[0]));
+        assert.ok(await page.locator("#peers .mark").evaluate((it, name) => it.classList.contains(name), said[1]));
+      }
+      const good = said?.[1] === "good" ? 1 : 0;
+      assert.equal(await page.locator("#peers .good").count(), good, "green is for equal peers alone");
+      await page.evaluate(axe.source);
+      for (const width of [320, 768, 1280]) {
+        for (const colorScheme of ["dark", "light"]) {
+          await page.setViewportSize({ width, height: 800 });
+          await page.emulateMedia({ colorScheme });
+          const at = `${name}, ${width} px, ${colorScheme}`;
+          const { violations } = await page.evaluate(() => globalThis.axe.run());
+          const found = violations.map(({ id, nodes }) => `${id}: ${nodes.map(({ html }) => html).join(" ")}`);
+          assert.deepEqual(found, [], at);
+          const cut = await page.evaluate(() => [...document.querySelectorAll("body, .tiles > div, .card")]
+            .filter((it) => it.scrollWidth > it.clientWidth + 1).map((it) => it.outerHTML.slice(0, 200)));
+          assert.deepEqual(cut, [], at);
+        }
+      }
+      await close();
+    });
+  });
+}
+
+test("a choice of 90 days, a year and everything is kept by its updates", hang, async () => {
+  await withRelay([...events(5, 1, 1), ...events(4, 1, 200), ...events(3, 1, 900)], async (url) => {
+    const { page, close } = await open(url, { permissions: ["clipboard-write"] });
+    const caption = page.locator("#days figcaption").first();
+    for (const [link, words] of [
+      ["90 days", "5 of 12 events"], ["a year", "9 of 12 events"], ["everything", "all 12 events"],
+    ]) {
+      await page.getByRole("link", { name: link }).click();
+      await until(async () => assert.ok((await caption.innerText()).includes(words), words));
+      assert.equal(await page.locator(".spans [aria-current]").innerText(), link);
+      const seen = await page.locator("#as-of").innerText();
+      await until(async () => assert.notEqual(await page.locator("#as-of").innerText(), seen));
+      assert.ok((await caption.innerText()).includes(words), `${words} after an update`);
+    }
+    await page.getByRole("button", { name: "Copy" }).click();
+    await until(async () => assert.equal(await page.locator("#copy").innerText(), "Copied"));
+    await close();
+  }, pageConfig());
+});
+
+test("a picture of it", hang, async () => {
+  const shared = Array.from({ length: 70 }, (_, day) => events(4 + (day * 7) % 9, [1, 1, 7, 6, 1111][day % 5], day)).flat();
+  await withRelay([...shared, ...events(23, 1, 12), ...events(9, 7, 31)], async (differing) => {
+    await withRelay(shared, async (equal) => {
+      const peers = [{ url: equal }, { url: differing, direction: "up" }];
+      const config = pageConfig({ peers }).replace("Kept equal <by> negsync", "A relay that stays in sync");
+      await withRelay(shared, async (url) => {
+        const { page, close } = await open(url, { viewport: { width: 1000, height: 1180 } });
+        await until(async () => assert.deepEqual(
+          await page.locator("#peers .mark").allInnerTexts(), ["● equal", "▲ differs"]));
+        await until(async () => assert.ok(await page.locator("#days svg.differences").count() >= 1));
+        if (pictures) {
+          await mkdir(pictures, { recursive: true });
+          await page.screenshot({ path: join(pictures, "page.png") });
+        }
+        await close();
+      }, config);
+    });
   });
 });

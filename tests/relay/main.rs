@@ -17,6 +17,7 @@ mod files;
 mod health;
 mod kills;
 mod limits;
+mod management;
 mod metrics;
 mod model_based;
 mod neg;

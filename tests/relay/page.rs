@@ -2,7 +2,7 @@
 
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
-use crate::support::events::Author;
+use crate::support::events::{Author, unix_now};
 use crate::support::http::{Response, http};
 use negsync::config::{Config, Within};
 use negsync::metrics::{DayDiffers, DriftLook};
@@ -52,9 +52,14 @@ async fn updates_of(relay: &TestRelay, client: u8) -> (TcpStream, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_leave_there_is_no_page() {
     let relay = TestRelay::start().await;
-    let response = get(&relay, "/", &[HTML]).await;
+    let response = get(&relay, "/", &[]).await;
     assert_eq!(response.headers["content-type"], "text/plain; charset=utf-8");
-    assert!(!response.body.contains("<html"), "{}", response.body);
+    // A browser is told in a line how its operator turns it on.
+    let response = get(&relay, "/", &[HTML]).await;
+    assert_eq!(response.headers["content-type"], "text/html; charset=utf-8");
+    assert!(response.body.contains("<code>enabled = true</code>"), "{}", response.body);
+    assert!(!response.body.contains("Events stored"), "{}", response.body);
+    assert_eq!(response.body.lines().count(), 1);
     assert_eq!(get(&relay, "/events", &[]).await.status, 404);
 }
 
@@ -72,7 +77,7 @@ async fn browsers_get_the_page_and_nobody_else_can_read_frame_or_extend_it() {
     assert_eq!(response.headers["x-content-type-options"], "nosniff");
     assert_eq!(response.headers["cross-origin-resource-policy"], "same-origin");
     for from_elsewhere in ["http://", "https://", "//"] {
-        for attribute in ["src=\"", "href=\"", "url("] {
+        for attribute in ["src=\"", "<link rel=\"stylesheet\" href=\"", "url("] {
             let asset = format!("{attribute}{from_elsewhere}");
             assert!(!response.body.contains(&asset), "{asset}");
         }
@@ -266,4 +271,68 @@ async fn kinds_are_counted_as_they_are_stored() {
     }
     assert!(shown.contains("<dt>Events stored</dt><dd>6</dd>"), "{shown}");
     assert!(shown.contains("<dt>Kinds stored</dt><dd>3</dd>"), "{shown}");
+}
+
+/// An event of each age: of today, of half a year ago, of years ago, and of a time to come.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_plot_shows_all_events_or_those_of_the_time_that_is_asked_for() {
+    let relay = with_page().await;
+    let day = 86_400;
+    let notes = [0, 180, 1_000].map(|age| Author::new(1).note(unix_now() - age * day, "past"));
+    let mut client = relay.client().await;
+    for note in notes.iter().chain([&Author::new(1).note(unix_now() + 600, "ahead")]) {
+        client.store(note).await;
+    }
+    for (query, shown, bins) in [
+        ("", "all 4 events", "a bar for every 28 days"),
+        ("?days=all", "all 4 events", "a bar for every 28 days"),
+        ("?days=90", " of 4 events", "a bar for each day"),
+        ("?days=365", " of 4 events", "a bar for every 7 days"),
+        ("?days=nonsense", "all 4 events", "a bar for every 28 days"),
+    ] {
+        let page = get(&relay, &format!("/{query}"), &[HTML]).await.body;
+        assert!(page.contains(shown) && page.contains(bins), "{query}: {page}");
+        let span = query.strip_prefix("?days=").filter(|span| *span != "nonsense");
+        let current = format!("href=\"?days={}\" aria-current=\"true\"", span.unwrap_or("all"));
+        assert!(page.contains(&current), "{query}: {page}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_to_connect_to_is_shown() {
+    let relay = with_page().await;
+    let address = relay.relay.address();
+    let shown = get(&relay, "/", &[HTML, "Host: relay.example.com"]).await.body;
+    assert!(shown.contains("<code id=\"address\">ws://relay.example.com</code>"), "{shown}");
+    let headers = [HTML, "Host: relay.example.com", "X-Forwarded-Proto: https"];
+    let shown = get(&relay, "/", &headers).await.body;
+    assert!(shown.contains("<code id=\"address\">wss://relay.example.com</code>"), "{shown}");
+    let relay = TestRelay::start_with(|config| {
+        config.page.enabled = true;
+        config.auth.relay_url = "wss://configured.example.com".into();
+    })
+    .await;
+    let host = format!("Host: {address}");
+    let shown = get(&relay, "/", &[HTML, &host]).await.body;
+    assert!(shown.contains("<code id=\"address\">wss://configured.example.com</code>"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contact_and_nips_are_links_and_nothing_else_is() {
+    for (contact, link) in [
+        ("mailto:operator@example.com", true),
+        ("https://example.com/\"contact", true),
+        ("javascript:alert(1)", false),
+        ("operator", false),
+    ] {
+        let relay = TestRelay::start_with(|config| {
+            config.page.enabled = true;
+            config.relay.contact = contact.into();
+        })
+        .await;
+        let shown = get(&relay, "/", &[HTML]).await.body;
+        let contact = contact.replace('"', "&quot;");
+        assert_eq!(shown.contains(&format!("href=\"{contact}\"")), link, "{shown}");
+        assert!(shown.contains("/nips/blob/master/77.md\""), "{shown}");
+    }
 }

@@ -93,7 +93,9 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     ];
     let texts = texts.into_iter().map(Value::from);
     let list = |value: Value| Value::Array(vec![value]);
-    let lists = [list(1.into()), list("192.0.2.1/32".into()), list(hex.clone().into())];
+    let rule = toml::from_str::<Table>("max_age_s = 99999999999").unwrap();
+    let lists =
+        [list(rule.into()), list(1.into()), list("192.0.2.1/32".into()), list(hex.clone().into())];
     let value = &config[section][key];
     let candidates: Vec<Value> = match value {
         Value::Integer(number) => [1, 2, number + 1, number - 1].map(Value::from).to_vec(),

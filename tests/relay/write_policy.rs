@@ -1,7 +1,7 @@
 //! Write-policy plugins: strfry's protocol, programs that die, hang and talk nonsense, and the same
 //! policy for what a sync brings. The plugins are shell scripts, as an operator would write them.
 
-use crate::support::client::PATIENCE;
+use crate::support::client::{Client, PATIENCE};
 use crate::support::process::{RelayProcess, negsync};
 use crate::support::{Author, TestRelay, events, id_of, model};
 use serde_json::{Value, json};
@@ -143,6 +143,44 @@ async fn many_events_are_on_their_way_to_the_program_at_once_and_answers_may_com
     let outcomes = client.publish_all(&sent).await;
     assert!(outcomes.values().all(|(accepted, _)| *accepted), "{outcomes:?}");
     assert_eq!(client.count(&[json!({})]).await, 200);
+}
+
+/// Answers nothing until a file is there.
+const GATED: &str = r#"
+while [ ! -e "$seen.open" ]; do sleep 0.01; done
+while IFS= read -r line; do
+    printf '%s\n' "$line" >> "$seen"
+    id=${line#*'"id":"'}
+    id=${id%%'"'*}
+    echo "{\"id\":\"$id\",\"action\":\"accept\"}"
+done
+"#;
+
+/// An address that brought hundreds of events kept all others waiting for the program.
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_take_turns_at_the_program() {
+    const MANY: u64 = 500;
+    let plugin = Plugin::new(GATED);
+    let relay = TestRelay::start_with(|config| {
+        config.write_policy.command = plugin.path().to_str().unwrap().into();
+        config.write_policy.timeout_s = negsync::config::Within::new(60);
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let mut busy = Client::connect_for(&relay.url(), "192.0.2.1").await.unwrap();
+    for number in 0..MANY {
+        busy.send(&json!(["EVENT", note("one of many", number)])).await;
+    }
+    // All of them are with the program, or wait for it.
+    busy.ask(&json!(["COUNT", "c", {}])).await;
+    let mut other = Client::connect_for(&relay.url(), "192.0.2.2").await.unwrap();
+    let single = note("the only one", MANY);
+    other.send(&json!(["EVENT", single])).await;
+    other.ask(&json!(["COUNT", "c", {}])).await;
+    std::fs::write(plugin.directory.path().join("seen.open"), "").unwrap();
+    other.expect(json!(["OK", id_of(&single), true, ""])).await;
+    let asked = plugin.seen().iter().position(|line| line["event"] == single).unwrap();
+    assert!(asked < 100, "it was asked about after {asked} others");
 }
 
 /// Whatever ends or stalls the program: what it was asked meanwhile is not accepted, and it is
@@ -296,5 +334,6 @@ async fn what_the_program_says_is_logged_at_a_bounded_rate() {
     relay.signal("TERM");
     let (_, log) = relay.ended();
     assert!(log.contains("write policy: word 0"), "{log}");
-    assert!(log.len() < 60 * 1_200, "{} bytes", log.len());
+    assert!(log.contains("nonsense 0"), "{log}");
+    assert!(log.len() < 2 * 60 * 1_200, "{} bytes", log.len());
 }

@@ -14,13 +14,30 @@ pub struct Response {
 
 /// Asks with these headers, each a line without its end; `Host` is the address unless one of them is.
 pub async fn http(address: SocketAddr, method: &str, path: &str, headers: &[&str]) -> Response {
+    ask(address, method, path, headers, "").await
+}
+
+/// As [`http`], POST with a body.
+pub async fn post(address: SocketAddr, path: &str, headers: &[&str], body: &str) -> Response {
+    let length = format!("Content-Length: {}", body.len());
+    ask(address, "POST", path, &[headers, &[length.as_str()]].concat(), body).await
+}
+
+async fn ask(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[&str],
+    body: &str,
+) -> Response {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let lines: String = headers.iter().map(|header| format!("{header}\r\n")).collect();
     let host = match headers.iter().any(|header| header.starts_with("Host: ")) {
         true => String::new(),
         false => format!("Host: {address}\r\n"),
     };
-    let request = format!("{method} {path} HTTP/1.1\r\n{host}{lines}Connection: close\r\n\r\n");
+    let request =
+        format!("{method} {path} HTTP/1.1\r\n{host}{lines}Connection: close\r\n\r\n{body}");
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut text = String::new();
     tokio::time::timeout(PATIENCE, stream.read_to_string(&mut text)).await.unwrap().unwrap();

@@ -1,6 +1,7 @@
 //! Syncs over real sockets: with our own relay, with others, and with peers that misbehave.
 
 mod beside;
+mod between;
 mod command;
 mod convergence;
 mod cut_off;

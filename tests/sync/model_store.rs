@@ -160,6 +160,7 @@ impl ModelStore {
                 self.refused.extend(refused.into_iter().map(|it| (it.id, it.reason)));
                 Done::Finished
             }
+            Work::Conclude { .. } => unreachable!("the store's events have times"),
             Work::RememberMark(mark) => {
                 self.mark.equal_up_to = mark.equal_up_to.or(self.mark.equal_up_to);
                 self.mark.read = mark.read.or(self.mark.read);

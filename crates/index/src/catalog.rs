@@ -1,7 +1,8 @@
-//! Which set answers a filter, and for whom. All events are always in memory, those of private kinds
-//! in a tree of their own; the set of any other filter is built from a covering scan and, when it
+//! Which set answers a filter, and for whom. The sets of all events are always at hand, those of
+//! private kinds apart; the set of any other filter is built from a covering scan and, when it
 //! was costly, kept.
 
+use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
 use super::scan::{Gathered, gather, scan, scan_halves, union};
 use super::set_cache::{SetCache, Statistics};
@@ -74,13 +75,52 @@ impl Catalog {
     /// # Errors
     /// When a scan fails.
     pub fn load(&self, source: &dyn EventSource) -> Result<(), StoreError> {
+        self.load_from(source, |_| Ok(None)).map(|_| ())
+    }
+
+    /// As [`Catalog::load`], from files where `files` has all the sets of these filters. Returns
+    /// whether it had.
+    ///
+    /// # Errors
+    /// When a scan fails, and those of `files`.
+    pub(super) fn load_from(
+        &self,
+        source: &dyn EventSource,
+        files: impl FnOnce(&[Filter]) -> Result<Option<Vec<ItemSet>>, StoreError>,
+    ) -> Result<bool, StoreError> {
         let _timer = self.metrics.build_s.start_timer();
-        for claim in self.kept.resident_claims() {
+        let claims = self.kept.resident_claims();
+        if let Some(sets) = files(self.kept.resident())? {
+            source.wait_until_told()?;
+            claims.into_iter().zip(sets).for_each(|(claim, set)| drop(claim.settle(Some(set))));
+            return Ok(true);
+        }
+        for claim in claims {
             let items = scan_halves(source, claim.content(), usize::MAX)?;
             source.wait_until_told()?;
-            claim.settle(items);
+            claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
         }
-        Ok(())
+        Ok(false)
+    }
+
+    /// The sets of all events, if they are loaded.
+    pub(super) fn resident_sets(&self) -> Option<Vec<ItemSet>> {
+        self.kept.sets(self.kept.resident())
+    }
+
+    /// As [`SetCache::begin_rewrite`].
+    pub(super) fn begin_rewrite(&self) -> Vec<(Filter, ItemSet)> {
+        self.kept.begin_rewrite()
+    }
+
+    /// As [`SetCache::finish_rewrite`].
+    pub(super) fn finish_rewrite(&self, fresh: Vec<(Filter, ItemSet)>) {
+        self.kept.finish_rewrite(fresh);
+    }
+
+    /// As [`SetCache::forget_unreadable`].
+    pub(super) fn forget_unreadable(&self) -> bool {
+        self.kept.forget_unreadable()
     }
 
     /// Takes `items` for the set of what is for everybody and forgets every other set: the store is another
@@ -90,8 +130,8 @@ impl Catalog {
     }
 
     /// The set of what is for everybody, unless it is being loaded.
-    pub fn public(&self) -> Option<Tree> {
-        self.kept.trees(self.public_content())?.pop()
+    pub fn public(&self) -> Option<ItemSet> {
+        self.kept.sets(self.public_content())?.pop()
     }
 
     fn public_content(&self) -> &[Filter] {
@@ -131,8 +171,8 @@ impl Catalog {
             return Ok(None);
         }
         let kept = self.kept.used(&filter.timeless());
-        let slice = |tree| Slice::new(tree, filter.since, filter.until, filter.limit);
-        kept.map(|tree| whole(slice(tree), limit)).transpose()
+        let slice = |set| Slice::new(set, filter.since, filter.until, filter.limit);
+        kept.map(|set| whole(slice(set), limit)).transpose()
     }
 
     /// What it measures.
@@ -146,9 +186,9 @@ impl Catalog {
     }
 
     /// Counts a set that is not kept.
-    fn not_kept(&self, tree: Tree) -> Tree {
+    fn not_kept(&self, tree: Tree) -> ItemSet {
         let bytes = tree.memory_bytes();
-        tree.charged(self.charged.of(bytes))
+        tree.charged(self.charged.of(bytes)).into()
     }
 
     /// What it holds now.
@@ -222,27 +262,27 @@ impl Catalog {
         if filter.is_void() {
             return Ok(Slice::new(Tree::new(), None, None, None));
         }
-        let tree = match self.kept.look_up(&content, source.deadline())? {
-            Some(tree) => tree,
+        let set = match self.kept.look_up(&content, source.deadline())? {
+            Some(set) => set,
             None => match self.joined(source, filter, &content)? {
-                Some(tree) => tree,
+                Some(set) => set,
                 None => {
                     let _timer = self.metrics.build_s.start_timer();
                     self.build(source, filter, &content, limit)?
                 }
             },
         };
-        Ok(Slice::new(tree, filter.since, filter.until, filter.limit))
+        Ok(Slice::new(set, filter.since, filter.until, filter.limit))
     }
 
-    /// Of all events, the public ones and the private ones in one tree, as far as the filter's
+    /// Of all events, the public ones and the private ones in one set, as far as the filter's
     /// times reach; `None` for any other filter.
     fn joined(
         &self,
         source: &dyn EventSource,
         filter: &Filter,
         content: &Filter,
-    ) -> Result<Option<Tree>, StoreError> {
+    ) -> Result<Option<ItemSet>, StoreError> {
         let resident @ [public, private] = self.kept.resident() else { return Ok(None) };
         if *content != Filter::default() {
             return Ok(None);
@@ -253,12 +293,12 @@ impl Catalog {
                 return Ok(None);
             }
         }
-        let Some(mut trees) = self.kept.trees(resident) else { return Ok(None) };
-        trees.sort_by_key(Tree::len);
-        let (Some(mut most), Some(fewest)) = (trees.pop(), trees.pop()) else { return Ok(None) };
+        let Some(mut sets) = self.kept.sets(resident) else { return Ok(None) };
+        sets.sort_by_key(ItemSet::len);
+        let (Some(mut most), Some(fewest)) = (sets.pop(), sets.pop()) else { return Ok(None) };
         let fewest = Slice::new(fewest, filter.since, filter.until, None);
-        let items: Vec<Item> = fewest.iter_range(0..fewest.len()).copied().collect();
-        most.insert_batch(&items);
+        most.insert_batch(&fewest.to_vec());
+        fewest.check()?;
         Ok(Some(most))
     }
 
@@ -273,8 +313,8 @@ impl Catalog {
         let public = &view.public;
         let content = public.timeless();
         let cheap = || Gathered::new(None, CHEAP_ITEMS);
-        let tree = match self.read_at_commit(source, view, &content, &cheap, limit)? {
-            Some(tree) => tree,
+        let set = match self.read_at_commit(source, view, &content, &cheap, limit)? {
+            Some(set) => set,
             None => {
                 // So that it is kept from now on, where it can be.
                 self.slice(source, public, limit)?;
@@ -283,7 +323,7 @@ impl Catalog {
                     .ok_or(SnapshotError::TooLarge { limit })?
             }
         };
-        Ok(Slice::new(tree, public.since, public.until, public.limit))
+        Ok(Slice::new(set, public.since, public.until, public.limit))
     }
 
     /// The view's items at one commit. Where no set of its public part is kept, all are gathered
@@ -295,17 +335,18 @@ impl Catalog {
         content: &Filter,
         all: &dyn Fn() -> Gathered,
         limit: usize,
-    ) -> Result<Option<Tree>, StoreError> {
+    ) -> Result<Option<ItemSet>, StoreError> {
         let (kept, mut found) = (Cell::new(None), None);
-        let beside = || if content.is_void() { Some(Tree::new()) } else { self.kept.used(content) };
+        let beside =
+            || if content.is_void() { Some(ItemSet::default()) } else { self.kept.used(content) };
         source.read_at_commit(&mut || kept.set(beside()), &mut |moment| {
             found = match kept.take() {
-                Some(mut tree) => {
+                Some(mut set) => {
                     let mut own = Gathered::new(view.limit(), limit);
                     own.take(moment, &view.own)?;
                     own.items().map(|items| {
-                        tree.insert_batch(&items);
-                        tree
+                        set.insert_batch(&items);
+                        set
                     })
                 }
                 None => {
@@ -326,7 +367,7 @@ impl Catalog {
         filter: &Filter,
         content: &Filter,
         limit: usize,
-    ) -> Result<Tree, SnapshotError> {
+    ) -> Result<ItemSet, SnapshotError> {
         // The sets of all events are always kept; one is missing only when it could not be loaded.
         let is_resident = self.kept.resident().contains(content);
         if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
@@ -337,13 +378,13 @@ impl Catalog {
                 let items = scan_halves(source, content, self.kept.most_items(content))?;
                 // What the scan saw half of has to be noted whole.
                 source.wait_until_told()?;
-                claim.settle(items)
+                claim.settle(items.map(|items| Tree::from_unsorted(items).into()))
             }
             // Another caller was faster; its set may turn out too large to be kept.
             None => self.kept.look_up(content, source.deadline())?,
         };
-        if let Some(tree) = kept {
-            return Ok(tree);
+        if let Some(set) = kept {
+            return Ok(set);
         }
         // Too large to keep: for this session alone, and not at all above the session's limit.
         let items = gather(source, filter, Gathered::new(filter.limit, limit))?
@@ -352,7 +393,8 @@ impl Catalog {
     }
 }
 
-/// Refuses a set that is too large.
+/// Refuses a set that is too large, or that could not be read.
 fn whole(slice: Slice, limit: usize) -> Result<Slice, SnapshotError> {
+    slice.check()?;
     if slice.len() > limit { Err(SnapshotError::TooLarge { limit }) } else { Ok(slice) }
 }

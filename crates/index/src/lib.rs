@@ -22,21 +22,31 @@
 
 mod catalog;
 mod commit_feed;
+mod files;
+mod item_set;
+mod keeper;
+#[cfg(test)]
+mod lifecycle_tests;
 mod memory_reservation;
 mod metrics;
 mod scan;
 mod set_cache;
 mod slice;
+mod sorted_file;
 mod tree;
 
 pub use catalog::{Catalog, SnapshotError};
 pub use commit_feed::{Subscriber, SubscriberError};
+pub use item_set::ItemSet;
 pub use metrics::IndexMetrics;
 pub use set_cache::Statistics;
 pub use slice::Slice;
+pub use sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
 pub use tree::Tree;
 
 use commit_feed::CommitFeed;
+use files::IndexFiles;
+use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
@@ -45,7 +55,6 @@ use negsync_store::{
 };
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 /// This program's own store together with the sets over it: what the relay works on. Clones
 /// share it.
@@ -63,6 +72,8 @@ pub struct Sets {
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
     changes: CommitFeed,
+    // Of sets that are kept on files.
+    keeper: Option<Arc<Keeper>>,
 }
 
 impl Index {
@@ -76,36 +87,44 @@ impl Index {
         options: StoreOptions,
         memory_bytes: usize,
     ) -> Result<Self, StoreError> {
+        Self::open_with(path, options, memory_bytes, WriteRule::OPEN)
+    }
+
+    /// As [`Index::open`]; `rule` says when files are written.
+    fn open_with(
+        path: &Path,
+        options: StoreOptions,
+        memory_bytes: usize,
+        rule: WriteRule,
+    ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
-        let kept = Arc::clone(&catalog);
-        let changes = CommitFeed::new();
-        let publish = changes.clone();
-        let store = Store::open(
-            path,
-            options,
-            Box::new(move |change: Arc<Change>| {
-                kept.apply(&change);
-                publish.send(change);
-            }),
-        )?;
-        let (loading, source) = (Arc::clone(&catalog), store.clone());
-        std::thread::Builder::new()
-            .name("index-load".into())
-            .spawn(move || {
-                let began = Instant::now();
-                match loading.load(&source) {
-                    Ok(()) => {
-                        let items = loading.statistics().items;
-                        let elapsed_s = began.elapsed().as_secs_f64();
-                        tracing::debug!(items, elapsed_s, "the index is loaded");
-                    }
-                    Err(error) => tracing::error!(%error, "the index could not be loaded"),
+        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
+        let publish = {
+            let (catalog, changes) = (Arc::clone(&catalog), changes.clone());
+            let signal = Arc::clone(&signal);
+            move |change: Arc<Change>| {
+                catalog.apply(&change);
+                changes.send(change);
+                if catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets)) {
+                    signal.look();
                 }
-            })
-            .map_err(StoreError::Thread)?;
+            }
+        };
+        let store = Store::open(path, options, Box::new(publish))?;
+        let files = IndexFiles::beside(store.path());
+        let (kept, loaded) = (Arc::clone(&catalog), store.clone());
+        let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
         let source = Arc::new(store.clone());
         let hidden = PrivateKinds::default();
-        Ok(Self { store, sets: Sets { source, catalog, hidden, changes } })
+        let sets = Sets { source, catalog, hidden, changes, keeper };
+        Ok(Self { store, sets })
+    }
+
+    /// Commits what was submitted, writes the index to files where enough has changed, and closes
+    /// the store. Later reads and submissions fail.
+    pub fn close(&self) {
+        self.sets.write_files();
+        self.store.close();
     }
 
     /// The store underneath.
@@ -179,7 +198,7 @@ impl Sets {
         let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
-        Ok(Self { source, catalog, hidden, changes })
+        Ok(Self { source, catalog, hidden, changes, keeper: None })
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
@@ -191,7 +210,8 @@ impl Sets {
     /// store as it is then; nothing tells of changes.
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
-        Self { source: Arc::new(reader), catalog, hidden: PrivateKinds::default(), changes }
+        let hidden = PrivateKinds::default();
+        Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
     }
 
     /// The store underneath, as far as sets need it.
@@ -227,7 +247,7 @@ impl Sets {
         limit: usize,
     ) -> Result<Option<Slice>, SnapshotError> {
         self.source.catch_up()?;
-        self.catalog.kept_for(viewer, filters, limit)
+        self.made_anew_if_lost(self.catalog.kept_for(viewer, filters, limit))
     }
 
     /// The memory of sets that are not kept and that somebody answers from, in bytes.
@@ -253,7 +273,7 @@ impl Sets {
         self.source.catch_up()?;
         let shown: Vec<Filter> =
             filters.iter().map(|filter| self.hidden.public_part(filter)).collect();
-        self.catalog.snapshot(self.source(), &shown, limit)
+        self.made_anew_if_lost(self.catalog.snapshot(self.source(), &shown, limit))
     }
 
     /// As [`Sets::snapshot`], of the events that the viewer may see and no others.
@@ -272,9 +292,38 @@ impl Sets {
                 // A read broke off so that the write-ahead log could be begun anew.
                 Err(SnapshotError::Store(StoreError::Interrupted))
                     if !self.source.deadline().is_over() => {}
-                set => return set,
+                set => return self.made_anew_if_lost(set),
             }
         }
+    }
+
+    /// Writes the sets to files where enough has changed, and none from then on: for a clean stop,
+    /// before the store is closed.
+    pub fn write_files(&self) {
+        if let Some(keeper) = &self.keeper {
+            keeper.end(true);
+        }
+    }
+
+    /// As [`Slice::check`], of a slice of these sets; what cannot be read is made anew.
+    ///
+    /// # Errors
+    /// As [`Slice::check`].
+    pub fn check(&self, slice: &Slice) -> Result<(), StoreError> {
+        let checked = slice.check();
+        if let (Err(_), Some(keeper)) = (&checked, &self.keeper) {
+            keeper.look();
+        }
+        checked
+    }
+
+    fn made_anew_if_lost<T>(&self, found: Result<T, SnapshotError>) -> Result<T, SnapshotError> {
+        if let (Err(SnapshotError::Store(StoreError::IndexLost)), Some(keeper)) =
+            (&found, &self.keeper)
+        {
+            keeper.look();
+        }
+        found
     }
 }
 
@@ -299,8 +348,8 @@ impl Listener for Heard {
     }
 
     fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
-        if let Some(tree) = self.catalog.public() {
-            let set = Slice::new(tree, Some(from), Some(to), None);
+        if let Some(set) = self.catalog.public() {
+            let set = Slice::new(set, Some(from), Some(to), None);
             set.for_each(0..set.len(), visit);
         }
     }

@@ -1,6 +1,7 @@
 //! The sets that are kept, by filter: brought up to date with every commit, built by one caller while
 //! others wait, and dropped when their memory is needed for others.
 
+use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
 use super::tree::Tree;
 use negsync_reconcile::Item;
@@ -11,6 +12,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What an item of a kept set takes, about; more items than fit are not even scanned for.
 const BYTES_AN_ITEM: usize = 44;
+
+/// So many commits' items are applied while others wait.
+const FEW_NOTED: usize = 512;
 
 /// What the catalog holds at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -53,9 +57,17 @@ enum CacheEntry {
     /// many as are made while one scan lasts.
     Building(Noted),
     Kept {
-        tree: Tree,
+        set: Box<ItemSet>,
         last_use: u64,
+        // What was committed since files began to be written of it.
+        since_rewrite: Option<Noted>,
     },
+}
+
+impl CacheEntry {
+    fn kept(set: ItemSet, last_use: u64) -> Self {
+        Self::Kept { set: Box::new(set), last_use, since_rewrite: None }
+    }
 }
 
 /// Items and whether they are in the set, by the last step that named them.
@@ -100,12 +112,12 @@ impl SetCache {
 
     /// Keeps `items` as the first of the resident sets and forgets every other set.
     pub(super) fn replace(&self, items: Vec<Item>) {
-        let tree = Tree::from_unsorted(items);
+        let set = ItemSet::from(Tree::from_unsorted(items));
         let kept = self.resident.first().cloned();
         let mut state = self.lock();
         state.begun += 1;
         state.sets.clear();
-        state.sets.extend(kept.map(|content| (content, CacheEntry::Kept { tree, last_use: 0 })));
+        state.sets.extend(kept.map(|content| (content, CacheEntry::kept(set, 0))));
         drop(state);
         self.built.notify_all();
     }
@@ -116,10 +128,11 @@ impl SetCache {
         for (filter, entry) in &mut state.sets {
             match entry {
                 CacheEntry::Building(noted) => note(noted, filter, change),
-                CacheEntry::Kept { tree, .. } => {
+                CacheEntry::Kept { set, since_rewrite, .. } => {
                     let mut noted = Noted::new();
                     note(&mut noted, filter, change);
-                    settle(tree, &noted);
+                    settle(set, &noted);
+                    since_rewrite.iter_mut().for_each(|since| since.extend(&noted));
                 }
             }
         }
@@ -129,18 +142,82 @@ impl SetCache {
     /// Whether an item is in any of these sets.
     pub(super) fn contain(&self, contents: &[Filter], item: &Item) -> bool {
         let state = self.lock();
-        let has = |content| state.tree(content).is_some_and(|tree| tree.contains(item));
+        let has = |content| state.set(content).is_some_and(|set| set.contains(item));
         contents.iter().any(has)
     }
 
     /// The sets, all of one moment and in this order, if all of them are kept.
-    pub(super) fn trees(&self, contents: &[Filter]) -> Option<Vec<Tree>> {
+    pub(super) fn sets(&self, contents: &[Filter]) -> Option<Vec<ItemSet>> {
         let state = self.lock();
-        contents.iter().map(|content| state.tree(content).cloned()).collect()
+        contents.iter().map(|content| state.set(content).cloned()).collect()
+    }
+
+    /// The resident sets, all of one moment, for files to be written of them; none where one is
+    /// missing. What is committed from now on is noted until [`SetCache::finish_rewrite`].
+    pub(super) fn begin_rewrite(&self) -> Vec<(Filter, ItemSet)> {
+        let mut state = self.lock();
+        if self.resident.iter().any(|content| state.set(content).is_none()) {
+            return Vec::new();
+        }
+        let sets = self.resident.iter().filter_map(|content| {
+            let CacheEntry::Kept { set, since_rewrite, .. } = state.sets.get_mut(content)? else {
+                return None;
+            };
+            *since_rewrite = Some(Noted::new());
+            Some((content.clone(), ItemSet::clone(set)))
+        });
+        sets.collect()
+    }
+
+    /// Goes on with sets that are on files, in the place of those that they were written of. A set
+    /// of which there is none stays.
+    pub(super) fn finish_rewrite(&self, fresh: Vec<(Filter, ItemSet)>) {
+        for (content, mut fresh) in fresh {
+            // Most of what was committed meanwhile is applied while nobody waits.
+            while let Some(noted) = self.take_noted(&content, FEW_NOTED) {
+                settle(&mut fresh, &noted);
+            }
+            let mut state = self.lock();
+            if let Some(CacheEntry::Kept { set, since_rewrite, .. }) = state.sets.get_mut(&content)
+                && let Some(noted) = since_rewrite.take()
+            {
+                settle(&mut fresh, &noted);
+                **set = fresh;
+            }
+        }
+        for entry in self.lock().sets.values_mut() {
+            if let CacheEntry::Kept { since_rewrite, .. } = entry {
+                *since_rewrite = None;
+            }
+        }
+    }
+
+    /// What was noted of a set since files began to be written of it, if that is more than `few`.
+    fn take_noted(&self, content: &Filter, few: usize) -> Option<Noted> {
+        match self.lock().sets.get_mut(content)? {
+            CacheEntry::Kept { since_rewrite: Some(noted), .. } if noted.len() > few => {
+                Some(std::mem::take(noted))
+            }
+            _ => None,
+        }
+    }
+
+    /// Forgets every resident set whose file cannot be read any more; they can be claimed again.
+    /// Returns whether there is one.
+    pub(super) fn forget_unreadable(&self) -> bool {
+        let mut state = self.lock();
+        let is_lost = |content| state.set(content).is_some_and(|set| !set.is_readable());
+        if !self.resident.iter().any(is_lost) {
+            return false;
+        }
+        for content in &self.resident {
+            state.sets.insert(content.clone(), CacheEntry::Building(Noted::new()));
+        }
+        true
     }
 
     /// The set if it is kept, which is used by that.
-    pub(super) fn used(&self, content: &Filter) -> Option<Tree> {
+    pub(super) fn used(&self, content: &Filter) -> Option<ItemSet> {
         self.lock().used(content)
     }
 
@@ -152,7 +229,7 @@ impl SetCache {
         &self,
         content: &Filter,
         deadline: &Deadline,
-    ) -> Result<Option<Tree>, StoreError> {
+    ) -> Result<Option<ItemSet>, StoreError> {
         let mut state = self.lock();
         while let Some(CacheEntry::Building(_)) = state.sets.get(content) {
             state = deadline.wait(&self.state, &self.built, state)?;
@@ -163,17 +240,17 @@ impl SetCache {
     /// What is kept now.
     pub(super) fn statistics(&self) -> Statistics {
         let state = self.lock();
-        let is_loaded = self.resident.iter().all(|content| state.tree(content).is_some());
+        let is_loaded = self.resident.iter().all(|content| state.set(content).is_some());
         let mut statistics = Statistics { is_loaded, ..Statistics::default() };
         for (filter, entry) in &state.sets {
             match entry {
-                CacheEntry::Kept { tree, .. } if self.resident.contains(filter) => {
-                    statistics.items += tree.len();
-                    statistics.bytes += tree.memory_bytes();
+                CacheEntry::Kept { set, .. } if self.resident.contains(filter) => {
+                    statistics.items += set.len();
+                    statistics.bytes += set.memory_bytes();
                 }
-                CacheEntry::Kept { tree, .. } => {
+                CacheEntry::Kept { set, .. } => {
                     statistics.kept_sets += 1;
-                    statistics.kept_bytes += tree.memory_bytes();
+                    statistics.kept_bytes += set.memory_bytes();
                 }
                 CacheEntry::Building(_) => {}
             }
@@ -182,33 +259,32 @@ impl SetCache {
     }
 
     /// Ends the building of a set: with its items it is kept, without it is forgotten.
-    fn finish(&self, content: &Filter, begun: u64, items: Option<Vec<Item>>) -> Option<Tree> {
-        let built = |items| Tree::from_unsorted(items).charged(self.charged.nothing());
-        let mut tree = items.map(built);
+    fn finish(&self, content: &Filter, begun: u64, built: Option<ItemSet>) -> Option<ItemSet> {
+        let mut built = built.map(|set| set.charged(self.charged.nothing()));
         let mut state = self.lock();
         if state.begun != begun {
             return None;
         }
         let entry = state.sets.remove(content);
-        if let (Some(tree), Some(CacheEntry::Building(noted))) = (&mut tree, entry) {
+        if let (Some(set), Some(CacheEntry::Building(noted))) = (&mut built, entry) {
             // The scan saw some of these commits and not others; each item's last step decides.
-            settle(tree, &noted);
+            settle(set, &noted);
             state.uses += 1;
-            let kept = CacheEntry::Kept { tree: tree.clone(), last_use: state.uses };
+            let kept = CacheEntry::kept(set.clone(), state.uses);
             state.sets.insert(content.clone(), kept);
             self.evict(&mut state);
         }
         drop(state);
         self.built.notify_all();
-        tree
+        built
     }
 
     /// Drops least recently used sets until the rest fit.
     fn evict(&self, state: &mut CacheState) {
         loop {
             let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
-                CacheEntry::Kept { tree, last_use } if !self.resident.contains(filter) => {
-                    Some((*last_use, tree.memory_bytes(), filter))
+                CacheEntry::Kept { set, last_use, .. } if !self.resident.contains(filter) => {
+                    Some((*last_use, set.memory_bytes(), filter))
                 }
                 _ => None,
             });
@@ -223,8 +299,8 @@ impl SetCache {
             match oldest {
                 Some((_, filter)) if total > self.memory_bytes => {
                     let filter = filter.clone();
-                    if let Some(CacheEntry::Kept { tree, .. }) = state.sets.remove(&filter) {
-                        tree.charge_all();
+                    if let Some(CacheEntry::Kept { set, .. }) = state.sets.remove(&filter) {
+                        set.charge_all();
                     }
                 }
                 _ => return,
@@ -238,20 +314,20 @@ impl SetCache {
 }
 
 impl CacheState {
-    fn tree(&self, content: &Filter) -> Option<&Tree> {
+    fn set(&self, content: &Filter) -> Option<&ItemSet> {
         match self.sets.get(content)? {
-            CacheEntry::Kept { tree, .. } => Some(tree),
+            CacheEntry::Kept { set, .. } => Some(set.as_ref()),
             CacheEntry::Building(_) => None,
         }
     }
 
     /// The kept set, which is used by that.
-    fn used(&mut self, content: &Filter) -> Option<Tree> {
+    fn used(&mut self, content: &Filter) -> Option<ItemSet> {
         match self.sets.get_mut(content)? {
-            CacheEntry::Kept { tree, last_use } => {
+            CacheEntry::Kept { set, last_use, .. } => {
                 self.uses += 1;
                 *last_use = self.uses;
-                Some(tree.clone())
+                Some(ItemSet::clone(set))
             }
             _ => None,
         }
@@ -271,12 +347,12 @@ impl Claim<'_> {
         self.content
     }
 
-    /// Keeps the set of these items and of what was committed meanwhile; without items, or where
-    /// all sets became void since the claim, there is none.
-    pub(super) fn settle(self, items: Option<Vec<Item>>) -> Option<Tree> {
-        let tree = self.kept.finish(self.content, self.begun, items);
+    /// Keeps this set, with what was committed meanwhile; without one, or where all sets became void
+    /// since the claim, there is none.
+    pub(super) fn settle(self, built: Option<ItemSet>) -> Option<ItemSet> {
+        let set = self.kept.finish(self.content, self.begun, built);
         std::mem::forget(self);
-        tree
+        set
     }
 }
 
@@ -302,10 +378,10 @@ fn note(noted: &mut Noted, filter: &Filter, change: &Change) {
 }
 
 /// Applies what was noted.
-fn settle(tree: &mut Tree, noted: &Noted) {
+fn settle(set: &mut ItemSet, noted: &Noted) {
     let of = |wanted: bool| -> Vec<Item> {
         noted.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()
     };
-    tree.remove_batch(&of(false));
-    tree.insert_batch(&of(true));
+    set.remove_batch(&of(false));
+    set.insert_batch(&of(true));
 }

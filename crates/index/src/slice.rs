@@ -1,55 +1,72 @@
 //! What a filter's `since`, `until` and `limit` leave of a snapshot (NIP-01).
 
-use super::tree::Tree;
+use super::item_set::ItemSet;
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
+use negsync_store::StoreError;
 use std::ops::Range;
 
 /// A view of a snapshot: ranks count from 0 within the view. Making one costs
-/// O(log n) and copies nothing; it never sees a later write to the tree.
+/// O(log n) and copies nothing; it never sees a later write to the set.
 ///
-/// One range of the tree's ranks is enough for `since` and `until`. `limit`
+/// One range of the set's ranks is enough for `since` and `until`. `limit`
 /// may take a second one, because it prefers the newest events but, among those
 /// of one second, the lowest ids: where it cuts within a second, the highest
 /// ids of that second are left out, and they lie between what is kept of it and
 /// all that is newer.
 #[derive(Clone, Debug)]
 pub struct Slice {
-    tree: Tree,
-    /// The ranks in the tree of the oldest second, as much of it as is kept.
+    set: ItemSet,
+    /// The ranks in the set of the oldest second, as much of it as is kept.
     head: Range<usize>,
     /// The ranks of all that is newer; it begins where `head` ends or later.
     tail: Range<usize>,
 }
 
 impl Slice {
-    /// The items of `tree` from `since` to `until`, both inclusive, and of
+    /// The items of `set` from `since` to `until`, both inclusive, and of
     /// those the `limit` that NIP-01 puts first: newest first and, within one
     /// second, lowest id first.
-    pub fn new(tree: Tree, since: Option<u64>, until: Option<u64>, limit: Option<usize>) -> Self {
-        let start = since.map_or(0, |since| rank_of(&tree, Some(since)));
-        let end = rank_of(&tree, until.and_then(|until| until.checked_add(1))).max(start);
+    pub fn new(
+        set: impl Into<ItemSet>,
+        since: Option<u64>,
+        until: Option<u64>,
+        limit: Option<usize>,
+    ) -> Self {
+        let set = set.into();
+        let start = since.map_or(0, |since| rank_of(&set, Some(since)));
+        let end = rank_of(&set, until.and_then(|until| until.checked_add(1))).max(start);
         let limit = limit.unwrap_or(usize::MAX);
         let dropped = (end - start).saturating_sub(limit);
-        let oldest = tree.item(start + dropped).filter(|_| dropped > 0);
+        let oldest = set.item(start + dropped).filter(|_| dropped > 0);
         let Some(second) = oldest.map(|item| item.created_at) else {
             let from = start + dropped;
-            return Self { tree, head: from..end, tail: end..end };
+            return Self { set, head: from..end, tail: end..end };
         };
-        let second_start = rank_of(&tree, Some(second)).max(start);
-        let second_end = rank_of(&tree, second.checked_add(1)).min(end);
+        let second_start = rank_of(&set, Some(second)).max(start);
+        let second_end = rank_of(&set, second.checked_add(1)).min(end);
         let kept_of_second = limit.saturating_sub(end - second_end);
         let head = second_start..second_start + kept_of_second;
-        Self { tree, head, tail: second_end..end }
+        Self { set, head, tail: second_end..end }
     }
 
-    /// The items at `ranks`, in order. A range past the end is cut to the slice.
-    pub fn iter_range(&self, ranks: Range<usize>) -> impl Iterator<Item = &Item> {
-        let [head, tail] = self.parts(ranks);
-        self.tree.iter_range(head).chain(self.tree.iter_range(tail))
+    /// All items, in order.
+    pub fn to_vec(&self) -> Vec<Item> {
+        let mut items = Vec::with_capacity(self.len());
+        self.for_each(0..self.len(), &mut |item| items.push(item));
+        items
     }
 
-    /// The tree's ranks for `ranks` of the slice, cut to the slice.
+    /// Whether what was asked for so far is right. To be asked after each answer that was made from
+    /// the slice, before it is given.
+    ///
+    /// # Errors
+    /// [`StoreError::IndexLost`] when a part of the set could not be read.
+    pub fn check(&self) -> Result<(), StoreError> {
+        if self.set.is_readable() { Ok(()) } else { Err(StoreError::IndexLost) }
+    }
+
+    /// The set's ranks for `ranks` of the slice, cut to the slice.
     fn parts(&self, ranks: Range<usize>) -> [Range<usize>; 2] {
         let part = |part: &Range<usize>, skipped: usize| {
             let rank = |rank: usize| part.start + rank.saturating_sub(skipped).min(part.len());
@@ -60,8 +77,8 @@ impl Slice {
 }
 
 /// The rank of the first item at `second` or later; the end for `None`.
-fn rank_of(tree: &Tree, second: Option<u64>) -> usize {
-    second.map_or(tree.len(), |second| tree.lower_bound(&Item::new(second, [0; 32])))
+fn rank_of(set: &ItemSet, second: Option<u64>) -> usize {
+    second.map_or(set.len(), |second| set.lower_bound(&Item::new(second, [0; 32])))
 }
 
 impl RangeSet for Slice {
@@ -70,19 +87,23 @@ impl RangeSet for Slice {
     }
 
     fn item(&self, rank: usize) -> Option<Item> {
-        self.iter_range(rank..rank.saturating_add(1)).next().copied()
+        match rank.checked_sub(self.head.len()) {
+            None => self.set.item(self.head.start + rank),
+            Some(behind) if behind < self.tail.len() => self.set.item(self.tail.start + behind),
+            Some(_) => None,
+        }
     }
 
     fn lower_bound(&self, item: &Item) -> usize {
-        let rank = self.tree.lower_bound(item);
+        let rank = self.set.lower_bound(item);
         let within = |part: &Range<usize>| rank.clamp(part.start, part.end) - part.start;
         within(&self.head) + within(&self.tail)
     }
 
     fn sum_below(&self, rank: usize) -> Sum {
         let [head, tail] = self.parts(0..rank);
-        let mut sum = self.tree.sum(head);
-        sum.add(&self.tree.sum(tail));
+        let mut sum = self.set.sum(head);
+        sum.add(&self.set.sum(tail));
         sum
     }
 
@@ -90,10 +111,10 @@ impl RangeSet for Slice {
         if !self.tail.is_empty() {
             return items.iter().map(|item| self.place(item)).collect();
         }
-        // One range of the tree: what is before it is before every place in it.
-        let below = |rank| RangePosition { rank, sum: self.tree.sum_below(rank) };
+        // One range of the set: what is before it is before every place in it.
+        let below = |rank| RangePosition { rank, sum: self.set.sum_below(rank) };
         let (start, end) = (below(self.head.start), below(self.head.end));
-        let mut places = self.tree.places(items);
+        let mut places = self.set.places(items);
         for place in &mut places {
             if place.rank < start.rank {
                 *place = start;
@@ -110,13 +131,13 @@ impl RangeSet for Slice {
         if !self.tail.is_empty() {
             return ranks.iter().map(|rank| self.cut(*rank)).collect();
         }
-        let start = self.tree.sum_below(self.head.start);
-        let end = self.tree.sum_below(self.head.end);
-        let of_tree: Vec<usize> =
+        let start = self.set.sum_below(self.head.start);
+        let end = self.set.sum_below(self.head.end);
+        let of_set: Vec<usize> =
             ranks.iter().map(|rank| self.head.start.saturating_add(*rank)).collect();
-        let mut cuts = self.tree.cuts(&of_tree);
+        let mut cuts = self.set.cuts(&of_set);
         for ((bound, sum), rank) in cuts.iter_mut().zip(ranks) {
-            // The ends of the slice are not those of the tree.
+            // The ends of the slice are not those of the set.
             if *rank == 0 || *rank >= self.head.len() {
                 *bound = self.bound_at(*rank);
             }
@@ -130,7 +151,7 @@ impl RangeSet for Slice {
 
     fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
         for part in self.parts(ranks) {
-            self.tree.for_each(part, visit);
+            self.set.for_each(part, visit);
         }
     }
 }

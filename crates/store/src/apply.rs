@@ -2,6 +2,7 @@
 //! decide. And how stored events are taken out.
 
 use super::change::{Step, StoredEvent, Written};
+use super::retention::Retaining;
 use super::rules::{Decision, Known, Outcome, Predecessor, decide, decide_unseen};
 use super::vanish::Vanishing;
 use super::{deletion, operator};
@@ -11,12 +12,18 @@ use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
+/// What the writer knows beside the tables.
+pub(super) struct RuleState {
+    pub(super) vanishing: Vanishing,
+    pub(super) retaining: Retaining,
+}
+
 /// Applies one event inside the open transaction and notes in `change` what it did.
 pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
     now: u64,
-    vanishing: &mut Vanishing,
+    state: &mut RuleState,
     change: &mut Written,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
@@ -25,7 +32,7 @@ pub(super) fn apply(
         Some(decision) => decision,
         None => {
             predecessor = stored_at_address(connection, &event)?;
-            let known = known(connection, &event, now, vanishing, predecessor.as_ref())?;
+            let known = known(connection, &event, now, state, predecessor.as_ref())?;
             decide(&event, &known, now)
         }
     };
@@ -43,7 +50,7 @@ pub(super) fn apply(
             if let Some(predecessor) = predecessor {
                 predecessor.remove(connection, change)?;
             }
-            store(connection, event, vanishing, change)?;
+            store(connection, event, state, change)?;
             Ok(Outcome::Stored)
         }
     }
@@ -54,7 +61,7 @@ fn known(
     connection: &Connection,
     event: &Event,
     now: u64,
-    vanishing: &Vanishing,
+    state: &RuleState,
     predecessor: Option<&StoredEvent>,
 ) -> rusqlite::Result<Known> {
     let id = event.item().id;
@@ -69,7 +76,8 @@ fn known(
     };
     Ok(Known {
         removed_by_operator: operator::is_deleted(connection, &id)?,
-        vanished_until: vanishing.until(connection, event)?,
+        is_retired: state.retaining.refuses(connection, event, now)?,
+        vanished_until: state.vanishing.until(connection, event)?,
         deleted_by_id: deletion::is_deleted_by_id(connection, event)?,
         deleted_until: deletion::deleted_until(connection, event)?,
         named_by_author,
@@ -97,7 +105,7 @@ fn stored_at_address(
 fn store(
     connection: &Connection,
     event: Event,
-    vanishing: &mut Vanishing,
+    state: &mut RuleState,
     change: &mut Written,
 ) -> rusqlite::Result<()> {
     let row = insert(connection, &event)?;
@@ -105,8 +113,9 @@ fn store(
         deletion::follow(connection, &event, row, change)?;
     }
     if event.kind() == VANISH {
-        vanishing.follow(connection, &event)?;
+        state.vanishing.follow(connection, &event)?;
     }
+    state.retaining.stored(&event);
     change.steps.push(Step::Added(Arc::new(event)));
     Ok(())
 }

@@ -137,12 +137,14 @@ pub(super) fn log_flush(
 
 #[cfg(test)]
 mod tests {
+    use super::super::apply::RuleState;
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
     use super::super::commits::Commits;
     use super::super::doubt::{Mender, open_log};
     use super::super::lock;
     use super::super::read_gate::ReadGate;
+    use super::super::retention::Retaining;
     use super::super::rules::Outcome;
     use super::super::schema;
     use super::super::source_queue::Origin;
@@ -197,13 +199,14 @@ mod tests {
             *hears.lock().unwrap() += added.count();
         };
         let vanishing = Vanishing::load(&connection, None).unwrap();
+        let retaining = Retaining::load(&connection, None).unwrap();
+        let rules = RuleState { vanishing, retaining };
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;
         let beside = WriterContext { checkpointer, commits, expired_until, metrics, batches };
         let writer =
-            Writer::start(&path, connection, beside, vanishing, flush, Box::new(on_commit))
-                .unwrap();
+            Writer::start(&path, connection, beside, rules, flush, Box::new(on_commit)).unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
         // A reader that does not end keeps the log from being moved; it is made whole all the same.
         let reader = schema::open_reader(&path).unwrap();

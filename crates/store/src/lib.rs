@@ -38,6 +38,7 @@ mod deletion;
 mod doubt;
 mod file_kind;
 mod flush;
+mod index_mark;
 mod lock;
 mod metrics;
 mod newest;
@@ -50,6 +51,7 @@ mod read_gate;
 mod readers;
 mod refused;
 mod retag;
+mod retention;
 mod rules;
 mod schema;
 mod source;
@@ -70,6 +72,7 @@ pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use flush::OnCommit;
+pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
@@ -78,21 +81,24 @@ pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
+pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
-pub use source_queue::Origin;
+pub use source_queue::{NextJob, Origin, SourceQueue};
 pub use sqlite_error::{SqliteError, SqliteErrorKind};
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{Batches, Reply, unix_now};
 
+use apply::RuleState;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
 use lock::Lock;
 use presence::Presence;
 use read_gate::ReadGate;
+use retention::Retaining;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -285,6 +291,9 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of the index cannot be read any more; the index is made anew.
+    #[error("the index file cannot be read; the index is being made anew, try again")]
+    IndexLost,
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -388,6 +397,8 @@ impl Store {
             Checkpointer::start(&mut connection, checkpointer, length, mender, gate.clone())?;
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
+        let retaining = Retaining::load(&connection, options.retention)?;
+        let rules = RuleState { vanishing, retaining };
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = WriterContext {
             checkpointer,
@@ -396,7 +407,7 @@ impl Store {
             metrics: metrics.clone(),
             batches: options.batches,
         };
-        let writer = Writer::start(path, connection, beside, vanishing, flush, on_commit)?;
+        let writer = Writer::start(path, connection, beside, rules, flush, on_commit)?;
         let (readers, presence) = (options.readers, Some(presence));
         let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
@@ -482,6 +493,22 @@ impl Store {
         Ok(count)
     }
 
+    /// Puts rules of retention in force, in place of those of [`StoreOptions::retention`].
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn retain(&self, rules: Retention) -> Result<(), StoreError> {
+        self.inner.writer.retain(rules)
+    }
+
+    /// Removes what the rules of retention do not keep, and waits until nothing is left of it.
+    ///
+    /// # Errors
+    /// When the writer has gone.
+    pub fn retire(&self) -> Result<(), StoreError> {
+        self.inner.writer.retire()
+    }
+
     /// Remembers ids that a sync need not move again, and returns once they are written.
     ///
     /// # Errors
@@ -516,6 +543,38 @@ impl Store {
         })
     }
 
+    /// Makes a mark for files of the index, and returns its name once it is written and all commits
+    /// before it are told. What the sets hold from now on can be written under that name.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        let (send, name) = std::sync::mpsc::sync_channel(1);
+        self.inner.writer.note(move |connection, _| {
+            let _ = send.send(index_mark::begin(connection)?);
+            Ok(())
+        })?;
+        name.recv().map_err(|_| StoreError::Closed)
+    }
+
+    /// Drops every mark but this one, and what was logged for others; returns once that is written.
+    ///
+    /// # Errors
+    /// When SQLite refuses or the writer has gone.
+    pub fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
+        loop {
+            let (send, there_is_more) = std::sync::mpsc::sync_channel(1);
+            self.inner.writer.note(move |connection, _| {
+                let _ = send.send(index_mark::trim(connection, writer::STEP_ROWS)?);
+                Ok(())
+            })?;
+            if !there_is_more.recv().map_err(|_| StoreError::Closed)? {
+                return Ok(());
+            }
+        }
+    }
+
     /// Whether something can be written now: writes the store's version anew, through the queue
     /// and as durably as an event.
     ///
@@ -538,6 +597,11 @@ impl Store {
     /// [`StoreError::FileLost`], from then on, when one was moved, removed or replaced.
     pub fn check_in_place(&self) -> Result<(), StoreError> {
         self.inner.doubt.check_in_place()
+    }
+
+    /// Where the store's file is, links followed.
+    pub fn path(&self) -> &Path {
+        &self.inner.path
     }
 
     /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.

@@ -1,5 +1,6 @@
 //! How a store is opened.
 
+use crate::retention::Retention;
 use crate::viewer::PrivateKinds;
 use crate::writer::Batches;
 use negsync_nostr::RelayUrl;
@@ -26,6 +27,8 @@ pub struct StoreOptions {
     /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
     /// those that name all.
     pub relay_url: Option<RelayUrl>,
+    /// What is kept and for how long; `None` leaves it as it is.
+    pub retention: Option<Retention>,
     /// How much shares a commit.
     pub batches: Batches,
 }
@@ -40,6 +43,7 @@ impl Default for StoreOptions {
             private_kinds: PrivateKinds::default(),
             private_times: None,
             relay_url: None,
+            retention: None,
             batches: Batches::Short,
         }
     }

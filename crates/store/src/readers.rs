@@ -10,8 +10,8 @@ use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
 use super::{
-    Deadline, PeerTraits, Selected, Selection, StoreError, SyncMark, Undelete, UndeleteError,
-    operator, refused, schema, sync_mark,
+    Deadline, MarkName, PeerTraits, Retention, RuleMatches, Selected, Selection, StoreError,
+    SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention, schema, sync_mark,
 };
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -219,6 +219,30 @@ impl Reader {
         self.read(|read| query::middle_second(read))
     }
 
+    /// The names of the marks that the index has made, the latest first.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
+        self.read(|read| index_mark::names(read))
+    }
+
+    /// Calls `removed` with what was removed since a mark, and then `added` with what is there of
+    /// what was added since, and its kind. `false` when the mark does not stand, or more than
+    /// `most_added` may have been added: then neither is called.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn since_index_mark(
+        &self,
+        name: &MarkName,
+        most_added: usize,
+        removed: &mut dyn FnMut(Item),
+        added: &mut dyn FnMut(Item, u16),
+    ) -> Result<bool, StoreError> {
+        self.read(|read| index_mark::since(read, name, most_added, removed, added))
+    }
+
     /// Which of `ids` a sync with `peer` need not move, each with its reason.
     ///
     /// # Errors
@@ -232,8 +256,19 @@ impl Reader {
         self.read(|read| {
             let mut found = refused::find(read, peer, ids, now)?;
             operator::find(read, ids, &mut found)?;
+            retention::find(read, ids, &mut found)?;
             Ok(found)
         })
+    }
+
+    /// What each rule would remove now, in their order, and about how many of the oldest events for the
+    /// size of the store.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
+        let now = unix_now();
+        self.read(|read| Ok(retention::preview(read, retention, now)?))
     }
 
     /// The stored events that an operator means.

@@ -30,6 +30,8 @@ pub enum Outcome {
     Deleted,
     /// The relay's operator has removed it.
     RemovedByOperator,
+    /// It is past what the operator keeps (see [`Retention`](crate::Retention)).
+    Retired,
     /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
     Vanished,
     /// It asks to delete more than one request, or all requests of its author, may name.
@@ -48,6 +50,8 @@ pub enum Outcome {
 pub(super) struct Known {
     /// Whether an operator has removed the event.
     pub(super) removed_by_operator: bool,
+    /// Whether it is past what the operator keeps.
+    pub(super) is_retired: bool,
     /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
     pub(super) vanished_until: Option<u64>,
     /// Whether a stored deletion request of its author, or of a recipient of the gift wrap that it is, names
@@ -93,6 +97,9 @@ pub(super) fn decide(event: &Event, known: &Known, now: u64) -> Decision {
     }
     if known.removed_by_operator {
         return Decision::Refuse(Outcome::RemovedByOperator);
+    }
+    if known.is_retired {
+        return Decision::Refuse(Outcome::Retired);
     }
     if event.kind() != VANISH && covers(known.vanished_until) {
         return Decision::Refuse(Outcome::Vanished);
@@ -187,6 +194,7 @@ mod tests {
     fn the_first_rule_that_holds_decides() {
         let all = Known {
             removed_by_operator: true,
+            is_retired: true,
             vanished_until: Some(10),
             deleted_by_id: true,
             deleted_until: Some(10),
@@ -201,6 +209,8 @@ mod tests {
         };
         assert_eq!(refused(all), Some(Outcome::RemovedByOperator));
         let all = Known { removed_by_operator: false, ..all };
+        assert_eq!(refused(all), Some(Outcome::Retired));
+        let all = Known { is_retired: false, ..all };
         assert_eq!(refused(all), Some(Outcome::Vanished));
         let all = Known { vanished_until: Some(9), ..all };
         assert_eq!(refused(all), Some(Outcome::Deleted));

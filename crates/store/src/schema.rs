@@ -3,7 +3,7 @@
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
 use super::sqlite_error::{self, SqliteError};
-use super::{StoreError, deletion, lock, retag};
+use super::{StoreError, deletion, index_mark, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -32,7 +32,7 @@ use Migration::{InSteps, Sql, SqlAnd};
 /// an addressable event and empty for a replaceable one, so that the index over it allows one
 /// version of each; `author` answers for an author with and without kinds. Each index ends in
 /// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
-const MIGRATIONS: [Migration; 12] = [
+const MIGRATIONS: [Migration; 14] = [
     Sql("
 CREATE TABLE event (
     row        INTEGER PRIMARY KEY,
@@ -208,6 +208,25 @@ CREATE TABLE operator_tombstone (
     created_at INTEGER,
     at         INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+"),
+    Sql(index_mark::TABLES),
+    // Retention: the rules in force, the floors that they have reached, and what was removed last.
+    Sql("
+CREATE TABLE retention (
+    rules TEXT NOT NULL,
+    floor INTEGER NOT NULL
+) STRICT;
+CREATE TABLE retention_floor (
+    pubkey     BLOB NOT NULL,
+    kind       INTEGER NOT NULL,
+    created_at INTEGER NOT NULL,
+    id         BLOB NOT NULL,
+    PRIMARY KEY (pubkey, kind)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE retired (
+    seq INTEGER PRIMARY KEY,
+    id  BLOB NOT NULL UNIQUE
+) STRICT;
 "),
 ];
 

@@ -23,13 +23,15 @@ pub enum Origin {
     Local,
 }
 
-/// The lines.
-pub(super) struct SourceQueue<T> {
+/// A queue with a line for each origin.
+#[derive(Debug)]
+pub struct SourceQueue<T> {
     state: Mutex<QueueState<T>>,
     // Signalled when something has come, and when the queue is closed.
     moved: Condvar,
 }
 
+#[derive(Debug)]
 struct QueueState<T> {
     lines: HashMap<Origin, OriginQueue<T>>,
     // The origins with something waiting, by the virtual time at which each stands and the order in
@@ -40,6 +42,7 @@ struct QueueState<T> {
     is_closed: bool,
 }
 
+#[derive(Debug)]
 struct OriginQueue<T> {
     waiting: VecDeque<(usize, T)>,
     stands_at: u64,
@@ -47,7 +50,8 @@ struct OriginQueue<T> {
 
 /// What there is to do.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum NextJob<T> {
+pub enum NextJob<T> {
+    /// The next item.
     Item(T),
     /// Nothing has come in time.
     TimedOut,
@@ -69,9 +73,11 @@ impl<T> Default for SourceQueue<T> {
 }
 
 impl<T> SourceQueue<T> {
-    /// Puts items, each with its weight, at the end of an origin's line. Gives them back when the
-    /// queue is closed.
-    pub(super) fn push<I>(&self, origin: &Origin, items: I) -> Result<(), I>
+    /// Puts items, each with its weight, at the end of an origin's line.
+    ///
+    /// # Errors
+    /// Gives them back when the queue is closed.
+    pub fn push<I>(&self, origin: &Origin, items: I) -> Result<(), I>
     where
         I: IntoIterator<Item = (usize, T)>,
     {
@@ -86,7 +92,7 @@ impl<T> SourceQueue<T> {
     }
 
     /// Takes the next item; waits for one.
-    pub(super) fn pop(&self) -> Option<T> {
+    pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
             if let Some((_, item)) = state.pop_if(|_, _| true) {
@@ -102,7 +108,7 @@ impl<T> SourceQueue<T> {
     }
 
     /// As [`SourceQueue::pop`], and waits for `patience` at most.
-    pub(super) fn pop_within(&self, patience: Duration) -> NextJob<(usize, T)> {
+    pub fn pop_within(&self, patience: Duration) -> NextJob<(usize, T)> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
         loop {
@@ -122,12 +128,12 @@ impl<T> SourceQueue<T> {
     }
 
     /// Takes the next item if there is one now and it is wanted, by its weight and itself.
-    pub(super) fn pop_if(&self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
+    pub fn pop_if(&self, is_wanted: impl FnOnce(usize, &T) -> bool) -> Option<(usize, T)> {
         self.lock().pop_if(is_wanted)
     }
 
     /// Nothing more is taken in; what waits can still be taken out.
-    pub(super) fn close(&self) {
+    pub fn close(&self) {
         self.lock().is_closed = true;
         self.moved.notify_all();
     }

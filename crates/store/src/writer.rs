@@ -3,18 +3,19 @@
 //! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
 
 use super::StoreError;
-use super::apply;
+use super::apply::{self, RuleState};
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
 use super::deletion;
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
+use super::retention::{self, Retention};
 use super::rules::Outcome;
 use super::source_queue::{NextJob, Origin, SourceQueue};
 use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
-use super::vanish::{self, Vanishing};
+use super::vanish;
 use crate::metrics::StoreMetrics;
 use negsync_nostr::VerifiedEvent;
 use negsync_nostr::kinds::VANISH;
@@ -72,6 +73,8 @@ enum Job {
     Expire { reply: Told },
     Remove(Removal),
     Note(Note),
+    Retain { rules: Box<Retention>, reply: Answer },
+    Retire { reply: Told },
 }
 
 /// Called once something is durable and known to all.
@@ -133,7 +136,7 @@ impl Writer {
         path: &Path,
         connection: Connection,
         beside: WriterContext,
-        vanishing: Vanishing,
+        rules: RuleState,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
@@ -148,7 +151,7 @@ impl Writer {
             limits: BatchLimits::of(beside.batches),
             beside,
             queue: Arc::clone(&queue),
-            vanishing,
+            rules,
             put_off: PutOff::default(),
             removals: VecDeque::new(),
             deletes: deletion::first_postponed(&connection)?.is_some(),
@@ -157,6 +160,7 @@ impl Writer {
             expire_again: None,
             files_seen: Instant::now(),
             wait_for_expiry: Vec::new(),
+            wait_for_retention: Vec::new(),
             trouble: Trouble::new(path),
             connection,
         };
@@ -219,6 +223,23 @@ impl Writer {
         removed.recv().map_err(|_| StoreError::Closed)?
     }
 
+    /// Puts rules of retention in force.
+    pub(super) fn retain(&self, rules: Retention) -> Result<(), StoreError> {
+        let (reply, changed) = sync_channel(1);
+        self.push(Job::Retain { rules: Box::new(rules), reply })?;
+        changed.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Has retention look for what is to go, and waits until nothing is left of it.
+    pub(super) fn retire(&self) -> Result<(), StoreError> {
+        let (send, done) = sync_channel(1);
+        let reply = Box::new(move || {
+            let _ = send.send(());
+        });
+        self.push(Job::Retire { reply })?;
+        done.recv().map_err(|_| StoreError::Closed)
+    }
+
     /// Writes something beside the events, in a transaction of its own, and waits for it.
     pub(super) fn note(
         &self,
@@ -262,7 +283,7 @@ struct WriterThread {
     limits: BatchLimits,
     beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
-    vanishing: Vanishing,
+    rules: RuleState,
     put_off: PutOff,
     removals: VecDeque<Removal>,
     // Whether something that deletion requests name may still be there.
@@ -276,6 +297,8 @@ struct WriterThread {
     files_seen: Instant,
     // Those who wait until nothing is due.
     wait_for_expiry: Vec<Told>,
+    // Those who wait until retention finds nothing to remove.
+    wait_for_retention: Vec<Told>,
     trouble: Trouble,
 }
 
@@ -302,9 +325,15 @@ impl WriterThread {
                 Some(Job::Expire { reply }) => self.wait_for_expiry.push(reply),
                 Some(Job::Remove(removal)) => self.removals.push_back(removal),
                 Some(Job::Note(note)) => self.note(note),
+                Some(Job::Retain { rules, reply }) => self.retain(*rules, &reply),
+                Some(Job::Retire { reply }) => {
+                    self.rules.retaining.look_now();
+                    self.wait_for_retention.push(reply);
+                }
                 None => {}
             }
             let is_busy = self.remove_step() | self.delete_step() | self.vanish_step();
+            let is_busy = is_busy | self.retire_step();
             let is_busy = is_busy || is_due || !self.wait_for_expiry.is_empty();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
@@ -336,9 +365,9 @@ impl WriterThread {
         let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
-        let apply = |connection: &Connection, now, vanishing: &mut Vanishing, written: &mut _| {
+        let apply = |connection: &Connection, now, rules: &mut RuleState, written: &mut _| {
             while let Some(event) = next.take() {
-                batch.apply(connection, *event, now, vanishing, written)?;
+                batch.apply(connection, *event, now, rules, written)?;
                 if began.elapsed() < limits.time {
                     let fits = |weight, job: &Job| batch.has_room(weight, job, written, &limits);
                     if let Some((_, Job::Publish { event, slot })) = queue.pop_if(fits) {
@@ -351,7 +380,7 @@ impl WriterThread {
         };
         let transacted = self.transact(apply);
         // Whoever asked to vanish is answered after a step that finds nothing left.
-        self.vanishing.is_pending |= batch.vanishes;
+        self.rules.vanishing.is_pending |= batch.vanishes;
         self.deletes |= batch.deletes;
         let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
         self.hand_over(transacted, move |stored| match stored {
@@ -446,14 +475,50 @@ impl WriterThread {
         is_done && there_is_more
     }
 
+    fn retain(&mut self, rules: Retention, reply: &Answer) {
+        let changed = self.rules.retaining.change(&self.connection, rules);
+        let _ = reply.send(changed.map_err(StoreError::from));
+    }
+
+    /// Removes a part of what is not kept any longer. Returns whether there is more to look at now.
+    fn retire_step(&mut self) -> bool {
+        let now = unix_now();
+        if !self.rules.retaining.is_due(now) {
+            std::mem::take(&mut self.wait_for_retention).into_iter().for_each(|reply| reply());
+            return false;
+        }
+        let doomed = match self.rules.retaining.find(&self.connection, now) {
+            Ok(doomed) => doomed,
+            Err(error) => {
+                self.trouble.failed("retention could not look for what is to go", &error.into());
+                self.rules.retaining.failed(now);
+                return false;
+            }
+        };
+        if doomed.is_empty() {
+            return self.rules.retaining.is_due(now);
+        }
+        let retired = self.transact(|connection, _, _, written| {
+            retention::retire(connection, &doomed, STEP_ROWS, written)
+        });
+        let is_done = retired.done.is_ok();
+        self.hand_over(retired, |_| {});
+        match is_done {
+            true => self.rules.retaining.removed(&doomed),
+            false => self.rules.retaining.failed(now),
+        }
+        is_done
+    }
+
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
     /// Returns whether there is more to remove now.
     fn vanish_step(&mut self) -> bool {
-        if !self.vanishing.is_pending {
+        if !self.rules.vanishing.is_pending {
             return false;
         }
         let put_off = Arc::clone(&self.put_off);
-        let vanished = self.transact(|connection, _, vanishing, written| {
+        let vanished = self.transact(|connection, _, rules, written| {
+            let vanishing = &mut rules.vanishing;
             vanishing.is_pending = vanish::remove_some(connection, STEP_ROWS, written)?;
             Ok(vanishing.is_pending)
         });
@@ -465,8 +530,8 @@ impl WriterThread {
             Err(error) => answer_put_off(&put_off, is_about, Err(error)),
         });
         // What failed is tried again, though not at once.
-        self.vanishing.is_pending |= !is_done;
-        is_done && self.vanishing.is_pending
+        self.rules.vanishing.is_pending |= !is_done;
+        is_done && self.rules.vanishing.is_pending
     }
 
     /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
@@ -508,7 +573,7 @@ impl WriterThread {
     /// Runs `work` in a transaction and commits it.
     fn transact<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
     ) -> Transacted<T> {
         let mut written = Written::default();
         match self.write(&mut written, work) {
@@ -556,7 +621,7 @@ impl WriterThread {
     fn write<T>(
         &mut self,
         written: &mut Written,
-        work: impl FnOnce(&Connection, u64, &mut Vanishing, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
@@ -567,7 +632,7 @@ impl WriterThread {
         let (now, hidden) = (self.now(), self.beside.expired_until.load(Ordering::Acquire));
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let done = work(&transaction, now, &mut self.vanishing, written)?;
+        let done = work(&transaction, now, &mut self.rules, written)?;
         let next_expiry = apply::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
             if self.beside.checkpointer.doubt().is_there() {
@@ -597,14 +662,14 @@ impl CommitBatch {
         connection: &Connection,
         event: VerifiedEvent,
         now: u64,
-        vanishing: &mut Vanishing,
+        rules: &mut RuleState,
         written: &mut Written,
     ) -> rusqlite::Result<()> {
         let vanishes = event.kind() == VANISH;
         self.vanishes |= vanishes;
         self.bytes += event.memory_bytes();
         written.rows += event.weight();
-        let outcome = apply::apply(connection, event, now, vanishing, written)?;
+        let outcome = apply::apply(connection, event, now, rules, written)?;
         let removal = written.put_off_to.take().map(WaitsFor::Removal);
         self.deletes |= removal.is_some();
         let waits_for = if vanishes { Some(WaitsFor::Vanishing) } else { removal };

@@ -78,7 +78,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let found = runtime.block_on(compare(arguments, local, filter));
-    local.store.close();
+    local.close();
     let found = found?;
     if let (Some(file), None) = (&arguments.svg, &found.error) {
         std::fs::write(file, svg(&found)).with_context(|| format!("--svg {}", file.display()))?;

@@ -47,7 +47,7 @@ async fn keep_current(relay: &Arc<RelayState>, visitor: &Visitor, updates: &mpsc
         if !relay.config().page.enabled {
             return;
         }
-        let Ok(now) = view(relay, visitor.viewer(relay)).await else { return };
+        let Ok(now) = view(relay, visitor.viewer(relay), visitor.span).await else { return };
         let mut parts: Vec<Part> =
             now.parts.iter().filter(|part| !sent.contains(part)).cloned().collect();
         if parts.is_empty() && sent_at.elapsed() < SIGN_OF_LIFE {

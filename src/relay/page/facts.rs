@@ -11,18 +11,59 @@ use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::RelayState;
 use crate::store::{self, Filter, Reader, StoreError, unix_now};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The days that the page shows, unless a peer differs on older ones.
-const DAYS: u64 = 90;
-/// The fewest, however young the store is.
+/// The most bars.
+const MOST_BARS: u64 = 90;
+/// The fewest days, however young the store is.
 const LEAST_DAYS: u64 = 14;
 const DAY_S: u64 = 86_400;
 /// How old the numbers of each kind may be.
 const KINDS_AGE: Duration = Duration::from_secs(2);
 /// Counting them takes at most one part in so many of the time.
 const KINDS_SHARE: u32 = 20;
+
+/// The time that the page shows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Span {
+    /// The last 90 days, and all on which a peer differs.
+    Days90,
+    /// The last year, and all days on which a peer differs.
+    Year,
+    /// From the oldest event to the newest.
+    #[default]
+    All,
+}
+
+impl Span {
+    pub(super) const ALL: [Self; 3] = [Self::Days90, Self::Year, Self::All];
+
+    /// The span that a URL's query names: `days=90`, `days=365` or `days=all`.
+    pub(super) fn of_query(query: Option<&str>) -> Self {
+        let named = |span: &Self| query == Some(format!("days={}", span.name()).as_str());
+        Self::ALL.into_iter().find(named).unwrap_or_default()
+    }
+
+    /// Its name in a query.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Days90 => "90",
+            Self::Year => "365",
+            Self::All => "all",
+        }
+    }
+
+    /// It in words.
+    pub(super) fn words(self) -> &'static str {
+        match self {
+            Self::Days90 => "90 days",
+            Self::Year => "a year",
+            Self::All => "everything",
+        }
+    }
+}
 
 /// What the page shows; where it is for anyone, it is made of public events alone, see [`public_part`]
 /// for the peers.
@@ -35,6 +76,7 @@ pub(super) struct Facts {
     pub(super) connections: u64,
     pub(super) neg_sessions: u64,
     pub(super) peers: Vec<PeerStatus>,
+    pub(super) span: Span,
     pub(super) days: Days,
     /// Events held on these days.
     pub(super) held: Vec<Bar>,
@@ -72,6 +114,7 @@ impl Facts {
         relay: &RelayState,
         kinds: &Kinds,
         viewer: Audience,
+        span: Span,
     ) -> Result<Self, StoreError> {
         let all = set_of(relay.index.snapshot(&[Filter::default()], usize::MAX))?;
         let now = unix_now();
@@ -92,7 +135,7 @@ impl Facts {
             let is_public = |it: &&(u16, u64)| !relay.private_kinds.contains(it.0);
             kinds = Arc::new(kinds.iter().filter(is_public).copied().collect());
         }
-        let days = days(&set, &peers, now);
+        let days = days(&set, &peers, now, span);
         Ok(Self {
             now,
             events: set.len(),
@@ -100,6 +143,7 @@ impl Facts {
             connections: gauge(&relay.service.metrics.connections),
             neg_sessions: gauge(&relay.service.metrics.neg_sessions),
             held: held(&set, days),
+            span,
             days,
             peers,
         })
@@ -115,9 +159,10 @@ fn set_of(snapshot: Result<Slice, SnapshotError>) -> Result<Slice, StoreError> {
 
 /// What anyone may know of a peer: whether it is reached and equal, and on which days it lacks public
 /// events. How much was moved, and what the peer has, would show private events as they come.
-fn public_part(peer: PeerStatus, all: &Slice, public: &Slice) -> PeerStatus {
-    let last_sync = peer.last_sync.map(|last| LastSync { tally: Tally::default(), ..last });
-    let look = peer.look.as_deref().and_then(|look| public_look(look, all, public));
+fn public_part(peer: PeerStatus, all: &Slice, public_set: &Slice) -> PeerStatus {
+    let public = |last| LastSync { tally: Tally::default(), differs: BTreeMap::new(), ..last };
+    let last_sync = peer.last_sync.map(public);
+    let look = peer.look.as_deref().and_then(|look| public_look(look, all, public_set));
     PeerStatus {
         last_sync,
         totals: Tally::default(),
@@ -155,18 +200,25 @@ fn gauge(gauge: &IntGauge) -> u64 {
     u64::try_from(gauge.get()).unwrap_or(0)
 }
 
-/// The days up to the newest event that is not ahead of its time, and all on which a peer differs.
-fn days(set: &Slice, peers: &[PeerStatus], now: u64) -> Days {
-    let newest = set.lower_bound(&Item::new(now.saturating_add(1), [0; 32])).checked_sub(1);
+/// The days of the span, and all on which a peer differs. A span ends with the newest event that is not
+/// ahead of its time; everything is from the oldest to the newest.
+fn days(set: &Slice, peers: &[PeerStatus], now: u64, span: Span) -> Days {
     let second = |rank: Option<usize>| rank.and_then(|rank| set.item(rank)).map(|it| it.created_at);
-    let newest = second(newest).unwrap_or(now);
-    let oldest = second(Some(0)).unwrap_or(now).min(newest);
+    let oldest = second(Some(0)).unwrap_or(now);
+    let newest = second(set.len().checked_sub(1)).unwrap_or(now);
+    let present = set.lower_bound(&Item::new(now.saturating_add(1), [0; 32])).checked_sub(1);
+    let present = second(present).unwrap_or(now);
     let differing = peers.iter().filter_map(|peer| peer.look.as_ref()).flat_map(|it| &it.days);
     let (first, last) =
         differing.fold((u64::MAX, 0), |(first, last), it| (it.day.min(first), it.day.max(last)));
-    let last = newest.max(last);
+    let last = last.max(if span == Span::All { newest } else { present });
     let back = |days: u64| last.saturating_sub((days - 1) * DAY_S);
-    Days::new(back(DAYS).max(oldest).min(back(LEAST_DAYS)).min(first), last, DAYS)
+    let begin = match span {
+        Span::Days90 => back(90).max(oldest),
+        Span::Year => back(365).max(oldest),
+        Span::All => oldest,
+    };
+    Days::new(begin.min(back(LEAST_DAYS)).min(first), last, MOST_BARS)
 }
 
 /// How many events the set holds on each of the days.

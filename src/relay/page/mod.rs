@@ -7,14 +7,15 @@ mod render;
 mod streams;
 
 use super::RelayState;
-use super::information::document;
 use super::response::Body;
+use crate::config::Config;
+use crate::plot::escape;
 use crate::server::accept::Streaming;
 use crate::server::limits::{client_address, is_forwarded};
 use crate::server::own_host::is_own_host;
 use crate::store::StoreError;
 use events::subscribe;
-use facts::{Facts, Kinds};
+use facts::{Facts, Kinds, Span};
 use hyper::header::{
     ACCEPT, CONNECTION, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
@@ -38,8 +39,8 @@ const AGE: Duration = Duration::from_millis(500);
 #[derive(Default)]
 pub(super) struct PageState {
     kinds: Arc<Kinds>,
-    // For anyone, and for the operator.
-    views: [Mutex<Option<PageView>>; 2],
+    // For anyone and for the operator, of each span.
+    views: [[Mutex<Option<PageView>>; Span::ALL.len()]; 2],
     streams: Streams,
 }
 
@@ -63,16 +64,29 @@ pub(super) async fn respond<B>(
     relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
-    let view = match view(relay, Visitor::of(request, from).viewer(relay)).await {
+    let visitor = Visitor::of(request, from);
+    let view = match view(relay, visitor.viewer(relay), visitor.span).await {
         Ok(view) => view,
         Err(error) => return failed(&error),
     };
-    let html = render::page(&document(&relay.config()), &view.facts, &view.parts);
+    let config = relay.config();
+    let html =
+        render::page(&relay.document(), &address(request, &config), &view.facts, &view.parts);
     let mut response = private(StatusCode::OK, "text/html; charset=utf-8", Body::from(html));
     if let Ok(policy) = HeaderValue::from_str(&content_security_policy()) {
         response.headers_mut().insert(CONTENT_SECURITY_POLICY, policy);
     }
     response
+}
+
+/// What a browser is told where there is no page.
+pub(super) fn turned_off(config: &Config) -> String {
+    let name = escape(&config.relay.name);
+    format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title><p>{name} is a Nostr \
+         relay: connect to it with a Nostr client. Its operator can have a page here: <code>enabled = \
+         true</code> in <code>[page]</code> of relay.toml.</p></html>\n"
+    )
 }
 
 /// Answers with what changes from now on.
@@ -106,12 +120,15 @@ struct Visitor {
     // `None` where only a proxy knows that.
     from: Option<IpAddr>,
     host: Option<HeaderValue>,
+    // What is to be shown.
+    span: Span,
 }
 
 impl Visitor {
     fn of<B>(request: &Request<B>, from: IpAddr) -> Self {
         let host = request.headers().get(HOST).cloned();
-        Self { from: (!is_forwarded(request)).then_some(from), host }
+        let span = Span::of_query(request.uri().query());
+        Self { from: (!is_forwarded(request)).then_some(from), host, span }
     }
 
     /// Whom the page is for, by the configuration that is in force.
@@ -129,21 +146,43 @@ impl Visitor {
 }
 
 /// The page as it is now, or was a moment ago.
-async fn view(relay: &Arc<RelayState>, viewer: Audience) -> Result<PageView, StoreError> {
+async fn view(
+    relay: &Arc<RelayState>,
+    viewer: Audience,
+    span: Span,
+) -> Result<PageView, StoreError> {
     let [anyone, operator] = &relay.page.views;
-    let kept = if viewer == Audience::Operator { operator } else { anyone };
+    let [days, year, all] = if viewer == Audience::Operator { operator } else { anyone };
+    let kept = match span {
+        Span::Days90 => days,
+        Span::Year => year,
+        Span::All => all,
+    };
     // One at a time makes it anew; the others wait and take that.
     let mut kept = kept.lock().await;
     if let Some(view) = kept.as_ref().filter(|view| view.made.elapsed() < AGE) {
         return Ok(view.clone());
     }
     let (shared, kinds) = (Arc::clone(relay), Arc::clone(&relay.page.kinds));
-    let facts = tokio::task::spawn_blocking(move || Facts::gather(&shared, &kinds, viewer)).await;
+    let gather = move || Facts::gather(&shared, &kinds, viewer, span);
+    let facts = tokio::task::spawn_blocking(gather).await;
     let facts = facts.unwrap_or(Err(StoreError::Closed))?;
     let parts = Arc::new(render::parts(&facts, viewer));
     let view = PageView { made: Instant::now(), facts: Arc::new(facts), parts };
     *kept = Some(view.clone());
     Ok(view)
+}
+
+/// The URL that clients connect to: the configured one, or what the browser asked for.
+fn address<B>(request: &Request<B>, config: &Config) -> String {
+    if !config.auth.relay_url.is_empty() {
+        return config.auth.relay_url.clone();
+    }
+    let header = |name| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let is_tls = header("x-forwarded-proto").is_some_and(|scheme| scheme.trim() == "https");
+    let scheme = if is_tls { "wss" } else { "ws" };
+    let fallback = config.relay.listen.reachable();
+    format!("{scheme}://{}", header(HOST.as_str()).unwrap_or(&fallback))
 }
 
 fn failed(error: &StoreError) -> Response<Body> {

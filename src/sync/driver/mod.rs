@@ -1,17 +1,19 @@
-//! Drives a machine: the socket, the clock, the threads, and what goes on in our store.
+//! Drives a machine: the socket, the clock, the threads, and what goes on on our side.
 
+mod our_side;
 mod worker;
 
+pub(super) use our_side::{OurEvents, OurSide};
+
 use super::breakdown::{Breakdown, By};
-use super::ingest::FromPeer;
-use super::machine::{Done, Loaded, Machine, Now, Settings, Work};
+use super::connector::Connector;
+use super::machine::{Done, Machine, Now, Settings, Work};
 use super::peer::{Frame, Peer, PeerError};
 use super::report::{Progress, Report};
 use super::{Local, Options, SyncError};
 use crate::config::Direction;
-use crate::index::{Subscriber, SubscriberError};
 use crate::relay_url::RelayUrl;
-use crate::store::{Change, Step, unix_now};
+use crate::store::unix_now;
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
@@ -38,9 +40,22 @@ pub(super) async fn run(
     progress: impl FnMut(Progress) + Send,
 ) -> Result<(Report, Option<Breakdown>), SyncError> {
     let url = RelayUrl::parse(url)?;
-    local.connector.check(&url)?;
+    let is_live = options.live && !options.dry_run;
+    let key = mark_key(options);
+    let worker = Worker::new(local, &url, &options.filter, key, is_live);
     let clock = Clock(Instant::now());
-    let settings = Settings {
+    let own_key = local.keys.as_ref().map(|keys| keys.public_key().to_bytes());
+    let settings = settings(options, by, own_key);
+    let machine = Machine::new(&url.to_string(), settings, clock.now());
+    let machine =
+        drive(&local.connector, &url, options, machine, Arc::new(worker), clock, progress).await?;
+    let (report, breakdown) = machine.into_report().map_err(SyncError::Store)?;
+    Ok((Report { elapsed_ms: clock.elapsed_ms(), ..report }, breakdown))
+}
+
+/// What the machine is told of the options.
+pub(super) fn settings(options: &Options, by: Option<By>, key: Option<[u8; 32]>) -> Settings {
+    Settings {
         filter: options.filter.clone(),
         direction: options.direction,
         dry_run: options.dry_run,
@@ -48,30 +63,31 @@ pub(super) async fn run(
         live: options.live,
         attempts: options.attempts,
         by,
-        key: local.keys.as_ref().map(|keys| keys.public_key().to_bytes()),
+        key,
         full_interval_s: options.full_interval_s,
         nonce: RandomState::new().build_hasher().finish(),
-    };
-    let machine = Machine::new(&url.to_string(), settings, clock.now());
-    let is_live = options.live && !options.dry_run;
-    let key = mark_key(options);
-    let worker = Arc::new(Worker::new(local, &url, &options.filter, key, is_live));
+    }
+}
+
+/// Drives a machine until its sync is over.
+///
+/// # Errors
+/// When there is no way to the peer, or our side cannot go on.
+pub(super) async fn drive<S: OurSide>(
+    connector: &Connector,
+    url: &RelayUrl,
+    options: &Options,
+    machine: Machine,
+    side: Arc<S>,
+    clock: Clock,
+    progress: impl FnMut(Progress) + Send,
+) -> Result<Machine, SyncError> {
+    connector.check(url)?;
     let (done, works) = mpsc::unbounded_channel();
-    let driver = Driver {
-        local,
-        url: &url,
-        options,
-        machine,
-        worker,
-        clock,
-        progress,
-        jobs: JoinSet::new(),
-        done,
-        changes: is_live.then(|| local.sets.subscribe()),
-    };
-    let (report, breakdown) = driver.run(works).await.map_err(SyncError::Store)?;
-    let elapsed_ms = u64::try_from(clock.now().at.as_millis()).unwrap_or(u64::MAX);
-    Ok((Report { elapsed_ms, ..report }, breakdown))
+    let jobs = JoinSet::new();
+    let driver =
+        Driver { connector, url, options, machine, side, clock, progress, jobs, done, gets: false };
+    driver.run(works).await.map_err(SyncError::Store)
 }
 
 /// What a peer is remembered under: what was moved one way says nothing about the other.
@@ -84,33 +100,35 @@ fn mark_key(options: &Options) -> String {
 
 /// The moment for the machine.
 #[derive(Clone, Copy)]
-struct Clock(Instant);
+pub(super) struct Clock(pub(super) Instant);
 
 impl Clock {
-    fn now(self) -> Now {
+    pub(super) fn now(self) -> Now {
         Now { at: self.0.elapsed(), unix_s: unix_now() }
+    }
+
+    pub(super) fn elapsed_ms(self) -> u64 {
+        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
-struct Driver<'sync, P> {
-    local: &'sync Local,
+struct Driver<'sync, P, S> {
+    connector: &'sync Connector,
     url: &'sync RelayUrl,
     options: &'sync Options,
     machine: Machine,
-    worker: Arc<Worker>,
+    side: Arc<S>,
     clock: Clock,
     progress: P,
     /// Work on threads, whatever the machine asked for.
     jobs: JoinSet<()>,
     done: mpsc::UnboundedSender<Done>,
-    changes: Option<Subscriber>,
+    /// The machine was told what to download, and has not done so yet.
+    gets: bool,
 }
 
-impl<P: FnMut(Progress) + Send> Driver<'_, P> {
-    async fn run(
-        mut self,
-        mut works: mpsc::UnboundedReceiver<Done>,
-    ) -> Result<(Report, Option<Breakdown>), String> {
+impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
+    async fn run(mut self, mut works: mpsc::UnboundedReceiver<Done>) -> Result<Machine, String> {
         let mut peer: Option<Peer> = None;
         let mut connecting: Option<Connecting<'_>> = None;
         let mut stop = self.options.stop.clone();
@@ -118,18 +136,25 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
         let mut frames = 0;
         loop {
             self.begin_and_tell();
+            if self.gets && !self.machine.downloads() {
+                self.gets = false;
+                self.side.download_ended();
+            }
             if self.machine.is_over()
                 || stopped_at.is_some_and(|at: Instant| at.elapsed() >= STOP_TIMEOUT)
             {
                 break;
             }
             if self.machine.wants_connection() && connecting.is_none() {
-                let (url, connector) = (self.url, &self.local.connector);
+                let (url, connector) = (self.url, self.connector);
                 let known = self.machine.information();
                 let trace = self.options.trace.clone();
                 connecting = Some(Box::pin(Peer::connect(url, connector, known, trace)));
             }
             if !self.machine.is_up() {
+                if peer.is_some() {
+                    self.side.peer_lost(false);
+                }
                 close(&mut peer).await;
             } else if let Some(peer) = &peer
                 && let Err(error) = send_all(&mut self.machine, peer)
@@ -156,7 +181,7 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
                     connected = connected(&mut connecting) => DriverEvent::Connected(connected),
                     frame = next_frame(&mut peer), if reads => DriverEvent::Frame(frame),
                     () = std::future::ready(()), if self.machine.has_batch() => DriverEvent::Quiet,
-                    change = next_change(&mut self.changes) => DriverEvent::Change(change),
+                    events = self.side.next_events() => DriverEvent::Ours(events),
                 }
             })
             .await;
@@ -165,6 +190,7 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
                 DriverEvent::Stop => {
                     stopped_at = Some(Instant::now());
                     connecting = None;
+                    self.side.stop();
                     self.machine.handle_stop(now);
                 }
                 DriverEvent::Timeout => self.machine.handle_timeout(now),
@@ -177,6 +203,7 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
                 }
                 DriverEvent::Connected(Err(error)) => {
                     connecting = None;
+                    self.side.peer_lost(true);
                     self.machine.handle_lost(error.into(), now);
                 }
                 DriverEvent::Frame(Ok(Frame::Text(text))) => {
@@ -185,12 +212,12 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
                 DriverEvent::Frame(Ok(Frame::Control)) => self.machine.handle_control(now),
                 DriverEvent::Frame(Err(error)) => self.machine.handle_lost(error.into(), now),
                 DriverEvent::Quiet => self.machine.handle_quiet(now),
-                DriverEvent::Change(Ok(change)) => self.take_change(&change, now),
-                DriverEvent::Change(Err(SubscriberError::Lagged)) => {
-                    self.worker.from_peer.iter().for_each(FromPeer::clear);
-                    self.machine.handle_missed_events(now);
+                DriverEvent::Ours(OurEvents::New(events)) if events.is_empty() => {}
+                DriverEvent::Ours(OurEvents::New(events)) => {
+                    self.machine.handle_local_events(events, now);
                 }
-                DriverEvent::Change(Err(SubscriberError::Closed)) => {
+                DriverEvent::Ours(OurEvents::Missed) => self.machine.handle_missed_events(now),
+                DriverEvent::Ours(OurEvents::Closed) => {
                     return Err("the store is closed".to_owned());
                 }
             }
@@ -201,18 +228,18 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
             }
         }
         close(&mut peer).await;
-        self.machine.into_report()
+        Ok(self.machine)
     }
 
     /// Begins what is to be done, and tells what is to be told.
     fn begin_and_tell(&mut self) {
         while let Some(work) = self.machine.poll_work() {
-            let (worker, done) = (Arc::clone(&self.worker), self.done.clone());
+            let (side, done) = (Arc::clone(&self.side), self.done.clone());
             // Sending fails only when the sync is over.
             if matches!(work, Work::Ingest { .. }) {
-                self.jobs.spawn(async move { drop(done.send(worker.ingest(work).await)) });
+                self.jobs.spawn(async move { drop(done.send(side.ingest(work).await)) });
             } else {
-                self.jobs.spawn_blocking(move || drop(done.send(worker.perform(work))));
+                self.jobs.spawn_blocking(move || drop(done.send(side.perform(work))));
             }
         }
         while let Some(told) = self.machine.poll_progress() {
@@ -229,30 +256,9 @@ impl<P: FnMut(Progress) + Send> Driver<'_, P> {
     }
 
     fn take_done(&mut self, done: Done, now: Now) {
-        if let (Done::Ingested { events, .. }, Some(from_peer)) = (&done, &self.worker.from_peer) {
-            from_peer.settle(events);
-        }
+        let is_conclusion = matches!(done, Done::Concluded { .. });
         self.machine.handle_work(done, now);
-    }
-
-    /// Hands over what was stored here, unless it came from the peer.
-    fn take_change(&mut self, change: &Change, now: Now) {
-        let mut events = Vec::new();
-        for step in &change.steps {
-            let (Step::Added(event) | Step::Passed(event)) = step else { continue };
-            let id = event.item().id;
-            let is_theirs = self.worker.from_peer.as_ref().is_some_and(|it| it.remove(&id));
-            if !is_theirs
-                && self.options.filter.parsed().matches(event)
-                && (self.local.moves_protected() || !event.is_protected())
-            {
-                let (kind, json) = (event.kind(), event.json().to_owned());
-                events.push(Loaded { id, kind, json });
-            }
-        }
-        if !events.is_empty() {
-            self.machine.handle_local_events(events, now);
-        }
+        self.gets |= is_conclusion && self.machine.downloads();
     }
 }
 
@@ -264,7 +270,7 @@ enum DriverEvent {
     Connected(Result<Peer, PeerError>),
     Frame(Result<Frame, PeerError>),
     Quiet,
-    Change(Result<Arc<Change>, SubscriberError>),
+    Ours(OurEvents),
 }
 
 fn send_all(machine: &mut Machine, peer: &Peer) -> Result<(), PeerError> {
@@ -293,14 +299,6 @@ async fn connected(connecting: &mut Option<Connecting<'_>>) -> Result<Peer, Peer
 async fn next_frame(peer: &mut Option<Peer>) -> Result<Frame, PeerError> {
     match peer {
         Some(peer) => peer.next().await,
-        None => std::future::pending().await,
-    }
-}
-
-/// The next commit in our store, when anyone wants to know.
-async fn next_change(changes: &mut Option<Subscriber>) -> Result<Arc<Change>, SubscriberError> {
-    match changes {
-        Some(changes) => changes.recv().await,
         None => std::future::pending().await,
     }
 }

@@ -1,17 +1,18 @@
-//! Does the machine's work over the store: on threads, in any order.
+//! Our side over a store: does the machine's work on threads, in any order.
 
 use super::super::Local;
 use super::super::breakdown::{self, By, Rows};
 use super::super::filter::{PeerFilter, Window};
 use super::super::ingest::{self, FromPeer};
 use super::super::machine::{Done, Id, Items, Loaded, Opening, Work};
-use crate::index::{Slice, SnapshotError};
+use super::{OurEvents, OurSide};
+use crate::index::{Slice, SnapshotError, Subscriber, SubscriberError};
 use crate::item::Item;
 use crate::reconcile::{
     Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, RangeSet,
 };
 use crate::relay_url::RelayUrl;
-use crate::store::{Event, Filter, PeerTraits, StoreError, SyncMark, unix_now};
+use crate::store::{Change, Event, Filter, PeerTraits, Step, StoreError, SyncMark, unix_now};
 use nostr::{EventBuilder, JsonUtil};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -36,7 +37,9 @@ pub(super) struct Worker {
     mark_key: String,
     sessions: Mutex<HashMap<u64, Initiator<Slice>>>,
     /// The ids of events on their way from the peer, where live events go back and forth.
-    pub(super) from_peer: Option<FromPeer>,
+    from_peer: Option<FromPeer>,
+    /// Our commits, where they are passed on.
+    changes: Option<tokio::sync::Mutex<Subscriber>>,
 }
 
 impl Worker {
@@ -55,6 +58,7 @@ impl Worker {
             mark_key,
             sessions: Mutex::default(),
             from_peer: live.then(FromPeer::default),
+            changes: live.then(|| local.sets.subscribe().into()),
         }
     }
 
@@ -62,19 +66,22 @@ impl Worker {
         self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Does work that blocks.
-    pub(super) fn perform(&self, work: Work) -> Done {
-        self.try_perform(work).unwrap_or_else(|error| Done::Failed(error.to_string()))
-    }
-
-    /// Has events checked and stored.
-    pub(super) async fn ingest(&self, work: Work) -> Done {
-        let Work::Ingest { subscription, asked, texts, bytes, live } = work else {
-            return Done::Finished;
-        };
-        let (from_peer, url) = (self.from_peer.clone(), self.url.to_string());
-        let events = ingest::settle(&self.local, &url, asked, texts, live, from_peer).await;
-        Done::Ingested { subscription, events, bytes }
+    /// What was stored here and matches, unless it came from the peer.
+    fn of_change(&self, change: &Change) -> Vec<Loaded> {
+        let mut events = Vec::new();
+        for step in &change.steps {
+            let (Step::Added(event) | Step::Passed(event)) = step else { continue };
+            let id = event.item().id;
+            let is_theirs = self.from_peer.as_ref().is_some_and(|it| it.remove(&id));
+            if !is_theirs
+                && self.filter.parsed().matches(event)
+                && (self.local.moves_protected() || !event.is_protected())
+            {
+                let (kind, json) = (event.kind(), event.json().to_owned());
+                events.push(Loaded { id, kind, json });
+            }
+        }
+        events
     }
 
     fn try_perform(&self, work: Work) -> Result<Done, StoreError> {
@@ -111,7 +118,7 @@ impl Worker {
                 store.remember_traits(self.peer_key.clone(), traits),
             ),
             Work::Sign { challenge } => self.sign(&challenge),
-            Work::Ingest { .. } => Done::Finished,
+            Work::Ingest { .. } | Work::Conclude { .. } => Done::Finished,
         })
     }
 
@@ -182,6 +189,7 @@ impl Worker {
         });
         let mut initiator = initiator.map_err(|_| StoreError::Closed)?;
         let message = initiator.open();
+        self.local.sets.check(initiator.set())?;
         self.sessions().insert(session, initiator);
         Ok(Done::Opened { session, message, items: Items { count, newest, ahead } })
     }
@@ -196,6 +204,8 @@ impl Worker {
                 InitiatorStep::Send(message) => Some(message),
                 InitiatorStep::Done => None,
             });
+        // Nothing is found in a set of which a part could not be read.
+        self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
         let reader = self.local.store.reader();
@@ -223,6 +233,7 @@ impl Worker {
                 have.push(item.id);
             }
         });
+        self.local.sets.check(&set)?;
         let remembered = self.local.store.reader().refused(&self.peer_key, &have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
@@ -267,6 +278,36 @@ impl Worker {
                 tracing::warn!(%error, "a challenge could not be signed");
                 Done::Finished
             }
+        }
+    }
+}
+
+impl OurSide for Worker {
+    fn perform(&self, work: Work) -> Done {
+        self.try_perform(work).unwrap_or_else(|error| Done::Failed(error.to_string()))
+    }
+
+    async fn ingest(&self, work: Work) -> Done {
+        let Work::Ingest { subscription, asked, texts, bytes, live } = work else {
+            return Done::Finished;
+        };
+        let (from_peer, url) = (self.from_peer.clone(), self.url.to_string());
+        let events = ingest::settle(&self.local, &url, asked, texts, live, from_peer).await;
+        if let Some(from_peer) = &self.from_peer {
+            from_peer.settle(&events);
+        }
+        Done::Ingested { subscription, events, bytes }
+    }
+
+    async fn next_events(&self) -> OurEvents {
+        let Some(changes) = &self.changes else { return std::future::pending().await };
+        match changes.lock().await.recv().await {
+            Ok(change) => OurEvents::New(self.of_change(&change)),
+            Err(SubscriberError::Lagged) => {
+                self.from_peer.iter().for_each(FromPeer::clear);
+                OurEvents::Missed
+            }
+            Err(SubscriberError::Closed) => OurEvents::Closed,
         }
     }
 }

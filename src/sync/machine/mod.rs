@@ -8,10 +8,12 @@
 //! - `download`, `upload`: moving it, as it becomes known; `second_look`: whether the peer kept it
 //! - `ledger`: what became of each id; `verdict`: what all of it proves
 //! - `answers`: whom a peer's message concerns; `link`: connections that come and go
+//! - `conclusion`: what is to be moved, where our events are known by their ids alone
 //! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (events as they come)
 
 mod answers;
 mod auth;
+mod conclusion;
 mod download;
 mod ledger;
 mod link;
@@ -30,6 +32,7 @@ mod work;
 pub use page_plan::Unseen;
 pub use work::{Asked, Done, Fate, Loaded, Opening, Seen, Settled, Work};
 
+pub(super) use conclusion::Left;
 pub(super) use page_plan::{Hint, PageEvent};
 
 use super::backoff::Backoff;
@@ -143,6 +146,8 @@ pub struct Machine {
     is_recalled: bool,
     /// The peer does not reconcile, as far as this sync is concerned.
     reads: bool,
+    /// Our events are known by their ids alone: see [`Work::Conclude`].
+    over_ids: bool,
     /// The peer does not follow the adaptive rule.
     reference_rule: bool,
     /// Connections that were lost while the first NEG-OPEN was not answered.
@@ -217,6 +222,7 @@ impl Machine {
             overlap: None,
             is_recalled: false,
             reads: false,
+            over_ids: false,
             reference_rule: false,
             neg_hangups: 0,
             silences: 0,
@@ -366,6 +372,7 @@ impl Machine {
             self.advance_probe();
             self.advance_reconciling();
             self.advance_reading();
+            self.advance_conclusion();
             self.advance_transfer();
             self.advance_second_look();
             if !matches!(self.link, Link::Up) || self.round.is_none() || !self.is_idle() {

@@ -4,6 +4,7 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
+use super::verdict::Round;
 use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
 use crate::sync::breakdown::Rows;
@@ -228,8 +229,9 @@ impl Machine {
         {
             return;
         }
-        if self.round.as_ref().is_some_and(|round| round.opened > 0) {
-            // What was sent has to show in another round.
+        let is_open = |round: &Round| round.opened > 0 || (self.over_ids && !round.is_concluded);
+        if self.round.as_ref().is_some_and(is_open) {
+            // What is sent has to show in another round.
             return;
         }
         let subscription = self.subscription();

@@ -472,6 +472,7 @@ impl Machine {
                 }
                 self.found(have, Vec::new(), &remembered);
             }
+            Done::Concluded { look, have, need } => self.concluded(look, have, need),
             Done::Sorted(rows) => {
                 if let Some(breakdown) =
                     self.round.as_mut().and_then(|round| round.breakdown.as_mut())

@@ -161,6 +161,7 @@ impl Machine {
                     self.moved();
                 }
                 Fate::Duplicate => self.duplicate(event.id),
+                Fate::Noted => {}
                 Fate::Seen(seen) => self.seen(event, *seen),
                 Fate::Refused(Reason::NotAskedFor) => self.unasked(),
                 Fate::Refused(reason) => {

@@ -32,6 +32,8 @@ pub(super) struct Round {
     pub(super) breakdown: Option<Breakdown>,
     /// Our events of hidden kinds have been told apart.
     knows_kinds: bool,
+    /// See [`Work::Conclude`].
+    pub(super) is_concluded: bool,
 }
 
 impl Machine {

@@ -77,6 +77,16 @@ pub enum Work {
         /// Whether they come as they are published.
         live: bool,
     },
+    /// Of a machine that knows our events by their ids alone: all of the peer's ids have been found.
+    /// Tell what is to be moved: [`Done::Concluded`].
+    Conclude {
+        /// The look that found them.
+        look: u64,
+        /// Whether it is the first since everything was last looked at from the start.
+        is_first: bool,
+        /// Whether it showed all that the peer has, and not only what is new.
+        is_whole: bool,
+    },
     /// Write down ids that need not be moved again: [`Done::Finished`].
     RememberRefused(Vec<RefusedId>),
     /// Write down how far the peer is known: [`Done::Finished`].
@@ -176,6 +186,15 @@ pub enum Done {
         /// The same in rows, where differences are told by something.
         rows: Rows,
     },
+    /// What is to be moved.
+    Concluded {
+        /// The look that it follows from.
+        look: u64,
+        /// Ids of events that the peer lacks.
+        have: Vec<Id>,
+        /// Ids of events that the peer is asked for.
+        need: Vec<Id>,
+    },
     /// Events of ours in rows.
     Sorted(Rows),
     /// The kinds of events.
@@ -238,6 +257,8 @@ pub enum Fate {
     Stored,
     /// We had it.
     Duplicate,
+    /// Its id was noted, and nothing else was to be done.
+    Noted,
     /// It is new, and was only to be compared.
     Seen(Seen),
     /// It is not kept.

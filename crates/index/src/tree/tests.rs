@@ -201,7 +201,7 @@ fn every_query_agrees_with_a_sorted_vector() {
                 for limit in [None, Some(rng.random_range(0..past))] {
                     let [since, until] = [rng.random_range(0..30), rng.random_range(20..80)];
                     let slice = Slice::new(tree.clone(), Some(since), Some(until), limit);
-                    let sorted: Vec<Item> = slice.iter_range(0..slice.len()).copied().collect();
+                    let sorted: Vec<Item> = slice.to_vec();
                     let ranks_of: Vec<usize> =
                         ranks_of.iter().map(|rank| rank % (sorted.len() + 1)).collect();
                     agrees_item_by_item(&slice, &probes, &ranks_of, &sorted, &context);

@@ -3,7 +3,7 @@
 mod peers;
 mod words;
 
-use super::facts::Facts;
+use super::facts::{Facts, Span};
 use crate::plot::{self, escape};
 use crate::utc;
 use peers::{differences, differences_in_numbers, peers};
@@ -13,6 +13,11 @@ use words::{KEYS_OF_LIMITS, grouped, kind_name, size, time};
 
 /// The most kinds that have a row of their own.
 const MOST_KINDS: usize = 12;
+
+/// Where the NIPs are published.
+const NIPS: &str = "https://github.com/nostr-protocol/nips/blob/master/";
+/// The schemes of URLs that become links.
+const LINKED: [&str; 4] = ["https://", "http://", "mailto:", "nostr:"];
 
 /// A part of the page by the id of its element.
 pub(super) type Part = (&'static str, String);
@@ -40,8 +45,8 @@ pub(super) fn parts(facts: &Facts, viewer: Audience) -> Vec<Part> {
     ]
 }
 
-/// The whole page. `document` is the relay's NIP-11 document.
-pub(super) fn page(document: &Value, facts: &Facts, parts: &[Part]) -> String {
+/// The whole page. `document` is the relay's NIP-11 document, `address` its WebSocket URL.
+pub(super) fn page(document: &Value, address: &str, facts: &Facts, parts: &[Part]) -> String {
     let text = |key: &str| escape(document.get(key).and_then(Value::as_str).unwrap_or_default());
     let part = |id: &str| parts.iter().find(|part| part.0 == id).map_or("", |part| part.1.as_str());
     let (name, description, version) = (text("name"), text("description"), text("version"));
@@ -49,7 +54,7 @@ pub(super) fn page(document: &Value, facts: &Facts, parts: &[Part]) -> String {
     let (now, kinds, policy) = (part("now"), part("kinds"), policy(document));
     let (_, as_of) = as_of(facts);
     let peers = section(facts, "Peers", "peers", part("peers"));
-    let days = part("days");
+    let (days, spans, address) = (part("days"), spans(facts.span), escape(address));
     format!(
         r#"<!doctype html>
 <html lang="en">
@@ -66,11 +71,12 @@ pub(super) fn page(document: &Value, facts: &Facts, parts: &[Part]) -> String {
 <header>
 <h1>{name}</h1>
 <p>{description}</p>
+<p class="address"><code id="address">{address}</code><button type="button" id="copy" hidden>Copy</button></p>
 <p class="state quiet"><span id="as-of">{as_of}</span> <span id="connection" role="status"></span></p>
 </header>
 <section aria-label="Now"><dl class="tiles" id="now">{now}</dl></section>
 {peers}
-<section><h2>Events per day</h2><div class="card" id="days">{days}</div></section>
+<section><div class="head"><h2>Events over time</h2>{spans}</div><div class="card" id="days">{days}</div></section>
 <section><h2>Kinds</h2><div class="card" id="kinds">{kinds}</div></section>
 <section><h2>Policy</h2><div class="card">{policy}</div></section>
 </main>
@@ -80,6 +86,16 @@ pub(super) fn page(document: &Value, facts: &Facts, parts: &[Part]) -> String {
 </html>
 "#
     )
+}
+
+/// The choice of the time that is shown.
+fn spans(shown: Span) -> String {
+    let link = |span: Span| {
+        let current = if span == shown { r#" aria-current="true""# } else { "" };
+        format!(r#"<a href="?days={}"{current}>{}</a>"#, span.name(), span.words())
+    };
+    let links: String = Span::ALL.into_iter().map(link).collect();
+    format!(r#"<nav class="spans" aria-label="Time shown">{links}</nav>"#)
 }
 
 /// A section that is there only where there is something to show.
@@ -127,9 +143,13 @@ fn days(facts: &Facts, viewer: Audience) -> String {
         1 => "a bar for each day".to_owned(),
         days => format!("a bar for every {days} days"),
     };
+    let shown: u64 = facts.held.iter().map(|bar| bar.held).sum();
+    let (shown, all) = (grouped(shown), grouped(facts.events as u64));
+    let shown =
+        if shown == all { format!("all {all} events") } else { format!("{shown} of {all} events") };
     let most = facts.held.iter().map(|bar| bar.held).max().unwrap_or(0);
     let mut out = format!(
-        r#"<figure><figcaption><span class="keys"><span class="key">held here</span></span><span>{per_bar}</span></figcaption>{}</figure>"#,
+        r#"<figure><figcaption><span class="keys"><span class="key">held here: {shown}</span></span><span>{per_bar}</span></figcaption>{}</figure>"#,
         drawing(&plot::held(&facts.held), most),
     );
     out.push_str(&differences(facts, viewer));
@@ -175,19 +195,34 @@ fn kinds(facts: &Facts) -> String {
     out
 }
 
+/// A link, where the text is a URL by which one can get into touch or read on; else the text.
+fn linked(text: &str) -> String {
+    let escaped = escape(text);
+    let is_link = LINKED.iter().any(|scheme| text.starts_with(scheme));
+    if is_link { format!(r#"<a href="{escaped}" rel="noreferrer">{escaped}</a>"#) } else { escaped }
+}
+
 /// What the relay's NIP-11 document says that it takes and gives.
 fn policy(document: &Value) -> String {
     let mut out = String::from("<table><tbody>");
-    let mut row = |name: &str, value: &str| {
-        let _ = write!(out, "<tr><td>{name}</td><td>{}</td></tr>", escape(value));
+    let mut row = |name: &str, html: &str| {
+        let _ = write!(out, "<tr><td>{name}</td><td>{html}</td></tr>");
     };
-    for (key, name) in [("contact", "Contact"), ("pubkey", "Operator's public key")] {
+    for (key, name) in [
+        ("contact", "Contact"),
+        ("pubkey", "Operator's public key"),
+        ("posting_policy", "Posting policy"),
+        ("terms_of_service", "Terms of service"),
+    ] {
         if let Some(value) = document.get(key).and_then(Value::as_str) {
-            row(name, value);
+            row(name, &linked(value));
         }
     }
     let nips = document.get("supported_nips").and_then(Value::as_array);
-    let nips: Vec<String> = nips.into_iter().flatten().map(Value::to_string).collect();
+    let nips = nips.into_iter().flatten().filter_map(Value::as_u64);
+    let nips: Vec<String> = nips
+        .map(|nip| format!(r#"<a href="{NIPS}{nip:02}.md" rel="noreferrer">{nip}</a>"#))
+        .collect();
     row("NIPs", &nips.join(", "));
     for (key, value) in document.get("limitation").and_then(Value::as_object).into_iter().flatten()
     {
@@ -200,7 +235,7 @@ fn policy(document: &Value) -> String {
             (_, Some(number)) => format!("{} {unit}", grouped(number)),
             (other, None) => other.to_string(),
         };
-        row(&name, value.trim());
+        row(&name, &escape(value.trim()));
     }
     out.push_str("</tbody></table>");
     out

@@ -71,6 +71,14 @@ fn card(peer: &PeerStatus, place: usize, now: u64, viewer: Audience) -> String {
             ago(last.ended_at, now),
         );
         fact("Last sync", &cost);
+        if !last.differs.is_empty() {
+            let reasons: Vec<String> = last
+                .differs
+                .iter()
+                .map(|(reason, count)| format!("{} {}", grouped(*count), escape(reason)))
+                .collect();
+            fact("Why it differs", &reasons.join(", "));
+        }
         if !last.not_compared.is_empty() {
             let kinds: Vec<String> = last.not_compared.iter().map(u16::to_string).collect();
             fact("Not compared", &format!("kinds {}", kinds.join(", ")));
@@ -92,7 +100,7 @@ fn mark(state: PeerState) -> (&'static str, &'static str) {
     match state {
         PeerState::InStep | PeerState::Equal | PeerState::CaughtUp => ("good", "● "),
         PeerState::NotReached | PeerState::Incomplete => ("bad", "✕ "),
-        PeerState::Differs => ("differs", "▲ "),
+        PeerState::Differs | PeerState::RefusesWrites => ("differs", "▲ "),
         PeerState::FirstSync => ("quiet", ""),
     }
 }
@@ -154,7 +162,7 @@ fn table(look: &DriftLook, place: usize, name: &str, viewer: Audience) -> String
     let is_operator = viewer == Audience::Operator;
     let only_there = if is_operator { format!("<th>Only at {name}</th>") } else { String::new() };
     let mut out = format!(
-        r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0"><table><thead><tr><th>Day</th><th>Only here</th>{only_there}</tr></thead><tbody>"#
+        r#"<details id="days-{place}"><summary>{name}: the days in numbers</summary><div class="scroll" tabindex="0" role="region" aria-label="{name}: the days in numbers"><table><thead><tr><th>Day</th><th>Only here</th>{only_there}</tr></thead><tbody>"#
     );
     for day in look.days.iter().rev().take(MOST_ROWS) {
         let (date, have) = (utc::date(day.day), grouped(day.have));

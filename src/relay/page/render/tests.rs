@@ -1,3 +1,4 @@
+use super::super::facts::Span;
 use super::*;
 use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerStatus, Tally, Verdict};
 use crate::plot::Days;
@@ -9,10 +10,21 @@ const DAY_S: u64 = 86_400;
 
 fn facts(peers: Vec<PeerStatus>) -> Facts {
     let days = Days::new(NOW - 20 * DAY_S, NOW, 90);
+    let span = Span::All;
     let kinds = (0..20).map(|kind| (kind, 1_000 - u64::from(kind))).collect();
     let held = days.bars();
     let (events, connections, neg_sessions) = (12_345, 3, 2);
-    Facts { now: NOW, events, kinds: Arc::new(kinds), connections, neg_sessions, peers, days, held }
+    Facts {
+        now: NOW,
+        events,
+        kinds: Arc::new(kinds),
+        connections,
+        neg_sessions,
+        peers,
+        span,
+        days,
+        held,
+    }
 }
 
 fn peer(name: &str) -> PeerStatus {
@@ -25,6 +37,8 @@ fn peer(name: &str) -> PeerStatus {
         verdict: Verdict::Differs,
         proof: None,
         not_compared: vec![4],
+        differs: [("refused <here>".to_owned(), 7)].into(),
+        refuses_writes: false,
         reached: true,
     };
     PeerStatus {
@@ -48,9 +62,11 @@ fn whole(facts: &Facts, viewer: Audience) -> String {
         "name": "<script>alert(1)</script>",
         "description": "\"quoted\" & <b>bold</b>",
         "contact": "mailto:<x>",
+        "terms_of_service": "javascript:alert(1)",
+        "supported_nips": [1, 77],
         "limitation": { "max_<i>": "<i>", "auth_required": true },
     });
-    page(&document, facts, &parts(facts, viewer))
+    page(&document, "wss://a.example/\"x", facts, &parts(facts, viewer))
 }
 
 #[test]
@@ -104,4 +120,47 @@ fn strangers_are_told_nothing_of_what_only_a_peer_has() {
 fn a_relay_without_peers_has_no_section_for_them() {
     let html = whole(&facts(Vec::new()), Audience::Operator);
     assert!(!html.contains("Peers") && !html.contains("Round trips"), "{html}");
+}
+
+/// Only who holds the same is green; who was reached is not "not reached".
+#[test]
+fn the_words_and_colours_are_those_of_the_verdict() {
+    let with = |change: &dyn Fn(&mut PeerStatus)| {
+        let mut peer = peer("ws://a");
+        change(&mut peer);
+        whole(&facts(vec![peer]), Audience::Operator)
+    };
+    let verdict = |verdict| {
+        move |peer: &mut PeerStatus| {
+            peer.last_error_at = None;
+            peer.last_sync.as_mut().unwrap().verdict = verdict;
+        }
+    };
+    let refuses = |peer: &mut PeerStatus| {
+        peer.last_error_at = None;
+        peer.last_sync.as_mut().unwrap().refuses_writes = true;
+    };
+    let dead = |peer: &mut PeerStatus| peer.last_sync = None;
+    type Change<'a> = &'a dyn Fn(&mut PeerStatus);
+    let cases: [(Change, &str); 6] = [
+        (&verdict(Verdict::Equal), r#"<span class="mark good">● equal</span>"#),
+        (&verdict(Verdict::CaughtUp), r#"<span class="mark good">● caught up</span>"#),
+        (&verdict(Verdict::Differs), r#"<span class="mark differs">▲ differs</span>"#),
+        (&verdict(Verdict::Incomplete), r#"<span class="mark bad">✕ incomplete</span>"#),
+        (&refuses, r#"<span class="mark differs">▲ refuses writes</span>"#),
+        (&dead, r#"<span class="mark bad">✕ not reached</span>"#),
+    ];
+    for (change, expected) in cases {
+        let html = with(change);
+        assert!(html.contains(expected), "{expected} not in {html}");
+        assert_eq!(html.matches("class=\"mark ").count(), 1);
+    }
+}
+
+#[test]
+fn why_a_peer_differs_only_the_operator_is_told() {
+    let facts = facts(vec![peer("ws://a")]);
+    let html = whole(&facts, Audience::Operator);
+    assert!(html.contains("<dt>Why it differs</dt><dd>7 refused &lt;here&gt;</dd>"), "{html}");
+    assert!(!whole(&facts, Audience::Anyone).contains("refused"));
 }

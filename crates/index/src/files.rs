@@ -1,0 +1,259 @@
+//! The files of the sets of all events, beside the store: found by the name of the store's mark,
+//! opened, brought up to date, written anew.
+
+use super::catalog::Catalog;
+use super::item_set::ItemSet;
+use super::sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
+use negsync_reconcile::Item;
+use negsync_reconcile::RangeSet;
+use negsync_store::{Filter, MarkName, Store, StoreError};
+use sha2::{Digest, Sha256};
+use std::ffi::OsString;
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// What stands between the name of the store and that of the mark.
+const INFIX: &str = "-index-";
+/// To read a row of the store takes as long as to scan so many items.
+const ROW_COST: usize = 8;
+/// So many rows are read in a few milliseconds.
+const FEW_ROWS: usize = 10_000;
+/// How many items are written before it is asked whether to go on.
+const ASK_ITEMS: usize = 4_096;
+
+/// Why files were not written.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FilesError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{path}: {source}", path = path.display())]
+    Write { path: PathBuf, source: WriteError },
+    #[error("{path}: {source}", path = path.display())]
+    Open { path: PathBuf, source: OpenError },
+    /// The program ends, or the sets became others.
+    #[error("broken off")]
+    BrokenOff,
+}
+
+/// The files beside one store.
+pub(super) struct IndexFiles {
+    /// Without the mark and what follows it.
+    folder: PathBuf,
+    prefix: OsString,
+    /// The mark of the files in use.
+    mark: Option<MarkName>,
+}
+
+impl IndexFiles {
+    /// Those beside the store in `path`.
+    pub(super) fn beside(path: &Path) -> Self {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let mut prefix = path.file_name().unwrap_or_default().to_owned();
+        prefix.push(INFIX);
+        Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), prefix, mark: None }
+    }
+
+    /// The sets of these filters, from files and what came since; `None` where there are none that
+    /// can be used. Others are removed.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub(super) fn load(
+        &mut self,
+        store: &Store,
+        contents: &[Filter],
+    ) -> Result<Option<Vec<ItemSet>>, StoreError> {
+        let mut loaded = None;
+        for mark in store.reader().index_marks()? {
+            if loaded.is_none() {
+                loaded = self.load_from(store, &mark, contents)?.map(|sets| (mark, sets));
+            }
+        }
+        self.mark = loaded.as_ref().map(|(mark, _)| *mark);
+        self.remove_others();
+        Ok(loaded.map(|(_, sets)| sets))
+    }
+
+    /// As [`IndexFiles::load`], of this mark.
+    fn load_from(
+        &self,
+        store: &Store,
+        mark: &MarkName,
+        contents: &[Filter],
+    ) -> Result<Option<Vec<ItemSet>>, StoreError> {
+        let mut sets: Vec<ItemSet> = Vec::new();
+        for (number, content) in contents.iter().enumerate() {
+            let path = self.path(mark, number);
+            match SortedFile::open(&path, &identity(content, mark)) {
+                Ok(file) => sets.push(file.into()),
+                // So it is when a process was killed while it wrote them.
+                Err(reason @ OpenError::Missing) => {
+                    tracing::debug!(path = %path.display(), %reason, "index file ignored");
+                    return Ok(None);
+                }
+                Err(reason) => {
+                    tracing::warn!(
+                        path = %path.display(), %reason,
+                        "index file ignored; the index is made anew from the store"
+                    );
+                    return Ok(None);
+                }
+            }
+        }
+        let items: usize = sets.iter().map(RangeSet::len).sum();
+        let most_added = (items / ROW_COST).max(FEW_ROWS);
+        let mut removed: Vec<Item> = Vec::new();
+        let mut added: Vec<Vec<Item>> = contents.iter().map(|_| Vec::new()).collect();
+        let is_whole = store.reader().since_index_mark(
+            mark,
+            most_added,
+            &mut |item| removed.push(item),
+            &mut |item, kind| {
+                let of = contents.iter().zip(&mut added);
+                of.filter(|(content, _)| content.takes_kind(kind))
+                    .for_each(|(_, added)| added.push(item));
+            },
+        )?;
+        if !is_whole {
+            tracing::debug!("index files are too old");
+            return Ok(None);
+        }
+        removed.sort_unstable();
+        for (set, mut added) in sets.iter_mut().zip(added) {
+            set.remove_batch(&removed);
+            added.sort_unstable();
+            set.insert_batch(&added);
+        }
+        Ok(sets.iter().all(ItemSet::is_readable).then_some(sets))
+    }
+
+    /// Writes the catalog's sets to new files and has it go on with these. Returns how many items
+    /// there are. `may_go_on` is asked now and then.
+    ///
+    /// # Errors
+    /// When that fails. Then all is as it was.
+    pub(super) fn write(
+        &mut self,
+        store: &Store,
+        catalog: &Catalog,
+        may_go_on: &dyn Fn() -> bool,
+    ) -> Result<usize, FilesError> {
+        let mark = store.begin_index_mark()?;
+        let sets = catalog.begin_rewrite();
+        let written = self.write_all(&mark, &sets, may_go_on).and_then(|fresh| {
+            store.keep_index_mark(Some(mark))?;
+            Ok(fresh)
+        });
+        match written {
+            Ok(fresh) => {
+                let items = fresh.iter().map(|(_, set)| set.len()).sum();
+                catalog.finish_rewrite(fresh);
+                self.mark = Some(mark);
+                self.remove_others();
+                Ok(items)
+            }
+            Err(error) => {
+                catalog.finish_rewrite(Vec::new());
+                self.remove_others();
+                if let Err(error) = store.keep_index_mark(self.mark) {
+                    tracing::debug!(%error, "index mark not dropped");
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn write_all(
+        &self,
+        mark: &MarkName,
+        sets: &[(Filter, ItemSet)],
+        may_go_on: &dyn Fn() -> bool,
+    ) -> Result<Vec<(Filter, ItemSet)>, FilesError> {
+        let fresh = sets.iter().enumerate().map(|(number, (content, set))| {
+            let path = self.path(mark, number);
+            let identity = identity(content, mark);
+            write_one(&path, identity, set, may_go_on)?;
+            let file = SortedFile::open(&path, &identity)
+                .map_err(|source| FilesError::Open { path, source })?;
+            Ok((content.clone(), file.into()))
+        });
+        let fresh: Vec<_> = fresh.collect::<Result<_, FilesError>>()?;
+        if fresh.is_empty() { Err(FilesError::BrokenOff) } else { Ok(fresh) }
+    }
+
+    /// The files in use are so no more.
+    pub(super) fn forget(&mut self) {
+        self.mark = None;
+    }
+
+    fn path(&self, mark: &MarkName, number: usize) -> PathBuf {
+        let mut name = self.prefix.clone();
+        name.push(hex(mark));
+        name.push(format!(".{number}"));
+        self.folder.join(name)
+    }
+
+    /// Removes files that are not of the mark in use: of earlier ones, and those that a process left
+    /// that was killed.
+    fn remove_others(&self) {
+        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
+        let current = self.mark.as_ref().map(hex);
+        for entry in entries.flatten() {
+            let name = entry.file_name();
+            let Some(rest) = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())
+            else {
+                continue;
+            };
+            // A file of somebody else's may begin with the same words.
+            let Some((mark, number)) = rest.split_at_checked(2 * size_of::<MarkName>()) else {
+                continue;
+            };
+            let is_ours = mark.iter().all(u8::is_ascii_hexdigit) && number.starts_with(b".");
+            let is_current = current.as_ref().is_some_and(|current| current.as_bytes() == mark);
+            if is_ours && (!is_current || number.ends_with(b".partial")) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
+    }
+}
+
+/// Writes one set.
+fn write_one(
+    path: &Path,
+    identity: FileIdentity,
+    set: &ItemSet,
+    may_go_on: &dyn Fn() -> bool,
+) -> Result<(), FilesError> {
+    let failed = |source: WriteError| FilesError::Write { path: path.to_owned(), source };
+    let io_failed = |error: io::Error| failed(error.into());
+    let mut writer = FileWriter::begin(path).map_err(io_failed)?;
+    let mut written = 0_usize;
+    set.try_for_each(0..set.len(), |item| {
+        written += 1;
+        if written.is_multiple_of(ASK_ITEMS) && !may_go_on() {
+            return Err(FilesError::BrokenOff);
+        }
+        writer.push(item).map_err(failed)
+    })?;
+    if !set.is_readable() || written != set.len() {
+        return Err(StoreError::IndexLost.into());
+    }
+    writer.finish(identity).map_err(io_failed)
+}
+
+/// What a file of the set of `content` has to say that it is.
+fn identity(content: &Filter, mark: &MarkName) -> FileIdentity {
+    let mut hash = Sha256::new();
+    // The sets of all events differ in nothing but kinds.
+    for kinds in [content.kinds.as_deref(), Some(content.without_kinds.as_slice())] {
+        hash.update([u8::from(kinds.is_some())]);
+        let kinds = kinds.unwrap_or_default();
+        hash.update((kinds.len() as u64).to_be_bytes());
+        kinds.iter().for_each(|kind| hash.update(kind.to_be_bytes()));
+    }
+    FileIdentity { set: hash.finalize().into(), mark: *mark }
+}
+
+fn hex(mark: &MarkName) -> String {
+    mark.iter().map(|byte| format!("{byte:02x}")).collect()
+}

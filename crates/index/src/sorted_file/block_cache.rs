@@ -1,0 +1,49 @@
+//! The blocks that were asked for last. A session comes back to the same few.
+
+use super::layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// How many blocks are kept: 2.6 MB.
+const SLOTS: usize = 256;
+
+/// The items of a block.
+pub(super) type Block = Arc<Vec<ItemBytes>>;
+
+/// Each block has one slot, which it shares with others.
+#[derive(Debug)]
+pub(super) struct BlockCache(Box<[Slot]>);
+
+/// A block and its number.
+type Slot = Mutex<Option<(usize, Block)>>;
+
+impl Default for BlockCache {
+    fn default() -> Self {
+        Self((0..SLOTS).map(|_| Slot::default()).collect())
+    }
+}
+
+impl BlockCache {
+    /// The block of this number, which `read` reads where it is not kept.
+    pub(super) fn get_or_read(
+        &self,
+        number: usize,
+        read: impl FnOnce() -> Vec<ItemBytes>,
+    ) -> Block {
+        let Some(slot) = self.0.get(number % SLOTS) else { return Block::default() };
+        let kept = || slot.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, block)) = kept().as_ref()
+            && *of == number
+        {
+            return Arc::clone(block);
+        }
+        // Not under the lock: others need not wait for the disk.
+        let block = Block::new(read());
+        *kept() = Some((number, Arc::clone(&block)));
+        block
+    }
+
+    /// The heap bytes that it takes once every slot is in use.
+    pub(super) fn most_bytes(&self) -> usize {
+        SLOTS * (BLOCK_ITEMS * ITEM_BYTES + 64)
+    }
+}

@@ -1,0 +1,147 @@
+//! The bytes of a file: items, an index of their blocks, and a trailer. Numbers are big-endian, so
+//! that the bytes of items are ordered as the items are.
+
+use super::{BlockStart, OpenError};
+use negsync_reconcile::Item;
+use negsync_reconcile::Sum;
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// An item: `created_at` and id.
+pub(super) const ITEM_BYTES: usize = 40;
+pub(super) type ItemBytes = [u8; ITEM_BYTES];
+
+/// How many items share an entry of the index: one reading of the file, 10 KiB.
+pub(super) const BLOCK_ITEMS: usize = 256;
+
+/// The first item of a block, the sum below it, and the SHA-256 of the block.
+pub(super) const ENTRY_BYTES: usize = ITEM_BYTES + 32 + 32;
+
+/// What the file is and which version of the layout it has.
+const MAGIC: [u8; 16] = *b"negsync items 1\n";
+
+/// Magic, count, identity, sum; then the SHA-256 of the index and of all these.
+const SIGNED_BYTES: usize = 16 + 8 + 32 + 16 + 32;
+pub(super) const TRAILER_BYTES: usize = SIGNED_BYTES + 32;
+
+/// Which set a file holds, and as of when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileIdentity {
+    /// A digest of what the set is of.
+    pub set: [u8; 32],
+    /// The random name that the store has given to the moment of which the file is.
+    pub mark: [u8; 16],
+}
+
+/// The end of a file.
+pub(super) struct Trailer {
+    pub count: usize,
+    pub identity: FileIdentity,
+    /// Of all ids.
+    pub sum: Sum,
+}
+
+/// A block, as the index has it.
+pub(super) struct IndexEntry {
+    pub start: BlockStart,
+    pub digest: [u8; 32],
+}
+
+pub(super) fn to_bytes(item: &Item) -> ItemBytes {
+    let mut bytes = [0; ITEM_BYTES];
+    let (time, id) = bytes.split_at_mut(8);
+    time.copy_from_slice(&item.created_at.to_be_bytes());
+    id.copy_from_slice(&item.id);
+    bytes
+}
+
+pub(super) fn from_bytes(bytes: &ItemBytes) -> Item {
+    let mut fields = Fields(bytes);
+    Item::new(u64::from_be_bytes(fields.take()), fields.take())
+}
+
+impl IndexEntry {
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(&to_bytes(&self.start.first));
+        out.extend_from_slice(&self.start.sum_below.to_bytes());
+        out.extend_from_slice(&self.digest);
+    }
+
+    fn read(bytes: &[u8]) -> Self {
+        let mut fields = Fields(bytes);
+        let first = from_bytes(&fields.take());
+        let sum_below = Sum::of(&fields.take());
+        Self { start: BlockStart { first, sum_below }, digest: fields.take() }
+    }
+}
+
+impl Trailer {
+    /// The bytes that follow `index` in the file.
+    pub(super) fn to_bytes(&self, index: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(TRAILER_BYTES);
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&(self.count as u64).to_be_bytes());
+        bytes.extend_from_slice(&self.identity.set);
+        bytes.extend_from_slice(&self.identity.mark);
+        bytes.extend_from_slice(&self.sum.to_bytes());
+        let digest = digest(index, &bytes);
+        bytes.extend_from_slice(&digest);
+        bytes
+    }
+}
+
+/// Reads the trailer and the index, and checks both. What they say of the blocks is not checked.
+pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), OpenError> {
+    let file_bytes = file.metadata()?.len();
+    let trailer_at = file_bytes.checked_sub(TRAILER_BYTES as u64);
+    let trailer_at = trailer_at.ok_or(OpenError::Damaged("it is cut off"))?;
+    let mut bytes = [0; TRAILER_BYTES];
+    file.read_exact_at(&mut bytes, trailer_at)?;
+    let (signed, _) = bytes.split_at(SIGNED_BYTES);
+    let mut fields = Fields(&bytes);
+    if fields.take() != MAGIC {
+        return Err(OpenError::Damaged("it does not end as an index file does"));
+    }
+    let count = u64::from_be_bytes(fields.take());
+    let identity = FileIdentity { set: fields.take(), mark: fields.take() };
+    let sum = Sum::of(&fields.take());
+    let index_bytes = count.div_ceil(BLOCK_ITEMS as u64).checked_mul(ENTRY_BYTES as u64);
+    let index_at = count.checked_mul(ITEM_BYTES as u64);
+    // No more is read than the file has, whatever the trailer says.
+    let (Some(index_at), Some(index_bytes)) = (index_at, index_bytes) else {
+        return Err(OpenError::Damaged("its length is wrong"));
+    };
+    if index_at.checked_add(index_bytes) != Some(trailer_at) {
+        return Err(OpenError::Damaged("its length is wrong"));
+    }
+    let mut index = vec![0; index_bytes as usize];
+    file.read_exact_at(&mut index, index_at)?;
+    if fields.take() != digest(&index, signed) {
+        return Err(OpenError::Damaged("its index has a wrong checksum"));
+    }
+    let entries = index.chunks_exact(ENTRY_BYTES).map(IndexEntry::read).collect();
+    Ok((Trailer { count: count as usize, identity, sum }, entries))
+}
+
+fn digest(index: &[u8], signed: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(index);
+    hash.update(signed);
+    hash.finalize().into()
+}
+
+/// Reads fields of fixed lengths from the front. Past the end there are zeros.
+struct Fields<'a>(&'a [u8]);
+
+impl Fields<'_> {
+    fn take<const N: usize>(&mut self) -> [u8; N] {
+        match self.0.split_first_chunk() {
+            Some((field, rest)) => {
+                self.0 = rest;
+                *field
+            }
+            None => [0; N],
+        }
+    }
+}

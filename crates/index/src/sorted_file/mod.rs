@@ -1,0 +1,330 @@
+//! An immutable, ordered set of items in a file. In memory are the first item and the sum of each
+//! block; the items themselves are read when they are asked for, by way of the system's page cache.
+//!
+//! A file is written once ([`FileWriter`]) and checked as a whole when it is opened, so that a set
+//! is never taken from one that is damaged, cut off, or of another store. The layout is drawn in
+//! docs/design/0010-sorted-file.md.
+
+mod block_cache;
+mod layout;
+mod verify;
+mod write;
+
+#[cfg(test)]
+mod tests;
+
+pub use layout::FileIdentity;
+pub use write::{FileWriter, WriteError};
+
+use block_cache::{Block, BlockCache};
+use layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
+use negsync_reconcile::Item;
+use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
+use std::fs::File;
+use std::io;
+use std::ops::{ControlFlow, Range};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// How many blocks a walk reads at a time: 640 KiB.
+const WALK_BLOCKS: usize = 64;
+
+/// Why a file is not used. The set is made anew from the store.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// There is no such file.
+    #[error("the file is missing")]
+    Missing,
+    /// The system cannot read it.
+    #[error("the file cannot be read: {0}")]
+    Io(io::Error),
+    /// Its bytes are not what was written.
+    #[error("the file is damaged: {0}")]
+    Damaged(&'static str),
+    /// It is whole, and of another set, store or time.
+    #[error("the file belongs to another set or store")]
+    Foreign,
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::NotFound => Self::Missing,
+            // The file ends before its own length says.
+            io::ErrorKind::UnexpectedEof => Self::Damaged("it is cut off"),
+            _ => Self::Io(error),
+        }
+    }
+}
+
+/// A set of items in a file. Its answers are right as long as [`SortedFile::is_readable`].
+#[derive(Debug)]
+pub struct SortedFile {
+    file: File,
+    count: usize,
+    /// Of all items.
+    sum: Sum,
+    last: Option<Item>,
+    blocks: Vec<BlockStart>,
+    cache: BlockCache,
+    has_failed: AtomicBool,
+}
+
+/// What is known of a block without reading it.
+#[derive(Clone, Copy, Debug)]
+struct BlockStart {
+    first: Item,
+    /// The sum of the ids of all items before the block.
+    sum_below: Sum,
+}
+
+impl SortedFile {
+    /// Opens the file at `path` and checks every byte of it.
+    ///
+    /// # Errors
+    /// When it is not there, is not of this identity, or is not as it was written.
+    pub fn open(path: &Path, identity: &FileIdentity) -> Result<Self, OpenError> {
+        // To open a named pipe would wait for whoever writes to it.
+        if !std::fs::metadata(path)?.is_file() {
+            return Err(OpenError::Damaged("it is no regular file"));
+        }
+        let file = File::open(path)?;
+        let (trailer, index) = layout::read_index(&file)?;
+        if trailer.identity != *identity {
+            return Err(OpenError::Foreign);
+        }
+        verify::blocks(&file, trailer.count, &index)?;
+        let mut set = Self {
+            file,
+            count: trailer.count,
+            sum: trailer.sum,
+            last: None,
+            blocks: index.iter().map(|entry| entry.start).collect(),
+            cache: BlockCache::default(),
+            has_failed: AtomicBool::new(false),
+        };
+        set.last = set.count.checked_sub(1).and_then(|last| set.item(last));
+        if set.is_readable() { Ok(set) } else { Err(OpenError::Damaged("it changes")) }
+    }
+
+    /// Whether all that was asked for since the file was opened could be read. Once it could not,
+    /// answers may be wrong: whoever has got one has to ask this afterwards.
+    pub fn is_readable(&self) -> bool {
+        !self.has_failed.load(Ordering::Relaxed)
+    }
+
+    /// Whether `item` is in the set.
+    pub fn contains(&self, item: &Item) -> bool {
+        let Some(number) = self.block_of(item) else { return false };
+        self.block(number).binary_search(&to_bytes(item)).is_ok()
+    }
+
+    /// The heap bytes that it takes.
+    pub fn memory_bytes(&self) -> usize {
+        self.blocks.capacity() * size_of::<BlockStart>() + self.cache.most_bytes()
+    }
+
+    /// Calls `visit` with the items at `ranks`, in order, until it breaks off.
+    pub fn try_for_each(
+        &self,
+        ranks: Range<usize>,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> ControlFlow<()> {
+        let end = ranks.end.min(self.count);
+        let mut at = ranks.start;
+        while at < end {
+            let number = at / BLOCK_ITEMS;
+            let start = number * BLOCK_ITEMS;
+            let block = if end <= start + BLOCK_ITEMS {
+                self.block(number)
+            } else {
+                // A walk passes each block once: it leaves the cache to those who come back.
+                let whole = number..(number + WALK_BLOCKS).min(end.div_ceil(BLOCK_ITEMS));
+                Block::new(self.read(whole))
+            };
+            let items = block.get(at - start..(end - start).min(block.len())).unwrap_or_default();
+            if items.is_empty() {
+                // Only where the file could not be read.
+                return ControlFlow::Break(());
+            }
+            items.iter().try_for_each(|bytes| visit(from_bytes(bytes)))?;
+            at += items.len();
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// The rank of the first item at `ranks` of which `is_before` says no, where it does so of none
+    /// that comes before one of which it says yes; the end of `ranks` if there is none.
+    pub fn partition_point(
+        &self,
+        ranks: Range<usize>,
+        mut is_before: impl FnMut(usize, &Item) -> bool,
+    ) -> usize {
+        // By the first items of blocks, which are in memory, and then in one block.
+        let within = ranks.start / BLOCK_ITEMS + 1..ranks.end.div_ceil(BLOCK_ITEMS);
+        let blocks = self.blocks.get(within.clone()).unwrap_or_default();
+        let (mut low, mut high) = (0, blocks.len());
+        while low < high {
+            let middle = low.midpoint(high);
+            let rank = (within.start + middle) * BLOCK_ITEMS;
+            match blocks.get(middle) {
+                Some(block) if is_before(rank, &block.first) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        let number = ranks.start / BLOCK_ITEMS + low;
+        let start = number * BLOCK_ITEMS;
+        let block = self.block(number);
+        let (mut low, mut high) = (ranks.start.max(start), ranks.end.min(start + BLOCK_ITEMS));
+        while low < high {
+            let middle = low.midpoint(high);
+            match block.get(middle - start) {
+                Some(bytes) if is_before(middle, &from_bytes(bytes)) => low = middle + 1,
+                _ => high = middle,
+            }
+        }
+        low
+    }
+
+    /// The block that holds `item`, or would; `None` where no block does, because the item comes
+    /// before all others or after them.
+    fn block_of(&self, item: &Item) -> Option<usize> {
+        if self.last.is_none_or(|last| *item > last) {
+            return None;
+        }
+        self.blocks.partition_point(|block| block.first <= *item).checked_sub(1)
+    }
+
+    fn block(&self, number: usize) -> Block {
+        self.cache.get_or_read(number, || self.read(number..number + 1))
+    }
+
+    /// Reads blocks. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
+    fn read(&self, blocks: Range<usize>) -> Vec<ItemBytes> {
+        let start = blocks.start * BLOCK_ITEMS;
+        let count = (blocks.end * BLOCK_ITEMS).min(self.count).saturating_sub(start);
+        let mut items = vec![[0; ITEM_BYTES]; count];
+        let offset = (start * ITEM_BYTES) as u64;
+        if let Err(error) = self.file.read_exact_at(items.as_flattened_mut(), offset) {
+            if !self.has_failed.swap(true, Ordering::Relaxed) {
+                tracing::error!(%error, offset, "the index file can no longer be read");
+            }
+            items.clear();
+        }
+        items
+    }
+
+    /// The sum of the ids before place `within` of a block that is at hand.
+    fn sum_in(&self, number: usize, block: &[ItemBytes], within: usize) -> Sum {
+        let next = self.blocks.get(number + 1).map_or(self.sum, |block| block.sum_below);
+        if within > block.len() / 2 {
+            let mut sum = next;
+            let after = block.get(within..).unwrap_or_default();
+            after.iter().for_each(|bytes| sum.subtract(&id_sum(bytes)));
+            return sum;
+        }
+        let mut sum = self.blocks.get(number).map_or(self.sum, |block| block.sum_below);
+        let before = block.get(..within).unwrap_or_default();
+        before.iter().for_each(|bytes| sum.add(&id_sum(bytes)));
+        sum
+    }
+
+    /// Where an item is, or would be, in the block that [`SortedFile::block_of`] named.
+    fn place_in(&self, number: Option<usize>, block: &[ItemBytes], item: &Item) -> RangePosition {
+        let Some(number) = number else {
+            return match self.last {
+                Some(last) if *item > last => RangePosition { rank: self.count, sum: self.sum },
+                _ => RangePosition::default(),
+            };
+        };
+        let key = to_bytes(item);
+        let within = block.partition_point(|bytes| *bytes < key);
+        let rank = number * BLOCK_ITEMS + within;
+        RangePosition { rank, sum: self.sum_in(number, block, within) }
+    }
+}
+
+fn id_sum(bytes: &ItemBytes) -> Sum {
+    Sum::of(&from_bytes(bytes).id)
+}
+
+impl RangeSet for SortedFile {
+    fn len(&self) -> usize {
+        self.count
+    }
+
+    fn item(&self, rank: usize) -> Option<Item> {
+        let (number, within) = (rank / BLOCK_ITEMS, rank % BLOCK_ITEMS);
+        match within {
+            0 => self.blocks.get(number).map(|block| block.first),
+            _ if rank < self.count => self.block(number).get(within).map(from_bytes),
+            _ => None,
+        }
+    }
+
+    fn lower_bound(&self, item: &Item) -> usize {
+        match self.block_of(item) {
+            Some(number) => {
+                let key = to_bytes(item);
+                number * BLOCK_ITEMS + self.block(number).partition_point(|bytes| *bytes < key)
+            }
+            None => self.place_in(None, &[], item).rank,
+        }
+    }
+
+    fn sum_below(&self, rank: usize) -> Sum {
+        let (number, within) = (rank / BLOCK_ITEMS, rank % BLOCK_ITEMS);
+        if rank >= self.count {
+            return self.sum;
+        }
+        match within {
+            0 => self.blocks.get(number).map_or(self.sum, |block| block.sum_below),
+            _ => self.sum_in(number, &self.block(number), within),
+        }
+    }
+
+    fn for_each(&self, ranks: Range<usize>, visit: &mut dyn FnMut(Item)) {
+        let _ = self.try_for_each(ranks, &mut |item| {
+            visit(item);
+            ControlFlow::Continue(())
+        });
+    }
+
+    fn place(&self, item: &Item) -> RangePosition {
+        let number = self.block_of(item);
+        let block = number.map(|number| self.block(number));
+        let items = block.as_ref().map_or(&[][..], |block| block.as_slice());
+        self.place_in(number, items, item)
+    }
+
+    // Bounds mostly ascend: the next one is often in the block of the one before.
+    fn places(&self, items: &[Item]) -> Vec<RangePosition> {
+        let mut last: Option<(usize, Block)> = None;
+        let place = |item: &Item| {
+            let number = self.block_of(item);
+            if let Some(number) = number
+                && last.as_ref().is_none_or(|(held, _)| *held != number)
+            {
+                last = Some((number, self.block(number)));
+            }
+            let block = last.as_ref().map_or(&[][..], |(_, block)| block.as_slice());
+            self.place_in(number, block, item)
+        };
+        items.iter().map(place).collect()
+    }
+
+    fn cut(&self, rank: usize) -> (Bound, Sum) {
+        let (number, within) = (rank / BLOCK_ITEMS, rank % BLOCK_ITEMS);
+        if within == 0 || rank >= self.count {
+            return (self.bound_at(rank), self.sum_below(rank));
+        }
+        let block = self.block(number);
+        let bound = match block.get(within - 1..=within) {
+            Some([left, right]) => Bound::between(&from_bytes(left), &from_bytes(right)),
+            _ => Bound::INFINITY,
+        };
+        (bound, self.sum_in(number, &block, within))
+    }
+}

@@ -1,0 +1,58 @@
+//! Checks the blocks of a file against the checksums in its index, on a few threads.
+
+use super::OpenError;
+use super::layout::{BLOCK_ITEMS, ITEM_BYTES, IndexEntry};
+use sha2::{Digest, Sha256};
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+
+/// More threads than this gain nothing: the file comes from one disk.
+const MOST_THREADS: usize = 4;
+/// How many blocks are read at a time: 640 KiB.
+const READ_BLOCKS: usize = 64;
+const BLOCK_BYTES: usize = BLOCK_ITEMS * ITEM_BYTES;
+
+/// Checks every block of a file of `count` items.
+///
+/// # Errors
+/// When one cannot be read or is not as it was written.
+pub(super) fn blocks(file: &File, count: usize, index: &[IndexEntry]) -> Result<(), OpenError> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = cores.min(MOST_THREADS);
+    // Each part begins where a reading begins.
+    let part = index.len().div_ceil(threads * READ_BLOCKS).max(1) * READ_BLOCKS;
+    std::thread::scope(|scope| {
+        let parts = index.chunks(part).enumerate();
+        let checks: Vec<_> = parts
+            .map(|(number, entries)| {
+                scope.spawn(move || check_part(file, count, number * part, entries))
+            })
+            .collect();
+        checks.into_iter().try_for_each(|check| {
+            check.join().unwrap_or(Err(OpenError::Damaged("checking it failed")))
+        })
+    })
+}
+
+/// Checks the blocks from `first` on, one for each entry.
+fn check_part(
+    file: &File,
+    count: usize,
+    first: usize,
+    entries: &[IndexEntry],
+) -> Result<(), OpenError> {
+    let items_bytes = count.saturating_mul(ITEM_BYTES);
+    let mut buffer = vec![0; READ_BLOCKS * BLOCK_BYTES];
+    let mut at = first * BLOCK_BYTES;
+    for entries in entries.chunks(READ_BLOCKS) {
+        let wanted = (entries.len() * BLOCK_BYTES).min(items_bytes.saturating_sub(at));
+        let read = buffer.get_mut(..wanted).unwrap_or_default();
+        file.read_exact_at(read, at as u64)?;
+        let blocks = read.chunks(BLOCK_BYTES);
+        if !blocks.zip(entries).all(|(block, entry)| Sha256::digest(block)[..] == entry.digest) {
+            return Err(OpenError::Damaged("a block has a wrong checksum"));
+        }
+        at += wanted;
+    }
+    Ok(())
+}

@@ -1,0 +1,135 @@
+//! Writes a file, item by item, so that it is there whole or not at all.
+
+use super::BlockStart;
+use super::layout::{
+    BLOCK_ITEMS, ENTRY_BYTES, FileIdentity, ITEM_BYTES, IndexEntry, Trailer, to_bytes,
+};
+use negsync_reconcile::Item;
+use negsync_reconcile::Sum;
+use sha2::{Digest, Sha256};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+/// The file is flushed after so many blocks (10 MiB), so that no flush of the store has to wait for
+/// much of it.
+const FLUSH_BLOCKS: usize = 1_024;
+
+/// Why no file was written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// An item did not follow the one before it.
+    #[error("the items do not ascend")]
+    Order,
+}
+
+/// A file that is being written, under another name than it will have. Dropped before it is
+/// finished, it is removed.
+pub struct FileWriter {
+    file: File,
+    // Where it is until it is finished; `None` from then on.
+    partial: Option<PathBuf>,
+    path: PathBuf,
+    block: Vec<u8>,
+    first: Option<Item>,
+    last: Option<Item>,
+    /// Of the items before the block, and with those in it.
+    sum_below: Sum,
+    sum: Sum,
+    count: usize,
+    index: Vec<u8>,
+}
+
+impl FileWriter {
+    /// Begins a file that will be at `path`. What is there stays until this one is finished.
+    ///
+    /// # Errors
+    /// When the folder cannot be written to.
+    pub fn begin(path: &Path) -> io::Result<Self> {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        let partial = PathBuf::from(partial);
+        // Left over from a process that was killed.
+        match std::fs::remove_file(&partial) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&partial)?;
+        Ok(Self {
+            file,
+            partial: Some(partial),
+            path: path.to_owned(),
+            block: Vec::with_capacity(BLOCK_ITEMS * ITEM_BYTES),
+            first: None,
+            last: None,
+            sum_below: Sum::ZERO,
+            sum: Sum::ZERO,
+            count: 0,
+            index: Vec::new(),
+        })
+    }
+
+    /// Writes the next item, which has to be greater than the one before.
+    ///
+    /// # Errors
+    /// When it is not, or the system refuses.
+    pub fn push(&mut self, item: Item) -> Result<(), WriteError> {
+        if self.last.is_some_and(|last| item <= last) {
+            return Err(WriteError::Order);
+        }
+        self.first.get_or_insert(item);
+        self.last = Some(item);
+        self.block.extend_from_slice(&to_bytes(&item));
+        self.sum.add(&Sum::of(&item.id));
+        self.count += 1;
+        if self.count.is_multiple_of(BLOCK_ITEMS) { Ok(self.end_block()?) } else { Ok(()) }
+    }
+
+    fn end_block(&mut self) -> io::Result<()> {
+        let Some(first) = self.first.take() else { return Ok(()) };
+        let start = BlockStart { first, sum_below: self.sum_below };
+        let digest = Sha256::digest(&self.block).into();
+        IndexEntry { start, digest }.write(&mut self.index);
+        self.file.write_all(&self.block)?;
+        self.block.clear();
+        self.sum_below = self.sum;
+        if (self.index.len() / ENTRY_BYTES).is_multiple_of(FLUSH_BLOCKS) {
+            self.file.sync_data()?;
+        }
+        Ok(())
+    }
+
+    /// Makes the file durable and gives it its name.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn finish(mut self, identity: FileIdentity) -> io::Result<()> {
+        self.end_block()?;
+        let trailer = Trailer { count: self.count, identity, sum: self.sum };
+        self.file.write_all(&self.index)?;
+        self.file.write_all(&trailer.to_bytes(&self.index))?;
+        self.file.sync_all()?;
+        if let Some(partial) = &self.partial {
+            std::fs::rename(partial, &self.path)?;
+        }
+        self.partial = None;
+        // A name is safe once its folder is.
+        let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        if let Some(partial) = &self.partial {
+            // It takes room, and is in nobody's way.
+            let _ = std::fs::remove_file(partial);
+        }
+    }
+}

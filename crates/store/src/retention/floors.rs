@@ -1,0 +1,94 @@
+//! What the store remembers of retention: the rules, the floors below which events are refused, and
+//! the ids that were removed last, which syncs need not ask for.
+
+use super::{RETIRED, Retention};
+use negsync_reconcile::Item;
+use rusqlite::{Connection, OptionalExtension, params};
+use std::collections::HashMap;
+
+/// The most ids that are remembered.
+const MOST_IDS: i64 = 1_000_000;
+
+/// The rules that the store goes by, and the second up to which the rule of size has removed all.
+pub(super) fn load(connection: &Connection) -> rusqlite::Result<(Retention, u64)> {
+    let found = connection
+        .query_row("SELECT rules, floor FROM retention", [], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?))
+        })
+        .optional()?;
+    let Some((rules, floor)) = found else { return Ok(Default::default()) };
+    Ok((serde_json::from_str(&rules).unwrap_or_default(), floor.unsigned_abs()))
+}
+
+/// Puts other rules in force: what was kept out by the old ones may come again.
+pub(super) fn change(connection: &Connection, rules: &Retention) -> rusqlite::Result<()> {
+    let rules = serde_json::to_string(rules).unwrap_or_default();
+    let transaction = connection.unchecked_transaction()?;
+    transaction.execute_batch(
+        "DELETE FROM retention; DELETE FROM retention_floor; DELETE FROM retired;",
+    )?;
+    transaction.execute("DELETE FROM refused WHERE reason = ?1", [RETIRED])?;
+    transaction.execute("INSERT INTO retention (rules, floor) VALUES (?1, 0)", [rules])?;
+    transaction.commit()
+}
+
+/// Raises the second up to which the rule of size keeps events out.
+pub(super) fn raise(connection: &Connection, floor: u64) -> rusqlite::Result<()> {
+    connection.execute("UPDATE retention SET floor = max(floor, ?1)", [floor as i64]).map(|_| ())
+}
+
+/// Raises the floor of an author and kind to an item that is removed.
+pub(super) fn raise_of_author(
+    connection: &Connection,
+    (pubkey, kind): (&[u8; 32], u16),
+    floor: &Item,
+) -> rusqlite::Result<()> {
+    connection
+        .prepare_cached(
+            "INSERT INTO retention_floor (pubkey, kind, created_at, id) VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET created_at = excluded.created_at, id = excluded.id
+             WHERE (excluded.created_at, excluded.id) > (created_at, id)",
+        )?
+        .execute(params![pubkey, kind, floor.created_at as i64, floor.id])
+        .map(|_| ())
+}
+
+/// Whether an item is not above the floor of its author and kind.
+pub(super) fn is_below(
+    connection: &Connection,
+    pubkey: &[u8; 32],
+    kind: u16,
+    item: &Item,
+) -> rusqlite::Result<bool> {
+    connection
+        .prepare_cached(
+            "SELECT 1 FROM retention_floor
+             WHERE pubkey = ?1 AND kind = ?2 AND (created_at, id) >= (?3, ?4)",
+        )?
+        .exists(params![pubkey, kind, item.created_at as i64, item.id])
+}
+
+/// Remembers that an event was removed.
+pub(super) fn remember(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<()> {
+    connection.prepare_cached("INSERT OR IGNORE INTO retired (id) VALUES (?1)")?.execute([id])?;
+    let newest = connection.last_insert_rowid();
+    connection
+        .prepare_cached("DELETE FROM retired WHERE seq <= ?1")?
+        .execute([newest - MOST_IDS])
+        .map(|_| ())
+}
+
+/// Which of `ids` were removed, each with the reason.
+pub(crate) fn find(
+    connection: &Connection,
+    ids: &[[u8; 32]],
+    found: &mut HashMap<[u8; 32], String>,
+) -> rusqlite::Result<()> {
+    let mut select = connection.prepare_cached("SELECT 1 FROM retired WHERE id = ?1")?;
+    for id in ids {
+        if select.exists([id])? {
+            found.insert(*id, RETIRED.to_owned());
+        }
+    }
+    Ok(())
+}

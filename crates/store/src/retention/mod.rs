@@ -1,0 +1,96 @@
+//! Retention: which events the operator keeps, and for how long. Rules go by age, by count and by the
+//! size of the store. What they remove is kept out: by age, because the rule says so of any event that
+//! comes; else by a floor, below which events are refused.
+//!
+//! The writer removes in small steps between its batches. The rules stand in the store as well, so that
+//! whoever opens it without a configuration goes by them.
+
+mod floors;
+mod preview;
+mod sweep;
+
+pub(super) use floors::find;
+pub use preview::RuleMatches;
+pub(super) use preview::preview;
+pub(super) use sweep::{Retaining, retire};
+
+use negsync_nostr::kinds::{DELETION, VANISH};
+use serde::{Deserialize, Serialize};
+
+/// How a sync names the reason why such an event is not moved.
+pub const RETIRED: &str = "past retention";
+
+/// What is kept.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// An event goes when one of the rules says so.
+    pub rules: Vec<RetentionRule>,
+    /// The most bytes that the store's file may use; the oldest events go first. `None` for any number.
+    pub store_bytes: Option<u64>,
+}
+
+/// A rule for events of some kinds.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RetentionRule {
+    /// The kinds; empty for all but requests to delete (5) and to vanish (62).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<KindRange>,
+    /// How old an event may be by its `created_at`, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_s: Option<u64>,
+    /// How many events of each author and kind are kept, the newest.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_per_author: Option<u32>,
+}
+
+/// A kind, or the first and the last of several, as NIP-11 writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KindRange {
+    /// One kind.
+    One(u16),
+    /// From the first to the last, both included.
+    FromTo(u16, u16),
+}
+
+impl Retention {
+    /// Whether everything is kept.
+    pub fn is_empty(&self) -> bool {
+        self.rules.is_empty() && self.store_bytes.is_none()
+    }
+
+    /// The second before which events of a kind are too old.
+    pub(super) fn oldest(&self, kind: u16, now: u64) -> Option<u64> {
+        let ages = self.rules.iter().filter(|rule| rule.covers(kind));
+        ages.filter_map(|rule| rule.max_age_s).min().map(|age| now.saturating_sub(age))
+    }
+
+    /// How many events of an author are kept of a kind.
+    pub(super) fn per_author(&self, kind: u16) -> Option<u32> {
+        let rules = self.rules.iter().filter(|rule| rule.covers(kind));
+        rules.filter_map(|rule| rule.max_per_author).min()
+    }
+
+    pub(super) fn counts(&self) -> bool {
+        self.rules.iter().any(|rule| rule.max_per_author.is_some())
+    }
+}
+
+impl RetentionRule {
+    /// Whether events of the kind fall under the rule.
+    pub fn covers(&self, kind: u16) -> bool {
+        match self.kinds.as_slice() {
+            [] => is_removed_by_size(kind),
+            kinds => kinds.iter().any(|range| match *range {
+                KindRange::One(one) => one == kind,
+                KindRange::FromTo(first, last) => (first..=last).contains(&kind),
+            }),
+        }
+    }
+}
+
+/// Requests stay: what they keep out would come back.
+pub(super) fn is_removed_by_size(kind: u16) -> bool {
+    ![DELETION, VANISH].contains(&kind)
+}

@@ -1,0 +1,71 @@
+//! What rules would remove.
+
+use super::sweep::{kinds, used_bytes};
+use super::{Retention, is_removed_by_size};
+use rusqlite::{Connection, params};
+
+/// What one rule would remove; an event may fall under several.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RuleMatches {
+    /// How many stored events are too old.
+    pub too_old: u64,
+    /// How many there are of an author and kind behind the newest that are kept.
+    pub surplus: u64,
+}
+
+/// What each rule would remove, in their order; and how many of the oldest events about, for the size
+/// of the store.
+pub(crate) fn preview(
+    connection: &Connection,
+    retention: &Retention,
+    now: u64,
+) -> rusqlite::Result<(Vec<RuleMatches>, u64)> {
+    let kinds = kinds(connection)?;
+    let mut of_kind = connection.prepare_cached(
+        "SELECT count(*) FROM event INDEXED BY event_kind WHERE kind = ?1 AND created_at < ?2",
+    )?;
+    let mut crowds = connection.prepare_cached(
+        "SELECT kind, sum(surplus) FROM
+         (SELECT kind, count(*) - ?1 AS surplus FROM event INDEXED BY event_author GROUP BY pubkey, kind)
+         WHERE surplus > 0 GROUP BY kind",
+    )?;
+    let mut matches = Vec::new();
+    for rule in &retention.rules {
+        let mut found = RuleMatches::default();
+        if let Some(age) = rule.max_age_s {
+            let oldest = now.saturating_sub(age) as i64;
+            for kind in kinds.iter().filter(|kind| rule.covers(**kind)) {
+                let count: i64 = of_kind.query_row(params![kind, oldest], |row| row.get(0))?;
+                found.too_old += count.unsigned_abs();
+            }
+        }
+        if let Some(kept) = rule.max_per_author {
+            let mut rows = crowds.query([kept])?;
+            while let Some(row) = rows.next()? {
+                if rule.covers(row.get(0)?) {
+                    found.surplus += row.get::<_, i64>(1)?.unsigned_abs();
+                }
+            }
+        }
+        matches.push(found);
+    }
+    let by_size = match retention.store_bytes {
+        Some(most) => over_size(connection, &kinds, most)?,
+        None => 0,
+    };
+    Ok((matches, by_size))
+}
+
+/// How many events take the room that the store has too much of.
+fn over_size(connection: &Connection, kinds: &[u16], most: u64) -> rusqlite::Result<u64> {
+    let used = used_bytes(connection)?;
+    let mut of_kind = connection
+        .prepare_cached("SELECT count(*) FROM event INDEXED BY event_kind WHERE kind = ?1")?;
+    let mut events = 0;
+    for kind in kinds.iter().filter(|kind| is_removed_by_size(**kind)) {
+        events += of_kind.query_row([kind], |row| row.get::<_, i64>(0))?.unsigned_abs();
+    }
+    let too_much = u128::from(used.saturating_sub(most));
+    Ok(u64::try_from(too_much * u128::from(events) / u128::from(used.max(1))).unwrap_or(events))
+}

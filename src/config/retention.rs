@@ -1,0 +1,51 @@
+//! What is kept, and for how long.
+
+use super::Within;
+use super::section::section;
+use crate::store::{Retention, RetentionRule};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+
+section! {
+    /// `[retention]`
+    pub struct RetentionConfig {
+        /// Which events go when: by age and by count.
+        #[serde(deserialize_with = "rules")]
+        pub rules: Vec<RetentionRule> => OnReload,
+        /// The most MiB that the store's file may use; 0 for any number.
+        pub store_mb: Within<0, 1_073_741_824> => OnReload,
+    }
+}
+
+impl Default for RetentionConfig {
+    fn default() -> Self {
+        Self { rules: Vec::new(), store_mb: Within::new(0) }
+    }
+}
+
+impl RetentionConfig {
+    /// The rules as the store takes them.
+    pub fn retention(&self) -> Retention {
+        let bytes = Some(self.store_mb.get() << 20).filter(|bytes| *bytes > 0);
+        Retention { rules: self.rules.clone(), store_bytes: bytes }
+    }
+}
+
+/// The most rules.
+const MOST_RULES: usize = 1_000;
+
+fn rules<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<RetentionRule>, D::Error> {
+    let rules = Vec::<RetentionRule>::deserialize(deserializer)?;
+    if rules.len() > MOST_RULES {
+        return Err(D::Error::custom(format!("more than {MOST_RULES} rules")));
+    }
+    for rule in &rules {
+        if rule.max_age_s.is_none() && rule.max_per_author.is_none() {
+            return Err(D::Error::custom("a rule has to say max_age_s, max_per_author, or both"));
+        }
+        if rule.max_age_s == Some(0) || rule.max_per_author == Some(0) {
+            let text = "a rule that keeps nothing: put refuse-kind lines into the ban list instead";
+            return Err(D::Error::custom(text));
+        }
+    }
+    Ok(rules)
+}

@@ -1,0 +1,81 @@
+//! Management over HTTP (NIP-86): a POST to the relay's own path, signed by a key of
+//! `moderation.operators` (NIP-98). What it changes is what `negsync ban` and `negsync delete` change.
+
+mod authorization;
+mod methods;
+
+pub(super) use authorization::Requests;
+
+use super::RelayState;
+use super::response::{Body, answer};
+use authorization::authorize;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
+use hyper::{Method, Request, Response, StatusCode};
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// The media type of a request (NIP-86).
+const RPC: &str = "application/nostr+json+rpc";
+/// A longer request is refused.
+const REQUEST_BYTES: usize = 64 << 10;
+
+/// A request's body.
+#[derive(Deserialize)]
+struct Call {
+    method: String,
+    #[serde(default)]
+    params: Vec<Value>,
+}
+
+/// Whether a request is one of management.
+pub(super) fn is_asked_for<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    request.method() == Method::POST
+        && content_type.is_some_and(|value| {
+            value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(RPC)
+        })
+}
+
+/// Follows a request.
+pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let body: Bytes = match Limited::new(body, REQUEST_BYTES).collect().await {
+        Ok(body) => body.to_bytes(),
+        Err(_) => {
+            let text = "the request is longer than 64 KiB, or was cut";
+            return error(StatusCode::PAYLOAD_TOO_LARGE, text);
+        }
+    };
+    if let Err(reason) = authorize(&head, &body, relay) {
+        tracing::info!(reason, "management request refused");
+        let mut response = error(StatusCode::UNAUTHORIZED, reason);
+        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Nostr"));
+        return response;
+    }
+    let call: Call = match serde_json::from_slice(&body) {
+        Ok(call) => call,
+        Err(_) => {
+            return error(
+                StatusCode::BAD_REQUEST,
+                "the body is no {\"method\":...,\"params\":[...]}",
+            );
+        }
+    };
+    let (relay, method) = (Arc::clone(relay), call.method.clone());
+    let done =
+        tokio::task::spawn_blocking(move || methods::call(&relay, &call.method, &call.params));
+    match done.await.unwrap_or_else(|_| Err("the request could not be followed".to_owned())) {
+        Ok(result) => {
+            tracing::info!(method, "management request followed");
+            answer(StatusCode::OK, "application/json", json!({ "result": result }).to_string())
+        }
+        Err(text) => error(StatusCode::OK, &text),
+    }
+}
+
+fn error(status: StatusCode, text: &str) -> Response<Body> {
+    answer(status, "application/json", json!({ "error": text }).to_string())
+}

@@ -1,0 +1,177 @@
+//! What an operator has deleted, banned or let retire does not come back, whoever brings it.
+
+use crate::import::{import, lines};
+use crate::support::events::unix_now;
+use crate::support::http::http;
+use crate::support::process::{RelayProcess, negsync};
+use crate::support::{Author, Client, id_of};
+use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
+
+/// How an event is made to go.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Way {
+    Deleted,
+    Banned,
+    Retired,
+}
+
+/// A relay from which an event has gone, and the event.
+struct Kept {
+    directory: tempfile::TempDir,
+    relay: RelayProcess,
+    gone: Value,
+    stays: Value,
+}
+
+const MIRROR: u8 = 9;
+
+impl Kept {
+    async fn out(way: Way) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (store, config) = (store(&directory), config(&directory));
+        let mirrors = format!("[auth]\nmirror_keys = [\"{}\"]\n", Author::new(MIRROR).key());
+        std::fs::write(&config, &mirrors).unwrap();
+        let config = config.to_str().unwrap();
+        let relay = RelayProcess::start_with(&store, &["--config", config]);
+        let (author, now) = (Author::new(1), unix_now());
+        let gone = author.note(now - 2 * 86_400, "goes");
+        let stays = Author::new(2).note(now - 3_600, "stays");
+        let mut client = relay.client().await;
+        client.store(&gone).await;
+        client.store(&stays).await;
+        let at = ["--store", store.to_str().unwrap(), "--config", config];
+        let run = |arguments: &[&str]| {
+            let ended = negsync(&[arguments, &at[..]].concat(), "");
+            assert!(ended.status.success(), "{ended:?}");
+        };
+        match way {
+            Way::Deleted => run(&["delete", "--id", id_of(&gone)]),
+            Way::Banned => run(&["ban", &author.key(), "--delete"]),
+            Way::Retired => {
+                let rules = "[retention]\nrules = [{ max_age_s = 86400 }]\n";
+                std::fs::write(config, format!("{mirrors}{rules}")).unwrap();
+                relay.signal("HUP");
+                relay.logged("changed: retention.rules");
+                run(&["retention"]);
+            }
+        }
+        assert_eq!(client.query(&[json!({})]).await, std::slice::from_ref(&stays));
+        Self { directory, relay, gone, stays }
+    }
+
+    /// What the store holds is what has stayed.
+    fn check(&self, brought_by: &str) {
+        let ended = negsync(&["export", "--store", store(&self.directory).to_str().unwrap()], "");
+        let left: Vec<Value> =
+            ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(left, std::slice::from_ref(&self.stays), "{brought_by}: {ended:?}");
+    }
+}
+
+fn store(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("events.sqlite")
+}
+
+fn config(directory: &tempfile::TempDir) -> PathBuf {
+    directory.path().join("relay.toml")
+}
+
+/// How many stored events a relay has sent.
+async fn sent(relay: &RelayProcess) -> u64 {
+    let address = relay.url().trim_start_matches("ws://").parse().unwrap();
+    let text = http(address, "GET", "/metrics", &[]).await.body;
+    let line =
+        text.lines().find(|line| line.starts_with("negsync_events_sent_total{kind=\"stored\"}"));
+    line.unwrap().rsplit(' ').next().unwrap().parse().unwrap()
+}
+
+async fn refused(client: &mut Client, event: &Value) {
+    let (accepted, text) = client.publish(event).await;
+    assert!(!accepted && text.starts_with("blocked: "), "{text}");
+}
+
+async fn by_client(way: Way) {
+    let kept = Kept::out(way).await;
+    refused(&mut kept.relay.client().await, &kept.gone).await;
+    kept.check("client");
+}
+
+async fn by_mirror(way: Way) {
+    let kept = Kept::out(way).await;
+    let mut client = kept.relay.client().await;
+    let shown = client.authenticate(&Author::new(MIRROR), kept.relay.url()).await;
+    assert_eq!(shown, (true, String::new()));
+    refused(&mut client, &kept.gone).await;
+    kept.check("mirror");
+}
+
+async fn by_import(way: Way) {
+    let kept = Kept::out(way).await;
+    kept.relay.signal("TERM");
+    let events = lines(std::slice::from_ref(&kept.gone));
+    let (store, config) = (store(&kept.directory), config(&kept.directory));
+    for arguments in [&[][..], &["--config", config.to_str().unwrap()], &["--no-verify"]] {
+        let imported = wait_for_import(&store, arguments, &events);
+        assert!(imported.starts_with("0 stored, 0 duplicate, 1 refused"), "{imported}");
+    }
+    kept.check("import");
+}
+
+/// Imports once the relay has ended.
+fn wait_for_import(store: &Path, arguments: &[&str], events: &str) -> String {
+    loop {
+        let ended = import(store, arguments, events);
+        if !ended.stderr.contains("in use") {
+            assert!(ended.status.success(), "{ended:?}");
+            return ended.stdout;
+        }
+    }
+}
+
+async fn by_peer(way: Way) {
+    let kept = Kept::out(way).await;
+    let Kept { directory, relay, gone, stays } = kept;
+    relay.signal("TERM");
+    assert!(relay.ended().0.success());
+    let other = tempfile::tempdir().unwrap();
+    let peer = RelayProcess::start(&store(&other));
+    peer.client().await.store(&gone).await;
+    let path = store(&directory);
+    let arguments = ["sync", peer.url(), "--store", path.to_str().unwrap(), "--direction", "down"];
+    let before = sent(&peer).await;
+    for _ in 0..2 {
+        let ended = negsync(&[&arguments[..], &["--json"]].concat(), "");
+        assert!(ended.status.success(), "{ended:?}");
+        let report: Value = serde_json::from_str(&ended.stdout).unwrap();
+        assert_eq!((&report["need"], &report["stored"]), (&json!(0), &json!(0)), "{report}");
+        // It is not even asked for.
+        assert_eq!(sent(&peer).await, before, "{report}");
+    }
+    let relay = RelayProcess::start(&path);
+    Kept { directory, relay, gone, stays }.check("peer");
+}
+
+macro_rules! each_way_and_bringer {
+    ($($name:ident: $way:ident $by:ident,)*) => {$(
+        #[tokio::test(flavor = "multi_thread")]
+        async fn $name() {
+            $by(Way::$way).await;
+        }
+    )*};
+}
+
+each_way_and_bringer! {
+    what_was_deleted_is_not_taken_from_a_client: Deleted by_client,
+    what_was_deleted_is_not_fetched_from_a_peer: Deleted by_peer,
+    what_was_deleted_is_not_imported: Deleted by_import,
+    what_was_deleted_is_not_taken_from_a_mirror: Deleted by_mirror,
+    what_was_banned_is_not_taken_from_a_client: Banned by_client,
+    what_was_banned_is_not_fetched_from_a_peer: Banned by_peer,
+    what_was_banned_is_not_imported: Banned by_import,
+    what_was_banned_is_not_taken_from_a_mirror: Banned by_mirror,
+    what_has_retired_is_not_taken_from_a_client: Retired by_client,
+    what_has_retired_is_not_fetched_from_a_peer: Retired by_peer,
+    what_has_retired_is_not_imported: Retired by_import,
+    what_has_retired_is_not_taken_from_a_mirror: Retired by_mirror,
+}
