@@ -29,7 +29,6 @@ pub struct Subscriber {
 
 /// Why there is no commit to hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum SubscriberError {
     /// Some were missed; the next one is the oldest that is still there.
     #[error("commits were missed")]
