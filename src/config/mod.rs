@@ -128,6 +128,18 @@ section! {
         pub description: String => OnReload,
         /// NIP-11 `contact`; empty leaves it out.
         pub contact: String => OnReload,
+        /// NIP-11 `icon`: the URL of a picture; empty leaves it out.
+        #[serde(deserialize_with = "web_url")]
+        pub icon: String => OnReload,
+        /// NIP-11 `banner`: the URL of a picture; empty leaves it out.
+        #[serde(deserialize_with = "web_url")]
+        pub banner: String => OnReload,
+        /// NIP-11 `posting_policy`: the URL of a page; empty leaves it out.
+        #[serde(deserialize_with = "web_url")]
+        pub posting_policy: String => OnReload,
+        /// NIP-11 `terms_of_service`: the URL of a page; empty leaves it out.
+        #[serde(deserialize_with = "web_url")]
+        pub terms_of_service: String => OnReload,
         /// Names by which the operator reaches the relay, beside addresses, names without a dot and
         /// the host of the relay's URL.
         pub hosts: Vec<String> => OnReload,
@@ -144,6 +156,10 @@ impl Default for RelayConfig {
             name: "negsync".into(),
             description: "A Nostr relay that stays in sync".into(),
             contact: String::new(),
+            icon: String::new(),
+            banner: String::new(),
+            posting_policy: String::new(),
+            terms_of_service: String::new(),
             hosts: Vec::new(),
             pubkey: String::new(),
         }
@@ -341,6 +357,14 @@ fn line_at(text: &str, start: usize) -> usize {
     text.get(..start).unwrap_or("").matches('\n').count() + 1
 }
 
+fn web_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let is_web =
+        |text: &str| nostr::Url::parse(text).is_ok_and(|url| url.scheme().starts_with("http"));
+    let is_url = text.is_empty() || is_web(&text);
+    is_url.then_some(text).ok_or_else(|| D::Error::custom("must be an https:// URL, or empty"))
+}
+
 fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(deserializer)?;
     let is_named = !path.as_os_str().is_empty();
@@ -462,6 +486,8 @@ mod tests {
             ("[negentropy]\nframe_limit_bytes = 100", 2, "frame_limit_bytes"),
             ("[relay]\nlisten = \"here\"", 2, "listen"),
             ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
+            ("[relay]\nicon = \"icon.png\"", 2, "icon"),
+            ("[relay]\nterms_of_service = \"javascript:alert(1)\"", 2, "terms_of_service"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
             ("[store]\npath = \"\"", 2, "path"),
             ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),

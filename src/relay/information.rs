@@ -65,7 +65,15 @@ fn configured(config: &Config) -> Value {
         let behind = limits.created_at_behind_s.get();
         document["limitation"]["created_at_lower_limit"] = Value::from(behind);
     }
-    for (key, value) in [("contact", &config.relay.contact), ("pubkey", &config.relay.pubkey)] {
+    let relay = &config.relay;
+    for (key, value) in [
+        ("contact", &relay.contact),
+        ("pubkey", &relay.pubkey),
+        ("icon", &relay.icon),
+        ("banner", &relay.banner),
+        ("posting_policy", &relay.posting_policy),
+        ("terms_of_service", &relay.terms_of_service),
+    ] {
         if !value.is_empty()
             && let Some(document) = document.as_object_mut()
         {

@@ -12,19 +12,23 @@ pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod nip42;
 pub(crate) mod own_host;
+mod proxy_watch;
 mod read_error_log;
 pub(crate) mod refusal_log;
 pub(crate) mod shutdown;
 pub(crate) mod status;
 
-use crate::config::{Config, ConfigHandle};
+use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
-use crate::store::Deadline;
+use crate::store::{Deadline, unix_now};
 use departure::Departure;
 use hyper::{Request, StatusCode};
-use limits::{ConnectionCounts, FairQueue, Full, OutboundRoom, Place, client_address};
+use limits::{
+    ConnectionCounts, FORWARDED_FOR, FairQueue, Full, OutboundRoom, Place, client_address,
+};
 use message::{ClientMessage, MessageRefusal};
+use proxy_watch::ProxyWatch;
 use read_error_log::ReadTrouble;
 use shutdown::Running;
 use std::net::IpAddr;
@@ -56,7 +60,10 @@ pub(crate) struct Service {
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     pub(crate) peers: Peers,
     pub(crate) read_trouble: ReadTrouble,
+    /// The second at which serving began.
+    pub(crate) started_at: u64,
     pub(crate) running: Running,
+    proxy_watch: ProxyWatch,
 }
 
 impl Service {
@@ -67,12 +74,14 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
+            started_at: unix_now(),
             counts: ConnectionCounts::new(&config.load()),
             config,
             sets,
             metrics,
             peers: Peers::default(),
             read_trouble: ReadTrouble::default(),
+            proxy_watch: ProxyWatch::default(),
             running,
         }
     }
@@ -102,6 +111,23 @@ impl Service {
         turns.query(address, timeout, is_cancelled, query).await
     }
 
+    /// Names an address in the log, once, that looks like a proxy and is not trusted.
+    fn watch_proxy<B>(&self, request: &Request<B>, peer: IpAddr, config: &ConnectionsConfig) {
+        let is_trusted = config.trusted_proxies.iter().any(|network| network.contains(peer));
+        let Some(named) = request.headers().get(FORWARDED_FOR).filter(|_| !is_trusted) else {
+            return;
+        };
+        if let Some(connections) = self.proxy_watch.note(peer.to_canonical(), named.as_bytes()) {
+            tracing::warn!(
+                proxy = %peer.to_canonical(),
+                connections,
+                "proxy not trusted: connections from one address name many clients in X-Forwarded-For, and share \
+                 the limits of that address. Hint: if it is your reverse proxy, add it to \
+                 connections.trusted_proxies"
+            );
+        }
+    }
+
     /// Takes a place for the WebSocket that is asked for.
     ///
     /// # Errors
@@ -113,6 +139,8 @@ impl Service {
     ) -> Result<Place, (StatusCode, String)> {
         let config = &self.config().connections;
         let client = client_address(peer, request.headers(), &config.trusted_proxies);
+        tracing::debug!(%peer, %client, "WebSocket requested");
+        self.watch_proxy(request, peer, config);
         self.counts.addresses.connect(client, config).map_err(|full| {
             self.metrics.connections_refused.count(full.reason());
             let (status, text) = match full {

@@ -2,6 +2,7 @@
 //! of what events say or of keys, however much is logged.
 
 use crate::support::Author;
+use crate::support::client::Client;
 use crate::support::disk::write_secret;
 use crate::support::events::EPOCH;
 use crate::support::http::http;
@@ -169,4 +170,40 @@ async fn what_a_peers_url_holds_for_the_peer_alone_is_nowhere_else() {
         let line = text.lines().find(|line| tokens.iter().any(|token| line.contains(token)));
         assert!(line.is_none(), "{}", line.unwrap_or_default());
     }
+}
+
+/// A proxy that is not trusted is named once; clients' addresses are in the log at debug alone.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_not_trusted_is_named_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(&directory.path().join("events.sqlite"));
+    for number in 0..40 {
+        let connected = Client::connect_for(relay.url(), &format!("192.0.2.{number}")).await;
+        connected.unwrap().fence().await;
+    }
+    let line = relay.logged("proxy not trusted");
+    assert!(line.contains("WARN") && line.contains("proxy=127.0.0.1"), "{line}");
+    assert!(line.contains("connections.trusted_proxies"), "{line}");
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    assert_eq!(log.matches("proxy not trusted").count(), 1, "{log}");
+    assert!(!log.contains("192.0.2."), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trusted_proxy_is_not_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+    command.env("NEGSYNC__CONNECTIONS__TRUSTED_PROXIES", "127.0.0.1");
+    command.env("NEGSYNC__LOG__LEVEL", "debug");
+    let relay = RelayProcess::start_by(command, &directory.path().join("events.sqlite"), &[]);
+    for number in 0..40 {
+        let connected = Client::connect_for(relay.url(), &format!("192.0.2.{number}")).await;
+        connected.unwrap().fence().await;
+    }
+    let line = relay.logged("client=192.0.2.39");
+    assert!(line.contains("DEBUG"), "{line}");
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    assert!(!log.contains("proxy not trusted"), "{log}");
 }

@@ -23,6 +23,9 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
     let relay = TestRelay::start_with(|config| {
         config.relay.name = "a \"name\"".into();
         config.relay.contact = "mailto:operator@example".into();
+        config.relay.icon = "https://example.com/icon.png".into();
+        config.relay.posting_policy = "https://example.com/policy".into();
+        config.relay.terms_of_service = "https://example.com/terms".into();
         config.limits.message_bytes = Within::new(30_000);
         config.limits.subscriptions = Within::new(5);
         config.limits.filters = Within::new(2);
@@ -45,6 +48,10 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
     assert_eq!(document["name"], "a \"name\"");
     assert_eq!(document["contact"], "mailto:operator@example");
     assert_eq!(document.get("pubkey"), None);
+    assert_eq!(document["icon"], "https://example.com/icon.png");
+    assert_eq!(document.get("banner"), None);
+    assert_eq!(document["posting_policy"], "https://example.com/policy");
+    assert_eq!(document["terms_of_service"], "https://example.com/terms");
     assert_eq!(document["version"], env!("CARGO_PKG_VERSION"));
     assert_eq!(document["negentropy"], 1);
     // NIP-11, Software: a URL.

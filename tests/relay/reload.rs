@@ -89,6 +89,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
         "127.0.0.1:1",
         "wss://a.example",
         "socks5://a.example",
+        "https://a.example",
         &hex,
     ];
     let texts = texts.into_iter().map(Value::from);

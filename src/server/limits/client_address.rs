@@ -6,7 +6,7 @@ use hyper::{HeaderMap, Request};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 /// Lists the addresses that a request came through, the client's first.
-const FORWARDED_FOR: &str = "x-forwarded-for";
+pub(crate) const FORWARDED_FOR: &str = "x-forwarded-for";
 /// The headers by which proxies say that a request is not their own.
 const FORWARDED_BY: [&str; 3] = ["forwarded", "x-forwarded-for", "x-real-ip"];
 /// Where proxies and hosts of sites say who a client is, in one spelling. A relay may believe any of

@@ -10,7 +10,9 @@ mod outbound;
 mod per_address;
 mod token_bucket;
 
-pub(crate) use client_address::{client_address, counted_as, is_forwarded, remove_forwarding};
+pub(crate) use client_address::{
+    FORWARDED_FOR, client_address, counted_as, is_forwarded, remove_forwarding,
+};
 pub(crate) use event_cost::event_cost;
 pub(crate) use fair_queue::FairQueue;
 pub(crate) use half_open::{HalfOpen, Handshake};

@@ -7,10 +7,11 @@ use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
 use super::verdict::Round;
 use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
-use crate::sync::breakdown::Rows;
+use crate::prefix::Prefix;
+use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -195,6 +196,9 @@ impl Machine {
         if is_moving || !self.on.reconciling.is_idle() {
             return;
         }
+        if self.reading.plan.as_ref().is_some_and(PagePlan::begins_anew) && !self.begin_anew() {
+            return;
+        }
         self.save_mark();
         let most = self.information.events_per_req;
         let Some(plan) = &mut self.reading.plan else { return };
@@ -216,6 +220,29 @@ impl Machine {
             hint: None,
             deadline,
         });
+    }
+
+    /// Forgets what was found by questions that prove nothing any more. Returns whether it could:
+    /// what is being compared comes first.
+    fn begin_anew(&mut self) -> bool {
+        if self.working > 0 {
+            return false;
+        }
+        if let Some(plan) = &mut self.reading.plan {
+            plan.begin();
+        }
+        let (looks, by) = (self.settings.dry_run, self.settings.by);
+        if let Some(round) = &mut self.round {
+            self.ledger.withdraw(|entry| {
+                let was_excused = matches!(entry.state, IdState::Excused(_));
+                entry.round == round.number && (looks || (was_excused && entry.side == Side::Ours))
+            });
+            if looks {
+                (round.have, round.need, round.opened, round.reopened) = (0, 0, 0, 0);
+                round.breakdown = by.map(Breakdown::new);
+            }
+        }
+        true
     }
 
     /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
@@ -350,12 +377,12 @@ impl Machine {
         }
         self.answered();
         let prefix = Prefix::of(text);
-        if prefix == Prefix::AuthRequired {
+        if prefix == Some(Prefix::AuthRequired) {
             self.auth_required(text);
             return true;
         }
         self.reading.failures += 1;
-        if prefix.is_final() {
+        if prefix.is_some_and(Prefix::is_final) {
             let reason = format!("the peer refuses to be read: {text}");
             self.leave(Loss::Final(reason, Some(NARROWER)));
         } else if self.reading.failures > MOST_FAILURES {

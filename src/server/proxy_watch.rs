@@ -1,0 +1,92 @@
+//! Notices a reverse proxy that `connections.trusted_proxies` does not name: all its clients would share the limits
+//! of one address.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+/// The most addresses that are watched; the one with the fewest connections gives way.
+const MOST_ADDRESSES: usize = 16;
+/// From so many connections and so many clients on an address is taken for a proxy.
+const CONNECTIONS: u64 = 16;
+const CLIENTS: usize = 4;
+
+/// Connections that carried `X-Forwarded-For` and came from an address that is not trusted.
+#[derive(Default)]
+pub(crate) struct ProxyWatch {
+    seen: Mutex<Seen>,
+    hasher: RandomState,
+}
+
+#[derive(Default)]
+struct Seen {
+    is_told: bool,
+    by_address: HashMap<IpAddr, Forwarded>,
+}
+
+#[derive(Default)]
+struct Forwarded {
+    connections: u64,
+    // Hashes of the clients that it named, at most `CLIENTS`.
+    clients: Vec<u64>,
+}
+
+impl ProxyWatch {
+    /// Notes a connection of an address that is not trusted and named a client. How many connections it
+    /// had, once, when it looks like a proxy.
+    pub(crate) fn note(&self, address: IpAddr, client: &[u8]) -> Option<u64> {
+        let client = self.hasher.hash_one(client);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.is_told {
+            return None;
+        }
+        if seen.by_address.len() >= MOST_ADDRESSES && !seen.by_address.contains_key(&address) {
+            let fewest = seen.by_address.iter().min_by_key(|(_, it)| it.connections);
+            if let Some(fewest) = fewest.map(|(address, _)| *address) {
+                seen.by_address.remove(&fewest);
+            }
+        }
+        let forwarded = seen.by_address.entry(address).or_default();
+        forwarded.connections += 1;
+        if forwarded.clients.len() < CLIENTS && !forwarded.clients.contains(&client) {
+            forwarded.clients.push(client);
+        }
+        let connections = forwarded.connections;
+        let is_proxy = connections >= CONNECTIONS && forwarded.clients.len() >= CLIENTS;
+        if is_proxy {
+            *seen = Seen { is_told: true, by_address: HashMap::new() };
+        }
+        is_proxy.then_some(connections)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(number.into())
+    }
+
+    #[test]
+    fn an_address_that_brings_many_clients_is_told_once() {
+        let watch = ProxyWatch::default();
+        let mut told: Vec<Option<u64>> =
+            (0..40u8).map(|n| watch.note(address(1), &[n % 5])).collect();
+        told.extend((0..40u8).map(|n| watch.note(address(2), &[n])));
+        let told: Vec<u64> = told.into_iter().flatten().collect();
+        assert_eq!(told, [CONNECTIONS]);
+    }
+
+    #[test]
+    fn one_client_is_no_proxy_and_strangers_do_not_fill_the_table() {
+        let watch = ProxyWatch::default();
+        for n in 0..1_000u32 {
+            assert_eq!(watch.note(address(1), b"always the same"), None);
+            assert_eq!(watch.note(address(n + 2), &n.to_be_bytes()), None);
+        }
+        assert!(watch.seen.lock().unwrap().by_address.len() <= MOST_ADDRESSES);
+        assert!((0..4u8).any(|n| watch.note(address(1), &[n]).is_some()));
+    }
+}
