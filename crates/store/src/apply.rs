@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
 /// What the writer knows beside the tables.
-pub(super) struct RuleState {
+pub(super) struct RuleMemory {
     pub(super) vanishing: Vanishing,
     pub(super) retaining: Retaining,
 }
@@ -23,7 +23,7 @@ pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
     now: u64,
-    state: &mut RuleState,
+    state: &mut RuleMemory,
     change: &mut Written,
 ) -> rusqlite::Result<Outcome> {
     let event = event.into_inner();
@@ -61,7 +61,7 @@ fn known(
     connection: &Connection,
     event: &Event,
     now: u64,
-    state: &RuleState,
+    state: &RuleMemory,
     predecessor: Option<&StoredEvent>,
 ) -> rusqlite::Result<Known> {
     let id = event.item().id;
@@ -105,7 +105,7 @@ fn stored_at_address(
 fn store(
     connection: &Connection,
     event: Event,
-    state: &mut RuleState,
+    state: &mut RuleMemory,
     change: &mut Written,
 ) -> rusqlite::Result<()> {
     let row = insert(connection, &event)?;

@@ -137,7 +137,7 @@ pub(super) fn log_flush(
 
 #[cfg(test)]
 mod tests {
-    use super::super::apply::RuleState;
+    use super::super::apply::RuleMemory;
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
     use super::super::commits::Commits;
@@ -200,7 +200,7 @@ mod tests {
         };
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let retaining = Retaining::load(&connection, None).unwrap();
-        let rules = RuleState { vanishing, retaining };
+        let rules = RuleMemory { vanishing, retaining };
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;

@@ -93,7 +93,7 @@ pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{Batches, Reply, unix_now};
 
-use apply::RuleState;
+use apply::RuleMemory;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
@@ -400,7 +400,7 @@ impl Store {
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let retaining = Retaining::load(&connection, options.retention)?;
-        let rules = RuleState { vanishing, retaining };
+        let rules = RuleMemory { vanishing, retaining };
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = WriterContext {
             checkpointer,

@@ -3,7 +3,7 @@
 //! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
 
 use super::StoreError;
-use super::apply::{self, RuleState};
+use super::apply::{self, RuleMemory};
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
@@ -136,7 +136,7 @@ impl Writer {
         path: &Path,
         connection: Connection,
         beside: WriterContext,
-        rules: RuleState,
+        rules: RuleMemory,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
@@ -283,7 +283,7 @@ struct WriterThread {
     limits: BatchLimits,
     beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
-    rules: RuleState,
+    rules: RuleMemory,
     put_off: PutOff,
     removals: VecDeque<Removal>,
     // Whether something that deletion requests name may still be there.
@@ -365,7 +365,7 @@ impl WriterThread {
         let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
-        let apply = |connection: &Connection, now, rules: &mut RuleState, written: &mut _| {
+        let apply = |connection: &Connection, now, rules: &mut RuleMemory, written: &mut _| {
             while let Some(event) = next.take() {
                 batch.apply(connection, *event, now, rules, written)?;
                 if began.elapsed() < limits.time {
@@ -573,7 +573,7 @@ impl WriterThread {
     /// Runs `work` in a transaction and commits it.
     fn transact<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
     ) -> Transacted<T> {
         let mut written = Written::default();
         match self.write(&mut written, work) {
@@ -621,7 +621,7 @@ impl WriterThread {
     fn write<T>(
         &mut self,
         written: &mut Written,
-        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
@@ -662,7 +662,7 @@ impl CommitBatch {
         connection: &Connection,
         event: VerifiedEvent,
         now: u64,
-        rules: &mut RuleState,
+        rules: &mut RuleMemory,
         written: &mut Written,
     ) -> rusqlite::Result<()> {
         let vanishes = event.kind() == VANISH;
