@@ -1,7 +1,10 @@
-//! The lines of an import that are no events: the first are shown one by one, the others counted by
-//! the field that is wrong.
+//! The lines of an import that are no events: the first are shown one by one, the others are written to
+//! a file and counted by the field that is wrong.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
 
 /// So many lines are shown one by one.
 const MOST_SHOWN: u64 = 20;
@@ -9,24 +12,52 @@ const MOST_SHOWN: u64 = 20;
 const MOST_FIELDS: usize = 16;
 
 /// The lines so far.
-#[derive(Default)]
 pub(super) struct BadLines {
     count: u64,
-    // How many lines more than are shown, and the first of them.
-    by_field: BTreeMap<String, (u64, u64)>,
+    // The file that is read, where there are several.
+    file: Option<String>,
+    // How many lines more than are shown, and the place of the first of them.
+    by_field: BTreeMap<String, (u64, String)>,
+    rest: RestFile,
+}
+
+/// Where the lines go that are not shown; made for the first of them.
+struct RestFile {
+    path: PathBuf,
+    writer: Option<BufWriter<File>>,
 }
 
 impl BadLines {
+    /// None yet; the file at `rest` is to have those that are not shown.
+    pub(super) fn new(rest: PathBuf) -> Self {
+        let rest = RestFile { path: rest, writer: None };
+        Self { count: 0, file: None, by_field: BTreeMap::new(), rest }
+    }
+
+    /// Goes on with another file.
+    pub(super) fn begin(&mut self, file: Option<&Path>) {
+        self.file = file.map(|file| file.display().to_string());
+    }
+
     /// Notes a line, and returns what is to be said of it now.
     pub(super) fn add(&mut self, line: u64, reason: &str) -> Option<String> {
         self.count += 1;
+        let text = match &self.file {
+            Some(file) => format!("{file}, line {line}: {reason}"),
+            None => format!("line {line}: {reason}"),
+        };
         if self.count <= MOST_SHOWN {
-            return Some(format!("line {line}: {reason}"));
+            return Some(text);
         }
+        self.rest.write(&text);
         let field = reason.split(':').next().unwrap_or_default();
         let is_known = self.by_field.contains_key(field) || self.by_field.len() < MOST_FIELDS;
         let field = if is_known { field } else { "other" };
-        self.by_field.entry(field.to_owned()).or_insert((0, line)).0 += 1;
+        let place = || match &self.file {
+            Some(file) => format!("{line} of {file}"),
+            None => line.to_string(),
+        };
+        self.by_field.entry(field.to_owned()).or_insert_with(|| (0, place())).0 += 1;
         (self.count == MOST_SHOWN + 1).then(|| "more lines that are no events are counted".into())
     }
 
@@ -36,13 +67,39 @@ impl BadLines {
     }
 
     /// What is to be said at the end of those that were not shown.
-    pub(super) fn summary(&self) -> Option<String> {
+    pub(super) fn summary(&mut self) -> Option<String> {
         let more = self.count.checked_sub(MOST_SHOWN).filter(|more| *more > 0)?;
         let by_field: Vec<String> = self
             .by_field
             .iter()
             .map(|(field, (count, first))| format!("{count} {field} (first in line {first})"))
             .collect();
-        Some(format!("and {more} more lines are no events: {}", by_field.join(", ")))
+        let mut text = format!("and {more} more lines are no events: {}", by_field.join(", "));
+        match self.rest.finish() {
+            Ok(()) => text += &format!("; they are listed in {}", self.rest.path.display()),
+            Err(error) => {
+                text += &format!("; {} cannot be written: {error}", self.rest.path.display());
+            }
+        }
+        Some(text)
+    }
+}
+
+impl RestFile {
+    /// What goes wrong here is said at the end: the import goes on.
+    fn write(&mut self, text: &str) {
+        if self.writer.is_none() {
+            self.writer = File::create(&self.path).ok().map(BufWriter::new);
+        }
+        if let Some(writer) = &mut self.writer {
+            let _ = writeln!(writer, "{text}");
+        }
+    }
+
+    fn finish(&mut self) -> std::io::Result<()> {
+        match &mut self.writer {
+            Some(writer) => writer.flush(),
+            None => File::create(&self.path).map(|_| ()),
+        }
     }
 }

@@ -1,11 +1,18 @@
 //! `negsync export`
 
+use super::packing::{PackedOutput, PackingArguments};
 use super::{StoreArguments, is_broken_pipe};
 use anyhow::Context;
-use negsync::store::{Filter, Reader};
-use std::io::{BufWriter, Write};
+use negsync::store::{ExportMark, Filter, Reader};
+use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync export --store events.sqlite --zstd > events.jsonl.zst
+  negsync export --config /etc/negsync/relay.toml --filter '{\"kinds\":[0,3]}'
+  negsync export --since-last /var/lib/negsync/exported --gzip > $(date +%F).jsonl.gz";
 
 /// After how many events a reader that has gone is noticed.
 const READ_EVENTS: usize = 1_000;
@@ -17,23 +24,48 @@ pub(super) struct Arguments {
     /// Only events that match this NIP-01 filter.
     #[arg(long, value_name = "JSON", default_value = "{}")]
     filter: String,
+    /// Only events that were stored since the last export that named this file, whatever their
+    /// created_at; all where it is not there. It is written when the export is complete. Now and then an
+    /// event is exported again, where those stored last were removed.
+    #[arg(long, value_name = "FILE")]
+    since_last: Option<PathBuf>,
+    #[command(flatten)]
+    packing: PackingArguments,
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let filter = Filter::parse(&arguments.filter).context("--filter")?;
     let config = arguments.store.config()?;
+    let last = match &arguments.since_last {
+        Some(path) => Some(read_mark(path)?),
+        None => None,
+    };
     let reader = Reader::open(&config.store.path, 1)?;
-    match export(&reader, &filter) {
-        Err(error) if is_broken_pipe(&error) => Ok(ExitCode::SUCCESS),
-        exported => exported.map(|()| ExitCode::SUCCESS),
+    let out = arguments.packing.standard_output()?;
+    let mark = match export(&reader, &filter, last.as_ref(), out) {
+        // What nobody has read was not exported.
+        Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
+        exported => exported?,
+    };
+    if let Some(path) = &arguments.since_last {
+        write_mark(path, &mark).with_context(|| format!("cannot write {}", path.display()))?;
     }
+    Ok(ExitCode::SUCCESS)
 }
 
-fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
-    let mut out = BufWriter::new(std::io::stdout().lock());
+/// Writes what was stored after `last`, and returns up to where that is.
+fn export(
+    reader: &Reader,
+    filter: &Filter,
+    last: Option<&ExportMark>,
+    mut out: PackedOutput,
+) -> anyhow::Result<ExportMark> {
     // All of it as it is now: of two events that a relay replaces meanwhile, exactly one is there.
-    reader.read_snapshot(|moment| {
+    let mark = reader.read_snapshot(|moment| {
         let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
+        if let Some(last) = last {
+            moment.keep_stored_after(last, &mut hits)?;
+        }
         // Oldest first, so that an import meets an event before what deletes or replaces it.
         hits.reverse();
         for hits in hits.chunks(READ_EVENTS) {
@@ -44,7 +76,28 @@ fn export(reader: &Reader, filter: &Filter) -> anyhow::Result<()> {
             })?;
             written?;
         }
-        out.flush()?;
-        Ok(())
+        Ok::<_, anyhow::Error>(moment.export_mark()?)
+    })?;
+    out.finish()?;
+    Ok(mark)
+}
+
+fn read_mark(path: &Path) -> anyhow::Result<ExportMark> {
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(ExportMark::default()),
+        read => read.with_context(|| format!("cannot read {}", path.display()))?,
+    };
+    serde_json::from_str(&text).with_context(|| {
+        format!("{} is no file of --since-last; remove it to export everything", path.display())
     })
+}
+
+/// Puts a new file in the place of the last one.
+fn write_mark(path: &Path, mark: &ExportMark) -> anyhow::Result<()> {
+    let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
+    let mut file = tempfile::NamedTempFile::new_in(directory.unwrap_or(Path::new(".")))?;
+    writeln!(file, "{}", serde_json::to_string(mark)?)?;
+    file.as_file().sync_all()?;
+    file.persist(path)?;
+    Ok(())
 }

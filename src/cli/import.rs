@@ -3,15 +3,15 @@
 use super::bad_lines::BadLines;
 use super::chunks::{CHUNK_BYTES, Chunk, Chunks};
 use super::hand_over::HandOver;
-use super::import_input::{ImportInput, event_of};
+use super::import_input::{ImportInput, event_of, files};
 use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::Context;
-use indicatif::ProgressBar;
+use indicatif::{HumanCount, ProgressBar};
 use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::io::{BufRead, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -24,8 +24,9 @@ const CHUNKS_PARTS: u64 = 32;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
-    /// The file to read, without it, or with `-`, standard input: one event a line, alone or as
-    /// ["EVENT", event] or ["EVENT", id, event]; plain or packed by gzip or zstd.
+    /// The file to read, or the directory whose files are; without it, or with `-`, standard input. One
+    /// event a line, alone (as strfry writes them, fried or not) or as ["EVENT", event] or
+    /// ["EVENT", id, event]; plain or packed by gzip or zstd.
     file: Option<PathBuf>,
     #[command(flatten)]
     store: StoreArguments,
@@ -36,10 +37,13 @@ pub(super) struct Arguments {
     /// Do not check ids and signatures: for events that were checked before.
     #[arg(long)]
     no_verify: bool,
+    /// Where lines go that are no events and are not shown, those behind the first 20; by default the
+    /// store's name with .import-errors at its end.
+    #[arg(long, value_name = "FILE")]
+    errors: Option<PathBuf>,
 }
 
 /// What became of the lines.
-#[derive(Default)]
 struct ImportTally {
     stored: u64,
     duplicate: u64,
@@ -53,6 +57,8 @@ struct ImportTally {
     ephemeral: u64,
     bad_lines: BadLines,
     failed: u64,
+    // Lines that were read, whatever becomes of them.
+    seen: u64,
 }
 
 /// What the lines of one chunk hold.
@@ -67,22 +73,40 @@ struct CheckedLines {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut config = arguments.store.config()?;
+    let errors = arguments.errors.clone().unwrap_or_else(|| errors_beside(&config.store.path));
     let hand_over = arguments.into.as_deref().map(HandOver::to).transpose()?;
     if let Some(hand_over) = &hand_over {
         hand_over.apply(&mut config);
     }
-    let ImportInput { lines: mut input, length } = ImportInput::open(arguments.file.as_deref())?;
-    let beginning = input.fill_buf().context("cannot read the input")?;
-    let is_array = beginning.starts_with(b"[");
+    let files = files(arguments.file.as_deref())?;
+    let mut first = Some(ImportInput::open(files.first().and_then(|file| file.as_deref()))?);
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
     let options = StoreOptions { batches, ..config.store_options() };
     let index = Index::open(&config.store.path, options, 0)?;
     let admission = Admission::start(config)?;
-    let progress = bar(length);
+    let verifier = Verifier::start()?;
     let mut commits = ImportCommits::of(&index, batch_bytes);
-    let tally = import(&mut *input, arguments.no_verify, &admission, &mut commits, &progress)?;
-    progress.finish_and_clear();
+    let mut tally = ImportTally::new(errors);
+    let mut is_array = false;
+    for file in &files {
+        let opened = first.take().map_or_else(|| ImportInput::open(file.as_deref()), Ok);
+        let ImportInput { lines: mut input, length } = opened?;
+        is_array |= input.fill_buf().context("cannot read the input")?.starts_with(b"[");
+        // Of a single file its name goes without saying.
+        tally.bad_lines.begin(file.as_deref().filter(|_| files.len() > 1));
+        let progress = bar(length);
+        let reading = Reading {
+            input: &mut *input,
+            trusted: arguments.no_verify,
+            admission: &admission,
+            verifier: &verifier,
+            progress: &progress,
+        };
+        reading.run(&mut commits, &mut tally)?;
+        progress.finish_and_clear();
+    }
+    commits.finish(&mut tally)?;
     if let Some(summary) = tally.bad_lines.summary() {
         say(&summary);
     }
@@ -104,44 +128,48 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-/// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
-/// are as large as memory allows: the larger, the fewer times each page of an index is written.
-fn import(
-    input: &mut dyn BufRead,
+/// One input on its way in.
+struct Reading<'import> {
+    input: &'import mut dyn BufRead,
     trusted: bool,
-    admission: &Admission,
-    commits: &mut ImportCommits<'_>,
-    progress: &ProgressBar,
-) -> anyhow::Result<ImportTally> {
-    let verifier = Verifier::start()?;
-    let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
-    let most_in_flight = (share / CHUNK_BYTES).max(2);
-    let (check, checked) = sync_channel(most_in_flight);
-    let mut tally = ImportTally::default();
-    let mut in_flight = 0;
-    let mut chunks = Chunks::new(input, LINE_BYTES);
-    loop {
-        let chunk = chunks.next()?;
-        let at_end = chunk.is_none();
-        if let Some(chunk) = chunk {
-            let (admission, index) = (admission.clone(), commits.index.clone());
-            let check = check.clone();
-            // Fails only when the import has given up.
-            let bytes = chunk.bytes as usize;
-            let job = move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
-            verifier.run(&Origin::Local, bytes, job);
-            in_flight += 1;
-        }
-        while in_flight > 0 && (at_end || in_flight == most_in_flight) {
-            let checked = checked.recv().context("a chunk was lost while it was verified")?;
-            in_flight -= 1;
-            progress.inc(checked.bytes);
-            tally.note(&checked, progress);
-            commits.add(checked.events, &mut tally)?;
-        }
-        if at_end {
-            commits.finish(&mut tally)?;
-            return Ok(tally);
+    admission: &'import Admission,
+    verifier: &'import Verifier,
+    progress: &'import ProgressBar,
+}
+
+impl Reading<'_> {
+    /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
+    /// are as large as memory allows: the larger, the fewer times each page of an index is written.
+    fn run(self, commits: &mut ImportCommits<'_>, tally: &mut ImportTally) -> anyhow::Result<()> {
+        let Self { input, trusted, admission, verifier, progress } = self;
+        let share = memory().share(CHUNKS_PARTS, CHUNKS_IN_FLIGHT * CHUNK_BYTES);
+        let most_in_flight = (share / CHUNK_BYTES).max(2);
+        let (check, checked) = sync_channel(most_in_flight);
+        let mut in_flight = 0;
+        let mut chunks = Chunks::new(input, LINE_BYTES);
+        loop {
+            let chunk = chunks.next()?;
+            let at_end = chunk.is_none();
+            if let Some(chunk) = chunk {
+                let (admission, index) = (admission.clone(), commits.index.clone());
+                let check = check.clone();
+                // Fails only when the import has given up.
+                let bytes = chunk.bytes as usize;
+                let job =
+                    move || drop(check.send(check_chunk(&chunk, trusted, &admission, &index)));
+                verifier.run(&Origin::Local, bytes, job);
+                in_flight += 1;
+            }
+            while in_flight > 0 && (at_end || in_flight == most_in_flight) {
+                let checked = checked.recv().context("a chunk was lost while it was verified")?;
+                in_flight -= 1;
+                progress.inc(checked.bytes);
+                tally.note(&checked, progress);
+                commits.add(checked.events, tally)?;
+            }
+            if at_end {
+                return Ok(());
+            }
         }
     }
 }
@@ -244,7 +272,32 @@ fn read_event(
     event.verify().map(Some).map_err(|error| NotTaken::Invalid(error.to_string()))
 }
 
+/// Where lines go that are not shown, unless `--errors` says where.
+fn errors_beside(store: &Path) -> PathBuf {
+    let mut name = store.as_os_str().to_owned();
+    name.push(".import-errors");
+    name.into()
+}
+
 impl ImportTally {
+    fn new(errors: PathBuf) -> Self {
+        Self {
+            stored: 0,
+            duplicate: 0,
+            superseded: 0,
+            deleted: 0,
+            by_operator: 0,
+            banned: 0,
+            retired: 0,
+            over_limits: 0,
+            expired: 0,
+            ephemeral: 0,
+            bad_lines: BadLines::new(errors),
+            failed: 0,
+            seen: 0,
+        }
+    }
+
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
         let refused = self.superseded + self.deleted + self.over_limits + self.expired;
@@ -256,6 +309,9 @@ impl ImportTally {
     fn note(&mut self, checked: &CheckedLines, progress: &ProgressBar) {
         self.duplicate += checked.duplicates;
         self.banned += checked.banned;
+        let bad = checked.bad_lines.len() as u64;
+        self.seen += checked.events.len() as u64 + checked.duplicates + checked.banned + bad;
+        progress.set_message(format!("{} events", HumanCount(self.seen)));
         for (line, reason) in &checked.bad_lines {
             if let Some(text) = self.bad_lines.add(*line, reason) {
                 progress.suspend(|| say(&text));
@@ -318,8 +374,8 @@ fn say(line: &str) {
 
 fn bar(length: Option<u64>) -> ProgressBar {
     let template = match length {
-        Some(_) => "{bar:40} {percent}% {bytes} of {total_bytes}, {bytes_per_sec}, {eta} left",
-        None => "{spinner} {bytes}, {bytes_per_sec}",
+        Some(_) => "{bar:40} {percent}% {msg}, {bytes_per_sec}, {eta} left",
+        None => "{spinner} {msg}, {bytes_per_sec}",
     };
     progress_bar(length, template)
 }

@@ -5,9 +5,9 @@ use super::chunks::CHUNK_BYTES;
 use anyhow::{Context, bail};
 use flate2::bufread::MultiGzDecoder;
 use serde_json::value::RawValue;
-use std::fs::{File, Metadata};
+use std::fs::File;
 use std::io::{BufRead, BufReader};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// How what gzip (RFC 1952) and zstd (RFC 8878) have packed begins.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -44,12 +44,39 @@ impl ImportInput {
         };
         let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
         let metadata = file.metadata().ok();
-        if metadata.as_ref().is_some_and(Metadata::is_dir) {
-            bail!("cannot read {}: it is a directory", path.display());
-        }
         let length = metadata.map(|metadata| metadata.len());
         Ok(Self { lines: Box::new(BufReader::with_capacity(CHUNK_BYTES, file)), length })
     }
+}
+
+/// What is read, one after the other: the files of a directory by their names, but for hidden ones and
+/// directories in it; `None` is standard input.
+pub(super) fn files(path: Option<&Path>) -> anyhow::Result<Vec<Option<PathBuf>>> {
+    let Some(path) = path.filter(|path| path.as_os_str() != "-") else { return Ok(vec![None]) };
+    let text = path.to_string_lossy();
+    if text.starts_with("ws://") || text.starts_with("wss://") {
+        bail!(
+            "{text} is a relay, and import reads files; `negsync sync {text} --direction down` brings \
+             its events"
+        );
+    }
+    if !path.is_dir() {
+        return Ok(vec![Some(path.to_owned())]);
+    }
+    let failed = || format!("cannot read {}", path.display());
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(failed)? {
+        let entry = entry.with_context(failed)?;
+        let is_hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if entry.path().is_file() && !is_hidden {
+            files.push(Some(entry.path()));
+        }
+    }
+    if files.is_empty() {
+        bail!("cannot read {}: it is a directory without files", path.display());
+    }
+    files.sort_unstable();
+    Ok(files)
 }
 
 /// The event of a line: the whole of it, or what stands in a client's or relay's message (NIP-01),

@@ -79,7 +79,8 @@ async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, hos
         () = &mut in_flight => return,
     };
     drop(client);
-    let ending = async {
+    // Boxed: while the connection lasts it has no room for how it ends.
+    let ending = Box::pin(async {
         let Some(left) = left else { return };
         let sink = match left {
             // What it holds is not kept for a client that takes nothing either.
@@ -95,7 +96,7 @@ async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, hos
         {
             linger(socket.get_mut().stream_mut()).await;
         }
-    };
+    });
     // What it has sent is stored, also when it does not wait for the answers.
     tokio::join!(in_flight, ending);
 }

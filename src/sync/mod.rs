@@ -37,7 +37,7 @@ pub use diff::{Diff, DiffOptions, DiffRow, diff};
 pub use filter::{PeerFilter, Window};
 pub use machine::Unseen;
 pub use nip11::Information;
-pub use reason::{Prefix, Reason};
+pub use reason::Reason;
 pub use report::{Counts, Method, Progress, Proof, Report, Verdict};
 pub use schedule::Schedule;
 pub use tls::Trust;

@@ -1,5 +1,6 @@
 //! Why an event stays where it is.
 
+use crate::prefix::Prefix;
 use crate::store::{REMOVED_BY_OPERATOR, RETIRED};
 use serde::{Serialize, Serializer};
 use std::fmt;
@@ -49,8 +50,8 @@ pub enum Reason {
     TooLong,
     /// The peer did not answer when it was sent.
     NotAnswered,
-    /// The peer does not take it; the prefix of its answer says why.
-    RefusedByPeer(Prefix),
+    /// The peer does not take it; the prefix of its answer, if it has one, says why.
+    RefusedByPeer(Option<Prefix>),
     /// The peer shows events of this kind to their owners only: it cannot be compared.
     Hidden,
     /// The sync brings nothing from the peer.
@@ -59,86 +60,6 @@ pub enum Reason {
     NotToUpload,
     /// It could not be moved, or the sync only looked.
     NotMoved,
-}
-
-/// The machine-readable prefix of a peer's refusal (NIP-01).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Prefix {
-    /// `auth-required:`
-    AuthRequired,
-    /// `blocked:`
-    Blocked,
-    /// `duplicate:`
-    Duplicate,
-    /// `error:`
-    Error,
-    /// `invalid:`
-    Invalid,
-    /// `mute:`
-    Mute,
-    /// `pow:`
-    Pow,
-    /// `rate-limited:`
-    RateLimited,
-    /// `replaced:` (of a replaceable event of which the peer has a newer version)
-    Replaced,
-    /// `restricted:`
-    Restricted,
-    /// `unsupported:`
-    Unsupported,
-    /// None, or one that is not known.
-    Other,
-}
-
-impl Prefix {
-    const ALL: [Self; 12] = [
-        Self::AuthRequired,
-        Self::Blocked,
-        Self::Duplicate,
-        Self::Error,
-        Self::Invalid,
-        Self::Mute,
-        Self::Pow,
-        Self::RateLimited,
-        Self::Replaced,
-        Self::Restricted,
-        Self::Unsupported,
-        Self::Other,
-    ];
-
-    /// The prefix of a peer's words.
-    pub fn of(text: &str) -> Self {
-        let prefix = text.split_once(':').map_or("", |(prefix, _)| prefix.trim());
-        Self::ALL.into_iter().find(|it| it.name() == prefix).unwrap_or(Self::Other)
-    }
-
-    /// The prefix as it is sent, without its colon.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::AuthRequired => "auth-required",
-            Self::Blocked => "blocked",
-            Self::Duplicate => "duplicate",
-            Self::Error => "error",
-            Self::Invalid => "invalid",
-            Self::Mute => "mute",
-            Self::Pow => "pow",
-            Self::RateLimited => "rate-limited",
-            Self::Replaced => "replaced",
-            Self::Restricted => "restricted",
-            Self::Unsupported => "unsupported",
-            Self::Other => "other",
-        }
-    }
-
-    /// Whether asking again, unchanged, cannot help.
-    pub fn is_final(self) -> bool {
-        matches!(self, Self::Blocked | Self::Restricted | Self::Invalid | Self::Unsupported)
-    }
-
-    /// Whether what is refused now may be taken later.
-    pub fn is_passing(self) -> bool {
-        matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
-    }
 }
 
 impl Reason {
@@ -195,25 +116,27 @@ impl Reason {
             Self::NotToUpload => "not to be uploaded",
             Self::NotMoved => "not moved",
             Self::RefusedByPeer(prefix) => match prefix {
-                Prefix::AuthRequired => "refused by the peer: auth-required",
-                Prefix::Blocked => "refused by the peer: blocked",
-                Prefix::Duplicate => "refused by the peer: duplicate",
-                Prefix::Error => "refused by the peer: error",
-                Prefix::Invalid => "refused by the peer: invalid",
-                Prefix::Mute => "refused by the peer: mute",
-                Prefix::Pow => "refused by the peer: pow",
-                Prefix::RateLimited => "refused by the peer: rate-limited",
-                Prefix::Replaced => "refused by the peer: replaced",
-                Prefix::Restricted => "refused by the peer: restricted",
-                Prefix::Unsupported => "refused by the peer: unsupported",
-                Prefix::Other => "refused by the peer: other",
+                Some(Prefix::AuthRequired) => "refused by the peer: auth-required",
+                Some(Prefix::Blocked) => "refused by the peer: blocked",
+                Some(Prefix::Closed) => "refused by the peer: closed",
+                Some(Prefix::Duplicate) => "refused by the peer: duplicate",
+                Some(Prefix::Error) => "refused by the peer: error",
+                Some(Prefix::Invalid) => "refused by the peer: invalid",
+                Some(Prefix::Mute) => "refused by the peer: mute",
+                Some(Prefix::Pow) => "refused by the peer: pow",
+                Some(Prefix::RateLimited) => "refused by the peer: rate-limited",
+                Some(Prefix::Replaced) => "refused by the peer: replaced",
+                Some(Prefix::Restricted) => "refused by the peer: restricted",
+                Some(Prefix::Unsupported) => "refused by the peer: unsupported",
+                _ => "refused by the peer: other",
             },
         }
     }
 
     /// Reads [`Reason::name`].
     pub(super) fn from_name(name: &str) -> Option<Self> {
-        let refused = Prefix::ALL.into_iter().map(Self::RefusedByPeer);
+        let prefixes = Prefix::ALL.into_iter().map(Some).chain([None]);
+        let refused = prefixes.map(Self::RefusedByPeer);
         Self::NAMED.into_iter().chain(refused).find(|reason| reason.name() == name)
     }
 
@@ -238,7 +161,7 @@ impl Reason {
             | Self::NotKept
             | Self::TooLong
             | Self::Hidden => Some(DAY),
-            Self::RefusedByPeer(prefix) => (!prefix.is_passing()).then_some(DAY),
+            Self::RefusedByPeer(prefix) => (!is_passing(prefix)).then_some(DAY),
             // The store knows what its operator has removed.
             Self::RemovedByOperator
             | Self::NotAskedFor
@@ -272,10 +195,15 @@ impl Reason {
     pub(super) fn is_unexplained(self) -> bool {
         match self {
             Self::NotSent | Self::NotMoved | Self::NotAnswered => true,
-            Self::RefusedByPeer(prefix) => prefix.is_passing(),
+            Self::RefusedByPeer(prefix) => is_passing(prefix),
             _ => false,
         }
     }
+}
+
+/// Whether a refusal with this prefix may be none another time.
+pub(crate) fn is_passing(prefix: Option<Prefix>) -> bool {
+    prefix.is_some_and(Prefix::is_passing)
 }
 
 impl fmt::Display for Reason {
@@ -296,11 +224,10 @@ mod tests {
 
     #[test]
     fn every_reason_is_read_back_by_its_name() {
-        let refused = Prefix::ALL.into_iter().map(Reason::RefusedByPeer);
+        let prefixes = Prefix::ALL.into_iter().map(Some).chain([None]);
+        let refused = prefixes.map(Reason::RefusedByPeer);
         for reason in Reason::NAMED.into_iter().chain(refused) {
             assert_eq!(Reason::from_name(reason.name()), Some(reason));
         }
-        assert_eq!(Prefix::of("blocked: no"), Prefix::Blocked);
-        assert_eq!(Prefix::of("no colon"), Prefix::Other);
     }
 }

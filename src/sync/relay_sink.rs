@@ -7,9 +7,10 @@ use super::machine::Fate;
 use super::message::{self, PeerMessage};
 use super::nip11::Information;
 use super::peer::{Frame, Peer, PeerError};
-use super::reason::{Prefix, Reason};
+use super::reason::Reason;
 use crate::index::Sets;
 use crate::item::Item;
+use crate::prefix::Prefix;
 use crate::relay_url::{RelayUrl, RelayUrlError};
 use crate::store::{Event, Lifetime, VerifiedEvent};
 use nostr::{EventBuilder, JsonUtil, Keys};
@@ -254,13 +255,13 @@ impl Hands {
             self.backoff.reset();
             match Prefix::of(&text) {
                 _ if accepted => event.said = Some(Said::Ok),
-                Prefix::Duplicate => event.said = Some(Said::Ok),
-                Prefix::RateLimited | Prefix::Error => {
+                Some(Prefix::Duplicate) => event.said = Some(Said::Ok),
+                Some(Prefix::RateLimited | Prefix::Error) => {
                     tokio::time::sleep(self.backoff.next()).await;
                     waiting.push_back(place);
                 }
                 // It may be taken from those whom the relay knows.
-                Prefix::AuthRequired | Prefix::Restricted if self.auth.accepted.is_none() => {
+                Some(Prefix::AuthRequired | Prefix::Restricted) if self.auth.accepted.is_none() => {
                     if self.keys.is_some() && event.tries < MOST_TRIES {
                         waiting.push_back(place);
                         self.wait_for_auth(AUTH_ANSWER).await?;
@@ -268,7 +269,7 @@ impl Hands {
                         event.said = Some(Said::AuthRequired);
                     }
                 }
-                Prefix::Replaced => event.said = Some(Said::Superseded),
+                Some(Prefix::Replaced) => event.said = Some(Said::Superseded),
                 _ => event.said = Some(Said::Refused),
             }
             if id.is_none() {
@@ -318,7 +319,7 @@ fn fate(sets: &Sets, event: &Handed, failure: Option<&str>) -> Fate {
         (Some(Said::Ok | Said::Superseded), None) => Fate::Refused(Reason::Superseded),
         // Nothing is known of the event itself: it is tried again.
         (Some(Said::AuthRequired), None) => {
-            Fate::Refused(Reason::RefusedByPeer(Prefix::AuthRequired))
+            Fate::Refused(Reason::RefusedByPeer(Some(Prefix::AuthRequired)))
         }
         (Some(Said::Refused | Said::Nothing) | None, None) => Fate::Refused(Reason::RefusedByRelay),
     }

@@ -7,6 +7,7 @@ mod support;
 mod database;
 mod following;
 mod limits;
+mod moving;
 mod operation;
 mod passing;
 mod real;

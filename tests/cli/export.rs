@@ -189,6 +189,13 @@ const VERSION_5: &str = "
     DROP TABLE newer;
     DROP TABLE removal;
     DROP TABLE deleter;
+    DROP TABLE operator_tombstone;
+    DROP TRIGGER event_removed;
+    DROP TABLE index_mark;
+    DROP TABLE removed_item;
+    DROP TABLE retention;
+    DROP TABLE retention_floor;
+    DROP TABLE retired;
     PRAGMA user_version = 5;";
 
 /// A store of an older version is brought up to date by whoever may write to it; an export, which
@@ -248,5 +255,68 @@ fn a_store_of_an_older_version_is_brought_up_to_date_by_whoever_writes() {
         assert!(
             import(&store, &[], &lines(std::slice::from_ref(&wrap))).stdout.contains("1 deleted")
         );
+    }
+}
+
+/// What was stored since, whatever its time; and never less, when rows are given again.
+#[test]
+fn an_export_goes_on_where_the_last_one_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("events.sqlite");
+    let (store, mark) = (path.to_str().unwrap(), directory.path().join("mark"));
+    let mark = mark.to_str().unwrap();
+    let author = Author::new(1);
+    let note = |second: u64| author.note(events::EPOCH + second, "n");
+    let add = |notes: &[Value]| assert!(import(&path, &[], &lines(notes)).status.success());
+    let export = || {
+        let ended = negsync(&["export", "--store", store, "--since-last", mark], "");
+        assert!(ended.status.success(), "{ended:?}");
+        ended
+            .stdout
+            .lines()
+            .map(|line| id_of(&serde_json::from_str(line).unwrap()).to_owned())
+            .collect::<Vec<_>>()
+    };
+    let ids = |notes: &[Value]| notes.iter().map(|note| id_of(note).to_owned()).collect::<Vec<_>>();
+    let first: Vec<Value> = (100..110).map(note).collect();
+    add(&first);
+    assert_eq!(export(), ids(&first));
+    assert!(export().is_empty());
+    // Older than all that was exported.
+    let second: Vec<Value> = (0..5).map(note).collect();
+    add(&second);
+    assert_eq!(export(), ids(&second));
+    // The last rows go, and their numbers are given again.
+    let gone = ids(&second);
+    let gone: Vec<&str> = gone.iter().map(String::as_str).collect();
+    let ended = negsync(&[&["delete", "--store", store, "--id"], &gone[..]].concat(), "");
+    assert!(ended.status.success(), "{ended:?}");
+    let third: Vec<Value> = (200..203).map(note).collect();
+    add(&third);
+    assert_eq!(export(), ids(&third));
+    std::fs::write(mark, "something else").unwrap();
+    let ended = negsync(&["export", "--store", store, "--since-last", mark], "");
+    assert!(ended.stderr.contains("remove it to export everything"), "{ended:?}");
+}
+
+#[test]
+fn an_export_is_packed_as_import_takes_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let [from, packed] = ["from.sqlite", "packed"].map(|name| directory.path().join(name));
+    let notes: Vec<Value> =
+        (0..500).map(|second| Author::new(1).note(events::EPOCH + second, "n")).collect();
+    assert!(import(&from, &[], &lines(&notes)).status.success());
+    for (flag, begins) in [("--gzip", &[0x1f, 0x8b][..]), ("--zstd", &[0x28, 0xb5, 0x2f, 0xfd])] {
+        let out = std::fs::File::create(&packed).unwrap();
+        let ended = std::process::Command::new(env!("CARGO_BIN_EXE_negsync"))
+            .args(["export", "--store", from.to_str().unwrap(), flag])
+            .stdout(out)
+            .status()
+            .unwrap();
+        assert!(ended.success());
+        assert!(std::fs::read(&packed).unwrap().starts_with(begins), "{flag}");
+        let to = directory.path().join(flag);
+        let ended = import(&to, &[packed.to_str().unwrap()], "");
+        assert!(ended.stdout.starts_with("500 stored"), "{ended:?}");
     }
 }

@@ -243,10 +243,13 @@ fn many_bad_lines_are_summed_up() {
     let said: Vec<&str> = ended.stderr.lines().collect();
     assert_eq!(said.len(), 22, "{ended:?}");
     assert!(said[0].starts_with("line 2: ") && said[19].starts_with("line 21: "), "{said:?}");
-    assert_eq!(
-        said[21],
-        "and 22 more lines are no events: 10 event (first in line 22), 12 id (first in line 32)"
-    );
+    let rest = directory.path().join("events.sqlite.import-errors");
+    let summed_up =
+        "and 22 more lines are no events: 10 event (first in line 22), 12 id (first in line 32)";
+    assert_eq!(said[21], format!("{summed_up}; they are listed in {}", rest.display()));
+    let listed = std::fs::read_to_string(&rest).unwrap();
+    let listed: Vec<&str> = listed.lines().collect();
+    assert_eq!((listed.len(), listed[21].split(": ").next()), (22, Some("line 43")));
     assert_eq!(count(&ended, "invalid"), 42, "{ended:?}");
     let ended = import(&store, &[], &"bad\n".repeat(20));
     assert_eq!(ended.stderr.lines().count(), 21, "{ended:?}");
@@ -295,7 +298,9 @@ fn a_line_over_the_limit_is_reported_as_too_long_whatever_it_begins_with() {
 #[test]
 fn what_cannot_be_read_is_named() {
     let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().to_str().unwrap();
+    let path = directory.path().join("empty");
+    std::fs::create_dir(&path).unwrap();
+    let path = path.to_str().unwrap();
     let ended = import(&directory.path().join("store"), &[path], "");
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains(path) && ended.stderr.contains("directory"), "{ended:?}");
@@ -358,4 +363,47 @@ fn a_file_of_something_else_is_told_with_what_makes_lines_of_it() {
     // One line with a fault has no other number than its own.
     let ended = import(&store, &[], &format!("{}{{\"id\n", lines(&notes)));
     assert!(ended.stderr.starts_with("line 4: ") && !ended.stderr.contains("line 1"), "{ended:?}");
+}
+
+/// The files of a directory, packed or not, and events as strfry writes them with --fried.
+#[test]
+fn the_files_of_a_directory_are_imported_one_after_the_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let [store, folder] = ["events.sqlite", "exports"].map(|name| directory.path().join(name));
+    std::fs::create_dir_all(folder.join("deeper")).unwrap();
+    let notes: Vec<Value> =
+        (0..30).map(|second| Author::new(1).note(events::EPOCH + second, "n")).collect();
+    let fried: String = notes[..10]
+        .iter()
+        .map(|note| {
+            let mut note = note.clone();
+            note["fried"] = json!("9c010000");
+            format!("{note}\n")
+        })
+        .collect();
+    let bad = "bad\n".repeat(25);
+    let packed = zstd::encode_all(lines(&notes[10..]).as_bytes(), 1).unwrap();
+    std::fs::write(folder.join("a.jsonl"), format!("{fried}{bad}")).unwrap();
+    std::fs::write(folder.join("b.jsonl.zst"), packed).unwrap();
+    std::fs::write(folder.join(".hidden"), "bad").unwrap();
+    std::fs::write(folder.join("deeper").join("c.jsonl"), "bad").unwrap();
+    let errors = directory.path().join("errors");
+    let arguments = [folder.to_str().unwrap(), "--errors", errors.to_str().unwrap()];
+    let ended = import(&store, &arguments, "");
+    assert!(ended.status.success(), "{ended:?}");
+    assert_eq!((count(&ended, "stored"), count(&ended, "invalid")), (30, 25), "{ended:?}");
+    let place = format!("{}, line 11: ", folder.join("a.jsonl").display());
+    assert!(ended.stderr.starts_with(&place), "{ended:?}");
+    assert_eq!(std::fs::read_to_string(&errors).unwrap().lines().count(), 5);
+    let again = import(&store, &[folder.join("a.jsonl").to_str().unwrap()], "");
+    assert!(again.stderr.starts_with("line 11: "), "{again:?}");
+}
+
+#[test]
+fn a_relay_is_no_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let ended = import(&directory.path().join("store"), &["wss://relay.example.com"], "");
+    assert_eq!(ended.status.code(), Some(1), "{ended:?}");
+    let hint = "`negsync sync wss://relay.example.com --direction down`";
+    assert!(ended.stderr.contains(hint), "{ended:?}");
 }

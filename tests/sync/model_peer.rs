@@ -111,6 +111,27 @@ pub struct Faults {
     pub cuts: bool,
     pub hints: bool,
     pub counts: bool,
+    /// Tags are a string of JSON.
+    pub garbled: bool,
+    /// No EVENT can be taken now.
+    pub fails: bool,
+    /// Hangs up at a list that is too long, in place of saying nothing.
+    pub hangs_up: bool,
+    /// The same filter is answered from a cache for a second.
+    pub caches: bool,
+    /// Says that a CLOSE was heard, and ends what has ended.
+    pub verbose: bool,
+    /// With every answer comes much of this.
+    pub flood: Option<Flood>,
+}
+
+/// What a peer may send without end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flood {
+    Pings,
+    Empty,
+    Notices,
+    Unasked,
 }
 
 #[derive(Clone, Debug)]
@@ -163,6 +184,7 @@ impl PeerPlan {
             cuts,
             hints,
             counts,
+            ..Faults::default()
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
         let told_cap = faults.cap.filter(|_| rng.random_bool(0.5));
@@ -234,12 +256,15 @@ impl PeerPlan {
     }
 }
 
+const FLOOD: usize = 100;
+
 /// What a peer does.
 #[derive(Debug)]
 pub enum Reply {
     Text(String),
     /// After a while.
     Late(String, Duration),
+    Ping,
     HangUp,
 }
 
@@ -256,6 +281,7 @@ pub struct ModelPeer {
     messages: u32,
     /// Events that came in this sync and were kept, and those for which we have heard an OK true.
     kept: HashSet<[u8; 32]>,
+    cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
     acknowledged: HashSet<[u8; 32]>,
     resent: Vec<[u8; 32]>,
 }
@@ -277,6 +303,7 @@ impl ModelPeer {
             is_known: false,
             messages: 0,
             kept: HashSet::new(),
+            cache: HashMap::new(),
             acknowledged: HashSet::new(),
             resent: Vec::new(),
         }
@@ -330,7 +357,7 @@ impl ModelPeer {
 
     /// What we have heard.
     pub fn told(&mut self, said: &str) {
-        let said: Value = serde_json::from_str(said).unwrap();
+        let Ok(said) = serde_json::from_str::<Value>(said) else { return };
         if said[0] == "OK" && said[2] == true {
             let mut id = [0; 32];
             faster_hex::hex_decode(said[1].as_str().unwrap().as_bytes(), &mut id).unwrap();
@@ -342,6 +369,18 @@ impl ModelPeer {
         let said: Value = serde_json::from_str(said).unwrap();
         self.messages += 1;
         let mut replies = self.answer(&said, now);
+        if let Some(flood) = self.plan.faults.flood {
+            let one = || match flood {
+                Flood::Pings => Reply::Ping,
+                Flood::Empty => Reply::Text(String::new()),
+                Flood::Notices => text(json!(["NOTICE", "still here"])),
+                Flood::Unasked => {
+                    let event = self.events[0].json();
+                    Reply::Text(format!(r#"["EVENT","zzz",{event}]"#))
+                }
+            };
+            replies.extend(std::iter::repeat_with(one).take(FLOOD));
+        }
         if self.plan.faults.chats && self.messages.is_multiple_of(3) {
             replies.insert(0, text(json!(["NOTICE", "good morning"])));
         }
@@ -382,13 +421,16 @@ impl ModelPeer {
         match verb {
             "NEG-OPEN" => self.neg_open(&id, said),
             "NEG-MSG" => self.neg_msg(&id, &said[2]),
-            "REQ" => self.req(&id, &said[2]),
+            "REQ" => self.req(&id, &said[2], now),
             "EVENT" => self.event(&said[1], now),
             "COUNT" if self.plan.faults.counts => {
                 let count = self.find(&said[2]).len();
                 vec![text(json!(["COUNT", id, { "count": count }]))]
             }
             "COUNT" => vec![text(json!(["NOTICE", "unknown command"]))],
+            "CLOSE" if self.plan.faults.verbose => {
+                vec![text(json!(["NOTICE", "subscription closed"]))]
+            }
             _ => vec![],
         }
     }
@@ -428,8 +470,16 @@ impl ModelPeer {
     }
 
     fn find(&self, filter: &Value) -> Vec<ModelEvent> {
-        let shows = |event: &&ModelEvent| !self.hides(&event.item.id);
-        let found = self.events.iter().filter(shows).filter(|event| matches(filter, event));
+        let ids = filter.get("ids").and_then(Value::as_array);
+        let ids: Option<HashSet<&str>> =
+            ids.map(|ids| ids.iter().flat_map(Value::as_str).collect());
+        let mut rest = filter.clone();
+        rest.as_object_mut().unwrap().remove("ids");
+        let shows = |event: &&ModelEvent| {
+            let id = faster_hex::hex_string(&event.item.id);
+            !self.hides(&event.item.id) && ids.as_ref().is_none_or(|ids| ids.contains(id.as_str()))
+        };
+        let found = self.events.iter().filter(shows).filter(|event| matches(&rest, event));
         let mut found: Vec<ModelEvent> = found.cloned().collect();
         if !self.plan.faults.by_arrival {
             found.sort_by_key(|event| (std::cmp::Reverse(event.item.created_at), event.item.id));
@@ -437,12 +487,14 @@ impl ModelPeer {
         found
     }
 
-    fn req(&mut self, id: &str, filter: &Value) -> Vec<Reply> {
+    fn req(&mut self, id: &str, filter: &Value, now: Duration) -> Vec<Reply> {
         self.reqs += 1;
         let faults = self.plan.faults.clone();
+        let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
+        assert!(!filter.as_object().unwrap().values().any(is_empty), "an empty list: {filter}");
         let values = |key| filter.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         if faults.most_values.is_some_and(|most| values("ids").max(values("authors")) > most) {
-            return vec![];
+            return if faults.hangs_up { vec![Reply::HangUp] } else { vec![] };
         }
         if faults.most_reqs.is_some_and(|most| self.reqs > most) {
             let notice = json!(["NOTICE", "ERROR: too many concurrent REQs"]);
@@ -455,6 +507,15 @@ impl ModelPeer {
         }
         let is_bare = filter.as_object().unwrap().keys().all(|key| key == "limit");
         let mut found = if faults.bare_empty && is_bare { vec![] } else { self.find(filter) };
+        if faults.caches {
+            let key = filter.to_string();
+            match self.cache.get(&key) {
+                Some((since, cached)) if now < *since + Duration::from_secs(1) => {
+                    found = cached.clone();
+                }
+                _ => drop(self.cache.insert(key, (now, found.clone()))),
+            }
+        }
         if has("ids") {
             found.retain(|event| !self.is_unsent(event));
         }
@@ -464,13 +525,20 @@ impl ModelPeer {
         let is_cut = found.len() > most;
         let page = found.iter().take(most);
         let mut replies: Vec<Reply> = page
-            .map(|event| Reply::Text(format!(r#"["EVENT","{id}",{}]"#, event.json())))
+            .map(|event| {
+                let json = event.json();
+                let json = if faults.garbled { json.replace("[]", r#""[]""#) } else { json };
+                Reply::Text(format!(r#"["EVENT","{id}",{json}]"#))
+            })
             .collect();
         let mut eose = vec![json!("EOSE"), json!(id)];
         if faults.hints {
             eose.push(json!([if is_cut { "more" } else { "finish" }]));
         }
         replies.push(text(Value::Array(eose)));
+        if faults.verbose && has("ids") {
+            replies.push(text(json!(["CLOSED", id, ""])));
+        }
         replies
     }
 
@@ -500,6 +568,9 @@ impl ModelPeer {
                 return said(false, "rate-limited: slow down");
             }
             self.taken += 1;
+        }
+        if faults.fails {
+            return said(false, "error: the database is locked");
         }
         if u64::from(id[2] % 10) < faults.refuses {
             return said(false, "blocked: not wanted");

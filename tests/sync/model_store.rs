@@ -6,8 +6,8 @@ use negsync::reconcile::{
     Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, SortedItems,
 };
 use negsync::store::{PeerTraits, SyncMark};
-use negsync::sync::Rows;
 use negsync::sync::machine::{Asked, Done, Fate, Items, Loaded, Seen, Settled, Work};
+use negsync::sync::{Reason, Rows};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::Value;
@@ -180,6 +180,10 @@ impl ModelStore {
 
     fn settle(&mut self, asked: &Asked, text: &str) -> Settled {
         let event = ModelEvent::parse(text);
+        if !text.contains(r#""tags":[]"#) {
+            let (id, created_at) = (Some(event.item.id), event.item.created_at);
+            return Settled { id, created_at, fate: Fate::Refused(Reason::Invalid) };
+        }
         let (item, fate) = (
             event.item,
             match asked {

@@ -2,188 +2,14 @@
 //! held against what the peer really holds. `scripts/random-peers` makes more runs; one that fails
 //! prints its seed, and the fewest odd ways of the peer with which it still fails.
 
-use super::model_peer::{Faults, ModelPeer, PeerPlan, Reply};
-use super::model_store::ModelStore;
-use negsync::sync::machine::{Loss, Machine, Now, Settings};
-use negsync::sync::{Direction, Information, Options, PeerFilter, Report, Verdict};
+use super::model_peer::{Faults, PeerPlan};
+use super::model_sync::{Ended, sync_once};
+use negsync::sync::machine::Settings;
+use negsync::sync::{Direction, Options, PeerFilter, Verdict};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::time::Duration;
-
-/// The longest a sync may take on the model's clock, which costs nothing.
-const MOST_TIME: Duration = Duration::from_secs(1_800);
-const MOST_STEPS: u32 = 100_000;
-const START_S: u64 = 1_700_000_000;
-
-/// A message or a loss on its way to us, and when it comes.
-struct Arrival {
-    at: Duration,
-    connection: u32,
-    reply: Reply,
-}
-
-/// One sync on a clock of its own.
-struct Run<'plan> {
-    peer: &'plan mut ModelPeer,
-    store: &'plan mut ModelStore,
-    rng: StdRng,
-    machine: Machine,
-    now: Now,
-    arrivals: VecDeque<Arrival>,
-    dones: VecDeque<(Duration, negsync::sync::machine::Done)>,
-    connection: u32,
-    connected: bool,
-    log: Vec<String>,
-}
-
-impl Run<'_> {
-    fn log(&mut self, text: &str) {
-        let cut: String = text.chars().take(150).collect();
-        self.log.push(format!("{:8.3} {cut}", self.now.at.as_secs_f64()));
-    }
-
-    /// Puts what the peer says on its way: in order, each message a little later.
-    fn on_its_way(&mut self, replies: Vec<Reply>) {
-        let mut at = self.now.at;
-        if let Some(last) = self.arrivals.back() {
-            at = at.max(last.at);
-        }
-        for reply in replies {
-            at += Duration::from_micros(self.rng.random_range(0..self.peer.plan.latency_us));
-            if let Reply::Late(text, delay) = reply {
-                let (at, connection) = (at + delay, self.connection);
-                self.arrivals.push_back(Arrival { at, connection, reply: Reply::Text(text) });
-            } else {
-                self.arrivals.push_back(Arrival { at, connection: self.connection, reply });
-            }
-        }
-    }
-
-    fn step(&mut self) {
-        while let Some(work) = self.machine.poll_work() {
-            let delay = Duration::from_micros(self.rng.random_range(0..3_000));
-            self.dones.push_back((self.now.at + delay, self.store.perform(work)));
-        }
-        while self.machine.poll_progress().is_some() {}
-        if self.connected && !self.machine.is_up() {
-            self.log("we leave");
-            self.connected = false;
-            self.arrivals.clear();
-        }
-        while let Some(text) = self.machine.poll_transmit() {
-            self.log(&format!("> {text}"));
-            let replies = self.peer.hear(&text, self.now.at);
-            self.on_its_way(replies);
-        }
-        self.machine.take_ping();
-        if self.machine.wants_connection() && !self.connected {
-            self.connected = true;
-            self.connection += 1;
-            self.now.at += Duration::from_millis(5);
-            let greeting = self.peer.connect();
-            self.on_its_way(greeting);
-            let information = Information {
-                negentropy: Some(true),
-                events_per_req: self.peer.plan.told_cap.unwrap_or(500),
-                max_limit: self.peer.plan.told_cap,
-                auth: self.peer.plan.tells_auth,
-                ..Information::default()
-            };
-            return self.machine.handle_connected(information, self.now);
-        }
-        self.next_event();
-    }
-
-    /// Goes on to whatever comes next.
-    fn next_event(&mut self) {
-        let arrival = self.arrivals.front().map(|it| it.at);
-        let work = self.dones.iter().map(|(at, _)| *at).min();
-        let timeout = self.machine.poll_timeout();
-        let next = [arrival.filter(|_| self.machine.may_read()), work, timeout];
-        let Some(at) = next.into_iter().flatten().min() else {
-            panic!("nothing is left to wait for");
-        };
-        if self.machine.has_batch() && arrival.is_none_or(|arrival| arrival > self.now.at) {
-            return self.machine.handle_quiet(self.now);
-        }
-        let passed = at.max(self.now.at);
-        self.now = Now { at: passed, unix_s: START_S + 10_000 + passed.as_secs() };
-        if work.is_some_and(|work| work <= at) {
-            let place = self.dones.iter().position(|(at, _)| Some(*at) == work).unwrap();
-            let (_, done) = self.dones.remove(place).unwrap();
-            return self.machine.handle_work(done, self.now);
-        }
-        if arrival == Some(at) && self.machine.may_read() {
-            let arrival = self.arrivals.pop_front().unwrap();
-            if arrival.connection != self.connection || !self.connected {
-                return;
-            }
-            match arrival.reply {
-                Reply::Text(text) | Reply::Late(text, _) => {
-                    self.log(&format!("< {text}"));
-                    self.peer.told(&text);
-                    self.machine.handle_message(&text, self.now);
-                }
-                Reply::HangUp => {
-                    self.log("the peer hangs up");
-                    self.connected = false;
-                    self.arrivals.clear();
-                    self.machine.handle_lost(Loss::Gone("cut".to_owned()), self.now);
-                }
-            }
-            return;
-        }
-        self.machine.handle_timeout(self.now);
-    }
-}
-
-/// Syncs once. Returns the report and what was said.
-fn sync_once(
-    peer: &mut ModelPeer,
-    store: &mut ModelStore,
-    seed: u64,
-    plan: &RunPlan,
-) -> (Report, Vec<String>) {
-    let now = Now { at: Duration::ZERO, unix_s: START_S + 10_000 };
-    let settings = Settings {
-        filter: PeerFilter::parse(plan.filter).unwrap(),
-        direction: plan.direction,
-        dry_run: plan.dry_run,
-        exact: plan.exact,
-        live: false,
-        attempts: Options::default().attempts,
-        by: None,
-        key: plan.has_key.then_some([9; 32]),
-        full_interval_s: 7 * 86_400,
-        nonce: seed,
-    };
-    peer.begin();
-    let mut run = Run {
-        machine: Machine::new("ws://peer", settings, now),
-        peer,
-        store,
-        rng: StdRng::seed_from_u64(seed ^ 0x5eed),
-        now,
-        arrivals: VecDeque::new(),
-        dones: VecDeque::new(),
-        connection: 0,
-        connected: false,
-        log: Vec::new(),
-    };
-    let mut steps = 0;
-    while !run.machine.is_over() {
-        steps += 1;
-        let stuck = steps > MOST_STEPS || run.now.at > MOST_TIME;
-        if stuck {
-            let tail = run.log.len().saturating_sub(60);
-            panic!("no end after {steps} steps, {:?}:\n{}", run.now.at, run.log[tail..].join("\n"));
-        }
-        run.step();
-    }
-    (run.machine.report_now(), run.log)
-}
 
 /// What is synced.
 #[derive(Clone, Debug)]
@@ -222,6 +48,21 @@ impl RunPlan {
         }
     }
 
+    fn settings(&self, nonce: u64) -> Settings {
+        Settings {
+            filter: PeerFilter::parse(self.filter).unwrap(),
+            direction: self.direction,
+            dry_run: self.dry_run,
+            exact: self.exact,
+            live: false,
+            attempts: Options::default().attempts,
+            by: None,
+            key: self.has_key.then_some([9; 32]),
+            full_interval_s: 7 * 86_400,
+            nonce,
+        }
+    }
+
     /// Runs it, and holds every verdict against what there is.
     fn run(&self) {
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_mul(31));
@@ -233,7 +74,8 @@ impl RunPlan {
             }
             let before = (peer.ids(self.filter), store.ids(self.filter));
             let seed = self.seed.wrapping_add(u64::from(number) << 32);
-            let (report, log) = sync_once(&mut peer, &mut store, seed, self);
+            let ended = sync_once(&mut peer, &mut store, self.settings(seed), None);
+            let Ended { report, log, .. } = ended;
             let tail = log.len().saturating_sub(80);
             let about = || format!("sync {number}: {report:#?}\n{}", log[tail..].join("\n"));
             let (ours, theirs) = (store.ids(self.filter), peer.shown(self.filter));

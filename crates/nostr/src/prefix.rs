@@ -4,7 +4,7 @@
 use std::fmt::{self, Display, Formatter};
 
 /// A machine-readable prefix.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Prefix {
     /// The client has to show a key first (NIP-42).
@@ -34,7 +34,8 @@ pub enum Prefix {
 }
 
 impl Prefix {
-    const ALL: [Self; 12] = [
+    /// Every prefix.
+    pub const ALL: [Self; 12] = [
         Self::AuthRequired,
         Self::Blocked,
         Self::Closed,
@@ -54,6 +55,16 @@ impl Prefix {
     pub fn of(text: &str) -> Option<Self> {
         let (word, _) = text.split_once(':')?;
         Self::ALL.into_iter().find(|prefix| prefix.as_str() == word.trim())
+    }
+
+    /// Whether the same message, sent again, is refused again.
+    pub fn is_final(self) -> bool {
+        matches!(self, Self::Blocked | Self::Restricted | Self::Invalid | Self::Unsupported)
+    }
+
+    /// Whether what is refused now may be taken later.
+    pub fn is_passing(self) -> bool {
+        matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
     }
 
     /// The word, without the colon.

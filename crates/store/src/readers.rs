@@ -350,6 +350,11 @@ pub struct ReadSnapshot<'read> {
 }
 
 impl ReadSnapshot<'_> {
+    /// The connection, in its transaction.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.read
+    }
+
     /// As [`Reader::items`].
     ///
     /// # Errors

@@ -11,6 +11,8 @@ const MOST_CHALLENGES: u32 = 4;
 const GREETING: Duration = Duration::from_millis(500);
 /// How long a peer that has refused for want of it has to ask.
 const CHALLENGE: Duration = Duration::from_millis(1_500);
+/// How long the answer to AUTH may take: what is asked before it is refused.
+const ANSWER: Duration = Duration::from_secs(10);
 /// How often a question is asked again after that.
 const MOST_REFUSALS: u32 = 3;
 
@@ -41,8 +43,8 @@ enum State {
     UnderWay(Id),
     /// The peer knows us.
     Known,
-    /// The peer says nothing to the answer: it may have believed it.
-    Unanswered,
+    /// The peer says nothing to the answer, which has this id: it may have believed it.
+    Unanswered(Id),
     /// The peer does not take our word.
     Refused,
 }
@@ -90,14 +92,16 @@ impl Machine {
             return;
         }
         self.on.auth.state = State::UnderWay(id);
-        self.on.auth.until = Some(self.patience());
+        self.on.auth.until = Some(self.now.at + ANSWER);
         self.send(message::auth(json));
     }
 
     /// Takes the OK of the answer; `false` when it is another's. A refusal without an id counts
     /// for it while it is under way.
     pub(super) fn auth_answered(&mut self, id: Option<&Id>, accepted: bool, text: &str) -> bool {
-        let State::UnderWay(own) = self.on.auth.state else { return false };
+        let (State::UnderWay(own) | State::Unanswered(own)) = self.on.auth.state else {
+            return false;
+        };
         if id.is_some_and(|id| *id != own) || (id.is_none() && accepted) {
             return false;
         }
@@ -121,7 +125,7 @@ impl Machine {
             self.on.auth.refusals > MOST_REFUSALS && self.on.auth.state != State::Unasked;
         match self.on.auth.state {
             _ if self.settings.key.is_none() => self.auth_failed(text, NO_KEY),
-            State::Refused | State::Known | State::Unanswered if hopeless => {
+            State::Refused | State::Known | State::Unanswered(_) if hopeless => {
                 self.auth_failed(text, BAD_KEY)
             }
             State::Refused => self.auth_failed(text, BAD_KEY),
@@ -131,7 +135,7 @@ impl Machine {
                 }
                 true
             }
-            State::Signing | State::UnderWay(_) | State::Known | State::Unanswered => true,
+            State::Signing | State::UnderWay(_) | State::Known | State::Unanswered(_) => true,
         }
     }
 
@@ -155,7 +159,7 @@ impl Machine {
         }
         self.on.auth.until = None;
         match self.on.auth.state {
-            State::Signing | State::UnderWay(_) => self.on.auth.state = State::Unanswered,
+            State::UnderWay(id) => self.on.auth.state = State::Unanswered(id),
             State::Unasked if self.on.auth.refusals > 0 => {
                 let text = "it wants to know who we are, and does not ask (NIP-42)";
                 self.auth_failed(text, BAD_KEY);

@@ -3,9 +3,10 @@
 use super::ledger::IdState;
 use super::link::{ALONE_AFTER, missed};
 use super::{Asked, Id, Information, Loss, Machine, Settled, sorted};
+use crate::prefix::Prefix;
 use crate::sync::filter::PeerFilter;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -278,7 +279,7 @@ impl Machine {
 
     /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
     pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
-        if text.starts_with("auth-required") {
+        if Prefix::of(text) == Some(Prefix::AuthRequired) {
             if let Some(request) = self.on.download.under_way.remove(subscription) {
                 self.on.download.queue.extend(sorted(request.missing));
                 self.end_ahead(subscription);
@@ -291,7 +292,7 @@ impl Machine {
         if self.refusal.replace(reason.to_owned()).is_none() {
             self.note(format!("the peer refuses a download: {reason}"));
         }
-        if Prefix::of(text).is_final() {
+        if Prefix::of(text).is_some_and(Prefix::is_final) {
             self.refuse_downloads(subscription);
         }
         self.download_ended(subscription);

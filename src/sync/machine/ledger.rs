@@ -189,6 +189,18 @@ impl Ledger {
         differences
     }
 
+    /// Forgets that entries were found at all.
+    pub(crate) fn withdraw(&mut self, is_void: impl Fn(&Entry) -> bool) {
+        let counts = &mut self.counts;
+        self.entries.retain(|_, entry| {
+            let goes = is_void(entry);
+            if goes && let Some(count) = counts.get_mut(&(entry.side, entry.state)) {
+                *count -= 1;
+            }
+            !goes
+        });
+    }
+
     /// Lets all entries go; the figures stay.
     pub(crate) fn forget(&mut self) {
         self.base = self.figures();

@@ -11,8 +11,8 @@ use std::time::Duration;
 const DRAIN: Duration = Duration::from_secs(30);
 /// After so many connections in a row on which nothing was answered the peer is left.
 const MOST_SILENT_CONNECTIONS: u32 = 3;
-/// A round that had to leave so many connections because something was not answered ends there.
-const MOST_SILENT_IN_ALL: u32 = 8;
+/// A round that has waited in vain for so long in all ends there.
+pub(super) const MOST_SILENCE: Duration = Duration::from_secs(27);
 /// After so many losses an id is asked for alone.
 pub(super) const ALONE_AFTER: u8 = 3;
 /// An event is given up that was asked for alone at the loss of so many connections on which
@@ -113,8 +113,15 @@ impl Machine {
     /// The peer did not answer `what`.
     pub(super) fn leave_silent(&mut self, what: &str) {
         self.silences += 1;
+        self.count_silence();
         let reason = format!("no answer: {what} was not answered in time");
         self.leave(Loss::Silent(reason));
+    }
+
+    /// A question was not answered.
+    pub(super) fn count_silence(&mut self) {
+        self.silent_for += self.now.at.saturating_sub(self.on.answered_at);
+        self.on.answered_at = self.now.at;
     }
 
     pub(super) fn advance_link(&mut self) {
@@ -131,6 +138,7 @@ impl Machine {
     /// Decides what follows from a loss.
     fn settle_loss(&mut self, loss: &Loss) {
         self.tell();
+        self.save_mark();
         self.remember_refused();
         let mut reason = match loss {
             Loss::Gone(reason) | Loss::Silent(reason) | Loss::TooLong(reason) => reason.clone(),
@@ -166,19 +174,19 @@ impl Machine {
             }
         }
         if matches!(loss, Loss::Silent(_)) {
-            self.silent_in_all += 1;
             self.silent_connections += u32::from(!self.on.advanced);
         }
         let pause = self.backoff.next();
         let failures = self.backoff.failures();
-        let tired = self.silent_connections >= MOST_SILENT_CONNECTIONS
-            || self.silent_in_all >= MOST_SILENT_IN_ALL;
+        let tired =
+            self.silent_connections >= MOST_SILENT_CONNECTIONS || self.silent_for > MOST_SILENCE;
         if let Some(most) = self.settings.attempts
             && (failures >= most || tired)
         {
             let reason = match failures {
-                _ if self.silent_in_all >= MOST_SILENT_IN_ALL => {
-                    format!("after {MOST_SILENT_IN_ALL} connections that had to be left: {reason}")
+                _ if self.silent_for > MOST_SILENCE => {
+                    let waited_s = self.silent_for.as_secs();
+                    format!("after {waited_s} s of waiting in vain in all: {reason}")
                 }
                 1 => reason,
                 _ => format!("after {failures} attempts in a row that moved nothing: {reason}"),
@@ -254,8 +262,13 @@ impl Machine {
         self.on.second_look.ask_first(unconfirmed);
     }
 
+    /// Events of ours that this round found to be missing there, in `state`.
     fn ours_in(&self, state: IdState) -> Vec<Id> {
-        let ours = self.ledger.iter().filter(|(_, it)| it.side == Side::Ours && it.state == state);
+        let number = self.round.as_ref().map_or(0, |round| round.number);
+        let ours = self
+            .ledger
+            .iter()
+            .filter(|(_, it)| it.side == Side::Ours && it.round == number && it.state == state);
         sorted(ours.map(|(id, _)| *id))
     }
 

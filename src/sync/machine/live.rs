@@ -3,9 +3,9 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Asked, Loaded, Loss, Machine};
+use crate::prefix::Prefix;
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::Prefix;
 use crate::sync::report::Progress;
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,10 +87,10 @@ impl Machine {
         self.on.live.deadline = None;
         let reason = format!("the peer ended the live subscription: {text}");
         match Prefix::of(text) {
-            Prefix::AuthRequired => {
+            Some(Prefix::AuthRequired) => {
                 self.auth_required(text);
             }
-            prefix if prefix.is_final() => {
+            Some(prefix) if prefix.is_final() => {
                 let hint = "name what to sync with a filter, for example {\"kinds\":[0,1,3]}";
                 self.leave(Loss::Final(reason, Some(hint)));
             }

@@ -115,6 +115,8 @@ const TICK: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(5);
 /// So much longer after each question in a row that was not answered.
 const MORE_PATIENCE: Duration = Duration::from_secs(3);
+/// The most of all that.
+const MOST_PATIENCE: Duration = Duration::from_secs(17);
 /// A deadline that is noticed so late was missed by us, not by the peer.
 const LATE: Duration = Duration::from_millis(800);
 /// Refused ids are written down at this many, and at the end of each round.
@@ -156,8 +158,10 @@ pub struct Machine {
     silences: u32,
     /// Connections in a row that were left because of that.
     silent_connections: u32,
-    /// Connections in this round that were left because of that.
-    silent_in_all: u32,
+    /// The longest that an answer took that came in time only because there was more of it.
+    slowest: Duration,
+    /// For how long questions of this round went without an answer.
+    silent_for: Duration,
     /// The most ids that a REQ asks for, as far as unanswered ones have shown.
     most_ids: usize,
     /// Why the peer has refused a download, in its words.
@@ -189,6 +193,8 @@ struct Connection {
     /// Nothing new is begun before.
     not_before: Option<Duration>,
     heard: Duration,
+    /// When a question was last answered, or given up.
+    answered_at: Duration,
     pinged: bool,
     /// Events that nobody asked for, or not so often.
     needless: u32,
@@ -227,7 +233,8 @@ impl Machine {
             neg_hangups: 0,
             silences: 0,
             silent_connections: 0,
-            silent_in_all: 0,
+            slowest: Duration::ZERO,
+            silent_for: Duration::ZERO,
             most_ids: usize::MAX,
             refusal: None,
             notices: Notices::default(),
@@ -419,9 +426,16 @@ impl Machine {
         format!("n{prefix:06x}-{}", self.on.subscriptions)
     }
 
-    /// How long a question that is asked now may go without an answer.
+    /// How long a question that is asked now may go without an answer: longer after silences and for
+    /// a peer that was slow before, less where much was waited in vain.
     fn patience(&self) -> Duration {
-        self.now.at + PATIENCE + MORE_PATIENCE * self.silences.min(4)
+        let by_silences = PATIENCE + MORE_PATIENCE * self.silences.min(4);
+        let wanted = by_silences.max(self.slowest * 2).min(MOST_PATIENCE);
+        let left = match self.settings.attempts {
+            Some(_) => link::MOST_SILENCE.saturating_sub(self.silent_for),
+            None => MOST_PATIENCE,
+        };
+        self.now.at + wanted.min(left.max(PATIENCE))
     }
 
     /// Tells how far everything is, when that has changed.
@@ -455,8 +469,13 @@ impl Machine {
 
     /// An answer came to something that was asked.
     fn answered(&mut self) {
+        let took = self.now.at.saturating_sub(self.on.answered_at);
+        if self.silences > 0 && took >= PATIENCE {
+            self.slowest = self.slowest.max(took.min(MOST_PATIENCE));
+        }
         self.silences = 0;
         self.on.idle_frames.0 = 0;
+        self.on.answered_at = self.now.at;
     }
 }
 
@@ -474,6 +493,7 @@ impl Connection {
             live: Live::default(),
             not_before: None,
             heard: now.at,
+            answered_at: now.at,
             pinged: false,
             needless: 0,
             idle_frames: (0, now.at),

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, HashSet};
 pub(crate) const MOST_VALUES: usize = 500;
 /// Lists of so few values are answered, if any are.
 const FEW_VALUES: usize = 8;
-/// A page of so few events was not cut: no relay has so small a cap.
+/// A page of so few events was not cut: a peer that is seen to cut so is left unread.
 const UNCUT_EVENTS: usize = 2;
 /// The most seconds that are split; further ones are gaps.
 const MOST_SPLIT_SECONDS: u32 = 64;
@@ -101,6 +101,8 @@ struct Part {
     level: Level,
     /// Ids of the second `window.until` that earlier pages showed.
     carry: HashSet<Id>,
+    /// What the page before left: had it not been cut, there would be nothing new.
+    follows: bool,
     is_closing: bool,
 }
 
@@ -135,6 +137,8 @@ pub(crate) struct PagePlan {
     split_seconds: u32,
     is_closed: bool,
     was_finished: bool,
+    /// What was read proves nothing: all is read again.
+    begins_anew: bool,
     /// Of a filter with a limit: what has come.
     collected: Vec<PageEvent>,
     pub(crate) gaps: Vec<Unseen>,
@@ -164,6 +168,7 @@ impl PagePlan {
             split_seconds: 0,
             is_closed: false,
             was_finished: false,
+            begins_anew: true,
             collected: Vec::new(),
             gaps: Vec::new(),
             pages: 0,
@@ -182,7 +187,24 @@ impl PagePlan {
 
     fn push(&mut self, filter: PeerFilter, window: Window, level: Level, carry: HashSet<Id>) {
         if window.since.unwrap_or(0) <= window.until.unwrap_or(u64::MAX) {
-            self.parts.push(Part { filter, window, level, carry, is_closing: false });
+            self.parts.push(Part {
+                filter,
+                window,
+                level,
+                carry,
+                follows: false,
+                is_closing: false,
+            });
+        }
+    }
+
+    /// What lies below the oldest event of a page.
+    fn push_rest(&mut self, part: &Part, until: Option<u64>, carry: HashSet<Id>) {
+        let window = Window { since: part.window.since, until };
+        let before = self.parts.len();
+        self.push(part.filter.clone(), window, part.level.clone(), carry);
+        if let Some(rest) = self.parts.get_mut(before) {
+            rest.follows = true;
         }
     }
 
@@ -231,6 +253,7 @@ impl PagePlan {
             window,
             level: Level::Time,
             carry: HashSet::new(),
+            follows: false,
             is_closing: true,
         };
         self.parts.extend(filters.into_iter().map(part));
@@ -277,6 +300,11 @@ impl PagePlan {
         let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
             return Some(shown(&part, part.window, &[]));
         };
+        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
+        if part.follows && self.largest <= UNCUT_EVENTS && page.events.iter().any(is_new) {
+            self.abandon(self.filter.window(), "the peer shows too few events at a time");
+            return None;
+        }
         let may_hold_more = self.may_hold_more(count, page.hint);
         if part.is_closing && self.is_late(&page.events) {
             return self.distrust();
@@ -297,9 +325,8 @@ impl PagePlan {
             return Some(self.go_on_below(part, &page.events, oldest));
         }
         // The whole page is of one second, in which another page may begin.
-        let below = Window { since: part.window.since, until: oldest.checked_sub(1) };
         if oldest > 0 {
-            self.push(part.filter.clone(), below, part.level.clone(), HashSet::new());
+            self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
         }
         let second = Window { since: Some(oldest), until: Some(oldest) };
         if !may_hold_more {
@@ -312,8 +339,7 @@ impl PagePlan {
     /// The page shows its window above its oldest second.
     fn go_on_below(&mut self, part: Part, events: &[PageEvent], oldest: u64) -> ShownPart {
         let carry = events.iter().filter(|event| event.created_at == oldest).map(|it| it.id);
-        let below = Window { since: part.window.since, until: Some(oldest) };
-        self.push(part.filter.clone(), below, part.level.clone(), carry.collect());
+        self.push_rest(&part, Some(oldest), carry.collect());
         let above: Vec<PageEvent> =
             events.iter().filter(|event| event.created_at > oldest).copied().collect();
         let window = Window { since: oldest.checked_add(1), until: part.window.until };
@@ -324,6 +350,7 @@ impl PagePlan {
     fn distrust(&mut self) -> Option<ShownPart> {
         self.by_arrival = true;
         self.is_closed = false;
+        self.begins_anew = true;
         self.parts.clear();
         let whole = self.filter.window();
         self.add_windows(&[whole]);
@@ -474,6 +501,16 @@ impl PagePlan {
         all.sort_unstable_by_key(|event| (std::cmp::Reverse(event.created_at), event.id));
         let theirs = all.iter().take(limit).map(|event| event.id).collect();
         Some(ShownPart { filter: self.filter.clone(), theirs })
+    }
+
+    /// Whether what was found before no longer counts.
+    pub(crate) fn begins_anew(&self) -> bool {
+        self.begins_anew
+    }
+
+    /// What was found before is forgotten.
+    pub(crate) fn begin(&mut self) {
+        self.begins_anew = false;
     }
 
     /// Whether the peer itself said that nothing is left (NIP-67).

@@ -4,9 +4,10 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Id, Machine, PageEvent};
+use crate::prefix::Prefix;
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::time::Duration;
 
 /// Kinds that relays show to author and addressee only: direct messages (NIP-04, NIP-17), seals and
@@ -85,7 +86,7 @@ impl Machine {
 
     /// CLOSED.
     pub(super) fn probe_refused(&mut self, text: &str) {
-        if matches!(Prefix::of(text), Prefix::AuthRequired | Prefix::Restricted) {
+        if matches!(Prefix::of(text), Some(Prefix::AuthRequired | Prefix::Restricted)) {
             self.report.not_compared = self.private_kinds();
         }
         self.on.probe.subscription = None;

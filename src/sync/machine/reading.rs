@@ -7,10 +7,11 @@ use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
 use super::verdict::Round;
 use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
-use crate::sync::breakdown::Rows;
+use crate::prefix::Prefix;
+use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::Reason;
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -187,7 +188,11 @@ impl Machine {
 
     pub(super) fn advance_reading(&mut self) {
         let is_reading = self.round.as_ref().is_some_and(|round| round.is_read);
-        if !is_reading || self.reading.page.is_some() {
+        if !is_reading {
+            return;
+        }
+        self.save_mark();
+        if self.reading.page.is_some() {
             return;
         }
         // What the page before showed the peer to lack goes first: the mark covers both ways.
@@ -195,7 +200,9 @@ impl Machine {
         if is_moving || !self.on.reconciling.is_idle() {
             return;
         }
-        self.save_mark();
+        if self.reading.plan.as_ref().is_some_and(PagePlan::begins_anew) && !self.begin_anew() {
+            return;
+        }
         let most = self.information.events_per_req;
         let Some(plan) = &mut self.reading.plan else { return };
         let Some(filter) = plan.next(most) else { return self.ask_count() };
@@ -216,6 +223,29 @@ impl Machine {
             hint: None,
             deadline,
         });
+    }
+
+    /// Forgets what was found by questions that prove nothing any more. Returns whether it could:
+    /// what is being compared comes first.
+    fn begin_anew(&mut self) -> bool {
+        if self.working > 0 {
+            return false;
+        }
+        if let Some(plan) = &mut self.reading.plan {
+            plan.begin();
+        }
+        let (looks, by) = (self.settings.dry_run, self.settings.by);
+        if let Some(round) = &mut self.round {
+            self.ledger.withdraw(|entry| {
+                let was_excused = matches!(entry.state, IdState::Excused(_));
+                entry.round == round.number && (looks || (was_excused && entry.side == Side::Ours))
+            });
+            if looks {
+                (round.have, round.need, round.opened, round.reopened) = (0, 0, 0, 0);
+                round.breakdown = by.map(Breakdown::new);
+            }
+        }
+        true
     }
 
     /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
@@ -350,12 +380,12 @@ impl Machine {
         }
         self.answered();
         let prefix = Prefix::of(text);
-        if prefix == Prefix::AuthRequired {
+        if prefix == Some(Prefix::AuthRequired) {
             self.auth_required(text);
             return true;
         }
         self.reading.failures += 1;
-        if prefix.is_final() {
+        if prefix.is_some_and(Prefix::is_final) {
             let reason = format!("the peer refuses to be read: {text}");
             self.leave(Loss::Final(reason, Some(NARROWER)));
         } else if self.reading.failures > MOST_FAILURES {
@@ -399,13 +429,13 @@ impl Machine {
 
     /// Writes down how far the peer was read, once all that it showed is dealt with.
     pub(super) fn save_mark(&mut self) {
-        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
         if self.working > 0 || !self.on.upload.is_idle() || self.on.batch.is_some() {
             return;
         }
+        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
         let Some(down_to) = plan.read_down_to() else { return };
-        // What was refused for now is tried again by the next sync.
-        if self.ledger.has_unexplained() {
+        // What is not there yet, and what was refused for now, is found again by the next sync.
+        if self.ledger.unsettled(Side::Ours) > 0 || self.ledger.has_unexplained() {
             return;
         }
         let before = self.mark.read.unwrap_or_default();

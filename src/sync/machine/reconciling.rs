@@ -4,12 +4,12 @@ use super::download::MOST_QUEUED_IDS;
 use super::link::missed;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
+use crate::prefix::Prefix;
 use crate::reconcile::{Difference, InitiatorError, Rule};
 use crate::store::PeerTraits;
 use crate::sync::breakdown::{Breakdown, DAY_S, ToLookUp};
 use crate::sync::filter::Window;
 use crate::sync::message;
-use crate::sync::reason::Prefix;
 use crate::sync::report::Method;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -20,6 +20,8 @@ const NEXT_ANSWER: Duration = Duration::from_secs(10);
 const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
 /// How often a window is tried that the peer puts off.
 const MOST_FAILURES: u32 = 5;
+/// The same for an error that comes in place of the first answer.
+const MOST_FIRST_ERRORS: u32 = 1;
 /// How long to wait after that.
 const PUT_OFF: Duration = Duration::from_secs(2);
 /// After so many windows in a row that are too large for the peer, however small, the rest is read.
@@ -298,7 +300,7 @@ impl Machine {
         self.answered();
         let window = session.window;
         let prefix = Prefix::of(text);
-        if cap.is_some() || text.contains("too many") && prefix == Prefix::Blocked {
+        if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
             self.on.reconciling.was_answered = true;
             self.on.reconciling.too_large += 1;
             if self.on.reconciling.too_large >= MOST_TOO_LARGE
@@ -312,15 +314,22 @@ impl Machine {
             return;
         }
         self.begin_work(Work::Forget { session: session.number });
-        if prefix == Prefix::AuthRequired {
+        if prefix == Some(Prefix::AuthRequired) {
             self.on.reconciling.windows.push_front(window);
             self.auth_required(text);
             return;
         }
         self.on.reconciling.failures += 1;
-        let puts_off =
-            matches!(prefix, Prefix::RateLimited | Prefix::Error) || text.starts_with("closed:");
-        if puts_off && self.on.reconciling.failures <= MOST_FAILURES {
+        // An error in place of the first answer may mean that the verb is unknown.
+        let most = match prefix {
+            Some(Prefix::RateLimited) => MOST_FAILURES,
+            Some(Prefix::Error | Prefix::Closed) if self.on.reconciling.was_answered => {
+                MOST_FAILURES
+            }
+            Some(Prefix::Error | Prefix::Closed) => MOST_FIRST_ERRORS,
+            _ => 0,
+        };
+        if self.on.reconciling.failures <= most {
             self.on.reconciling.windows.push_front(window);
             self.on.not_before = Some(self.now.at + PUT_OFF);
             return;
@@ -371,7 +380,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if Prefix::of(text) == Prefix::AuthRequired {
+        if Prefix::of(text) == Some(Prefix::AuthRequired) {
             self.neg_err(text, None);
         } else {
             self.answered();
@@ -438,6 +447,7 @@ impl Machine {
         if self.on.reconciling.was_answered {
             self.leave_silent("a NEG message");
         } else {
+            self.count_silence();
             self.read_from_now_on("it does not answer NEG-OPEN", false);
         }
     }

@@ -4,6 +4,7 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Id, Machine, sorted};
+use crate::prefix::Prefix;
 use crate::sync::message;
 use crate::sync::reason::Reason;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -11,6 +12,8 @@ use std::time::Duration;
 
 /// The most REQs at a time.
 const REQS_IN_FLIGHT: usize = 4;
+/// How often an id is asked for again that does not come.
+const MOST_TRIES: u8 = 2;
 /// Some relays answer the same filter from a cache for a second.
 const CACHED: Duration = Duration::from_millis(1_500);
 
@@ -112,6 +115,7 @@ impl Machine {
         look.deadline = Some(until);
         if look.missing.remove(id) {
             self.answered();
+            self.on.advanced = true;
             self.ledger.set(id, IdState::Shown);
         } else {
             self.needless(1);
@@ -133,7 +137,7 @@ impl Machine {
             match self.ledger.get(&id).map(|entry| entry.state) {
                 Some(IdState::Unconfirmed) if !may_be_cut => self.send_unconfirmed(id),
                 Some(IdState::Unconfirmed) => self.on.second_look.queue.push_back((id, 1)),
-                _ if look.tries < 2 => {
+                _ if look.tries < MOST_TRIES => {
                     self.on.second_look.queue.push_back((id, look.tries + 1));
                     self.on.not_before = Some(self.now.at + CACHED);
                 }
@@ -152,12 +156,18 @@ impl Machine {
     /// CLOSED.
     pub(super) fn look_refused(&mut self, subscription: &str, text: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
-        if text.starts_with("auth-required") {
+        if Prefix::of(text) == Some(Prefix::AuthRequired) {
             self.on
                 .second_look
                 .queue
                 .extend(sorted(look.missing).into_iter().map(|id| (id, look.tries)));
             self.auth_required(text);
+            return;
+        }
+        if !Prefix::of(text).is_some_and(Prefix::is_final) && look.tries < MOST_TRIES {
+            let again = sorted(look.missing).into_iter().map(|id| (id, look.tries + 1));
+            self.on.second_look.queue.extend(again);
+            self.on.not_before = Some(self.now.at + CACHED);
             return;
         }
         self.refusal.get_or_insert_with(|| text.to_owned());

@@ -3,8 +3,9 @@
 use super::ledger::IdState;
 use super::link::missed;
 use super::{Id, Loaded, Machine, Now, Work, sorted};
+use crate::prefix::Prefix;
 use crate::sync::message;
-use crate::sync::reason::{Prefix, Reason};
+use crate::sync::reason::{self, Reason};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
@@ -164,12 +165,12 @@ impl Machine {
         }
         self.answered();
         let prefix = Prefix::of(text);
-        if accepted || prefix == Prefix::Duplicate {
+        let is_duplicate = prefix == Some(Prefix::Duplicate);
+        if accepted || is_duplicate {
             let upload = &mut self.on.upload;
             upload.pauses = 0;
             upload.window = (upload.window * 2).min(EVENTS_IN_FLIGHT);
-            let state =
-                if prefix == Prefix::Duplicate { IdState::Duplicate } else { IdState::Accepted };
+            let state = if is_duplicate { IdState::Duplicate } else { IdState::Accepted };
             let is_new = self.ledger.get(id).is_some_and(|entry| entry.tries <= 1);
             self.ledger.set(id, state);
             self.on.advanced |= is_new;
@@ -178,16 +179,16 @@ impl Machine {
         }
         let tries = self.ledger.get(id).map_or(0, |entry| entry.tries);
         match prefix {
-            Prefix::AuthRequired if self.auth_may_help() => {
+            Some(Prefix::AuthRequired) if self.auth_may_help() => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_front(*id);
                 self.auth_required(text);
             }
-            Prefix::AuthRequired => {
+            Some(Prefix::AuthRequired) => {
                 self.refusal.get_or_insert_with(|| format!("{text}; no key that it accepts"));
                 self.refused_by_peer(id, prefix);
             }
-            Prefix::RateLimited if self.on.upload.pauses < MOST_PAUSES => {
+            Some(Prefix::RateLimited) if self.on.upload.pauses < MOST_PAUSES => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_front(*id);
                 self.on.upload.pause(self.now);
@@ -195,13 +196,13 @@ impl Machine {
                     self.note_rate();
                 }
             }
-            Prefix::Error if tries < MOST_TRIES => {
+            Some(Prefix::Error) if tries < MOST_TRIES => {
                 self.ledger.set(id, IdState::Open);
                 self.on.upload.queue.push_back(*id);
                 self.on.upload.pause_ends = Some(self.now.at + FIRST_PAUSE);
             }
             // What strfry and we say of an older version.
-            Prefix::Replaced => {
+            Some(Prefix::Replaced) => {
                 self.on.advanced = true;
                 self.stay(*id, Reason::Superseded);
             }
@@ -217,9 +218,9 @@ impl Machine {
         ));
     }
 
-    fn refused_by_peer(&mut self, id: &Id, prefix: Prefix) {
+    fn refused_by_peer(&mut self, id: &Id, prefix: Option<Prefix>) {
         // What may be taken another time has not been dealt with.
-        self.on.advanced |= !prefix.is_passing();
+        self.on.advanced |= !reason::is_passing(prefix);
         self.stay(*id, Reason::RefusedByPeer(prefix));
     }
 

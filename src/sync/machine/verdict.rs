@@ -5,6 +5,7 @@ use super::{Breakdown, Machine, Work};
 use crate::store::SyncMark;
 use crate::sync::reason::Reason;
 use crate::sync::report::{Method, Progress, Proof, Report, Verdict};
+use std::time::Duration;
 
 /// The most rounds; the first moves, the second proves, more are needed where sets change.
 const MOST_ROUNDS: u16 = 4;
@@ -112,7 +113,7 @@ impl Machine {
         if !self.settings.dry_run {
             self.backoff.reset();
         }
-        (self.silent_connections, self.silent_in_all) = (0, 0);
+        (self.silent_connections, self.silent_for) = (0, Duration::ZERO);
     }
 
     /// Notes what the round left different, and returns how many of it nothing excuses.

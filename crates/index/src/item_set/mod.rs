@@ -181,6 +181,17 @@ impl ItemSet {
         (Position { file: last + 1, added, removed }, self.added.item(added))
     }
 
+    /// The item before the one at `rank`, whose position is known.
+    fn item_before(&self, place: Position, rank: usize) -> Option<Item> {
+        let in_file = place.file.checked_sub(1).and_then(|last| self.file.as_ref()?.item(last));
+        let removed = place.removed.checked_sub(1).and_then(|last| self.removed.item(last));
+        if in_file.is_some() && in_file == removed {
+            return self.item(rank.checked_sub(1)?);
+        }
+        let added = place.added.checked_sub(1).and_then(|last| self.added.item(last));
+        in_file.max(added)
+    }
+
     /// As [`ItemSet::position`], without a file or past the end.
     fn position_at_end(&self, rank: usize) -> (Position, Option<Item>) {
         match &self.file {
@@ -262,11 +273,10 @@ impl RangeSet for ItemSet {
 
     fn cut(&self, rank: usize) -> (Bound, Sum) {
         let (place, right) = self.position(rank);
-        let left = rank.checked_sub(1).and_then(|left| self.item(left));
+        let left = self.item_before(place, rank);
         let bound = match (left, right) {
-            (None, _) => self.bound_at(rank),
-            (_, None) => Bound::INFINITY,
             (Some(left), Some(right)) => Bound::between(&left, &right),
+            _ => self.bound_at(rank),
         };
         (bound, self.sum_before(place))
     }

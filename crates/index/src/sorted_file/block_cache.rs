@@ -4,7 +4,7 @@ use super::layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// How many blocks are kept: 2.6 MB.
-const SLOTS: usize = 256;
+const SLOTS: usize = 512;
 
 /// The items of a block.
 pub(super) type Block = Arc<Vec<ItemBytes>>;

@@ -12,8 +12,8 @@ use std::os::unix::fs::FileExt;
 pub(super) const ITEM_BYTES: usize = 40;
 pub(super) type ItemBytes = [u8; ITEM_BYTES];
 
-/// How many items share an entry of the index: one reading of the file, 10 KiB.
-pub(super) const BLOCK_ITEMS: usize = 256;
+/// How many items share an entry of the index: one reading of the file, 5 KiB.
+pub(super) const BLOCK_ITEMS: usize = 128;
 
 /// The first item of a block, the sum below it, and the SHA-256 of the block.
 pub(super) const ENTRY_BYTES: usize = ITEM_BYTES + 32 + 32;

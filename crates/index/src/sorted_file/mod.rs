@@ -28,7 +28,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// How many blocks a walk reads at a time: 640 KiB.
-const WALK_BLOCKS: usize = 64;
+const WALK_BLOCKS: usize = 128;
 
 /// Why a file is not used. The set is made anew from the store.
 #[derive(Debug, thiserror::Error)]

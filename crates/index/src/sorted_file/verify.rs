@@ -9,7 +9,7 @@ use std::os::unix::fs::FileExt;
 /// More threads than this gain nothing: the file comes from one disk.
 const MOST_THREADS: usize = 4;
 /// How many blocks are read at a time: 640 KiB.
-const READ_BLOCKS: usize = 64;
+const READ_BLOCKS: usize = 128;
 const BLOCK_BYTES: usize = BLOCK_ITEMS * ITEM_BYTES;
 
 /// Checks every block of a file of `count` items.

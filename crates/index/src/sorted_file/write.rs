@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 /// The file is flushed after so many blocks (10 MiB), so that no flush of the store has to wait for
 /// much of it.
-const FLUSH_BLOCKS: usize = 1_024;
+const FLUSH_BLOCKS: usize = 2_048;
 
 /// Why no file was written.
 #[derive(Debug, thiserror::Error)]

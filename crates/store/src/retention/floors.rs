@@ -70,8 +70,11 @@ pub(super) fn is_below(
 
 /// Remembers that an event was removed.
 pub(super) fn remember(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<()> {
-    connection.prepare_cached("INSERT OR IGNORE INTO retired (id) VALUES (?1)")?.execute([id])?;
-    let newest = connection.last_insert_rowid();
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO retired (id) VALUES (?1) ON CONFLICT DO NOTHING RETURNING seq",
+    )?;
+    let newest = insert.query_row([id], |row| row.get::<_, i64>(0)).optional()?;
+    let Some(newest) = newest else { return Ok(()) };
     connection
         .prepare_cached("DELETE FROM retired WHERE seq <= ?1")?
         .execute([newest - MOST_IDS])

@@ -1,0 +1,64 @@
+//! Up to where a store was exported.
+
+use super::query::Hit;
+use super::{ReadSnapshot, StoreError};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+
+/// How many of the last rows a mark names.
+const MARK_ROWS: i64 = 100;
+
+/// The last rows of a store, newest first, each with the id of its event. The number of a row is given
+/// again once the last rows are removed: of those that are still what they were, the last one tells
+/// where new rows begin.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExportMark {
+    rows: Vec<(i64, String)>,
+}
+
+impl ReadSnapshot<'_> {
+    /// The mark of the store as it is.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn export_mark(&self) -> Result<ExportMark, StoreError> {
+        Ok(read(self.connection())?)
+    }
+
+    /// Keeps those of the hits that were stored after the mark was made; all where nothing is left of
+    /// what it names.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn keep_stored_after(
+        &self,
+        mark: &ExportMark,
+        hits: &mut Vec<Hit>,
+    ) -> Result<(), StoreError> {
+        if let Some(last) = last_left(self.connection(), mark)? {
+            hits.retain(|hit| hit.row() > last);
+        }
+        Ok(())
+    }
+}
+
+fn read(connection: &Connection) -> rusqlite::Result<ExportMark> {
+    let mut select = connection.prepare("SELECT row, id FROM event ORDER BY row DESC LIMIT ?1")?;
+    let rows = select.query_map([MARK_ROWS], |row| {
+        Ok((row.get(0)?, faster_hex::hex_string(&row.get::<_, [u8; 32]>(1)?)))
+    })?;
+    Ok(ExportMark { rows: rows.collect::<Result<_, _>>()? })
+}
+
+/// The last row of the mark that holds the same event still.
+fn last_left(connection: &Connection, mark: &ExportMark) -> rusqlite::Result<Option<i64>> {
+    let mut select =
+        connection.prepare("SELECT 1 FROM event WHERE row = ?1 AND hex(id) = upper(?2)")?;
+    let mut last = None;
+    for (row, id) in &mark.rows {
+        if select.exists(rusqlite::params![row, id])? {
+            last = last.max(Some(*row));
+        }
+    }
+    Ok(last)
+}

@@ -1,0 +1,382 @@
+//! Every way of relays in the field, met in four ways: by `sync`, by `diff`, by a scheduled peer, and by
+//! one that is kept live. Each has its verdict and proof, and ends within the bound on its own clock.
+
+use super::model_peer::{Faults, Flood, Neg, PeerPlan};
+use super::model_sync::{Ended, sync_once};
+use negsync::sync::machine::Settings;
+use negsync::sync::{Direction, Options, PeerFilter, Proof, Verdict};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::time::Duration;
+
+/// The longest that any of it may take on the model's clock, and how long stopping takes.
+const MOST: Duration = Duration::from_secs(35);
+const STOP: Duration = Duration::from_millis(200);
+/// The most that passes, and the most lines that are noted for people.
+const MOST_BYTES: u64 = 2_000_000;
+const MOST_NOTES: usize = 12;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Sync,
+    Diff,
+    Peer,
+    LivePeer,
+}
+
+/// What is expected, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Expected {
+    /// Equal, or for `diff` different with the same proof.
+    Equal(Proof),
+    /// Something stays different, with a reason.
+    Differs(Proof),
+    /// Named as not seen or not moved.
+    Incomplete,
+}
+
+use Expected::{Differs, Equal, Incomplete};
+
+struct Row {
+    name: &'static str,
+    neg: Neg,
+    faults: Faults,
+    /// What the plan has beside its faults.
+    change: fn(&mut PeerPlan),
+    has_key: bool,
+    expected: Expected,
+    /// Of `diff`, which moves nothing.
+    diff: Expected,
+    /// Of a live peer, of which one that gets nowhere is stopped in the end.
+    live: Expected,
+    /// What the report or the log has to say.
+    says: &'static str,
+    most: Duration,
+    most_bytes: u64,
+}
+
+fn row(name: &'static str, neg: Neg, faults: Faults, expected: Expected) -> Row {
+    let diff = match expected {
+        Equal(proof) | Differs(proof) => Differs(proof),
+        Incomplete => Incomplete,
+    };
+    Row {
+        name,
+        neg,
+        faults,
+        change: |_| {},
+        has_key: true,
+        expected,
+        diff,
+        live: expected,
+        says: "",
+        most: MOST,
+        most_bytes: MOST_BYTES,
+    }
+}
+
+impl Row {
+    fn says(self, says: &'static str) -> Self {
+        Self { says, ..self }
+    }
+
+    fn within(self, seconds: u64) -> Self {
+        Self { most: Duration::from_secs(seconds), ..self }
+    }
+
+    fn with(self, change: fn(&mut PeerPlan)) -> Self {
+        Self { change, ..self }
+    }
+
+    fn without_key(self) -> Self {
+        Self { has_key: false, ..self }
+    }
+
+    fn bytes(self, most_bytes: u64) -> Self {
+        Self { most_bytes, ..self }
+    }
+
+    fn live(self, live: Expected) -> Self {
+        Self { live, ..self }
+    }
+
+    fn diff(self, diff: Expected) -> Self {
+        Self { diff, ..self }
+    }
+
+    /// Meets the peer in one way. Returns the bytes that passed.
+    fn meet(&self, way: Way) -> u64 {
+        let (mut peer, mut store) = self.plan().populate(&mut StdRng::seed_from_u64(7));
+        let ended = sync_once(&mut peer, &mut store, self.settings(way), Some(MOST));
+        self.check(way, &ended, peer.resent().len());
+        ended.report.bytes_up + ended.report.bytes_down
+    }
+
+    fn plan(&self) -> PeerPlan {
+        let mut plan = PeerPlan {
+            neg: self.neg,
+            faults: self.faults.clone(),
+            told_cap: None,
+            tells_auth: false,
+            latency_us: 2_000,
+            shared: 120,
+            ours: 30,
+            theirs: 40,
+            seconds: 5_000,
+        };
+        (self.change)(&mut plan);
+        plan
+    }
+
+    fn settings(&self, way: Way) -> Settings {
+        let is_live = way == Way::LivePeer;
+        Settings {
+            filter: PeerFilter::parse("{}").unwrap(),
+            direction: Direction::Both,
+            dry_run: way == Way::Diff,
+            exact: false,
+            live: is_live,
+            attempts: if is_live { None } else { Options::default().attempts },
+            by: None,
+            key: self.has_key.then_some([9; 32]),
+            full_interval_s: 7 * 86_400,
+            nonce: 1,
+        }
+    }
+
+    fn check(&self, way: Way, ended: &Ended, resent: usize) {
+        let Ended { report, at, log } = ended;
+        let about = format!("{}, {way:?}: {report:#?}\n{}", self.name, log.join("\n"));
+        let expected = match way {
+            Way::Sync | Way::Peer => self.expected,
+            Way::Diff => self.diff,
+            Way::LivePeer => self.live,
+        };
+        let found = match (report.verdict, report.proof) {
+            (Verdict::Equal, Some(proof)) => Equal(proof),
+            (Verdict::Differs, Some(proof)) => Differs(proof),
+            (Verdict::Incomplete, None) => Incomplete,
+            other => panic!("{other:?}: {about}"),
+        };
+        assert_eq!(found, expected, "{about}");
+        assert!(*at <= self.most + STOP, "{at:?}: {about}");
+        let why = report.error.clone().unwrap_or_default();
+        assert!(expected != Incomplete || !why.is_empty(), "no reason: {about}");
+        let says =
+            format!("{:?} {:?} {why}\n{}", report.differs, report.not_compared, log.join("\n"));
+        assert!(
+            way == Way::Diff || says.contains(self.says),
+            "{:?} is not said: {about}",
+            self.says
+        );
+        assert_eq!(resent, 0, "sent again: {about}");
+        assert!(report.bytes_up + report.bytes_down < self.most_bytes, "{about}");
+        let notes = log.iter().filter(|line| line.contains(" note: ")).count();
+        assert!(notes <= MOST_NOTES, "{notes} notes: {about}");
+    }
+}
+
+/// The numbers are those of the list of behaviours that relays were seen with.
+fn rows() -> Vec<Row> {
+    let plain = Faults::default;
+    let read = Equal(Proof::Read);
+    let negentropy = Equal(Proof::Negentropy);
+    let cap = |most| Faults { cap: Some(most), ..plain() };
+    vec![
+        row("0 with NIP-77", Neg::Works, plain(), negentropy),
+        row("1 NEG-OPEN refused by NOTICE", Neg::Notice, plain(), read)
+            .says("does not reconcile")
+            .within(5),
+        row("1 late", Neg::LateNotice, plain(), read).within(6),
+        row("2 NEG-OPEN not answered", Neg::Silent, plain(), read).within(10),
+        row("3 NEG-OPEN hung up on", Neg::HangUp, plain(), read).within(10),
+        row(
+            "4 one REQ of a connection is answered",
+            Neg::Closed,
+            Faults { most_reqs: Some(1), ..plain() },
+            read,
+        )
+        .live(Incomplete),
+        row(
+            "4 the others by NOTICE",
+            Neg::Closed,
+            Faults { most_reqs: Some(1), req_notice: true, ..plain() },
+            read,
+        )
+        .live(Incomplete),
+        row(
+            "4 no REQ is answered",
+            Neg::Silent,
+            Faults { most_reqs: Some(0), ..plain() },
+            Incomplete,
+        )
+        .says("not answered"),
+        row(
+            "4 and it chats",
+            Neg::Silent,
+            Faults { most_reqs: Some(0), chats: true, ..plain() },
+            Incomplete,
+        )
+        .says("not answered"),
+        row("5 pages are capped", Neg::Closed, cap(50), read),
+        row("5 a second holds more than a page", Neg::Closed, cap(60), read)
+            .with(|plan| plan.seconds = 2),
+        row("5 and the kind does, too", Neg::Closed, cap(10), Incomplete)
+            .with(|plan| plan.seconds = 1)
+            .says("one second holds more events of one kind than a page"),
+        row("5 too little at a time", Neg::Closed, cap(1), Incomplete).says("too few events"),
+        row("5 says its cap, which a second does not reach", Neg::Closed, cap(400), read)
+            .with(|plan| (plan.seconds, plan.told_cap) = (1, Some(400)))
+            .bytes(100_000),
+        row("EVENT fails for now", Neg::Closed, Faults { fails: true, ..plain() }, Incomplete)
+            .diff(Differs(Proof::Read))
+            .says("could not be moved"),
+        row(
+            "6 a bare filter is answered with nothing",
+            Neg::Closed,
+            Faults { bare_empty: true, ..plain() },
+            read,
+        ),
+        row("7 hints", Neg::Closed, Faults { hints: true, cap: Some(30), ..plain() }, read),
+        row(
+            "8 kinds are asked for",
+            Neg::Closed,
+            Faults { need_kinds: true, ..plain() },
+            Incomplete,
+        )
+        .says("blocked: filters must specify")
+        .within(1),
+        row(
+            "9 events are not kept",
+            Neg::Closed,
+            Faults { drops: 10, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("NotKept"),
+        row(
+            "9 with NIP-77",
+            Neg::Works,
+            Faults { drops: 10, ..plain() },
+            Differs(Proof::Negentropy),
+        )
+        .says("NotKept"),
+        row("10 greets with AUTH", Neg::Closed, Faults { auth: Some(true), ..plain() }, read),
+        row("10 with NIP-77", Neg::Works, Faults { auth: Some(true), ..plain() }, negentropy),
+        row("11 no NIP-77", Neg::Closed, plain(), read),
+        row(
+            "12 hides private kinds",
+            Neg::Works,
+            Faults { hides_private: true, auth: Some(true), ..plain() },
+            negentropy,
+        )
+        .with(|plan| plan.tells_auth = true)
+        .says("1059"),
+        row(
+            "13 lists what it does not send",
+            Neg::Works,
+            Faults { unsent: 10, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Negentropy))
+        .says("could not be moved"),
+        row(
+            "14 lists thousands that nobody has",
+            Neg::Works,
+            Faults { unsent: 10, ..plain() },
+            Incomplete,
+        )
+        .with(|plan| plan.theirs = 10_500)
+        .diff(Differs(Proof::Negentropy))
+        .says("no progress: the peer lists events and sends none"),
+        row("17 says nothing of itself", Neg::Closed, plain(), read),
+        row(
+            "18 events do not parse",
+            Neg::Closed,
+            Faults { garbled: true, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("Invalid"),
+        row("19 order of arrival", Neg::Closed, Faults { by_arrival: true, ..plain() }, read),
+        row("19 capped", Neg::Closed, Faults { by_arrival: true, cap: Some(40), ..plain() }, read),
+        row(
+            "20 AUTH after the refusal",
+            Neg::Closed,
+            Faults { auth: Some(false), ..plain() },
+            read,
+        ),
+        row("20 with NIP-77", Neg::Works, Faults { auth: Some(false), ..plain() }, negentropy),
+        row(
+            "21 long lists are not answered",
+            Neg::Closed,
+            Faults { most_values: Some(20), ..plain() },
+            read,
+        ),
+        row(
+            "21 hangs up at long lists",
+            Neg::Closed,
+            Faults { most_values: Some(20), hangs_up: true, ..plain() },
+            read,
+        ),
+        row("22 answers from a cache", Neg::Closed, Faults { caches: true, ..plain() }, read),
+        row("23 limits the rate", Neg::Closed, Faults { rate: Some(10), ..plain() }, read)
+            .says("rate limit"),
+        row("25 is verbose", Neg::Closed, Faults { verbose: true, ..plain() }, read),
+        row(
+            "27 wants AUTH, no key",
+            Neg::Closed,
+            Faults { auth: Some(false), ..plain() },
+            Incomplete,
+        )
+        .without_key()
+        .says("authentication")
+        .within(3),
+        row(
+            "27 the key is refused",
+            Neg::Works,
+            Faults { auth: Some(true), refuses_key: true, ..plain() },
+            Incomplete,
+        )
+        .says("authentication"),
+        row("28 pings", Neg::Closed, Faults { flood: Some(Flood::Pings), ..plain() }, read),
+        row(
+            "28 empty messages",
+            Neg::Silent,
+            Faults { flood: Some(Flood::Empty), ..plain() },
+            read,
+        ),
+        row("28 NOTICEs", Neg::Silent, Faults { flood: Some(Flood::Notices), ..plain() }, read),
+        row(
+            "28 unasked events",
+            Neg::Closed,
+            Faults { flood: Some(Flood::Unasked), ..plain() },
+            read,
+        ),
+    ]
+}
+
+#[test]
+fn each_way_of_a_peer_has_its_verdict_in_four_ways() {
+    let mut wrong = Vec::new();
+    for row in rows() {
+        for way in [Way::Sync, Way::Diff, Way::Peer, Way::LivePeer] {
+            match std::panic::catch_unwind(|| row.meet(way)) {
+                Ok(bytes) => println!("{:45} {way:10?} {bytes:8} bytes", row.name),
+                Err(_) => wrong.push(format!("{} {way:?}", row.name)),
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The mark of a peer stays while it lacks what it could not take: the next sync sends it.
+#[test]
+fn what_a_peer_could_not_take_is_sent_by_the_next_sync() {
+    let row = row("", Neg::Closed, Faults { fails: true, ..Faults::default() }, Incomplete);
+    let (mut peer, mut store) = row.plan().populate(&mut StdRng::seed_from_u64(8));
+    let first = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
+    assert_eq!((first.verdict, first.uploaded), (Verdict::Incomplete, 0), "{first:#?}");
+    peer.plan.faults.fails = false;
+    let second = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
+    assert_eq!((second.verdict, second.uploaded), (Verdict::Equal, 30), "{second:#?}");
+    assert_eq!(store.ids("{}"), peer.ids("{}"));
+}
