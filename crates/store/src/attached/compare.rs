@@ -87,7 +87,7 @@ fn count(items: &mut (u64, u64), hash: u64) {
 }
 
 /// The set as of the last look. Its items are the listener's.
-pub(super) struct Held {
+pub(super) struct HeldItems {
     pub(super) schema: Arc<Schema>,
     /// NIP-40: when something of it expires, and the second in which that was made.
     pub(super) expiring: BTreeSet<(u64, u64)>,
@@ -102,7 +102,7 @@ pub(super) fn expiry(row: &Row) -> Option<(u64, u64)> {
     row.expires_at.map(|second| (second, row.item.created_at))
 }
 
-impl Held {
+impl HeldItems {
     pub(super) fn add(
         &mut self,
         look: &Comparison<'_>,

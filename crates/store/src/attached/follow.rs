@@ -5,7 +5,7 @@
 //! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
 //! or in a comparison of everything, which takes one percent of the time at the most.
 
-use super::compare::{Comparison, Comparisons, Held, Touched, expiry};
+use super::compare::{Comparison, Comparisons, HeldItems, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
@@ -39,11 +39,11 @@ pub(super) struct Follower {
     connection: Connection,
     file: FileId,
     written: Written,
-    known: Known,
+    known: KnownRows,
 }
 
 /// What is known of the database as of the last look.
-struct Known {
+struct KnownRows {
     schema: Arc<Schema>,
     path: PathBuf,
     data_version: i64,
@@ -52,7 +52,7 @@ struct Known {
     recent: VecDeque<(i64, Item)>,
     // Hash of the address and second of what may be replaced, the hash in the upper half.
     addresses: BTreeSet<u64>,
-    held: Held,
+    held: HeldItems,
 }
 
 /// What the rows of a scan are, beside items.
@@ -144,14 +144,14 @@ impl Follower {
             return Err(StoreError::Rewritten { path: path.to_owned() });
         }
         let items = i64::try_from(scanned.items.len()).unwrap_or(i64::MAX);
-        let known = Known {
+        let known = KnownRows {
             schema: Arc::clone(schema),
             path: path.to_owned(),
             data_version,
             schema_version,
             recent,
             addresses: scanned.addresses.into_iter().collect(),
-            held: Held {
+            held: HeldItems {
                 schema: Arc::clone(schema),
                 expiring: scanned.expiring.into_iter().collect(),
                 rows_unseen: rows.saturating_sub(items),
@@ -211,7 +211,7 @@ impl Follower {
     }
 }
 
-impl Known {
+impl KnownRows {
     fn rewritten(&self) -> StoreError {
         StoreError::Rewritten { path: self.path.clone() }
     }
