@@ -186,7 +186,7 @@ impl Reader {
         self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
     }
 
-    /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
+    /// As [`Reader::read_snapshot`]; `beside` is called while the last commit that `work` will see
     /// is the last that the listener knows, and must not wait. Where the listener does not come to
     /// know of that commit for seconds, it is not called.
     ///

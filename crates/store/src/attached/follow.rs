@@ -5,7 +5,7 @@
 //! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
 //! or in a comparison of everything, which takes one percent of the time at the most.
 
-use super::compare::{Comparison, Comparisons, HeldItems, Touched, expiry};
+use super::compare::{Comparisons, DatabaseComparison, HeldItems, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
@@ -187,7 +187,7 @@ impl Follower {
         }
         // Ends where it is dropped; there is nothing to commit.
         let moment = self.connection.unchecked_transaction()?;
-        self.known.look(&Comparison { moment: &moment, listener, now }, is_compared)
+        self.known.look(&DatabaseComparison { moment: &moment, listener, now }, is_compared)
     }
 
     /// The file was written to without a commit: by a checkpoint, or past SQLite, as by `cp`. What
@@ -217,7 +217,7 @@ impl KnownRows {
     }
 
     /// As [`Follower::catch_up`], on the database as it is at one moment.
-    fn look(&mut self, look: &Comparison<'_>, is_compared: bool) -> Result<(), StoreError> {
+    fn look(&mut self, look: &DatabaseComparison<'_>, is_compared: bool) -> Result<(), StoreError> {
         let data_version = pragma(look.moment, "data_version")?;
         let schema_version = pragma(look.moment, "schema_version")?;
         if schema_version != self.schema_version {
@@ -258,7 +258,7 @@ impl KnownRows {
     /// Reads the rows from the oldest that is remembered on. Returns how many are new.
     fn read_new_rows(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         touched: &mut Touched,
     ) -> Result<u64, StoreError> {
         let moment = look.moment;
@@ -297,7 +297,7 @@ impl KnownRows {
     /// A new row: itself, and what it may have removed.
     fn take(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         row: &Row,
         addresses: &[u32],
         touched: &mut Touched,
@@ -329,7 +329,11 @@ impl KnownRows {
     }
 
     /// NIP-09: has the seconds compared of what was deleted by id.
-    fn find_deleted(&self, look: &Comparison<'_>, touched: &mut Touched) -> Result<(), StoreError> {
+    fn find_deleted(
+        &self,
+        look: &DatabaseComparison<'_>,
+        touched: &mut Touched,
+    ) -> Result<(), StoreError> {
         if touched.deleted.is_empty() {
             return Ok(());
         }
