@@ -8,8 +8,9 @@ use negsync::config::Config;
 use negsync::relay_url::RelayUrl;
 use negsync::sync::{
     Between, BetweenRelay, BetweenReport, MOST_RELAYS, Options, PairReport, PeerFilter, Progress,
-    Proof, Report, Verdict,
+    Proof, Reason, Report, Verdict,
 };
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -149,7 +150,7 @@ fn of_pair(pair: &PairReport) -> String {
     text
 }
 
-fn counted(counts: &std::collections::BTreeMap<negsync::sync::Reason, u64>) -> String {
+fn counted(counts: &BTreeMap<Reason, u64>) -> String {
     let counts: Vec<String> =
         counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
     counts.join(", ")

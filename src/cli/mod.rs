@@ -38,6 +38,7 @@ mod serving;
 mod sync;
 mod sync_progress;
 mod sync_trace;
+mod top;
 mod undelete;
 
 pub(crate) use hints::hints;
@@ -134,6 +135,9 @@ enum Command {
     /// Ask a running relay how its peers stand.
     #[command(after_help = peers::EXAMPLES)]
     Peers(peers::Arguments),
+    /// Show who is served, what is stored and how the peers stand, anew every few seconds.
+    #[command(after_help = top::EXAMPLES)]
+    Top(top::Arguments),
     /// Print the script with which a shell completes `negsync`.
     Completions(completions::Arguments),
     /// Print a manual page, for `man -l -`.
@@ -202,6 +206,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Compact(arguments) => compact::run(&arguments),
         Command::Diff(arguments) => diff::run(&arguments),
         Command::Peers(arguments) => peers::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
         Command::Man(arguments) => man::run(&arguments),
     }

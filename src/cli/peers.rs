@@ -26,14 +26,21 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// A longer answer is not read.
 const ANSWER_BYTES: usize = 16 << 20;
 
+/// Which relay is asked.
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RelayArguments {
     /// Where the relay serves, in place of relay.listen; of `negsync attach` it is attach.status_listen.
     #[arg(long, value_name = "HOST:PORT")]
     relay: Option<ListenAddress>,
     /// The relay's configuration file, of which relay.listen counts.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
+}
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    relay: RelayArguments,
     /// Print the relay's answer, one JSON object.
     #[arg(long)]
     json: bool,
@@ -47,7 +54,7 @@ struct StatusAnswer {
 }
 
 #[derive(Deserialize)]
-struct PrintedPeer {
+pub(super) struct PrintedPeer {
     name: String,
     state: String,
     last_sync: Option<PrintedSync>,
@@ -69,20 +76,27 @@ struct PrintedTotals {
     uploaded: u64,
 }
 
+impl RelayArguments {
+    /// The relay's answer to `/status`.
+    pub(super) async fn ask(&self) -> anyhow::Result<String> {
+        let config = read_config(self.config.as_deref())?.config;
+        let address = self.relay.as_ref().unwrap_or(&config.relay.listen).reachable();
+        let asked = tokio::time::timeout(TIMEOUT, ask(&address)).await;
+        asked.with_context(|| format!("no answer from {address} in 10 s"))?
+    }
+}
+
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let config = read_config(arguments.config.as_deref())?.config;
-    let address = arguments.relay.as_ref().unwrap_or(&config.relay.listen).reachable();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let asked = runtime.block_on(async { tokio::time::timeout(TIMEOUT, ask(&address)).await });
-    let text = asked.with_context(|| format!("no answer from {address} in 10 s"))??;
+    let text = runtime.block_on(arguments.relay.ask())?;
     let mut out = std::io::stdout().lock();
     if arguments.json {
         unless_closed(writeln!(out, "{}", text.trim_end()).map_err(Into::into))?;
         return Ok(ExitCode::SUCCESS);
     }
-    let answer: StatusAnswer = serde_json::from_str(&text)
-        .with_context(|| format!("what serves at {address} is no negsync of this version"))?;
-    unless_closed(write!(out, "{}", table(&answer)).map_err(Into::into))?;
+    let answer: StatusAnswer =
+        serde_json::from_str(&text).context("what serves there is no negsync of this version")?;
+    unless_closed(write!(out, "{}", peer_table(&answer.peers, answer.now)).map_err(Into::into))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -107,17 +121,16 @@ async fn ask(address: &str) -> anyhow::Result<String> {
     Ok(text)
 }
 
-fn table(answer: &StatusAnswer) -> String {
-    if answer.peers.is_empty() {
+/// The peers as a table, at the second `now`.
+pub(super) fn peer_table(peers: &[PrintedPeer], now: u64) -> String {
+    if peers.is_empty() {
         return "no peers are configured\n".to_owned();
     }
     let heads = ["PEER", "STATE", "LAST SYNC", "IT LACKS", "WE LACK", "IN", "OUT"];
     let mut rows = vec![heads.map(str::to_owned)];
-    rows.extend(answer.peers.iter().map(|peer| {
-        let synced = peer
-            .last_sync
-            .as_ref()
-            .map_or("never".to_owned(), |last| ago(last.ended_at, answer.now));
+    rows.extend(peers.iter().map(|peer| {
+        let synced =
+            peer.last_sync.as_ref().map_or("never".to_owned(), |last| ago(last.ended_at, now));
         let numbers = [peer.have, peer.need, peer.totals.stored, peer.totals.uploaded];
         let [have, need, stored, uploaded] = numbers.map(|number| number.to_string());
         [peer.name.clone(), peer.state.clone(), synced, have, need, stored, uploaded]
@@ -126,7 +139,7 @@ fn table(answer: &StatusAnswer) -> String {
         .map(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0))
         .collect();
     let mut out = String::new();
-    let errors = answer.peers.iter().map(|peer| peer.last_error.as_ref().zip(peer.last_error_at));
+    let errors = peers.iter().map(|peer| peer.last_error.as_ref().zip(peer.last_error_at));
     for (row, error) in rows.iter().zip(std::iter::once(None).chain(errors)) {
         let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, &width))| {
             if column < 3 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
@@ -135,7 +148,7 @@ fn table(answer: &StatusAnswer) -> String {
         out += line.trim_end();
         out += "\n";
         if let Some((error, at)) = error {
-            out += &format!("    last error, {}: {error}\n", ago(at, answer.now));
+            out += &format!("    last error, {}: {error}\n", ago(at, now));
         }
     }
     out

@@ -55,7 +55,8 @@ pub(super) async fn respond(
             relay.service.metrics(request, from, bytes).map(Body::Whole)
         }
         (&Method::GET | &Method::HEAD, "/status") => {
-            relay.service.status(request, from).map(Body::Whole)
+            let store = Some(relay.index.store());
+            relay.service.status(request, from, store).map(Body::Whole)
         }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }

@@ -21,7 +21,7 @@ pub(crate) mod status;
 use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
-use crate::store::Deadline;
+use crate::store::{Deadline, unix_now};
 use departure::Departure;
 use hyper::{Request, StatusCode};
 use limits::{
@@ -60,6 +60,8 @@ pub(crate) struct Service {
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     pub(crate) peers: Peers,
     pub(crate) read_trouble: ReadTrouble,
+    /// The second at which serving began.
+    pub(crate) started_at: u64,
     pub(crate) running: Running,
     proxy_watch: ProxyWatch,
 }
@@ -72,6 +74,7 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
+            started_at: unix_now(),
             counts: ConnectionCounts::new(&config.load()),
             config,
             sets,

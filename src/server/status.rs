@@ -1,17 +1,18 @@
 //! How serving does, over HTTP: `/health` for those who start it again when it does not, `/metrics`
-//! for Prometheus, `/status` for `negsync peers`. Pages of other origins may not read them.
+//! for Prometheus, `/status` for `negsync peers` and `negsync top`. Pages of other origins may not read them.
 
 use super::Service;
 use super::limits::is_forwarded;
 use super::own_host::names_own_host;
 use crate::metrics::{self, Observed, PeerStatus};
-use crate::store::unix_now;
+use crate::store::{Distribution, Store, unix_now};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
 use hyper::{Request, Response, StatusCode};
 use serde::Serialize;
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 /// 200 when there is no reason why work cannot be done, 503 with the reasons when there is.
@@ -63,15 +64,45 @@ impl Service {
 }
 
 impl Service {
-    /// How the peers stand, for those who may know.
-    pub(crate) fn status<B>(&self, request: &Request<B>, from: IpAddr) -> Response<Full<Bytes>> {
+    /// How the peers stand, and who is served, for those who may know. `store` is where the relay's
+    /// own events are.
+    pub(crate) fn status<B>(
+        &self,
+        request: &Request<B>,
+        from: IpAddr,
+        store: Option<&Store>,
+    ) -> Response<Full<Bytes>> {
         if let Some(refusal) = self.refused_to_strangers(request, from) {
             return refusal;
         }
         let now = unix_now();
         let peers = self.peers.all(now);
         let peers: Vec<_> = peers.iter().map(PeerDocument::new).collect();
-        let body = json!({ "version": env!("CARGO_PKG_VERSION"), "now": now, "peers": peers });
+        let metrics = &self.metrics;
+        let (store_bytes, wal_bytes) = store.map_or((0, 0), Store::file_bytes);
+        let commit_s = store.map(|store| &store.metrics().commit_s);
+        let events: BTreeMap<&str, u64> =
+            metrics.events.counts().filter(|(_, count)| *count > 0).collect();
+        let body = json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "now": now,
+            "started_at": self.started_at,
+            "connections": metrics.connections.get(),
+            "subscriptions": metrics.subscriptions.get(),
+            "neg_sessions": metrics.neg_sessions.get(),
+            "stored_events": self.sets.statistics().items,
+            "store_bytes": store_bytes,
+            "wal_bytes": wal_bytes,
+            "totals": {
+                "connections": metrics.connections_total.get(),
+                "neg_sessions": metrics.neg_sessions_total.get(),
+                "neg_messages": metrics.neg_rounds.get(),
+                "commits": commit_s.map_or(0, Distribution::count),
+                "commit_s": commit_s.map_or(0.0, Distribution::sum),
+                "events": events,
+            },
+            "peers": peers,
+        });
         answer(StatusCode::OK, "application/json", format!("{body}\n"))
     }
 

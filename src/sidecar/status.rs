@@ -23,7 +23,7 @@ pub(super) async fn respond<B>(
             let bytes = file_bytes(&shared.service.config().attach);
             shared.service.metrics(&request, from, bytes)
         }
-        (&Method::GET | &Method::HEAD, "/status") => shared.service.status(&request, from),
+        (&Method::GET | &Method::HEAD, "/status") => shared.service.status(&request, from, None),
         _ => {
             let text = "Here are /health, /metrics and /status.\n".to_owned();
             status::answer(StatusCode::NOT_FOUND, "text/plain", text)

@@ -44,6 +44,7 @@ fn files_that_cannot_be_used() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     std::fs::write(directory.join("notes.txt"), "somebody's notes\n".repeat(100)).unwrap();
+    std::fs::create_dir(directory.join("empty")).unwrap();
     check(
         directory,
         &[
@@ -77,7 +78,7 @@ fn files_that_cannot_be_used() {
                 "import %/no.jsonl --store %/a.sqlite",
                 &["%/no.jsonl", "No such file", "is its name right?"],
             ),
-            row("import % --store %/a.sqlite", &["cannot read %", "directory"]),
+            row("import %/empty --store %/a.sqlite", &["cannot read %/empty", "directory"]),
         ],
     );
 }

@@ -22,3 +22,4 @@ mod readme;
 mod retention;
 mod service;
 mod shells;
+mod top;

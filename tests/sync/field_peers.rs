@@ -52,6 +52,7 @@ struct Row {
     /// What the report or the log has to say.
     says: &'static str,
     most: Duration,
+    most_bytes: u64,
 }
 
 fn row(name: &'static str, neg: Neg, faults: Faults, expected: Expected) -> Row {
@@ -70,6 +71,7 @@ fn row(name: &'static str, neg: Neg, faults: Faults, expected: Expected) -> Row 
         live: expected,
         says: "",
         most: MOST,
+        most_bytes: MOST_BYTES,
     }
 }
 
@@ -90,6 +92,10 @@ impl Row {
         Self { has_key: false, ..self }
     }
 
+    fn bytes(self, most_bytes: u64) -> Self {
+        Self { most_bytes, ..self }
+    }
+
     fn live(self, live: Expected) -> Self {
         Self { live, ..self }
     }
@@ -100,6 +106,13 @@ impl Row {
 
     /// Meets the peer in one way. Returns the bytes that passed.
     fn meet(&self, way: Way) -> u64 {
+        let (mut peer, mut store) = self.plan().populate(&mut StdRng::seed_from_u64(7));
+        let ended = sync_once(&mut peer, &mut store, self.settings(way), Some(MOST));
+        self.check(way, &ended, peer.resent().len());
+        ended.report.bytes_up + ended.report.bytes_down
+    }
+
+    fn plan(&self) -> PeerPlan {
         let mut plan = PeerPlan {
             neg: self.neg,
             faults: self.faults.clone(),
@@ -112,9 +125,12 @@ impl Row {
             seconds: 5_000,
         };
         (self.change)(&mut plan);
-        let (mut peer, mut store) = plan.populate(&mut StdRng::seed_from_u64(7));
+        plan
+    }
+
+    fn settings(&self, way: Way) -> Settings {
         let is_live = way == Way::LivePeer;
-        let settings = Settings {
+        Settings {
             filter: PeerFilter::parse("{}").unwrap(),
             direction: Direction::Both,
             dry_run: way == Way::Diff,
@@ -125,10 +141,7 @@ impl Row {
             key: self.has_key.then_some([9; 32]),
             full_interval_s: 7 * 86_400,
             nonce: 1,
-        };
-        let ended = sync_once(&mut peer, &mut store, settings, Some(MOST));
-        self.check(way, &ended, peer.resent().len());
-        ended.report.bytes_up + ended.report.bytes_down
+        }
     }
 
     fn check(&self, way: Way, ended: &Ended, resent: usize) {
@@ -157,7 +170,7 @@ impl Row {
             self.says
         );
         assert_eq!(resent, 0, "sent again: {about}");
-        assert!(report.bytes_up + report.bytes_down < MOST_BYTES, "{about}");
+        assert!(report.bytes_up + report.bytes_down < self.most_bytes, "{about}");
         let notes = log.iter().filter(|line| line.contains(" note: ")).count();
         assert!(notes <= MOST_NOTES, "{notes} notes: {about}");
     }
@@ -212,6 +225,12 @@ fn rows() -> Vec<Row> {
             .with(|plan| plan.seconds = 1)
             .says("one second holds more events of one kind than a page"),
         row("5 too little at a time", Neg::Closed, cap(1), Incomplete).says("too few events"),
+        row("5 says its cap, which a second does not reach", Neg::Closed, cap(400), read)
+            .with(|plan| (plan.seconds, plan.told_cap) = (1, Some(400)))
+            .bytes(100_000),
+        row("EVENT fails for now", Neg::Closed, Faults { fails: true, ..plain() }, Incomplete)
+            .diff(Differs(Proof::Read))
+            .says("could not be moved"),
         row(
             "6 a bare filter is answered with nothing",
             Neg::Closed,
@@ -292,6 +311,12 @@ fn rows() -> Vec<Row> {
             Faults { most_values: Some(20), ..plain() },
             read,
         ),
+        row(
+            "21 hangs up at long lists",
+            Neg::Closed,
+            Faults { most_values: Some(20), hangs_up: true, ..plain() },
+            read,
+        ),
         row("22 answers from a cache", Neg::Closed, Faults { caches: true, ..plain() }, read),
         row("23 limits the rate", Neg::Closed, Faults { rate: Some(10), ..plain() }, read)
             .says("rate limit"),
@@ -341,4 +366,17 @@ fn each_way_of_a_peer_has_its_verdict_in_four_ways() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// The mark of a peer stays while it lacks what it could not take: the next sync sends it.
+#[test]
+fn what_a_peer_could_not_take_is_sent_by_the_next_sync() {
+    let row = row("", Neg::Closed, Faults { fails: true, ..Faults::default() }, Incomplete);
+    let (mut peer, mut store) = row.plan().populate(&mut StdRng::seed_from_u64(8));
+    let first = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
+    assert_eq!((first.verdict, first.uploaded), (Verdict::Incomplete, 0), "{first:#?}");
+    peer.plan.faults.fails = false;
+    let second = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
+    assert_eq!((second.verdict, second.uploaded), (Verdict::Equal, 30), "{second:#?}");
+    assert_eq!(store.ids("{}"), peer.ids("{}"));
 }

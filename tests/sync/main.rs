@@ -8,6 +8,7 @@ mod cut_off;
 mod diff;
 mod exact;
 mod field_peers;
+mod marks;
 mod model_peer;
 mod model_store;
 mod model_sync;

@@ -113,6 +113,10 @@ pub struct Faults {
     pub counts: bool,
     /// Tags are a string of JSON.
     pub garbled: bool,
+    /// No EVENT can be taken now.
+    pub fails: bool,
+    /// Hangs up at a list that is too long, in place of saying nothing.
+    pub hangs_up: bool,
     /// The same filter is answered from a cache for a second.
     pub caches: bool,
     /// Says that a CLOSE was heard, and ends what has ended.
@@ -490,7 +494,7 @@ impl ModelPeer {
         assert!(!filter.as_object().unwrap().values().any(is_empty), "an empty list: {filter}");
         let values = |key| filter.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         if faults.most_values.is_some_and(|most| values("ids").max(values("authors")) > most) {
-            return vec![];
+            return if faults.hangs_up { vec![Reply::HangUp] } else { vec![] };
         }
         if faults.most_reqs.is_some_and(|most| self.reqs > most) {
             let notice = json!(["NOTICE", "ERROR: too many concurrent REQs"]);
@@ -564,6 +568,9 @@ impl ModelPeer {
                 return said(false, "rate-limited: slow down");
             }
             self.taken += 1;
+        }
+        if faults.fails {
+            return said(false, "error: the database is locked");
         }
         if u64::from(id[2] % 10) < faults.refuses {
             return said(false, "blocked: not wanted");

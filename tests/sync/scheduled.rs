@@ -3,7 +3,7 @@
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, PeerConfig, Within};
-use negsync::metrics::PeerStatus;
+use negsync::metrics::{PeerState, PeerStatus};
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
 use std::collections::BTreeSet;
@@ -168,6 +168,33 @@ async fn how_a_peer_stands_is_known_all_the_time() {
         drop(there);
         let status = status_when(&here, "lost", |status| status.errors > errors).await;
         assert!(!status.connected && !status.in_step && status.last_error.is_some(), "{status:?}");
+        schedule.stop().await;
+    }
+}
+
+/// What is said of a peer is what was met with: one that was reached is never "not reached", and only a
+/// peer without a difference is said to be equal.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_refuses_is_told_from_one_that_is_away() {
+    let shared = notes(150, 20);
+    let blocks = r#"while IFS= read -r line; do id=${line#*'"id":"'}; id=${id%%'"'*}
+echo "{\"id\":\"$id\",\"action\":\"reject\",\"msg\":\"blocked: all\"}"; done"#;
+    let refuses_writes =
+        TestRelay::with(&shared, |config| config.write_policy.command = blocks.into()).await;
+    let refuses_all = TestRelay::with(&shared, |config| config.auth.required = true).await;
+    let away = "ws://127.0.0.1:1".to_owned();
+    for (url, state) in [
+        (refuses_writes.url(), PeerState::RefusesWrites),
+        (refuses_all.url(), PeerState::Incomplete),
+        (away, PeerState::NotReached),
+    ] {
+        let here = TestRelay::new(&[&shared[..], &notes(151, 5)].concat()).await;
+        let schedule = schedule(&here, std::slice::from_ref(&url), false);
+        let status = status_when(&here, state.words(), |status| status.state() == state).await;
+        if state == PeerState::RefusesWrites {
+            let last = status.last_sync.unwrap();
+            assert_eq!(last.differs, [("refused by the peer: blocked".to_owned(), 5)].into());
+        }
         schedule.stop().await;
     }
 }

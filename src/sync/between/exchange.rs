@@ -69,6 +69,8 @@ struct ListedRelay {
     losses: u64,
     /// How often since it was last listed.
     failures: u32,
+    /// Its connection was lost since it was last listed: it has missed what was passed on.
+    was_lost: bool,
     /// It was told to list again, and has not done so.
     was_told: bool,
 }
@@ -190,7 +192,8 @@ impl Exchange {
         own.stage = ListingStage::Listed;
         own.failures = 0;
         let losses = own.losses;
-        let is_unasked = is_first && !std::mem::take(&mut own.was_told);
+        let is_new = std::mem::take(&mut own.was_lost) || is_first;
+        let is_unasked = is_new && !std::mem::take(&mut own.was_told);
         if self.is_live && is_unasked && state.is_planned {
             self.begin_anew(&mut state, relay);
         }
@@ -330,6 +333,7 @@ impl Exchange {
         if let Some(own) = state.relays.get_mut(relay) {
             own.losses += 1;
             own.failures += 1;
+            own.was_lost = true;
             own.was_told = false;
             let is_away = is_planned || is_out_of_reach || own.failures > MOST_FAILURES;
             own.stage = if is_away { ListingStage::Away } else { ListingStage::Listing };

@@ -108,11 +108,10 @@ impl Between {
             let moved: u64 = ends.iter().map(|end| end.report.uploaded).sum();
             let before = earlier.iter().flatten().map(|report| report.uploaded).sum::<u64>();
             let Remains { lists, failed: not_sent, is_cut } = remains;
-            let judged = judge(ends, &lists, !options.dry_run).map_err(failure)?;
-            let (report, untried) = judged;
+            let (report, untried) = judge(ends, &lists, !options.dry_run).map_err(failure)?;
             let is_stopped = report.relays.iter().any(Report::is_stopped);
             let has_more = is_cut && moved > before && passes < MOST_MOVING_PASSES;
-            let has_new = untried.ids > 0 && passes < MOST_PASSES;
+            let has_new = untried > 0 && passes < MOST_PASSES;
             if options.dry_run || is_stopped || !(has_more || has_new) {
                 return Ok(report);
             }

@@ -62,13 +62,6 @@ impl RelayEnd {
     }
 }
 
-/// Differences that are not told in a report.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Untried {
-    /// Ids that differ and that no sync was to move: they came when others were being moved.
-    pub(super) ids: u64,
-}
-
 #[derive(Default)]
 struct Differences {
     only: [u64; 2],
@@ -113,68 +106,85 @@ impl Differences {
 }
 
 /// Compares the relays by what they listed last. `moves` is whether differences were to be moved.
+/// Also returns how many events differ that no sync was to move: they came while others were moved.
 pub(super) fn judge(
-    mut ends: Vec<RelayEnd>,
+    ends: Vec<RelayEnd>,
     lists: &[Option<IdList>],
     moves: bool,
-) -> io::Result<(BetweenReport, Untried)> {
-    let count = ends.len();
-    let mut of_pairs: BTreeMap<(usize, usize), Differences> = BTreeMap::new();
-    let mut of_relays: Vec<Differences> = ends.iter().map(|_| Differences::default()).collect();
-    let mut untried = Untried::default();
+) -> io::Result<(BetweenReport, u64)> {
+    let mut comparison = PairComparison {
+        is_listed: lists.iter().map(Option::is_some).collect(),
+        of_pairs: BTreeMap::new(),
+        of_relays: ends.iter().map(|_| Differences::default()).collect(),
+        untried: 0,
+        ends,
+    };
     compare(lists, |id, listed| {
-        let has: Vec<bool> = ends
-            .iter()
-            .enumerate()
-            .map(|(relay, end)| listed & 1 << relay != 0 || end.was_given(&id))
-            .collect();
-        let lacking = has.iter().filter(|has| !**has).count();
-        if lacking == 0 {
-            return true;
+        comparison.take(&id, listed);
+        true
+    })?;
+    let untried = comparison.untried;
+    Ok((comparison.report(moves), untried))
+}
+
+/// The relays, and how far they differ.
+struct PairComparison {
+    ends: Vec<RelayEnd>,
+    /// The relays of which there is a list.
+    is_listed: Vec<bool>,
+    of_pairs: BTreeMap<(usize, usize), Differences>,
+    of_relays: Vec<Differences>,
+    untried: u64,
+}
+
+impl PairComparison {
+    /// Takes an event and the relays that listed it.
+    fn take(&mut self, id: &Id, listed: u32) {
+        let ends = self.ends.iter().enumerate();
+        let has: Vec<bool> =
+            ends.map(|(relay, end)| listed & 1 << relay != 0 || end.was_given(id)).collect();
+        if has.iter().all(|has| *has) {
+            return;
         }
+        let reasons: Vec<Option<Reason>> = self.ends.iter().map(|end| end.reason(id)).collect();
+        let reason_at = |relay: usize| reasons.get(relay).copied().flatten();
         let mut is_untried = false;
-        for (a, b) in pairs(count) {
+        for (a, b) in pairs(has.len()) {
             let (Some(has_a), Some(has_b)) = (has.get(a), has.get(b)) else { continue };
-            if has_a == has_b || lists.get(a).is_none_or(Option::is_none) {
-                continue;
-            }
-            if lists.get(b).is_none_or(Option::is_none) {
+            let both = [a, b].iter().all(|relay| self.is_listed.get(*relay) == Some(&true));
+            if has_a == has_b || !both {
                 continue;
             }
             let (holder, lacker) = if *has_a { (a, b) } else { (b, a) };
-            let reason = ends.get(lacker).and_then(|end| end.reason(&id));
-            let reason = reason.or_else(|| ends.get(holder).and_then(|end| end.reason(&id)));
+            let reason = reason_at(lacker).or_else(|| reason_at(holder));
             is_untried |= reason.is_none();
-            of_pairs.entry((a, b)).or_default().add(usize::from(!*has_a), reason);
+            self.of_pairs.entry((a, b)).or_default().add(usize::from(!*has_a), reason);
         }
-        untried.ids += u64::from(is_untried);
-        for (relay, has) in has.into_iter().enumerate() {
-            let reason = || {
-                let own = ends.get(relay).and_then(|end| end.reason(&id));
-                own.or_else(|| ends.iter().find_map(|end| end.reason(&id)))
-            };
-            if let Some(differences) = of_relays.get_mut(relay) {
-                match has {
-                    true => differences.only[1] += 1,
-                    false => differences.add(0, reason()),
-                }
+        self.untried += u64::from(is_untried);
+        let of_any = reasons.iter().copied().flatten().next();
+        for (relay, (found, has)) in self.of_relays.iter_mut().zip(&has).enumerate() {
+            match has {
+                true => found.only[1] += 1,
+                false => found.add(0, reason_at(relay).or(of_any)),
             }
         }
-        true
-    })?;
-    for (end, found) in ends.iter_mut().zip(&of_relays) {
-        judge_relay(&mut end.report, found, moves);
     }
-    let pairs: Vec<PairReport> = pairs(count)
-        .filter_map(|(a, b)| {
-            let found = of_pairs.remove(&(a, b)).unwrap_or_default();
-            Some(pair(&ends.get(a)?.report, &ends.get(b)?.report, &found, moves))
-        })
-        .collect();
-    let relays: Vec<Report> = ends.into_iter().map(|end| end.report).collect();
-    let equal = pairs.iter().all(|pair| pair.verdict == Verdict::Equal);
-    let complete = pairs.iter().all(|pair| pair.verdict != Verdict::Incomplete);
-    Ok((BetweenReport { relays, pairs, equal, complete }, untried))
+
+    fn report(mut self, moves: bool) -> BetweenReport {
+        for (end, found) in self.ends.iter_mut().zip(&self.of_relays) {
+            judge_relay(&mut end.report, found, moves);
+        }
+        let relays: Vec<Report> = self.ends.into_iter().map(|end| end.report).collect();
+        let pairs: Vec<PairReport> = pairs(relays.len())
+            .filter_map(|(a, b)| {
+                let found = self.of_pairs.remove(&(a, b)).unwrap_or_default();
+                Some(pair(relays.get(a)?, relays.get(b)?, &found, moves))
+            })
+            .collect();
+        let equal = pairs.iter().all(|pair| pair.verdict == Verdict::Equal);
+        let complete = pairs.iter().all(|pair| pair.verdict != Verdict::Incomplete);
+        BetweenReport { relays, pairs, equal, complete }
+    }
 }
 
 fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {

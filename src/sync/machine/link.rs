@@ -138,6 +138,7 @@ impl Machine {
     /// Decides what follows from a loss.
     fn settle_loss(&mut self, loss: &Loss) {
         self.tell();
+        self.save_mark();
         self.remember_refused();
         let mut reason = match loss {
             Loss::Gone(reason) | Loss::Silent(reason) | Loss::TooLong(reason) => reason.clone(),

@@ -188,7 +188,11 @@ impl Machine {
 
     pub(super) fn advance_reading(&mut self) {
         let is_reading = self.round.as_ref().is_some_and(|round| round.is_read);
-        if !is_reading || self.reading.page.is_some() {
+        if !is_reading {
+            return;
+        }
+        self.save_mark();
+        if self.reading.page.is_some() {
             return;
         }
         // What the page before showed the peer to lack goes first: the mark covers both ways.
@@ -199,7 +203,6 @@ impl Machine {
         if self.reading.plan.as_ref().is_some_and(PagePlan::begins_anew) && !self.begin_anew() {
             return;
         }
-        self.save_mark();
         let most = self.information.events_per_req;
         let Some(plan) = &mut self.reading.plan else { return };
         let Some(filter) = plan.next(most) else { return self.ask_count() };
@@ -426,13 +429,13 @@ impl Machine {
 
     /// Writes down how far the peer was read, once all that it showed is dealt with.
     pub(super) fn save_mark(&mut self) {
-        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
         if self.working > 0 || !self.on.upload.is_idle() || self.on.batch.is_some() {
             return;
         }
+        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
         let Some(down_to) = plan.read_down_to() else { return };
-        // What was refused for now is tried again by the next sync.
-        if self.ledger.has_unexplained() {
+        // What is not there yet, and what was refused for now, is found again by the next sync.
+        if self.ledger.unsettled(Side::Ours) > 0 || self.ledger.has_unexplained() {
             return;
         }
         let before = self.mark.read.unwrap_or_default();

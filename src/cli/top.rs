@@ -1,0 +1,153 @@
+//! `negsync top`
+
+use super::peers::{PrintedPeer, RelayArguments, peer_table};
+use super::unless_closed;
+use anyhow::Context;
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+use tokio::signal::unix::{SignalKind, signal};
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync top --config /etc/negsync/relay.toml
+  negsync top --relay 127.0.0.1:7777 --interval 5
+  negsync top --relay 127.0.0.1:7777 | cat   (once)
+
+The relay answers the addresses in metrics.allow, this machine by default, and never by way of a proxy. Ctrl-C ends it.";
+
+/// Begins a screen anew: to the top left, and everything behind it away.
+const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    #[command(flatten)]
+    relay: RelayArguments,
+    /// The seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3_600))]
+    interval: u64,
+    /// Look once, as where standard output is no terminal. Rates are of all the time since the start then.
+    #[arg(long)]
+    once: bool,
+}
+
+/// What the relay says of itself.
+#[derive(Deserialize)]
+struct RelayStatus {
+    version: String,
+    now: u64,
+    started_at: u64,
+    connections: i64,
+    subscriptions: i64,
+    neg_sessions: i64,
+    stored_events: u64,
+    store_bytes: u64,
+    wal_bytes: u64,
+    /// What has happened since the start.
+    totals: StatusTotals,
+    peers: Vec<PrintedPeer>,
+}
+
+#[derive(Deserialize, Clone, Default)]
+struct StatusTotals {
+    connections: u64,
+    neg_sessions: u64,
+    neg_messages: u64,
+    commits: u64,
+    commit_s: f64,
+    events: BTreeMap<String, u64>,
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let is_once = arguments.once || !std::io::stdout().is_terminal();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let (mut interrupt, mut terminate) =
+            (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+        let mut last: Option<(u64, StatusTotals)> = None;
+        loop {
+            let text = arguments.relay.ask().await?;
+            let status: RelayStatus = serde_json::from_str(&text)
+                .context("what serves there is no negsync relay of this version")?;
+            let before = last.take().unwrap_or((status.started_at, StatusTotals::default()));
+            let screen = screen(&status, &before);
+            let begin = if is_once { "" } else { HOME_AND_CLEAR };
+            let mut out = std::io::stdout().lock();
+            unless_closed(
+                write!(out, "{begin}{screen}").and_then(|()| out.flush()).map_err(Into::into),
+            )?;
+            drop(out);
+            if is_once {
+                return Ok(ExitCode::SUCCESS);
+            }
+            last = Some((status.now, status.totals));
+            tokio::select! {
+                () = tokio::time::sleep(Duration::from_secs(arguments.interval)) => {}
+                _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),
+                _ = terminate.recv() => return Ok(ExitCode::SUCCESS),
+            }
+        }
+    })
+}
+
+/// The relay as it is, with rates since `before`.
+fn screen(status: &RelayStatus, (second, before): &(u64, StatusTotals)) -> String {
+    let seconds = status.now.saturating_sub(*second).max(1) as f64;
+    let totals = &status.totals;
+    let rate = |now: u64, before: u64| now.saturating_sub(before) as f64 / seconds;
+    let commits = totals.commits.saturating_sub(before.commits);
+    let commit_ms = (totals.commit_s - before.commit_s).max(0.0) * 1_000.0 / commits.max(1) as f64;
+    let mut text = String::new();
+    let _ = writeln!(
+        text,
+        "negsync {}, up {}; {} events, {} MiB and {} MiB of log",
+        status.version,
+        duration(status.now.saturating_sub(status.started_at)),
+        status.stored_events,
+        status.store_bytes >> 20,
+        status.wal_bytes >> 20,
+    );
+    let _ = writeln!(
+        text,
+        "connections   {:>8}   {:>8.1} new/s   subscriptions {}",
+        status.connections,
+        rate(totals.connections, before.connections),
+        status.subscriptions
+    );
+    let _ = writeln!(
+        text,
+        "NEG sessions  {:>8}   {:>8.1} new/s   {:.1} messages/s",
+        status.neg_sessions,
+        rate(totals.neg_sessions, before.neg_sessions),
+        rate(totals.neg_messages, before.neg_messages)
+    );
+    let _ = writeln!(
+        text,
+        "commits       {:>8}   {:>8.1} /s       {commit_ms:.1} ms each",
+        totals.commits,
+        rate(totals.commits, before.commits)
+    );
+    let events: Vec<String> = totals
+        .events
+        .iter()
+        .map(|(outcome, count)| {
+            (outcome, rate(*count, before.events.get(outcome).copied().unwrap_or(0)))
+        })
+        .filter(|(_, rate)| *rate > 0.0)
+        .map(|(outcome, rate)| format!("{rate:.1} {outcome}/s"))
+        .collect();
+    let events = if events.is_empty() { "none".to_owned() } else { events.join(", ") };
+    let _ = writeln!(text, "events        {events}\n");
+    text + &peer_table(&status.peers, status.now)
+}
+
+fn duration(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}

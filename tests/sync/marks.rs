@@ -1,0 +1,86 @@
+//! What is remembered of a peer without NIP-77: a whole reading is paid once, goes on where it was cut, and
+//! is made anew now and then.
+
+use super::scripted::{Script, Scripted, Unknown};
+use super::support::*;
+use negsync::sync::{Options, Proof, Verdict};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+fn read(events_per_req: usize) -> Script {
+    Script { without_negentropy: Some(Unknown::Closed), events_per_req, ..Script::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_third_sync_moves_a_thirtieth_of_what_the_first_did() {
+    let (shared, ours, theirs) = (notes(160, 900), notes(161, 50), notes(162, 50));
+    let store = TestStore::new(&[shared.clone(), ours].concat());
+    let peer = Scripted::start(&[shared, theirs].concat(), read(500)).await;
+    let mut bytes = Vec::new();
+    for verdict in [Verdict::Equal, Verdict::CaughtUp, Verdict::CaughtUp] {
+        let report = sync_all(&store, &peer.url()).await;
+        assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+        assert_eq!(report.verdict, verdict, "{report:?}");
+        bytes.push(report.bytes_up + report.bytes_down);
+    }
+    assert!(bytes[2] * 100 <= bytes[0] * 3, "{bytes:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_whole_reading_that_was_cut_goes_on_where_it_was() {
+    let theirs = notes(163, 1_000);
+    let whole = {
+        let peer = Scripted::start(&theirs, read(100)).await;
+        sync_all(&TestStore::new(&[]), &peer.url()).await
+    };
+    let is_cut = Arc::new(AtomicBool::new(true));
+    let cuts = Arc::clone(&is_cut);
+    let cuts = Arc::new(move |_, place, _: &_| cuts.load(Ordering::Relaxed) && place >= 650);
+    let peer = Scripted::start(&theirs, Script { cuts: Some(cuts), ..read(100) }).await;
+    let store = TestStore::new(&[]);
+    let once = Options { attempts: Some(1), ..Options::default() };
+    let (first, _) = sync_with(&store, &peer.url(), &once).await;
+    assert_eq!(first.verdict, Verdict::Incomplete, "{first:?}");
+    assert!(first.stored >= 500 && !first.not_seen.is_empty(), "{first:?}");
+    is_cut.store(false, Ordering::Relaxed);
+    let (second, _) = sync_with(&store, &peer.url(), &once).await;
+    assert_same(&store.ids(), &peer.ids(), &format!("{second:?}"));
+    // Two readings together have shown everything.
+    let verdict = (second.verdict, first.stored + second.stored);
+    assert_eq!(verdict, (Verdict::CaughtUp, 1_000), "{second:?}");
+    assert!(second.read_whole_at.is_some(), "{second:?}");
+    // Of what the first brought only the page at the cut comes again.
+    assert!(second.bytes_down * 2 < whole.bytes_down, "{second:?} {whole:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_backdated_is_found_by_the_next_whole_reading() {
+    let theirs = notes(164, 400);
+    let store = TestStore::new(&[]);
+    let peer = Scripted::start(&theirs, read(500)).await;
+    assert_eq!(sync_all(&store, &peer.url()).await.proof, Some(Proof::Read));
+    let late = note(&author(9), START - 86_400, "late");
+    peer.add(&late);
+    let report = sync_all(&store, &peer.url()).await;
+    assert_eq!((report.verdict, report.stored), (Verdict::CaughtUp, 0), "{report:?}");
+    assert!(report.read_since > Some(START) && report.read_whole_at.is_some(), "{report:?}");
+    let options = Options { full_interval_s: 0, ..Options::default() };
+    let (report, _) = sync_with(&store, &peer.url(), &options).await;
+    assert_eq!((report.verdict, report.stored), (Verdict::Equal, 1), "{report:?}");
+    assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_down_alone_is_not_equal_while_we_hold_more() {
+    let (shared, ours) = (notes(165, 60), notes(166, 5));
+    for held in [shared.clone(), vec![]] {
+        let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
+        let peer = Scripted::start(&held, read(500)).await;
+        let down = Options { direction: negsync::sync::Direction::Down, ..Options::default() };
+        for _ in 0..2 {
+            let (report, _) = sync_with(&store, &peer.url(), &down).await;
+            assert!(!report.equal && report.verdict != Verdict::Equal, "{report:?}");
+        }
+        assert_eq!(peer.ids().len(), held.len());
+    }
+}
