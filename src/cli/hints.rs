@@ -4,7 +4,7 @@
 use negsync::config::ConfigError;
 use negsync::relay::RelayError;
 use negsync::relay_url::RelayUrlError;
-use negsync::store::{FilterError, StoreError};
+use negsync::store::{FilterError, SqliteErrorKind, StoreError};
 use negsync::sync::SyncError;
 use std::error::Error;
 use std::io::{self, ErrorKind};
@@ -82,17 +82,17 @@ fn store(error: &StoreError) -> Option<&'static str> {
         StoreError::Lock { source, .. } if source.kind() == ErrorKind::PermissionDenied => {
             Some("give the directory to the user that runs negsync, or name another with --store")
         }
-        StoreError::Open { path, source } => match source.sqlite_error_code() {
-            Some(rusqlite::ErrorCode::CannotOpen) if path.exists() => {
+        StoreError::Open { path, source } => match source.kind() {
+            SqliteErrorKind::CannotOpen if path.exists() => {
                 Some("it is there: may this user read it, and write beside it?")
             }
-            Some(rusqlite::ErrorCode::CannotOpen) => {
+            SqliteErrorKind::CannotOpen => {
                 Some("name the file of a store with --store; `negsync import` makes one")
             }
-            Some(rusqlite::ErrorCode::ReadOnly | rusqlite::ErrorCode::PermissionDenied) => {
+            SqliteErrorKind::NotAllowed => {
                 Some("run this as the user that the relay runs as, who may write beside it")
             }
-            Some(rusqlite::ErrorCode::NotADatabase) => {
+            SqliteErrorKind::NotADatabase => {
                 Some("it is a file of something else; name another with --store")
             }
             _ => None,

@@ -96,7 +96,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         // Of a single file its name goes without saying.
         tally.bad_lines.begin(file.as_deref().filter(|_| files.len() > 1));
         let progress = bar(length);
-        let reading = Reading {
+        let reading = ImportReading {
             input: &mut *input,
             trusted: arguments.no_verify,
             admission: &admission,
@@ -129,7 +129,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 /// One input on its way in.
-struct Reading<'import> {
+struct ImportReading<'import> {
     input: &'import mut dyn BufRead,
     trusted: bool,
     admission: &'import Admission,
@@ -137,7 +137,7 @@ struct Reading<'import> {
     progress: &'import ProgressBar,
 }
 
-impl Reading<'_> {
+impl ImportReading<'_> {
     /// Reads chunks ahead, has them verified on all cores, and stores what they hold in commits that
     /// are as large as memory allows: the larger, the fewer times each page of an index is written.
     fn run(self, commits: &mut ImportCommits<'_>, tally: &mut ImportTally) -> anyhow::Result<()> {

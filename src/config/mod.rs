@@ -238,6 +238,7 @@ pub enum LogFormat {
 
 /// Why a configuration file cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("cannot read the configuration {path}: {source}", path = path.display())]

@@ -16,6 +16,7 @@ pub struct Network {
 
 /// Why a text names no network.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NetworkError {
     /// Neither an address nor an address and a prefix.
     #[error("{0:?} is not an address such as 192.0.2.1 or a network such as 192.0.2.0/24")]

@@ -50,7 +50,7 @@ impl Plugin {
     pub(super) fn start(config: &WritePolicyConfig) -> io::Result<Self> {
         let requests = Arc::new(SourceQueue::default());
         let queue = Arc::clone(&requests);
-        let keeper = Keeper {
+        let keeper = ProgramKeeper {
             command: config.command.clone(),
             timeout: Duration::from_secs(config.timeout_s.get()),
             run: None,
@@ -118,7 +118,7 @@ impl ProgramLine {
 }
 
 /// Keeps the program running, and hands it one event after the other.
-struct Keeper {
+struct ProgramKeeper {
     command: String,
     timeout: Duration,
     run: Option<ProgramRun>,
@@ -143,7 +143,7 @@ struct ProgramRun {
     changed_at: Option<SystemTime>,
 }
 
-impl Keeper {
+impl ProgramKeeper {
     fn keep(mut self, queue: &SourceQueue<PolicyRequest>) {
         loop {
             match queue.pop_within(LOOK) {

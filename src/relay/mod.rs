@@ -44,6 +44,7 @@ use subscriptions::Registry;
 
 /// Why a relay could not start.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum RelayError {
     /// The store could not be opened.
     #[error(transparent)]

@@ -15,12 +15,12 @@ const CLIENTS: usize = 4;
 /// Connections that carried `X-Forwarded-For` and came from an address that is not trusted.
 #[derive(Default)]
 pub(crate) struct ProxyWatch {
-    seen: Mutex<Seen>,
+    seen: Mutex<SeenProxies>,
     hasher: RandomState,
 }
 
 #[derive(Default)]
-struct Seen {
+struct SeenProxies {
     is_told: bool,
     by_address: HashMap<IpAddr, Forwarded>,
 }
@@ -55,7 +55,7 @@ impl ProxyWatch {
         let connections = forwarded.connections;
         let is_proxy = connections >= CONNECTIONS && forwarded.clients.len() >= CLIENTS;
         if is_proxy {
-            *seen = Seen { is_told: true, by_address: HashMap::new() };
+            *seen = SeenProxies { is_told: true, by_address: HashMap::new() };
         }
         is_proxy.then_some(connections)
     }

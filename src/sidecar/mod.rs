@@ -26,6 +26,7 @@ use std::sync::Arc;
 
 /// Why nothing could be attached to a relay.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum AttachError {
     /// The write policy or the ban list cannot be used.
     #[error(transparent)]

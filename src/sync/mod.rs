@@ -206,6 +206,7 @@ impl Default for Options {
 
 /// Why a sync could not go on: a fault of our own. A peer's faults are in the [`Report`].
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SyncError {
     /// The URL leads to no relay.
     #[error(transparent)]

@@ -14,8 +14,7 @@
 //! let notes = index.snapshot(&[Filter::parse(r#"{"kinds": [1]}"#)?], 1_000_000)?;
 //! assert_eq!(notes.len(), 0);
 //! // Answers the messages of a peer from exactly these events.
-//! let responder = Responder::new(&notes, 0)?;
-//! # drop(responder);
+//! let _responder = Responder::new(&notes, 0)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]

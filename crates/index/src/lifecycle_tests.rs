@@ -5,7 +5,7 @@
 //! `NEGSYNC_INDEX_RUNS` and `NEGSYNC_SEED` say how many runs and from which seed on.
 
 use super::*;
-use negsync_store::{Event, Synchronous, VerifiedEvent, unix_now};
+use negsync_store::{Event, StoreError, Synchronous, VerifiedEvent, unix_now};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
@@ -14,6 +14,9 @@ use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 const PRIVATE: [&[u16]; 3] = [&[], &[7], &[1]];
 const FILTERS: [&str; 4] =
@@ -28,12 +31,22 @@ fn seeds(runs: u64) -> std::ops::Range<u64> {
     first..first + number("NEGSYNC_INDEX_RUNS").unwrap_or(runs)
 }
 
+/// Opens the index once nobody has the store open: the threads of one that was dropped without being
+/// closed hold it until they end.
 fn open(path: &Path, private_kinds: &[u16], least: usize) -> Index {
+    let began = Instant::now();
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
     let synchronous = Synchronous::Normal;
     let options =
         StoreOptions { synchronous, readers: 3, private_kinds, ..StoreOptions::default() };
-    Index::open_with(path, options, 1 << 20, WriteRule { least, part: 16 }).unwrap()
+    loop {
+        match Index::open_with(path, options.clone(), 1 << 20, WriteRule { least, part: 16 }) {
+            Err(StoreError::InUse { .. }) if began.elapsed() < PATIENCE => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            opened => return opened.unwrap(),
+        }
+    }
 }
 
 /// Brings events of every kind of lifetime.

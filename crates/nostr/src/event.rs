@@ -61,7 +61,7 @@ const BYTES_OF_A_ROW: usize = 1_024;
 
 /// The seven fields (NIP-01, Events and signatures), as far as they can be borrowed.
 #[derive(Deserialize)]
-struct Fields<'json> {
+struct EventFields<'json> {
     #[serde(borrow)]
     id: Cow<'json, str>,
     #[serde(borrow)]
@@ -109,7 +109,7 @@ pub fn has_tags(json: &str, lists: &mut Vec<&[TagKey]>) -> bool {
     lists.is_empty()
 }
 
-impl Fields<'_> {
+impl EventFields<'_> {
     fn tag_values<'event>(&'event self, name: &'static str) -> impl Iterator<Item = &'event str> {
         self.tags.iter().filter_map(move |tag| match tag.as_slice() {
             [tag_name, value, ..] if tag_name.0 == name => Some(value.0.as_ref()),
@@ -227,7 +227,7 @@ impl Event {
         if !json.trim_start().starts_with('{') {
             return Err(explain(json, None));
         }
-        serde_json::from_str::<Fields<'_>>(json)
+        serde_json::from_str::<EventFields<'_>>(json)
             .map_err(|error| Some(error.to_string()))
             .and_then(|fields| fields.into_event().ok_or(None))
             .map_err(|error| explain(json, error))

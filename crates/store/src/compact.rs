@@ -3,7 +3,7 @@
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, deletion, lock, operator, refused, rules, schema, writer::unix_now};
+use super::{StoreError, apply, deletion, lock, operator, refused, schema, writer::unix_now};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -63,7 +63,7 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
     loop {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let mut written = Written::default();
-        let there_is_more = rules::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
+        let there_is_more = apply::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
         deletion::remove_some(&transaction, usize::MAX, &mut Written::default())?;
         transaction.commit()?;
         expired += written.steps.len();

@@ -6,19 +6,12 @@
 //! place back: an older one that still comes, from another relay, is stored.
 
 use super::change::{StoredEvent, Written};
+use super::rules;
 use super::sqlite_error;
 use super::writer::STEP_ROWS;
 use negsync_nostr::Event;
-use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
+use negsync_nostr::kinds::{DELETION, GIFT_WRAP};
 use rusqlite::{Connection, OptionalExtension, params};
-
-/// What cannot be deleted: requests to delete (NIP-09) and to vanish (NIP-62).
-const REQUESTS: [u16; 2] = [DELETION, VANISH];
-
-/// The most ids and addresses that one request may name, and that all requests of an author may name
-/// together: about 75 MB of tombstones.
-const NAMED_BY_A_REQUEST: usize = 10_000;
-const NAMED_BY_AN_AUTHOR: i64 = 1_000_000;
 
 /// What noting and forgetting that an event is to be removed takes, in rows.
 const ROWS_OF_A_REMOVAL: usize = 2;
@@ -28,15 +21,9 @@ const IS_IN_FORCE: &str = "NOT EXISTS (
     SELECT 1 FROM vanished JOIN event request ON request.row = deletion
     WHERE vanished.pubkey = request.pubkey AND pending = 1 AND request.created_at <= until)";
 
-/// Whether a stored request keeps the event out.
-pub(super) fn is_deleted(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
-    if REQUESTS.contains(&event.kind()) {
-        return Ok(false);
-    }
-    Ok(is_deleted_by_id(connection, event)? || is_deleted_by_address(connection, event)?)
-}
-
-fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
+/// Whether a stored request of its author names the id of the event, or one of a recipient of the gift wrap that it
+/// is.
+pub(super) fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     let id = event.item().id;
     let mut by = connection.prepare_cached(&format!(
         "SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND {IS_IN_FORCE}"
@@ -59,33 +46,30 @@ fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqlite::Result<
     Ok(false)
 }
 
-/// All versions up to the request's own time are gone; later ones are welcome.
-fn is_deleted_by_address(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
-    let Some(address) = event.address() else { return Ok(false) };
+/// Up to which second versions of the event's address are kept out; later ones are welcome.
+pub(super) fn deleted_until(
+    connection: &Connection,
+    event: &Event,
+) -> rusqlite::Result<Option<u64>> {
+    let Some(address) = event.address() else { return Ok(None) };
     connection
         .prepare_cached(&format!(
-            "SELECT 1 FROM address_tombstone
-             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND created_at >= ?4
-             AND {IS_IN_FORCE}"
+            "SELECT created_at FROM address_tombstone
+             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND {IS_IN_FORCE}
+             ORDER BY created_at DESC LIMIT 1"
         ))?
-        .exists(params![event.pubkey(), event.kind(), address, event.item().created_at as i64])
+        .query_row(params![event.pubkey(), event.kind(), address], |row| row.get::<_, i64>(0))
+        .optional()
+        .map(|second| second.map(|second| second.max(0) as u64))
 }
 
-/// Whether the request names more than may be kept out for its author.
-pub(super) fn names_too_much(connection: &Connection, request: &Event) -> rusqlite::Result<bool> {
-    let named = named(request);
-    if named > NAMED_BY_A_REQUEST {
-        return Ok(true);
-    }
-    let of_author = connection
+/// How much stored requests of an author name.
+pub(super) fn named_by(connection: &Connection, author: &[u8; 32]) -> rusqlite::Result<u64> {
+    let named = connection
         .prepare_cached("SELECT named FROM deleter WHERE pubkey = ?1")?
-        .query_row([request.pubkey()], |row| row.get::<_, i64>(0))
+        .query_row([author], |row| row.get::<_, i64>(0))
         .optional()?;
-    Ok(of_author.unwrap_or(0) + named as i64 > NAMED_BY_AN_AUTHOR)
-}
-
-fn named(request: &Event) -> usize {
-    request.deleted_ids().len() + request.deleted_addresses().len()
+    Ok(named.unwrap_or(0).max(0) as u64)
 }
 
 /// How many tombstones there are.
@@ -125,10 +109,9 @@ fn targets(connection: &Connection, request: &Event) -> rusqlite::Result<Vec<[u8
         let is_target = named
             .query_row([id], |row| {
                 let (author, kind): ([u8; 32], u16) = (row.get(0)?, row.get(1)?);
-                Ok(!REQUESTS.contains(&kind)
-                    && (author == *request.pubkey()
-                        || kind == GIFT_WRAP
-                            && is_recipient(&sqlite_error::text(row, 2)?, request.pubkey())))
+                let json = sqlite_error::text(row, 2)?;
+                let is_recipient = || is_recipient(&json, request.pubkey());
+                Ok(rules::may_delete(request.pubkey(), &author, kind, is_recipient))
             })
             .optional()?;
         targets.extend((is_target == Some(true)).then_some(*id));

@@ -137,6 +137,7 @@ pub(super) fn log_flush(
 
 #[cfg(test)]
 mod tests {
+    use super::super::apply::RuleMemory;
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
     use super::super::commits::Commits;
@@ -145,7 +146,6 @@ mod tests {
     use super::super::read_gate::ReadGate;
     use super::super::retention::Retaining;
     use super::super::rules::Outcome;
-    use super::super::rules::RuleState;
     use super::super::schema;
     use super::super::source_queue::Origin;
     use super::super::vanish::Vanishing;
@@ -200,7 +200,7 @@ mod tests {
         };
         let vanishing = Vanishing::load(&connection, None).unwrap();
         let retaining = Retaining::load(&connection, None).unwrap();
-        let rules = RuleState { vanishing, retaining };
+        let rules = RuleMemory { vanishing, retaining };
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;

@@ -25,6 +25,7 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod apply;
 mod attached;
 mod backup;
 mod change;
@@ -86,11 +87,13 @@ pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};
+pub use sqlite_error::{SqliteError, SqliteErrorKind};
 pub use sync_mark::{PeerTraits, ReadMark, SyncMark};
 pub use verifier::Verifier;
 pub use viewer::{PrivateKinds, View, Viewer};
 pub use writer::{Batches, Reply, unix_now};
 
+use apply::RuleMemory;
 use checkpoint::{Checkpointer, LogLength};
 use commits::Commits;
 use doubt::{Doubt, Mender, log_path};
@@ -98,7 +101,6 @@ use lock::Lock;
 use presence::Presence;
 use read_gate::ReadGate;
 use retention::Retaining;
-use rules::RuleState;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -108,6 +110,7 @@ use writer::{Writer, WriterContext};
 
 /// Why the store could not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// The file could not be opened.
     #[error("cannot open the store {path}: {source}", path = path.display())]
@@ -115,7 +118,7 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// The file is an SQLite database of another program.
     #[error("{path} is an SQLite database, but not a negsync store; name another file",
@@ -153,7 +156,7 @@ pub enum StoreError {
         /// The store's file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: SqliteError,
     },
     /// There is no room for what SQLite needs beside the file.
     #[error("cannot open the store {path}: its disk is full; free some space", path = path.display())]
@@ -244,7 +247,7 @@ pub enum StoreError {
     },
     /// SQLite refused.
     #[error("the store: {0}")]
-    Sqlite(#[source] rusqlite::Error),
+    Sqlite(#[source] SqliteError),
     /// The deadline of a query is over, or the query was cancelled.
     #[error("query timeout")]
     Interrupted,
@@ -302,7 +305,7 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
-            _ => Self::Sqlite(error),
+            _ => Self::Sqlite(SqliteError(error)),
         }
     }
 }
@@ -313,11 +316,11 @@ impl StoreError {
         match self {
             // What is no database at all may be somebody's: it is not for `check`.
             Self::Sqlite(source)
-                if source.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
+                if source.0.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
             {
                 Self::Damaged { path: path.to_owned(), source }
             }
-            Self::Sqlite(source) if sqlite_error::has_no_room(&source) => {
+            Self::Sqlite(source) if sqlite_error::has_no_room(&source.0) => {
                 Self::NoRoom { path: path.to_owned() }
             }
             Self::Sqlite(source) => Self::Open { path: path.to_owned(), source },
@@ -397,7 +400,7 @@ impl Store {
         let (metrics, expired_until) = (StoreMetrics::default(), Arc::new(AtomicU64::new(0)));
         let vanishing = Vanishing::load(&connection, options.relay_url.map(|url| url.name()))?;
         let retaining = Retaining::load(&connection, options.retention)?;
-        let rules = RuleState { vanishing, retaining };
+        let rules = RuleMemory { vanishing, retaining };
         let flush = flush::log_flush(log, presence.clone(), options.synchronous);
         let beside = WriterContext {
             checkpointer,

@@ -197,7 +197,7 @@ pub(super) fn undeleted(
     connection: &Connection,
     undelete: &Undelete,
 ) -> Result<Vec<[u8; 32]>, UndeleteError> {
-    let sqlite = |error| UndeleteError::Store(StoreError::Sqlite(error));
+    let sqlite = |error: rusqlite::Error| UndeleteError::Store(error.into());
     if let Undelete::Selection(Selection { filter: Some(filter), .. }) = undelete
         && !filter.tags.is_empty()
     {

@@ -1,6 +1,7 @@
 //! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
 //! them work beside the writer.
 
+use super::apply;
 use super::commits::Commits;
 use super::newest::{self, Newest, Rest};
 use super::presence::Presence;
@@ -10,8 +11,7 @@ use super::viewer::View;
 use super::writer::unix_now;
 use super::{
     Deadline, MarkName, PeerTraits, Retention, RuleMatches, Selected, Selection, StoreError,
-    SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention, rules, schema,
-    sync_mark,
+    SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention, schema, sync_mark,
 };
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -186,7 +186,7 @@ impl Reader {
         self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
     }
 
-    /// As [`Reader::at_one_moment`]; `beside` is called while the last commit that `work` will see
+    /// As [`Reader::read_snapshot`]; `beside` is called while the last commit that `work` will see
     /// is the last that the listener knows, and must not wait. Where the listener does not come to
     /// know of that commit for seconds, it is not called.
     ///
@@ -368,7 +368,7 @@ impl ReadSnapshot<'_> {
             return query::items(&self.read, filter, &mut visit);
         }
         let expired: HashSet<Item> =
-            rules::due(&self.read, 0, self.expired_until)?.into_iter().collect();
+            apply::due(&self.read, 0, self.expired_until)?.into_iter().collect();
         query::items(&self.read, filter, &mut |item| {
             if expired.contains(&item) { ControlFlow::Continue(()) } else { visit(item) }
         })

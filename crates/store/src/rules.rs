@@ -1,5 +1,6 @@
-//! What an accepted event does to the store (NIP-01 replaceable and addressable events, NIP-09
-//! deletion, NIP-40 expiration, NIP-62 vanishing).
+//! What an accepted event does to a store (NIP-01 replaceable and addressable events, NIP-09 deletion, NIP-40
+//! expiration, NIP-62 vanishing), decided without SQL: an engine fetches [`Known`], asks [`decide`], and writes what
+//! the [`Decision`] says.
 //!
 //! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
 //! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
@@ -7,16 +8,14 @@
 //! that give each other all they have end equal, whatever the history of each; but for what an
 //! operator has removed.
 
-use super::change::{Step, StoredEvent, Written};
-use super::deletion;
-use super::operator;
-use super::retention::Retaining;
-use super::vanish::Vanishing;
-use negsync_nostr::kinds::{AUTHENTICATION, DELETION, Lifetime, VANISH};
-use negsync_nostr::{Event, VerifiedEvent};
+use negsync_nostr::Event;
+use negsync_nostr::kinds::{AUTHENTICATION, DELETION, GIFT_WRAP, Lifetime, VANISH};
 use negsync_reconcile::Item;
-use rusqlite::{Connection, OptionalExtension, params};
-use std::sync::Arc;
+
+/// The most ids and addresses that one request may name, and that all requests of an author may name
+/// together: about 75 MB of tombstones.
+const NAMED_BY_A_REQUEST: usize = 10_000;
+const NAMED_BY_AN_AUTHOR: u64 = 1_000_000;
 
 /// What became of an event that was handed to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,211 +45,244 @@ pub enum Outcome {
     Failed(String),
 }
 
-/// What the writer knows beside the tables.
-pub(super) struct RuleState {
-    pub(super) vanishing: Vanishing,
-    pub(super) retaining: Retaining,
+/// What a store knows that bears on one event.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    /// Whether an operator has removed the event.
+    pub(super) removed_by_operator: bool,
+    /// Whether it is past what the operator keeps.
+    pub(super) is_retired: bool,
+    /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
+    pub(super) vanished_until: Option<u64>,
+    /// Whether a stored deletion request of its author, or of a recipient of the gift wrap that it is, names
+    /// its id.
+    pub(super) deleted_by_id: bool,
+    /// Up to which second deletion requests of its author keep out versions of its address.
+    pub(super) deleted_until: Option<u64>,
+    /// How much stored deletion requests of its author name.
+    pub(super) named_by_author: u64,
+    /// Whether the event is stored.
+    pub(super) is_stored: bool,
+    /// The stored event of the same author, kind and address.
+    pub(super) predecessor: Option<Predecessor>,
 }
 
-/// Applies one event inside the open transaction and notes in `change` what it did.
-pub(super) fn apply(
-    connection: &Connection,
-    event: VerifiedEvent,
-    now: u64,
-    RuleState { vanishing, retaining }: &mut RuleState,
-    change: &mut Written,
-) -> rusqlite::Result<Outcome> {
-    let event = event.into_inner();
+/// The event that a replaceable or addressable one meets in the store.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Predecessor {
+    pub(super) item: Item,
+    /// Whether it is as good as gone: it has expired or was deleted, and is still to be removed.
+    pub(super) is_gone: bool,
+}
+
+/// What a store has to do with an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    /// Nothing is written.
+    Refuse(Outcome),
+    /// Nothing is written, and subscriptions hear of it.
+    PassOn,
+    /// It is stored already: if it is still to be removed, it stays.
+    Keep,
+    /// It is written, after its predecessor was removed, and followed where it is a request.
+    Store,
+}
+
+/// What becomes of an event at the second `now`, in a store that knows this of it.
+pub(super) fn decide(event: &Event, known: &Known, now: u64) -> Decision {
+    let created_at = event.item().created_at;
+    let covers = |until: Option<u64>| until.is_some_and(|until| created_at <= until);
+    if let Some(decision) = decide_unseen(event, now) {
+        return decision;
+    }
+    if known.removed_by_operator {
+        return Decision::Refuse(Outcome::RemovedByOperator);
+    }
+    if known.is_retired {
+        return Decision::Refuse(Outcome::Retired);
+    }
+    if event.kind() != VANISH && covers(known.vanished_until) {
+        return Decision::Refuse(Outcome::Vanished);
+    }
+    if !is_request(event.kind()) && (known.deleted_by_id || covers(known.deleted_until)) {
+        return Decision::Refuse(Outcome::Deleted);
+    }
+    if event.kind() == DELETION && names_too_much(event, known.named_by_author) {
+        return Decision::Refuse(Outcome::DeletesTooMuch);
+    }
+    if known.is_stored {
+        return Decision::Keep;
+    }
+    match known.predecessor {
+        Some(old) if !old.is_gone && !is_newer(event.item(), old.item) => {
+            Decision::Refuse(Outcome::Superseded)
+        }
+        _ => Decision::Store,
+    }
+}
+
+/// As [`decide`], of what can be told without asking the store; `None` where it cannot.
+pub(super) fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
     if event.expires_at().is_some_and(|second| second <= now) {
-        return Ok(Outcome::Expired);
+        return Some(Decision::Refuse(Outcome::Expired));
     }
-    if event.lifetime() == Lifetime::Ephemeral {
-        if event.kind() != AUTHENTICATION {
-            change.steps.push(Step::Passed(Arc::new(event)));
+    match event.lifetime() {
+        Lifetime::Ephemeral if event.kind() == AUTHENTICATION => {
+            Some(Decision::Refuse(Outcome::PassedOn))
         }
-        return Ok(Outcome::PassedOn);
+        Lifetime::Ephemeral => Some(Decision::PassOn),
+        _ => None,
     }
-    if operator::is_deleted(connection, &event.item().id)? {
-        return Ok(Outcome::RemovedByOperator);
-    }
-    if retaining.refuses(connection, &event, now)? {
-        return Ok(Outcome::Retired);
-    }
-    if vanishing.covers(connection, &event)? {
-        return Ok(Outcome::Vanished);
-    }
-    if deletion::is_deleted(connection, &event)? {
-        return Ok(Outcome::Deleted);
-    }
-    if event.kind() == DELETION && deletion::names_too_much(connection, &event)? {
-        return Ok(Outcome::DeletesTooMuch);
-    }
-    if event.address().is_some()
-        && let Some(outcome) = replace(connection, &event, now, change)?
-    {
-        return Ok(outcome);
-    }
-    let Some(row) = insert(connection, &event)? else {
-        deletion::keep(connection, &event.item().id)?;
-        return Ok(Outcome::Duplicate);
-    };
-    if event.kind() == DELETION {
-        deletion::follow(connection, &event, row, change)?;
-    }
-    if event.kind() == VANISH {
-        vanishing.follow(connection, &event)?;
-    }
-    retaining.stored(&event);
-    change.steps.push(Step::Added(Arc::new(event)));
-    Ok(Outcome::Stored)
-}
-
-/// How many stored events are read at a time in order to be removed: each may be as long as an event
-/// can be.
-pub(super) const REMOVED_AT_ONCE: usize = 32;
-
-/// Removes what expired by `now`, until `most_rows` are written. Returns whether there may be more.
-pub(super) fn expire(
-    connection: &Connection,
-    now: u64,
-    most_rows: usize,
-    change: &mut Written,
-) -> rusqlite::Result<bool> {
-    let mut due = connection.prepare_cached(
-        "SELECT row, id, created_at, json FROM event
-         WHERE expires_at IS NOT NULL AND expires_at <= ?1 ORDER BY expires_at LIMIT ?2",
-    )?;
-    remove_in_turn(connection, most_rows, change, |limit| {
-        due.query_map(params![now as i64, limit as i64], StoredEvent::read)?.collect()
-    })
-}
-
-/// Removes what `next` reads, at most so many at a time, until that is nothing more or `most_rows` are
-/// written. Returns whether there may be more.
-pub(super) fn remove_in_turn(
-    connection: &Connection,
-    most_rows: usize,
-    change: &mut Written,
-    mut next: impl FnMut(usize) -> rusqlite::Result<Vec<StoredEvent>>,
-) -> rusqlite::Result<bool> {
-    loop {
-        let some = next(REMOVED_AT_ONCE)?;
-        let was_full = some.len() == REMOVED_AT_ONCE;
-        for stored in some {
-            if change.rows >= most_rows {
-                return Ok(true);
-            }
-            stored.remove(connection, change)?;
-        }
-        if !was_full {
-            return Ok(false);
-        }
-    }
-}
-
-/// Removes events by id, those that are there, from the end of `ids` until `most_rows` are written.
-/// Leaves those in `ids` that are still to be removed.
-pub(super) fn remove(
-    connection: &Connection,
-    ids: &mut Vec<[u8; 32]>,
-    most_rows: usize,
-    change: &mut Written,
-) -> rusqlite::Result<()> {
-    let mut select =
-        connection.prepare_cached("SELECT row, id, created_at, json FROM event WHERE id = ?1")?;
-    while change.rows < most_rows
-        && let Some(id) = ids.pop()
-    {
-        if let Some(stored) = select.query_row([id], StoredEvent::read).optional()? {
-            stored.remove(connection, change)?;
-        }
-    }
-    Ok(())
-}
-
-/// NIP-40: the earliest second behind `after` at which a stored event expires; `u64::MAX` when
-/// none does.
-pub(super) fn next_expiry(connection: &Connection, after: u64) -> rusqlite::Result<u64> {
-    let after = i64::try_from(after).unwrap_or(i64::MAX);
-    connection
-        .prepare_cached("SELECT min(expires_at) FROM event WHERE expires_at > ?1")?
-        .query_row([after], |row| row.get::<_, Option<i64>>(0))
-        .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
-}
-
-/// NIP-40: what expires behind the second `after` and by the second `until`.
-pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::Result<Vec<Item>> {
-    let mut due = connection.prepare_cached(
-        "SELECT created_at, id FROM event WHERE expires_at > ?1 AND expires_at <= ?2",
-    )?;
-    let due = due.query_map(params![after as i64, until as i64], |row| {
-        Ok(Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?))
-    })?;
-    due.collect()
 }
 
 /// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
-/// Returns what becomes of the event when it is not the one to keep; else its predecessor is gone.
-fn replace(
-    connection: &Connection,
-    event: &Event,
-    now: u64,
-    change: &mut Written,
-) -> rusqlite::Result<Option<Outcome>> {
-    let predecessor = connection
-        .prepare_cached(
-            "SELECT row, id, created_at, json FROM event
-             WHERE pubkey = ?1 AND kind = ?2 AND address = ?3 AND address IS NOT NULL",
-        )?
-        .query_row(params![event.pubkey(), event.kind(), event.address()], StoredEvent::read)
-        .optional()?;
-    let Some(predecessor) = predecessor else { return Ok(None) };
-    let (old, new) = (predecessor.item, event.item());
-    if new.id == old.id {
-        return Ok(Some(Outcome::Duplicate));
-    }
-    let is_older =
-        new.created_at < old.created_at || (new.created_at == old.created_at && new.id > old.id);
-    // One that has expired or was deleted and is still to be removed stands in nobody's way.
-    let stands = || {
-        Ok::<_, rusqlite::Error>(
-            !predecessor.has_expired(connection, now)?
-                && !deletion::is_postponed(connection, &old.id)?,
-        )
-    };
-    if is_older && stands()? {
-        return Ok(Some(Outcome::Superseded));
-    }
-    predecessor.remove(connection, change)?;
-    Ok(None)
+fn is_newer(new: Item, old: Item) -> bool {
+    (new.created_at, std::cmp::Reverse(new.id)) > (old.created_at, std::cmp::Reverse(old.id))
 }
 
-/// Stores the event and returns its row; `None` when it was there before.
-fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<Option<i64>> {
-    let item = event.item();
-    let inserted = connection
-        .prepare_cached(
-            "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7) ON CONFLICT (id) DO NOTHING",
-        )?
-        .execute(params![
-            item.id,
-            event.pubkey(),
-            item.created_at as i64,
-            event.kind(),
-            event.address(),
-            event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX)),
-            event.json(),
-        ])?;
-    if inserted == 0 {
-        return Ok(None);
+/// Whether the request names more than may be kept out for its author.
+fn names_too_much(request: &Event, named_by_author: u64) -> bool {
+    let named = named(request);
+    named > NAMED_BY_A_REQUEST || named_by_author.saturating_add(named as u64) > NAMED_BY_AN_AUTHOR
+}
+
+/// How much a deletion request names.
+pub(super) fn named(request: &Event) -> usize {
+    request.deleted_ids().len() + request.deleted_addresses().len()
+}
+
+/// Whether events of the kind ask to remove others: nobody can delete such a request.
+pub(super) fn is_request(kind: u16) -> bool {
+    [DELETION, VANISH].contains(&kind)
+}
+
+/// Whether a deletion request of `requester` may remove an event that it names by its id. `is_recipient` is
+/// asked for a gift wrap alone, which belongs to its recipients (NIP-59).
+pub(super) fn may_delete(
+    requester: &[u8; 32],
+    author: &[u8; 32],
+    kind: u16,
+    is_recipient: impl FnOnce() -> bool,
+) -> bool {
+    !is_request(kind) && (author == requester || kind == GIFT_WRAP && is_recipient())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::rngs::StdRng;
+    use rand::seq::SliceRandom;
+    use rand::{RngExt, SeedableRng};
+
+    const NOW: u64 = 1_000;
+
+    fn event(kind: u16, created_at: u64, id: u8, tags: &str) -> Event {
+        let json = format!(
+            r#"{{"id":"{}","pubkey":"{}","created_at":{created_at},"kind":{kind},"tags":{tags},"content":"","sig":"{}"}}"#,
+            format!("{id:02x}").repeat(32),
+            "a".repeat(64),
+            "0".repeat(128)
+        );
+        Event::parse(&json).unwrap()
     }
-    let row = connection.last_insert_rowid();
-    let mut tag = connection.prepare_cached(
-        "INSERT INTO tag (key, created_at, id, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?;
-    for key in event.tag_keys() {
-        tag.execute(params![key.as_bytes(), item.created_at as i64, item.id, event.kind(), row])?;
+
+    fn decided(event: &Event, known: Known) -> Decision {
+        decide(event, &known, NOW)
     }
-    Ok(Some(row))
+
+    #[test]
+    fn the_first_rule_that_holds_decides() {
+        let all = Known {
+            removed_by_operator: true,
+            is_retired: true,
+            vanished_until: Some(10),
+            deleted_by_id: true,
+            deleted_until: Some(10),
+            is_stored: true,
+            ..Known::default()
+        };
+        let note = event(1, 10, 1, "[]");
+        let refused = |known| match decided(&note, known) {
+            Decision::Refuse(outcome) => Some(outcome),
+            Decision::Keep => None,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(refused(all), Some(Outcome::RemovedByOperator));
+        let all = Known { removed_by_operator: false, ..all };
+        assert_eq!(refused(all), Some(Outcome::Retired));
+        let all = Known { is_retired: false, ..all };
+        assert_eq!(refused(all), Some(Outcome::Vanished));
+        let all = Known { vanished_until: Some(9), ..all };
+        assert_eq!(refused(all), Some(Outcome::Deleted));
+        let all = Known { deleted_by_id: false, ..all };
+        assert_eq!(refused(all), Some(Outcome::Deleted));
+        let all = Known { deleted_until: Some(9), ..all };
+        assert_eq!(refused(all), None);
+        assert_eq!(decided(&note, Known::default()), Decision::Store);
+    }
+
+    #[test]
+    fn an_expired_or_ephemeral_event_is_not_looked_up() {
+        let expired = event(1, 10, 1, r#"[["expiration","1000"]]"#);
+        assert_eq!(decided(&expired, Known::default()), Decision::Refuse(Outcome::Expired));
+        let due_later = event(1, 10, 1, r#"[["expiration","1001"]]"#);
+        assert_eq!(decide_unseen(&due_later, NOW), None);
+        assert_eq!(decide_unseen(&event(20_001, 10, 1, "[]"), NOW), Some(Decision::PassOn));
+        let auth = decide_unseen(&event(AUTHENTICATION, 10, 1, "[]"), NOW);
+        assert_eq!(auth, Some(Decision::Refuse(Outcome::PassedOn)));
+    }
+
+    #[test]
+    fn requests_are_beyond_deletion_and_a_request_to_vanish_beyond_vanishing() {
+        let known = Known { deleted_by_id: true, vanished_until: Some(10), ..Known::default() };
+        assert_eq!(decided(&event(VANISH, 10, 1, "[]"), known), Decision::Store);
+        let deletion = event(DELETION, 10, 1, "[]");
+        assert_eq!(decided(&deletion, known), Decision::Refuse(Outcome::Vanished));
+        let known = Known { vanished_until: None, ..known };
+        assert_eq!(decided(&deletion, known), Decision::Store);
+        let (author, other) = ([1; 32], [2; 32]);
+        assert!(may_delete(&author, &author, 1, || false));
+        assert!(!may_delete(&author, &author, DELETION, || true));
+        assert!(!may_delete(&other, &author, 1, || true));
+        assert!(may_delete(&other, &author, GIFT_WRAP, || true));
+    }
+
+    #[test]
+    fn an_author_may_have_so_much_named_and_no_more() {
+        let request = event(DELETION, 10, 1, &format!(r#"[["e","{}"]]"#, "0".repeat(64)));
+        let with = |named_by_author| Known { named_by_author, ..Known::default() };
+        assert_eq!(decided(&request, with(NAMED_BY_AN_AUTHOR - 1)), Decision::Store);
+        let refused = Decision::Refuse(Outcome::DeletesTooMuch);
+        assert_eq!(decided(&request, with(NAMED_BY_AN_AUTHOR)), refused);
+    }
+
+    #[test]
+    fn the_newest_version_is_left_whatever_the_order() {
+        let seed = rand::random();
+        println!("seed {seed}");
+        let mut rng = StdRng::seed_from_u64(seed);
+        for _ in 0..200 {
+            let mut versions: Vec<Event> =
+                (1..=6).map(|id| event(0, rng.random_range(1..4), id, "[]")).collect();
+            let newest = versions.iter().map(Event::item).reduce(|one, other| {
+                let is_newer = one.created_at > other.created_at
+                    || one.created_at == other.created_at && one.id < other.id;
+                if is_newer { one } else { other }
+            });
+            versions.shuffle(&mut rng);
+            let mut stored: Option<Item> = None;
+            for version in &versions {
+                let predecessor = stored.map(|item| Predecessor { item, is_gone: false });
+                let known = Known { predecessor, ..Known::default() };
+                if decided(version, known) == Decision::Store {
+                    stored = Some(version.item());
+                }
+            }
+            assert_eq!(stored, newest);
+            // One that is as good as gone stands in nobody's way.
+            let gone = newest.map(|item| Predecessor { item, is_gone: true });
+            let known = Known { predecessor: gone, ..Known::default() };
+            assert_eq!(decided(&versions[0], known), Decision::Store);
+        }
+    }
 }

@@ -2,7 +2,8 @@
 
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
-use super::{StoreError, deletion, index_mark, lock, retag, sqlite_error};
+use super::sqlite_error::{self, SqliteError};
+use super::{StoreError, deletion, index_mark, lock, retag};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 use std::fmt::Write;
@@ -278,7 +279,7 @@ pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
         // Readers share a file beside the store, and here it cannot be made: nothing can be written,
         // or there is no room. Where nobody writes and the log is empty the file is all there is,
         // and can be read without being shared.
-        Err(StoreError::Sqlite(error))
+        Err(StoreError::Sqlite(SqliteError(error)))
             if (matches!(
                 error.sqlite_error_code(),
                 Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly)
@@ -339,8 +340,10 @@ const STATEMENTS_CACHED: usize = 64;
 pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
-    let connection = Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX)
-        .map_err(|source| StoreError::Open { path: path.to_owned(), source })?;
+    let connection =
+        Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
+            |source| StoreError::Open { path: path.to_owned(), source: SqliteError(source) },
+        )?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     keep_plans(&connection)?;

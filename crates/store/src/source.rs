@@ -55,12 +55,12 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, and those of `work`.
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
 
-    /// As [`EventSource::at_one_moment`]; `beside` is called while the last commit that `work` will
+    /// As [`EventSource::read_snapshot`]; `beside` is called while the last commit that `work` will
     /// see is the last that the listener knows, and must not wait. Where the listener does not come
     /// to know of that commit for seconds, it is not called.
     ///
     /// # Errors
-    /// As [`EventSource::at_one_moment`].
+    /// As [`EventSource::read_snapshot`].
     fn read_at_commit(
         &self,
         beside: &mut dyn FnMut(),

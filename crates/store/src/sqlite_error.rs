@@ -6,12 +6,43 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+/// What SQLite says.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct SqliteError(pub(super) Error);
+
+/// What an error of SQLite is about, as far as a program can do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SqliteErrorKind {
+    /// The file is not there, or is no file that can be opened.
+    CannotOpen,
+    /// This process may not do it.
+    NotAllowed,
+    /// The file is not an SQLite database.
+    NotADatabase,
+    /// Anything else.
+    Other,
+}
+
+impl SqliteError {
+    /// What the error is about.
+    pub fn kind(&self) -> SqliteErrorKind {
+        match self.0.sqlite_error_code() {
+            Some(ErrorCode::CannotOpen) => SqliteErrorKind::CannotOpen,
+            Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => SqliteErrorKind::NotAllowed,
+            Some(ErrorCode::NotADatabase) => SqliteErrorKind::NotADatabase,
+            _ => SqliteErrorKind::Other,
+        }
+    }
+}
+
 /// While nothing can be written the log says so this often.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
 /// The fault in words that name no file: they may go to a stranger.
 pub(super) fn in_words(error: &StoreError) -> String {
-    let StoreError::Sqlite(error) = error else { return error.to_string() };
+    let StoreError::Sqlite(SqliteError(error)) = error else { return error.to_string() };
     let known = match error.sqlite_error_code() {
         Some(_) if has_no_room(error) => "the disk is full",
         Some(ErrorCode::SystemIoFailure) => "the disk cannot be read or written",
@@ -50,7 +81,7 @@ pub(super) fn is_failed_flush(error: &Error) -> bool {
 
 /// Whether room on the disk would help: then it is worth moving the write-ahead log.
 pub(super) fn is_full(error: &StoreError) -> bool {
-    let StoreError::Sqlite(error) = error else { return false };
+    let StoreError::Sqlite(SqliteError(error)) = error else { return false };
     has_no_room(error)
 }
 
@@ -89,7 +120,7 @@ impl Trouble {
             return;
         }
         let (store, words, times) = (self.path.display(), in_words(error), self.since_said);
-        let is_damaged = matches!(error, StoreError::Sqlite(error) if is_damage(error));
+        let is_damaged = matches!(error, StoreError::Sqlite(error) if is_damage(&error.0));
         let remedy = if is_damaged {
             "stop the relay and run `negsync check` on it"
         } else {

@@ -1,8 +1,8 @@
 //! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
 //! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
 
+use super::apply::remove_in_turn;
 use super::change::{StoredEvent, Written};
-use super::rules::remove_in_turn;
 use super::sqlite_error;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
@@ -51,23 +51,23 @@ impl Vanishing {
         transaction.commit()
     }
 
-    /// Whether the event is one of those that are not to come back.
-    pub(super) fn covers(&self, connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
-        if !self.anybody || event.kind() == VANISH {
-            return Ok(false);
+    /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
+    pub(super) fn until(
+        &self,
+        connection: &Connection,
+        event: &Event,
+    ) -> rusqlite::Result<Option<u64>> {
+        if !self.anybody {
+            return Ok(None);
         }
-        let mut select = connection
-            .prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
-        let created_at = event.item().created_at as i64;
-        if select.exists(params![event.pubkey(), created_at])? {
-            return Ok(true);
+        let mut select =
+            connection.prepare_cached("SELECT until FROM vanished WHERE pubkey = ?1")?;
+        let mut latest = None;
+        for key in std::iter::once(*event.pubkey()).chain(event.recipients()) {
+            let until = select.query_row([key], |row| row.get::<_, i64>(0)).optional()?;
+            latest = latest.max(until.map(|second| second.max(0) as u64));
         }
-        for recipient in event.recipients() {
-            if select.exists(params![recipient, created_at])? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        Ok(latest)
     }
 
     /// Follows a request to vanish, when it is to us. What it asks to remove is removed later, a

@@ -3,6 +3,7 @@
 //! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
 
 use super::StoreError;
+use super::apply::{self, RuleMemory};
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
 use super::commits::{Commits, Untold};
@@ -10,7 +11,7 @@ use super::deletion;
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
 use super::retention::{self, Retention};
-use super::rules::{self, Outcome, RuleState};
+use super::rules::Outcome;
 use super::source_queue::{NextJob, Origin, SourceQueue};
 use super::sqlite_error::{self, Trouble};
 use super::submission::{EventSlot, Submission};
@@ -135,12 +136,12 @@ impl Writer {
         path: &Path,
         connection: Connection,
         beside: WriterContext,
-        rules: RuleState,
+        rules: RuleMemory,
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
     ) -> Result<Self, StoreError> {
         let queue = Arc::new(SourceQueue::default());
-        let due = rules::next_expiry(&connection, 0)?;
+        let due = apply::next_expiry(&connection, 0)?;
         let next_expiry = Arc::new(AtomicU64::new(due));
         let doubt = beside.checkpointer.doubt().clone();
         let flusher = Flusher::start(flush, on_commit, Arc::clone(&next_expiry), doubt)?;
@@ -282,7 +283,7 @@ struct WriterThread {
     limits: BatchLimits,
     beside: WriterContext,
     queue: Arc<SourceQueue<Job>>,
-    rules: RuleState,
+    rules: RuleMemory,
     put_off: PutOff,
     removals: VecDeque<Removal>,
     // Whether something that deletion requests name may still be there.
@@ -364,7 +365,7 @@ impl WriterThread {
         let mut batch = CommitBatch { slots: vec![slot], ..CommitBatch::default() };
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
-        let apply = |connection: &Connection, now, rules: &mut RuleState, written: &mut _| {
+        let apply = |connection: &Connection, now, rules: &mut RuleMemory, written: &mut _| {
             while let Some(event) = next.take() {
                 batch.apply(connection, *event, now, rules, written)?;
                 if began.elapsed() < limits.time {
@@ -404,7 +405,7 @@ impl WriterThread {
     fn remove_step(&mut self) -> bool {
         let Some(Removal { mut ids, by, reply }) = self.removals.pop_front() else { return false };
         let removed = self.transact(|connection, now, _, written| match by {
-            RemovedBy::Program => rules::remove(connection, &mut ids, STEP_ROWS, written),
+            RemovedBy::Program => apply::remove(connection, &mut ids, STEP_ROWS, written),
             RemovedBy::Operator => operator::delete(connection, &mut ids, STEP_ROWS, now, written),
         });
         let is_done = removed.done.is_ok();
@@ -428,7 +429,7 @@ impl WriterThread {
             self.expire_again = None;
         }
         let expired = self.transact(|connection, now, _, written| {
-            if is_due { rules::expire(connection, now, STEP_ROWS, written) } else { Ok(false) }
+            if is_due { apply::expire(connection, now, STEP_ROWS, written) } else { Ok(false) }
         });
         let there_is_more = matches!(expired.done, Ok((true, _)));
         if there_is_more {
@@ -553,8 +554,8 @@ impl WriterThread {
 
     fn make_hidden(&mut self) -> rusqlite::Result<(Vec<Step>, Untold)> {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
-        let due = rules::due(&self.connection, hidden, now)?;
-        let next_expiry = rules::next_expiry(&self.connection, now)?;
+        let due = apply::due(&self.connection, hidden, now)?;
+        let next_expiry = apply::next_expiry(&self.connection, now)?;
         // As good as a commit: from here on no reading shows them.
         let untold = self.beside.commits.make(|| {
             self.beside.expired_until.store(now, Ordering::Release);
@@ -572,7 +573,7 @@ impl WriterThread {
     /// Runs `work` in a transaction and commits it.
     fn transact<T>(
         &mut self,
-        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
     ) -> Transacted<T> {
         let mut written = Written::default();
         match self.write(&mut written, work) {
@@ -602,7 +603,7 @@ impl WriterThread {
             Err(error) => {
                 self.trouble.failed("the store could not be written", &error);
                 if let StoreError::Sqlite(error) = &error {
-                    self.beside.checkpointer.doubt().note(error);
+                    self.beside.checkpointer.doubt().note(&error.0);
                 }
                 if sqlite_error::is_full(&error) {
                     // What the log holds can often be moved to where there is room already.
@@ -620,7 +621,7 @@ impl WriterThread {
     fn write<T>(
         &mut self,
         written: &mut Written,
-        work: impl FnOnce(&Connection, u64, &mut RuleState, &mut Written) -> rusqlite::Result<T>,
+        work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Untold), StoreError> {
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
@@ -632,7 +633,7 @@ impl WriterThread {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.rules, written)?;
-        let next_expiry = rules::next_expiry(&transaction, hidden)?;
+        let next_expiry = apply::next_expiry(&transaction, hidden)?;
         let untold = self.beside.commits.make(|| {
             if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
@@ -661,14 +662,14 @@ impl CommitBatch {
         connection: &Connection,
         event: VerifiedEvent,
         now: u64,
-        rules: &mut RuleState,
+        rules: &mut RuleMemory,
         written: &mut Written,
     ) -> rusqlite::Result<()> {
         let vanishes = event.kind() == VANISH;
         self.vanishes |= vanishes;
         self.bytes += event.memory_bytes();
         written.rows += event.weight();
-        let outcome = rules::apply(connection, event, now, rules, written)?;
+        let outcome = apply::apply(connection, event, now, rules, written)?;
         let removal = written.put_off_to.take().map(WaitsFor::Removal);
         self.deletes |= removal.is_some();
         let waits_for = if vanishes { Some(WaitsFor::Vanishing) } else { removal };

@@ -112,7 +112,7 @@ pub(super) fn judge(
     lists: &[Option<IdList>],
     moves: bool,
 ) -> io::Result<(BetweenReport, u64)> {
-    let mut comparison = Comparison {
+    let mut comparison = PairComparison {
         is_listed: lists.iter().map(Option::is_some).collect(),
         of_pairs: BTreeMap::new(),
         of_relays: ends.iter().map(|_| Differences::default()).collect(),
@@ -128,7 +128,7 @@ pub(super) fn judge(
 }
 
 /// The relays, and how far they differ.
-struct Comparison {
+struct PairComparison {
     ends: Vec<RelayEnd>,
     /// The relays of which there is a list.
     is_listed: Vec<bool>,
@@ -137,7 +137,7 @@ struct Comparison {
     untried: u64,
 }
 
-impl Comparison {
+impl PairComparison {
     /// Takes an event and the relays that listed it.
     fn take(&mut self, id: &Id, listed: u32) {
         let ends = self.ends.iter().enumerate();

@@ -23,7 +23,7 @@ const UNEXPLAINED_SHARE: u32 = 10;
 const RUN_ITEMS: u64 = 1_024;
 
 /// The database as it is looked at, at one moment.
-pub(super) struct Comparison<'look> {
+pub(super) struct DatabaseComparison<'look> {
     pub(super) moment: &'look Connection,
     pub(super) listener: &'look dyn Listener,
     pub(super) now: u64,
@@ -87,7 +87,7 @@ fn count(items: &mut (u64, u64), hash: u64) {
 }
 
 /// The set as of the last look. Its items are the listener's.
-pub(super) struct Held {
+pub(super) struct HeldItems {
     pub(super) schema: Arc<Schema>,
     /// NIP-40: when something of it expires, and the second in which that was made.
     pub(super) expiring: BTreeSet<(u64, u64)>,
@@ -102,10 +102,10 @@ pub(super) fn expiry(row: &Row) -> Option<(u64, u64)> {
     row.expires_at.map(|second| (second, row.item.created_at))
 }
 
-impl Held {
+impl HeldItems {
     pub(super) fn add(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         row: &Row,
         event: Event,
         touched: &mut Touched,
@@ -121,7 +121,7 @@ impl Held {
     /// Compares the seconds that were touched with what the database shows.
     pub(super) fn compare_touched(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {
         for second in std::mem::take(&mut touched.seconds) {
@@ -133,7 +133,7 @@ impl Held {
     /// Compares the seconds from the first to the second, both included.
     fn compare(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         from: u64,
         to: u64,
         touched: &mut Touched,
@@ -174,7 +174,7 @@ impl Held {
     /// Compares everything.
     pub(super) fn compare_all(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {
         let began = Instant::now();
@@ -194,7 +194,11 @@ impl Held {
 
     /// All of the set, and all that is shown, in runs of seconds. What this look has found already
     /// is left out.
-    fn runs(&self, look: &Comparison<'_>, touched: &Touched) -> Result<Vec<ItemRun>, StoreError> {
+    fn runs(
+        &self,
+        look: &DatabaseComparison<'_>,
+        touched: &Touched,
+    ) -> Result<Vec<ItemRun>, StoreError> {
         let hasher = RandomState::new();
         let new = |from| ItemRun { from, held: (0, 0), shown: (0, 0) };
         let mut runs = Vec::new();
@@ -228,7 +232,7 @@ impl Held {
     /// fewer than the changes explain.
     pub(super) fn check_count(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         is_odd: bool,
         touched: &mut Touched,
     ) -> Result<(), StoreError> {

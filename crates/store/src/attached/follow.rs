@@ -5,7 +5,7 @@
 //! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
 //! or in a comparison of everything, which takes one percent of the time at the most.
 
-use super::compare::{Comparison, Comparisons, Held, Touched, expiry};
+use super::compare::{Comparisons, DatabaseComparison, HeldItems, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
@@ -39,11 +39,11 @@ pub(super) struct Follower {
     connection: Connection,
     file: FileId,
     written: Written,
-    known: Known,
+    known: KnownRows,
 }
 
 /// What is known of the database as of the last look.
-struct Known {
+struct KnownRows {
     schema: Arc<Schema>,
     path: PathBuf,
     data_version: i64,
@@ -52,7 +52,7 @@ struct Known {
     recent: VecDeque<(i64, Item)>,
     // Hash of the address and second of what may be replaced, the hash in the upper half.
     addresses: BTreeSet<u64>,
-    held: Held,
+    held: HeldItems,
 }
 
 /// What the rows of a scan are, beside items.
@@ -144,14 +144,14 @@ impl Follower {
             return Err(StoreError::Rewritten { path: path.to_owned() });
         }
         let items = i64::try_from(scanned.items.len()).unwrap_or(i64::MAX);
-        let known = Known {
+        let known = KnownRows {
             schema: Arc::clone(schema),
             path: path.to_owned(),
             data_version,
             schema_version,
             recent,
             addresses: scanned.addresses.into_iter().collect(),
-            held: Held {
+            held: HeldItems {
                 schema: Arc::clone(schema),
                 expiring: scanned.expiring.into_iter().collect(),
                 rows_unseen: rows.saturating_sub(items),
@@ -187,7 +187,7 @@ impl Follower {
         }
         // Ends where it is dropped; there is nothing to commit.
         let moment = self.connection.unchecked_transaction()?;
-        self.known.look(&Comparison { moment: &moment, listener, now }, is_compared)
+        self.known.look(&DatabaseComparison { moment: &moment, listener, now }, is_compared)
     }
 
     /// The file was written to without a commit: by a checkpoint, or past SQLite, as by `cp`. What
@@ -211,13 +211,13 @@ impl Follower {
     }
 }
 
-impl Known {
+impl KnownRows {
     fn rewritten(&self) -> StoreError {
         StoreError::Rewritten { path: self.path.clone() }
     }
 
     /// As [`Follower::catch_up`], on the database as it is at one moment.
-    fn look(&mut self, look: &Comparison<'_>, is_compared: bool) -> Result<(), StoreError> {
+    fn look(&mut self, look: &DatabaseComparison<'_>, is_compared: bool) -> Result<(), StoreError> {
         let data_version = pragma(look.moment, "data_version")?;
         let schema_version = pragma(look.moment, "schema_version")?;
         if schema_version != self.schema_version {
@@ -258,7 +258,7 @@ impl Known {
     /// Reads the rows from the oldest that is remembered on. Returns how many are new.
     fn read_new_rows(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         touched: &mut Touched,
     ) -> Result<u64, StoreError> {
         let moment = look.moment;
@@ -297,7 +297,7 @@ impl Known {
     /// A new row: itself, and what it may have removed.
     fn take(
         &mut self,
-        look: &Comparison<'_>,
+        look: &DatabaseComparison<'_>,
         row: &Row,
         addresses: &[u32],
         touched: &mut Touched,
@@ -329,7 +329,11 @@ impl Known {
     }
 
     /// NIP-09: has the seconds compared of what was deleted by id.
-    fn find_deleted(&self, look: &Comparison<'_>, touched: &mut Touched) -> Result<(), StoreError> {
+    fn find_deleted(
+        &self,
+        look: &DatabaseComparison<'_>,
+        touched: &mut Touched,
+    ) -> Result<(), StoreError> {
         if touched.deleted.is_empty() {
             return Ok(());
         }

@@ -340,7 +340,8 @@ fn pool(path: &Path, readers: usize) -> Pool {
 /// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
 fn open(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
-    let failed = |source| StoreError::Open { path: path.to_owned(), source };
+    let failed =
+        |source| StoreError::Open { path: path.to_owned(), source: crate::SqliteError(source) };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(failed)?;

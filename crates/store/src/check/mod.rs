@@ -91,7 +91,7 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckRep
     progress(0, 0);
     let connection = match schema::open_reader(path) {
         Err(StoreError::Sqlite(error)) => {
-            checked.settle(Err(error)).map_err(|error| error.while_opening(path))?;
+            checked.settle(Err(error.0)).map_err(|error| error.while_opening(path))?;
             return Ok(checked);
         }
         opened => opened?,
