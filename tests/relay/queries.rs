@@ -8,13 +8,13 @@ use negsync::store::{Event, Store, StoreOptions};
 use serde_json::{Value, json};
 use std::path::Path;
 
-const EVENTS: u64 = 12_000;
+const EVENTS: u64 = 4_000;
 /// Values of a filter's long list.
-const VALUES: u64 = 3_000;
+const VALUES: u64 = 2_000;
 /// Filters of one message.
 const FILTERS: u64 = 32;
 /// Tags that no filter can name. All of an event's tags are read to find the ones that a filter asks for.
-const OTHER_TAGS: usize = 100;
+const OTHER_TAGS: usize = 500;
 
 /// Made-up events, of which every other one has the same `t` tag; each has an `e` tag of its own.
 fn fill(path: &Path) {
@@ -49,7 +49,9 @@ fn costly() -> Vec<Value> {
     let filter = |part: u64| {
         let evens: Vec<String> =
             (0..VALUES).map(|number| (2 * number + 2 * part).to_string()).collect();
-        json!({ "#t": ["1"], "#e": evens })
+        // More values than are looked up one by one for an event.
+        let tags: Vec<String> = (0..40).map(|number| format!("{}", 2 * number + 1)).collect();
+        json!({ "#t": tags, "#e": evens })
     };
     (0..FILTERS).map(filter).collect()
 }
