@@ -161,7 +161,9 @@ impl Machine {
 
     /// A live sync goes on for ever: what only a round needs must not pile up.
     pub(super) fn tidy_live(&mut self) {
-        if self.round.is_none() && self.working == 0 && self.on.upload.is_idle() {
+        // There is no round either while a connection is lost: what the peer took must be known then.
+        let is_synced = self.on.live.look_at.is_some() && self.round.is_none();
+        if is_synced && self.working == 0 && self.on.upload.is_idle() {
             self.ledger.forget();
             self.refusal = None;
             self.remember_refused();
