@@ -54,7 +54,7 @@ pub enum Loss {
 
 /// After so many lost connections a peer that is read is left, although each brought something: one
 /// that cuts every answer at the same place would be read for ever.
-const MOST_READING_RECONNECTS: u32 = 50;
+const MOST_READING_RECONNECTS: u32 = 30;
 
 impl Machine {
     /// Whether a connection is to be made.
