@@ -8,7 +8,7 @@ use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
-use super::{RelayState, access, count, message, publish, req, stopped};
+use super::{RelayState, count, message, publish, req, stopped};
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use crate::server::departure::Attending;
@@ -190,8 +190,11 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters)
-                .and_then(|()| is_in_place(client));
+            let may = client
+                .relay
+                .admission
+                .may_sync(&viewer, &filters)
+                .and_then(|()| Ok(is_in_place(client)?));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
