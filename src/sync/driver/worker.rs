@@ -100,6 +100,14 @@ impl Worker {
                 Done::Sorted(breakdown::of_ours(self.local.sets.source(), by, &ids)?)
             }
             Work::Kinds { ids } => self.kinds(&ids)?,
+            Work::Count { subscription, filter, kinds } => {
+                let all = self.set(filter.parsed())?.len() as u64;
+                let of_kinds = match kinds.is_empty() {
+                    true => 0,
+                    false => self.set(filter.with_kinds(&kinds).parsed())?.len() as u64,
+                };
+                Done::Counted { subscription, all, of_kinds }
+            }
             Work::Load { ids } => self.load(&ids)?,
             Work::RememberRefused(mut refused) => {
                 // The machine knows the peer by the URL that is shown.
