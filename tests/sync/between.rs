@@ -4,7 +4,7 @@ use super::scripted::{Script, Scripted, Unknown};
 use super::shared::client::Client;
 use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
-use negsync::config::{SyncConfig, Within};
+use negsync::config::SyncConfig;
 use negsync::sync::{Between, BetweenRelay, Options, Verdict};
 use nostr_relay_builder::prelude::{
     JsonUtil, LocalRelay, MemoryDatabase, MemoryDatabaseOptions, NostrDatabase, RateLimit,
@@ -96,7 +96,7 @@ async fn two_relays_of_random_sets_end_with_the_same_events_and_one_percent_is_r
     let (shared, only_a, only_b) = (notes(200, 1_000), notes(201, 4_000), notes(202, 3_950));
     let refused = tagged(203, 50);
     let a = TestRelay::with(&[shared.clone(), only_a.clone()].concat(), |config| {
-        config.limits.event_tags = Within::new(1);
+        config.limits.event_tags = 1;
     })
     .await;
     let b = TestRelay::new(&[&shared[..], &only_b, &refused].concat()).await;

@@ -139,9 +139,9 @@ impl Worker {
     }
 
     fn recall(&self) -> Result<Done, StoreError> {
-        let reader = self.local.store.reader();
-        let mark: SyncMark = reader.sync_mark(&self.peer_key, &self.mark_key)?;
-        let traits: PeerTraits = reader.peer_traits(&self.peer_key)?;
+        let store = &self.local.store;
+        let mark: SyncMark = store.sync_mark(&self.peer_key, &self.mark_key)?;
+        let traits: PeerTraits = store.peer_traits(&self.peer_key)?;
         let overlap = match mark.read {
             Some(read) => self.overlap(read.to)?,
             None => None,
@@ -216,9 +216,9 @@ impl Worker {
         self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
-        let reader = self.local.store.reader();
-        let mut remembered = reader.refused(&self.peer_key, &found.need)?;
-        remembered.extend(reader.refused(&self.peer_key, &found.have)?);
+        let store = &self.local.store;
+        let mut remembered = store.refused(&self.peer_key, &found.need)?;
+        remembered.extend(store.refused(&self.peer_key, &found.have)?);
         Ok(Done::Answered { session, found, remembered, unsettled_items, next })
     }
 
@@ -242,7 +242,7 @@ impl Worker {
             }
         });
         self.local.sets.check(&set)?;
-        let remembered = self.local.store.reader().refused(&self.peer_key, &have)?;
+        let remembered = self.local.store.refused(&self.peer_key, &have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
             None => Rows::default(),
