@@ -1,7 +1,7 @@
 //! What a connection costs that says nothing, in bytes that the allocator has handed out. A binary of
 //! its own, since an allocator is a process's.
 
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use negsync::relay::Relay;
 use std::alloc::{GlobalAlloc, Layout};
 use std::io::{Read, Write};
@@ -85,8 +85,8 @@ fn an_idle_connection_takes_4_kib() {
     let mut config = Config::default();
     config.relay.listen = "127.0.0.1:0".parse().unwrap();
     config.store.path = directory.path().join("events.sqlite");
-    config.connections.in_all = Within::new(2 * CONNECTIONS as u64);
-    config.connections.per_address = Within::new(2 * CONNECTIONS as u64);
+    config.connections.in_all = 2 * CONNECTIONS;
+    config.connections.per_address = 2 * CONNECTIONS;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().unwrap();
     let relay = runtime.block_on(Relay::start(config)).unwrap();
     let count = connections();

@@ -8,7 +8,7 @@ use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
-use super::{RelayState, access, count, message, publish, req, stopped};
+use super::{RelayState, count, message, publish, req, stopped};
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use crate::server::departure::Attending;
@@ -254,8 +254,11 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
         Ok(ClientMessage::Count { id, filters }) => count::count(client, id, filters).await,
         Ok(ClientMessage::NegOpen { id, filters, payload }) => {
             let viewer = client.auth.viewer();
-            let may = access::may_sync(&client.relay.config().auth, &viewer, &filters)
-                .and_then(|()| is_in_place(client));
+            let may = client
+                .relay
+                .admission
+                .may_sync(&viewer, &filters)
+                .and_then(|()| Ok(is_in_place(client)?));
             let answer = neg_sessions.open(viewer, may, id, filters, payload).await;
             client.outbox.text(answer).await;
         }
@@ -276,9 +279,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
 
 /// How long a client that answers pings can be silent at the most.
 fn silence(config: &ConnectionsConfig) -> Duration {
-    match config.ping_interval_s.get() {
+    match config.ping_interval_s {
         0 => NEVER,
-        seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s.get())),
+        seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s)),
     }
 }
 
@@ -293,7 +296,7 @@ async fn refuse(client: &Client, error: &Error) -> EndedBy {
     let Some(code) = websocket::close_code(error) else { return EndedBy::ByItself };
     let text = match error {
         Error::Capacity(_) => {
-            let most = client.relay.config().limits.message_bytes.get();
+            let most = client.relay.config().limits.message_bytes;
             format!("invalid: a message of more than {most} bytes")
         }
         Error::Utf8(_) => "invalid: a message that is not UTF-8".to_owned(),

@@ -55,8 +55,8 @@ impl Sending {
     ) -> Self {
         let config = relay.config();
         let short = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
-        let send_timeout_s = short(config.limits.send_timeout_s.get());
-        let ping_interval_s = match config.connections.ping_interval_s.get() {
+        let send_timeout_s = short(config.limits.send_timeout_s);
+        let ping_interval_s = match config.connections.ping_interval_s {
             0 => NEVER_S,
             interval => short(interval),
         };
