@@ -4,7 +4,7 @@
 
 use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
-use super::scan::{Gathered, gather, scan, scan_halves, union};
+use super::scan::{Gathered, gather, scan, scan_to_tree, union};
 use super::set_cache::{SetCache, Statistics};
 use super::slice::Slice;
 use super::tree::Tree;
@@ -95,9 +95,9 @@ impl Catalog {
             return Ok(true);
         }
         for claim in claims {
-            let items = scan_halves(source, claim.content(), usize::MAX)?;
+            let tree = scan_to_tree(source, claim.content(), usize::MAX)?;
             source.wait_until_told()?;
-            claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
+            claim.settle(tree.map(ItemSet::from));
         }
         Ok(false)
     }
@@ -111,9 +111,9 @@ impl Catalog {
             if self.kept.look_up(content, source.deadline())?.is_none()
                 && let Some(claim) = self.kept.claim(content)
             {
-                let items = scan_halves(source, content, usize::MAX)?;
+                let tree = scan_to_tree(source, content, usize::MAX)?;
                 source.wait_until_told()?;
-                claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
+                claim.settle(tree.map(ItemSet::from));
             }
         }
         Ok(())
@@ -391,10 +391,10 @@ impl Catalog {
         }
         let kept = match self.kept.claim(content) {
             Some(claim) => {
-                let items = scan_halves(source, content, self.kept.most_items(content))?;
+                let tree = scan_to_tree(source, content, self.kept.most_items(content))?;
                 // What the scan saw half of has to be noted whole.
                 source.wait_until_told()?;
-                claim.settle(items.map(|items| Tree::from_unsorted(items).into()))
+                claim.settle(tree.map(ItemSet::from))
             }
             // Another caller was faster; its set may turn out too large to be kept.
             None => self.kept.look_up(content, source.deadline())?,

@@ -131,15 +131,16 @@ pub(super) fn gather(
     Ok(gathered.items())
 }
 
-/// As [`scan`], on two threads where a second one can be had. They see different states of the store: only for a set for which
-/// commits are noted meanwhile.
-pub(super) fn scan_halves(
+/// The tree of a filter's items, scanned in two halves on two threads where a second one can be had.
+/// They see different states of the store: only for a set for which commits are noted meanwhile.
+/// Each half is freed as soon as the tree has it, so that the scan takes no more memory than the tree.
+pub(super) fn scan_to_tree(
     source: &dyn EventSource,
     filter: &Filter,
     most: usize,
-) -> Result<Option<Vec<Item>>, StoreError> {
+) -> Result<Option<Tree>, StoreError> {
     let Some(middle) = source.middle_second()?.filter(|middle| *middle > 0) else {
-        return scan(source, filter, most);
+        return Ok(scan(source, filter, most)?.map(Tree::from_unsorted));
     };
     let older = Filter { until: Some(middle - 1), ..filter.clone() };
     let newer = Filter { since: Some(middle), ..filter.clone() };
@@ -151,10 +152,8 @@ pub(super) fn scan_halves(
             Ok(thread) => thread.join().unwrap_or(Err(StoreError::Closed))?,
             Err(_) => scan_newer()?,
         };
-        Ok(older.zip(newer).and_then(|(mut items, newer)| {
-            items.extend(newer);
-            (items.len() <= most).then_some(items)
-        }))
+        let halves = older.zip(newer).filter(|(older, newer)| older.len() + newer.len() <= most);
+        Ok(halves.map(|(older, newer)| Tree::from_parts([older, newer])))
     })
 }
 

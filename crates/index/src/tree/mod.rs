@@ -50,6 +50,17 @@ impl Default for Tree {
     }
 }
 
+/// Sorts items, which may come in long ascending runs.
+fn sort_runs(items: &mut [Item]) {
+    let breaks = items.windows(2).filter(|pair| pair.first() > pair.last()).count();
+    if breaks < items.len() / 64 {
+        // The stable sort merges runs; the other is twice as fast without them.
+        items.sort();
+    } else {
+        items.sort_unstable();
+    }
+}
+
 impl Tree {
     /// A tree of no items.
     pub fn new() -> Self {
@@ -81,15 +92,15 @@ impl Tree {
 
     /// A tree of `items` in any order. Where they come in long ascending runs,
     /// as from one sorted scan after another, the runs are merged.
-    pub fn from_unsorted(mut items: Vec<Item>) -> Self {
-        let breaks = items.windows(2).filter(|pair| pair.first() > pair.last()).count();
-        if breaks < items.len() / 64 {
-            // The stable sort merges runs; the other is twice as fast without them.
-            items.sort();
-        } else {
-            items.sort_unstable();
-        }
-        Self::from_sorted(items)
+    pub fn from_unsorted(items: Vec<Item>) -> Self {
+        Self::from_parts([items])
+    }
+
+    /// A tree of all `parts`: each in any order, but no item of a part before one of an earlier part.
+    /// A part is freed as soon as the tree has it.
+    pub(super) fn from_parts<const PARTS: usize>(mut parts: [Vec<Item>; PARTS]) -> Self {
+        parts.iter_mut().for_each(|part| sort_runs(part));
+        Self::from_sorted(parts.into_iter().flatten())
     }
 
     /// Loads an empty tree, every leaf packed full.
