@@ -193,12 +193,26 @@ impl Sets {
         memory_bytes: usize,
         private: PrivateKinds,
     ) -> Result<Self, StoreError> {
+        Self::attach_with(memory_bytes, private.clone(), |heard| {
+            Ok(Arc::new(Attached::open(kind, path, readers, private, heard)?))
+        })
+    }
+
+    /// As [`Sets::attach`], over whatever source `open` begins to follow. It is given who has to
+    /// hear of everything that is for everybody.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn attach_with(
+        memory_bytes: usize,
+        private: PrivateKinds,
+        open: impl FnOnce(Box<dyn Listener>) -> Result<Arc<dyn EventSource>, StoreError>,
+    ) -> Result<Self, StoreError> {
         let catalog = Arc::new(Catalog::of_public(memory_bytes, &private));
-        let hidden = private.clone();
         let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
-        let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
-        Ok(Self { source, catalog, hidden, changes, keeper: None })
+        let source = open(Box::new(heard))?;
+        Ok(Self { source, catalog, hidden: private, changes, keeper: None })
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].

@@ -258,8 +258,8 @@ pub enum StoreError {
     #[error("what has expired could not be removed; the log says why")]
     NotExpired,
     /// The file is not a database of a known relay, or of a version that is not known.
-    #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and \
-        nostr-relay (Python) 1.14", path = path.display())]
+    #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and 0.9 \
+        and nostr-relay (Python) 1.14", path = path.display())]
     UnknownSchema {
         /// The file.
         path: PathBuf,
@@ -292,6 +292,14 @@ pub enum StoreError {
     Busy {
         /// The file.
         path: PathBuf,
+    },
+    /// Another relay's database on a server cannot be read.
+    #[error("the relay's database {database} cannot be read: {reason}")]
+    Attached {
+        /// The database, without its password.
+        database: String,
+        /// Why, and what to do.
+        reason: String,
     },
     /// A file of the index cannot be read any more; the index is made anew.
     #[error("the index file cannot be read; the index is being made anew, try again")]
