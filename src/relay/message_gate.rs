@@ -44,7 +44,7 @@ pub(super) struct MessageGate<S> {
     frames: Frames,
     size: MessageSize,
     // For the message that comes, and until the next is asked for: it is in memory as long.
-    room: Reservation,
+    room: Option<Box<Reservation>>,
     wait: Option<Pin<Box<dyn Future<Output = Reservation> + Send>>>,
     // Read, and not let in yet.
     held: Held,
@@ -53,10 +53,8 @@ pub(super) struct MessageGate<S> {
 
 /// The WebSocket of a connection that has been upgraded.
 pub(super) async fn socket(upgraded: Upgraded, place: &Arc<Place>, config: &Config) -> Socket {
-    let longest = websocket::Longest {
-        received: config.limits.message_bytes.size(),
-        sent: longest_sent(config),
-    };
+    let longest =
+        websocket::Longest { received: config.limits.message_bytes, sent: longest_sent(config) };
     let gate = MessageGate::new(TokioIo::new(upgraded), Arc::clone(place), config);
     websocket::socket(gate, longest).await
 }
@@ -68,7 +66,7 @@ fn longest_sent(config: &Config) -> usize {
         0 => return usize::MAX,
         bytes => usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2),
     };
-    neg_msg.max(config.limits.event_bytes.size().saturating_mul(6)).saturating_add(64 << 10)
+    neg_msg.max(config.limits.event_bytes.saturating_mul(6)).saturating_add(64 << 10)
 }
 
 impl<S> MessageGate<S> {
@@ -76,11 +74,11 @@ impl<S> MessageGate<S> {
         Self {
             stream,
             place,
-            message_bytes: config.limits.message_bytes.size(),
-            timeout: Duration::from_secs(config.connections.message_timeout_s.get()),
+            message_bytes: config.limits.message_bytes,
+            timeout: Duration::from_secs(config.connections.message_timeout_s),
             frames: Frames::default(),
             size: MessageSize::default(),
-            room: Reservation::default(),
+            room: None,
             wait: None,
             held: Held::default(),
             deadline: None,
@@ -97,7 +95,7 @@ impl<S> MessageGate<S> {
         if let Some(wait) = &mut self.wait
             && let Poll::Ready(room) = wait.as_mut().poll(context)
         {
-            (self.room, self.wait) = (room, None);
+            (self.room, self.wait) = (Some(Box::new(room)), None);
             // Its own time begins here.
             self.deadline = None;
             self.set_deadline();
@@ -138,7 +136,8 @@ impl<S> MessageGate<S> {
             };
             let size = self.size.clone();
             let needed = self.size.add(&frame, self.message_bytes);
-            if !self.room.holds(needed) {
+            let has_room = |room: &Reservation| room.holds(needed);
+            if needed > 0 && !self.room.as_deref().is_some_and(has_room) {
                 (self.frames, self.size) = (before, size);
                 self.wait = Some(Box::pin(self.place.reserve(needed)));
                 return at;
@@ -151,7 +150,7 @@ impl<S> MessageGate<S> {
 /// has some: a connection that is idle needs no buffer.
 #[derive(Default)]
 struct Held {
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     // So many were passed on.
     passed: usize,
 }
@@ -175,7 +174,7 @@ impl Held {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             ready!(stream.poll_read(context, &mut buffer))?;
-            *self = Self { bytes: buffer.filled().to_vec(), passed: 0 };
+            *self = Self { bytes: buffer.filled().into(), passed: 0 };
             Poll::Ready(Ok(()))
         })
     }
@@ -211,7 +210,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MessageGate<S> {
         // The last message has been dealt with, or its reader would not ask for more. Whoever waits
         // keeps nothing: a message that has room never needs more.
         if gate.wait.is_some() || gate.frames.is_between_messages() {
-            gate.room = Reservation::default();
+            gate.room = None;
         }
         let start = buffer.filled().len();
         loop {
@@ -258,7 +257,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MessageGate<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Within;
     use crate::server::limits::Addresses;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
@@ -289,9 +287,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_let_in_is_the_stream() {
         let mut config = Config::default();
-        config.limits.message_bytes = Within::new(100_000);
-        config.connections.incoming_bytes_per_address = Within::new(200_000);
-        config.connections.incoming_bytes_in_all = Within::new(200_000);
+        config.limits.message_bytes = 100_000;
+        config.connections.incoming_bytes_per_address = 200_000;
+        config.connections.incoming_bytes_in_all = 200_000;
         for seed in 0..40 {
             let addresses = Arc::<Addresses>::default();
             let mut clients = tokio::task::JoinSet::new();

@@ -36,6 +36,7 @@ mod compact;
 mod deadline;
 mod deletion;
 mod doubt;
+mod event_store;
 mod export_mark;
 mod file_kind;
 mod flush;
@@ -72,6 +73,7 @@ pub use change::{Change, Step};
 pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
+pub use event_store::{EventStore, VisitEvent};
 pub use export_mark::ExportMark;
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
@@ -251,6 +253,22 @@ pub enum StoreError {
     /// The deadline of a query is over, or the query was cancelled.
     #[error("query timeout")]
     Interrupted,
+    /// The database of another engine cannot be used.
+    #[error("the store {store}: {source}")]
+    Database {
+        /// The database, without a password.
+        store: String,
+        /// What the engine says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine cannot do this.
+    #[error("{what} cannot be had over this store; {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What to use in its place.
+        instead: &'static str,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),

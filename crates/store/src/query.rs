@@ -24,11 +24,13 @@ pub struct Hit {
 }
 
 impl Hit {
-    pub(super) fn new(item: Item, row: i64) -> Self {
+    /// The event that an engine has under this number.
+    pub fn new(item: Item, row: i64) -> Self {
         Self { item, row }
     }
 
-    pub(super) fn row(&self) -> i64 {
+    /// The number by which the engine finds the event.
+    pub fn row(&self) -> i64 {
         self.row
     }
 }
