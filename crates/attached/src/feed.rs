@@ -1,9 +1,9 @@
 //! What the server tells of commits: a temporary logical slot, read with SQL, so that every change
 //! comes once, whole and in the order of commits.
 
-use super::pgoutput::{Malformed, Message, Tuple, Value};
+use super::pgoutput::{Malformed, OutputMessage, Tuple, Value};
 use super::relay_table::{ChangedColumns, RelayTable, TableRow};
-use super::session::{DatabaseError, Outcome, Session};
+use super::session::{DatabaseError, Outcome, ServerSession};
 use negsync_store::Deadline;
 use std::collections::VecDeque;
 
@@ -26,7 +26,7 @@ pub(crate) enum FeedStep {
 
 /// The changes of one table, from the opening on.
 pub(crate) struct Feed {
-    session: Session,
+    session: ServerSession,
     table: &'static RelayTable,
     slot: String,
     oid: u32,
@@ -39,7 +39,7 @@ pub(crate) struct Feed {
 
 impl Feed {
     /// Checks what the server allows, and makes the publication and the slot.
-    pub(crate) fn open(session: Session, table: &'static RelayTable) -> Outcome<Self> {
+    pub(crate) fn open(session: ServerSession, table: &'static RelayTable) -> Outcome<Self> {
         check_server(&session)?;
         (table.check)(&session)?;
         let oid = check_table(&session, table)?;
@@ -93,7 +93,7 @@ impl Feed {
     /// flushed when this was called.
     pub(crate) fn drain(
         &mut self,
-        visit: &mut dyn FnMut(&Session, FeedStep) -> Outcome<()>,
+        visit: &mut dyn FnMut(&ServerSession, FeedStep) -> Outcome<()>,
     ) -> Outcome<()> {
         loop {
             let sql = format!(
@@ -127,19 +127,19 @@ impl Feed {
     }
 
     fn read(&mut self, data: &[u8]) -> Outcome<Option<FeedStep>> {
-        Ok(match Message::read(data)? {
-            Message::Begin(transaction) => {
+        Ok(match OutputMessage::read(data)? {
+            OutputMessage::Begin(transaction) => {
                 self.transaction = transaction;
                 None
             }
-            Message::Commit => {
+            OutputMessage::Commit => {
                 if self.recent.len() >= RECENT_TRANSACTIONS {
                     self.recent.pop_front();
                 }
                 self.recent.push_back(self.transaction);
                 Some(FeedStep::Committed)
             }
-            Message::Relation { columns } => {
+            OutputMessage::Relation { columns } => {
                 let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
                 if !self.columns.is_empty() && self.columns != columns {
                     let reason =
@@ -149,8 +149,8 @@ impl Feed {
                 self.columns = columns;
                 None
             }
-            Message::Insert(new) => Some(self.put(&new)?),
-            Message::Update { old, new } => {
+            OutputMessage::Insert(new) => Some(self.put(&new)?),
+            OutputMessage::Update { old, new } => {
                 let step = self.put(&new)?;
                 // A row that changes its key is another row; this happens by hand alone.
                 if let (Some(old), FeedStep::Put(key, _)) = (old, &step)
@@ -161,12 +161,12 @@ impl Feed {
                 }
                 Some(step)
             }
-            Message::Delete(old) => Some(FeedStep::Gone(self.key(&old)?)),
-            Message::Truncate => {
+            OutputMessage::Delete(old) => Some(FeedStep::Gone(self.key(&old)?)),
+            OutputMessage::Truncate => {
                 let reason = format!("gap: the table {} was truncated", self.table.table);
                 return Err(DatabaseError::Refused(reason));
             }
-            Message::Other => None,
+            OutputMessage::Other => None,
         })
     }
 
@@ -207,7 +207,7 @@ impl Feed {
     }
 }
 
-fn check_server(session: &Session) -> Outcome<()> {
+fn check_server(session: &ServerSession) -> Outcome<()> {
     let row = session.row(
         "SELECT pg_is_in_recovery(), current_setting('wal_level'),
             current_setting('max_slot_wal_keep_size'), current_user::text,
@@ -242,7 +242,7 @@ fn check_server(session: &Session) -> Outcome<()> {
 
 /// That updates and deletions name their row. Published without that, the relay's own updates would
 /// fail. Returns the table's number.
-fn check_table(session: &Session, table: &RelayTable) -> Outcome<u32> {
+fn check_table(session: &ServerSession, table: &RelayTable) -> Outcome<u32> {
     let RelayTable { table, .. } = table;
     let row = session.row(format!(
         "SELECT oid, relkind = 'r' AND (relreplident = 'f' OR relreplident = 'd' AND EXISTS (
@@ -259,7 +259,7 @@ fn check_table(session: &Session, table: &RelayTable) -> Outcome<u32> {
 }
 
 /// Makes the publication where it is missing and may be made.
-fn publish(session: &Session, table: &RelayTable) -> Outcome<()> {
+fn publish(session: &ServerSession, table: &RelayTable) -> Outcome<()> {
     let RelayTable { table, .. } = table;
     let found = format!(
         "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND EXISTS (
@@ -283,7 +283,7 @@ fn publish(session: &Session, table: &RelayTable) -> Outcome<()> {
 }
 
 /// A slot begins once every transaction that is open has ended.
-fn slot_hint(session: &Session, error: DatabaseError) -> DatabaseError {
+fn slot_hint(session: &ServerSession, error: DatabaseError) -> DatabaseError {
     let oldest = "SELECT max(now() - xact_start)::text FROM pg_stat_activity
                   WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
     match session.row(oldest).ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok()?) {

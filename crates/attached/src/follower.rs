@@ -3,14 +3,14 @@
 use super::feed::{Feed, FeedStep};
 use super::relay_table::{RelayTable, TableRow, byte_array, read_event};
 use super::scan::{begin_snapshot, for_each_row};
-use super::session::{Connector, DatabaseError, Outcome, Session};
+use super::session::{DatabaseError, Outcome, ServerConnector, ServerSession};
 use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A database that is followed.
-pub(crate) struct Follower {
+pub(crate) struct FeedFollower {
     pub(crate) feed: Feed,
     rows: HeldRows,
     /// Up to where the feed was read.
@@ -28,16 +28,16 @@ struct HeldRows {
     expiring: BTreeSet<(u64, u128)>,
 }
 
-impl Follower {
+impl FeedFollower {
     /// Begins the feed, reads everything, and reads the feed up to a moment after that; returns the
     /// items that are for everybody.
     pub(crate) fn begin(
-        connector: &Arc<Connector>,
+        connector: &Arc<ServerConnector>,
         table: &'static RelayTable,
         private: &PrivateKinds,
     ) -> Outcome<(Self, Vec<Item>)> {
         let none = Deadline::default();
-        let feed = Feed::open(Session::open(connector, &none)?, table)?;
+        let feed = Feed::open(ServerSession::open(connector, &none)?, table)?;
         let mut rows = HeldRows {
             table,
             private: private.clone(),
@@ -45,7 +45,7 @@ impl Follower {
             expiries: HashMap::new(),
             expiring: BTreeSet::new(),
         };
-        let session = Session::open(connector, &none)?;
+        let session = ServerSession::open(connector, &none)?;
         begin_snapshot(&session)?;
         let columns = table.row_columns();
         let sql = format!("SELECT {columns} FROM {}", table.table);
@@ -105,7 +105,7 @@ impl Follower {
     }
 }
 
-impl Follower {
+impl FeedFollower {
     /// Whether nothing was committed since the last look.
     pub(crate) fn is_still(&mut self) -> Outcome<bool> {
         let end = self.feed.flush()?;
@@ -168,7 +168,7 @@ impl HeldRows {
     }
 
     /// The event of a row that the feed has told of; `None` when it cannot be read, which is named.
-    fn event(&self, session: &Session, row: &TableRow) -> Outcome<Option<Event>> {
+    fn event(&self, session: &ServerSession, row: &TableRow) -> Outcome<Option<Event>> {
         let json = match &row.json {
             Some(json) => Some(json.clone()),
             None => self.fetch(session, &row.item)?,
@@ -182,7 +182,7 @@ impl HeldRows {
     }
 
     /// A long content that an update left as it was is not in the feed.
-    fn fetch(&self, session: &Session, item: &Item) -> Outcome<Option<String>> {
+    fn fetch(&self, session: &ServerSession, item: &Item) -> Outcome<Option<String>> {
         let RelayTable { event, table, id, read_json, .. } = self.table;
         let ids = byte_array([item.id.as_slice()]);
         let sql = format!("SELECT {event} FROM {table} WHERE {id} = ANY({ids})");

@@ -47,7 +47,7 @@ mod relay_table;
 mod scan;
 mod session;
 
-use follower::Follower;
+use follower::FeedFollower;
 use negsync_nostr::relay_url::redacted;
 use negsync_reconcile::Item;
 use negsync_store::{
@@ -55,7 +55,7 @@ use negsync_store::{
 };
 use relay_table::RelayTable;
 use scan::{AttachedMoment, begin_snapshot};
-use session::{Connector, DatabaseError, Outcome, Session, SessionPool};
+use session::{DatabaseError, Outcome, ServerConnector, ServerSession, SessionPool};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -84,7 +84,7 @@ struct FollowedDatabase {
     // As it is shown: without a password.
     name: String,
     private: PrivateKinds,
-    connector: Arc<Connector>,
+    connector: Arc<ServerConnector>,
     pool: SessionPool,
     listener: Box<dyn Listener>,
     state: Mutex<FollowState>,
@@ -93,7 +93,7 @@ struct FollowedDatabase {
 }
 
 enum FollowState {
-    Following(Box<Follower>),
+    Following(Box<FeedFollower>),
     /// Everything has to be read anew, for this reason.
     Lost(String),
 }
@@ -123,7 +123,7 @@ impl AttachedPostgres {
                 return Err(DatabaseError::Refused(reason).of(&name));
             }
         };
-        let connector = Arc::new(Connector::new(url).map_err(|error| error.of(&name))?);
+        let connector = Arc::new(ServerConnector::new(url).map_err(|error| error.of(&name))?);
         let pool = SessionPool::new(Arc::clone(&connector), readers);
         let state = Mutex::new(FollowState::Lost("it is being read".into()));
         let looks = AtomicU64::new(0);
@@ -150,7 +150,7 @@ impl AttachedPostgres {
 impl FollowedDatabase {
     /// Reads everything anew.
     fn begin(&self) -> Outcome<()> {
-        let (follower, items) = Follower::begin(&self.connector, self.table, &self.private)?;
+        let (follower, items) = FeedFollower::begin(&self.connector, self.table, &self.private)?;
         let mut state = self.lock();
         self.listener.begun(items);
         *state = FollowState::Following(Box::new(follower));
@@ -194,7 +194,7 @@ impl FollowedDatabase {
     }
 
     /// Begins to read, on this connection, a moment that sees all that the listener knows.
-    fn begin_seeing_known(&self, session: &Session, deadline: &Deadline) -> Outcome<()> {
+    fn begin_seeing_known(&self, session: &ServerSession, deadline: &Deadline) -> Outcome<()> {
         loop {
             let snapshot = begin_snapshot(session)?;
             match &*self.lock() {
@@ -209,7 +209,7 @@ impl FollowedDatabase {
 
     /// Begins to read, on this connection, what the listener knows now and nothing more; calls
     /// `beside` before anything else becomes known. `false` when something was committed meanwhile.
-    fn begin_at_known(&self, session: &Session, beside: &mut dyn FnMut()) -> Outcome<bool> {
+    fn begin_at_known(&self, session: &ServerSession, beside: &mut dyn FnMut()) -> Outcome<bool> {
         let mut state = self.lock();
         self.look(&mut state, true, false)?;
         let snapshot = begin_snapshot(session)?;

@@ -19,7 +19,7 @@ pub(crate) type Tuple<'data> = Vec<Value<'data>>;
 
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Message<'data> {
+pub(crate) enum OutputMessage<'data> {
     /// A transaction of this number begins.
     Begin(u32),
     Commit,
@@ -40,7 +40,7 @@ pub(crate) enum Message<'data> {
     Other,
 }
 
-impl<'data> Message<'data> {
+impl<'data> OutputMessage<'data> {
     pub(crate) fn read(data: &'data [u8]) -> Result<Self, Malformed> {
         let mut input = Input(data);
         Ok(match input.byte()? {
@@ -163,7 +163,7 @@ mod tests {
     fn an_update_has_its_old_key_and_its_new_row() {
         let old = Some(vec![Value::Text("id"), Value::Null]);
         let new = vec![Value::Unchanged, Value::Text("x")];
-        assert_eq!(Message::read(&update()).unwrap(), Message::Update { old, new });
+        assert_eq!(OutputMessage::read(&update()).unwrap(), OutputMessage::Update { old, new });
     }
 
     /// Cut anywhere, a message is refused.
@@ -171,7 +171,7 @@ mod tests {
     fn a_message_that_is_cut_is_refused() {
         let data = update();
         for length in 0..data.len() {
-            assert!(Message::read(&data[..length]).is_err(), "{length}");
+            assert!(OutputMessage::read(&data[..length]).is_err(), "{length}");
         }
     }
 }

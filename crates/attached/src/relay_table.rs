@@ -2,7 +2,7 @@
 //! how an event's JSON is put together.
 
 use super::pgoutput::{Tuple, Value};
-use super::session::{DatabaseError, Outcome, Session};
+use super::session::{DatabaseError, Outcome, ServerSession};
 use negsync_nostr::kinds::Lifetime;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
@@ -46,7 +46,7 @@ pub(crate) struct RelayTable {
     /// A condition that every event meets which has one of the keys, and perhaps others.
     pub(crate) tagged: fn(&[TagKey]) -> String,
     /// Says what is wrong with a database of an unknown version.
-    pub(crate) check: fn(&Session) -> Outcome<()>,
+    pub(crate) check: fn(&ServerSession) -> Outcome<()>,
 }
 
 /// A row of the table.
@@ -147,7 +147,11 @@ impl<'change> ChangedColumns<'change> {
 }
 
 /// Refuses a table without one of the columns.
-pub(crate) fn check_columns(session: &Session, table: &RelayTable, version: &str) -> Outcome<()> {
+pub(crate) fn check_columns(
+    session: &ServerSession,
+    table: &RelayTable,
+    version: &str,
+) -> Outcome<()> {
     let RelayTable { relay, table, columns, .. } = table;
     let sql = format!(
         "SELECT attname::text FROM pg_attribute

@@ -68,13 +68,13 @@ fn described(error: &tokio_postgres::Error) -> String {
 }
 
 /// What connections are made with: the address, and a thread that moves their bytes.
-pub(crate) struct Connector {
+pub(crate) struct ServerConnector {
     config: Config,
     // `None` once dropped: it must not be waited for where tasks run.
     runtime: Option<Runtime>,
 }
 
-impl Connector {
+impl ServerConnector {
     /// `url` is `postgres://USER@HOST/DATABASE`; a password that it does not hold is taken from
     /// `PGPASSWORD`.
     pub(crate) fn new(url: &str) -> Outcome<Self> {
@@ -138,7 +138,7 @@ impl Connector {
     }
 }
 
-impl Drop for Connector {
+impl Drop for ServerConnector {
     fn drop(&mut self) {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -147,13 +147,13 @@ impl Drop for Connector {
 }
 
 /// One connection. It ends where it is dropped, and a temporary slot with it.
-pub(crate) struct Session {
+pub(crate) struct ServerSession {
     client: Arc<Client>,
-    connector: Arc<Connector>,
+    connector: Arc<ServerConnector>,
 }
 
-impl Session {
-    pub(crate) fn open(connector: &Arc<Connector>, deadline: &Deadline) -> Outcome<Self> {
+impl ServerSession {
+    pub(crate) fn open(connector: &Arc<ServerConnector>, deadline: &Deadline) -> Outcome<Self> {
         let config = connector.config.clone();
         let connect = async move {
             let (client, connection) = config.connect(NoTls).await?;
@@ -212,20 +212,20 @@ impl Session {
 
 /// Connections for reading, at most so many.
 pub(crate) struct SessionPool {
-    connector: Arc<Connector>,
+    connector: Arc<ServerConnector>,
     most: usize,
-    state: Mutex<PoolState>,
+    state: Mutex<SessionPoolState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct PoolState {
-    idle: Vec<Session>,
+struct SessionPoolState {
+    idle: Vec<ServerSession>,
     in_use: usize,
 }
 
 impl SessionPool {
-    pub(crate) fn new(connector: Arc<Connector>, most: usize) -> Self {
+    pub(crate) fn new(connector: Arc<ServerConnector>, most: usize) -> Self {
         Self { connector, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
 
@@ -234,7 +234,7 @@ impl SessionPool {
     pub(crate) fn with<T>(
         &self,
         deadline: &Deadline,
-        work: impl FnOnce(&Session) -> Outcome<T>,
+        work: impl FnOnce(&ServerSession) -> Outcome<T>,
     ) -> Outcome<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.in_use >= self.most {
@@ -248,7 +248,7 @@ impl SessionPool {
         let _permit = SessionPermit(self);
         let session = match idle.filter(|session| !session.client.is_closed()) {
             Some(session) => session,
-            None => Session::open(&self.connector, deadline)?,
+            None => ServerSession::open(&self.connector, deadline)?,
         };
         let outcome = work(&session)?;
         self.state.lock().unwrap_or_else(PoisonError::into_inner).idle.push(session);
