@@ -53,12 +53,12 @@ mod readers;
 mod refused;
 mod retag;
 mod retention;
-mod rules;
+pub mod rules;
 mod schema;
 mod source;
 mod source_queue;
 mod sqlite_error;
-mod submission;
+pub mod submission;
 mod sync_mark;
 mod vanish;
 mod verifier;
@@ -80,6 +80,7 @@ pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
 pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
 pub use options::{StoreOptions, Synchronous};
+pub use newest::{Rest, cut, order};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
@@ -296,6 +297,23 @@ pub enum StoreError {
     /// A file of the index cannot be read any more; the index is made anew.
     #[error("the index file cannot be read; the index is being made anew, try again")]
     IndexLost,
+    /// A database server refused, or cannot be reached.
+    #[error("the database server: {0}")]
+    Server(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The address of a store on a server cannot be used.
+    #[error("the address of the store: {0}")]
+    Address(String),
+    /// This engine does not do that.
+    #[error("{0} is not supported by a store on PostgreSQL")]
+    Unsupported(&'static str),
+    /// The tables were made by a later version.
+    #[error("the store has version {version}, this negsync knows up to {newest}; use a newer negsync")]
+    NewerTables {
+        /// Their version.
+        version: i32,
+        /// The newest version that this program reads.
+        newest: i32,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

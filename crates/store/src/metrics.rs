@@ -37,11 +37,13 @@ impl StoreMetrics {
         self.tombstones.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn set_tombstones(&self, number: i64) {
+    /// Sets how many ids and addresses deletion requests keep out.
+    pub fn set_tombstones(&self, number: i64) {
         self.tombstones.store(number, Ordering::Relaxed);
     }
 
-    pub(crate) fn add_tombstones(&self, number: i64) {
+    /// Counts so many more, or fewer.
+    pub fn add_tombstones(&self, number: i64) {
         self.tombstones.fetch_add(number, Ordering::Relaxed);
     }
 }

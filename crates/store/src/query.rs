@@ -24,7 +24,8 @@ pub struct Hit {
 }
 
 impl Hit {
-    pub(super) fn new(item: Item, row: i64) -> Self {
+    /// A hit in the row of that number, which an engine without such numbers leaves at 0.
+    pub fn new(item: Item, row: i64) -> Self {
         Self { item, row }
     }
 
