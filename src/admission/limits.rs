@@ -10,12 +10,12 @@ pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
     if bytes > most {
         return Err(format!("event: {bytes} bytes, {most} at the most"));
     }
-    if event.tag_count() > limits.event_tags.size() {
-        let most = limits.event_tags.get();
+    if event.tag_count() > limits.event_tags {
+        let most = limits.event_tags;
         return Err(format!("tags: {}, {most} at the most", event.tag_count()));
     }
-    if event.content_chars() > limits.content_chars.size() {
-        let most = limits.content_chars.get();
+    if event.content_chars() > limits.content_chars {
+        let most = limits.content_chars;
         return Err(format!("content: {} characters, {most} at the most", event.content_chars()));
     }
     if event.kind() == VANISH && event.tag_values("relay").iter().all(String::is_empty) {
@@ -27,7 +27,7 @@ pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
 /// Whether an event is neither too old nor from too far in the future.
 pub(super) fn check_time(event: &Event, limits: &Limits) -> Result<(), String> {
     let (now, created_at) = (unix_now(), event.item().created_at);
-    let (ahead, behind) = (limits.created_at_ahead_s.get(), limits.created_at_behind_s.get());
+    let (ahead, behind) = (limits.created_at_ahead_s, limits.created_at_behind_s);
     if behind > 0 && created_at < now.saturating_sub(behind) {
         return Err(format!("created_at: more than {behind} seconds in the past"));
     }

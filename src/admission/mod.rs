@@ -8,7 +8,7 @@
 pub(crate) mod access;
 mod limits;
 
-use crate::config::{Config, ConfigHandle, Reloaded};
+use crate::config::{Config, ConfigError, ConfigHandle, Reloaded};
 use crate::moderation::{BanList, Moderation, ModerationError};
 use crate::policy::{self, WritePolicy};
 use crate::prefix::Prefix;
@@ -144,10 +144,13 @@ impl Admission {
     }
 
     /// Puts a new configuration in force, as far as that takes no restart.
-    pub fn reload(&self, config: Config) -> Reloaded {
-        let reloaded = self.config.reload(config);
+    ///
+    /// # Errors
+    /// As [`Config::check`]; everything then stays as it was.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
+        let reloaded = self.config.reload(config)?;
         self.policy.reload();
-        reloaded
+        Ok(reloaded)
     }
 
     /// Reads an event from JSON, and checks it.

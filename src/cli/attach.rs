@@ -5,7 +5,7 @@ use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, socke
 use super::{StoreArguments, log_memory, start_log};
 use anyhow::bail;
 use negsync::admission::Admission;
-use negsync::config::{Config, Reloaded};
+use negsync::config::{Config, ConfigError, Reloaded};
 use negsync::index::Sets;
 use negsync::sidecar::{self, Attach, open_sets};
 use negsync::store::{RelayKind, Store};
@@ -129,7 +129,7 @@ impl Serves for Beside {
         Ok(Schedule::attached(Local::attached(self.sets.clone(), notes, admission)?, peers)?)
     }
 
-    fn reload(&self, config: Config) -> Reloaded {
+    fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         self.attach.reload(config)
     }
 

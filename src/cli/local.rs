@@ -40,7 +40,7 @@ pub(super) fn open_to_read(config: Config) -> anyhow::Result<OpenedLocal> {
 }
 
 fn open_index(config: &Config) -> Result<Index, StoreError> {
-    let memory_bytes = config.index.memory_mb.size() << 20;
+    let memory_bytes = config.index.memory_mb << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
     let options = StoreOptions { batches, ..config.store_options() };
     Index::open(&config.store.path, options, memory_bytes)
@@ -48,7 +48,7 @@ fn open_index(config: &Config) -> Result<Index, StoreError> {
 
 fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {
     tracing::debug!("another process writes to the store; reading beside it");
-    let reader = Reader::open(&config.store.path, config.store.readers.size())?;
+    let reader = Reader::open(&config.store.path, config.store.readers)?;
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let notes = folder.path().join("notes.sqlite");
     let notes = Store::open(&notes, config.store_options(), Box::new(|_| {}))?;

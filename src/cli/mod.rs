@@ -228,9 +228,9 @@ fn log_memory(config: &Config) {
     tracing::info!(
         provided_mb = memory().bytes() >> 20,
         limit = memory().limit(),
-        store_cache_mb = config.store.cache_mb.get(),
-        index_memory_mb = config.index.memory_mb.get(),
-        negentropy_memory_mb = config.negentropy.memory_mb.get(),
+        store_cache_mb = config.store.cache_mb,
+        index_memory_mb = config.index.memory_mb,
+        negentropy_memory_mb = config.negentropy.memory_mb,
         "memory provided for"
     );
 }

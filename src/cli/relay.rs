@@ -3,7 +3,7 @@
 use super::service_manager::Starting;
 use super::serving::{ListenArguments, Serves, Serving, Signals, say_where, sockets_handed_over};
 use super::{StoreArguments, log_memory, start_log};
-use negsync::config::{Config, Reloaded};
+use negsync::config::{Config, ConfigError, Reloaded};
 use negsync::relay::Relay;
 use negsync::sync::Schedule;
 use std::net::SocketAddr;
@@ -72,7 +72,7 @@ impl Serves for Relay {
         Ok(Schedule::start(self.index(), self.admission(), self.peers())?)
     }
 
-    fn reload(&self, config: Config) -> Reloaded {
+    fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         Relay::reload(self, config)
     }
 

@@ -1,7 +1,7 @@
 //! What serves until a signal ends it, and reads its configuration anew at another.
 
 use super::{Log, service_manager};
-use negsync::config::{Config, ListenAddress, Reloaded};
+use negsync::config::{Config, ConfigError, ListenAddress, Reloaded};
 use negsync::sync::Schedule;
 use std::io::Write;
 use std::net::{SocketAddr, TcpListener};
@@ -56,7 +56,7 @@ pub(super) trait Serves {
     fn schedule(&mut self) -> anyhow::Result<Schedule>;
 
     /// Puts a new configuration in force, as far as that takes no restart.
-    fn reload(&self, config: Config) -> Reloaded;
+    fn reload(&self, config: Config) -> Result<Reloaded, ConfigError>;
 
     /// Ends it.
     async fn stop(self) -> anyhow::Result<()>;
@@ -146,9 +146,9 @@ impl<S: Serves> Serving<S> {
         Schedule::check(&config)?;
         (self.log.set_level)(&config.log)?;
         let before = self.serves.config();
-        let reloaded = self.serves.reload(config);
+        let reloaded = self.serves.reload(config)?;
         if let Err(error) = self.reschedule(&before).await {
-            self.serves.reload(Config::clone(&before));
+            self.serves.reload(Config::clone(&before))?;
             (self.log.set_level)(&before.log)?;
             self.schedule = self.serves.schedule().ok();
             return Err(error);

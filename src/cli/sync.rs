@@ -130,7 +130,7 @@ async fn sync_all(
     local: &Local,
     filter: PeerFilter,
 ) -> anyhow::Result<Vec<Report>> {
-    let full_interval_s = local.admission.config().sync.full_interval_s.get();
+    let full_interval_s = local.admission.config().sync.full_interval_s;
     let (stop, stopping) = watch::channel(false);
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;

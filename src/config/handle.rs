@@ -1,6 +1,6 @@
 //! The configuration in force, which everybody reads through one handle.
 
-use super::{Config, TakesEffect};
+use super::{Config, ConfigError, TakesEffect};
 use arc_swap::ArcSwap;
 use std::sync::Arc;
 
@@ -31,7 +31,11 @@ impl ConfigHandle {
     }
 
     /// Puts `config` in force, but for the keys that only a restart changes.
-    pub fn reload(&self, config: Config) -> Reloaded {
+    ///
+    /// # Errors
+    /// As [`Config::check`]; everything then stays as it was.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
+        config.check()?;
         let restart: Vec<String> = Config::keys()
             .into_iter()
             .filter(|key| key.takes_effect == TakesEffect::Restart)
@@ -44,7 +48,7 @@ impl ConfigHandle {
             reloaded = Reloaded { changed, needs_restart };
             current.reloaded(config.clone())
         });
-        reloaded
+        Ok(reloaded)
     }
 }
 
@@ -57,7 +61,7 @@ impl From<Config> for ConfigHandle {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{LogFormat, Within};
+    use crate::config::LogFormat;
 
     #[test]
     fn keys_that_need_a_restart_keep_their_value_and_are_named() {
@@ -66,19 +70,30 @@ mod tests {
         let mut config = Config::default();
         config.relay.listen = "127.0.0.1:1".parse().unwrap();
         config.relay.name = "another".into();
-        config.store.readers = Within::new(3);
-        config.index.memory_mb = Within::new(1);
-        config.limits.filters = Within::new(7);
+        config.store.readers = 3;
+        config.index.memory_mb = 1;
+        config.limits.filters = 7;
         config.log.format = LogFormat::Json;
         config.log.level = "debug".into();
-        let reloaded = handle.reload(config.clone());
+        let reloaded = handle.reload(config.clone()).unwrap();
         assert_eq!(reloaded.changed, ["limits.filters", "log.level", "relay.name"]);
         let restart = ["index.memory_mb", "log.format", "relay.listen", "store.readers"];
         assert_eq!(reloaded.needs_restart, restart);
         assert_eq!(handle.load().differing_keys(&config), restart);
         assert_eq!(*begun, Config::default());
         // The same file once more: what needs a restart still does.
-        let again = handle.reload(config);
+        let again = handle.reload(config).unwrap();
         assert_eq!((again.changed.len(), again.needs_restart.len()), (0, 4));
+    }
+
+    #[test]
+    fn a_number_out_of_bounds_leaves_everything_as_it_was() {
+        let handle = ConfigHandle::new(Config::default());
+        let mut config = Config::default();
+        config.relay.name = "another".into();
+        config.limits.filters = 0;
+        let error = handle.reload(config).unwrap_err().to_string();
+        assert_eq!(error, "limits.filters = 0: it must be from 1 to 1000");
+        assert_eq!(*handle.load(), Config::default());
     }
 }

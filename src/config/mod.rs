@@ -2,6 +2,7 @@
 
 mod attach;
 mod auth;
+mod bounds;
 mod connections;
 mod difference;
 mod handle;
@@ -17,7 +18,6 @@ mod retention;
 mod section;
 mod source;
 mod sync;
-mod within;
 mod write_policy;
 
 pub use attach::AttachConfig;
@@ -36,13 +36,12 @@ pub use retention::RetentionConfig;
 pub use section::{ConfigKey, TakesEffect};
 pub use source::{LoadedConfig, ValueOrigin};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
-pub use within::Within;
 pub use write_policy::WritePolicyConfig;
 
 use crate::memory::Memory;
 use crate::store::{Batches, PrivateKinds, StoreOptions, Synchronous};
 use negsync_nostr::RelayUrl;
-use section::section;
+use section::{Section, section};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -104,9 +103,9 @@ impl Config {
     pub fn store_options(&self) -> StoreOptions {
         StoreOptions {
             synchronous: self.store.synchronous,
-            readers: self.store.readers.size(),
-            cache_mb: self.store.cache_mb.size(),
-            wal_mb: self.store.wal_mb.size(),
+            readers: self.store.readers,
+            cache_mb: self.store.cache_mb,
+            wal_mb: self.store.wal_mb,
             private_kinds: PrivateKinds::default(),
             private_times: Some(PrivateKinds::new(self.auth.private_kinds.iter().copied())),
             relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
@@ -175,11 +174,11 @@ section! {
         /// What an acknowledged event survives.
         pub synchronous: Synchronous => Restart,
         /// Connections that read at the same time.
-        pub readers: Within<1, 256> => Restart,
+        pub readers: usize where 1..=256 => Restart,
         /// Memory for the pages that the writer works on.
-        pub cache_mb: Within<1, 65_536> => Restart,
+        pub cache_mb: usize where 1..=65_536 => Restart,
         /// The length at which the write-ahead log is moved into the file.
-        pub wal_mb: Within<1, 65_536> => Restart,
+        pub wal_mb: usize where 1..=65_536 => Restart,
     }
 }
 
@@ -188,9 +187,9 @@ impl Default for StoreConfig {
         Self {
             path: PathBuf::from("negsync.sqlite"),
             synchronous: Synchronous::Full,
-            readers: Within::new(16),
-            cache_mb: Within::new(256),
-            wal_mb: Within::new(256),
+            readers: 16,
+            cache_mb: 256,
+            wal_mb: 256,
         }
     }
 }
@@ -199,13 +198,13 @@ section! {
     /// `[index]`
     pub struct IndexConfig {
         /// Memory for kept sets.
-        pub memory_mb: Within<0, 1_048_576> => Restart,
+        pub memory_mb: usize where 0..=1_048_576 => Restart,
     }
 }
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { memory_mb: Within::new(256) }
+        Self { memory_mb: 256 }
     }
 }
 
@@ -260,6 +259,24 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+    /// A program has set a number that is out of bounds.
+    #[error("{key} = {number}: it must be from {least} to {most}")]
+    OutOfBounds {
+        /// The key, such as `limits.filters`.
+        key: String,
+        /// What was set.
+        number: u64,
+        /// The least number.
+        least: u64,
+        /// The greatest number.
+        most: u64,
+    },
+    /// A program has set values that contradict each other.
+    #[error("{message}")]
+    Contradiction {
+        /// Which, and what to do.
+        message: String,
+    },
     /// An environment variable is wrong.
     #[error("environment variable {variable}: {message}")]
     Variable {
@@ -275,15 +292,17 @@ impl Config {
     /// lowered.
     pub fn fit(&mut self, memory: Memory) -> bool {
         let before = self.clone();
-        let share = |parts, configured: usize| (memory.share(parts, configured << 20) >> 20) as u64;
-        self.store.cache_mb = Within::new(share(CACHE_PARTS, self.store.cache_mb.size()));
-        self.index.memory_mb = Within::new(share(SETS_PARTS, self.index.memory_mb.size()));
-        let of_sessions = &mut self.negentropy.memory_mb;
-        *of_sessions = Within::new(share(SESSIONS_PARTS, of_sessions.size()));
+        let share = |parts, configured: usize| memory.share(parts, configured << 20) >> 20;
+        self.store.cache_mb = share(CACHE_PARTS, self.store.cache_mb);
+        self.index.memory_mb = share(SETS_PARTS, self.index.memory_mb);
+        self.negentropy.memory_mb = share(SESSIONS_PARTS, self.negentropy.memory_mb);
         let outbound = &mut self.connections.outbound_bytes;
-        *outbound = Within::new(memory.share(OUTBOUND_PARTS, outbound.size()) as u64);
+        *outbound = memory.share(OUTBOUND_PARTS, *outbound);
         let in_all = &mut self.connections.outbound_bytes_in_all;
-        *in_all = Within::new(memory.share(OUTBOUND_IN_ALL_PARTS, in_all.size()) as u64);
+        *in_all = memory.share(OUTBOUND_IN_ALL_PARTS, *in_all);
+        self.store.clamp();
+        self.negentropy.clamp();
+        self.connections.clamp();
         before != *self
     }
 
@@ -465,15 +484,11 @@ mod tests {
         assert!(!config.fit(Memory::of_bytes(64 << 30)));
         assert_eq!(config, Config::default());
         assert!(config.fit(Memory::of_bytes(256 << 20)));
-        let shares = (
-            config.store.cache_mb.get(),
-            config.index.memory_mb.get(),
-            config.negentropy.memory_mb.get(),
-        );
+        let shares = (config.store.cache_mb, config.index.memory_mb, config.negentropy.memory_mb);
         assert_eq!(shares, (32, 32, 64));
-        assert_eq!(config.connections.outbound_bytes.get(), 256 << 10);
-        assert_eq!(config.connections.outbound_bytes_in_all.get(), 16 << 20);
-        config.store.cache_mb = Within::new(5);
+        assert_eq!(config.connections.outbound_bytes, 256 << 10);
+        assert_eq!(config.connections.outbound_bytes_in_all, 16 << 20);
+        config.store.cache_mb = 5;
         assert!(!config.fit(Memory::of_bytes(256 << 20)));
     }
 

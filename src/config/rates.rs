@@ -1,6 +1,5 @@
 //! How often a client may ask.
 
-use super::Within;
 use super::section::section;
 use serde::{Deserialize, Serialize};
 
@@ -8,35 +7,35 @@ section! {
     /// `[rates]`: each pair is a token bucket of every address.
     pub struct RatesConfig {
         /// EVENT messages a second; 0 for no limit.
-        pub events_per_s: Within<0, 1_000_000> => OnReload,
+        pub events_per_s: u64 where 0..=1_000_000 => OnReload,
         /// EVENT messages at once.
-        pub events_burst: Within<1, 1_000_000_000> => OnReload,
+        pub events_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// REQ and COUNT messages a second; 0 for no limit.
-        pub queries_per_s: Within<0, 1_000_000> => OnReload,
+        pub queries_per_s: u64 where 0..=1_000_000 => OnReload,
         /// REQ and COUNT messages at once.
-        pub queries_burst: Within<1, 1_000_000_000> => OnReload,
+        pub queries_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// NEG-OPEN and NEG-MSG messages a second; 0 for no limit.
-        pub neg_per_s: Within<0, 1_000_000> => OnReload,
+        pub neg_per_s: u64 where 0..=1_000_000 => OnReload,
         /// NEG-OPEN and NEG-MSG messages at once.
-        pub neg_burst: Within<1, 1_000_000_000> => OnReload,
+        pub neg_burst: u64 where 1..=1_000_000_000 => OnReload,
         /// Other frames a second; 0 for no limit.
-        pub other_per_s: Within<0, 1_000_000> => OnReload,
+        pub other_per_s: u64 where 0..=1_000_000 => OnReload,
         /// Other frames at once.
-        pub other_burst: Within<1, 1_000_000_000> => OnReload,
+        pub other_burst: u64 where 1..=1_000_000_000 => OnReload,
     }
 }
 
 impl Default for RatesConfig {
     fn default() -> Self {
         Self {
-            events_per_s: Within::new(1_000),
-            events_burst: Within::new(50_000),
-            queries_per_s: Within::new(500),
-            queries_burst: Within::new(10_000),
-            neg_per_s: Within::new(200),
-            neg_burst: Within::new(10_000),
-            other_per_s: Within::new(500),
-            other_burst: Within::new(10_000),
+            events_per_s: 1_000,
+            events_burst: 50_000,
+            queries_per_s: 500,
+            queries_burst: 10_000,
+            neg_per_s: 200,
+            neg_burst: 10_000,
+            other_per_s: 500,
+            other_burst: 10_000,
         }
     }
 }

@@ -1,31 +1,25 @@
 //! What is kept, and for how long.
 
-use super::Within;
 use super::section::section;
 use crate::store::{Retention, RetentionRule};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
 section! {
     /// `[retention]`
+    #[derive(Default)]
     pub struct RetentionConfig {
         /// Which events go when: by age and by count.
         #[serde(deserialize_with = "rules")]
         pub rules: Vec<RetentionRule> => OnReload,
         /// The most MiB that the store's file may use; 0 for any number.
-        pub store_mb: Within<0, 1_073_741_824> => OnReload,
-    }
-}
-
-impl Default for RetentionConfig {
-    fn default() -> Self {
-        Self { rules: Vec::new(), store_mb: Within::new(0) }
+        pub store_mb: u64 where 0..=1_073_741_824 => OnReload,
     }
 }
 
 impl RetentionConfig {
     /// The rules as the store takes them.
     pub fn retention(&self) -> Retention {
-        let bytes = Some(self.store_mb.get() << 20).filter(|bytes| *bytes > 0);
+        let bytes = Some(self.store_mb << 20).filter(|bytes| *bytes > 0);
         Retention { rules: self.rules.clone(), store_bytes: bytes }
     }
 }

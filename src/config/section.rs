@@ -1,9 +1,10 @@
 //! A section of `relay.toml`, each key of which says when a changed value takes effect.
 
+use super::bounds::{self, KeyBounds};
 use super::{
-    AttachConfig, AuthConfig, Config, ConnectionsConfig, IndexConfig, Limits, LogConfig,
-    MetricsConfig, ModerationConfig, NegentropyConfig, PageConfig, RatesConfig, RelayConfig,
-    RetentionConfig, StoreConfig, SyncConfig, WritePolicyConfig,
+    AttachConfig, AuthConfig, Config, ConfigError, ConnectionsConfig, IndexConfig, Limits,
+    LogConfig, MetricsConfig, ModerationConfig, NegentropyConfig, PageConfig, PeerConfig,
+    RatesConfig, RelayConfig, RetentionConfig, StoreConfig, SyncConfig, WritePolicyConfig,
 };
 
 /// When a changed key takes effect.
@@ -40,42 +41,122 @@ pub struct ConfigKey {
 }
 
 /// What [`section!`] says about a section.
-pub(super) trait Section: Sized {
+pub(super) trait Section: Sized + 'static {
     /// The keys in the order of the file.
     const KEYS: &'static [(&'static str, TakesEffect)];
+    /// The keys that are numbers with bounds.
+    const BOUNDS: &'static [KeyBounds<Self>];
 
     /// `new`, with the values of `self` where only a restart changes them.
     fn reloaded(&self, new: Self) -> Self;
+
+    /// Moves each number to its nearest bound.
+    fn clamp(&mut self) {
+        for bounds in Self::BOUNDS {
+            let number = (bounds.get)(self).clamp(bounds.least, bounds.most);
+            (bounds.set)(self, number);
+        }
+    }
+
+    /// Checks each number against its bounds.
+    fn check(&self, section: &str) -> Result<(), ConfigError> {
+        Self::BOUNDS.iter().try_for_each(|bounds| {
+            let key = format!("{section}.{}", bounds.key);
+            bounds::check(&key, (bounds.get)(self), bounds.least, bounds.most)
+        })
+    }
 }
 
 /// Declares a section: `pub key: Type => When,` for each key, where `When` is a variant of
-/// [`TakesEffect`].
+/// [`TakesEffect`]; a number with bounds is `pub key: Type where 1..=9 => When,`. It is read by a twin
+/// whose types know the bounds, so that an error names the line.
 macro_rules! section {
     (
         $(#[$attribute:meta])*
         pub struct $Name:ident {
-            $($(#[$key_attribute:meta])* pub $key:ident: $Type:ty => $When:ident,)*
+            $(
+                $(#[$key_attribute:meta])*
+                pub $key:ident: $Type:ty $(where $least:literal..=$most:literal)? => $When:ident,
+            )*
         }
     ) => {
         $(#[$attribute])*
-        #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-        #[serde(default, deny_unknown_fields)]
+        #[derive(Debug, Clone, PartialEq, Serialize)]
         pub struct $Name {
             $($(#[$key_attribute])* pub $key: $Type,)*
         }
 
-        impl crate::config::section::Section for $Name {
-            const KEYS: &'static [(&'static str, crate::config::TakesEffect)] =
-                &[$((stringify!($key), crate::config::TakesEffect::$When)),*];
+        const _: () = {
+            use crate::config::TakesEffect;
+            use crate::config::bounds::KeyBounds;
+            use crate::config::section::{Section, in_force, read_type, to_read, value_of};
 
-            fn reloaded(&self, new: Self) -> Self {
-                use crate::config::{TakesEffect, section::in_force};
-                Self { $($key: in_force(TakesEffect::$When, &self.$key, new.$key)),* }
+            #[derive(Deserialize)]
+            #[serde(default, deny_unknown_fields)]
+            struct Read {
+                $($(#[$key_attribute])* $key: read_type!($Type $(, $least, $most)?),)*
             }
-        }
+
+            impl Default for Read {
+                fn default() -> Self {
+                    let default = $Name::default();
+                    Self { $($key: to_read!(default.$key $(, $least)?),)* }
+                }
+            }
+
+            impl<'de> Deserialize<'de> for $Name {
+                fn deserialize<D: serde::Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+                    let read = Read::deserialize(from)?;
+                    Ok(Self { $($key: value_of!(read.$key $(, $least)?),)* })
+                }
+            }
+
+            impl Section for $Name {
+                const KEYS: &'static [(&'static str, TakesEffect)] =
+                    &[$((stringify!($key), TakesEffect::$When)),*];
+                const BOUNDS: &'static [KeyBounds<Self>] = &[$($(KeyBounds {
+                    key: stringify!($key),
+                    least: $least,
+                    most: $most,
+                    get: |section| crate::config::bounds::Number::to_u64(section.$key),
+                    set: |section, number| section.$key = crate::config::bounds::Number::from_u64(number),
+                },)?)*];
+
+                fn reloaded(&self, new: Self) -> Self {
+                    Self { $($key: in_force(TakesEffect::$When, &self.$key, new.$key)),* }
+                }
+            }
+        };
     };
 }
 pub(super) use section;
+
+/// As what a key is read.
+macro_rules! read_type {
+    ($Type:ty) => { $Type };
+    ($Type:ty, $least:literal, $most:literal) => { crate::config::bounds::Bounded<$least, $most> };
+}
+pub(super) use read_type;
+
+macro_rules! to_read {
+    ($value:expr) => {
+        $value
+    };
+    ($value:expr, $least:literal) => {
+        crate::config::bounds::Bounded::of($value)
+    };
+}
+pub(super) use to_read;
+
+macro_rules! value_of {
+    ($read:expr) => {
+        $read
+    };
+    ($read:expr, $least:literal) => {
+        $read.get()
+    };
+}
+pub(super) use value_of;
 
 /// The value of a key after a reload.
 pub(super) fn in_force<T: Clone>(takes_effect: TakesEffect, old: &T, new: T) -> T {
@@ -110,6 +191,27 @@ impl Config {
             .chain(of::<PageConfig>("page"))
             .chain(of::<LogConfig>("log"))
             .collect()
+    }
+
+    /// Checks what a program has set: whatever is read from a file has been checked with its line.
+    ///
+    /// # Errors
+    /// With the key, when a number is out of its bounds or values contradict each other.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        self.store.check("store")?;
+        self.connections.check("connections")?;
+        self.limits.check("limits")?;
+        self.rates.check("rates")?;
+        self.negentropy.check("negentropy")?;
+        self.negentropy.check_frame_limit()?;
+        self.index.check("index")?;
+        self.retention.check("retention")?;
+        self.write_policy.check("write_policy")?;
+        self.sync.check("sync")?;
+        self.page.check("page")?;
+        self.peers.iter().try_for_each(PeerConfig::check)?;
+        let contradiction = |message| Err(ConfigError::Contradiction { message });
+        self.limits.contradiction().map_or(Ok(()), contradiction)
     }
 
     /// `new`, with the values of `self` where only a restart changes them.

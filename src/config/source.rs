@@ -276,8 +276,8 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let loaded =
             load(Some(&path), &[("NEGSYNC__LIMITS__FILTERS", "5"), ("HOME", "/")]).unwrap();
-        assert_eq!(loaded.config.limits.filters.get(), 5);
-        assert_eq!(loaded.config.limits.subscriptions.get(), 4);
+        assert_eq!(loaded.config.limits.filters, 5);
+        assert_eq!(loaded.config.limits.subscriptions, 4);
         let line = |line| ValueOrigin::File { path: path.clone(), line };
         for (key, origin) in [
             (

@@ -1,9 +1,10 @@
 //! Whom the relay asks, and how.
 
+use super::bounds::{self, Bounded};
 use super::section::section;
-use super::{Via, Within};
+use super::{ConfigError, Via};
 use crate::relay_url::RelayUrl;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
 
@@ -18,7 +19,7 @@ section! {
         /// Whether protected events (NIP-70) are moved.
         pub protected: bool => OnReload,
         /// The seconds after which a peer without NIP-77 is read whole again, and not only what is new.
-        pub full_interval_s: Within<60, 31_536_000> => OnReload,
+        pub full_interval_s: u64 where 60..=31_536_000 => OnReload,
         /// The proxy through which peers are reached.
         pub proxy: Via => OnReload,
     }
@@ -30,7 +31,7 @@ impl Default for SyncConfig {
             key_file: PathBuf::new(),
             ca_file: PathBuf::new(),
             protected: false,
-            full_interval_s: Within::new(7 * 86_400),
+            full_interval_s: 7 * 86_400,
             proxy: Via::default(),
         }
     }
@@ -49,8 +50,8 @@ pub struct PeerConfig {
     #[serde(default)]
     pub direction: Direction,
     /// The seconds between the end of a sync and the next.
-    #[serde(default = "interval_s")]
-    pub interval_s: Within<1, 31_536_000>,
+    #[serde(default = "interval_s", deserialize_with = "read_interval_s")]
+    pub interval_s: u64,
     /// Whether events are passed on as they come.
     #[serde(default)]
     pub live: bool,
@@ -58,11 +59,11 @@ pub struct PeerConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proxy: Option<Via>,
     /// The most that is sent to the peer, in KiB per second; any amount without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_up_kib_s: Option<Within<16, 4_194_304>>,
+    #[serde(default, deserialize_with = "read_kib_s", skip_serializing_if = "Option::is_none")]
+    pub max_up_kib_s: Option<u64>,
     /// The most that is read from the peer, in KiB per second; any amount without it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_down_kib_s: Option<Within<16, 4_194_304>>,
+    #[serde(default, deserialize_with = "read_kib_s", skip_serializing_if = "Option::is_none")]
+    pub max_down_kib_s: Option<u64>,
 }
 
 impl PeerConfig {
@@ -78,6 +79,15 @@ impl PeerConfig {
             max_up_kib_s: None,
             max_down_kib_s: None,
         }
+    }
+
+    /// Checks each number against its bounds.
+    pub(super) fn check(&self) -> Result<(), ConfigError> {
+        bounds::check("peer.interval_s", self.interval_s, LEAST_INTERVAL_S, MOST_INTERVAL_S)?;
+        [("peer.max_up_kib_s", self.max_up_kib_s), ("peer.max_down_kib_s", self.max_down_kib_s)]
+            .into_iter()
+            .filter_map(|(key, kib_s)| Some((key, kib_s?)))
+            .try_for_each(|(key, kib_s)| bounds::check(key, kib_s, LEAST_KIB_S, MOST_KIB_S))
     }
 }
 
@@ -144,8 +154,21 @@ impl From<FilterObjects> for Value {
     }
 }
 
-fn interval_s() -> Within<1, 31_536_000> {
-    Within::new(300)
+const LEAST_INTERVAL_S: u64 = 1;
+const MOST_INTERVAL_S: u64 = 31_536_000;
+const LEAST_KIB_S: u64 = 16;
+const MOST_KIB_S: u64 = 4_194_304;
+
+fn interval_s() -> u64 {
+    300
+}
+
+fn read_interval_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    Bounded::<LEAST_INTERVAL_S, MOST_INTERVAL_S>::deserialize(deserializer).map(Bounded::get)
+}
+
+fn read_kib_s<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Bounded::<LEAST_KIB_S, MOST_KIB_S>::deserialize(deserializer).map(|read| Some(read.get()))
 }
 
 /// Which way events move in a sync.

@@ -1,6 +1,5 @@
 //! The operator's own program that decides about events.
 
-use super::Within;
 use super::section::section;
 use serde::{Deserialize, Serialize};
 
@@ -10,12 +9,12 @@ section! {
         /// The shell command that runs it; empty for none.
         pub command: String => OnReload,
         /// How long it may take over an event before it is started anew.
-        pub timeout_s: Within<1, 3_600> => OnReload,
+        pub timeout_s: u64 where 1..=3_600 => OnReload,
     }
 }
 
 impl Default for WritePolicyConfig {
     fn default() -> Self {
-        Self { command: String::new(), timeout_s: Within::new(10) }
+        Self { command: String::new(), timeout_s: 10 }
     }
 }

@@ -52,7 +52,7 @@ impl Plugin {
         let queue = Arc::clone(&requests);
         let keeper = ProgramKeeper {
             command: config.command.clone(),
-            timeout: Duration::from_secs(config.timeout_s.get()),
+            timeout: Duration::from_secs(config.timeout_s),
             run: None,
             is_wanted: false,
             failures: 0,

@@ -212,9 +212,9 @@ async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) 
 
 /// How long a client that answers pings can be silent at the most.
 fn silence(config: &ConnectionsConfig) -> Duration {
-    match config.ping_interval_s.get() {
+    match config.ping_interval_s {
         0 => NEVER,
-        seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s.get())),
+        seconds => Duration::from_secs(seconds.saturating_add(config.pong_timeout_s)),
     }
 }
 
@@ -229,7 +229,7 @@ async fn refuse(client: &Client, error: &Error) -> EndedBy {
     let Some(code) = websocket::close_code(error) else { return EndedBy::ByItself };
     let text = match error {
         Error::Capacity(_) => {
-            let most = client.relay.config().limits.message_bytes.get();
+            let most = client.relay.config().limits.message_bytes;
             format!("invalid: a message of more than {most} bytes")
         }
         Error::Utf8(_) => "invalid: a message that is not UTF-8".to_owned(),

@@ -21,7 +21,7 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
 
 /// How many events match: at once where their set is in memory.
 async fn events(client: &Client, viewer: Viewer, filters: Vec<Filter>) -> Result<usize, String> {
-    let limit = client.relay.config().negentropy.max_sync_events.size();
+    let limit = client.relay.config().negentropy.max_sync_events;
     let (index, filters) = (client.relay.index.clone(), Arc::new(filters));
     let (sets, kept_viewer, kept_filters) =
         (index.sets().clone(), viewer.clone(), Arc::clone(&filters));

@@ -45,14 +45,14 @@ fn configured(config: &Config) -> Value {
         "negentropy": 1,
         "limitation": {
             "max_message_length": limits.longest_message(),
-            "max_subscriptions": limits.subscriptions.get(),
-            "max_filters": limits.filters.get(),
-            "max_limit": limits.events_per_filter.get(),
-            "default_limit": limits.events_per_filter.get(),
-            "max_subid_length": limits.subscription_id_chars.get(),
-            "max_event_tags": limits.event_tags.get(),
-            "max_content_length": limits.content_chars.get(),
-            "created_at_upper_limit": limits.created_at_ahead_s.get(),
+            "max_subscriptions": limits.subscriptions,
+            "max_filters": limits.filters,
+            "max_limit": limits.events_per_filter,
+            "default_limit": limits.events_per_filter,
+            "max_subid_length": limits.subscription_id_chars,
+            "max_event_tags": limits.event_tags,
+            "max_content_length": limits.content_chars,
+            "created_at_upper_limit": limits.created_at_ahead_s,
             "auth_required": config.auth.required,
             "payment_required": false,
             "restricted_writes": !config.auth.publish_keys.is_empty(),
@@ -61,8 +61,8 @@ fn configured(config: &Config) -> Value {
     if !config.retention.rules.is_empty() {
         document["retention"] = config.retention.rules.iter().map(retention).collect();
     }
-    if limits.created_at_behind_s.get() > 0 {
-        let behind = limits.created_at_behind_s.get();
+    if limits.created_at_behind_s > 0 {
+        let behind = limits.created_at_behind_s;
         document["limitation"]["created_at_lower_limit"] = Value::from(behind);
     }
     let relay = &config.relay;

@@ -53,10 +53,8 @@ pub(super) struct MessageGate<S> {
 
 /// The WebSocket of a connection that has been upgraded.
 pub(super) async fn socket(upgraded: Upgraded, place: &Arc<Place>, config: &Config) -> Socket {
-    let longest = websocket::Longest {
-        received: config.limits.message_bytes.size(),
-        sent: longest_sent(config),
-    };
+    let longest =
+        websocket::Longest { received: config.limits.message_bytes, sent: longest_sent(config) };
     let gate = MessageGate::new(TokioIo::new(upgraded), Arc::clone(place), config);
     websocket::socket(gate, longest).await
 }
@@ -68,7 +66,7 @@ fn longest_sent(config: &Config) -> usize {
         0 => return usize::MAX,
         bytes => usize::try_from(bytes).unwrap_or(usize::MAX).saturating_mul(2),
     };
-    neg_msg.max(config.limits.event_bytes.size().saturating_mul(6)).saturating_add(64 << 10)
+    neg_msg.max(config.limits.event_bytes.saturating_mul(6)).saturating_add(64 << 10)
 }
 
 impl<S> MessageGate<S> {
@@ -76,8 +74,8 @@ impl<S> MessageGate<S> {
         Self {
             stream,
             place,
-            message_bytes: config.limits.message_bytes.size(),
-            timeout: Duration::from_secs(config.connections.message_timeout_s.get()),
+            message_bytes: config.limits.message_bytes,
+            timeout: Duration::from_secs(config.connections.message_timeout_s),
             frames: Frames::default(),
             size: MessageSize::default(),
             room: Reservation::default(),
@@ -258,7 +256,6 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MessageGate<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Within;
     use crate::server::limits::Addresses;
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
@@ -289,9 +286,9 @@ mod tests {
     #[tokio::test]
     async fn what_is_let_in_is_the_stream() {
         let mut config = Config::default();
-        config.limits.message_bytes = Within::new(100_000);
-        config.connections.incoming_bytes_per_address = Within::new(200_000);
-        config.connections.incoming_bytes_in_all = Within::new(200_000);
+        config.limits.message_bytes = 100_000;
+        config.connections.incoming_bytes_per_address = 200_000;
+        config.connections.incoming_bytes_in_all = 200_000;
         for seed in 0..40 {
             let addresses = Arc::<Addresses>::default();
             let mut clients = tokio::task::JoinSet::new();

@@ -24,7 +24,7 @@ mod upgrade;
 mod websocket;
 
 use crate::admission::{Admission, AdmissionError, access};
-use crate::config::{Config, ListenAddress, Reloaded};
+use crate::config::{Config, ConfigError, ListenAddress, Reloaded};
 use crate::control::ControlServer;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
@@ -46,6 +46,9 @@ use subscriptions::Registry;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RelayError {
+    /// The configuration contradicts itself, or a number of it is out of bounds.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -118,13 +121,14 @@ impl Relay {
     /// # Errors
     /// When the store cannot be opened, or the sockets cannot be used.
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
+        config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
             private_kinds: private_kinds.clone(),
             retention: Some(config.retention.retention()),
             ..config.store_options()
         };
-        let index = Index::open(&config.store.path, options, config.index.memory_mb.size() << 20)?;
+        let index = Index::open(&config.store.path, options, config.index.memory_mb << 20)?;
         let control = ControlServer::start(&config.store.path, index.store().clone());
         let control = control.inspect_err(|error| {
             tracing::warn!(
@@ -194,15 +198,18 @@ impl Relay {
 
     /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
     /// of syncs are no part of the relay; whoever runs these looks at the keys that changed.
-    pub fn reload(&self, config: Config) -> Reloaded {
-        let reloaded = self.admission.reload(config);
+    ///
+    /// # Errors
+    /// As [`Config::check`]; everything then stays as it was.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
+        let reloaded = self.admission.reload(config)?;
         if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {
             let rules = self.admission.config().retention.retention();
             if let Err(error) = self.index.store().retain(rules) {
                 tracing::error!(%error, "retention stays as it was");
             }
         }
-        reloaded
+        Ok(reloaded)
     }
 
     /// How the relay's peers stand: filled by [`Schedule::start`](crate::sync::Schedule::start).

@@ -64,7 +64,7 @@ async fn send_stored(
 ) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
     let mut batch = StoredBatch::new(id, client.outbox.clone());
     let reader = client.relay.index.reader().clone();
-    let most = client.relay.config().limits.events_per_filter.size();
+    let most = client.relay.config().limits.events_per_filter;
     let (page, mut batch) = on_a_thread(client, move |deadline| {
         let reader = reader.with_deadline(deadline);
         let page = retry(&reader, &mut batch, |batch| {

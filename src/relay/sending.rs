@@ -52,8 +52,8 @@ impl Sending {
         address: IpAddr,
     ) -> Self {
         let (config, service) = (relay.config(), &relay.service);
-        let send_timeout = Duration::from_secs(config.limits.send_timeout_s.get());
-        let ping_interval = match config.connections.ping_interval_s.get() {
+        let send_timeout = Duration::from_secs(config.limits.send_timeout_s);
+        let ping_interval = match config.connections.ping_interval_s {
             0 => NEVER,
             seconds => Duration::from_secs(seconds),
         };

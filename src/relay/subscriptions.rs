@@ -156,13 +156,13 @@ impl Subscriptions {
     ) -> Result<u64, String> {
         let mut state = self.lock();
         self.remove(&mut state, id);
-        let most = limits.subscriptions.size();
+        let most = limits.subscriptions;
         if state.by_id.len() >= most {
             return Err(format!("rate-limited: {most} subscriptions are open; close one first"));
         }
         let values: usize = filters.iter().map(Filter::value_count).sum();
         let held: usize = state.by_id.values().map(Open::value_count).sum();
-        let most = limits.subscription_values.size();
+        let most = limits.subscription_values;
         if values.saturating_add(held) > most {
             let text = "values in the filters of open subscriptions";
             return Err(format!("rate-limited: {most} {text} are the most; close one first"));
@@ -548,7 +548,7 @@ mod tests {
         assert!(sent(&connection).is_empty());
         assert!(deliver(&connection, 2, 2, Some("s")));
         assert_eq!(sent(&connection), [text(2)]);
-        let limits = Limits { subscriptions: crate::config::Within::new(1), ..Limits::default() };
+        let limits = Limits { subscriptions: 1, ..Limits::default() };
         // A refused REQ of a live id ends it, and its place is free.
         let many = vec![Filter { kinds: Some(vec![1; 200_000]), ..Filter::default() }];
         assert!(connection.begin("s", many, 0, &limits).is_err());

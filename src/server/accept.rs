@@ -75,7 +75,7 @@ async fn accept_on<R, F, B>(
         match accepted {
             Ok((stream, peer)) => {
                 is_refused = false;
-                let most = service.config().connections.half_open.size();
+                let most = service.config().connections.half_open;
                 let handshake = half_open.enter(most);
                 let respond = respond.clone();
                 tokio::spawn(serve(stream, peer.ip(), handshake, Arc::clone(&service), respond));
@@ -107,7 +107,7 @@ async fn serve<R, F, B>(
         tracing::debug!(%error, "a connection cannot be set up as it should be");
     }
     let mut stopping = service.running.stopping.clone();
-    let patience = Duration::from_secs(service.config().connections.handshake_timeout_s.get());
+    let patience = Duration::from_secs(service.config().connections.handshake_timeout_s);
     let newcomer = Instant::now() + patience.min(NEWCOMER_TIMEOUT);
     let (asked, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let (ask, begin) = (Arc::clone(&asked), Arc::clone(&begun));

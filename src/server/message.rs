@@ -281,7 +281,7 @@ fn read_id(
     element: Option<&&RawValue>,
     limits: &Limits,
 ) -> Result<String, MessageRefusal> {
-    let most = limits.subscription_id_chars.size();
+    let most = limits.subscription_id_chars;
     let expected = format!("{verb} takes an id: a string of 1 to {most} characters");
     let Some(id) = element.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) else {
         return Err(refuse_notice(&expected));
@@ -314,12 +314,12 @@ fn query(
 ) -> Result<(String, Vec<Filter>), MessageRefusal> {
     let id = read_id(verb, rest.first(), limits)?;
     let raw = rest.get(1..).unwrap_or_default();
-    let filters: Result<Vec<Filter>, MessageFault> =
-        if raw.is_empty() || raw.len() > limits.filters.size() {
-            Err(format!("{verb} takes 1 to {} filters", limits.filters.get()).into())
-        } else {
-            raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
-        };
+    let filters: Result<Vec<Filter>, MessageFault> = if raw.is_empty() || raw.len() > limits.filters
+    {
+        Err(format!("{verb} takes 1 to {} filters", limits.filters).into())
+    } else {
+        raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
+    };
     match filters {
         Ok(filters) => Ok((id, filters)),
         Err(reason) => Err(refuse(verb, id, reason)),
@@ -328,7 +328,7 @@ fn query(
 
 fn parse_filter(text: &str, limits: &Limits) -> Result<Filter, MessageFault> {
     let filter = Filter::parse(text)?;
-    let most = limits.filter_values.size();
+    let most = limits.filter_values;
     match filter.value_count() {
         count if count > most => Err(format!("filter: {count} values, {most} at the most").into()),
         _ => Ok(filter),
@@ -356,8 +356,8 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Messag
         }
     };
     let filters = match serde_json::from_str::<Vec<&RawValue>>(filter.get()) {
-        Ok(list) if list.is_empty() || list.len() > limits.filters.size() => {
-            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters.get()).into())
+        Ok(list) if list.is_empty() || list.len() > limits.filters => {
+            Err(format!("NEG-OPEN takes 1 to {} filters", limits.filters).into())
         }
         Ok(list) => list.iter().map(|raw| parse_filter(raw.get(), limits)).collect(),
         Err(_) => parse_filter(filter.get(), limits).map(|filter| vec![filter]),

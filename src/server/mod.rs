@@ -88,7 +88,7 @@ impl Service {
 
     /// Room for the answers that wait for a new connection's socket.
     pub(crate) fn outbound_room(&self) -> OutboundRoom {
-        self.counts.outbound.room(self.config().connections.outbound_bytes.size())
+        self.counts.outbound.room(self.config().connections.outbound_bytes)
     }
 
     /// The configuration in force.
@@ -105,7 +105,7 @@ impl Service {
         departure: Departure,
         query: impl FnOnce(Deadline) -> T + Send + 'static,
     ) -> Result<T, JoinError> {
-        let timeout = Duration::from_secs(self.config().limits.query_timeout_s.get());
+        let timeout = Duration::from_secs(self.config().limits.query_timeout_s);
         let stopping = self.running.stopping.clone();
         let is_cancelled = move || departure.has_ended() || *stopping.borrow();
         turns.query(address, timeout, is_cancelled, query).await
@@ -146,11 +146,11 @@ impl Service {
             let (status, text) = match full {
                 Full::InAll => (
                     StatusCode::SERVICE_UNAVAILABLE,
-                    format!("All {} connections of this relay are taken.", config.in_all.get()),
+                    format!("All {} connections of this relay are taken.", config.in_all),
                 ),
                 Full::Address => (
                     StatusCode::TOO_MANY_REQUESTS,
-                    format!("Your address has {} connections already.", config.per_address.get()),
+                    format!("Your address has {} connections already.", config.per_address),
                 ),
             };
             (status, format!("{text} Try again later.\n"))

@@ -203,7 +203,7 @@ impl NegSessions {
             viewer,
             filters,
             payload,
-            limit: config.max_sync_events.size(),
+            limit: config.max_sync_events,
             frame_limit_bytes: config.frame_limit_bytes as usize,
         });
         if is_short {
@@ -213,7 +213,7 @@ impl NegSessions {
                 return Ok(opened);
             }
         }
-        if self.service.sets.session_bytes() >= config.memory_mb.size() << 20 {
+        if self.service.sets.session_bytes() >= config.memory_mb << 20 {
             return Err(NegOpenError::NoMemory);
         }
         let sets = self.service.sets.clone();
@@ -316,7 +316,7 @@ impl NegSessions {
 
     /// Ends the sessions whose last message came too long ago. Returns what is said of each.
     pub(crate) fn expire(&mut self) -> Vec<String> {
-        let seconds = self.service.config().negentropy.idle_timeout_s.get();
+        let seconds = self.service.config().negentropy.idle_timeout_s;
         let idle = Duration::from_secs(seconds);
         let expired = self.open.extract_if(|_, session| session.heard.elapsed() >= idle);
         let ids: Vec<String> = expired.map(|(id, _)| id).collect();
@@ -327,11 +327,11 @@ impl NegSessions {
 
     /// Takes a place for one more session; says why where there is none.
     fn make_room(&mut self, config: &NegentropyConfig) -> Result<(), String> {
-        if self.open.len() >= config.sessions.size() {
-            let most = config.sessions.get();
+        if self.open.len() >= config.sessions {
+            let most = config.sessions;
             return Err(format!("rate-limited: {most} NEG sessions are open; close one first"));
         }
-        if !self.share.take(config.sessions_in_all.size()) {
+        if !self.share.take(config.sessions_in_all) {
             return Err("rate-limited: too many NEG sessions are open; try again later".to_owned());
         }
         Ok(())

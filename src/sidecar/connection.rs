@@ -45,7 +45,7 @@ pub(super) async fn run(
     open.set(1);
     let limits = shared.service.config().limits.clone();
     let connections = shared.service.config().connections.clone();
-    let patience = Duration::from_secs(limits.send_timeout_s.get());
+    let patience = Duration::from_secs(limits.send_timeout_s);
     let (mut from_client, to_client) = socket::split(client, patience);
     let (from_relay, mut to_relay) = socket::split(relay, patience);
     let (own, own_out) = answers(shared.service.outbound_room());
@@ -54,7 +54,7 @@ pub(super) async fn run(
     let up = Up {
         neg: Neg::new(Arc::clone(&shared), Arc::clone(&place)),
         auth: Arc::clone(&auth),
-        message_bytes: limits.message_bytes.size(),
+        message_bytes: limits.message_bytes,
         shared: Arc::clone(&shared),
         own: own.clone(),
         has_closed: Arc::clone(&has_closed),
@@ -63,7 +63,7 @@ pub(super) async fn run(
         frame: None,
         frame_at: 0,
         place: Arc::clone(&place),
-        timeout: Duration::from_secs(connections.message_timeout_s.get()),
+        timeout: Duration::from_secs(connections.message_timeout_s),
         size: MessageSize::default(),
         needed: 0,
         room: Reservation::default(),

@@ -10,7 +10,7 @@ mod status;
 mod upstream;
 
 use crate::admission::{Admission, AdmissionError};
-use crate::config::{Config, ListenAddress, Reloaded};
+use crate::config::{Config, ConfigError, ListenAddress, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::relay_url::redacted;
@@ -28,6 +28,9 @@ use std::sync::Arc;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
+    /// The configuration contradicts itself, or a number of it is out of bounds.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// The write policy or the ban list cannot be used.
     #[error(transparent)]
     Admission(#[from] AdmissionError),
@@ -75,7 +78,7 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     if attach.path.as_os_str().is_empty() {
         return Err(AttachError::NotConfigured);
     }
-    let (readers, memory_mb) = (config.store.readers.size(), config.index.memory_mb.size());
+    let (readers, memory_mb) = (config.store.readers, config.index.memory_mb);
     Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
 }
 
@@ -137,6 +140,7 @@ impl Attach {
         sets: Sets,
         sockets: Vec<TcpListener>,
     ) -> Result<Self, AttachError> {
+        config.check()?;
         check(&config)?;
         let attach = &config.attach;
         let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
@@ -218,7 +222,10 @@ impl Attach {
 
     /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
     /// of syncs are no part of this; whoever runs these looks at the keys that changed.
-    pub fn reload(&self, config: Config) -> Reloaded {
+    ///
+    /// # Errors
+    /// As [`Config::check`]; everything then stays as it was.
+    pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         self.admission.reload(config)
     }
 

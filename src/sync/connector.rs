@@ -45,8 +45,8 @@ impl Connector {
         Self {
             trust: self.trust.clone(),
             via: peer.proxy.clone().unwrap_or_else(|| self.via.clone()),
-            max_up: peer.max_up_kib_s.map(|kib_s| kib_s.get() << 10),
-            max_down: peer.max_down_kib_s.map(|kib_s| kib_s.get() << 10),
+            max_up: peer.max_up_kib_s.map(|kib_s| kib_s << 10),
+            max_down: peer.max_down_kib_s.map(|kib_s| kib_s << 10),
         }
     }
 

@@ -66,7 +66,7 @@ impl Schedule {
                     local: local.clone(),
                     url: peer.url.clone(),
                     filter: options.filter.clone(),
-                    interval: Duration::from_secs(config.page.look_interval_s.get()),
+                    interval: Duration::from_secs(config.page.look_interval_s),
                     stop: stopping.clone(),
                     watched: watched.clone(),
                 };
@@ -114,7 +114,7 @@ fn prepare(
         // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
         for filter in peer.filter.texts() {
             let mut options = options(peer, &filter, stopping.clone())?;
-            options.full_interval_s = config.sync.full_interval_s.get();
+            options.full_interval_s = config.sync.full_interval_s;
             prepared.push((peer.clone(), options));
         }
     }
@@ -141,7 +141,7 @@ fn options(
 
 /// Syncs with a peer again and again.
 async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Status) {
-    let interval = Duration::from_secs(peer.interval_s.get());
+    let interval = Duration::from_secs(peer.interval_s);
     let mut backoff = Backoff::default();
     loop {
         status.begin();

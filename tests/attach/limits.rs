@@ -3,7 +3,7 @@
 use crate::passing::{PATIENCE, Raw, Stand, echo, frame, http};
 use crate::support::client::Client;
 use crate::support::{Author, TestRelay, events::EPOCH};
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use serde_json::json;
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -35,13 +35,12 @@ async fn rest(mut stream: TcpStream) -> String {
 async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hears_of_it() {
     type Change = fn(&mut Config);
     let cases: [(Change, &str, &str); 2] = [
-        (|config| config.connections.in_all = Within::new(2), "503", "All 2 connections"),
-        (|config| config.connections.per_address = Within::new(2), "429", "has 2 connections"),
+        (|config| config.connections.in_all = 2, "503", "All 2 connections"),
+        (|config| config.connections.per_address = 2, "429", "has 2 connections"),
     ];
     for (change, status, sentence) in cases {
         // One more than that the relay itself would refuse, with other words.
-        let relay =
-            TestRelay::start_with(|config| config.connections.in_all = Within::new(3)).await;
+        let relay = TestRelay::start_with(|config| config.connections.in_all = 3).await;
         let stand = Stand::with(relay.relay.address(), change).await;
         let mut first = Client::connect(&stand.url()).await;
         let second = Client::connect(&stand.url()).await;
@@ -68,7 +67,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
 async fn behind_a_trusted_proxy_each_client_is_counted_and_named_to_the_relay() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.connections.per_address = Within::new(1);
+        config.connections.per_address = 1;
         config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
     })
     .await;
@@ -89,7 +88,7 @@ async fn behind_a_trusted_proxy_each_client_is_counted_and_named_to_the_relay() 
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_does_not_come_to_an_end_is_closed_whoever_keeps_it_waiting() {
-    let change = |config: &mut Config| config.connections.handshake_timeout_s = Within::new(1);
+    let change = |config: &mut Config| config.connections.handshake_timeout_s = 1;
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), change).await;
     for text in ["", "GET / HTT", HANDSHAKE] {
@@ -107,8 +106,8 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed_whoever_keeps_it_wai
 async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.connections.half_open = Within::new(3);
-        config.connections.handshake_timeout_s = Within::new(3_600);
+        config.connections.half_open = 3;
+        config.connections.handshake_timeout_s = 3_600;
     })
     .await;
     let mut silent = Vec::new();
@@ -125,8 +124,8 @@ async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
 async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.negentropy.sessions = Within::new(2);
-        config.negentropy.sessions_in_all = Within::new(3);
+        config.negentropy.sessions = 2;
+        config.negentropy.sessions_in_all = 3;
     })
     .await;
     let (mut one, mut other) =
@@ -157,7 +156,7 @@ async fn one_neg_session_too_many_is_refused_and_the_others_go_on() {
 async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.negentropy.memory_mb = Within::new(1);
+        config.negentropy.memory_mb = 1;
     })
     .await;
     let author = Author::new(1);
@@ -205,7 +204,7 @@ async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
 async fn a_neg_session_that_is_asked_nothing_is_closed_and_the_connection_goes_on() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.negentropy.idle_timeout_s = Within::new(1);
+        config.negentropy.idle_timeout_s = 1;
     })
     .await;
     let mut client = Client::connect(&stand.url()).await;
@@ -223,9 +222,9 @@ async fn neg_messages_have_a_rate_by_address_and_what_passes_has_none() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
         let rates = &mut config.rates;
-        (rates.neg_per_s, rates.neg_burst) = (Within::new(1), Within::new(2));
-        (rates.events_per_s, rates.events_burst) = (Within::new(1), Within::new(1));
-        (rates.queries_per_s, rates.queries_burst) = (Within::new(1), Within::new(1));
+        (rates.neg_per_s, rates.neg_burst) = (1, 2);
+        (rates.events_per_s, rates.events_burst) = (1, 1);
+        (rates.queries_per_s, rates.queries_burst) = (1, 1);
     })
     .await;
     let mut client = Client::connect(&stand.url()).await;
@@ -292,7 +291,7 @@ async fn flood(stream: &mut TcpStream, chunk: &[u8], while_: Duration) -> usize 
 async fn a_client_that_takes_nothing_holds_the_relay_back_and_is_closed() {
     let (address, relay) = relay_of_bytes().await;
     let stand = Stand::with(address, |config| {
-        config.limits.send_timeout_s = Within::new(1);
+        config.limits.send_timeout_s = 1;
     })
     .await;
     let (raw, _) = Raw::connect(stand.attach.address(), false).await;
@@ -330,8 +329,8 @@ async fn a_client_that_takes_nothing_does_not_keep_the_plugin_from_stopping() {
 async fn a_client_that_takes_no_answers_is_not_asked_on_and_is_closed() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.limits.send_timeout_s = Within::new(1);
-        config.rates.neg_per_s = Within::new(0);
+        config.limits.send_timeout_s = 1;
+        config.rates.neg_per_s = 0;
     })
     .await;
     let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
@@ -366,8 +365,8 @@ async fn a_relay_that_takes_nothing_holds_the_client_back_and_loses_nothing() {
 async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free() {
     let (address, relay) = relay_of_bytes().await;
     let stand = Stand::with(address, |config| {
-        config.limits.send_timeout_s = Within::new(1);
-        config.connections.in_all = Within::new(1);
+        config.limits.send_timeout_s = 1;
+        config.connections.in_all = 1;
     })
     .await;
     let (raw, _) = Raw::connect(stand.attach.address(), false).await;
@@ -398,7 +397,7 @@ async fn a_client_of_a_relay_that_takes_nothing_is_told_so_and_its_place_is_free
 async fn answers_do_not_wait_for_ever_for_the_end_of_a_relays_message() {
     let (address, relay) = relay_of_bytes().await;
     let stand = Stand::with(address, |config| {
-        config.limits.send_timeout_s = Within::new(1);
+        config.limits.send_timeout_s = 1;
     })
     .await;
     let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;
@@ -453,7 +452,7 @@ async fn who_is_on_the_way_out_still_counts() {
     });
     let most = 5;
     let stand = Stand::with(address, |config| {
-        config.connections.in_all = Within::new(most);
+        config.connections.in_all = most;
     })
     .await;
     let mut leaving = Vec::new();
@@ -474,7 +473,7 @@ async fn who_is_on_the_way_out_still_counts() {
 async fn a_relay_that_answers_no_request_is_let_go() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::with(silent.local_addr().unwrap(), |config| {
-        config.connections.handshake_timeout_s = Within::new(1);
+        config.connections.handshake_timeout_s = 1;
     })
     .await;
     let _client = open(stand.attach.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
@@ -488,8 +487,8 @@ async fn a_relay_that_answers_no_request_is_let_go() {
 async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     let (address, relay) = relay_of_bytes().await;
     let stand = Stand::with(address, |config| {
-        config.connections.message_timeout_s = Within::new(1);
-        config.connections.incoming_bytes_per_address = Within::new(65_536);
+        config.connections.message_timeout_s = 1;
+        config.connections.incoming_bytes_per_address = 65_536;
     })
     .await;
     let (mut raw, _) = Raw::connect(stand.attach.address(), false).await;

@@ -10,7 +10,7 @@ use crate::support::negentropy_client::{EMPTY_SET, neg_ids};
 use crate::support::process::{RelayProcess, negsync};
 use crate::support::{TestRelay, model};
 use futures_util::{SinkExt, StreamExt};
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use negsync::store::RelayKind;
 use serde_json::{Value, json};
 use std::net::SocketAddr;
@@ -145,8 +145,8 @@ async fn metrics_count_what_is_answered_here_and_nothing_of_what_passes() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
         watched(config);
-        config.negentropy.sessions = Within::new(1);
-        config.connections.per_address = Within::new(1);
+        config.negentropy.sessions = 1;
+        config.connections.per_address = 1;
     })
     .await;
     let mut client = Client::connect(&stand.url()).await;
@@ -305,15 +305,15 @@ async fn equal(
 async fn a_plugin_of_the_library_reloads_too() {
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), |config| {
-        config.connections.per_address = Within::new(1);
+        config.connections.per_address = 1;
     })
     .await;
     let _held = Client::connect(&stand.url()).await;
     assert_eq!(Client::connect_for(&stand.url(), "-").await.err(), Some(429));
     let mut config = stand.config.clone();
-    config.connections.per_address = Within::new(2);
+    config.connections.per_address = 2;
     config.attach.relay_url = "wss://elsewhere.example".into();
-    let reloaded = stand.attach.reload(config);
+    let reloaded = stand.attach.reload(config).unwrap();
     assert_eq!(reloaded.changed, ["connections.per_address"]);
     assert_eq!(reloaded.needs_restart, ["attach.relay_url"]);
     assert!(Client::connect_for(&stand.url(), "-").await.is_ok());

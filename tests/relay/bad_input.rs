@@ -98,8 +98,8 @@ async fn a_refusal_quotes_little_of_what_it_refuses() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_event_is_refused_under_its_id_with_the_field() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.event_tags = negsync::config::Within::new(3);
-        config.limits.event_bytes = negsync::config::Within::new(2_000);
+        config.limits.event_tags = 3;
+        config.limits.event_bytes = 2_000;
     })
     .await;
     let mut client = relay.client().await;
@@ -241,7 +241,7 @@ async fn a_bad_filter_closes_the_request_or_the_session() {
 async fn a_message_over_the_limit_is_answered_then_closed_with_1009() {
     const LIMIT: usize = 20_000;
     let relay = TestRelay::start_with(|config| {
-        config.limits.message_bytes = negsync::config::Within::new(LIMIT as u64);
+        config.limits.message_bytes = LIMIT;
     })
     .await;
     let mut bystander = relay.client().await;

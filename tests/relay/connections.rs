@@ -4,7 +4,7 @@ use crate::support::client::{Client, PATIENCE};
 use crate::support::http::http;
 use crate::support::{Author, TestRelay, events};
 use futures_util::SinkExt;
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -47,8 +47,8 @@ async fn once_there_is_room(relay: &TestRelay) -> Client {
 async fn one_connection_too_many_is_refused_with_a_sentence_before_the_upgrade() {
     type Change = fn(&mut Config);
     let cases: [(Change, &str, &str); 2] = [
-        (|config| config.connections.in_all = Within::new(2), "503", "All 2 connections"),
-        (|config| config.connections.per_address = Within::new(2), "429", "has 2 connections"),
+        (|config| config.connections.in_all = 2, "503", "All 2 connections"),
+        (|config| config.connections.per_address = 2, "429", "has 2 connections"),
     ];
     for (change, status, sentence) in cases {
         let relay = TestRelay::start_with(change).await;
@@ -68,7 +68,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_upgrade()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn behind_a_proxy_clients_are_told_apart_only_where_it_is_trusted() {
-    let per_address = |config: &mut Config| config.connections.per_address = Within::new(1);
+    let per_address = |config: &mut Config| config.connections.per_address = 1;
     let relay = TestRelay::start_with(|config| {
         per_address(config);
         config.connections.trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
@@ -91,7 +91,7 @@ async fn behind_a_proxy_clients_are_told_apart_only_where_it_is_trusted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.handshake_timeout_s = Within::new(1);
+        config.connections.handshake_timeout_s = 1;
     })
     .await;
     let asked_once = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -105,8 +105,8 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.half_open = Within::new(3);
-        config.connections.handshake_timeout_s = Within::new(3_600);
+        config.connections.half_open = 3;
+        config.connections.handshake_timeout_s = 3_600;
     })
     .await;
     let mut silent = Vec::new();
@@ -123,8 +123,8 @@ async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_answers_pings_stays_and_who_does_not_is_closed() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.ping_interval_s = Within::new(1);
-        config.connections.pong_timeout_s = Within::new(1);
+        config.connections.ping_interval_s = 1;
+        config.connections.pong_timeout_s = 1;
     })
     .await;
     // By hand: a WebSocket library answers pings by itself.
@@ -153,9 +153,9 @@ async fn fill(relay: &TestRelay) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_takes_nothing_is_closed_and_its_place_is_free() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.send_timeout_s = Within::new(1);
-        config.connections.in_all = Within::new(1);
-        config.connections.outbound_bytes = Within::new(65_536);
+        config.limits.send_timeout_s = 1;
+        config.connections.in_all = 1;
+        config.connections.outbound_bytes = 65_536;
     })
     .await;
     fill(&relay).await;
@@ -171,8 +171,8 @@ async fn a_client_that_takes_nothing_is_closed_and_its_place_is_free() {
 #[tokio::test(flavor = "multi_thread")]
 async fn little_is_read_for_a_client_that_takes_nothing() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.send_timeout_s = Within::new(1);
-        config.connections.in_all = Within::new(1);
+        config.limits.send_timeout_s = 1;
+        config.connections.in_all = 1;
     })
     .await;
     fill(&relay).await;
@@ -258,7 +258,7 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
 /// open.
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_waited_for_still_counts() {
-    let relay = TestRelay::start_with(|config| config.connections.in_all = Within::new(5)).await;
+    let relay = TestRelay::start_with(|config| config.connections.in_all = 5).await;
     let mut leaving = Vec::new();
     // Each may end before the next one comes, on a slow machine, but not each of so many.
     while leaving.len() < 300 {

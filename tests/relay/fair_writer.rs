@@ -3,7 +3,7 @@
 
 use crate::support::client::PATIENCE;
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
-use negsync::config::{Network, Within};
+use negsync::config::Network;
 use negsync::index::Subscriber;
 use negsync::reconcile::RangeSet;
 use negsync::store::{Change, Event, Filter, Outcome, Step, VerifiedEvent};
@@ -201,8 +201,7 @@ async fn a_deletion_of_much_goes_in_steps_and_its_ok_comes_last() {
 /// One author's requests name no more than a relay can remember, and what they name is counted.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_deletion_names_is_bounded_and_given_back_with_it() {
-    let relay =
-        TestRelay::start_with(|config| config.limits.event_tags = Within::new(20_000)).await;
+    let relay = TestRelay::start_with(|config| config.limits.event_tags = 20_000).await;
     let author = Author::new(1);
     let deletion = |from: u64, count: u64, at: u64, more: Value| {
         let mut tags: Vec<Value> =

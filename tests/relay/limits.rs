@@ -3,13 +3,12 @@
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events};
-use negsync::config::Within;
 use negsync::store::Event;
 use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn subscriptions_have_a_limit_that_close_gives_back() {
-    let relay = TestRelay::start_with(|config| config.limits.subscriptions = Within::new(2)).await;
+    let relay = TestRelay::start_with(|config| config.limits.subscriptions = 2).await;
     let mut client = relay.client().await;
     for id in ["a", "b", "a"] {
         assert_eq!(client.ask(&json!(["REQ", id, {}])).await, json!(["EOSE", id]));
@@ -24,8 +23,8 @@ async fn subscriptions_have_a_limit_that_close_gives_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn neg_sessions_have_a_limit_of_their_own_that_neg_close_gives_back() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.subscriptions = Within::new(1);
-        config.negentropy.sessions = Within::new(2);
+        config.limits.subscriptions = 1;
+        config.negentropy.sessions = 2;
     })
     .await;
     let mut client = relay.client().await;
@@ -43,8 +42,7 @@ async fn neg_sessions_have_a_limit_of_their_own_that_neg_close_gives_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_filter_is_answered_with_the_newest_events_up_to_the_relays_limit() {
-    let relay =
-        TestRelay::start_with(|config| config.limits.events_per_filter = Within::new(3)).await;
+    let relay = TestRelay::start_with(|config| config.limits.events_per_filter = 3).await;
     let mut client = relay.client().await;
     let author = Author::new(1);
     let notes: Vec<Value> =
@@ -60,8 +58,7 @@ async fn a_filter_is_answered_with_the_newest_events_up_to_the_relays_limit() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn neg_sessions_of_all_connections_have_a_limit_that_a_lost_connection_gives_back() {
-    let relay =
-        TestRelay::start_with(|config| config.negentropy.sessions_in_all = Within::new(3)).await;
+    let relay = TestRelay::start_with(|config| config.negentropy.sessions_in_all = 3).await;
     let (mut one, mut other) = (relay.client().await, relay.client().await);
     let open = |id: &str| json!(["NEG-OPEN", id, {}, EMPTY_SET]);
     for id in ["a", "b", "a"] {
@@ -88,7 +85,7 @@ async fn neg_sessions_of_all_connections_have_a_limit_that_a_lost_connection_giv
 #[tokio::test(flavor = "multi_thread")]
 async fn a_neg_session_that_is_asked_nothing_is_closed_and_one_that_is_stays() {
     let relay = TestRelay::start_with(|config| {
-        config.negentropy.idle_timeout_s = Within::new(1);
+        config.negentropy.idle_timeout_s = 1;
     })
     .await;
     let mut client = relay.client().await;
@@ -110,8 +107,7 @@ async fn a_neg_session_that_is_asked_nothing_is_closed_and_one_that_is_stays() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together() {
-    let relay =
-        TestRelay::start_with(|config| config.limits.subscription_values = Within::new(5)).await;
+    let relay = TestRelay::start_with(|config| config.limits.subscription_values = 5).await;
     let mut client = relay.client().await;
     let three = json!({ "kinds": [1, 2], "#p": ["x"] });
     assert_eq!(client.ask(&json!(["REQ", "a", three])).await, json!(["EOSE", "a"]));
@@ -129,9 +125,9 @@ async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_over_a_limit_is_refused_under_its_id() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.event_bytes = Within::new(1_000);
-        config.limits.content_chars = Within::new(10);
-        config.limits.created_at_behind_s = Within::new(3_600);
+        config.limits.event_bytes = 1_000;
+        config.limits.content_chars = 10;
+        config.limits.created_at_behind_s = 3_600;
     })
     .await;
     let mut client = relay.client().await;
@@ -150,7 +146,7 @@ async fn an_event_over_a_limit_is_refused_under_its_id() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sets_that_only_sessions_hold_have_a_memory_that_is_given_back() {
-    let relay = TestRelay::start_with(|config| config.negentropy.memory_mb = Within::new(1)).await;
+    let relay = TestRelay::start_with(|config| config.negentropy.memory_mb = 1).await;
     let (author, mut notes) = (Author::new(1), Vec::new());
     for number in 0..4_000 {
         let mut note = author.note(events::EPOCH + number, "x");

@@ -5,7 +5,7 @@ use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::http;
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, TestRelay, id_of};
-use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys, Within};
+use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys};
 use negsync::moderation::ListEntry;
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
@@ -115,7 +115,7 @@ const fn by(number: f64) -> Option<f64> {
 async fn every_metric_moves_when_what_it_counts_happens() {
     let mut moved = BTreeSet::new();
     let relay = TestRelay::start_with(|config| {
-        config.negentropy.max_sync_events = Within::new(6_000);
+        config.negentropy.max_sync_events = 6_000;
     })
     .await;
     connections(&mut Watch::new(&relay, &mut moved).await).await;
@@ -339,14 +339,14 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
 fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
     let filter = json!({ "kinds": kinds }).try_into().unwrap();
     // One sync, and then a long pause in which nothing changes but the time.
-    let interval_s = Within::new(3_600);
+    let interval_s = 3_600;
     PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url.parse().unwrap()) }
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
     let there = TestRelay::start_with(|config| {
-        config.limits.created_at_ahead_s = Within::new(1_000_000);
-        config.limits.event_tags = Within::new(1);
+        config.limits.created_at_ahead_s = 1_000_000;
+        config.limits.event_tags = 1;
     })
     .await;
     let author = Author::new(6);
@@ -417,7 +417,7 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
 
 /// Keeps `relay` in sync with these peers.
 fn scheduled(relay: &TestRelay, peers: Vec<PeerConfig>) -> Schedule {
-    relay.relay.reload(Config { peers, ..relay.config.clone() });
+    relay.relay.reload(Config { peers, ..relay.config.clone() }).unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 
@@ -451,7 +451,7 @@ const HANDSHAKE: [&str; 4] = [
 ];
 
 async fn limits(moved: &mut BTreeSet<String>) {
-    let relay = TestRelay::start_with(|config| config.connections.in_all = Within::new(1)).await;
+    let relay = TestRelay::start_with(|config| config.connections.in_all = 1).await;
     let mut watch = Watch::new(&relay, moved).await;
     let only = relay.client().await;
     let refused = http(relay.relay.address(), "GET", "/", &HANDSHAKE).await;
@@ -459,12 +459,12 @@ async fn limits(moved: &mut BTreeSet<String>) {
     watch.moves(&[("negsync_connections_refused_total{reason=\"connections\"}", by(1.0))]).await;
     drop(only);
 
-    let one = || (Within::new(1), Within::new(1));
+    let one = || (1, 1);
     let relay = TestRelay::start_with(|config| {
-        config.connections.per_address = Within::new(1);
+        config.connections.per_address = 1;
         (config.rates.events_per_s, config.rates.events_burst) = one();
         (config.rates.queries_per_s, config.rates.queries_burst) = one();
-        config.negentropy.sessions = Within::new(1);
+        config.negentropy.sessions = 1;
     })
     .await;
     let mut watch = Watch::new(&relay, moved).await;
@@ -575,7 +575,7 @@ done
     std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
     let relay = TestRelay::start_with(|config| {
         config.write_policy.command = program.to_str().unwrap().into();
-        config.write_policy.timeout_s = Within::new(1);
+        config.write_policy.timeout_s = 1;
     })
     .await;
     let mut watch = Watch::new(&relay, moved).await;

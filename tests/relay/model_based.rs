@@ -41,7 +41,7 @@ enum Operation {
     Wait,
     Restart {
         frame_limit_bytes: u64,
-        index_memory_mb: u64,
+        index_memory_mb: usize,
     },
 }
 
@@ -219,7 +219,7 @@ impl Run {
                     .relay
                     .restart_with(|config| {
                         config.negentropy.frame_limit_bytes = frame_limit_bytes;
-                        config.index.memory_mb = negsync::config::Within::new(index_memory_mb);
+                        config.index.memory_mb = index_memory_mb;
                     })
                     .await;
                 self.client = self.relay.client().await;

@@ -4,7 +4,6 @@ use crate::support::negentropy_client::{
     Difference, EMPTY_SET, Session, neg_ids, neg_msg, reconcile,
 };
 use crate::support::{Author, TestRelay, corpora, events, id_of, model};
-use negsync::config::Within;
 use serde_json::{Value, json};
 
 fn notes(author: u8, count: u64) -> Vec<Value> {
@@ -143,7 +142,7 @@ async fn since_until_and_limit_cut_where_they_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_set_of_exactly_the_limit_is_served_and_one_more_is_refused() {
     let relay = TestRelay::start_with(|config| {
-        config.negentropy.max_sync_events = Within::new(50);
+        config.negentropy.max_sync_events = 50;
     })
     .await;
     let mut client = relay.client().await;

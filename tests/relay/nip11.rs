@@ -5,7 +5,6 @@ use crate::support::client::PATIENCE;
 use crate::support::events::{Author, EPOCH};
 use crate::support::http::Response;
 use crate::support::{self, TestRelay};
-use negsync::config::Within;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -26,15 +25,15 @@ async fn the_document_says_what_is_true_and_any_origin_may_read_it() {
         config.relay.icon = "https://example.com/icon.png".into();
         config.relay.posting_policy = "https://example.com/policy".into();
         config.relay.terms_of_service = "https://example.com/terms".into();
-        config.limits.message_bytes = Within::new(30_000);
-        config.limits.subscriptions = Within::new(5);
-        config.limits.filters = Within::new(2);
-        config.limits.events_per_filter = Within::new(3);
-        config.limits.subscription_id_chars = Within::new(11);
-        config.limits.event_tags = Within::new(4);
-        config.limits.created_at_ahead_s = Within::new(60);
-        config.limits.created_at_behind_s = Within::new(7_000);
-        config.limits.content_chars = Within::new(500);
+        config.limits.message_bytes = 30_000;
+        config.limits.subscriptions = 5;
+        config.limits.filters = 2;
+        config.limits.events_per_filter = 3;
+        config.limits.subscription_id_chars = 11;
+        config.limits.event_tags = 4;
+        config.limits.created_at_ahead_s = 60;
+        config.limits.created_at_behind_s = 7_000;
+        config.limits.content_chars = 500;
     })
     .await;
     let response = http(&relay, "GET", "/", "application/nostr+json").await;
@@ -139,11 +138,11 @@ async fn an_event_at_each_limit_of_the_document_is_taken() {
             let limits = &mut config.limits;
             // The first as it is where nothing is configured.
             if number > 0 {
-                limits.message_bytes = Within::new(rng.random_range(3_000..60_000));
-                let event_bytes = rng.random_range(2_000..=limits.message_bytes.get());
-                limits.event_bytes = Within::new(*any(rng, &[0, event_bytes]));
-                limits.event_tags = Within::new(rng.random_range(1..50));
-                limits.content_chars = Within::new(rng.random_range(1..3_000));
+                limits.message_bytes = rng.random_range(3_000..60_000);
+                let event_bytes = rng.random_range(2_000..=limits.message_bytes);
+                limits.event_bytes = *any(rng, &[0, event_bytes]);
+                limits.event_tags = rng.random_range(1..50);
+                limits.content_chars = rng.random_range(1..3_000);
             }
         })
         .await;

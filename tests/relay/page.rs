@@ -4,7 +4,7 @@ use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
 use crate::support::events::{Author, unix_now};
 use crate::support::http::{Response, http};
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use negsync::metrics::{DayDiffers, DriftLook};
 use serde_json::json;
 use std::sync::Arc;
@@ -196,7 +196,7 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
         config.page.enabled = true;
         config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
         // Which is about handshakes.
-        config.connections.handshake_timeout_s = Within::new(1);
+        config.connections.handshake_timeout_s = 1;
     })
     .await;
     let mut open = Vec::new();
@@ -248,7 +248,7 @@ async fn pages_that_are_kept_current_are_bounded_and_end_with_the_relay() {
 async fn a_page_that_is_open_ends_when_it_is_no_longer_allowed() {
     let relay = with_page().await;
     let (mut stream, _) = updates(&relay).await;
-    relay.relay.reload(Config::default());
+    relay.relay.reload(Config::default()).unwrap();
     let mut rest = Vec::new();
     let ended = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await;
     assert!(ended.is_ok(), "it does not end");

@@ -3,7 +3,7 @@
 
 use crate::support::client::Client;
 use crate::support::{Author, TestRelay, events};
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use negsync::store::{Event, Store, StoreOptions};
 use serde_json::{Value, json};
 use std::path::Path;
@@ -62,7 +62,7 @@ fn message(start: &[&str], filters: &[Value]) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_ends_at_its_deadline_and_is_told_so() {
-    let relay = relay(|config| config.limits.query_timeout_s = Within::new(1)).await;
+    let relay = relay(|config| config.limits.query_timeout_s = 1).await;
     let mut client = relay.client().await;
     let filters = costly();
     let timeout = "error: query timeout";
@@ -82,7 +82,7 @@ async fn a_query_ends_at_its_deadline_and_is_told_so() {
 /// Six clients at two addresses held all that reads the store, and a signal did not end the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_waits_for_the_costly_queries_of_others_and_a_stop_ends_them() {
-    let relay = relay(|config| config.limits.query_timeout_s = Within::new(3_600)).await;
+    let relay = relay(|config| config.limits.query_timeout_s = 3_600).await;
     let mut strangers = Vec::new();
     for number in 0..6 {
         let address = format!("192.0.2.{}", number % 2);

@@ -3,7 +3,6 @@
 use crate::support::client::Client;
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events};
-use negsync::config::Within;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio_tungstenite::tungstenite::Message;
@@ -24,10 +23,10 @@ async fn each_verb_has_a_rate_that_is_the_addresses_own() {
     let relay = TestRelay::start_with(|config| {
         let rates = &mut config.rates;
         for per_s in [&mut rates.events_per_s, &mut rates.queries_per_s, &mut rates.neg_per_s] {
-            *per_s = Within::new(1);
+            *per_s = 1;
         }
         for burst in [&mut rates.events_burst, &mut rates.queries_burst, &mut rates.neg_burst] {
-            *burst = Within::new(3);
+            *burst = 3;
         }
         config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     })
@@ -71,8 +70,8 @@ async fn each_verb_has_a_rate_that_is_the_addresses_own() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_not_refused_is_read_at_a_rate() {
     let relay = TestRelay::start_with(|config| {
-        config.rates.other_per_s = Within::new(10);
-        config.rates.other_burst = Within::new(1);
+        config.rates.other_per_s = 10;
+        config.rates.other_burst = 1;
     })
     .await;
     let text = |text: &str| Message::text(text.to_owned());

@@ -4,7 +4,7 @@ use crate::support::disk::write_secret;
 use crate::support::events::{Author, unix_now};
 use crate::support::process::RelayProcess;
 use crate::support::{TestRelay, id_of};
-use negsync::config::{Config, TakesEffect, Within};
+use negsync::config::{Config, TakesEffect};
 use negsync::sync::{Local, Options, sync};
 use serde_json::json;
 use std::path::Path;
@@ -49,14 +49,14 @@ async fn on_sighup_limits_change_and_a_bad_file_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_of_the_library_reloads_too() {
-    let relay = TestRelay::start_with(|config| config.limits.subscriptions = Within::new(1)).await;
+    let relay = TestRelay::start_with(|config| config.limits.subscriptions = 1).await;
     let mut client = relay.client().await;
     assert_eq!(client.ask(&json!(["REQ", "a", {}])).await, json!(["EOSE", "a"]));
     assert_eq!(client.ask(&json!(["REQ", "b", {}])).await[0], "CLOSED");
     let mut config = relay.config.clone();
-    config.limits.subscriptions = Within::new(2);
-    config.index.memory_mb = Within::new(1);
-    let reloaded = relay.relay.reload(config);
+    config.limits.subscriptions = 2;
+    config.index.memory_mb = 1;
+    let reloaded = relay.relay.reload(config).unwrap();
     assert_eq!(reloaded.changed, ["limits.subscriptions"]);
     assert_eq!(reloaded.needs_restart, ["index.memory_mb"]);
     assert_eq!(client.ask(&json!(["REQ", "b", {}])).await, json!(["EOSE", "b"]));
@@ -179,7 +179,7 @@ async fn every_key_that_a_reload_changes_is_in_force_for_the_relay_and_its_syncs
     let mut in_force = config.clone();
     for key in Config::keys() {
         config = with_another_value(&config, &key.name, directory.path());
-        let reloaded = relay.relay.reload(config.clone().try_into().unwrap());
+        let reloaded = relay.relay.reload(config.clone().try_into().unwrap()).unwrap();
         if key.takes_effect == TakesEffect::Restart {
             assert!(reloaded.needs_restart.contains(&key.name), "{reloaded:?}");
         } else {
@@ -206,11 +206,11 @@ async fn a_reloaded_limit_or_write_policy_holds_for_clients_and_peers() {
     let local = Local::configured(ours.relay.index().clone(), admission).unwrap();
     type Change = fn(&mut Config);
     let changes: [(Change, &str, &str); 6] = [
-        (|it| it.limits.event_bytes = Within::new(512), "over limits", "invalid: event"),
-        (|it| it.limits.event_tags = Within::new(1), "over limits", "invalid: tags"),
-        (|it| it.limits.content_chars = Within::new(9), "over limits", "invalid: content"),
-        (|it| it.limits.created_at_ahead_s = Within::new(5), "over limits", "invalid: created_at"),
-        (|it| it.limits.created_at_behind_s = Within::new(5), "over limits", "invalid: created_at"),
+        (|it| it.limits.event_bytes = 512, "over limits", "invalid: event"),
+        (|it| it.limits.event_tags = 1, "over limits", "invalid: tags"),
+        (|it| it.limits.content_chars = 9, "over limits", "invalid: content"),
+        (|it| it.limits.created_at_ahead_s = 5, "over limits", "invalid: created_at"),
+        (|it| it.limits.created_at_behind_s = 5, "over limits", "invalid: created_at"),
         (
             |it| it.write_policy.command = BLOCKS.into(),
             "refused by the write policy",
@@ -236,11 +236,11 @@ async fn a_reloaded_limit_or_write_policy_holds_for_clients_and_peers() {
     for (change, reason, text) in changes {
         let mut config = ours.config.clone();
         change(&mut config);
-        let behind = config.limits.created_at_behind_s.get() > 0;
+        let behind = config.limits.created_at_behind_s > 0;
         let is_taken = |event: &serde_json::Value| {
             is_refused(event, text).is_some_and(|at| (at < unix_now()) != behind)
         };
-        ours.relay.reload(config);
+        ours.relay.reload(config).unwrap();
         let mut refused = 0;
         for event in events() {
             let (accepted, said) = client.publish(&event).await;
@@ -254,7 +254,7 @@ async fn a_reloaded_limit_or_write_policy_holds_for_clients_and_peers() {
         let report = sync(&local, &url, &Options::default(), |_| {}).await.unwrap();
         let counted = report.refused.iter().find(|(counted, _)| counted.name() == reason);
         assert_eq!(counted.map(|(_, count)| *count), Some(refused), "{text}: {report:?}");
-        ours.relay.reload(ours.config.clone());
+        ours.relay.reload(ours.config.clone()).unwrap();
         for event in events() {
             let outcome = client.publish(&event).await;
             assert_eq!(outcome, (true, String::new()), "{text}");

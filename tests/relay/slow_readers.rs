@@ -4,7 +4,6 @@ use crate::support::client::PATIENCE;
 use crate::support::http::http;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
 use crate::support::{Author, TestRelay, events};
-use negsync::config::Within;
 use negsync::store::{Event, Synchronous, VerifiedEvent};
 use serde_json::{Value, json};
 use std::ops::Range;
@@ -60,8 +59,8 @@ async fn many_clients_that_do_not_read_hold_no_more_than_a_sum() {
     const CLIENTS: usize = 8;
     const CHUNK: usize = 200_000;
     let relay = TestRelay::start_with(|config| {
-        config.connections.outbound_bytes = Within::new(4 << 20);
-        config.connections.outbound_bytes_in_all = Within::new(256 << 10);
+        config.connections.outbound_bytes = 4 << 20;
+        config.connections.outbound_bytes_in_all = 256 << 10;
     })
     .await;
     let stored = fill(&relay);

@@ -2,7 +2,6 @@
 
 use crate::support::http::http;
 use crate::support::{Author, Client, TestRelay, corpora, events, id_of, model};
-use negsync::config::Within;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -257,7 +256,7 @@ async fn an_eose_says_whether_a_limit_left_events_out() {
     let seed = 40;
     let mut rng = StdRng::seed_from_u64(seed);
     let relay = TestRelay::start_with(|config| {
-        config.limits.events_per_filter = Within::new(60);
+        config.limits.events_per_filter = 60;
     })
     .await;
     let mut client = relay.client().await;
@@ -300,9 +299,9 @@ async fn an_eose_says_whether_a_limit_left_events_out() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refused_req_ends_the_subscription_of_its_id() {
     let relay = TestRelay::start_with(|config| {
-        config.limits.subscriptions = Within::new(1);
-        config.limits.subscription_values = Within::new(10);
-        config.limits.filter_values = Within::new(20);
+        config.limits.subscriptions = 1;
+        config.limits.subscription_values = 10;
+        config.limits.filter_values = 20;
     })
     .await;
     let (mut client, mut publisher) = (relay.client().await, relay.client().await);

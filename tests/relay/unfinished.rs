@@ -4,7 +4,6 @@
 use crate::support::TestRelay;
 use crate::support::client::PATIENCE;
 use futures_util::StreamExt;
-use negsync::config::Within;
 use serde_json::json;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
@@ -78,7 +77,7 @@ fn long_count(id: &str, bytes: usize) -> Vec<u8> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.message_timeout_s = Within::new(1);
+        config.connections.message_timeout_s = 1;
     })
     .await;
     let begun = [
@@ -127,7 +126,7 @@ async fn a_message_that_is_begun_has_to_end_in_time_whatever_else_is_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn long_messages_of_an_address_wait_for_each_other() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.incoming_bytes_per_address = Within::new(1 << 20);
+        config.connections.incoming_bytes_per_address = 1 << 20;
     })
     .await;
     let long = |id: &str| long_count(id, 700_000);
@@ -175,7 +174,7 @@ async fn long_messages_of_an_address_wait_for_each_other() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stream_of_messages_has_no_deadline() {
     let relay = TestRelay::start_with(|config| {
-        config.connections.message_timeout_s = Within::new(1);
+        config.connections.message_timeout_s = 1;
     })
     .await;
     let mut client = RawClient::connect(&relay).await;

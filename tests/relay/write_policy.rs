@@ -79,7 +79,7 @@ impl Plugin {
     async fn relay(&self) -> TestRelay {
         TestRelay::start_with(|config| {
             config.write_policy.command = self.path().to_str().unwrap().into();
-            config.write_policy.timeout_s = negsync::config::Within::new(1);
+            config.write_policy.timeout_s = 1;
         })
         .await
     }
@@ -163,7 +163,7 @@ async fn addresses_take_turns_at_the_program() {
     let plugin = Plugin::new(GATED);
     let relay = TestRelay::start_with(|config| {
         config.write_policy.command = plugin.path().to_str().unwrap().into();
-        config.write_policy.timeout_s = negsync::config::Within::new(60);
+        config.write_policy.timeout_s = 60;
         config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
     })
     .await;

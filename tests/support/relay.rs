@@ -1,7 +1,7 @@
 //! A relay in this process, on a free port and a store of its own.
 
 use super::client::Client;
-use negsync::config::{Config, Within};
+use negsync::config::Config;
 use negsync::relay::Relay;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -28,7 +28,7 @@ impl TestRelay {
         let rates = &mut config.rates;
         let (events, queries) = (&mut rates.events_per_s, &mut rates.queries_per_s);
         for per_s in [events, queries, &mut rates.neg_per_s, &mut rates.other_per_s] {
-            *per_s = Within::new(0);
+            *per_s = 0;
         }
         change(&mut config);
         let relay = Relay::start(config.clone()).await.unwrap();

@@ -4,7 +4,7 @@ use super::scripted::{Script, Scripted, Unknown};
 use super::shared::client::Client;
 use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
-use negsync::config::{SyncConfig, Within};
+use negsync::config::SyncConfig;
 use negsync::sync::{Between, BetweenRelay, Options, Verdict};
 use nostr_relay_builder::prelude::{
     JsonUtil, LocalRelay, MemoryDatabase, MemoryDatabaseOptions, NostrDatabase, RateLimit,
@@ -15,7 +15,7 @@ use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::io::Read;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +61,25 @@ fn peak_kb(process: u32) -> Option<i64> {
     line.split_whitespace().next()?.parse().ok()
 }
 
+/// `sync --between --live`; killed when dropped.
+struct Live(Child);
+
+impl Live {
+    fn start(urls: &[&str]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+        command.args(["sync", "--between", "--live"]).args(urls);
+        Self(command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        // Of a process that has ended this says so, and nothing else.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 fn ids_of(events: &[&[String]]) -> BTreeSet<[u8; 32]> {
     events.iter().flat_map(|events| events.iter()).map(|json| id(json)).collect()
 }
@@ -77,7 +96,7 @@ async fn two_relays_of_random_sets_end_with_the_same_events_and_one_percent_is_r
     let (shared, only_a, only_b) = (notes(200, 1_000), notes(201, 4_000), notes(202, 3_950));
     let refused = tagged(203, 50);
     let a = TestRelay::with(&[shared.clone(), only_a.clone()].concat(), |config| {
-        config.limits.event_tags = Within::new(1);
+        config.limits.event_tags = 1;
     })
     .await;
     let b = TestRelay::new(&[&shared[..], &only_b, &refused].concat()).await;
@@ -245,13 +264,8 @@ async fn live_events_go_to_all_other_relays() {
         TestRelay::new(&[]).await,
     ];
     let urls: Vec<String> = relays.iter().map(TestRelay::url).collect();
-    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
-        .args(["sync", "--between", "--live"])
-        .args(&urls)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
+    let mut live = Live::start(&urls);
     let has = |relay: usize, count: usize| relays[relay].ids().len() == count;
     let wait_for = async |count: usize| {
         let deadline = Instant::now() + PATIENCE;
@@ -266,9 +280,9 @@ async fn live_events_go_to_all_other_relays() {
         fill(relays[number % 3].relay.index(), std::slice::from_ref(json));
     }
     wait_for(62).await;
-    let pid = child.id().to_string();
+    let pid = live.0.id().to_string();
     assert!(Command::new("kill").args(["-s", "INT", &pid]).status().unwrap().success());
-    let status = tokio::task::spawn_blocking(move || child.wait()).await.unwrap().unwrap();
+    let status = tokio::task::spawn_blocking(move || live.0.wait()).await.unwrap().unwrap();
     assert_eq!(status.code(), Some(2), "an interrupted sync has proven nothing");
 }
 
@@ -285,12 +299,7 @@ async fn a_relay_that_comes_back_is_synced_again() {
     let text = format!("[relay]\nlisten = \"{port}\"\n[store]\npath = {store:?}\n");
     std::fs::write(&config, text).unwrap();
     let there = RelayProcess::configured(&config);
-    let mut child = Command::new(env!("CARGO_BIN_EXE_negsync"))
-        .args(["sync", "--between", "--live", &here.url(), &format!("ws://{port}")])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let _live = Live::start(&[&here.url(), &format!("ws://{port}")]);
     let count = async |url: &str| {
         let mut client = Client::connect(url).await;
         client.query(&[serde_json::json!({ "limit": 500 })]).await.len()
@@ -311,8 +320,6 @@ async fn a_relay_that_comes_back_is_synced_again() {
         client.store(&serde_json::from_str(json).unwrap()).await;
     }
     wait_for(38).await;
-    child.kill().unwrap();
-    child.wait().unwrap();
 }
 
 /// Relays as they are, seed by seed: whatever they do, a pair is equal only where both have the

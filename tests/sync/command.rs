@@ -49,6 +49,7 @@ async fn the_exit_code_and_the_object_tell_what_was_done() {
             &[url.as_str(), "--filter", r#"{"kind":[1]}"#],
             &[url.as_str(), "--nonsense"],
             &[url.as_str(), &format!("{url}/#top")],
+            &[url.as_str(), &format!("{}/", url.to_uppercase())],
         ] {
             let ended = run(wrong);
             assert_eq!(ended.status.code(), Some(1), "{wrong:?}: {ended:?}");

@@ -113,7 +113,7 @@ async fn a_peer_that_refuses_by_size_is_synced_in_windows() {
     let (shared, ours, theirs) = (notes(50, 3_000), notes(51, 200), notes(52, 200));
     let store = TestStore::new(&[shared.clone(), ours].concat());
     let relay = TestRelay::with(&[shared, theirs].concat(), |config| {
-        config.negentropy.max_sync_events = negsync::config::Within::new(500);
+        config.negentropy.max_sync_events = 500;
     })
     .await;
     let (report, notes) = sync_with(&store, &relay.url(), &Options::default()).await;

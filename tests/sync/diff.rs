@@ -110,7 +110,7 @@ async fn peers_that_refuse_cut_or_do_not_reconcile_are_told_by_day_too() {
     let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
     let held = [shared, theirs.clone()].concat();
     let small = TestRelay::with(&held, |config| {
-        config.negentropy.max_sync_events = negsync::config::Within::new(100);
+        config.negentropy.max_sync_events = 100;
     })
     .await;
     let tight = Script { frame_limit_bytes: 4_096, ..Script::default() };

@@ -118,6 +118,7 @@ impl Row {
             faults: self.faults.clone(),
             told_cap: None,
             tells_auth: false,
+            is_mute: false,
             latency_us: 2_000,
             shared: 120,
             ours: 30,
@@ -262,6 +263,18 @@ fn rows() -> Vec<Row> {
         .says("NotKept"),
         row("10 greets with AUTH", Neg::Closed, Faults { auth: Some(true), ..plain() }, read),
         row("10 with NIP-77", Neg::Works, Faults { auth: Some(true), ..plain() }, negentropy),
+        row(
+            "10 AUTH for EVENT alone, refused without an id",
+            Neg::Closed,
+            Faults { auth: Some(false), unnamed: true, ..plain() },
+            read,
+        ),
+        row(
+            "10 the same with NIP-77",
+            Neg::Works,
+            Faults { auth: Some(true), unnamed: true, ..plain() },
+            negentropy,
+        ),
         row("11 no NIP-77", Neg::Closed, plain(), read),
         row(
             "12 hides private kinds",
@@ -288,7 +301,10 @@ fn rows() -> Vec<Row> {
         .with(|plan| plan.theirs = 10_500)
         .diff(Differs(Proof::Negentropy))
         .says("no progress: the peer lists events and sends none"),
-        row("17 says nothing of itself", Neg::Closed, plain(), read),
+        row("17 says nothing of itself", Neg::Works, plain(), negentropy)
+            .with(|plan| plan.is_mute = true),
+        row("17 and does not reconcile", Neg::Closed, plain(), read)
+            .with(|plan| plan.is_mute = true),
         row(
             "18 events do not parse",
             Neg::Closed,
@@ -376,7 +392,8 @@ fn what_a_peer_could_not_take_is_sent_by_the_next_sync() {
     let first = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
     assert_eq!((first.verdict, first.uploaded), (Verdict::Incomplete, 0), "{first:#?}");
     peer.plan.faults.fails = false;
-    let second = sync_once(&mut peer, &mut store, row.settings(Way::Sync), None).report;
+    let again = Settings { nonce: 2, ..row.settings(Way::Sync) };
+    let second = sync_once(&mut peer, &mut store, again, None).report;
     assert_eq!((second.verdict, second.uploaded), (Verdict::Equal, 30), "{second:#?}");
     assert_eq!(store.ids("{}"), peer.ids("{}"));
 }

@@ -91,6 +91,8 @@ pub struct Faults {
     /// AUTH: as a greeting, or as the answer to the first question.
     pub auth: Option<bool>,
     pub refuses_key: bool,
+    /// AUTH is wanted for EVENT alone, which is refused without its id.
+    pub unnamed: bool,
     pub most_values: Option<usize>,
     /// So many of ten events are taken and not kept.
     pub drops: u64,
@@ -140,6 +142,8 @@ pub struct PeerPlan {
     pub faults: Faults,
     pub told_cap: Option<usize>,
     pub tells_auth: bool,
+    /// There is no NIP-11 document.
+    pub is_mute: bool,
     pub latency_us: u64,
     pub shared: usize,
     pub ours: usize,
@@ -172,6 +176,7 @@ impl PeerPlan {
             need_kinds,
             auth: rng.random_bool(0.2).then(|| rng.random_bool(0.5)),
             refuses_key,
+            unnamed: rng.random_bool(0.2),
             most_values: rng.random_bool(0.1).then(|| rng.random_range(1..50)),
             drops: if rng.random_bool(0.15) { rng.random_range(1..11) } else { 0 },
             refuses: if rng.random_bool(0.15) { rng.random_range(1..11) } else { 0 },
@@ -192,6 +197,7 @@ impl PeerPlan {
             neg,
             told_cap,
             tells_auth: tells_auth && faults.auth.is_some(),
+            is_mute: rng.random_bool(0.1),
             latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
             shared: rng.random_range(0..150),
             ours: rng.random_range(0..60),
@@ -221,6 +227,7 @@ impl PeerPlan {
             need_kinds,
             auth,
             refuses_key,
+            unnamed,
             most_values,
             drops,
             refuses,
@@ -283,6 +290,8 @@ pub struct ModelPeer {
     kept: HashSet<[u8; 32]>,
     cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
     acknowledged: HashSet<[u8; 32]>,
+    /// Of all connections and syncs.
+    subscriptions: HashSet<String>,
     resent: Vec<[u8; 32]>,
 }
 
@@ -305,6 +314,7 @@ impl ModelPeer {
             kept: HashSet::new(),
             cache: HashMap::new(),
             acknowledged: HashSet::new(),
+            subscriptions: HashSet::new(),
             resent: Vec::new(),
         }
     }
@@ -405,9 +415,11 @@ impl ModelPeer {
             return vec![Reply::Late(ok.to_string(), Duration::from_millis(300))];
         }
         let asks = ["REQ", "COUNT", "EVENT", "NEG-OPEN", "NEG-MSG"].contains(&verb);
+        let asks = if self.plan.faults.unnamed { verb == "EVENT" } else { asks };
         if let (Some(greets), false, true) = (self.plan.faults.auth, self.is_known, asks) {
             let why = "auth-required: who are you?";
             let refusal = match verb {
+                "EVENT" if self.plan.faults.unnamed => json!(["OK", "", false, why]),
                 "EVENT" => json!(["OK", said[1]["id"], false, why]),
                 "NEG-OPEN" | "NEG-MSG" => json!(["NEG-ERR", id, why]),
                 _ => json!(["CLOSED", id, why]),
@@ -492,6 +504,8 @@ impl ModelPeer {
         let faults = self.plan.faults.clone();
         let is_empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
         assert!(!filter.as_object().unwrap().values().any(is_empty), "an empty list: {filter}");
+        // Some relays have one namespace for all clients.
+        assert!(self.subscriptions.insert(id.to_owned()), "the subscription {id} came before");
         let values = |key| filter.get(key).and_then(Value::as_array).map_or(0, Vec::len);
         if faults.most_values.is_some_and(|most| values("ids").max(values("authors")) > most) {
             return if faults.hangs_up { vec![Reply::HangUp] } else { vec![] };

@@ -90,13 +90,15 @@ impl Run<'_> {
             self.now.at += Duration::from_millis(5);
             let greeting = self.peer.connect();
             self.on_its_way(greeting);
-            let information = Information {
+            let plan = &self.peer.plan;
+            let told = Information {
                 negentropy: Some(true),
-                events_per_req: self.peer.plan.told_cap.unwrap_or(500),
-                max_limit: self.peer.plan.told_cap,
-                auth: self.peer.plan.tells_auth,
+                events_per_req: plan.told_cap.unwrap_or(500),
+                max_limit: plan.told_cap,
+                auth: plan.tells_auth,
                 ..Information::default()
             };
+            let information = if plan.is_mute { Information::default() } else { told };
             return self.machine.handle_connected(information, self.now);
         }
         self.next_event();

@@ -33,7 +33,7 @@ async fn protected_events_stay_where_their_author_put_them() {
 fn move_protected(store: &TestStore) {
     let mut config = Config::default();
     config.sync.protected = true;
-    store.local.admission.reload(config);
+    store.local.admission.reload(config).unwrap();
 }
 
 /// The operator of both relays may say that they are one.

@@ -3,7 +3,7 @@
 use super::shared::process::negsync;
 use super::support::*;
 use negsync::admission::Admission;
-use negsync::config::{Config, PeerConfig, Via, Within};
+use negsync::config::{Config, PeerConfig, Via};
 use negsync::sync::{Local, Schedule, SyncError};
 use std::io;
 use std::net::SocketAddr;
@@ -187,9 +187,9 @@ async fn a_peer_has_its_own_proxy_filters_and_limits() {
     let path = folder.path().join("relay.toml");
     std::fs::write(&path, text).unwrap();
     let config = Config::read(&path).unwrap();
-    assert_eq!(config.peers[1].max_down_kib_s, Some(Within::new(64)));
+    assert_eq!(config.peers[1].max_down_kib_s, Some(64));
     let relay = TestRelay::new(&[]).await;
-    relay.relay.reload(config);
+    relay.relay.reload(config).unwrap();
     let admission = relay.relay.admission();
     let schedule = Schedule::start(relay.relay.index(), admission, relay.relay.peers()).unwrap();
     let expected = 20 + 3;

@@ -73,7 +73,7 @@ impl RunPlan {
                 store.add_some(&mut rng);
             }
             let before = (peer.ids(self.filter), store.ids(self.filter));
-            let seed = self.seed.wrapping_add(u64::from(number) << 32);
+            let seed = self.seed.wrapping_mul(4).wrapping_add(u64::from(number));
             let ended = sync_once(&mut peer, &mut store, self.settings(seed), None);
             let Ended { report, log, .. } = ended;
             let tail = log.len().saturating_sub(80);

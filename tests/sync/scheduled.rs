@@ -2,7 +2,7 @@
 
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
-use negsync::config::{Config, PeerConfig, Within};
+use negsync::config::{Config, PeerConfig};
 use negsync::metrics::{PeerState, PeerStatus};
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
@@ -14,13 +14,16 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 fn peer(url: &str, live: bool) -> PeerConfig {
-    PeerConfig { interval_s: Within::new(1), live, ..PeerConfig::new(url.parse().unwrap()) }
+    PeerConfig { interval_s: 1, live, ..PeerConfig::new(url.parse().unwrap()) }
 }
 
 /// Keeps `relay` in sync with the relays at `urls`.
 fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
     let peers = urls.iter().map(|url| peer(url, live)).collect();
-    relay.relay.reload(Config { peers, ..relay.relay.admission().config().as_ref().clone() });
+    relay
+        .relay
+        .reload(Config { peers, ..relay.relay.admission().config().as_ref().clone() })
+        .unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 

@@ -36,6 +36,7 @@ mod compact;
 mod deadline;
 mod deletion;
 mod doubt;
+mod event_store;
 mod export_mark;
 mod file_kind;
 mod flush;
@@ -72,13 +73,16 @@ pub use change::{Change, Step};
 pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
+pub use event_store::{EventStore, VisitEvent};
 pub use export_mark::ExportMark;
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
-pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
+pub use operator::{
+    BuriedFacts, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
+};
 pub use options::{StoreOptions, Synchronous};
 pub use newest::{Rest, cut, order};
 pub use query::Hit;
@@ -252,6 +256,22 @@ pub enum StoreError {
     /// The deadline of a query is over, or the query was cancelled.
     #[error("query timeout")]
     Interrupted,
+    /// The database of another engine cannot be used.
+    #[error("the store {store}: {source}")]
+    Database {
+        /// The database, without a password.
+        store: String,
+        /// What the engine says.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// The engine cannot do this.
+    #[error("{what} cannot be had over this store; {instead}")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+        /// What to use in its place.
+        instead: &'static str,
+    },
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
@@ -297,15 +317,9 @@ pub enum StoreError {
     /// A file of the index cannot be read any more; the index is made anew.
     #[error("the index file cannot be read; the index is being made anew, try again")]
     IndexLost,
-    /// A database server refused, or cannot be reached.
-    #[error("the database server: {0}")]
-    Server(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The address of a store on a server cannot be used.
     #[error("the address of the store: {0}")]
     Address(String),
-    /// This engine does not do that.
-    #[error("{0} is not supported by a store on PostgreSQL")]
-    Unsupported(&'static str),
     /// The tables were made by a later version.
     #[error("the store has version {version}, this negsync knows up to {newest}; use a newer negsync")]
     NewerTables {

@@ -37,12 +37,12 @@ impl StoreMetrics {
         self.tombstones.load(Ordering::Relaxed)
     }
 
-    /// Sets how many ids and addresses deletion requests keep out.
+    /// Says how many there are.
     pub fn set_tombstones(&self, number: i64) {
         self.tombstones.store(number, Ordering::Relaxed);
     }
 
-    /// Counts so many more, or fewer.
+    /// Counts some more, or fewer.
     pub fn add_tombstones(&self, number: i64) {
         self.tombstones.fetch_add(number, Ordering::Relaxed);
     }

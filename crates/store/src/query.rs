@@ -24,12 +24,13 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// A hit in the row of that number, which an engine without such numbers leaves at 0.
+    /// The event that an engine has under this number.
     pub fn new(item: Item, row: i64) -> Self {
         Self { item, row }
     }
 
-    pub(super) fn row(&self) -> i64 {
+    /// The number by which the engine finds the event.
+    pub fn row(&self) -> i64 {
         self.row
     }
 }

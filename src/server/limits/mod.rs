@@ -50,12 +50,12 @@ pub(crate) struct ConnectionCounts {
 impl ConnectionCounts {
     /// Nothing yet.
     pub(crate) fn new(config: &Config) -> Self {
-        let readers = config.store.readers.size();
+        let readers = config.store.readers;
         let cores = available_parallelism().map_or(1, NonZeroUsize::get);
         Self {
             addresses: Arc::default(),
             neg_total: Arc::default(),
-            outbound: OutboundTotal::new(config.connections.outbound_bytes_in_all.size()),
+            outbound: OutboundTotal::new(config.connections.outbound_bytes_in_all),
             parsing: Arc::new(FairQueue::new(cores.saturating_sub(1))),
             short: Arc::new(FairQueue::new(cores.saturating_sub(1))),
             long: Arc::new(FairQueue::for_queries(cores / 2, readers / 4)),

@@ -95,18 +95,18 @@ impl Addresses {
         let (client, address) = (address, counted_as(address));
         let now = Instant::now();
         let mut state = self.lock();
-        if state.connections >= config.in_all.size() {
+        if state.connections >= config.in_all {
             return Err(Full::InAll);
         }
         state.make_room(&address, now);
         let entry =
             state.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config));
-        if entry.connections >= config.per_address.size() {
+        if entry.connections >= config.per_address {
             return Err(Full::Address);
         }
         entry.connections += 1;
         let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
-        let in_all = || Room::new(config.incoming_bytes_in_all.size());
+        let in_all = || Room::new(config.incoming_bytes_in_all);
         let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
         state.connections += 1;
         Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
@@ -133,7 +133,7 @@ impl AddressesState {
 impl AddressEntry {
     fn new(now: Instant, config: &ConnectionsConfig) -> Self {
         let bucket = TokenBucket::new(now);
-        let incoming = Room::new(config.incoming_bytes_per_address.size());
+        let incoming = Room::new(config.incoming_bytes_per_address);
         let buckets =
             AddressBuckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
         let events = Arc::new(EventsUnderWay::of_an_address());
@@ -168,7 +168,7 @@ impl Place {
     /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
     /// read), and waits until its address may send it. A connection waits for one at a time.
     pub(crate) async fn pace(&self, rates: &RatesConfig) {
-        let rate = Rate { per_s: rates.other_per_s.get(), burst: rates.other_burst.get() };
+        let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
         let wait = {
             let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
             buckets.other.owe(rate, Instant::now())
@@ -205,7 +205,7 @@ impl Place {
             }
             Close(_) | NegClose(_) => return Ok(()),
         };
-        let rate = Rate { per_s: per_s.get(), burst: burst.get() };
+        let rate = Rate { per_s, burst };
         if bucket.take(rate, cost, Instant::now()) {
             return Ok(());
         }
@@ -229,10 +229,8 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::Within;
 
-    fn config(in_all: u64, per_address: u64) -> ConnectionsConfig {
-        let (in_all, per_address) = (Within::new(in_all), Within::new(per_address));
+    fn config(in_all: usize, per_address: usize) -> ConnectionsConfig {
         ConnectionsConfig { in_all, per_address, ..ConnectionsConfig::default() }
     }
 
@@ -258,11 +256,7 @@ mod tests {
     fn what_was_sent_is_remembered_after_the_connection_and_the_table_is_bounded() {
         let addresses = Arc::new(Addresses::default());
         let config = config(10, 10);
-        let rates = RatesConfig {
-            neg_per_s: Within::new(1),
-            neg_burst: Within::new(2),
-            ..RatesConfig::default()
-        };
+        let rates = RatesConfig { neg_per_s: 1, neg_burst: 2, ..RatesConfig::default() };
         let open = ClientMessage::NegMsg { id: "x".into(), payload: Vec::new() };
         for expected in [true, true, false, false] {
             let place = addresses.connect(address(1), &config).ok().unwrap();

@@ -96,8 +96,8 @@ impl Machine {
         self.send(message::auth(json));
     }
 
-    /// Takes the OK of the answer; `false` when it is another's. A refusal without an id counts
-    /// for it while it is under way.
+    /// Takes the OK of the answer; `false` when it is another's. A refusal without an id that is no
+    /// event's counts for it while it is under way.
     pub(super) fn auth_answered(&mut self, id: Option<&Id>, accepted: bool, text: &str) -> bool {
         let (State::UnderWay(own) | State::Unanswered(own)) = self.on.auth.state else {
             return false;
@@ -144,6 +144,11 @@ impl Machine {
         self.settings.key.is_some()
             && self.on.auth.state != State::Refused
             && self.on.auth.refusals <= MOST_REFUSALS
+    }
+
+    /// Whether the peer has asked who we are, and is being told.
+    pub(super) fn auth_is_under_way(&self) -> bool {
+        matches!(self.on.auth.state, State::Signing | State::UnderWay(_))
     }
 
     fn auth_failed(&mut self, text: &str, hint: &'static str) -> bool {

@@ -36,6 +36,8 @@ pub(super) struct Upload {
     ready: VecDeque<Loaded>,
     under_way: HashMap<Id, usize>,
     bytes_under_way: usize,
+    /// Refusals that do not say of which of those.
+    unnamed: usize,
     is_reading: bool,
     /// How many may be under way.
     window: usize,
@@ -53,6 +55,7 @@ impl Default for Upload {
             ready: VecDeque::new(),
             under_way: HashMap::new(),
             bytes_under_way: 0,
+            unnamed: 0,
             is_reading: false,
             window: EVENTS_IN_FLIGHT,
             pauses: 0,
@@ -104,6 +107,17 @@ impl Upload {
         true
     }
 
+    /// Takes back all that is under way once the refusals without an id are as many.
+    fn take_refused(&mut self) -> Vec<Id> {
+        if self.unnamed == 0 || self.unnamed < self.under_way.len() {
+            return Vec::new();
+        }
+        (self.unnamed, self.bytes_under_way, self.deadline) = (0, 0, None);
+        let ids = sorted(self.under_way.drain().map(|(id, _)| id));
+        ids.iter().rev().for_each(|id| self.queue.push_front(*id));
+        ids
+    }
+
     /// Begins a pause, unless there is one, after which one event goes at a time.
     fn pause(&mut self, now: Now) {
         self.window = 1;
@@ -117,6 +131,9 @@ impl Upload {
 
 impl Machine {
     pub(super) fn advance_upload(&mut self) {
+        for id in self.on.upload.take_refused() {
+            self.ledger.set(&id, IdState::Open);
+        }
         let (now, upload) = (self.now, &mut self.on.upload);
         upload.pause_ends = upload.pause_ends.filter(|ends| now.at < *ends);
         if !upload.is_reading && !upload.queue.is_empty() && upload.ready.len() < READ_EVENTS {
@@ -184,6 +201,10 @@ impl Machine {
                 self.on.upload.queue.push_front(*id);
                 self.auth_required(text);
             }
+            Some(Prefix::Restricted) if self.auth_is_under_way() => {
+                self.ledger.set(id, IdState::Open);
+                self.on.upload.queue.push_front(*id);
+            }
             Some(Prefix::AuthRequired) => {
                 self.refusal.get_or_insert_with(|| format!("{text}; no key that it accepts"));
                 self.refused_by_peer(id, prefix);
@@ -226,15 +247,19 @@ impl Machine {
 
     /// `["OK", "", false, ...]`: relays that answer in order refuse so.
     pub(super) fn refused_without_id(&mut self, text: &str) {
-        if self.auth_answered(None, false, text) {
+        let upload = &self.on.upload;
+        if upload.unnamed >= upload.under_way.len() {
+            self.auth_answered(None, false, text);
             return;
         }
-        let mut under_way = self.on.upload.under_way.keys();
-        if let (Some(id), None) = (under_way.next().copied(), under_way.next()) {
-            self.event_answered(&id, false, text);
-        } else {
-            // Whose it is cannot be told: one at a time from here on.
-            self.on.upload.window = 1;
+        if let (1, Some(id)) = (upload.under_way.len(), upload.under_way.keys().next().copied()) {
+            return self.event_answered(&id, false, text);
+        }
+        // Whose it is cannot be told: one at a time from here on.
+        self.on.upload.window = 1;
+        self.on.upload.unnamed += 1;
+        if self.on.upload.unnamed == 1 && Prefix::of(text) == Some(Prefix::AuthRequired) {
+            self.auth_required(text);
         }
     }
 
@@ -245,6 +270,7 @@ impl Machine {
         }
         let unanswered = sorted(self.on.upload.under_way.drain().map(|(id, _)| id));
         self.on.upload.bytes_under_way = 0;
+        self.on.upload.unnamed = 0;
         self.on.upload.deadline = None;
         self.on.upload.window = 1;
         self.silences += 1;
