@@ -3,8 +3,8 @@
 use negsync_store::StoreError;
 use std::fmt;
 use std::time::Duration;
-use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 use tokio_postgres::Config;
+use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// How long a connection may take to be made, where the URL does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -53,10 +53,10 @@ impl Address {
             let user = std::env::var("PGUSER").or_else(|_| std::env::var("USER"));
             config.user(user.unwrap_or_else(|_| "postgres".to_owned()));
         }
-        if config.get_password().is_none() {
-            if let Some(password) = password_beside(&config) {
-                config.password(password);
-            }
+        if config.get_password().is_none()
+            && let Some(password) = password_beside(&config)
+        {
+            config.password(password);
         }
         Ok(Self { config })
     }

@@ -5,8 +5,8 @@ use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
-use negsync_store::rules::{self, Decision, Known, Outcome, Predecessor};
 use negsync_store::Step;
+use negsync_store::rules::{self, Decision, Known, Outcome, Predecessor};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -216,7 +216,8 @@ impl Batch<'_> {
 
     fn store(&mut self, event: &Arc<Event>) {
         let address = address_of(event);
-        if let Some(old) = address.and_then(|address| self.facts.by_address.get(&address).copied()) {
+        if let Some(old) = address.and_then(|address| self.facts.by_address.get(&address).copied())
+        {
             self.remove(&old);
         }
         self.facts.add(Stored {

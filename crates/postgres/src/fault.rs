@@ -6,19 +6,25 @@ use tokio_postgres::error::SqlState;
 
 /// An error of the server or of the connection, in one line with the server's reason.
 #[derive(Debug)]
-pub(crate) struct Fault(pub(crate) tokio_postgres::Error);
+pub(crate) struct Fault(tokio_postgres::Error);
+
+impl Fault {
+    /// What the error says, with the server's own reason.
+    pub(crate) fn in_words(error: &tokio_postgres::Error) -> String {
+        if let Some(refused) = error.as_db_error() {
+            let hint = refused.hint().map_or(String::new(), |hint| format!("; {hint}"));
+            return format!("{} (SQLSTATE {}){hint}", refused.message(), refused.code().code());
+        }
+        match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }
+    }
+}
 
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if let Some(refused) = self.0.as_db_error() {
-            write!(f, "{} (SQLSTATE {})", refused.message(), refused.code().code())?;
-            return refused.hint().map_or(Ok(()), |hint| write!(f, "; {hint}"));
-        }
-        write!(f, "{}", self.0)?;
-        match std::error::Error::source(&self.0) {
-            Some(source) => write!(f, ": {source}"),
-            None => Ok(()),
-        }
+        f.write_str(&Self::in_words(&self.0))
     }
 }
 
@@ -43,10 +49,10 @@ pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
     passing.contains(code) || code.code().starts_with("08")
 }
 
-/// As an error of the store.
+/// As an error of the store. Which database it is of is known to whoever opened it.
 pub(crate) fn fault(error: tokio_postgres::Error) -> StoreError {
     if error.code() == Some(&SqlState::QUERY_CANCELED) {
         return StoreError::Interrupted;
     }
-    StoreError::Server(Box::new(Fault(error)))
+    StoreError::Database { store: "on PostgreSQL".to_owned(), source: Box::new(Fault(error)) }
 }

@@ -17,7 +17,7 @@ const LOCK: i64 = 0x6e_6567_7379_6e63;
 const MIGRATIONS: [&str; 1] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
-CREATE TABLE head (only BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only), seq BIGINT NOT NULL);
+CREATE TABLE head (single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), seq BIGINT NOT NULL);
 INSERT INTO head (seq) VALUES (0);
 
 -- One row a commit. A random mark tells it from another commit of that number, after a fail-over that
@@ -142,7 +142,8 @@ async fn migrate_in_transaction(connection: &Connection) -> Result<(), StoreErro
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(fault)?;
     let encoding: &str = encoding.try_get(0).map_err(fault)?;
     if encoding != "UTF8" {
-        let reason = format!("the database's encoding is {encoding}; make one with ENCODING 'UTF8'");
+        let reason =
+            format!("the database's encoding is {encoding}; make one with ENCODING 'UTF8'");
         return Err(StoreError::Address(reason));
     }
     client.batch_execute("BEGIN").await.map_err(fault)?;
@@ -151,7 +152,7 @@ async fn migrate_in_transaction(connection: &Connection) -> Result<(), StoreErro
         .batch_execute(
             "CREATE SCHEMA IF NOT EXISTS negsync;
              CREATE TABLE IF NOT EXISTS store (
-                 only BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (only), version INTEGER NOT NULL);
+                 single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), version INTEGER NOT NULL);
              INSERT INTO store (version) VALUES (0) ON CONFLICT DO NOTHING;",
         )
         .await

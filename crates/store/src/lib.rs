@@ -80,11 +80,11 @@ pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
+pub use newest::{Rest, cut, order};
 pub use operator::{
-    BuriedFacts, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
+    BuriedFacts, FindIds, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
 };
 pub use options::{StoreOptions, Synchronous};
-pub use newest::{Rest, cut, order};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
@@ -321,7 +321,9 @@ pub enum StoreError {
     #[error("the address of the store: {0}")]
     Address(String),
     /// The tables were made by a later version.
-    #[error("the store has version {version}, this negsync knows up to {newest}; use a newer negsync")]
+    #[error(
+        "the store has version {version}, this negsync knows up to {newest}; use a newer negsync"
+    )]
     NewerTables {
         /// Their version.
         version: i32,

@@ -48,6 +48,9 @@ pub enum UndeleteError {
     Store(#[from] StoreError),
 }
 
+/// Finds the ids of the stored events that match a filter.
+pub type FindIds<'find> = dyn Fn(&Filter) -> Result<Vec<[u8; 32]>, StoreError> + 'find;
+
 /// Which tombstones are taken back.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Undelete {
@@ -79,10 +82,7 @@ impl Selection {
     ///
     /// # Errors
     /// Those of `stored`.
-    pub fn among_found(
-        &self,
-        stored: &dyn Fn(&Filter) -> Result<Vec<[u8; 32]>, StoreError>,
-    ) -> Result<Selected, StoreError> {
+    pub fn among_found(&self, stored: &FindIds<'_>) -> Result<Selected, StoreError> {
         let find = stored;
         let mut selected = Selected::default();
         let mut ids = self.ids.clone();
