@@ -91,7 +91,7 @@ impl NostrDatabase for Database {
     ) -> BoxedFuture<'a, Result<DatabaseEventStatus, DatabaseError>> {
         let filter = by_id(event_id);
         self.run(move |index| {
-            let is_saved = !index.reader().newest(&[filter], 1)?.is_empty();
+            let is_saved = !index.store().newest(&[filter], 1)?.is_empty();
             Ok(if is_saved {
                 DatabaseEventStatus::Saved
             } else {
@@ -170,10 +170,10 @@ fn convert(filter: &Filter) -> Result<store::Filter, FilterError> {
 
 fn read(index: &Index, filter: store::Filter) -> Result<Vec<Event>, Failure> {
     index.store().expire()?;
-    let hits = index.reader().newest(&[filter], usize::MAX)?;
+    let hits = index.store().newest(&[filter], usize::MAX)?;
     let mut events = Vec::with_capacity(hits.len());
     let mut wrong = None;
-    index.reader().fetch(&hits, |_, json| match Event::from_json(json) {
+    index.store().fetch(&hits, &mut |_, json| match Event::from_json(json) {
         Ok(event) => {
             events.push(event);
             ControlFlow::Continue(())

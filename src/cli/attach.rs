@@ -8,7 +8,7 @@ use negsync::admission::Admission;
 use negsync::config::{Config, ConfigError, Reloaded};
 use negsync::index::Sets;
 use negsync::sidecar::{self, Attach, open_sets};
-use negsync::store::{RelayKind, Store};
+use negsync::store::{EventStore, RelayKind, Store};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -61,9 +61,9 @@ pub(super) fn local(config: Config) -> anyhow::Result<Local> {
     Ok(Local::attached(sets, notes, Admission::start(config)?)?)
 }
 
-fn open_notes(config: &Config) -> anyhow::Result<Store> {
+fn open_notes(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
     let options = config.store_options();
-    Ok(Store::open(&config.store.path, options, Box::new(|_| {}))?)
+    Ok(Arc::new(Store::open(&config.store.path, options, Box::new(|_| {}))?))
 }
 
 impl Arguments {
@@ -106,7 +106,7 @@ struct Beside {
     attach: Attach,
     sets: Sets,
     // Once there are peers.
-    notes: Option<Store>,
+    notes: Option<Arc<dyn EventStore>>,
 }
 
 impl Serves for Beside {

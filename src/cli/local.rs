@@ -8,6 +8,7 @@ use negsync::config::Config;
 use negsync::index::{Index, Sets};
 use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
 use negsync::sync::Local;
+use std::sync::Arc;
 use tempfile::TempDir;
 
 /// Our side, and the folder of what it notes where the store may not be written to.
@@ -52,6 +53,6 @@ fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
     let notes = folder.path().join("notes.sqlite");
     let notes = Store::open(&notes, config.store_options(), Box::new(|_| {}))?;
-    let local = Local::reading(Sets::reading(reader), notes, Admission::start(config)?)?;
+    let local = Local::reading(Sets::reading(reader), Arc::new(notes), Admission::start(config)?)?;
     Ok(OpenedLocal { local, _notes: Some(folder) })
 }

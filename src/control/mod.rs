@@ -11,7 +11,9 @@ mod socket;
 pub use client::ask;
 pub(crate) use server::ControlServer;
 
-use crate::store::{FilterError, Selected, Selection, Store, StoreError, Undelete, UndeleteError};
+use crate::store::{
+    EventStore, FilterError, Selected, Selection, StoreError, Undelete, UndeleteError,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -84,7 +86,10 @@ pub enum ControlError {
 ///
 /// # Errors
 /// When the request cannot be read or the store fails.
-pub fn perform(store: &Store, request: &ControlRequest) -> Result<ControlReport, ControlError> {
+pub fn perform(
+    store: &dyn EventStore,
+    request: &ControlRequest,
+) -> Result<ControlReport, ControlError> {
     match request {
         ControlRequest::Delete(choice) => Ok(store.delete(&choice.selection()?)?.into()),
         ControlRequest::Undelete(choice) => {

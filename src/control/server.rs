@@ -2,11 +2,12 @@
 
 use super::socket::ControlSocket;
 use super::{ControlAnswer, ControlRequest, perform};
-use crate::store::Store;
+use crate::store::EventStore;
 use std::fs::Permissions;
 use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -25,7 +26,7 @@ pub(crate) struct ControlServer {
 
 impl ControlServer {
     /// Listens beside the store in `path`, which this process has open to write. Inside a runtime.
-    pub(crate) fn start(path: &Path, store: Store) -> io::Result<Self> {
+    pub(crate) fn start(path: &Path, store: Arc<dyn EventStore>) -> io::Result<Self> {
         let socket = ControlSocket::beside(path)?;
         // Left over: whoever listened on it had the store open.
         if socket.path.symlink_metadata().is_ok_and(|found| found.file_type().is_socket()) {
@@ -47,7 +48,7 @@ impl Drop for ControlServer {
     }
 }
 
-async fn listen(listener: UnixListener, store: Store, owner: u32) {
+async fn listen(listener: UnixListener, store: Arc<dyn EventStore>, owner: u32) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -63,7 +64,7 @@ async fn listen(listener: UnixListener, store: Store, owner: u32) {
     }
 }
 
-async fn serve(mut stream: UnixStream, store: &Store, owner: u32) -> io::Result<()> {
+async fn serve(mut stream: UnixStream, store: &Arc<dyn EventStore>, owner: u32) -> io::Result<()> {
     let user = stream.peer_cred()?.uid();
     // The socket's permissions say so as well, but for a moment.
     if user != 0 && user != owner {
@@ -73,19 +74,19 @@ async fn serve(mut stream: UnixStream, store: &Store, owner: u32) -> io::Result<
     let mut line = String::new();
     let mut reading = BufReader::new(reading.take(REQUEST_BYTES));
     tokio::time::timeout(REQUEST_TIMEOUT, reading.read_line(&mut line)).await??;
-    let answer = follow(store.clone(), line).await;
+    let answer = follow(Arc::clone(store), line).await;
     let mut line = serde_json::to_string(&answer)?;
     line.push('\n');
     tokio::time::timeout(REQUEST_TIMEOUT, writing.write_all(line.as_bytes())).await?
 }
 
-async fn follow(store: Store, line: String) -> ControlAnswer {
+async fn follow(store: Arc<dyn EventStore>, line: String) -> ControlAnswer {
     let request: ControlRequest = match serde_json::from_str(&line) {
         Ok(request) => request,
         Err(error) => return ControlAnswer::Refused(format!("not a request: {error}")),
     };
     let performed = tokio::task::spawn_blocking(move || {
-        let done = perform(&store, &request);
+        let done = perform(&*store, &request);
         if let Ok(report) = &done {
             let name = request.name();
             let (ids, removed) = (report.ids, report.removed);

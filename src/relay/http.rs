@@ -51,11 +51,11 @@ pub(super) async fn respond(
         }
         (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await.map(Body::Whole),
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let bytes = relay.index.store().file_bytes();
+            let bytes = relay.index.store().size();
             relay.service.metrics(request, from, bytes).map(Body::Whole)
         }
         (&Method::GET | &Method::HEAD, "/status") => {
-            let store = Some(relay.index.store());
+            let store = Some(relay.index.store().as_ref());
             relay.service.status(request, from, store).map(Body::Whole)
         }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),

@@ -1,10 +1,10 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
 use super::client::Client;
+use super::message;
 use super::outbox::{Outbox, Outgoing};
-use super::{access, message};
 use crate::item::Item;
-use crate::store::{Deadline, Filter, LeftOut, Reader, StoreError, StoredPage, View, unix_now};
+use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use tokio::task::JoinError;
@@ -18,10 +18,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     let config = client.relay.config();
     let viewer = client.auth.viewer();
-    if let Err(reason) = access::may_read(&config.auth, &viewer, &filters) {
+    if let Err(reason) = client.relay.admission.may_read(&viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
-        return client.closed(&id, reason).await;
+        return client.closed(&id, &reason).await;
     }
     let first = client.relay.index.commits_published();
     let begun = client.subscriptions.begin(&id, filters.clone(), first, &config.limits);
@@ -63,25 +63,27 @@ async fn send_stored(
     views: Vec<View>,
 ) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
     let mut batch = StoredBatch::new(id, client.outbox.clone());
-    let reader = client.relay.index.reader().clone();
+    let store = client.relay.index.store().clone();
     let most = client.relay.config().limits.events_per_filter;
     let (page, mut batch) = on_a_thread(client, move |deadline| {
-        let reader = reader.with_deadline(deadline);
-        let page = retry(&reader, &mut batch, |batch| {
-            let add = |item: &Item, json: &str| batch.add(item, json);
-            reader.newest_and_first(&views, most, unix_now(), add)
+        let store = store.until(deadline);
+        let page = retry(&*store, &mut batch, |batch| {
+            let mut add = |item: &Item, json: &str| batch.add(item, json);
+            store.newest_and_first(&views, most, unix_now(), &mut add)
         })?;
+        // Before EOSE: what was read here is not sent once more as it is heard of.
+        store.follow_others()?;
         Ok((page, batch))
     })
     .await?;
     let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
-        let reader = client.relay.index.reader().clone();
+        let store = client.relay.index.store().clone();
         (hits, read, batch) = on_a_thread(client, move |deadline| {
-            let reader = reader.with_deadline(deadline);
+            let store = store.until(deadline);
             let rest = hits.get(read..).unwrap_or_default();
-            read += retry(&reader, &mut batch, |batch| {
-                reader.fetch(rest, |item, json| batch.add(item, json))
+            read += retry(&*store, &mut batch, |batch| {
+                store.fetch(rest, &mut |item, json| batch.add(item, json))
             })?;
             Ok((hits, read, batch))
         })
@@ -122,13 +124,13 @@ async fn on_a_thread<T: Send + 'static>(
 /// Reads into the batch, again where the read broke off so that the write-ahead log could be begun
 /// anew.
 fn retry<T>(
-    reader: &Reader,
+    store: &dyn EventStore,
     batch: &mut StoredBatch,
     mut read: impl FnMut(&mut StoredBatch) -> Result<T, StoreError>,
 ) -> Result<T, StoreError> {
     loop {
         match read(batch) {
-            Err(StoreError::Interrupted) if !reader.deadline().is_over() => batch.skip_sent(),
+            Err(StoreError::Interrupted) if !store.deadline().is_over() => batch.skip_sent(),
             done => {
                 batch.skipped = HashSet::new();
                 return done;

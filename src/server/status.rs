@@ -5,7 +5,7 @@ use super::Service;
 use super::limits::is_forwarded;
 use super::own_host::names_own_host;
 use crate::metrics::{self, Observed, PeerStatus};
-use crate::store::{Distribution, Store, unix_now};
+use crate::store::{Distribution, EventStore, unix_now};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -70,7 +70,7 @@ impl Service {
         &self,
         request: &Request<B>,
         from: IpAddr,
-        store: Option<&Store>,
+        store: Option<&dyn EventStore>,
     ) -> Response<Full<Bytes>> {
         if let Some(refusal) = self.refused_to_strangers(request, from) {
             return refusal;
@@ -79,7 +79,7 @@ impl Service {
         let peers = self.peers.all(now);
         let peers: Vec<_> = peers.iter().map(PeerDocument::new).collect();
         let metrics = &self.metrics;
-        let (store_bytes, wal_bytes) = store.map_or((0, 0), Store::file_bytes);
+        let (store_bytes, wal_bytes) = store.map_or((0, 0), EventStore::size);
         let commit_s = store.map(|store| &store.metrics().commit_s);
         let events: BTreeMap<&str, u64> =
             metrics.events.counts().filter(|(_, count)| *count > 0).collect();

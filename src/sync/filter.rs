@@ -124,7 +124,7 @@ pub struct Window {
 }
 
 /// No Nostr event is older: what claims to be gets a window of its own.
-const FIRST_EVENTS: u64 = 1_577_836_800;
+pub(super) const FIRST_EVENTS: u64 = 1_577_836_800;
 
 impl Window {
     /// The window in parts that hold at most about `cap` items each, going by `ours`; at least

@@ -17,8 +17,8 @@ pub(super) enum PeerMessage<'text> {
     Eose { subscription: String, hint: Hint },
     /// A subscription that the peer has ended.
     Closed { subscription: String, text: String },
-    /// NIP-45: how many events match.
-    Count { subscription: String, count: u64 },
+    /// NIP-45: how many events match; none where the peer says that it does not know exactly.
+    Count { subscription: String, count: Option<u64> },
     /// What became of an event that was sent; some refuse one without naming it.
     Ok { id: Option<[u8; 32]>, accepted: bool, text: String },
     /// Something for people to read.
@@ -54,11 +54,11 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
                 accepted: serde_json::from_str(elements.get(2)?.get()).ok()?,
                 text: text_at(3),
             },
-            "COUNT" => PeerMessage::Count {
-                subscription: string(1)?,
-                count: serde_json::from_str::<Value>(elements.get(2)?.get()).ok()?["count"]
-                    .as_u64()?,
-            },
+            "COUNT" => {
+                let told: Value = serde_json::from_str(elements.get(2)?.get()).ok()?;
+                let count = told["count"].as_u64().filter(|_| told["approximate"] != true);
+                PeerMessage::Count { subscription: string(1)?, count }
+            }
             "NOTICE" => PeerMessage::Notice(text_at(1)),
             "AUTH" => PeerMessage::Auth(string(1)?),
             "NEG-MSG" => PeerMessage::NegMsg {

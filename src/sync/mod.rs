@@ -17,6 +17,7 @@ mod drift_check;
 mod driver;
 mod filter;
 mod ingest;
+#[doc(hidden)]
 pub mod machine;
 mod message;
 mod nip11;
@@ -44,15 +45,17 @@ pub use tls::Trust;
 pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
+pub use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerState, PeerStatus, Peers, Tally};
 
 use crate::admission::Admission;
 use crate::config::Config;
 use crate::index::{Index, Sets};
 use crate::relay_url::RelayUrlError;
-use crate::store::{FilterError, Store, Verifier};
+use crate::store::{EventStore, FilterError, Verifier};
 use nostr::Keys;
 use relay_sink::RelaySink;
 use std::path::PathBuf;
+use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Our side of every sync. Clones share it.
@@ -61,7 +64,7 @@ pub struct Local {
     /// The sets of events that we have.
     pub sets: Sets,
     /// What earlier syncs remember, and where events from peers are kept.
-    pub store: Store,
+    pub store: Arc<dyn EventStore>,
     /// Where signatures are checked.
     pub verifier: Verifier,
     /// What decides about each event from a peer, as about one that is published.
@@ -121,7 +124,11 @@ impl Local {
     ///
     /// # Errors
     /// As [`Local::configured`].
-    pub fn reading(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
+    pub fn reading(
+        sets: Sets,
+        notes: Arc<dyn EventStore>,
+        admission: Admission,
+    ) -> Result<Self, SyncError> {
         let config = admission.config();
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
         Ok(Self {
@@ -141,7 +148,11 @@ impl Local {
     ///
     /// # Errors
     /// As [`Local::configured`], and when the URL leads to no relay.
-    pub fn attached(sets: Sets, notes: Store, admission: Admission) -> Result<Self, SyncError> {
+    pub fn attached(
+        sets: Sets,
+        notes: Arc<dyn EventStore>,
+        admission: Admission,
+    ) -> Result<Self, SyncError> {
         let config = admission.config();
         let keys = auth::configured_keys(&config.sync)?;
         let connector = Connector::configured(&config.sync)?;

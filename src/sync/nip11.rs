@@ -37,6 +37,8 @@ pub struct Information {
     pub subscriptions: usize,
     /// Whether the peer says that it speaks NIP-77; `None` where it says nothing.
     pub negentropy: Option<bool>,
+    /// Whether the peer says that it counts (NIP-45).
+    pub counts: bool,
     /// Whether the peer says that it asks who its clients are (NIP-42).
     pub auth: bool,
 }
@@ -49,6 +51,7 @@ impl Default for Information {
             max_limit: None,
             subscriptions: 10,
             negentropy: None,
+            counts: false,
             auth: false,
         }
     }
@@ -88,6 +91,7 @@ impl Information {
             events_per_req: limit("max_limit", 1).unwrap_or(default.events_per_req),
             subscriptions: limit("max_subscriptions", 1).unwrap_or(default.subscriptions),
             negentropy: nips.map(|nips| names(nips, 77)),
+            counts: nips.is_some_and(|nips| names(nips, 45)),
             auth: nips.is_some_and(|nips| names(nips, 42)),
         }
     }

@@ -333,7 +333,7 @@ fn local(relay: &RealRelay, folder: &TempDir) -> Local {
     let notes = folder.path().join(format!("notes-{}.sqlite", relay.kind.name()));
     let notes = Store::open(&notes, StoreOptions::default(), Box::new(|_| {})).unwrap();
     let sets = open_sets(&config).unwrap();
-    Local::attached(sets, notes, Admission::start(config).unwrap()).unwrap()
+    Local::attached(sets, Arc::new(notes), Admission::start(config).unwrap()).unwrap()
 }
 
 /// From one relay's database to the other relay by way of the plugin before it, both ways; with

@@ -147,7 +147,7 @@ async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
     for _ in 0..20 {
         let store = TestStore::new(&[]);
         assert!(sync_all(&store, &relay.url()).await.equal);
-        let remembered = store.index.store().reader().sync_mark(&relay.url(), "{}").unwrap();
+        let remembered = store.index.store().sync_mark(&relay.url(), "{}").unwrap();
         let remembered = remembered.equal_up_to;
         assert!(remembered.is_some_and(|second| second > START), "{remembered:?}");
     }

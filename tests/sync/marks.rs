@@ -1,9 +1,10 @@
 //! What is remembered of a peer without NIP-77: a whole reading is paid once, goes on where it was cut, and
 //! is made anew now and then.
 
-use super::scripted::{Script, Scripted, Unknown};
+use super::scripted::{Counts, Script, Scripted, Unknown};
 use super::support::*;
 use negsync::sync::{Options, Proof, Verdict};
+use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -82,5 +83,65 @@ async fn a_sync_down_alone_is_not_equal_while_we_hold_more() {
             assert!(!report.equal && report.verdict != Verdict::Equal, "{report:?}");
         }
         assert_eq!(peer.ids().len(), held.len());
+    }
+}
+
+/// A peer without NIP-77 that counts (NIP-45), and tells what `counts` makes of it.
+fn counting(counts: impl Fn(usize) -> serde_json::Value + Send + Sync + 'static) -> Script {
+    let counts: Counts = Arc::new(counts);
+    Script { counts: Some(counts), ..read(500) }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_backdated_shows_in_the_counts_of_its_day() {
+    let both = notes(167, 400);
+    let old: Vec<String> =
+        (0..40).map(|n| note(&author(8), START - 90 * 86_400 * n, "old")).collect();
+    let store = TestStore::new(&[]);
+    let events = [both, old].concat();
+    let peer = Scripted::start(&events, counting(|count| json!({ "count": count }))).await;
+    assert_eq!(sync_all(&store, &peer.url()).await.proof, Some(Proof::Read));
+    // Nothing is late: two questions tell.
+    let report = sync_all(&store, &peer.url()).await;
+    assert_eq!((report.verdict, peer.counted()), (Verdict::CaughtUp, 2), "{report:?}");
+    let quiet_bytes = report.bytes_up + report.bytes_down;
+
+    peer.add(&note(&author(9), START - 200 * 86_400, "late there"));
+    let down = sync_all(&store, &peer.url()).await;
+    fill(&store.index, &[note(&author(9), START - 700 * 86_400, "late here")]);
+    let up = sync_all(&store, &peer.url()).await;
+    assert_eq!((down.stored, down.uploaded), (1, 0), "{down:?}");
+    assert_eq!((up.stored, up.uploaded), (0, 1), "{up:?}");
+    assert_same(&store.ids(), &peer.ids(), &format!("{up:?}"));
+    for report in [down, up] {
+        // A hint proves nothing.
+        assert_eq!((report.verdict, report.proof), (Verdict::CaughtUp, Some(Proof::ReadSince)));
+        let bytes = report.bytes_up + report.bytes_down;
+        assert!(bytes < quiet_bytes + 30_000, "{bytes}, not {quiet_bytes}: {report:?}");
+    }
+    assert!(peer.counted() < 2 * 64, "{} questions", peer.counted());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn counts_that_are_not_true_cost_little_and_prove_nothing() {
+    let events = notes(168, 400);
+    let late = note(&author(9), START - 200 * 86_400, "late");
+    let lies: [fn(usize) -> serde_json::Value; 4] = [
+        |count| json!({ "count": count * 3 + 1 }),
+        |_| json!({ "count": 0 }),
+        |count| json!({ "count": count + 5, "approximate": true }),
+        |_| json!({ "count": "many" }),
+    ];
+    for (place, lie) in lies.into_iter().enumerate() {
+        let store = TestStore::new(&[]);
+        let peer = Scripted::start(&events, counting(lie)).await;
+        let first = sync_all(&store, &peer.url()).await;
+        peer.add(&late);
+        let before = peer.counted();
+        let second = sync_all(&store, &peer.url()).await;
+        assert_eq!(second.verdict, Verdict::CaughtUp, "{place}: {second:?}");
+        let asked = peer.counted() - before;
+        assert!((1..=64).contains(&asked), "{place}: {asked} questions");
+        assert!(second.bytes_down < first.bytes_down, "{place}: {second:?}");
     }
 }

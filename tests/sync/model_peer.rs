@@ -113,6 +113,8 @@ pub struct Faults {
     pub cuts: bool,
     pub hints: bool,
     pub counts: bool,
+    /// What it counts is any number.
+    pub miscounts: bool,
     /// Tags are a string of JSON.
     pub garbled: bool,
     /// No EVENT can be taken now.
@@ -189,6 +191,7 @@ impl PeerPlan {
             cuts,
             hints,
             counts,
+            miscounts: rng.random_bool(0.2),
             ..Faults::default()
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
@@ -239,7 +242,8 @@ impl PeerPlan {
             unsent,
             cuts,
             hints,
-            counts
+            counts,
+            miscounts
         );
         for (shared, ours, theirs) in [
             (self.shared / 2, self.ours, self.theirs),
@@ -436,7 +440,13 @@ impl ModelPeer {
             "REQ" => self.req(&id, &said[2], now),
             "EVENT" => self.event(&said[1], now),
             "COUNT" if self.plan.faults.counts => {
-                let count = self.find(&said[2]).len();
+                let mut count = self.find(&said[2]).len();
+                if self.plan.faults.miscounts {
+                    let sum = said.to_string().bytes().fold(7, |sum: u32, byte| {
+                        sum.wrapping_mul(31).wrapping_add(u32::from(byte))
+                    });
+                    count = sum as usize % 300;
+                }
                 vec![text(json!(["COUNT", id, { "count": count }]))]
             }
             "COUNT" => vec![text(json!(["NOTICE", "unknown command"]))],

@@ -145,6 +145,14 @@ impl ModelStore {
                 let kind = |id| Some((id, self.by_id(&id)?.kind));
                 Done::Kinds(ids.into_iter().filter_map(kind).collect())
             }
+            Work::Count { subscription, filter, kinds } => {
+                let set = self.set(filter.json());
+                let mut private = 0;
+                set.for_each(0..set.len(), &mut |item| {
+                    private += u64::from(kinds.contains(&self.events[&item].kind));
+                });
+                Done::Counted { subscription, all: set.len() as u64, of_kinds: private }
+            }
             Work::Load { ids } => {
                 let load = |id: &[u8; 32]| {
                     let event = self.by_id(id)?;

@@ -95,6 +95,7 @@ impl Run<'_> {
                 negentropy: Some(true),
                 events_per_req: plan.told_cap.unwrap_or(500),
                 max_limit: plan.told_cap,
+                counts: true,
                 auth: plan.tells_auth,
                 ..Information::default()
             };

@@ -32,6 +32,9 @@ pub enum Unknown {
 /// place on it, both from 0, and the event's id.
 pub type Cuts = Arc<dyn Fn(usize, usize, &[u8; 32]) -> bool + Send + Sync>;
 
+/// What is told of the number of events that match.
+pub type Counts = Arc<dyn Fn(usize) -> Value + Send + Sync>;
+
 /// How the relay behaves.
 #[derive(Clone)]
 pub struct Script {
@@ -53,6 +56,8 @@ pub struct Script {
     pub unasked: Option<String>,
     /// NIP-42: nothing is done for anyone but the holder of this public key.
     pub only_for: Option<String>,
+    /// NIP-45, which the NIP-11 document then names.
+    pub counts: Option<Counts>,
 }
 
 impl Default for Script {
@@ -68,12 +73,14 @@ impl Default for Script {
             repeats: 1,
             unasked: None,
             only_for: None,
+            counts: None,
         }
     }
 }
 
 pub struct Scripted {
     pub address: SocketAddr,
+    counted: Arc<AtomicUsize>,
     events: Arc<Mutex<BTreeMap<Item, String>>>,
 }
 
@@ -82,6 +89,7 @@ struct Shared {
     events: Arc<Mutex<BTreeMap<Item, String>>>,
     sent: AtomicUsize,
     connections: AtomicUsize,
+    counted: Arc<AtomicUsize>,
 }
 
 impl Scripted {
@@ -92,11 +100,19 @@ impl Scripted {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sent, connections) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        let shared = Arc::new(Shared { script, events: Arc::clone(&events), sent, connections });
+        let counted = Arc::new(AtomicUsize::new(0));
+        let shared = Arc::new(Shared {
+            script,
+            events: Arc::clone(&events),
+            sent,
+            connections,
+            counted: Arc::clone(&counted),
+        });
         tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let shared = Arc::clone(&shared);
                 tokio::spawn(async move {
+                    let Ok(stream) = tell_document(&shared, stream).await else { return };
                     // A request for the NIP-11 document is not one for a WebSocket: it ends here.
                     if let Ok(socket) = tokio_tungstenite::accept_async(stream).await {
                         serve(&shared, socket).await;
@@ -104,7 +120,7 @@ impl Scripted {
                 });
             }
         });
-        Self { address, events }
+        Self { address, counted, events }
     }
 
     pub fn url(&self) -> String {
@@ -114,6 +130,11 @@ impl Scripted {
     /// Has one event more from now on.
     pub fn add(&self, json: &str) {
         self.events.lock().unwrap().insert(item(json), json.to_owned());
+    }
+
+    /// How often it was asked to count.
+    pub fn counted(&self) -> usize {
+        self.counted.load(Ordering::Relaxed)
     }
 
     pub fn ids(&self) -> BTreeSet<[u8; 32]> {
@@ -127,6 +148,22 @@ pub fn item(json: &str) -> Item {
     let mut id = [0; 32];
     faster_hex::hex_decode(event["id"].as_str().unwrap().as_bytes(), &mut id).unwrap();
     Item::new(event["created_at"].as_u64().unwrap(), id)
+}
+
+/// Answers a request for the NIP-11 document, if there is one; else the stream is as it was.
+async fn tell_document(shared: &Shared, mut stream: TcpStream) -> std::io::Result<TcpStream> {
+    let mut head = [0; 2_048];
+    let length = stream.peek(&mut head).await?;
+    let asks = String::from_utf8_lossy(&head[..length]).contains("application/nostr+json");
+    if shared.script.counts.is_some() && asks {
+        let document = json!({ "supported_nips": [1, 11, 45] }).to_string();
+        let length = document.len();
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {length}\r\n\r\n{document}");
+        stream.write_all(answer.as_bytes()).await?;
+        stream.shutdown().await?;
+        return Err(std::io::ErrorKind::ConnectionAborted.into());
+    }
+    Ok(stream)
 }
 
 /// Serves until the client leaves or the script says so; the socket is then dropped as it is.
@@ -215,6 +252,14 @@ impl Shared {
                     vec![json!(["CLOSED", id, text]).to_string()]
                 }
                 _ => self.stored(&id, &message[2]),
+            },
+            "COUNT" => match &self.script.counts {
+                Some(counts) => {
+                    self.counted.fetch_add(1, Ordering::Relaxed);
+                    let told = counts(self.matching(&message[2]).len());
+                    vec![json!(["COUNT", id, told]).to_string()]
+                }
+                None => vec![],
             },
             "NEG-OPEN" => match self.script.without_negentropy {
                 Some(Unknown::Notice) => {

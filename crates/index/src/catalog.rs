@@ -102,6 +102,23 @@ impl Catalog {
         Ok(false)
     }
 
+    /// Builds those sets of all events that are not there, by scans.
+    ///
+    /// # Errors
+    /// When a scan fails.
+    pub(super) fn load_missing(&self, source: &dyn EventSource) -> Result<(), StoreError> {
+        for content in self.kept.resident() {
+            if self.kept.look_up(content, source.deadline())?.is_none()
+                && let Some(claim) = self.kept.claim(content)
+            {
+                let items = scan_halves(source, content, usize::MAX)?;
+                source.wait_until_told()?;
+                claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
+            }
+        }
+        Ok(())
+    }
+
     /// The sets of all events, if they are loaded.
     pub(super) fn resident_sets(&self) -> Option<Vec<ItemSet>> {
         self.kept.sets(self.kept.resident())

@@ -50,17 +50,17 @@ use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    Attached, Change, Deadline, EventSource, Filter, Listener, PrivateKinds, Reader, RelayKind,
-    Store, StoreError, StoreOptions, Viewer,
+    Attached, Change, Deadline, EventSource, EventStore, Filter, Listener, PrivateKinds, Reader,
+    RelayKind, Store, StoreError, StoreOptions, Viewer,
 };
 use std::path::Path;
 use std::sync::Arc;
 
-/// This program's own store together with the sets over it: what the relay works on. Clones
+/// This program's own store, of any engine, with the sets over it: what the relay works on. Clones
 /// share it.
 #[derive(Clone)]
 pub struct Index {
-    store: Store,
+    store: Arc<dyn EventStore>,
     sets: Sets,
 }
 
@@ -117,6 +117,28 @@ impl Index {
         let source = Arc::new(store.clone());
         let hidden = PrivateKinds::default();
         let sets = Sets { source, catalog, hidden, changes, keeper };
+        Ok(Self { store: Arc::new(store), sets })
+    }
+
+    /// The store that `open` opens, whatever its engine, with the sets over it. The engine tells the
+    /// listener of all events that are for everybody (those of no `private` kind) before `open`
+    /// returns, and then of each change, those to private events too.
+    ///
+    /// # Errors
+    /// Those of `open`, and when the private events cannot be read.
+    pub fn over(
+        memory_bytes: usize,
+        private: &PrivateKinds,
+        open: impl FnOnce(Box<dyn Listener>) -> Result<Arc<dyn EventStore>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes, private));
+        let changes = CommitFeed::new();
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let store = open(Box::new(heard))?;
+        catalog.load_missing(&*store)?;
+        let (source, hidden) =
+            (Arc::clone(&store) as Arc<dyn EventSource>, PrivateKinds::default());
+        let sets = Sets { source, catalog, hidden, changes, keeper: None };
         Ok(Self { store, sets })
     }
 
@@ -128,13 +150,8 @@ impl Index {
     }
 
     /// The store underneath.
-    pub fn store(&self) -> &Store {
+    pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
-    }
-
-    /// The reading side of the store.
-    pub fn reader(&self) -> &Reader {
-        self.store.reader()
     }
 
     /// The sets alone.
@@ -327,7 +344,7 @@ impl Sets {
     }
 }
 
-/// What is heard of another relay's database goes to the catalog and to whoever subscribes.
+/// What is heard of a database that others write to goes to the catalog and to whoever subscribes.
 struct Heard {
     catalog: Arc<Catalog>,
     changes: CommitFeed,

@@ -103,11 +103,11 @@ fn given(index: &Index, filter: &Filter) -> Vec<Item> {
 
 fn scanned(index: &Index, filter: &Filter) -> Vec<Item> {
     let mut items = BTreeSet::new();
-    let all = |item: Item| {
+    let mut all = |_: usize, item: Item| {
         items.insert((std::cmp::Reverse(item.created_at), item.id));
         ControlFlow::Continue(())
     };
-    index.reader().items(filter, all).unwrap();
+    index.store().items(std::slice::from_ref(filter), &mut all).unwrap();
     let newest = items.into_iter().take(filter.limit.unwrap_or(usize::MAX));
     let mut items: Vec<Item> = newest.map(|(second, id)| Item::new(second.0, id)).collect();
     items.sort();

@@ -102,8 +102,8 @@ fn given(index: &Index, filter: &Filter) -> Vec<Item> {
 fn scanned(index: &Index, filter: &Filter) -> Vec<Item> {
     let mut items = BTreeSet::new();
     index
-        .reader()
-        .items(filter, |item| {
+        .store()
+        .items(std::slice::from_ref(filter), &mut |_, item| {
             items.insert(item);
             ControlFlow::Continue(())
         })

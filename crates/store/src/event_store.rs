@@ -181,6 +181,15 @@ pub trait EventStore: EventSource {
     /// When the store cannot be written.
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError>;
 
+    /// Tells the listener of what other processes had acknowledged before the call. Nothing is to be
+    /// done where no other process can write.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn follow_others(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Whether something can be written now, as durably as an event.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::metrics::{
 use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::RelayState;
-use crate::store::{self, Filter, Reader, StoreError, unix_now};
+use crate::store::{self, EventStore, Filter, StoreError, unix_now};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -94,12 +94,12 @@ struct KindCounts {
 }
 
 impl Kinds {
-    fn get(&self, reader: &Reader) -> Result<Arc<Vec<(u16, u64)>>, StoreError> {
+    fn get(&self, store: &dyn EventStore) -> Result<Arc<Vec<(u16, u64)>>, StoreError> {
         let mut counted = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let most = KINDS_AGE.max(counted.took * KINDS_SHARE);
         if counted.at.is_none_or(|at| at.elapsed() >= most) {
             let began = Instant::now();
-            let mut kinds = reader.kinds()?;
+            let mut kinds = store.kinds()?;
             kinds.sort_by_key(|(kind, count)| (std::cmp::Reverse(*count), *kind));
             let (kinds, took) = (Arc::new(kinds), began.elapsed());
             *counted = KindCounts { kinds, at: Some(Instant::now()), took };
@@ -130,7 +130,7 @@ impl Facts {
                 (public, peers)
             }
         };
-        let mut kinds = kinds.get(relay.index.reader())?;
+        let mut kinds = kinds.get(relay.index.store().as_ref())?;
         if viewer == Audience::Anyone {
             let is_public = |it: &&(u16, u64)| !relay.private_kinds.contains(it.0);
             kinds = Arc::new(kinds.iter().filter(is_public).copied().collect());

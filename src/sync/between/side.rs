@@ -93,6 +93,7 @@ impl RelaySide {
             Work::RememberRefused(_)
             | Work::RememberMark(_)
             | Work::Sort { .. }
+            | Work::Count { .. }
             | Work::Kinds { .. }
             | Work::Ingest { .. } => Done::Finished,
         })

@@ -100,6 +100,14 @@ impl Worker {
                 Done::Sorted(breakdown::of_ours(self.local.sets.source(), by, &ids)?)
             }
             Work::Kinds { ids } => self.kinds(&ids)?,
+            Work::Count { subscription, filter, kinds } => {
+                let all = self.set(filter.parsed())?.len() as u64;
+                let of_kinds = match kinds.is_empty() {
+                    true => 0,
+                    false => self.set(filter.with_kinds(&kinds).parsed())?.len() as u64,
+                };
+                Done::Counted { subscription, all, of_kinds }
+            }
             Work::Load { ids } => self.load(&ids)?,
             Work::RememberRefused(mut refused) => {
                 // The machine knows the peer by the URL that is shown.
@@ -131,9 +139,9 @@ impl Worker {
     }
 
     fn recall(&self) -> Result<Done, StoreError> {
-        let reader = self.local.store.reader();
-        let mark: SyncMark = reader.sync_mark(&self.peer_key, &self.mark_key)?;
-        let traits: PeerTraits = reader.peer_traits(&self.peer_key)?;
+        let store = &self.local.store;
+        let mark: SyncMark = store.sync_mark(&self.peer_key, &self.mark_key)?;
+        let traits: PeerTraits = store.peer_traits(&self.peer_key)?;
         let overlap = match mark.read {
             Some(read) => self.overlap(read.to)?,
             None => None,
@@ -208,9 +216,9 @@ impl Worker {
         self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
-        let reader = self.local.store.reader();
-        let mut remembered = reader.refused(&self.peer_key, &found.need)?;
-        remembered.extend(reader.refused(&self.peer_key, &found.have)?);
+        let store = &self.local.store;
+        let mut remembered = store.refused(&self.peer_key, &found.need)?;
+        remembered.extend(store.refused(&self.peer_key, &found.have)?);
         Ok(Done::Answered { session, found, remembered, unsettled_items, next })
     }
 
@@ -234,7 +242,7 @@ impl Worker {
             }
         });
         self.local.sets.check(&set)?;
-        let remembered = self.local.store.reader().refused(&self.peer_key, &have)?;
+        let remembered = self.local.store.refused(&self.peer_key, &have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
             None => Rows::default(),

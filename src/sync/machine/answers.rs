@@ -20,7 +20,7 @@ impl Machine {
             }
             PeerMessage::Closed { subscription, text } => self.closed(&subscription, &text),
             PeerMessage::Count { subscription, count } => {
-                self.counted(&subscription, Some(count));
+                self.counted(&subscription, count);
             }
             PeerMessage::Ok { id: None, accepted: false, text } => self.refused_without_id(&text),
             PeerMessage::Ok { id: None, .. } => self.count_idle_frame(),

@@ -8,12 +8,14 @@
 //! - `download`, `upload`: moving it, as it becomes known; `second_look`: whether the peer kept it
 //! - `ledger`: what became of each id; `verdict`: what all of it proves
 //! - `answers`: whom a peer's message concerns; `link`: connections that come and go
+//! - `count_hints`: which days to read again, by COUNT (NIP-45)
 //! - `conclusion`: what is to be moved, where our events are known by their ids alone
 //! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (events as they come)
 
 mod answers;
 mod auth;
 mod conclusion;
+mod count_hints;
 mod download;
 mod ledger;
 mod link;

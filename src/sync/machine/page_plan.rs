@@ -177,7 +177,8 @@ impl PagePlan {
         plan
     }
 
-    fn add_windows(&mut self, windows: &[Window]) {
+    /// Reads these, too, the first one first.
+    pub(crate) fn add_windows(&mut self, windows: &[Window]) {
         for window in windows.iter().rev() {
             for filter in self.filter.split_values(MOST_VALUES) {
                 self.push(filter, *window, Level::Time, HashSet::new());

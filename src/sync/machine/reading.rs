@@ -1,6 +1,7 @@
 //! A peer that does not reconcile is read: all that matches, newest first, page by page (NIP-01,
 //! REQ). What is ours and not on the pages is what the peer lacks.
 
+use super::count_hints::CountHints;
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
@@ -45,6 +46,7 @@ pub(super) struct Reading {
     unreadable: HashSet<Id>,
     /// Asked because no page showed anything.
     count: CountState,
+    pub(super) hints: CountHints,
 }
 
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -74,6 +76,7 @@ impl Reading {
         self.page.is_none()
             && self.plan.as_ref().is_none_or(PagePlan::is_done)
             && !matches!(self.count, CountState::Asked(..))
+            && self.hints.is_idle()
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
@@ -82,7 +85,8 @@ impl Reading {
             _ => None,
         };
         let page = self.page.as_ref().filter(|page| page.hint.is_none());
-        [page.and_then(|page| page.deadline), count].into_iter().flatten().min()
+        let deadlines = [page.and_then(|page| page.deadline), count, self.hints.deadline()];
+        deadlines.into_iter().flatten().min()
     }
 
     pub(super) fn extend(&mut self, until: Duration) {
@@ -98,6 +102,7 @@ impl Reading {
         if let CountState::Asked(_, deadline) = &mut self.count {
             *deadline = deadline.map(|at| at.min(until));
         }
+        self.hints.shorten(until);
     }
 
     /// The page under way is asked for again on the next connection.
@@ -106,6 +111,7 @@ impl Reading {
         if matches!(self.count, CountState::Asked(..)) {
             self.count = CountState::Answered;
         }
+        self.hints.end();
     }
 
     /// Whether the peer owes the first answer to a page.
@@ -177,7 +183,9 @@ impl Machine {
         let largest = self.traits.largest_page as usize;
         let sizes = (largest, self.information.max_limit);
         let plan = PagePlan::new(&self.settings.filter, &windows, sizes, now);
-        self.reading = Reading { plan: Some(plan), is_whole, since, ..Reading::default() };
+        let end = since.filter(|_| self.information.counts && !is_whole).unwrap_or(0);
+        let hints = CountHints::about(window.since.unwrap_or(0), end, self.chance());
+        self.reading = Reading { plan: Some(plan), is_whole, since, hints, ..Reading::default() };
     }
 
     /// Whether what was read is remembered: not where it is only looked at, nor for a filter whose
@@ -205,7 +213,10 @@ impl Machine {
         }
         let most = self.information.events_per_req;
         let Some(plan) = &mut self.reading.plan else { return };
-        let Some(filter) = plan.next(most) else { return self.ask_count() };
+        let Some(filter) = plan.next(most) else {
+            self.advance_count_hints();
+            return self.ask_count();
+        };
         let matching = Arc::new(filter.parsed().clone());
         let stores = self.settings.direction.is_down() && !self.settings.dry_run;
         let asked = if stores { Asked::Matching(matching) } else { Asked::Listing(matching) };
@@ -272,6 +283,9 @@ impl Machine {
 
     /// COUNT, or what a peer says to it that does not know it.
     pub(super) fn counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
+        if self.hint_counted(subscription, count) {
+            return true;
+        }
         let is_it =
             matches!(&self.reading.count, CountState::Asked(name, _) if name == subscription);
         if is_it {
@@ -471,6 +485,7 @@ impl Machine {
         {
             self.take_count(None);
         }
+        self.take_count_hints_time();
         let waiting = self.reading.page.as_mut().filter(|page| page.hint.is_none());
         let Some(page) = waiting else { return };
         if !missed(now, &mut page.deadline) {

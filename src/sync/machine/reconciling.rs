@@ -491,6 +491,9 @@ impl Machine {
                 }
             }
             Done::Kinds(kinds) => self.take_kinds(&kinds),
+            Done::Counted { subscription, all, of_kinds } => {
+                self.ours_counted(&subscription, all, of_kinds);
+            }
             _ if !is_up => {}
             Done::Opened { session, message, items } => self.opened(session, &message, items),
             Done::Answered { session, found, remembered, unsettled_items, next } => {

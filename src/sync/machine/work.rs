@@ -59,6 +59,15 @@ pub enum Work {
         /// The events.
         ids: Vec<Id>,
     },
+    /// Count our events that match: [`Done::Counted`].
+    Count {
+        /// The question that the peer's count answers.
+        subscription: String,
+        /// Which events.
+        filter: PeerFilter,
+        /// Kinds to be counted apart, too.
+        kinds: Vec<u16>,
+    },
     /// Read events of ours to be sent: [`Done::Loaded`].
     Load {
         /// The events.
@@ -199,6 +208,15 @@ pub enum Done {
     Sorted(Rows),
     /// The kinds of events.
     Kinds(Vec<(Id, u16)>),
+    /// How many events of ours match.
+    Counted {
+        /// The question that the peer's count answers.
+        subscription: String,
+        /// All of them.
+        all: u64,
+        /// Those of the kinds that are counted apart.
+        of_kinds: u64,
+    },
     /// Events to send.
     Loaded {
         /// Those that are still there.
