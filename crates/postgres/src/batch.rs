@@ -40,7 +40,7 @@ pub(crate) struct Stored {
 
 /// What the database holds that bears on the events of a batch.
 #[derive(Debug, Default)]
-pub(crate) struct Facts {
+pub(crate) struct BatchFacts {
     stored: HashMap<Bytes, Stored>,
     by_address: HashMap<Bytes, Bytes>,
     /// By the id that is named and the author of the request: when the latest such request was made.
@@ -54,7 +54,7 @@ pub(crate) struct Facts {
     pub(crate) addressed: HashSet<(Bytes, Bytes)>,
 }
 
-impl Facts {
+impl BatchFacts {
     pub(crate) fn add(&mut self, stored: Stored) {
         if let Some(address) = stored.address {
             self.by_address.insert(address, stored.item.id);
@@ -116,7 +116,7 @@ impl Questions {
 }
 
 /// Which stored gift wraps the requests of a batch name, each with the author of the request.
-pub(crate) fn named_wraps(events: &[Arc<Event>], facts: &Facts) -> Vec<(Item, Bytes)> {
+pub(crate) fn named_wraps(events: &[Arc<Event>], facts: &BatchFacts) -> Vec<(Item, Bytes)> {
     let mut wraps = Vec::new();
     for request in events.iter().filter(|event| event.kind() == DELETION) {
         for id in request.deleted_ids() {
@@ -152,11 +152,11 @@ impl Changes {
 /// Decides event by event, at the second `now`.
 pub(crate) fn decide(
     events: &[Arc<Event>],
-    facts: Facts,
+    facts: BatchFacts,
     us: Option<&RelayName>,
     now: u64,
 ) -> Changes {
-    let mut batch = Batch { facts, changes: Changes::default(), us, now };
+    let mut batch = BatchDecider { facts, changes: Changes::default(), us, now };
     for event in events {
         let outcome = batch.take(event);
         batch.changes.outcomes.push(outcome);
@@ -164,14 +164,14 @@ pub(crate) fn decide(
     batch.changes
 }
 
-struct Batch<'relay> {
-    facts: Facts,
+struct BatchDecider<'relay> {
+    facts: BatchFacts,
     changes: Changes,
     us: Option<&'relay RelayName>,
     now: u64,
 }
 
-impl Batch<'_> {
+impl BatchDecider<'_> {
     fn take(&mut self, event: &Arc<Event>) -> Outcome {
         let decision = rules::decide_unseen(event, self.now)
             .unwrap_or_else(|| rules::decide(event, &self.known(event), self.now));

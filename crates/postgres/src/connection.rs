@@ -47,7 +47,7 @@ impl Engine {
     pub(crate) fn wait_until<T>(
         &self,
         deadline: &Deadline,
-        connection: &Connection,
+        connection: &ServerSession,
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         if deadline.is_none() {
@@ -89,12 +89,12 @@ impl Drop for Engine {
 pub(crate) type Parameter<'value> = &'value (dyn ToSql + Sync);
 
 /// One connection and the statements that it has prepared.
-pub(crate) struct Connection {
+pub(crate) struct ServerSession {
     client: Client,
     statements: Mutex<HashMap<&'static str, Statement>>,
 }
 
-impl Connection {
+impl ServerSession {
     pub(crate) async fn open(address: &Address) -> Result<Self, StoreError> {
         let (client, connection) = address.config().connect(NoTls).await.map_err(fault)?;
         tokio::spawn(async move {
@@ -151,23 +151,23 @@ impl Connection {
 }
 
 /// Connections that read, opened when first needed and kept.
-pub(crate) struct Pool {
+pub(crate) struct SessionPool {
     address: Address,
     // The most connections that may be open.
     most: usize,
-    state: Mutex<PoolState>,
+    state: Mutex<SessionPoolState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct PoolState {
-    idle: Vec<Connection>,
+struct SessionPoolState {
+    idle: Vec<ServerSession>,
     // Idle and in use.
     open: usize,
     is_closed: bool,
 }
 
-impl Pool {
+impl SessionPool {
     pub(crate) fn new(address: Address, most: usize) -> Self {
         Self { address, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
@@ -177,7 +177,7 @@ impl Pool {
         &self,
         engine: &Engine,
         deadline: &Deadline,
-    ) -> Result<Checkout<'_>, StoreError> {
+    ) -> Result<PooledSession<'_>, StoreError> {
         let mut state = self.lock();
         loop {
             if state.is_closed {
@@ -185,17 +185,17 @@ impl Pool {
             }
             while let Some(connection) = state.idle.pop() {
                 if !connection.is_closed() {
-                    return Ok(Checkout { connection: Some(connection), pool: self });
+                    return Ok(PooledSession { connection: Some(connection), pool: self });
                 }
                 state.open -= 1;
             }
             if state.open < self.most {
                 state.open += 1;
                 drop(state);
-                let opened = engine.wait(Connection::open(&self.address));
+                let opened = engine.wait(ServerSession::open(&self.address));
                 match opened {
                     Ok(connection) => {
-                        return Ok(Checkout { connection: Some(connection), pool: self });
+                        return Ok(PooledSession { connection: Some(connection), pool: self });
                     }
                     Err(error) => {
                         self.lock().open -= 1;
@@ -215,24 +215,24 @@ impl Pool {
         state.open -= state.idle.len();
         state.idle.clear();
         self.returned.notify_all();
-        let in_use = |state: &mut PoolState| state.open > 0;
+        let in_use = |state: &mut SessionPoolState| state.open > 0;
         drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
     }
 
-    fn lock(&self) -> MutexGuard<'_, PoolState> {
+    fn lock(&self) -> MutexGuard<'_, SessionPoolState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A connection of the pool in use. Dropped before [`Checkout::give_back`], it is closed: what it was at
+/// A connection of the pool in use. Dropped before [`PooledSession::give_back`], it is closed: what it was at
 /// is not known.
-pub(crate) struct Checkout<'pool> {
-    connection: Option<Connection>,
-    pool: &'pool Pool,
+pub(crate) struct PooledSession<'pool> {
+    connection: Option<ServerSession>,
+    pool: &'pool SessionPool,
 }
 
-impl Checkout<'_> {
-    pub(crate) fn connection(&self) -> Result<&Connection, StoreError> {
+impl PooledSession<'_> {
+    pub(crate) fn connection(&self) -> Result<&ServerSession, StoreError> {
         self.connection.as_ref().ok_or(StoreError::Closed)
     }
 
@@ -250,7 +250,7 @@ impl Checkout<'_> {
     }
 }
 
-impl Drop for Checkout<'_> {
+impl Drop for PooledSession<'_> {
     fn drop(&mut self) {
         if self.connection.take().is_some() {
             self.pool.lock().open -= 1;
@@ -261,9 +261,9 @@ impl Drop for Checkout<'_> {
 
 /// Runs `work` on a connection of the pool; once more on another one when the connection was lost.
 pub(crate) fn with_connection<T>(
-    pool: &Pool,
+    pool: &SessionPool,
     engine: &Engine,
-    work: impl AsyncFn(&Connection) -> Result<T, tokio_postgres::Error>,
+    work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
 ) -> Result<T, StoreError> {
     let mut is_second = false;
     loop {

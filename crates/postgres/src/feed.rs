@@ -1,9 +1,9 @@
 //! What this node knows of the commits of all nodes, and how it comes to know more: read in the same
 //! transaction as a set, so that a set is never older than what any node has acknowledged before.
 
-use crate::connection::{Connection, Parameter};
+use crate::connection::{Parameter, ServerSession};
 use crate::fault::fault;
-use crate::transaction::{Place, bytes, second};
+use crate::transaction::{FeedPlace, bytes, second};
 use futures_util::TryStreamExt;
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
@@ -22,7 +22,7 @@ pub(crate) struct Feed {
     listener: Box<dyn Listener>,
     private: PrivateKinds,
     // The last commit that the listener knows; `None` while it knows nothing.
-    place: Mutex<Option<Place>>,
+    place: Mutex<Option<FeedPlace>>,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: AtomicU64,
     // The highest number of a commit that is known, for those who are woken up.
@@ -41,9 +41,9 @@ enum Found {
     /// Nothing has been committed.
     Nothing,
     /// Commits up to this place.
-    Change(Place, Vec<Step>),
+    Change(FeedPlace, Vec<Step>),
     /// The commits since the last reading cannot be had: all items that are for everybody.
-    All(Place, Vec<Item>),
+    All(FeedPlace, Vec<Item>),
 }
 
 impl Feed {
@@ -59,20 +59,24 @@ impl Feed {
     }
 
     /// Holds what the listener knows as it is.
-    pub(crate) fn hold(&self) -> MutexGuard<'_, Option<Place>> {
+    pub(crate) fn hold(&self) -> MutexGuard<'_, Option<FeedPlace>> {
         self.place.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads what is new since `place`, in the open transaction of the connection.
     pub(crate) async fn read(
         &self,
-        connection: &Connection,
-        place: Option<Place>,
+        connection: &ServerSession,
+        place: Option<FeedPlace>,
     ) -> Result<News, StoreError> {
         self.look(connection, place).await.map_err(fault)
     }
 
-    async fn look(&self, connection: &Connection, place: Option<Place>) -> Result<News, Error> {
+    async fn look(
+        &self,
+        connection: &ServerSession,
+        place: Option<FeedPlace>,
+    ) -> Result<News, Error> {
         const HEAD: &str = "SELECT h.seq, (SELECT mark FROM feed_commit c WHERE c.seq = h.seq),
                 (SELECT mark FROM feed_commit c WHERE c.seq = $1),
                 (SELECT min(expires_at) FROM event WHERE expires_at IS NOT NULL)
@@ -87,7 +91,7 @@ impl Feed {
         let next_expiry =
             head.try_get::<_, Option<i64>>(3)?.map_or(u64::MAX, |second| second.max(0) as u64);
         let mark: Option<i64> = head.try_get(1)?;
-        let now = Place { seq: head.try_get(0)?, mark: mark.unwrap_or_default() };
+        let now = FeedPlace { seq: head.try_get(0)?, mark: mark.unwrap_or_default() };
         let is_known: Option<i64> = head.try_get(2)?;
         let Some(place) =
             place.filter(|place| is_known == Some(place.mark) && place.seq <= now.seq)
@@ -117,7 +121,7 @@ impl Feed {
     }
 
     /// All items that are for everybody.
-    async fn all(&self, connection: &Connection) -> Result<Vec<Item>, Error> {
+    async fn all(&self, connection: &ServerSession) -> Result<Vec<Item>, Error> {
         const ALL: &str = "SELECT created_at, id FROM event WHERE kind <> ALL($1)";
         let private: Vec<i32> =
             self.private.as_slice().iter().map(|kind| i32::from(*kind)).collect();
@@ -132,7 +136,7 @@ impl Feed {
     }
 
     /// Tells the listener of what was read while `place` was held.
-    pub(crate) fn tell(&self, place: &mut Option<Place>, news: News) {
+    pub(crate) fn tell(&self, place: &mut Option<FeedPlace>, news: News) {
         let now = match news.found {
             Found::Nothing => *place,
             Found::Change(now, steps) => {
@@ -149,7 +153,7 @@ impl Feed {
 
     /// Tells the listener of this node's own commit, where it is the next after the last that is known.
     /// Otherwise the commits before have to be read first, and with them this one.
-    pub(crate) fn tell_own(&self, own: Place, steps: Vec<Step>, expires_at: u64) -> bool {
+    pub(crate) fn tell_own(&self, own: FeedPlace, steps: Vec<Step>, expires_at: u64) -> bool {
         let mut place = self.hold();
         let is_next = place.is_some_and(|place| place.seq.saturating_add(1) == own.seq);
         if is_next {
@@ -167,7 +171,7 @@ impl Feed {
         self.listener.changed(Arc::new(Change { steps }));
     }
 
-    fn moved(&self, place: &mut Option<Place>, now: Option<Place>, next_expiry: u64) {
+    fn moved(&self, place: &mut Option<FeedPlace>, now: Option<FeedPlace>, next_expiry: u64) {
         *place = now;
         let seq = now.map_or(0, |place| place.seq.max(0) as u64);
         self.known.store(seq, Ordering::Release);
@@ -197,7 +201,7 @@ impl Feed {
 }
 
 /// What the commits behind a number did, in their order; of one commit, what left comes first.
-async fn steps_since(connection: &Connection, seq: i64) -> Result<Vec<Step>, Error> {
+async fn steps_since(connection: &ServerSession, seq: i64) -> Result<Vec<Step>, Error> {
     const GONE: &str = "SELECT seq, created_at, id FROM gone WHERE seq > $1";
     const ADDED: &str = "SELECT seq, json FROM event WHERE seq > $1";
     let mut steps = Vec::new();

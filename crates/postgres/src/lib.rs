@@ -22,3 +22,8 @@ mod writer;
 
 pub use address::{Address, is_address};
 pub use store::PostgresStore;
+
+// The example in README.md is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -1,6 +1,6 @@
 //! What syncs remember, and what the operator has removed: statements of their own, beside the feed.
 
-use crate::connection::Connection;
+use crate::connection::ServerSession;
 use crate::transaction::{bytes, second, slices};
 use negsync_store::{
     BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, ReadMark, RefusedId, SyncMark, Undelete,
@@ -21,7 +21,7 @@ fn text(text: &str) -> String {
 }
 
 pub(crate) async fn remember_refused(
-    connection: &Connection,
+    connection: &ServerSession,
     refused: &[RefusedId],
     now: u64,
 ) -> Result<(), Error> {
@@ -44,7 +44,7 @@ pub(crate) async fn remember_refused(
 }
 
 pub(crate) async fn refused(
-    connection: &Connection,
+    connection: &ServerSession,
     peer: &str,
     ids: &[[u8; 32]],
     now: u64,
@@ -64,7 +64,7 @@ pub(crate) async fn refused(
 }
 
 pub(crate) async fn remember_mark(
-    connection: &Connection,
+    connection: &ServerSession,
     peer: &str,
     filter: &str,
     mark: &SyncMark,
@@ -92,7 +92,7 @@ pub(crate) async fn remember_mark(
 }
 
 pub(crate) async fn mark(
-    connection: &Connection,
+    connection: &ServerSession,
     peer: &str,
     filter: &str,
 ) -> Result<SyncMark, Error> {
@@ -111,7 +111,7 @@ pub(crate) async fn mark(
 }
 
 pub(crate) async fn remember_traits(
-    connection: &Connection,
+    connection: &ServerSession,
     peer: &str,
     traits: &PeerTraits,
     now: u64,
@@ -128,7 +128,7 @@ pub(crate) async fn remember_traits(
     connection.execute(TRIM, &[&MOST_ROWS]).await.map(|_| ())
 }
 
-pub(crate) async fn traits(connection: &Connection, peer: &str) -> Result<PeerTraits, Error> {
+pub(crate) async fn traits(connection: &ServerSession, peer: &str) -> Result<PeerTraits, Error> {
     const TRAITS: &str = "SELECT read_until, why, largest_page FROM sync_peer WHERE peer = $1";
     let rows = connection.query(TRAITS, &[&text(peer)]).await?;
     let Some(row) = rows.first() else { return Ok(PeerTraits::default()) };
@@ -139,7 +139,7 @@ pub(crate) async fn traits(connection: &Connection, peer: &str) -> Result<PeerTr
 
 /// The ids that the operator has removed and means to take back.
 pub(crate) async fn undeleted(
-    connection: &Connection,
+    connection: &ServerSession,
     undelete: &Undelete,
 ) -> Result<Vec<[u8; 32]>, Error> {
     const BURIED: &str = "SELECT id, pubkey, kind, created_at FROM operator_tombstone
@@ -163,7 +163,7 @@ fn buried(row: &Row) -> Result<Option<BuriedFacts>, Error> {
 }
 
 /// Takes tombstones of the operator back.
-pub(crate) async fn undelete(connection: &Connection, ids: &[[u8; 32]]) -> Result<(), Error> {
+pub(crate) async fn undelete(connection: &ServerSession, ids: &[[u8; 32]]) -> Result<(), Error> {
     let exhume = "DELETE FROM operator_tombstone WHERE id = ANY($1)";
     connection.execute(exhume, &[&slices(ids)]).await.map(|_| ())
 }

@@ -1,6 +1,6 @@
 //! A reading: one transaction on one connection, in which all is of one moment.
 
-use crate::connection::{Checkout, Connection, Engine};
+use crate::connection::{Engine, PooledSession, ServerSession};
 use crate::fault::fault;
 use crate::filter_sql::FilterQuery;
 use crate::transaction::{bytes, second, slices};
@@ -26,14 +26,14 @@ const EVENTS_AT_ONCE: usize = 256;
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// A reading that has begun.
-pub(crate) struct Reading<'store> {
+pub(crate) struct StoreReading<'store> {
     pub(crate) engine: &'store Engine,
     pub(crate) deadline: &'store Deadline,
-    pub(crate) checkout: Checkout<'store>,
+    pub(crate) checkout: PooledSession<'store>,
 }
 
-impl Reading<'_> {
-    pub(crate) fn connection(&self) -> Result<&Connection, StoreError> {
+impl StoreReading<'_> {
+    pub(crate) fn connection(&self) -> Result<&ServerSession, StoreError> {
         self.checkout.connection()
     }
 
@@ -192,7 +192,7 @@ fn read_item(row: &Row) -> Result<Item, tokio_postgres::Error> {
     Ok(Item::new(second(row, 0)?, bytes(row, 1)?))
 }
 
-impl SourceSnapshot for Reading<'_> {
+impl SourceSnapshot for StoreReading<'_> {
     fn items(
         &self,
         filter: &Filter,

@@ -1,7 +1,7 @@
 //! The tables, and the steps from older versions to this one. All are in the schema `negsync` of the
 //! database, beside whatever else is there.
 
-use crate::connection::Connection;
+use crate::connection::ServerSession;
 use crate::fault::fault;
 use negsync_store::StoreError;
 
@@ -128,7 +128,7 @@ CREATE TABLE sync_peer (
 "];
 
 /// Makes the tables, or brings them to this version.
-pub(crate) async fn migrate(connection: &Connection) -> Result<(), StoreError> {
+pub(crate) async fn migrate(connection: &ServerSession) -> Result<(), StoreError> {
     let done = migrate_in_transaction(connection).await;
     if done.is_err() {
         // The error is told; what it left open ends with the connection at the latest.
@@ -137,7 +137,7 @@ pub(crate) async fn migrate(connection: &Connection) -> Result<(), StoreError> {
     done
 }
 
-async fn migrate_in_transaction(connection: &Connection) -> Result<(), StoreError> {
+async fn migrate_in_transaction(connection: &ServerSession) -> Result<(), StoreError> {
     let client = connection.client();
     let encoding = client.query_one("SHOW server_encoding", &[]).await.map_err(fault)?;
     let encoding: &str = encoding.try_get(0).map_err(fault)?;

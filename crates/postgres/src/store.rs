@@ -1,13 +1,13 @@
 //! The store: what the program calls.
 
 use crate::address::Address;
-use crate::connection::{Connection, Engine, Pool, with_connection};
+use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
 use crate::fault::fault;
 use crate::feed::Feed;
 use crate::listening::{self, Follow};
-use crate::reading::{BEGIN, Reading};
-use crate::transaction::{Place, second};
-use crate::writer::{Writer, WriterContext};
+use crate::reading::{BEGIN, StoreReading};
+use crate::transaction::{FeedPlace, second};
+use crate::writer::{NodeWriter, NodeWriterContext};
 use crate::{memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
@@ -30,33 +30,33 @@ const NO_RETENTION: StoreError =
 /// A store on a server. Clones share it; it closes with [`EventStore::close`] or with the last clone.
 #[derive(Clone)]
 pub struct PostgresStore {
-    inner: Arc<Inner>,
+    inner: Arc<StoreParts>,
     // Of the reads of this clone.
     deadline: Deadline,
 }
 
-struct Inner {
+struct StoreParts {
     shared: Arc<Shared>,
-    writer: Writer,
+    writer: NodeWriter,
     metrics: StoreMetrics,
 }
 
 /// What the store, its writer and the thread that follows the feed have in common.
 struct Shared {
     engine: Arc<Engine>,
-    pool: Pool,
+    pool: SessionPool,
     // For looks at the feed, which wait for no query.
-    looks: Pool,
+    looks: SessionPool,
     feed: Arc<Feed>,
 }
 
-impl Drop for Inner {
+impl Drop for StoreParts {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-impl Inner {
+impl StoreParts {
     fn close(&self) {
         self.writer.stop();
         self.shared.looks.close();
@@ -89,7 +89,7 @@ impl PostgresStore {
         let engine = Arc::new(Engine::start()?);
         let is_synchronous = engine
             .wait(async {
-                let connection = Connection::open(address).await?;
+                let connection = ServerSession::open(address).await?;
                 schema::migrate(&connection).await?;
                 has_synchronous_replica(&connection).await
             })
@@ -102,14 +102,14 @@ impl PostgresStore {
         let feed = Arc::new(Feed::new(listener, options.private_kinds.clone()));
         let shared = Arc::new(Shared {
             engine: Arc::clone(&engine),
-            pool: Pool::new(address.clone(), options.readers),
-            looks: Pool::new(address.clone(), LOOKS_AT_ONCE),
+            pool: SessionPool::new(address.clone(), options.readers),
+            looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
             feed: Arc::clone(&feed),
         });
         shared.look().map_err(named)?;
         let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&shared);
-        let writer = Writer::start(WriterContext {
+        let writer = NodeWriter::start(NodeWriterContext {
             engine: Arc::clone(&engine),
             address: address.clone(),
             feed,
@@ -121,8 +121,8 @@ impl PostgresStore {
                 for_writer.upgrade().map_or(Err(StoreError::Closed), |shared| shared.look())
             }),
         })?;
-        listening::start(&engine, address, Follower(Arc::downgrade(&shared)))?;
-        let inner = Arc::new(Inner { shared, writer, metrics });
+        listening::start(&engine, address, FeedFollower(Arc::downgrade(&shared)))?;
+        let inner = Arc::new(StoreParts { shared, writer, metrics });
         Ok(Self { inner, deadline: Deadline::default() })
     }
 
@@ -134,7 +134,7 @@ impl PostgresStore {
     /// Runs `work` in a reading of one moment.
     fn read<T>(
         &self,
-        work: impl FnOnce(&Reading<'_>) -> Result<T, StoreError>,
+        work: impl FnOnce(&StoreReading<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         let shared = &self.inner.shared;
         let reading = shared.begin(&shared.pool, &self.deadline)?;
@@ -146,7 +146,7 @@ impl PostgresStore {
     /// Runs a statement of its own.
     fn run<T>(
         &self,
-        work: impl AsyncFn(&Connection) -> Result<T, tokio_postgres::Error>,
+        work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
         let shared = &self.inner.shared;
         with_connection(&shared.pool, &shared.engine, work)
@@ -154,7 +154,7 @@ impl PostgresStore {
 }
 
 /// Whether a commit waits for a second server.
-async fn has_synchronous_replica(connection: &Connection) -> Result<bool, StoreError> {
+async fn has_synchronous_replica(connection: &ServerSession) -> Result<bool, StoreError> {
     let names = connection.query("SHOW synchronous_standby_names", &[]).await.map_err(fault)?;
     let names: Option<&str> = names.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
     Ok(names.is_some_and(|names| !names.is_empty()))
@@ -164,13 +164,13 @@ impl Shared {
     /// Begins a reading, over another connection where the first was lost.
     fn begin<'store>(
         &'store self,
-        pool: &'store Pool,
+        pool: &'store SessionPool,
         deadline: &'store Deadline,
-    ) -> Result<Reading<'store>, StoreError> {
+    ) -> Result<StoreReading<'store>, StoreError> {
         let mut is_second = false;
         loop {
             let checkout = pool.take(&self.engine, deadline)?;
-            let reading = Reading { engine: &self.engine, deadline, checkout };
+            let reading = StoreReading { engine: &self.engine, deadline, checkout };
             let connection = reading.connection()?;
             match reading.wait(connection.client().batch_execute(BEGIN)) {
                 Ok(()) => return Ok(reading),
@@ -185,10 +185,10 @@ impl Shared {
     /// of anything else.
     fn begin_at_known<'store>(
         &'store self,
-        pool: &'store Pool,
+        pool: &'store SessionPool,
         deadline: &'store Deadline,
         beside: &mut dyn FnMut(),
-    ) -> Result<Reading<'store>, StoreError> {
+    ) -> Result<StoreReading<'store>, StoreError> {
         // It sees what is there when its first query comes: what is known cannot be ahead of it.
         let reading = self.begin(pool, deadline)?;
         let mut place = self.feed.hold();
@@ -197,7 +197,11 @@ impl Shared {
         Ok(reading)
     }
 
-    fn look_in(&self, reading: &Reading<'_>, place: &mut Option<Place>) -> Result<(), StoreError> {
+    fn look_in(
+        &self,
+        reading: &StoreReading<'_>,
+        place: &mut Option<FeedPlace>,
+    ) -> Result<(), StoreError> {
         let connection = reading.connection()?;
         let news = self.feed.read(connection, *place);
         match self.engine.wait_until(reading.deadline, connection, news) {
@@ -220,9 +224,9 @@ impl Shared {
 }
 
 /// Follows the feed for as long as the store is open.
-struct Follower(Weak<Shared>);
+struct FeedFollower(Weak<Shared>);
 
-impl Follow for Follower {
+impl Follow for FeedFollower {
     fn knows(&self, seq: u64) -> bool {
         self.0.upgrade().is_some_and(|shared| shared.feed.known() >= seq)
     }

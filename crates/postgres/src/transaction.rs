@@ -2,10 +2,10 @@
 //! after the other, and ends with the row of its commit in the feed.
 
 use crate::batch::{
-    Bytes, Changes, Facts, Questions, Stored, address_hash, address_of, addressed_to, decide,
+    BatchFacts, Bytes, Changes, Questions, Stored, address_hash, address_of, addressed_to, decide,
     named_wraps,
 };
-use crate::connection::{Connection, Parameter};
+use crate::connection::{Parameter, ServerSession};
 use futures_util::future::{BoxFuture, FutureExt, try_join, try_join_all};
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
@@ -28,23 +28,23 @@ const PRUNE_EVERY: i64 = 1_000;
 
 /// A commit of the feed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Place {
+pub(crate) struct FeedPlace {
     pub(crate) seq: i64,
     pub(crate) mark: i64,
 }
 
 /// What a transaction has done.
 #[derive(Debug, Default)]
-pub(crate) struct Done {
+pub(crate) struct StepDone {
     /// `None` where nothing was to be written.
-    pub(crate) place: Option<Place>,
+    pub(crate) place: Option<FeedPlace>,
     pub(crate) steps: Vec<Step>,
     /// Whether there may be more of the same kind to do.
     pub(crate) there_is_more: bool,
 }
 
 /// The number of the commit that is being made, from the row that is held until then.
-async fn begin(connection: &Connection) -> Result<i64, Error> {
+async fn begin(connection: &ServerSession) -> Result<i64, Error> {
     let begin = connection.client().batch_execute("BEGIN");
     let head = connection.query("SELECT seq FROM head FOR UPDATE", &[]);
     let ((), head) = try_join(begin, head).await?;
@@ -58,22 +58,22 @@ fn one<'row, T: tokio_postgres::types::FromSql<'row>>(
 }
 
 /// Ends a transaction that has nothing to write.
-async fn leave(connection: &Connection) -> Result<(), Error> {
+async fn leave(connection: &ServerSession) -> Result<(), Error> {
     connection.client().batch_execute("ROLLBACK").await
 }
 
 /// Ends whatever a failure has left open.
-pub(crate) async fn reset(connection: &Connection) -> Result<(), Error> {
+pub(crate) async fn reset(connection: &ServerSession) -> Result<(), Error> {
     connection.client().batch_execute("ROLLBACK").await
 }
 
 /// Notes the commit, makes it, and wakes the other nodes.
 async fn commit(
-    connection: &Connection,
+    connection: &ServerSession,
     seq: i64,
     added: usize,
     removed: usize,
-) -> Result<Place, Error> {
+) -> Result<FeedPlace, Error> {
     const NOTE: &str =
         "INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)";
     let mark: i64 = rand::random();
@@ -88,16 +88,16 @@ async fn commit(
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
     connection.client().batch_execute("COMMIT").await?;
-    Ok(Place { seq, mark })
+    Ok(FeedPlace { seq, mark })
 }
 
 /// Decides what the events do and writes it.
 pub(crate) async fn write_batch(
-    connection: &Connection,
+    connection: &ServerSession,
     events: &[Arc<Event>],
     us: Option<&RelayName>,
     now: u64,
-) -> Result<(Changes, Option<Place>), Error> {
+) -> Result<(Changes, Option<FeedPlace>), Error> {
     let seq = begin(connection).await?;
     let facts = ask(connection, events).await?;
     let changes = decide(events, facts, us, now);
@@ -115,7 +115,7 @@ pub(crate) async fn write_batch(
 }
 
 /// Reads what bears on the events, in one round trip or two.
-async fn ask(connection: &Connection, events: &[Arc<Event>]) -> Result<Facts, Error> {
+async fn ask(connection: &ServerSession, events: &[Arc<Event>]) -> Result<BatchFacts, Error> {
     const STORED: &str = "SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE id = ANY($1)
         UNION ALL
         SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE address = ANY($2)";
@@ -157,11 +157,11 @@ async fn ask(connection: &Connection, events: &[Arc<Event>]) -> Result<Facts, Er
     Ok(facts)
 }
 
-fn read_facts(rows: &[Vec<Row>]) -> Result<Facts, Error> {
+fn read_facts(rows: &[Vec<Row>]) -> Result<BatchFacts, Error> {
     let [stored, tombstones, addresses, named, vanished, removed] = rows else {
-        return Ok(Facts::default());
+        return Ok(BatchFacts::default());
     };
-    let mut facts = Facts::default();
+    let mut facts = BatchFacts::default();
     for row in stored {
         facts.add(Stored {
             item: Item::new(second(row, 2)?, bytes(row, 0)?),
@@ -191,9 +191,9 @@ fn read_facts(rows: &[Vec<Row>]) -> Result<Facts, Error> {
 
 /// NIP-59: which of the gift wraps are addressed to those who ask to delete them.
 async fn ask_recipients(
-    connection: &Connection,
+    connection: &ServerSession,
     wraps: &[(Item, Bytes)],
-    facts: &mut Facts,
+    facts: &mut BatchFacts,
 ) -> Result<(), Error> {
     const ADDRESSED: &str = "SELECT asked.id, asked.requester
         FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::bytea[]) AS asked (key, created_at, id, requester)
@@ -210,7 +210,7 @@ async fn ask_recipients(
 }
 
 /// Writes events, and what their requests keep out.
-async fn add(connection: &Connection, seq: i64, events: &[&Event]) -> Result<(), Error> {
+async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());
     }
@@ -273,7 +273,7 @@ impl<'event> TagRows<'event> {
 }
 
 /// Notes what a deletion request keeps out, and how much that is.
-async fn note_deletion(connection: &Connection, request: &Event) -> Result<(), Error> {
+async fn note_deletion(connection: &ServerSession, request: &Event) -> Result<(), Error> {
     const BY_ID: &str = "WITH noted AS (
             INSERT INTO tombstone (id, pubkey, deletion, created_at)
             SELECT named.id, $2, $3, $4 FROM unnest($1::bytea[]) AS named (id)
@@ -301,7 +301,7 @@ async fn note_deletion(connection: &Connection, request: &Event) -> Result<(), E
     Ok(())
 }
 
-async fn note_vanished(connection: &Connection, changes: &Changes) -> Result<(), Error> {
+async fn note_vanished(connection: &ServerSession, changes: &Changes) -> Result<(), Error> {
     const VANISHED: &str = "INSERT INTO vanished (pubkey, until, pending) VALUES ($1, $2, TRUE)
         ON CONFLICT (pubkey) DO UPDATE
         SET until = greatest(vanished.until, excluded.until), pending = TRUE";
@@ -313,7 +313,7 @@ async fn note_vanished(connection: &Connection, changes: &Changes) -> Result<(),
 
 /// Takes events out by id, those that are there, with their tags and what they kept out.
 async fn remove(
-    connection: &Connection,
+    connection: &ServerSession,
     seq: i64,
     ids: &[Bytes],
     steps: &mut Vec<Step>,
@@ -363,7 +363,7 @@ async fn remove(
 }
 
 /// Forgets what requests kept out that are gone.
-async fn forget(connection: &Connection, requests: &[Bytes]) -> Result<(), Error> {
+async fn forget(connection: &ServerSession, requests: &[Bytes]) -> Result<(), Error> {
     const FORGET: &str = "WITH by_id AS (DELETE FROM tombstone WHERE deletion = ANY($1) RETURNING pubkey),
         by_address AS (DELETE FROM address_tombstone WHERE deletion = ANY($1) RETURNING pubkey),
         forgotten AS (SELECT pubkey, count(*) AS named
@@ -381,33 +381,33 @@ async fn forget(connection: &Connection, requests: &[Bytes]) -> Result<(), Error
 
 /// Removes what `ids` names, in a transaction that has begun, and commits it.
 async fn remove_found(
-    connection: &Connection,
+    connection: &ServerSession,
     seq: i64,
     ids: &[Bytes],
     there_is_more: bool,
-) -> Result<Done, Error> {
+) -> Result<StepDone, Error> {
     let mut steps = Vec::new();
     let removed = remove(connection, seq, ids, &mut steps).await?;
     let place = commit(connection, seq, 0, removed).await?;
-    Ok(Done { place: Some(place), steps, there_is_more })
+    Ok(StepDone { place: Some(place), steps, there_is_more })
 }
 
 /// NIP-40: removes some of what expired by `now`.
-pub(crate) async fn expire(connection: &Connection, now: u64) -> Result<Done, Error> {
+pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepDone, Error> {
     const DUE: &str = "SELECT id FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1
         ORDER BY expires_at LIMIT $2";
     let seq = begin(connection).await?;
     let due = ids_of(&connection.query(DUE, &[&(now as i64), &STEP_EVENTS]).await?)?;
     if due.is_empty() {
         leave(connection).await?;
-        return Ok(Done::default());
+        return Ok(StepDone::default());
     }
     let there_is_more = due.len() as i64 == STEP_EVENTS;
     remove_found(connection, seq, &due, there_is_more).await
 }
 
 /// NIP-62: removes some of the events of somebody who has vanished, and of the gift wraps to them.
-pub(crate) async fn vanish(connection: &Connection) -> Result<Done, Error> {
+pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error> {
     const WRITTEN: &str = "SELECT id FROM event
         WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
     const WRAPS: &str =
@@ -417,7 +417,7 @@ pub(crate) async fn vanish(connection: &Connection) -> Result<Done, Error> {
         connection.query("SELECT pubkey, until FROM vanished WHERE pending LIMIT 1", &[]).await?;
     let Some(row) = pending.first() else {
         leave(connection).await?;
-        return Ok(Done::default());
+        return Ok(StepDone::default());
     };
     let (author, until): (Bytes, i64) = (bytes(row, 0)?, row.try_get(1)?);
     let (vanish, wrap) = (i32::from(VANISH), i32::from(GIFT_WRAP));
@@ -434,17 +434,17 @@ pub(crate) async fn vanish(connection: &Connection) -> Result<Done, Error> {
         let done = "UPDATE vanished SET pending = FALSE WHERE pubkey = $1";
         connection.execute(done, &[&author.as_slice()]).await?;
         connection.client().batch_execute("COMMIT").await?;
-        return Ok(Done { there_is_more: true, ..Done::default() });
+        return Ok(StepDone { there_is_more: true, ..StepDone::default() });
     }
     remove_found(connection, seq, &ids, true).await
 }
 
 /// Removes events by id; where `bury` holds a second, each keeps out what it names from then on.
 pub(crate) async fn remove_by_id(
-    connection: &Connection,
+    connection: &ServerSession,
     ids: &[Bytes],
     bury: Option<u64>,
-) -> Result<Done, Error> {
+) -> Result<StepDone, Error> {
     const BURY: &str = "INSERT INTO operator_tombstone (id, pubkey, kind, created_at, at)
         SELECT named.id, event.pubkey, event.kind, event.created_at, $2
         FROM unnest($1::bytea[]) AS named (id) LEFT JOIN event ON event.id = named.id
@@ -457,7 +457,7 @@ pub(crate) async fn remove_by_id(
 }
 
 /// NIP-62: follows stored requests to vanish that name a URL which is ours only now.
-pub(crate) async fn follow_stored(connection: &Connection, us: &RelayName) -> Result<(), Error> {
+pub(crate) async fn follow_stored(connection: &ServerSession, us: &RelayName) -> Result<(), Error> {
     const UNFOLLOWED: &str =
         "SELECT json FROM event WHERE kind = $1 AND NOT EXISTS (SELECT 1 FROM vanished
         WHERE vanished.pubkey = event.pubkey AND vanished.until >= event.created_at)";

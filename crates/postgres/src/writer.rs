@@ -3,10 +3,10 @@
 
 use crate::address::Address;
 use crate::batch::{Bytes, asks_to_vanish};
-use crate::connection::{Connection, Engine};
+use crate::connection::{Engine, ServerSession};
 use crate::fault::{Fault, fault, is_passing};
 use crate::feed::Feed;
-use crate::transaction::{self, Done, Place, STEP_EVENTS};
+use crate::transaction::{self, FeedPlace, STEP_EVENTS, StepDone};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
@@ -41,14 +41,14 @@ const SESSION: &str =
 /// Where a caller waits to hear that what it asked for is done.
 type Answer = SyncSender<Result<(), StoreError>>;
 
-enum Job {
+enum NodeJob {
     Publish { event: Box<VerifiedEvent>, slot: EventSlot },
     Expire(Answer),
     Remove { ids: Vec<Bytes>, is_buried: bool, answer: Answer },
 }
 
 /// What the writer needs beside the connection.
-pub(crate) struct WriterContext {
+pub(crate) struct NodeWriterContext {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: Address,
     pub(crate) feed: Arc<Feed>,
@@ -61,16 +61,16 @@ pub(crate) struct WriterContext {
 }
 
 /// The way to the writer thread.
-pub(crate) struct Writer {
-    queue: Arc<SourceQueue<Job>>,
+pub(crate) struct NodeWriter {
+    queue: Arc<SourceQueue<NodeJob>>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl Writer {
-    pub(crate) fn start(context: WriterContext) -> Result<Self, StoreError> {
+impl NodeWriter {
+    pub(crate) fn start(context: NodeWriterContext) -> Result<Self, StoreError> {
         let queue = Arc::new(SourceQueue::default());
-        let thread = WriterThread {
+        let thread = NodeWriterThread {
             context,
             queue: Arc::clone(&queue),
             connection: None,
@@ -90,13 +90,12 @@ impl Writer {
     /// Hands events over. Does not wait: whoever submits bounds what it has under way.
     pub(crate) fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
         let Some(slots) = Submission::begin(events.len(), reply) else { return };
-        let jobs = events
-            .into_iter()
-            .zip(slots)
-            .map(|(event, slot)| (event.weight(), Job::Publish { event: Box::new(event), slot }));
+        let jobs = events.into_iter().zip(slots).map(|(event, slot)| {
+            (event.weight(), NodeJob::Publish { event: Box::new(event), slot })
+        });
         if let Err(refused) = self.queue.push(origin, jobs) {
             for (_, job) in refused {
-                if let Job::Publish { slot, .. } = job {
+                if let NodeJob::Publish { slot, .. } = job {
                     slot.settle(Outcome::Failed("the store is closed".into()));
                 }
             }
@@ -105,15 +104,15 @@ impl Writer {
 
     /// Removes what is due now, and waits until that is done or has failed.
     pub(crate) fn expire(&self) -> Result<(), StoreError> {
-        self.ask(Job::Expire)
+        self.ask(NodeJob::Expire)
     }
 
     /// Removes events by id, and waits for it; keeps them out where `is_buried`.
     pub(crate) fn remove(&self, ids: Vec<Bytes>, is_buried: bool) -> Result<(), StoreError> {
-        self.ask(|answer| Job::Remove { ids, is_buried, answer })
+        self.ask(|answer| NodeJob::Remove { ids, is_buried, answer })
     }
 
-    fn ask(&self, job: impl FnOnce(Answer) -> Job) -> Result<(), StoreError> {
+    fn ask(&self, job: impl FnOnce(Answer) -> NodeJob) -> Result<(), StoreError> {
         let (answer, done) = sync_channel(1);
         self.queue.push(&Origin::Local, [(1, job(answer))]).map_err(|_| StoreError::Closed)?;
         done.recv().map_err(|_| StoreError::Closed)?
@@ -131,10 +130,10 @@ impl Writer {
 }
 
 /// What the writer thread owns.
-struct WriterThread {
-    context: WriterContext,
-    queue: Arc<SourceQueue<Job>>,
-    connection: Option<Connection>,
+struct NodeWriterThread {
+    context: NodeWriterContext,
+    queue: Arc<SourceQueue<NodeJob>>,
+    connection: Option<ServerSession>,
     removals: VecDeque<(Vec<Bytes>, bool, Answer)>,
     wait_for_expiry: Vec<Answer>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
@@ -144,14 +143,14 @@ struct WriterThread {
     steps_again: Instant,
 }
 
-impl WriterThread {
+impl NodeWriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
             match self.queue.pop_within(patience) {
-                NextJob::Item((_, Job::Publish { event, slot })) => self.publish(*event, slot),
-                NextJob::Item((_, Job::Expire(answer))) => self.wait_for_expiry.push(answer),
-                NextJob::Item((_, Job::Remove { ids, is_buried, answer })) => {
+                NextJob::Item((_, NodeJob::Publish { event, slot })) => self.publish(*event, slot),
+                NextJob::Item((_, NodeJob::Expire(answer))) => self.wait_for_expiry.push(answer),
+                NextJob::Item((_, NodeJob::Remove { ids, is_buried, answer })) => {
                     self.removals.push_back((ids, is_buried, answer));
                 }
                 NextJob::TimedOut => {}
@@ -204,12 +203,12 @@ impl WriterThread {
         let (mut rows, mut bytes) = (event.weight(), event.memory_bytes());
         let (mut events, mut slots) = (vec![Arc::new(event.into_inner())], vec![slot]);
         loop {
-            let fits = |weight: usize, job: &Job| {
-                let Job::Publish { event, .. } = job else { return false };
+            let fits = |weight: usize, job: &NodeJob| {
+                let NodeJob::Publish { event, .. } = job else { return false };
                 rows.saturating_add(weight) <= most_rows
                     && bytes.saturating_add(event.memory_bytes()) <= most_bytes
             };
-            let Some((weight, Job::Publish { event, slot })) = self.queue.pop_if(fits) else {
+            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_if(fits) else {
                 return (events, slots);
             };
             rows += weight;
@@ -286,7 +285,7 @@ impl WriterThread {
     /// Runs a step, and tells of it. Returns whether there may be more.
     fn step(
         &mut self,
-        work: impl AsyncFn(&Connection) -> Result<Done, Error>,
+        work: impl AsyncFn(&ServerSession) -> Result<StepDone, Error>,
     ) -> Result<bool, StoreError> {
         match self.transact(work) {
             Ok(done) => {
@@ -301,7 +300,7 @@ impl WriterThread {
     }
 
     /// Has the listener know what was committed, before anybody is answered.
-    fn tell(&self, place: Option<Place>, mut steps: Vec<Step>, expires_at: u64) {
+    fn tell(&self, place: Option<FeedPlace>, mut steps: Vec<Step>, expires_at: u64) {
         let feed = &self.context.feed;
         let is_passed = |step: &mut Step| matches!(step, Step::Passed(_));
         let passed: Vec<Step> = steps.extract_if(.., is_passed).collect();
@@ -321,7 +320,7 @@ impl WriterThread {
     /// whether the first was committed is not known then, and ids make the second do nothing twice.
     fn transact<T>(
         &mut self,
-        work: impl AsyncFn(&Connection) -> Result<T, Error>,
+        work: impl AsyncFn(&ServerSession) -> Result<T, Error>,
     ) -> Result<T, StoreError> {
         let (began, mut pause) = (Instant::now(), FIRST_PAUSE);
         loop {
@@ -346,7 +345,7 @@ impl WriterThread {
     /// The error of the transaction, or the one of connecting.
     fn try_once<T>(
         &mut self,
-        work: &impl AsyncFn(&Connection) -> Result<T, Error>,
+        work: &impl AsyncFn(&ServerSession) -> Result<T, Error>,
     ) -> Result<T, Result<Error, StoreError>> {
         let connection = match self.connection.take().filter(|it| !it.is_closed()) {
             Some(connection) => connection,
@@ -363,10 +362,10 @@ impl WriterThread {
         done.map_err(Ok)
     }
 
-    fn connect(&self) -> Result<Connection, StoreError> {
+    fn connect(&self) -> Result<ServerSession, StoreError> {
         let context = &self.context;
         context.engine.wait(async {
-            let connection = Connection::open(&context.address).await?;
+            let connection = ServerSession::open(&context.address).await?;
             let synchronous = match context.synchronous {
                 // What the server is set to may be stricter, and is then kept.
                 Synchronous::Full => {
