@@ -149,6 +149,9 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
             }
         };
         heard = Instant::now();
+        if is_banned(client) {
+            return refuse_banned(client).await;
+        }
         match next {
             Some(Ok(Message::Text(text))) => {
                 // Boxed: an idle connection has no room for what its messages take.
@@ -170,6 +173,18 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
             None => return EndedBy::ByItself,
         }
     }
+}
+
+/// Whether the operator has banned the address since the connection began. One that says nothing is
+/// found by its answer to a ping.
+fn is_banned(client: &Client) -> bool {
+    client.relay.admission.moderation().current().blocks(client.place.client())
+}
+
+async fn refuse_banned(client: &Client) -> EndedBy {
+    client.outbox.text(message::notice("blocked: your address is banned")).await;
+    client.outbox.send(Outgoing::Close(CloseCode::Policy, "banned")).await;
+    EndedBy::Told
 }
 
 /// Whether the sets are of the store that another start would find.
