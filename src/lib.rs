@@ -3,18 +3,25 @@
 #![warn(missing_docs)]
 pub mod admission;
 pub mod config;
-pub mod control;
-pub mod memory;
-pub mod metrics;
+mod metrics;
 pub mod moderation;
 #[cfg(feature = "nostr-database")]
 pub mod nostr_database;
-pub mod plot;
 mod policy;
 pub mod relay;
-pub mod server;
 pub mod sidecar;
 pub mod sync;
+
+// What the program and the tests of this package need besides. No part of the API: it changes without notice.
+#[doc(hidden)]
+pub mod control;
+#[doc(hidden)]
+pub mod memory;
+#[doc(hidden)]
+pub mod plot;
+#[doc(hidden)]
+pub mod server;
+#[doc(hidden)]
 pub mod utc;
 
 pub use negsync_index as index;

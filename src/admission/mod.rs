@@ -6,13 +6,17 @@
 //! the operator's program about verified events.
 
 pub(crate) mod access;
+mod hooks;
 mod limits;
+
+pub(crate) use hooks::Hooks;
 
 use crate::config::{Config, ConfigError, ConfigHandle, Reloaded};
 use crate::moderation::{BanList, Moderation, ModerationError};
 use crate::policy::{self, WritePolicy};
 use crate::prefix::Prefix;
-use crate::store::{Event, VerifiedEvent, Viewer};
+use crate::store::{Event, Filter, VerifiedEvent, Viewer};
+use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -56,7 +60,7 @@ pub enum RefusalReason {
     NotAllowed,
     /// The operator has banned it, its author, its kind, or a word of it.
     Banned,
-    /// The write policy rejects it.
+    /// The write policy rejects it, or the hook of the program that runs the relay.
     WritePolicy,
     /// The write policy gives no answer.
     NoWritePolicy,
@@ -114,6 +118,7 @@ pub struct Admission {
     config: ConfigHandle,
     policy: WritePolicy,
     moderation: Moderation,
+    hooks: Hooks,
 }
 
 impl Admission {
@@ -122,10 +127,18 @@ impl Admission {
     /// # Errors
     /// When the system gives no thread, or the ban list cannot be used.
     pub fn start(config: impl Into<ConfigHandle>) -> Result<Self, AdmissionError> {
+        Self::start_with(config, Hooks::default())
+    }
+
+    /// As [`Admission::start`], with hooks of the program that runs the relay.
+    pub(crate) fn start_with(
+        config: impl Into<ConfigHandle>,
+        hooks: Hooks,
+    ) -> Result<Self, AdmissionError> {
         let config = config.into();
         let moderation = Moderation::configured(&config.load())?;
         let policy = WritePolicy::start(config.clone()).map_err(AdmissionError::Thread)?;
-        Ok(Self { policy, config, moderation })
+        Ok(Self { policy, config, moderation, hooks })
     }
 
     /// What the operator does not want.
@@ -172,14 +185,49 @@ impl Admission {
         check(&self.config(), &self.moderation.current(), event, source)
     }
 
-    /// Asks the write policy about events, all of one source; the verdicts come in their order. It
+    /// Asks the hook and the write policy about events, all of one source; the verdicts come in their order. It
     /// is not asked about what is imported. Sources take turns.
-    pub async fn judge(&self, events: &[VerifiedEvent], source: &Source) -> Vec<Judgement> {
-        let Some(source) = asked_as(source) else {
+    pub async fn judge(&self, events: &[VerifiedEvent], from: &Source) -> Vec<Judgement> {
+        let Some(source) = asked_as(from) else {
             return vec![Judgement::Accept; events.len()];
         };
-        let answers = self.policy.ask(events, &source).await;
-        events.iter().zip(answers).map(|(event, answer)| verdict(event, answer)).collect()
+        let refusals: Vec<Option<Refusal>> =
+            events.iter().map(|event| self.hooks.refuses(event, from)).collect();
+        let is_asked = |(event, refusal)| Option::is_none(refusal).then_some(event);
+        let asked: Vec<&VerifiedEvent> =
+            events.iter().zip(&refusals).filter_map(is_asked).collect();
+        let mut answers = self.policy.ask(&asked, &source).await.into_iter();
+        let judgement = |(event, refusal): (_, Option<Refusal>)| match refusal {
+            Some(refusal) => Judgement::Reject(refusal),
+            None => verdict(event, answers.next().unwrap_or(policy::Answer::Missing)),
+        };
+        events.iter().zip(refusals).map(judgement).collect()
+    }
+
+    /// Whether a client may ask for what the filters select by REQ and COUNT.
+    ///
+    /// # Errors
+    /// The refusal, with its prefix.
+    pub(crate) fn may_read(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+    ) -> Result<(), Cow<'static, str>> {
+        access::may_read(&self.config().auth, viewer, filters)?;
+        self.hooks.may_read(viewer, filters)
+    }
+
+    /// Whether a client may reconcile what the filters select.
+    ///
+    /// # Errors
+    /// The refusal, with its prefix.
+    pub(crate) fn may_sync(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+    ) -> Result<(), Cow<'static, str>> {
+        access::may_sync(&self.config().auth, viewer, filters)?;
+        self.hooks.may_read(viewer, filters)
     }
 }
 

@@ -290,6 +290,7 @@ pub enum ConfigError {
 impl Config {
     /// Lowers what caches and sets may take to shares of the memory that is there. Whether anything was
     /// lowered.
+    #[doc(hidden)]
     pub fn fit(&mut self, memory: Memory) -> bool {
         let before = self.clone();
         let share = |parts, configured: usize| memory.share(parts, configured << 20) >> 20;

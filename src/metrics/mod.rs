@@ -14,7 +14,7 @@ mod verdict;
 pub use counters::{Labelled, Share};
 pub use look::{DayDiffers, DriftLook, MOST_LOOK_DAYS};
 pub use peers::{LastSync, PeerState, PeerStatus, Peers, Tally, Watched};
-pub use prometheus::{Histogram, IntCounter, IntGauge};
+pub(crate) use prometheus::{Histogram, IntCounter, IntGauge};
 pub use scrape::{CONTENT_TYPE, Observed};
 pub use verdict::{Proof, Verdict};
 

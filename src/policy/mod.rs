@@ -101,7 +101,11 @@ impl WritePolicy {
 
     /// Puts events to the program; the answers come in the order of the events. Sources take turns by
     /// the length of their events.
-    pub(crate) async fn ask(&self, events: &[VerifiedEvent], source: &PolicySource) -> Vec<Answer> {
+    pub(crate) async fn ask(
+        &self,
+        events: &[&VerifiedEvent],
+        source: &PolicySource,
+    ) -> Vec<Answer> {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
             Ok(None) => return vec![Answer::Accept; events.len()],

@@ -1,7 +1,7 @@
 //! COUNT (NIP-45): exact, from the same sets that reconcile.
 
 use super::client::Client;
-use super::{access, message};
+use super::message;
 use crate::index::SnapshotError;
 use crate::reconcile::RangeSet;
 use crate::store::{Filter, StoreError, Viewer};
@@ -10,8 +10,8 @@ use std::sync::Arc;
 /// COUNT
 pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     let viewer = client.auth.viewer();
-    if let Err(reason) = access::may_read(&client.relay.config().auth, &viewer, &filters) {
-        return client.closed(&id, reason).await;
+    if let Err(reason) = client.relay.admission.may_read(&viewer, &filters) {
+        return client.closed(&id, &reason).await;
     }
     match events(client, viewer, filters).await {
         Ok(events) => client.outbox.text(message::count(&id, events)).await,

@@ -1,6 +1,7 @@
 //! The relay: WebSocket and HTTP on one port, over an index. One file a verb or concern.
 
 mod auth;
+mod builder;
 mod client;
 mod connection;
 mod count;
@@ -15,6 +16,7 @@ mod message_gate;
 mod outbox;
 mod page;
 mod publish;
+mod queue;
 mod read_ahead;
 mod req;
 mod response;
@@ -23,7 +25,9 @@ mod subscriptions;
 mod upgrade;
 mod websocket;
 
-use crate::admission::{Admission, AdmissionError, access};
+pub use builder::RelayBuilder;
+
+use crate::admission::{Admission, AdmissionError, Hooks};
 use crate::config::{Config, ConfigError, ListenAddress, Reloaded};
 use crate::control::ControlServer;
 use crate::index::Index;
@@ -34,6 +38,7 @@ use crate::server::listeners::Listeners;
 use crate::server::shutdown::{Stop, running, stopped};
 use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
+use crate::sync::SyncError;
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
 use page::PageState;
@@ -49,6 +54,17 @@ pub enum RelayError {
     /// The configuration contradicts itself, or a number of it is out of bounds.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A key of the configuration would do nothing.
+    #[error("the relay would ignore {key}. Hint: {hint}")]
+    Ignored {
+        /// The key, such as `log.level`.
+        key: String,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A peer cannot be asked as it is configured.
+    #[error(transparent)]
+    Peer(#[from] SyncError),
     /// The store could not be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -107,6 +123,11 @@ impl RelayState {
 }
 
 impl Relay {
+    /// A relay inside another program, with sockets and decisions of its own.
+    pub fn builder(config: Config) -> RelayBuilder {
+        RelayBuilder::new(config)
+    }
+
     /// Opens the store, loads the index beside it, and serves at `relay.listen`.
     ///
     /// # Errors
@@ -120,7 +141,16 @@ impl Relay {
     ///
     /// # Errors
     /// When the store cannot be opened, or the sockets cannot be used.
+    #[doc(hidden)]
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
+        Self::start_as(config, sockets, Hooks::default()).await
+    }
+
+    async fn start_as(
+        config: Config,
+        sockets: Vec<TcpListener>,
+        hooks: Hooks,
+    ) -> Result<Self, RelayError> {
         config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
@@ -146,7 +176,7 @@ impl Relay {
         let Listeners { sockets, addresses } =
             listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
-        let admission = Admission::start(config)?;
+        let admission = Admission::start_with(config, hooks)?;
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
         let config = admission.config_handle().clone();

@@ -1,8 +1,8 @@
 //! REQ and CLOSE (NIP-01): stored events, EOSE, and then what comes in.
 
 use super::client::Client;
+use super::message;
 use super::outbox::{Outbox, Outgoing};
-use super::{access, message};
 use crate::item::Item;
 use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
 use std::collections::HashSet;
@@ -18,10 +18,10 @@ const CHUNK_BYTES: usize = 64 << 10;
 pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
     let config = client.relay.config();
     let viewer = client.auth.viewer();
-    if let Err(reason) = access::may_read(&config.auth, &viewer, &filters) {
+    if let Err(reason) = client.relay.admission.may_read(&viewer, &filters) {
         // A REQ replaces the one before it, refused or not.
         close(client, &id);
-        return client.closed(&id, reason).await;
+        return client.closed(&id, &reason).await;
     }
     let first = client.relay.index.commits_published();
     let begun = client.subscriptions.begin(&id, filters.clone(), first, &config.limits);

@@ -11,6 +11,7 @@ use crate::metrics::{Metrics, Share};
 use crate::reconcile::message::WholeMessage;
 use crate::reconcile::{FrameLimitError, MessageError, RangeSet, Responder};
 use crate::store::{Deadline, Filter, StoreError, Viewer};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -146,7 +147,7 @@ impl NegSessions {
     pub(crate) async fn open(
         &mut self,
         viewer: Viewer,
-        may: Result<(), &'static str>,
+        may: Result<(), Cow<'static, str>>,
         id: String,
         filters: Vec<Filter>,
         payload: Vec<u8>,
@@ -163,7 +164,7 @@ impl NegSessions {
             Ok(()) => self.find_set(&config.negentropy, viewer, filters, payload).await,
             Err(reason) => {
                 self.count();
-                return refuse(metrics, &id, reason);
+                return refuse(metrics, &id, &reason);
             }
         };
         let text = match opened {

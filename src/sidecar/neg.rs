@@ -9,6 +9,7 @@ use crate::server::limits::Place;
 use crate::server::message::{self, ClientMessage};
 use crate::server::neg_sessions::NegSessions;
 use crate::store::{Filter, Viewer};
+use std::borrow::Cow;
 use std::sync::Arc;
 
 /// The sessions of a client, and the place of its connection.
@@ -43,7 +44,11 @@ impl Neg {
         match self.shared.service.read(&self.place, text.into()).await {
             Ok(ClientMessage::NegOpen { id, filters, payload }) => {
                 let may = self.may_sync(&filters);
-                Some(self.sessions.open(self.viewer.clone(), may, id, filters, payload).await)
+                Some(
+                    self.sessions
+                        .open(self.viewer.clone(), may.map_err(Cow::from), id, filters, payload)
+                        .await,
+                )
             }
             Ok(ClientMessage::NegMsg { id, payload }) => {
                 Some(self.sessions.message(id, payload).await)

@@ -17,6 +17,7 @@ mod drift_check;
 mod driver;
 mod filter;
 mod ingest;
+#[doc(hidden)]
 pub mod machine;
 mod message;
 mod nip11;
@@ -44,6 +45,7 @@ pub use tls::Trust;
 pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
+pub use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerState, PeerStatus, Peers, Tally};
 
 use crate::admission::Admission;
 use crate::config::Config;

@@ -6,6 +6,7 @@ mod support;
 mod auth;
 mod bad_input;
 mod bad_negentropy;
+mod builder;
 mod clock;
 mod connections;
 mod deletion;

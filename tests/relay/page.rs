@@ -5,7 +5,7 @@ use crate::support::client::PATIENCE;
 use crate::support::events::{Author, unix_now};
 use crate::support::http::{Response, http};
 use negsync::config::Config;
-use negsync::metrics::{DayDiffers, DriftLook};
+use negsync::sync::{DayDiffers, DriftLook};
 use serde_json::json;
 use std::sync::Arc;
 use std::time::Instant;

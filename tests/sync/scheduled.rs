@@ -3,9 +3,9 @@
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::{Config, PeerConfig};
-use negsync::metrics::{PeerState, PeerStatus};
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
+use negsync::sync::{PeerState, PeerStatus};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
