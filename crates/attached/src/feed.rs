@@ -3,7 +3,7 @@
 
 use super::pgoutput::{Malformed, OutputMessage, Tuple, Value};
 use super::relay_table::{ChangedColumns, RelayTable, TableRow};
-use super::session::{DatabaseError, Outcome, ServerSession};
+use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_store::Deadline;
 use std::collections::VecDeque;
 
@@ -25,8 +25,8 @@ pub(crate) enum FeedStep {
 }
 
 /// The changes of one table, from the opening on.
-pub(crate) struct Feed {
-    session: ServerSession,
+pub(crate) struct ChangeFeed {
+    session: RelaySession,
     table: &'static RelayTable,
     slot: String,
     oid: u32,
@@ -37,9 +37,9 @@ pub(crate) struct Feed {
     transaction: u32,
 }
 
-impl Feed {
+impl ChangeFeed {
     /// Checks what the server allows, and makes the publication and the slot.
-    pub(crate) fn open(session: ServerSession, table: &'static RelayTable) -> Outcome<Self> {
+    pub(crate) fn open(session: RelaySession, table: &'static RelayTable) -> Outcome<Self> {
         check_server(&session)?;
         (table.check)(&session)?;
         let oid = check_table(&session, table)?;
@@ -93,7 +93,7 @@ impl Feed {
     /// flushed when this was called.
     pub(crate) fn drain(
         &mut self,
-        visit: &mut dyn FnMut(&ServerSession, FeedStep) -> Outcome<()>,
+        visit: &mut dyn FnMut(&RelaySession, FeedStep) -> Outcome<()>,
     ) -> Outcome<()> {
         loop {
             let sql = format!(
@@ -207,7 +207,7 @@ impl Feed {
     }
 }
 
-fn check_server(session: &ServerSession) -> Outcome<()> {
+fn check_server(session: &RelaySession) -> Outcome<()> {
     let row = session.row(
         "SELECT pg_is_in_recovery(), current_setting('wal_level'),
             current_setting('max_slot_wal_keep_size'), current_user::text,
@@ -242,7 +242,7 @@ fn check_server(session: &ServerSession) -> Outcome<()> {
 
 /// That updates and deletions name their row. Published without that, the relay's own updates would
 /// fail. Returns the table's number.
-fn check_table(session: &ServerSession, table: &RelayTable) -> Outcome<u32> {
+fn check_table(session: &RelaySession, table: &RelayTable) -> Outcome<u32> {
     let RelayTable { table, .. } = table;
     let row = session.row(format!(
         "SELECT oid, relkind = 'r' AND (relreplident = 'f' OR relreplident = 'd' AND EXISTS (
@@ -259,7 +259,7 @@ fn check_table(session: &ServerSession, table: &RelayTable) -> Outcome<u32> {
 }
 
 /// Makes the publication where it is missing and may be made.
-fn publish(session: &ServerSession, table: &RelayTable) -> Outcome<()> {
+fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
     let RelayTable { table, .. } = table;
     let found = format!(
         "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND EXISTS (
@@ -283,7 +283,7 @@ fn publish(session: &ServerSession, table: &RelayTable) -> Outcome<()> {
 }
 
 /// A slot begins once every transaction that is open has ended.
-fn slot_hint(session: &ServerSession, error: DatabaseError) -> DatabaseError {
+fn slot_hint(session: &RelaySession, error: DatabaseError) -> DatabaseError {
     let oldest = "SELECT max(now() - xact_start)::text FROM pg_stat_activity
                   WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
     match session.row(oldest).ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok()?) {

@@ -1,17 +1,17 @@
 //! Keeping the set equal to what the relay shows, commit by commit.
 
-use super::feed::{Feed, FeedStep};
+use super::feed::{ChangeFeed, FeedStep};
 use super::relay_table::{RelayTable, TableRow, byte_array, read_event};
 use super::scan::{begin_snapshot, for_each_row};
-use super::session::{DatabaseError, Outcome, ServerConnector, ServerSession};
+use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
 use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// A database that is followed.
-pub(crate) struct FeedFollower {
-    pub(crate) feed: Feed,
+pub(crate) struct RelayFollower {
+    pub(crate) feed: ChangeFeed,
     rows: HeldRows,
     /// Up to where the feed was read.
     drained: i64,
@@ -28,7 +28,7 @@ struct HeldRows {
     expiring: BTreeSet<(u64, u128)>,
 }
 
-impl FeedFollower {
+impl RelayFollower {
     /// Begins the feed, reads everything, and reads the feed up to a moment after that; returns the
     /// items that are for everybody.
     pub(crate) fn begin(
@@ -37,7 +37,7 @@ impl FeedFollower {
         private: &PrivateKinds,
     ) -> Outcome<(Self, Vec<Item>)> {
         let none = Deadline::default();
-        let feed = Feed::open(ServerSession::open(connector, &none)?, table)?;
+        let feed = ChangeFeed::open(RelaySession::open(connector, &none)?, table)?;
         let mut rows = HeldRows {
             table,
             private: private.clone(),
@@ -45,7 +45,7 @@ impl FeedFollower {
             expiries: HashMap::new(),
             expiring: BTreeSet::new(),
         };
-        let session = ServerSession::open(connector, &none)?;
+        let session = RelaySession::open(connector, &none)?;
         begin_snapshot(&session)?;
         let columns = table.row_columns();
         let sql = format!("SELECT {columns} FROM {}", table.table);
@@ -105,7 +105,7 @@ impl FeedFollower {
     }
 }
 
-impl FeedFollower {
+impl RelayFollower {
     /// Whether nothing was committed since the last look.
     pub(crate) fn is_still(&mut self) -> Outcome<bool> {
         let end = self.feed.flush()?;
@@ -168,7 +168,7 @@ impl HeldRows {
     }
 
     /// The event of a row that the feed has told of; `None` when it cannot be read, which is named.
-    fn event(&self, session: &ServerSession, row: &TableRow) -> Outcome<Option<Event>> {
+    fn event(&self, session: &RelaySession, row: &TableRow) -> Outcome<Option<Event>> {
         let json = match &row.json {
             Some(json) => Some(json.clone()),
             None => self.fetch(session, &row.item)?,
@@ -182,7 +182,7 @@ impl HeldRows {
     }
 
     /// A long content that an update left as it was is not in the feed.
-    fn fetch(&self, session: &ServerSession, item: &Item) -> Outcome<Option<String>> {
+    fn fetch(&self, session: &RelaySession, item: &Item) -> Outcome<Option<String>> {
         let RelayTable { event, table, id, read_json, .. } = self.table;
         let ids = byte_array([item.id.as_slice()]);
         let sql = format!("SELECT {event} FROM {table} WHERE {id} = ANY({ids})");

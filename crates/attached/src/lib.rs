@@ -47,7 +47,7 @@ mod relay_table;
 mod scan;
 mod session;
 
-use follower::FeedFollower;
+use follower::RelayFollower;
 use negsync_nostr::relay_url::redacted;
 use negsync_reconcile::Item;
 use negsync_store::{
@@ -55,7 +55,7 @@ use negsync_store::{
 };
 use relay_table::RelayTable;
 use scan::{AttachedMoment, begin_snapshot};
-use session::{DatabaseError, Outcome, ServerConnector, ServerSession, SessionPool};
+use session::{DatabaseError, Outcome, RelaySession, RelaySessions, ServerConnector};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -85,7 +85,7 @@ struct FollowedDatabase {
     name: String,
     private: PrivateKinds,
     connector: Arc<ServerConnector>,
-    pool: SessionPool,
+    pool: RelaySessions,
     listener: Box<dyn Listener>,
     state: Mutex<FollowState>,
     /// How many looks at the feed have begun.
@@ -93,7 +93,7 @@ struct FollowedDatabase {
 }
 
 enum FollowState {
-    Following(Box<FeedFollower>),
+    Following(Box<RelayFollower>),
     /// Everything has to be read anew, for this reason.
     Lost(String),
 }
@@ -124,7 +124,7 @@ impl AttachedPostgres {
             }
         };
         let connector = Arc::new(ServerConnector::new(url).map_err(|error| error.of(&name))?);
-        let pool = SessionPool::new(Arc::clone(&connector), readers);
+        let pool = RelaySessions::new(Arc::clone(&connector), readers);
         let state = Mutex::new(FollowState::Lost("it is being read".into()));
         let looks = AtomicU64::new(0);
         let inner = Arc::new(FollowedDatabase {
@@ -150,7 +150,7 @@ impl AttachedPostgres {
 impl FollowedDatabase {
     /// Reads everything anew.
     fn begin(&self) -> Outcome<()> {
-        let (follower, items) = FeedFollower::begin(&self.connector, self.table, &self.private)?;
+        let (follower, items) = RelayFollower::begin(&self.connector, self.table, &self.private)?;
         let mut state = self.lock();
         self.listener.begun(items);
         *state = FollowState::Following(Box::new(follower));
@@ -194,7 +194,7 @@ impl FollowedDatabase {
     }
 
     /// Begins to read, on this connection, a moment that sees all that the listener knows.
-    fn begin_seeing_known(&self, session: &ServerSession, deadline: &Deadline) -> Outcome<()> {
+    fn begin_seeing_known(&self, session: &RelaySession, deadline: &Deadline) -> Outcome<()> {
         loop {
             let snapshot = begin_snapshot(session)?;
             match &*self.lock() {
@@ -209,7 +209,7 @@ impl FollowedDatabase {
 
     /// Begins to read, on this connection, what the listener knows now and nothing more; calls
     /// `beside` before anything else becomes known. `false` when something was committed meanwhile.
-    fn begin_at_known(&self, session: &ServerSession, beside: &mut dyn FnMut()) -> Outcome<bool> {
+    fn begin_at_known(&self, session: &RelaySession, beside: &mut dyn FnMut()) -> Outcome<bool> {
         let mut state = self.lock();
         self.look(&mut state, true, false)?;
         let snapshot = begin_snapshot(session)?;

@@ -7,7 +7,7 @@
 use super::relay_table::{
     ChangedColumns, RelayTable, TableRow, byte_array, check_columns, key_of, quoted, tag_values,
 };
-use super::session::{DatabaseError, Outcome, ServerSession};
+use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
@@ -39,7 +39,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
     check,
 };
 
-fn check(session: &ServerSession) -> Outcome<()> {
+fn check(session: &RelaySession) -> Outcome<()> {
     check_columns(session, &TABLE, &format!("with schema {VERSION}"))?;
     let version: Option<i64> =
         session.row("SELECT max(serial_number)::int8 FROM migrations")?.try_get(0)?;

@@ -4,7 +4,7 @@
 //! key stays. What has expired is shown no more and leaves the table some time later.
 
 use super::relay_table::{ChangedColumns, RelayTable, TableRow, check_columns, quoted, tag_values};
-use super::session::{DatabaseError, Outcome, ServerSession};
+use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
@@ -46,7 +46,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
     check,
 };
 
-fn check(session: &ServerSession) -> Outcome<()> {
+fn check(session: &RelaySession) -> Outcome<()> {
     check_columns(session, &TABLE, "3")?;
     let sql = "SELECT format_type(atttypid, NULL) FROM pg_attribute
                WHERE attrelid = to_regclass('events') AND attname = 'id'";

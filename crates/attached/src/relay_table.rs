@@ -2,7 +2,7 @@
 //! how an event's JSON is put together.
 
 use super::pgoutput::{Tuple, Value};
-use super::session::{DatabaseError, Outcome, ServerSession};
+use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::kinds::Lifetime;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
@@ -46,7 +46,7 @@ pub(crate) struct RelayTable {
     /// A condition that every event meets which has one of the keys, and perhaps others.
     pub(crate) tagged: fn(&[TagKey]) -> String,
     /// Says what is wrong with a database of an unknown version.
-    pub(crate) check: fn(&ServerSession) -> Outcome<()>,
+    pub(crate) check: fn(&RelaySession) -> Outcome<()>,
 }
 
 /// A row of the table.
@@ -148,7 +148,7 @@ impl<'change> ChangedColumns<'change> {
 
 /// Refuses a table without one of the columns.
 pub(crate) fn check_columns(
-    session: &ServerSession,
+    session: &RelaySession,
     table: &RelayTable,
     version: &str,
 ) -> Outcome<()> {

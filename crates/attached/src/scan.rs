@@ -1,7 +1,7 @@
 //! Reading at one moment: items for a filter, and events by id.
 
 use super::relay_table::{ROW_COLUMNS, RelayTable, byte_array, read_event};
-use super::session::{Outcome, ServerSession};
+use super::session::{Outcome, RelaySession};
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use negsync_store::{Deadline, PrivateKinds, SourceSnapshot, StoreError};
@@ -12,7 +12,7 @@ use tokio_postgres::Row;
 const ROWS_AT_ONCE: usize = 10_000;
 
 /// Begins a transaction that sees one moment; returns which transactions it sees.
-pub(crate) fn begin_snapshot(session: &ServerSession) -> Outcome<String> {
+pub(crate) fn begin_snapshot(session: &RelaySession) -> Outcome<String> {
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     Ok(session.row("SELECT pg_current_snapshot()::text")?.try_get(0)?)
 }
@@ -20,7 +20,7 @@ pub(crate) fn begin_snapshot(session: &ServerSession) -> Outcome<String> {
 /// Calls `visit` with each row of a statement, piece by piece, until it returns `false`. Within a
 /// transaction.
 pub(crate) fn for_each_row(
-    session: &ServerSession,
+    session: &RelaySession,
     sql: &str,
     deadline: &Deadline,
     visit: &mut dyn FnMut(&Row) -> Outcome<bool>,
@@ -44,7 +44,7 @@ pub(crate) fn for_each_row(
 /// The database as it is at one moment: a transaction that has begun.
 pub(crate) struct AttachedMoment<'moment> {
     pub(crate) table: &'static RelayTable,
-    pub(crate) session: &'moment ServerSession,
+    pub(crate) session: &'moment RelaySession,
     pub(crate) deadline: &'moment Deadline,
     pub(crate) now: u64,
     pub(crate) database: &'moment str,
@@ -108,7 +108,7 @@ fn condition(table: &RelayTable, filter: &Filter) -> String {
 /// Calls `visit` with the JSON of each of the events that is for everybody at the second `now`. One
 /// whose JSON has another id than its row is left out and named.
 pub(crate) fn events(
-    session: &ServerSession,
+    session: &RelaySession,
     table: &'static RelayTable,
     private: &PrivateKinds,
     (ids, now): (&[[u8; 32]], u64),

@@ -147,12 +147,12 @@ impl Drop for ServerConnector {
 }
 
 /// One connection. It ends where it is dropped, and a temporary slot with it.
-pub(crate) struct ServerSession {
+pub(crate) struct RelaySession {
     client: Arc<Client>,
     connector: Arc<ServerConnector>,
 }
 
-impl ServerSession {
+impl RelaySession {
     pub(crate) fn open(connector: &Arc<ServerConnector>, deadline: &Deadline) -> Outcome<Self> {
         let config = connector.config.clone();
         let connect = async move {
@@ -211,20 +211,20 @@ impl ServerSession {
 }
 
 /// Connections for reading, at most so many.
-pub(crate) struct SessionPool {
+pub(crate) struct RelaySessions {
     connector: Arc<ServerConnector>,
     most: usize,
-    state: Mutex<SessionPoolState>,
+    state: Mutex<RelaySessionsState>,
     returned: Condvar,
 }
 
 #[derive(Default)]
-struct SessionPoolState {
-    idle: Vec<ServerSession>,
+struct RelaySessionsState {
+    idle: Vec<RelaySession>,
     in_use: usize,
 }
 
-impl SessionPool {
+impl RelaySessions {
     pub(crate) fn new(connector: Arc<ServerConnector>, most: usize) -> Self {
         Self { connector, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
@@ -234,7 +234,7 @@ impl SessionPool {
     pub(crate) fn with<T>(
         &self,
         deadline: &Deadline,
-        work: impl FnOnce(&ServerSession) -> Outcome<T>,
+        work: impl FnOnce(&RelaySession) -> Outcome<T>,
     ) -> Outcome<T> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         while state.in_use >= self.most {
@@ -248,7 +248,7 @@ impl SessionPool {
         let _permit = SessionPermit(self);
         let session = match idle.filter(|session| !session.client.is_closed()) {
             Some(session) => session,
-            None => ServerSession::open(&self.connector, deadline)?,
+            None => RelaySession::open(&self.connector, deadline)?,
         };
         let outcome = work(&session)?;
         self.state.lock().unwrap_or_else(PoisonError::into_inner).idle.push(session);
@@ -257,7 +257,7 @@ impl SessionPool {
 }
 
 /// One of the connections that may be in use.
-struct SessionPermit<'pool>(&'pool SessionPool);
+struct SessionPermit<'pool>(&'pool RelaySessions);
 
 impl Drop for SessionPermit<'_> {
     fn drop(&mut self) {
