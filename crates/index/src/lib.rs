@@ -72,6 +72,8 @@ pub struct Sets {
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
     changes: CommitFeed,
+    // Whether the source catches up without waiting for a server.
+    catches_up_at_once: bool,
     // Of sets that are kept on files.
     keeper: Option<Arc<Keeper>>,
 }
@@ -116,7 +118,7 @@ impl Index {
         let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
         let source = Arc::new(store.clone());
         let hidden = PrivateKinds::default();
-        let sets = Sets { source, catalog, hidden, changes, keeper };
+        let sets = Sets { source, catalog, hidden, changes, catches_up_at_once: true, keeper };
         Ok(Self { store: Arc::new(store), sets })
     }
 
@@ -138,7 +140,8 @@ impl Index {
         catalog.load_missing(&*store)?;
         let (source, hidden) =
             (Arc::clone(&store) as Arc<dyn EventSource>, PrivateKinds::default());
-        let sets = Sets { source, catalog, hidden, changes, keeper: None };
+        let sets =
+            Sets { source, catalog, hidden, changes, catches_up_at_once: false, keeper: None };
         Ok(Self { store, sets })
     }
 
@@ -210,9 +213,10 @@ impl Sets {
         memory_bytes: usize,
         private: PrivateKinds,
     ) -> Result<Self, StoreError> {
-        Self::attach_with(memory_bytes, private.clone(), |heard| {
+        let sets = Self::attach_with(memory_bytes, private.clone(), |heard| {
             Ok(Arc::new(Attached::open(kind, path, readers, private, heard)?))
-        })
+        })?;
+        Ok(Self { catches_up_at_once: true, ..sets })
     }
 
     /// As [`Sets::attach`], over whatever source `open` begins to follow. It is given who has to
@@ -229,7 +233,8 @@ impl Sets {
         let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = open(Box::new(heard))?;
-        Ok(Self { source, catalog, hidden: private, changes, keeper: None })
+        let hidden = private;
+        Ok(Self { source, catalog, hidden, changes, catches_up_at_once: false, keeper: None })
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
@@ -242,7 +247,14 @@ impl Sets {
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         let hidden = PrivateKinds::default();
-        Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
+        Self {
+            source: Arc::new(reader),
+            catalog,
+            hidden,
+            changes,
+            catches_up_at_once: true,
+            keeper: None,
+        }
     }
 
     /// The store underneath, as far as sets need it.
@@ -267,7 +279,8 @@ impl Sets {
         self.catalog.shows(item)
     }
 
-    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does.
+    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does, and where
+    /// the store has to ask a server for what others wrote.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -277,6 +290,9 @@ impl Sets {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Option<Slice>, SnapshotError> {
+        if !self.catches_up_at_once {
+            return Ok(None);
+        }
         self.source.catch_up()?;
         self.made_anew_if_lost(self.catalog.kept_for(viewer, filters, limit))
     }
