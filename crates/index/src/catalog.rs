@@ -20,6 +20,7 @@ const CHEAP_ITEMS: usize = 5_000;
 
 /// Why there is no set for a filter.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// The set has more items than a session may have.
     #[error("the set has more than {limit} items")]
@@ -38,6 +39,12 @@ pub struct Catalog {
     metrics: IndexMetrics,
     // What sets take that are not kept.
     charged: Arc<Charged>,
+}
+
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
 }
 
 impl Catalog {
@@ -90,13 +97,13 @@ impl Catalog {
         let _timer = self.metrics.build_s.start_timer();
         let claims = self.kept.resident_claims();
         if let Some(sets) = files(self.kept.resident())? {
-            source.wait_until_told()?;
+            source.wait_until_published()?;
             claims.into_iter().zip(sets).for_each(|(claim, set)| drop(claim.settle(Some(set))));
             return Ok(true);
         }
         for claim in claims {
             let items = scan_halves(source, claim.content(), usize::MAX)?;
-            source.wait_until_told()?;
+            source.wait_until_published()?;
             claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
         }
         Ok(false)
@@ -112,7 +119,7 @@ impl Catalog {
                 && let Some(claim) = self.kept.claim(content)
             {
                 let items = scan_halves(source, content, usize::MAX)?;
-                source.wait_until_told()?;
+                source.wait_until_published()?;
                 claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
             }
         }
@@ -393,7 +400,7 @@ impl Catalog {
             Some(claim) => {
                 let items = scan_halves(source, content, self.kept.most_items(content))?;
                 // What the scan saw half of has to be noted whole.
-                source.wait_until_told()?;
+                source.wait_until_published()?;
                 claim.settle(items.map(|items| Tree::from_unsorted(items).into()))
             }
             // Another caller was faster; its set may turn out too large to be kept.
