@@ -18,37 +18,52 @@ use crate::server::neg_sessions::NegSessions;
 use futures_util::StreamExt;
 use futures_util::stream::SplitStream;
 use message::ClientMessage;
+use std::future::poll_fn;
 use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often NEG sessions are looked at, for some that have been asked nothing for too long.
+const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Serves a client until either side ends it, or the relay stops and it takes too long.
-pub(super) async fn serve(
+///
+/// What this calls is boxed where it is seldom under way, and takes no future by value: a task keeps
+/// room for all that it may do, for as long as the connection lasts.
+pub(super) fn serve(
     relay: Arc<RelayState>,
     socket: Socket,
     place: Arc<Place>,
     host: Option<&str>,
-) {
+) -> impl Future<Output = ()> + Send + use<> {
     let mut stopping = relay.service.running.stopping.clone();
-    let has_stopped = async {
-        stopped(&mut stopping).await;
-        tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT).await;
-    };
-    tokio::select! {
-        () = converse(relay, socket, place, host) => {}
-        () = has_stopped => tracing::warn!("a connection did not end in time"),
+    let mut conversation = Box::pin(converse(relay, socket, place, host));
+    async move {
+        let has_stopped = async {
+            stopped(&mut stopping).await;
+            Box::pin(tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT)).await;
+        };
+        tokio::select! {
+            () = &mut conversation => {}
+            () = has_stopped => tracing::warn!("a connection did not end in time"),
+        }
     }
 }
 
-async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, host: Option<&str>) {
-    let (sink, mut stream) = socket.split();
+fn converse(
+    relay: Arc<RelayState>,
+    socket: Socket,
+    place: Arc<Place>,
+    host: Option<&str>,
+) -> impl Future<Output = ()> + Send + use<> {
+    let (mut sink, mut stream) = socket.split();
     relay.service.metrics.connections_total.inc();
     let mut open = Share::of(&relay.service.metrics.connections);
     open.set(1);
@@ -57,11 +72,14 @@ async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, hos
     let registry = Arc::clone(&relay.subscriptions);
     let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
     let (outbox, waiting) = outbox(relay.service.outbound_room());
-    let sending = Sending::new(waiting, Arc::clone(&subscriptions), &relay, place.address());
-    let mut sender = tokio::spawn(sending.run(sink));
-    let (publishing, in_flight) = publish::events_in_flight();
-    let mut in_flight = pin!(in_flight.run());
-    let client = Client {
+    let mut sending =
+        Sending::new(waiting, Arc::clone(&subscriptions), Arc::clone(&relay), Arc::clone(&place));
+    let mut sent = Box::pin(async move {
+        sending.run(&mut sink).await;
+        sink
+    });
+    let (publishing, mut in_flight) = publish::events_in_flight();
+    let client = Box::new(Client {
         relay,
         auth,
         place,
@@ -70,35 +88,41 @@ async fn converse(relay: Arc<RelayState>, socket: Socket, place: Arc<Place>, hos
         subscriptions,
         publishing,
         events_in_flight: Arc::new(Semaphore::new(publish::EVENTS_IN_FLIGHT)),
-    };
-    let left = tokio::select! {
-        left = read(&client, &mut stream) => Some(left),
-        // A client that cannot be sent to is not read either.
-        _ = &mut sender => None,
-        // Not before the client can publish no more.
-        () = &mut in_flight => return,
-    };
-    drop(client);
-    // Boxed: while the connection lasts it has no room for how it ends.
-    let ending = Box::pin(async {
-        let Some(left) = left else { return };
-        let sink = match left {
-            // What it holds is not kept for a client that takes nothing either.
-            EndedBy::Late => match tokio::time::timeout(LINGER_TIMEOUT, &mut sender).await {
-                Ok(sink) => sink,
-                Err(_) => return sender.abort(),
-            },
-            EndedBy::ByItself | EndedBy::Told => sender.await,
-        };
-        if let Ok(sink) = sink
-            && left != EndedBy::ByItself
-            && let Ok(mut socket) = stream.reunite(sink)
-        {
-            linger(socket.get_mut().stream_mut()).await;
-        }
     });
-    // What it has sent is stored, also when it does not wait for the answers.
-    tokio::join!(in_flight, ending);
+    async move {
+        let _open = open;
+        let mut in_flight = pin!(in_flight.run());
+        let left = tokio::select! {
+            left = read(&client, &mut stream) => Some(left),
+            // A client that cannot be sent to is not read either.
+            _ = &mut sent => None,
+            // Not before the client can publish no more.
+            () = &mut in_flight => return,
+        };
+        drop(client);
+        // Boxed: while the connection lasts it has no room for how it ends.
+        Box::pin(async {
+            let ending = async {
+                let Some(left) = left else { return };
+                let sink = match left {
+                    // What it holds is not kept for a client that takes nothing either.
+                    EndedBy::Late => match tokio::time::timeout(LINGER_TIMEOUT, sent).await {
+                        Ok(sink) => sink,
+                        Err(_) => return,
+                    },
+                    EndedBy::ByItself | EndedBy::Told => sent.await,
+                };
+                if left != EndedBy::ByItself
+                    && let Ok(mut socket) = stream.reunite(sink)
+                {
+                    linger(socket.get_mut().stream_mut()).await;
+                }
+            };
+            // What it has sent is stored, also when it does not wait for the answers.
+            tokio::join!(in_flight, ending);
+        })
+        .await;
+    }
 }
 
 /// Who has ended a conversation.
@@ -112,64 +136,104 @@ enum EndedBy {
     Late,
 }
 
+/// What a connection has to do next.
+enum Next {
+    /// Something has come of the client, or nothing will any more.
+    Heard(Option<Result<Message, Error>>),
+    /// Sessions are to be looked at, or the client has been silent for too long.
+    Time,
+    Stop,
+}
+
 /// Takes messages until the client closes, breaks the protocol, is silent for too long or the
 /// relay stops.
 async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
-    let mut stopping = client.relay.service.running.stopping.clone();
-    let config = client.relay.config();
-    let patience = silence(&config.connections);
+    let stopping = &client.relay.service.running.stopping;
+    // Wakes nobody: `serve` hears of it in the same task.
+    let is_stopping =
+        || poll_fn(|_| if *stopping.borrow() { Poll::Ready(()) } else { Poll::Pending });
+    let patience = silence(&client.relay.config().connections);
     let mut neg_sessions = {
         let service = Arc::clone(&client.relay.service);
         NegSessions::new(service, client.address(), client.attending.departure())
     };
     let mut messages = ReadAhead::new(stream);
-    client.outbox.text(message::auth(client.auth.challenge())).await;
-    let mut seconds = tokio::time::interval(Duration::from_secs(1));
-    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    Box::pin(client.outbox.text(message::auth(client.auth.challenge()))).await;
     let mut heard = Instant::now();
+    // Moved on when it is over, not with each message.
+    let mut timer = pin!(tokio::time::sleep_until(heard + patience));
     loop {
         let next = tokio::select! {
-            next = messages.next() => next,
-            () = stopped(&mut stopping) => {
-                stop(client).await;
-                return EndedBy::Told;
-            }
-            _ = seconds.tick(), if !neg_sessions.is_empty() => {
-                for text in neg_sessions.expire() {
-                    client.outbox.text(text).await;
-                }
-                continue;
-            }
-            () = tokio::time::sleep_until(heard + patience) => {
-                let text = "closed: nothing came for too long, not even answers to pings";
-                client.outbox.text(message::notice(text)).await;
-                let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
-                client.outbox.send(close).await;
-                return EndedBy::Told;
-            }
+            biased;
+            () = is_stopping() => Next::Stop,
+            next = messages.next() => Next::Heard(next),
+            () = &mut timer => Next::Time,
         };
-        heard = Instant::now();
-        match next {
-            Some(Ok(Message::Text(text))) => {
-                // Boxed: an idle connection has no room for what its messages take.
+        // Boxed, all that is done: an idle connection has no room for it.
+        let left = match next {
+            Next::Heard(Some(Ok(Message::Text(text)))) => {
+                heard = Instant::now();
                 let work = Box::pin(take(client, &mut neg_sessions, text));
                 messages.during(&client.attending, work).await;
+                None
             }
-            Some(Ok(Message::Binary(_))) => {
-                client.place.pace(&client.relay.config().rates).await;
-                let text = "invalid: binary messages are not part of the protocol";
-                client.outbox.text(message::notice(text)).await;
+            Next::Heard(next) => {
+                heard = Instant::now();
+                Box::pin(take_other(client, next)).await
             }
-            Some(Ok(Message::Ping(_))) => {
-                client.place.pace(&client.relay.config().rates).await;
-                // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
-                client.outbox.send(Outgoing::Flush).await;
+            Next::Time if Instant::now() < heard + patience => {
+                Box::pin(expire(client, &mut neg_sessions)).await;
+                timer.as_mut().reset(heard + patience);
+                None
             }
-            Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
-            Some(Err(error)) => return refuse(client, &error).await,
-            None => return EndedBy::ByItself,
+            Next::Time => Some(Box::pin(leave_silent(client)).await),
+            Next::Stop => Some(Box::pin(stop(client)).await),
+        };
+        if let Some(left) = left {
+            return left;
+        }
+        if !neg_sessions.is_empty() {
+            let look = Instant::now() + SESSIONS_INTERVAL;
+            if look < timer.deadline() {
+                timer.as_mut().reset(look);
+            }
         }
     }
+}
+
+/// Takes what is no text, and says whether it ends the connection.
+async fn take_other(client: &Client, next: Option<Result<Message, Error>>) -> Option<EndedBy> {
+    match next {
+        Some(Ok(Message::Binary(_))) => {
+            client.place.pace(&client.relay.config().rates).await;
+            let text = "invalid: binary messages are not part of the protocol";
+            client.outbox.text(message::notice(text)).await;
+        }
+        Some(Ok(Message::Ping(_))) => {
+            client.place.pace(&client.relay.config().rates).await;
+            // Nothing more is read until the pong has its turn: RFC 6455, section 5.5.2.
+            client.outbox.send(Outgoing::Flush).await;
+        }
+        Some(Ok(_)) => client.place.pace(&client.relay.config().rates).await,
+        Some(Err(error)) => return Some(refuse(client, &error).await),
+        None => return Some(EndedBy::ByItself),
+    }
+    None
+}
+
+/// Ends the NEG sessions that have been asked nothing for too long.
+async fn expire(client: &Client, neg_sessions: &mut NegSessions) {
+    for text in neg_sessions.expire() {
+        client.outbox.text(text).await;
+    }
+}
+
+async fn leave_silent(client: &Client) -> EndedBy {
+    let text = "closed: nothing came for too long, not even answers to pings";
+    client.outbox.text(message::notice(text)).await;
+    let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
+    client.outbox.send(close).await;
+    EndedBy::Told
 }
 
 /// Whether the sets are of the store that another start would find.
@@ -259,11 +323,12 @@ async fn refuse_late(client: &Client, error: GateError) -> EndedBy {
 }
 
 /// Waits for the outcomes of the events in flight, then says goodbye.
-async fn stop(client: &Client) {
+async fn stop(client: &Client) -> EndedBy {
     let all = publish::EVENTS_IN_FLIGHT as u32;
     let settled = tokio::time::timeout(STOP_TIMEOUT, client.events_in_flight.acquire_many(all));
     if settled.await.is_err() {
         tracing::warn!("a connection closed before all its events were answered");
     }
     client.outbox.send(Outgoing::Close(CloseCode::Away, "the relay is stopping")).await;
+    EndedBy::Told
 }

@@ -44,7 +44,7 @@ pub(super) struct MessageGate<S> {
     frames: Frames,
     size: MessageSize,
     // For the message that comes, and until the next is asked for: it is in memory as long.
-    room: Reservation,
+    room: Option<Box<Reservation>>,
     wait: Option<Pin<Box<dyn Future<Output = Reservation> + Send>>>,
     // Read, and not let in yet.
     held: Held,
@@ -78,7 +78,7 @@ impl<S> MessageGate<S> {
             timeout: Duration::from_secs(config.connections.message_timeout_s),
             frames: Frames::default(),
             size: MessageSize::default(),
-            room: Reservation::default(),
+            room: None,
             wait: None,
             held: Held::default(),
             deadline: None,
@@ -95,7 +95,7 @@ impl<S> MessageGate<S> {
         if let Some(wait) = &mut self.wait
             && let Poll::Ready(room) = wait.as_mut().poll(context)
         {
-            (self.room, self.wait) = (room, None);
+            (self.room, self.wait) = (Some(Box::new(room)), None);
             // Its own time begins here.
             self.deadline = None;
             self.set_deadline();
@@ -136,7 +136,8 @@ impl<S> MessageGate<S> {
             };
             let size = self.size.clone();
             let needed = self.size.add(&frame, self.message_bytes);
-            if !self.room.holds(needed) {
+            let has_room = |room: &Reservation| room.holds(needed);
+            if needed > 0 && !self.room.as_deref().is_some_and(has_room) {
                 (self.frames, self.size) = (before, size);
                 self.wait = Some(Box::pin(self.place.reserve(needed)));
                 return at;
@@ -149,7 +150,7 @@ impl<S> MessageGate<S> {
 /// has some: a connection that is idle needs no buffer.
 #[derive(Default)]
 struct Held {
-    bytes: Vec<u8>,
+    bytes: Box<[u8]>,
     // So many were passed on.
     passed: usize,
 }
@@ -173,7 +174,7 @@ impl Held {
         READ_BUFFER.with_borrow_mut(|buffer| {
             let mut buffer = ReadBuf::new(buffer);
             ready!(stream.poll_read(context, &mut buffer))?;
-            *self = Self { bytes: buffer.filled().to_vec(), passed: 0 };
+            *self = Self { bytes: buffer.filled().into(), passed: 0 };
             Poll::Ready(Ok(()))
         })
     }
@@ -209,7 +210,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MessageGate<S> {
         // The last message has been dealt with, or its reader would not ask for more. Whoever waits
         // keeps nothing: a message that has room never needs more.
         if gate.wait.is_some() || gate.frames.is_between_messages() {
-            gate.room = Reservation::default();
+            gate.room = None;
         }
         let start = buffer.filled().len();
         loop {

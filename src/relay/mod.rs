@@ -16,6 +16,7 @@ mod message_gate;
 mod outbox;
 mod page;
 mod publish;
+mod queue;
 mod read_ahead;
 mod req;
 mod response;

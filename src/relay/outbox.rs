@@ -1,8 +1,10 @@
-//! The way out of a connection: bounded queues that verbs fill and `sending` empties.
+//! The way out of a connection: a bounded queue that verbs fill and `sending` empties.
 
+use super::queue::{Entrance, Exit, queue};
 use crate::server::limits::{OutboundPermit, OutboundRoom};
 use crate::store::LeftOut;
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use std::sync::Arc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 /// The most answers, a chunk of events counting as one, that wait for the socket.
@@ -43,17 +45,22 @@ impl Outgoing {
     }
 }
 
-/// An answer, with its share of the bytes that may wait.
-pub(super) type Answer = (Outgoing, Option<OutboundPermit>);
+/// Something that waits to be sent, with what it keeps until it is.
+pub(super) struct Waiting {
+    pub(super) outgoing: Outgoing,
+    // Its share of the bytes that may wait; an outcome has none.
+    _room: Option<OutboundPermit>,
+    // Its place in the queue, or among the events in flight.
+    _place: OwnedSemaphorePermit,
+}
 
 /// Where verbs put their answers.
 #[derive(Clone)]
 pub(super) struct Outbox {
-    // Boxed: a queue has room for 32 from its beginning.
-    answers: mpsc::Sender<Box<Answer>>,
+    queue: Entrance<Waiting>,
+    // A permit for each answer that may wait.
+    answers: Arc<Semaphore>,
     room: OutboundRoom,
-    // Filled from threads that must not wait; each entry holds one of the connection's permits.
-    outcomes: mpsc::UnboundedSender<(String, OwnedSemaphorePermit)>,
 }
 
 impl Outbox {
@@ -64,36 +71,29 @@ impl Outbox {
 
     /// As [`Outbox::text`], for anything. Returns whether the socket is still there.
     pub(super) async fn send(&self, outgoing: Outgoing) -> bool {
-        let taken = tokio::select! {
-            taken = self.room.take(outgoing.bytes()) => taken,
-            () = self.answers.closed() => return false,
-        };
-        self.answers.send(Box::new((outgoing, taken))).await.is_ok()
+        // Whoever waits here goes on when the socket is gone: what it held is dropped with it.
+        let room = self.room.take(outgoing.bytes()).await;
+        let Ok(place) = Arc::clone(&self.answers).acquire_owned().await else { return false };
+        self.queue.put(Waiting { outgoing, _room: room, _place: place }).is_ok()
     }
 
     /// As [`Outbox::send`] where that takes no waiting; else gives it back.
     pub(super) fn try_send(&self, outgoing: Outgoing) -> Result<(), Outgoing> {
-        let Some(taken) = self.room.try_take(outgoing.bytes()) else { return Err(outgoing) };
-        let sent = self.answers.try_send(Box::new((outgoing, Some(taken))));
-        sent.map_err(|refused| refused.into_inner().0)
+        let Some(room) = self.room.try_take(outgoing.bytes()) else { return Err(outgoing) };
+        let Ok(place) = Arc::clone(&self.answers).try_acquire_owned() else { return Err(outgoing) };
+        let sent = self.queue.put(Waiting { outgoing, _room: Some(room), _place: place });
+        sent.map_err(|refused| refused.outgoing)
     }
 
     /// Queues an event's outcome without waiting; the permit bounds how many there are.
     pub(super) fn outcome(&self, text: String, permit: OwnedSemaphorePermit) {
-        let _ = self.outcomes.send((text, permit));
+        let outgoing = Outgoing::Text(text);
+        let _ = self.queue.put(Waiting { outgoing, _room: None, _place: permit });
     }
 }
 
-/// The other ends of an outbox.
-pub(super) struct OutboxEnds {
-    pub(super) answers: mpsc::Receiver<Box<Answer>>,
-    pub(super) outcomes: mpsc::UnboundedReceiver<(String, OwnedSemaphorePermit)>,
-}
-
 /// Makes both ends. What waits between them is in `room`.
-pub(super) fn outbox(room: OutboundRoom) -> (Outbox, OutboxEnds) {
-    let (answers, answers_out) = mpsc::channel(QUEUE_ANSWERS);
-    let (outcomes, outcomes_out) = mpsc::unbounded_channel();
-    let waiting = OutboxEnds { answers: answers_out, outcomes: outcomes_out };
-    (Outbox { answers, room, outcomes }, waiting)
+pub(super) fn outbox(room: OutboundRoom) -> (Outbox, Exit<Waiting>) {
+    let (queue, waiting) = queue();
+    (Outbox { queue, answers: Arc::new(Semaphore::new(QUEUE_ANSWERS)), room }, waiting)
 }

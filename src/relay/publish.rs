@@ -1,6 +1,7 @@
 //! EVENT (NIP-01): verified, admitted, stored, and answered once it is durable.
 
 use super::client::Client;
+use super::queue::{Entrance, Exit, queue};
 use super::{RelayState, message};
 use crate::admission::{Judgement, Refusal, Source};
 use crate::prefix::Prefix;
@@ -11,7 +12,6 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::borrow::Cow;
 use std::sync::Arc;
-use tokio::sync::mpsc;
 
 /// What the events of a connection that are being verified or stored may cost; then it is not read on.
 pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
@@ -19,35 +19,37 @@ pub(super) const EVENTS_IN_FLIGHT: usize = 1_024;
 /// An event on its way; done when its answer waits to be sent.
 type InFlight = BoxFuture<'static, ()>;
 
-/// Where the events of a connection begin. Clones share it.
-pub(super) type Publishing = mpsc::UnboundedSender<InFlight>;
+/// Where the events of a connection begin. Permits bound how many there are.
+pub(super) type Publishing = Entrance<InFlight>;
 
 /// The events of one connection that are on their way, for its task to go on with beside reading.
-pub(super) struct EventsInFlight {
-    // Permits bound how many there are.
-    begun: mpsc::UnboundedReceiver<InFlight>,
-    events: FuturesUnordered<InFlight>,
-}
+pub(super) struct EventsInFlight(Exit<InFlight>);
 
 /// None yet.
 pub(super) fn events_in_flight() -> (Publishing, EventsInFlight) {
-    let (publishing, begun) = mpsc::unbounded_channel();
-    (publishing, EventsInFlight { begun, events: FuturesUnordered::new() })
+    let (publishing, begun) = queue();
+    (publishing, EventsInFlight(begun))
 }
 
 impl EventsInFlight {
     /// Goes on with all of them, until none can begin any more and all are answered.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(&mut self) {
+        while let Some(event) = self.0.next().await {
+            // Boxed: an idle connection has no room for events.
+            Box::pin(self.go_on_with(event)).await;
+        }
+    }
+
+    /// Goes on with an event, and with those that begin meanwhile, until there is none.
+    async fn go_on_with(&mut self, event: InFlight) {
+        let mut events = FuturesUnordered::new();
+        events.push(event);
         loop {
             tokio::select! {
-                begun = self.begun.recv() => match begun {
-                    Some(event) => self.events.push(event),
-                    None => break,
-                },
-                Some(()) = self.events.next() => {}
+                Some(event) = self.0.next() => events.push(event),
+                done = events.next() => if done.is_none() { return },
             }
         }
-        while self.events.next().await.is_some() {}
     }
 }
 
@@ -72,7 +74,7 @@ pub(super) async fn publish(client: &Client, json: Box<str>) {
         outbox.outcome(answer.text(), permit);
     };
     // Fails only when the connection has ended.
-    let _ = client.publishing.send(Box::pin(event));
+    let _ = client.publishing.put(Box::pin(event));
 }
 
 /// Takes an event through the relay; returns what its sender is told.

@@ -1,128 +1,131 @@
-//! The one task that empties a connection's outbox into its socket, together with what is live.
+//! What empties a connection's outbox into its socket, together with what is live.
 
 use super::message_gate::Socket;
-use super::outbox::{OutboxEnds, Outgoing};
+use super::outbox::{Outgoing, Waiting};
+use super::queue::Exit;
 use super::subscriptions::{LiveEvent, Subscriptions, TooSlow};
 use super::{RelayState, message, stopped};
-use crate::index::Index;
-use crate::metrics::Labelled;
-use crate::server::limits::FairQueue;
+use crate::server::limits::Place;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
-use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior};
+use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
 
 /// So rarely is a client asked whether it is there where that is not wanted.
-pub(super) const NEVER: Duration = Duration::from_secs(u32::MAX as u64);
+pub(super) const NEVER: Duration = seconds(NEVER_S);
+const NEVER_S: u32 = u32::MAX;
 /// How long a client may take nothing once the relay stops.
 const STOP_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the task that sends needs.
+/// What sending needs.
 pub(super) struct Sending {
-    waiting: OutboxEnds,
+    waiting: Exit<Waiting>,
     subscriptions: Arc<Subscriptions>,
-    index: Index,
+    relay: Arc<RelayState>,
     // Whose turns the connection's own matching takes.
-    turns: Arc<FairQueue>,
-    address: IpAddr,
-    patience: Patience,
-    ping_interval: Duration,
-    events_sent: Labelled,
+    place: Arc<Place>,
+    send_timeout_s: u32,
+    ping_interval_s: u32,
 }
 
-/// How long a client may take nothing.
-#[derive(Clone)]
-struct Patience {
-    send_timeout: Duration,
-    stopping: watch::Receiver<bool>,
+/// What comes next to a connection's socket.
+enum Next {
+    /// From the outbox; `None` once nothing can come of it any more.
+    Waiting(Option<Waiting>),
+    /// A live event.
+    Live(Result<LiveEvent, TooSlow>),
+    /// It is time for a ping.
+    Ping,
 }
 
 impl Sending {
-    /// Sends what is waiting, and live events to a client at `address`.
+    /// Sends what is waiting, and live events, to the client that has the place.
     pub(super) fn new(
-        waiting: OutboxEnds,
+        waiting: Exit<Waiting>,
         subscriptions: Arc<Subscriptions>,
-        relay: &RelayState,
-        address: IpAddr,
+        relay: Arc<RelayState>,
+        place: Arc<Place>,
     ) -> Self {
-        let (config, service) = (relay.config(), &relay.service);
-        let send_timeout = Duration::from_secs(config.limits.send_timeout_s);
-        let ping_interval = match config.connections.ping_interval_s {
-            0 => NEVER,
-            seconds => Duration::from_secs(seconds),
+        let config = relay.config();
+        let short = |seconds: u64| u32::try_from(seconds).unwrap_or(u32::MAX);
+        let send_timeout_s = short(config.limits.send_timeout_s);
+        let ping_interval_s = match config.connections.ping_interval_s {
+            0 => NEVER_S,
+            interval => short(interval),
         };
-        let patience = Patience { send_timeout, stopping: service.running.stopping.clone() };
-        Self {
-            waiting,
-            subscriptions,
-            index: relay.index.clone(),
-            turns: Arc::clone(&service.counts.short),
-            address,
-            patience,
-            ping_interval,
-            events_sent: service.metrics.events_sent.clone(),
-        }
+        Self { waiting, subscriptions, relay, place, send_timeout_s, ping_interval_s }
     }
 
-    /// Sends until a close frame is sent, the connection's verbs are done or the socket fails;
-    /// gives the socket's half back.
-    pub(super) async fn run(
-        mut self,
-        mut sink: SplitSink<Socket, Message>,
-    ) -> SplitSink<Socket, Message> {
-        let mut wire = SendingHalf { sink: &mut sink, patience: self.patience.clone() };
-        let ended = self.pump(&mut wire).await;
-        if let Err(error) = ended {
-            tracing::debug!(%error, "a connection ended while it was sent to");
-        }
-        sink
-    }
-
-    async fn pump<S: Sink<Message, Error = Error> + Unpin>(
-        &mut self,
-        wire: &mut SendingHalf<'_, S>,
-    ) -> Result<(), Error> {
-        let first_ping = Instant::now() + self.ping_interval;
-        let mut pings = tokio::time::interval_at(first_ping, self.ping_interval);
-        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    /// Sends until a close frame is sent, the connection's verbs are done or the socket fails.
+    pub(super) async fn run(&mut self, sink: &mut SplitSink<Socket, Message>) {
+        let mut ping = pin!(tokio::time::sleep(self.ping_interval()));
         loop {
-            tokio::select! {
-                Some((text, permit)) = self.waiting.outcomes.recv() => {
-                    wire.text(text).await?;
-                    drop(permit);
+            let next = tokio::select! {
+                waiting = self.waiting.next() => Next::Waiting(waiting),
+                live = self.subscriptions.next_live() => Next::Live(live),
+                () = &mut ping => {
+                    ping.as_mut().reset(Instant::now() + self.ping_interval());
+                    Next::Ping
                 }
-                outgoing = self.waiting.answers.recv() => match outgoing.map(|answer| *answer) {
-                    Some((Outgoing::Close(code, reason), _)) => {
-                        return wire.close(code, reason).await;
-                    }
-                    Some((outgoing, permit)) => {
-                        self.answer(wire, outgoing).await?;
-                        drop(permit);
-                    }
-                    None => return wire.flush().await,
-                },
-                live = self.subscriptions.next_live() => match live {
-                    Ok(live) => self.pass_on(wire, live).await?,
-                    Err(TooSlow) => {
-                        wire.text(message::notice("error: you read too slowly")).await?;
-                        return wire.close(CloseCode::Policy, "reads too slowly").await;
-                    }
-                },
-                _ = pings.tick() => wire.ping().await?,
-            }
-            if self.waiting.outcomes.is_empty()
-                && self.waiting.answers.is_empty()
-                && !self.subscriptions.has_live()
-            {
-                wire.flush().await?;
+            };
+            // Boxed: an idle connection has no room for what it is sent.
+            match Box::pin(self.send(sink, next)).await {
+                Ok(ControlFlow::Continue(())) => {}
+                Ok(ControlFlow::Break(())) => return,
+                Err(error) => {
+                    tracing::debug!(%error, "a connection ended while it was sent to");
+                    return;
+                }
             }
         }
+    }
+
+    fn ping_interval(&self) -> Duration {
+        seconds(self.ping_interval_s)
+    }
+
+    /// Sends the next, and breaks off after the last.
+    async fn send<S: Sink<Message, Error = Error> + Unpin>(
+        &self,
+        sink: &mut S,
+        next: Next,
+    ) -> Result<ControlFlow<()>, Error> {
+        let stopping = &self.relay.service.running.stopping;
+        let patience = Patience { send_timeout: seconds(self.send_timeout_s), stopping };
+        let wire = &mut SendingHalf { sink, patience };
+        match next {
+            Next::Waiting(Some(waiting)) => {
+                if let Outgoing::Close(code, reason) = waiting.outgoing {
+                    wire.close(code, reason).await?;
+                    return Ok(ControlFlow::Break(()));
+                }
+                // What it keeps is given back when it is sent.
+                let Waiting { outgoing, .. } = waiting;
+                self.answer(wire, outgoing).await?;
+            }
+            Next::Waiting(None) => {
+                wire.flush().await?;
+                return Ok(ControlFlow::Break(()));
+            }
+            Next::Live(Ok(live)) => self.pass_on(wire, live).await?,
+            Next::Live(Err(TooSlow)) => {
+                wire.text(message::notice("error: you read too slowly")).await?;
+                wire.close(CloseCode::Policy, "reads too slowly").await?;
+                return Ok(ControlFlow::Break(()));
+            }
+            Next::Ping => wire.ping().await?,
+        }
+        if self.waiting.is_empty() && !self.subscriptions.has_live() {
+            wire.flush().await?;
+        }
+        Ok(ControlFlow::Continue(()))
     }
 
     async fn answer<S: Sink<Message, Error = Error> + Unpin>(
@@ -133,14 +136,14 @@ impl Sending {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
             Outgoing::Events(events) => {
-                self.events_sent.add("stored", events.len() as u64);
+                self.relay.service.metrics.events_sent.add("stored", events.len() as u64);
                 wire.texts(events).await
             }
             Outgoing::EndOfStored { id, generation, sent, left_out } => {
                 wire.text(message::eose(&id, left_out)).await?;
-                let published = self.index.commits_published();
+                let published = self.relay.index.commits_published();
                 for event in self.subscriptions.go_live(&id, generation, sent, published) {
-                    self.events_sent.count("live");
+                    self.relay.service.metrics.events_sent.count("live");
                     wire.text(event).await?;
                 }
                 Ok(())
@@ -160,28 +163,35 @@ impl Sending {
             None => {
                 let subscriptions = Arc::clone(&self.subscriptions);
                 let matching = move || subscriptions.texts(&live);
-                let matched = self.turns.work(self.address, matching).await;
+                let turns = &self.relay.service.counts.short;
+                let matched = turns.work(self.place.address(), matching).await;
                 matched.map_err(|panic| Error::Io(std::io::Error::other(panic)))?
             }
         };
         for text in texts {
-            self.events_sent.count("live");
+            self.relay.service.metrics.events_sent.count("live");
             wire.text(text).await?;
         }
         Ok(())
     }
 }
 
-/// The socket's sending half with its patience.
-struct SendingHalf<'socket, S> {
-    sink: &'socket mut S,
-    patience: Patience,
+/// The socket's sending half, with how long a client may take nothing.
+struct SendingHalf<'sending, S> {
+    sink: &'sending mut S,
+    patience: Patience<'sending>,
+}
+
+#[derive(Clone, Copy)]
+struct Patience<'sending> {
+    send_timeout: Duration,
+    stopping: &'sending watch::Receiver<bool>,
 }
 
 impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
     async fn text(&mut self, text: String) -> Result<(), Error> {
         let message = Message::Text(Utf8Bytes::from(text));
-        within(&self.patience, self.sink.feed(message)).await
+        within(self.patience, self.sink.feed(message)).await
     }
 
     /// A chunk of messages, for which the client is waited for as for one.
@@ -193,26 +203,26 @@ impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
             }
             Ok(())
         };
-        within(&self.patience, feeding).await
+        within(self.patience, feeding).await
     }
 
     async fn flush(&mut self) -> Result<(), Error> {
-        within(&self.patience, self.sink.flush()).await
+        within(self.patience, self.sink.flush()).await
     }
 
     /// Asks whether the client is still there. RFC 6455, section 5.5.2.
     async fn ping(&mut self) -> Result<(), Error> {
-        within(&self.patience, self.sink.send(Message::Ping(Bytes::new()))).await
+        within(self.patience, self.sink.send(Message::Ping(Bytes::new()))).await
     }
 
     async fn close(&mut self, code: CloseCode, reason: &'static str) -> Result<(), Error> {
         let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        within(&self.patience, self.sink.send(Message::Close(Some(frame)))).await
+        within(self.patience, self.sink.send(Message::Close(Some(frame)))).await
     }
 }
 
 async fn within(
-    patience: &Patience,
+    patience: Patience<'_>,
     sending: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
     let mut stopping = patience.stopping.clone();
@@ -227,4 +237,8 @@ async fn within(
         () = has_stopped => {}
     }
     Err(Error::Io(std::io::ErrorKind::TimedOut.into()))
+}
+
+const fn seconds(seconds: u32) -> Duration {
+    Duration::new(seconds as u64, 0)
 }

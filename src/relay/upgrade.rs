@@ -59,7 +59,8 @@ pub(super) async fn respond(
             Ok(upgraded) => {
                 let place = Arc::new(place);
                 let socket = message_gate::socket(upgraded, &place, &relay.config()).await;
-                connection::serve(relay, socket, place, host.as_deref()).await;
+                // A task of its own: what led to it takes no memory while it lasts.
+                tokio::spawn(connection::serve(relay, socket, place, host.as_deref()));
             }
             Err(error) => tracing::debug!(%error, "a connection could not be upgraded"),
         }

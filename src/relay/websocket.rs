@@ -13,9 +13,9 @@ use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 
-/// A connection's buffer for reading. It is allocated at once, so that it counts a thousandfold. The
-/// system is asked for sixteen times as much (`message_gate`).
-const READ_BUFFER_BYTES: usize = 1 << 10;
+/// A connection's buffer for reading, and what is read into it at once. It is allocated from the
+/// beginning, so that it counts ten-thousandfold. The system is asked for more (`message_gate`).
+const READ_BUFFER_BYTES: usize = 128;
 /// What is gathered for one write to the socket.
 const WRITE_BUFFER_BYTES: usize = 64 << 10;
 /// The least that a socket's write buffer may hold: more than any stored event, in any form.

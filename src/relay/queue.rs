@@ -1,0 +1,143 @@
+//! A queue between the parts of one connection. It takes memory only while something waits in it: a
+//! channel of tokio has a kilobyte from its beginning. Whoever puts something in bounds how much.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+struct Queue<T> {
+    state: Mutex<QueueState<T>>,
+    // Signalled when something has come or nothing can come any more.
+    changed: Notify,
+}
+
+struct QueueState<T> {
+    waiting: VecDeque<T>,
+    entrances: usize,
+    has_exit: bool,
+}
+
+/// Where things are put in. The queue ends with the last clone of this.
+pub(super) struct Entrance<T>(Arc<Queue<T>>);
+
+/// Where they are taken out, in order. What waits is dropped with it.
+pub(super) struct Exit<T>(Arc<Queue<T>>);
+
+/// An empty queue.
+pub(super) fn queue<T>() -> (Entrance<T>, Exit<T>) {
+    let state = QueueState { waiting: VecDeque::new(), entrances: 1, has_exit: true };
+    let queue = Arc::new(Queue { state: Mutex::new(state), changed: Notify::new() });
+    (Entrance(Arc::clone(&queue)), Exit(queue))
+}
+
+impl<T> Queue<T> {
+    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl<T> Entrance<T> {
+    /// Puts something in; gives it back where nobody will take it out.
+    pub(super) fn put(&self, item: T) -> Result<(), T> {
+        let mut state = self.0.lock();
+        if !state.has_exit {
+            return Err(item);
+        }
+        state.waiting.push_back(item);
+        drop(state);
+        self.0.changed.notify_one();
+        Ok(())
+    }
+}
+
+impl<T> Clone for Entrance<T> {
+    fn clone(&self) -> Self {
+        self.0.lock().entrances += 1;
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<T> Drop for Entrance<T> {
+    fn drop(&mut self) {
+        self.0.lock().entrances -= 1;
+        self.0.changed.notify_one();
+    }
+}
+
+impl<T> Exit<T> {
+    /// What has waited longest; `None` once nothing waits and nothing can come any more. Nothing is
+    /// lost when this is dropped before it is done.
+    pub(super) async fn next(&mut self) -> Option<T> {
+        loop {
+            {
+                let mut state = self.0.lock();
+                if let Some(next) = state.waiting.pop_front() {
+                    if state.waiting.is_empty() {
+                        state.waiting = VecDeque::new();
+                    }
+                    return Some(next);
+                }
+                if state.entrances == 0 {
+                    return None;
+                }
+            }
+            self.0.changed.notified().await;
+        }
+    }
+
+    /// Whether nothing waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.lock().waiting.is_empty()
+    }
+}
+
+impl<T> Drop for Exit<T> {
+    fn drop(&mut self) {
+        let left = {
+            let mut state = self.0.lock();
+            state.has_exit = false;
+            std::mem::take(&mut state.waiting)
+        };
+        // Outside of the lock: what is dropped may hold an entrance.
+        drop(left);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Threads put things in; each thing comes out once, those of a thread in order, and then it ends.
+    #[tokio::test]
+    async fn everything_comes_out_once_and_in_order() {
+        const THREADS: usize = 4;
+        const EACH: usize = 5_000;
+        let (entrance, mut exit) = queue();
+        let threads: Vec<_> = (0..THREADS)
+            .map(|thread| {
+                let entrance = entrance.clone();
+                std::thread::spawn(move || {
+                    (0..EACH).for_each(|number| entrance.put((thread, number)).unwrap());
+                })
+            })
+            .collect();
+        drop(entrance);
+        let mut next = [0; THREADS];
+        while let Some((thread, number)) = exit.next().await {
+            assert_eq!(number, next[thread]);
+            next[thread] += 1;
+        }
+        assert_eq!(next, [EACH; THREADS]);
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+    }
+
+    #[test]
+    fn nothing_is_taken_once_nobody_takes_it_out() {
+        let (entrance, exit) = queue();
+        let kept = Arc::new(());
+        entrance.put(Arc::clone(&kept)).unwrap();
+        drop(exit);
+        assert_eq!(Arc::strong_count(&kept), 1);
+        assert!(entrance.put(kept).is_err());
+    }
+}
