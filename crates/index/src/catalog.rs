@@ -20,7 +20,6 @@ const CHEAP_ITEMS: usize = 5_000;
 
 /// Why there is no set for a filter.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum SnapshotError {
     /// The set has more items than a session may have.
     #[error("the set has more than {limit} items")]

@@ -35,7 +35,6 @@ impl std::fmt::Debug for Subscriber {
 
 /// Why there is no commit to hear of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
 pub enum SubscriberError {
     /// Some were missed; the next one is the oldest that is still there.
     #[error("commits were missed")]
