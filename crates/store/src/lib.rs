@@ -54,12 +54,12 @@ mod readers;
 mod refused;
 mod retag;
 mod retention;
-mod rules;
+pub mod rules;
 mod schema;
 mod source;
 mod source_queue;
 mod sqlite_error;
-mod submission;
+pub mod submission;
 mod sync_mark;
 mod vanish;
 mod verifier;
@@ -80,7 +80,10 @@ pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
-pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
+pub use newest::{Rest, cut, order};
+pub use operator::{
+    BuriedFacts, FindIds, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
+};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
@@ -314,6 +317,19 @@ pub enum StoreError {
     /// A file of the index cannot be read any more; the index is made anew.
     #[error("the index file cannot be read; the index is being made anew, try again")]
     IndexLost,
+    /// The address of a store on a server cannot be used.
+    #[error("the address of the store: {0}")]
+    Address(String),
+    /// The tables were made by a later version.
+    #[error(
+        "the store has version {version}, this negsync knows up to {newest}; use a newer negsync"
+    )]
+    NewerTables {
+        /// Their version.
+        version: i32,
+        /// The newest version that this program reads.
+        newest: i32,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,

@@ -24,7 +24,7 @@ pub(super) struct Newest {
 
 /// What a limit left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub enum Rest {
     /// Nothing: every event that matches is among the hits.
     Nothing,
     /// This event, and perhaps others.
@@ -117,7 +117,7 @@ impl Kept {
 }
 
 /// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
-pub(super) fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
+pub fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
     order(hits);
     if let Some(hit) = hits.get(most) {
         *rest = Rest::Event(hit.item);
@@ -226,7 +226,7 @@ impl NewestHits<'_> {
 }
 
 /// Newest first; of one second the lowest id first; each event once.
-pub(super) fn order(hits: &mut Vec<Hit>) {
+pub fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
     hits.dedup_by_key(|hit| hit.item.id);
 }
