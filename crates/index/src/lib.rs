@@ -41,7 +41,7 @@ pub use item_set::ItemSet;
 pub use metrics::IndexMetrics;
 pub use set_cache::Statistics;
 pub use slice::Slice;
-pub use sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
+pub use sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 pub use tree::Tree;
 
 use commit_feed::CommitFeed;
@@ -64,6 +64,12 @@ pub struct Index {
     sets: Sets,
 }
 
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").finish_non_exhaustive()
+    }
+}
+
 /// The sets over a store, its own or another relay's: what reconciles. Clones share them.
 #[derive(Clone)]
 pub struct Sets {
@@ -76,6 +82,12 @@ pub struct Sets {
     catches_up_at_once: bool,
     // Of sets that are kept on files.
     keeper: Option<Arc<Keeper>>,
+}
+
+impl std::fmt::Debug for Sets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sets").finish_non_exhaustive()
+    }
 }
 
 impl Index {
