@@ -16,9 +16,11 @@ use std::sync::Arc;
 /// Which relay to work beside.
 #[derive(clap::Args)]
 pub(super) struct AttachArguments {
-    /// The relay and its SQLite file, such as nostr-rs-relay:/var/lib/nostr/nostr.db or
-    /// nostr-relay-py:/var/lib/nostr/nostr.sqlite3; wins over the configuration.
-    #[arg(long, value_name = "KIND:PATH")]
+    /// The relay and its SQLite file or PostgreSQL database, such as
+    /// nostr-rs-relay:/var/lib/nostr/nostr.db, nostr-relay-py:/var/lib/nostr/nostr.sqlite3 or
+    /// nostream:postgres://negsync@127.0.0.1/nostr_ts_relay; wins over the configuration. A password
+    /// belongs into PGPASSWORD.
+    #[arg(long, value_name = "KIND:PATH|KIND:URL")]
     attach: Option<String>,
 }
 
@@ -30,14 +32,22 @@ impl AttachArguments {
 
     pub(super) fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
         let Some(text) = &self.attach else { return Ok(()) };
-        let named = text
-            .split_once(':')
-            .and_then(|(kind, path)| (!path.is_empty()).then_some((RelayKind::named(kind)?, path)));
-        let Some((kind, path)) = named else {
-            bail!("--attach takes nostr-rs-relay:PATH or nostr-relay-py:PATH, not {text:?}");
+        let named = text.split_once(':').and_then(|(kind, place)| {
+            (!place.is_empty()).then_some((RelayKind::named(kind)?, place))
+        });
+        let Some((kind, place)) = named else {
+            let given = text.split_once(':').map_or(text.as_str(), |(kind, _)| kind);
+            bail!(
+                "--attach takes nostr-rs-relay:PATH, nostr-relay-py:PATH, \
+                 nostream:postgres://USER@HOST/DATABASE or nostr-rs-relay:postgres://..., \
+                 and {given:?} is none of these relays"
+            );
         };
+        let is_url = ["postgres://", "postgresql://"].iter().any(|it| place.starts_with(it));
+        let (path, url) = if is_url { ("", place) } else { (place, "") };
         config.attach.kind = Some(kind);
         config.attach.path = path.into();
+        config.attach.database_url = url.into();
         Ok(())
     }
 }
@@ -91,7 +101,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let sets = open_sets(&config)?;
         let attach = Attach::start_on(config.clone(), sets.clone(), sockets).await?;
         let (addresses, status) = (attach.addresses().to_vec(), attach.status_address());
-        let database = config.attach.path.display().to_string();
+        let database = config.attach.shown_database();
         let (relay, peers) = (config.attach.url.clone(), config.peers.len());
         let serving = Serving::begin(Beside { attach, sets, notes: None }, log)?;
         drop(starting);

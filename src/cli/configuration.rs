@@ -4,6 +4,7 @@ use super::serving::ListenArguments;
 use super::{StoreArguments, log_filter, memory, read_config, unless_closed};
 use negsync::config::{Config, ValueOrigin, Via};
 use negsync::moderation::Moderation;
+use negsync::relay_url::redacted;
 use negsync::sync::Schedule;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -120,6 +121,8 @@ fn values(config: &Config) -> anyhow::Result<HashMap<String, toml::Value>> {
         }
     }
     values.insert("sync.proxy".to_owned(), shown_proxy(&config.sync.proxy).into());
+    let database = redacted(&config.attach.database_url);
+    values.insert("attach.database_url".to_owned(), database.into());
     if let Some(toml::Value::Array(peers)) = values.get_mut("peer") {
         for (shown, peer) in peers.iter_mut().zip(&config.peers) {
             let Some(shown) = shown.as_table_mut() else { continue };

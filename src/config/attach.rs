@@ -2,6 +2,7 @@
 
 use super::ListenAddress;
 use super::section::section;
+use crate::relay_url::redacted;
 use crate::store::RelayKind;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::path::PathBuf;
@@ -12,8 +13,10 @@ section! {
         /// The relay's program; none for none.
         #[serde(deserialize_with = "kind", serialize_with = "kind_name")]
         pub kind: Option<RelayKind> => Restart,
-        /// Its SQLite file.
+        /// Its SQLite file; empty where it has none.
         pub path: PathBuf => Restart,
+        /// Its PostgreSQL database, `postgres://USER@HOST/DATABASE`, in place of `path`.
+        pub database_url: String => Restart,
         /// Its address, `ws://HOST:PORT`.
         pub url: String => Restart,
         /// The header in which the relay is told the client's address.
@@ -32,10 +35,21 @@ impl Default for AttachConfig {
         Self {
             kind: None,
             path: PathBuf::new(),
+            database_url: String::new(),
             url: "ws://127.0.0.1:8080".into(),
             forward_header: "X-Forwarded-For".into(),
             status_listen: None,
             relay_url: String::new(),
+        }
+    }
+}
+
+impl AttachConfig {
+    /// The relay's database as it is shown: without a password.
+    pub fn shown_database(&self) -> String {
+        match self.database_url.as_str() {
+            "" => self.path.display().to_string(),
+            url => redacted(url),
         }
     }
 }
@@ -45,7 +59,10 @@ fn kind<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<RelayKind>,
     if name.is_empty() {
         return Ok(None);
     }
-    let unknown = || D::Error::custom("must be \"nostr-rs-relay\", \"nostr-relay-py\" or empty");
+    let unknown = || {
+        let names = "must be \"nostr-rs-relay\", \"nostr-relay-py\", \"nostream\" or empty";
+        D::Error::custom(names)
+    };
     RelayKind::named(&name).map(Some).ok_or_else(unknown)
 }
 

@@ -3,6 +3,7 @@
 use super::{ListEntry, ModerationError};
 use crate::store::{Event, VANISH};
 use std::collections::{HashMap, HashSet};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -108,6 +109,25 @@ impl BanList {
             }
         }
         None
+    }
+
+    /// A number that is another one where other events may be refused.
+    pub fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        for entry in &self.entries {
+            let judges_events = matches!(
+                entry,
+                ListEntry::Key(..)
+                    | ListEntry::Event(..)
+                    | ListEntry::Word(_)
+                    | ListEntry::AllowKind(_)
+                    | ListEntry::RefuseKind(_)
+            );
+            if judges_events {
+                entry.to_string().hash(&mut hasher);
+            }
+        }
+        hasher.finish()
     }
 
     /// Whether clients of the address are refused.

@@ -171,6 +171,9 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
         };
         // Boxed, all that is done: an idle connection has no room for it.
         let left = match next {
+            Next::Heard(Some(Ok(_))) if is_banned(client) => {
+                Some(Box::pin(refuse_banned(client)).await)
+            }
             Next::Heard(Some(Ok(Message::Text(text)))) => {
                 heard = Instant::now();
                 let work = Box::pin(take(client, &mut neg_sessions, text));
@@ -199,6 +202,18 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
             }
         }
     }
+}
+
+/// Whether the operator has banned the address since the connection began. One that says nothing is
+/// found by its answer to a ping.
+fn is_banned(client: &Client) -> bool {
+    client.relay.admission.moderation().current().blocks(client.place.client())
+}
+
+async fn refuse_banned(client: &Client) -> EndedBy {
+    client.outbox.text(message::notice("blocked: your address is banned")).await;
+    client.outbox.send(Outgoing::Close(CloseCode::Policy, "banned")).await;
+    EndedBy::Told
 }
 
 /// Takes what is no text, and says whether it ends the connection.

@@ -1,7 +1,7 @@
 //! NIP-42 seen in passing: which key a client has shown to the relay that it holds.
 //!
-//! A relay that answers AUTH with OK says so itself. The two that are known say nothing to a client
-//! that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
+//! A relay that answers AUTH with OK says so itself, as nostream does. nostr-rs-relay and nostr-relay say
+//! nothing to a client that they believe; of those the AUTH event is judged here as they judge it. nostr-rs-relay
 //! believes the first one of a connection and says OK to refuse one, nostr-relay (Python) believes
 //! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
 //! another one, and the OK that comes for it may be that of an EVENT.
@@ -104,6 +104,8 @@ impl SeenAuth {
             RelayKind::NostrRelayPy => {
                 named(&tags, name).count() > 0 && named(&tags, name).all(is_right)
             }
+            // It says OK to what it believes.
+            RelayKind::Nostream => false,
         };
         let is_believed = counts("challenge", &names_challenge)
             && counts("relay", &names_relay)

@@ -38,8 +38,17 @@ pub enum AttachError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The configuration does not say which relay.
-    #[error("attach.kind and attach.path in relay.toml, or --attach KIND:PATH, name the relay")]
+    #[error(
+        "attach.kind and attach.path or attach.database_url in relay.toml, or --attach KIND:PATH, \
+         name the relay"
+    )]
     NotConfigured,
+    /// The database is a file and on a server at once.
+    #[error("attach.path and attach.database_url are both set; a relay has one database")]
+    TwoDatabases,
+    /// The program was built without the feature `postgres`.
+    #[error("this negsync was built without PostgreSQL; build it with --features postgres")]
+    NoPostgres,
     /// The relay's address leads nowhere.
     #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]
     Url {
@@ -75,11 +84,39 @@ pub enum AttachError {
 pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     let attach = &config.attach;
     let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
-    if attach.path.as_os_str().is_empty() {
-        return Err(AttachError::NotConfigured);
-    }
     let (readers, memory_mb) = (config.store.readers, config.index.memory_mb);
-    Ok(Sets::attach(kind, &attach.path, readers, memory_mb << 20, private_kinds(config))?)
+    let (memory_bytes, private) = (memory_mb << 20, private_kinds(config));
+    match (attach.path.as_os_str().is_empty(), attach.database_url.as_str()) {
+        (true, "") => Err(AttachError::NotConfigured),
+        (false, "") => Ok(Sets::attach(kind, &attach.path, readers, memory_bytes, private)?),
+        (false, _) => Err(AttachError::TwoDatabases),
+        (true, url) => open_postgres(kind, url, readers, memory_bytes, private),
+    }
+}
+
+#[cfg(feature = "postgres")]
+fn open_postgres(
+    kind: RelayKind,
+    url: &str,
+    readers: usize,
+    memory_bytes: usize,
+    private: PrivateKinds,
+) -> Result<Sets, AttachError> {
+    use negsync_attached::AttachedPostgres;
+    Ok(Sets::attach_with(memory_bytes, private.clone(), |heard| {
+        Ok(Arc::new(AttachedPostgres::open(kind, url, readers, private, heard)?))
+    })?)
+}
+
+#[cfg(not(feature = "postgres"))]
+fn open_postgres(
+    _: RelayKind,
+    _: &str,
+    _: usize,
+    _: usize,
+    _: PrivateKinds,
+) -> Result<Sets, AttachError> {
+    Err(AttachError::NoPostgres)
 }
 
 /// Whether clients could meet what the configuration asks of them.
@@ -105,6 +142,12 @@ pub struct Attach {
     admission: Admission,
     peers: Peers,
     stop: Stop,
+}
+
+impl std::fmt::Debug for Attach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attach").finish_non_exhaustive()
+    }
 }
 
 /// What all connections share.

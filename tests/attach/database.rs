@@ -77,7 +77,7 @@ impl Database {
         connection
             .execute_batch(match kind {
                 RelayKind::NostrRsRelay => NOSTR_RS_RELAY,
-                RelayKind::NostrRelayPy => NOSTR_RELAY_PY,
+                RelayKind::NostrRelayPy | RelayKind::Nostream => NOSTR_RELAY_PY,
             })
             .unwrap();
         connection.execute_batch("PRAGMA foreign_keys = ON; PRAGMA synchronous = OFF").unwrap();
@@ -93,7 +93,7 @@ impl Database {
     pub fn table(&self) -> &'static str {
         match self.kind {
             RelayKind::NostrRsRelay => "event",
-            RelayKind::NostrRelayPy => "events",
+            RelayKind::NostrRelayPy | RelayKind::Nostream => "events",
         }
     }
 
@@ -106,7 +106,7 @@ impl Database {
         self.connection.execute_batch("BEGIN IMMEDIATE").unwrap();
         match self.kind {
             RelayKind::NostrRsRelay => self.publish_rs(event),
-            RelayKind::NostrRelayPy => self.publish_py(event),
+            RelayKind::NostrRelayPy | RelayKind::Nostream => self.publish_py(event),
         }
         self.connection.execute_batch("COMMIT").unwrap();
     }
@@ -235,7 +235,7 @@ impl Database {
             RelayKind::NostrRsRelay => {
                 self.execute("DELETE FROM event WHERE expires_at <= ?", [now as i64]);
             }
-            RelayKind::NostrRelayPy => {
+            RelayKind::NostrRelayPy | RelayKind::Nostream => {
                 self.execute(
                     "DELETE FROM events WHERE kind BETWEEN 20000 AND 29999 OR id IN
                      (SELECT id FROM tags WHERE name = 'expiration' AND value < ?)",
@@ -249,7 +249,7 @@ impl Database {
     fn stored_where(&self, condition: &str) -> Vec<(i64, Value)> {
         let columns = match self.kind {
             RelayKind::NostrRsRelay => "id, content",
-            RelayKind::NostrRelayPy => {
+            RelayKind::NostrRelayPy | RelayKind::Nostream => {
                 "rowid, json_object('id', lower(hex(id)), 'pubkey', lower(hex(pubkey)), 'kind',
                  kind, 'created_at', created_at, 'tags', json(tags), 'content', content, 'sig',
                  lower(hex(sig)))"
@@ -268,7 +268,7 @@ impl Database {
     pub fn visible(&self, now: u64) -> Vec<Value> {
         let shown = match self.kind {
             RelayKind::NostrRsRelay => "hidden != TRUE",
-            RelayKind::NostrRelayPy => "TRUE",
+            RelayKind::NostrRelayPy | RelayKind::Nostream => "TRUE",
         };
         let events = self.stored_where(shown).into_iter().map(|(_, event)| event);
         events

@@ -45,7 +45,7 @@ struct RealRelay {
 fn program(kind: RelayKind) -> Option<PathBuf> {
     let variable = match kind {
         RelayKind::NostrRsRelay => "NEGSYNC_NOSTR_RS_RELAY",
-        RelayKind::NostrRelayPy => "NEGSYNC_NOSTR_RELAY_PY",
+        RelayKind::NostrRelayPy | RelayKind::Nostream => "NEGSYNC_NOSTR_RELAY_PY",
     };
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
@@ -63,7 +63,7 @@ impl RealRelay {
     fn database_path(kind: RelayKind, folder: &Path) -> PathBuf {
         folder.join(match kind {
             RelayKind::NostrRsRelay => "nostr.db",
-            RelayKind::NostrRelayPy => "nostr.sqlite3",
+            RelayKind::NostrRelayPy | RelayKind::Nostream => "nostr.sqlite3",
         })
     }
 
@@ -96,7 +96,7 @@ impl RealRelay {
                 std::fs::write(folder.join("config.toml"), text).unwrap();
                 command.arg("--config").arg(folder.join("config.toml")).arg("--db").arg(folder);
             }
-            RelayKind::NostrRelayPy => {
+            RelayKind::NostrRelayPy | RelayKind::Nostream => {
                 let text = format!(
                     "relay_name: real\nstorage:\n  sqlalchemy.url: sqlite+aiosqlite:///{}\n  \
                      validators:\n    - nostr_relay.validators.is_signed\ngunicorn:\n  \
@@ -275,7 +275,7 @@ async fn who_the_relay_believes_is_given_its_own() {
             RelayKind::NostrRsRelay => {
                 "[authorization]\nnip42_auth = true\nnip42_dms = true\n".to_owned()
             }
-            RelayKind::NostrRelayPy => {
+            RelayKind::NostrRelayPy | RelayKind::Nostream => {
                 format!("authentication:\n  enabled: true\n  relay_urls:\n    - ws://{address}\n")
             }
         };
@@ -565,7 +565,7 @@ fn the_made_up_databases_are_like_the_real_ones() {
         let described = |database: &Database| -> Vec<String> {
             let tables = match kind {
                 RelayKind::NostrRsRelay => ["event", "tag"],
-                RelayKind::NostrRelayPy => ["events", "tags"],
+                RelayKind::NostrRelayPy | RelayKind::Nostream => ["events", "tags"],
             };
             let query = |sql: String| -> Vec<String> {
                 let mut statement = database.connection.prepare(&sql).unwrap();

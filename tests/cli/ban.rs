@@ -77,7 +77,9 @@ async fn a_running_relay_follows_each_ban_at_once() {
     refused(&mut client, &note(&other, "one TWO"), "blocked: the content has a banned word").await;
 
     run(store, &["ban", "--ip", "127.0.0.0/8"]);
-    refused(&mut client, &note(&other, "three"), "blocked: your address is banned").await;
+    client.send(&json!(["EVENT", note(&other, "three")])).await;
+    client.expect(json!(["NOTICE", "blocked: your address is banned"])).await;
+    assert_eq!(client.close_code().await, 1_008);
     assert_eq!(Client::connect_for(relay.url(), "192.0.2.1").await.err(), Some(403));
     run(store, &["unban", "--ip", "127.0.0.0/8"]);
     relay.client().await.store(&note(&other, "three")).await;

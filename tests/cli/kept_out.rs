@@ -175,3 +175,29 @@ each_way_and_bringer! {
     what_has_retired_is_not_imported: Retired by_import,
     what_has_retired_is_not_taken_from_a_mirror: Retired by_mirror,
 }
+
+/// A sync remembers what the ban list refused, as long as the list refuses the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_banned_is_fetched_from_a_peer_once_it_is_unbanned() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (author, peer) = (Author::new(1), RelayProcess::start(&store(&other)));
+    peer.client().await.store(&author.note(unix_now() - 60, "was banned")).await;
+    let path = store(&directory);
+    let path = path.to_str().unwrap();
+    let sync = || {
+        let arguments = ["sync", peer.url(), "--store", path, "--direction", "down", "--json"];
+        let ended = negsync(&arguments, "");
+        assert!(ended.status.success(), "{ended:?}");
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()["stored"].clone()
+    };
+    let run = |arguments: &[&str]| {
+        let ended = negsync(&[arguments, &["--store", path]].concat(), "");
+        assert!(ended.status.success(), "{ended:?}");
+    };
+    run(&["ban", &author.key()]);
+    assert_eq!(sync(), 0);
+    let before = sent(&peer).await;
+    assert_eq!((sync(), sent(&peer).await), (json!(0), before), "it was asked for again");
+    run(&["unban", &author.key()]);
+    assert_eq!(sync(), 1);
+}

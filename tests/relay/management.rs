@@ -2,7 +2,7 @@
 
 use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::{Response, http, post};
-use crate::support::{Author, TestRelay, id_of};
+use crate::support::{Author, Client, TestRelay, id_of};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use negsync::config::{Config, PublicKeys};
@@ -137,9 +137,12 @@ async fn an_operator_manages_the_relay() {
         listed == blocked || listed == json!([{ "ip": "127.0.0.1", "reason": "loud" }]),
         "{listed}"
     );
-    let refused = client.publish(&note(&other)).await;
-    assert_eq!(refused, (false, "blocked: your address is banned".to_owned()));
+    // Whatever it says next ends an open connection.
+    client.send(&json!(["REQ", "x", {}])).await;
+    client.expect(json!(["NOTICE", "blocked: your address is banned"])).await;
+    assert_eq!(client.close_code().await, 1_008);
     manager.call("unblockip", json!(["127.0.0.1"])).await;
+    let mut client = Client::connect(&relay.url()).await;
     client.store(&note(&other)).await;
 
     // What cannot be done is said, and changes nothing.

@@ -54,12 +54,12 @@ mod readers;
 mod refused;
 mod retag;
 mod retention;
-mod rules;
+pub mod rules;
 mod schema;
 mod source;
 mod source_queue;
 mod sqlite_error;
-mod submission;
+pub mod submission;
 mod sync_mark;
 mod vanish;
 mod verifier;
@@ -80,7 +80,10 @@ pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
-pub use operator::{REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError};
+pub use newest::{Rest, cut, order};
+pub use operator::{
+    BuriedFacts, FindIds, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
+};
 pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
@@ -276,8 +279,8 @@ pub enum StoreError {
     #[error("what has expired could not be removed; the log says why")]
     NotExpired,
     /// The file is not a database of a known relay, or of a version that is not known.
-    #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and \
-        nostr-relay (Python) 1.14", path = path.display())]
+    #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and 0.9 \
+        and nostr-relay (Python) 1.14", path = path.display())]
     UnknownSchema {
         /// The file.
         path: PathBuf,
@@ -311,9 +314,30 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
+    /// Another relay's database on a server cannot be read.
+    #[error("the relay's database {database} cannot be read: {reason}")]
+    Attached {
+        /// The database, without its password.
+        database: String,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A file of the index cannot be read any more; the index is made anew.
     #[error("the index file cannot be read; the index is being made anew, try again")]
     IndexLost,
+    /// The address of a store on a server cannot be used.
+    #[error("the address of the store: {0}")]
+    Address(String),
+    /// The tables were made by a later version.
+    #[error(
+        "the store has version {version}, this negsync knows up to {newest}; use a newer negsync"
+    )]
+    NewerTables {
+        /// Their version.
+        version: i32,
+        /// The newest version that this program reads.
+        newest: i32,
+    },
     /// The store was closed.
     #[error("the store is closed")]
     Closed,
@@ -355,6 +379,12 @@ pub struct Store {
     inner: Arc<Inner>,
     // With the deadline of this clone.
     reader: Reader,
+}
+
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
 }
 
 struct Inner {

@@ -1,7 +1,9 @@
 //! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
 
 use super::StoreError;
-use super::query::{self, Expired, Extent, Hit, ScanIndex, choose, each_walk, is_one_walk};
+use super::query::{
+    self, Expired, Extent, Hit, ScanIndex, choose, each_walk, each_walk_newest_first, is_one_walk,
+};
 use super::readers::ReadTransaction;
 use super::sqlite_error;
 use negsync_nostr::Filter;
@@ -24,7 +26,7 @@ pub(super) struct Newest {
 
 /// What a limit left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub enum Rest {
     /// Nothing: every event that matches is among the hits.
     Nothing,
     /// This event, and perhaps others.
@@ -64,9 +66,12 @@ fn newest_of(
     expired: &Expired,
 ) -> Result<Newest, StoreError> {
     let mut found = Kept { most, hits: BTreeMap::new(), rest: Rest::Nothing };
-    each_walk(read, filter, source, |walk| {
+    each_walk_newest_first(read, filter, source, most, expired, |times, walk| {
         // What a later walk finds has to be at least as new as the oldest kept.
-        let since = filter.since.max(found.oldest()).unwrap_or(0);
+        let since = filter.since.max(found.oldest()).unwrap_or(0).max(*times.start());
+        if *times.end() < since {
+            return Ok(ControlFlow::Break(()));
+        }
         walk.run(since, &mut |hit, _| {
             if !expired.contains(read, hit.row())? {
                 return Ok(found.add(hit));
@@ -117,7 +122,7 @@ impl Kept {
 }
 
 /// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
-pub(super) fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
+pub fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
     order(hits);
     if let Some(hit) = hits.get(most) {
         *rest = Rest::Event(hit.item);
@@ -226,7 +231,7 @@ impl NewestHits<'_> {
 }
 
 /// Newest first; of one second the lowest id first; each event once.
-pub(super) fn order(hits: &mut Vec<Hit>) {
+pub fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
     hits.dedup_by_key(|hit| hit.item.id);
 }

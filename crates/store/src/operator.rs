@@ -48,6 +48,9 @@ pub enum UndeleteError {
     Store(#[from] StoreError),
 }
 
+/// Finds the ids of the stored events that match a filter.
+pub type FindIds<'find> = dyn Fn(&Filter) -> Result<Vec<[u8; 32]>, StoreError> + 'find;
+
 /// Which tombstones are taken back.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Undelete {
@@ -71,18 +74,28 @@ impl Selection {
     /// # Errors
     /// When SQLite refuses.
     pub fn among(&self, moment: &ReadSnapshot<'_>) -> Result<Selected, StoreError> {
+        self.among_found(&|filter| hits(moment, filter))
+    }
+
+    /// As [`Selection::among`], of any engine: `stored` finds the ids of the stored events that match a
+    /// filter, all at one moment.
+    ///
+    /// # Errors
+    /// Those of `stored`.
+    pub fn among_found(&self, stored: &FindIds<'_>) -> Result<Selected, StoreError> {
+        let find = stored;
         let mut selected = Selected::default();
         let mut ids = self.ids.clone();
         let by_id = Filter { ids: Some(sorted(&self.ids)), ..Filter::default() };
-        let mut stored: Vec<[u8; 32]> = hits(moment, &by_id)?;
+        let mut stored: Vec<[u8; 32]> = find(&by_id)?;
         if let Some(filter) = &self.filter {
             let mut filter = filter.clone();
             if filter.kinds.is_none() && filter.ids.is_none() {
                 let requests = Filter { kinds: Some(vec![DELETION, VANISH]), ..filter.clone() };
-                selected.requests_left = hits(moment, &requests)?.len() as u64;
+                selected.requests_left = find(&requests)?.len() as u64;
                 filter.without_kinds = vec![DELETION, VANISH];
             }
-            let found = hits(moment, &filter)?;
+            let found = find(&filter)?;
             ids.extend(&found);
             stored.extend(found);
         }
@@ -120,10 +133,37 @@ fn hits(moment: &ReadSnapshot<'_>, filter: &Filter) -> Result<Vec<[u8; 32]>, Sto
 }
 
 /// What a tombstone holds of an event that was stored.
-struct BuriedFacts {
-    pubkey: [u8; 32],
-    kind: u16,
-    created_at: u64,
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BuriedFacts {
+    /// Its author.
+    pub pubkey: [u8; 32],
+    /// Its kind.
+    pub kind: u16,
+    /// Its time, in seconds.
+    pub created_at: u64,
+}
+
+impl Undelete {
+    /// Whether the tombstone of this id is meant; the facts are of an event that was stored.
+    pub fn means(&self, id: &[u8; 32], facts: Option<&BuriedFacts>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Selection(selection) => selection.covers(id, facts),
+        }
+    }
+
+    /// Whether the filter asks for what no tombstone holds.
+    ///
+    /// # Errors
+    /// [`UndeleteError::Tags`] when it asks for tags.
+    pub fn check(&self) -> Result<(), UndeleteError> {
+        match self {
+            Self::Selection(Selection { filter: Some(filter), .. }) if !filter.tags.is_empty() => {
+                Err(UndeleteError::Tags)
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Removes events by id and keeps them out, from the end of `ids` until `most_rows` are written.
@@ -198,11 +238,7 @@ pub(super) fn undeleted(
     undelete: &Undelete,
 ) -> Result<Vec<[u8; 32]>, UndeleteError> {
     let sqlite = |error: rusqlite::Error| UndeleteError::Store(error.into());
-    if let Undelete::Selection(Selection { filter: Some(filter), .. }) = undelete
-        && !filter.tags.is_empty()
-    {
-        return Err(UndeleteError::Tags);
-    }
+    undelete.check()?;
     let mut select = connection
         .prepare(
             "SELECT id, pubkey, kind, created_at FROM operator_tombstone ORDER BY created_at DESC",
@@ -212,11 +248,7 @@ pub(super) fn undeleted(
     let mut ids = Vec::new();
     while let Some(row) = rows.next().map_err(sqlite)? {
         let (id, facts) = read_tombstone(row).map_err(sqlite)?;
-        let is_meant = match undelete {
-            Undelete::All => true,
-            Undelete::Selection(selection) => selection.covers(&id, facts.as_ref()),
-        };
-        ids.extend(is_meant.then_some(id));
+        ids.extend(undelete.means(&id, facts.as_ref()).then_some(id));
     }
     Ok(ids)
 }

@@ -9,7 +9,8 @@
 //! operator has removed.
 
 use negsync_nostr::Event;
-use negsync_nostr::kinds::{AUTHENTICATION, DELETION, GIFT_WRAP, Lifetime, VANISH};
+use negsync_nostr::kinds::{ALL_RELAYS, AUTHENTICATION, DELETION, GIFT_WRAP, Lifetime, VANISH};
+use negsync_nostr::relay_url::RelayName;
 use negsync_reconcile::Item;
 
 /// The most ids and addresses that one request may name, and that all requests of an author may name
@@ -47,37 +48,38 @@ pub enum Outcome {
 
 /// What a store knows that bears on one event.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Known {
+pub struct Known {
     /// Whether an operator has removed the event.
-    pub(super) removed_by_operator: bool,
+    pub removed_by_operator: bool,
     /// Whether it is past what the operator keeps.
-    pub(super) is_retired: bool,
+    pub is_retired: bool,
     /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
-    pub(super) vanished_until: Option<u64>,
+    pub vanished_until: Option<u64>,
     /// Whether a stored deletion request of its author, or of a recipient of the gift wrap that it is, names
     /// its id.
-    pub(super) deleted_by_id: bool,
+    pub deleted_by_id: bool,
     /// Up to which second deletion requests of its author keep out versions of its address.
-    pub(super) deleted_until: Option<u64>,
+    pub deleted_until: Option<u64>,
     /// How much stored deletion requests of its author name.
-    pub(super) named_by_author: u64,
+    pub named_by_author: u64,
     /// Whether the event is stored.
-    pub(super) is_stored: bool,
+    pub is_stored: bool,
     /// The stored event of the same author, kind and address.
-    pub(super) predecessor: Option<Predecessor>,
+    pub predecessor: Option<Predecessor>,
 }
 
 /// The event that a replaceable or addressable one meets in the store.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Predecessor {
-    pub(super) item: Item,
+pub struct Predecessor {
+    /// Its time and id.
+    pub item: Item,
     /// Whether it is as good as gone: it has expired or was deleted, and is still to be removed.
-    pub(super) is_gone: bool,
+    pub is_gone: bool,
 }
 
 /// What a store has to do with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Decision {
+pub enum Decision {
     /// Nothing is written.
     Refuse(Outcome),
     /// Nothing is written, and subscriptions hear of it.
@@ -89,7 +91,7 @@ pub(super) enum Decision {
 }
 
 /// What becomes of an event at the second `now`, in a store that knows this of it.
-pub(super) fn decide(event: &Event, known: &Known, now: u64) -> Decision {
+pub fn decide(event: &Event, known: &Known, now: u64) -> Decision {
     let created_at = event.item().created_at;
     let covers = |until: Option<u64>| until.is_some_and(|until| created_at <= until);
     if let Some(decision) = decide_unseen(event, now) {
@@ -122,7 +124,7 @@ pub(super) fn decide(event: &Event, known: &Known, now: u64) -> Decision {
 }
 
 /// As [`decide`], of what can be told without asking the store; `None` where it cannot.
-pub(super) fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
+pub fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
     if event.expires_at().is_some_and(|second| second <= now) {
         return Some(Decision::Refuse(Outcome::Expired));
     }
@@ -147,18 +149,24 @@ fn names_too_much(request: &Event, named_by_author: u64) -> bool {
 }
 
 /// How much a deletion request names.
-pub(super) fn named(request: &Event) -> usize {
+pub fn named(request: &Event) -> usize {
     request.deleted_ids().len() + request.deleted_addresses().len()
 }
 
 /// Whether events of the kind ask to remove others: nobody can delete such a request.
-pub(super) fn is_request(kind: u16) -> bool {
+pub fn is_request(kind: u16) -> bool {
     [DELETION, VANISH].contains(&kind)
+}
+
+/// Whether a request to vanish (NIP-62) is to the relay `us`, or to all.
+pub fn vanishes_from(request: &Event, us: Option<&RelayName>) -> bool {
+    let names_us = |url: &String| url == ALL_RELAYS || us.is_some_and(|us| us.is(url));
+    request.kind() == VANISH && request.tag_values("relay").iter().any(names_us)
 }
 
 /// Whether a deletion request of `requester` may remove an event that it names by its id. `is_recipient` is
 /// asked for a gift wrap alone, which belongs to its recipients (NIP-59).
-pub(super) fn may_delete(
+pub fn may_delete(
     requester: &[u8; 32],
     author: &[u8; 32],
     kind: u16,

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
 /// Events that are answered together, whichever commits they are part of.
-pub(super) struct Submission(Mutex<OpenSubmission>);
+pub struct Submission(Mutex<OpenSubmission>);
 
 struct OpenSubmission {
     outcomes: Vec<Outcome>,
@@ -17,7 +17,7 @@ struct OpenSubmission {
 }
 
 /// One event's place in its submission. Dropped unsettled, it counts as failed.
-pub(super) struct EventSlot {
+pub struct EventSlot {
     submission: Arc<Submission>,
     index: usize,
     is_settled: bool,
@@ -25,7 +25,7 @@ pub(super) struct EventSlot {
 
 impl Submission {
     /// A slot for each of so many events, in order; one without events is answered at once.
-    pub(super) fn begin(events: usize, reply: Reply) -> Option<impl Iterator<Item = EventSlot>> {
+    pub fn begin(events: usize, reply: Reply) -> Option<impl Iterator<Item = EventSlot>> {
         if events == 0 {
             reply(Vec::new());
             return None;
@@ -60,7 +60,7 @@ impl Submission {
 
 impl EventSlot {
     /// Notes what became of the event; the last of its submission gives the reply.
-    pub(super) fn settle(mut self, outcome: Outcome) {
+    pub fn settle(mut self, outcome: Outcome) {
         self.is_settled = true;
         self.submission.settle(self.index, Some(outcome));
     }

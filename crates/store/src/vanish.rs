@@ -3,8 +3,9 @@
 
 use super::apply::remove_in_turn;
 use super::change::{StoredEvent, Written};
+use super::rules;
 use super::sqlite_error;
-use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
+use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
 use rusqlite::{Connection, OptionalExtension, params};
@@ -77,9 +78,7 @@ impl Vanishing {
         connection: &Connection,
         event: &Event,
     ) -> rusqlite::Result<()> {
-        let names_us =
-            |url: &String| url == ALL_RELAYS || self.us.as_ref().is_some_and(|us| us.is(url));
-        if !event.tag_values("relay").iter().any(names_us) {
+        if !rules::vanishes_from(event, self.us.as_ref()) {
             return Ok(());
         }
         connection.execute(

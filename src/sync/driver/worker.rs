@@ -5,6 +5,7 @@ use super::super::breakdown::{self, By, Rows};
 use super::super::filter::{PeerFilter, Window};
 use super::super::ingest::{self, FromPeer};
 use super::super::machine::{Done, Id, Items, Loaded, Opening, Work};
+use super::super::reason::Reason;
 use super::{OurEvents, OurSide};
 use crate::index::{Slice, SnapshotError, Subscriber, SubscriberError};
 use crate::item::Item;
@@ -114,6 +115,12 @@ impl Worker {
                 for refused in refused.iter_mut().filter(|refused| !refused.peer.is_empty()) {
                     refused.peer.clone_from(&self.peer_key);
                 }
+                let banned = self.banned();
+                for refused in &mut refused {
+                    if refused.reason == Reason::Banned.name() {
+                        refused.reason.clone_from(&banned);
+                    }
+                }
                 store.remember_refused(refused)?;
                 Done::Finished
             }
@@ -216,10 +223,26 @@ impl Worker {
         self.local.sets.check(initiator.set())?;
         let unsettled_items = initiator.unsettled_items();
         self.sessions().insert(session, initiator);
-        let store = &self.local.store;
-        let mut remembered = store.refused(&self.peer_key, &found.need)?;
-        remembered.extend(store.refused(&self.peer_key, &found.have)?);
+        let mut remembered = self.remembered(&found.need)?;
+        remembered.extend(self.remembered(&found.have)?);
         Ok(Done::Answered { session, found, remembered, unsettled_items, next })
+    }
+
+    /// Why ids need not be moved. What another ban list has refused may be taken now.
+    fn remembered(&self, ids: &[Id]) -> Result<HashMap<Id, String>, StoreError> {
+        let mut remembered = self.local.store.refused(&self.peer_key, ids)?;
+        let (name, banned) = (Reason::Banned.name(), self.banned());
+        remembered.retain(|_, reason| !reason.starts_with(name) || *reason == banned);
+        for reason in remembered.values_mut().filter(|reason| **reason == banned) {
+            name.clone_into(reason);
+        }
+        Ok(remembered)
+    }
+
+    /// How it is remembered that the ban list in force refuses an event.
+    fn banned(&self) -> String {
+        let list = self.local.admission.moderation().current();
+        format!("{} {:016x}", Reason::Banned.name(), list.fingerprint())
     }
 
     fn divide(&self, session: u64, window: Window, cap: Option<u64>) -> Done {
@@ -242,7 +265,7 @@ impl Worker {
             }
         });
         self.local.sets.check(&set)?;
-        let remembered = self.local.store.refused(&self.peer_key, &have)?;
+        let remembered = self.remembered(&have)?;
         let rows = match by {
             Some(by) => breakdown::of_ours(self.local.sets.source(), by, &have)?,
             None => Rows::default(),

@@ -43,16 +43,19 @@ const STATEMENTS_CACHED: usize = 64;
 /// The relays whose databases are known.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
-    /// nostr-rs-relay, with SQLite.
+    /// nostr-rs-relay, with SQLite or PostgreSQL.
     NostrRsRelay,
     /// nostr-relay, the one in Python, with SQLite.
     NostrRelayPy,
+    /// nostream, with PostgreSQL.
+    Nostream,
 }
 
 impl RelayKind {
     /// The kind by its name in `relay.toml`.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::NostrRsRelay, Self::NostrRelayPy].into_iter().find(|kind| kind.name() == name)
+        let all = [Self::NostrRsRelay, Self::NostrRelayPy, Self::Nostream];
+        all.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Its name in `relay.toml`.
@@ -60,14 +63,19 @@ impl RelayKind {
         match self {
             Self::NostrRsRelay => "nostr-rs-relay",
             Self::NostrRelayPy => "nostr-relay-py",
+            Self::Nostream => "nostream",
         }
     }
 }
 
-fn schema(kind: RelayKind, private: PrivateKinds) -> Schema {
+fn schema(kind: RelayKind, path: &Path, private: PrivateKinds) -> Result<Schema, StoreError> {
     match kind {
-        RelayKind::NostrRsRelay => nostr_rs_relay::schema(private),
-        RelayKind::NostrRelayPy => nostr_relay_py::schema(private),
+        RelayKind::NostrRsRelay => Ok(nostr_rs_relay::schema(private)),
+        RelayKind::NostrRelayPy => Ok(nostr_relay_py::schema(private)),
+        RelayKind::Nostream => Err(StoreError::UnknownSchema {
+            path: path.to_owned(),
+            reason: "nostream keeps its events in PostgreSQL; name its database by a URL".into(),
+        }),
     }
 }
 
@@ -91,6 +99,12 @@ pub struct Attached {
     inner: Arc<AttachedInner>,
     // Of the reads of this clone.
     deadline: Deadline,
+}
+
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached").finish_non_exhaustive()
+    }
 }
 
 struct AttachedInner {
@@ -119,7 +133,7 @@ impl Attached {
         private: PrivateKinds,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        let schema = Arc::new(schema(kind, private));
+        let schema = Arc::new(schema(kind, path, private)?);
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();

@@ -1,4 +1,4 @@
-//! nostr-rs-relay, schema 18, that of 0.8.12 (`nostr.db` in its data directory).
+//! nostr-rs-relay, schema 18, that of 0.8.12 and 0.9 (`nostr.db` in its data directory).
 //!
 //! It hides what an author deletes, deletes what is replaced and, every ten minutes, what has
 //! expired. It shows a row when `hidden != TRUE` and `expires_at` is not there or yet to come.

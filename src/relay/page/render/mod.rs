@@ -115,9 +115,12 @@ fn now(facts: &Facts, viewer: Audience) -> String {
     };
     tile("Events stored", grouped(facts.events as u64), "");
     tile("Kinds stored", grouped(facts.kinds.len() as u64), "");
+    if viewer == Audience::Anyone {
+        return out;
+    }
     let connections = format!("{} clients connected", grouped(facts.connections));
     tile("NEG sessions now", grouped(facts.neg_sessions), &connections);
-    if facts.peers.is_empty() || viewer == Audience::Anyone {
+    if facts.peers.is_empty() {
         return out;
     }
     let syncs: u64 = facts.peers.iter().map(|peer| peer.syncs).sum();

@@ -111,7 +111,17 @@ fn what_a_peer_lacks_stands_beside_its_name_and_on_its_day() {
 fn strangers_are_told_nothing_of_what_only_a_peer_has() {
     let html = whole(&facts(vec![peer("ws://a")]), Audience::Anyone);
     assert!(html.contains("2025-12-29: 7 only here<"), "{html}");
-    for words in ["only there", "Only at", "only at", "1,234", "It lacks", "round trips"] {
+    let private = [
+        "only there",
+        "Only at",
+        "only at",
+        "1,234",
+        "It lacks",
+        "round trips",
+        "clients connected",
+        "NEG sessions",
+    ];
+    for words in private {
         assert!(!html.contains(words), "{words} in {html}");
     }
 }

@@ -1,0 +1,295 @@
+//! What the server tells of commits: a temporary logical slot, read with SQL, so that every change
+//! comes once, whole and in the order of commits.
+
+use super::pgoutput::{Malformed, OutputMessage, Tuple, Value};
+use super::relay_table::{ChangedColumns, RelayTable, TableRow};
+use super::session::{DatabaseError, Outcome, RelaySession};
+use negsync_store::Deadline;
+use std::collections::VecDeque;
+
+/// The publication that names the table to the server.
+pub(crate) const PUBLICATION: &str = "negsync_attach";
+/// So many messages are asked for at once; a transaction always comes whole.
+const MESSAGES_AT_ONCE: usize = 10_000;
+/// So many of the transactions that came last are remembered: more than a server has connections.
+const RECENT_TRANSACTIONS: usize = 4_096;
+
+/// One thing that the feed tells.
+pub(crate) enum FeedStep {
+    /// This row is there now; `None` when it holds no event.
+    Put(u128, Option<Box<TableRow>>),
+    /// The row of this key is not.
+    Gone(u128),
+    /// A transaction ends here.
+    Committed,
+}
+
+/// The changes of one table, from the opening on.
+pub(crate) struct ChangeFeed {
+    session: RelaySession,
+    table: &'static RelayTable,
+    slot: String,
+    oid: u32,
+    /// The names of the table's columns, once the feed has told.
+    columns: Vec<String>,
+    // The transactions that came last, oldest first.
+    recent: VecDeque<u32>,
+    transaction: u32,
+}
+
+impl ChangeFeed {
+    /// Checks what the server allows, and makes the publication and the slot.
+    pub(crate) fn open(session: RelaySession, table: &'static RelayTable) -> Outcome<Self> {
+        check_server(&session)?;
+        (table.check)(&session)?;
+        let oid = check_table(&session, table)?;
+        publish(&session, table)?;
+        let pid: i32 = session.row("SELECT pg_backend_pid()")?.try_get(0)?;
+        let slot = format!("negsync_attach_{pid}");
+        session
+            .execute(format!(
+                "SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', true)"
+            ))
+            .map_err(|error| slot_hint(&session, error))?;
+        let (columns, recent) = (Vec::new(), VecDeque::new());
+        Ok(Self { session, table, slot, oid, columns, recent, transaction: 0 })
+    }
+
+    /// Up to where the log is on the server's disk: whatever was acknowledged with
+    /// `synchronous_commit` stands before it.
+    pub(crate) fn flushed(&self) -> Outcome<i64> {
+        Ok(self.positions()?.1)
+    }
+
+    /// A place in the log before which everything stands that anybody can have seen committed. The
+    /// feed tells only of what is on disk: a commit without `synchronous_commit` is flushed first.
+    pub(crate) fn flush(&self) -> Outcome<i64> {
+        let (inserted, flushed) = self.positions()?;
+        if flushed < inserted {
+            self.session.execute("SELECT pg_logical_emit_message(true, 'negsync', '')")?;
+        }
+        Ok(inserted.max(flushed))
+    }
+
+    /// The ends of the log, written and flushed. Fails when the table is not published any more.
+    fn positions(&self) -> Outcome<(i64, i64)> {
+        let (oid, RelayTable { table, .. }) = (self.oid, self.table);
+        let row = self.session.row(format!(
+            "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8,
+                (pg_current_wal_flush_lsn() - '0/0')::int8,
+                to_regclass('{table}')::oid = {oid} AND EXISTS (
+                    SELECT FROM pg_publication_rel JOIN pg_publication ON prpubid = pg_publication.oid
+                    WHERE pubname = '{PUBLICATION}' AND prrelid = {oid})"
+        ))?;
+        if row.try_get::<_, Option<bool>>(2)? != Some(true) {
+            let reason =
+                format!("gap: the table {table} was replaced or is not published any more");
+            return Err(DatabaseError::Refused(reason));
+        }
+        Ok((row.try_get(0)?, row.try_get(1)?))
+    }
+
+    /// Calls `visit` with what was committed since the last call, at least up to where the log was
+    /// flushed when this was called.
+    pub(crate) fn drain(
+        &mut self,
+        visit: &mut dyn FnMut(&RelaySession, FeedStep) -> Outcome<()>,
+    ) -> Outcome<()> {
+        loop {
+            let sql = format!(
+                "SELECT data FROM pg_logical_slot_get_binary_changes('{}', NULL, {MESSAGES_AT_ONCE},
+                    'proto_version', '1', 'publication_names', '{PUBLICATION}')",
+                self.slot
+            );
+            let rows = self.session.query(sql, &Deadline::default())?;
+            for row in &rows {
+                if let Some(step) = self.read(row.try_get(0)?)? {
+                    visit(&self.session, step)?;
+                }
+            }
+            if rows.len() < MESSAGES_AT_ONCE {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Whether changes wait to be read.
+    pub(crate) fn is_waiting(&self) -> Outcome<bool> {
+        // The beginning and the end of a transaction alone are no change.
+        let row = self.session.row(format!(
+            "SELECT EXISTS (
+                SELECT FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL,
+                    'proto_version', '1', 'publication_names', '{PUBLICATION}')
+                WHERE get_byte(data, 0) NOT IN ({}, {}))",
+            self.slot, b'B', b'C'
+        ))?;
+        Ok(row.try_get(0)?)
+    }
+
+    fn read(&mut self, data: &[u8]) -> Outcome<Option<FeedStep>> {
+        Ok(match OutputMessage::read(data)? {
+            OutputMessage::Begin(transaction) => {
+                self.transaction = transaction;
+                None
+            }
+            OutputMessage::Commit => {
+                if self.recent.len() >= RECENT_TRANSACTIONS {
+                    self.recent.pop_front();
+                }
+                self.recent.push_back(self.transaction);
+                Some(FeedStep::Committed)
+            }
+            OutputMessage::Relation { columns } => {
+                let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
+                if !self.columns.is_empty() && self.columns != columns {
+                    let reason =
+                        format!("gap: the table {} has other columns now", self.table.table);
+                    return Err(DatabaseError::Refused(reason));
+                }
+                self.columns = columns;
+                None
+            }
+            OutputMessage::Insert(new) => Some(self.put(&new)?),
+            OutputMessage::Update { old, new } => {
+                let step = self.put(&new)?;
+                // A row that changes its key is another row; this happens by hand alone.
+                if let (Some(old), FeedStep::Put(key, _)) = (old, &step)
+                    && self.key(&old)? != *key
+                {
+                    let reason = "gap: a primary key was changed".to_owned();
+                    return Err(DatabaseError::Refused(reason));
+                }
+                Some(step)
+            }
+            OutputMessage::Delete(old) => Some(FeedStep::Gone(self.key(&old)?)),
+            OutputMessage::Truncate => {
+                let reason = format!("gap: the table {} was truncated", self.table.table);
+                return Err(DatabaseError::Refused(reason));
+            }
+            OutputMessage::Other => None,
+        })
+    }
+
+    fn key(&self, values: &Tuple<'_>) -> Outcome<u128> {
+        let columns = ChangedColumns { names: &self.columns, values };
+        Ok((self.table.read_key)(&columns).ok_or(Malformed)?)
+    }
+
+    fn put(&self, values: &Tuple<'_>) -> Outcome<FeedStep> {
+        let columns = ChangedColumns { names: &self.columns, values };
+        let row = (self.table.read_change)(&columns);
+        // What was not sent says nothing about the row.
+        if row.is_none() && values.contains(&Value::Unchanged) {
+            return Err(Malformed.into());
+        }
+        Ok(FeedStep::Put(self.key(values)?, row.map(Box::new)))
+    }
+
+    /// Whether a snapshot, in the form of `pg_current_snapshot()`, sees every transaction that the
+    /// feed has told of. A commit is in the log a moment before others see it; with a synchronous
+    /// replica, until that has answered.
+    pub(crate) fn is_seen_by(&self, snapshot: &str) -> Outcome<bool> {
+        let numbers = |text: &str| -> Option<Vec<u32>> {
+            // The upper half counts how often the lower half began anew.
+            let numbers = text.split(',').filter(|number| !number.is_empty());
+            numbers.map(|number| number.parse::<u64>().ok().map(|number| number as u32)).collect()
+        };
+        let mut parts = snapshot.splitn(3, ':').map(numbers);
+        let (Some(Some(_)), Some(Some(end)), Some(Some(running))) =
+            (parts.next(), parts.next(), parts.next())
+        else {
+            return Err(Malformed.into());
+        };
+        let end = *end.first().ok_or(Malformed)?;
+        let is_seen =
+            |number: &u32| (number.wrapping_sub(end) as i32) < 0 && !running.contains(number);
+        Ok(self.recent.iter().all(is_seen))
+    }
+}
+
+fn check_server(session: &RelaySession) -> Outcome<()> {
+    let row = session.row(
+        "SELECT pg_is_in_recovery(), current_setting('wal_level'),
+            current_setting('max_slot_wal_keep_size'), current_user::text,
+            (SELECT rolsuper OR rolreplication FROM pg_roles WHERE rolname = current_user)",
+    )?;
+    let refused = |reason: String| Err(DatabaseError::Refused(reason));
+    if row.try_get(0)? {
+        return refused("it is a standby; name the primary server".into());
+    }
+    let level: &str = row.try_get(1)?;
+    if level != "logical" {
+        return refused(format!(
+            "wal_level is {level}; run ALTER SYSTEM SET wal_level = logical and restart the server"
+        ));
+    }
+    if row.try_get::<_, Option<bool>>(4)? != Some(true) {
+        let user: &str = row.try_get(3)?;
+        return refused(format!(
+            "the user may not follow changes; run ALTER ROLE \"{user}\" REPLICATION"
+        ));
+    }
+    let kept: &str = row.try_get(2)?;
+    if kept == "-1" {
+        tracing::warn!(
+            max_slot_wal_keep_size = kept,
+            "the server keeps its log without a bound while this program hangs; \
+             set max_slot_wal_keep_size, such as to 10GB"
+        );
+    }
+    Ok(())
+}
+
+/// That updates and deletions name their row. Published without that, the relay's own updates would
+/// fail. Returns the table's number.
+fn check_table(session: &RelaySession, table: &RelayTable) -> Outcome<u32> {
+    let RelayTable { table, .. } = table;
+    let row = session.row(format!(
+        "SELECT oid, relkind = 'r' AND (relreplident = 'f' OR relreplident = 'd' AND EXISTS (
+            SELECT FROM pg_index JOIN pg_attribute ON attrelid = indrelid AND attnum = indkey[0]
+            WHERE indrelid = pg_class.oid AND indisprimary AND indnatts = 1 AND attname = 'id'))
+         FROM pg_class WHERE oid = to_regclass('{table}')"
+    ))?;
+    if row.try_get(1)? {
+        return Ok(row.try_get(0)?);
+    }
+    Err(DatabaseError::Refused(format!(
+        "unknown schema: the table {table} has no primary key id as its replica identity"
+    )))
+}
+
+/// Makes the publication where it is missing and may be made.
+fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
+    let RelayTable { table, .. } = table;
+    let found = format!(
+        "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND EXISTS (
+            SELECT FROM pg_publication_rel
+            WHERE prpubid = pg_publication.oid AND prrelid = to_regclass('{table}'))
+         FROM pg_publication WHERE pubname = '{PUBLICATION}'"
+    );
+    let create = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {table}");
+    let rows = session.query(found, &Deadline::default())?;
+    match rows.first().map(|row| row.try_get(0)).transpose()? {
+        Some(true) => Ok(()),
+        Some(false) => Err(DatabaseError::Refused(format!(
+            "the publication {PUBLICATION} leaves something out; as its owner run \
+             DROP PUBLICATION {PUBLICATION}; {create}"
+        ))),
+        None => session.execute(create.as_str()).map_err(|error| {
+            let reason = "there is no publication of the table; as the table's owner run";
+            DatabaseError::Refused(format!("{reason} {create} ({error})"))
+        }),
+    }
+}
+
+/// A slot begins once every transaction that is open has ended.
+fn slot_hint(session: &RelaySession, error: DatabaseError) -> DatabaseError {
+    let oldest = "SELECT max(now() - xact_start)::text FROM pg_stat_activity
+                  WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
+    match session.row(oldest).ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok()?) {
+        Some(age) => DatabaseError::Refused(format!(
+            "{error}; a transaction has been open for {age}, and the feed begins when it ends"
+        )),
+        None => error,
+    }
+}

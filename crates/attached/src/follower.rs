@@ -1,0 +1,196 @@
+//! Keeping the set equal to what the relay shows, commit by commit.
+
+use super::feed::{ChangeFeed, FeedStep};
+use super::relay_table::{RelayTable, TableRow, byte_array, read_event};
+use super::scan::{begin_snapshot, for_each_row};
+use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
+use negsync_reconcile::Item;
+use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+/// A database that is followed.
+pub(crate) struct RelayFollower {
+    pub(crate) feed: ChangeFeed,
+    rows: HeldRows,
+    /// Up to where the feed was read.
+    drained: i64,
+}
+
+/// The rows whose events are for everybody, by their primary keys: a deletion tells no more than
+/// the key.
+struct HeldRows {
+    table: &'static RelayTable,
+    private: PrivateKinds,
+    items: HashMap<u128, Item>,
+    /// NIP-40: of those that expire, when.
+    expiries: HashMap<u128, u64>,
+    expiring: BTreeSet<(u64, u128)>,
+}
+
+impl RelayFollower {
+    /// Begins the feed, reads everything, and reads the feed up to a moment after that; returns the
+    /// items that are for everybody.
+    pub(crate) fn begin(
+        connector: &Arc<ServerConnector>,
+        table: &'static RelayTable,
+        private: &PrivateKinds,
+    ) -> Outcome<(Self, Vec<Item>)> {
+        let none = Deadline::default();
+        let feed = ChangeFeed::open(RelaySession::open(connector, &none)?, table)?;
+        let mut rows = HeldRows {
+            table,
+            private: private.clone(),
+            items: HashMap::new(),
+            expiries: HashMap::new(),
+            expiring: BTreeSet::new(),
+        };
+        let session = RelaySession::open(connector, &none)?;
+        begin_snapshot(&session)?;
+        let columns = table.row_columns();
+        let sql = format!("SELECT {columns} FROM {}", table.table);
+        let now = unix_now();
+        for_each_row(&session, &sql, &none, &mut |row| {
+            if let Some(row) = table.read_row(row)?.filter(|row| rows.is_public(row, now)) {
+                rows.replace(row.key, Some(&row));
+            }
+            Ok(true)
+        })?;
+        drop(session);
+        // What was committed while it was read comes again: the last word about a row counts.
+        let mut follower = Self { feed, rows, drained: 0 };
+        let end = follower.feed.flush()?;
+        let (rows, feed) = (&mut follower.rows, &mut follower.feed);
+        feed.drain(&mut |_, step| {
+            rows.apply(step, now);
+            Ok(())
+        })?;
+        follower.drained = end;
+        let items = follower.rows.items.values().copied().collect();
+        Ok((follower, items))
+    }
+
+    /// Makes known what was committed, and what has expired, before the call. If not `is_sure`, what
+    /// was committed without `synchronous_commit` may come later.
+    pub(crate) fn catch_up(
+        &mut self,
+        listener: &dyn Listener,
+        now: u64,
+        is_sure: bool,
+    ) -> Outcome<()> {
+        let end = if is_sure { self.feed.flush()? } else { self.feed.flushed()? };
+        if end > self.drained {
+            let rows = &mut self.rows;
+            let mut steps = Vec::new();
+            self.feed.drain(&mut |session, step| {
+                if let FeedStep::Committed = step {
+                    tell(listener, &mut steps);
+                    return Ok(());
+                }
+                let (gone, added) = rows.apply(step, now);
+                steps.extend(gone.map(Step::Removed));
+                if let Some(row) = added {
+                    match rows.event(session, &row)? {
+                        Some(event) => steps.push(Step::Added(Arc::new(event))),
+                        None => rows.forget(row.key),
+                    }
+                }
+                Ok(())
+            })?;
+            self.drained = end;
+        }
+        let mut steps = self.rows.expire(now);
+        tell(listener, &mut steps);
+        Ok(())
+    }
+}
+
+impl RelayFollower {
+    /// Whether nothing was committed since the last look.
+    pub(crate) fn is_still(&mut self) -> Outcome<bool> {
+        let end = self.feed.flush()?;
+        let is_still = end <= self.drained || !self.feed.is_waiting()?;
+        if is_still {
+            self.drained = end;
+        }
+        Ok(is_still)
+    }
+}
+
+fn tell(listener: &dyn Listener, steps: &mut Vec<Step>) {
+    if !steps.is_empty() {
+        listener.changed(Arc::new(Change { steps: std::mem::take(steps) }));
+    }
+}
+
+impl HeldRows {
+    fn is_public(&self, row: &TableRow, now: u64) -> bool {
+        row.is_visible(now) && !self.private.contains(row.kind)
+    }
+
+    /// Returns the item that is gone, and the row that is new.
+    fn apply(&mut self, step: FeedStep, now: u64) -> (Option<Item>, Option<Box<TableRow>>) {
+        let (key, row) = match step {
+            FeedStep::Put(key, row) => (key, row.filter(|row| self.is_public(row, now))),
+            FeedStep::Gone(key) => (key, None),
+            FeedStep::Committed => return (None, None),
+        };
+        let old = self.replace(key, row.as_deref());
+        if old == row.as_ref().map(|row| row.item) { (None, None) } else { (old, row) }
+    }
+
+    /// Puts the row in the place of what had its key; returns the item of that.
+    fn replace(&mut self, key: u128, row: Option<&TableRow>) -> Option<Item> {
+        if let Some(second) = self.expiries.remove(&key) {
+            self.expiring.remove(&(second, key));
+        }
+        let Some(row) = row else { return self.items.remove(&key) };
+        if let Some(second) = row.expires_at {
+            self.expiries.insert(key, second);
+            self.expiring.insert((second, key));
+        }
+        self.items.insert(key, row.item)
+    }
+
+    fn forget(&mut self, key: u128) {
+        self.replace(key, None);
+    }
+
+    /// NIP-40: removes what has expired.
+    fn expire(&mut self, now: u64) -> Vec<Step> {
+        let mut steps = Vec::new();
+        while let Some((second, key)) = self.expiring.first().copied()
+            && second <= now
+        {
+            steps.extend(self.replace(key, None).map(Step::Removed));
+        }
+        steps
+    }
+
+    /// The event of a row that the feed has told of; `None` when it cannot be read, which is named.
+    fn event(&self, session: &RelaySession, row: &TableRow) -> Outcome<Option<Event>> {
+        let json = match &row.json {
+            Some(json) => Some(json.clone()),
+            None => self.fetch(session, &row.item)?,
+        };
+        let event = json.as_deref().and_then(read_event);
+        if event.is_none() {
+            let id = faster_hex::hex_string(&row.item.id);
+            tracing::warn!(id, "an event of the relay cannot be read; it is left out");
+        }
+        Ok(event)
+    }
+
+    /// A long content that an update left as it was is not in the feed.
+    fn fetch(&self, session: &RelaySession, item: &Item) -> Outcome<Option<String>> {
+        let RelayTable { event, table, id, read_json, .. } = self.table;
+        let ids = byte_array([item.id.as_slice()]);
+        let sql = format!("SELECT {event} FROM {table} WHERE {id} = ANY({ids})");
+        let rows = session.query(sql, &Deadline::default())?;
+        match rows.first() {
+            Some(row) => Ok(read_json(row, 0)),
+            // It has gone since; what the set was before that cannot be told.
+            None => Err(DatabaseError::Refused("gap: an event left while it was read".into())),
+        }
+    }
+}

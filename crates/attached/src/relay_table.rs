@@ -1,0 +1,196 @@
+//! What the databases of two relays differ in: the table of events, what makes a row visible, and
+//! how an event's JSON is put together.
+
+use super::pgoutput::{Tuple, Value};
+use super::session::{DatabaseError, Outcome, RelaySession};
+use negsync_nostr::kinds::Lifetime;
+use negsync_nostr::{Event, TagKey};
+use negsync_reconcile::Item;
+use std::fmt::Write;
+use tokio_postgres::Row;
+
+/// How many columns [`RelayTable::row_columns`] names.
+pub(crate) const ROW_COLUMNS: usize = 6;
+
+/// How a relay keeps its events. What is a `&str` is a piece of SQL.
+pub(crate) struct RelayTable {
+    /// The relay, as its users call it.
+    pub(crate) relay: &'static str,
+    /// The table of events.
+    pub(crate) table: &'static str,
+    /// The columns that are read, by name.
+    pub(crate) columns: &'static [&'static str],
+    /// The primary key in bytes.
+    pub(crate) key: &'static str,
+    pub(crate) id: &'static str,
+    pub(crate) author: &'static str,
+    /// The column of times, as an index has it.
+    pub(crate) time: &'static str,
+    /// The same as a number of seconds.
+    pub(crate) created_at: &'static str,
+    pub(crate) kind: &'static str,
+    /// NIP-40, in seconds.
+    pub(crate) expires_at: &'static str,
+    /// Whether the relay shows the row, whether or not it has expired.
+    pub(crate) shown: &'static str,
+    /// What [`RelayTable::read_json`] makes an event's JSON of.
+    pub(crate) event: &'static str,
+    /// The event's JSON from those columns, of which the first has this place.
+    pub(crate) read_json: fn(&Row, usize) -> Option<String>,
+    /// The row that a change has; `None` in place of the JSON where a part of it was not sent.
+    pub(crate) read_change: fn(&ChangedColumns<'_>) -> Option<TableRow>,
+    /// The primary key of a change.
+    pub(crate) read_key: fn(&ChangedColumns<'_>) -> Option<u128>,
+    /// A second as the column of times has it.
+    pub(crate) second: fn(u64) -> String,
+    /// A condition that every event meets which has one of the keys, and perhaps others.
+    pub(crate) tagged: fn(&[TagKey]) -> String,
+    /// Says what is wrong with a database of an unknown version.
+    pub(crate) check: fn(&RelaySession) -> Outcome<()>,
+}
+
+/// A row of the table.
+#[derive(Debug, Clone)]
+pub(crate) struct TableRow {
+    pub(crate) key: u128,
+    pub(crate) item: Item,
+    pub(crate) kind: u16,
+    pub(crate) expires_at: Option<u64>,
+    pub(crate) shown: bool,
+    /// Where it was read.
+    pub(crate) json: Option<String>,
+}
+
+impl TableRow {
+    /// Whether the event is in sets at the second `now`.
+    pub(crate) fn is_visible(&self, now: u64) -> bool {
+        self.shown
+            && self.expires_at.is_none_or(|second| second > now)
+            && Lifetime::of(self.kind) != Lifetime::Ephemeral
+    }
+}
+
+impl RelayTable {
+    /// The columns that [`RelayTable::read_row`] reads.
+    pub(crate) fn row_columns(&self) -> String {
+        let Self { key, id, created_at, kind, expires_at, shown, .. } = self;
+        format!("{key}, {id}, {created_at}, {kind}::int4, {expires_at}, {shown}")
+    }
+
+    /// `None` when the row holds no event (NIP-01).
+    pub(crate) fn read_row(&self, row: &Row) -> Outcome<Option<TableRow>> {
+        let (key, id): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
+        let (created_at, kind): (Option<i64>, i32) = (row.try_get(2)?, row.try_get(3)?);
+        let expires_at: Option<i64> = row.try_get(4)?;
+        let shown: Option<bool> = row.try_get(5)?;
+        let row = (|| {
+            Some(TableRow {
+                key: key_of(key)?,
+                item: Item::new(u64::try_from(created_at?).ok()?, id.try_into().ok()?),
+                kind: u16::try_from(kind).ok()?,
+                expires_at: expires_at.map(|second| u64::try_from(second).unwrap_or(0)),
+                shown: shown.unwrap_or(false),
+                json: None,
+            })
+        })();
+        Ok(row)
+    }
+}
+
+/// Reads an event as a relay stores it. Others take tags without a name, which mean nothing.
+pub(crate) fn read_event(json: &str) -> Option<Event> {
+    if let Ok(event) = Event::parse(json) {
+        return Some(event);
+    }
+    let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
+    let tags = value.get_mut("tags")?.as_array_mut()?;
+    tags.retain(|tag| tag.as_array().is_none_or(|tag| !tag.is_empty()));
+    Event::parse(&value.to_string()).ok()
+}
+
+/// A key, or what tells an id from every other.
+pub(crate) fn key_of(bytes: &[u8]) -> Option<u128> {
+    bytes.first_chunk().map(|bytes| u128::from_be_bytes(*bytes))
+}
+
+/// A row as the feed has it: values by the names of their columns.
+pub(crate) struct ChangedColumns<'change> {
+    pub(crate) names: &'change [String],
+    pub(crate) values: &'change Tuple<'change>,
+}
+
+impl<'change> ChangedColumns<'change> {
+    /// `None` for a column that the table does not have.
+    pub(crate) fn value(&self, name: &str) -> Option<Value<'change>> {
+        let place = self.names.iter().position(|it| it == name)?;
+        self.values.get(place).copied()
+    }
+
+    /// A value that is there and was sent.
+    pub(crate) fn text(&self, name: &str) -> Option<&'change str> {
+        match self.value(name)? {
+            Value::Text(text) => Some(text),
+            Value::Null | Value::Unchanged => None,
+        }
+    }
+
+    pub(crate) fn is_null(&self, name: &str) -> bool {
+        self.value(name) == Some(Value::Null)
+    }
+
+    pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let hex = self.text(name)?.strip_prefix("\\x")?;
+        let mut bytes = vec![0; hex.len() / 2];
+        faster_hex::hex_decode(hex.as_bytes(), &mut bytes).ok()?;
+        Some(bytes)
+    }
+}
+
+/// Refuses a table without one of the columns.
+pub(crate) fn check_columns(
+    session: &RelaySession,
+    table: &RelayTable,
+    version: &str,
+) -> Outcome<()> {
+    let RelayTable { relay, table, columns, .. } = table;
+    let sql = format!(
+        "SELECT attname::text FROM pg_attribute
+         WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
+    );
+    let rows = session.query(sql, &negsync_store::Deadline::default())?;
+    if rows.is_empty() {
+        let reason = format!("it has no table {table}: it is not a database of {relay}");
+        return Err(DatabaseError::Refused(reason));
+    }
+    let found = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
+    match columns.iter().find(|column| !found.iter().any(|it| it == *column)) {
+        None => Ok(()),
+        Some(column) => Err(DatabaseError::Refused(format!(
+            "unknown schema: the table {table} has no column {column}; only {relay} {version} is known"
+        ))),
+    }
+}
+
+/// Text as a literal of SQL. `standard_conforming_strings` is on.
+pub(crate) fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\'', "''"))
+}
+
+/// A list of byte strings as an array of SQL.
+pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> String {
+    let mut sql = "ARRAY[".to_owned();
+    for (place, bytes) in list.into_iter().enumerate() {
+        let comma = if place == 0 { "" } else { "," };
+        let _ = write!(sql, "{comma}'\\x{}'", faster_hex::hex_string(bytes));
+    }
+    sql.push_str("]::bytea[]");
+    sql
+}
+
+/// The values of tags that a condition can ask for; `None` where one is known only as a hash, or
+/// may be stored in more than one way.
+pub(crate) fn tag_values(keys: &[TagKey]) -> Option<Vec<String>> {
+    let value =
+        |key: &TagKey| key.value().filter(|value| !value.is_empty() && !value.contains('\0'));
+    keys.iter().map(value).collect()
+}

@@ -1,0 +1,267 @@
+//! Connections to the server, used by threads that block.
+
+use negsync_store::{Deadline, StoreError};
+use std::future::Future;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio::runtime::Runtime;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::{Client, Config, NoTls, Row};
+
+/// How long a connection may take to be made.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one statement may take. Long scans are read piece by piece.
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long the server has beyond that to say that the statement has timed out.
+const GRACE: Duration = Duration::from_secs(5);
+/// How often a statement with a deadline looks at it.
+const LOOK_INTERVAL: Duration = Duration::from_millis(5);
+
+/// Why the database cannot be used now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DatabaseError {
+    /// What the server or the connection says.
+    #[error("{}", described(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// What was found, and what to do.
+    #[error("{0}")]
+    Refused(String),
+    #[error(transparent)]
+    Malformed(#[from] super::pgoutput::Malformed),
+    #[error("connection timeout: no answer from the server for {} s", .0.as_secs())]
+    TimedOut(Duration),
+    /// The deadline of the query is over.
+    #[error("query timeout")]
+    Interrupted,
+    #[error("the connections are closed")]
+    Closed,
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl DatabaseError {
+    /// The error of a store that is read from this database.
+    pub(crate) fn of(self, database: &str) -> StoreError {
+        match self {
+            Self::Interrupted => StoreError::Interrupted,
+            Self::Store(error) => error,
+            error => {
+                StoreError::Attached { database: database.to_owned(), reason: error.to_string() }
+            }
+        }
+    }
+}
+
+pub(crate) type Outcome<T> = Result<T, DatabaseError>;
+
+/// The server's own words, which the error's text leaves out.
+fn described(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(error), _) => match error.hint() {
+            Some(hint) => format!("{} ({hint})", error.message()),
+            None => error.message().to_owned(),
+        },
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// What connections are made with: the address, and a thread that moves their bytes.
+pub(crate) struct ServerConnector {
+    config: Config,
+    // `None` once dropped: it must not be waited for where tasks run.
+    runtime: Option<Runtime>,
+}
+
+impl ServerConnector {
+    /// `url` is `postgres://USER@HOST/DATABASE`; a password that it does not hold is taken from
+    /// `PGPASSWORD`.
+    pub(crate) fn new(url: &str) -> Outcome<Self> {
+        let refused = |reason: String| DatabaseError::Refused(reason);
+        let mut config: Config = url
+            .parse()
+            .map_err(|error| refused(format!("the address is not valid: {}", described(&error))))?;
+        if config.get_ssl_mode() == SslMode::Require {
+            let reason = "TLS to the database is not supported; leave sslmode out and reach the \
+                          server through a Unix socket, loopback or a private network";
+            return Err(refused(reason.into()));
+        }
+        if config.get_password().is_none()
+            && let Ok(password) = std::env::var("PGPASSWORD")
+        {
+            config.password(password);
+        }
+        config.ssl_mode(SslMode::Disable);
+        config.application_name("negsync attach");
+        config.connect_timeout(CONNECT_TIMEOUT);
+        config.tcp_user_timeout(STATEMENT_TIMEOUT);
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("postgres")
+            .enable_all()
+            .build()
+            .map_err(|error| refused(format!("cannot start a thread: {error}")))?;
+        Ok(Self { config, runtime: Some(runtime) })
+    }
+
+    /// Runs a task to its end while this thread waits.
+    fn wait<T: Send + 'static>(
+        &self,
+        task: impl Future<Output = Outcome<T>> + Send + 'static,
+        deadline: &Deadline,
+    ) -> Outcome<T> {
+        let runtime = self.runtime.as_ref().ok_or(DatabaseError::Closed)?;
+        let (sender, receiver) = sync_channel(1);
+        let task = runtime.spawn(async move {
+            // Nobody listens any more when the deadline is over.
+            let _ = sender.send(task.await);
+        });
+        let patience = STATEMENT_TIMEOUT + GRACE;
+        let end = Instant::now() + patience;
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            let slice = if deadline.is_none() { left } else { left.min(LOOK_INTERVAL) };
+            match receiver.recv_timeout(slice) {
+                Ok(outcome) => return outcome,
+                Err(RecvTimeoutError::Disconnected) => return Err(DatabaseError::Closed),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let over = match deadline.check() {
+                Err(_) => DatabaseError::Interrupted,
+                Ok(()) if Instant::now() >= end => DatabaseError::TimedOut(patience),
+                Ok(()) => continue,
+            };
+            task.abort();
+            return Err(over);
+        }
+    }
+}
+
+impl Drop for ServerConnector {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// One connection. It ends where it is dropped, and a temporary slot with it.
+pub(crate) struct RelaySession {
+    client: Arc<Client>,
+    connector: Arc<ServerConnector>,
+}
+
+impl RelaySession {
+    pub(crate) fn open(connector: &Arc<ServerConnector>, deadline: &Deadline) -> Outcome<Self> {
+        let config = connector.config.clone();
+        let connect = async move {
+            let (client, connection) = config.connect(NoTls).await?;
+            tokio::spawn(async move {
+                if let Err(error) = connection.await {
+                    tracing::debug!(%error, "a connection to the relay's database ended");
+                }
+            });
+            // What is read as text has one form, whatever the server's settings; a commit of ours
+            // is flushed.
+            let settings = format!(
+                "SET bytea_output = hex; SET datestyle = ISO; SET timezone = UTC;
+                 SET synchronous_commit = on; SET client_min_messages = warning;
+                 SET standard_conforming_strings = on;
+                 SET statement_timeout = '{} s'",
+                STATEMENT_TIMEOUT.as_secs()
+            );
+            client.batch_execute(&settings).await?;
+            Ok(client)
+        };
+        let client = Arc::new(connector.wait(connect, deadline)?);
+        Ok(Self { client, connector: Arc::clone(connector) })
+    }
+
+    /// Values stand in the statement as literals.
+    pub(crate) fn query(&self, sql: String, deadline: &Deadline) -> Outcome<Vec<Row>> {
+        let client = Arc::clone(&self.client);
+        let query = async move { Ok(client.query_typed(&sql, &[]).await?) };
+        let outcome = self.connector.wait(query, deadline);
+        if let Err(DatabaseError::Interrupted) = outcome {
+            self.cancel();
+        }
+        outcome
+    }
+
+    /// The one row of a statement.
+    pub(crate) fn row(&self, sql: impl Into<String>) -> Outcome<Row> {
+        let rows = self.query(sql.into(), &Deadline::default())?;
+        rows.into_iter().next().ok_or_else(|| DatabaseError::Refused("no row was returned".into()))
+    }
+
+    pub(crate) fn execute(&self, sql: impl Into<String>) -> Outcome<()> {
+        let (client, sql) = (Arc::clone(&self.client), sql.into());
+        let execute = async move { Ok(client.batch_execute(&sql).await?) };
+        self.connector.wait(execute, &Deadline::default())
+    }
+
+    /// Has the server end the statement that nobody waits for any more.
+    fn cancel(&self) {
+        let token = self.client.cancel_token();
+        if let Some(runtime) = &self.connector.runtime {
+            runtime.spawn(async move { token.cancel_query(NoTls).await });
+        }
+    }
+}
+
+/// Connections for reading, at most so many.
+pub(crate) struct RelaySessions {
+    connector: Arc<ServerConnector>,
+    most: usize,
+    state: Mutex<RelaySessionsState>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct RelaySessionsState {
+    idle: Vec<RelaySession>,
+    in_use: usize,
+}
+
+impl RelaySessions {
+    pub(crate) fn new(connector: Arc<ServerConnector>, most: usize) -> Self {
+        Self { connector, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// Runs `work` on one of the connections; waits for one. After an error the connection is not
+    /// used again.
+    pub(crate) fn with<T>(
+        &self,
+        deadline: &Deadline,
+        work: impl FnOnce(&RelaySession) -> Outcome<T>,
+    ) -> Outcome<T> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.in_use >= self.most {
+            state = deadline
+                .wait(&self.state, &self.returned, state)
+                .map_err(|_| DatabaseError::Interrupted)?;
+        }
+        state.in_use += 1;
+        let idle = state.idle.pop();
+        drop(state);
+        let _permit = SessionPermit(self);
+        let session = match idle.filter(|session| !session.client.is_closed()) {
+            Some(session) => session,
+            None => RelaySession::open(&self.connector, deadline)?,
+        };
+        let outcome = work(&session)?;
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).idle.push(session);
+        Ok(outcome)
+    }
+}
+
+/// One of the connections that may be in use.
+struct SessionPermit<'pool>(&'pool RelaySessions);
+
+impl Drop for SessionPermit<'_> {
+    fn drop(&mut self) {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_use -= 1;
+        self.0.returned.notify_one();
+    }
+}

@@ -1,0 +1,282 @@
+//! Connections to the server: one by one, and a bounded pool of those that read.
+
+use crate::address::Address;
+use crate::fault::{fault, is_passing};
+use futures_util::future::{Either, select};
+use negsync_store::{Deadline, StoreError};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::pin;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, NoTls, Row, Statement};
+
+/// How often a query that the server works on looks at its deadline.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long closing waits for reads that are under way.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The threads on which connections are served. Ends them without waiting, wherever it is dropped.
+pub(crate) struct Engine(Option<Runtime>);
+
+impl Engine {
+    pub(crate) fn start() -> Result<Self, StoreError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("postgres")
+            .enable_all()
+            .build()
+            .map_err(StoreError::Thread)?;
+        Ok(Self(Some(runtime)))
+    }
+
+    /// Waits for a future. Blocks: never called from async code.
+    pub(crate) fn wait<T>(
+        &self,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        match &self.0 {
+            Some(runtime) => runtime.block_on(future),
+            None => Err(StoreError::Closed),
+        }
+    }
+
+    /// As [`Engine::wait`], until the deadline; then the query is cancelled.
+    pub(crate) fn wait_until<T>(
+        &self,
+        deadline: &Deadline,
+        connection: &ServerSession,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        if deadline.is_none() {
+            return self.wait(future);
+        }
+        self.wait(async {
+            let mut future = pin!(future);
+            loop {
+                let look = pin!(tokio::time::sleep(LOOK_INTERVAL));
+                match select(future, look).await {
+                    Either::Left((done, _)) => return done,
+                    Either::Right(((), unfinished)) => future = unfinished,
+                }
+                if deadline.is_over() {
+                    let _ = connection.client.cancel_token().cancel_query(NoTls).await;
+                    return Err(StoreError::Interrupted);
+                }
+            }
+        })
+    }
+
+    /// Starts a task beside all others.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        if let Some(runtime) = &self.0 {
+            runtime.spawn(task);
+        }
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.0.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// A parameter of a statement.
+pub(crate) type Parameter<'value> = &'value (dyn ToSql + Sync);
+
+/// One connection and the statements that it has prepared.
+pub(crate) struct ServerSession {
+    client: Client,
+    statements: Mutex<HashMap<&'static str, Statement>>,
+}
+
+impl ServerSession {
+    pub(crate) async fn open(address: &Address) -> Result<Self, StoreError> {
+        let (client, connection) = address.config().connect(NoTls).await.map_err(fault)?;
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "connection to the database server lost");
+            }
+        });
+        Ok(Self { client, statements: Mutex::default() })
+    }
+
+    pub(crate) fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Whether nothing can be sent any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// The statement, prepared once for each connection.
+    pub(crate) async fn prepared(
+        &self,
+        sql: &'static str,
+    ) -> Result<Statement, tokio_postgres::Error> {
+        if let Some(statement) = self.statements().get(sql) {
+            return Ok(statement.clone());
+        }
+        let statement = self.client.prepare(sql).await?;
+        self.statements().insert(sql, statement.clone());
+        Ok(statement)
+    }
+
+    pub(crate) async fn query(
+        &self,
+        sql: &'static str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Vec<Row>, tokio_postgres::Error> {
+        let statement = self.prepared(sql).await?;
+        self.client.query(&statement, parameters).await
+    }
+
+    pub(crate) async fn execute(
+        &self,
+        sql: &'static str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<u64, tokio_postgres::Error> {
+        let statement = self.prepared(sql).await?;
+        self.client.execute(&statement, parameters).await
+    }
+
+    fn statements(&self) -> MutexGuard<'_, HashMap<&'static str, Statement>> {
+        self.statements.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Connections that read, opened when first needed and kept.
+pub(crate) struct SessionPool {
+    address: Address,
+    // The most connections that may be open.
+    most: usize,
+    state: Mutex<SessionPoolState>,
+    returned: Condvar,
+}
+
+#[derive(Default)]
+struct SessionPoolState {
+    idle: Vec<ServerSession>,
+    // Idle and in use.
+    open: usize,
+    is_closed: bool,
+}
+
+impl SessionPool {
+    pub(crate) fn new(address: Address, most: usize) -> Self {
+        Self { address, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
+    }
+
+    /// A connection, waited for while all are in use.
+    pub(crate) fn take(
+        &self,
+        engine: &Engine,
+        deadline: &Deadline,
+    ) -> Result<PooledSession<'_>, StoreError> {
+        let mut state = self.lock();
+        loop {
+            if state.is_closed {
+                return Err(StoreError::Closed);
+            }
+            while let Some(connection) = state.idle.pop() {
+                if !connection.is_closed() {
+                    return Ok(PooledSession { connection: Some(connection), pool: self });
+                }
+                state.open -= 1;
+            }
+            if state.open < self.most {
+                state.open += 1;
+                drop(state);
+                let opened = engine.wait(ServerSession::open(&self.address));
+                match opened {
+                    Ok(connection) => {
+                        return Ok(PooledSession { connection: Some(connection), pool: self });
+                    }
+                    Err(error) => {
+                        self.lock().open -= 1;
+                        self.returned.notify_all();
+                        return Err(error);
+                    }
+                }
+            }
+            state = deadline.wait(&self.state, &self.returned, state)?;
+        }
+    }
+
+    /// Ends all reading, and waits a while for what is under way.
+    pub(crate) fn close(&self) {
+        let mut state = self.lock();
+        state.is_closed = true;
+        state.open -= state.idle.len();
+        state.idle.clear();
+        self.returned.notify_all();
+        let in_use = |state: &mut SessionPoolState| state.open > 0;
+        drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SessionPoolState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A connection of the pool in use. Dropped before [`PooledSession::give_back`], it is closed: what it was at
+/// is not known.
+pub(crate) struct PooledSession<'pool> {
+    connection: Option<ServerSession>,
+    pool: &'pool SessionPool,
+}
+
+impl PooledSession<'_> {
+    pub(crate) fn connection(&self) -> Result<&ServerSession, StoreError> {
+        self.connection.as_ref().ok_or(StoreError::Closed)
+    }
+
+    /// Keeps the connection for the next reading.
+    pub(crate) fn give_back(mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        let mut state = self.pool.lock();
+        if state.is_closed || connection.is_closed() {
+            state.open -= 1;
+        } else {
+            state.idle.push(connection);
+        }
+        drop(state);
+        self.pool.returned.notify_one();
+    }
+}
+
+impl Drop for PooledSession<'_> {
+    fn drop(&mut self) {
+        if self.connection.take().is_some() {
+            self.pool.lock().open -= 1;
+            self.pool.returned.notify_all();
+        }
+    }
+}
+
+/// Runs `work` on a connection of the pool; once more on another one when the connection was lost.
+pub(crate) fn with_connection<T>(
+    pool: &SessionPool,
+    engine: &Engine,
+    work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
+) -> Result<T, StoreError> {
+    let mut is_second = false;
+    loop {
+        let checkout = pool.take(engine, &Deadline::default())?;
+        let connection = checkout.connection()?;
+        let done = engine.wait(async { Ok(work(connection).await) })?;
+        match done {
+            Ok(done) => {
+                checkout.give_back();
+                return Ok(done);
+            }
+            Err(error) if is_passing(&error) && !is_second => is_second = true,
+            Err(error) => return Err(fault(error)),
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! What the server or the way to it answers instead of rows.
+
+use negsync_store::StoreError;
+use std::fmt;
+use tokio_postgres::error::SqlState;
+
+/// An error of the server or of the connection, in one line with the server's reason.
+#[derive(Debug)]
+pub(crate) struct Fault(tokio_postgres::Error);
+
+impl Fault {
+    /// What the error says, with the server's own reason.
+    pub(crate) fn in_words(error: &tokio_postgres::Error) -> String {
+        if let Some(refused) = error.as_db_error() {
+            let hint = refused.hint().map_or(String::new(), |hint| format!("; {hint}"));
+            return format!("{} (SQLSTATE {}){hint}", refused.message(), refused.code().code());
+        }
+        match std::error::Error::source(error) {
+            Some(source) => format!("{error}: {source}"),
+            None => error.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&Self::in_words(&self.0))
+    }
+}
+
+impl std::error::Error for Fault {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.0)
+    }
+}
+
+/// Whether the same on another connection may succeed: the server went, or ended the transaction for
+/// another one's sake.
+pub(crate) fn is_passing(error: &tokio_postgres::Error) -> bool {
+    let Some(code) = error.code() else { return true };
+    let passing = [
+        SqlState::ADMIN_SHUTDOWN,
+        SqlState::CRASH_SHUTDOWN,
+        SqlState::CANNOT_CONNECT_NOW,
+        SqlState::T_R_SERIALIZATION_FAILURE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::READ_ONLY_SQL_TRANSACTION,
+    ];
+    passing.contains(code) || code.code().starts_with("08")
+}
+
+/// As an error of the store. Which database it is of is known to whoever opened it.
+pub(crate) fn fault(error: tokio_postgres::Error) -> StoreError {
+    if error.code() == Some(&SqlState::QUERY_CANCELED) {
+        return StoreError::Interrupted;
+    }
+    StoreError::Database { store: "on PostgreSQL".to_owned(), source: Box::new(Fault(error)) }
+}

@@ -1,0 +1,29 @@
+//! An event store for Nostr on PostgreSQL, shared by any number of nodes, with the rules of
+//! [`negsync_store`]: whoever has an answer of one node that an event is stored finds it in the next set
+//! and in the next query of every other.
+//!
+//! All calls block: inside async code they belong on a blocking thread.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
+
+mod address;
+mod batch;
+mod connection;
+mod fault;
+mod feed;
+mod filter_sql;
+mod listening;
+mod memory;
+mod reading;
+mod schema;
+mod store;
+mod transaction;
+mod writer;
+
+pub use address::{Address, is_address};
+pub use store::PostgresStore;
+
+// The example in README.md is compiled with the tests.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

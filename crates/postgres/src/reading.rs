@@ -1,0 +1,206 @@
+//! A reading: one transaction on one connection, in which all is of one moment.
+
+use crate::connection::{Engine, PooledSession, ServerSession};
+use crate::fault::fault;
+use crate::filter_sql::FilterQuery;
+use crate::transaction::{bytes, second, slices};
+use futures_util::TryStreamExt;
+use negsync_nostr::Filter;
+use negsync_reconcile::Item;
+use negsync_store::{
+    Deadline, Hit, LeftOut, Rest, SourceSnapshot, StoreError, View, VisitEvent, cut, order,
+    unix_now,
+};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::pin::pin;
+use tokio_postgres::Row;
+
+/// So many rows are taken from the server before they are handed on.
+const ROWS_AT_ONCE: usize = 4_096;
+/// So many events are read at a time: each may be as long as an event can be. The first lot is small, for
+/// those who want few.
+const FIRST_EVENTS: usize = 32;
+const EVENTS_AT_ONCE: usize = 256;
+
+pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A reading that has begun.
+pub(crate) struct StoreReading<'store> {
+    pub(crate) engine: &'store Engine,
+    pub(crate) deadline: &'store Deadline,
+    pub(crate) checkout: PooledSession<'store>,
+}
+
+impl StoreReading<'_> {
+    pub(crate) fn connection(&self) -> Result<&ServerSession, StoreError> {
+        self.checkout.connection()
+    }
+
+    /// Ends the transaction and gives the connection back.
+    pub(crate) fn end(self) -> Result<(), StoreError> {
+        let connection = self.checkout.connection()?;
+        let end = async { connection.client().batch_execute("COMMIT").await.map_err(fault) };
+        self.engine.wait(end)?;
+        self.checkout.give_back();
+        Ok(())
+    }
+
+    /// Waits for the server, until the deadline.
+    pub(crate) fn wait<T>(
+        &self,
+        future: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, StoreError> {
+        let future = async { future.await.map_err(fault) };
+        self.engine.wait_until(self.deadline, self.checkout.connection()?, future)
+    }
+
+    /// The rows of a statement, handed on outside of the server's threads, until `visit` breaks off.
+    fn rows(
+        &self,
+        query: &FilterQuery,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        let client = self.connection()?.client();
+        let rows = self.wait(client.query_typed_raw(&query.sql, query.parameters()))?;
+        let mut rows = pin!(rows);
+        loop {
+            let some = self.wait(async {
+                let mut some = Vec::new();
+                while some.len() < ROWS_AT_ONCE {
+                    let Some(row) = rows.try_next().await? else { break };
+                    some.push(read_item(&row)?);
+                }
+                Ok(some)
+            })?;
+            let is_last = some.len() < ROWS_AT_ONCE;
+            if some.into_iter().try_for_each(&mut *visit).is_break() || is_last {
+                return Ok(());
+            }
+            self.deadline.check()?;
+        }
+    }
+
+    /// Whether anything that expired by `now` is still there; then that second.
+    fn expired(&self, now: u64) -> Result<Option<u64>, StoreError> {
+        const DUE: &str =
+            "SELECT 1 FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1 LIMIT 1";
+        let connection = self.connection()?;
+        let rows = self.wait(connection.query(DUE, &[&(now as i64)]))?;
+        Ok((!rows.is_empty()).then_some(now))
+    }
+
+    /// The newest events of the filter, in order, and what its limit left out.
+    fn newest_of(
+        &self,
+        filter: &Filter,
+        most: usize,
+        expired: Option<u64>,
+    ) -> Result<(Vec<Hit>, Rest), StoreError> {
+        let most = filter.limit.map_or(most, |limit| limit.min(most));
+        if filter.is_void() {
+            return Ok((Vec::new(), Rest::Nothing));
+        }
+        if most == 0 {
+            return Ok((Vec::new(), Rest::Unknown));
+        }
+        let query = FilterQuery::newest(filter, most.saturating_add(1), expired);
+        let mut hits = Vec::new();
+        self.rows(&query, &mut |item| {
+            hits.push(Hit::new(item, 0));
+            ControlFlow::Continue(())
+        })?;
+        let mut rest = Rest::Nothing;
+        cut(&mut hits, most, &mut rest);
+        Ok((hits, rest))
+    }
+
+    /// The newest events of what somebody may see, in order.
+    pub(crate) fn newest(
+        &self,
+        views: &[View],
+        most: usize,
+        now: u64,
+    ) -> Result<(Vec<Hit>, LeftOut), StoreError> {
+        let expired = self.expired(now)?;
+        let (mut hits, mut rests) = (Vec::new(), Vec::new());
+        for view in views {
+            let mut visible = Vec::new();
+            for part in view.parts() {
+                let (mut found, rest) = self.newest_of(part, most, expired)?;
+                visible.append(&mut found);
+                rests.push(rest);
+            }
+            if !view.own.is_empty() {
+                let mut rest = Rest::Nothing;
+                let most = view.limit().map_or(most, |limit| limit.min(most));
+                cut(&mut visible, most, &mut rest);
+                rests.push(rest);
+            }
+            hits.append(&mut visible);
+        }
+        order(&mut hits);
+        let left_out = LeftOut::of(&hits, &rests);
+        Ok((hits, left_out))
+    }
+
+    /// As [`negsync_store::EventStore::fetch`], without what expired by `now`.
+    pub(crate) fn fetch(
+        &self,
+        hits: &[Hit],
+        now: u64,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<usize, StoreError> {
+        const EVENTS: &str = "SELECT id, json FROM event
+            WHERE id = ANY($1) AND (expires_at IS NULL OR expires_at > $2)";
+        let connection = self.connection()?;
+        let (mut looked_at, mut next) = (0, FIRST_EVENTS);
+        while let Some(some) = hits.get(looked_at..hits.len().min(looked_at + next))
+            && !some.is_empty()
+        {
+            let ids: Vec<[u8; 32]> = some.iter().map(|hit| hit.item.id).collect();
+            let ids = slices(&ids);
+            let rows = self.wait(connection.query(EVENTS, &[&ids, &(now as i64)]))?;
+            let json = by_id(&rows)?;
+            for hit in some {
+                looked_at += 1;
+                if let Some(json) = json.get(&hit.item.id)
+                    && visit(&hit.item, json).is_break()
+                {
+                    return Ok(looked_at);
+                }
+            }
+            next = (next * 2).min(EVENTS_AT_ONCE);
+        }
+        Ok(hits.len())
+    }
+
+    /// The ids of the stored events that match and have not expired.
+    pub(crate) fn ids(&self, filter: &Filter) -> Result<Vec<[u8; 32]>, StoreError> {
+        let views = [View::whole(filter.clone())];
+        let (hits, _) = self.newest(&views, usize::MAX, unix_now())?;
+        Ok(hits.into_iter().map(|hit| hit.item.id).collect())
+    }
+}
+
+fn by_id(rows: &[Row]) -> Result<HashMap<[u8; 32], &str>, StoreError> {
+    let pair = |row| Ok((bytes(row, 0)?, Row::try_get(row, 1)?));
+    rows.iter().map(pair).collect::<Result<_, _>>().map_err(fault)
+}
+
+fn read_item(row: &Row) -> Result<Item, tokio_postgres::Error> {
+    Ok(Item::new(second(row, 0)?, bytes(row, 1)?))
+}
+
+impl SourceSnapshot for StoreReading<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        if filter.is_void() {
+            return Ok(());
+        }
+        self.rows(&FilterQuery::all(filter), visit)
+    }
+}

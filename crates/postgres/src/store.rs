@@ -1,0 +1,469 @@
+//! The store: what the program calls.
+
+use crate::address::Address;
+use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
+use crate::fault::fault;
+use crate::feed::Feed;
+use crate::listening::{self, Follow};
+use crate::reading::{BEGIN, StoreReading};
+use crate::transaction::{FeedPlace, second};
+use crate::writer::{NodeWriter, NodeWriterContext};
+use crate::{memory, schema};
+use negsync_nostr::{Filter, VerifiedEvent};
+use negsync_reconcile::Item;
+use negsync_store::{
+    Deadline, EventSource, EventStore, Hit, Listener, Origin, PeerTraits, RefusedId, Reply,
+    Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
+    StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
+};
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Weak};
+
+/// So many connections look at the feed.
+const LOOKS_AT_ONCE: usize = 2;
+
+/// What retention is told.
+const NO_RETENTION: StoreError =
+    StoreError::Unsupported { what: "retention", instead: "remove events with `negsync delete`" };
+
+/// A store on a server. Clones share it; it closes with [`EventStore::close`] or with the last clone.
+#[derive(Clone)]
+pub struct PostgresStore {
+    inner: Arc<StoreParts>,
+    // Of the reads of this clone.
+    deadline: Deadline,
+}
+
+struct StoreParts {
+    shared: Arc<Shared>,
+    writer: NodeWriter,
+    metrics: StoreMetrics,
+}
+
+/// What the store, its writer and the thread that follows the feed have in common.
+struct Shared {
+    engine: Arc<Engine>,
+    pool: SessionPool,
+    // For looks at the feed, which wait for no query.
+    looks: SessionPool,
+    feed: Arc<Feed>,
+}
+
+impl Drop for StoreParts {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl StoreParts {
+    fn close(&self) {
+        self.writer.stop();
+        self.shared.looks.close();
+        self.shared.pool.close();
+    }
+}
+
+impl PostgresStore {
+    /// Opens the store at the address, making its tables when they are not there. `listener` hears of all
+    /// items that are for everybody (none of a private kind of `options`), and then of every change, by
+    /// this node or another one.
+    ///
+    /// # Errors
+    /// When the server cannot be reached or refuses, when the tables are of a later version, and
+    /// [`StoreError::Unsupported`] where `options` ask for retention.
+    pub fn open(
+        address: &Address,
+        options: StoreOptions,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StoreError> {
+        let named = |error| match error {
+            StoreError::Database { source, .. } => {
+                StoreError::Database { store: address.to_string(), source }
+            }
+            other => other,
+        };
+        if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
+            return Err(NO_RETENTION);
+        }
+        let engine = Arc::new(Engine::start()?);
+        let is_synchronous = engine
+            .wait(async {
+                let connection = ServerSession::open(address).await?;
+                schema::migrate(&connection).await?;
+                has_synchronous_replica(&connection).await
+            })
+            .map_err(named)?;
+        tracing::info!(
+            store = %address,
+            synchronous_replica = is_synchronous,
+            "store on PostgreSQL open"
+        );
+        let feed = Arc::new(Feed::new(listener, options.private_kinds.clone()));
+        let shared = Arc::new(Shared {
+            engine: Arc::clone(&engine),
+            pool: SessionPool::new(address.clone(), options.readers),
+            looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
+            feed: Arc::clone(&feed),
+        });
+        shared.look().map_err(named)?;
+        let metrics = StoreMetrics::default();
+        let for_writer = Arc::downgrade(&shared);
+        let writer = NodeWriter::start(NodeWriterContext {
+            engine: Arc::clone(&engine),
+            address: address.clone(),
+            feed,
+            metrics: metrics.clone(),
+            us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
+            batches: options.batches,
+            synchronous: options.synchronous,
+            catch_up: Box::new(move || {
+                for_writer.upgrade().map_or(Err(StoreError::Closed), |shared| shared.look())
+            }),
+        })?;
+        listening::start(&engine, address, FeedFollower(Arc::downgrade(&shared)))?;
+        let inner = Arc::new(StoreParts { shared, writer, metrics });
+        Ok(Self { inner, deadline: Deadline::default() })
+    }
+
+    /// The same store, whose reads end at the deadline.
+    pub fn with_deadline(&self, deadline: Deadline) -> Self {
+        Self { inner: Arc::clone(&self.inner), deadline }
+    }
+
+    /// Runs `work` in a reading of one moment.
+    fn read<T>(
+        &self,
+        work: impl FnOnce(&StoreReading<'_>) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let shared = &self.inner.shared;
+        let reading = shared.begin(&shared.pool, &self.deadline)?;
+        let done = work(&reading)?;
+        reading.end()?;
+        Ok(done)
+    }
+
+    /// Runs a statement of its own.
+    fn run<T>(
+        &self,
+        work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
+    ) -> Result<T, StoreError> {
+        let shared = &self.inner.shared;
+        with_connection(&shared.pool, &shared.engine, work)
+    }
+}
+
+/// Whether a commit waits for a second server.
+async fn has_synchronous_replica(connection: &ServerSession) -> Result<bool, StoreError> {
+    let names = connection.query("SHOW synchronous_standby_names", &[]).await.map_err(fault)?;
+    let names: Option<&str> = names.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
+    Ok(names.is_some_and(|names| !names.is_empty()))
+}
+
+impl Shared {
+    /// Begins a reading, over another connection where the first was lost.
+    fn begin<'store>(
+        &'store self,
+        pool: &'store SessionPool,
+        deadline: &'store Deadline,
+    ) -> Result<StoreReading<'store>, StoreError> {
+        let mut is_second = false;
+        loop {
+            let checkout = pool.take(&self.engine, deadline)?;
+            let reading = StoreReading { engine: &self.engine, deadline, checkout };
+            let connection = reading.connection()?;
+            match reading.wait(connection.client().batch_execute(BEGIN)) {
+                Ok(()) => return Ok(reading),
+                Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
+                Err(error) if is_second => return Err(error),
+                Err(_) => is_second = true,
+            }
+        }
+    }
+
+    /// Begins a reading of what the listener knows then, and nothing more; calls `beside` before it knows
+    /// of anything else.
+    fn begin_at_known<'store>(
+        &'store self,
+        pool: &'store SessionPool,
+        deadline: &'store Deadline,
+        beside: &mut dyn FnMut(),
+    ) -> Result<StoreReading<'store>, StoreError> {
+        // It sees what is there when its first query comes: what is known cannot be ahead of it.
+        let reading = self.begin(pool, deadline)?;
+        let mut place = self.feed.hold();
+        self.look_in(&reading, &mut place)?;
+        beside();
+        Ok(reading)
+    }
+
+    fn look_in(
+        &self,
+        reading: &StoreReading<'_>,
+        place: &mut Option<FeedPlace>,
+    ) -> Result<(), StoreError> {
+        let connection = reading.connection()?;
+        let news = self.feed.read(connection, *place);
+        match self.engine.wait_until(reading.deadline, connection, news) {
+            Ok(news) => {
+                self.feed.tell(place, news);
+                Ok(())
+            }
+            Err(error) => {
+                self.feed.lost();
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the feed.
+    fn look(&self) -> Result<(), StoreError> {
+        let none = Deadline::default();
+        self.begin_at_known(&self.looks, &none, &mut || {})?.end()
+    }
+}
+
+/// Follows the feed for as long as the store is open.
+struct FeedFollower(Weak<Shared>);
+
+impl Follow for FeedFollower {
+    fn knows(&self, seq: u64) -> bool {
+        self.0.upgrade().is_some_and(|shared| shared.feed.known() >= seq)
+    }
+
+    fn look(&self) -> Option<Result<(), StoreError>> {
+        match self.0.upgrade()?.look() {
+            Err(StoreError::Closed) => None,
+            looked => Some(looked),
+        }
+    }
+}
+
+impl EventSource for PostgresStore {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        &self.deadline
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        self.wait_until_published()?;
+        self.expire()
+    }
+
+    fn wait_until_published(&self) -> Result<(), StoreError> {
+        let shared = &self.inner.shared;
+        shared.begin_at_known(&shared.looks, &self.deadline, &mut || {})?.end()
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.read_at_commit(&mut || {}, work)
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        let shared = &self.inner.shared;
+        let reading = shared.begin_at_known(&shared.pool, &self.deadline, beside)?;
+        work(&reading)?;
+        reading.end()
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        // Two halves would be of two moments.
+        Ok(None)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        self.read(|reading| {
+            let now = unix_now();
+            let (hits, _) = reading.newest(&[View::whole(filter)], usize::MAX, now)?;
+            let mut all = |item: &Item, json: &str| {
+                visit(item, json);
+                ControlFlow::Continue(())
+            };
+            reading.fetch(&hits, now, &mut all).map(|_| ())
+        })
+    }
+}
+
+impl EventStore for PostgresStore {
+    fn until(&self, deadline: Deadline) -> Arc<dyn EventStore> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.inner.writer.submit(origin, events, reply);
+    }
+
+    fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
+        self.read(|reading| Ok(reading.newest(&views, most, unix_now())?.0))
+    }
+
+    fn newest_and_first(
+        &self,
+        views: &[View],
+        most: usize,
+        now: u64,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<StoredPage, StoreError> {
+        self.read(|reading| {
+            let (hits, left_out) = reading.newest(views, most, now)?;
+            let read = reading.fetch(&hits, now, visit)?;
+            Ok(StoredPage { hits, read, left_out })
+        })
+    }
+
+    fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError> {
+        self.read(|reading| reading.fetch(hits, unix_now(), visit))
+    }
+
+    fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError> {
+        self.read(|reading| {
+            let (now, views) = (unix_now(), [View::whole(filter.clone())]);
+            let (mut hits, _) = reading.newest(&views, usize::MAX, now)?;
+            hits.reverse();
+            reading.fetch(&hits, now, visit).map(|_| ())
+        })
+    }
+
+    fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
+        const KINDS: &str = "SELECT kind, count(*) FROM event GROUP BY kind ORDER BY kind";
+        self.read(|reading| {
+            let connection = reading.connection()?;
+            let rows = reading.wait(connection.query(KINDS, &[]))?;
+            let pair =
+                |row: &tokio_postgres::Row| Ok((row.try_get::<_, i32>(0)? as u16, second(row, 1)?));
+            rows.iter().map(pair).collect::<Result<_, _>>().map_err(fault)
+        })
+    }
+
+    fn expire(&self) -> Result<(), StoreError> {
+        let (feed, now) = (&self.inner.shared.feed, unix_now());
+        if feed.next_expiry() > now {
+            return Ok(());
+        }
+        self.inner.writer.expire()?;
+        // The node's own removals do not say what is due next.
+        self.inner.shared.look()?;
+        if feed.next_expiry() <= now { Err(StoreError::NotExpired) } else { Ok(()) }
+    }
+
+    fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
+        let filter = Filter { limit: None, ..filter.clone() };
+        let ids = self.read(|reading| reading.ids(&filter))?;
+        self.inner.writer.remove(ids, false)
+    }
+
+    fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        self.read(|reading| selection.among_found(&|filter| reading.ids(filter)))
+    }
+
+    fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        let selected = self.selected(selection)?;
+        self.inner.writer.remove(selected.ids.clone(), true)?;
+        Ok(selected)
+    }
+
+    fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        undelete.check()?;
+        Ok(self.run(async |connection| memory::undeleted(connection, undelete).await)?)
+    }
+
+    fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
+        let ids = self.undeleted(undelete)?;
+        self.run(async |connection| memory::undelete(connection, &ids).await)?;
+        Ok(ids.len() as u64)
+    }
+
+    fn retain(&self, rules: Retention) -> Result<(), StoreError> {
+        if rules.is_empty() { Ok(()) } else { Err(NO_RETENTION) }
+    }
+
+    fn retire(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
+        if retention.is_empty() { Ok((Vec::new(), 0)) } else { Err(NO_RETENTION) }
+    }
+
+    fn refused(
+        &self,
+        peer: &str,
+        ids: &[[u8; 32]],
+    ) -> Result<HashMap<[u8; 32], String>, StoreError> {
+        let now = unix_now();
+        self.run(async |connection| memory::refused(connection, peer, ids, now).await)
+    }
+
+    fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
+        let now = unix_now();
+        self.run(async |connection| memory::remember_refused(connection, &refused, now).await)
+    }
+
+    fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
+        self.run(async |connection| memory::mark(connection, peer, filter).await)
+    }
+
+    fn remember_mark(
+        &self,
+        peer: String,
+        filter: String,
+        mark: SyncMark,
+    ) -> Result<(), StoreError> {
+        let now = unix_now();
+        self.run(async |connection| {
+            memory::remember_mark(connection, &peer, &filter, &mark, now).await
+        })
+    }
+
+    fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
+        self.run(async |connection| memory::traits(connection, peer).await)
+    }
+
+    fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
+        let now = unix_now();
+        self.run(async |connection| memory::remember_traits(connection, &peer, &traits, now).await)
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        self.run(async |connection| {
+            connection.execute("UPDATE store SET version = version", &[]).await.map(|_| ())
+        })
+    }
+
+    fn is_durable(&self) -> bool {
+        // What is in the feed is committed, and by that as safe as the server makes it.
+        self.inner.shared.feed.is_current()
+    }
+
+    fn check_in_place(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn size(&self) -> (u64, u64) {
+        (0, 0)
+    }
+
+    fn metrics(&self) -> &StoreMetrics {
+        &self.inner.metrics
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}

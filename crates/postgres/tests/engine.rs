@@ -1,0 +1,369 @@
+//! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
+
+mod support;
+
+use negsync_nostr::VerifiedEvent;
+use negsync_reconcile::Item;
+use negsync_store::{
+    EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
+    SourceSnapshot, Store, StoreOptions, SyncMark, Undelete, View, unix_now,
+};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
+use support::server::{self, TestServer};
+use support::{EPOCH, Heard, all, event, hex, note, open};
+
+/// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
+const HISTORIES: u64 = 50;
+const AUTHORS: u8 = 4;
+
+fn any_event(rng: &mut StdRng, earlier: &[VerifiedEvent]) -> VerifiedEvent {
+    let (author, at) = (rng.random_range(1..AUTHORS), EPOCH + rng.random_range(0..6));
+    let someone = hex([rng.random_range(1..AUTHORS); 32]);
+    let mut tags = vec![format!(r#"["t","{}"]"#, ["x", "y"][rng.random_range(0..2)])];
+    let d = ["", "a"][rng.random_range(0..2)];
+    let kind = match rng.random_range(0..40) {
+        0 => 62,
+        1..5 => 1_059,
+        5..12 => 5,
+        12..18 => 0,
+        18..25 => 30_023,
+        25..27 => 20_001,
+        _ => 1,
+    };
+    match kind {
+        62 => tags.push(r#"["relay","ALL_RELAYS"]"#.to_owned()),
+        1_059 => tags.push(format!(r#"["p","{someone}"]"#)),
+        30_023 => tags.push(format!(r#"["d","{d}"]"#)),
+        5 => {
+            for _ in 0..rng.random_range(0..4) {
+                if let Some(target) = earlier.get(rng.random_range(0..earlier.len().max(1))) {
+                    tags.push(format!(r#"["e","{}"]"#, hex(target.item().id)));
+                }
+            }
+            if rng.random() {
+                tags.push(format!(r#"["a","30023:{}:{d}"]"#, hex([author; 32])));
+            }
+        }
+        _ => {}
+    }
+    match rng.random_range(0..12) {
+        0 => tags.push(format!(r#"["expiration","{EPOCH}"]"#)),
+        1 => tags.push(r#"["expiration","32503680000"]"#.to_owned()),
+        _ => {}
+    }
+    event(rng.random(), author, kind, at, &format!("[{}]", tags.join(",")))
+}
+
+fn any_filter(rng: &mut StdRng, pool: &[VerifiedEvent]) -> Filter {
+    let mut parts = Vec::new();
+    if rng.random_ratio(1, 4) {
+        let ids: Vec<String> = (0..3)
+            .map(|_| format!("\"{}\"", hex(pool[rng.random_range(0..pool.len())].item().id)))
+            .collect();
+        parts.push(format!(r#""ids":[{}]"#, ids.join(",")));
+    }
+    if rng.random_ratio(1, 3) {
+        let author = hex([rng.random_range(1..AUTHORS); 32]);
+        parts.push(format!(r#""authors":["{author}","{}"]"#, hex([1; 32])));
+    }
+    if rng.random_ratio(1, 2) {
+        parts
+            .push([r#""kinds":[1,5]"#, r#""kinds":[0,1059,30023]"#][rng.random_range(0..2)].into());
+    }
+    if rng.random_ratio(1, 3) {
+        parts.push([r##""#t":["x"]"##, r##""#t":["x","y"]"##][rng.random_range(0..2)].into());
+    }
+    if rng.random_ratio(1, 5) {
+        parts.push(format!(r##""#p":["{}"]"##, hex([rng.random_range(1..AUTHORS); 32])));
+    }
+    if rng.random_ratio(1, 4) {
+        parts.push(format!(r#""since":{}"#, EPOCH + rng.random_range(0..6)));
+    }
+    if rng.random_ratio(1, 4) {
+        parts.push(format!(r#""until":{}"#, EPOCH + rng.random_range(0..6)));
+    }
+    if rng.random() {
+        parts.push(format!(r#""limit":{}"#, rng.random_range(0..12)));
+    }
+    let mut filter = Filter::parse(&format!("{{{}}}", parts.join(","))).unwrap();
+    if filter.kinds.is_none() && rng.random_ratio(1, 4) {
+        filter.without_kinds = vec![1, 1_059];
+    }
+    filter
+}
+
+fn items(source: &dyn EventSource, filter: &Filter) -> BTreeSet<Item> {
+    let mut items = BTreeSet::new();
+    source
+        .items(std::slice::from_ref(filter), &mut |_, item| {
+            items.insert(item);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    items
+}
+
+/// What a client is sent of the filter, and whether something is left out.
+fn page(store: &dyn EventStore, filter: &Filter) -> String {
+    let mut sent = Vec::new();
+    let mut visit = |_: &Item, json: &str| {
+        sent.push(json.to_owned());
+        ControlFlow::Continue(())
+    };
+    let views = [View::whole(filter.clone())];
+    let page = store.newest_and_first(&views, 10, unix_now(), &mut visit).unwrap();
+    format!("{sent:?} {:?}", page.left_out)
+}
+
+fn assert_equal(
+    one: &dyn EventStore,
+    other: &dyn EventStore,
+    rng: &mut StdRng,
+    seed: u64,
+    pool: &[VerifiedEvent],
+) {
+    assert_eq!(all(one), all(other), "seed {seed}");
+    assert_eq!(one.kinds().unwrap(), other.kinds().unwrap(), "seed {seed}");
+    for _ in 0..10 {
+        let filter = any_filter(rng, pool);
+        assert_eq!(page(one, &filter), page(other, &filter), "seed {seed}: {filter:?}");
+        assert_eq!(items(one, &filter), items(other, &filter), "seed {seed}: {filter:?}");
+    }
+}
+
+/// One history in both stores: each event has the same outcome, each answer is the same.
+fn live_through(url: &str, seed: u64) {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("events.sqlite");
+    let sqlite = Store::open(&path, StoreOptions::default(), Box::new(|_| {})).unwrap();
+    let heard = Heard::default();
+    let postgres = open(url, heard.clone());
+    let stores: [&dyn EventStore; 2] = [&sqlite, &postgres];
+    let mut pool: Vec<VerifiedEvent> = Vec::new();
+    for _ in 0..70 {
+        let event = any_event(&mut rng, &pool);
+        pool.push(event);
+    }
+    for _ in 0..rng.random_range(5..20) {
+        match rng.random_range(0..12) {
+            0 => {
+                let ids = (0..3).map(|_| pool[rng.random_range(0..pool.len())].item().id).collect();
+                let selection = Selection { ids, filter: None };
+                let deleted = stores.map(|store| store.delete(&selection).unwrap());
+                assert_eq!(deleted[0], deleted[1], "seed {seed}");
+            }
+            1 => {
+                let [one, other] = stores.map(|store| store.undelete(&Undelete::All).unwrap());
+                assert_eq!(one, other, "seed {seed}");
+            }
+            2 => {
+                let filter = any_filter(&mut rng, &pool);
+                stores.iter().for_each(|store| store.remove(&filter).unwrap());
+            }
+            _ => {
+                let count = rng.random_range(1..30);
+                let batch: Vec<&VerifiedEvent> =
+                    (0..count).map(|_| &pool[rng.random_range(0..pool.len())]).collect();
+                let again = || batch.iter().map(|event| support::again(event)).collect();
+                let outcomes = stores.map(|store| store.publish(again()).unwrap());
+                assert_eq!(outcomes[0], outcomes[1], "seed {seed}");
+            }
+        }
+    }
+    assert_equal(&sqlite, &postgres, &mut rng, seed, &pool);
+    postgres.catch_up().unwrap();
+    assert_eq!(heard.items(), items(&postgres, &Filter::default()), "seed {seed}");
+    postgres.close();
+}
+
+#[test]
+fn both_engines_hold_the_same_after_any_history() {
+    let Some(server) = TestServer::start() else { return };
+    let histories =
+        std::env::var("NEGSYNC_MODEL_RUNS").map_or(HISTORIES, |runs| runs.parse().unwrap());
+    let first = std::env::var("NEGSYNC_SEED")
+        .map_or_else(|_| u64::from(rand::random::<u32>()), |seed| seed.parse().unwrap());
+    println!("seeds {first} to {}", first + histories);
+    for seed in first..first + histories {
+        server::run(server.url(), "DROP SCHEMA IF EXISTS negsync CASCADE").unwrap();
+        live_through(server.url(), seed);
+    }
+}
+
+#[test]
+fn each_node_has_what_any_node_has_acknowledged() {
+    let Some(server) = TestServer::start() else { return };
+    let seed = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (one, other) = (open(server.url(), heard), open(server.url(), other_heard.clone()));
+    let is_done = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let busy = scope.spawn(|| {
+            let (mut rng, third) =
+                (StdRng::seed_from_u64(seed ^ 1), open(server.url(), Heard::default()));
+            while !is_done.load(Ordering::Relaxed) {
+                third.publish(vec![note(&mut rng), note(&mut rng)]).unwrap();
+            }
+            third.close();
+        });
+        for _ in 0..100 {
+            let events: Vec<_> = (0..rng.random_range(1..4)).map(|_| note(&mut rng)).collect();
+            let acknowledged: Vec<Item> = events.iter().map(|event| event.item()).collect();
+            assert!(one.publish(events).unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
+            // What is read is one commit's set, and the one that the listener knows then.
+            let mut known = BTreeSet::new();
+            let mut beside = || known = other_heard.items();
+            let mut read = BTreeSet::new();
+            let mut work = |moment: &dyn SourceSnapshot| {
+                moment.items(&Filter::default(), &mut |item| {
+                    read.insert(item);
+                    ControlFlow::Continue(())
+                })
+            };
+            other.read_at_commit(&mut beside, &mut work).unwrap();
+            assert!(acknowledged.iter().all(|item| read.contains(item)), "seed {seed}");
+            assert_eq!(known, read, "seed {seed}");
+        }
+        is_done.store(true, Ordering::Relaxed);
+        busy.join().unwrap();
+    });
+    other.catch_up().unwrap();
+    assert_eq!(other_heard.items(), items(&one, &Filter::default()));
+    // Nobody asks: the commit comes by itself.
+    let late = note(&mut rng);
+    let item = late.item();
+    one.publish(vec![late]).unwrap();
+    while !other_heard.items().contains(&item) {
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
+    let Some(mut server) = TestServer::start() else { return };
+    let mut rng = StdRng::seed_from_u64(7);
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    let mut acknowledged = BTreeSet::new();
+    for _ in 0..3 {
+        for _ in 0..20 {
+            let events: Vec<_> = (0..5).map(|_| note(&mut rng)).collect();
+            let sent: Vec<Item> = events.iter().map(|event| event.item()).collect();
+            for (outcome, item) in store.publish(events).unwrap().iter().zip(sent) {
+                if matches!(outcome, Outcome::Stored | Outcome::Duplicate) {
+                    acknowledged.insert(item);
+                }
+            }
+        }
+        if !server.kill_and_restart() {
+            return;
+        }
+    }
+    assert!(acknowledged.len() >= 100, "{}", acknowledged.len());
+    // A reading that meets a connection of before the crash is to be tried again.
+    while store.catch_up().is_err() {
+        std::thread::yield_now();
+    }
+    let stored = items(&store, &Filter::default());
+    assert!(acknowledged.is_subset(&stored));
+    assert_eq!(heard.items(), stored);
+}
+
+/// As after a fail-over to a replica that was behind: numbers are given out a second time.
+#[test]
+fn a_lost_tail_is_noticed_and_everything_read_anew() {
+    let Some(server) = TestServer::start() else { return };
+    let mut rng = StdRng::seed_from_u64(9);
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    for _ in 0..5 {
+        store.publish(vec![note(&mut rng)]).unwrap();
+    }
+    let lose =
+        "BEGIN; DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > 3);
+        DELETE FROM negsync.event WHERE seq > 3; DELETE FROM negsync.gone WHERE seq > 3;
+        DELETE FROM negsync.feed_commit WHERE seq > 3; UPDATE negsync.head SET seq = 3; COMMIT";
+    server::run(server.url(), lose).unwrap();
+    let other = open(server.url(), Heard::default());
+    for _ in 0..4 {
+        other.publish(vec![note(&mut rng)]).unwrap();
+    }
+    store.catch_up().unwrap();
+    let stored = items(&other, &Filter::default());
+    assert_eq!(stored.len(), 7);
+    assert_eq!(heard.items(), stored);
+    // This node's own commits are told in order again.
+    store.publish(vec![note(&mut rng)]).unwrap();
+    assert_eq!(heard.items(), items(&store, &Filter::default()));
+}
+
+#[test]
+fn what_expires_leaves_every_node() {
+    let Some(server) = TestServer::start() else { return };
+    let (one_heard, other_heard) = (Heard::default(), Heard::default());
+    let one = open(server.url(), one_heard.clone());
+    let other = open(server.url(), other_heard.clone());
+    let at = unix_now() + 2;
+    let tags = format!(r#"[["expiration","{at}"]]"#);
+    let (due, kept) = (event([1; 32], 1, 1, EPOCH, &tags), event([2; 32], 1, 1, EPOCH, "[]"));
+    let left = BTreeSet::from([kept.item()]);
+    one.publish(vec![due, kept]).unwrap();
+    while unix_now() < at {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    // Whoever asks for a set from then on does not find it.
+    other.catch_up().unwrap();
+    assert_eq!(other_heard.items(), left);
+    assert_eq!(all(&other).len(), 1);
+    one.catch_up().unwrap();
+    assert_eq!(one_heard.items(), left);
+}
+
+#[test]
+fn what_syncs_remember_is_shared() {
+    let Some(server) = TestServer::start() else { return };
+    let (one, other) = (open(server.url(), Heard::default()), open(server.url(), Heard::default()));
+    let refused = |peer: &str, id: u8| RefusedId {
+        peer: peer.into(),
+        id: [id; 32],
+        reason: "deleted\0".into(),
+        term_s: 90,
+    };
+    one.remember_refused(vec![refused("", 1), refused("ws://a", 2), refused("ws://b", 3)]).unwrap();
+    let found = other.refused("ws://a", &[[1; 32], [2; 32], [3; 32]]).unwrap();
+    assert_eq!(found.keys().map(|id| id[0]).collect::<BTreeSet<_>>(), BTreeSet::from([1, 2]));
+
+    let read = Some(ReadMark { from: 0, to: 9, whole_at: 5 });
+    let write = |mark| one.remember_mark("ws://a".into(), "{}".into(), mark).unwrap();
+    write(SyncMark { equal_up_to: Some(4), read: None });
+    write(SyncMark { equal_up_to: None, read });
+    assert_eq!(other.sync_mark("ws://a", "{}").unwrap(), SyncMark { equal_up_to: Some(4), read });
+    assert_eq!(other.sync_mark("ws://a", "[]").unwrap(), SyncMark::default());
+
+    let without_negentropy = Some((90, "no answer".to_owned()));
+    let traits = PeerTraits { without_negentropy, largest_page: 3 };
+    one.remember_traits("ws://a".into(), traits.clone()).unwrap();
+    assert_eq!(other.peer_traits("ws://a").unwrap(), traits);
+}
+
+#[test]
+fn tables_of_a_later_version_are_refused() {
+    let Some(server) = TestServer::start() else { return };
+    open(server.url(), Heard::default()).close();
+    server::run(server.url(), "UPDATE negsync.store SET version = 1000").unwrap();
+    let address = negsync_postgres::Address::parse(server.url()).unwrap();
+    let opened = negsync_postgres::PostgresStore::open(
+        &address,
+        StoreOptions::default(),
+        Box::new(Heard::default()),
+    );
+    let error = opened.err().unwrap().to_string();
+    assert!(error.contains("version 1000"), "{error}");
+}

@@ -1,0 +1,95 @@
+//! What the tests share: a server, events, and a listener that keeps the set.
+
+pub mod server;
+
+use negsync_nostr::{Event, VerifiedEvent};
+use negsync_postgres::{Address, PostgresStore};
+use negsync_reconcile::Item;
+use negsync_store::{Change, EventStore, Filter, Listener, Step, StoreOptions};
+use rand::RngExt;
+use rand::rngs::StdRng;
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::sync::{Arc, Mutex};
+
+pub const EPOCH: u64 = 1_700_000_000;
+
+/// A set that is kept as the listener of a store hears of it. Clones share it.
+#[derive(Clone, Default)]
+pub struct Heard(Arc<Mutex<BTreeSet<Item>>>);
+
+impl Heard {
+    pub fn items(&self) -> BTreeSet<Item> {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+impl Listener for Heard {
+    fn begun(&self, items: Vec<Item>) {
+        *self.0.lock().unwrap() = items.into_iter().collect();
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        let mut held = self.0.lock().unwrap();
+        for step in &change.steps {
+            match step {
+                Step::Added(event) => drop(held.insert(event.item())),
+                Step::Removed(item) => drop(held.remove(item)),
+                Step::Passed(_) => {}
+            }
+        }
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.0.lock().unwrap().contains(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        let range = Item::new(from, [0; 32])..=Item::new(to, [255; 32]);
+        self.0.lock().unwrap().range(range).for_each(|item| visit(*item));
+    }
+}
+
+pub fn open(url: &str, heard: Heard) -> PostgresStore {
+    open_with(url, StoreOptions::default(), heard)
+}
+
+pub fn open_with(url: &str, options: StoreOptions, heard: Heard) -> PostgresStore {
+    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(heard)).unwrap()
+}
+
+pub fn hex(bytes: [u8; 32]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// An event as if it were verified; `tags` is JSON.
+pub fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, tags: &str) -> VerifiedEvent {
+    let json = format!(
+        r#"{{"id":"{}","pubkey":"{}","created_at":{created_at},"kind":{kind},"tags":{tags},"content":"\u0000 \\u0000 🦊","sig":"{}"}}"#,
+        hex(id),
+        hex([author; 32]),
+        "0".repeat(128)
+    );
+    Event::parse(&json).unwrap().trust()
+}
+
+/// The same event once more.
+pub fn again(event: &VerifiedEvent) -> VerifiedEvent {
+    Event::parse(event.json()).unwrap().trust()
+}
+
+pub fn note(rng: &mut StdRng) -> VerifiedEvent {
+    let at = EPOCH + rng.random_range(0..1_000);
+    event(rng.random(), rng.random_range(1..5), 1, at, r#"[["t","x"],["e","y"]]"#)
+}
+
+/// All events, oldest first, as they are exported.
+pub fn all(store: &dyn EventStore) -> Vec<String> {
+    let mut events = Vec::new();
+    let mut visit = |_: &Item, json: &str| {
+        events.push(json.to_owned());
+        ControlFlow::Continue(())
+    };
+    store.oldest_first(&Filter::default(), &mut visit).unwrap();
+    events
+}

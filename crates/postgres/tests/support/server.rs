@@ -1,0 +1,196 @@
+//! A PostgreSQL for tests: the server that `NEGSYNC_POSTGRES` names, or one of Debian's binaries in a folder
+//! of its own, reached by a Unix socket.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+use tokio_postgres::NoTls;
+
+/// Whom the server runs as where the tests run as root, whom it refuses: `nobody` and `nogroup`.
+const NOBODY: u32 = 65_534;
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+const LOOK_INTERVAL: Duration = Duration::from_millis(20);
+
+/// A server, and a database in it that is of this test alone.
+pub struct TestServer {
+    url: String,
+    own: Option<OwnServer>,
+}
+
+struct OwnServer {
+    programs: PathBuf,
+    folder: tempfile::TempDir,
+    child: Option<Child>,
+}
+
+impl TestServer {
+    /// Starts a server and makes a database; `None` without PostgreSQL, which is said.
+    ///
+    /// # Panics
+    /// Without PostgreSQL where `CI` is `true`.
+    pub fn start() -> Option<Self> {
+        if let Ok(server) = std::env::var("NEGSYNC_POSTGRES") {
+            return Some(Self { url: fresh_database(&server), own: None });
+        }
+        let Some(programs) = programs() else {
+            assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
+            // Past the test harness, which would keep it to itself.
+            let _ = writeln!(
+                std::io::stderr(),
+                "\n*** LEFT OUT: a test over PostgreSQL. Install it, or name a server with \
+                 NEGSYNC_POSTGRES.\n"
+            );
+            return None;
+        };
+        let folder = tempfile::tempdir().unwrap();
+        let mut own = OwnServer { programs, folder, child: None };
+        own.make();
+        own.run();
+        let url = fresh_database(&own.url());
+        Some(Self { url, own: Some(own) })
+    }
+
+    /// The URL of the database.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// Kills the server as a crash of the machine would, and starts it again; `false` where it is not of
+    /// this test.
+    pub fn kill_and_restart(&mut self) -> bool {
+        let Some(own) = &mut self.own else { return false };
+        if let Some(mut child) = own.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        own.run();
+        true
+    }
+}
+
+impl OwnServer {
+    fn url(&self) -> String {
+        let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
+        format!("postgres://postgres@{folder}/postgres")
+    }
+
+    fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let mut command = Command::new(self.programs.join(program));
+        if is_root() {
+            command.uid(NOBODY).gid(NOBODY);
+        }
+        command.current_dir(self.folder.path()).stdin(Stdio::null());
+        command
+    }
+
+    fn make(&self) {
+        if is_root() {
+            chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
+        }
+        let made = self
+            .command("initdb")
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"])
+            .args(["--no-sync", "--no-instructions", "--pgdata"])
+            .arg(self.data())
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    }
+
+    /// Starts the server and waits until it answers. After a crash it refuses to start while processes
+    /// of the last one are left.
+    fn run(&mut self) {
+        let began = Instant::now();
+        while began.elapsed() < START_TIMEOUT {
+            let log = File::create(self.folder.path().join("log")).unwrap();
+            let mut child = self
+                .command("postgres")
+                .arg("-D")
+                .arg(self.data())
+                .args(["-c", "listen_addresses=", "-c", "max_connections=100", "-k"])
+                .arg(self.folder.path())
+                .stdout(Stdio::null())
+                .stderr(log)
+                .spawn()
+                .unwrap();
+            while child.try_wait().unwrap().is_none() && began.elapsed() < START_TIMEOUT {
+                if run(&self.url(), "SELECT 1").is_ok() {
+                    self.child = Some(child);
+                    return;
+                }
+                std::thread::sleep(LOOK_INTERVAL);
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        let log = std::fs::read_to_string(self.folder.path().join("log"));
+        panic!("the server did not start: {log:?}");
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        let Some(mut child) = self.child.take() else { return };
+        // So that the server gives its shared memory back.
+        let _ = self
+            .command("pg_ctl")
+            .args(["stop", "--silent", "--mode=immediate", "--pgdata"])
+            .arg(self.data())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status();
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
+}
+
+/// The folder with the newest of Debian's servers, or the one that is in the path.
+fn programs() -> Option<PathBuf> {
+    let versions = std::fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();
+    let mut folders: Vec<PathBuf> = versions.map(|version| version.path().join("bin")).collect();
+    folders.sort();
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    folders.splice(0..0, std::env::split_paths(&path));
+    let has_all = |folder: &&PathBuf| {
+        ["initdb", "postgres", "pg_ctl"].iter().all(|name| Path::new(folder).join(name).is_file())
+    };
+    folders.iter().rev().find(has_all).cloned()
+}
+
+/// Makes a database on the server and returns its URL.
+fn fresh_database(server: &str) -> String {
+    static MADE: AtomicU32 = AtomicU32::new(0);
+    let number = MADE.fetch_add(1, Ordering::Relaxed);
+    let name = format!("negsync_test_{}_{number}", std::process::id());
+    run(server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).unwrap();
+    let (before, parameters) = server.split_once('?').unwrap_or((server, ""));
+    let (host, _) = before.rsplit_once('/').unwrap();
+    let mark = if parameters.is_empty() { "" } else { "?" };
+    format!("{host}/{name}{mark}{parameters}")
+}
+
+/// Runs statements on a connection of their own.
+pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+        let served = tokio::spawn(connection);
+        let done = client.batch_execute(statements).await;
+        drop(client);
+        let _ = served.await;
+        done
+    })
+}
