@@ -10,7 +10,9 @@ pub fn target(bytes: &[u8]) {
     let filter = match Filter::parse(text) {
         Ok(filter) => filter,
         Err(error) => {
-            let (FilterError::Invalid { key, .. } | FilterError::Unknown { key }) = &error;
+            let (FilterError::Invalid { key, .. } | FilterError::Unknown { key }) = &error else {
+                panic!("{error}: names no key");
+            };
             let shown = error.to_string();
             assert!(shown.len() <= 512, "{} bytes are said of {:.100}", shown.len(), key);
             return;

@@ -121,6 +121,12 @@ pub struct Admission {
     hooks: Hooks,
 }
 
+impl std::fmt::Debug for Admission {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Admission").finish_non_exhaustive()
+    }
+}
+
 impl Admission {
     /// The door as it is configured; the write policy is started with it.
     ///

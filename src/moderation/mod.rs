@@ -47,6 +47,12 @@ pub struct Moderation {
     current: Arc<ArcSwap<(Stamp, Arc<BanList>)>>,
 }
 
+impl std::fmt::Debug for Moderation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Moderation").finish_non_exhaustive()
+    }
+}
+
 impl Moderation {
     /// The list of a configuration: `moderation.file`, or the store's name with `.bans` at its end.
     ///

@@ -92,6 +92,12 @@ pub struct Relay {
     control: Option<ControlServer>,
 }
 
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").finish_non_exhaustive()
+    }
+}
+
 /// What all connections share.
 struct RelayState {
     service: Arc<Service>,

@@ -36,7 +36,7 @@ pub(super) struct Sending {
 }
 
 /// What comes next to a connection's socket.
-enum Next {
+enum NextToSend {
     /// From the outbox; `None` once nothing can come of it any more.
     Waiting(Option<Waiting>),
     /// A live event.
@@ -68,11 +68,11 @@ impl Sending {
         let mut ping = pin!(tokio::time::sleep(self.ping_interval()));
         loop {
             let next = tokio::select! {
-                waiting = self.waiting.next() => Next::Waiting(waiting),
-                live = self.subscriptions.next_live() => Next::Live(live),
+                waiting = self.waiting.next() => NextToSend::Waiting(waiting),
+                live = self.subscriptions.next_live() => NextToSend::Live(live),
                 () = &mut ping => {
                     ping.as_mut().reset(Instant::now() + self.ping_interval());
-                    Next::Ping
+                    NextToSend::Ping
                 }
             };
             // Boxed: an idle connection has no room for what it is sent.
@@ -95,13 +95,13 @@ impl Sending {
     async fn send<S: Sink<Message, Error = Error> + Unpin>(
         &self,
         sink: &mut S,
-        next: Next,
+        next: NextToSend,
     ) -> Result<ControlFlow<()>, Error> {
         let stopping = &self.relay.service.running.stopping;
         let patience = Patience { send_timeout: seconds(self.send_timeout_s), stopping };
         let wire = &mut SendingHalf { sink, patience };
         match next {
-            Next::Waiting(Some(waiting)) => {
+            NextToSend::Waiting(Some(waiting)) => {
                 if let Outgoing::Close(code, reason) = waiting.outgoing {
                     wire.close(code, reason).await?;
                     return Ok(ControlFlow::Break(()));
@@ -110,17 +110,17 @@ impl Sending {
                 let Waiting { outgoing, .. } = waiting;
                 self.answer(wire, outgoing).await?;
             }
-            Next::Waiting(None) => {
+            NextToSend::Waiting(None) => {
                 wire.flush().await?;
                 return Ok(ControlFlow::Break(()));
             }
-            Next::Live(Ok(live)) => self.pass_on(wire, live).await?,
-            Next::Live(Err(TooSlow)) => {
+            NextToSend::Live(Ok(live)) => self.pass_on(wire, live).await?,
+            NextToSend::Live(Err(TooSlow)) => {
                 wire.text(message::notice("error: you read too slowly")).await?;
                 wire.close(CloseCode::Policy, "reads too slowly").await?;
                 return Ok(ControlFlow::Break(()));
             }
-            Next::Ping => wire.ping().await?,
+            NextToSend::Ping => wire.ping().await?,
         }
         if self.waiting.is_empty() && !self.subscriptions.has_live() {
             wire.flush().await?;

@@ -249,8 +249,8 @@ impl From<String> for MessageFault {
 impl From<FilterError> for MessageFault {
     fn from(error: FilterError) -> Self {
         let prefix = match error {
-            FilterError::Invalid { .. } => "invalid",
             FilterError::Unknown { .. } => "unsupported",
+            _ => "invalid",
         };
         let text = match error.to_string() {
             // Of the whole filter it is said already.

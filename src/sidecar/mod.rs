@@ -107,6 +107,12 @@ pub struct Attach {
     stop: Stop,
 }
 
+impl std::fmt::Debug for Attach {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attach").finish_non_exhaustive()
+    }
+}
+
 /// What all connections share.
 struct SidecarState {
     service: Arc<Service>,

@@ -77,6 +77,12 @@ pub struct Local {
     relay: Option<RelaySink>,
 }
 
+impl std::fmt::Debug for Local {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Local").finish_non_exhaustive()
+    }
+}
+
 impl Local {
     /// Writes the index to files where enough has changed, and closes the store.
     pub fn close(&self) {

@@ -24,6 +24,12 @@ pub struct Schedule {
     syncs: JoinSet<()>,
 }
 
+impl std::fmt::Debug for Schedule {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schedule").finish_non_exhaustive()
+    }
+}
+
 impl Schedule {
     /// Begins to keep each configured peer in sync, and tells `peers`, from which
     /// those of an earlier schedule go, how each of them stands.

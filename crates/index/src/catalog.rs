@@ -40,6 +40,12 @@ pub struct Catalog {
     charged: Arc<Charged>,
 }
 
+impl std::fmt::Debug for Catalog {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Catalog").finish_non_exhaustive()
+    }
+}
+
 impl Catalog {
     /// A catalog whose kept sets take at most `memory_bytes`, beside all events.
     pub fn new(memory_bytes: usize, private: &PrivateKinds) -> Self {
@@ -90,13 +96,13 @@ impl Catalog {
         let _timer = self.metrics.build_s.start_timer();
         let claims = self.kept.resident_claims();
         if let Some(sets) = files(self.kept.resident())? {
-            source.wait_until_told()?;
+            source.wait_until_published()?;
             claims.into_iter().zip(sets).for_each(|(claim, set)| drop(claim.settle(Some(set))));
             return Ok(true);
         }
         for claim in claims {
             let items = scan_halves(source, claim.content(), usize::MAX)?;
-            source.wait_until_told()?;
+            source.wait_until_published()?;
             claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
         }
         Ok(false)
@@ -112,7 +118,7 @@ impl Catalog {
                 && let Some(claim) = self.kept.claim(content)
             {
                 let items = scan_halves(source, content, usize::MAX)?;
-                source.wait_until_told()?;
+                source.wait_until_published()?;
                 claim.settle(items.map(|items| Tree::from_unsorted(items).into()));
             }
         }
@@ -393,7 +399,7 @@ impl Catalog {
             Some(claim) => {
                 let items = scan_halves(source, content, self.kept.most_items(content))?;
                 // What the scan saw half of has to be noted whole.
-                source.wait_until_told()?;
+                source.wait_until_published()?;
                 claim.settle(items.map(|items| Tree::from_unsorted(items).into()))
             }
             // Another caller was faster; its set may turn out too large to be kept.

@@ -3,7 +3,7 @@
 
 use super::catalog::Catalog;
 use super::item_set::ItemSet;
-use super::sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
+use super::sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{Filter, MarkName, Store, StoreError};
@@ -29,7 +29,7 @@ pub(super) enum FilesError {
     #[error("{path}: {source}", path = path.display())]
     Write { path: PathBuf, source: WriteError },
     #[error("{path}: {source}", path = path.display())]
-    Open { path: PathBuf, source: OpenError },
+    Open { path: PathBuf, source: IndexFileError },
     /// The program ends, or the sets became others.
     #[error("broken off")]
     BrokenOff,
@@ -87,7 +87,7 @@ impl IndexFiles {
             match SortedFile::open(&path, &identity(content, mark)) {
                 Ok(file) => sets.push(file.into()),
                 // So it is when a process was killed while it wrote them.
-                Err(reason @ OpenError::Missing) => {
+                Err(reason @ IndexFileError::Missing) => {
                     tracing::debug!(path = %path.display(), %reason, "index file ignored");
                     return Ok(None);
                 }

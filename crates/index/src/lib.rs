@@ -41,7 +41,7 @@ pub use item_set::ItemSet;
 pub use metrics::IndexMetrics;
 pub use set_cache::Statistics;
 pub use slice::Slice;
-pub use sorted_file::{FileIdentity, FileWriter, OpenError, SortedFile, WriteError};
+pub use sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 pub use tree::Tree;
 
 use commit_feed::CommitFeed;
@@ -64,6 +64,12 @@ pub struct Index {
     sets: Sets,
 }
 
+impl std::fmt::Debug for Index {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Index").finish_non_exhaustive()
+    }
+}
+
 /// The sets over a store, its own or another relay's: what reconciles. Clones share them.
 #[derive(Clone)]
 pub struct Sets {
@@ -72,8 +78,16 @@ pub struct Sets {
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
     changes: CommitFeed,
+    // Whether the source catches up without waiting for a server.
+    catches_up_at_once: bool,
     // Of sets that are kept on files.
     keeper: Option<Arc<Keeper>>,
+}
+
+impl std::fmt::Debug for Sets {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sets").finish_non_exhaustive()
+    }
 }
 
 impl Index {
@@ -116,7 +130,7 @@ impl Index {
         let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
         let source = Arc::new(store.clone());
         let hidden = PrivateKinds::default();
-        let sets = Sets { source, catalog, hidden, changes, keeper };
+        let sets = Sets { source, catalog, hidden, changes, catches_up_at_once: true, keeper };
         Ok(Self { store: Arc::new(store), sets })
     }
 
@@ -138,7 +152,8 @@ impl Index {
         catalog.load_missing(&*store)?;
         let (source, hidden) =
             (Arc::clone(&store) as Arc<dyn EventSource>, PrivateKinds::default());
-        let sets = Sets { source, catalog, hidden, changes, keeper: None };
+        let sets =
+            Sets { source, catalog, hidden, changes, catches_up_at_once: false, keeper: None };
         Ok(Self { store, sets })
     }
 
@@ -215,7 +230,7 @@ impl Sets {
         let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = Arc::new(Attached::open(kind, path, readers, private, Box::new(heard))?);
-        Ok(Self { source, catalog, hidden, changes, keeper: None })
+        Ok(Self { source, catalog, hidden, changes, catches_up_at_once: true, keeper: None })
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
@@ -228,7 +243,14 @@ impl Sets {
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         let hidden = PrivateKinds::default();
-        Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
+        Self {
+            source: Arc::new(reader),
+            catalog,
+            hidden,
+            changes,
+            catches_up_at_once: true,
+            keeper: None,
+        }
     }
 
     /// The store underneath, as far as sets need it.
@@ -253,7 +275,8 @@ impl Sets {
         self.catalog.shows(item)
     }
 
-    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does.
+    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does, and where
+    /// the store has to ask a server for what others wrote.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -263,6 +286,9 @@ impl Sets {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Option<Slice>, SnapshotError> {
+        if !self.catches_up_at_once {
+            return Ok(None);
+        }
         self.source.catch_up()?;
         self.made_anew_if_lost(self.catalog.kept_for(viewer, filters, limit))
     }

@@ -289,7 +289,7 @@ impl EventSource for HalfSeen {
         Ok(())
     }
 
-    fn wait_until_told(&self) -> Result<(), StoreError> {
+    fn wait_until_published(&self) -> Result<(), StoreError> {
         self.catalog.apply(&self.change);
         Ok(())
     }

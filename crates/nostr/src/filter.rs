@@ -30,6 +30,7 @@ pub struct Filter {
 
 /// What is wrong with a filter, by key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum FilterError {
     /// A value has the wrong form.
     #[error("{key}: {expected}")]

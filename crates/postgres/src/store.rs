@@ -249,11 +249,11 @@ impl EventSource for PostgresStore {
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {
-        self.wait_until_told()?;
+        self.wait_until_published()?;
         self.expire()
     }
 
-    fn wait_until_told(&self) -> Result<(), StoreError> {
+    fn wait_until_published(&self) -> Result<(), StoreError> {
         let shared = &self.inner.shared;
         shared.begin_at_known(&shared.looks, &self.deadline, &mut || {})?.end()
     }

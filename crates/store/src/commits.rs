@@ -1,25 +1,25 @@
 //! The one sequence of a store's commits, which the writer, the thread that flushes, readings and the
 //! sets in memory keep time by.
 //!
-//! A commit is *made* when the tables hold it and readings see it. It is *told* when it has been
-//! flushed and the listener knows of it, and with that every set in memory. The next is made only
-//! once the last is told. From that follows:
+//! A commit is *committed* when the tables hold it and readings see it. It is *published* when it has been flushed and
+//! the listener knows of it, and with that every set in memory. The next commit waits until the last one is
+//! published. From that follows:
 //!
-//! - *Nothing is acknowledged before it is flushed and told.* One thread does both, commit by
-//!   commit, and replies after them (`flush`). What could not be flushed is told all the same,
-//!   since readings see it, and its replies say so.
-//! - *A reading knows the last commit that it sees.* One that has to be of the same commit as the
-//!   sets in memory begins [between](Commits::between) two commits.
-//! - *Nobody gets a set of no moment.* A set that was read from the tables is at most one commit
-//!   ahead of what was told; once that has been [told](Commits::wait_until_told), applying what was
-//!   told meanwhile, each item's last step last, makes it whole. Were two commits ahead, telling of
-//!   the first would take the set back to it, in part.
+//! - *Nothing is acknowledged before it is flushed and published.* One thread does both, commit by commit, and
+//!   replies after them (`flush`). A commit whose flush failed is published too, since readings see it; its
+//!   replies say that it may not be durable.
+//! - *A reading knows the last commit that it sees.* One that has to be of the same commit as the sets in memory
+//!   begins [between](Commits::between_commits) two commits.
+//! - *Every set is consistent with exactly one commit.* A set that was read from the tables is at most one commit
+//!   ahead of what was published. Once that commit is [published](Commits::wait_until_published), the set is made
+//!   whole by applying what was published meanwhile, each item's last step last. Were it two commits ahead,
+//!   publishing the first would take the set back to it, in part.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a reading waits for a commit to be told: as long as a disk may take that still works.
-const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a reading waits for a commit to be published: as long as a disk may take that still works.
+const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The commits of a store. Clones share them.
 #[derive(Clone, Default)]
@@ -28,54 +28,57 @@ pub(super) struct Commits(Arc<CommitState>);
 #[derive(Default)]
 struct CommitState {
     counts: Mutex<CommitCounts>,
-    // Signalled when a commit has been told, and when the last reading that waited has begun.
+    // Signalled when a commit has been published, and when the last reading that waited has begun.
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct CommitCounts {
-    made: u64,
-    // As many as were made, or one less.
-    told: u64,
-    // Readings that wait to begin: the next commit is made after them. They are no more than there
+    committed: u64,
+    // As many as were committed, or one less.
+    published: u64,
+    // Readings that wait to begin: the next commit waits for them. They are no more than there
     // are connections that read.
     waiting: usize,
 }
 
-/// A commit that is made. Dropped once it is told.
-pub(super) struct Untold(Commits);
+/// A commit that is not published yet. Dropped once it is.
+pub(super) struct Unpublished(Commits);
 
 impl Commits {
-    /// Runs `commit` once the last one is told. When it fails there is no commit.
-    pub(super) fn make<E>(&self, commit: impl FnOnce() -> Result<(), E>) -> Result<Untold, E> {
-        let is_early = |counts: &mut CommitCounts| counts.is_untold() || counts.waiting > 0;
+    /// Runs `commit` once the last one is published. When it fails there is no commit.
+    pub(super) fn commit<E>(
+        &self,
+        commit: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Unpublished, E> {
+        let is_early = |counts: &mut CommitCounts| counts.has_unpublished() || counts.waiting > 0;
         let waited = self.0.moved.wait_while(self.lock(), is_early);
         let mut counts = waited.unwrap_or_else(PoisonError::into_inner);
         commit()?;
-        counts.made += 1;
-        Ok(Untold(self.clone()))
+        counts.committed += 1;
+        Ok(Unpublished(self.clone()))
     }
 
-    /// Runs `begin` while no commit is made, and with `true` when all that were made are told; this
-    /// is waited for, but not for ever.
-    pub(super) fn between<T>(&self, begin: impl FnOnce(bool) -> T) -> T {
+    /// Runs `begin` while nothing is committed, and with `true` when every commit is published. It
+    /// waits for that, with a deadline.
+    pub(super) fn between_commits<T>(&self, begin: impl FnOnce(bool) -> T) -> T {
         let mut counts = self.lock();
-        if counts.is_untold() {
+        if counts.has_unpublished() {
             counts.waiting += 1;
-            let is_untold = |counts: &mut CommitCounts| counts.is_untold();
-            let waited = self.0.moved.wait_timeout_while(counts, TELL_TIMEOUT, is_untold);
+            let has_unpublished = |counts: &mut CommitCounts| counts.has_unpublished();
+            let waited = self.0.moved.wait_timeout_while(counts, PUBLISH_TIMEOUT, has_unpublished);
             counts = waited.unwrap_or_else(PoisonError::into_inner).0;
             counts.waiting -= 1;
             self.0.moved.notify_all();
         }
-        begin(!counts.is_untold())
+        begin(!counts.has_unpublished())
     }
 
-    /// Waits until every commit is told that may have been read before the call.
-    pub(super) fn wait_until_told(&self) {
+    /// Waits until every commit is published that may have been read before the call.
+    pub(super) fn wait_until_published(&self) {
         let counts = self.lock();
-        let made = counts.made;
-        drop(self.0.moved.wait_while(counts, |counts| counts.told < made));
+        let committed = counts.committed;
+        drop(self.0.moved.wait_while(counts, |counts| counts.published < committed));
     }
 
     fn lock(&self) -> MutexGuard<'_, CommitCounts> {
@@ -84,14 +87,14 @@ impl Commits {
 }
 
 impl CommitCounts {
-    fn is_untold(&self) -> bool {
-        self.told < self.made
+    fn has_unpublished(&self) -> bool {
+        self.published < self.committed
     }
 }
 
-impl Drop for Untold {
+impl Drop for Unpublished {
     fn drop(&mut self) {
-        self.0.lock().told += 1;
+        self.0.lock().published += 1;
         self.0.0.moved.notify_all();
     }
 }
@@ -111,39 +114,39 @@ mod tests {
     #[test]
     fn a_reading_between_commits_finds_the_tables_and_memory_at_one_commit() {
         let (commits, tables, memory) = (Commits::default(), AtomicU64::new(0), AtomicU64::new(0));
-        let (sender, flushing) = channel::<Untold>();
+        let (sender, flushing) = channel::<Unpublished>();
         std::thread::scope(|scope| {
             for _ in 0..READERS {
                 scope.spawn(|| {
                     let mut seen = 0;
                     for _ in 0..COMMITS {
-                        let (in_tables, in_memory) = commits.between(|is_told| {
-                            assert!(is_told);
+                        let (in_tables, in_memory) = commits.between_commits(|is_published| {
+                            assert!(is_published);
                             (tables.load(Ordering::Relaxed), memory.load(Ordering::Relaxed))
                         });
                         assert_eq!(in_tables, in_memory);
                         assert!(seen <= in_tables);
                         seen = in_tables;
                         let scanned = tables.load(Ordering::Relaxed);
-                        commits.wait_until_told();
+                        commits.wait_until_published();
                         assert!(scanned <= memory.load(Ordering::Relaxed));
                     }
                 });
             }
             scope.spawn(|| {
-                for untold in flushing {
+                for unpublished in flushing {
                     memory.fetch_add(1, Ordering::Relaxed);
-                    drop(untold);
+                    drop(unpublished);
                 }
             });
             for number in 0..COMMITS {
-                let untold = commits.make(|| {
-                    // The one before is told.
+                let unpublished = commits.commit(|| {
+                    // The one before is published.
                     assert_eq!(memory.load(Ordering::Relaxed), number);
                     tables.store(number + 1, Ordering::Relaxed);
                     Ok::<_, Infallible>(())
                 });
-                sender.send(untold.unwrap()).unwrap();
+                sender.send(unpublished.unwrap()).unwrap();
             }
             drop(sender);
         });
@@ -152,8 +155,8 @@ mod tests {
     #[test]
     fn a_commit_that_fails_is_none() {
         let commits = Commits::default();
-        assert!(commits.make(|| Err("refused")).is_err());
-        commits.wait_until_told();
-        assert!(commits.between(|is_told| is_told));
+        assert!(commits.commit(|| Err("refused")).is_err());
+        commits.wait_until_published();
+        assert!(commits.between_commits(|is_published| is_published));
     }
 }

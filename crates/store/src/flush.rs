@@ -2,7 +2,7 @@
 
 use super::StoreError;
 use super::change::Change;
-use super::commits::Untold;
+use super::commits::Unpublished;
 use super::doubt::Doubt;
 use super::presence::Presence;
 use super::sqlite_error;
@@ -23,7 +23,7 @@ pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
 /// A transaction that SQLite has committed and that nobody has heard of.
 pub(super) struct Committed {
     // None of one that came to nothing.
-    pub(super) untold: Option<Untold>,
+    pub(super) unpublished: Option<Unpublished>,
     pub(super) change: Change,
     // The second at which the next stored event expires, as of this commit.
     pub(super) next_expiry: u64,
@@ -108,7 +108,7 @@ impl<Flush: FnMut() -> Result<(), FlushError>> FlushThread<Flush> {
         }
         // Only now: whoever sees the new second also sees what expired before it gone.
         self.next_expiry.store(committed.next_expiry, Ordering::Release);
-        drop(committed.untold);
+        drop(committed.unpublished);
         (committed.tell)(flushed.as_ref().copied().map_err(String::as_str));
     }
 }

@@ -373,6 +373,12 @@ pub struct Store {
     reader: Reader,
 }
 
+impl std::fmt::Debug for Store {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Store").finish_non_exhaustive()
+    }
+}
+
 struct Inner {
     path: PathBuf,
     reader: Reader,

@@ -1,7 +1,9 @@
 //! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
 
 use super::StoreError;
-use super::query::{self, Expired, Extent, Hit, ScanIndex, choose, each_walk, is_one_walk};
+use super::query::{
+    self, Expired, Extent, Hit, ScanIndex, choose, each_walk, each_walk_newest_first, is_one_walk,
+};
 use super::readers::ReadTransaction;
 use super::sqlite_error;
 use negsync_nostr::Filter;
@@ -64,9 +66,12 @@ fn newest_of(
     expired: &Expired,
 ) -> Result<Newest, StoreError> {
     let mut found = Kept { most, hits: BTreeMap::new(), rest: Rest::Nothing };
-    each_walk(read, filter, source, |walk| {
+    each_walk_newest_first(read, filter, source, most, expired, |times, walk| {
         // What a later walk finds has to be at least as new as the oldest kept.
-        let since = filter.since.max(found.oldest()).unwrap_or(0);
+        let since = filter.since.max(found.oldest()).unwrap_or(0).max(*times.start());
+        if *times.end() < since {
+            return Ok(ControlFlow::Break(()));
+        }
         walk.run(since, &mut |hit, _| {
             if !expired.contains(read, hit.row())? {
                 return Ok(found.add(hit));

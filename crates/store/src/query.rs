@@ -9,10 +9,13 @@ use crate::viewer::KINDS_TRIED;
 use negsync_nostr::Filter;
 use negsync_nostr::TagKey;
 use negsync_reconcile::Item;
+use rusqlite::types::Value;
 use rusqlite::{Connection, OptionalExtension, Row, ToSql, params};
 use std::cell::RefCell;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::ops::{ControlFlow, RangeInclusive};
+use std::rc::Rc;
 
 /// A stored event that a filter selects: what it is and where it lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,19 @@ const KIND_OF_TAG: &str =
     "SELECT kind FROM tag WHERE key = ?1 AND kind BETWEEN ?2 AND ?3 ORDER BY kind LIMIT 1";
 const KIND_OF_AUTHOR: &str = "SELECT kind FROM event INDEXED BY event_author
     WHERE pubkey = ?1 AND kind BETWEEN ?2 AND ?3 ORDER BY kind LIMIT 1";
+
+/// Events by their rows, in that order, in one run of a statement.
+const FETCH: &str = "SELECT json, expires_at, row, id FROM rarray(?1) AS wanted
+    CROSS JOIN event ON row = wanted.value";
+/// So many rows are read in a run.
+const FETCHED_ROWS: usize = 512;
+
+/// The time of the newest event of each author and kind, in one run of a statement.
+const NEWEST_OF_AUTHORS: &str = "SELECT author.value, of_kind.value,
+    (SELECT created_at FROM event INDEXED BY event_author
+        WHERE pubkey = author.value AND kind = of_kind.value AND created_at BETWEEN ?3 AND ?4
+        ORDER BY created_at DESC LIMIT 1)
+    FROM rarray(?1) AS author CROSS JOIN rarray(?2) AS of_kind";
 
 /// Where [`Walk::run_with_json`] finds the event itself.
 pub(super) const JSON_COLUMN: usize = 4;
@@ -133,18 +149,26 @@ pub(super) fn fetch(
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
 ) -> Result<usize, StoreError> {
-    // A row number can be given to another event once its own is gone: compare the id as well.
-    let mut statement = connection
-        .prepare_cached("SELECT json, expires_at FROM event WHERE row = ?1 AND id = ?2")?;
-    for (place, hit) in hits.iter().enumerate() {
-        let mut rows = statement.query(params![hit.row, hit.item.id])?;
-        let Some(row) = rows.next()? else { continue };
-        let expires_at: Option<i64> = row.get(1)?;
-        if expires_at.is_none_or(|second| second > now as i64)
-            && visit(&hit.item, &sqlite_error::text(row, 0)?).is_break()
-        {
-            return Ok(place + 1);
+    let mut statement = connection.prepare_cached(FETCH)?;
+    let mut looked_at = 0;
+    for some in hits.chunks(FETCHED_ROWS) {
+        let wanted = Rc::new(some.iter().map(|hit| Value::Integer(hit.row)).collect::<Vec<_>>());
+        let mut rows = statement.query([wanted])?;
+        let mut left = some.iter();
+        while let Some(row) = rows.next()? {
+            let found: i64 = row.get(2)?;
+            // Those before it are gone.
+            let Some(hit) = left.find(|hit| hit.row == found) else { break };
+            let expires_at: Option<i64> = row.get(1)?;
+            // A row number can be given to another event once its own is gone.
+            if row.get::<_, [u8; 32]>(3)? == hit.item.id
+                && expires_at.is_none_or(|second| second > now as i64)
+                && visit(&hit.item, &sqlite_error::text(row, 0)?).is_break()
+            {
+                return Ok(looked_at + some.len() - left.len());
+            }
         }
+        looked_at += some.len();
     }
     Ok(hits.len())
 }
@@ -478,6 +502,63 @@ pub(super) fn each_walk(
         }
     };
     walked.map(|_| ())
+}
+
+/// As [`each_walk`], for who wants the newest `most`. Where there are more walks than that, they come
+/// in the order of their newest events, and those that can have none of the newest do not come. `run`
+/// gets the time of a walk's newest event with it, and the time before which none can matter.
+pub(super) fn each_walk_newest_first(
+    read: &ReadTransaction<'_>,
+    filter: &Filter,
+    source: ScanIndex<'_>,
+    most: usize,
+    expired: &Expired,
+    mut run: impl FnMut(RangeInclusive<u64>, Walk<'_>) -> Result<ControlFlow<()>, StoreError>,
+) -> Result<(), StoreError> {
+    let kinds = KindSpans::of(filter);
+    let is_decided = filter.tags.is_empty() && filter.ids.is_none() && !expired.any;
+    let (ScanIndex::Authors(authors), KindSpans::Each(kinds), true) = (source, kinds, is_decided)
+    else {
+        return each_walk(read, filter, source, |walk| run(0..=u64::MAX, walk));
+    };
+    if authors.len().saturating_mul(kinds.len()) <= most {
+        return each_walk(read, filter, source, |walk| run(0..=u64::MAX, walk));
+    }
+    let walks = newest_of_authors(read, filter, authors, &kinds)?;
+    // So many walks have an event of this time or later that no earlier one is among the newest.
+    let since = walks.get(most).map_or(0, |(newest, ..)| *newest);
+    let checked = RefCell::default();
+    for (newest, author, kind) in walks.iter().take_while(|(newest, ..)| *newest >= since) {
+        let key: [&dyn ToSql; 2] = [author, kind];
+        let walk = Walk { read, filter, source, sql: BY_AUTHOR, key: &key, checked: &checked };
+        if run(since..=*newest, walk)?.is_break() {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// The time of the newest event of each author and kind that has one, the latest first.
+fn newest_of_authors(
+    read: &ReadTransaction<'_>,
+    filter: &Filter,
+    authors: &[[u8; 32]],
+    kinds: &[u16],
+) -> Result<Vec<(u64, [u8; 32], u16)>, StoreError> {
+    let authors: Vec<Value> = authors.iter().map(|key| Value::Blob(key.to_vec())).collect();
+    let kinds: Vec<Value> = kinds.iter().map(|kind| Value::Integer((*kind).into())).collect();
+    let since = filter.since.unwrap_or(0) as i64;
+    let until = filter.until.unwrap_or(i64::MAX as u64) as i64;
+    let mut select = read.prepare_cached(NEWEST_OF_AUTHORS)?;
+    let mut rows = select.query(params![Rc::new(authors), Rc::new(kinds), since, until])?;
+    let mut walks = Vec::new();
+    while let Some(row) = rows.next()? {
+        if let Some(newest) = row.get::<_, Option<i64>>(2)? {
+            walks.push((newest as u64, row.get(0)?, row.get(1)?));
+        }
+    }
+    walks.sort_unstable_by_key(|(newest, ..)| Reverse(*newest));
+    Ok(walks)
 }
 
 fn each<T>(

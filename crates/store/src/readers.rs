@@ -40,6 +40,12 @@ pub struct Reader {
     deadline: Deadline,
 }
 
+impl std::fmt::Debug for Reader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}
+
 impl Reader {
     /// Reads the store in `path` with at most `most` connections at a time.
     ///
@@ -198,9 +204,9 @@ impl Reader {
         work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
         self.read(|read| {
-            let moment = self.commits.between(|is_told| {
+            let moment = self.commits.between_commits(|is_published| {
                 query::begin(read)?;
-                if is_told {
+                if is_published {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
@@ -347,6 +353,12 @@ impl LeftOut {
 pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
     expired_until: u64,
+}
+
+impl std::fmt::Debug for ReadSnapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ReadSnapshot").finish_non_exhaustive()
+    }
 }
 
 impl ReadSnapshot<'_> {

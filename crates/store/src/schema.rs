@@ -347,6 +347,8 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     keep_plans(&connection)?;
+    // Lists of values as a parameter.
+    rusqlite::vtab::array::load_module(&connection)?;
     Ok(connection)
 }
 

@@ -25,7 +25,7 @@ pub type Work<'work> = dyn FnMut(&dyn SourceSnapshot) -> Result<(), StoreError> 
 
 /// Events on a disk. All calls block: inside async code they belong on a blocking thread.
 ///
-/// What changes is told to the listener that a store is opened with, commit by commit.
+/// Changes are published to the listener that a store is opened with, commit by commit.
 pub trait EventSource: Send + Sync {
     /// The same events, whose reads end at the deadline with [`StoreError::Interrupted`]; before it,
     /// that error means that the read is to be tried again.
@@ -34,7 +34,7 @@ pub trait EventSource: Send + Sync {
     /// Until when a read may go on.
     fn deadline(&self) -> &Deadline;
 
-    /// Brings what the listener has heard up to date: once this returns, it knows of every event
+    /// Brings the listener up to date: once this returns, it knows of every event
     /// that was acknowledged, deleted or has expired before the call.
     ///
     /// # Errors
@@ -45,7 +45,7 @@ pub trait EventSource: Send + Sync {
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn wait_until_told(&self) -> Result<(), StoreError> {
+    fn wait_until_published(&self) -> Result<(), StoreError> {
         self.catch_up()
     }
 
@@ -174,8 +174,8 @@ impl EventSource for Store {
         self.expire()
     }
 
-    fn wait_until_told(&self) -> Result<(), StoreError> {
-        self.inner.writer.wait_until_told();
+    fn wait_until_published(&self) -> Result<(), StoreError> {
+        self.inner.writer.wait_until_published();
         Ok(())
     }
 

@@ -26,13 +26,13 @@ pub enum Origin {
 /// A queue with a line for each origin.
 #[derive(Debug)]
 pub struct SourceQueue<T> {
-    state: Mutex<QueueState<T>>,
+    state: Mutex<SourceQueueState<T>>,
     // Signalled when something has come, and when the queue is closed.
     moved: Condvar,
 }
 
 #[derive(Debug)]
-struct QueueState<T> {
+struct SourceQueueState<T> {
     lines: HashMap<Origin, OriginQueue<T>>,
     // The origins with something waiting, by the virtual time at which each stands and the order in
     // which they came.
@@ -61,7 +61,7 @@ pub enum NextJob<T> {
 
 impl<T> Default for SourceQueue<T> {
     fn default() -> Self {
-        let state = QueueState {
+        let state = SourceQueueState {
             lines: HashMap::new(),
             order: BTreeMap::new(),
             now: 0,
@@ -138,12 +138,12 @@ impl<T> SourceQueue<T> {
         self.moved.notify_all();
     }
 
-    fn lock(&self) -> MutexGuard<'_, QueueState<T>> {
+    fn lock(&self) -> MutexGuard<'_, SourceQueueState<T>> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl<T> QueueState<T> {
+impl<T> SourceQueueState<T> {
     fn push(&mut self, origin: &Origin, items: impl IntoIterator<Item = (usize, T)>) {
         if self.lines.len() > IDLE_ORIGINS && !self.lines.contains_key(origin) {
             self.lines.retain(|_, line| !line.waiting.is_empty());

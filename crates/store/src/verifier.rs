@@ -20,6 +20,12 @@ pub struct Verifier {
     threads: usize,
 }
 
+impl std::fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Verifier").finish_non_exhaustive()
+    }
+}
+
 /// Closed with the last clone of the pool.
 struct VerifyQueue(Arc<SourceQueue<Job>>);
 

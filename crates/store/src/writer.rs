@@ -6,7 +6,7 @@ use super::StoreError;
 use super::apply::{self, RuleMemory};
 use super::change::{Change, Step, Written};
 use super::checkpoint::Checkpointer;
-use super::commits::{Commits, Untold};
+use super::commits::{Commits, Unpublished};
 use super::deletion;
 use super::flush::{Committed, FlushError, Flusher, OnCommit, Tell};
 use super::operator;
@@ -70,15 +70,15 @@ impl BatchLimits {
 
 enum Job {
     Publish { event: Box<VerifiedEvent>, slot: EventSlot },
-    Expire { reply: Told },
+    Expire { reply: OnDone },
     Remove(Removal),
     Note(Note),
     Retain { rules: Box<Retention>, reply: Answer },
-    Retire { reply: Told },
+    Retire { reply: OnDone },
 }
 
 /// Called once something is durable and known to all.
-type Told = Box<dyn FnOnce() + Send>;
+type OnDone = Box<dyn FnOnce() + Send>;
 
 /// Events to remove, and who waits for it.
 struct Removal {
@@ -192,9 +192,9 @@ impl Writer {
         self.next_expiry.load(Ordering::Acquire) <= now
     }
 
-    /// As [`Commits::wait_until_told`].
-    pub(super) fn wait_until_told(&self) {
-        self.commits.wait_until_told();
+    /// As [`Commits::wait_until_published`].
+    pub(super) fn wait_until_published(&self) {
+        self.commits.wait_until_published();
     }
 
     /// Removes what is due now, and waits until that is done or has failed.
@@ -296,15 +296,15 @@ struct WriterThread {
     // When the writer last looked for the store's files.
     files_seen: Instant,
     // Those who wait until nothing is due.
-    wait_for_expiry: Vec<Told>,
+    wait_for_expiry: Vec<OnDone>,
     // Those who wait until retention finds nothing to remove.
-    wait_for_retention: Vec<Told>,
+    wait_for_retention: Vec<OnDone>,
     trouble: Trouble,
 }
 
 /// What a transaction has become.
 struct Transacted<T> {
-    done: Result<(T, Untold), StoreError>,
+    done: Result<(T, Unpublished), StoreError>,
     change: Change,
 }
 
@@ -536,33 +536,33 @@ impl WriterThread {
 
     /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
     /// clock may go back, what was said to be gone does not return. Then replies to those who wait.
-    fn hide_due(&mut self, waiting: Vec<Told>) {
-        let (steps, untold) = match self.make_hidden() {
-            Ok((steps, untold)) => (steps, Some(untold)),
+    fn hide_due(&mut self, waiting: Vec<OnDone>) {
+        let (steps, unpublished) = match self.make_hidden() {
+            Ok((steps, unpublished)) => (steps, Some(unpublished)),
             Err(error) => {
                 self.trouble.failed("what has expired could not be read", &error.into());
                 (Vec::new(), None)
             }
         };
         self.flusher.committed(Committed {
-            untold,
+            unpublished,
             change: Change { steps },
             next_expiry: self.next_expiry,
             tell: Box::new(|_| waiting.into_iter().for_each(|reply| reply())),
         });
     }
 
-    fn make_hidden(&mut self) -> rusqlite::Result<(Vec<Step>, Untold)> {
+    fn make_hidden(&mut self) -> rusqlite::Result<(Vec<Step>, Unpublished)> {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = apply::due(&self.connection, hidden, now)?;
         let next_expiry = apply::next_expiry(&self.connection, now)?;
         // As good as a commit: from here on no reading shows them.
-        let untold = self.beside.commits.make(|| {
+        let unpublished = self.beside.commits.commit(|| {
             self.beside.expired_until.store(now, Ordering::Release);
             Ok::<_, rusqlite::Error>(())
         })?;
         self.next_expiry = next_expiry;
-        Ok((due.into_iter().map(Step::Removed).collect(), untold))
+        Ok((due.into_iter().map(Step::Removed).collect(), unpublished))
     }
 
     /// The second that decides what has expired.
@@ -592,13 +592,13 @@ impl WriterThread {
         Transacted { done, change }: Transacted<T>,
         tell: impl FnOnce(Result<T, &str>) + Send + 'static,
     ) {
-        let (tell, untold): (Tell, _) = match done {
-            Ok((done, untold)) => {
+        let (tell, unpublished): (Tell, _) = match done {
+            Ok((done, unpublished)) => {
                 if !change.steps.is_empty() {
                     self.trouble.worked();
                 }
                 self.beside.checkpointer.committed(&self.connection);
-                (Box::new(|flushed| tell(flushed.map(|()| done))), Some(untold))
+                (Box::new(|flushed| tell(flushed.map(|()| done))), Some(unpublished))
             }
             Err(error) => {
                 self.trouble.failed("the store could not be written", &error);
@@ -615,14 +615,14 @@ impl WriterThread {
         };
         // A failure as well: whoever hears of it has heard of all that came before.
         let next_expiry = self.next_expiry;
-        self.flusher.committed(Committed { untold, change, next_expiry, tell });
+        self.flusher.committed(Committed { unpublished, change, next_expiry, tell });
     }
 
     fn write<T>(
         &mut self,
         written: &mut Written,
         work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
-    ) -> Result<(T, Untold), StoreError> {
+    ) -> Result<(T, Unpublished), StoreError> {
         if !self.connection.is_autocommit() {
             // A failure so bad that even its transaction could not be undone at the time.
             self.connection.execute_batch("ROLLBACK")?;
@@ -634,14 +634,14 @@ impl WriterThread {
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.rules, written)?;
         let next_expiry = apply::next_expiry(&transaction, hidden)?;
-        let untold = self.beside.commits.make(|| {
+        let unpublished = self.beside.commits.commit(|| {
             if self.beside.checkpointer.doubt().is_there() {
                 return Err(StoreError::NotWritten("the disk failed a moment ago".into()));
             }
             Ok(transaction.commit()?)
         })?;
         self.next_expiry = next_expiry;
-        Ok((done, untold))
+        Ok((done, unpublished))
     }
 }
 

@@ -47,6 +47,12 @@ pub struct Between {
     moves_protected: bool,
 }
 
+impl std::fmt::Debug for Between {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Between").finish_non_exhaustive()
+    }
+}
+
 /// A relay to sync with others.
 #[derive(Clone)]
 pub struct BetweenRelay {
@@ -54,6 +60,12 @@ pub struct BetweenRelay {
     pub url: RelayUrl,
     /// Hears what is said to it and by it.
     pub trace: Option<Trace>,
+}
+
+impl std::fmt::Debug for BetweenRelay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("BetweenRelay").finish_non_exhaustive()
+    }
 }
 
 /// What does not end with a pass.

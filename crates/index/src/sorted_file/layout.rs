@@ -1,7 +1,7 @@
 //! The bytes of a file: items, an index of their blocks, and a trailer. Numbers are big-endian, so
 //! that the bytes of items are ordered as the items are.
 
-use super::{BlockStart, OpenError};
+use super::{BlockStart, IndexFileError};
 use negsync_reconcile::Item;
 use negsync_reconcile::Sum;
 use sha2::{Digest, Sha256};
@@ -92,16 +92,16 @@ impl Trailer {
 }
 
 /// Reads the trailer and the index, and checks both. What they say of the blocks is not checked.
-pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), OpenError> {
+pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), IndexFileError> {
     let file_bytes = file.metadata()?.len();
     let trailer_at = file_bytes.checked_sub(TRAILER_BYTES as u64);
-    let trailer_at = trailer_at.ok_or(OpenError::Damaged("it is cut off"))?;
+    let trailer_at = trailer_at.ok_or(IndexFileError::Damaged("it is cut off"))?;
     let mut bytes = [0; TRAILER_BYTES];
     file.read_exact_at(&mut bytes, trailer_at)?;
     let (signed, _) = bytes.split_at(SIGNED_BYTES);
     let mut fields = Fields(&bytes);
     if fields.take() != MAGIC {
-        return Err(OpenError::Damaged("it does not end as an index file does"));
+        return Err(IndexFileError::Damaged("it does not end as an index file does"));
     }
     let count = u64::from_be_bytes(fields.take());
     let identity = FileIdentity { set: fields.take(), mark: fields.take() };
@@ -110,15 +110,15 @@ pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), Open
     let index_at = count.checked_mul(ITEM_BYTES as u64);
     // No more is read than the file has, whatever the trailer says.
     let (Some(index_at), Some(index_bytes)) = (index_at, index_bytes) else {
-        return Err(OpenError::Damaged("its length is wrong"));
+        return Err(IndexFileError::Damaged("its length is wrong"));
     };
     if index_at.checked_add(index_bytes) != Some(trailer_at) {
-        return Err(OpenError::Damaged("its length is wrong"));
+        return Err(IndexFileError::Damaged("its length is wrong"));
     }
     let mut index = vec![0; index_bytes as usize];
     file.read_exact_at(&mut index, index_at)?;
     if fields.take() != digest(&index, signed) {
-        return Err(OpenError::Damaged("its index has a wrong checksum"));
+        return Err(IndexFileError::Damaged("its index has a wrong checksum"));
     }
     let entries = index.chunks_exact(ENTRY_BYTES).map(IndexEntry::read).collect();
     Ok((Trailer { count: count as usize, identity, sum }, entries))

@@ -33,7 +33,7 @@ const WALK_BLOCKS: usize = 128;
 /// Why a file is not used. The set is made anew from the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub enum OpenError {
+pub enum IndexFileError {
     /// There is no such file.
     #[error("the file is missing")]
     Missing,
@@ -48,7 +48,7 @@ pub enum OpenError {
     Foreign,
 }
 
-impl From<io::Error> for OpenError {
+impl From<io::Error> for IndexFileError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
@@ -85,15 +85,15 @@ impl SortedFile {
     ///
     /// # Errors
     /// When it is not there, is not of this identity, or is not as it was written.
-    pub fn open(path: &Path, identity: &FileIdentity) -> Result<Self, OpenError> {
+    pub fn open(path: &Path, identity: &FileIdentity) -> Result<Self, IndexFileError> {
         // To open a named pipe would wait for whoever writes to it.
         if !std::fs::metadata(path)?.is_file() {
-            return Err(OpenError::Damaged("it is no regular file"));
+            return Err(IndexFileError::Damaged("it is no regular file"));
         }
         let file = File::open(path)?;
         let (trailer, index) = layout::read_index(&file)?;
         if trailer.identity != *identity {
-            return Err(OpenError::Foreign);
+            return Err(IndexFileError::Foreign);
         }
         verify::blocks(&file, trailer.count, &index)?;
         let mut set = Self {
@@ -106,7 +106,7 @@ impl SortedFile {
             has_failed: AtomicBool::new(false),
         };
         set.last = set.count.checked_sub(1).and_then(|last| set.item(last));
-        if set.is_readable() { Ok(set) } else { Err(OpenError::Damaged("it changes")) }
+        if set.is_readable() { Ok(set) } else { Err(IndexFileError::Damaged("it changes")) }
     }
 
     /// Whether all that was asked for since the file was opened could be read. Once it could not,

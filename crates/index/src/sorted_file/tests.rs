@@ -111,35 +111,35 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
         bytes[place] ^= 1 << rng.random_range(0..8);
         std::fs::write(&path, &bytes).unwrap();
         let opened = SortedFile::open(&path, &IDENTITY);
-        assert!(matches!(opened, Err(OpenError::Damaged(_))), "byte {place}: {opened:?}");
+        assert!(matches!(opened, Err(IndexFileError::Damaged(_))), "byte {place}: {opened:?}");
         std::fs::write(&path, &whole[..place]).unwrap();
         let opened = SortedFile::open(&path, &IDENTITY);
-        assert!(matches!(opened, Err(OpenError::Damaged(_))), "cut at {place}: {opened:?}");
+        assert!(matches!(opened, Err(IndexFileError::Damaged(_))), "cut at {place}: {opened:?}");
     }
     for added in [1, 40, 136] {
         let longer = [whole.as_slice(), &vec![0; added]].concat();
         std::fs::write(&path, &longer).unwrap();
-        assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(OpenError::Damaged(_))));
+        assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
     }
     // Two files in one, and a block in the place of another.
     std::fs::write(&path, [whole.clone(), whole.clone()].concat()).unwrap();
-    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(OpenError::Damaged(_))));
+    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
     let mut swapped = whole.clone();
     swapped.copy_within(0..BLOCK_ITEMS * ITEM_BYTES, BLOCK_ITEMS * ITEM_BYTES);
     std::fs::write(&path, &swapped).unwrap();
-    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(OpenError::Damaged(_))));
+    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
 
     std::fs::write(&path, &whole).unwrap();
     assert!(SortedFile::open(&path, &IDENTITY).is_ok());
     let others =
         [FileIdentity { set: [4; 32], ..IDENTITY }, FileIdentity { mark: [6; 16], ..IDENTITY }];
     for other in others {
-        assert!(matches!(SortedFile::open(&path, &other), Err(OpenError::Foreign)));
+        assert!(matches!(SortedFile::open(&path, &other), Err(IndexFileError::Foreign)));
     }
     std::fs::remove_file(&path).unwrap();
-    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(OpenError::Missing)));
+    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Missing)));
     std::fs::create_dir(&path).unwrap();
-    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(OpenError::Damaged(_))));
+    assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
 }
 
 /// What is asked for after a part of the file has gone is not answered as if it were there.

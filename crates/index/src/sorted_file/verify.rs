@@ -1,6 +1,6 @@
 //! Checks the blocks of a file against the checksums in its index, on a few threads.
 
-use super::OpenError;
+use super::IndexFileError;
 use super::layout::{BLOCK_ITEMS, ITEM_BYTES, IndexEntry};
 use sha2::{Digest, Sha256};
 use std::fs::File;
@@ -16,7 +16,11 @@ const BLOCK_BYTES: usize = BLOCK_ITEMS * ITEM_BYTES;
 ///
 /// # Errors
 /// When one cannot be read or is not as it was written.
-pub(super) fn blocks(file: &File, count: usize, index: &[IndexEntry]) -> Result<(), OpenError> {
+pub(super) fn blocks(
+    file: &File,
+    count: usize,
+    index: &[IndexEntry],
+) -> Result<(), IndexFileError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(MOST_THREADS);
     // Each part begins where a reading begins.
@@ -29,7 +33,7 @@ pub(super) fn blocks(file: &File, count: usize, index: &[IndexEntry]) -> Result<
             })
             .collect();
         checks.into_iter().try_for_each(|check| {
-            check.join().unwrap_or(Err(OpenError::Damaged("checking it failed")))
+            check.join().unwrap_or(Err(IndexFileError::Damaged("checking it failed")))
         })
     })
 }
@@ -40,7 +44,7 @@ fn check_part(
     count: usize,
     first: usize,
     entries: &[IndexEntry],
-) -> Result<(), OpenError> {
+) -> Result<(), IndexFileError> {
     let items_bytes = count.saturating_mul(ITEM_BYTES);
     let mut buffer = vec![0; READ_BLOCKS * BLOCK_BYTES];
     let mut at = first * BLOCK_BYTES;
@@ -50,7 +54,7 @@ fn check_part(
         file.read_exact_at(read, at as u64)?;
         let blocks = read.chunks(BLOCK_BYTES);
         if !blocks.zip(entries).all(|(block, entry)| Sha256::digest(block)[..] == entry.digest) {
-            return Err(OpenError::Damaged("a block has a wrong checksum"));
+            return Err(IndexFileError::Damaged("a block has a wrong checksum"));
         }
         at += wanted;
     }

@@ -45,6 +45,12 @@ pub struct FileWriter {
     index: Vec<u8>,
 }
 
+impl std::fmt::Debug for FileWriter {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FileWriter").finish_non_exhaustive()
+    }
+}
+
 impl FileWriter {
     /// Begins a file that will be at `path`. What is there stays until this one is finished.
     ///

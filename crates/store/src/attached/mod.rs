@@ -93,6 +93,12 @@ pub struct Attached {
     deadline: Deadline,
 }
 
+impl std::fmt::Debug for Attached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Attached").finish_non_exhaustive()
+    }
+}
+
 struct AttachedInner {
     schema: Arc<Schema>,
     path: PathBuf,

@@ -340,3 +340,89 @@ fn key(number: u64) -> [u8; 32] {
     key[..8].copy_from_slice(&number.to_be_bytes());
     key
 }
+
+/// A home feed: all of its 200 walks were run, and each of its events was read by itself.
+#[test]
+fn a_feed_of_many_authors_runs_no_more_walks_than_its_limit() {
+    use rusqlite::StatementStatus::Run;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite");
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut events = Vec::new();
+    for author in 0..100 {
+        for _ in 0..60 {
+            let kind = [1, 6][rng.random_range(0..2)];
+            events.push(event(rng.random(), author, rng.random_range(0..100_000), kind, &[]));
+        }
+    }
+    let mut expected: Vec<Item> = events.iter().map(Event::item).collect();
+    expected.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
+    fill(&path, None, events);
+    let authors = (0..100).map(|author| [author; 32]).collect();
+    let filter = Filter { authors: Some(authors), kinds: Some(vec![1, 6]), ..Filter::default() };
+    for most in [1, 10, 100, 199, 200, 1_000] {
+        let connection = schema::open_reader(&path).unwrap();
+        let deadline = Deadline::default();
+        let read = ReadTransaction::new(&connection, &deadline);
+        let found = newest::newest(&read, &filter, most, &Expired::none()).unwrap();
+        let items: Vec<Item> = found.hits.iter().map(|hit| hit.item).collect();
+        assert_eq!(items, expected[..most], "{most}");
+        let newest::Rest::Event(rest) = found.rest else { panic!("{most}: {:?}", found.rest) };
+        assert!(expected[most..].contains(&rest), "{most}");
+        let mut fetched = Vec::new();
+        let mut visit = |item: &Item, _: &str| {
+            fetched.push(*item);
+            ControlFlow::Continue(())
+        };
+        assert_eq!(fetch(&connection, &found.hits, 0, &mut visit).unwrap(), most);
+        assert_eq!(fetched, items, "{most}");
+        let runs = |sql| connection.prepare_cached(sql).unwrap().get_status(Run) as usize;
+        // Others can be as new as the one behind the limit.
+        assert!(runs(BY_AUTHOR) <= most + 5, "{} walks for the newest {most}", runs(BY_AUTHOR));
+        assert_eq!(runs(FETCH), most.div_ceil(FETCHED_ROWS), "{most}");
+    }
+}
+
+/// What is gone, or is another event by now, is passed over, and what breaks off is counted.
+#[test]
+fn what_is_read_by_rows_is_what_is_still_there() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite");
+    for seed in 0..20 {
+        let mut rng = StdRng::seed_from_u64(seed);
+        let _ = std::fs::remove_file(&path);
+        let events: Vec<Event> =
+            (0..40).map(|second| event(rng.random(), 1, second, 1, &[])).collect();
+        fill(&path, None, events);
+        let connection = schema::open_reader(&path).unwrap();
+        let deadline = Deadline::default();
+        let read = ReadTransaction::new(&connection, &deadline);
+        let all = newest::newest(&read, &Filter::default(), 40, &Expired::none()).unwrap().hits;
+        let hits: Vec<(Hit, bool)> = (0..rng.random_range(1..1_500))
+            .map(|_| {
+                let hit = all[rng.random_range(0..all.len())];
+                match rng.random_range(0..4) {
+                    0 => (Hit::new(hit.item, hit.row() + 1_000), false),
+                    1 => (Hit::new(Item::new(1, rng.random()), hit.row()), false),
+                    _ => (hit, true),
+                }
+            })
+            .collect();
+        let there: Vec<Item> =
+            hits.iter().filter(|(_, is_there)| *is_there).map(|(hit, _)| hit.item).collect();
+        let enough = rng.random_range(1..=there.len() + 10);
+        let mut fetched = Vec::new();
+        let mut visit = |item: &Item, _: &str| {
+            fetched.push(*item);
+            if fetched.len() < enough { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        };
+        let shown: Vec<Hit> = hits.iter().map(|(hit, _)| *hit).collect();
+        let looked_at = fetch(&connection, &shown, 0, &mut visit).unwrap();
+        assert_eq!(fetched, there[..enough.min(there.len())], "seed {seed}");
+        let is_there =
+            |(place, (_, is_there)): (usize, &(Hit, bool))| is_there.then_some(place + 1);
+        let places = hits.iter().enumerate().filter_map(is_there);
+        let expected = places.clone().nth(enough - 1).unwrap_or(hits.len());
+        assert_eq!(looked_at, expected, "seed {seed}");
+    }
+}

@@ -1,0 +1,118 @@
+//! The sets over a store of any engine: one that tells a listener of what it holds and of each change.
+
+use negsync_index::Index;
+use negsync_reconcile::{Item, RangeSet};
+use negsync_store::{
+    Change, Event, EventStore, Filter, Listener, PrivateKinds, Step, Store, StoreError,
+    StoreOptions, Viewer,
+};
+use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::Arc;
+
+const PRIVATE: u16 = 1_059;
+
+/// An event that nobody signed, of the kind and the second.
+fn event(number: u64, kind: u16) -> Event {
+    let zeros = "0".repeat(128);
+    let json = format!(
+        r#"{{"id":"{number:064x}","pubkey":"{}","created_at":{number},"kind":{kind},"tags":[],"content":"","sig":"{zeros}"}}"#,
+        &zeros[..64],
+    );
+    Event::parse(&json).unwrap()
+}
+
+/// Stores events, each given as its number and its kind.
+fn publish(store: &dyn EventStore, events: &[(u64, u16)]) {
+    let events = events.iter().map(|(number, kind)| event(*number, *kind).trust()).collect();
+    store.publish(events).unwrap();
+}
+
+/// An engine as one on a server is: it tells all that is public, and then every change.
+fn open(path: &Path, listener: Box<dyn Listener>) -> Result<Arc<dyn EventStore>, StoreError> {
+    let listener: Arc<dyn Listener> = Arc::from(listener);
+    let hears = Arc::clone(&listener);
+    let changed = move |change: Arc<Change>| hears.changed(change);
+    let store = Store::open(path, StoreOptions::default(), Box::new(changed))?;
+    let public = Filter { without_kinds: vec![PRIVATE], ..Filter::default() };
+    let mut items = Vec::new();
+    store.reader().items(&public, |item| {
+        items.push(item);
+        ControlFlow::Continue(())
+    })?;
+    listener.begun(items);
+    Ok(Arc::new(store))
+}
+
+fn shown(index: &Index, viewer: &Viewer) -> Vec<Item> {
+    let set = index.snapshot_for(viewer, &[Filter::default()], usize::MAX).unwrap();
+    let mut items = Vec::new();
+    set.for_each(0..set.len(), &mut |item| items.push(item));
+    items
+}
+
+fn items(events: &[(u64, u16)]) -> Vec<Item> {
+    events.iter().map(|(number, kind)| event(*number, *kind).item()).collect()
+}
+
+#[test]
+fn the_sets_are_those_of_the_store_at_the_start_and_after_each_change() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite");
+    let private = PrivateKinds::new([PRIVATE]);
+    let kind = |number: u64| if number.is_multiple_of(3) { PRIVATE } else { 1 };
+    let mut all: Vec<(u64, u16)> = (1..200).map(|number| (number, kind(number))).collect();
+    let before = Store::open(&path, StoreOptions::default(), Box::new(|_| {})).unwrap();
+    publish(&before, &all);
+    before.close();
+
+    let index = Index::over(1 << 20, &private, |listener| open(&path, listener)).unwrap();
+    let stranger = Viewer::new(private.clone(), []);
+    let operator = Viewer::new(private.clone(), []).seeing_all(true);
+    let check = |all: &[(u64, u16)]| {
+        assert_eq!(shown(&index, &operator), items(all));
+        let public: Vec<(u64, u16)> = all.iter().filter(|it| it.1 != PRIVATE).copied().collect();
+        assert_eq!(shown(&index, &stranger), items(&public));
+        assert!(items(all).iter().all(|item| index.contains(item)));
+    };
+    assert!(index.sets().statistics().is_loaded);
+    check(&all);
+
+    let mut heard = index.subscribe();
+    let more = [(300, 1), (301, PRIVATE)];
+    publish(index.store().as_ref(), &more);
+    all.extend(more);
+    check(&all);
+    let mut added = Vec::new();
+    while let Some(change) = heard.try_recv().unwrap() {
+        added.extend(change.steps.iter().filter_map(|step| match step {
+            Step::Added(event) => Some(event.item().created_at),
+            _ => None,
+        }));
+    }
+    assert_eq!(added, [300, 301]);
+
+    let gone = Filter { until: Some(100), ..Filter::default() };
+    index.store().remove(&gone).unwrap();
+    all.retain(|(number, _)| *number > 100);
+    check(&all);
+    index.close();
+}
+
+#[test]
+fn a_store_that_asks_a_server_is_not_asked_where_nobody_may_wait() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.sqlite");
+    let none = PrivateKinds::default();
+    let stranger = Viewer::new(none.clone(), []);
+    let kept = |index: &Index| {
+        index.sets().kept_for(&stranger, &[Filter::default()], usize::MAX).unwrap().is_some()
+    };
+    let index = Index::over(1 << 20, &none, |listener| open(&path, listener)).unwrap();
+    assert!(!kept(&index));
+    index.close();
+    let index = Index::open(&path, StoreOptions::default(), 1 << 20).unwrap();
+    assert!(index.snapshot(&[Filter::default()], usize::MAX).unwrap().is_empty());
+    assert!(kept(&index));
+    index.close();
+}
