@@ -26,7 +26,7 @@ pub struct DayDiffers {
 }
 
 impl DriftLook {
-    /// A look that was taken at the second `at`. Of more than [`MOST_LOOK_DAYS`] the oldest are
+    /// A look that was taken at the second `at`. Of more than `MOST_LOOK_DAYS` the oldest are
     /// counted with the first that is kept.
     pub fn new(at: u64, mut days: Vec<DayDiffers>) -> Self {
         let older = days.len().saturating_sub(MOST_LOOK_DAYS);

@@ -8,6 +8,8 @@ use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
 
 /// How long a connection may take to be made, where the URL does not say.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a server may be silent on the level of TCP.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
 /// A longer password file is not read.
 const PASSWORD_FILE_BYTES: u64 = 1 << 20;
 
@@ -47,6 +49,10 @@ impl Address {
         if config.get_application_name().is_none() {
             config.application_name("negsync");
         }
+        // A network that is cut shows after so long, whoever waits for an answer.
+        config.tcp_user_timeout(SILENCE_TIMEOUT);
+        config.keepalives_idle(SILENCE_TIMEOUT / 3).keepalives_interval(SILENCE_TIMEOUT / 3);
+        config.keepalives_retries(2);
         let options = config.get_options().unwrap_or_default();
         config.options(format!("{options} {SESSION}"));
         if config.get_user().is_none() {

@@ -34,9 +34,11 @@ const STEP_AGAIN: Duration = Duration::from_secs(5);
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 4 << 20;
 
-/// What the session that writes is set to: no plan but along an index.
+/// What the session that writes is set to: no plan but along an index, and a node that died in a transaction,
+/// or that waits for one, keeps nobody from writing for longer than this.
 const SESSION: &str =
-    "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off";
+    "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
 
 /// Where a caller waits to hear that what it asked for is done.
 type Answer = SyncSender<Result<(), StoreError>>;
