@@ -1,5 +1,6 @@
 //! A PostgreSQL server of its own for a test, on a Unix socket, ended where it is dropped.
 
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -76,12 +77,17 @@ impl Server {
 
     /// Runs statements; whether they succeeded, and what was printed.
     pub fn psql(&self, database: &str, sql: &str) -> (bool, String) {
-        let output = command(&self.programs.join("psql"), self.folder.path())
+        let mut child = command(&self.programs.join("psql"), self.folder.path())
+            .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .args(["-h", self.folder.path().to_str().unwrap(), "-U", "postgres", "-X", "-A", "-t"])
-            .args(["-v", "ON_ERROR_STOP=1", "-q", "-d", database, "-c", sql])
-            .output()
+            .args(["-v", "ON_ERROR_STOP=1", "-q", "-d", database, "-f", "-"])
+            .spawn()
             .unwrap();
+        // Statements are longer than an argument may be. A server that is not there yet ends the
+        // reading.
+        let _ = child.stdin.take().unwrap().write_all(sql.as_bytes());
+        let output = child.wait_with_output().unwrap();
         (output.status.success(), String::from_utf8(output.stdout).unwrap())
     }
 
