@@ -17,6 +17,7 @@ mod delete;
 mod diff;
 mod explain;
 mod export;
+mod freed_memory;
 mod hand_over;
 mod hints;
 mod import;
@@ -185,6 +186,7 @@ fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
 }
 
 pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+    freed_memory::give_back_at_once_if_small();
     match arguments.command {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Attach(arguments) => attach::run(&arguments),
