@@ -277,6 +277,10 @@ impl EventSource for AttachedPostgres {
         self.inner.catch_up(true).map_err(|error| error.of(&self.inner.name))
     }
 
+    fn waits_for_server(&self) -> bool {
+        true
+    }
+
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
         let FollowedDatabase { pool, table, name, .. } = &*self.inner;
         let read = pool.with(&self.deadline, |session| {
@@ -309,11 +313,6 @@ impl EventSource for AttachedPostgres {
             Err(DatabaseError::Refused("it is written to without a pause; try again".into()))
         });
         read.map_err(|error| error.of(name))
-    }
-
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        // Two halves would be of two moments.
-        Ok(None)
     }
 
     fn events(

@@ -78,8 +78,6 @@ pub struct Sets {
     // Kinds of which no set has any, but for what a viewer is shown.
     hidden: PrivateKinds,
     changes: CommitFeed,
-    // Whether the source catches up without waiting for a server.
-    catches_up_at_once: bool,
     // Of sets that are kept on files.
     keeper: Option<Arc<Keeper>>,
 }
@@ -130,7 +128,7 @@ impl Index {
         let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
         let source = Arc::new(store.clone());
         let hidden = PrivateKinds::default();
-        let sets = Sets { source, catalog, hidden, changes, catches_up_at_once: true, keeper };
+        let sets = Sets { source, catalog, hidden, changes, keeper };
         Ok(Self { store: Arc::new(store), sets })
     }
 
@@ -152,8 +150,7 @@ impl Index {
         catalog.load_missing(&*store)?;
         let (source, hidden) =
             (Arc::clone(&store) as Arc<dyn EventSource>, PrivateKinds::default());
-        let sets =
-            Sets { source, catalog, hidden, changes, catches_up_at_once: false, keeper: None };
+        let sets = Sets { source, catalog, hidden, changes, keeper: None };
         Ok(Self { store, sets })
     }
 
@@ -225,10 +222,9 @@ impl Sets {
         memory_bytes: usize,
         private: PrivateKinds,
     ) -> Result<Self, StoreError> {
-        let sets = Self::attach_with(memory_bytes, private.clone(), |heard| {
+        Self::attach_with(memory_bytes, private.clone(), |heard| {
             Ok(Arc::new(Attached::open(kind, path, readers, private, heard)?))
-        })?;
-        Ok(Self { catches_up_at_once: true, ..sets })
+        })
     }
 
     /// As [`Sets::attach`], over whatever source `open` begins to follow. It is given who has to
@@ -245,8 +241,7 @@ impl Sets {
         let changes = CommitFeed::new();
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = open(Box::new(heard))?;
-        let hidden = private;
-        Ok(Self { source, catalog, hidden, changes, catches_up_at_once: false, keeper: None })
+        Ok(Self { source, catalog, hidden: private, changes, keeper: None })
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
@@ -259,14 +254,7 @@ impl Sets {
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         let hidden = PrivateKinds::default();
-        Self {
-            source: Arc::new(reader),
-            catalog,
-            hidden,
-            changes,
-            catches_up_at_once: true,
-            keeper: None,
-        }
+        Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
     }
 
     /// The store underneath, as far as sets need it.
@@ -302,7 +290,7 @@ impl Sets {
         filters: &[Filter],
         limit: usize,
     ) -> Result<Option<Slice>, SnapshotError> {
-        if !self.catches_up_at_once {
+        if self.source.waits_for_server() {
             return Ok(None);
         }
         self.source.catch_up()?;

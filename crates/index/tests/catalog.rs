@@ -227,10 +227,6 @@ impl EventSource for Faulty {
         work(self)
     }
 
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        Ok(None)
-    }
-
     fn events(&self, _: &[[u8; 32]], _: &mut dyn FnMut(&Item, &str)) -> Result<(), StoreError> {
         Ok(())
     }

@@ -1,14 +1,15 @@
 //! The sets over a store of any engine: one that tells a listener of what it holds and of each change.
 
-use negsync_index::Index;
+use negsync_index::{Index, Sets};
 use negsync_reconcile::{Item, RangeSet};
 use negsync_store::{
-    Change, Event, EventStore, Filter, Listener, PrivateKinds, Step, Store, StoreError,
-    StoreOptions, Viewer,
+    Change, Deadline, Event, EventSource, EventStore, Filter, Listener, PrivateKinds, Step, Store,
+    StoreError, StoreOptions, Viewer, Work,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 const PRIVATE: u16 = 1_059;
 
@@ -99,20 +100,73 @@ fn the_sets_are_those_of_the_store_at_the_start_and_after_each_change() {
     index.close();
 }
 
+/// A source whose `catch_up` waits for a server, and that counts how often it is called.
+struct OnServer {
+    store: Store,
+    asked: Arc<AtomicUsize>,
+}
+
+impl EventSource for OnServer {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(Self { store: self.store.with_deadline(deadline), asked: Arc::clone(&self.asked) })
+    }
+
+    fn deadline(&self) -> &Deadline {
+        EventSource::deadline(&self.store)
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        self.store.catch_up()
+    }
+
+    fn waits_for_server(&self) -> bool {
+        true
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.store.read_snapshot(work)
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.store.read_at_commit(beside, work)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        self.store.events(ids, visit)
+    }
+}
+
 #[test]
 fn a_store_that_asks_a_server_is_not_asked_where_nobody_may_wait() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.sqlite");
     let none = PrivateKinds::default();
     let stranger = Viewer::new(none.clone(), []);
-    let kept = |index: &Index| {
-        index.sets().kept_for(&stranger, &[Filter::default()], usize::MAX).unwrap().is_some()
-    };
-    let index = Index::over(1 << 20, &none, |listener| open(&path, listener)).unwrap();
-    assert!(!kept(&index));
-    index.close();
+    let all = [Filter::default()];
+    let kept = |sets: &Sets| sets.kept_for(&stranger, &all, usize::MAX).unwrap().is_some();
+    let asked = Arc::<AtomicUsize>::default();
+    let on_server = Sets::attach_with(1 << 20, none.clone(), |listener| {
+        listener.begun(Vec::new());
+        let store = Store::open(&path, StoreOptions::default(), Box::new(|_| {}))?;
+        Ok(Arc::new(OnServer { store, asked: Arc::clone(&asked) }))
+    });
+    let on_server = on_server.unwrap();
+    assert!(!kept(&on_server));
+    assert_eq!(asked.load(Ordering::Relaxed), 0);
+    assert!(on_server.snapshot(&all, usize::MAX).unwrap().is_empty());
+    assert!(asked.load(Ordering::Relaxed) > 0);
+    drop(on_server);
     let index = Index::open(&path, StoreOptions::default(), 1 << 20).unwrap();
-    assert!(index.snapshot(&[Filter::default()], usize::MAX).unwrap().is_empty());
-    assert!(kept(&index));
+    assert!(index.snapshot(&all, usize::MAX).unwrap().is_empty());
+    assert!(kept(index.sets()));
     index.close();
 }

@@ -253,6 +253,10 @@ impl EventSource for PostgresStore {
         self.expire()
     }
 
+    fn waits_for_server(&self) -> bool {
+        true
+    }
+
     fn wait_until_published(&self) -> Result<(), StoreError> {
         let shared = &self.inner.shared;
         shared.begin_at_known(&shared.looks, &self.deadline, &mut || {})?.end()
@@ -271,11 +275,6 @@ impl EventSource for PostgresStore {
         let reading = shared.begin_at_known(&shared.pool, &self.deadline, beside)?;
         work(&reading)?;
         reading.end()
-    }
-
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        // Two halves would be of two moments.
-        Ok(None)
     }
 
     fn events(

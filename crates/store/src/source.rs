@@ -41,6 +41,12 @@ pub trait EventSource: Send + Sync {
     /// When the store cannot be read, or something is due to be removed and still there.
     fn catch_up(&self) -> Result<(), StoreError>;
 
+    /// Whether [`EventSource::catch_up`] waits for a server: then no async task may call it, not even
+    /// for a set that is in memory.
+    fn waits_for_server(&self) -> bool {
+        false
+    }
+
     /// Waits until the listener knows of every commit that a scan before the call can have seen.
     ///
     /// # Errors
@@ -94,11 +100,14 @@ pub trait EventSource: Send + Sync {
     }
 
     /// A second with about as many events before it as after it, where a scan gains from being
-    /// cut in two; `None` where it does not.
+    /// cut in two; `None` where it does not, or where the halves would be of two moments that the
+    /// listener cannot tell apart.
     ///
     /// # Errors
     /// When the store cannot be read.
-    fn middle_second(&self) -> Result<Option<u64>, StoreError>;
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        Ok(None)
+    }
 
     /// Calls `visit` with the JSON of each of the events that is there, in no order. What has
     /// expired is left out.

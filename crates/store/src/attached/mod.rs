@@ -300,12 +300,6 @@ impl EventSource for Attached {
         Err(StoreError::Busy { path: self.inner.path.clone() })
     }
 
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        // Two halves would be of two moments, and what the relay writes between them is not told
-        // commit by commit.
-        Ok(None)
-    }
-
     fn events(
         &self,
         ids: &[[u8; 32]],
