@@ -99,15 +99,17 @@ pub struct Config {
 }
 
 impl Config {
-    /// How the store is opened, for uses that see everything: no kind is kept apart.
+    /// How the store is opened, by every command in the same way, so that one goes on from the index
+    /// files of another.
     pub fn store_options(&self) -> StoreOptions {
+        let private_kinds = PrivateKinds::new(self.auth.private_kinds.iter().copied());
         StoreOptions {
             synchronous: self.store.synchronous,
             readers: self.store.readers,
             cache_mb: self.store.cache_mb,
             wal_mb: self.store.wal_mb,
-            private_kinds: PrivateKinds::default(),
-            private_times: Some(PrivateKinds::new(self.auth.private_kinds.iter().copied())),
+            private_kinds: private_kinds.clone(),
+            private_times: Some(private_kinds),
             relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
             // Whoever has no configuration goes by what the relay has put into the store.
             retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),

@@ -160,7 +160,6 @@ impl Relay {
         config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
-            private_kinds: private_kinds.clone(),
             retention: Some(config.retention.retention()),
             ..config.store_options()
         };

@@ -5,6 +5,9 @@ use crate::support::negentropy_client::neg_ids;
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -166,6 +169,35 @@ async fn no_verify_trusts_and_verification_does_not() {
     // What makes no event is refused all the same.
     let ended = import(&store, &["--no-verify"], "{}\n");
     assert_eq!(count(&ended, "invalid"), 1, "{ended:?}");
+}
+
+/// The index files beside the store.
+fn index_files(store: &Path) -> BTreeSet<OsString> {
+    let entries = std::fs::read_dir(store.parent().unwrap()).unwrap();
+    let names = entries.map(|entry| entry.unwrap().file_name());
+    names.filter(|name| name.to_string_lossy().contains("-index-")).collect()
+}
+
+/// A relay that began with what an import had left read the whole store.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_goes_on_from_the_index_files_of_an_import() {
+    const EVENTS: usize = 17_000;
+    let directory = tempfile::tempdir().unwrap();
+    let store = directory.path().join("events.sqlite");
+    let (note, mut text) = (Author::new(1).note(events::EPOCH, "x"), String::new());
+    for number in 0..EVENTS {
+        let mut note = note.clone();
+        note["id"] = json!(format!("{number:064x}"));
+        writeln!(text, "{note}").unwrap();
+    }
+    let ended = import(&store, &["--no-verify"], &text);
+    assert_eq!(count(&ended, "stored"), EVENTS as u64, "{ended:?}");
+    let left = index_files(&store);
+    assert!(!left.is_empty());
+    let relay = RelayProcess::start(&store);
+    let mut client = relay.client().await;
+    assert_eq!(neg_ids(&mut client, &json!({})).await.len(), EVENTS);
+    assert_eq!(index_files(&store), left);
 }
 
 #[tokio::test(flavor = "multi_thread")]
