@@ -17,8 +17,14 @@ const LOCK: i64 = 0x6e_6567_7379_6e63;
 const MIGRATIONS: [&str; 1] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
-CREATE TABLE head (single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), seq BIGINT NOT NULL);
-INSERT INTO head (seq) VALUES (0);
+-- `mark` is that of the last commit.
+CREATE TABLE head (
+    single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single),
+    seq    BIGINT NOT NULL,
+    mark   BIGINT NOT NULL
+);
+INSERT INTO head (seq, mark)
+    VALUES (0, ('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint);
 
 -- One row a commit. A random mark tells it from another commit of that number, after a fail-over that
 -- lost some.
@@ -28,8 +34,7 @@ CREATE TABLE feed_commit (
     added   INTEGER NOT NULL,
     removed INTEGER NOT NULL
 );
-INSERT INTO feed_commit (seq, mark, added, removed)
-    VALUES (0, ('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint, 0, 0);
+INSERT INTO feed_commit (seq, mark, added, removed) SELECT seq, mark, 0, 0 FROM head;
 
 -- `seq` is the commit that the event came with.
 CREATE TABLE event (

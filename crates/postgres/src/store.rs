@@ -4,10 +4,11 @@ use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
 use crate::fault::fault;
 use crate::feed::Feed;
+use crate::history::CommitHistory;
 use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
 use crate::transaction::{FeedPlace, second};
-use crate::writer::{NodeWriter, NodeWriterContext};
+use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
 use crate::{memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
@@ -48,6 +49,8 @@ struct Shared {
     // For looks at the feed, which wait for no query.
     looks: SessionPool,
     feed: Arc<Feed>,
+    // The writer's, who sends again what was lost.
+    queue: Arc<NodeQueue>,
 }
 
 impl Drop for StoreParts {
@@ -105,11 +108,12 @@ impl PostgresStore {
             pool: SessionPool::new(address.clone(), options.readers),
             looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
             feed: Arc::clone(&feed),
+            queue: Arc::default(),
         });
         shared.look().map_err(named)?;
         let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&shared);
-        let writer = NodeWriter::start(NodeWriterContext {
+        let context = NodeWriterContext {
             engine: Arc::clone(&engine),
             address: address.clone(),
             feed,
@@ -120,7 +124,8 @@ impl PostgresStore {
             catch_up: Box::new(move || {
                 for_writer.upgrade().map_or(Err(StoreError::Closed), |shared| shared.look())
             }),
-        })?;
+        };
+        let writer = NodeWriter::start(context, Arc::clone(&shared.queue))?;
         listening::start(&engine, address, FeedFollower(Arc::downgrade(&shared)))?;
         let inner = Arc::new(StoreParts { shared, writer, metrics });
         Ok(Self { inner, deadline: Deadline::default() })
@@ -172,7 +177,8 @@ impl Shared {
             let checkout = pool.take(&self.engine, deadline)?;
             let reading = StoreReading { engine: &self.engine, deadline, checkout };
             let connection = reading.connection()?;
-            match reading.wait(connection.client().batch_execute(BEGIN)) {
+            let begin = async { connection.client().batch_execute(BEGIN).await.map_err(fault) };
+            match reading.wait_shortly(begin) {
                 Ok(()) => return Ok(reading),
                 Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
                 Err(error) if is_second => return Err(error),
@@ -190,9 +196,13 @@ impl Shared {
         beside: &mut dyn FnMut(),
     ) -> Result<StoreReading<'store>, StoreError> {
         // It sees what is there when its first query comes: what is known cannot be ahead of it.
-        let reading = self.begin(pool, deadline)?;
-        let mut place = self.feed.hold();
-        self.look_in(&reading, &mut place)?;
+        let reading = self.begin(pool, deadline).inspect_err(|error| {
+            if !matches!(error, StoreError::Interrupted | StoreError::Closed) {
+                self.feed.lost();
+            }
+        })?;
+        let mut known = self.feed.hold(deadline)?;
+        self.look_in(&reading, &mut known)?;
         beside();
         Ok(reading)
     }
@@ -200,13 +210,17 @@ impl Shared {
     fn look_in(
         &self,
         reading: &StoreReading<'_>,
-        place: &mut Option<FeedPlace>,
+        known: &mut CommitHistory,
     ) -> Result<(), StoreError> {
-        let connection = reading.connection()?;
-        let news = self.feed.read(connection, *place);
-        match self.engine.wait_until(reading.deadline, connection, news) {
+        let patience = reading.checkout.patience();
+        let news = self.feed.read(reading.connection()?, known, patience);
+        match reading.wait_for_parts(news) {
             Ok(news) => {
-                self.feed.tell(place, news);
+                if let Some(lost) = self.feed.tell(known, news) {
+                    let common = lost.common.map_or(-1, |common| common.seq);
+                    // Fails only where the store is being closed.
+                    let _ = self.queue.push(&Origin::Local, [(1, NodeJob::SendAgain { common })]);
+                }
                 Ok(())
             }
             Err(error) => {
@@ -214,6 +228,22 @@ impl Shared {
                 Err(error)
             }
         }
+    }
+
+    /// Looks at the feed where there is something new, and returns whether there was.
+    fn follow(&self) -> Result<bool, StoreError> {
+        const HEAD: &str = "SELECT seq, mark FROM head";
+        if self.feed.is_current() {
+            let head = with_connection(&self.looks, &self.engine, async |connection| {
+                let rows = connection.query(HEAD, &[]).await?;
+                rows.first().map(FeedPlace::read).transpose()
+            });
+            let head = head.inspect_err(|_| self.feed.lost())?;
+            if head == self.feed.hold(&Deadline::default())?.last() {
+                return Ok(false);
+            }
+        }
+        self.look().map(|()| true)
     }
 
     /// Looks at the feed.
@@ -231,8 +261,8 @@ impl Follow for FeedFollower {
         self.0.upgrade().is_some_and(|shared| shared.feed.known() >= seq)
     }
 
-    fn look(&self) -> Option<Result<(), StoreError>> {
-        match self.0.upgrade()?.look() {
+    fn look(&self) -> Option<Result<bool, StoreError>> {
+        match self.0.upgrade()?.follow() {
             Err(StoreError::Closed) => None,
             looked => Some(looked),
         }

@@ -22,10 +22,13 @@ pub struct TestServer {
     own: Option<OwnServer>,
 }
 
-struct OwnServer {
+/// A server of Debian's binaries in a folder of its own.
+pub struct OwnServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
     child: Option<Child>,
+    // Settings beside those of every server, each as `name=value`.
+    settings: Vec<String>,
 }
 
 impl TestServer {
@@ -37,20 +40,24 @@ impl TestServer {
         if let Ok(server) = std::env::var("NEGSYNC_POSTGRES") {
             return Some(Self { url: fresh_database(&server), own: None });
         }
+        Self::own(&[])
+    }
+
+    /// As [`TestServer::start`], of a server that is this test's alone, with these settings.
+    ///
+    /// # Panics
+    /// As [`TestServer::start`].
+    pub fn own(settings: &[&str]) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
-            // Past the test harness, which would keep it to itself.
-            let _ = writeln!(
-                std::io::stderr(),
-                "\n*** LEFT OUT: a test over PostgreSQL. Install it, or name a server with \
-                 NEGSYNC_POSTGRES.\n"
-            );
+            left_out("a test over PostgreSQL. Install it, or name a server with NEGSYNC_POSTGRES");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut own = OwnServer { programs, folder, child: None };
+        let settings = settings.iter().map(ToString::to_string).collect();
+        let mut own = OwnServer { programs, folder, child: None, settings };
         own.make();
-        own.run();
+        own.start();
         let url = fresh_database(&own.url());
         Some(Self { url, own: Some(own) })
     }
@@ -68,15 +75,82 @@ impl TestServer {
             child.kill().unwrap();
             child.wait().unwrap();
         }
-        own.run();
+        own.start();
         true
+    }
+
+    /// The server.
+    ///
+    /// # Panics
+    /// Where it is not of this test.
+    pub fn server(&mut self) -> &mut OwnServer {
+        self.own.as_mut().unwrap()
+    }
+
+    /// The URL of the database on this server and then on another one.
+    pub fn url_with(&mut self, other: &OwnServer) -> String {
+        let folders = [self.server().socket_folder(), other.socket_folder()];
+        let database = self.url.rsplit('/').next().unwrap();
+        format!("postgres://postgres@{}/{database}", folders.join(","))
     }
 }
 
+/// Says that a test is left out, past the test harness, which would keep it to itself.
+pub fn left_out(what: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** LEFT OUT: {what}.\n");
+}
+
 impl OwnServer {
-    fn url(&self) -> String {
-        let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
-        format!("postgres://postgres@{folder}/postgres")
+    /// The folder of the socket, as a URL has it.
+    fn socket_folder(&self) -> String {
+        self.folder.path().to_str().unwrap().replace('/', "%2F")
+    }
+
+    /// The URL of the database `postgres`.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@{}/postgres", self.socket_folder())
+    }
+
+    /// The socket of the server.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+
+    /// The folder of the server, for files of a test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills the server as a crash of the machine would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// A replica of this server, which streams what is committed.
+    pub fn replica(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (programs, settings) = (self.programs.clone(), self.settings.clone());
+        let mut replica = Self { programs, folder, child: None, settings };
+        replica.take_folder();
+        let copied = replica
+            .command("pg_basebackup")
+            .args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--pgdata"])
+            .arg(replica.data())
+            .args(["--username=postgres", "--host"])
+            .arg(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        replica.start();
+        replica
+    }
+
+    /// Makes a replica the server that takes writes.
+    pub fn promote(&self) {
+        run(&self.url(), "SELECT pg_promote()").unwrap();
     }
 
     fn data(&self) -> PathBuf {
@@ -92,10 +166,15 @@ impl OwnServer {
         command
     }
 
-    fn make(&self) {
+    /// Gives the folder to whom the server runs as.
+    fn take_folder(&self) {
         if is_root() {
             chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
+    }
+
+    fn make(&self) {
+        self.take_folder();
         let made = self
             .command("initdb")
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"])
@@ -108,7 +187,7 @@ impl OwnServer {
 
     /// Starts the server and waits until it answers. After a crash it refuses to start while processes
     /// of the last one are left.
-    fn run(&mut self) {
+    pub fn start(&mut self) {
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
             let log = File::create(self.folder.path().join("log")).unwrap();
@@ -118,6 +197,7 @@ impl OwnServer {
                 .arg(self.data())
                 .args(["-c", "listen_addresses=", "-c", "max_connections=100", "-k"])
                 .arg(self.folder.path())
+                .args(self.settings.iter().flat_map(|setting| ["-c", setting]))
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()
@@ -165,7 +245,9 @@ fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     folders.splice(0..0, std::env::split_paths(&path));
     let has_all = |folder: &&PathBuf| {
-        ["initdb", "postgres", "pg_ctl"].iter().all(|name| Path::new(folder).join(name).is_file())
+        ["initdb", "postgres", "pg_basebackup", "pg_ctl"]
+            .iter()
+            .all(|name| Path::new(folder).join(name).is_file())
     };
     folders.iter().rev().find(has_all).cloned()
 }
