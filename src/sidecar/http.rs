@@ -78,7 +78,9 @@ pub(super) async fn respond(
     let mut response = match forward(request, &shared.relay).await {
         Ok(response) => response,
         Err(error) => {
-            tracing::warn!(relay = %shared.relay, %error, "the relay does not answer");
+            if let Some(times) = shared.unanswered.due() {
+                tracing::warn!(relay = %shared.relay, %error, times, "the relay does not answer");
+            }
             let text = "The relay behind this address does not answer.\n".to_owned();
             return refuse(StatusCode::BAD_GATEWAY, text);
         }
