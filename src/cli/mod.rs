@@ -14,6 +14,7 @@ mod configuration;
 mod connecting;
 mod decode;
 mod delete;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;
