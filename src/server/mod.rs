@@ -9,6 +9,7 @@ pub(crate) mod limits;
 pub(crate) mod lingering_close;
 pub(crate) mod listeners;
 pub(crate) mod log_pace;
+pub(crate) mod media_type;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod nip42;
@@ -17,6 +18,7 @@ mod proxy_watch;
 pub(crate) mod refusal_log;
 pub(crate) mod shutdown;
 pub(crate) mod status;
+mod usage;
 
 use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;

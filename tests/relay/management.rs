@@ -213,7 +213,7 @@ async fn what_an_operator_has_not_signed_for_this_request_is_refused() {
     // Elsewhere, or of another type, it is no request of management.
     let header = authorization(&operator, &url, &body, 5);
     assert_eq!(post(address, "/other", &[RPC, &header], &body).await.status, 404);
-    assert_eq!(post(address, "/", &[&header], &body).await.status, 404);
+    assert_eq!(post(address, "/", &[&header], &body).await.status, 405);
     let long = format!("{body}{}", " ".repeat(70 << 10));
     let header = authorization(&operator, &url, &long, 6);
     assert_eq!(post(address, "/", &[RPC, &header], &long).await.status, 413);
