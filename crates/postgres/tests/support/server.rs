@@ -182,15 +182,19 @@ fn fresh_database(server: &str) -> String {
     format!("{host}/{name}{mark}{parameters}")
 }
 
-/// Runs statements on a connection of their own.
+/// Runs statements on a connection of their own. Waits on a thread beside, so that it can be called from
+/// async tests.
 pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let served = tokio::spawn(connection);
-        let done = client.batch_execute(statements).await;
-        drop(client);
-        let _ = served.await;
-        done
-    })
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+            let served = tokio::spawn(connection);
+            let done = client.batch_execute(statements).await;
+            drop(client);
+            let _ = served.await;
+            done
+        })
+    };
+    std::thread::scope(|scope| scope.spawn(wait).join().unwrap())
 }
