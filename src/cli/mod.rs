@@ -22,6 +22,7 @@ mod hand_over;
 mod hints;
 mod import;
 mod import_input;
+mod interrupt;
 mod lines;
 mod local;
 mod man;

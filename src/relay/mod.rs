@@ -36,7 +36,7 @@ use crate::metrics::{Metrics, Peers};
 use crate::server::accept::accept;
 use crate::server::health::Health;
 use crate::server::listeners::Listeners;
-use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use crate::sync::SyncError;

@@ -3,9 +3,9 @@
 use crate::support::events::unix_now;
 use crate::support::http::http;
 use crate::support::negentropy_client::neg_ids;
-use crate::support::postgres_server::TestServer;
 use crate::support::process::{RelayProcess, negsync, negsync_with};
 use crate::support::{Author, Client, id_of};
+use negsync_testserver::TestServer;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -11,8 +11,6 @@ pub mod http;
 pub mod model;
 pub mod naive;
 pub mod negentropy_client;
-#[path = "../../crates/postgres/tests/support/server.rs"]
-pub mod postgres_server;
 pub mod power_cut;
 pub mod process;
 pub mod relay;
