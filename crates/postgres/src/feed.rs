@@ -26,7 +26,8 @@ const ROWS_AT_ONCE: usize = 4_096;
 
 /// What the listener knows.
 pub(crate) struct Feed {
-    listener: Box<dyn Listener>,
+    // None where nobody keeps a set: then only the place and what is due are followed.
+    listener: Option<Box<dyn Listener>>,
     private: PrivateKinds,
     // The commits that the listener knows; `None` while somebody holds them.
     history: Mutex<Option<CommitHistory>>,
@@ -88,7 +89,7 @@ enum Found {
 }
 
 impl Feed {
-    pub(crate) fn new(listener: Box<dyn Listener>, private: PrivateKinds) -> Self {
+    pub(crate) fn new(listener: Option<Box<dyn Listener>>, private: PrivateKinds) -> Self {
         Self {
             listener,
             private,
@@ -142,6 +143,9 @@ impl Feed {
             Some(last) if is_there != Some(last.mark) || last.seq >= now.seq => {
                 self.recover(connection, history, (last, now), patience).await?
             }
+            Some(_) if self.listener.is_none() => {
+                Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
+            }
             Some(last) => {
                 let changes = async { changes_since(connection, last).await.map_err(fault) };
                 match within(patience * 2, changes).await? {
@@ -163,7 +167,7 @@ impl Feed {
         (last, now): (FeedPlace, FeedPlace),
         patience: Duration,
     ) -> Result<Found, StoreError> {
-        let holds = |item: &Item| self.listener.holds(item);
+        let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
         let repair = async { repair::compare(connection, history, &holds).await.map_err(fault) };
         let (common, repair) = within(patience * 2, repair).await?;
         let lost = LostTail { common, last, now, items: Vec::new() };
@@ -190,6 +194,9 @@ impl Feed {
         patience: Duration,
     ) -> Result<Vec<Item>, StoreError> {
         const ALL: &str = "SELECT created_at, id FROM event WHERE kind <> ALL($1)";
+        if self.listener.is_none() {
+            return Ok(Vec::new());
+        }
         let private: Vec<i32> =
             self.private.as_slice().iter().map(|kind| i32::from(*kind)).collect();
         let begin = async {
@@ -219,12 +226,12 @@ impl Feed {
         match news.found {
             Found::Nothing => {}
             Found::Change(commits, steps) => {
-                self.listener.changed(Arc::new(Change { steps }));
+                self.changed(steps);
                 commits.into_iter().for_each(|commit| history.push(commit));
             }
             Found::Repaired(lost, commits, steps) => {
                 lost.report();
-                self.listener.changed(Arc::new(Change { steps }));
+                self.changed(steps);
                 history.cut(lost.common.map_or(-1, |common| common.seq));
                 commits.into_iter().for_each(|commit| history.push(commit));
                 lost_tail = Some(lost);
@@ -233,7 +240,9 @@ impl Feed {
                 if let Some(lost) = &lost {
                     lost.report_unknown(items.len());
                 }
-                self.listener.begun(items);
+                if let Some(listener) = &self.listener {
+                    listener.begun(items);
+                }
                 *history = CommitHistory::begin(now);
                 lost_tail = lost;
             }
@@ -257,7 +266,7 @@ impl Feed {
             return Ok(history.last() == Some(place));
         }
         let items = steps.iter().filter_map(item_of).collect();
-        self.listener.changed(Arc::new(Change { steps }));
+        self.changed(steps);
         history.push(KnownCommit { place, items });
         self.moved(&history, self.next_expiry().min(expires_at));
         Ok(true)
@@ -267,8 +276,14 @@ impl Feed {
     pub(crate) fn pass_on(&self, steps: Vec<Step>) -> Result<(), StoreError> {
         // Not while a commit is being told: the listener hears one thing after the other.
         let _held = self.hold(&Deadline::default())?;
-        self.listener.changed(Arc::new(Change { steps }));
+        self.changed(steps);
         Ok(())
+    }
+
+    fn changed(&self, steps: Vec<Step>) {
+        if let Some(listener) = &self.listener {
+            listener.changed(Arc::new(Change { steps }));
+        }
     }
 
     fn moved(&self, history: &CommitHistory, next_expiry: u64) {

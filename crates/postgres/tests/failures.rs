@@ -9,6 +9,7 @@ use negsync_reconcile::Item;
 use negsync_store::{
     EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot, StoreError,
 };
+use negsync_testserver::{self as server, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
@@ -16,7 +17,6 @@ use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use support::server::{self, TestServer};
 use support::{EPOCH, Heard, event, hex, note, open, proxy};
 
 /// The set that a session would be answered from, and the one that the listener holds then.
@@ -96,7 +96,7 @@ impl std::io::Write for Log {
 
 #[test]
 fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_again() {
-    let Some(mut primary) = TestServer::own(&[]) else { return };
+    let Some(mut primary) = TestServer::start_own(&[]) else { return };
     let log = Log::begin();
     let seed: u64 = rand::random();
     println!("seed {seed}");
@@ -138,7 +138,7 @@ fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_
 
 #[test]
 fn a_synchronous_replica_that_is_promoted_has_everything() {
-    let Some(mut primary) = TestServer::own(&[]) else { return };
+    let Some(mut primary) = TestServer::start_own(&[]) else { return };
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let replica = primary.server().replica();
@@ -188,7 +188,7 @@ fn a_synchronous_replica_that_is_promoted_has_everything() {
 
 #[test]
 fn a_node_that_was_away_longer_than_the_feed_reaches_reads_everything_anew() {
-    let Some(mut server) = TestServer::own(&[]) else { return };
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(4);
     let socket = server.server().socket();
     let (network, url) = proxy::start(&socket, server.url());
@@ -216,7 +216,7 @@ fn a_node_that_was_away_longer_than_the_feed_reaches_reads_everything_anew() {
 
 #[test]
 fn over_a_network_that_fails_sets_are_refused_or_right() {
-    let Some(mut server) = TestServer::own(&[]) else { return };
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
@@ -263,7 +263,7 @@ fn over_a_network_that_fails_sets_are_refused_or_right() {
 
 #[test]
 fn a_commit_whose_answer_is_lost_is_done_once() {
-    let Some(mut server) = TestServer::own(&[]) else { return };
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(6);
     let socket = server.server().socket();
     let (network, url) = proxy::start(&socket, server.url());
@@ -289,7 +289,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
 
 #[test]
 fn where_the_server_does_not_say_what_is_new_a_node_looks_by_itself() {
-    let Some(mut server) = TestServer::own(&[]) else { return };
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(7);
     let socket = server.server().socket();
     let (network, url) = proxy::start(&socket, server.url());
@@ -330,7 +330,7 @@ impl Drop for SmallDisk {
 
 #[test]
 fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowledged_stays() {
-    let Some(mut server) = TestServer::own(&[]) else { return };
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
     let folder = server.server().folder().join("small");
     std::fs::create_dir(&folder).unwrap();
     let Some(disk) = SmallDisk::mount(&folder, "20m") else {

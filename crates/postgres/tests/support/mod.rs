@@ -1,10 +1,9 @@
-//! What the tests share: a server, events, and a listener that keeps the set.
+//! What the tests share: events, and a listener that keeps the set.
 
 // Each test program uses a part of it.
 #![allow(dead_code)]
 
 pub mod proxy;
-pub mod server;
 
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};
