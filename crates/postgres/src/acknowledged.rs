@@ -32,12 +32,12 @@ impl Acknowledged {
 /// The acknowledgements of the last minute.
 #[derive(Debug, Default)]
 pub(crate) struct RecentAcknowledgements {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<RecentEntry>,
     bytes: usize,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct RecentEntry {
     at: Instant,
     // The last commit by which it was done.
     seq: i64,
@@ -48,8 +48,8 @@ impl RecentAcknowledgements {
     /// Keeps what was acknowledged at `at`, done by the commit `seq` or before it.
     pub(crate) fn push(&mut self, at: Instant, seq: i64, done: Acknowledged) {
         self.bytes += done.memory_bytes();
-        self.entries.push_back(Entry { at, seq, done });
-        let is_old = |entry: &Entry| at.saturating_duration_since(entry.at) > KEPT_FOR;
+        self.entries.push_back(RecentEntry { at, seq, done });
+        let is_old = |entry: &RecentEntry| at.saturating_duration_since(entry.at) > KEPT_FOR;
         while (self.bytes > MOST_BYTES || self.entries.front().is_some_and(is_old))
             && let Some(oldest) = self.entries.pop_front()
         {

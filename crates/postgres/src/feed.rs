@@ -5,7 +5,7 @@ use crate::connection::{Parameter, ServerSession};
 use crate::fault::{fault, within};
 use crate::history::{CommitHistory, KnownCommit};
 use crate::repair::{self, LostTail, Repair};
-use crate::transaction::{FeedPlace, FeedStep, bytes, second};
+use crate::transaction::{FeedAdvance, FeedPlace, bytes, second};
 use futures_util::TryStreamExt;
 use futures_util::future::try_join3;
 use negsync_nostr::Event;
@@ -256,7 +256,7 @@ impl Feed {
     /// Otherwise the commits before have to be read first, and with them this one.
     pub(crate) fn tell_own(
         &self,
-        feed: FeedStep,
+        feed: FeedAdvance,
         steps: Vec<Step>,
         expires_at: u64,
     ) -> Result<bool, StoreError> {

@@ -37,15 +37,16 @@ pub(crate) trait Follow: Send {
     fn look(&self) -> Option<Result<bool, StoreError>>;
 }
 
-/// Starts to listen and to look.
+/// Starts to listen and to look; `own` is what this node wakes others with.
 pub(crate) fn start(
     engine: &Engine,
     address: &Address,
+    own: String,
     follower: impl Follow + 'static,
 ) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
     let is_heard = Arc::<AtomicBool>::default();
-    engine.spawn(listen(address.clone(), wake, Arc::clone(&is_heard)));
+    engine.spawn(listen(address.clone(), own, wake, Arc::clone(&is_heard)));
     std::thread::Builder::new()
         .name("store-feed".into())
         .spawn(move || follow(&woken, &is_heard, &follower))
@@ -54,10 +55,10 @@ pub(crate) fn start(
 }
 
 /// Passes on the numbers of commits, until nobody takes them.
-async fn listen(address: Address, wake: SyncSender<u64>, is_heard: Arc<AtomicBool>) {
+async fn listen(address: Address, own: String, wake: SyncSender<u64>, is_heard: Arc<AtomicBool>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match listen_once(&address, &wake, &is_heard).await {
+        match listen_once(&address, &own, &wake, &is_heard).await {
             Ok(Listened::ToTheEnd) => return,
             Ok(Listened::Lost) => pause = FIRST_PAUSE,
             Ok(Listened::InVain) => pause = LONGEST_PAUSE,
@@ -83,6 +84,7 @@ enum Listened {
 
 async fn listen_once(
     address: &Address,
+    own: &str,
     wake: &SyncSender<u64>,
     is_heard: &AtomicBool,
 ) -> Result<Listened, StoreError> {
@@ -109,6 +111,9 @@ async fn listen_once(
             match tokio::time::timeout(DEAF_TERM, messages.next()).await {
                 Ok(Some(Ok(AsyncMessage::Notification(of)))) => {
                     is_heard.store(true, Ordering::Release);
+                    if of.payload() == own {
+                        continue;
+                    }
                     seq = of.payload().parse().unwrap_or(u64::MAX);
                     break;
                 }

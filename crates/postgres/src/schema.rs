@@ -104,6 +104,21 @@ CREATE TABLE operator_tombstone (
     at         BIGINT NOT NULL
 );
 
+-- Ephemeral events on their way to the subscriptions of other nodes. A crash of the server loses them, as it may.
+CREATE UNLOGGED TABLE ephemeral (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    node   BIGINT NOT NULL,
+    at     TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    json   TEXT NOT NULL
+);
+
+-- Which node does what only one of them does, and until when.
+CREATE TABLE lease (
+    single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single),
+    node   BIGINT NOT NULL,
+    until  TIMESTAMPTZ NOT NULL
+);
+
 -- What syncs remember: ids that need not be moved, how far each peer is known, how it is asked.
 CREATE TABLE refused (
     peer   TEXT NOT NULL,

@@ -2,6 +2,7 @@
 
 use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
+use crate::ephemeral::{self, EphemeralCursor};
 use crate::fault::fault;
 use crate::feed::Feed;
 use crate::history::CommitHistory;
@@ -9,17 +10,19 @@ use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
 use crate::transaction::{FeedPlace, second};
 use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
-use crate::{memory, schema};
+use crate::{lease, memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, EventSource, EventStore, Hit, Listener, Origin, PeerTraits, RefusedId, Reply,
-    Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
+    Retention, RuleMatches, Selected, Selection, Step, StoreError, StoreMetrics, StoreOptions,
     StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// So many connections look at the feed.
 const LOOKS_AT_ONCE: usize = 2;
@@ -49,6 +52,10 @@ struct Shared {
     // For looks at the feed, which wait for no query.
     looks: SessionPool,
     feed: Arc<Feed>,
+    // What other nodes pass on.
+    ephemeral: EphemeralCursor,
+    // Whether this node has asked for the lease.
+    asks_for_lease: AtomicBool,
     // The writer's, who sends again what was lost.
     queue: Arc<NodeQueue>,
 }
@@ -62,6 +69,7 @@ impl Drop for StoreParts {
 impl StoreParts {
     fn close(&self) {
         self.writer.stop();
+        self.shared.give_up_lease();
         self.shared.looks.close();
         self.shared.pool.close();
     }
@@ -106,11 +114,16 @@ impl PostgresStore {
             return Err(NO_RETENTION);
         }
         let engine = Arc::new(Engine::start()?);
-        let is_synchronous = engine
+        let (is_synchronous, passed_by) = engine
             .wait(async {
                 let connection = ServerSession::open(address).await?;
                 schema::migrate(&connection).await?;
-                has_synchronous_replica(&connection).await
+                let is_synchronous = has_synchronous_replica(&connection).await?;
+                let newest = connection.query("SELECT max(number) FROM ephemeral", &[]).await;
+                let newest = newest.map_err(fault)?;
+                let newest: Option<Option<i64>> =
+                    newest.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
+                Ok((is_synchronous, newest.flatten()))
             })
             .map_err(named)?;
         tracing::info!(
@@ -124,6 +137,8 @@ impl PostgresStore {
             pool: SessionPool::new(address.clone(), options.readers),
             looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
             feed: Arc::clone(&feed),
+            ephemeral: EphemeralCursor::new(rand::random(), passed_by),
+            asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         });
         shared.look().map_err(named)?;
@@ -132,6 +147,7 @@ impl PostgresStore {
         let context = NodeWriterContext {
             engine: Arc::clone(&engine),
             address: address.clone(),
+            node: shared.ephemeral.node(),
             feed,
             metrics: metrics.clone(),
             us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
@@ -142,7 +158,8 @@ impl PostgresStore {
             }),
         };
         let writer = NodeWriter::start(context, Arc::clone(&shared.queue))?;
-        listening::start(&engine, address, FeedFollower(Arc::downgrade(&shared)))?;
+        let own = ephemeral::wake_up(shared.ephemeral.node());
+        listening::start(&engine, address, own, FeedFollower(Arc::downgrade(&shared)))?;
         let inner = Arc::new(StoreParts { shared, writer, metrics });
         Ok(Self { inner, deadline: Deadline::default() })
     }
@@ -248,18 +265,50 @@ impl Shared {
 
     /// Looks at the feed where there is something new, and returns whether there was.
     fn follow(&self) -> Result<bool, StoreError> {
-        const HEAD: &str = "SELECT seq, mark FROM head";
-        if self.feed.is_current() {
-            let head = with_connection(&self.looks, &self.engine, async |connection| {
-                let rows = connection.query(HEAD, &[]).await?;
-                rows.first().map(FeedPlace::read).transpose()
-            });
-            let head = head.inspect_err(|_| self.feed.lost())?;
-            if head == self.feed.hold(&Deadline::default())?.last() {
-                return Ok(false);
+        const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
+        let head = with_connection(&self.looks, &self.engine, async |connection| {
+            let rows = connection.query(HEAD, &[]).await?;
+            let Some(row) = rows.first() else { return Ok((None, None)) };
+            Ok((Some(FeedPlace::read(row)?), row.try_get::<_, Option<i64>>(2)?))
+        });
+        let (head, newest) = head.inspect_err(|_| self.feed.lost())?;
+        let is_behind =
+            !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
+        if is_behind {
+            self.look()?;
+        }
+        let passes_by = self.ephemeral.is_behind(newest);
+        if let Some(newest) = newest {
+            self.pass_on(newest)?;
+        }
+        Ok(is_behind || passes_by)
+    }
+
+    /// Passes on the ephemeral events that other nodes have handed over, up to a number.
+    fn pass_on(&self, newest: i64) -> Result<(), StoreError> {
+        while self.ephemeral.is_behind(Some(newest)) {
+            let read =
+                async |connection: &ServerSession| self.ephemeral.read(connection, newest).await;
+            let events = with_connection(&self.looks, &self.engine, read)?;
+            if !events.is_empty() {
+                self.feed.pass_on(events.into_iter().map(Step::Passed).collect())?;
             }
         }
-        self.look().map(|()| true)
+        Ok(())
+    }
+
+    /// Gives the lease up, so that another node takes it before its term ends.
+    fn give_up_lease(&self) {
+        if !self.asks_for_lease.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let node = self.ephemeral.node();
+        let given_up = with_connection(&self.looks, &self.engine, async |connection| {
+            lease::give_up(connection, node).await
+        });
+        if let Err(error) = given_up {
+            tracing::debug!(%error, "lease not given up; its term ends by itself");
+        }
     }
 
     /// Looks at the feed.
@@ -487,6 +536,13 @@ impl EventStore for PostgresStore {
 
     fn follow_others(&self) -> Result<(), StoreError> {
         self.wait_until_published()
+    }
+
+    fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
+        let shared = &self.inner.shared;
+        shared.asks_for_lease.store(true, Ordering::Release);
+        let node = shared.ephemeral.node();
+        self.run(async |connection| lease::take(connection, node, term).await)
     }
 
     fn check_writable(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use crate::batch::{
     named_wraps,
 };
 use crate::connection::{Parameter, ServerSession};
+use crate::ephemeral;
 use futures_util::future::{BoxFuture, FutureExt, try_join, try_join_all};
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
@@ -48,14 +49,14 @@ impl FeedPlace {
 
 /// Where a transaction stands in the feed.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct FeedStep {
+pub(crate) struct FeedAdvance {
     /// The last commit before it.
     pub(crate) before: Option<FeedPlace>,
     /// Its own commit; `None` where nothing was to be written.
     pub(crate) own: Option<FeedPlace>,
 }
 
-impl FeedStep {
+impl FeedAdvance {
     /// The number of the last commit that it may rest on.
     pub(crate) fn last(self) -> i64 {
         self.own.or(self.before).map_or(0, |place| place.seq)
@@ -65,7 +66,7 @@ impl FeedStep {
 /// What a transaction has done.
 #[derive(Debug, Default)]
 pub(crate) struct StepDone {
-    pub(crate) feed: FeedStep,
+    pub(crate) feed: FeedAdvance,
     pub(crate) steps: Vec<Step>,
     /// Whether there may be more of the same kind to do.
     pub(crate) there_is_more: bool,
@@ -95,7 +96,7 @@ async fn commit(
     before: FeedPlace,
     added: usize,
     removed: usize,
-) -> Result<FeedStep, Error> {
+) -> Result<FeedAdvance, Error> {
     const NOTE: &str = "WITH noted AS (
             INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)),
         moved AS (UPDATE head SET seq = $1, mark = $2)
@@ -110,22 +111,38 @@ async fn commit(
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
     connection.client().batch_execute("COMMIT").await?;
-    Ok(FeedStep { before: Some(before), own: Some(own) })
+    Ok(FeedAdvance { before: Some(before), own: Some(own) })
+}
+
+/// Who writes, and when.
+pub(crate) struct BatchWriter<'node> {
+    /// The node's number.
+    pub(crate) node: i64,
+    /// The URL that requests to vanish name.
+    pub(crate) us: Option<&'node RelayName>,
+    /// The second.
+    pub(crate) now: u64,
 }
 
 /// Decides what the events do and writes it.
 pub(crate) async fn write_batch(
     connection: &ServerSession,
     events: &[Arc<Event>],
-    us: Option<&RelayName>,
-    now: u64,
-) -> Result<(Changes, FeedStep), Error> {
+    by: &BatchWriter<'_>,
+) -> Result<(Changes, FeedAdvance), Error> {
     let before = begin(connection).await?;
     let facts = ask(connection, events).await?;
-    let changes = decide(events, facts, us, now);
+    let changes = decide(events, facts, by.us, by.now);
+    let passed: Vec<&Event> = changes.steps.iter().filter_map(passed_on).collect();
+    if !passed.is_empty() {
+        ephemeral::send(connection, by.node, &passed).await?;
+    }
     if changes.is_empty() {
-        leave(connection).await?;
-        return Ok((changes, FeedStep { before: Some(before), own: None }));
+        match passed.is_empty() {
+            true => leave(connection).await?,
+            false => connection.client().batch_execute("COMMIT").await?,
+        }
+        return Ok((changes, FeedAdvance { before: Some(before), own: None }));
     }
     let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
     remove(connection, before.next(), &removed, &mut Vec::new()).await?;
@@ -134,6 +151,13 @@ pub(crate) async fn write_batch(
     note_vanished(connection, &changes).await?;
     let feed = commit(connection, before, added.len(), removed.len()).await?;
     Ok((changes, feed))
+}
+
+fn passed_on(step: &Step) -> Option<&Event> {
+    match step {
+        Step::Passed(event) => Some(event),
+        _ => None,
+    }
 }
 
 /// Reads what bears on the events, in one round trip or two.

@@ -5,9 +5,10 @@ use crate::acknowledged::{Acknowledged, RecentAcknowledgements};
 use crate::address::Address;
 use crate::batch::{Bytes, Changes, asks_to_vanish};
 use crate::connection::{Engine, ServerSession};
+use crate::ephemeral;
 use crate::fault::{Fault, fault, is_passing, within};
 use crate::feed::Feed;
-use crate::transaction::{self, FeedStep, STEP_EVENTS, StepDone};
+use crate::transaction::{self, BatchWriter, FeedAdvance, STEP_EVENTS, StepDone};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
@@ -31,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// After a failure, steps that nobody asked for are not tried for so long.
 const STEP_AGAIN: Duration = Duration::from_secs(5);
+/// How often ephemeral events that have waited long enough are removed.
+const EPHEMERAL_AGE_OUT: Duration = Duration::from_secs(10);
 /// How much shares a commit of short batches: rows of tables and indexes, and bytes of memory.
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 4 << 20;
@@ -68,6 +71,8 @@ pub(crate) type NodeQueue = SourceQueue<NodeJob>;
 pub(crate) struct NodeWriterContext {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: Address,
+    /// The node's number.
+    pub(crate) node: i64,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: StoreMetrics,
     pub(crate) us: Option<RelayName>,
@@ -100,6 +105,8 @@ impl NodeWriter {
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
             steps_again: Instant::now(),
+            ephemeral_age_out: Instant::now(),
+            passes_on: false,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -165,6 +172,10 @@ struct NodeWriterThread {
     // Whether somebody's events may still have to go, before the feed says so.
     may_vanish: bool,
     steps_again: Instant,
+    // When ephemeral events that have waited long enough are removed next.
+    ephemeral_age_out: Instant,
+    // Whether this node has handed any over since they were removed last.
+    passes_on: bool,
 }
 
 impl NodeWriterThread {
@@ -183,6 +194,9 @@ impl NodeWriterThread {
                 NextJob::TimedOut => {}
                 NextJob::Closed => break,
             }
+            if self.ephemeral_age_out <= Instant::now() && self.passes_on {
+                self.age_out();
+            }
             // One step of each between two batches.
             let is_busy = self.send_again_step()
                 | self.expire_step()
@@ -196,10 +210,7 @@ impl NodeWriterThread {
     fn publish(&mut self, event: VerifiedEvent, slot: EventSlot) {
         let began = Instant::now();
         let (events, slots) = self.gather(event, slot);
-        let us = self.context.us.clone();
-        let written = self.transact(async |connection| {
-            transaction::write_batch(connection, &events, us.as_ref(), unix_now()).await
-        });
+        let written = self.write(&events);
         let (mut changes, feed) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -223,7 +234,15 @@ impl NodeWriterThread {
         }
     }
 
-    fn tell_batch(&mut self, changes: &mut Changes, feed: FeedStep) {
+    fn write(&mut self, events: &[Arc<Event>]) -> Result<(Changes, FeedAdvance), StoreError> {
+        let (node, us) = (self.context.node, self.context.us.clone());
+        self.transact(async |connection| {
+            let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
+            transaction::write_batch(connection, events, &by).await
+        })
+    }
+
+    fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
         self.may_vanish |= !changes.vanished.is_empty();
         let expiries = changes.added.values().filter_map(|event| event.expires_at());
         let expires_at = expiries.min().unwrap_or(u64::MAX);
@@ -231,7 +250,12 @@ impl NodeWriterThread {
     }
 
     /// Keeps what is acknowledged as stored, a duplicate too: it may be of a commit that gets lost.
-    fn note_acknowledged(&mut self, feed: FeedStep, events: &[Arc<Event>], outcomes: &[Outcome]) {
+    fn note_acknowledged(
+        &mut self,
+        feed: FeedAdvance,
+        events: &[Arc<Event>],
+        outcomes: &[Outcome],
+    ) {
         let (now, seq) = (Instant::now(), feed.last());
         for (event, outcome) in events.iter().zip(outcomes) {
             if matches!(outcome, Outcome::Stored | Outcome::Duplicate) {
@@ -283,10 +307,7 @@ impl NodeWriterThread {
             (is_first || rows <= BATCH_ROWS && bytes <= BATCH_BYTES).then(|| Arc::clone(event))
         };
         let events: Vec<Arc<Event>> = self.send_again.iter().map_while(fits).collect();
-        let us = self.context.us.clone();
-        let written = self.transact(async |connection| {
-            transaction::write_batch(connection, &events, us.as_ref(), unix_now()).await
-        });
+        let written = self.write(&events);
         let (mut changes, feed) = match written {
             Ok(written) => written,
             Err(error) => {
@@ -393,6 +414,15 @@ impl NodeWriterThread {
         false
     }
 
+    /// Removes ephemeral events that have waited long enough.
+    fn age_out(&mut self) {
+        self.ephemeral_age_out = Instant::now() + EPHEMERAL_AGE_OUT;
+        self.passes_on = false;
+        let done = self.transact(async |connection| ephemeral::age_out(connection).await);
+        // They are removed with the next ones.
+        self.passes_on |= done.is_err();
+    }
+
     /// Whether steps that failed are tried again.
     fn may_step(&self) -> bool {
         self.steps_again <= Instant::now()
@@ -416,9 +446,10 @@ impl NodeWriterThread {
     }
 
     /// Has the listener know what was committed, before anybody is answered.
-    fn tell(&self, feed: FeedStep, mut steps: Vec<Step>, expires_at: u64) {
+    fn tell(&mut self, feed: FeedAdvance, mut steps: Vec<Step>, expires_at: u64) {
         let is_passed = |step: &mut Step| matches!(step, Step::Passed(_));
         let passed: Vec<Step> = steps.extract_if(.., is_passed).collect();
+        self.passes_on |= !passed.is_empty();
         let context = &self.context;
         let told = if passed.is_empty() { Ok(()) } else { context.feed.pass_on(passed) };
         let told = told.and_then(|()| match context.feed.tell_own(feed, steps, expires_at)? {

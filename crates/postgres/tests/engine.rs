@@ -14,6 +14,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use support::{EPOCH, Heard, all, event, hex, note, open};
 
 /// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
@@ -331,6 +332,58 @@ fn what_expires_leaves_every_node() {
     assert_eq!(all(&other).len(), 1);
     one.catch_up().unwrap();
     assert_eq!(one_heard.items(), left);
+}
+
+#[test]
+fn ephemeral_events_pass_by_every_node_once() {
+    let Some(mut server) = TestServer::start() else { return };
+    let (one_heard, other_heard) = (Heard::default(), Heard::default());
+    let one = open(server.url(), one_heard.clone());
+    let other = open(server.url(), other_heard.clone());
+    let sent: Vec<VerifiedEvent> =
+        (1..=40).map(|id| event([id; 32], 1, 20_001, EPOCH, "[]")).collect();
+    let again = |range: std::ops::Range<usize>| sent[range].iter().map(support::again).collect();
+    let items = |range: std::ops::Range<usize>| -> Vec<Item> {
+        sent[range].iter().map(|event| event.item()).collect()
+    };
+    let wait = |heard: &Heard, count: usize| {
+        while heard.passed().len() < count {
+            std::thread::yield_now();
+        }
+    };
+    assert_eq!(one.publish(again(0..20)).unwrap(), vec![Outcome::PassedOn; 20]);
+    wait(&other_heard, 20);
+    assert_eq!(one_heard.passed(), items(0..20));
+    assert_eq!(other_heard.passed(), items(0..20));
+    assert_eq!(all(&other).len(), 0);
+    // Who comes later hears only of what comes later. A crash of the server begins the numbers anew.
+    let late_heard = Heard::default();
+    let late = open(server.url(), late_heard.clone());
+    server.kill_and_restart();
+    for (place, id) in (20..30).enumerate() {
+        assert_eq!(other.publish(again(id..id + 1)).unwrap(), [Outcome::PassedOn]);
+        wait(&one_heard, 21 + place);
+        wait(&late_heard, 1 + place);
+    }
+    assert_eq!(late_heard.passed(), items(20..30));
+    assert_eq!(one_heard.passed(), items(0..30));
+    late.close();
+}
+
+#[test]
+fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
+    let Some(server) = TestServer::start() else { return };
+    let (one, other) = (open(server.url(), Heard::default()), open(server.url(), Heard::default()));
+    let term = Duration::from_secs(3_600);
+    assert!(one.take_lease(term).unwrap());
+    assert!(!other.take_lease(term).unwrap());
+    assert!(one.take_lease(term).unwrap());
+    one.close();
+    // From one that died it is taken when its term ends.
+    assert!(other.take_lease(Duration::ZERO).unwrap());
+    let third = open(server.url(), Heard::default());
+    assert!(third.take_lease(term).unwrap());
+    assert!(!other.take_lease(term).unwrap());
 }
 
 #[test]

@@ -24,6 +24,7 @@ pub const EPOCH: u64 = 1_700_000_000;
 pub struct Heard {
     held: Arc<Mutex<BTreeSet<Item>>>,
     begun: Arc<AtomicUsize>,
+    passed: Arc<Mutex<Vec<Item>>>,
 }
 
 impl Heard {
@@ -34,6 +35,11 @@ impl Heard {
     /// How often everything was read.
     pub fn begun(&self) -> usize {
         self.begun.load(Ordering::Relaxed)
+    }
+
+    /// The ephemeral events that went by.
+    pub fn passed(&self) -> Vec<Item> {
+        self.passed.lock().unwrap().clone()
     }
 
     /// Waits until an item is heard of.
@@ -56,7 +62,7 @@ impl Listener for Heard {
             match step {
                 Step::Added(event) => drop(held.insert(event.item())),
                 Step::Removed(item) => drop(held.remove(item)),
-                Step::Passed(_) => {}
+                Step::Passed(event) => self.passed.lock().unwrap().push(event.item()),
             }
         }
     }
