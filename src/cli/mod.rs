@@ -15,6 +15,7 @@ mod connecting;
 mod copy;
 mod decode;
 mod delete;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;
