@@ -12,8 +12,10 @@ mod compact;
 mod completions;
 mod configuration;
 mod connecting;
+mod copy;
 mod decode;
 mod delete;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;
@@ -37,6 +39,7 @@ mod retention;
 mod runtime;
 mod service_manager;
 mod serving;
+mod store_reader;
 mod sync;
 mod sync_progress;
 mod sync_trace;
@@ -45,11 +48,12 @@ mod undelete;
 
 pub(crate) use hints::hints;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
+use negsync::config::{Config, ConfigError, DatabaseUrl, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
+use negsync::store::StoreError;
 use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -62,7 +66,7 @@ use tracing_subscriber::EnvFilter;
 const BATCH_PARTS: u64 = 32;
 const MOST_BATCH_BYTES: usize = 64 << 20;
 
-/// Keeps Nostr relays in sync: NIP-77 over SQLite.
+/// Keeps Nostr relays in sync: NIP-77 over SQLite or PostgreSQL.
 #[derive(Parser)]
 #[command(name = "negsync", version, about)]
 pub(crate) struct Arguments {
@@ -72,7 +76,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay on an SQLite file.
+    /// Run a relay, on an SQLite file or a PostgreSQL database.
     Relay(relay::Arguments),
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
     Attach(attach::Arguments),
@@ -103,6 +107,12 @@ enum Command {
     /// copy was made.
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Arguments),
+    /// Copy a store into another one: from SQLite to PostgreSQL, back, or between two of a kind.
+    ///
+    /// Exit code 0: both stores hold the same events. 2: they differ. 1: it could not be done. Whatever
+    /// breaks it off, run again it goes on where it was.
+    #[command(after_help = copy::EXAMPLES)]
+    Copy(copy::Arguments),
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Arguments),
@@ -153,7 +163,8 @@ struct StoreArguments {
     /// NEGSYNC__STORE__PATH wins over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The SQLite file that holds the events; wins over the configuration.
+    /// The SQLite file that holds the events, or postgres://USER@HOST/DATABASE; wins over the
+    /// configuration.
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 }
@@ -161,11 +172,30 @@ struct StoreArguments {
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = read_config(self.config.as_deref())?.config;
-        if let Some(store) = &self.store {
-            config.store.path.clone_from(store);
-        }
+        self.apply(&mut config)?;
         config.fit(memory());
         Ok(config)
+    }
+
+    /// The configuration of a command that works on a file alone, where a database has `instead`.
+    fn file_config(&self, command: &'static str, instead: &'static str) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        if !config.store.url.is_empty() {
+            return Err(StoreError::Unsupported { what: command, instead }.into());
+        }
+        Ok(config)
+    }
+
+    /// Puts the store of the command line in the place of the one that is configured.
+    fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        config.store.url = store.to_str().and_then(DatabaseUrl::parse).unwrap_or_default();
+        if config.store.url.is_empty() {
+            let is_url = store.to_str().is_some_and(|text| text.contains("://"));
+            ensure!(!is_url, "--store takes a file or postgres://USER@HOST/DATABASE");
+            config.store.path.clone_from(store);
+        }
+        Ok(())
     }
 }
 
@@ -198,6 +228,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Delete(arguments) => delete::run(&arguments),
         Command::Undelete(arguments) => undelete::run(&arguments),
@@ -263,8 +294,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// At `trace` these log whole messages, and with them the content of events.
-const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+/// At `debug` or `trace` these log whole messages and statements, and with them the content of events.
+const SILENCED: [&str; 3] = ["tungstenite=off", "tokio_tungstenite=off", "tokio_postgres=off"];
 
 /// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
 fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {

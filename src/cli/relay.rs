@@ -30,9 +30,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
+    super::descriptors::raise_limit(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
-        let store = config.store.path.display().to_string();
+        let store = config.store.name();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
         let sockets = sockets_handed_over(&config)?;
