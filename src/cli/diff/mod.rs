@@ -18,6 +18,11 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync diff wss://relay.example.com --store events.sqlite
+  negsync diff wss://relay.example.com --by kind --json
+  negsync diff wss://relay.example.com --filter '{\"kinds\":[0,3]}' --svg differences.svg";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The relay to compare with, ws:// or wss://.
