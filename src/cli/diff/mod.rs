@@ -152,7 +152,7 @@ fn sentence(found: &Diff) -> String {
     if let Some(error) = &found.error {
         return format!("{url}: it could not be found out what differs: {error}; {cost}");
     }
-    let unseen = unseen(found.unreadable, &found.not_compared);
+    let unseen = unseen(found.unreadable, &found.not_compared, found.kept_since);
     if found.equal {
         return format!("{url}: equal{unseen}; {cost}");
     }
