@@ -1,9 +1,9 @@
 //! `negsync delete`
 
 use super::operator_request::{ChoiceArguments, follow};
+use super::store_reader::StoreReader;
 use super::{StoreArguments, waiting};
 use negsync::control::{ControlReport, ControlRequest};
-use negsync::store::Reader;
 use serde_json::json;
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,8 +35,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let choice = arguments.choice.choice()?;
     let bar = waiting("looking at the stored events");
     let report = if arguments.dry_run {
-        let reader = Reader::open(&config.store.path, 1)?;
-        reader.selected(&choice.selection()?)?.into()
+        let store = StoreReader::open(&config)?;
+        store.selected(&choice.selection()?)?.into()
     } else {
         bar.set_message("removing events");
         follow(&config, &ControlRequest::Delete(choice))?

@@ -2,10 +2,11 @@
 
 use super::delete::count;
 use super::operator_request::follow;
+use super::store_reader::StoreReader;
 use super::{StoreArguments, waiting};
 use anyhow::bail;
 use negsync::control::ControlRequest;
-use negsync::store::{KindRange, Reader, RetentionRule, RuleMatches};
+use negsync::store::{KindRange, RetentionRule, RuleMatches};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
@@ -35,7 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         bail!("[retention] has no rules; name a configuration that has some with --config");
     }
     let bar = waiting("looking at the stored events");
-    let (matches, by_size) = Reader::open(&config.store.path, 1)?.preview(&retention)?;
+    let (matches, by_size) = StoreReader::open(&config)?.preview(&retention)?;
     if !arguments.dry_run {
         bar.set_message("removing events");
         follow(&config, &ControlRequest::Retire)?;

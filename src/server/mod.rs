@@ -107,7 +107,7 @@ impl Service {
     ) -> Result<T, JoinError> {
         let timeout = Duration::from_secs(self.config().limits.query_timeout_s);
         let stopping = self.running.stopping.clone();
-        let is_cancelled = move || departure.has_ended() || *stopping.borrow();
+        let is_cancelled = move || departure.has_ended() || stopping.is_cancelled();
         turns.query(address, timeout, is_cancelled, query).await
     }
 

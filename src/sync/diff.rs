@@ -8,7 +8,7 @@ use super::{
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -21,16 +21,16 @@ pub struct DiffOptions {
     pub exact: bool,
     /// The connections in a row that may fail.
     pub attempts: u32,
-    /// Ends the comparison when it becomes `true`.
-    pub stop: Option<watch::Receiver<bool>>,
+    /// Ends the comparison when it is cancelled.
+    pub stop: CancellationToken,
     /// Hears what is said.
     pub trace: Option<Trace>,
 }
 
 impl Default for DiffOptions {
     fn default() -> Self {
-        let (filter, by) = (PeerFilter::default(), By::default());
-        Self { filter, by, exact: false, attempts: 3, stop: None, trace: None }
+        let (filter, by, stop) = (PeerFilter::default(), By::default(), CancellationToken::new());
+        Self { filter, by, exact: false, attempts: 3, stop, trace: None }
     }
 }
 

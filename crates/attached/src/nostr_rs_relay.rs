@@ -1,5 +1,5 @@
-//! nostr-rs-relay on PostgreSQL, schema 5: one row an event, in the table `event`, with its whole
-//! JSON.
+//! nostr-rs-relay on PostgreSQL, schema 5, that of 0.8.12 and 0.9: one row an event, in the table
+//! `event`, with its whole JSON.
 //!
 //! What is deleted or replaced is hidden or removed. A row is shown when `hidden` is 0 and
 //! `expires_at` is not there or yet to come.
@@ -21,7 +21,15 @@ const DAY_S: i64 = 86_400;
 pub(crate) const TABLE: RelayTable = RelayTable {
     relay: "nostr-rs-relay",
     table: "event",
-    columns: &["id", "pub_key", "created_at", "kind", "content", "hidden", "expires_at"],
+    columns: &[
+        ("id", "bytea"),
+        ("pub_key", "bytea"),
+        ("created_at", "timestamp with time zone"),
+        ("kind", "integer"),
+        ("content", "bytea"),
+        ("hidden", "bit"),
+        ("expires_at", "timestamp with time zone"),
+    ],
     key: "id",
     id: "id",
     author: "pub_key",
