@@ -97,6 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
+    super::descriptors::raise_limit(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let signals = Signals::heard(arguments.store.config.is_some())?;

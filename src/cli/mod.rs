@@ -12,8 +12,10 @@ mod compact;
 mod completions;
 mod configuration;
 mod connecting;
+mod copy;
 mod decode;
 mod delete;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;
@@ -112,6 +114,12 @@ enum Command {
     /// copy was made.
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Arguments),
+    /// Copy a store into another one: from SQLite to PostgreSQL, back, or between two of a kind.
+    ///
+    /// Exit code 0: both stores hold the same events. 2: they differ. 1: it could not be done. Whatever
+    /// breaks it off, run again it goes on where it was.
+    #[command(after_help = copy::EXAMPLES)]
+    Copy(copy::Arguments),
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Arguments),
@@ -231,6 +239,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Delete(arguments) => delete::run(&arguments),
         Command::Undelete(arguments) => undelete::run(&arguments),
@@ -296,8 +305,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// At `trace` these log whole messages, and with them the content of events.
-const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+/// At `debug` or `trace` these log whole messages and statements, and with them the content of events.
+const SILENCED: [&str; 3] = ["tungstenite=off", "tokio_tungstenite=off", "tokio_postgres=off"];
 
 /// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
 fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {

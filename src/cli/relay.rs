@@ -37,6 +37,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
+    super::descriptors::raise_limit(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let store = config.store.name();

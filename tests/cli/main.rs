@@ -9,6 +9,7 @@ mod check;
 mod command_line;
 mod compact;
 mod configuration;
+mod databases;
 mod decode;
 mod decode_fixtures;
 mod delete;
