@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::index::Index;
-use crate::store::{EventStore, Store, StoreError, StoreOptions};
+use crate::store::{CheckReport, EventStore, Store, StoreError, StoreOptions, check};
 use std::sync::Arc;
 
 /// Opens the store with its sets, of which the kept ones may take `memory_bytes`. Blocks.
@@ -35,9 +35,23 @@ pub fn open_store(
     database::open_store(config.store.url.expose(), options)
 }
 
+/// Checks the store. `progress` hears of the events that are done, and of how many there are. Blocks.
+///
+/// # Errors
+/// When the store is not there or cannot be read.
+pub fn check_store(
+    config: &Config,
+    progress: impl FnMut(u64, u64),
+) -> Result<CheckReport, StoreError> {
+    if config.store.url.is_empty() {
+        return check(&config.store.path, progress);
+    }
+    database::check(config.store.url.expose(), progress)
+}
+
 #[cfg(feature = "postgres")]
 mod database {
-    use super::{Arc, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
     use negsync_postgres::{Address, PostgresStore};
 
     pub(super) fn open_index(
@@ -52,6 +66,13 @@ mod database {
         })
     }
 
+    pub(super) fn check(
+        url: &str,
+        progress: impl FnMut(u64, u64),
+    ) -> Result<CheckReport, StoreError> {
+        negsync_postgres::check(&Address::parse(url)?, progress)
+    }
+
     pub(super) fn open_store(
         url: &str,
         options: StoreOptions,
@@ -62,12 +83,16 @@ mod database {
 
 #[cfg(not(feature = "postgres"))]
 mod database {
-    use super::{Arc, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
 
     const LEFT_OUT: StoreError = StoreError::Unsupported {
         what: "a database on PostgreSQL",
         instead: "this negsync was built without it; build one with the feature `postgres`",
     };
+
+    pub(super) fn check(_: &str, _: impl FnMut(u64, u64)) -> Result<CheckReport, StoreError> {
+        Err(LEFT_OUT)
+    }
 
     pub(super) fn open_index(_: &str, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
         Err(LEFT_OUT)

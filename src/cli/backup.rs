@@ -35,7 +35,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })?;
     bar.finish_and_clear();
     let to = arguments.to.display().to_string();
-    let checked = if arguments.verify { Some(check::look(&arguments.to)?) } else { None };
+    let checked = if arguments.verify {
+        Some(check::look(|progress| negsync::store::check(&arguments.to, progress))?)
+    } else {
+        None
+    };
     let is_sound = checked.as_ref().is_none_or(|checked| checked.is_sound());
     let text = if arguments.json {
         let verified = checked.as_ref().map(|checked| checked.is_sound());
@@ -46,7 +50,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut out = std::io::stdout();
     let _ = writeln!(out, "{text}");
     if let Some(checked) = checked.filter(|_| !arguments.json) {
-        let _ = write!(out, "{}", check::lines(&arguments.to, &checked));
+        let _ = write!(out, "{}", check::lines(&arguments.to.display().to_string(), &checked));
     }
     Ok(if is_sound { ExitCode::SUCCESS } else { ExitCode::from(check::FOUND) })
 }

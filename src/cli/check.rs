@@ -1,12 +1,12 @@
 //! `negsync check`
 
 use super::{StoreArguments, progress_bar};
+use negsync::engine::check_store;
 use negsync::hex;
-use negsync::store::{CheckReport, check};
+use negsync::store::{CheckReport, StoreError};
 use serde_json::json;
 use std::fmt::Write as _;
 use std::io::Write;
-use std::path::Path;
 use std::process::ExitCode;
 
 /// The exit code when something is wrong with the store.
@@ -26,23 +26,22 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments
-        .store
-        .file_config("`negsync check`", "use pg_amcheck for the server's files")?
-        .store
-        .path;
-    let checked = look(&path)?;
-    let text = if arguments.json { object(&path, &checked) } else { lines(&path, &checked) };
+    let config = arguments.store.config()?;
+    let name = config.store.name();
+    let checked = look(|progress| check_store(&config, progress))?;
+    let text = if arguments.json { object(&name, &checked) } else { lines(&name, &checked) };
     // Whoever closed standard output has the exit code.
     let _ = write!(std::io::stdout(), "{text}");
     Ok(if checked.is_sound() { ExitCode::SUCCESS } else { ExitCode::from(FOUND) })
 }
 
-/// Checks a store, with a bar on a terminal.
-pub(super) fn look(path: &Path) -> anyhow::Result<CheckReport> {
+/// Shows how far `check` is, with a bar on a terminal.
+pub(super) fn look(
+    check: impl FnOnce(&mut dyn FnMut(u64, u64)) -> Result<CheckReport, StoreError>,
+) -> anyhow::Result<CheckReport> {
     let template = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
     let bar = progress_bar(Some(0), template);
-    let checked = check(path, |done, total| {
+    let checked = check(&mut |done, total| {
         bar.set_length(total);
         bar.set_position(done);
     })?;
@@ -50,7 +49,7 @@ pub(super) fn look(path: &Path) -> anyhow::Result<CheckReport> {
     Ok(checked)
 }
 
-pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
+pub(super) fn lines(store: &str, checked: &CheckReport) -> String {
     let CheckReport { events, tags, expired, vanishing, found, findings } = checked;
     let mut text = String::new();
     for finding in findings {
@@ -62,7 +61,7 @@ pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
             None => writeln!(text, "{}: {}", finding.what, finding.detail),
         };
     }
-    let _ = write!(text, "{}: {events} events, {tags} tags", path.display());
+    let _ = write!(text, "{store}: {events} events, {tags} tags");
     if *expired > 0 {
         let _ = write!(text, ", {expired} expired, which go when a relay starts");
     }
@@ -78,14 +77,13 @@ pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
     let _ = writeln!(
         text,
         "; {total} found: {}\nWhat can be read of it makes a sound store: \
-         negsync export --store {} | negsync import --store NEW",
+         negsync export --store {store} | negsync import --store NEW",
         by_kind.join(", "),
-        path.display()
     );
     text
 }
 
-fn object(path: &Path, checked: &CheckReport) -> String {
+fn object(store: &str, checked: &CheckReport) -> String {
     let findings: Vec<_> = checked
         .findings
         .iter()
@@ -95,7 +93,7 @@ fn object(path: &Path, checked: &CheckReport) -> String {
         })
         .collect();
     let object = json!({
-        "store": path.display().to_string(),
+        "store": store,
         "sound": checked.is_sound(),
         "events": checked.events,
         "tags": checked.tags,

@@ -2,6 +2,7 @@
 
 use super::counters::{gauge, made, register};
 use super::{Metrics, PeerStatus};
+use crate::store::FeedLag;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 
 /// The content type of [`Metrics::text`]: Prometheus' text format.
@@ -24,6 +25,8 @@ pub struct Observed {
     pub store_bytes: u64,
     /// The store's write-ahead log.
     pub wal_bytes: u64,
+    /// How far this node is behind, where several share a database.
+    pub feed: Option<FeedLag>,
 }
 
 impl Metrics {
@@ -61,6 +64,11 @@ fn add_observed(registry: &Registry, observed: &Observed) {
     ] {
         gauge(registry, name, help).set(as_gauge(value));
     }
+    let Some(feed) = observed.feed else { return };
+    let commits = "Commits of other nodes that this one was told of and has not read";
+    gauge(registry, "negsync_feed_lag_commits", commits).set(as_gauge(feed.commits));
+    let seconds = "Seconds since this node could last read which commits there are";
+    gauge(registry, "negsync_feed_lag_seconds", seconds).set(as_gauge(feed.seconds));
 }
 
 /// A figure of a peer; `None` is not shown.

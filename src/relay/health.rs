@@ -6,6 +6,9 @@ use http_body_util::Full;
 use hyper::Response;
 use hyper::body::Bytes;
 
+/// A node that could not read for longer what others have committed answers no NEG-OPEN.
+const MOST_FEED_LAG_S: u64 = 10;
+
 /// 200 when the relay can do its work, 503 with the reasons when it cannot.
 pub(super) async fn respond(relay: &RelayState) -> Response<Full<Bytes>> {
     let mut reasons = relay.service.reasons();
@@ -13,6 +16,11 @@ pub(super) async fn respond(relay: &RelayState) -> Response<Full<Bytes>> {
     if let Err(lost) = relay.index.store().check_in_place() {
         reasons.push(format!("the store cannot be written: {lost}"));
         return status::health(&reasons);
+    }
+    if let Some(lag) = relay.index.store().feed_lag()
+        && lag.seconds > MOST_FEED_LAG_S
+    {
+        reasons.push(format!("the database cannot be read: no answer for {} s", lag.seconds));
     }
     let written = relay.health.check(|| {
         let store = relay.index.store().clone();

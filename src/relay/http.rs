@@ -46,8 +46,8 @@ pub(super) async fn respond(
         }
         (&Method::GET | &Method::HEAD, "/health") => health::respond(relay).await.map(Body::Whole),
         (&Method::GET | &Method::HEAD, "/metrics") => {
-            let bytes = relay.index.store().size();
-            relay.service.metrics(request, from, bytes).map(Body::Whole)
+            let store = relay.index.store();
+            relay.service.metrics(request, from, store.size(), store.feed_lag()).map(Body::Whole)
         }
         (&Method::GET | &Method::HEAD, "/status") => {
             let store = Some(relay.index.store().as_ref());

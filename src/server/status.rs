@@ -5,7 +5,7 @@ use super::Service;
 use super::limits::is_forwarded;
 use super::own_host::names_own_host;
 use crate::metrics::{self, Observed, PeerStatus};
-use crate::store::{Distribution, EventStore, unix_now};
+use crate::store::{Distribution, EventStore, FeedLag, unix_now};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -38,12 +38,13 @@ impl Service {
         reasons
     }
 
-    /// What is measured, for those who may know; the store's file and its log have so many bytes.
+    /// What is measured, for those who may know; the store and its log have so many bytes.
     pub(crate) fn metrics<B>(
         &self,
         request: &Request<B>,
         from: IpAddr,
         (store_bytes, wal_bytes): (u64, u64),
+        feed: Option<FeedLag>,
     ) -> Response<Full<Bytes>> {
         if let Some(refusal) = self.refused_to_strangers(request, from) {
             return refusal;
@@ -57,6 +58,7 @@ impl Service {
             outbound_bytes: self.counts.outbound.waiting(),
             store_bytes,
             wal_bytes,
+            feed,
         };
         let text = self.metrics.text(&observed, &self.peers.all(now), now);
         answer(StatusCode::OK, metrics::CONTENT_TYPE, text)

@@ -21,7 +21,7 @@ pub(super) async fn respond<B>(
         (&Method::GET | &Method::HEAD, "/health") => health(&shared).await,
         (&Method::GET | &Method::HEAD, "/metrics") => {
             let bytes = file_bytes(&shared.service.config().attach);
-            shared.service.metrics(&request, from, bytes)
+            shared.service.metrics(&request, from, bytes, None)
         }
         (&Method::GET | &Method::HEAD, "/status") => shared.service.status(&request, from, None),
         _ => {

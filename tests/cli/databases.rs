@@ -73,7 +73,7 @@ async fn every_command_works_on_a_database_or_says_what_does() {
     refused(&["compact"], "VACUUM");
     refused(&["backup", &copied], "pg_dump");
     refused(&["restore", &copied], "pg_restore");
-    refused(&["check"], "pg_amcheck");
+    works(&["check"], "20 events, ");
     works(&["config", "show"], "url = \"postgres://");
     let imported = import(Path::new(url), &[], &lines(&notes));
     assert!(imported.stdout.contains("20 stored"), "{imported:?}");
@@ -96,6 +96,63 @@ fn filled(store: &str) -> String {
     succeeded(import(Path::new(store), &[], &lines(&events)));
     succeeded(negsync(&["delete", "--store", store, "--id", id_of(&gone)], ""));
     lines(&events)
+}
+
+#[test]
+fn check_finds_whatever_is_changed_in_a_database() {
+    let Some(server) = TestServer::start() else { return };
+    let url = server.url();
+    filled(url);
+    let checked = || -> Value {
+        let ended = negsync(&["check", "--store", url, "--json"], "");
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"))
+    };
+    let mut last = checked();
+    assert_eq!(last["sound"], true, "{last}");
+    assert!(last["events"].as_u64() > Some(300) && last["tags"].as_u64() > Some(300), "{last}");
+    let one = "(SELECT id FROM negsync.event WHERE kind = 1 ORDER BY id LIMIT 1)";
+    for (what, damage) in [
+        ("event", format!("UPDATE negsync.event SET json = 'x' WHERE id = {one}")),
+        ("column", format!("UPDATE negsync.event SET expires_at = 7 WHERE id = {one}")),
+        (
+            "signature",
+            "UPDATE negsync.event SET json = regexp_replace(json, '\"sig\": *\"..', '\"sig\":\"00')
+             WHERE kind = 4"
+                .to_owned(),
+        ),
+        ("tag", "DELETE FROM negsync.tag WHERE kind = 1059".to_owned()),
+        (
+            "tag",
+            "INSERT INTO negsync.tag SELECT '\\x0102', created_at, id, kind FROM negsync.event LIMIT 3"
+                .to_owned(),
+        ),
+        ("rule", "DELETE FROM negsync.tombstone".to_owned()),
+        (
+            "rule",
+            "INSERT INTO negsync.operator_tombstone (id, at)
+             SELECT id, 1 FROM negsync.event WHERE kind = 1059"
+                .to_owned(),
+        ),
+        (
+            "rule",
+            "INSERT INTO negsync.vanished SELECT pubkey, 9000000000, FALSE FROM negsync.event
+             WHERE kind = 4 LIMIT 1"
+                .to_owned(),
+        ),
+        ("feed", "UPDATE negsync.head SET mark = mark + 1".to_owned()),
+        (
+            "feed",
+            "INSERT INTO negsync.gone SELECT seq + 1, id, created_at FROM negsync.event LIMIT 1"
+                .to_owned(),
+        ),
+    ] {
+        negsync_testserver::run(url, &damage).unwrap();
+        let now = checked();
+        let count = |checked: &Value| checked["found"][what].as_u64().unwrap_or_default();
+        // What cannot be read any more takes its other findings along.
+        assert!(count(&now) > count(&last), "{damage}: {last} {now}");
+        last = now;
+    }
 }
 
 #[test]

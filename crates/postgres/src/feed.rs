@@ -10,13 +10,15 @@ use futures_util::TryStreamExt;
 use futures_util::future::try_join3;
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
-use negsync_store::{Change, Deadline, Listener, PrivateKinds, Step, StoreError};
+use negsync_store::{Change, Deadline, FeedLag, Listener, PrivateKinds, Step, StoreError};
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::Error;
+use tokio_postgres::binary_copy::BinaryCopyOutStream;
+use tokio_postgres::types::Type;
 
 /// With more new events than that, or commits, everything is read anew: items alone, without the events.
 const MOST_NEW_EVENTS: i64 = 50_000;
@@ -38,8 +40,12 @@ pub(crate) struct Feed {
     is_vanishing: AtomicBool,
     // The number of the last commit that is known, for those who are woken up.
     known: AtomicU64,
-    // Whether the last reading of the feed succeeded.
+    // The highest number of a commit that this node was told of.
+    told: AtomicU64,
+    // Whether the last reading of the feed succeeded, and when one did.
     is_current: AtomicBool,
+    opened: Instant,
+    read_after_ms: AtomicU64,
 }
 
 /// What the listener knows, held as it is. Others wait until this is dropped.
@@ -98,7 +104,10 @@ impl Feed {
             next_expiry: AtomicU64::new(0),
             is_vanishing: AtomicBool::new(false),
             known: AtomicU64::new(0),
+            told: AtomicU64::new(0),
             is_current: AtomicBool::new(false),
+            opened: Instant::now(),
+            read_after_ms: AtomicU64::new(0),
         }
     }
 
@@ -193,24 +202,27 @@ impl Feed {
         connection: &ServerSession,
         patience: Duration,
     ) -> Result<Vec<Item>, StoreError> {
-        const ALL: &str = "SELECT created_at, id FROM event WHERE kind <> ALL($1)";
         if self.listener.is_none() {
             return Ok(Vec::new());
         }
-        let private: Vec<i32> =
-            self.private.as_slice().iter().map(|kind| i32::from(*kind)).collect();
-        let begin = async {
-            let statement = connection.prepared(ALL).await.map_err(fault)?;
-            let parameters: [Parameter<'_>; 1] = [&private];
-            connection.client().query_raw(&statement, parameters).await.map_err(fault)
-        };
-        let mut rows = pin!(within(patience, begin).await?);
+        // A COPY takes no parameters.
+        let private: Vec<String> = self.private.as_slice().iter().map(u16::to_string).collect();
+        let all = format!(
+            "COPY (SELECT created_at, id FROM event WHERE kind <> ALL ('{{{}}}'::integer[]))
+             TO STDOUT (FORMAT binary)",
+            private.join(",")
+        );
+        let begin = async { connection.client().copy_out(&all).await.map_err(fault) };
+        let copied = within(patience, begin).await?;
+        let mut rows = pin!(BinaryCopyOutStream::new(copied, &[Type::INT8, Type::BYTEA]));
         let (mut items, mut is_over) = (Vec::new(), false);
         while !is_over {
             let some = async {
                 for _ in 0..ROWS_AT_ONCE {
                     let Some(row) = rows.try_next().await? else { return Ok(true) };
-                    items.push(Item::new(second(&row, 0)?, bytes(&row, 1)?));
+                    let second: i64 = row.try_get(0)?;
+                    let id: &[u8] = row.try_get(1)?;
+                    items.push(Item::new(second as u64, id.try_into().unwrap_or_default()));
                 }
                 Ok(false)
             };
@@ -232,6 +244,7 @@ impl Feed {
             Found::Repaired(lost, commits, steps) => {
                 lost.report();
                 self.changed(steps);
+                self.told.store(0, Ordering::Release);
                 history.cut(lost.common.map_or(-1, |common| common.seq));
                 commits.into_iter().for_each(|commit| history.push(commit));
                 lost_tail = Some(lost);
@@ -243,6 +256,7 @@ impl Feed {
                 if let Some(listener) = &self.listener {
                     listener.begun(items);
                 }
+                self.told.store(0, Ordering::Release);
                 *history = CommitHistory::begin(now);
                 lost_tail = lost;
             }
@@ -290,6 +304,13 @@ impl Feed {
         let seq = history.last().map_or(0, |place| place.seq.max(0) as u64);
         self.known.store(seq, Ordering::Release);
         self.next_expiry.store(next_expiry, Ordering::Release);
+        self.note_current();
+    }
+
+    /// Notes that there is nothing that the listener does not know.
+    pub(crate) fn note_current(&self) {
+        let after = self.opened.elapsed().as_millis();
+        self.read_after_ms.store(u64::try_from(after).unwrap_or(u64::MAX), Ordering::Release);
         self.is_current.store(true, Ordering::Release);
     }
 
@@ -301,6 +322,21 @@ impl Feed {
     /// Whether the feed could be read when it was last tried.
     pub(crate) fn is_current(&self) -> bool {
         self.is_current.load(Ordering::Acquire)
+    }
+
+    /// Notes that somebody told of a commit, and returns whether the listener knows it.
+    pub(crate) fn hear_of(&self, seq: u64) -> bool {
+        self.told.fetch_max(seq, Ordering::AcqRel);
+        self.known() >= seq
+    }
+
+    /// How far the listener is behind what this node was told of.
+    pub(crate) fn lag(&self) -> FeedLag {
+        let read = Duration::from_millis(self.read_after_ms.load(Ordering::Acquire));
+        FeedLag {
+            commits: self.told.load(Ordering::Acquire).saturating_sub(self.known()),
+            seconds: self.opened.elapsed().saturating_sub(read).as_secs(),
+        }
     }
 
     /// The number of the last commit that the listener knows.

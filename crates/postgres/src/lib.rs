@@ -9,6 +9,7 @@
 mod acknowledged;
 mod address;
 mod batch;
+mod check;
 mod connection;
 mod ephemeral;
 mod fault;
@@ -21,12 +22,14 @@ mod memory;
 mod reading;
 mod repair;
 mod schema;
+mod size;
 mod store;
 mod tls;
 mod transaction;
 mod writer;
 
 pub use address::{Address, is_address};
+pub use check::check;
 pub use store::PostgresStore;
 
 // The example in README.md is compiled with the tests.

@@ -54,8 +54,13 @@ pub(crate) fn start(
         .map(|_| ())
 }
 
-/// Passes on the numbers of commits, until nobody takes them.
-async fn listen(address: Address, own: String, wake: SyncSender<u64>, is_heard: Arc<AtomicBool>) {
+/// Passes on the numbers of commits, and nothing where there may be anything else, until nobody takes them.
+async fn listen(
+    address: Address,
+    own: String,
+    wake: SyncSender<Option<u64>>,
+    is_heard: Arc<AtomicBool>,
+) {
     let mut pause = FIRST_PAUSE;
     loop {
         match listen_once(&address, &own, &wake, &is_heard).await {
@@ -85,7 +90,7 @@ enum Listened {
 async fn listen_once(
     address: &Address,
     own: &str,
-    wake: &SyncSender<u64>,
+    wake: &SyncSender<Option<u64>>,
     is_heard: &AtomicBool,
 ) -> Result<Listened, StoreError> {
     let (client, mut connection) = address.connect().await?;
@@ -101,7 +106,7 @@ async fn listen_once(
     }
     is_heard.store(true, Ordering::Release);
     // What was committed while nobody listened.
-    let mut seq = u64::MAX;
+    let mut seq = None;
     loop {
         // Full: whoever is woken reads all that is new.
         if let Err(TrySendError::Disconnected(_)) = wake.try_send(seq) {
@@ -114,7 +119,7 @@ async fn listen_once(
                     if of.payload() == own {
                         continue;
                     }
-                    seq = of.payload().parse().unwrap_or(u64::MAX);
+                    seq = of.payload().parse().ok();
                     break;
                 }
                 Ok(Some(Ok(_))) => {}
@@ -130,7 +135,7 @@ async fn begin(client: &Client) -> Result<(), StoreError> {
     client.batch_execute("LISTEN negsync").await.map_err(fault)
 }
 
-fn follow(woken: &Receiver<u64>, is_heard: &AtomicBool, follower: &impl Follow) {
+fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, follower: &impl Follow) {
     let (mut is_failing, mut unheard) = (false, 0);
     loop {
         let heard = is_heard.load(Ordering::Acquire);
@@ -141,7 +146,7 @@ fn follow(woken: &Receiver<u64>, is_heard: &AtomicBool, follower: &impl Follow) 
         };
         let was_woken = match woken.recv_timeout(poll) {
             // This node's own, nearly always.
-            Ok(seq) if follower.knows(seq) => {
+            Ok(Some(seq)) if follower.knows(seq) => {
                 unheard = 0;
                 continue;
             }

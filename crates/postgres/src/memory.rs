@@ -2,18 +2,12 @@
 
 use crate::connection::ServerSession;
 use crate::transaction::{bytes, second, slices};
+use negsync_store::sync_memory::{MOST_PEERS, MOST_REFUSED, MOST_TERM_S};
 use negsync_store::{
     BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, ReadMark, RefusedId, SyncMark, Undelete,
 };
 use std::collections::HashMap;
 use tokio_postgres::{Error, Row};
-
-/// The most ids that are remembered; those whose term ends first make room.
-const MOST_IDS: i64 = 1_000_000;
-/// The most pairs of peer and filter, and the most peers; the longest unused make room.
-const MOST_ROWS: i64 = 10_000;
-/// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
-const MOST_TERM_S: u64 = 31 * 86_400;
 
 /// Text as the server takes it, which has no NUL.
 fn text(text: &str) -> String {
@@ -40,7 +34,7 @@ pub(crate) async fn remember_refused(
     let until = |it: &RefusedId| now.saturating_add(it.term_s.min(MOST_TERM_S)) as i64;
     let untils: Vec<i64> = refused.iter().map(until).collect();
     connection.execute(WRITE, &[&peers, &ids, &reasons, &untils]).await?;
-    connection.execute(TRIM, &[&MOST_IDS]).await.map(|_| ())
+    connection.execute(TRIM, &[&MOST_REFUSED]).await.map(|_| ())
 }
 
 pub(crate) async fn refused(
@@ -88,7 +82,7 @@ pub(crate) async fn remember_mark(
     connection
         .execute(WRITE, &[&peer, &filter, &equal, &from, &to, &whole_at, &(now as i64)])
         .await?;
-    connection.execute(TRIM, &[&MOST_ROWS]).await.map(|_| ())
+    connection.execute(TRIM, &[&MOST_PEERS]).await.map(|_| ())
 }
 
 pub(crate) async fn mark(
@@ -125,7 +119,7 @@ pub(crate) async fn remember_traits(
     let (until, why) = traits.without_negentropy.clone().unwrap_or_default();
     let (until, page) = (until as i64, traits.largest_page as i64);
     connection.execute(WRITE, &[&text(peer), &until, &text(&why), &page, &(now as i64)]).await?;
-    connection.execute(TRIM, &[&MOST_ROWS]).await.map(|_| ())
+    connection.execute(TRIM, &[&MOST_PEERS]).await.map(|_| ())
 }
 
 pub(crate) async fn traits(connection: &ServerSession, peer: &str) -> Result<PeerTraits, Error> {

@@ -4,6 +4,7 @@
 use crate::connection::ServerSession;
 use crate::fault::fault;
 use negsync_store::StoreError;
+use tokio_postgres::error::SqlState;
 
 /// Taken while tables are made: several nodes may start at once. "negsync" in ASCII.
 const LOCK: i64 = 0x6e_6567_7379_6e63;
@@ -146,6 +147,26 @@ CREATE TABLE sync_peer (
     at           BIGINT NOT NULL
 );
 "];
+
+/// Looks whether the tables are there and of this version.
+pub(crate) async fn expect(connection: &ServerSession) -> Result<(), StoreError> {
+    let newest = MIGRATIONS.len() as i32;
+    let version = connection.client().query_one("SELECT version FROM store", &[]).await;
+    match version.and_then(|row| row.try_get::<_, i32>(0)) {
+        Ok(version) if version > newest => Err(StoreError::NewerTables { version, newest }),
+        Ok(version) if version < newest => {
+            let reason = format!(
+                "its tables have version {version} and not {newest}; `negsync relay` brings them up to date"
+            );
+            Err(StoreError::Address(reason))
+        }
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => {
+            Err(StoreError::Address("the database holds no store of negsync".to_owned()))
+        }
+        Err(error) => Err(fault(error)),
+    }
+}
 
 /// Makes the tables, or brings them to this version.
 pub(crate) async fn migrate(connection: &ServerSession) -> Result<(), StoreError> {

@@ -8,15 +8,16 @@ use crate::feed::Feed;
 use crate::history::CommitHistory;
 use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
+use crate::size::{self, StoreSize};
 use crate::transaction::{FeedPlace, second};
 use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
 use crate::{lease, memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, EventStore, Hit, Listener, Origin, PeerTraits, RefusedId, Reply,
-    Retention, RuleMatches, Selected, Selection, Step, StoreError, StoreMetrics, StoreOptions,
-    StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
+    Deadline, EventSource, EventStore, FeedLag, Hit, Listener, Origin, PeerTraits, RefusedId,
+    Reply, Retention, RuleMatches, Selected, Selection, Step, StoreError, StoreMetrics,
+    StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -54,6 +55,7 @@ struct Shared {
     feed: Arc<Feed>,
     // What other nodes pass on.
     ephemeral: EphemeralCursor,
+    size: StoreSize,
     // Whether this node has asked for the lease.
     asks_for_lease: AtomicBool,
     // The writer's, who sends again what was lost.
@@ -138,10 +140,12 @@ impl PostgresStore {
             looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
             feed: Arc::clone(&feed),
             ephemeral: EphemeralCursor::new(rand::random(), passed_by),
+            size: StoreSize::default(),
             asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         });
         shared.look().map_err(named)?;
+        shared.measure_now_and_then();
         let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&shared);
         let context = NodeWriterContext {
@@ -276,7 +280,10 @@ impl Shared {
             !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
         if is_behind {
             self.look()?;
+        } else {
+            self.feed.note_current();
         }
+        self.measure_now_and_then();
         let passes_by = self.ephemeral.is_behind(newest);
         if let Some(newest) = newest {
             self.pass_on(newest)?;
@@ -295,6 +302,17 @@ impl Shared {
             }
         }
         Ok(())
+    }
+
+    /// Looks at the size of the tables where that was long ago.
+    fn measure_now_and_then(&self) {
+        if self.size.is_due() {
+            let measured = with_connection(&self.looks, &self.engine, size::read);
+            match measured {
+                Ok(bytes) => self.size.note(bytes),
+                Err(error) => tracing::debug!(%error, "size of the store not known"),
+            }
+        }
     }
 
     /// Gives the lease up, so that another node takes it before its term ends.
@@ -323,7 +341,7 @@ struct FeedFollower(Weak<Shared>);
 
 impl Follow for FeedFollower {
     fn knows(&self, seq: u64) -> bool {
-        self.0.upgrade().is_some_and(|shared| shared.feed.known() >= seq)
+        self.0.upgrade().is_some_and(|shared| shared.feed.hear_of(seq))
     }
 
     fn look(&self) -> Option<Result<bool, StoreError>> {
@@ -561,7 +579,12 @@ impl EventStore for PostgresStore {
     }
 
     fn size(&self) -> (u64, u64) {
-        (0, 0)
+        // The log is the server's, of all its databases.
+        (self.inner.shared.size.bytes(), 0)
+    }
+
+    fn feed_lag(&self) -> Option<FeedLag> {
+        Some(self.inner.shared.feed.lag())
     }
 
     fn metrics(&self) -> &StoreMetrics {

@@ -104,13 +104,15 @@ async fn commit(
     let own = FeedPlace { seq: before.next(), mark: rand::random() };
     let (added, removed) = (added as i32, removed as i32);
     let note: [Parameter<'_>; 4] = [&own.seq, &own.mark, &added, &removed];
-    connection.query(NOTE, &note).await?;
     if own.seq % PRUNE_EVERY == 0 {
         let oldest = own.seq.saturating_sub(FEED_COMMITS);
         connection.execute("DELETE FROM gone WHERE seq <= $1", &[&oldest]).await?;
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
-    connection.client().batch_execute("COMMIT").await?;
+    // Prepared before both are sent at once. Where the first fails the second undoes everything.
+    let statement = connection.prepared(NOTE).await?;
+    let noted = connection.client().query(&statement, &note);
+    try_join(noted, connection.client().batch_execute("COMMIT")).await?;
     Ok(FeedAdvance { before: Some(before), own: Some(own) })
 }
 

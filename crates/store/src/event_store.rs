@@ -16,6 +16,15 @@ use tokio::sync::oneshot;
 /// Who is given events one by one: the item, the JSON, and whether the next one is wanted.
 pub type VisitEvent<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 
+/// How far a node is behind the commits of all nodes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct FeedLag {
+    /// Commits that this node was told of and has not read.
+    pub commits: u64,
+    /// The seconds since it could last read which commits there are: the feed is looked at every second.
+    pub seconds: u64,
+}
+
 /// Events that are read and written. Calls block unless they say otherwise: inside async code they
 /// belong on a blocking thread.
 ///
@@ -218,6 +227,12 @@ pub trait EventStore: EventSource {
     /// What the events take, and what a log of writes beside them takes, in bytes; 0 where that is
     /// not known. Does not block.
     fn size(&self) -> (u64, u64);
+
+    /// How far this node is behind what others have committed; `None` where no other process can write.
+    /// Does not block.
+    fn feed_lag(&self) -> Option<FeedLag> {
+        None
+    }
 
     /// What the store measures.
     fn metrics(&self) -> &StoreMetrics;

@@ -59,6 +59,17 @@ mod schema;
 mod source;
 mod source_queue;
 mod sqlite_error;
+pub mod sync_memory {
+    //! The bounds of what syncs remember, the same in every engine.
+
+    /// The most ids that need not be moved; those whose term ends first make room.
+    pub const MOST_REFUSED: i64 = super::refused::MOST_IDS;
+    /// The longest term of such an id, in seconds. What seems to last longer was remembered by a clock that
+    /// ran ahead.
+    pub const MOST_TERM_S: u64 = super::refused::MOST_TERM_S;
+    /// The most pairs of peer and filter, and the most peers; the longest unused make room.
+    pub const MOST_PEERS: i64 = super::sync_mark::MOST_ROWS;
+}
 pub mod submission;
 mod sync_mark;
 mod vanish;
@@ -73,7 +84,7 @@ pub use change::{Change, Step};
 pub use check::{CheckReport, Finding, check};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
-pub use event_store::{EventStore, VisitEvent};
+pub use event_store::{EventStore, FeedLag, VisitEvent};
 pub use export_mark::ExportMark;
 pub use flush::OnCommit;
 pub use index_mark::MarkName;

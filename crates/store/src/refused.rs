@@ -5,10 +5,10 @@ use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 
 /// The most ids that are remembered; those whose term ends first make room.
-const MOST_IDS: i64 = 1_000_000;
+pub(super) const MOST_IDS: i64 = 1_000_000;
 
 /// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
-const MOST_TERM_S: u64 = 31 * 86_400;
+pub(super) const MOST_TERM_S: u64 = 31 * 86_400;
 
 /// One id to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 /// The most pairs of peer and filter, and the most peers, that are remembered; the longest unused
 /// make room.
-const MOST_ROWS: i64 = 10_000;
+pub(super) const MOST_ROWS: i64 = 10_000;
 
 /// How far a peer is known, for one filter. Times are in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

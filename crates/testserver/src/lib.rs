@@ -126,7 +126,7 @@ impl TestServer {
 
     /// The URL of the database on this server and then on another one.
     pub fn url_with(&mut self, other: &OwnServer) -> String {
-        let folders = [self.server().socket_folder(), other.socket_folder()];
+        let folders = [self.server().host(), other.host()];
         let database = self.url.rsplit('/').next().unwrap();
         format!("postgres://postgres@{}/{database}", folders.join(","))
     }
@@ -147,19 +147,25 @@ impl Server {
 }
 
 impl OwnServer {
-    /// The folder of the socket, as a URL has it.
-    fn socket_folder(&self) -> String {
-        self.folder.path().to_str().unwrap().replace('/', "%2F")
+    /// The folder of the socket and the port, as a URL has them.
+    fn host(&self) -> String {
+        let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
+        format!("{folder}:{}", self.port())
+    }
+
+    fn port(&self) -> &str {
+        let port = self.settings.iter().find(|(name, _)| *name == "port");
+        port.map_or("5432", |(_, port)| port)
     }
 
     /// The URL of the database `postgres`.
     pub fn url(&self) -> String {
-        format!("postgres://postgres@{}/postgres", self.socket_folder())
+        format!("postgres://postgres@{}/postgres", self.host())
     }
 
     /// The socket of the server.
     pub fn socket(&self) -> PathBuf {
-        self.folder.path().join(".s.PGSQL.5432")
+        self.folder.path().join(format!(".s.PGSQL.{}", self.port()))
     }
 
     /// The folder of the server, for files of a test.

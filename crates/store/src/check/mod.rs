@@ -26,7 +26,7 @@ const CHUNKS_IN_FLIGHT: usize = 16;
 /// Something that is not as it should be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
-    /// What is wrong: `file`, `event`, `signature`, `column`, `tag` or `rule`.
+    /// What is wrong: `file`, `event`, `signature`, `column`, `tag`, `rule` or `feed`.
     pub what: &'static str,
     /// The event's id, where it is about one.
     pub id: Option<[u8; 32]>,
@@ -58,7 +58,8 @@ impl CheckReport {
         self.found.is_empty()
     }
 
-    fn find(&mut self, finding: Finding) {
+    /// Counts a finding, and keeps it while there is room.
+    pub fn find(&mut self, finding: Finding) {
         *self.found.entry(finding.what).or_default() += 1;
         if self.findings.len() < MOST_DESCRIBED {
             self.findings.push(finding);

@@ -1,0 +1,45 @@
+//! What the tables of the store take on the server's disk.
+
+use crate::connection::ServerSession;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use tokio_postgres::Error;
+
+/// How often the server is asked.
+const ASK_INTERVAL: Duration = Duration::from_secs(30);
+
+/// The size as it was when it was asked for last.
+#[derive(Debug, Default)]
+pub(crate) struct StoreSize {
+    bytes: AtomicU64,
+    asked_at: Mutex<Option<Instant>>,
+}
+
+impl StoreSize {
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn note(&self, bytes: u64) {
+        self.bytes.store(bytes, Ordering::Relaxed);
+    }
+
+    /// Whether it is to be asked for again; once, for whoever asks first.
+    pub(crate) fn is_due(&self) -> bool {
+        let mut asked_at = self.asked_at.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_due = asked_at.is_none_or(|at| at.elapsed() >= ASK_INTERVAL);
+        if is_due {
+            *asked_at = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+/// The bytes of all tables and their indexes.
+pub(crate) async fn read(connection: &ServerSession) -> Result<u64, Error> {
+    const BYTES: &str = "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
+        JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'negsync' AND c.relkind = 'r'";
+    let rows = connection.query(BYTES, &[]).await?;
+    Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.max(0) as u64)
+}
