@@ -8,8 +8,12 @@ mod database;
 mod following;
 mod limits;
 mod moving;
+#[cfg(feature = "postgres")]
+mod on_postgres;
 mod operation;
 mod passing;
 mod real;
 mod rewriting;
+#[cfg(feature = "postgres")]
+mod stored_relay;
 mod viewers;
