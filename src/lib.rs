@@ -1,4 +1,4 @@
-//! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
+//! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite or PostgreSQL.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod admission;
@@ -15,6 +15,8 @@ pub mod sync;
 // What the program and the tests of this package need besides. No part of the API: it changes without notice.
 #[doc(hidden)]
 pub mod control;
+#[doc(hidden)]
+pub mod engine;
 #[doc(hidden)]
 pub mod memory;
 #[doc(hidden)]

@@ -6,9 +6,10 @@ use super::{StoreArguments, log_memory, start_log};
 use anyhow::bail;
 use negsync::admission::Admission;
 use negsync::config::{Config, ConfigError, Reloaded};
+use negsync::engine::open_store;
 use negsync::index::Sets;
 use negsync::sidecar::{self, Attach, open_sets};
-use negsync::store::{EventStore, RelayKind, Store};
+use negsync::store::{EventStore, RelayKind};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -72,8 +73,7 @@ pub(super) fn local(config: Config) -> anyhow::Result<Local> {
 }
 
 fn open_notes(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
-    let options = config.store_options();
-    Ok(Arc::new(Store::open(&config.store.path, options, Box::new(|_| {}))?))
+    Ok(open_store(config, config.store_options())?)
 }
 
 impl Arguments {

@@ -21,7 +21,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.store.config()?.store.path;
+    let path = arguments
+        .store
+        .file_config("`negsync check`", "use pg_amcheck for the server's files")?
+        .store
+        .path;
     let checked = look(&path)?;
     let text = if arguments.json { object(&path, &checked) } else { lines(&path, &checked) };
     // Whoever closed standard output has the exit code.

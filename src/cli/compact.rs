@@ -12,7 +12,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.store.config()?.store.path;
+    let path = arguments.store.file_config("`negsync compact`", "use VACUUM")?.store.path;
     let Compacted { before_bytes, after_bytes, expired, tombstones } = compact(&path)?;
     let _ = writeln!(
         std::io::stdout(),

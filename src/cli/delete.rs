@@ -2,8 +2,8 @@
 
 use super::StoreArguments;
 use super::operator_request::{ChoiceArguments, follow};
+use super::store_reader::StoreReader;
 use negsync::control::{ControlReport, ControlRequest};
-use negsync::store::Reader;
 use serde_json::json;
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,8 +34,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let choice = arguments.choice.choice()?;
     let report = if arguments.dry_run {
-        let reader = Reader::open(&config.store.path, 1)?;
-        reader.selected(&choice.selection()?)?.into()
+        let store = StoreReader::open(&config)?;
+        store.selected(&choice.selection()?)?.into()
     } else {
         follow(&config, &ControlRequest::Delete(choice))?
     };

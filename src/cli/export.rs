@@ -1,9 +1,10 @@
 //! `negsync export`
 
 use super::packing::{PackedOutput, PackingArguments};
+use super::store_reader::StoreReader;
 use super::{StoreArguments, is_broken_pipe};
 use anyhow::Context;
-use negsync::store::{ExportMark, Filter, Reader};
+use negsync::store::{EventStore, ExportMark, Filter, Reader, StoreError};
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -40,9 +41,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(path) => Some(read_mark(path)?),
         None => None,
     };
-    let reader = Reader::open(&config.store.path, 1)?;
+    let store = StoreReader::open(&config)?;
+    if let (StoreReader::Database(_), Some(_)) = (&store, &last) {
+        let (what, instead) =
+            ("--since-last", "export everything, or since a second with --filter");
+        return Err(StoreError::Unsupported { what, instead }.into());
+    }
     let out = arguments.packing.standard_output()?;
-    let mark = match export(&reader, &filter, last.as_ref(), out) {
+    let exported = match &store {
+        StoreReader::File(reader) => export(reader, &filter, last.as_ref(), out),
+        StoreReader::Database(store) => {
+            export_all(&**store, &filter, out).map(|()| ExportMark::default())
+        }
+    };
+    let mark = match exported {
         // What nobody has read was not exported.
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         exported => exported?,
@@ -80,6 +92,21 @@ fn export(
     })?;
     out.finish()?;
     Ok(mark)
+}
+
+/// Writes every event of a database that matches.
+fn export_all(
+    store: &dyn EventStore,
+    filter: &Filter,
+    mut out: PackedOutput,
+) -> anyhow::Result<()> {
+    let mut written = Ok(());
+    store.oldest_first(filter, &mut |_, json| {
+        written = writeln!(out, "{json}");
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    Ok(out.finish()?)
 }
 
 fn read_mark(path: &Path) -> anyhow::Result<ExportMark> {

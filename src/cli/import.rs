@@ -8,10 +8,11 @@ use super::{StoreArguments, batch_bytes, memory, progress_bar};
 use anyhow::Context;
 use indicatif::{HumanCount, ProgressBar};
 use negsync::admission::{Admission, RefusalReason, Source};
+use negsync::engine::open_index;
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
 use std::io::{BufRead, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, sync_channel};
 
@@ -73,7 +74,8 @@ struct CheckedLines {
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let mut config = arguments.store.config()?;
-    let errors = arguments.errors.clone().unwrap_or_else(|| errors_beside(&config.store.path));
+    let errors =
+        arguments.errors.clone().unwrap_or_else(|| config.store.file_beside(".import-errors"));
     let hand_over = arguments.into.as_deref().map(HandOver::to).transpose()?;
     if let Some(hand_over) = &hand_over {
         hand_over.apply(&mut config);
@@ -83,7 +85,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let batch_bytes = batch_bytes();
     let batches = Batches::Long { bytes: batch_bytes };
     let options = StoreOptions { batches, ..config.store_options() };
-    let index = Index::open(&config.store.path, options, 0)?;
+    let index = open_index(&config, options, 0)?;
     let admission = Admission::start(config)?;
     let verifier = Verifier::start()?;
     let mut commits = ImportCommits::of(&index, batch_bytes);
@@ -270,13 +272,6 @@ fn read_event(
         return Ok(Some(event.trust()));
     }
     event.verify().map(Some).map_err(|error| NotTaken::Invalid(error.to_string()))
-}
-
-/// Where lines go that are not shown, unless `--errors` says where.
-fn errors_beside(store: &Path) -> PathBuf {
-    let mut name = store.as_os_str().to_owned();
-    name.push(".import-errors");
-    name.into()
 }
 
 impl ImportTally {

@@ -37,6 +37,7 @@ mod retention;
 mod runtime;
 mod service_manager;
 mod serving;
+mod store_reader;
 mod sync;
 mod sync_progress;
 mod sync_trace;
@@ -45,11 +46,12 @@ mod undelete;
 
 pub(crate) use hints::hints;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
+use negsync::config::{Config, ConfigError, DatabaseUrl, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
+use negsync::store::StoreError;
 use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -62,7 +64,7 @@ use tracing_subscriber::EnvFilter;
 const BATCH_PARTS: u64 = 32;
 const MOST_BATCH_BYTES: usize = 64 << 20;
 
-/// Keeps Nostr relays in sync: NIP-77 over SQLite.
+/// Keeps Nostr relays in sync: NIP-77 over SQLite or PostgreSQL.
 #[derive(Parser)]
 #[command(name = "negsync", version, about)]
 pub(crate) struct Arguments {
@@ -72,7 +74,7 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay on an SQLite file.
+    /// Run a relay, on an SQLite file or a PostgreSQL database.
     Relay(relay::Arguments),
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
     Attach(attach::Arguments),
@@ -153,7 +155,8 @@ struct StoreArguments {
     /// NEGSYNC__STORE__PATH wins over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The SQLite file that holds the events; wins over the configuration.
+    /// The SQLite file that holds the events, or postgres://USER@HOST/DATABASE; wins over the
+    /// configuration.
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 }
@@ -161,11 +164,30 @@ struct StoreArguments {
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = read_config(self.config.as_deref())?.config;
-        if let Some(store) = &self.store {
-            config.store.path.clone_from(store);
-        }
+        self.apply(&mut config)?;
         config.fit(memory());
         Ok(config)
+    }
+
+    /// The configuration of a command that works on a file alone, where a database has `instead`.
+    fn file_config(&self, command: &'static str, instead: &'static str) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        if !config.store.url.is_empty() {
+            return Err(StoreError::Unsupported { what: command, instead }.into());
+        }
+        Ok(config)
+    }
+
+    /// Puts the store of the command line in the place of the one that is configured.
+    fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        config.store.url = store.to_str().and_then(DatabaseUrl::parse).unwrap_or_default();
+        if config.store.url.is_empty() {
+            let is_url = store.to_str().is_some_and(|text| text.contains("://"));
+            ensure!(!is_url, "--store takes a file or postgres://USER@HOST/DATABASE");
+            config.store.path.clone_from(store);
+        }
+        Ok(())
     }
 }
 

@@ -2,10 +2,11 @@
 
 use super::StoreArguments;
 use super::lines::Lines;
+use super::store_reader::StoreReader;
 use anyhow::{Context, anyhow, ensure};
 use negsync::item::Item;
 use negsync::reconcile::{Initiator, InitiatorOptions, SortedItems};
-use negsync::store::{Event, Filter, Reader};
+use negsync::store::{Event, Filter};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::fs::File;
@@ -55,10 +56,9 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 fn items_of_store(store: &StoreArguments, filter: &Filter) -> anyhow::Result<Vec<Item>> {
-    let path = store.config()?.store.path;
-    let reader = Reader::open(&path, 1)
+    let reader = StoreReader::open(&store.config()?)
         .context("no set to open with; give --store FILE, --events FILE or --empty")?;
-    let hits = reader.newest(std::slice::from_ref(filter), usize::MAX)?;
+    let hits = reader.newest(filter)?;
     Ok(hits.into_iter().map(|hit| hit.item).collect())
 }
 

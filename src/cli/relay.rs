@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     log_memory(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
-        let store = config.store.path.display().to_string();
+        let store = config.store.name();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
         let sockets = sockets_handed_over(&config)?;

@@ -3,9 +3,10 @@
 use super::StoreArguments;
 use super::delete::count;
 use super::operator_request::follow;
+use super::store_reader::StoreReader;
 use anyhow::bail;
 use negsync::control::ControlRequest;
-use negsync::store::{KindRange, Reader, RetentionRule, RuleMatches};
+use negsync::store::{KindRange, RetentionRule, RuleMatches};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,7 +35,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if retention.is_empty() {
         bail!("[retention] has no rules; name a configuration that has some with --config");
     }
-    let (matches, by_size) = Reader::open(&config.store.path, 1)?.preview(&retention)?;
+    let (matches, by_size) = StoreReader::open(&config)?.preview(&retention)?;
     if !arguments.dry_run {
         follow(&config, &ControlRequest::Retire)?;
     }

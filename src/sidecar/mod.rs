@@ -48,7 +48,7 @@ pub enum AttachError {
     #[error("attach.path and attach.database_url are both set; a relay has one database")]
     TwoDatabases,
     /// The program was built without the feature `postgres`.
-    #[error("this negsync was built without PostgreSQL; build it with --features postgres")]
+    #[error("this negsync was built without PostgreSQL; build one with the feature `postgres`")]
     NoPostgres,
     /// The relay's address leads nowhere.
     #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]

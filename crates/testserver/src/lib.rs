@@ -242,7 +242,8 @@ pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
     query(url, statements).map(drop)
 }
 
-/// Runs statements on a connection of their own; returns the rows as text.
+/// Runs statements on a connection of their own; returns the rows as text. Waits on a thread beside, so
+/// that async tests can call it.
 ///
 /// # Errors
 /// What the server says.
@@ -250,19 +251,27 @@ pub fn query(
     url: &str,
     statements: &str,
 ) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let served = tokio::spawn(connection);
-        let done = client.simple_query(statements).await;
-        drop(client);
-        let _ = served.await;
-        let rows = done?.into_iter().filter_map(|message| match message {
-            SimpleQueryMessage::Row(row) => {
-                Some((0..row.len()).map(|place| row.get(place).map(str::to_owned)).collect())
-            }
-            _ => None,
-        });
-        Ok(rows.collect())
-    })
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(rows(url, statements))
+    };
+    std::thread::scope(|scope| scope.spawn(wait).join().unwrap())
+}
+
+async fn rows(
+    url: &str,
+    statements: &str,
+) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let served = tokio::spawn(connection);
+    let done = client.simple_query(statements).await;
+    drop(client);
+    let _ = served.await;
+    let rows = done?.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|place| row.get(place).map(str::to_owned)).collect())
+        }
+        _ => None,
+    });
+    Ok(rows.collect())
 }

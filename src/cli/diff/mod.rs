@@ -73,7 +73,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
-    ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
+    let is_there = !config.store.url.is_empty() || store.exists();
+    ensure!(is_there, "there is no store {}; `negsync import` makes one", store.display());
     let opened = local::open_to_read(config)?;
     let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
