@@ -15,5 +15,7 @@ mod passing;
 mod real;
 mod rewriting;
 #[cfg(feature = "postgres")]
+mod server_faults;
+#[cfg(feature = "postgres")]
 mod stored_relay;
 mod viewers;

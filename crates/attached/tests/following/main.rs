@@ -288,6 +288,11 @@ fn a_lost_feed_is_begun_anew() {
         }
         begun_anew(&heard, 2);
         assert_exact(&relay, &source, &heard, "after a TRUNCATE");
+        // One more column is none of ours.
+        relay.run("ALTER TABLE events ADD COLUMN note text DEFAULT 'x'");
+        relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+        assert_exact(&relay, &source, &heard, "after a column more");
+        assert_eq!(*heard.times_begun.lock().unwrap(), 2);
         (source, relay.url)
     };
     server.kill_and_restart();
