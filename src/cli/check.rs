@@ -11,6 +11,10 @@ use std::process::ExitCode;
 /// The exit code when something is wrong with the store.
 pub(super) const FOUND: u8 = 2;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync check --store events.sqlite
+  negsync check --config /etc/negsync/relay.toml --json";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -17,6 +17,11 @@ use std::process::ExitCode;
 /// NIP-01: the longest subscription id, in characters.
 const ID_CHARS: usize = 64;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync neg-open '{\"kinds\":[1]}' --store events.sqlite
+  negsync neg-open '{}' --empty
+  negsync neg-open '{}' --events events.jsonl --id mine";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The NIP-01 filter of the events to reconcile.

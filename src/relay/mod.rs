@@ -112,7 +112,7 @@ struct RelayState {
     admission: Admission,
     health: Health,
     page: PageState,
-    management: management::Requests,
+    management: management::ManagementState,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
@@ -216,7 +216,7 @@ impl Relay {
             admission: admission.clone(),
             health: Health::default(),
             page: PageState::default(),
-            management: management::Requests::default(),
+            management: management::ManagementState::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {

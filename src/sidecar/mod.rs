@@ -18,6 +18,7 @@ use crate::relay_url::redacted;
 use crate::server::accept::accept;
 use crate::server::health::Health;
 use crate::server::listeners::Listeners;
+use crate::server::log_pace::LogPace;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, refusal_log};
 use crate::store::{PrivateKinds, RelayKind, StoreError};
@@ -165,6 +166,8 @@ struct SidecarState {
     // Whether the database can be read, and whether the relay answers.
     database: Health,
     answers: Health,
+    // For the line that the relay does not answer.
+    unanswered: LogPace,
 }
 
 impl Attach {
@@ -228,6 +231,7 @@ impl Attach {
             moderation: admission.moderation().clone(),
             database: Health::default(),
             answers: Health::default(),
+            unanswered: LogPace::default(),
         });
         if let Some(listeners) = for_status {
             let shared = Arc::clone(&shared);

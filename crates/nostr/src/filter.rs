@@ -41,7 +41,7 @@ pub enum FilterError {
         expected: &'static str,
     },
     /// A key that this relay does not know. Left out, it would widen the answer.
-    #[error("{key}: not a filter key of this relay")]
+    #[error("{key}: not a filter key of this relay{}", meant_instead(key))]
     Unknown {
         /// The key, or the beginning of a long one.
         key: String,
@@ -58,7 +58,7 @@ impl Filter {
     /// Names the first key that is malformed or unknown.
     pub fn from_json(value: &Value) -> Result<Self, FilterError> {
         let object: &Map<String, Value> =
-            value.as_object().ok_or_else(|| invalid("filter", "must be a JSON object"))?;
+            value.as_object().ok_or_else(|| invalid("filter", OBJECT))?;
         let mut filter = Self::default();
         let mut tags = Vec::new();
         for (key, value) in object {
@@ -132,7 +132,8 @@ impl Filter {
     }
 }
 
-const HEX_32: &str = "must be an array of 64-digit hex strings";
+const OBJECT: &str = "must be a JSON object, such as {\"kinds\":[1]}; several follow each other";
+const HEX_32: &str = "must be an array of strings of 64 hex digits each, not npub or note";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 
 /// Whether the list, sorted, has the value; without a list all have it.
@@ -145,6 +146,18 @@ fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
 fn have_common<T: Ord>(one: &[T], other: &[T]) -> bool {
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     short.iter().any(|value| long.binary_search(value).is_ok())
+}
+
+/// What somebody means who writes an unknown key, in words that follow the refusal.
+fn meant_instead(key: &str) -> String {
+    match key {
+        "id" | "author" | "kind" => format!("; it is {key}s, with an array"),
+        "tags" => "; tags are asked for by letter, as #t or #p".to_owned(),
+        _ if matches!(key.as_bytes(), [letter] if letter.is_ascii_alphabetic()) => {
+            format!("; it is #{key}, with an array")
+        }
+        _ => String::new(),
+    }
 }
 
 fn invalid(key: &str, expected: &'static str) -> FilterError {

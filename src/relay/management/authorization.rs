@@ -24,7 +24,7 @@ const MOST_REMEMBERED: usize = 10_000;
 
 /// The events that have been used, each with the second from which it is too old.
 #[derive(Default)]
-pub(in crate::relay) struct Requests(Mutex<HashMap<[u8; 32], u64>>);
+pub(super) struct Requests(Mutex<HashMap<[u8; 32], u64>>);
 
 impl Requests {
     /// Notes that an event is used. Returns whether it is the first time.
@@ -77,7 +77,7 @@ pub(super) fn authorize(head: &Parts, body: &[u8], relay: &RelayState) -> Result
         return Err("the event's payload tag is not the SHA-256 of the body");
     }
     let event = event.verify().map_err(|_| "the event's id or signature is wrong")?;
-    relay.management.is_first(&event, now)
+    relay.management.requests.is_first(&event, now)
 }
 
 fn read(head: &Parts) -> Result<Event, &'static str> {

@@ -69,7 +69,7 @@ impl RelaySide {
         Ok(match work {
             Work::Recall => {
                 let (mark, traits) = (SyncMark::default(), lock(&self.traits).clone());
-                Done::Recalled { mark, traits, overlap: None }
+                Done::Recalled { mark, traits, overlap: None, kept: None }
             }
             Work::Open(opening) => self.open(&opening)?,
             Work::Answer { session, payload } => self.answer(session, &payload)?,
