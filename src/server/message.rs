@@ -3,6 +3,7 @@
 
 use super::usage;
 use crate::config::Limits;
+use crate::hex::{self, HexError};
 use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -195,7 +196,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text.push_str(r#"["NEG-MSG","#);
     text.push_str(&id);
     text.push_str(r#",""#);
-    faster_hex::hex_append(payload, &mut text);
+    hex::append(payload, &mut text);
     text.push_str(r#""]"#);
     text
 }
@@ -406,11 +407,10 @@ struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
 fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
     let Text(hex) = serde_json::from_str(raw.get())
         .map_err(|_| "the message must be a string of hex digits")?;
-    if hex.len() % 2 == 1 {
-        return Err("the message has an odd number of hex digits");
-    }
-    faster_hex::hex_decode_vec(hex.as_bytes())
-        .map_err(|_| "the message holds something that is not a hex digit")
+    hex::decode(&hex).map_err(|error| match error {
+        HexError::OddLength => "the message has an odd number of hex digits",
+        _ => "the message holds something that is not a hex digit",
+    })
 }
 
 /// A subscription id as a JSON string.

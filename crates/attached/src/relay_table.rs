@@ -3,8 +3,8 @@
 
 use super::pgoutput::{Tuple, Value};
 use super::session::{DatabaseError, Outcome, RelaySession};
-use negsync_nostr::TagKey;
 use negsync_nostr::kinds::Lifetime;
+use negsync_nostr::{TagKey, hex};
 use negsync_reconcile::Item;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -131,10 +131,7 @@ impl<'change> ChangedColumns<'change> {
     }
 
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let hex = self.text(name)?.strip_prefix("\\x")?;
-        let mut bytes = vec![0; hex.len() / 2];
-        faster_hex::hex_decode(hex.as_bytes(), &mut bytes).ok()?;
-        Some(bytes)
+        hex::decode(self.text(name)?.strip_prefix("\\x")?).ok()
     }
 }
 
@@ -204,7 +201,7 @@ pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> 
     let mut sql = "ARRAY[".to_owned();
     for (place, bytes) in list.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
-        let _ = write!(sql, "{comma}'\\x{}'", faster_hex::hex_string(bytes));
+        let _ = write!(sql, "{comma}'\\x{}'", hex::encode(bytes));
     }
     sql.push_str("]::bytea[]");
     sql
