@@ -5,22 +5,26 @@ use super::auth::configured_keys;
 use super::backoff::Backoff;
 use super::connector::Connector;
 use super::drift_check::DriftCheck;
+use super::lease::Lease;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, SyncError, sync};
 use crate::admission::Admission;
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
 use crate::metrics::Peers;
+use crate::store::EventStore;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// How long the syncs have to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running syncs. They end with [`Schedule::stop`], or when this is dropped.
 pub struct Schedule {
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     syncs: JoinSet<()>,
 }
 
@@ -38,7 +42,7 @@ impl Schedule {
     /// When a URL, a filter or the key is bad: before anything has begun.
     pub fn start(index: &Index, admission: &Admission, peers: &Peers) -> Result<Self, SyncError> {
         let local = || Local::configured(index.clone(), admission.clone());
-        Self::of(&admission.config(), peers, local)
+        Self::of(&admission.config(), peers, local, Some(Arc::clone(index.store())))
     }
 
     /// As [`Schedule::start`], for another relay's events.
@@ -47,23 +51,33 @@ impl Schedule {
     /// As [`Schedule::start`].
     pub fn attached(local: Local, peers: &Peers) -> Result<Self, SyncError> {
         let config = local.admission.config();
-        Self::of(&config, peers, || Ok(local))
+        Self::of(&config, peers, || Ok(local), None)
     }
 
     fn of(
         config: &Config,
         peers: &Peers,
         local: impl FnOnce() -> Result<Local, SyncError>,
+        shared: Option<Arc<dyn EventStore>>,
     ) -> Result<Self, SyncError> {
-        let (stop, stopping) = watch::channel(false);
+        let stop = CancellationToken::new();
         let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
             peers.clear();
             return Ok(Self { stop, syncs });
         }
         let ours = local()?;
-        let prepared = prepare(config, &stopping)?;
+        let prepared = prepare(config, &stop)?;
         peers.clear();
+        let term = Duration::from_secs(config.sync.lease_s);
+        let lease = match shared {
+            Some(store) => {
+                let (lease, kept) = Lease::of(store, term, stop.clone());
+                syncs.spawn(kept);
+                lease
+            }
+            None => Lease::always(),
+        };
         for (peer, options) in prepared {
             let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
             let watched = peers.add(&peer.url.to_string(), peer.direction, peer.live);
@@ -73,13 +87,13 @@ impl Schedule {
                     url: peer.url.clone(),
                     filter: options.filter.clone(),
                     interval: Duration::from_secs(config.page.look_interval_s),
-                    stop: stopping.clone(),
+                    stop: stop.clone(),
                     watched: watched.clone(),
                 };
                 syncs.spawn(looking.run());
             }
             let status = Status::new(peer.url.to_string(), watched);
-            syncs.spawn(keep(local, peer, options, status));
+            syncs.spawn(keep_with_lease(lease.clone(), local, peer, options, status));
         }
         Ok(Self { stop, syncs })
     }
@@ -89,19 +103,18 @@ impl Schedule {
     /// # Errors
     /// As [`Schedule::start`].
     pub fn check(config: &Config) -> Result<(), SyncError> {
-        let (_, stopping) = watch::channel(false);
         configured_keys(&config.sync)?;
-        prepare(config, &stopping).map(|_| ())
+        prepare(config, &CancellationToken::new()).map(|_| ())
     }
 
     /// No syncs at all.
     pub fn none() -> Self {
-        Self { stop: watch::Sender::new(false), syncs: JoinSet::new() }
+        Self { stop: CancellationToken::new(), syncs: JoinSet::new() }
     }
 
     /// Ends all syncs; what they have stored stays.
     pub async fn stop(mut self) {
-        let _ = self.stop.send(true);
+        self.stop.cancel();
         let ended = async { while self.syncs.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("some syncs did not end in time");
@@ -111,7 +124,7 @@ impl Schedule {
 
 fn prepare(
     config: &Config,
-    stopping: &watch::Receiver<bool>,
+    stop: &CancellationToken,
 ) -> Result<Vec<(PeerConfig, Options)>, SyncError> {
     let connector = Connector::configured(&config.sync)?;
     let mut prepared = Vec::new();
@@ -119,7 +132,7 @@ fn prepare(
         connector.for_peer(peer).check(&peer.url)?;
         // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
         for filter in peer.filter.texts() {
-            let mut options = options(peer, &filter, stopping.clone())?;
+            let mut options = options(peer, &filter, stop.clone())?;
             options.full_interval_s = config.sync.full_interval_s;
             prepared.push((peer.clone(), options));
         }
@@ -127,11 +140,7 @@ fn prepare(
     Ok(prepared)
 }
 
-fn options(
-    peer: &PeerConfig,
-    filter: &str,
-    stop: watch::Receiver<bool>,
-) -> Result<Options, SyncError> {
+fn options(peer: &PeerConfig, filter: &str, stop: CancellationToken) -> Result<Options, SyncError> {
     let filter = PeerFilter::parse(filter)
         .map_err(|source| SyncError::Filter { url: peer.url.to_string(), source })?;
     Ok(Options {
@@ -140,20 +149,45 @@ fn options(
         live: peer.live,
         // A live sync never ends by itself; one that is not is begun again anyway.
         attempts: if peer.live { None } else { Options::default().attempts },
-        stop: Some(stop),
+        stop,
         ..Options::default()
     })
 }
 
+/// Syncs with a peer while this node has the lease.
+async fn keep_with_lease(
+    mut lease: Lease,
+    local: Local,
+    peer: PeerConfig,
+    mut options: Options,
+    mut status: Status,
+) {
+    let stop = options.stop.clone();
+    loop {
+        lease.held(&stop).await;
+        if stop.is_cancelled() {
+            return;
+        }
+        options.stop = stop.child_token();
+        let mut keeping = pin!(keep(&local, &peer, &options, &mut status));
+        tokio::select! {
+            () = &mut keeping => {}
+            () = lease.lost(&stop) => {
+                options.stop.cancel();
+                keeping.await;
+            }
+        }
+    }
+}
+
 /// Syncs with a peer again and again.
-async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Status) {
+async fn keep(local: &Local, peer: &PeerConfig, options: &Options, status: &mut Status) {
     let interval = Duration::from_secs(peer.interval_s);
     let mut backoff = Backoff::default();
     loop {
         status.begin();
         let pause =
-            match sync(&local, peer.url.expose(), &options, |progress| status.take(progress)).await
-            {
+            match sync(local, peer.url.expose(), options, |progress| status.take(progress)).await {
                 Ok(report) => {
                     status.ended(&report);
                     backoff.reset();
@@ -164,10 +198,9 @@ async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Stat
                     backoff.next()
                 }
             };
-        let Some(mut stop) = options.stop.clone() else { return };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = options.stop.cancelled() => return,
         }
     }
 }
