@@ -1,9 +1,11 @@
 //! The store as commands read it that change nothing: beside whoever writes to it.
 
 use negsync::config::Config;
-use negsync::engine::open_store;
+use negsync::engine::{open_index, open_store};
+use negsync::index::Sets;
 use negsync::store::{
     EventStore, Filter, Hit, Reader, Retention, RuleMatches, Selected, Selection, StoreError,
+    Undelete, UndeleteError,
 };
 use std::sync::Arc;
 
@@ -36,6 +38,21 @@ impl StoreReader {
         match self {
             Self::File(reader) => reader.selected(selection),
             Self::Database(store) => store.selected(selection),
+        }
+    }
+
+    pub(super) fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        match self {
+            Self::File(reader) => reader.undeleted(undelete),
+            Self::Database(store) => store.undeleted(undelete),
+        }
+    }
+
+    /// The sets over the store, which `config` names.
+    pub(super) fn into_sets(self, config: &Config) -> Result<Sets, StoreError> {
+        match self {
+            Self::File(reader) => Ok(Sets::reading(reader)),
+            Self::Database(_) => Ok(open_index(config, config.store_options(), 0)?.sets().clone()),
         }
     }
 
