@@ -108,6 +108,8 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
+    // The store takes none of a later second.
+    let second = second.filter(|second| i64::try_from(*second).is_ok());
     let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
     Some(PageEvent {
         id: hex_32(&head.id)?,

@@ -191,6 +191,12 @@ fn rows() -> Vec<Row> {
         row("1 late", Neg::LateNotice, plain(), read).within(6),
         row("2 NEG-OPEN not answered", Neg::Silent, plain(), read).within(10),
         row("3 NEG-OPEN hung up on", Neg::HangUp, plain(), read).within(10),
+        row("3 NEG-MSG is answered by an error", Neg::FailsLater, plain(), read)
+            .with(|plan| plan.shared = 600)
+            .within(15),
+        row("3 NEG-MSG is not answered", Neg::SilentLater, plain(), read)
+            .with(|plan| plan.shared = 600)
+            .within(25),
         row(
             "4 one REQ of a connection is answered",
             Neg::Closed,
@@ -239,6 +245,12 @@ fn rows() -> Vec<Row> {
             read,
         ),
         row("7 hints", Neg::Closed, Faults { hints: true, cap: Some(30), ..plain() }, read),
+        row(
+            "7 hints that are not true",
+            Neg::Closed,
+            Faults { hints: true, finishes: true, cap: Some(30), ..plain() },
+            read,
+        ),
         row(
             "8 kinds are asked for",
             Neg::Closed,
@@ -312,6 +324,14 @@ fn rows() -> Vec<Row> {
             Differs(Proof::Read),
         )
         .says("Invalid"),
+        row(
+            "18 an event of the last second",
+            Neg::Closed,
+            Faults { far_future: true, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("Invalid")
+        .within(1),
         row("19 order of arrival", Neg::Closed, Faults { by_arrival: true, ..plain() }, read),
         row("19 capped", Neg::Closed, Faults { by_arrival: true, cap: Some(40), ..plain() }, read),
         row(

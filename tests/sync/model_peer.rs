@@ -78,6 +78,10 @@ pub enum Neg {
     HangUp,
     /// Sets of more than so many are too large.
     TooLarge(usize),
+    /// NEG-OPEN is answered, and each NEG-MSG with an error.
+    FailsLater,
+    /// The same with nothing.
+    SilentLater,
 }
 
 /// The odd ways of a peer. Without any it is a relay with NIP-77.
@@ -112,6 +116,10 @@ pub struct Faults {
     /// Each message may be the last of its connection.
     pub cuts: bool,
     pub hints: bool,
+    /// Hints say `finish`, whatever is left.
+    pub finishes: bool,
+    /// Pages begin with an event of a second that no store takes.
+    pub far_future: bool,
     pub counts: bool,
     /// What it counts is any number.
     pub miscounts: bool,
@@ -156,7 +164,7 @@ pub struct PeerPlan {
 
 impl PeerPlan {
     pub fn random(rng: &mut StdRng) -> Self {
-        let neg = match rng.random_range(0..12) {
+        let neg = match rng.random_range(0..14) {
             0..=4 => Neg::Works,
             5 => Neg::Notice,
             6 => Neg::Closed,
@@ -164,6 +172,8 @@ impl PeerPlan {
             8 => Neg::Silent,
             9 => Neg::HangUp,
             10 => Neg::LateNotice,
+            11 => Neg::FailsLater,
+            12 => Neg::SilentLater,
             _ => Neg::TooLarge(rng.random_range(1..30)),
         };
         let mut odd = |chance: f64| rng.random_bool(chance);
@@ -192,6 +202,8 @@ impl PeerPlan {
             hints,
             counts,
             miscounts: rng.random_bool(0.2),
+            finishes: rng.random_bool(0.3),
+            far_future: rng.random_bool(0.05),
             ..Faults::default()
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
@@ -202,7 +214,11 @@ impl PeerPlan {
             tells_auth: tells_auth && faults.auth.is_some(),
             is_mute: rng.random_bool(0.1),
             latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
-            shared: rng.random_range(0..150),
+            // A small set is settled by the first answer.
+            shared: match neg {
+                Neg::FailsLater | Neg::SilentLater => rng.random_range(300..600),
+                _ => rng.random_range(0..150),
+            },
             ours: rng.random_range(0..60),
             theirs: rng.random_range(0..60),
             seconds,
@@ -242,6 +258,8 @@ impl PeerPlan {
             unsent,
             cuts,
             hints,
+            finishes,
+            far_future,
             counts,
             miscounts
         );
@@ -436,7 +454,13 @@ impl ModelPeer {
         }
         match verb {
             "NEG-OPEN" => self.neg_open(&id, said),
-            "NEG-MSG" => self.neg_msg(&id, &said[2]),
+            "NEG-MSG" => match self.plan.neg {
+                Neg::FailsLater => {
+                    vec![text(json!(["NEG-ERR", id, "closed: you took too long to respond!"]))]
+                }
+                Neg::SilentLater => vec![],
+                _ => self.neg_msg(&id, &said[2]),
+            },
             "REQ" => self.req(&id, &said[2], now),
             "EVENT" => self.event(&said[1], now),
             "COUNT" if self.plan.faults.counts => {
@@ -460,7 +484,7 @@ impl ModelPeer {
     fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
         let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
         match self.plan.neg {
-            Neg::Works => {}
+            Neg::Works | Neg::FailsLater | Neg::SilentLater => {}
             Neg::Notice => return vec![text(notice)],
             Neg::LateNotice => {
                 return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
@@ -555,8 +579,13 @@ impl ModelPeer {
                 Reply::Text(format!(r#"["EVENT","{id}",{json}]"#))
             })
             .collect();
+        if faults.far_future && !has("ids") && !found.is_empty() {
+            let event = ModelEvent { item: Item::new(u64::MAX, [0xfe; 32]), ..found[0].clone() };
+            replies.insert(0, Reply::Text(format!(r#"["EVENT","{id}",{}]"#, event.json())));
+        }
         let mut eose = vec![json!("EOSE"), json!(id)];
         if faults.hints {
+            let is_cut = is_cut && !faults.finishes;
             eose.push(json!([if is_cut { "more" } else { "finish" }]));
         }
         replies.push(text(Value::Array(eose)));

@@ -188,7 +188,7 @@ impl ModelStore {
 
     fn settle(&mut self, asked: &Asked, text: &str) -> Settled {
         let event = ModelEvent::parse(text);
-        if !text.contains(r#""tags":[]"#) {
+        if !text.contains(r#""tags":[]"#) || i64::try_from(event.item.created_at).is_err() {
             let (id, created_at) = (Some(event.item.id), event.item.created_at);
             return Settled { id, created_at, fate: Fate::Refused(Reason::Invalid) };
         }

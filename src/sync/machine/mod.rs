@@ -156,6 +156,9 @@ pub struct Machine {
     reference_rule: bool,
     /// Connections that were lost while the first NEG-OPEN was not answered.
     neg_hangups: u32,
+    /// NEG-MSGs that were not answered, and whether any ever was.
+    neg_silences: u32,
+    answers_neg_msg: bool,
     /// Questions in a row that were not answered.
     silences: u32,
     /// Connections in a row that were left because of that.
@@ -233,6 +236,8 @@ impl Machine {
             over_ids: false,
             reference_rule: false,
             neg_hangups: 0,
+            neg_silences: 0,
+            answers_neg_msg: false,
             silences: 0,
             silent_connections: 0,
             slowest: Duration::ZERO,

@@ -104,6 +104,8 @@ struct Part {
     /// What the page before left: had it not been cut, there would be nothing new.
     follows: bool,
     is_closing: bool,
+    /// The page before said that it was the last (NIP-67): this one shows whether that is so.
+    checks_finish: bool,
 }
 
 /// What a part was split by.
@@ -137,6 +139,8 @@ pub(crate) struct PagePlan {
     split_seconds: u32,
     is_closed: bool,
     was_finished: bool,
+    /// The peer says `finish` (NIP-67) where more is left.
+    finishes_early: bool,
     /// What was read proves nothing: all is read again.
     begins_anew: bool,
     /// Of a filter with a limit: what has come.
@@ -168,6 +172,7 @@ impl PagePlan {
             split_seconds: 0,
             is_closed: false,
             was_finished: false,
+            finishes_early: false,
             begins_anew: true,
             collected: Vec::new(),
             gaps: Vec::new(),
@@ -195,6 +200,7 @@ impl PagePlan {
                 carry,
                 follows: false,
                 is_closing: false,
+                checks_finish: false,
             });
         }
     }
@@ -256,6 +262,7 @@ impl PagePlan {
             carry: HashSet::new(),
             follows: false,
             is_closing: true,
+            checks_finish: false,
         };
         self.parts.extend(filters.into_iter().map(part));
         Some(part(filter))
@@ -292,16 +299,18 @@ impl PagePlan {
             self.gap(part.window, None, why);
             return None;
         }
-        if page.hint == Hint::Finish {
-            // The peer's own word that nothing is left.
-            self.was_finished = true;
-            self.is_closed |= part.window.until == self.filter.parsed().until;
-            return Some(shown(&part, part.window, &page.events));
+        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
+        if part.checks_finish && page.events.iter().any(is_new) {
+            // The peer says so of every page.
+            (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
+        }
+        let is_finished = page.hint == Hint::Finish && !self.finishes_early;
+        if is_finished || (part.checks_finish && !self.finishes_early) {
+            return Some(self.take_finish(part, &page.events));
         }
         let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
             return Some(shown(&part, part.window, &[]));
         };
-        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
         if part.follows && self.largest <= UNCUT_EVENTS && page.events.iter().any(is_new) {
             self.abandon(self.filter.window(), "the peer shows too few events at a time");
             return None;
@@ -335,6 +344,29 @@ impl PagePlan {
         }
         self.split_second(part, oldest, &page.events);
         None
+    }
+
+    /// The peer's own word that nothing is left. It is believed once the next page shows nothing new.
+    fn take_finish(&mut self, part: Part, events: &[PageEvent]) -> ShownPart {
+        self.was_finished = true;
+        self.is_closed |= part.window.until == self.filter.parsed().until;
+        let is_newest_first = !self.by_arrival && is_newest_first(events);
+        let oldest = oldest(events).filter(|_| is_newest_first && !part.checks_finish);
+        match oldest.filter(|oldest| part.window.until.is_none_or(|until| *oldest < until)) {
+            Some(oldest) => {
+                let before = self.parts.len();
+                let shown = self.go_on_below(part, events, oldest);
+                if let Some(rest) = self.parts.get_mut(before) {
+                    (rest.checks_finish, rest.follows) = (true, false);
+                    if events.len() <= UNCUT_EVENTS {
+                        // The same few may be all that fits.
+                        rest.window.until = oldest.checked_sub(1);
+                    }
+                }
+                shown
+            }
+            None => shown(&part, part.window, events),
+        }
     }
 
     /// The page shows its window above its oldest second.

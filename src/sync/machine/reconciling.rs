@@ -24,6 +24,8 @@ const MOST_FAILURES: u32 = 5;
 const MOST_FIRST_ERRORS: u32 = 1;
 /// How long to wait after that.
 const PUT_OFF: Duration = Duration::from_secs(2);
+/// After so many NEG-MSGs without an answer a peer is read that has never answered one.
+const MOST_NEG_SILENCES: u32 = 2;
 /// After so many windows in a row that are too large for the peer, however small, the rest is read.
 const MOST_TOO_LARGE: u32 = 1_000;
 /// How much of what is newest is asked for at once, beside the first question.
@@ -44,6 +46,8 @@ pub(super) struct Reconciling {
     failures: u32,
     /// Windows in a row that were too large for the peer.
     too_large: u32,
+    /// A window was divided on this connection.
+    was_divided: bool,
     unsettled_items: u64,
     items: u64,
 }
@@ -69,6 +73,7 @@ struct Session {
     id: String,
     number: u64,
     window: Window,
+    was_answered: bool,
 }
 
 impl Reconciling {
@@ -150,7 +155,8 @@ impl Machine {
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
         let number = self.connections << 32 | self.on.reconciling.sessions;
-        self.on.reconciling.stage = Stage::Opening(Session { id, number, window });
+        self.on.reconciling.stage =
+            Stage::Opening(Session { id, number, window, was_answered: false });
         let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
         self.begin_work(Work::Open(Opening {
             session: number,
@@ -208,12 +214,13 @@ impl Machine {
 
     /// NIP-77, Subsequent messages, from the responder.
     pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
-        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        let Some(mut session) = self.on.reconciling.take_waiting() else { return };
         self.on.reconciling.was_answered = true;
         self.neg_hangups = 0;
         self.answered();
-        self.on.reconciling.failures = 0;
         self.on.reconciling.too_large = 0;
+        self.answers_neg_msg |= session.was_answered;
+        session.was_answered = true;
         self.report.round_trips += 1;
         let number = session.number;
         self.on.reconciling.stage = Stage::Reading(session);
@@ -248,6 +255,7 @@ impl Machine {
             }
             Ok(Some(question)) => self.ask(session, &question),
             Ok(None) => {
+                self.on.reconciling.failures = 0;
                 self.close_session(&session);
                 self.look_up_differences();
             }
@@ -345,8 +353,9 @@ impl Machine {
         self.on.reconciling.stage = Stage::Idle;
         match parts {
             Some(parts) => {
-                let count = parts.len();
-                self.note(format!("too large for the peer: going on in {count} windows of time"));
+                if !std::mem::replace(&mut self.on.reconciling.was_divided, true) {
+                    self.note("too large for the peer: going on in windows of time".to_owned());
+                }
                 for part in parts.into_iter().rev() {
                     self.on.reconciling.windows.push_front(part);
                 }
@@ -361,10 +370,11 @@ impl Machine {
 
     /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
     pub(super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
-        if !self.on.reconciling.is_first_unanswered() {
+        let is_first = self.on.reconciling.is_first_unanswered();
+        if !is_first && !refuses {
             return false;
         }
-        if refuses {
+        if is_first && refuses {
             self.read_from_now_on(text, true);
             return true;
         }
@@ -445,6 +455,11 @@ impl Machine {
             return;
         }
         if self.on.reconciling.was_answered {
+            self.neg_silences += 1;
+            if self.neg_silences >= MOST_NEG_SILENCES && !self.answers_neg_msg {
+                self.count_silence();
+                return self.read_from_now_on("it answers NEG-OPEN and no NEG-MSG", false);
+            }
             self.leave_silent("a NEG message");
         } else {
             self.count_silence();
