@@ -332,6 +332,75 @@ fn rows() -> Vec<Row> {
         )
         .says("Invalid")
         .within(1),
+        row(
+            "EOSE comes early",
+            Neg::Closed,
+            Faults { late: 5, cap: Some(40), ..plain() },
+            Incomplete,
+        )
+        .says("after the end of a page"),
+        row(
+            "CLOSED comes in place of EOSE",
+            Neg::Closed,
+            Faults { no_eose: true, ..plain() },
+            Incomplete,
+        )
+        .says("does not answer REQ"),
+        row("CLOSED comes after EOSE", Neg::Closed, Faults { closes: true, ..plain() }, read),
+        row(
+            "CLOSED comes after EOSE, NIP-77",
+            Neg::Works,
+            Faults { closes: true, ..plain() },
+            negentropy,
+        ),
+        row(
+            "hangs up at some events",
+            Neg::Closed,
+            Faults { hangs_up_at_events: 1, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("HungUp"),
+        row(
+            "hangs up at some events, NIP-77",
+            Neg::Works,
+            Faults { hangs_up_at_events: 1, ..plain() },
+            Differs(Proof::Negentropy),
+        )
+        .says("HungUp"),
+        row(
+            "hangs up at each event",
+            Neg::Works,
+            Faults { hangs_up_at_events: 10, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Negentropy))
+        .says("could not be moved"),
+        row(
+            "shows late what it takes",
+            Neg::Works,
+            Faults { indexes_late: true, ..plain() },
+            negentropy,
+        ),
+        row(
+            "shows late what it takes, read",
+            Neg::Closed,
+            Faults { indexes_late: true, ..plain() },
+            read,
+        ),
+        row(
+            "23 REQs are limited",
+            Neg::Closed,
+            Faults { reqs_per_s: true, cap: Some(60), ..plain() },
+            read,
+        ),
+        row(
+            "23 REQs are limited by NOTICE",
+            Neg::Closed,
+            Faults { reqs_per_s: true, req_notice: true, cap: Some(60), ..plain() },
+            read,
+        ),
+        row("a limit is refused", Neg::Closed, Faults { most_limit: Some(100), ..plain() }, read)
+            .within(5),
         row("19 order of arrival", Neg::Closed, Faults { by_arrival: true, ..plain() }, read),
         row("19 capped", Neg::Closed, Faults { by_arrival: true, cap: Some(40), ..plain() }, read),
         row(

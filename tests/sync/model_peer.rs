@@ -133,6 +133,22 @@ pub struct Faults {
     pub caches: bool,
     /// Says that a CLOSE was heard, and ends what has ended.
     pub verbose: bool,
+    /// So many events of a page come after its end.
+    pub late: usize,
+    /// Hangs up at so many of ten events.
+    pub hangs_up_at_events: u64,
+    /// NEG ignores the kinds of a filter.
+    pub lists_all: bool,
+    /// What it takes shows a second later.
+    pub indexes_late: bool,
+    /// Ends what it has answered.
+    pub closes: bool,
+    /// Answers a REQ in a second, and refuses others by CLOSED, or with `req_notice` by NOTICE.
+    pub reqs_per_s: bool,
+    /// Refuses a larger limit.
+    pub most_limit: Option<u64>,
+    /// CLOSED comes in place of EOSE.
+    pub no_eose: bool,
     /// With every answer comes much of this.
     pub flood: Option<Flood>,
 }
@@ -203,6 +219,14 @@ impl PeerPlan {
             counts,
             miscounts: rng.random_bool(0.2),
             finishes: rng.random_bool(0.3),
+            late: if rng.random_bool(0.05) { rng.random_range(1..20) } else { 0 },
+            hangs_up_at_events: if rng.random_bool(0.1) { rng.random_range(1..11) } else { 0 },
+            lists_all: rng.random_bool(0.1),
+            indexes_late: rng.random_bool(0.1),
+            closes: rng.random_bool(0.1),
+            reqs_per_s: rng.random_bool(0.05),
+            most_limit: rng.random_bool(0.05).then(|| rng.random_range(10..200)),
+            no_eose: rng.random_bool(0.03),
             far_future: rng.random_bool(0.05),
             ..Faults::default()
         };
@@ -216,7 +240,7 @@ impl PeerPlan {
             latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
             // A small set is settled by the first answer.
             shared: match neg {
-                Neg::FailsLater | Neg::SilentLater => rng.random_range(300..600),
+                Neg::FailsLater | Neg::SilentLater => rng.random_range(150..250),
                 _ => rng.random_range(0..150),
             },
             ours: rng.random_range(0..60),
@@ -259,6 +283,14 @@ impl PeerPlan {
             cuts,
             hints,
             finishes,
+            late,
+            hangs_up_at_events,
+            lists_all,
+            indexes_late,
+            closes,
+            reqs_per_s,
+            most_limit,
+            no_eose,
             far_future,
             counts,
             miscounts
@@ -311,6 +343,10 @@ pub struct ModelPeer {
     /// Events that came in this sync and were kept, and those for which we have heard an OK true.
     kept: HashSet<[u8; 32]>,
     cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
+    /// Events that do not show yet, and when they do.
+    unindexed: Vec<(Duration, ModelEvent)>,
+    /// When it answered a REQ.
+    answered_at: Option<Duration>,
     acknowledged: HashSet<[u8; 32]>,
     /// Of all connections and syncs.
     subscriptions: HashSet<String>,
@@ -335,6 +371,8 @@ impl ModelPeer {
             messages: 0,
             kept: HashSet::new(),
             cache: HashMap::new(),
+            unindexed: Vec::new(),
+            answered_at: None,
             acknowledged: HashSet::new(),
             subscriptions: HashSet::new(),
             resent: Vec::new(),
@@ -399,6 +437,10 @@ impl ModelPeer {
 
     pub fn hear(&mut self, said: &str, now: Duration) -> Vec<Reply> {
         let said: Value = serde_json::from_str(said).unwrap();
+        let (shown, hidden) = self.unindexed.drain(..).partition(|(at, _)| *at <= now);
+        self.unindexed = hidden;
+        let shown: Vec<(Duration, ModelEvent)> = shown;
+        self.events.extend(shown.into_iter().map(|(_, event)| event));
         self.messages += 1;
         let mut replies = self.answer(&said, now);
         if let Some(flood) = self.plan.faults.flood {
@@ -500,7 +542,11 @@ impl ModelPeer {
                 }
             }
         }
-        let items = self.find(&said[2]).into_iter().map(|event| event.item).collect();
+        let mut filter = said[2].clone();
+        if self.plan.faults.lists_all {
+            filter.as_object_mut().unwrap().remove("kinds");
+        }
+        let items = self.find(&filter).into_iter().map(|event| event.item).collect();
         let responder = Responder::new(SortedItems::new(items), 0).unwrap();
         self.sessions.insert(id.to_owned(), responder);
         self.neg_msg(id, &said[3])
@@ -548,6 +594,21 @@ impl ModelPeer {
             let notice = json!(["NOTICE", "ERROR: too many concurrent REQs"]);
             return if faults.req_notice { vec![text(notice)] } else { vec![] };
         }
+        if faults.reqs_per_s {
+            let is_soon = |at: Duration| now < at + Duration::from_secs(1);
+            if self.answered_at.is_some_and(is_soon) {
+                let why = "rate-limited: slow down";
+                let closed = json!(["CLOSED", id, why]);
+                return vec![text(if faults.req_notice { json!(["NOTICE", why]) } else { closed })];
+            }
+            self.answered_at = Some(now);
+        }
+        if let (Some(most), Some(limit)) = (faults.most_limit, filter["limit"].as_u64())
+            && limit > most
+        {
+            let why = format!("invalid: limit must be at most {most}");
+            return vec![text(json!(["CLOSED", id, why]))];
+        }
         let has = |key| filter.get(key).is_some();
         if faults.need_kinds && !has("kinds") && !has("ids") && !has("authors") {
             let why = "blocked: filters must specify at least one kind";
@@ -588,8 +649,13 @@ impl ModelPeer {
             let is_cut = is_cut && !faults.finishes;
             eose.push(json!([if is_cut { "more" } else { "finish" }]));
         }
-        replies.push(text(Value::Array(eose)));
-        if faults.verbose && has("ids") {
+        let place = replies.len().saturating_sub(faults.late);
+        if faults.no_eose {
+            replies.insert(place, text(json!(["CLOSED", id, ""])));
+        } else {
+            replies.insert(place, text(Value::Array(eose)));
+        }
+        if faults.closes || faults.verbose && has("ids") {
             replies.push(text(json!(["CLOSED", id, ""])));
         }
         replies
@@ -600,10 +666,12 @@ impl ModelPeer {
         let id = event.item.id;
         let hex = faster_hex::hex_string(&id);
         let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
-        let holds = self.events.iter().any(|held| held.item.id == id);
+        let held = self.events.iter().chain(self.unindexed.iter().map(|(_, event)| event));
+        let holds = held.into_iter().any(|held| held.item.id == id);
         // Whether it was kept could be asked, unless the peer does not show it.
-        let is_shown = !self.hides(&id) && !self.is_unsent(&event);
-        let is_known = holds && self.kept.contains(&id) && is_shown;
+        let is_shown = !self.hides(&id) && !self.is_unsent(&event) && self.plan.faults.late == 0;
+        let is_indexed = self.events.iter().any(|held| held.item.id == id);
+        let is_known = is_indexed && self.kept.contains(&id) && is_shown;
         if is_known || (self.acknowledged.contains(&id) && self.dropped.contains(&id)) {
             self.resent.push(id);
         }
@@ -611,6 +679,9 @@ impl ModelPeer {
             return said(true, "duplicate: have it");
         }
         let faults = &self.plan.faults;
+        if u64::from(id[4] % 10) < faults.hangs_up_at_events {
+            return vec![Reply::HangUp];
+        }
         if let Some(rate) = faults.rate {
             let refill = (now.saturating_sub(self.taken_at)).as_secs() as u32;
             if refill > 0 {
@@ -633,7 +704,11 @@ impl ModelPeer {
             return said(true, "");
         }
         self.kept.insert(id);
-        self.events.push(event);
+        if faults.indexes_late {
+            self.unindexed.push((now + Duration::from_secs(1), event));
+        } else {
+            self.events.push(event);
+        }
         said(true, "")
     }
 }

@@ -195,11 +195,16 @@ impl ModelStore {
         let (item, fate) = (
             event.item,
             match asked {
+                Asked::Ids(_, filter) | Asked::ListingIds(_, filter)
+                    if !filter.takes_kind(event.kind) =>
+                {
+                    Fate::Refused(Reason::OutsideFilter)
+                }
                 _ if self.events.contains_key(&event.item) => Fate::Duplicate,
-                Asked::Listing(_) | Asked::ListingIds(_) => {
+                Asked::Listing(_) | Asked::ListingIds(..) => {
                     Fate::Seen(Seen { kind: event.kind, pubkey: event.pubkey })
                 }
-                Asked::Ids(_) | Asked::Matching(_) => {
+                Asked::Ids(..) | Asked::Matching(_) => {
                     self.events.insert(event.item, event);
                     Fate::Stored
                 }

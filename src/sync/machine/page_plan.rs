@@ -304,8 +304,8 @@ impl PagePlan {
             // The peer says so of every page.
             (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
         }
-        let is_finished = page.hint == Hint::Finish && !self.finishes_early;
-        if is_finished || (part.checks_finish && !self.finishes_early) {
+        let is_finished = page.hint == Hint::Finish || part.checks_finish;
+        if is_finished && !self.finishes_early && !self.may_be_cut_anywhere(&page.events) {
             return Some(self.take_finish(part, &page.events));
         }
         let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
@@ -346,12 +346,19 @@ impl PagePlan {
         None
     }
 
+    /// Whether the page is large, and no page below it could show that something is left out of it.
+    fn may_be_cut_anywhere(&self, events: &[PageEvent]) -> bool {
+        let newest = events.iter().map(|event| event.created_at).max();
+        let is_ordered = !self.by_arrival && is_newest_first(events) && newest != oldest(events);
+        !is_ordered && self.may_hold_more(events.len(), Hint::None)
+    }
+
     /// The peer's own word that nothing is left. It is believed once the next page shows nothing new.
     fn take_finish(&mut self, part: Part, events: &[PageEvent]) -> ShownPart {
         self.was_finished = true;
         self.is_closed |= part.window.until == self.filter.parsed().until;
-        let is_newest_first = !self.by_arrival && is_newest_first(events);
-        let oldest = oldest(events).filter(|_| is_newest_first && !part.checks_finish);
+        let is_ordered = !self.by_arrival && is_newest_first(events);
+        let oldest = oldest(events).filter(|_| is_ordered && !part.checks_finish);
         match oldest.filter(|oldest| part.window.until.is_none_or(|until| *oldest < until)) {
             Some(oldest) => {
                 let before = self.parts.len();
@@ -392,10 +399,12 @@ impl PagePlan {
 
     /// Whether events came with a closing question that were there before.
     fn is_late(&self, events: &[PageEvent]) -> bool {
-        let is_old = |event: &PageEvent| {
-            !event.is_ours && event.created_at.saturating_add(LATE_S) < self.began
-        };
-        !self.by_arrival && events.iter().any(is_old)
+        !self.by_arrival && events.iter().any(|event| !event.is_ours && self.is_old(event))
+    }
+
+    /// Whether the event was made before the reading began.
+    pub(crate) fn is_old(&self, event: &PageEvent) -> bool {
+        event.created_at.saturating_add(LATE_S) < self.began
     }
 
     fn may_hold_more(&self, count: usize, hint: Hint) -> bool {

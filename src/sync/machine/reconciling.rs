@@ -307,7 +307,7 @@ impl Machine {
         let Some(session) = self.on.reconciling.take_waiting() else { return };
         self.answered();
         let window = session.window;
-        let prefix = Prefix::of(text);
+        let prefix = message::prefix(text);
         if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
             self.on.reconciling.was_answered = true;
             self.on.reconciling.too_large += 1;
@@ -368,6 +368,15 @@ impl Machine {
         }
     }
 
+    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
+    pub(super) fn reconciling_put_off(&mut self, text: &str) -> bool {
+        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
+        if waits {
+            self.neg_err(&format!("{}: {text}", Prefix::RateLimited), None);
+        }
+        waits
+    }
+
     /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
     pub(super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
         let is_first = self.on.reconciling.is_first_unanswered();
@@ -390,7 +399,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if Prefix::of(text) == Some(Prefix::AuthRequired) {
+        if message::prefix(text) == Some(Prefix::AuthRequired) {
             self.neg_err(text, None);
         } else {
             self.answered();
