@@ -191,8 +191,9 @@ fn rows() -> Vec<Row> {
         row("1 late", Neg::LateNotice, plain(), read).within(6),
         row("2 NEG-OPEN not answered", Neg::Silent, plain(), read).within(10),
         row("3 NEG-OPEN hung up on", Neg::HangUp, plain(), read).within(10),
-        row("3 NEG-MSG is answered by an error", Neg::FailsLater, plain(), read)
+        row("3 NEG-MSG is answered by an error", Neg::FailsLater, plain(), negentropy)
             .with(|plan| plan.shared = 600)
+            .diff(Differs(Proof::Read))
             .within(15),
         row("3 NEG-MSG is not answered", Neg::SilentLater, plain(), read)
             .with(|plan| plan.shared = 600)

@@ -547,7 +547,10 @@ impl ModelPeer {
             filter.as_object_mut().unwrap().remove("kinds");
         }
         let items = self.find(&filter).into_iter().map(|event| event.item).collect();
-        let responder = Responder::new(SortedItems::new(items), 0).unwrap();
+        // Short enough that one answer does not settle all.
+        let is_short = matches!(self.plan.neg, Neg::FailsLater | Neg::SilentLater);
+        let frame_limit_bytes = if is_short { 4_096 } else { 0 };
+        let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
         self.sessions.insert(id.to_owned(), responder);
         self.neg_msg(id, &said[3])
     }

@@ -74,6 +74,14 @@ impl Notices {
     }
 }
 
+/// A refusal for the rate, of words that say so in a way of their own.
+pub(super) fn as_rate_limit(text: &str) -> String {
+    match message::prefix(text) {
+        Some(Prefix::RateLimited) => text.to_owned(),
+        _ => format!("{}: {text}", Prefix::RateLimited),
+    }
+}
+
 impl Machine {
     /// The peer limits the rate, and does not say of which question: it is taken to be the last one
     /// without an answer, which is asked again after a pause. Returns whether there was one.
@@ -82,7 +90,7 @@ impl Machine {
         for id in &was_sending {
             self.ledger.set(id, IdState::Open);
         }
-        let text = format!("{}: {text}", Prefix::RateLimited);
+        let text = as_rate_limit(text);
         let page = self.reading.unanswered_page();
         let of_ids = self.on.download.unanswered().chain(self.on.second_look.unanswered());
         // They are numbered.

@@ -2,6 +2,7 @@
 
 use super::download::MOST_QUEUED_IDS;
 use super::link::missed;
+use super::notices::as_rate_limit;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
 use crate::prefix::Prefix;
@@ -372,7 +373,7 @@ impl Machine {
     pub(super) fn reconciling_put_off(&mut self, text: &str) -> bool {
         let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
         if waits {
-            self.neg_err(&format!("{}: {text}", Prefix::RateLimited), None);
+            self.neg_err(&as_rate_limit(text), None);
         }
         waits
     }
