@@ -1,4 +1,4 @@
-//! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite.
+//! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite or PostgreSQL.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod admission;
@@ -16,6 +16,8 @@ pub mod sync;
 #[doc(hidden)]
 pub mod control;
 #[doc(hidden)]
+pub mod engine;
+#[doc(hidden)]
 pub mod memory;
 #[doc(hidden)]
 pub mod plot;
@@ -25,7 +27,7 @@ pub mod server;
 pub mod utc;
 
 pub use negsync_index as index;
-pub use negsync_nostr::{prefix, relay_url};
+pub use negsync_nostr::{hex, prefix, relay_url};
 pub use negsync_reconcile as reconcile;
 pub use negsync_reconcile::item;
 pub use negsync_store as store;

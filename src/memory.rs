@@ -31,7 +31,10 @@ impl Memory {
         let cgroup = cgroup_limit(Path::new("/proc/self/cgroup"), Path::new("/sys/fs/cgroup"));
         let found = [
             (cgroup, Limit::Cgroup),
-            (address_space(&text("/proc/self/limits")), Limit::AddressSpace),
+            (
+                address_space_left(&text("/proc/self/limits"), &text("/proc/self/status")),
+                Limit::AddressSpace,
+            ),
             (available(&text("/proc/meminfo")), Limit::Free),
         ];
         let least = found
@@ -101,15 +104,21 @@ fn cgroup_limit(membership: &Path, root: &Path) -> Option<u64> {
         .min()
 }
 
-/// RLIMIT_AS: the soft limit in bytes.
-fn address_space(limits: &str) -> Option<u64> {
+/// What is left of RLIMIT_AS, in bytes: the program and its libraries take of it, too.
+fn address_space_left(limits: &str, status: &str) -> Option<u64> {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max address space"))?;
-    line.split_whitespace().next()?.parse().ok()
+    let limit: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(limit.saturating_sub(kib_line(status, "VmSize:").unwrap_or(0)))
 }
 
 /// What can be had without swapping, in bytes.
 fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    kib_line(meminfo, "MemAvailable:")
+}
+
+/// The bytes that the line of this name gives in kB.
+fn kib_line(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kib << 10)
 }
@@ -152,8 +161,9 @@ mod tests {
     fn limits_and_free_memory_are_read() {
         let limits = "Limit   Soft Limit   Hard Limit   Units\n\
             Max address space         4294967296           unlimited            bytes\n";
-        assert_eq!(address_space(limits), Some(4 << 30));
-        assert_eq!(address_space(&limits.replace("4294967296", "unlimited")), None);
+        assert_eq!(address_space_left(limits, ""), Some(4 << 30));
+        assert_eq!(address_space_left(limits, "VmSize:\t 1048576 kB\n"), Some(3 << 30));
+        assert_eq!(address_space_left(&limits.replace("4294967296", "unlimited"), ""), None);
         assert_eq!(available("MemTotal: 9 kB\nMemAvailable:   2048 kB\n"), Some(2 << 20));
         assert_eq!(available(""), None);
         let memory = Memory { bytes: 1_000, limit: Limit::Free };

@@ -6,9 +6,10 @@ use super::{StoreArguments, log_memory, start_log};
 use anyhow::bail;
 use negsync::admission::Admission;
 use negsync::config::{Config, ConfigError, Reloaded};
+use negsync::engine::open_store;
 use negsync::index::Sets;
 use negsync::sidecar::{self, Attach, open_sets};
-use negsync::store::{EventStore, RelayKind, Store};
+use negsync::store::{EventStore, RelayKind};
 use negsync::sync::{Local, Schedule};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -52,6 +53,10 @@ impl AttachArguments {
     }
 }
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync attach --attach nostr-rs-relay:/var/lib/nostr/nostr.db --url ws://127.0.0.1:8080
+  negsync attach --attach nostr-relay-py:/var/lib/nostr/nostr.sqlite3 --url ws://127.0.0.1:6969 --listen :7777";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -72,8 +77,7 @@ pub(super) fn local(config: Config) -> anyhow::Result<Local> {
 }
 
 fn open_notes(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
-    let options = config.store_options();
-    Ok(Arc::new(Store::open(&config.store.path, options, Box::new(|_| {}))?))
+    Ok(open_store(config, config.store_options())?)
 }
 
 impl Arguments {
@@ -93,6 +97,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
+    super::descriptors::raise_limit(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
         let signals = Signals::heard(arguments.store.config.is_some())?;

@@ -27,7 +27,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.store.config()?.store.path;
+    let path = arguments.store.file_config("`negsync backup`", "use pg_dump")?.store.path;
     let bar = progress_bar(Some(0), PAGES);
     let BackupReport { events, bytes, .. } = backup(&path, &arguments.to, |done, total| {
         bar.set_length(total);

@@ -3,12 +3,14 @@
 use super::StoreArguments;
 use super::delete;
 use super::operator_request::{event_id, follow};
+use super::store_reader::StoreReader;
 use anyhow::bail;
 use clap::ArgGroup;
 use negsync::config::{Config, Network};
 use negsync::control::{Choice, ControlRequest};
+use negsync::hex;
 use negsync::moderation::{ListEntry, Moderation};
-use negsync::store::{Reader, Selection};
+use negsync::store::Selection;
 use nostr::nips::nip19::{FromBech32, Nip19};
 use nostr::{EventId, PublicKey};
 use serde_json::json;
@@ -107,7 +109,7 @@ pub(super) fn ban(arguments: &BanArguments) -> anyhow::Result<ExitCode> {
     let moderation = Moderation::configured(&config)?;
     moderation.add(&entries)?;
     let stored = stored(&entries);
-    let is_there = config.store.path.exists();
+    let is_there = !config.store.url.is_empty() || config.store.path.exists();
     let removed = match (&stored, arguments.delete && is_there) {
         (Some(choice), true) => Some(follow(&config, &ControlRequest::Delete(choice.clone()))?),
         _ => None,
@@ -172,8 +174,8 @@ fn stored(entries: &[ListEntry]) -> Option<Choice> {
     let (mut authors, mut ids) = (Vec::new(), Vec::new());
     for entry in entries {
         match entry {
-            ListEntry::Key(key, _) => authors.push(faster_hex::hex_string(key)),
-            ListEntry::Event(id, _) => ids.push(faster_hex::hex_string(id)),
+            ListEntry::Key(key, _) => authors.push(hex::encode(key)),
+            ListEntry::Event(id, _) => ids.push(hex::encode(id)),
             _ => {}
         }
     }
@@ -183,7 +185,7 @@ fn stored(entries: &[ListEntry]) -> Option<Choice> {
 
 /// How many of them are stored; `None` when the store cannot be read.
 fn count_stored(config: &Config, choice: &Choice) -> Option<u64> {
-    let reader = Reader::open(&config.store.path, 1).ok()?;
+    let reader = StoreReader::open(config).ok()?;
     Some(reader.selected(&choice.selection().ok()?).ok()?.stored)
 }
 
@@ -208,7 +210,7 @@ fn named(text: &str, config: &Config) -> anyhow::Result<Named> {
 
 fn is_stored(id: &EventId, config: &Config) -> bool {
     let selection = Selection { ids: vec![id.to_bytes()], filter: None };
-    let selected = Reader::open(&config.store.path, 1).and_then(|it| it.selected(&selection));
+    let selected = StoreReader::open(config).and_then(|it| it.selected(&selection));
     selected.is_ok_and(|selected| selected.stored > 0)
 }
 

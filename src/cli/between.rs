@@ -1,5 +1,6 @@
 //! `negsync sync --between`
 
+use super::interrupt::stoppable;
 use super::sync::{Arguments, unseen};
 use super::sync_progress::{Display, PeerDisplay};
 use super::{sync_trace, unless_closed};
@@ -14,8 +15,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 pub(super) fn run(
     arguments: &Arguments,
@@ -40,16 +40,14 @@ async fn sync(
     filter: PeerFilter,
     config: &Config,
 ) -> anyhow::Result<BetweenReport> {
-    let (stop, stopping) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
     let options = Options {
         filter,
         dry_run: arguments.dry_run,
         exact: true,
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
-        stop: Some(stopping),
+        stop: stop.clone(),
         ..Options::default()
     };
     let display = Display::new(arguments.trace);
@@ -68,14 +66,7 @@ async fn sync(
         }
     };
     let between = Between::configured(&config.sync)?;
-    let mut syncing = std::pin::pin!(between.sync(&relays, &options, show));
-    loop {
-        tokio::select! {
-            report = syncing.as_mut() => return Ok(report?),
-            _ = interrupt.recv() => { let _ = stop.send(true); }
-            _ = terminate.recv() => { let _ = stop.send(true); }
-        }
-    }
+    Ok(stoppable(stop, between.sync(&relays, &options, show)).await??)
 }
 
 fn print(json: bool, report: &BetweenReport) -> anyhow::Result<()> {
@@ -106,7 +97,7 @@ fn of_relay(report: &Report) -> String {
     let mut text = format!(
         "{}: {state}{}; {} to send, {} taken; {} needed by others, {} fetched; {} bytes up, {} down, {:.1} s",
         report.url,
-        unseen(report.unreadable, &report.not_compared),
+        unseen(report.unreadable, &report.not_compared, None),
         report.have,
         report.uploaded,
         report.need,
@@ -140,7 +131,7 @@ fn of_pair(pair: &PairReport) -> String {
         Some(_) => " (proof: read without a gap)",
         None => "",
     };
-    let mut text = format!("{a} and {b}: {state}{proof}{}", unseen(0, &pair.not_compared));
+    let mut text = format!("{a} and {b}: {state}{proof}{}", unseen(0, &pair.not_compared, None));
     if pair.only != [0, 0] {
         text.push_str(&format!("; {only_a} only on the first, {only_b} only on the second"));
     }

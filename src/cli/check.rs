@@ -1,6 +1,7 @@
 //! `negsync check`
 
 use super::{StoreArguments, progress_bar};
+use negsync::hex;
 use negsync::store::{CheckReport, check};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -10,6 +11,10 @@ use std::process::ExitCode;
 
 /// The exit code when something is wrong with the store.
 pub(super) const FOUND: u8 = 2;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync check --store events.sqlite
+  negsync check --config /etc/negsync/relay.toml --json";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -21,7 +26,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.store.config()?.store.path;
+    let path = arguments
+        .store
+        .file_config("`negsync check`", "use pg_amcheck for the server's files")?
+        .store
+        .path;
     let checked = look(&path)?;
     let text = if arguments.json { object(&path, &checked) } else { lines(&path, &checked) };
     // Whoever closed standard output has the exit code.
@@ -47,7 +56,7 @@ pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
     for finding in findings {
         let _ = match &finding.id {
             Some(id) => {
-                let id = faster_hex::hex_string(id);
+                let id = hex::encode(id);
                 writeln!(text, "{}: {id}: {}", finding.what, finding.detail)
             }
             None => writeln!(text, "{}: {}", finding.what, finding.detail),
@@ -81,7 +90,7 @@ fn object(path: &Path, checked: &CheckReport) -> String {
         .findings
         .iter()
         .map(|finding| {
-            let id = finding.id.map(|id| faster_hex::hex_string(&id));
+            let id = finding.id.map(|id| hex::encode(&id));
             json!({ "what": finding.what, "id": id, "detail": finding.detail })
         })
         .collect();

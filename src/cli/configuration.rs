@@ -72,9 +72,7 @@ fn check(file: Option<&PathBuf>) -> anyhow::Result<ExitCode> {
 fn show(arguments: &ShowArguments) -> anyhow::Result<ExitCode> {
     let loaded = read_config(arguments.store.config.as_deref())?;
     let mut config = loaded.config.clone();
-    if let Some(store) = &arguments.store.store {
-        config.store.path.clone_from(store);
-    }
+    arguments.store.apply(&mut config)?;
     arguments.listen.apply(&mut config);
     let by_command_line = loaded.config.differing_keys(&config);
     let before = config.clone();
@@ -120,6 +118,7 @@ fn values(config: &Config) -> anyhow::Result<HashMap<String, toml::Value>> {
             value => drop(values.insert(section, value)),
         }
     }
+    values.insert("store.url".to_owned(), config.store.url.to_string().into());
     values.insert("sync.proxy".to_owned(), shown_proxy(&config.sync.proxy).into());
     let database = redacted(&config.attach.database_url);
     values.insert("attach.database_url".to_owned(), database.into());

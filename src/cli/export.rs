@@ -1,9 +1,10 @@
 //! `negsync export`
 
 use super::packing::{PackedOutput, PackingArguments};
-use super::{StoreArguments, is_broken_pipe};
+use super::store_reader::StoreReader;
+use super::{StoreArguments, is_broken_pipe, progress_bar};
 use anyhow::Context;
-use negsync::store::{ExportMark, Filter, Reader};
+use negsync::store::{EventStore, ExportMark, Filter, Reader, StoreError};
 use std::io::{ErrorKind, Write};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,8 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync export --config /etc/negsync/relay.toml --filter '{\"kinds\":[0,3]}'
   negsync export --since-last /var/lib/negsync/exported --gzip > $(date +%F).jsonl.gz";
 
+/// The bar of an export; what is exported goes to standard output, the bar to standard error.
+const EVENTS: &str = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
 /// After how many events a reader that has gone is noticed.
 const READ_EVENTS: usize = 1_000;
 
@@ -40,9 +43,20 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         Some(path) => Some(read_mark(path)?),
         None => None,
     };
-    let reader = Reader::open(&config.store.path, 1)?;
+    let store = StoreReader::open(&config)?;
+    if let (StoreReader::Database(_), Some(_)) = (&store, &last) {
+        let (what, instead) =
+            ("--since-last", "export everything, or since a second with --filter");
+        return Err(StoreError::Unsupported { what, instead }.into());
+    }
     let out = arguments.packing.standard_output()?;
-    let mark = match export(&reader, &filter, last.as_ref(), out) {
+    let exported = match &store {
+        StoreReader::File(reader) => export(reader, &filter, last.as_ref(), out),
+        StoreReader::Database(store) => {
+            export_all(&**store, &filter, out).map(|()| ExportMark::default())
+        }
+    };
+    let mark = match exported {
         // What nobody has read was not exported.
         Err(error) if is_broken_pipe(&error) => return Ok(ExitCode::SUCCESS),
         exported => exported?,
@@ -68,6 +82,7 @@ fn export(
         }
         // Oldest first, so that an import meets an event before what deletes or replaces it.
         hits.reverse();
+        let bar = progress_bar(Some(hits.len() as u64), EVENTS);
         for hits in hits.chunks(READ_EVENTS) {
             let mut written = Ok(());
             moment.fetch(hits, |_, json| {
@@ -75,11 +90,28 @@ fn export(
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             written?;
+            bar.inc(hits.len() as u64);
         }
+        bar.finish_and_clear();
         Ok::<_, anyhow::Error>(moment.export_mark()?)
     })?;
     out.finish()?;
     Ok(mark)
+}
+
+/// Writes every event of a database that matches.
+fn export_all(
+    store: &dyn EventStore,
+    filter: &Filter,
+    mut out: PackedOutput,
+) -> anyhow::Result<()> {
+    let mut written = Ok(());
+    store.oldest_first(filter, &mut |_, json| {
+        written = writeln!(out, "{json}");
+        if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    written?;
+    Ok(out.finish()?)
 }
 
 fn read_mark(path: &Path) -> anyhow::Result<ExportMark> {

@@ -5,7 +5,7 @@ use super::sync::sentence;
 use super::sync_progress::Display;
 use anyhow::Context;
 use negsync::admission::Admission;
-use negsync::config::{Config, Via};
+use negsync::config::{Config, DatabaseUrl, Via};
 use negsync::index::Index;
 use negsync::relay_url::RelayUrl;
 use negsync::store::Synchronous;
@@ -30,6 +30,7 @@ impl HandOver {
     /// Has the events go to the temporary store, which needs to survive nothing.
     pub(super) fn apply(&self, config: &mut Config) {
         config.store.path = self.store();
+        config.store.url = DatabaseUrl::default();
         config.store.synchronous = Synchronous::Normal;
         // A relay of the operator's own is reached straight, and judges protected events itself.
         config.sync.proxy = Via::Direct;

@@ -5,6 +5,7 @@ use super::batch_bytes;
 use anyhow::Context;
 use negsync::admission::Admission;
 use negsync::config::Config;
+use negsync::engine;
 use negsync::index::{Index, Sets};
 use negsync::store::{Batches, Reader, Store, StoreError, StoreOptions};
 use negsync::sync::Local;
@@ -44,7 +45,7 @@ fn open_index(config: &Config) -> Result<Index, StoreError> {
     let memory_bytes = config.index.memory_mb << 20;
     let batches = Batches::Long { bytes: batch_bytes() };
     let options = StoreOptions { batches, ..config.store_options() };
-    Index::open(&config.store.path, options, memory_bytes)
+    engine::open_index(config, options, memory_bytes)
 }
 
 fn beside_writer(config: Config) -> anyhow::Result<OpenedLocal> {

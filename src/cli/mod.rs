@@ -12,8 +12,10 @@ mod compact;
 mod completions;
 mod configuration;
 mod connecting;
+mod copy;
 mod decode;
 mod delete;
+mod descriptors;
 mod diff;
 mod explain;
 mod export;
@@ -22,6 +24,7 @@ mod hand_over;
 mod hints;
 mod import;
 mod import_input;
+mod interrupt;
 mod lines;
 mod local;
 mod man;
@@ -36,6 +39,7 @@ mod retention;
 mod runtime;
 mod service_manager;
 mod serving;
+mod store_reader;
 mod sync;
 mod sync_progress;
 mod sync_trace;
@@ -44,16 +48,18 @@ mod undelete;
 
 pub(crate) use hints::hints;
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use negsync::config::{Config, ConfigError, LoadedConfig, LogConfig, LogFormat, Via};
+use negsync::config::{Config, ConfigError, DatabaseUrl, LoadedConfig, LogConfig, LogFormat, Via};
 use negsync::memory::Memory;
+use negsync::store::StoreError;
 use negsync::sync::PeerFilter;
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// The share of the memory that the events of a long batch take, one part in so many, and the most
@@ -61,7 +67,7 @@ use tracing_subscriber::EnvFilter;
 const BATCH_PARTS: u64 = 32;
 const MOST_BATCH_BYTES: usize = 64 << 20;
 
-/// Keeps Nostr relays in sync: NIP-77 over SQLite.
+/// Keeps Nostr relays in sync: NIP-77 over SQLite or PostgreSQL.
 #[derive(Parser)]
 #[command(name = "negsync", version, about)]
 pub(crate) struct Arguments {
@@ -71,21 +77,26 @@ pub(crate) struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay on an SQLite file.
+    /// Run a relay, on an SQLite file or a PostgreSQL database.
+    #[command(after_help = relay::EXAMPLES)]
     Relay(relay::Arguments),
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
+    #[command(after_help = attach::EXAMPLES)]
     Attach(attach::Arguments),
     /// Store events from a JSON Lines file or from standard input.
     ///
     /// Exit code 0: what was an event is stored or accounted for. 1: no line was an event, some could
     /// not be stored, or a wrong command line or store.
+    #[command(after_help = import::EXAMPLES)]
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     #[command(after_help = export::EXAMPLES)]
     Export(export::Arguments),
     /// Print the NEG-OPEN line of a set, to paste into wscat.
+    #[command(after_help = neg_open::EXAMPLES)]
     NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
+    #[command(after_help = decode::EXAMPLES)]
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events, or relays without a store.
     ///
@@ -95,6 +106,7 @@ enum Command {
     /// Verify that the store is what it should be.
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
+    #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
     /// Copy the store to a new file, also while a relay writes to it.
     ///
@@ -102,6 +114,12 @@ enum Command {
     /// copy was made.
     #[command(after_help = backup::EXAMPLES)]
     Backup(backup::Arguments),
+    /// Copy a store into another one: from SQLite to PostgreSQL, back, or between two of a kind.
+    ///
+    /// Exit code 0: both stores hold the same events. 2: they differ. 1: it could not be done. Whatever
+    /// breaks it off, run again it goes on where it was.
+    #[command(after_help = copy::EXAMPLES)]
+    Copy(copy::Arguments),
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
     Restore(restore::Arguments),
@@ -127,11 +145,13 @@ enum Command {
     #[command(after_help = configuration::EXAMPLES)]
     Config(configuration::Arguments),
     /// Give back the room that removed events have left.
+    #[command(after_help = compact::EXAMPLES)]
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
+    #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Arguments),
     /// Ask a running relay how its peers stand.
     #[command(after_help = peers::EXAMPLES)]
@@ -140,8 +160,10 @@ enum Command {
     #[command(after_help = top::EXAMPLES)]
     Top(top::Arguments),
     /// Print the script with which a shell completes `negsync`.
+    #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Arguments),
     /// Print a manual page, for `man -l -`.
+    #[command(after_help = man::EXAMPLES)]
     Man(man::Arguments),
 }
 
@@ -152,7 +174,8 @@ struct StoreArguments {
     /// NEGSYNC__STORE__PATH wins over the file.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The SQLite file that holds the events; wins over the configuration.
+    /// The SQLite file that holds the events, or postgres://USER@HOST/DATABASE; wins over the
+    /// configuration.
     #[arg(long, value_name = "FILE")]
     store: Option<PathBuf>,
 }
@@ -160,11 +183,30 @@ struct StoreArguments {
 impl StoreArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = read_config(self.config.as_deref())?.config;
-        if let Some(store) = &self.store {
-            config.store.path.clone_from(store);
-        }
+        self.apply(&mut config)?;
         config.fit(memory());
         Ok(config)
+    }
+
+    /// The configuration of a command that works on a file alone, where a database has `instead`.
+    fn file_config(&self, command: &'static str, instead: &'static str) -> anyhow::Result<Config> {
+        let config = self.config()?;
+        if !config.store.url.is_empty() {
+            return Err(StoreError::Unsupported { what: command, instead }.into());
+        }
+        Ok(config)
+    }
+
+    /// Puts the store of the command line in the place of the one that is configured.
+    fn apply(&self, config: &mut Config) -> anyhow::Result<()> {
+        let Some(store) = &self.store else { return Ok(()) };
+        config.store.url = store.to_str().and_then(DatabaseUrl::parse).unwrap_or_default();
+        if config.store.url.is_empty() {
+            let is_url = store.to_str().is_some_and(|text| text.contains("://"));
+            ensure!(!is_url, "--store takes a file or postgres://USER@HOST/DATABASE");
+            config.store.path.clone_from(store);
+        }
+        Ok(())
     }
 }
 
@@ -197,6 +239,7 @@ pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
         Command::Sync(arguments) => sync::run(&arguments),
         Command::Check(arguments) => check::run(&arguments),
         Command::Backup(arguments) => backup::run(&arguments),
+        Command::Copy(arguments) => copy::run(&arguments),
         Command::Restore(arguments) => restore::run(&arguments),
         Command::Delete(arguments) => delete::run(&arguments),
         Command::Undelete(arguments) => undelete::run(&arguments),
@@ -262,8 +305,8 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
         .is_some_and(|error| error.kind() == ErrorKind::BrokenPipe)
 }
 
-/// At `trace` these log whole messages, and with them the content of events.
-const SILENCED: [&str; 2] = ["tungstenite=off", "tokio_tungstenite=off"];
+/// At `debug` or `trace` these log whole messages and statements, and with them the content of events.
+const SILENCED: [&str; 3] = ["tungstenite=off", "tokio_tungstenite=off", "tokio_postgres=off"];
 
 /// A bar on a terminal, nothing elsewhere. Without a length it is a spinner.
 fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
@@ -275,6 +318,18 @@ fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// How often a spinner turns.
+const SPINNER_TURN: Duration = Duration::from_millis(120);
+
+/// A spinner on a terminal, nothing elsewhere, for what says nothing of how far it is.
+fn waiting(what: &'static str) -> ProgressBar {
+    let bar = progress_bar(None, "{spinner} {msg}, {elapsed}").with_message(what);
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(SPINNER_TURN);
+    }
+    bar
 }
 
 /// The log that was started.

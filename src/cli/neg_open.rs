@@ -2,10 +2,12 @@
 
 use super::StoreArguments;
 use super::lines::Lines;
+use super::store_reader::StoreReader;
 use anyhow::{Context, anyhow, ensure};
+use negsync::hex;
 use negsync::item::Item;
 use negsync::reconcile::{Initiator, InitiatorOptions, SortedItems};
-use negsync::store::{Event, Filter, Reader};
+use negsync::store::{Event, Filter};
 use serde_json::{Value, json};
 use std::cmp::Reverse;
 use std::fs::File;
@@ -15,6 +17,11 @@ use std::process::ExitCode;
 
 /// NIP-01: the longest subscription id, in characters.
 const ID_CHARS: usize = 64;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync neg-open '{\"kinds\":[1]}' --store events.sqlite
+  negsync neg-open '{}' --empty
+  negsync neg-open '{}' --events events.jsonl --id mine";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -48,17 +55,16 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     // As the reference does, so that any relay understands it.
     let message = Initiator::new(SortedItems::new(items), InitiatorOptions::reference(0))?.open();
-    let line = json!(["NEG-OPEN", arguments.id, json, faster_hex::hex_string(&message)]);
+    let line = json!(["NEG-OPEN", arguments.id, json, hex::encode(&message)]);
     // Whoever closed standard output does not want to know.
     let _ = writeln!(std::io::stdout(), "{line}");
     Ok(ExitCode::SUCCESS)
 }
 
 fn items_of_store(store: &StoreArguments, filter: &Filter) -> anyhow::Result<Vec<Item>> {
-    let path = store.config()?.store.path;
-    let reader = Reader::open(&path, 1)
+    let reader = StoreReader::open(&store.config()?)
         .context("no set to open with; give --store FILE, --events FILE or --empty")?;
-    let hits = reader.newest(std::slice::from_ref(filter), usize::MAX)?;
+    let hits = reader.newest(filter)?;
     Ok(hits.into_iter().map(|hit| hit.item).collect())
 }
 

@@ -4,7 +4,8 @@
 use anyhow::Context;
 use negsync::config::Config;
 use negsync::control::{self, Choice, ControlError, ControlReport, ControlRequest};
-use negsync::store::{Filter, Store, StoreError};
+use negsync::engine::open_store;
+use negsync::store::{Filter, StoreError};
 use nostr::EventId;
 use nostr::nips::nip19::{FromBech32, Nip19};
 
@@ -44,11 +45,14 @@ pub(super) fn event_id(text: &str) -> Result<EventId, String> {
 /// Follows a request on the store, or has the relay follow it that runs there.
 pub(super) fn follow(config: &Config, request: &ControlRequest) -> anyhow::Result<ControlReport> {
     let path = &config.store.path;
-    // Opening it would make one.
-    std::fs::metadata(path).with_context(|| format!("cannot open the store {}", path.display()))?;
-    match Store::open(path, config.store_options(), Box::new(|_| {})) {
+    if config.store.url.is_empty() {
+        // Opening it would make one.
+        std::fs::metadata(path)
+            .with_context(|| format!("cannot open the store {}", path.display()))?;
+    }
+    match open_store(config, config.store_options()) {
         Ok(store) => {
-            let done = control::perform(&store, request);
+            let done = control::perform(&*store, request);
             store.close();
             Ok(done?)
         }

@@ -10,6 +10,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync relay
+  negsync relay --store events.sqlite --listen localhost:7777
+  NEGSYNC__PAGE__ENABLED=true negsync relay --config /etc/negsync/relay.toml
+
+SIGHUP reads the configuration anew; SIGTERM and Ctrl-C end the relay.";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]
@@ -30,9 +37,10 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);
+    super::descriptors::raise_limit(&config);
     let runtime = super::runtime::start(&config)?;
     runtime.block_on(async {
-        let store = config.store.path.display().to_string();
+        let store = config.store.name();
         let signals = Signals::heard(arguments.store.config.is_some())?;
         let relay_url = config.auth.relay_url.clone();
         let sockets = sockets_handed_over(&config)?;

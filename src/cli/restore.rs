@@ -25,7 +25,7 @@ pub(super) struct Arguments {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let path = arguments.store.config()?.store.path;
+    let path = arguments.store.file_config("`negsync restore`", "use pg_restore")?.store.path;
     let bar = progress_bar(Some(0), PAGES);
     let BackupReport { events, bytes, .. } = restore(&arguments.from, &path, |done, total| {
         bar.set_length(total);

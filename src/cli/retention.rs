@@ -1,11 +1,12 @@
 //! `negsync retention`
 
-use super::StoreArguments;
 use super::delete::count;
 use super::operator_request::follow;
+use super::store_reader::StoreReader;
+use super::{StoreArguments, waiting};
 use anyhow::bail;
 use negsync::control::ControlRequest;
-use negsync::store::{KindRange, Reader, RetentionRule, RuleMatches};
+use negsync::store::{KindRange, RetentionRule, RuleMatches};
 use serde_json::{Value, json};
 use std::io::Write;
 use std::process::ExitCode;
@@ -34,10 +35,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if retention.is_empty() {
         bail!("[retention] has no rules; name a configuration that has some with --config");
     }
-    let (matches, by_size) = Reader::open(&config.store.path, 1)?.preview(&retention)?;
+    let bar = waiting("looking at the stored events");
+    let (matches, by_size) = StoreReader::open(&config)?.preview(&retention)?;
     if !arguments.dry_run {
+        bar.set_message("removing events");
         follow(&config, &ControlRequest::Retire)?;
     }
+    bar.finish_and_clear();
     let mut text = String::new();
     if arguments.json {
         let rules: Vec<Value> = retention

@@ -2,7 +2,10 @@
 
 use anyhow::Context;
 use negsync::config::Config;
+use std::io;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::available_parallelism;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
@@ -13,23 +16,41 @@ const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// A runtime that has its threads for long work from the beginning and keeps them: where the system
 /// gives no more threads later, clients are still answered.
 pub(super) fn start(config: &Config) -> anyhow::Result<Runtime> {
+    let count = negsync::server::blocking_threads(config);
+    let workers = available_parallelism().map_or(1, NonZeroUsize::get);
+    check_threads(count + workers).with_context(|| {
+        format!(
+            "cannot start {} threads for reading the store and for clients. Hint: raise the limit of \
+             processes (`ulimit -u`, TasksMax of the systemd unit) or of address space (`ulimit -v`), or \
+             lower store.readers",
+            count + workers
+        )
+    })?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .thread_keep_alive(FOREVER)
         .build()
         .context("cannot start the runtime")?;
-    let count = negsync::server::blocking_threads(config);
     let started = Arc::new(Started::default());
     for _ in 0..count {
         let started = Arc::clone(&started);
         runtime.spawn_blocking(move || started.add_and_wait(count));
     }
-    anyhow::ensure!(
-        started.wait(count),
-        "cannot start {count} threads for reading the store. Hint: raise the limit of processes \
-         (`ulimit -u`, TasksMax of the systemd unit) or lower store.readers"
-    );
+    anyhow::ensure!(started.wait(count), "cannot start {count} threads for reading the store");
     Ok(runtime)
+}
+
+/// Whether the system gives so many threads at once: tokio panics where it does not give its own.
+fn check_threads(count: usize) -> io::Result<()> {
+    let gate = Mutex::new(());
+    let closed = gate.lock();
+    std::thread::scope(|scope| {
+        let started = (0..count).try_for_each(|_| {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map(drop)
+        });
+        drop(closed);
+        started
+    })
 }
 
 /// How many threads have started. None ends before all are there, so that each piece of work gets a

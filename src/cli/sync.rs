@@ -1,19 +1,19 @@
 //! `negsync sync`
 
 use super::connecting::ConnectArguments;
+use super::interrupt::stoppable;
 use super::local::{self, OpenedLocal};
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, attach, between, start_log, unless_closed};
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use negsync::relay_url::RelayUrl;
 use negsync::sync::{Direction, Local, Options, PeerFilter, Report, Verdict, sync};
 use negsync::utc;
 use std::io::Write;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -131,9 +131,7 @@ async fn sync_all(
     filter: PeerFilter,
 ) -> anyhow::Result<Vec<Report>> {
     let full_interval_s = local.admission.config().sync.full_interval_s;
-    let (stop, stopping) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
     let options = Options {
         filter,
         direction: arguments.direction,
@@ -142,7 +140,7 @@ async fn sync_all(
         live: arguments.live,
         attempts: if arguments.live { None } else { Options::default().attempts },
         full_interval_s,
-        stop: Some(stopping),
+        stop: stop.clone(),
         trace: None,
     };
     let display = Display::new(arguments.trace);
@@ -158,17 +156,14 @@ async fn sync_all(
         });
     }
     let mut reports = Vec::new();
-    loop {
-        tokio::select! {
-            ended = syncs.join_next() => match ended {
-                Some(Ok((place, report))) => reports.push((place, report?)),
-                Some(Err(panic)) => bail!("a sync ended unexpectedly: {panic}"),
-                None => break,
-            },
-            _ = interrupt.recv() => { let _ = stop.send(true); }
-            _ = terminate.recv() => { let _ = stop.send(true); }
+    let ended = stoppable(stop, async {
+        while let Some(ended) = syncs.join_next().await {
+            let (place, report) = ended.context("a sync ended unexpectedly")?;
+            reports.push((place, report?));
         }
-    }
+        anyhow::Ok(())
+    });
+    ended.await??;
     reports.sort_by_key(|(place, _)| *place);
     Ok(reports.into_iter().map(|(_, report)| report).collect())
 }
@@ -202,7 +197,7 @@ pub(super) fn sentence(report: &Report) -> String {
     let mut text = format!(
         "{}: {state}{}; {} needed, {} stored; {} to send, {} taken; {} round trip{}, {seconds:.1} s",
         report.url,
-        unseen(report.unreadable, &report.not_compared),
+        unseen(report.unreadable, &report.not_compared, report.kept_since),
         report.need,
         report.stored,
         report.have,
@@ -237,17 +232,21 @@ fn caught_up(report: &Report) -> String {
 }
 
 /// What no comparison says anything about.
-pub(super) fn unseen(unreadable: u64, not_compared: &[u16]) -> String {
+pub(super) fn unseen(unreadable: u64, hidden: &[u16], kept_since: Option<u64>) -> String {
     let mut text = String::new();
     if unreadable > 0 {
         text.push_str(&format!("; {unreadable} of the peer's events cannot be read"));
     }
-    if !not_compared.is_empty() {
-        let kinds: Vec<String> = not_compared.iter().map(u16::to_string).collect();
-        text.push_str(&format!(
-            "; not compared: kinds {} (shown to their owners only)",
-            kinds.join(", ")
-        ));
+    let mut left_out = Vec::new();
+    if !hidden.is_empty() {
+        let kinds: Vec<String> = hidden.iter().map(u16::to_string).collect();
+        left_out.push(format!("kinds {} (shown to their owners only)", kinds.join(", ")));
+    }
+    if let Some(second) = kept_since {
+        left_out.push(format!("events before {} (past retention)", utc::utc(second)));
+    }
+    if !left_out.is_empty() {
+        text.push_str(&format!("; not compared: {}", left_out.join(", ")));
     }
     text
 }

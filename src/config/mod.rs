@@ -4,6 +4,7 @@ mod attach;
 mod auth;
 mod bounds;
 mod connections;
+mod database_url;
 mod difference;
 mod handle;
 mod limits;
@@ -23,6 +24,7 @@ mod write_policy;
 pub use attach::AttachConfig;
 pub use auth::{AuthConfig, PublicKeys};
 pub use connections::ConnectionsConfig;
+pub use database_url::DatabaseUrl;
 pub use handle::{ConfigHandle, Reloaded};
 pub use limits::{Limits, NegentropyConfig};
 pub use listen_address::{ListenAddress, ListenAddressError};
@@ -173,6 +175,8 @@ section! {
         /// The SQLite file.
         #[serde(deserialize_with = "store_path")]
         pub path: PathBuf => Restart,
+        /// The PostgreSQL database in place of the file; empty for none.
+        pub url: DatabaseUrl => Restart,
         /// What an acknowledged event survives.
         pub synchronous: Synchronous => Restart,
         /// Connections that read at the same time.
@@ -188,11 +192,28 @@ impl Default for StoreConfig {
     fn default() -> Self {
         Self {
             path: PathBuf::from("negsync.sqlite"),
+            url: DatabaseUrl::default(),
             synchronous: Synchronous::Full,
             readers: 16,
             cache_mb: 256,
             wal_mb: 256,
         }
+    }
+}
+
+impl StoreConfig {
+    /// The store as people name it, without a password.
+    pub fn name(&self) -> String {
+        if self.url.is_empty() { self.path.display().to_string() } else { self.url.to_string() }
+    }
+
+    /// A file that goes with the store: its name with `ending`, or in the working directory where the
+    /// store is a database.
+    pub fn file_beside(&self, ending: &str) -> PathBuf {
+        let store = if self.url.is_empty() { self.path.as_os_str() } else { "negsync".as_ref() };
+        let mut name = store.to_owned();
+        name.push(ending);
+        name.into()
     }
 }
 
@@ -389,6 +410,9 @@ fn web_url<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Erro
 
 fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
     let path = PathBuf::deserialize(deserializer)?;
+    if path.to_str().is_some_and(|text| text.contains("://")) {
+        return Err(D::Error::custom("must name a file; a database goes into url"));
+    }
     let is_named = !path.as_os_str().is_empty();
     is_named.then_some(path).ok_or_else(|| D::Error::custom("must name a file"))
 }
@@ -508,6 +532,9 @@ mod tests {
             ("[relay]\nterms_of_service = \"javascript:alert(1)\"", 2, "terms_of_service"),
             ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
             ("[store]\npath = \"\"", 2, "path"),
+            ("[store]\npath = \"postgres://db/events\"", 2, "path"),
+            ("[store]\nurl = \"mysql://db/events\"", 2, "url"),
+            ("[store]\npath = \"a\"\nurl = \"postgres://db/events\"", 3, "url"),
             ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),
             ("[auth]\nsync_keys = [\"nobody\"]", 2, "sync_keys"),
             ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),

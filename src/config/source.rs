@@ -1,7 +1,7 @@
 //! Where a configuration comes from: the defaults, a file over them, environment variables over both.
 
 use super::difference::values;
-use super::{Config, ConfigError};
+use super::{Config, ConfigError, DatabaseUrl};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,6 +63,28 @@ impl LoadedConfig {
         }
     }
 
+    /// Leaves one store where a file and a database are named: the one that a variable names.
+    fn choose_store(&mut self) -> Result<(), ConfigError> {
+        if self.config.store.url.is_empty() {
+            return Ok(());
+        }
+        let message = "store.path is set as well; remove one of the two".to_owned();
+        match (self.origin("store.path"), self.origin("store.url")) {
+            (ValueOrigin::Environment { .. }, ValueOrigin::Environment { variable }) => {
+                Err(ConfigError::Variable { variable, message })
+            }
+            (ValueOrigin::File { .. }, ValueOrigin::File { path, line }) => {
+                Err(ConfigError::Invalid { path, line, key: "url: ".to_owned(), message })
+            }
+            (ValueOrigin::Environment { .. }, _) => {
+                self.config.store.url = DatabaseUrl::default();
+                self.origins.remove("store.url");
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// That an event is allowed more than a message: the variable that says so, else the line.
     fn wrong_limit(&self, message: String) -> ConfigError {
         let keys = ["limits.event_bytes", "limits.message_bytes"];
@@ -112,7 +134,9 @@ impl Config {
                 .map_err(|error: toml::de::Error| wrong(error.message().trim_end().to_owned()))?;
             origins.insert(key, ValueOrigin::Environment { variable });
         }
-        let loaded = LoadedConfig { config, origins, text: text.to_owned(), path: path.to_owned() };
+        let mut loaded =
+            LoadedConfig { config, origins, text: text.to_owned(), path: path.to_owned() };
+        loaded.choose_store()?;
         if let Some(message) = loaded.config.limits.contradiction() {
             return Err(loaded.wrong_limit(message));
         }

@@ -135,7 +135,5 @@ fn path(config: &Config) -> PathBuf {
     if !config.moderation.file.as_os_str().is_empty() {
         return config.moderation.file.clone();
     }
-    let mut name = config.store.path.clone().into_os_string();
-    name.push(".bans");
-    name.into()
+    config.store.file_beside(".bans")
 }

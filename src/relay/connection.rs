@@ -8,7 +8,7 @@ use super::read_ahead::ReadAhead;
 use super::sending::{NEVER, Sending};
 use super::subscriptions::Subscriptions;
 use super::websocket;
-use super::{RelayState, count, message, publish, req, stopped};
+use super::{RelayState, count, message, publish, req};
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
 use crate::server::departure::Attending;
@@ -43,11 +43,11 @@ pub(super) fn serve(
     place: Arc<Place>,
     host: Option<&str>,
 ) -> impl Future<Output = ()> + Send + use<> {
-    let mut stopping = relay.service.running.stopping.clone();
+    let stopping = relay.service.running.stopping.clone();
     let mut conversation = Box::pin(converse(relay, socket, place, host));
     async move {
         let has_stopped = async {
-            stopped(&mut stopping).await;
+            stopping.cancelled().await;
             Box::pin(tokio::time::sleep(STOP_TIMEOUT + LINGER_TIMEOUT)).await;
         };
         tokio::select! {
@@ -151,7 +151,7 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
     let stopping = &client.relay.service.running.stopping;
     // Wakes nobody: `serve` hears of it in the same task.
     let is_stopping =
-        || poll_fn(|_| if *stopping.borrow() { Poll::Ready(()) } else { Poll::Pending });
+        || poll_fn(|_| if stopping.is_cancelled() { Poll::Ready(()) } else { Poll::Pending });
     let patience = silence(&client.relay.config().connections);
     let mut neg_sessions = {
         let service = Arc::clone(&client.relay.service);

@@ -44,7 +44,7 @@ fn in_words(client: &Client, error: SnapshotError) -> String {
     match error {
         SnapshotError::Store(error @ StoreError::Interrupted) => error.to_string(),
         SnapshotError::Store(error) => {
-            client.relay.service.read_trouble.failed("a COUNT", &error);
+            client.relay.service.read_errors.store_unread("a COUNT", &error);
             "the store could not be read".to_owned()
         }
         error => error.to_string(),

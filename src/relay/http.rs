@@ -1,15 +1,14 @@
 //! Plain HTTP on the relay's port: the NIP-11 document, the page, how the relay does and what it
 //! measures.
 
-use super::response::{Body, answer, refuse};
+use super::response::{Body, METHODS, answer, refuse};
 use super::{RelayState, health, page};
+use crate::server::media_type::{NOSTR_JSON, accepts};
 use hyper::body::Incoming;
-use hyper::header::ACCEPT;
+use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use std::net::IpAddr;
 use std::sync::Arc;
-
-const NOSTR_JSON: &str = "application/nostr+json";
 
 /// Answers a request that does not ask for a WebSocket.
 pub(super) async fn respond(
@@ -17,11 +16,7 @@ pub(super) async fn respond(
     relay: &Arc<RelayState>,
     from: IpAddr,
 ) -> Response<Body> {
-    let wants_document = request
-        .headers()
-        .get_all(ACCEPT)
-        .iter()
-        .any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)));
+    let wants_document = accepts(request.headers(), NOSTR_JSON);
     let has_page = relay.config().page.enabled;
     let path = request.uri().path();
     let is_endpoint = relay.endpoint.is(path);
@@ -57,6 +52,12 @@ pub(super) async fn respond(
         (&Method::GET | &Method::HEAD, "/status") => {
             let store = Some(relay.index.store().as_ref());
             relay.service.status(request, from, store).map(Body::Whole)
+        }
+        _ if is_endpoint => {
+            let text = "This path takes GET, HEAD and OPTIONS, and POST for NIP-86 alone.\n";
+            let mut response = refuse(StatusCode::METHOD_NOT_ALLOWED, text);
+            response.headers_mut().insert(ALLOW, HeaderValue::from_static(METHODS));
+            response
         }
         _ => refuse(StatusCode::NOT_FOUND, "There is nothing here.\n"),
     }

@@ -30,12 +30,13 @@ pub use builder::RelayBuilder;
 use crate::admission::{Admission, AdmissionError, Hooks};
 use crate::config::{Config, ConfigError, ListenAddress, Reloaded};
 use crate::control::ControlServer;
+use crate::engine::open_index;
 use crate::index::Index;
 use crate::metrics::{Metrics, Peers};
 use crate::server::accept::accept;
 use crate::server::health::Health;
 use crate::server::listeners::Listeners;
-use crate::server::shutdown::{Stop, running, stopped};
+use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, message, refusal_log};
 use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use crate::sync::SyncError;
@@ -111,7 +112,7 @@ struct RelayState {
     admission: Admission,
     health: Health,
     page: PageState,
-    management: management::Requests,
+    management: management::ManagementState,
     // `auth.relay_url` is read once, at the start.
     endpoint: Endpoint,
 }
@@ -126,6 +127,23 @@ impl RelayState {
     fn document(&self) -> Value {
         information::document(&self.config(), &self.admission.moderation().current())
     }
+}
+
+/// Listens for commands beside the store's file. A database is open to them as well: they do without
+/// the relay.
+fn listen_for_commands(config: &Config, index: &Index) -> Option<ControlServer> {
+    if !config.store.url.is_empty() {
+        return None;
+    }
+    let control = ControlServer::start(&config.store.path, index.store().clone());
+    let control = control.inspect_err(|error| {
+        tracing::warn!(
+            %error,
+            "no control socket beside the store: `negsync delete` and other commands that change it \
+             cannot reach this relay"
+        );
+    });
+    control.ok()
 }
 
 impl Relay {
@@ -163,16 +181,13 @@ impl Relay {
             retention: Some(config.retention.retention()),
             ..config.store_options()
         };
-        let index = Index::open(&config.store.path, options, config.index.memory_mb << 20)?;
-        let control = ControlServer::start(&config.store.path, index.store().clone());
-        let control = control.inspect_err(|error| {
-            tracing::warn!(
-                %error,
-                "no control socket beside the store: `negsync delete` and other commands that change it \
-                 cannot reach this relay"
-            );
-        });
-        let control = control.ok();
+        let opened = {
+            let config = config.clone();
+            let open = move || open_index(&config, options, config.index.memory_mb << 20);
+            tokio::task::spawn_blocking(open).await
+        };
+        let index = opened.unwrap_or(Err(StoreError::Closed))?;
+        let control = listen_for_commands(&config, &index);
         let listen = &config.relay.listen;
         let listeners = match sockets.as_slice() {
             [] => Listeners::bind(listen).await,
@@ -201,7 +216,7 @@ impl Relay {
             admission: admission.clone(),
             health: Health::default(),
             page: PageState::default(),
-            management: management::Requests::default(),
+            management: management::ManagementState::default(),
             endpoint,
         });
         accept(&mut stop, sockets, &service, move |request, peer| {
@@ -240,7 +255,10 @@ impl Relay {
         let reloaded = self.admission.reload(config)?;
         if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {
             let rules = self.admission.config().retention.retention();
-            if let Err(error) = self.index.store().retain(rules) {
+            let store = self.index.store();
+            // A store may wait for its server, which no thread of a runtime may do.
+            let retained = std::thread::scope(|scope| scope.spawn(|| store.retain(rules)).join());
+            if let Err(error) = retained.unwrap_or(Err(StoreError::Closed)) {
                 tracing::error!(%error, "retention stays as it was");
             }
         }

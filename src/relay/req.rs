@@ -37,7 +37,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         }
         Err(error) => {
             if !matches!(error, ReqError::Timeout) {
-                client.relay.service.read_trouble.failed("a REQ", &error);
+                client.relay.service.read_errors.store_unread("a REQ", &error);
             }
             client.subscriptions.end(&id);
             let text = match error {

@@ -13,6 +13,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
 
+/// The methods that the relay's own path takes.
+pub(super) const METHODS: &str = "GET, HEAD, OPTIONS, POST";
+
 /// The body of every response.
 pub(super) enum Body {
     /// All of it is there.
@@ -82,8 +85,7 @@ pub(super) fn answer(
     // The star does not stand for Authorization, with which management (NIP-86) begins.
     let names = HeaderValue::from_static("*, authorization");
     headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, names);
-    let methods = HeaderValue::from_static("GET, HEAD, OPTIONS, POST");
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, methods);
+    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static(METHODS));
     response
 }
 

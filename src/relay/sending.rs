@@ -4,7 +4,7 @@ use super::message_gate::Socket;
 use super::outbox::{Outgoing, Waiting};
 use super::queue::Exit;
 use super::subscriptions::{LiveEvent, Subscriptions, TooSlow};
-use super::{RelayState, message, stopped};
+use super::{RelayState, message};
 use crate::server::limits::Place;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
@@ -12,11 +12,11 @@ use std::ops::ControlFlow;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::{Bytes, Error, Message, Utf8Bytes};
+use tokio_util::sync::CancellationToken;
 
 /// So rarely is a client asked whether it is there where that is not wanted.
 pub(super) const NEVER: Duration = seconds(NEVER_S);
@@ -185,7 +185,7 @@ struct SendingHalf<'sending, S> {
 #[derive(Clone, Copy)]
 struct Patience<'sending> {
     send_timeout: Duration,
-    stopping: &'sending watch::Receiver<bool>,
+    stopping: &'sending CancellationToken,
 }
 
 impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
@@ -225,9 +225,8 @@ async fn within(
     patience: Patience<'_>,
     sending: impl Future<Output = Result<(), Error>>,
 ) -> Result<(), Error> {
-    let mut stopping = patience.stopping.clone();
     let has_stopped = async {
-        stopped(&mut stopping).await;
+        patience.stopping.cancelled().await;
         tokio::time::sleep(STOP_SEND_TIMEOUT).await;
     };
     tokio::select! {

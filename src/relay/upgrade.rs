@@ -16,6 +16,9 @@ pub(super) async fn respond(
     peer: IpAddr,
     relay: Arc<RelayState>,
 ) -> Response<Body> {
+    let client =
+        client_address(peer, request.headers(), &relay.config().connections.trusted_proxies);
+    relay.service.pace_request(client).await;
     if management::is_asked_for(&request) && relay.endpoint.is(request.uri().path()) {
         return management::respond(request, &relay).await;
     }
@@ -43,8 +46,6 @@ pub(super) async fn respond(
         }
     };
     let host = request.headers().get(HOST).and_then(|host| host.to_str().ok()).map(str::to_owned);
-    let client =
-        client_address(peer, request.headers(), &relay.config().connections.trusted_proxies);
     if relay.admission.moderation().current().blocks(client) {
         service.metrics.connections_refused.count("banned");
         return refuse(StatusCode::FORBIDDEN, "Your address is banned.\n");

@@ -3,7 +3,7 @@
 
 use super::Service;
 use super::limits::{HalfOpen, Handshake};
-use super::shutdown::{Stop, stopped};
+use super::shutdown::Stop;
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -65,12 +65,12 @@ async fn accept_on<R, F, B>(
     F: Future<Output = Response<B>> + Send + 'static,
     B: Body<Data: Send, Error: Into<Box<dyn Error + Send + Sync>>> + Send + 'static,
 {
-    let mut stopping = service.running.stopping.clone();
+    let stopping = service.running.stopping.clone();
     let mut is_refused = false;
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = stopped(&mut stopping) => return,
+            () = stopping.cancelled() => return,
         };
         match accepted {
             Ok((stream, peer)) => {
@@ -106,7 +106,7 @@ async fn serve<R, F, B>(
     if let Err(error) = set_up(&stream) {
         tracing::debug!(%error, "a connection cannot be set up as it should be");
     }
-    let mut stopping = service.running.stopping.clone();
+    let stopping = service.running.stopping.clone();
     let patience = Duration::from_secs(service.config().connections.handshake_timeout_s);
     let newcomer = Instant::now() + patience.min(NEWCOMER_TIMEOUT);
     let (asked, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -136,7 +136,7 @@ async fn serve<R, F, B>(
             served.await
         }
         () = handshake.pushed_out() => return,
-        _ = tokio::time::timeout(patience, stopped(&mut stopping)) => {
+        _ = tokio::time::timeout(patience, stopping.cancelled()) => {
             tokio::select! {
                 ended = served.as_mut() => ended,
                 () = before(newcomer, asked.notified()) => {

@@ -1,7 +1,9 @@
 //! What clients say and how they are answered (NIP-01, NIP-42, NIP-45, NIP-77): JSON arrays, read
 //! strictly; whatever cannot be read becomes an answer, never a dropped connection.
 
+use super::usage;
 use crate::config::Limits;
+use crate::hex::{self, HexError};
 use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -88,24 +90,24 @@ pub struct MessageRefusal {
 /// The answer for a message that is malformed or over a limit.
 pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusal> {
     let elements: Vec<&RawValue> =
-        serde_json::from_str(text).map_err(|error| match error.classify() {
-            // The error quotes what stands there instead, whole.
-            Category::Data => refuse_notice("JSON, but not an array"),
-            _ => refuse_notice(&format!("not a JSON array: {error}")),
-        })?;
+        serde_json::from_str(text).map_err(|error| refuse_unread(text, &error))?;
     let Some((verb, rest)) = elements.split_first() else {
-        return Err(refuse_notice("an empty array; a message begins with its verb"));
+        let example = usage::example("REQ");
+        let text = format!("an empty array; a message begins with its verb: type {example}");
+        return Err(refuse_notice(&text));
     };
-    let verb: String = serde_json::from_str(verb.get())
-        .map_err(|_| refuse_notice("a message begins with its verb, a string"))?;
+    let verb: String = serde_json::from_str(verb.get()).map_err(|_| {
+        let example = usage::example("REQ");
+        refuse_notice(&format!("a message begins with its verb, a string: type {example}"))
+    })?;
     match verb.as_str() {
         "EVENT" => match rest {
             [event] => Ok(ClientMessage::Event(event.get().into())),
-            _ => Err(refuse_notice("EVENT takes one event")),
+            _ => Err(refuse_notice(&takes_one_event("EVENT"))),
         },
         "AUTH" => match rest {
             [event] => Ok(ClientMessage::Auth(event.get().into())),
-            _ => Err(refuse_notice("AUTH takes one event")),
+            _ => Err(refuse_notice(&takes_one_event("AUTH"))),
         },
         "REQ" => {
             let (id, filters) = query("REQ", rest, limits)?;
@@ -120,11 +122,8 @@ pub fn parse(text: &str, limits: &Limits) -> Result<ClientMessage, MessageRefusa
         "NEG-MSG" => neg_msg(rest, limits),
         "NEG-CLOSE" => only_id("NEG-CLOSE", rest, limits).map(ClientMessage::NegClose),
         _ => {
-            let shown: String = verb.chars().take(40).collect();
-            Err(refuse_notice(&format!(
-                "unknown verb {shown:?}; there are EVENT, REQ, CLOSE, COUNT, AUTH, NEG-OPEN, NEG-MSG \
-                 and NEG-CLOSE, in capitals"
-            )))
+            let strings = rest.iter().filter_map(|raw| serde_json::from_str(raw.get()).ok());
+            Err(refuse_notice(&usage::for_verb(&verb, strings)))
         }
     }
 }
@@ -197,7 +196,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text.push_str(r#"["NEG-MSG","#);
     text.push_str(&id);
     text.push_str(r#",""#);
-    faster_hex::hex_append(payload, &mut text);
+    hex::append(payload, &mut text);
     text.push_str(r#""]"#);
     text
 }
@@ -220,6 +219,20 @@ pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
             refuse(verb, id, MessageFault { prefix, text: reason.to_owned() })
         }
     }
+}
+
+/// The answer to text that is not JSON, or no array.
+fn refuse_unread(text: &str, error: &serde_json::Error) -> MessageRefusal {
+    let hint = usage::for_text(text, error.is_eof());
+    match error.classify() {
+        // The error quotes what stands there instead, whole.
+        Category::Data => refuse_notice(&format!("JSON, but not an array; {hint}")),
+        _ => refuse_notice(&format!("not a JSON array: {error}; {hint}")),
+    }
+}
+
+fn takes_one_event(verb: &str) -> String {
+    format!("{verb} takes one event; type {}", usage::example(verb))
 }
 
 fn refuse_notice(reason: &str) -> MessageRefusal {
@@ -282,7 +295,9 @@ fn read_id(
     limits: &Limits,
 ) -> Result<String, MessageRefusal> {
     let most = limits.subscription_id_chars;
-    let expected = format!("{verb} takes an id: a string of 1 to {most} characters");
+    let example = usage::example(verb);
+    let expected =
+        format!("{verb} takes an id: a string of 1 to {most} characters; type {example}");
     let Some(id) = element.and_then(|raw| serde_json::from_str::<String>(raw.get()).ok()) else {
         return Err(refuse_notice(&expected));
     };
@@ -316,7 +331,8 @@ fn query(
     let raw = rest.get(1..).unwrap_or_default();
     let filters: Result<Vec<Filter>, MessageFault> = if raw.is_empty() || raw.len() > limits.filters
     {
-        Err(format!("{verb} takes 1 to {} filters", limits.filters).into())
+        let example = usage::example(verb);
+        Err(format!("{verb} takes 1 to {} filters; type {example}", limits.filters).into())
     } else {
         raw.iter().map(|raw| parse_filter(raw.get(), limits)).collect()
     };
@@ -351,7 +367,10 @@ fn neg_open(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Messag
             return Err(refuse(
                 "NEG-OPEN",
                 id,
-                "NEG-OPEN takes an id, a filter and a message in hex",
+                format!(
+                    "NEG-OPEN takes an id, a filter and a message in hex; type {}",
+                    usage::example("NEG-OPEN")
+                ),
             ));
         }
     };
@@ -373,7 +392,7 @@ fn neg_msg(rest: &[&RawValue], limits: &Limits) -> Result<ClientMessage, Message
     let id = read_id("NEG-MSG", rest.first(), limits)?;
     let payload = match rest {
         [_, payload] => read_payload(payload),
-        _ => Err("NEG-MSG takes an id and a message in hex"),
+        _ => Err("NEG-MSG takes an id and a message in hex: [\"NEG-MSG\",\"my-id\",\"61...\"]"),
     };
     match payload {
         Ok(payload) => Ok(ClientMessage::NegMsg { id, payload }),
@@ -388,11 +407,10 @@ struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
 fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
     let Text(hex) = serde_json::from_str(raw.get())
         .map_err(|_| "the message must be a string of hex digits")?;
-    if hex.len() % 2 == 1 {
-        return Err("the message has an odd number of hex digits");
-    }
-    faster_hex::hex_decode_vec(hex.as_bytes())
-        .map_err(|_| "the message holds something that is not a hex digit")
+    hex::decode(&hex).map_err(|error| match error {
+        HexError::OddLength => "the message has an odd number of hex digits",
+        _ => "the message holds something that is not a hex digit",
+    })
 }
 
 /// A subscription id as a JSON string.

@@ -8,15 +8,17 @@ pub(crate) mod health;
 pub(crate) mod limits;
 pub(crate) mod lingering_close;
 pub(crate) mod listeners;
+pub(crate) mod log_pace;
+pub(crate) mod media_type;
 pub mod message;
 pub(crate) mod neg_sessions;
 pub(crate) mod nip42;
 pub(crate) mod own_host;
 mod proxy_watch;
-mod read_error_log;
 pub(crate) mod refusal_log;
 pub(crate) mod shutdown;
 pub(crate) mod status;
+mod usage;
 
 use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;
@@ -27,9 +29,9 @@ use hyper::{Request, StatusCode};
 use limits::{
     ConnectionCounts, FORWARDED_FOR, FairQueue, Full, OutboundRoom, Place, client_address,
 };
+use log_pace::LogPace;
 use message::{ClientMessage, MessageRefusal};
 use proxy_watch::ProxyWatch;
-use read_error_log::ReadTrouble;
 use shutdown::Running;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -59,7 +61,8 @@ pub(crate) struct Service {
     pub(crate) metrics: Metrics,
     // Shown by the page and the metrics; whoever syncs with them keeps it current.
     pub(crate) peers: Peers,
-    pub(crate) read_trouble: ReadTrouble,
+    /// For the line that the store cannot be read.
+    pub(crate) read_errors: LogPace,
     /// The second at which serving began.
     pub(crate) started_at: u64,
     pub(crate) running: Running,
@@ -80,7 +83,7 @@ impl Service {
             sets,
             metrics,
             peers: Peers::default(),
-            read_trouble: ReadTrouble::default(),
+            read_errors: LogPace::default(),
             proxy_watch: ProxyWatch::default(),
             running,
         }
@@ -107,7 +110,7 @@ impl Service {
     ) -> Result<T, JoinError> {
         let timeout = Duration::from_secs(self.config().limits.query_timeout_s);
         let stopping = self.running.stopping.clone();
-        let is_cancelled = move || departure.has_ended() || *stopping.borrow();
+        let is_cancelled = move || departure.has_ended() || stopping.is_cancelled();
         turns.query(address, timeout, is_cancelled, query).await
     }
 
@@ -126,6 +129,11 @@ impl Service {
                  connections.trusted_proxies"
             );
         }
+    }
+
+    /// Takes what an HTTP request costs, a handshake included, and waits until its address may send it.
+    pub(crate) async fn pace_request(&self, client: IpAddr) {
+        self.counts.addresses.pace(client, &self.config()).await;
     }
 
     /// Takes a place for the WebSocket that is asked for.

@@ -180,7 +180,7 @@ impl NegSessions {
             }
             Err(error) => {
                 if let NegOpenError::Unread(error) = &error {
-                    service.read_trouble.failed("a set", error);
+                    service.read_errors.store_unread("a set", error);
                 }
                 refuse(metrics, &id, &error.to_string())
             }

@@ -1,7 +1,6 @@
 //! What was refused, in the log: one line a minute, however much there is to refuse.
 
 use super::Service;
-use super::shutdown::stopped;
 use crate::metrics::{Labelled, Metrics};
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,11 +12,11 @@ const TAKEN: [&str; 4] = ["stored", "duplicate", "superseded", "passed_on"];
 
 /// Logs what was refused until serving stops, and once more then.
 pub(crate) async fn log(service: Arc<Service>) {
-    let mut stopping = service.running.stopping.clone();
+    let stopping = service.running.stopping.clone();
     let mut before = RefusalCounts::default();
     let mut is_stopping = false;
     while !is_stopping {
-        is_stopping = tokio::time::timeout(EVERY, stopped(&mut stopping)).await.is_ok();
+        is_stopping = tokio::time::timeout(EVERY, stopping.cancelled()).await.is_ok();
         let now = RefusalCounts::now(&service.metrics);
         if let Some(text) = now.since(&before) {
             tracing::info!("refused since the last such line: {text}");

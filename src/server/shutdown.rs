@@ -1,37 +1,33 @@
 //! How serving comes to its end: told to all, and waited for.
 
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 
 /// How long connections have to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Held by all that runs, for as long as it has not ended.
 pub(crate) struct Running {
-    pub(crate) stopping: watch::Receiver<bool>,
-    _ended: watch::Receiver<()>,
+    pub(crate) stopping: CancellationToken,
+    _counted: TaskTrackerToken,
 }
 
-/// Ends what runs.
+/// Ends what runs. Dropped, it does so without waiting.
 pub(crate) struct Stop {
-    stop: watch::Sender<bool>,
-    // Closed once nobody holds a `Running` any more.
-    ended: watch::Sender<()>,
+    stop: DropGuard,
+    held: TaskTracker,
     accepting: Vec<JoinHandle<()>>,
 }
 
 /// Something that runs from now on.
 pub(crate) fn running() -> (Stop, Running) {
-    let (stop, stopping) = watch::channel(false);
-    let (ended, _ended) = watch::channel(());
-    (Stop { stop, ended, accepting: Vec::new() }, Running { stopping, _ended })
-}
-
-/// Returns when it begins to stop.
-pub(crate) async fn stopped(stopping: &mut watch::Receiver<bool>) {
-    // An error means that whoever could stop it is gone.
-    let _ = stopping.wait_for(|stop| *stop).await;
+    let (stopping, held) = (CancellationToken::new(), TaskTracker::new());
+    let running = Running { stopping: stopping.clone(), _counted: held.token() };
+    held.close();
+    (Stop { stop: stopping.drop_guard(), held, accepting: Vec::new() }, running)
 }
 
 impl Stop {
@@ -42,11 +38,11 @@ impl Stop {
 
     /// Stops, and returns when all have ended or after 10 seconds.
     pub(crate) async fn stop(self) {
-        let _ = self.stop.send(true);
+        drop(self.stop);
         for accepting in self.accepting {
             let _ = accepting.await;
         }
-        if tokio::time::timeout(STOP_TIMEOUT, self.ended.closed()).await.is_err() {
+        if tokio::time::timeout(STOP_TIMEOUT, self.held.wait()).await.is_err() {
             tracing::warn!("some connections did not end in time");
         }
     }

@@ -29,7 +29,7 @@ impl Service {
     /// The reasons that every service has.
     pub(crate) fn reasons(&self) -> Vec<String> {
         let mut reasons = Vec::new();
-        if *self.running.stopping.borrow() {
+        if self.running.stopping.is_cancelled() {
             reasons.push("the relay is stopping".to_owned());
         }
         if !self.sets.statistics().is_loaded {

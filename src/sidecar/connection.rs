@@ -12,7 +12,6 @@ use crate::server::frames::{self, CLOSE, CONTINUATION, FrameHead, Frames, Piece,
 use crate::server::limits::{MessageSize, Place, Reservation};
 use crate::server::lingering_close::linger;
 use crate::server::message;
-use crate::server::shutdown::stopped;
 use hyper::upgrade::Upgraded;
 use std::io;
 use std::sync::Arc;
@@ -68,7 +67,7 @@ pub(super) async fn run(
         needed: 0,
         room: Reservation::default(),
     };
-    let mut stopping = shared.service.running.stopping.clone();
+    let stopping = shared.service.running.stopping.clone();
     let down = tokio::spawn(down(from_relay, to_client, own_out, auth, Arc::clone(&has_closed)));
     let mut down = std::pin::pin!(down);
     let ended = tokio::select! {
@@ -80,7 +79,7 @@ pub(super) async fn run(
             }
             None
         }
-        () = stopped(&mut stopping) => {
+        () = stopping.cancelled() => {
             // A client that takes nothing is not waited for.
             let close = own.close(CloseCode::Away, "the relay is stopping");
             if tokio::time::timeout(CLOSE_TIMEOUT, close).await.is_err() {

@@ -5,12 +5,13 @@
 use super::{SidecarState, connection};
 use crate::relay_url::RelayUrl;
 use crate::server::limits::{client_address, remove_forwarding};
+use crate::server::media_type::{NOSTR_JSON, accepts};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::{Body as HttpBody, Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderMap, HeaderValue,
+    ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HOST, HeaderValue,
     SEC_WEBSOCKET_EXTENSIONS, TRANSFER_ENCODING, UPGRADE,
 };
 use hyper::{Method, Request, Response, StatusCode};
@@ -29,8 +30,6 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(3);
 const DOCUMENT_BYTES: usize = 1 << 20;
 /// NIP-77.
 const NEGENTROPY: u64 = 77;
-
-const NOSTR_JSON: &str = "application/nostr+json";
 
 /// What may go wrong between two relays.
 type Trouble = Box<dyn std::error::Error + Send + Sync>;
@@ -57,7 +56,7 @@ pub(super) async fn respond(
             Err((status, text)) => return refuse(status, text),
         }
     }
-    let wants_document = request.method() == Method::GET && wants_document(request.headers());
+    let wants_document = request.method() == Method::GET && accepts(request.headers(), NOSTR_JSON);
     let trusted = &shared.service.config().connections.trusted_proxies;
     let client = client_address(from, request.headers(), trusted);
     let is_trusted = trusted.iter().any(|network| network.contains(from));
@@ -78,7 +77,9 @@ pub(super) async fn respond(
     let mut response = match forward(request, &shared.relay).await {
         Ok(response) => response,
         Err(error) => {
-            tracing::warn!(relay = %shared.relay, %error, "the relay does not answer");
+            if let Some(times) = shared.unanswered.due() {
+                tracing::warn!(relay = %shared.relay, %error, times, "the relay does not answer");
+            }
             let text = "The relay behind this address does not answer.\n".to_owned();
             return refuse(StatusCode::BAD_GATEWAY, text);
         }
@@ -122,11 +123,6 @@ where
         }
     });
     Ok(sender.send_request(request).await?)
-}
-
-fn wants_document(headers: &HeaderMap) -> bool {
-    let mut accepted = headers.get_all(ACCEPT).iter();
-    accepted.any(|value| value.to_str().is_ok_and(|value| value.contains(NOSTR_JSON)))
 }
 
 /// NIP-11: the relay's own document, with NIP-77 among those that are supported.

@@ -17,6 +17,7 @@ use crate::relay_url::redacted;
 use crate::server::accept::accept;
 use crate::server::health::Health;
 use crate::server::listeners::Listeners;
+use crate::server::log_pace::LogPace;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, refusal_log};
 use crate::store::{PrivateKinds, RelayKind, StoreError};
@@ -47,7 +48,7 @@ pub enum AttachError {
     #[error("attach.path and attach.database_url are both set; a relay has one database")]
     TwoDatabases,
     /// The program was built without the feature `postgres`.
-    #[error("this negsync was built without PostgreSQL; build it with --features postgres")]
+    #[error("this negsync was built without PostgreSQL; build one with the feature `postgres`")]
     NoPostgres,
     /// The relay's address leads nowhere.
     #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]
@@ -162,6 +163,8 @@ struct SidecarState {
     // Whether the database can be read, and whether the relay answers.
     database: Health,
     answers: Health,
+    // For the line that the relay does not answer.
+    unanswered: LogPace,
 }
 
 impl Attach {
@@ -224,6 +227,7 @@ impl Attach {
             private_kinds,
             database: Health::default(),
             answers: Health::default(),
+            unanswered: LogPace::default(),
         });
         if let Some(listeners) = for_status {
             let shared = Arc::clone(&shared);

@@ -8,7 +8,7 @@ use super::{
 };
 use serde::Serialize;
 use std::collections::BTreeMap;
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 
 /// What to compare.
 #[derive(Debug, Clone)]
@@ -21,16 +21,16 @@ pub struct DiffOptions {
     pub exact: bool,
     /// The connections in a row that may fail.
     pub attempts: u32,
-    /// Ends the comparison when it becomes `true`.
-    pub stop: Option<watch::Receiver<bool>>,
+    /// Ends the comparison when it is cancelled.
+    pub stop: CancellationToken,
     /// Hears what is said.
     pub trace: Option<Trace>,
 }
 
 impl Default for DiffOptions {
     fn default() -> Self {
-        let (filter, by) = (PeerFilter::default(), By::default());
-        Self { filter, by, exact: false, attempts: 3, stop: None, trace: None }
+        let (filter, by, stop) = (PeerFilter::default(), By::default(), CancellationToken::new());
+        Self { filter, by, exact: false, attempts: 3, stop, trace: None }
     }
 }
 
@@ -64,6 +64,8 @@ pub struct Diff {
     pub not_seen: Vec<Unseen>,
     /// Kinds that the peer shows to their owners only: they were not compared.
     pub not_compared: Vec<u16>,
+    /// See [`Report::kept_since`](super::Report::kept_since).
+    pub kept_since: Option<u64>,
     /// Events of the peer's that cannot be read.
     pub unreadable: u64,
     /// Whether both sides hold the same events that match; `false` where there is an `error`.
@@ -136,6 +138,7 @@ pub async fn diff(
         proof: report.proof,
         not_seen: report.not_seen,
         not_compared: report.not_compared,
+        kept_since: report.kept_since,
         unreadable: report.unreadable,
         equal: report.equal,
         round_trips: report.round_trips,

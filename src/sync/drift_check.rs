@@ -7,8 +7,8 @@ use crate::relay_url::RelayUrl;
 use crate::store::unix_now;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// How often it is asked whether a sync has ended.
 const TICK: Duration = Duration::from_millis(500);
@@ -19,20 +19,20 @@ pub(super) struct DriftCheck {
     pub(super) url: RelayUrl,
     pub(super) filter: PeerFilter,
     pub(super) interval: Duration,
-    pub(super) stop: watch::Receiver<bool>,
+    pub(super) stop: CancellationToken,
     pub(super) watched: Watched,
 }
 
 impl DriftCheck {
     /// Looks until the schedule stops.
-    pub(super) async fn run(mut self) {
+    pub(super) async fn run(self) {
         // How many syncs had ended when it was looked last.
         let mut seen = 0;
         let mut next = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(TICK) => {}
-                _ = self.stop.wait_for(|stop| *stop) => return,
+                () = self.stop.cancelled() => return,
             }
             let status = self.watched.status();
             let Some(last) = status.last_sync.filter(|_| status.syncs != seen) else { continue };
@@ -54,7 +54,7 @@ impl DriftCheck {
             filter: self.filter.clone(),
             by: By::Day,
             attempts: 1,
-            stop: Some(self.stop.clone()),
+            stop: self.stop.clone(),
             ..DiffOptions::default()
         };
         let found = diff(&self.local, self.url.expose(), &options, |_| {}).await;

@@ -46,6 +46,7 @@ pub use trace::{Speaker, Trace};
 
 pub use crate::config::Direction;
 pub use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerState, PeerStatus, Peers, Tally};
+pub use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::config::Config;
@@ -56,7 +57,6 @@ use nostr::Keys;
 use relay_sink::RelaySink;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::watch;
 
 /// Our side of every sync. Clones share it.
 #[derive(Clone)]
@@ -199,8 +199,8 @@ pub struct Options {
     pub attempts: Option<u32>,
     /// After how many seconds a peer without NIP-77 is read whole again, and not only what is new.
     pub full_interval_s: u64,
-    /// Ends the sync when it becomes `true`.
-    pub stop: Option<watch::Receiver<bool>>,
+    /// Ends the sync when it is cancelled.
+    pub stop: CancellationToken,
     /// Hears what is said.
     pub trace: Option<Trace>,
 }
@@ -215,7 +215,7 @@ impl Default for Options {
             live: false,
             attempts: Some(ATTEMPTS),
             full_interval_s: FULL_INTERVAL_S,
-            stop: None,
+            stop: CancellationToken::new(),
             trace: None,
         }
     }

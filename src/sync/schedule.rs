@@ -12,15 +12,15 @@ use crate::config::{Config, PeerConfig};
 use crate::index::Index;
 use crate::metrics::Peers;
 use std::time::Duration;
-use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 /// How long the syncs have to end.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The running syncs. They end with [`Schedule::stop`], or when this is dropped.
 pub struct Schedule {
-    stop: watch::Sender<bool>,
+    stop: CancellationToken,
     syncs: JoinSet<()>,
 }
 
@@ -55,14 +55,14 @@ impl Schedule {
         peers: &Peers,
         local: impl FnOnce() -> Result<Local, SyncError>,
     ) -> Result<Self, SyncError> {
-        let (stop, stopping) = watch::channel(false);
+        let stop = CancellationToken::new();
         let mut syncs = JoinSet::new();
         if config.peers.is_empty() {
             peers.clear();
             return Ok(Self { stop, syncs });
         }
         let ours = local()?;
-        let prepared = prepare(config, &stopping)?;
+        let prepared = prepare(config, &stop)?;
         peers.clear();
         for (peer, options) in prepared {
             let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
@@ -73,7 +73,7 @@ impl Schedule {
                     url: peer.url.clone(),
                     filter: options.filter.clone(),
                     interval: Duration::from_secs(config.page.look_interval_s),
-                    stop: stopping.clone(),
+                    stop: stop.clone(),
                     watched: watched.clone(),
                 };
                 syncs.spawn(looking.run());
@@ -89,19 +89,18 @@ impl Schedule {
     /// # Errors
     /// As [`Schedule::start`].
     pub fn check(config: &Config) -> Result<(), SyncError> {
-        let (_, stopping) = watch::channel(false);
         configured_keys(&config.sync)?;
-        prepare(config, &stopping).map(|_| ())
+        prepare(config, &CancellationToken::new()).map(|_| ())
     }
 
     /// No syncs at all.
     pub fn none() -> Self {
-        Self { stop: watch::Sender::new(false), syncs: JoinSet::new() }
+        Self { stop: CancellationToken::new(), syncs: JoinSet::new() }
     }
 
     /// Ends all syncs; what they have stored stays.
     pub async fn stop(mut self) {
-        let _ = self.stop.send(true);
+        self.stop.cancel();
         let ended = async { while self.syncs.join_next().await.is_some() {} };
         if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
             tracing::warn!("some syncs did not end in time");
@@ -111,7 +110,7 @@ impl Schedule {
 
 fn prepare(
     config: &Config,
-    stopping: &watch::Receiver<bool>,
+    stop: &CancellationToken,
 ) -> Result<Vec<(PeerConfig, Options)>, SyncError> {
     let connector = Connector::configured(&config.sync)?;
     let mut prepared = Vec::new();
@@ -119,7 +118,7 @@ fn prepare(
         connector.for_peer(peer).check(&peer.url)?;
         // A union is kept in sync filter by filter: few relays take several in one NEG-OPEN.
         for filter in peer.filter.texts() {
-            let mut options = options(peer, &filter, stopping.clone())?;
+            let mut options = options(peer, &filter, stop.clone())?;
             options.full_interval_s = config.sync.full_interval_s;
             prepared.push((peer.clone(), options));
         }
@@ -127,11 +126,7 @@ fn prepare(
     Ok(prepared)
 }
 
-fn options(
-    peer: &PeerConfig,
-    filter: &str,
-    stop: watch::Receiver<bool>,
-) -> Result<Options, SyncError> {
+fn options(peer: &PeerConfig, filter: &str, stop: CancellationToken) -> Result<Options, SyncError> {
     let filter = PeerFilter::parse(filter)
         .map_err(|source| SyncError::Filter { url: peer.url.to_string(), source })?;
     Ok(Options {
@@ -140,7 +135,7 @@ fn options(
         live: peer.live,
         // A live sync never ends by itself; one that is not is begun again anyway.
         attempts: if peer.live { None } else { Options::default().attempts },
-        stop: Some(stop),
+        stop,
         ..Options::default()
     })
 }
@@ -164,10 +159,9 @@ async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Stat
                     backoff.next()
                 }
             };
-        let Some(mut stop) = options.stop.clone() else { return };
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = options.stop.cancelled() => return,
         }
     }
 }

@@ -67,6 +67,55 @@ async fn what_is_no_message_is_answered_with_a_notice() {
     expect_notice(&mut client, &answer, "a binary message").await;
 }
 
+/// What people type into wscat who write their first messages.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_says_what_to_type() {
+    const REQ: &str = r#"["REQ","my-id",{"kinds":[1],"limit":10}]"#;
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    for (typed, hint) in [
+        ("hello", REQ),
+        ("", REQ),
+        ("REQ", REQ),
+        (r#"REQ x {"kinds":[1]}"#, REQ),
+        (r#"> ["REQ","x",{}]"#, REQ),
+        (r#"{"REQ":"x"}"#, REQ),
+        ("count", r#"["COUNT","my-id",{"kinds":[1]}]"#),
+        (r#"["REQ","x",{"kinds":[1]"#, "on one line"),
+        (r#"["REQ","#, "on one line"),
+        (r#"["REQ",x,{}]"#, REQ),
+        ("[“REQ”,“x”,{}]", "straight"),
+        ("['REQ','x',{}]", "double"),
+        ("[]", REQ),
+        ("[REQ]", REQ),
+        (r#"["req","x",{}]"#, REQ),
+        (r#"["NEG_OPEN","x",{},"61"]"#, r#"["NEG-OPEN","my-id","#),
+        (r#"["x","REQ",{}]"#, "the verb comes first"),
+        (r#"["EOSE","x"]"#, "what a relay says"),
+        (r#"["PING"]"#, "there are REQ, CLOSE, COUNT, EVENT, AUTH, NEG-OPEN, NEG-MSG, NEG-CLOSE"),
+        (r#"["REQ"]"#, REQ),
+        (r#"["REQ",{"kinds":[1]}]"#, REQ),
+        (r#"["REQ","x"]"#, REQ),
+        (r#"["REQ","x",[{"kinds":[1]}]]"#, r#"such as {"kinds":[1]}; several follow"#),
+        (r#"["REQ","x",{"kind":[1]}]"#, "it is kinds, with an array"),
+        (r#"["REQ","x",{"author":"ab"}]"#, "it is authors"),
+        (r#"["REQ","x",{"t":["nostr"]}]"#, "it is #t"),
+        (r#"["REQ","x",{"authors":["npub1xyz"]}]"#, "64 hex digits each, not npub"),
+        (r#"["COUNT","x"]"#, r#"["COUNT","my-id","#),
+        (r#"["CLOSE"]"#, r#"["CLOSE","my-id"]"#),
+        (r#"["EVENT"]"#, r#"["EVENT",{"id":"#),
+        (r#"["AUTH"]"#, r#"["AUTH",{"id":"#),
+        (r#"["NEG-OPEN","x",{}]"#, r#"["NEG-OPEN","my-id",{"kinds":[1]},"6100000200"]"#),
+        (r#"["NEG-MSG","x"]"#, r#"["NEG-MSG","my-id","61..."]"#),
+        (r#"["NEG-CLOSE"]"#, r#"["NEG-CLOSE","my-id"]"#),
+    ] {
+        let answer = client.ask_text(typed).await;
+        let text = answer.as_array().and_then(|it| it.last()).and_then(Value::as_str);
+        let is_said = text.is_some_and(|text| text.contains(hint));
+        assert!(is_said, "{typed}: no {hint:?} in {answer}");
+    }
+}
+
 /// Found by a fuzz target: text in the place of an array, and an unknown key of a filter, came
 /// back whole.
 #[tokio::test(flavor = "multi_thread")]

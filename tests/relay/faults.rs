@@ -276,6 +276,43 @@ async fn without_descriptors_open_connections_are_served_and_new_ones_as_soon_as
     assert_eq!(log.matches("no connection can be accepted").count(), 1, "{log}");
 }
 
+/// A shell begins with a limit of open files that is lower than what the system allows.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_limit_of_open_files_is_raised_as_far_as_it_may_be() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new("prlimit");
+    command.args(["--nofile=64:1024", env!("CARGO_BIN_EXE_negsync")]);
+    let relay = RelayProcess::start_by(command, &folder.path().join("events.sqlite"), &[]);
+    let mut clients = Vec::new();
+    for _ in 0..90 {
+        clients.push(relay.client().await);
+    }
+    for client in &mut clients {
+        client.fence().await;
+    }
+    // 4,096 connections are configured.
+    let line = relay.logged("limit of open files too low for connections.in_all");
+    assert!(line.contains("limit=1024") && line.contains("ulimit -n"), "{line}");
+}
+
+/// tokio panics where it cannot start its own threads.
+#[test]
+fn a_start_without_threads_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = folder.path().join("events.sqlite");
+    let mut command = Command::new("prlimit");
+    command.args(["--nproc=1", env!("CARGO_BIN_EXE_negsync"), "relay", "--store"]).arg(store);
+    let uid = folder.path().metadata().unwrap().uid();
+    if uid == 0 {
+        std::os::unix::fs::chown(folder.path(), Some(65_534), None).unwrap();
+        command.uid(65_534).current_dir("/");
+    }
+    let ended = command.args(["--listen", "127.0.0.1:0"]).output().unwrap();
+    let log = String::from_utf8_lossy(&ended.stderr);
+    assert!(!ended.status.success() && log.contains("cannot start "), "{log}");
+    assert!(log.contains("ulimit -u") && !log.contains("panicked"), "{log}");
+}
+
 /// Each reading takes a thread, and none can be had any more: as under a limit of processes, or
 /// `TasksMax` of systemd.
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,7 @@ mod model_based;
 mod neg;
 mod neg_property;
 mod nip11;
+mod nodes;
 mod page;
 mod power_cut;
 mod publish;

@@ -2,6 +2,7 @@
 
 use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::{Response, http, post};
+use crate::support::process::RelayProcess;
 use crate::support::{Author, Client, TestRelay, id_of};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -212,7 +213,7 @@ async fn what_an_operator_has_not_signed_for_this_request_is_refused() {
     // Elsewhere, or of another type, it is no request of management.
     let header = authorization(&operator, &url, &body, 5);
     assert_eq!(post(address, "/other", &[RPC, &header], &body).await.status, 404);
-    assert_eq!(post(address, "/", &[&header], &body).await.status, 404);
+    assert_eq!(post(address, "/", &[&header], &body).await.status, 405);
     let long = format!("{body}{}", " ".repeat(70 << 10));
     let header = authorization(&operator, &url, &long, 6);
     assert_eq!(post(address, "/", &[RPC, &header], &long).await.status, 413);
@@ -225,4 +226,19 @@ async fn what_an_operator_has_not_signed_for_this_request_is_refused() {
     let url = closed.url().replace("ws://", "http://");
     let header = authorization(&operator, &url, &body, 7);
     assert_eq!(post(closed.relay.address(), "/", &[RPC, &header], &body).await.status, 401);
+}
+
+/// Whoever asks in vain writes no line of the log each time.
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_that_are_refused_fill_no_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let relay = RelayProcess::start(&directory.path().join("events.sqlite"));
+    let address = relay.url().trim_start_matches("ws://").parse().unwrap();
+    for _ in 0..300 {
+        assert_eq!(post(address, "/", &[RPC], "{}").await.status, 401);
+    }
+    relay.signal("TERM");
+    let (_, log) = relay.ended();
+    let lines = log.matches("management request refused").count();
+    assert!((1..30).contains(&lines), "{lines} lines for 300 requests");
 }

@@ -85,8 +85,30 @@ async fn other_requests_are_answered_too() {
     assert!(browser.body.contains("Nostr relay"));
     assert_eq!(http(&relay, "HEAD", "/", "application/nostr+json").await.status, 200);
     assert_eq!(http(&relay, "GET", "/nothing", "text/html").await.status, 404);
-    assert_eq!(http(&relay, "POST", "/", "text/html").await.status, 404);
+    let post = http(&relay, "POST", "/", "text/html").await;
+    assert_eq!((post.status, &*post.headers["allow"]), (405, "GET, HEAD, OPTIONS, POST"));
+    assert_eq!(http(&relay, "POST", "/nothing", "text/html").await.status, 404);
     relay.client().await.fence().await;
+}
+
+/// RFC 9110: media types in either case, with parameters, and a quality of 0 for what is not wanted.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_document_is_for_those_who_accept_it() {
+    let relay = TestRelay::start().await;
+    for (accept, wants) in [
+        ("application/nostr+json", true),
+        ("Application/Nostr+JSON", true),
+        ("text/html;q=0.9, application/nostr+json;q=0.8", true),
+        ("application/nostr+json; charset=utf-8 ; q=0.5", true),
+        ("application/nostr+json;q=0", false),
+        ("text/html, application/nostr+json; Q=0.000", false),
+        ("application/nostr+jsonx", false),
+        ("*/*", false),
+    ] {
+        let answer = http(&relay, "GET", "/", accept).await;
+        let is_document = answer.headers["content-type"] == "application/nostr+json";
+        assert_eq!((answer.status, is_document), (200, wants), "{accept}");
+    }
 }
 
 /// NIP-01: a single endpoint, since other paths would be no other relay.
@@ -252,7 +274,7 @@ async fn a_connection_is_kept_after_the_document() {
     let post =
         format!("POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3000000\r\n\r\n{}", "x".repeat(10));
     let answer = exchange(&relay, &post).await;
-    assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
     for nonsense in ["\u{16}\u{3}\u{1}\u{2}\r\n\r\n", "[\"REQ\",\"x\",{}]\r\n\r\n"] {
         let answer = exchange(&relay, nonsense).await;
         assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 400 "), "{answer}");

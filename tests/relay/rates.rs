@@ -1,10 +1,12 @@
 //! How often an address may ask, and what it is told when it asks too often.
 
-use crate::support::client::Client;
+use crate::support::client::{Client, PATIENCE};
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events};
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
 
 /// Sends until it is refused, and returns the refusal. What it sends is taken once a second.
@@ -99,5 +101,31 @@ async fn what_is_not_refused_is_read_at_a_rate() {
         }
         // One at once, the others a tenth of a second apart.
         assert!(began.elapsed() > Duration::from_millis(850), "{frame:?}: {:?}", began.elapsed());
+    }
+}
+
+/// Requests without a WebSocket cost their address something too, each on a connection of its own or
+/// one behind the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn http_requests_are_answered_at_a_rate() {
+    let relay = TestRelay::start_with(|config| {
+        config.rates.other_per_s = 10;
+        config.rates.other_burst = 1;
+    })
+    .await;
+    for path in ["/", "/health", "/nothing"] {
+        let (began, mut answers) = (Instant::now(), String::new());
+        let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: relay\r\n\r\n");
+        stream.write_all(request.repeat(10).as_bytes()).await.unwrap();
+        while answers.matches("HTTP/1.1 ").count() < 10 {
+            let mut bytes = [0; 4096];
+            let count = tokio::time::timeout(PATIENCE, stream.read(&mut bytes)).await;
+            let count = count.expect("no answer within 10 s").unwrap();
+            assert!(count > 0, "closed after {answers}");
+            answers += std::str::from_utf8(&bytes[..count]).unwrap();
+        }
+        // One at once, the others a tenth of a second apart.
+        assert!(began.elapsed() > Duration::from_millis(850), "{path}: {:?}", began.elapsed());
     }
 }

@@ -77,6 +77,7 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
         ("key_file", file("key")),
         ("ca_file", file("ca.pem")),
         ("path", file("another.sqlite")),
+        ("url", "postgres://me@db.example/events".into()),
         ("forward_header", "X-Real-IP".into()),
     ];
     let named = texts.into_iter().filter(|(name, _)| *name == key).map(|(_, text)| text.into());
@@ -106,7 +107,12 @@ fn with_another_value(config: &Table, key: &str, folder: &Path) -> Table {
     };
     let changed = candidates.into_iter().find_map(|candidate| {
         let mut config = config.clone();
-        config[section].as_table_mut().unwrap().insert(key.to_owned(), candidate.clone());
+        let keys = config[section].as_table_mut().unwrap();
+        keys.insert(key.to_owned(), candidate.clone());
+        if (section, key) == ("store", "url") {
+            // A store is either of the two.
+            keys.remove("path");
+        }
         (candidate != *value && config.clone().try_into::<Config>().is_ok()).then_some(config)
     });
     changed.unwrap_or_else(|| panic!("no other value is allowed for {section}.{key}"))

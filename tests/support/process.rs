@@ -201,3 +201,17 @@ impl Drop for RelayProcess {
         let _ = self.child.wait();
     }
 }
+
+/// The examples in the help of a command, each a line for a shell.
+pub fn examples(command: &str) -> Vec<String> {
+    let help = negsync(&[command, "--help"], "");
+    assert!(help.status.success(), "{help:?}");
+    let (_, examples) = help
+        .stdout
+        .split_once("Examples:\n")
+        .unwrap_or_else(|| panic!("{command} has no examples"));
+    let lines = examples.lines().take_while(|line| line.starts_with("  "));
+    // A remark stands in brackets behind some.
+    let line = |line: &str| line.split("   (").next().unwrap_or(line).trim().to_owned();
+    lines.map(line).collect()
+}

@@ -3,11 +3,11 @@
 use super::scripted::{Cuts, Script, Scripted};
 use super::shared::process::{Ended, negsync};
 use super::support::*;
+use negsync::sync::CancellationToken;
 use negsync::sync::{Options, Progress, Reason, sync};
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
 
 async fn peer(events: &[String], cuts: Cuts) -> Scripted {
     Scripted::start(events, Script { cuts: Some(cuts), ..Script::default() }).await
@@ -52,15 +52,16 @@ async fn a_peer_that_keeps_nothing_is_told_apart_though_it_hangs_up() {
 async fn a_live_sync_goes_on_with_such_a_peer_after_longer_and_longer_pauses() {
     let peer = peer(&notes(155, 60), Arc::new(|_, _, _| true)).await;
     let store = TestStore::new(&[]);
-    let (stop, stopping) = watch::channel(false);
-    let options =
-        Options { live: true, attempts: None, stop: Some(stopping), ..Options::default() };
+    let stop = CancellationToken::new();
+    let options = Options { live: true, attempts: None, stop: stop.clone(), ..Options::default() };
     let mut pauses = Vec::new();
     let url = peer.url();
     let syncing = sync(&store.local, &url, &options, |progress| {
         if let Progress::Waiting { pause, .. } = progress {
             pauses.push(pause);
-            stop.send(pauses.len() == 3).unwrap();
+            if pauses.len() == 3 {
+                stop.cancel();
+            }
         }
     });
     let report = tokio::time::timeout(PATIENCE, syncing).await.unwrap().unwrap();

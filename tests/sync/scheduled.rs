@@ -95,8 +95,8 @@ async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
 async fn an_event_is_not_sent_back_to_where_it_came_from() {
     let store = TestStore::new(&notes(125, 100));
     let relay = TestRelay::new(&notes(126, 100)).await;
-    let (stop, stopping) = tokio::sync::watch::channel(false);
-    let options = Options { live: true, stop: Some(stopping), ..Options::default() };
+    let stop = negsync::sync::CancellationToken::new();
+    let options = Options { live: true, stop: stop.clone(), ..Options::default() };
     let (local, url) = (store.local.clone(), relay.url());
     let (live, is_live) = tokio::sync::oneshot::channel();
     let mut live = Some(live);
@@ -120,7 +120,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
         assert!(began.elapsed() < PATIENCE, "{} {uploaded:?}", store.ids().len());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    stop.send(true).unwrap();
+    stop.cancel();
     let report = syncing.await.unwrap();
     assert_eq!((report.stored, report.uploaded), (180, 160), "{report:?}");
     // The live subscription brings the newest stored event; what we sent comes back by it, too.

@@ -4,6 +4,7 @@ use super::feed::{ChangeFeed, FeedStep};
 use super::relay_table::{RelayTable, TableRow, byte_array, read_event};
 use super::scan::{begin_snapshot, for_each_row};
 use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
 use std::collections::{BTreeSet, HashMap};
@@ -175,7 +176,7 @@ impl HeldRows {
         };
         let event = json.as_deref().and_then(read_event);
         if event.is_none() {
-            let id = faster_hex::hex_string(&row.item.id);
+            let id = hex::encode(&row.item.id);
             tracing::warn!(id, "an event of the relay cannot be read; it is left out");
         }
         Ok(event)

@@ -1,5 +1,5 @@
-//! nostr-rs-relay on PostgreSQL, schema 5: one row an event, in the table `event`, with its whole
-//! JSON.
+//! nostr-rs-relay on PostgreSQL, schema 5, that of 0.8.12 and 0.9: one row an event, in the table
+//! `event`, with its whole JSON.
 //!
 //! What is deleted or replaced is hidden or removed. A row is shown when `hidden` is 0 and
 //! `expires_at` is not there or yet to come.
@@ -9,6 +9,7 @@ use super::relay_table::{
 };
 use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
 
@@ -21,7 +22,15 @@ const DAY_S: i64 = 86_400;
 pub(crate) const TABLE: RelayTable = RelayTable {
     relay: "nostr-rs-relay",
     table: "event",
-    columns: &["id", "pub_key", "created_at", "kind", "content", "hidden", "expires_at"],
+    columns: &[
+        ("id", "bytea"),
+        ("pub_key", "bytea"),
+        ("created_at", "timestamp with time zone"),
+        ("kind", "integer"),
+        ("content", "bytea"),
+        ("hidden", "bit"),
+        ("expires_at", "timestamp with time zone"),
+    ],
     key: "id",
     id: "id",
     author: "pub_key",
@@ -60,16 +69,10 @@ fn tagged(keys: &[TagKey]) -> String {
     };
     let named = format!("id IN (SELECT event_id FROM tag WHERE name = {}", quoted(&letter));
     let Some(values) = tag_values(keys) else { return format!("{named})") };
-    let hex: Vec<Vec<u8>> = values.iter().filter_map(|value| decoded(value)).collect();
+    let hex: Vec<Vec<u8>> = values.iter().filter_map(|value| hex::decode(value).ok()).collect();
     let texts = byte_array(values.iter().map(String::as_bytes));
     let hex = byte_array(hex.iter().map(Vec::as_slice));
     format!("{named} AND (value = ANY({texts}) OR value_hex = ANY({hex})))")
-}
-
-fn decoded(value: &str) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; value.len() / 2];
-    faster_hex::hex_decode(value.as_bytes(), &mut bytes).ok()?;
-    Some(bytes)
 }
 
 fn read_json(row: &Row, first: usize) -> Option<String> {

@@ -4,8 +4,8 @@
 //! key stays. What has expired is shown no more and leaves the table some time later.
 
 use super::relay_table::{ChangedColumns, RelayTable, TableRow, check_columns, quoted, tag_values};
-use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
 
@@ -16,17 +16,16 @@ pub(crate) const TABLE: RelayTable = RelayTable {
     relay: "nostream",
     table: "events",
     columns: &[
-        "id",
-        "event_id",
-        "event_pubkey",
-        "event_kind",
-        "event_created_at",
-        "event_content",
-        "event_tags",
-        "event_signature",
-        "event_deduplication",
-        "expires_at",
-        "deleted_at",
+        ("id", "uuid"),
+        ("event_id", "bytea"),
+        ("event_pubkey", "bytea"),
+        ("event_kind", "integer"),
+        ("event_created_at", "integer"),
+        ("event_content", "text"),
+        ("event_tags", "jsonb"),
+        ("event_signature", "bytea"),
+        ("expires_at", "integer"),
+        ("deleted_at", "timestamp without time zone"),
     ],
     key: "uuid_send(id)",
     id: "event_id",
@@ -43,20 +42,8 @@ pub(crate) const TABLE: RelayTable = RelayTable {
     read_key,
     second: |second| second.min(i64::MAX as u64).to_string(),
     tagged,
-    check,
+    check: |session| check_columns(session, &TABLE, "3"),
 };
-
-fn check(session: &RelaySession) -> Outcome<()> {
-    check_columns(session, &TABLE, "3")?;
-    let sql = "SELECT format_type(atttypid, NULL) FROM pg_attribute
-               WHERE attrelid = to_regclass('events') AND attname = 'id'";
-    let form: String = session.row(sql)?.try_get(0)?;
-    if form != "uuid" {
-        let reason = format!("unknown schema: events.id is {form}; only nostream 3 is known");
-        return Err(DatabaseError::Refused(reason));
-    }
-    Ok(())
-}
 
 /// A superset: that a tag holds the two texts in any order.
 fn tagged(keys: &[TagKey]) -> String {
@@ -90,13 +77,13 @@ fn json(
 ) -> Option<String> {
     let tags: serde_json::Value = serde_json::from_str(tags.unwrap_or("[]")).ok()?;
     let event = serde_json::json!({
-        "id": faster_hex::hex_string(id),
-        "pubkey": faster_hex::hex_string(author),
+        "id": hex::encode(id),
+        "pubkey": hex::encode(author),
         "created_at": created_at,
         "kind": kind,
         "tags": tags,
         "content": content,
-        "sig": faster_hex::hex_string(signature),
+        "sig": hex::encode(signature),
     });
     Some(event.to_string())
 }

@@ -3,9 +3,11 @@
 
 use super::pgoutput::{Tuple, Value};
 use super::session::{DatabaseError, Outcome, RelaySession};
+use negsync_nostr::hex;
 use negsync_nostr::kinds::Lifetime;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
+use std::collections::HashMap;
 use std::fmt::Write;
 use tokio_postgres::Row;
 
@@ -18,8 +20,8 @@ pub(crate) struct RelayTable {
     pub(crate) relay: &'static str,
     /// The table of events.
     pub(crate) table: &'static str,
-    /// The columns that are read, by name.
-    pub(crate) columns: &'static [&'static str],
+    /// The columns that are read, each with its type.
+    pub(crate) columns: &'static [(&'static str, &'static str)],
     /// The primary key in bytes.
     pub(crate) key: &'static str,
     pub(crate) id: &'static str,
@@ -139,14 +141,11 @@ impl<'change> ChangedColumns<'change> {
     }
 
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let hex = self.text(name)?.strip_prefix("\\x")?;
-        let mut bytes = vec![0; hex.len() / 2];
-        faster_hex::hex_decode(hex.as_bytes(), &mut bytes).ok()?;
-        Some(bytes)
+        hex::decode(self.text(name)?.strip_prefix("\\x")?).ok()
     }
 }
 
-/// Refuses a table without one of the columns.
+/// Refuses a table that lacks one of the columns, or has it with another type.
 pub(crate) fn check_columns(
     session: &RelaySession,
     table: &RelayTable,
@@ -154,21 +153,29 @@ pub(crate) fn check_columns(
 ) -> Outcome<()> {
     let RelayTable { relay, table, columns, .. } = table;
     let sql = format!(
-        "SELECT attname::text FROM pg_attribute
+        "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute
          WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
     );
     let rows = session.query(sql, &negsync_store::Deadline::default())?;
     if rows.is_empty() {
-        let reason = format!("it has no table {table}: it is not a database of {relay}");
+        let reason = format!(
+            "it has no table {table}: it is not a database of {relay}, or the user may not see it"
+        );
         return Err(DatabaseError::Refused(reason));
     }
-    let found = rows.iter().map(|row| row.try_get(0)).collect::<Result<Vec<String>, _>>()?;
-    match columns.iter().find(|column| !found.iter().any(|it| it == *column)) {
-        None => Ok(()),
-        Some(column) => Err(DatabaseError::Refused(format!(
-            "unknown schema: the table {table} has no column {column}; only {relay} {version} is known"
-        ))),
-    }
+    let found = rows
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect::<Outcome<HashMap<String, String>>>()?;
+    let wrong = columns.iter().find_map(|(column, form)| match found.get(*column) {
+        None => Some(format!("the table {table} has no column {column}")),
+        Some(found) if found != form => Some(format!("the column {table}.{column} is {found}")),
+        Some(_) => None,
+    });
+    wrong.map_or(Ok(()), |wrong| {
+        let reason = format!("unknown schema: {wrong}; only {relay} {version} is known");
+        Err(DatabaseError::Refused(reason))
+    })
 }
 
 /// Text as a literal of SQL. `standard_conforming_strings` is on.
@@ -181,7 +188,7 @@ pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> 
     let mut sql = "ARRAY[".to_owned();
     for (place, bytes) in list.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
-        let _ = write!(sql, "{comma}'\\x{}'", faster_hex::hex_string(bytes));
+        let _ = write!(sql, "{comma}'\\x{}'", hex::encode(bytes));
     }
     sql.push_str("]::bytea[]");
     sql

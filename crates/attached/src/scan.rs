@@ -3,6 +3,7 @@
 use super::relay_table::{ROW_COLUMNS, RelayTable, byte_array, read_event};
 use super::session::{Outcome, RelaySession};
 use negsync_nostr::Filter;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use negsync_store::{Deadline, PrivateKinds, SourceSnapshot, StoreError};
 use std::ops::ControlFlow;
@@ -130,7 +131,7 @@ pub(crate) fn events(
         match json.filter(is_right) {
             Some(json) => visit(&read.item, &json),
             None => {
-                let id = faster_hex::hex_string(&read.item.id);
+                let id = hex::encode(&read.item.id);
                 tracing::warn!(
                     id,
                     "an event of the relay has another id in its row; it is left out"

@@ -1,6 +1,7 @@
 //! What a requester asks for (NIP-01, Filters): read strictly, kept in one normal form.
 
 use crate::event::Event;
+use crate::hex;
 use crate::tag_key::TagKey;
 use negsync_reconcile::Item;
 use serde_json::{Map, Value};
@@ -41,7 +42,7 @@ pub enum FilterError {
         expected: &'static str,
     },
     /// A key that this relay does not know. Left out, it would widen the answer.
-    #[error("{key}: not a filter key of this relay")]
+    #[error("{key}: not a filter key of this relay{}", meant_instead(key))]
     Unknown {
         /// The key, or the beginning of a long one.
         key: String,
@@ -58,7 +59,7 @@ impl Filter {
     /// Names the first key that is malformed or unknown.
     pub fn from_json(value: &Value) -> Result<Self, FilterError> {
         let object: &Map<String, Value> =
-            value.as_object().ok_or_else(|| invalid("filter", "must be a JSON object"))?;
+            value.as_object().ok_or_else(|| invalid("filter", OBJECT))?;
         let mut filter = Self::default();
         let mut tags = Vec::new();
         for (key, value) in object {
@@ -132,7 +133,8 @@ impl Filter {
     }
 }
 
-const HEX_32: &str = "must be an array of 64-digit hex strings";
+const OBJECT: &str = "must be a JSON object, such as {\"kinds\":[1]}; several follow each other";
+const HEX_32: &str = "must be an array of strings of 64 hex digits each, not npub or note";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 
 /// Whether the list, sorted, has the value; without a list all have it.
@@ -145,6 +147,18 @@ fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
 fn have_common<T: Ord>(one: &[T], other: &[T]) -> bool {
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     short.iter().any(|value| long.binary_search(value).is_ok())
+}
+
+/// What somebody means who writes an unknown key, in words that follow the refusal.
+fn meant_instead(key: &str) -> String {
+    match key {
+        "id" | "author" | "kind" => format!("; it is {key}s, with an array"),
+        "tags" => "; tags are asked for by letter, as #t or #p".to_owned(),
+        _ if matches!(key.as_bytes(), [letter] if letter.is_ascii_alphabetic()) => {
+            format!("; it is #{key}, with an array")
+        }
+        _ => String::new(),
+    }
 }
 
 fn invalid(key: &str, expected: &'static str) -> FilterError {
@@ -167,11 +181,7 @@ fn list<T: Ord>(
 }
 
 fn hex_32(value: &Value) -> Option<[u8; 32]> {
-    let text = value.as_str()?;
-    let mut bytes = [0; 32];
-    (text.len() == 64).then_some(())?;
-    faster_hex::hex_decode(text.as_bytes(), &mut bytes).ok()?;
-    Some(bytes)
+    hex::decode_array(value.as_str()?)
 }
 
 fn kind(value: &Value) -> Option<u16> {

@@ -19,7 +19,8 @@ const MOST_NEW_COMMITS: i64 = 20_000;
 
 /// What the listener knows.
 pub(crate) struct Feed {
-    listener: Box<dyn Listener>,
+    // None where nobody keeps a set: then only the place and the next expiry are followed.
+    listener: Option<Box<dyn Listener>>,
     private: PrivateKinds,
     // The last commit that the listener knows; `None` while it knows nothing.
     place: Mutex<Option<FeedPlace>>,
@@ -47,7 +48,7 @@ enum Found {
 }
 
 impl Feed {
-    pub(crate) fn new(listener: Box<dyn Listener>, private: PrivateKinds) -> Self {
+    pub(crate) fn new(listener: Option<Box<dyn Listener>>, private: PrivateKinds) -> Self {
         Self {
             listener,
             private,
@@ -92,6 +93,9 @@ impl Feed {
             head.try_get::<_, Option<i64>>(3)?.map_or(u64::MAX, |second| second.max(0) as u64);
         let mark: Option<i64> = head.try_get(1)?;
         let now = FeedPlace { seq: head.try_get(0)?, mark: mark.unwrap_or_default() };
+        if self.listener.is_none() {
+            return Ok(News { next_expiry, found: Found::Change(now, Vec::new()) });
+        }
         let is_known: Option<i64> = head.try_get(2)?;
         let Some(place) =
             place.filter(|place| is_known == Some(place.mark) && place.seq <= now.seq)
@@ -140,11 +144,13 @@ impl Feed {
         let now = match news.found {
             Found::Nothing => *place,
             Found::Change(now, steps) => {
-                self.listener.changed(Arc::new(Change { steps }));
+                self.changed(steps);
                 Some(now)
             }
             Found::All(now, items) => {
-                self.listener.begun(items);
+                if let Some(listener) = &self.listener {
+                    listener.begun(items);
+                }
                 Some(now)
             }
         };
@@ -157,7 +163,7 @@ impl Feed {
         let mut place = self.hold();
         let is_next = place.is_some_and(|place| place.seq.saturating_add(1) == own.seq);
         if is_next {
-            self.listener.changed(Arc::new(Change { steps }));
+            self.changed(steps);
             let next_expiry = self.next_expiry().min(expires_at);
             self.moved(&mut place, Some(own), next_expiry);
         }
@@ -168,7 +174,13 @@ impl Feed {
     pub(crate) fn pass_on(&self, steps: Vec<Step>) {
         // Not while a commit is being told: the listener hears one thing after the other.
         let _held = self.hold();
-        self.listener.changed(Arc::new(Change { steps }));
+        self.changed(steps);
+    }
+
+    fn changed(&self, steps: Vec<Step>) {
+        if let Some(listener) = &self.listener {
+            listener.changed(Arc::new(Change { steps }));
+        }
     }
 
     fn moved(&self, place: &mut Option<FeedPlace>, now: Option<FeedPlace>, next_expiry: u64) {

@@ -77,6 +77,22 @@ impl PostgresStore {
         options: StoreOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
+        Self::open_with(address, options, Some(listener))
+    }
+
+    /// As [`PostgresStore::open`], for whoever keeps no set: what is stored is not read.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`].
+    pub fn open_without_sets(address: &Address, options: StoreOptions) -> Result<Self, StoreError> {
+        Self::open_with(address, options, None)
+    }
+
+    fn open_with(
+        address: &Address,
+        options: StoreOptions,
+        listener: Option<Box<dyn Listener>>,
+    ) -> Result<Self, StoreError> {
         let named = |error| match error {
             StoreError::Database { source, .. } => {
                 StoreError::Database { store: address.to_string(), source }
@@ -437,6 +453,10 @@ impl EventStore for PostgresStore {
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
         let now = unix_now();
         self.run(async |connection| memory::remember_traits(connection, &peer, &traits, now).await)
+    }
+
+    fn follow_others(&self) -> Result<(), StoreError> {
+        self.wait_until_published()
     }
 
     fn check_writable(&self) -> Result<(), StoreError> {

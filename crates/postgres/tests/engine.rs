@@ -8,12 +8,13 @@ use negsync_store::{
     EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
     SourceSnapshot, Store, StoreOptions, SyncMark, Undelete, View, unix_now,
 };
+use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use support::server::{self, TestServer};
+
 use support::{EPOCH, Heard, all, event, hex, note, open};
 
 /// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
@@ -190,7 +191,7 @@ fn both_engines_hold_the_same_after_any_history() {
         .map_or_else(|_| u64::from(rand::random::<u32>()), |seed| seed.parse().unwrap());
     println!("seeds {first} to {}", first + histories);
     for seed in first..first + histories {
-        server::run(server.url(), "DROP SCHEMA IF EXISTS negsync CASCADE").unwrap();
+        negsync_testserver::run(server.url(), "DROP SCHEMA IF EXISTS negsync CASCADE").unwrap();
         live_through(server.url(), seed);
     }
 }
@@ -290,7 +291,7 @@ fn a_lost_tail_is_noticed_and_everything_read_anew() {
         "BEGIN; DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > 3);
         DELETE FROM negsync.event WHERE seq > 3; DELETE FROM negsync.gone WHERE seq > 3;
         DELETE FROM negsync.feed_commit WHERE seq > 3; UPDATE negsync.head SET seq = 3; COMMIT";
-    server::run(server.url(), lose).unwrap();
+    negsync_testserver::run(server.url(), lose).unwrap();
     let other = open(server.url(), Heard::default());
     for _ in 0..4 {
         other.publish(vec![note(&mut rng)]).unwrap();
@@ -357,7 +358,7 @@ fn what_syncs_remember_is_shared() {
 fn tables_of_a_later_version_are_refused() {
     let Some(server) = TestServer::start() else { return };
     open(server.url(), Heard::default()).close();
-    server::run(server.url(), "UPDATE negsync.store SET version = 1000").unwrap();
+    negsync_testserver::run(server.url(), "UPDATE negsync.store SET version = 1000").unwrap();
     let address = negsync_postgres::Address::parse(server.url()).unwrap();
     let opened = negsync_postgres::PostgresStore::open(
         &address,

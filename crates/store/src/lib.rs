@@ -88,7 +88,7 @@ pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
-pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
+pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};

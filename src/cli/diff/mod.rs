@@ -3,6 +3,7 @@
 mod bars;
 
 use super::connecting::ConnectArguments;
+use super::interrupt::stoppable;
 use super::local;
 use super::sync::unseen;
 use super::sync_progress::Display;
@@ -15,8 +16,12 @@ use negsync::sync::{By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilt
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync diff wss://relay.example.com --store events.sqlite
+  negsync diff wss://relay.example.com --by kind --json
+  negsync diff wss://relay.example.com --filter '{\"kinds\":[0,3]}' --svg differences.svg";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -73,7 +78,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     start_log(&config.log)?;
     let store = &config.store.path;
     // Nothing is made by looking: a slip of the name would differ in everything.
-    ensure!(store.exists(), "there is no store {}; `negsync import` makes one", store.display());
+    let is_there = !config.store.url.is_empty() || store.exists();
+    ensure!(is_there, "there is no store {}; `negsync import` makes one", store.display());
     let opened = local::open_to_read(config)?;
     let local = &opened.local;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
@@ -92,28 +98,19 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
 }
 
 async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> anyhow::Result<Diff> {
-    let (stop, stopping) = watch::channel(false);
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
     let trace = arguments.trace.then(|| sync_trace::to_standard_error(&arguments.url));
     let options = DiffOptions {
         filter,
         by: arguments.by,
         exact: arguments.exact,
-        stop: Some(stopping),
+        stop: stop.clone(),
         trace,
         ..DiffOptions::default()
     };
     let mut shown = Display::new(arguments.trace).of_peer(&arguments.url);
     let comparing = diff(local, &arguments.url, &options, |progress| shown.show(&progress));
-    let mut comparing = std::pin::pin!(comparing);
-    loop {
-        tokio::select! {
-            found = comparing.as_mut() => return Ok(found?),
-            _ = interrupt.recv() => { let _ = stop.send(true); }
-            _ = terminate.recv() => { let _ = stop.send(true); }
-        }
-    }
+    Ok(stoppable(stop, comparing).await??)
 }
 
 fn print(json: bool, found: &Diff) -> anyhow::Result<()> {
@@ -147,7 +144,7 @@ fn sentence(found: &Diff) -> String {
     if let Some(error) = &found.error {
         return format!("{url}: it could not be found out what differs: {error}; {cost}");
     }
-    let unseen = unseen(found.unreadable, &found.not_compared);
+    let unseen = unseen(found.unreadable, &found.not_compared, found.kept_since);
     if found.equal {
         return format!("{url}: equal{unseen}; {cost}");
     }

@@ -2,6 +2,7 @@
 //! URL, this method and this body, within the last minute, and that was not used before.
 
 use super::super::RelayState;
+use crate::hex;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::store::{Event, unix_now};
 use base64::Engine;
@@ -24,7 +25,7 @@ const MOST_REMEMBERED: usize = 10_000;
 
 /// The events that have been used, each with the second from which it is too old.
 #[derive(Default)]
-pub(in crate::relay) struct Requests(Mutex<HashMap<[u8; 32], u64>>);
+pub(super) struct Requests(Mutex<HashMap<[u8; 32], u64>>);
 
 impl Requests {
     /// Notes that an event is used. Returns whether it is the first time.
@@ -72,12 +73,12 @@ pub(super) fn authorize(head: &Parts, body: &[u8], relay: &RelayState) -> Result
     if only("method").as_deref() != Some(head.method.as_str()) {
         return Err("the event's method tag is not POST");
     }
-    let payload = faster_hex::hex_string(&Sha256::digest(body));
+    let payload = hex::encode(&Sha256::digest(body));
     if !only("payload").is_some_and(|hash| hash.eq_ignore_ascii_case(&payload)) {
         return Err("the event's payload tag is not the SHA-256 of the body");
     }
     let event = event.verify().map_err(|_| "the event's id or signature is wrong")?;
-    relay.management.is_first(&event, now)
+    relay.management.requests.is_first(&event, now)
 }
 
 fn read(head: &Parts) -> Result<Event, &'static str> {

@@ -4,11 +4,10 @@
 mod authorization;
 mod methods;
 
-pub(super) use authorization::Requests;
-
 use super::RelayState;
 use super::response::{Body, answer};
-use authorization::authorize;
+use crate::server::log_pace::LogPace;
+use authorization::{Requests, authorize};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HeaderValue, WWW_AUTHENTICATE};
@@ -21,6 +20,13 @@ use std::sync::Arc;
 const RPC: &str = "application/nostr+json+rpc";
 /// A longer request is refused.
 const REQUEST_BYTES: usize = 64 << 10;
+
+/// What management remembers between requests.
+#[derive(Default)]
+pub(super) struct ManagementState {
+    requests: Requests,
+    refusals: LogPace,
+}
 
 /// A request's body.
 #[derive(Deserialize)]
@@ -50,7 +56,9 @@ pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>)
         }
     };
     if let Err(reason) = authorize(&head, &body, relay) {
-        tracing::info!(reason, "management request refused");
+        if let Some(times) = relay.management.refusals.due() {
+            tracing::info!(reason, times, "management request refused");
+        }
         let mut response = error(StatusCode::UNAUTHORIZED, reason);
         response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Nostr"));
         return response;

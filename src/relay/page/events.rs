@@ -4,8 +4,8 @@
 use super::render::{self, Part};
 use super::streams::StreamPermit;
 use super::{Visitor, view};
+use crate::relay::RelayState;
 use crate::relay::response::Body;
-use crate::relay::{RelayState, stopped};
 use hyper::body::Bytes;
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -25,13 +25,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Keeps a page current for as long as it is there, at most until the relay stops.
 pub(super) fn subscribe(relay: Arc<RelayState>, visitor: Visitor, permit: StreamPermit) -> Body {
     let (updates, body) = mpsc::channel(QUEUE);
-    let mut stopping = relay.service.running.stopping.clone();
+    let stopping = relay.service.running.stopping.clone();
     tokio::spawn(async move {
         let _permit = permit;
         tokio::select! {
             () = keep_current(&relay, &visitor, &updates) => {}
             () = updates.closed() => {}
-            () = stopped(&mut stopping) => {}
+            () = stopping.cancelled() => {}
         }
     });
     Body::Updates(body)

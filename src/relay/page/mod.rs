@@ -12,12 +12,13 @@ use crate::config::Config;
 use crate::plot::escape;
 use crate::server::accept::Streaming;
 use crate::server::limits::{client_address, is_forwarded};
+use crate::server::media_type::accepts;
 use crate::server::own_host::is_own_host;
 use crate::store::StoreError;
 use events::subscribe;
 use facts::{Facts, Kinds, Span};
 use hyper::header::{
-    ACCEPT, CONNECTION, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, REFERRER_POLICY,
+    CONNECTION, CONTENT_SECURITY_POLICY, HOST, HeaderName, HeaderValue, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
 use hyper::{Request, Response, StatusCode};
@@ -54,8 +55,7 @@ struct PageView {
 
 /// Whether a request is a browser's for the page.
 pub(super) fn is_wanted<B>(request: &Request<B>) -> bool {
-    let accepted = request.headers().get_all(ACCEPT).iter();
-    accepted.filter_map(|value| value.to_str().ok()).any(|value| value.contains("text/html"))
+    accepts(request.headers(), "text/html")
 }
 
 /// Answers with the whole page.

@@ -4,7 +4,7 @@ use super::client_address::counted_as;
 use super::event_cost::{EventShare, EventsUnderWay, event_cost};
 use super::incoming::{Reservation, Room};
 use super::token_bucket::{Rate, TokenBucket};
-use crate::config::{ConnectionsConfig, RatesConfig};
+use crate::config::{Config, ConnectionsConfig, RatesConfig};
 use crate::server::message::ClientMessage;
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -98,9 +98,7 @@ impl Addresses {
         if state.connections >= config.in_all {
             return Err(Full::InAll);
         }
-        state.make_room(&address, now);
-        let entry =
-            state.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config));
+        let entry = state.entry(address, now, config);
         if entry.connections >= config.per_address {
             return Err(Full::Address);
         }
@@ -112,12 +110,33 @@ impl Addresses {
         Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
     }
 
+    /// Takes what an HTTP request costs, and waits until its address may send it.
+    pub(crate) async fn pace(&self, address: IpAddr, config: &Config) {
+        let (address, now) = (counted_as(address), Instant::now());
+        let buckets = {
+            let mut state = self.lock();
+            Arc::clone(&state.entry(address, now, &config.connections).buckets)
+        };
+        pace(&buckets, &config.rates).await;
+    }
+
     fn lock(&self) -> MutexGuard<'_, AddressesState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl AddressesState {
+    /// What is remembered of an address.
+    fn entry(
+        &mut self,
+        address: IpAddr,
+        now: Instant,
+        config: &ConnectionsConfig,
+    ) -> &mut AddressEntry {
+        self.make_room(&address, now);
+        self.by_address.entry(address).or_insert_with(|| AddressEntry::new(now, config))
+    }
+
     /// Forgets addresses of which there is nothing to remember, when there are too many.
     fn make_room(&mut self, address: &IpAddr, now: Instant) {
         if self.by_address.len() < MOST_ADDRESSES || self.by_address.contains_key(address) {
@@ -168,14 +187,7 @@ impl Place {
     /// Takes what a frame costs that is refused to nobody (a ping, a CLOSE, text that cannot be
     /// read), and waits until its address may send it. A connection waits for one at a time.
     pub(crate) async fn pace(&self, rates: &RatesConfig) {
-        let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
-        let wait = {
-            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-            buckets.other.owe(rate, Instant::now())
-        };
-        if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
-        }
+        pace(&self.buckets, rates).await;
     }
 
     /// Waits until an event of this cost may be verified and stored.
@@ -210,6 +222,18 @@ impl Place {
             return Ok(());
         }
         Err(format!("{} {what} a second from one address; slow down", rate.per_s))
+    }
+}
+
+/// Takes what is refused to nobody from what an address may send, and waits until it may.
+async fn pace(buckets: &Mutex<AddressBuckets>, rates: &RatesConfig) {
+    let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
+    let wait = {
+        let mut buckets = buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.other.owe(rate, Instant::now())
+    };
+    if !wait.is_zero() {
+        tokio::time::sleep(wait).await;
     }
 }
 

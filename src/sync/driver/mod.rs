@@ -20,7 +20,7 @@ use std::hash::{BuildHasher, Hasher};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Instant;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use worker::Worker;
 
@@ -131,7 +131,6 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
     async fn run(mut self, mut works: mpsc::UnboundedReceiver<Done>) -> Result<Machine, String> {
         let mut peer: Option<Peer> = None;
         let mut connecting: Option<Connecting<'_>> = None;
-        let mut stop = self.options.stop.clone();
         let mut stopped_at = None;
         let mut frames = 0;
         loop {
@@ -175,7 +174,7 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
             let event = tokio::task::unconstrained(async {
                 tokio::select! {
                     biased;
-                    () = told_to_stop(&mut stop), if stopped_at.is_none() => DriverEvent::Stop,
+                    () = self.options.stop.cancelled(), if stopped_at.is_none() => DriverEvent::Stop,
                     () = timeout => DriverEvent::Timeout,
                     Some(done) = works.recv() => DriverEvent::Done(done),
                     connected = connected(&mut connecting) => DriverEvent::Connected(connected),
@@ -301,14 +300,4 @@ async fn next_frame(peer: &mut Option<Peer>) -> Result<Frame, PeerError> {
         Some(peer) => peer.next().await,
         None => std::future::pending().await,
     }
-}
-
-/// Returns when the sync is to end.
-async fn told_to_stop(stop: &mut Option<watch::Receiver<bool>>) {
-    if let Some(stop) = stop
-        && stop.wait_for(|stop| *stop).await.is_ok()
-    {
-        return;
-    }
-    std::future::pending().await
 }

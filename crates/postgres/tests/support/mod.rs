@@ -1,6 +1,4 @@
-//! What the tests share: a server, events, and a listener that keeps the set.
-
-pub mod server;
+//! What the tests share: events, and a listener that keeps the set.
 
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};

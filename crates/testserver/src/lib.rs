@@ -1,42 +1,65 @@
-//! A PostgreSQL for tests: the server that `NEGSYNC_POSTGRES` names, or one of Debian's binaries in a folder
-//! of its own, reached by a Unix socket.
+//! A PostgreSQL for tests: the server that `NEGSYNC_POSTGRES` names, or one of Debian's binaries in a
+//! folder of its own, reached by a Unix socket.
+#![forbid(unsafe_code)]
+#![warn(missing_docs)]
 
+mod databases;
+mod relay_tables;
+
+pub use relay_tables::RelayTables;
+
+use databases::SharedDatabases;
 use std::fs::File;
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
-use tokio_postgres::NoTls;
+use tokio_postgres::{NoTls, SimpleQueryMessage};
 
 /// Whom the server runs as where the tests run as root, whom it refuses: `nobody` and `nogroup`.
 const NOBODY: u32 = 65_534;
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 const LOOK_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A server, and a database in it that is of this test alone.
+/// A server, and a database in it that is of this test alone. What is on a server that others use is
+/// dropped at the end; of a test that was killed, when the next one starts.
 pub struct TestServer {
     url: String,
-    own: Option<OwnServer>,
+    server: Server,
+}
+
+enum Server {
+    Own(OwnServer),
+    Shared(SharedDatabases),
 }
 
 struct OwnServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
+    settings: Vec<(&'static str, &'static str)>,
     child: Option<Child>,
 }
 
 impl TestServer {
-    /// Starts a server and makes a database; `None` without PostgreSQL, which is said.
+    /// Makes a database on the server that `NEGSYNC_POSTGRES` names, or else starts one; `None` without
+    /// PostgreSQL, which is said.
     ///
     /// # Panics
     /// Without PostgreSQL where `CI` is `true`.
     pub fn start() -> Option<Self> {
-        if let Ok(server) = std::env::var("NEGSYNC_POSTGRES") {
-            return Some(Self { url: fresh_database(&server), own: None });
+        match std::env::var("NEGSYNC_POSTGRES") {
+            Ok(url) => Some(Self::new(Server::Shared(SharedDatabases::new(url)))),
+            Err(_) => Self::start_own(&[]),
         }
+    }
+
+    /// Starts a server of the test's own, with these settings, wherever `NEGSYNC_POSTGRES` points.
+    ///
+    /// # Panics
+    /// As [`TestServer::start`].
+    pub fn start_own(settings: &[(&'static str, &'static str)]) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
             // Past the test harness, which would keep it to itself.
@@ -48,11 +71,14 @@ impl TestServer {
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut own = OwnServer { programs, folder, child: None };
+        let mut own = OwnServer { programs, folder, settings: settings.to_vec(), child: None };
         own.make();
         own.run();
-        let url = fresh_database(&own.url());
-        Some(Self { url, own: Some(own) })
+        Some(Self::new(Server::Own(own)))
+    }
+
+    fn new(server: Server) -> Self {
+        Self { url: server.make_database(), server }
     }
 
     /// The URL of the database.
@@ -60,16 +86,42 @@ impl TestServer {
         &self.url
     }
 
+    /// Makes one more database; returns its URL.
+    pub fn database(&self) -> String {
+        self.server.make_database()
+    }
+
     /// Kills the server as a crash of the machine would, and starts it again; `false` where it is not of
     /// this test.
     pub fn kill_and_restart(&mut self) -> bool {
-        let Some(own) = &mut self.own else { return false };
-        if let Some(mut child) = own.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
+        self.restart_after(|| {})
+    }
+
+    /// As [`TestServer::kill_and_restart`], with `meanwhile` done while the server is down.
+    pub fn restart_after(&mut self, meanwhile: impl FnOnce()) -> bool {
+        let Server::Own(own) = &mut self.server else { return false };
+        own.kill();
+        meanwhile();
         own.run();
         true
+    }
+
+    /// As [`TestServer::kill_and_restart`], with other settings from then on.
+    pub fn restart_with(&mut self, settings: &[(&'static str, &'static str)]) -> bool {
+        let Server::Own(own) = &mut self.server else { return false };
+        own.kill();
+        own.settings = settings.to_vec();
+        own.run();
+        true
+    }
+}
+
+impl Server {
+    fn make_database(&self) -> String {
+        match self {
+            Self::Own(own) => databases::make(&own.url(), &databases::fresh_name()),
+            Self::Shared(shared) => databases::make(&shared.server, &shared.fresh_name()),
+        }
     }
 }
 
@@ -106,6 +158,13 @@ impl OwnServer {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
+    fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
     /// Starts the server and waits until it answers. After a crash it refuses to start while processes
     /// of the last one are left.
     fn run(&mut self) {
@@ -118,6 +177,11 @@ impl OwnServer {
                 .arg(self.data())
                 .args(["-c", "listen_addresses=", "-c", "max_connections=100", "-k"])
                 .arg(self.folder.path())
+                .args(
+                    self.settings
+                        .iter()
+                        .flat_map(|(name, value)| ["-c".to_owned(), format!("{name}={value}")]),
+                )
                 .stdout(Stdio::null())
                 .stderr(log)
                 .spawn()
@@ -170,27 +234,44 @@ fn programs() -> Option<PathBuf> {
     folders.iter().rev().find(has_all).cloned()
 }
 
-/// Makes a database on the server and returns its URL.
-fn fresh_database(server: &str) -> String {
-    static MADE: AtomicU32 = AtomicU32::new(0);
-    let number = MADE.fetch_add(1, Ordering::Relaxed);
-    let name = format!("negsync_test_{}_{number}", std::process::id());
-    run(server, &format!("CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'")).unwrap();
-    let (before, parameters) = server.split_once('?').unwrap_or((server, ""));
-    let (host, _) = before.rsplit_once('/').unwrap();
-    let mark = if parameters.is_empty() { "" } else { "?" };
-    format!("{host}/{name}{mark}{parameters}")
+/// Runs statements on a connection of their own.
+///
+/// # Errors
+/// What the server says.
+pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
+    query(url, statements).map(drop)
 }
 
-/// Runs statements on a connection of their own.
-pub fn run(url: &str, statements: &str) -> Result<(), tokio_postgres::Error> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
-        let served = tokio::spawn(connection);
-        let done = client.batch_execute(statements).await;
-        drop(client);
-        let _ = served.await;
-        done
-    })
+/// Runs statements on a connection of their own; returns the rows as text. Waits on a thread beside, so
+/// that async tests can call it.
+///
+/// # Errors
+/// What the server says.
+pub fn query(
+    url: &str,
+    statements: &str,
+) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    let wait = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(rows(url, statements))
+    };
+    std::thread::scope(|scope| scope.spawn(wait).join().unwrap())
+}
+
+async fn rows(
+    url: &str,
+    statements: &str,
+) -> Result<Vec<Vec<Option<String>>>, tokio_postgres::Error> {
+    let (client, connection) = tokio_postgres::connect(url, NoTls).await?;
+    let served = tokio::spawn(connection);
+    let done = client.simple_query(statements).await;
+    drop(client);
+    let _ = served.await;
+    let rows = done?.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|place| row.get(place).map(str::to_owned)).collect())
+        }
+        _ => None,
+    });
+    Ok(rows.collect())
 }

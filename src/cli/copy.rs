@@ -1,0 +1,242 @@
+//! `negsync copy`: all events of one store into another, whichever engines keep them.
+
+use super::store_reader::StoreReader;
+use super::{StoreArguments, batch_bytes, progress_bar};
+use anyhow::{Context, bail, ensure};
+use indicatif::ProgressBar;
+use negsync::config::Config;
+use negsync::engine::open_index;
+use negsync::hex;
+use negsync::index::{Index, Sets, Slice};
+use negsync::item::Item;
+use negsync::reconcile::RangeSet;
+use negsync::store::{
+    Batches, Event, EventStore, Filter, Origin, Outcome, Selection, StoreOptions, Undelete,
+    VerifiedEvent,
+};
+use serde_json::json;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, sync_channel};
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync copy events.sqlite postgres://relay@db.example/events
+  negsync copy postgres://relay@db.example/events events.sqlite --config /etc/negsync/relay.toml
+
+Copied: every event, private kinds too, and with them what requests to delete (NIP-09) and to vanish (NIP-62)
+keep out; the ids that `negsync delete` has removed. Not copied: the ban list, which is a file; what syncs
+remember of peers, which the next sync with each finds out anew; what [retention] has removed, whose
+rules the new store applies by itself.";
+
+/// Exit code when the stores are not equal in the end.
+const DIFFERS: u8 = 2;
+/// How many events are read and written at a time.
+const CHUNK_EVENTS: usize = 1_000;
+/// So often the first store is looked at again for what came in the meantime.
+const MOST_ROUNDS: usize = 5;
+
+#[derive(clap::Args)]
+pub(super) struct Arguments {
+    /// The store to read: an SQLite file, or postgres://USER@HOST/DATABASE. A relay may run on it.
+    #[arg(value_name = "FROM")]
+    from: PathBuf,
+    /// The store to write; it is made when it is not there. What it has stays.
+    #[arg(value_name = "TO")]
+    to: PathBuf,
+    /// The configuration of the relay: how the stores are opened, and its URL for requests to vanish.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Print one JSON object instead of lines.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Arguments {
+    /// How a store is opened. Retention removes nothing while its events are moved.
+    fn config_of(&self, store: &Path) -> anyhow::Result<Config> {
+        let arguments = StoreArguments { config: self.config.clone(), store: Some(store.into()) };
+        let mut config = arguments.config()?;
+        config.retention = Config::default().retention;
+        Ok(config)
+    }
+}
+
+pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    let (from, to) = (arguments.config_of(&arguments.from)?, arguments.config_of(&arguments.to)?);
+    ensure!(from.store != to.store, "FROM and TO are one store");
+    let reader = StoreReader::open(&from)?;
+    let removed = reader.undeleted(&Undelete::All)?;
+    let source = reader.into_sets(&from)?;
+    let batches = Batches::Long { bytes: batch_bytes() };
+    let target = open_index(&to, StoreOptions { batches, ..to.store_options() }, 0)?;
+    if !removed.is_empty() {
+        let removed = Selection { ids: removed.clone(), filter: None };
+        target.store().delete(&removed)?;
+    }
+    let mut copied = 0;
+    for _ in 0..MOST_ROUNDS {
+        let new = copy(&source, &target)?;
+        copied += new;
+        if new == 0 {
+            break;
+        }
+    }
+    target.close();
+    // What is proven is what another program finds there.
+    let written = StoreReader::open(&to)?.into_sets(&to)?;
+    let proof = Proof::of(&everything(&source)?, &everything(&written)?)?;
+    let text = match arguments.json {
+        true => proof.object(copied, removed.len()),
+        false => proof.lines(copied, removed.len()),
+    };
+    let _ = writeln!(std::io::stdout(), "{text}");
+    Ok(if proof.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+}
+
+/// Copies what the target lacks, and returns how many events that were.
+fn copy(source: &Sets, target: &Index) -> anyhow::Result<u64> {
+    let missing = missing(&everything(source)?, &everything(target.sets())?)?;
+    let bar = progress_bar(
+        Some(missing.len() as u64),
+        "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left",
+    );
+    let mut writing = Writing { store: &**target.store(), bar: &bar, under_way: None, stored: 0 };
+    for ids in missing.chunks(CHUNK_EVENTS) {
+        writing.submit(read(source, ids)?)?;
+    }
+    writing.settle()?;
+    bar.finish_and_clear();
+    Ok(writing.stored)
+}
+
+/// The ids of the first set that the second lacks, oldest first.
+fn missing(first: &Slice, second: &Slice) -> anyhow::Result<Vec<[u8; 32]>> {
+    let mut missing = Vec::new();
+    first.for_each(0..first.len(), &mut |item| {
+        if !contains(second, &item) {
+            missing.push(item.id);
+        }
+    });
+    first.check()?;
+    second.check()?;
+    Ok(missing)
+}
+
+fn contains(set: &Slice, item: &Item) -> bool {
+    let (place, mut is_there) = (set.lower_bound(item), false);
+    set.for_each(place..place.saturating_add(1).min(set.len()), &mut |found| {
+        is_there = found == *item;
+    });
+    is_there
+}
+
+fn read(source: &Sets, ids: &[[u8; 32]]) -> anyhow::Result<Vec<VerifiedEvent>> {
+    let (mut events, mut wrong) = (Vec::with_capacity(ids.len()), None);
+    source.source().events(ids, &mut |item, json| match Event::parse(json) {
+        // A store holds what was verified.
+        Ok(event) => events.push(event.trust()),
+        Err(error) => wrong = Some(format!("{}: {error}", hex::encode(&item.id))),
+    })?;
+    match wrong {
+        Some(wrong) => bail!("the event {wrong}; `negsync check` says more"),
+        None => Ok(events),
+    }
+}
+
+/// The commits of the target: one is written while the next is read.
+struct Writing<'copy> {
+    store: &'copy dyn EventStore,
+    bar: &'copy ProgressBar,
+    under_way: Option<Receiver<Vec<Outcome>>>,
+    stored: u64,
+}
+
+impl Writing<'_> {
+    fn submit(&mut self, events: Vec<VerifiedEvent>) -> anyhow::Result<()> {
+        self.settle()?;
+        let (reply, outcomes) = sync_channel(1);
+        self.store.submit(&Origin::Local, events, Box::new(move |done| drop(reply.send(done))));
+        self.under_way = Some(outcomes);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> anyhow::Result<()> {
+        let Some(outcomes) = self.under_way.take() else { return Ok(()) };
+        let outcomes = outcomes.recv().context("the store gave no answer")?;
+        self.bar.inc(outcomes.len() as u64);
+        for outcome in outcomes {
+            match outcome {
+                Outcome::Stored => self.stored += 1,
+                Outcome::Failed(reason) => bail!("an event could not be stored: {reason}"),
+                // Whether it is missing is for the proof.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+fn everything(sets: &Sets) -> anyhow::Result<Slice> {
+    sets.snapshot(&[Filter::default()], usize::MAX).context("the store cannot be read")
+}
+
+/// How the stores compare, id by id.
+struct Proof {
+    from: usize,
+    to: usize,
+    only_from: usize,
+    only_to: usize,
+    /// NIP-77's fingerprint of all ids of the second.
+    fingerprint: String,
+}
+
+impl Proof {
+    fn of(from: &Slice, to: &Slice) -> anyhow::Result<Self> {
+        let fingerprint = to.fingerprint(0..to.len());
+        Ok(Self {
+            from: from.len(),
+            to: to.len(),
+            only_from: missing(from, to)?.len(),
+            only_to: missing(to, from)?.len(),
+            fingerprint: hex::encode(fingerprint.as_ref()),
+        })
+    }
+
+    fn is_equal(&self) -> bool {
+        self.only_from == 0 && self.only_to == 0
+    }
+
+    fn object(&self, copied: u64, removed: usize) -> String {
+        json!({
+            "copied": copied,
+            "removed_by_operator": removed,
+            "from": self.from,
+            "to": self.to,
+            "only_from": self.only_from,
+            "only_to": self.only_to,
+            "fingerprint": self.fingerprint,
+            "equal": self.is_equal(),
+        })
+        .to_string()
+    }
+
+    fn lines(&self, copied: u64, removed: usize) -> String {
+        let Self { to, only_from, only_to, fingerprint, .. } = self;
+        let compared = match self.is_equal() {
+            true => {
+                format!("equal: both stores hold the same {to} events, fingerprint {fingerprint}")
+            }
+            false => format!(
+                "the stores differ: {only_from} events only in the first, {only_to} only in the second\n\
+                 Hint: what came to the first in the meantime is copied when this is run again; what the \
+                 second alone has stays"
+            ),
+        };
+        format!(
+            "{copied} events copied, {removed} ids that the operator has removed\n\
+             not copied: the ban list (a file), what syncs remember of peers, what retention has removed\n\
+             {compared}"
+        )
+    }
+}

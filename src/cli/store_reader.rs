@@ -1,0 +1,68 @@
+//! The store as commands read it that change nothing: beside whoever writes to it.
+
+use negsync::config::Config;
+use negsync::engine::{open_index, open_store};
+use negsync::index::Sets;
+use negsync::store::{
+    EventStore, Filter, Hit, Reader, Retention, RuleMatches, Selected, Selection, StoreError,
+    Undelete, UndeleteError,
+};
+use std::sync::Arc;
+
+/// A store that is open to read.
+pub(super) enum StoreReader {
+    /// SQLite's file.
+    File(Reader),
+    /// A database that any number of programs have open.
+    Database(Arc<dyn EventStore>),
+}
+
+impl StoreReader {
+    /// Opens the store that is configured; it has to be there.
+    pub(super) fn open(config: &Config) -> Result<Self, StoreError> {
+        if config.store.url.is_empty() {
+            return Ok(Self::File(Reader::open(&config.store.path, 1)?));
+        }
+        Ok(Self::Database(open_store(config, config.store_options())?))
+    }
+
+    pub(super) fn newest(&self, filter: &Filter) -> Result<Vec<Hit>, StoreError> {
+        let filters = std::slice::from_ref(filter);
+        match self {
+            Self::File(reader) => reader.newest(filters, usize::MAX),
+            Self::Database(store) => store.newest(filters, usize::MAX),
+        }
+    }
+
+    pub(super) fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        match self {
+            Self::File(reader) => reader.selected(selection),
+            Self::Database(store) => store.selected(selection),
+        }
+    }
+
+    pub(super) fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        match self {
+            Self::File(reader) => reader.undeleted(undelete),
+            Self::Database(store) => store.undeleted(undelete),
+        }
+    }
+
+    /// The sets over the store, which `config` names.
+    pub(super) fn into_sets(self, config: &Config) -> Result<Sets, StoreError> {
+        match self {
+            Self::File(reader) => Ok(Sets::reading(reader)),
+            Self::Database(_) => Ok(open_index(config, config.store_options(), 0)?.sets().clone()),
+        }
+    }
+
+    pub(super) fn preview(
+        &self,
+        retention: &Retention,
+    ) -> Result<(Vec<RuleMatches>, u64), StoreError> {
+        match self {
+            Self::File(reader) => reader.preview(retention),
+            Self::Database(store) => store.preview(retention),
+        }
+    }
+}

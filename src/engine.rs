@@ -1,0 +1,79 @@
+//! Opens the store that is configured, whichever engine keeps it: an SQLite file, or a database on a
+//! PostgreSQL server that several relays share.
+
+use crate::config::Config;
+use crate::index::Index;
+use crate::store::{EventStore, Store, StoreError, StoreOptions};
+use std::sync::Arc;
+
+/// Opens the store with its sets, of which the kept ones may take `memory_bytes`. Blocks.
+///
+/// # Errors
+/// When the store cannot be opened, or this program was built without its engine.
+pub fn open_index(
+    config: &Config,
+    options: StoreOptions,
+    memory_bytes: usize,
+) -> Result<Index, StoreError> {
+    if config.store.url.is_empty() {
+        return Index::open(&config.store.path, options, memory_bytes);
+    }
+    database::open_index(config.store.url.expose(), options, memory_bytes)
+}
+
+/// Opens the store without sets. Blocks.
+///
+/// # Errors
+/// As [`open_index`].
+pub fn open_store(
+    config: &Config,
+    options: StoreOptions,
+) -> Result<Arc<dyn EventStore>, StoreError> {
+    if config.store.url.is_empty() {
+        return Ok(Arc::new(Store::open(&config.store.path, options, Box::new(|_| {}))?));
+    }
+    database::open_store(config.store.url.expose(), options)
+}
+
+#[cfg(feature = "postgres")]
+mod database {
+    use super::{Arc, EventStore, Index, StoreError, StoreOptions};
+    use negsync_postgres::{Address, PostgresStore};
+
+    pub(super) fn open_index(
+        url: &str,
+        options: StoreOptions,
+        memory_bytes: usize,
+    ) -> Result<Index, StoreError> {
+        let address = Address::parse(url)?;
+        let private = options.private_kinds.clone();
+        Index::over(memory_bytes, &private, |listener| {
+            Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
+        })
+    }
+
+    pub(super) fn open_store(
+        url: &str,
+        options: StoreOptions,
+    ) -> Result<Arc<dyn EventStore>, StoreError> {
+        Ok(Arc::new(PostgresStore::open_without_sets(&Address::parse(url)?, options)?))
+    }
+}
+
+#[cfg(not(feature = "postgres"))]
+mod database {
+    use super::{Arc, EventStore, Index, StoreError, StoreOptions};
+
+    const LEFT_OUT: StoreError = StoreError::Unsupported {
+        what: "a database on PostgreSQL",
+        instead: "this negsync was built without it; build one with the feature `postgres`",
+    };
+
+    pub(super) fn open_index(_: &str, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
+        Err(LEFT_OUT)
+    }
+
+    pub(super) fn open_store(_: &str, _: StoreOptions) -> Result<Arc<dyn EventStore>, StoreError> {
+        Err(LEFT_OUT)
+    }
+}

@@ -1,0 +1,82 @@
+//! What to type, for people who write messages by hand: said in refusals, beside what is wrong.
+
+/// The verbs of clients, each with a message of that verb as it is typed.
+const EXAMPLES: [(&str, &str); 8] = [
+    ("REQ", r#"["REQ","my-id",{"kinds":[1],"limit":10}]"#),
+    ("CLOSE", r#"["CLOSE","my-id"]"#),
+    ("COUNT", r#"["COUNT","my-id",{"kinds":[1]}]"#),
+    ("EVENT", r#"["EVENT",{"id":"...","pubkey":"...",...,"sig":"..."}]"#),
+    ("AUTH", r#"["AUTH",{"id":"...","pubkey":"...","kind":22242,...}]"#),
+    ("NEG-OPEN", r#"["NEG-OPEN","my-id",{"kinds":[1]},"6100000200"]"#),
+    ("NEG-MSG", r#"["NEG-MSG","my-id","61..."]"#),
+    ("NEG-CLOSE", r#"["NEG-CLOSE","my-id"]"#),
+];
+
+/// What relays say, and no client.
+const SAID_BY_RELAYS: [&str; 5] = ["OK", "EOSE", "CLOSED", "NOTICE", "NEG-ERR"];
+/// Quotation marks that a word processor or a web page puts in the place of `"`.
+const CURLY: [char; 6] = ['“', '”', '„', '‘', '’', '«'];
+/// So much of an unknown verb is shown.
+const SHOWN_CHARS: usize = 40;
+
+/// A message of the verb, as it is typed.
+pub(super) fn example(verb: &str) -> &'static str {
+    EXAMPLES.iter().find(|(known, _)| *known == verb).map_or(EXAMPLES[0].1, |(_, example)| example)
+}
+
+/// What to do about text that is not JSON, or no array. `is_cut` says that it ends too early.
+pub(super) fn for_text(text: &str, is_cut: bool) -> String {
+    let text = text.trim();
+    if text.contains(CURLY) {
+        return "the quotation marks have to be straight (\")".to_owned();
+    }
+    if text.contains('\'') && !text.contains('"') {
+        return "the quotation marks have to be double (\")".to_owned();
+    }
+    if is_cut && text.starts_with('[') {
+        return "a message is one array, and goes out as one: type it on one line, up to its ]"
+            .to_owned();
+    }
+    // A verb that was typed without brackets, or with something before them.
+    let first =
+        text.split(|c: char| !c.is_ascii_alphabetic() && c != '-').find(|word| !word.is_empty());
+    format!("type {}", example(&first.unwrap_or_default().to_ascii_uppercase()))
+}
+
+/// What to do about an array that begins with `verb`, which there is not. `rest` are the strings
+/// behind it.
+pub(super) fn for_verb(verb: &str, rest: impl Iterator<Item = String>) -> String {
+    let shown: String = verb.chars().take(SHOWN_CHARS).collect();
+    let capitals = verb.trim().replace('_', "-").to_ascii_uppercase();
+    let is_verb = |word: &str| EXAMPLES.iter().any(|(known, _)| *known == word);
+    if SAID_BY_RELAYS.contains(&capitals.as_str()) {
+        return format!("{capitals} is what a relay says, not a client");
+    }
+    if is_verb(&capitals) {
+        return format!("unknown verb {shown:?}; type {}", example(&capitals));
+    }
+    if let Some(behind) = rest.map(|word| word.to_ascii_uppercase()).find(|word| is_verb(word)) {
+        return format!("unknown verb {shown:?}; the verb comes first: {}", example(&behind));
+    }
+    let verbs = EXAMPLES.map(|(verb, _)| verb).join(", ");
+    format!("unknown verb {shown:?}; there are {verbs}, in capitals")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Limits;
+    use crate::server::message::parse;
+
+    /// Whoever types an example gets no complaint about its form.
+    #[test]
+    fn the_examples_can_be_read() {
+        for (verb, example) in EXAMPLES {
+            if !example.contains("...") {
+                let message = parse(example, &Limits::default());
+                assert_eq!(message.map(|message| message.verb()).ok(), Some(verb), "{example}");
+            }
+            assert!(super::example(verb).starts_with(&format!("[\"{verb}\"")), "{example}");
+        }
+    }
+}

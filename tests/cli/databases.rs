@@ -1,0 +1,171 @@
+//! Every command on a store in a PostgreSQL database, also beside relays that run on it: it works, or is
+//! refused with a hint at what does it there. And `negsync copy`, between the engines.
+
+use crate::import::{import, lines};
+use crate::support::events::{EPOCH, generate, unix_now};
+use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::{Author, id_of};
+use negsync_testserver::TestServer;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use serde_json::{Value, json};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+fn succeeded(ended: Ended) -> String {
+    assert!(ended.status.success(), "{ended:?}");
+    ended.stdout
+}
+
+fn exported(store: &str) -> String {
+    succeeded(negsync(&["export", "--store", store], ""))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_command_works_on_a_database_or_says_what_does() {
+    let Some(server) = TestServer::start() else { return };
+    let url = server.url();
+    let (author, now) = (Author::new(1), unix_now());
+    let notes: Vec<Value> = (0..20).map(|age| author.note(now - age, "a note")).collect();
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (rules, bans) = (file("rules.toml"), file("bans"));
+    std::fs::write(&rules, format!("[moderation]\nfile = \"{bans}\"\n")).unwrap();
+    // Another store, with all of the notes, and a relay on the database.
+    let other = folder.path().join("other.sqlite");
+    succeeded(import(&other, &[], &lines(&notes)));
+    let (relay, peer) = (RelayProcess::start(Path::new(url)), RelayProcess::start(&other));
+    let mut client = relay.client().await;
+    let id = id_of(&notes[0]);
+    let (copied, key) = (file("copied.sqlite"), author.key());
+    let run =
+        |command: &[&str]| negsync(&[command, &["--store", url, "--config", &rules]].concat(), "");
+    let works = |command: &[&str], said: &str| {
+        let ended = run(command);
+        // `diff` says by its code that something differs.
+        let is_done = ended.status.success() || ended.status.code() == Some(3);
+        assert!(is_done && ended.stdout.contains(said), "{command:?}: {ended:?}");
+    };
+    let refused = |command: &[&str], instead: &str| {
+        let ended = run(command);
+        assert!(
+            !ended.status.success() && ended.stderr.contains(instead),
+            "{command:?}: {ended:?}"
+        );
+    };
+    works(&["export"], "");
+    works(&["sync", peer.url()], "20 needed, 20 stored");
+    works(&["diff", peer.url()], "equal");
+    works(&["export", "--filter", r#"{"limit":1}"#], id);
+    refused(&["export", "--since-last", &bans], "--filter");
+    works(&["neg-open", "{}"], "NEG-OPEN");
+    works(&["delete", "--id", id, "--dry-run"], "1 event");
+    works(&["delete", "--id", id], "1 event");
+    works(&["diff", peer.url()], "0 only here, 1 only there");
+    works(&["undelete", "--id", id], "1 event");
+    works(&["sync", peer.url()], "1 needed, 1 stored");
+    works(&["ban", &key], "20 stored events kept");
+    works(&["bans"], &key);
+    works(&["ban", &key, "--delete"], "20 events");
+    works(&["unban", &key], "1 ban");
+    works(&["undelete", "--all"], "20 events");
+    refused(&["compact"], "VACUUM");
+    refused(&["backup", &copied], "pg_dump");
+    refused(&["restore", &copied], "pg_restore");
+    refused(&["check"], "pg_amcheck");
+    works(&["config", "show"], "url = \"postgres://");
+    let imported = import(Path::new(url), &[], &lines(&notes));
+    assert!(imported.stdout.contains("20 stored"), "{imported:?}");
+    // The relay on it shows all of that.
+    assert_eq!(client.count(&[json!({})]).await, 20);
+    assert_eq!(exported(url), exported(other.to_str().unwrap()));
+}
+
+/// Events of all sorts: what is replaced, deleted and private, and what was removed by the operator.
+fn filled(store: &str) -> String {
+    let mut events = generate(81, 400);
+    let author = Author::new(7);
+    for number in 0..60 {
+        let to = json!([["p", Author::new(8).key()]]);
+        events.push(author.event(1_059, EPOCH + number, to.clone(), "wrapped"));
+        events.push(author.event(4, EPOCH + number, to, "letter"));
+    }
+    let gone = author.note(EPOCH, "removed by the operator");
+    events.push(gone.clone());
+    succeeded(import(Path::new(store), &[], &lines(&events)));
+    succeeded(negsync(&["delete", "--store", store, "--id", id_of(&gone)], ""));
+    lines(&events)
+}
+
+#[test]
+fn a_store_is_copied_from_engine_to_engine_and_proven_equal() {
+    let Some(server) = TestServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let (first, second, third) = (file("first.sqlite"), server.database(), file("third.sqlite"));
+    let all = filled(&first);
+    for (from, to) in [(&first, &second), (&second, &third)] {
+        let report = succeeded(negsync(&["copy", from, to, "--json"], ""));
+        let report: Value = serde_json::from_str(&report).unwrap();
+        assert_eq!((&report["equal"], &report["removed_by_operator"]), (&json!(true), &json!(1)));
+        assert_eq!(exported(from), exported(to));
+        let again = succeeded(negsync(&["copy", from, to], ""));
+        assert!(again.starts_with("0 events copied"), "{again}");
+    }
+    let checked = negsync(&["check", "--store", &third], "");
+    assert!(checked.status.success(), "{checked:?}");
+    // What was deleted, replaced or removed in the first stays out of the last.
+    succeeded(import(Path::new(&third), &[], &all));
+    assert_eq!(exported(&first), exported(&third));
+}
+
+#[test]
+fn a_copy_says_what_differs() {
+    let Some(server) = TestServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("first.sqlite");
+    let note = |text: &str| lines(&[Author::new(1).note(EPOCH, text)]);
+    succeeded(import(&file, &[], &note("here")));
+    succeeded(import(Path::new(server.url()), &[], &note("there")));
+    let ended = negsync(&["copy", file.to_str().unwrap(), server.url()], "");
+    assert_eq!(ended.status.code(), Some(2), "{ended:?}");
+    let differs = "0 events only in the first, 1 only in the second";
+    assert!(ended.stdout.contains(differs), "{ended:?}");
+    let itself = negsync(&["copy", server.url(), server.url()], "");
+    assert!(itself.stderr.contains("one store"), "{itself:?}");
+}
+
+/// Killed at random moments and begun again, it ends as if it had not been.
+#[test]
+fn a_copy_that_is_killed_goes_on() {
+    let Some(server) = TestServer::start() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let first = folder.path().join("first.sqlite");
+    let first = first.to_str().unwrap();
+    let seed = 82;
+    let mut rng = StdRng::seed_from_u64(seed);
+    let events: Vec<Value> =
+        (0..3_000).map(|number| Author::new(1).note(EPOCH + number, "a note")).collect();
+    succeeded(import(Path::new(first), &[], &lines(&events)));
+    let third = folder.path().join("third.sqlite");
+    for to in [server.url(), third.to_str().unwrap()] {
+        let mut broken_off = 0;
+        for _ in 0..6 {
+            let mut copying = Command::new(env!("CARGO_BIN_EXE_negsync"))
+                .args(["copy", first, to])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            std::thread::sleep(Duration::from_millis(rng.random_range(0..500)));
+            broken_off += u32::from(copying.try_wait().unwrap().is_none());
+            copying.kill().unwrap();
+            copying.wait().unwrap();
+        }
+        println!("seed {seed}: {broken_off} of 6 copies were killed under way");
+        let copied = succeeded(negsync(&["copy", first, to], ""));
+        assert!(copied.contains("equal: both stores hold the same 3000 events"), "{copied}");
+        assert_eq!(exported(first), exported(to));
+    }
+}
