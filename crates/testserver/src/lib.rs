@@ -87,6 +87,14 @@ impl TestServer {
         self.server.make_database()
     }
 
+    /// The folder with the server's Unix socket, where the server is of this test.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.server {
+            Server::Own(own) => Some(own.folder.path()),
+            Server::Shared(_) => None,
+        }
+    }
+
     /// Kills the server as a crash of the machine would, and starts it again; `false` where it is not of
     /// this test.
     pub fn kill_and_restart(&mut self) -> bool {
