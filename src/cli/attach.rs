@@ -53,6 +53,10 @@ impl AttachArguments {
     }
 }
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync attach --attach nostr-rs-relay:/var/lib/nostr/nostr.db --url ws://127.0.0.1:8080
+  negsync attach --attach nostr-relay-py:/var/lib/nostr/nostr.sqlite3 --url ws://127.0.0.1:6969 --listen :7777";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -97,7 +97,7 @@ fn of_relay(report: &Report) -> String {
     let mut text = format!(
         "{}: {state}{}; {} to send, {} taken; {} needed by others, {} fetched; {} bytes up, {} down, {:.1} s",
         report.url,
-        unseen(report.unreadable, &report.not_compared),
+        unseen(report.unreadable, &report.not_compared, None),
         report.have,
         report.uploaded,
         report.need,
@@ -131,7 +131,7 @@ fn of_pair(pair: &PairReport) -> String {
         Some(_) => " (proof: read without a gap)",
         None => "",
     };
-    let mut text = format!("{a} and {b}: {state}{proof}{}", unseen(0, &pair.not_compared));
+    let mut text = format!("{a} and {b}: {state}{proof}{}", unseen(0, &pair.not_compared, None));
     if pair.only != [0, 0] {
         text.push_str(&format!("; {only_a} only on the first, {only_b} only on the second"));
     }

@@ -1,6 +1,7 @@
 //! `negsync check`
 
 use super::{StoreArguments, progress_bar};
+use negsync::hex;
 use negsync::store::{CheckReport, check};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -10,6 +11,10 @@ use std::process::ExitCode;
 
 /// The exit code when something is wrong with the store.
 pub(super) const FOUND: u8 = 2;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync check --store events.sqlite
+  negsync check --config /etc/negsync/relay.toml --json";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -51,7 +56,7 @@ pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
     for finding in findings {
         let _ = match &finding.id {
             Some(id) => {
-                let id = faster_hex::hex_string(id);
+                let id = hex::encode(id);
                 writeln!(text, "{}: {id}: {}", finding.what, finding.detail)
             }
             None => writeln!(text, "{}: {}", finding.what, finding.detail),
@@ -85,7 +90,7 @@ fn object(path: &Path, checked: &CheckReport) -> String {
         .findings
         .iter()
         .map(|finding| {
-            let id = finding.id.map(|id| faster_hex::hex_string(&id));
+            let id = finding.id.map(|id| hex::encode(&id));
             json!({ "what": finding.what, "id": id, "detail": finding.detail })
         })
         .collect();

@@ -4,6 +4,10 @@ use clap::CommandFactory;
 use clap_complete::Shell;
 use std::process::ExitCode;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync completions bash > ~/.local/share/bash-completion/completions/negsync
+  negsync completions fish";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The shell that reads the script.

@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use negsync::config::Config;
 use negsync::engine::open_index;
+use negsync::hex;
 use negsync::index::{Index, Sets, Slice};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
@@ -135,7 +136,7 @@ fn read(source: &Sets, ids: &[[u8; 32]]) -> anyhow::Result<Vec<VerifiedEvent>> {
     source.source().events(ids, &mut |item, json| match Event::parse(json) {
         // A store holds what was verified.
         Ok(event) => events.push(event.trust()),
-        Err(error) => wrong = Some(format!("{}: {error}", faster_hex::hex_string(&item.id))),
+        Err(error) => wrong = Some(format!("{}: {error}", hex::encode(&item.id))),
     })?;
     match wrong {
         Some(wrong) => bail!("the event {wrong}; `negsync check` says more"),
@@ -198,7 +199,7 @@ impl Proof {
             to: to.len(),
             only_from: missing(from, to)?.len(),
             only_to: missing(to, from)?.len(),
-            fingerprint: faster_hex::hex_string(fingerprint.as_ref()),
+            fingerprint: hex::encode(fingerprint.as_ref()),
         })
     }
 

@@ -7,6 +7,11 @@ use anyhow::{anyhow, ensure};
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync decode 6100000200
+  negsync decode '[\"NEG-MSG\",\"neg\",\"6100000200\"]' --from relay
+  negsync neg-open '{}' --empty | negsync decode -";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The hex of a message, or a whole NEG line; `-` reads lines from standard input.

@@ -1,8 +1,8 @@
 //! `negsync delete`
 
-use super::StoreArguments;
 use super::operator_request::{ChoiceArguments, follow};
 use super::store_reader::StoreReader;
+use super::{StoreArguments, waiting};
 use negsync::control::{ControlReport, ControlRequest};
 use serde_json::json;
 use std::io::Write;
@@ -33,12 +33,15 @@ pub(super) struct Arguments {
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let choice = arguments.choice.choice()?;
+    let bar = waiting("looking at the stored events");
     let report = if arguments.dry_run {
         let store = StoreReader::open(&config)?;
         store.selected(&choice.selection()?)?.into()
     } else {
+        bar.set_message("removing events");
         follow(&config, &ControlRequest::Delete(choice))?
     };
+    bar.finish_and_clear();
     let text = if arguments.json {
         let ControlReport { ids, removed, requests_left } = report;
         let dry_run = arguments.dry_run;

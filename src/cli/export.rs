@@ -2,7 +2,7 @@
 
 use super::packing::{PackedOutput, PackingArguments};
 use super::store_reader::StoreReader;
-use super::{StoreArguments, is_broken_pipe};
+use super::{StoreArguments, is_broken_pipe, progress_bar};
 use anyhow::Context;
 use negsync::store::{EventStore, ExportMark, Filter, Reader, StoreError};
 use std::io::{ErrorKind, Write};
@@ -15,6 +15,8 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync export --config /etc/negsync/relay.toml --filter '{\"kinds\":[0,3]}'
   negsync export --since-last /var/lib/negsync/exported --gzip > $(date +%F).jsonl.gz";
 
+/// The bar of an export; what is exported goes to standard output, the bar to standard error.
+const EVENTS: &str = "{bar:40} {percent}% {human_pos} of {human_len} events, {eta} left";
 /// After how many events a reader that has gone is noticed.
 const READ_EVENTS: usize = 1_000;
 
@@ -80,6 +82,7 @@ fn export(
         }
         // Oldest first, so that an import meets an event before what deletes or replaces it.
         hits.reverse();
+        let bar = progress_bar(Some(hits.len() as u64), EVENTS);
         for hits in hits.chunks(READ_EVENTS) {
             let mut written = Ok(());
             moment.fetch(hits, |_, json| {
@@ -87,7 +90,9 @@ fn export(
                 if written.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
             })?;
             written?;
+            bar.inc(hits.len() as u64);
         }
+        bar.finish_and_clear();
         Ok::<_, anyhow::Error>(moment.export_mark()?)
     })?;
     out.finish()?;

@@ -11,6 +11,8 @@ use negsync::admission::{Admission, RefusalReason, Source};
 use negsync::engine::open_index;
 use negsync::index::Index;
 use negsync::store::{Batches, Origin, Outcome, StoreOptions, VerifiedEvent, Verifier};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -22,6 +24,12 @@ const LINE_BYTES: usize = 16 << 20;
 /// in so many; read, an event takes up to three times its JSON.
 const CHUNKS_IN_FLIGHT: usize = 16;
 const CHUNKS_PARTS: u64 = 32;
+
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync import events.jsonl.zst --store events.sqlite
+  negsync import /backup/exports --config /etc/negsync/relay.toml --errors refused.txt
+  strfry export | negsync import --store events.sqlite
+  negsync import events.jsonl --into ws://127.0.0.1:7777 --json   (beside a running relay)";
 
 #[derive(clap::Args)]
 pub(super) struct Arguments {
@@ -42,6 +50,9 @@ pub(super) struct Arguments {
     /// store's name with .import-errors at its end.
     #[arg(long, value_name = "FILE")]
     errors: Option<PathBuf>,
+    /// Print one JSON object instead of a line.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What became of the lines.
@@ -112,7 +123,8 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if let Some(summary) = tally.bad_lines.summary() {
         say(&summary);
     }
-    let _ = writeln!(std::io::stdout(), "{tally}");
+    let text = if arguments.json { tally.object().to_string() } else { tally.to_string() };
+    let _ = writeln!(std::io::stdout(), "{text}");
     let is_handed_over = match hand_over {
         Some(hand_over) => hand_over.send(index, &admission)?,
         None => {
@@ -295,10 +307,30 @@ impl ImportTally {
 
     /// The lines that were not empty.
     fn lines(&self) -> u64 {
-        let refused = self.superseded + self.deleted + self.over_limits + self.expired;
-        let refused = refused + self.by_operator + self.banned + self.retired;
-        let refused = refused + self.ephemeral + self.bad_lines.count();
-        self.stored + self.duplicate + refused + self.failed
+        self.stored + self.duplicate + self.refusals().map(|(_, count)| count).sum::<u64>()
+    }
+
+    /// Why lines were not stored, with how many they were.
+    fn refusals(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        let all = [
+            ("superseded", self.superseded),
+            ("deleted", self.deleted),
+            ("removed by the operator", self.by_operator),
+            ("banned", self.banned),
+            ("past retention", self.retired),
+            ("over limits", self.over_limits),
+            ("expired", self.expired),
+            ("ephemeral", self.ephemeral),
+            ("invalid", self.bad_lines.count()),
+            ("failed", self.failed),
+        ];
+        all.into_iter().filter(|(_, count)| *count > 0)
+    }
+
+    fn object(&self) -> Value {
+        let reasons: BTreeMap<&str, u64> = self.refusals().collect();
+        let refused: u64 = reasons.values().sum();
+        json!({ "stored": self.stored, "duplicate": self.duplicate, "refused": refused, "refused_for": reasons })
     }
 
     fn note(&mut self, checked: &CheckedLines, progress: &ProgressBar) {
@@ -339,25 +371,10 @@ impl ImportTally {
 
 impl std::fmt::Display for ImportTally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let refusals = [
-            (self.superseded, "superseded"),
-            (self.deleted, "deleted"),
-            (self.by_operator, "removed by the operator"),
-            (self.banned, "banned"),
-            (self.retired, "past retention"),
-            (self.over_limits, "over limits"),
-            (self.expired, "expired"),
-            (self.ephemeral, "ephemeral"),
-            (self.bad_lines.count(), "invalid"),
-            (self.failed, "failed"),
-        ];
         let refused = self.lines() - self.stored - self.duplicate;
         write!(f, "{} stored, {} duplicate, {refused} refused", self.stored, self.duplicate)?;
-        let reasons: Vec<String> = refusals
-            .iter()
-            .filter(|(count, _)| *count > 0)
-            .map(|(count, reason)| format!("{count} {reason}"))
-            .collect();
+        let reasons: Vec<String> =
+            self.refusals().map(|(reason, count)| format!("{count} {reason}")).collect();
         if reasons.is_empty() { Ok(()) } else { write!(f, " ({})", reasons.join(", ")) }
     }
 }

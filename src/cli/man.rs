@@ -22,6 +22,10 @@ negsync man sync | man \-l \-
 .fi
 ";
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync man
+  negsync man sync | man -l -";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The command whose page it is; without it the page of `negsync` itself.

@@ -59,6 +59,7 @@ use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
+use std::time::Duration;
 use tracing_subscriber::EnvFilter;
 
 /// The share of the memory that the events of a long batch take, one part in so many, and the most
@@ -77,20 +78,25 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Run a relay, on an SQLite file or a PostgreSQL database.
+    #[command(after_help = relay::EXAMPLES)]
     Relay(relay::Arguments),
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
+    #[command(after_help = attach::EXAMPLES)]
     Attach(attach::Arguments),
     /// Store events from a JSON Lines file or from standard input.
     ///
     /// Exit code 0: what was an event is stored or accounted for. 1: no line was an event, some could
     /// not be stored, or a wrong command line or store.
+    #[command(after_help = import::EXAMPLES)]
     Import(import::Arguments),
     /// Write the stored events as JSON Lines, oldest first.
     #[command(after_help = export::EXAMPLES)]
     Export(export::Arguments),
     /// Print the NEG-OPEN line of a set, to paste into wscat.
+    #[command(after_help = neg_open::EXAMPLES)]
     NegOpen(neg_open::Arguments),
     /// Say in words what NIP-77 messages hold.
+    #[command(after_help = decode::EXAMPLES)]
     Decode(decode::Arguments),
     /// Bring the store and other relays to the same events, or relays without a store.
     ///
@@ -100,6 +106,7 @@ enum Command {
     /// Verify that the store is what it should be.
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
+    #[command(after_help = check::EXAMPLES)]
     Check(check::Arguments),
     /// Copy the store to a new file, also while a relay writes to it.
     ///
@@ -138,11 +145,13 @@ enum Command {
     #[command(after_help = configuration::EXAMPLES)]
     Config(configuration::Arguments),
     /// Give back the room that removed events have left.
+    #[command(after_help = compact::EXAMPLES)]
     Compact(compact::Arguments),
     /// Tell what differs between the store and a relay, and move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
+    #[command(after_help = diff::EXAMPLES)]
     Diff(diff::Arguments),
     /// Ask a running relay how its peers stand.
     #[command(after_help = peers::EXAMPLES)]
@@ -151,8 +160,10 @@ enum Command {
     #[command(after_help = top::EXAMPLES)]
     Top(top::Arguments),
     /// Print the script with which a shell completes `negsync`.
+    #[command(after_help = completions::EXAMPLES)]
     Completions(completions::Arguments),
     /// Print a manual page, for `man -l -`.
+    #[command(after_help = man::EXAMPLES)]
     Man(man::Arguments),
 }
 
@@ -307,6 +318,18 @@ fn progress_bar(length: Option<u64>, template: &str) -> ProgressBar {
         Ok(style) => bar.with_style(style),
         Err(_) => bar,
     }
+}
+
+/// How often a spinner turns.
+const SPINNER_TURN: Duration = Duration::from_millis(120);
+
+/// A spinner on a terminal, nothing elsewhere, for what says nothing of how far it is.
+fn waiting(what: &'static str) -> ProgressBar {
+    let bar = progress_bar(None, "{spinner} {msg}, {elapsed}").with_message(what);
+    if !bar.is_hidden() {
+        bar.enable_steady_tick(SPINNER_TURN);
+    }
+    bar
 }
 
 /// The log that was started.

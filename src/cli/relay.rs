@@ -10,6 +10,13 @@ use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync relay
+  negsync relay --store events.sqlite --listen localhost:7777
+  NEGSYNC__PAGE__ENABLED=true negsync relay --config /etc/negsync/relay.toml
+
+SIGHUP reads the configuration anew; SIGTERM and Ctrl-C end the relay.";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     #[command(flatten)]

@@ -1,9 +1,9 @@
 //! `negsync retention`
 
-use super::StoreArguments;
 use super::delete::count;
 use super::operator_request::follow;
 use super::store_reader::StoreReader;
+use super::{StoreArguments, waiting};
 use anyhow::bail;
 use negsync::control::ControlRequest;
 use negsync::store::{KindRange, RetentionRule, RuleMatches};
@@ -35,10 +35,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     if retention.is_empty() {
         bail!("[retention] has no rules; name a configuration that has some with --config");
     }
+    let bar = waiting("looking at the stored events");
     let (matches, by_size) = StoreReader::open(&config)?.preview(&retention)?;
     if !arguments.dry_run {
+        bar.set_message("removing events");
         follow(&config, &ControlRequest::Retire)?;
     }
+    bar.finish_and_clear();
     let mut text = String::new();
     if arguments.json {
         let rules: Vec<Value> = retention

@@ -197,7 +197,7 @@ pub(super) fn sentence(report: &Report) -> String {
     let mut text = format!(
         "{}: {state}{}; {} needed, {} stored; {} to send, {} taken; {} round trip{}, {seconds:.1} s",
         report.url,
-        unseen(report.unreadable, &report.not_compared),
+        unseen(report.unreadable, &report.not_compared, report.kept_since),
         report.need,
         report.stored,
         report.have,
@@ -232,17 +232,21 @@ fn caught_up(report: &Report) -> String {
 }
 
 /// What no comparison says anything about.
-pub(super) fn unseen(unreadable: u64, not_compared: &[u16]) -> String {
+pub(super) fn unseen(unreadable: u64, hidden: &[u16], kept_since: Option<u64>) -> String {
     let mut text = String::new();
     if unreadable > 0 {
         text.push_str(&format!("; {unreadable} of the peer's events cannot be read"));
     }
-    if !not_compared.is_empty() {
-        let kinds: Vec<String> = not_compared.iter().map(u16::to_string).collect();
-        text.push_str(&format!(
-            "; not compared: kinds {} (shown to their owners only)",
-            kinds.join(", ")
-        ));
+    let mut left_out = Vec::new();
+    if !hidden.is_empty() {
+        let kinds: Vec<String> = hidden.iter().map(u16::to_string).collect();
+        left_out.push(format!("kinds {} (shown to their owners only)", kinds.join(", ")));
+    }
+    if let Some(second) = kept_since {
+        left_out.push(format!("events before {} (past retention)", utc::utc(second)));
+    }
+    if !left_out.is_empty() {
+        text.push_str(&format!("; not compared: {}", left_out.join(", ")));
     }
     text
 }

@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 pub(super) const EXAMPLES: &str = "Examples:
   negsync top --config /etc/negsync/relay.toml
   negsync top --relay 127.0.0.1:7777 --interval 5
-  negsync top --relay 127.0.0.1:7777 | cat   (once)
+  negsync top --relay 127.0.0.1:7777 --once --json
 
 The relay answers the addresses in metrics.allow, this machine by default, and never by way of a proxy. Ctrl-C ends it.";
 
@@ -28,9 +28,12 @@ pub(super) struct Arguments {
     /// The seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     interval: u64,
-    /// Look once, as where standard output is no terminal. Rates are of all the time since the start then.
+    /// Look once, as where standard output is no terminal and --json is not given. Rates are of all the time since the start then.
     #[arg(long)]
     once: bool,
+    /// Print the relay's answer at each look, one JSON object a line.
+    #[arg(long)]
+    json: bool,
 }
 
 /// What the relay says of itself.
@@ -61,7 +64,7 @@ struct StatusTotals {
 }
 
 pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let is_once = arguments.once || !std::io::stdout().is_terminal();
+    let is_once = arguments.once || !(arguments.json || std::io::stdout().is_terminal());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (mut interrupt, mut terminate) =
@@ -69,20 +72,25 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let mut last: Option<(u64, StatusTotals)> = None;
         loop {
             let text = arguments.relay.ask().await?;
-            let status: RelayStatus = serde_json::from_str(&text)
-                .context("what serves there is no negsync relay of this version")?;
-            let before = last.take().unwrap_or((status.started_at, StatusTotals::default()));
-            let screen = screen(&status, &before);
-            let begin = if is_once { "" } else { HOME_AND_CLEAR };
+            let shown = if arguments.json {
+                format!("{}\n", text.trim_end())
+            } else {
+                let status: RelayStatus = serde_json::from_str(&text)
+                    .context("what serves there is no negsync relay of this version")?;
+                let before = last.take().unwrap_or((status.started_at, StatusTotals::default()));
+                let begin = if is_once { "" } else { HOME_AND_CLEAR };
+                let shown = format!("{begin}{}", screen(&status, &before));
+                last = Some((status.now, status.totals));
+                shown
+            };
             let mut out = std::io::stdout().lock();
-            unless_closed(
-                write!(out, "{begin}{screen}").and_then(|()| out.flush()).map_err(Into::into),
-            )?;
+            if let Err(error) = out.write_all(shown.as_bytes()).and_then(|()| out.flush()) {
+                return unless_closed(Err(error.into())).map(|()| ExitCode::SUCCESS);
+            }
             drop(out);
             if is_once {
                 return Ok(ExitCode::SUCCESS);
             }
-            last = Some((status.now, status.totals));
             tokio::select! {
                 () = tokio::time::sleep(Duration::from_secs(arguments.interval)) => {}
                 _ = interrupt.recv() => return Ok(ExitCode::SUCCESS),

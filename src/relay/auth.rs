@@ -3,6 +3,7 @@
 
 use super::{RelayState, message};
 use crate::config::{AuthConfig, PublicKeys};
+use crate::hex;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::server::nip42;
 use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
@@ -31,7 +32,7 @@ impl Challenges {
         let mut hash = Sha256::new();
         hash.update(self.secret);
         hash.update(number.to_be_bytes());
-        faster_hex::hex_string(hash.finalize().get(..16).unwrap_or_default())
+        hex::encode(hash.finalize().get(..16).unwrap_or_default())
     }
 }
 

@@ -177,6 +177,7 @@ mod tests {
     use super::super::auth::ClientAuth;
     use super::*;
     use crate::config::Limits;
+    use crate::hex;
     use crate::index::IndexMetrics;
     use crate::metrics::Metrics;
     use crate::store::{StoreMetrics, StoreOptions, TagKey};
@@ -202,7 +203,7 @@ mod tests {
     }
 
     fn event(rng: &mut StdRng, number: usize, content_bytes: usize) -> Arc<Event> {
-        let hex = |bytes: [u8; 32]| faster_hex::hex_string(&bytes);
+        let hex = |bytes: [u8; 32]| hex::encode(&bytes);
         let tags: Vec<[String; 2]> = (0..rng.random_range(0..8))
             .map(|_| {
                 let name = ["e", "p", "t"][rng.random_range(0..3)].to_owned();
@@ -230,7 +231,7 @@ mod tests {
         let mut filter = Filter { authors: list(3), ..Filter::default() };
         for letter in [b'e', b'p'] {
             if let Some(values) = list(3) {
-                let key = |it: &[u8; 32]| TagKey::new(letter, &faster_hex::hex_string(it));
+                let key = |it: &[u8; 32]| TagKey::new(letter, &hex::encode(it));
                 filter.tags.push(values.iter().map(key).collect());
             }
         }

@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::message;
+use super::message_chunk::MessageChunk;
 use super::outbox::{Outbox, Outgoing};
 use crate::item::Item;
 use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
@@ -144,10 +145,9 @@ struct StoredBatch {
     id_json: String,
     outbox: Outbox,
     // What is not yet enough to be handed on.
-    chunk: Vec<String>,
-    chunk_bytes: usize,
+    chunk: MessageChunk,
     // What the outbox had no room for: a chunk at the most, and what follows it in a turn.
-    waiting: Vec<Vec<String>>,
+    waiting: Vec<MessageChunk>,
     // What comes again because a read was begun anew.
     skipped: HashSet<[u8; 32]>,
     // How many events came in this turn.
@@ -161,8 +161,7 @@ impl StoredBatch {
         Self {
             id_json: message::json_string(id),
             outbox,
-            chunk: Vec::new(),
-            chunk_bytes: 0,
+            chunk: MessageChunk::default(),
             waiting: Vec::new(),
             skipped: HashSet::new(),
             turn: 0,
@@ -175,13 +174,12 @@ impl StoredBatch {
         if self.skipped.contains(&item.id) {
             return ControlFlow::Continue(());
         }
-        let text = message::event(&self.id_json, json);
-        self.chunk_bytes += text.len();
-        self.chunk.push(text);
+        self.chunk.add(|text| message::write_event(text, &self.id_json, json));
         self.sent.push(item.id);
         self.turn += 1;
-        if self.chunk_bytes >= CHUNK_BYTES {
-            self.end_chunk();
+        if self.chunk.bytes() >= CHUNK_BYTES {
+            // Likely not the last.
+            self.end_chunk(MessageChunk::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
         }
         if self.waiting.is_empty() && self.turn < TURN_EVENTS {
             ControlFlow::Continue(())
@@ -195,10 +193,9 @@ impl StoredBatch {
         self.skipped = self.sent.iter().copied().collect();
     }
 
-    /// Hands the chunk on where that takes no waiting.
-    fn end_chunk(&mut self) {
-        self.chunk_bytes = 0;
-        let chunk = Outgoing::Events(std::mem::take(&mut self.chunk));
+    /// Hands the chunk on where that takes no waiting, and begins the next.
+    fn end_chunk(&mut self, next: MessageChunk) {
+        let chunk = Outgoing::Events(std::mem::replace(&mut self.chunk, next));
         let refused =
             if self.waiting.is_empty() { self.outbox.try_send(chunk) } else { Err(chunk) };
         if let Err(Outgoing::Events(chunk)) = refused {
@@ -208,8 +205,8 @@ impl StoredBatch {
 
     /// Hands everything on. Returns whether the socket is still there.
     async fn send(&mut self) -> bool {
-        if !self.chunk.is_empty() {
-            self.end_chunk();
+        if self.chunk.count() > 0 {
+            self.end_chunk(MessageChunk::default());
         }
         self.turn = 0;
         let mut listening = true;

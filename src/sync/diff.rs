@@ -64,6 +64,8 @@ pub struct Diff {
     pub not_seen: Vec<Unseen>,
     /// Kinds that the peer shows to their owners only: they were not compared.
     pub not_compared: Vec<u16>,
+    /// See [`Report::kept_since`](super::Report::kept_since).
+    pub kept_since: Option<u64>,
     /// Events of the peer's that cannot be read.
     pub unreadable: u64,
     /// Whether both sides hold the same events that match; `false` where there is an `error`.
@@ -136,6 +138,7 @@ pub async fn diff(
         proof: report.proof,
         not_seen: report.not_seen,
         not_compared: report.not_compared,
+        kept_since: report.kept_since,
         unreadable: report.unreadable,
         equal: report.equal,
         round_trips: report.round_trips,

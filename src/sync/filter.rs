@@ -1,9 +1,10 @@
 //! Which events are synced: a filter as it is sent to the peer and as the store reads it, and the
 //! windows of time that it can be divided into.
 
+use crate::hex;
 use crate::index::Slice;
 use crate::reconcile::RangeSet;
-use crate::store::{Filter, FilterError};
+use crate::store::{Filter, FilterError, RetentionWindow};
 use serde_json::{Map, Value};
 
 /// A NIP-01 filter that keeps its JSON.
@@ -11,6 +12,8 @@ use serde_json::{Map, Value};
 pub struct PeerFilter {
     json: Map<String, Value>,
     parsed: Filter,
+    // What is left of it by our own retention; the rest is asked for no more.
+    kept: Option<RetentionWindow>,
 }
 
 impl PeerFilter {
@@ -24,7 +27,7 @@ impl PeerFilter {
             Ok(Value::Object(json)) => json,
             _ => Map::new(),
         };
-        Ok(Self { json, parsed })
+        Ok(Self { json, parsed, kept: None })
     }
 
     /// The filter as JSON.
@@ -45,6 +48,38 @@ impl PeerFilter {
     /// The filter's own window.
     pub(super) fn window(&self) -> Window {
         Window { since: self.parsed.since, until: self.parsed.until }
+    }
+
+    /// The filter, of which our retention keeps this much.
+    pub(super) fn keeping(&self, kept: Option<RetentionWindow>) -> Self {
+        Self { kept, ..self.clone() }
+    }
+
+    /// The second from which our retention keeps everything that matches.
+    pub(super) fn kept_since(&self) -> Option<u64> {
+        self.kept.as_ref().map(|kept| kept.since)
+    }
+
+    /// The filter and what is to be asked for of a part of its window, the newest first: all of it, or what
+    /// our retention keeps.
+    pub(super) fn parts(&self, window: Window) -> Vec<(Self, Window)> {
+        let whole = self.keeping(None);
+        let Some(RetentionWindow { since, ageless_kinds }) = &self.kept else {
+            return vec![(whole, window)];
+        };
+        let newer = Window { since: window.since.max(Some(*since)), ..window };
+        let older = Window {
+            until: Some(window.until.map_or(since - 1, |it| it.min(since - 1))),
+            ..window
+        };
+        let mut parts = Vec::new();
+        if newer.until.is_none_or(|until| newer.since <= Some(until)) {
+            parts.push((whole.clone(), newer));
+        }
+        if !ageless_kinds.is_empty() && older.since.unwrap_or(0) < *since {
+            parts.push((whole.with_kinds(ageless_kinds), older));
+        }
+        parts
     }
 
     /// The filter for a part of its window.
@@ -79,7 +114,7 @@ impl PeerFilter {
     /// The filter with these authors only.
     pub(super) fn with_authors(&self, authors: &[[u8; 32]]) -> Self {
         let mut narrow = self.clone();
-        let hex: Vec<String> = authors.iter().map(|key| faster_hex::hex_string(key)).collect();
+        let hex: Vec<String> = authors.iter().map(|key| hex::encode(key)).collect();
         narrow.json.insert("authors".to_owned(), Value::from(hex));
         narrow.reread()
     }

@@ -5,6 +5,7 @@ use super::Local;
 use super::machine::{Asked, Fate, Seen, Settled};
 use super::reason::Reason;
 use crate::admission::{self, Judgement, RefusalReason, Source};
+use crate::hex;
 use crate::item::Item;
 use crate::store::{Event, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
@@ -175,10 +176,8 @@ fn admit(
 ) -> Result<VerifiedEvent, Settled> {
     let refuse = |id, created_at, reason| Settled { id, created_at, fate: Fate::Refused(reason) };
     let event = Event::parse(text).map_err(|error| {
-        let mut id = [0; 32];
-        let read =
-            error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-        refuse((read && asked.names(&id)).then_some(id), 0, Reason::Invalid)
+        let id = error.id.as_deref().and_then(hex::decode_array);
+        refuse(id.filter(|id| asked.names(id)), 0, Reason::Invalid)
     })?;
     let item = event.item();
     if !asked.accepts(&event) {

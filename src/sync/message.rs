@@ -2,6 +2,7 @@
 
 use super::filter::PeerFilter;
 use super::machine::{Hint, PageEvent};
+use crate::hex;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -64,7 +65,7 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
             "NEG-MSG" => PeerMessage::NegMsg {
                 id: string(1)?,
                 // Hex that cannot be read is a message that cannot be read.
-                payload: faster_hex::hex_decode_vec(string(2)?.as_bytes()).unwrap_or_default(),
+                payload: hex::decode(&string(2)?).unwrap_or_default(),
             },
             "NEG-ERR" => PeerMessage::NegErr {
                 id: string(1)?,
@@ -110,10 +111,10 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
     };
     let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
     Some(PageEvent {
-        id: hex_32(&head.id)?,
+        id: hex::decode_array(&head.id)?,
         created_at: second?,
         kind: kind.unwrap_or_default(),
-        pubkey: hex_32(&head.pubkey).unwrap_or_default(),
+        pubkey: hex::decode_array(&head.pubkey).unwrap_or_default(),
         is_ours: false,
     })
 }
@@ -132,7 +133,7 @@ pub(super) fn req(subscription: &str, filter: &PeerFilter) -> String {
 
 /// NIP-01, REQ for events by id.
 pub(super) fn req_ids(subscription: &str, ids: &[[u8; 32]]) -> String {
-    let ids: Vec<String> = ids.iter().map(|id| hex(id)).collect();
+    let ids: Vec<String> = ids.iter().map(|id| hex::encode(id)).collect();
     json!(["REQ", subscription, { "ids": ids }]).to_string()
 }
 
@@ -158,12 +159,12 @@ pub(super) fn auth(json: &str) -> String {
 
 /// NIP-77, Initial message.
 pub(super) fn neg_open(id: &str, filter: &PeerFilter, payload: &[u8]) -> String {
-    json!(["NEG-OPEN", id, filter.json(), hex(payload)]).to_string()
+    json!(["NEG-OPEN", id, filter.json(), hex::encode(payload)]).to_string()
 }
 
 /// NIP-77, Subsequent messages.
 pub(super) fn neg_msg(id: &str, payload: &[u8]) -> String {
-    json!(["NEG-MSG", id, hex(payload)]).to_string()
+    json!(["NEG-MSG", id, hex::encode(payload)]).to_string()
 }
 
 /// NIP-77, Close message.
@@ -171,21 +172,9 @@ pub(super) fn neg_close(id: &str) -> String {
     json!(["NEG-CLOSE", id]).to_string()
 }
 
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    faster_hex::hex_string(bytes)
-}
-
 /// The id of an OK; none where it is empty.
 fn named(text: &str) -> Option<Option<[u8; 32]>> {
-    if text.is_empty() { Some(None) } else { hex_32(text).map(Some) }
-}
-
-fn hex_32(text: &str) -> Option<[u8; 32]> {
-    let mut id = [0; 32];
-    (text.len() == 64).then_some(())?;
-    faster_hex::hex_decode(text.as_bytes(), &mut id).ok()?;
-    Some(id)
+    if text.is_empty() { Some(None) } else { hex::decode_array(text).map(Some) }
 }
 
 #[cfg(test)]

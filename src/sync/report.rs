@@ -47,6 +47,9 @@ pub struct Report {
     pub not_seen: Vec<Unseen>,
     /// Kinds that the peer shows to their owners only: they were not compared.
     pub not_compared: Vec<u16>,
+    /// The second before which our own retention keeps nothing, in seconds since the Unix epoch: what is
+    /// older was not compared, but for requests to delete or to vanish.
+    pub kept_since: Option<u64>,
     /// Events of the peer's that cannot be read.
     pub unreadable: u64,
     /// Questions of the reconciliation that were answered, or pages that were read.

@@ -191,6 +191,7 @@ fn log(report: &Report, tally: &Tally, elapsed_s: f64) {
                 refused_for = reasons(&report.refused),
                 refused_by_peer_for = reasons(&report.refused_by_peer),
                 not_compared = kinds(&report.not_compared),
+                kept_since = report.kept_since,
                 error = report.error,
                 $text
             )

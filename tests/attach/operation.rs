@@ -7,7 +7,7 @@ use crate::support::client::Client;
 use crate::support::events::{Author, EPOCH};
 use crate::support::http::http;
 use crate::support::negentropy_client::{EMPTY_SET, neg_ids};
-use crate::support::process::{RelayProcess, negsync};
+use crate::support::process::{RelayProcess, examples, negsync};
 use crate::support::{TestRelay, model};
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::Config;
@@ -361,4 +361,26 @@ async fn what_is_no_file_in_the_databases_place_keeps_nobody_waiting() {
     attach.signal("TERM");
     let (status, log) = attach.ended();
     assert!(status.success(), "{log}");
+}
+
+/// Each example of `negsync attach --help` serves.
+#[tokio::test(flavor = "multi_thread")]
+async fn each_example_serves_beside_the_relay_that_it_names() {
+    let (directory, relay) = (tempfile::tempdir().unwrap(), TestRelay::start().await);
+    for (kind, name) in [("nostr-rs-relay", "nostr.db"), ("nostr-relay-py", "nostr.sqlite3")] {
+        let kind = RelayKind::named(kind).unwrap();
+        Database::new(kind, &directory.path().join(name));
+    }
+    for example in examples("attach") {
+        let words = example.split_whitespace().skip(2).map(|word| match word {
+            url if url.starts_with("ws://") => relay.url(),
+            word => word
+                .replace("/var/lib/nostr/", &format!("{}/", directory.path().display()))
+                .replace(":7777", ":0"),
+        });
+        let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
+        command.arg("attach").args(words).env("NEGSYNC__RELAY__LISTEN", "127.0.0.1:0");
+        command.current_dir(directory.path());
+        RelayProcess::serving(command);
+    }
 }

@@ -109,6 +109,13 @@ fn the_closing_line_counts_by_reason() {
     ] {
         assert_eq!(count(&ended, what), expected, "{what}: {ended:?}");
     }
+    let again = import(&store, &["--json"], &text);
+    let report: Value = serde_json::from_str(&again.stdout).unwrap();
+    let refused_for = json!({
+        "superseded": 1, "deleted": 1, "ephemeral": 1, "expired": 1, "invalid": 2
+    });
+    let expected = json!({ "stored": 0, "duplicate": 4, "refused": 6, "refused_for": refused_for });
+    assert_eq!(report, expected);
     // Of the same lines again nothing is new.
     let again = import(&store, &[], &text);
     assert_eq!(count(&again, "stored"), 0, "{again:?}");

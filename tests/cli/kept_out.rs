@@ -7,6 +7,7 @@ use crate::support::process::{RelayProcess, negsync};
 use crate::support::{Author, Client, id_of};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// How an event is made to go.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -25,6 +26,7 @@ struct Kept {
 }
 
 const MIRROR: u8 = 9;
+const PATIENCE: Duration = Duration::from_secs(30);
 
 impl Kept {
     async fn out(way: Way) -> Self {
@@ -152,6 +154,59 @@ async fn by_peer(way: Way) {
     Kept { directory, relay, gone, stays }.check("peer");
 }
 
+/// A live peer to which the event comes once both are in step.
+async fn by_live(way: Way) {
+    let Kept { directory, relay, gone, stays } = Kept::out(way).await;
+    relay.signal("TERM");
+    assert!(relay.ended().0.success());
+    let other = tempfile::tempdir().unwrap();
+    let peer = RelayProcess::start(&store(&other));
+    let config = config(&directory);
+    let before = std::fs::read_to_string(&config).unwrap();
+    let peers = format!("[[peer]]\nurl = \"{}\"\nlive = true\n", peer.url());
+    std::fs::write(&config, format!("{before}{peers}")).unwrap();
+    let relay =
+        RelayProcess::start_with(&store(&directory), &["--config", config.to_str().unwrap()]);
+    let mut client = peer.client().await;
+    // What we have arrives there, so that the two are connected.
+    let mut arrived = relay.client().await;
+    wait_for(&mut client, &stays).await;
+    client.store(&gone).await;
+    let later = Author::new(3).note(unix_now() - 60, "later");
+    client.store(&later).await;
+    wait_for(&mut arrived, &later).await;
+    assert_eq!(arrived.count(&[json!({ "ids": [id_of(&gone)] })]).await, 0);
+    let address = relay.url().trim_start_matches("ws://");
+    let peers: Value =
+        serde_json::from_str(&negsync(&["peers", "--relay", address, "--json"], "").stdout)
+            .unwrap();
+    assert_eq!(peers["peers"][0]["live"], true, "{peers}");
+    relay.signal("TERM");
+    assert!(relay.ended().0.success());
+    let ended = negsync(&["export", "--store", store(&directory).to_str().unwrap()], "");
+    let left: Vec<Value> =
+        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(left, [stays, later], "live: {ended:?}");
+}
+
+/// Waits until a relay has an event.
+async fn wait_for(client: &mut Client, event: &Value) {
+    let began = Instant::now();
+    while client.count(&[json!({ "ids": [id_of(event)] })]).await == 0 {
+        assert!(began.elapsed() < PATIENCE, "{event} does not come");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn by_hand_over(way: Way) {
+    let kept = Kept::out(way).await;
+    let events = lines(&[kept.gone.clone(), kept.stays.clone()]);
+    let ended = negsync(&["import", "--into", kept.relay.url()], &events);
+    // It says that not all was taken.
+    assert!(ended.stdout.starts_with("2 stored"), "{ended:?}");
+    kept.check("hand-over");
+}
+
 macro_rules! each_way_and_bringer {
     ($($name:ident: $way:ident $by:ident,)*) => {$(
         #[tokio::test(flavor = "multi_thread")]
@@ -166,14 +221,20 @@ each_way_and_bringer! {
     what_was_deleted_is_not_fetched_from_a_peer: Deleted by_peer,
     what_was_deleted_is_not_imported: Deleted by_import,
     what_was_deleted_is_not_taken_from_a_mirror: Deleted by_mirror,
+    what_was_deleted_does_not_come_live: Deleted by_live,
+    what_was_deleted_is_not_handed_over: Deleted by_hand_over,
     what_was_banned_is_not_taken_from_a_client: Banned by_client,
     what_was_banned_is_not_fetched_from_a_peer: Banned by_peer,
     what_was_banned_is_not_imported: Banned by_import,
     what_was_banned_is_not_taken_from_a_mirror: Banned by_mirror,
+    what_was_banned_does_not_come_live: Banned by_live,
+    what_was_banned_is_not_handed_over: Banned by_hand_over,
     what_has_retired_is_not_taken_from_a_client: Retired by_client,
     what_has_retired_is_not_fetched_from_a_peer: Retired by_peer,
     what_has_retired_is_not_imported: Retired by_import,
     what_has_retired_is_not_taken_from_a_mirror: Retired by_mirror,
+    what_has_retired_does_not_come_live: Retired by_live,
+    what_has_retired_is_not_handed_over: Retired by_hand_over,
 }
 
 /// A sync remembers what the ban list refused, as long as the list refuses the same.

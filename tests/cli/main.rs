@@ -14,6 +14,7 @@ mod decode;
 mod decode_fixtures;
 mod delete;
 mod errors;
+mod examples;
 mod export;
 mod import;
 mod kept_out;

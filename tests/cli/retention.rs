@@ -163,3 +163,48 @@ async fn a_running_relay_keeps_the_newest_of_each_author() {
     let document: Value = serde_json::from_str(&document.body).unwrap();
     assert_eq!(document["retention"], json!([{ "kinds": [1], "count": 20 }, { "time": 86_400 }]));
 }
+
+/// What the rules would remove is not even listed by a sync, which says so; requests to delete are
+/// asked for whatever their age.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_sync_does_not_ask_for_what_is_too_old() {
+    let (directory, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, peer) = (directory.path().join("ours.sqlite"), other.path().join("theirs.sqlite"));
+    let (author, now) = (Author::new(1), unix_now());
+    let old: Vec<Value> = (0..2_000).map(|n| author.note(now - 40 * DAY - n, "old")).collect();
+    let new: Vec<Value> = (0..20).map(|n| author.note(now - DAY - n, "new")).collect();
+    let request = author.deletion(now - 60 * DAY, json!([["e", "ab".repeat(32)]]));
+    let all = lines(&[&old[..], &new, std::slice::from_ref(&request)].concat());
+    assert!(import(&peer, &[], &all).status.success());
+    let peer = RelayProcess::start(&peer);
+    let config = |rules: &str| configured(directory.path(), &format!("[retention]\n{rules}\n"));
+    let run = |command: &str, config: &Path| {
+        let at = ["--store", path.to_str().unwrap(), "--config", config.to_str().unwrap()];
+        let ended = negsync(&[&[command, peer.url(), "--json"], &at[..]].concat(), "");
+        assert!(ended.status.success(), "{ended:?}");
+        serde_json::from_str::<Value>(&ended.stdout).unwrap()
+    };
+    let rules = config("rules = [{ max_age_s = 2592000 }]");
+    let report = run("sync", &rules);
+    assert_eq!((&report["stored"], &report["verdict"]), (&json!(21), &json!("equal")), "{report}");
+    let since = report["kept_since"].as_u64().unwrap();
+    assert!((now - 30 * DAY..=unix_now() - 30 * DAY).contains(&since), "{report}");
+    let kept = ids(new.iter().chain([&request]));
+    assert_eq!(exported(path.to_str().unwrap()), kept);
+    for command in ["sync", "diff"] {
+        let report = run(command, &rules);
+        assert_eq!((&report["equal"], &report["need"]), (&json!(true), &json!(0)), "{report}");
+        // A list of the ids of all that is old takes 128,000 bytes.
+        assert!(report["bytes_down"].as_u64().unwrap() < 20_000, "{report}");
+    }
+    let store = path.to_str().unwrap();
+    let said = negsync(&["sync", peer.url(), "--store", store], "").stdout;
+    assert!(said.contains("equal; not compared: ") && said.contains("(past retention)"), "{said}");
+    // A rule for some kinds alone leaves no window of time.
+    let report = run("sync", &config("rules = [{ kinds = [7], max_age_s = 60 }]"));
+    assert_eq!(
+        (&report["stored"], &report["kept_since"]),
+        (&json!(2_000), &Value::Null),
+        "{report}"
+    );
+}

@@ -3,7 +3,7 @@
 use crate::support::Author;
 use crate::support::events::EPOCH;
 use crate::support::process::{RelayProcess, negsync};
-use serde_json::json;
+use serde_json::{Value, json};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn it_says_who_is_served_and_what_is_stored() {
@@ -28,6 +28,10 @@ async fn it_says_who_is_served_and_what_is_stored() {
     assert!(line(&["events"]).contains(&"stored/s"), "{ended:?}");
     assert!(ended.stdout.ends_with("no peers are configured\n"), "{ended:?}");
     assert!(!ended.stdout.contains('\x1b'), "{ended:?}");
+    let ended = negsync(&["top", "--relay", &address, "--once", "--json"], "");
+    let status: Value = serde_json::from_str(&ended.stdout).unwrap();
+    let figures = ["stored_events", "connections", "neg_sessions"].map(|name| &status[name]);
+    assert_eq!(figures, [3, 2, 1], "{ended:?}");
     drop(relay);
     let away = negsync(&["top", "--relay", &address], "");
     assert_eq!(away.status.code(), Some(1), "{away:?}");

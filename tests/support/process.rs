@@ -142,13 +142,18 @@ impl RelayProcess {
 
     /// As [`RelayProcess::logged`], of the line that holds `text` after so many others that do.
     pub fn logged_again(&self, text: &str, before: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        self.logged_within(text, before, PATIENCE)
+    }
+
+    /// As [`RelayProcess::logged_again`], of what takes longer.
+    pub fn logged_within(&self, text: &str, before: usize, patience: Duration) -> String {
+        let deadline = Instant::now() + patience;
         loop {
             let log = self.log.lock().unwrap().clone();
             if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(before) {
                 return line.to_owned();
             }
-            assert!(Instant::now() < deadline, "{text:?} is not logged in 20 s, but {log}");
+            assert!(Instant::now() < deadline, "{text:?} is not logged, but {log}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
@@ -200,4 +205,18 @@ impl Drop for RelayProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The examples in the help of a command, each a line for a shell.
+pub fn examples(command: &str) -> Vec<String> {
+    let help = negsync(&[command, "--help"], "");
+    assert!(help.status.success(), "{help:?}");
+    let (_, examples) = help
+        .stdout
+        .split_once("Examples:\n")
+        .unwrap_or_else(|| panic!("{command} has no examples"));
+    let lines = examples.lines().take_while(|line| line.starts_with("  "));
+    // A remark stands in brackets behind some.
+    let line = |line: &str| line.split("   (").next().unwrap_or(line).trim().to_owned();
+    lines.map(line).collect()
 }

@@ -3,6 +3,7 @@
 use super::model_store::ModelStore;
 use negsync::item::Item;
 use negsync::reconcile::{Responder, SortedItems};
+use negsync::store::RetentionWindow;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use serde_json::{Value, json};
@@ -36,6 +37,10 @@ impl ModelEvent {
             "sig": "",
         })
         .to_string()
+    }
+
+    pub fn is_past(&self, kept: &RetentionWindow) -> bool {
+        self.item.created_at < kept.since && !kept.ageless_kinds.contains(&self.kind)
     }
 
     pub fn parse(text: &str) -> Self {
@@ -347,6 +352,11 @@ impl ModelPeer {
     /// Ids of what it shows in one way or the other.
     pub fn shown(&self, filter: &str) -> BTreeSet<[u8; 32]> {
         self.ids(filter).into_iter().filter(|id| !self.hides(id)).collect()
+    }
+
+    /// Whether it has an event that is outside of a window of retention.
+    pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
+        self.events.iter().any(|it| it.item.id == *id && it.is_past(kept))
     }
 
     pub fn second(&self, id: &[u8; 32]) -> Option<u64> {

@@ -5,7 +5,7 @@ use negsync::item::Item;
 use negsync::reconcile::{
     Difference, Initiator, InitiatorOptions, InitiatorStep, RangeSet, SortedItems,
 };
-use negsync::store::{PeerTraits, SyncMark};
+use negsync::store::{PeerTraits, RetentionWindow, SyncMark};
 use negsync::sync::machine::{Asked, Done, Fate, Items, Loaded, Seen, Settled, Work};
 use negsync::sync::{Reason, Rows};
 use rand::RngExt;
@@ -20,6 +20,7 @@ pub struct ModelStore {
     mark: SyncMark,
     traits: PeerTraits,
     seconds: u64,
+    pub kept: Option<RetentionWindow>,
 }
 
 impl ModelStore {
@@ -31,6 +32,7 @@ impl ModelStore {
             mark: SyncMark::default(),
             traits: PeerTraits::default(),
             seconds,
+            kept: None,
         }
     }
 
@@ -48,6 +50,11 @@ impl ModelStore {
 
     pub fn second(&self, id: &[u8; 32]) -> Option<u64> {
         self.by_id(id).map(|event| event.item.created_at)
+    }
+
+    /// Whether it has an event that is outside of a window of retention.
+    pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
+        self.by_id(id).is_some_and(|event| event.is_past(kept))
     }
 
     pub fn is_private(&self, id: &[u8; 32]) -> bool {
@@ -74,6 +81,7 @@ impl ModelStore {
                 mark: self.mark,
                 traits: self.traits.clone(),
                 overlap: self.mark.read.map(|read| read.to.saturating_sub(2)),
+                kept: self.kept.clone(),
             },
             Work::Open(opening) => {
                 let set = self.set(opening.filter.json());

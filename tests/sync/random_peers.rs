@@ -3,7 +3,8 @@
 //! prints its seed, and the fewest odd ways of the peer with which it still fails.
 
 use super::model_peer::{Faults, PeerPlan};
-use super::model_sync::{Ended, sync_once};
+use super::model_sync::{Ended, START_S, sync_once};
+use negsync::store::RetentionWindow;
 use negsync::sync::machine::Settings;
 use negsync::sync::{Direction, Options, PeerFilter, Verdict};
 use rand::rngs::StdRng;
@@ -22,6 +23,8 @@ struct RunPlan {
     filter: &'static str,
     syncs: u32,
     peer: PeerPlan,
+    /// What our retention keeps.
+    kept: Option<RetentionWindow>,
 }
 
 impl RunPlan {
@@ -36,7 +39,7 @@ impl RunPlan {
             0 => r#"{"kinds":[1,7]}"#,
             _ => "{}",
         };
-        Self {
+        let mut plan = Self {
             seed,
             direction,
             dry_run: rng.random_bool(0.15),
@@ -45,7 +48,14 @@ impl RunPlan {
             filter,
             syncs: rng.random_range(1..4),
             peer: PeerPlan::random(&mut rng),
+            kept: None,
+        };
+        if rng.random_bool(0.2) {
+            let since = START_S + rng.random_range(0..=plan.peer.seconds);
+            let ageless_kinds = if rng.random_bool(0.5) { vec![7] } else { vec![] };
+            plan.kept = Some(RetentionWindow { since, ageless_kinds });
         }
+        plan
     }
 
     fn settings(&self, nonce: u64) -> Settings {
@@ -67,6 +77,7 @@ impl RunPlan {
     fn run(&self) {
         let mut rng = StdRng::seed_from_u64(self.seed.wrapping_mul(31));
         let (mut peer, mut store) = self.peer.populate(&mut rng);
+        store.kept.clone_from(&self.kept);
         for number in 0..self.syncs {
             if number > 0 {
                 peer.add_some(&mut rng);
@@ -88,7 +99,15 @@ impl RunPlan {
                 assert_eq!(before.1, ours, "a look stored something; {}", about());
                 assert_eq!(before.0, peer.ids(self.filter), "a look sent something; {}", about());
             }
-            let hidden = |id: &[u8; 32]| peer.hides(id) || store.is_private(id);
+            let is_past = |id: &[u8; 32]| {
+                let kept = self.kept.as_ref();
+                kept.is_some_and(|kept| store.is_past(id, kept) || peer.is_past(id, kept))
+            };
+            let moved = ours.difference(&before.1).chain(theirs.difference(&before.0));
+            let past = moved.filter(|id| is_past(id)).count();
+            assert_eq!(past, 0, "events were moved that retention does not keep; {}", about());
+            assert_eq!(report.kept_since, self.kept.as_ref().map(|kept| kept.since), "{}", about());
+            let hidden = |id: &[u8; 32]| peer.hides(id) || store.is_private(id) || is_past(id);
             let differ: BTreeSet<[u8; 32]> =
                 ours.symmetric_difference(&theirs).filter(|id| !hidden(id)).copied().collect();
             match report.verdict {

@@ -67,7 +67,7 @@ mod viewer;
 mod wal;
 mod writer;
 
-pub use attached::{Attached, Listener, RelayKind};
+pub use attached::{Attached, FollowedDatabase, Listener, RelayKind, keep_following};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{CheckReport, Finding, check};
@@ -88,7 +88,7 @@ pub use options::{StoreOptions, Synchronous};
 pub use query::Hit;
 pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
 pub use refused::RefusedId;
-pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RuleMatches};
+pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};

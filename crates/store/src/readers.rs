@@ -10,8 +10,9 @@ use super::read_gate::ReadGate;
 use super::viewer::View;
 use super::writer::unix_now;
 use super::{
-    Deadline, MarkName, PeerTraits, Retention, RuleMatches, Selected, Selection, StoreError,
-    SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention, schema, sync_mark,
+    Deadline, MarkName, PeerTraits, Retention, RetentionWindow, RuleMatches, Selected, Selection,
+    StoreError, SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention,
+    schema, sync_mark,
 };
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -275,6 +276,15 @@ impl Reader {
     pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
         let now = unix_now();
         self.read(|read| Ok(retention::preview(read, retention, now)?))
+    }
+
+    /// What the rules of retention that the store goes by keep of a filter now.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        let now = unix_now();
+        self.read(|read| Ok(retention::window(read, filter, now)?))
     }
 
     /// The stored events that an operator means.

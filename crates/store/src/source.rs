@@ -1,7 +1,7 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Deadline, Filter, ReadSnapshot, Reader, Store, StoreError};
+use super::{Deadline, Filter, ReadSnapshot, Reader, RetentionWindow, Store, StoreError};
 use negsync_reconcile::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -109,6 +109,15 @@ pub trait EventSource: Send + Sync {
         Ok(None)
     }
 
+    /// What rules of retention keep of a filter now: older events are refused whoever brings them. `None`
+    /// where there are no rules, or where they keep no window of time.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    fn retention_window(&self, _filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        Ok(None)
+    }
+
     /// Calls `visit` with the JSON of each of the events that is there, in no order. What has
     /// expired is left out.
     ///
@@ -149,6 +158,10 @@ impl EventSource for Reader {
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
         self.middle_second()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        self.retention_window(filter)
     }
 
     fn events(
@@ -202,6 +215,10 @@ impl EventSource for Store {
 
     fn middle_second(&self) -> Result<Option<u64>, StoreError> {
         self.reader().middle_second()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        self.reader().retention_window(filter)
     }
 
     fn events(

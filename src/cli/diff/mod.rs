@@ -18,6 +18,11 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio_util::sync::CancellationToken;
 
+pub(super) const EXAMPLES: &str = "Examples:
+  negsync diff wss://relay.example.com --store events.sqlite
+  negsync diff wss://relay.example.com --by kind --json
+  negsync diff wss://relay.example.com --filter '{\"kinds\":[0,3]}' --svg differences.svg";
+
 #[derive(clap::Args)]
 pub(super) struct Arguments {
     /// The relay to compare with, ws:// or wss://.
@@ -139,7 +144,7 @@ fn sentence(found: &Diff) -> String {
     if let Some(error) = &found.error {
         return format!("{url}: it could not be found out what differs: {error}; {cost}");
     }
-    let unseen = unseen(found.unreadable, &found.not_compared);
+    let unseen = unseen(found.unreadable, &found.not_compared, found.kept_since);
     if found.equal {
         return format!("{url}: equal{unseen}; {cost}");
     }

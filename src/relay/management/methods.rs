@@ -2,6 +2,7 @@
 
 use super::super::RelayState;
 use crate::config::Network;
+use crate::hex;
 use crate::moderation::{ListEntry, Moderation};
 use crate::store::{Selection, Undelete};
 use nostr::{EventId, PublicKey};
@@ -141,14 +142,14 @@ fn listed(list: &Moderation, object: fn(&ListEntry) -> Option<Value>) -> Value {
 
 fn banned_key(entry: &ListEntry) -> Option<Value> {
     let ListEntry::Key(key, reason) = entry else { return None };
-    Some(json!({ "pubkey": faster_hex::hex_string(key), "reason": reason }))
+    Some(json!({ "pubkey": hex::encode(key), "reason": reason }))
 }
 
 /// Those of the list, and those of the configuration.
 fn allowed_keys(relay: &RelayState) -> Value {
     let of_entry = |entry: &ListEntry| match entry {
         ListEntry::AllowKey(key, reason) => {
-            Some(json!({ "pubkey": faster_hex::hex_string(key), "reason": reason }))
+            Some(json!({ "pubkey": hex::encode(key), "reason": reason }))
         }
         _ => None,
     };
@@ -161,7 +162,7 @@ fn allowed_keys(relay: &RelayState) -> Value {
 
 fn banned_event(entry: &ListEntry) -> Option<Value> {
     let ListEntry::Event(id, reason) = entry else { return None };
-    Some(json!({ "id": faster_hex::hex_string(id), "reason": reason }))
+    Some(json!({ "id": hex::encode(id), "reason": reason }))
 }
 
 fn blocked_ip(entry: &ListEntry) -> Option<Value> {

@@ -7,6 +7,7 @@ use super::super::message::page_event;
 use super::super::reason::Reason;
 use super::exchange::{Exchange, PassedEvents};
 use super::id_list::IdListBuilder;
+use crate::hex;
 use crate::index::{Slice, Tree};
 use crate::reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, Rule};
 use crate::relay_url::RelayUrl;
@@ -69,7 +70,7 @@ impl RelaySide {
         Ok(match work {
             Work::Recall => {
                 let (mark, traits) = (SyncMark::default(), lock(&self.traits).clone());
-                Done::Recalled { mark, traits, overlap: None }
+                Done::Recalled { mark, traits, overlap: None, kept: None }
             }
             Work::Open(opening) => self.open(&opening)?,
             Work::Answer { session, payload } => self.answer(session, &payload)?,
@@ -239,9 +240,7 @@ fn list(asked: &Asked, text: &str) -> Settled {
 }
 
 fn invalid(asked: &Asked, hex: Option<&str>) -> Settled {
-    let mut id = [0; 32];
-    let read = hex.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-    let id = (read && asked.names(&id)).then_some(id);
+    let id = hex.and_then(hex::decode_array).filter(|id| asked.names(id));
     Settled { id, created_at: 0, fate: Fate::Refused(Reason::Invalid) }
 }
 

@@ -153,7 +153,8 @@ impl Worker {
             Some(read) => self.overlap(read.to)?,
             None => None,
         };
-        Ok(Done::Recalled { mark, traits, overlap })
+        let kept = self.local.sets.source().retention_window(self.filter.parsed())?;
+        Ok(Done::Recalled { mark, traits, overlap, kept })
     }
 
     /// The second from which a reading goes on that has come to the second `to`.

@@ -180,8 +180,10 @@ impl PagePlan {
     /// Reads these, too, the first one first.
     pub(crate) fn add_windows(&mut self, windows: &[Window]) {
         for window in windows.iter().rev() {
-            for filter in self.filter.split_values(MOST_VALUES) {
-                self.push(filter, *window, Level::Time, HashSet::new());
+            for (filter, window) in self.filter.parts(*window).into_iter().rev() {
+                for filter in filter.split_values(MOST_VALUES) {
+                    self.push(filter, window, Level::Time, HashSet::new());
+                }
             }
         }
     }

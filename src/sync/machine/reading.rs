@@ -184,8 +184,14 @@ impl Machine {
         let sizes = (largest, self.information.max_limit);
         let plan = PagePlan::new(&self.settings.filter, &windows, sizes, now);
         let end = since.filter(|_| self.information.counts && !is_whole).unwrap_or(0);
-        let hints = CountHints::about(window.since.unwrap_or(0), end, self.chance());
+        let hints = CountHints::about(self.asked_since(), end, self.chance());
         self.reading = Reading { plan: Some(plan), is_whole, since, hints, ..Reading::default() };
+    }
+
+    /// The second from which everything that matches is asked for.
+    fn asked_since(&self) -> u64 {
+        let filter = &self.settings.filter;
+        filter.window().since.max(filter.kept_since()).unwrap_or(0)
     }
 
     /// Whether what was read is remembered: not where it is only looked at, nor for a filter whose
@@ -276,7 +282,10 @@ impl Machine {
             return;
         }
         let subscription = self.subscription();
-        self.send(message::count(&subscription, &self.settings.filter));
+        let since = Some(self.asked_since()).filter(|since| *since > 0);
+        let filter = &self.settings.filter;
+        let filter = filter.within(Window { since, ..filter.window() });
+        self.send(message::count(&subscription, &filter));
         let deadline = Some(self.now.at + super::PATIENCE);
         self.reading.count = CountState::Asked(subscription, deadline);
     }

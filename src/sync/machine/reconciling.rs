@@ -8,7 +8,7 @@ use crate::prefix::Prefix;
 use crate::reconcile::{Difference, InitiatorError, Rule};
 use crate::store::PeerTraits;
 use crate::sync::breakdown::{Breakdown, DAY_S, ToLookUp};
-use crate::sync::filter::Window;
+use crate::sync::filter::{PeerFilter, Window};
 use crate::sync::message;
 use crate::sync::report::Method;
 use std::collections::{HashMap, VecDeque};
@@ -36,7 +36,8 @@ const SILENT_TERM_S: u64 = 3_600;
 /// The windows to reconcile and the one under way.
 #[derive(Debug, Default)]
 pub(super) struct Reconciling {
-    windows: VecDeque<Window>,
+    /// What is left, each filter with the window of it.
+    windows: VecDeque<(PeerFilter, Window)>,
     stage: Stage,
     sessions: u64,
     /// Whether the peer has answered on this connection.
@@ -60,20 +61,21 @@ enum Stage {
     Reading(Session),
     /// The next question waits until there is less to download.
     Held(Session, Vec<u8>),
-    /// A window that was too large is being divided.
-    Dividing,
+    /// A window that was too large is being divided, of this filter.
+    Dividing(PeerFilter),
 }
 
 #[derive(Debug, Clone)]
 struct Session {
     id: String,
     number: u64,
+    filter: PeerFilter,
     window: Window,
 }
 
 impl Reconciling {
-    pub(super) fn begin(&mut self, window: Window) {
-        self.windows.push_back(window);
+    pub(super) fn begin(&mut self, filter: &PeerFilter) {
+        self.windows.extend(filter.parts(filter.window()));
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -122,7 +124,7 @@ impl Reconciling {
         match std::mem::take(&mut self.stage) {
             Stage::Waiting(session, _) | Stage::Held(session, _) => Some(session),
             Stage::Opening(session) | Stage::Reading(session) => Some(session),
-            Stage::Idle | Stage::Dividing => None,
+            Stage::Idle | Stage::Dividing(_) => None,
         }
     }
 }
@@ -131,8 +133,8 @@ impl Machine {
     pub(super) fn advance_reconciling(&mut self) {
         match std::mem::take(&mut self.on.reconciling.stage) {
             Stage::Idle => {
-                if let Some(window) = self.on.reconciling.windows.pop_front() {
-                    self.open(window);
+                if let Some((filter, window)) = self.on.reconciling.windows.pop_front() {
+                    self.open(filter, window);
                 }
             }
             Stage::Held(session, message) if self.on.download.unsettled() <= MOST_QUEUED_IDS => {
@@ -143,14 +145,14 @@ impl Machine {
     }
 
     /// Has our set for a window taken, and the first question over it made.
-    fn open(&mut self, window: Window) {
-        let filter = self.settings.filter.within(window);
+    fn open(&mut self, whole: PeerFilter, window: Window) {
+        let filter = whole.within(window);
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
         let time_bucket_s = (self.settings.by == Some(By::Day)).then_some(DAY_S);
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
         let number = self.connections << 32 | self.on.reconciling.sessions;
-        self.on.reconciling.stage = Stage::Opening(Session { id, number, window });
+        self.on.reconciling.stage = Stage::Opening(Session { id, number, filter: whole, window });
         let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
         self.begin_work(Work::Open(Opening {
             session: number,
@@ -187,7 +189,7 @@ impl Machine {
         self.on.reconciling.items = items.count as u64;
         self.on.reconciling.unsettled_items = items.count as u64;
         let window = session.window;
-        let filter = self.settings.filter.within(window);
+        let filter = session.filter.within(window);
         self.send(message::neg_open(&session.id, &filter, message));
         self.on.reconciling.stage = Stage::Waiting(session, Some(self.answer_due()));
         let is_first = self.round.as_ref().is_some_and(|round| round.index == 1);
@@ -253,7 +255,7 @@ impl Machine {
             }
             Err(error) => {
                 self.close_session(&session);
-                self.leads_nowhere(session.window, &error);
+                self.leads_nowhere(session, &error);
             }
         }
     }
@@ -283,14 +285,14 @@ impl Machine {
     }
 
     /// The peer's answers lead nowhere: the plainest way of asking comes next, then reading.
-    fn leads_nowhere(&mut self, window: Window, error: &InitiatorError) {
+    fn leads_nowhere(&mut self, session: Session, error: &InitiatorError) {
         // The reference rule does not tell when the differences were made, and believes fingerprints.
         let is_last = self.reference_rule || self.settings.exact;
         if is_last || self.settings.by == Some(By::Day) {
             self.read_from_now_on(&error.to_string(), false);
         } else {
             self.reference_rule = true;
-            self.on.reconciling.windows.push_front(window);
+            self.on.reconciling.windows.push_front((session.filter, session.window));
         }
     }
 
@@ -309,13 +311,13 @@ impl Machine {
                 self.begin_work(Work::Forget { session: session.number });
                 return self.read_from_now_on("every set is too large for it", false);
             }
-            self.on.reconciling.stage = Stage::Dividing;
+            self.on.reconciling.stage = Stage::Dividing(session.filter);
             self.begin_work(Work::Divide { session: session.number, window, cap });
             return;
         }
         self.begin_work(Work::Forget { session: session.number });
         if prefix == Some(Prefix::AuthRequired) {
-            self.on.reconciling.windows.push_front(window);
+            self.on.reconciling.windows.push_front((session.filter, window));
             self.auth_required(text);
             return;
         }
@@ -330,7 +332,7 @@ impl Machine {
             _ => 0,
         };
         if self.on.reconciling.failures <= most {
-            self.on.reconciling.windows.push_front(window);
+            self.on.reconciling.windows.push_front((session.filter, window));
             self.on.not_before = Some(self.now.at + PUT_OFF);
             return;
         }
@@ -339,21 +341,24 @@ impl Machine {
 
     /// A window that is too large for the peer becomes several; a single second is read.
     pub(super) fn divided(&mut self, window: Window, parts: Option<Vec<Window>>) {
-        if !matches!(self.on.reconciling.stage, Stage::Dividing) {
-            return;
-        }
-        self.on.reconciling.stage = Stage::Idle;
+        let filter = match std::mem::take(&mut self.on.reconciling.stage) {
+            Stage::Dividing(filter) => filter,
+            stage => {
+                self.on.reconciling.stage = stage;
+                return;
+            }
+        };
         match parts {
             Some(parts) => {
                 let count = parts.len();
                 self.note(format!("too large for the peer: going on in {count} windows of time"));
                 for part in parts.into_iter().rev() {
-                    self.on.reconciling.windows.push_front(part);
+                    self.on.reconciling.windows.push_front((filter.clone(), part));
                 }
             }
             None => {
                 let why = "one second is too large for it";
-                self.on.reconciling.windows.push_front(window);
+                self.on.reconciling.windows.push_front((filter, window));
                 self.read_from_now_on(why, false);
             }
         }
@@ -433,7 +438,7 @@ impl Machine {
         let Some(session) = self.on.reconciling.take_session() else { return };
         self.close_session(&session);
         self.on.reconciling.windows.clear();
-        self.on.reconciling.begin(self.settings.filter.window());
+        self.on.reconciling.begin(&self.settings.filter);
         let breakdown = self.round.as_mut().and_then(|round| round.breakdown.as_mut());
         breakdown.into_iter().for_each(Breakdown::begin_session);
     }
@@ -457,8 +462,10 @@ impl Machine {
     pub(super) fn take_done(&mut self, done: Done) {
         let is_up = self.is_up();
         match done {
-            Done::Recalled { mark, traits, overlap } => {
+            Done::Recalled { mark, traits, overlap, kept } => {
                 self.is_recalled = true;
+                self.settings.filter = self.settings.filter.keeping(kept);
+                self.report.kept_since = self.settings.filter.kept_since();
                 let now = self.now.unix_s;
                 if let Some((until, why)) = &traits.without_negentropy
                     && now < *until

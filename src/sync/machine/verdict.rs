@@ -50,7 +50,7 @@ impl Machine {
         if self.reads {
             self.read_this_round();
         } else {
-            self.on.reconciling.begin(self.settings.filter.window());
+            self.on.reconciling.begin(&self.settings.filter);
         }
     }
 

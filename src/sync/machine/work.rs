@@ -2,7 +2,7 @@
 
 use super::{Id, Items};
 use crate::reconcile::{Difference, InitiatorError, Rule};
-use crate::store::{Filter, PeerTraits, ReadMark, RefusedId, SyncMark};
+use crate::store::{Filter, PeerTraits, ReadMark, RefusedId, RetentionWindow, SyncMark};
 use crate::sync::breakdown::{By, Rows};
 use crate::sync::filter::{PeerFilter, Window};
 use crate::sync::reason::Reason;
@@ -156,6 +156,8 @@ pub enum Done {
         traits: PeerTraits,
         /// The second from which a reading begins that goes on after `mark.read`.
         overlap: Option<u64>,
+        /// What our retention keeps of the filter: nothing else is asked for.
+        kept: Option<RetentionWindow>,
     },
     /// The first question of a session.
     Opened {

@@ -28,6 +28,9 @@ pub(super) fn change(connection: &Connection, rules: &Retention) -> rusqlite::Re
         "DELETE FROM retention; DELETE FROM retention_floor; DELETE FROM retired;",
     )?;
     transaction.execute("DELETE FROM refused WHERE reason = ?1", [RETIRED])?;
+    // A reading to the end was one of what the old rules kept.
+    transaction
+        .execute("UPDATE sync_mark SET read_from = NULL, read_to = NULL, whole_at = NULL", [])?;
     transaction.execute("INSERT INTO retention (rules, floor) VALUES (?1, 0)", [rules])?;
     transaction.commit()
 }

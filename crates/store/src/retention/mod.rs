@@ -8,11 +8,14 @@
 mod floors;
 mod preview;
 mod sweep;
+mod window;
 
 pub(super) use floors::find;
 pub use preview::RuleMatches;
 pub(super) use preview::preview;
 pub(super) use sweep::{Retaining, retire};
+pub use window::RetentionWindow;
+pub(super) use window::window;
 
 use negsync_nostr::kinds::{DELETION, VANISH};
 use serde::{Deserialize, Serialize};
