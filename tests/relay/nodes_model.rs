@@ -199,7 +199,8 @@ impl Run {
     fn event(&self, rng: &mut StdRng, number: u64) -> Value {
         let (author, now) = (Author::new(rng.random_range(1..=AUTHORS)), unix_now());
         let at = now - rng.random_range(0..3);
-        let (content, topic) = (number.to_string(), if number % 2 == 0 { "x" } else { "y" });
+        let (content, topic) =
+            (number.to_string(), if number.is_multiple_of(2) { "x" } else { "y" });
         let to = Author::new(rng.random_range(1..=AUTHORS)).key();
         let earlier = {
             let events = self.events.lock().unwrap();
