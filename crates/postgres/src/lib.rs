@@ -19,6 +19,7 @@ mod lease;
 mod listening;
 mod memory;
 mod reading;
+mod replica;
 mod repair;
 mod schema;
 mod store;
