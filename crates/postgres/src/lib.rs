@@ -21,6 +21,7 @@ mod listening;
 mod memory;
 mod reading;
 mod repair;
+mod replica;
 mod schema;
 mod size;
 mod store;
