@@ -31,8 +31,10 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         Err(text) => return client.closed(&id, &text).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
-    match send_stored(client, &id, views).await {
-        Ok((sent, left_out)) => {
+    let is_open = || client.subscriptions.is_open(&id, generation);
+    match send_stored(client, &id, views, is_open).await {
+        Ok(None) => {}
+        Ok(Some((sent, left_out))) => {
             let end = Outgoing::EndOfStored { id, generation, sent, left_out };
             client.outbox.send(end).await;
         }
@@ -55,14 +57,15 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-/// Sends the stored events that match; returns their ids, and whether a limit left some out. No
-/// thread waits for the client: the events are read on one, and what there is no room for is sent
-/// without.
+/// Sends the stored events that match; returns their ids, and whether a limit left some out, or nothing
+/// where the client has closed the subscription before the last turn. No thread waits for the client: the
+/// events are read on one, and what there is no room for is sent without.
 async fn send_stored(
     client: &Client,
     id: &str,
     views: Vec<View>,
-) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
+    is_open: impl Fn() -> bool,
+) -> Result<Option<(Vec<[u8; 32]>, LeftOut)>, ReqError> {
     let mut batch = StoredBatch::new(id, client.outbox.clone());
     let store = client.relay.index.store().clone();
     let most = client.relay.config().limits.events_per_filter;
@@ -79,6 +82,9 @@ async fn send_stored(
     .await?;
     let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
+        if !is_open() {
+            return Ok(None);
+        }
         let store = client.relay.index.store().clone();
         (hits, read, batch) = on_a_thread(client, move |deadline| {
             let store = store.until(deadline);
@@ -90,7 +96,7 @@ async fn send_stored(
         })
         .await?;
     }
-    Ok((batch.sent, left_out))
+    Ok(Some((batch.sent, left_out)))
 }
 
 /// Why stored events could not be sent.
