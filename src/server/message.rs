@@ -172,11 +172,17 @@ pub fn count(id: &str, count: usize) -> String {
 /// `["EVENT", id, event]` around JSON that is sent as it is stored. `id_json` is the
 /// subscription id as a JSON string.
 pub fn event(id_json: &str, event: &str) -> String {
-    let mut text = String::with_capacity(11 + id_json.len() + event.len());
+    let mut text = String::new();
+    write_event(&mut text, id_json, event);
+    text
+}
+
+/// As [`event`], at the end of `text`.
+pub fn write_event(text: &mut String, id_json: &str, event: &str) {
+    text.reserve(11 + id_json.len() + event.len());
     for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
         text.push_str(part);
     }
-    text
 }
 
 /// NIP-77, Error message.

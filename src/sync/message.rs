@@ -3,6 +3,7 @@
 use super::filter::PeerFilter;
 use super::machine::{Hint, PageEvent};
 use crate::hex;
+use crate::prefix::Prefix;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -78,6 +79,19 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
     read().unwrap_or(PeerMessage::Unknown)
 }
 
+/// The machine-readable prefix of a refusal, which some relays write in capitals, with other hyphens
+/// or, of the rate and of authentication, without a colon.
+pub(super) fn prefix(text: &str) -> Option<Prefix> {
+    let exact = Prefix::of(text);
+    exact.or_else(|| {
+        let plain = text.trim_start().to_lowercase().replace([' ', '_'], "-");
+        let bare = [Prefix::RateLimited, Prefix::AuthRequired];
+        let word = plain.split_once(':').map_or("", |(word, _)| word);
+        let named = Prefix::ALL.into_iter().find(|prefix| prefix.as_str() == word);
+        named.or_else(|| bare.into_iter().find(|prefix| plain.starts_with(prefix.as_str())))
+    })
+}
+
 /// NIP-67: the hints beside EOSE, in a list or on their own.
 fn hint(element: Option<&&RawValue>) -> Hint {
     let value = element.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
@@ -109,6 +123,8 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
+    // The store takes none of a later second.
+    let second = second.filter(|second| i64::try_from(*second).is_ok());
     let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
     Some(PageEvent {
         id: hex::decode_array(&head.id)?,
@@ -197,6 +213,22 @@ mod tests {
         assert!(text.starts_with("a [2J xxx") && text.chars().count() == WORDS_CHARS, "{text}");
         let closed = json!(["CLOSED", "s", words]).to_string();
         assert!(matches!(parse(&closed), PeerMessage::Closed { text: cut, .. } if cut == text));
+    }
+
+    #[test]
+    fn a_refusal_is_understood_in_other_spellings() {
+        for (text, expected) in [
+            ("rate-limited: slow", Some(Prefix::RateLimited)),
+            ("Rate limited", Some(Prefix::RateLimited)),
+            ("RATE_LIMITED: x", Some(Prefix::RateLimited)),
+            ("AUTH-REQUIRED", Some(Prefix::AuthRequired)),
+            ("Blocked: not you", Some(Prefix::Blocked)),
+            ("blocked by the operator", None),
+            ("not today", None),
+            ("", None),
+        ] {
+            assert_eq!(prefix(text), expected, "{text}");
+        }
     }
 
     #[test]

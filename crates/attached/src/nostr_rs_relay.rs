@@ -31,6 +31,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
         ("hidden", "bit"),
         ("expires_at", "timestamp with time zone"),
     ],
+    other_tables: &["tag", "migrations"],
     key: "id",
     id: "id",
     author: "pub_key",

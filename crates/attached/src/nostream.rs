@@ -27,6 +27,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
         ("expires_at", "integer"),
         ("deleted_at", "timestamp without time zone"),
     ],
+    other_tables: &[],
     key: "uuid_send(id)",
     id: "event_id",
     author: "event_pubkey",

@@ -234,6 +234,18 @@ impl Event {
             .map_err(|error| explain(json, error))
     }
 
+    /// As [`Event::parse`], of an event that another relay has stored: some take tags without a name, which
+    /// mean nothing.
+    pub fn parse_stored(json: &str) -> Option<Self> {
+        if let Ok(event) = Self::parse(json) {
+            return Some(event);
+        }
+        let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
+        let tags = value.get_mut("tags")?.as_array_mut()?;
+        tags.retain(|tag| tag.as_array().is_none_or(|tag| !tag.is_empty()));
+        Self::parse(&value.to_string()).ok()
+    }
+
     /// The id that JSON claims to be an event's, in lower-case hex, without a look at the rest.
     pub fn claimed_id(json: &str) -> Option<String> {
         let Id { id } = serde_json::from_str(json).ok()?;

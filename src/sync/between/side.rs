@@ -235,7 +235,7 @@ fn list(asked: &Asked, text: &str) -> Settled {
     match Event::parse(text) {
         Err(error) => invalid(asked, error.id.as_deref()),
         Ok(event) if asked.accepts(&event) => Settled::of(event.item(), Fate::Noted),
-        Ok(event) => not_asked_for(&event),
+        Ok(event) => asked.refusal(&event),
     }
 }
 
@@ -244,17 +244,12 @@ fn invalid(asked: &Asked, hex: Option<&str>) -> Settled {
     Settled { id, created_at: 0, fate: Fate::Refused(Reason::Invalid) }
 }
 
-fn not_asked_for(event: &Event) -> Settled {
-    let created_at = event.item().created_at;
-    Settled { id: None, created_at, fate: Fate::Refused(Reason::NotAskedFor) }
-}
-
 impl Common {
     /// Takes an event that is to go to other relays.
     fn take(&self, relay: usize, asked: &Asked, text: &str, live: bool) -> Settled {
         let event = match Event::parse(text) {
             Err(error) => return invalid(asked, error.id.as_deref()),
-            Ok(event) if !asked.accepts(&event) => return not_asked_for(&event),
+            Ok(event) if !asked.accepts(&event) => return asked.refusal(&event),
             Ok(event) => event,
         };
         let (item, kind) = (event.item(), event.kind());

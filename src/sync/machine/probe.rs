@@ -87,7 +87,7 @@ impl Machine {
 
     /// CLOSED.
     pub(super) fn probe_refused(&mut self, text: &str) {
-        if matches!(Prefix::of(text), Some(Prefix::AuthRequired | Prefix::Restricted)) {
+        if matches!(message::prefix(text), Some(Prefix::AuthRequired | Prefix::Restricted)) {
             self.report.not_compared = self.private_kinds();
         }
         self.on.probe.subscription = None;

@@ -88,6 +88,7 @@ impl WriterThread {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(StoreError::sqlite)?;
         let done = work(&transaction, now, &mut self.rules, written).map_err(StoreError::sqlite)?;
+        written.tags.write(&transaction).map_err(StoreError::sqlite)?;
         let next_expiry = apply::next_expiry(&transaction, hidden).map_err(StoreError::sqlite)?;
         let unpublished = self.beside.commits.commit(|| {
             if self.beside.checkpointer.doubt().is_there() {

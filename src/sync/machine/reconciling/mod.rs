@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How long a peer may take over an answer that has given one before.
 const NEXT_ANSWER: Duration = Duration::from_secs(10);
+/// After so many NEG-MSGs without an answer a peer is read that has never answered one.
+const MOST_NEG_SILENCES: u32 = 2;
 /// How much of what is newest is asked for at once, beside the first question.
 const MOST_AHEAD: usize = 2_000;
 /// The windows to reconcile and the one under way.
@@ -30,6 +32,8 @@ pub(super) struct Reconciling {
     failures: u32,
     /// Windows in a row that were too large for the peer.
     too_large: u32,
+    /// A window was divided on this connection.
+    was_divided: bool,
     unsettled_items: u64,
     items: u64,
 }
@@ -56,6 +60,7 @@ struct Session {
     number: u64,
     filter: PeerFilter,
     window: Window,
+    was_answered: bool,
 }
 
 impl Reconciling {
@@ -137,7 +142,8 @@ impl Machine {
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
         let number = self.connections << 32 | self.on.reconciling.sessions;
-        self.on.reconciling.stage = Stage::Opening(Session { id, number, filter: whole, window });
+        self.on.reconciling.stage =
+            Stage::Opening(Session { id, number, filter: whole, window, was_answered: false });
         let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
         self.begin_work(Work::Open(Opening {
             session: number,
@@ -195,12 +201,13 @@ impl Machine {
 
     /// NIP-77, Subsequent messages, from the responder.
     pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
-        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        let Some(mut session) = self.on.reconciling.take_waiting() else { return };
         self.on.reconciling.was_answered = true;
         self.neg_hangups = 0;
         self.answered();
-        self.on.reconciling.failures = 0;
         self.on.reconciling.too_large = 0;
+        self.answers_neg_msg |= session.was_answered;
+        session.was_answered = true;
         self.report.round_trips += 1;
         let number = session.number;
         self.on.reconciling.stage = Stage::Reading(session);
@@ -235,6 +242,7 @@ impl Machine {
             }
             Ok(Some(question)) => self.ask(session, &question),
             Ok(None) => {
+                self.on.reconciling.failures = 0;
                 self.close_session(&session);
                 self.look_up_differences();
             }
@@ -292,8 +300,9 @@ impl Machine {
         };
         match parts {
             Some(parts) => {
-                let count = parts.len();
-                self.note(format!("too large for the peer: going on in {count} windows of time"));
+                if !std::mem::replace(&mut self.on.reconciling.was_divided, true) {
+                    self.note("too large for the peer: going on in windows of time".to_owned());
+                }
                 for part in parts.into_iter().rev() {
                     self.on.reconciling.windows.push_front((filter.clone(), part));
                 }
@@ -323,6 +332,11 @@ impl Machine {
             return;
         }
         if self.on.reconciling.was_answered {
+            self.neg_silences += 1;
+            if self.neg_silences >= MOST_NEG_SILENCES && !self.answers_neg_msg {
+                self.count_silence();
+                return self.read_from_now_on("it answers NEG-OPEN and no NEG-MSG", false);
+            }
             self.leave_silent("a NEG message");
         } else {
             self.count_silence();

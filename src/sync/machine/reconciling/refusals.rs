@@ -1,10 +1,12 @@
 //! What a peer says in place of an answer to NIP-77, and what is done then: ask for less, later or
 //! after AUTH, or read its events.
 
+use super::super::notices::as_rate_limit;
 use super::super::{Machine, Work};
 use super::Stage;
 use crate::prefix::Prefix;
 use crate::store::{DAY_S, PeerTraits};
+use crate::sync::message;
 use crate::sync::report::Method;
 use std::time::Duration;
 
@@ -29,7 +31,7 @@ impl Machine {
         let Some(session) = self.on.reconciling.take_waiting() else { return };
         self.answered();
         let window = session.window;
-        let prefix = Prefix::of(text);
+        let prefix = message::prefix(text);
         if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
             self.on.reconciling.was_answered = true;
             self.on.reconciling.too_large += 1;
@@ -67,12 +69,22 @@ impl Machine {
         self.read_from_now_on(text, true);
     }
 
+    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
+    pub(in super::super) fn reconciling_put_off(&mut self, text: &str) -> bool {
+        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
+        if waits {
+            self.neg_err(&as_rate_limit(text), None);
+        }
+        waits
+    }
+
     /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
     pub(in super::super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
-        if !self.on.reconciling.is_first_unanswered() {
+        let is_first = self.on.reconciling.is_first_unanswered();
+        if !is_first && !refuses {
             return false;
         }
-        if refuses {
+        if is_first && refuses {
             self.read_from_now_on(text, true);
             return true;
         }
@@ -88,7 +100,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if Prefix::of(text) == Some(Prefix::AuthRequired) {
+        if message::prefix(text) == Some(Prefix::AuthRequired) {
             self.neg_err(text, None);
         } else {
             self.answered();
