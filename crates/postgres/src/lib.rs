@@ -41,6 +41,7 @@ mod listening;
 mod memory;
 mod reading;
 mod repair;
+mod replica;
 mod schema;
 mod store;
 mod tls;
