@@ -9,18 +9,14 @@ mod support;
 use futures_util::{SinkExt, StreamExt};
 use negsync::index::Tree;
 use negsync::item::Item;
-use negsync::store::{Event, Filter, Reader, Store, StoreOptions, Synchronous};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use negsync::store::{Filter, Reader};
 use rusqlite::{Connection, OpenFlags};
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
-use support::{
-    START, bare_verification, parse, rate, report, report_most, signed_events, unsigned_event,
-};
+use support::{START, bare_verification, fill, parse, rate, report, report_most, signed_events};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
@@ -63,22 +59,6 @@ fn main() {
             publish(&dir.path().join("empty.sqlite"), &million).await;
         }
     });
-}
-
-fn fill(path: &Path, stored: usize) {
-    let options =
-        StoreOptions { synchronous: Synchronous::Normal, readers: 1, ..StoreOptions::default() };
-    let store = Store::open(path, options, Box::new(|_| {})).unwrap();
-    let mut rng = StdRng::seed_from_u64(3);
-    let mut made = 0;
-    while made < stored {
-        let events = (made..(made + 50_000).min(stored))
-            .map(|n| Event::parse(&unsigned_event(&mut rng, n)).unwrap().trust())
-            .collect();
-        store.publish(events).unwrap();
-        made += 50_000;
-    }
-    store.close();
 }
 
 /// Rows a second from the file to a set that can be reconciled, beside a bare covering scan.

@@ -27,7 +27,7 @@ pub mod server;
 pub mod utc;
 
 pub use negsync_index as index;
-pub use negsync_nostr::{prefix, relay_url};
+pub use negsync_nostr::{hex, prefix, relay_url};
 pub use negsync_reconcile as reconcile;
 pub use negsync_reconcile::item;
 pub use negsync_store as store;

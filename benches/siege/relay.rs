@@ -1,12 +1,8 @@
 //! The relay under siege.
 
-use crate::support::unsigned_event;
-use negsync::store::{Event, Store, StoreOptions, Synchronous};
-use rand::SeedableRng;
-use rand::rngs::StdRng;
+use crate::support::fill;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -114,16 +110,4 @@ impl Drop for Relay {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn fill(path: &Path, stored: usize) {
-    let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
-    let store = Store::open(path, options, Box::new(|_| {})).unwrap();
-    let mut rng = StdRng::seed_from_u64(3);
-    for from in (0..stored).step_by(50_000) {
-        let numbers = from..(from + 50_000).min(stored);
-        let events = numbers.map(|n| Event::parse(&unsigned_event(&mut rng, n)).unwrap().trust());
-        store.publish(events.collect()).unwrap();
-    }
-    store.close();
 }

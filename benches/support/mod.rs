@@ -1,10 +1,12 @@
 //! What the benches share: events, and a way to show two figures and their ratio.
 #![allow(dead_code, reason = "each bench uses a part")]
 
+use negsync::store::{Event, Store, StoreOptions, Synchronous};
 use nostr::hashes::Hash;
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// The authors of generated events.
@@ -67,6 +69,32 @@ pub fn unsigned_event(rng: &mut StdRng, n: usize) -> String {
         hex(rng),
         hex(rng),
     )
+}
+
+/// Writes a store of so many unsigned events. With `NEGSYNC_BENCH_STORES`, a directory, it is copied from there
+/// and made only once: a million take a minute.
+pub fn fill(path: &Path, stored: usize) {
+    let Some(kept) = std::env::var_os("NEGSYNC_BENCH_STORES") else { return make(path, stored) };
+    let kept = Path::new(&kept).join(format!("{stored}.sqlite"));
+    if !kept.exists() {
+        let unfinished = kept.with_extension("unfinished");
+        make(&unfinished, stored);
+        std::fs::rename(&unfinished, &kept).unwrap();
+    }
+    std::fs::copy(&kept, path).unwrap();
+}
+
+fn make(path: &Path, stored: usize) {
+    let options =
+        StoreOptions { synchronous: Synchronous::Normal, readers: 1, ..StoreOptions::default() };
+    let store = Store::open(path, options, Box::new(|_| {})).unwrap();
+    let mut rng = StdRng::seed_from_u64(3);
+    for from in (0..stored).step_by(50_000) {
+        let numbers = from..(from + 50_000).min(stored);
+        let events = numbers.map(|n| Event::parse(&unsigned_event(&mut rng, n)).unwrap().trust());
+        store.publish(events.collect()).unwrap();
+    }
+    store.close();
 }
 
 /// Six in ten are notes, as in most stores; none is replaceable.

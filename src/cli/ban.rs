@@ -8,6 +8,7 @@ use anyhow::bail;
 use clap::ArgGroup;
 use negsync::config::{Config, Network};
 use negsync::control::{Choice, ControlRequest};
+use negsync::hex;
 use negsync::moderation::{ListEntry, Moderation};
 use negsync::store::Selection;
 use nostr::nips::nip19::{FromBech32, Nip19};
@@ -173,8 +174,8 @@ fn stored(entries: &[ListEntry]) -> Option<Choice> {
     let (mut authors, mut ids) = (Vec::new(), Vec::new());
     for entry in entries {
         match entry {
-            ListEntry::Key(key, _) => authors.push(faster_hex::hex_string(key)),
-            ListEntry::Event(id, _) => ids.push(faster_hex::hex_string(id)),
+            ListEntry::Key(key, _) => authors.push(hex::encode(key)),
+            ListEntry::Event(id, _) => ids.push(hex::encode(id)),
             _ => {}
         }
     }

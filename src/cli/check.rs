@@ -1,6 +1,7 @@
 //! `negsync check`
 
 use super::{StoreArguments, progress_bar};
+use negsync::hex;
 use negsync::store::{CheckReport, check};
 use serde_json::json;
 use std::fmt::Write as _;
@@ -55,7 +56,7 @@ pub(super) fn lines(path: &Path, checked: &CheckReport) -> String {
     for finding in findings {
         let _ = match &finding.id {
             Some(id) => {
-                let id = faster_hex::hex_string(id);
+                let id = hex::encode(id);
                 writeln!(text, "{}: {id}: {}", finding.what, finding.detail)
             }
             None => writeln!(text, "{}: {}", finding.what, finding.detail),
@@ -89,7 +90,7 @@ fn object(path: &Path, checked: &CheckReport) -> String {
         .findings
         .iter()
         .map(|finding| {
-            let id = finding.id.map(|id| faster_hex::hex_string(&id));
+            let id = finding.id.map(|id| hex::encode(&id));
             json!({ "what": finding.what, "id": id, "detail": finding.detail })
         })
         .collect();

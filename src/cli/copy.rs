@@ -6,6 +6,7 @@ use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use negsync::config::Config;
 use negsync::engine::open_index;
+use negsync::hex;
 use negsync::index::{Index, Sets, Slice};
 use negsync::item::Item;
 use negsync::reconcile::RangeSet;
@@ -84,13 +85,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     target.close();
     // What is proven is what another program finds there.
     let written = StoreReader::open(&to)?.into_sets(&to)?;
-    let proof = Proof::of(&everything(&source)?, &everything(&written)?)?;
+    let compared = StoreComparison::of(&everything(&source)?, &everything(&written)?)?;
     let text = match arguments.json {
-        true => proof.object(copied, removed.len()),
-        false => proof.lines(copied, removed.len()),
+        true => compared.object(copied, removed.len()),
+        false => compared.lines(copied, removed.len()),
     };
     let _ = writeln!(std::io::stdout(), "{text}");
-    Ok(if proof.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+    Ok(if compared.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
 
 /// Copies what the target lacks, and returns how many events that were.
@@ -135,7 +136,7 @@ fn read(source: &Sets, ids: &[[u8; 32]]) -> anyhow::Result<Vec<VerifiedEvent>> {
     source.source().events(ids, &mut |item, json| match Event::parse(json) {
         // A store holds what was verified.
         Ok(event) => events.push(event.trust()),
-        Err(error) => wrong = Some(format!("{}: {error}", faster_hex::hex_string(&item.id))),
+        Err(error) => wrong = Some(format!("{}: {error}", hex::encode(&item.id))),
     })?;
     match wrong {
         Some(wrong) => bail!("the event {wrong}; `negsync check` says more"),
@@ -168,7 +169,7 @@ impl Writing<'_> {
             match outcome {
                 Outcome::Stored => self.stored += 1,
                 Outcome::Failed(reason) => bail!("an event could not be stored: {reason}"),
-                // Whether it is missing is for the proof.
+                // Whether it is missing is found by the comparison.
                 _ => {}
             }
         }
@@ -181,7 +182,7 @@ fn everything(sets: &Sets) -> anyhow::Result<Slice> {
 }
 
 /// How the stores compare, id by id.
-struct Proof {
+struct StoreComparison {
     from: usize,
     to: usize,
     only_from: usize,
@@ -190,7 +191,7 @@ struct Proof {
     fingerprint: String,
 }
 
-impl Proof {
+impl StoreComparison {
     fn of(from: &Slice, to: &Slice) -> anyhow::Result<Self> {
         let fingerprint = to.fingerprint(0..to.len());
         Ok(Self {
@@ -198,7 +199,7 @@ impl Proof {
             to: to.len(),
             only_from: missing(from, to)?.len(),
             only_to: missing(to, from)?.len(),
-            fingerprint: faster_hex::hex_string(fingerprint.as_ref()),
+            fingerprint: hex::encode(fingerprint.as_ref()),
         })
     }
 

@@ -4,6 +4,7 @@ use super::StoreArguments;
 use super::lines::Lines;
 use super::store_reader::StoreReader;
 use anyhow::{Context, anyhow, ensure};
+use negsync::hex;
 use negsync::item::Item;
 use negsync::reconcile::{Initiator, InitiatorOptions, SortedItems};
 use negsync::store::{Event, Filter};
@@ -54,7 +55,7 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     };
     // As the reference does, so that any relay understands it.
     let message = Initiator::new(SortedItems::new(items), InitiatorOptions::reference(0))?.open();
-    let line = json!(["NEG-OPEN", arguments.id, json, faster_hex::hex_string(&message)]);
+    let line = json!(["NEG-OPEN", arguments.id, json, hex::encode(&message)]);
     // Whoever closed standard output does not want to know.
     let _ = writeln!(std::io::stdout(), "{line}");
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! Who may do and see what, once a client has shown who it is (NIP-42).
 
 use super::section::section;
+use crate::hex;
 use crate::relay_url::RelayUrl;
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 
@@ -76,7 +77,7 @@ impl TryFrom<Vec<String>> for PublicKeys {
 
 impl From<PublicKeys> for Vec<String> {
     fn from(keys: PublicKeys) -> Self {
-        keys.0.iter().map(|key| faster_hex::hex_string(key)).collect()
+        keys.0.iter().map(|key| hex::encode(key)).collect()
     }
 }
 

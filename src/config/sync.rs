@@ -20,6 +20,9 @@ section! {
         pub protected: bool => OnReload,
         /// The seconds after which a peer without NIP-77 is read whole again, and not only what is new.
         pub full_interval_s: u64 where 60..=31_536_000 => OnReload,
+        /// How long another node over the same database waits, in seconds, until it keeps the peers in
+        /// sync in place of one that died.
+        pub lease_s: u64 where 3..=3_600 => OnReload,
         /// The proxy through which peers are reached.
         pub proxy: Via => OnReload,
     }
@@ -32,6 +35,7 @@ impl Default for SyncConfig {
             ca_file: PathBuf::new(),
             protected: false,
             full_interval_s: 7 * 86_400,
+            lease_s: 30,
             proxy: Via::default(),
         }
     }

@@ -11,6 +11,7 @@ mod socket;
 pub use client::ask;
 pub(crate) use server::ControlServer;
 
+use crate::hex;
 use crate::store::{
     EventStore, FilterError, Selected, Selection, StoreError, Undelete, UndeleteError,
 };
@@ -113,10 +114,8 @@ impl Choice {
     /// # Errors
     /// When an id or the filter cannot be read.
     pub fn selection(&self) -> Result<Selection, ControlError> {
-        let id = |text: &String| {
-            faster_hex::hex_decode_array(text.as_bytes())
-                .map_err(|_| ControlError::Id(text.clone()))
-        };
+        let id =
+            |text: &String| hex::decode_array(text).ok_or_else(|| ControlError::Id(text.clone()));
         let ids = self.ids.iter().map(id).collect::<Result<_, _>>()?;
         Ok(Selection::parse(ids, self.filter.as_deref())?)
     }

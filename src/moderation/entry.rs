@@ -1,6 +1,7 @@
 //! One line of the file: a word that says what it is, what is meant, and a reason for the operator.
 
 use crate::config::Network;
+use crate::hex;
 use std::fmt::{self, Display, Formatter};
 
 /// The longest text of an entry, in characters.
@@ -127,19 +128,13 @@ impl Display for ListEntry {
             write!(f, "{}", format!("{word} {value} {reason}").trim_end())
         };
         match self {
-            Self::Key(key, reason) => line(f, "key", &faster_hex::hex_string(key), reason),
-            Self::Event(id, reason) => line(f, "event", &faster_hex::hex_string(id), reason),
+            Self::Key(key, reason) => line(f, "key", &hex::encode(key), reason),
+            Self::Event(id, reason) => line(f, "event", &hex::encode(id), reason),
             Self::Word(word) => line(f, "word", word, ""),
             Self::Ip(network, reason) => line(f, "ip", &network.to_string(), reason),
-            Self::AllowKey(key, reason) => {
-                line(f, "allow-key", &faster_hex::hex_string(key), reason)
-            }
-            Self::AllowEvent(id, reason) => {
-                line(f, "allow-event", &faster_hex::hex_string(id), reason)
-            }
-            Self::AllowMethod(key, method) => {
-                line(f, "allow-method", &faster_hex::hex_string(key), method)
-            }
+            Self::AllowKey(key, reason) => line(f, "allow-key", &hex::encode(key), reason),
+            Self::AllowEvent(id, reason) => line(f, "allow-event", &hex::encode(id), reason),
+            Self::AllowMethod(key, method) => line(f, "allow-method", &hex::encode(key), method),
             Self::AllowKind(kind) => line(f, "allow-kind", &kind.to_string(), ""),
             Self::RefuseKind(kind) => line(f, "refuse-kind", &kind.to_string(), ""),
             Self::RelayName(text) => line(f, "relay-name", text, ""),

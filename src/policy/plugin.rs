@@ -5,6 +5,7 @@ use super::output::Output;
 use super::pending::{Pending, Reply};
 use super::{Answer, PolicySource};
 use crate::config::WritePolicyConfig;
+use crate::hex;
 use crate::store::{Event, NextJob, SourceQueue, unix_now};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -308,13 +309,12 @@ fn hear(stdout: impl Read, pending: &Pending, output: &Output) -> io::Result<()>
                 continue;
             }
         };
-        let mut id = [0; 32];
-        let is_id = faster_hex::hex_decode(read.id.as_bytes(), &mut id).is_ok();
+        let id = hex::decode_array(&read.id);
         let answer = read.answer().unwrap_or_else(|| {
             warn("no action", &line);
             Answer::Missing
         });
-        if !(is_id && pending.answer(&id, answer)) {
+        if !id.is_some_and(|id| pending.answer(&id, answer)) {
             warn("nobody asked about this id", &line);
         }
     }

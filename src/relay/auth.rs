@@ -3,6 +3,7 @@
 
 use super::{RelayState, message};
 use crate::config::{AuthConfig, PublicKeys};
+use crate::hex;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::server::nip42;
 use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
@@ -12,6 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The most keys that a connection may show.
 const MOST_KEYS: usize = 16;
+/// The longest event that AUTH takes, in bytes: it holds a challenge and a URL.
+const AUTH_BYTES: usize = 16 << 10;
 
 /// Makes a challenge for each connection that nobody can guess.
 pub(super) struct Challenges {
@@ -31,7 +34,7 @@ impl Challenges {
         let mut hash = Sha256::new();
         hash.update(self.secret);
         hash.update(number.to_be_bytes());
-        faster_hex::hex_string(hash.finalize().get(..16).unwrap_or_default())
+        hex::encode(hash.finalize().get(..16).unwrap_or_default())
     }
 }
 
@@ -110,6 +113,11 @@ pub(super) async fn answer(
     origin: &Origin,
     json: &str,
 ) -> String {
+    if json.len() > AUTH_BYTES {
+        let text = format!("invalid: AUTH takes an event of {AUTH_BYTES} bytes at the most");
+        relay.service.metrics.auth.count_prefix(&text);
+        return message::notice(&text);
+    }
     let (id, shown) = match Event::parse(json) {
         Ok(event) => (Some(event.id_hex()), show(auth, relay, origin, event).await),
         Err(error) => (error.id.clone(), Err(invalid(&error))),

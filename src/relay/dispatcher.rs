@@ -177,8 +177,10 @@ mod tests {
     use super::super::auth::ClientAuth;
     use super::*;
     use crate::config::Limits;
+    use crate::hex;
     use crate::index::IndexMetrics;
     use crate::metrics::Metrics;
+    use crate::server::limits::SubscribedShare;
     use crate::store::{StoreMetrics, StoreOptions, TagKey};
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
@@ -202,7 +204,7 @@ mod tests {
     }
 
     fn event(rng: &mut StdRng, number: usize, content_bytes: usize) -> Arc<Event> {
-        let hex = |bytes: [u8; 32]| faster_hex::hex_string(&bytes);
+        let hex = |bytes: [u8; 32]| hex::encode(&bytes);
         let tags: Vec<[String; 2]> = (0..rng.random_range(0..8))
             .map(|_| {
                 let name = ["e", "p", "t"][rng.random_range(0..3)].to_owned();
@@ -230,7 +232,7 @@ mod tests {
         let mut filter = Filter { authors: list(3), ..Filter::default() };
         for letter in [b'e', b'p'] {
             if let Some(values) = list(3) {
-                let key = |it: &[u8; 32]| TagKey::new(letter, &faster_hex::hex_string(it));
+                let key = |it: &[u8; 32]| TagKey::new(letter, &hex::encode(it));
                 filter.tags.push(values.iter().map(key).collect());
             }
         }
@@ -279,7 +281,12 @@ mod tests {
             for (commit, event) in events.iter().enumerate() {
                 for _ in 0..rng.random_range(0..4) {
                     let auth = Arc::new(ClientAuth::stranger());
-                    let new = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
+                    let new = Subscriptions::new(
+                        Arc::clone(&registry),
+                        auth,
+                        SubscribedShare::default(),
+                        &metrics,
+                    );
                     connections.push((new, Known::new()));
                     let at = rng.random_range(0..connections.len());
                     let (connection, known) = &mut connections[at];
@@ -355,7 +362,12 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(2);
             let [slow, fast] = [(); 2].map(|()| {
                 let auth = Arc::new(ClientAuth::stranger());
-                let connection = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
+                let connection = Subscriptions::new(
+                    Arc::clone(&registry),
+                    auth,
+                    SubscribedShare::default(),
+                    &metrics,
+                );
                 let all = vec![Filter::default()];
                 let generation = connection.begin("s", all, 0, &Limits::default()).unwrap();
                 connection.go_live("s", generation, Vec::new(), 0);

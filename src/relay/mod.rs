@@ -12,6 +12,7 @@ mod health;
 mod http;
 mod information;
 mod management;
+mod message_chunk;
 mod message_gate;
 mod outbox;
 mod page;

@@ -1,5 +1,6 @@
 //! The way out of a connection: a bounded queue that verbs fill and `sending` empties.
 
+use super::message_chunk::MessageChunk;
 use super::queue::{Entrance, Exit, queue};
 use crate::server::limits::{OutboundPermit, OutboundRoom};
 use crate::store::LeftOut;
@@ -15,7 +16,7 @@ pub(super) enum Outgoing {
     /// One message.
     Text(String),
     /// Stored events, each a message.
-    Events(Vec<String>),
+    Events(MessageChunk),
     /// The end of a subscription's stored events; from here it is live.
     EndOfStored {
         /// The subscription.
@@ -38,7 +39,7 @@ impl Outgoing {
     fn bytes(&self) -> usize {
         match self {
             Self::Text(text) => text.len(),
-            Self::Events(events) => events.iter().map(String::len).sum(),
+            Self::Events(events) => events.bytes(),
             Self::EndOfStored { sent, .. } => size_of_val(sent.as_slice()),
             Self::Flush | Self::Close(..) => 0,
         }

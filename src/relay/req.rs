@@ -2,6 +2,7 @@
 
 use super::client::Client;
 use super::message;
+use super::message_chunk::MessageChunk;
 use super::outbox::{Outbox, Outgoing};
 use crate::item::Item;
 use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
@@ -30,8 +31,10 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         Err(text) => return client.closed(&id, &text).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
-    match send_stored(client, &id, views).await {
-        Ok((sent, left_out)) => {
+    let is_open = || client.subscriptions.is_open(&id, generation);
+    match send_stored(client, &id, views, is_open).await {
+        Ok(None) => {}
+        Ok(Some((sent, left_out))) => {
             let end = Outgoing::EndOfStored { id, generation, sent, left_out };
             client.outbox.send(end).await;
         }
@@ -54,14 +57,15 @@ pub(super) fn close(client: &Client, id: &str) {
     client.subscriptions.end(id);
 }
 
-/// Sends the stored events that match; returns their ids, and whether a limit left some out. No
-/// thread waits for the client: the events are read on one, and what there is no room for is sent
-/// without.
+/// Sends the stored events that match; returns their ids, and whether a limit left some out, or nothing
+/// where the client has closed the subscription before the last turn. No thread waits for the client: the
+/// events are read on one, and what there is no room for is sent without.
 async fn send_stored(
     client: &Client,
     id: &str,
     views: Vec<View>,
-) -> Result<(Vec<[u8; 32]>, LeftOut), ReqError> {
+    is_open: impl Fn() -> bool,
+) -> Result<Option<(Vec<[u8; 32]>, LeftOut)>, ReqError> {
     let mut batch = StoredBatch::new(id, client.outbox.clone());
     let store = client.relay.index.store().clone();
     let most = client.relay.config().limits.events_per_filter;
@@ -78,6 +82,9 @@ async fn send_stored(
     .await?;
     let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
+        if !is_open() {
+            return Ok(None);
+        }
         let store = client.relay.index.store().clone();
         (hits, read, batch) = on_a_thread(client, move |deadline| {
             let store = store.until(deadline);
@@ -89,7 +96,7 @@ async fn send_stored(
         })
         .await?;
     }
-    Ok((batch.sent, left_out))
+    Ok(Some((batch.sent, left_out)))
 }
 
 /// Why stored events could not be sent.
@@ -144,10 +151,9 @@ struct StoredBatch {
     id_json: String,
     outbox: Outbox,
     // What is not yet enough to be handed on.
-    chunk: Vec<String>,
-    chunk_bytes: usize,
+    chunk: MessageChunk,
     // What the outbox had no room for: a chunk at the most, and what follows it in a turn.
-    waiting: Vec<Vec<String>>,
+    waiting: Vec<MessageChunk>,
     // What comes again because a read was begun anew.
     skipped: HashSet<[u8; 32]>,
     // How many events came in this turn.
@@ -161,8 +167,7 @@ impl StoredBatch {
         Self {
             id_json: message::json_string(id),
             outbox,
-            chunk: Vec::new(),
-            chunk_bytes: 0,
+            chunk: MessageChunk::default(),
             waiting: Vec::new(),
             skipped: HashSet::new(),
             turn: 0,
@@ -175,13 +180,12 @@ impl StoredBatch {
         if self.skipped.contains(&item.id) {
             return ControlFlow::Continue(());
         }
-        let text = message::event(&self.id_json, json);
-        self.chunk_bytes += text.len();
-        self.chunk.push(text);
+        self.chunk.add(|text| message::write_event(text, &self.id_json, json));
         self.sent.push(item.id);
         self.turn += 1;
-        if self.chunk_bytes >= CHUNK_BYTES {
-            self.end_chunk();
+        if self.chunk.bytes() >= CHUNK_BYTES {
+            // Likely not the last.
+            self.end_chunk(MessageChunk::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
         }
         if self.waiting.is_empty() && self.turn < TURN_EVENTS {
             ControlFlow::Continue(())
@@ -195,10 +199,9 @@ impl StoredBatch {
         self.skipped = self.sent.iter().copied().collect();
     }
 
-    /// Hands the chunk on where that takes no waiting.
-    fn end_chunk(&mut self) {
-        self.chunk_bytes = 0;
-        let chunk = Outgoing::Events(std::mem::take(&mut self.chunk));
+    /// Hands the chunk on where that takes no waiting, and begins the next.
+    fn end_chunk(&mut self, next: MessageChunk) {
+        let chunk = Outgoing::Events(std::mem::replace(&mut self.chunk, next));
         let refused =
             if self.waiting.is_empty() { self.outbox.try_send(chunk) } else { Err(chunk) };
         if let Err(Outgoing::Events(chunk)) = refused {
@@ -208,8 +211,8 @@ impl StoredBatch {
 
     /// Hands everything on. Returns whether the socket is still there.
     async fn send(&mut self) -> bool {
-        if !self.chunk.is_empty() {
-            self.end_chunk();
+        if self.chunk.count() > 0 {
+            self.end_chunk(MessageChunk::default());
         }
         self.turn = 0;
         let mut listening = true;

@@ -1,5 +1,6 @@
 //! What empties a connection's outbox into its socket, together with what is live.
 
+use super::message_chunk::MessageChunk;
 use super::message_gate::Socket;
 use super::outbox::{Outgoing, Waiting};
 use super::queue::Exit;
@@ -136,8 +137,8 @@ impl Sending {
         match outgoing {
             Outgoing::Text(text) => wire.text(text).await,
             Outgoing::Events(events) => {
-                self.relay.service.metrics.events_sent.add("stored", events.len() as u64);
-                wire.texts(events).await
+                self.relay.service.metrics.events_sent.add("stored", events.count() as u64);
+                wire.chunk(events).await
             }
             Outgoing::EndOfStored { id, generation, sent, left_out } => {
                 wire.text(message::eose(&id, left_out)).await?;
@@ -195,11 +196,11 @@ impl<S: Sink<Message, Error = Error> + Unpin> SendingHalf<'_, S> {
     }
 
     /// A chunk of messages, for which the client is waited for as for one.
-    async fn texts(&mut self, texts: Vec<String>) -> Result<(), Error> {
+    async fn chunk(&mut self, messages: MessageChunk) -> Result<(), Error> {
         let sink = &mut self.sink;
         let feeding = async {
-            for text in texts {
-                sink.feed(Message::Text(Utf8Bytes::from(text))).await?;
+            for message in messages.into_frames() {
+                sink.feed(message).await?;
             }
             Ok(())
         };

@@ -3,6 +3,7 @@
 
 use super::usage;
 use crate::config::Limits;
+use crate::hex::{self, HexError};
 use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
@@ -171,11 +172,17 @@ pub fn count(id: &str, count: usize) -> String {
 /// `["EVENT", id, event]` around JSON that is sent as it is stored. `id_json` is the
 /// subscription id as a JSON string.
 pub fn event(id_json: &str, event: &str) -> String {
-    let mut text = String::with_capacity(11 + id_json.len() + event.len());
+    let mut text = String::new();
+    write_event(&mut text, id_json, event);
+    text
+}
+
+/// As [`event`], at the end of `text`.
+pub fn write_event(text: &mut String, id_json: &str, event: &str) {
+    text.reserve(11 + id_json.len() + event.len());
     for part in [r#"["EVENT","#, id_json, ",", event, "]"] {
         text.push_str(part);
     }
-    text
 }
 
 /// NIP-77, Error message.
@@ -195,7 +202,7 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
     text.push_str(r#"["NEG-MSG","#);
     text.push_str(&id);
     text.push_str(r#",""#);
-    faster_hex::hex_append(payload, &mut text);
+    hex::append(payload, &mut text);
     text.push_str(r#""]"#);
     text
 }
@@ -406,11 +413,10 @@ struct Text<'text>(#[serde(borrow)] Cow<'text, str>);
 fn read_payload(raw: &RawValue) -> Result<Vec<u8>, &'static str> {
     let Text(hex) = serde_json::from_str(raw.get())
         .map_err(|_| "the message must be a string of hex digits")?;
-    if hex.len() % 2 == 1 {
-        return Err("the message has an odd number of hex digits");
-    }
-    faster_hex::hex_decode_vec(hex.as_bytes())
-        .map_err(|_| "the message holds something that is not a hex digit")
+    hex::decode(&hex).map_err(|error| match error {
+        HexError::OddLength => "the message has an odd number of hex digits",
+        _ => "the message holds something that is not a hex digit",
+    })
 }
 
 /// A subscription id as a JSON string.

@@ -6,6 +6,7 @@
 //! the last and refuses with a NOTICE. None counts that does not name the relay: it was signed for
 //! another one, and the OK that comes for it may be that of an EVENT.
 
+use crate::hex;
 use crate::relay_url::RelayUrl;
 use crate::server::nip42;
 use crate::store::{Event, RelayKind};
@@ -62,9 +63,7 @@ impl SeenAuth {
                 self.challenge = Some(challenge.clone());
             }
             [Value::String(verb), Value::String(id), Value::Bool(accepted), ..] if verb == "OK" => {
-                let (Some((sent, key)), Ok(id)) =
-                    (self.sent, faster_hex::hex_decode_array(id.as_bytes()))
-                else {
+                let (Some((sent, key)), Some(id)) = (self.sent, hex::decode_array(id)) else {
                     return;
                 };
                 if sent == id {

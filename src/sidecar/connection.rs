@@ -187,6 +187,10 @@ impl Up {
             let Some(mut stream) = buffer.get(..read).filter(|stream| !stream.is_empty()) else {
                 return to.shutdown().await;
             };
+            if self.shared.moderation.current().blocks(self.place.client()) {
+                let text = "blocked: your address is banned";
+                return self.end_with(text, CloseCode::Policy, to).await;
+            }
             loop {
                 let mut frames = std::mem::take(&mut self.frames);
                 let piece = frames.next(&mut stream);

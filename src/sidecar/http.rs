@@ -49,16 +49,20 @@ pub(super) async fn respond(
     from: IpAddr,
     shared: Arc<SidecarState>,
 ) -> Response<Body> {
+    let trusted = &shared.service.config().connections.trusted_proxies;
+    let client = client_address(from, request.headers(), trusted);
     let mut place = None;
     if request.headers().contains_key(UPGRADE) {
+        if shared.moderation.current().blocks(client) {
+            shared.service.metrics.connections_refused.count("banned");
+            return refuse(StatusCode::FORBIDDEN, "Your address is banned.\n".to_owned());
+        }
         match shared.service.place(&request, from) {
             Ok(taken) => place = Some(taken),
             Err((status, text)) => return refuse(status, text),
         }
     }
     let wants_document = request.method() == Method::GET && accepts(request.headers(), NOSTR_JSON);
-    let trusted = &shared.service.config().connections.trusted_proxies;
-    let client = client_address(from, request.headers(), trusted);
     let is_trusted = trusted.iter().any(|network| network.contains(from));
     let headers = request.headers_mut();
     // Compressed messages could not be told apart.

@@ -13,6 +13,7 @@ use crate::admission::{Admission, AdmissionError};
 use crate::config::{Config, ConfigError, ListenAddress, Reloaded};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::moderation::Moderation;
 use crate::relay_url::redacted;
 use crate::server::accept::accept;
 use crate::server::health::Health;
@@ -160,6 +161,8 @@ struct SidecarState {
     forward_header: HeaderName,
     // As the sets were opened with.
     private_kinds: PrivateKinds,
+    // Whose addresses are refused.
+    moderation: Moderation,
     // Whether the database can be read, and whether the relay answers.
     database: Health,
     answers: Health,
@@ -225,6 +228,7 @@ impl Attach {
             relay,
             forward_header,
             private_kinds,
+            moderation: admission.moderation().clone(),
             database: Health::default(),
             answers: Health::default(),
             unanswered: LogPace::default(),

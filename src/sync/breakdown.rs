@@ -1,6 +1,7 @@
 //! DifferenceCount by what their events have in common: the day, the kind or the author.
 
 use super::machine::{Seen, Settled};
+use crate::hex;
 use crate::reconcile::{Difference, DifferenceCount};
 use crate::store::{Event, EventSource, StoreError};
 use crate::utc;
@@ -42,7 +43,7 @@ impl std::fmt::Display for Key {
         match self {
             Self::Day(second) => f.write_str(&utc::date(*second)),
             Self::Kind(kind) => write!(f, "{kind}"),
-            Self::Author(pubkey) => f.write_str(&faster_hex::hex_string(pubkey)),
+            Self::Author(pubkey) => f.write_str(&hex::encode(pubkey)),
         }
     }
 }

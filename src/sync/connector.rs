@@ -93,14 +93,16 @@ impl Connector {
         let stream = match &self.via {
             Via::Direct => {
                 let tcp = tokio::time::timeout(timeout, straight(url));
-                Box::new(tcp.await.map_err(|_| DialError::new("no answer"))??) as Box<dyn Duplex>
+                Box::new(tcp.await.map_err(|_| DialError::silence("no answer"))??)
+                    as Box<dyn Duplex>
             }
             Via::Proxy(proxy) => {
                 let tunnel = tokio::time::timeout(timeout, through(proxy, url)).await;
-                let failed = |error: &str| {
-                    DialError::new(format!("the proxy {proxy} leads to no {}: {error}", url.host()))
-                };
-                tunnel.map_err(|_| failed("no answer"))?.map_err(|error| failed(&error))?
+                let failed =
+                    |error: &str| format!("the proxy {proxy} leads to no {}: {error}", url.host());
+                tunnel
+                    .map_err(|_| DialError::silence(failed("no answer")))?
+                    .map_err(|error| DialError::new(failed(&error)))?
             }
         };
         let stream = match (self.max_up, self.max_down) {
@@ -111,7 +113,7 @@ impl Connector {
             return Ok(stream);
         }
         let tls = tokio::time::timeout(timeout, self.trust.connect(url.host(), stream));
-        let tls = tls.await.map_err(|_| DialError::new("no answer to TLS"))?;
+        let tls = tls.await.map_err(|_| DialError::silence("no answer to TLS"))?;
         Ok(Box::new(tls?))
     }
 }

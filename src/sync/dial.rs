@@ -13,6 +13,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin + Send> Duplex for T {}
 #[error("cannot connect: {reason}")]
 pub(super) struct DialError {
     reason: String,
+    /// Nothing came in time.
+    pub(super) is_silence: bool,
     /// Whether another attempt cannot do better; the hint may.
     pub(super) is_final: bool,
     pub(super) hint: Option<&'static str>,
@@ -20,12 +22,17 @@ pub(super) struct DialError {
 
 impl DialError {
     pub(super) fn new(reason: impl Into<String>) -> Self {
-        Self { reason: reason.into(), is_final: false, hint: None }
+        Self { reason: reason.into(), is_silence: false, is_final: false, hint: None }
+    }
+
+    /// One that said nothing for too long.
+    pub(super) fn silence(reason: impl Into<String>) -> Self {
+        Self { is_silence: true, ..Self::new(reason) }
     }
 
     /// One that stays as it is, however often it is tried.
     pub(super) fn lasting(reason: impl Into<String>, hint: Option<&'static str>) -> Self {
-        Self { reason: reason.into(), is_final: true, hint }
+        Self { is_final: true, hint, ..Self::new(reason) }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Which events are synced: a filter as it is sent to the peer and as the store reads it, and the
 //! windows of time that it can be divided into.
 
+use crate::hex;
 use crate::index::Slice;
 use crate::reconcile::RangeSet;
 use crate::store::{Filter, FilterError, RetentionWindow};
@@ -113,7 +114,7 @@ impl PeerFilter {
     /// The filter with these authors only.
     pub(super) fn with_authors(&self, authors: &[[u8; 32]]) -> Self {
         let mut narrow = self.clone();
-        let hex: Vec<String> = authors.iter().map(|key| faster_hex::hex_string(key)).collect();
+        let hex: Vec<String> = authors.iter().map(|key| hex::encode(key)).collect();
         narrow.json.insert("authors".to_owned(), Value::from(hex));
         narrow.reread()
     }

@@ -5,6 +5,7 @@ use super::Local;
 use super::machine::{Asked, Fate, Seen, Settled};
 use super::reason::Reason;
 use crate::admission::{self, Judgement, RefusalReason, Source};
+use crate::hex;
 use crate::item::Item;
 use crate::store::{Event, Origin, Outcome, VerifiedEvent};
 use std::collections::HashSet;
@@ -15,15 +16,29 @@ impl Asked {
     /// Whether an event of this id was asked for by it.
     pub(super) fn names(&self, id: &[u8; 32]) -> bool {
         match self {
-            Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(id),
+            Self::Ids(ids, _) | Self::ListingIds(ids, _) => ids.contains(id),
             // What a page or a subscription shows is asked for, whatever its id.
             Self::Matching(_) | Self::Listing(_) => true,
         }
     }
 
+    /// Why an event is none of those that were asked for; its id where it was named.
+    pub(super) fn refusal(&self, event: &Event) -> Settled {
+        let Item { id, created_at, .. } = event.item();
+        let (id, reason) = match self {
+            Self::Ids(ids, _) | Self::ListingIds(ids, _) if ids.contains(&id) => {
+                (Some(id), Reason::OutsideFilter)
+            }
+            _ => (None, Reason::NotAskedFor),
+        };
+        Settled { id, created_at, fate: Fate::Refused(reason) }
+    }
+
     pub(super) fn accepts(&self, event: &Event) -> bool {
         match self {
-            Self::Ids(ids) | Self::ListingIds(ids) => ids.contains(&event.item().id),
+            Self::Ids(ids, filter) | Self::ListingIds(ids, filter) => {
+                ids.contains(&event.item().id) && filter.matches(event)
+            }
             Self::Matching(filter) | Self::Listing(filter) => filter.matches(event),
         }
     }
@@ -175,14 +190,12 @@ fn admit(
 ) -> Result<VerifiedEvent, Settled> {
     let refuse = |id, created_at, reason| Settled { id, created_at, fate: Fate::Refused(reason) };
     let event = Event::parse(text).map_err(|error| {
-        let mut id = [0; 32];
-        let read =
-            error.id.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-        refuse((read && asked.names(&id)).then_some(id), 0, Reason::Invalid)
+        let id = error.id.as_deref().and_then(hex::decode_array);
+        refuse(id.filter(|id| asked.names(id)), 0, Reason::Invalid)
     })?;
     let item = event.item();
     if !asked.accepts(&event) {
-        return Err(refuse(None, item.created_at, Reason::NotAskedFor));
+        return Err(asked.refusal(&event));
     }
     let settled = |fate| Settled::of(item, fate);
     // A look is far cheaper than a signature.
@@ -194,7 +207,7 @@ fn admit(
         return Err(settled(Fate::Seen(seen)));
     }
     let refuse = |reason| refuse(Some(item.id), item.created_at, reason);
-    if matches!(asked, Asked::ListingIds(_)) {
+    if matches!(asked, Asked::ListingIds(..)) {
         event.verify().map_err(|_| refuse(Reason::Invalid))?;
         return Err(settled(Fate::Seen(seen)));
     }

@@ -2,6 +2,8 @@
 
 use super::filter::PeerFilter;
 use super::machine::{Hint, PageEvent};
+use crate::hex;
+use crate::prefix::Prefix;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -64,7 +66,7 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
             "NEG-MSG" => PeerMessage::NegMsg {
                 id: string(1)?,
                 // Hex that cannot be read is a message that cannot be read.
-                payload: faster_hex::hex_decode_vec(string(2)?.as_bytes()).unwrap_or_default(),
+                payload: hex::decode(&string(2)?).unwrap_or_default(),
             },
             "NEG-ERR" => PeerMessage::NegErr {
                 id: string(1)?,
@@ -75,6 +77,19 @@ pub(super) fn parse(text: &str) -> PeerMessage<'_> {
         })
     };
     read().unwrap_or(PeerMessage::Unknown)
+}
+
+/// The machine-readable prefix of a refusal, which some relays write in capitals, with other hyphens
+/// or, of the rate and of authentication, without a colon.
+pub(super) fn prefix(text: &str) -> Option<Prefix> {
+    let exact = Prefix::of(text);
+    exact.or_else(|| {
+        let plain = text.trim_start().to_lowercase().replace([' ', '_'], "-");
+        let bare = [Prefix::RateLimited, Prefix::AuthRequired];
+        let word = plain.split_once(':').map_or("", |(word, _)| word);
+        let named = Prefix::ALL.into_iter().find(|prefix| prefix.as_str() == word);
+        named.or_else(|| bare.into_iter().find(|prefix| plain.starts_with(prefix.as_str())))
+    })
 }
 
 /// NIP-67: the hints beside EOSE, in a list or on their own.
@@ -108,12 +123,14 @@ pub(super) fn page_event(json: &str) -> Option<PageEvent> {
         Value::String(text) => text.parse().ok(),
         _ => None,
     };
+    // The store takes none of a later second.
+    let second = second.filter(|second| i64::try_from(*second).is_ok());
     let kind = head.kind.as_u64().and_then(|kind| u16::try_from(kind).ok());
     Some(PageEvent {
-        id: hex_32(&head.id)?,
+        id: hex::decode_array(&head.id)?,
         created_at: second?,
         kind: kind.unwrap_or_default(),
-        pubkey: hex_32(&head.pubkey).unwrap_or_default(),
+        pubkey: hex::decode_array(&head.pubkey).unwrap_or_default(),
         is_ours: false,
     })
 }
@@ -132,7 +149,7 @@ pub(super) fn req(subscription: &str, filter: &PeerFilter) -> String {
 
 /// NIP-01, REQ for events by id.
 pub(super) fn req_ids(subscription: &str, ids: &[[u8; 32]]) -> String {
-    let ids: Vec<String> = ids.iter().map(|id| hex(id)).collect();
+    let ids: Vec<String> = ids.iter().map(|id| hex::encode(id)).collect();
     json!(["REQ", subscription, { "ids": ids }]).to_string()
 }
 
@@ -158,12 +175,12 @@ pub(super) fn auth(json: &str) -> String {
 
 /// NIP-77, Initial message.
 pub(super) fn neg_open(id: &str, filter: &PeerFilter, payload: &[u8]) -> String {
-    json!(["NEG-OPEN", id, filter.json(), hex(payload)]).to_string()
+    json!(["NEG-OPEN", id, filter.json(), hex::encode(payload)]).to_string()
 }
 
 /// NIP-77, Subsequent messages.
 pub(super) fn neg_msg(id: &str, payload: &[u8]) -> String {
-    json!(["NEG-MSG", id, hex(payload)]).to_string()
+    json!(["NEG-MSG", id, hex::encode(payload)]).to_string()
 }
 
 /// NIP-77, Close message.
@@ -171,21 +188,9 @@ pub(super) fn neg_close(id: &str) -> String {
     json!(["NEG-CLOSE", id]).to_string()
 }
 
-/// Lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    faster_hex::hex_string(bytes)
-}
-
 /// The id of an OK; none where it is empty.
 fn named(text: &str) -> Option<Option<[u8; 32]>> {
-    if text.is_empty() { Some(None) } else { hex_32(text).map(Some) }
-}
-
-fn hex_32(text: &str) -> Option<[u8; 32]> {
-    let mut id = [0; 32];
-    (text.len() == 64).then_some(())?;
-    faster_hex::hex_decode(text.as_bytes(), &mut id).ok()?;
-    Some(id)
+    if text.is_empty() { Some(None) } else { hex::decode_array(text).map(Some) }
 }
 
 #[cfg(test)]
@@ -208,6 +213,22 @@ mod tests {
         assert!(text.starts_with("a [2J xxx") && text.chars().count() == WORDS_CHARS, "{text}");
         let closed = json!(["CLOSED", "s", words]).to_string();
         assert!(matches!(parse(&closed), PeerMessage::Closed { text: cut, .. } if cut == text));
+    }
+
+    #[test]
+    fn a_refusal_is_understood_in_other_spellings() {
+        for (text, expected) in [
+            ("rate-limited: slow", Some(Prefix::RateLimited)),
+            ("Rate limited", Some(Prefix::RateLimited)),
+            ("RATE_LIMITED: x", Some(Prefix::RateLimited)),
+            ("AUTH-REQUIRED", Some(Prefix::AuthRequired)),
+            ("Blocked: not you", Some(Prefix::Blocked)),
+            ("blocked by the operator", None),
+            ("not today", None),
+            ("", None),
+        ] {
+            assert_eq!(prefix(text), expected, "{text}");
+        }
     }
 
     #[test]

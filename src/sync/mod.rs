@@ -17,6 +17,7 @@ mod drift_check;
 mod driver;
 mod filter;
 mod ingest;
+mod lease;
 #[doc(hidden)]
 pub mod machine;
 mod message;

@@ -18,7 +18,7 @@ const DOCUMENT_BYTES: usize = 256 << 10;
 /// The tightest message length in use, strfry's; what a peer that says nothing is taken to have.
 const MESSAGE_BYTES: usize = 131_072;
 /// The fewest bytes that are taken from a peer as its message length.
-const LEAST_MESSAGE_BYTES: usize = 16_384;
+const LEAST_MESSAGE_BYTES: usize = 4_096;
 /// What a message spends on verb, id and brackets.
 const WRAPPING_BYTES: usize = 1_024;
 /// Longer negentropy messages than this gain nothing.
@@ -65,9 +65,10 @@ impl Information {
         fetched.map_err(|_| DialError::new("no NIP-11 document in time"))?
     }
 
-    /// The longest negentropy message to send, in bytes before hex.
+    /// The longest negentropy message to send, in bytes before hex. At least what the protocol allows.
     pub(super) fn frame_limit_bytes(&self) -> usize {
-        (self.message_bytes.saturating_sub(WRAPPING_BYTES) / 2).min(MOST_FRAME_BYTES)
+        let left = self.message_bytes.saturating_sub(WRAPPING_BYTES) / 2;
+        left.clamp(crate::reconcile::FRAME_LIMIT_MIN_BYTES, MOST_FRAME_BYTES)
     }
 
     /// The longest first one, which shares its message with `filter_bytes` of filter. At least

@@ -48,6 +48,7 @@ impl From<PeerError> for Loss {
     fn from(error: PeerError) -> Self {
         match &error {
             PeerError::Connect(dial) if dial.is_final => Self::Final(error.to_string(), dial.hint),
+            PeerError::Connect(dial) if dial.is_silence => Self::Silent(error.to_string()),
             PeerError::TooLong => Self::TooLong(error.to_string()),
             _ => Self::Gone(error.to_string()),
         }
@@ -154,7 +155,7 @@ async fn open(url: &RelayUrl, connector: &Connector) -> Result<Socket, DialError
     let handshake = tokio_tungstenite::client_async_with_config(url.expose(), stream, Some(config));
     let (socket, _) = tokio::time::timeout(connector.step_timeout(), handshake)
         .await
-        .map_err(|_| DialError::new("no answer to the WebSocket handshake"))?
+        .map_err(|_| DialError::silence("no answer to the WebSocket handshake"))?
         .map_err(|error| refused(&error))?;
     Ok(socket)
 }
@@ -177,7 +178,7 @@ fn refused(error: &Error) -> DialError {
         }
         _ if status.is_client_error() => {
             let hint = match status.as_u16() {
-                401 | 403 => "the server lets in only some; ask its operator",
+                401..=403 => "the server lets in only some; ask its operator",
                 _ => "check the URL, its path included",
             };
             DialError::lasting(format!("HTTP {status}"), Some(hint))

@@ -36,6 +36,8 @@ pub enum Reason {
     Banned,
     /// It was not asked for.
     NotAskedFor,
+    /// The peer lists it for a filter that it does not match.
+    OutsideFilter,
     /// The connection breaks whenever it is asked for.
     Unreadable,
     /// The relay that keeps our events does not take it.
@@ -50,6 +52,8 @@ pub enum Reason {
     TooLong,
     /// The peer did not answer when it was sent.
     NotAnswered,
+    /// The peer ends the connection whenever it is sent.
+    HungUp,
     /// The peer does not take it; the prefix of its answer, if it has one, says why.
     RefusedByPeer(Option<Prefix>),
     /// The peer shows events of this kind to their owners only: it cannot be compared.
@@ -63,7 +67,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    const NAMED: [Self; 23] = [
+    const NAMED: [Self; 25] = [
         Self::Superseded,
         Self::Deleted,
         Self::Vanished,
@@ -76,6 +80,7 @@ impl Reason {
         Self::Invalid,
         Self::Banned,
         Self::NotAskedFor,
+        Self::OutsideFilter,
         Self::Unreadable,
         Self::RefusedByRelay,
         Self::RefusedByPolicy,
@@ -83,6 +88,7 @@ impl Reason {
         Self::NotKept,
         Self::TooLong,
         Self::NotAnswered,
+        Self::HungUp,
         Self::Hidden,
         Self::NotToDownload,
         Self::NotToUpload,
@@ -104,6 +110,7 @@ impl Reason {
             Self::Invalid => "invalid",
             Self::Banned => "banned",
             Self::NotAskedFor => "not asked for",
+            Self::OutsideFilter => "outside the filter",
             Self::Unreadable => "unreadable",
             Self::RefusedByRelay => "refused by the relay",
             Self::RefusedByPolicy => "refused by the write policy",
@@ -111,6 +118,7 @@ impl Reason {
             Self::NotKept => "accepted and not kept by the peer",
             Self::TooLong => "too long for the peer",
             Self::NotAnswered => "not answered by the peer",
+            Self::HungUp => "ends the peer's connection",
             Self::Hidden => "not compared",
             Self::NotToDownload => "not to be downloaded",
             Self::NotToUpload => "not to be uploaded",
@@ -160,11 +168,13 @@ impl Reason {
             | Self::RefusedByPolicy
             | Self::NotKept
             | Self::TooLong
+            | Self::HungUp
             | Self::Hidden => Some(DAY),
             Self::RefusedByPeer(prefix) => (!is_passing(prefix)).then_some(DAY),
             // The store knows what its operator has removed.
             Self::RemovedByOperator
             | Self::NotAskedFor
+            | Self::OutsideFilter
             | Self::NotSent
             | Self::NotAnswered
             | Self::NotToDownload

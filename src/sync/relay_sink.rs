@@ -253,7 +253,7 @@ impl Hands {
             let Some(place) = at.and_then(|at| in_flight.remove(at)) else { continue };
             let Some(event) = batch.get_mut(place) else { continue };
             self.backoff.reset();
-            match Prefix::of(&text) {
+            match message::prefix(&text) {
                 _ if accepted => event.said = Some(Said::Ok),
                 Some(Prefix::Duplicate) => event.said = Some(Said::Ok),
                 Some(Prefix::RateLimited | Prefix::Error) => {

@@ -5,12 +5,16 @@ use super::auth::configured_keys;
 use super::backoff::Backoff;
 use super::connector::Connector;
 use super::drift_check::DriftCheck;
+use super::lease::Lease;
 use super::status::Status;
 use super::{Local, Options, PeerFilter, SyncError, sync};
 use crate::admission::Admission;
 use crate::config::{Config, PeerConfig};
 use crate::index::Index;
 use crate::metrics::Peers;
+use crate::store::EventStore;
+use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -38,7 +42,7 @@ impl Schedule {
     /// When a URL, a filter or the key is bad: before anything has begun.
     pub fn start(index: &Index, admission: &Admission, peers: &Peers) -> Result<Self, SyncError> {
         let local = || Local::configured(index.clone(), admission.clone());
-        Self::of(&admission.config(), peers, local)
+        Self::of(&admission.config(), peers, local, Some(Arc::clone(index.store())))
     }
 
     /// As [`Schedule::start`], for another relay's events.
@@ -47,13 +51,14 @@ impl Schedule {
     /// As [`Schedule::start`].
     pub fn attached(local: Local, peers: &Peers) -> Result<Self, SyncError> {
         let config = local.admission.config();
-        Self::of(&config, peers, || Ok(local))
+        Self::of(&config, peers, || Ok(local), None)
     }
 
     fn of(
         config: &Config,
         peers: &Peers,
         local: impl FnOnce() -> Result<Local, SyncError>,
+        shared: Option<Arc<dyn EventStore>>,
     ) -> Result<Self, SyncError> {
         let stop = CancellationToken::new();
         let mut syncs = JoinSet::new();
@@ -64,6 +69,15 @@ impl Schedule {
         let ours = local()?;
         let prepared = prepare(config, &stop)?;
         peers.clear();
+        let term = Duration::from_secs(config.sync.lease_s);
+        let lease = match shared {
+            Some(store) => {
+                let (lease, kept) = Lease::of(store, term, stop.clone());
+                syncs.spawn(kept);
+                lease
+            }
+            None => Lease::always(),
+        };
         for (peer, options) in prepared {
             let local = Local { connector: ours.connector.for_peer(&peer), ..ours.clone() };
             let watched = peers.add(&peer.url.to_string(), peer.direction, peer.live);
@@ -79,7 +93,7 @@ impl Schedule {
                 syncs.spawn(looking.run());
             }
             let status = Status::new(peer.url.to_string(), watched);
-            syncs.spawn(keep(local, peer, options, status));
+            syncs.spawn(keep_with_lease(lease.clone(), local, peer, options, status));
         }
         Ok(Self { stop, syncs })
     }
@@ -140,15 +154,40 @@ fn options(peer: &PeerConfig, filter: &str, stop: CancellationToken) -> Result<O
     })
 }
 
+/// Syncs with a peer while this node has the lease.
+async fn keep_with_lease(
+    mut lease: Lease,
+    local: Local,
+    peer: PeerConfig,
+    mut options: Options,
+    mut status: Status,
+) {
+    let stop = options.stop.clone();
+    loop {
+        lease.held(&stop).await;
+        if stop.is_cancelled() {
+            return;
+        }
+        options.stop = stop.child_token();
+        let mut keeping = pin!(keep(&local, &peer, &options, &mut status));
+        tokio::select! {
+            () = &mut keeping => {}
+            () = lease.lost(&stop) => {
+                options.stop.cancel();
+                keeping.await;
+            }
+        }
+    }
+}
+
 /// Syncs with a peer again and again.
-async fn keep(local: Local, peer: PeerConfig, options: Options, mut status: Status) {
+async fn keep(local: &Local, peer: &PeerConfig, options: &Options, status: &mut Status) {
     let interval = Duration::from_secs(peer.interval_s);
     let mut backoff = Backoff::default();
     loop {
         status.begin();
         let pause =
-            match sync(&local, peer.url.expose(), &options, |progress| status.take(progress)).await
-            {
+            match sync(local, peer.url.expose(), options, |progress| status.take(progress)).await {
                 Ok(report) => {
                     status.ended(&report);
                     backoff.reset();

@@ -509,3 +509,31 @@ async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     told.expect("the relay is not let go").unwrap();
     assert!(passed.is_empty(), "the relay got {} bytes", passed.len());
 }
+
+/// Who is banned while connected is told with the next message; neither its connection nor the next
+/// one reaches the relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_banned_address_is_refused_until_it_is_banned_no_longer() {
+    let relay = TestRelay::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bans");
+    let stand = Stand::with(relay.relay.address(), |config| {
+        config.moderation.file.clone_from(&file);
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let (banned, other) = ("203.0.113.7", "203.0.113.8");
+    let mut client = Client::connect_for(&stand.url(), banned).await.unwrap();
+    let mut bystander = Client::connect_for(&stand.url(), other).await.unwrap();
+    client.fence().await;
+
+    std::fs::write(&file, format!("ip {banned} loud\n")).unwrap();
+    client.send(&json!(["REQ", "x", {}])).await;
+    client.expect(json!(["NOTICE", "blocked: your address is banned"])).await;
+    assert_eq!(client.close_code().await, 1_008);
+    assert_eq!(Client::connect_for(&stand.url(), banned).await.err(), Some(403));
+    bystander.fence().await;
+
+    std::fs::write(&file, "").unwrap();
+    Client::connect_for(&stand.url(), banned).await.unwrap().fence().await;
+}

@@ -8,8 +8,14 @@ mod database;
 mod following;
 mod limits;
 mod moving;
+#[cfg(feature = "postgres")]
+mod on_postgres;
 mod operation;
 mod passing;
 mod real;
 mod rewriting;
+#[cfg(feature = "postgres")]
+mod server_faults;
+#[cfg(feature = "postgres")]
+mod stored_relay;
 mod viewers;

@@ -142,13 +142,18 @@ impl RelayProcess {
 
     /// As [`RelayProcess::logged`], of the line that holds `text` after so many others that do.
     pub fn logged_again(&self, text: &str, before: usize) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        self.logged_within(text, before, PATIENCE)
+    }
+
+    /// As [`RelayProcess::logged_again`], of what takes longer.
+    pub fn logged_within(&self, text: &str, before: usize, patience: Duration) -> String {
+        let deadline = Instant::now() + patience;
         loop {
             let log = self.log.lock().unwrap().clone();
             if let Some(line) = log.lines().filter(|line| line.contains(text)).nth(before) {
                 return line.to_owned();
             }
-            assert!(Instant::now() < deadline, "{text:?} is not logged in 20 s, but {log}");
+            assert!(Instant::now() < deadline, "{text:?} is not logged, but {log}");
             std::thread::sleep(Duration::from_millis(5));
         }
     }

@@ -191,6 +191,13 @@ fn rows() -> Vec<Row> {
         row("1 late", Neg::LateNotice, plain(), read).within(6),
         row("2 NEG-OPEN not answered", Neg::Silent, plain(), read).within(10),
         row("3 NEG-OPEN hung up on", Neg::HangUp, plain(), read).within(10),
+        row("3 NEG-MSG is answered by an error", Neg::FailsLater, plain(), negentropy)
+            .with(|plan| plan.shared = 600)
+            .diff(Differs(Proof::Read))
+            .within(15),
+        row("3 NEG-MSG is not answered", Neg::SilentLater, plain(), read)
+            .with(|plan| plan.shared = 600)
+            .within(25),
         row(
             "4 one REQ of a connection is answered",
             Neg::Closed,
@@ -239,6 +246,12 @@ fn rows() -> Vec<Row> {
             read,
         ),
         row("7 hints", Neg::Closed, Faults { hints: true, cap: Some(30), ..plain() }, read),
+        row(
+            "7 hints that are not true",
+            Neg::Closed,
+            Faults { hints: true, finishes: true, cap: Some(30), ..plain() },
+            read,
+        ),
         row(
             "8 kinds are asked for",
             Neg::Closed,
@@ -312,6 +325,83 @@ fn rows() -> Vec<Row> {
             Differs(Proof::Read),
         )
         .says("Invalid"),
+        row(
+            "18 an event of the last second",
+            Neg::Closed,
+            Faults { far_future: true, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("Invalid")
+        .within(1),
+        row(
+            "EOSE comes early",
+            Neg::Closed,
+            Faults { late: 5, cap: Some(40), ..plain() },
+            Incomplete,
+        )
+        .says("after the end of a page"),
+        row(
+            "CLOSED comes in place of EOSE",
+            Neg::Closed,
+            Faults { no_eose: true, ..plain() },
+            Incomplete,
+        )
+        .says("does not answer REQ"),
+        row("CLOSED comes after EOSE", Neg::Closed, Faults { closes: true, ..plain() }, read),
+        row(
+            "CLOSED comes after EOSE, NIP-77",
+            Neg::Works,
+            Faults { closes: true, ..plain() },
+            negentropy,
+        ),
+        row(
+            "hangs up at some events",
+            Neg::Closed,
+            Faults { hangs_up_at_events: 1, ..plain() },
+            Differs(Proof::Read),
+        )
+        .says("HungUp"),
+        row(
+            "hangs up at some events, NIP-77",
+            Neg::Works,
+            Faults { hangs_up_at_events: 1, ..plain() },
+            Differs(Proof::Negentropy),
+        )
+        .says("HungUp"),
+        row(
+            "hangs up at each event",
+            Neg::Works,
+            Faults { hangs_up_at_events: 10, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Negentropy))
+        .says("could not be moved"),
+        row(
+            "shows late what it takes",
+            Neg::Works,
+            Faults { indexes_late: true, ..plain() },
+            negentropy,
+        ),
+        row(
+            "shows late what it takes, read",
+            Neg::Closed,
+            Faults { indexes_late: true, ..plain() },
+            read,
+        ),
+        row(
+            "23 REQs are limited",
+            Neg::Closed,
+            Faults { reqs_per_s: true, cap: Some(60), ..plain() },
+            read,
+        ),
+        row(
+            "23 REQs are limited by NOTICE",
+            Neg::Closed,
+            Faults { reqs_per_s: true, req_notice: true, cap: Some(60), ..plain() },
+            read,
+        ),
+        row("a limit is refused", Neg::Closed, Faults { most_limit: Some(100), ..plain() }, read)
+            .within(5),
         row("19 order of arrival", Neg::Closed, Faults { by_arrival: true, ..plain() }, read),
         row("19 capped", Neg::Closed, Faults { by_arrival: true, cap: Some(40), ..plain() }, read),
         row(

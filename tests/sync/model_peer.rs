@@ -83,6 +83,10 @@ pub enum Neg {
     HangUp,
     /// Sets of more than so many are too large.
     TooLarge(usize),
+    /// NEG-OPEN is answered, and each NEG-MSG with an error.
+    FailsLater,
+    /// The same with nothing.
+    SilentLater,
 }
 
 /// The odd ways of a peer. Without any it is a relay with NIP-77.
@@ -117,6 +121,10 @@ pub struct Faults {
     /// Each message may be the last of its connection.
     pub cuts: bool,
     pub hints: bool,
+    /// Hints say `finish`, whatever is left.
+    pub finishes: bool,
+    /// Pages begin with an event of a second that no store takes.
+    pub far_future: bool,
     pub counts: bool,
     /// What it counts is any number.
     pub miscounts: bool,
@@ -130,6 +138,22 @@ pub struct Faults {
     pub caches: bool,
     /// Says that a CLOSE was heard, and ends what has ended.
     pub verbose: bool,
+    /// So many events of a page come after its end.
+    pub late: usize,
+    /// Hangs up at so many of ten events.
+    pub hangs_up_at_events: u64,
+    /// NEG ignores the kinds of a filter.
+    pub lists_all: bool,
+    /// What it takes shows a second later.
+    pub indexes_late: bool,
+    /// Ends what it has answered.
+    pub closes: bool,
+    /// Answers a REQ in a second, and refuses others by CLOSED, or with `req_notice` by NOTICE.
+    pub reqs_per_s: bool,
+    /// Refuses a larger limit.
+    pub most_limit: Option<u64>,
+    /// CLOSED comes in place of EOSE.
+    pub no_eose: bool,
     /// With every answer comes much of this.
     pub flood: Option<Flood>,
 }
@@ -161,7 +185,7 @@ pub struct PeerPlan {
 
 impl PeerPlan {
     pub fn random(rng: &mut StdRng) -> Self {
-        let neg = match rng.random_range(0..12) {
+        let neg = match rng.random_range(0..14) {
             0..=4 => Neg::Works,
             5 => Neg::Notice,
             6 => Neg::Closed,
@@ -169,6 +193,8 @@ impl PeerPlan {
             8 => Neg::Silent,
             9 => Neg::HangUp,
             10 => Neg::LateNotice,
+            11 => Neg::FailsLater,
+            12 => Neg::SilentLater,
             _ => Neg::TooLarge(rng.random_range(1..30)),
         };
         let mut odd = |chance: f64| rng.random_bool(chance);
@@ -197,6 +223,16 @@ impl PeerPlan {
             hints,
             counts,
             miscounts: rng.random_bool(0.2),
+            finishes: rng.random_bool(0.3),
+            late: if rng.random_bool(0.05) { rng.random_range(1..20) } else { 0 },
+            hangs_up_at_events: if rng.random_bool(0.1) { rng.random_range(1..11) } else { 0 },
+            lists_all: rng.random_bool(0.1),
+            indexes_late: rng.random_bool(0.1),
+            closes: rng.random_bool(0.1),
+            reqs_per_s: rng.random_bool(0.05),
+            most_limit: rng.random_bool(0.05).then(|| rng.random_range(10..200)),
+            no_eose: rng.random_bool(0.03),
+            far_future: rng.random_bool(0.05),
             ..Faults::default()
         };
         let seconds = [1, 3, 50, 5_000][rng.random_range(0..4)];
@@ -207,7 +243,11 @@ impl PeerPlan {
             tells_auth: tells_auth && faults.auth.is_some(),
             is_mute: rng.random_bool(0.1),
             latency_us: [100, 20_000, 300_000][rng.random_range(0..3)],
-            shared: rng.random_range(0..150),
+            // A small set is settled by the first answer.
+            shared: match neg {
+                Neg::FailsLater | Neg::SilentLater => rng.random_range(150..250),
+                _ => rng.random_range(0..150),
+            },
             ours: rng.random_range(0..60),
             theirs: rng.random_range(0..60),
             seconds,
@@ -247,6 +287,16 @@ impl PeerPlan {
             unsent,
             cuts,
             hints,
+            finishes,
+            late,
+            hangs_up_at_events,
+            lists_all,
+            indexes_late,
+            closes,
+            reqs_per_s,
+            most_limit,
+            no_eose,
+            far_future,
             counts,
             miscounts
         );
@@ -298,6 +348,10 @@ pub struct ModelPeer {
     /// Events that came in this sync and were kept, and those for which we have heard an OK true.
     kept: HashSet<[u8; 32]>,
     cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
+    /// Events that do not show yet, and when they do.
+    unindexed: Vec<(Duration, ModelEvent)>,
+    /// When it answered a REQ.
+    answered_at: Option<Duration>,
     acknowledged: HashSet<[u8; 32]>,
     /// Of all connections and syncs.
     subscriptions: HashSet<String>,
@@ -322,6 +376,8 @@ impl ModelPeer {
             messages: 0,
             kept: HashSet::new(),
             cache: HashMap::new(),
+            unindexed: Vec::new(),
+            answered_at: None,
             acknowledged: HashSet::new(),
             subscriptions: HashSet::new(),
             resent: Vec::new(),
@@ -391,6 +447,10 @@ impl ModelPeer {
 
     pub fn hear(&mut self, said: &str, now: Duration) -> Vec<Reply> {
         let said: Value = serde_json::from_str(said).unwrap();
+        let (shown, hidden) = self.unindexed.drain(..).partition(|(at, _)| *at <= now);
+        self.unindexed = hidden;
+        let shown: Vec<(Duration, ModelEvent)> = shown;
+        self.events.extend(shown.into_iter().map(|(_, event)| event));
         self.messages += 1;
         let mut replies = self.answer(&said, now);
         if let Some(flood) = self.plan.faults.flood {
@@ -446,7 +506,13 @@ impl ModelPeer {
         }
         match verb {
             "NEG-OPEN" => self.neg_open(&id, said),
-            "NEG-MSG" => self.neg_msg(&id, &said[2]),
+            "NEG-MSG" => match self.plan.neg {
+                Neg::FailsLater => {
+                    vec![text(json!(["NEG-ERR", id, "closed: you took too long to respond!"]))]
+                }
+                Neg::SilentLater => vec![],
+                _ => self.neg_msg(&id, &said[2]),
+            },
             "REQ" => self.req(&id, &said[2], now),
             "EVENT" => self.event(&said[1], now),
             "COUNT" if self.plan.faults.counts => {
@@ -470,7 +536,7 @@ impl ModelPeer {
     fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
         let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
         match self.plan.neg {
-            Neg::Works => {}
+            Neg::Works | Neg::FailsLater | Neg::SilentLater => {}
             Neg::Notice => return vec![text(notice)],
             Neg::LateNotice => {
                 return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
@@ -486,8 +552,15 @@ impl ModelPeer {
                 }
             }
         }
-        let items = self.find(&said[2]).into_iter().map(|event| event.item).collect();
-        let responder = Responder::new(SortedItems::new(items), 0).unwrap();
+        let mut filter = said[2].clone();
+        if self.plan.faults.lists_all {
+            filter.as_object_mut().unwrap().remove("kinds");
+        }
+        let items = self.find(&filter).into_iter().map(|event| event.item).collect();
+        // Short enough that one answer does not settle all.
+        let is_short = matches!(self.plan.neg, Neg::FailsLater | Neg::SilentLater);
+        let frame_limit_bytes = if is_short { 4_096 } else { 0 };
+        let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
         self.sessions.insert(id.to_owned(), responder);
         self.neg_msg(id, &said[3])
     }
@@ -534,6 +607,21 @@ impl ModelPeer {
             let notice = json!(["NOTICE", "ERROR: too many concurrent REQs"]);
             return if faults.req_notice { vec![text(notice)] } else { vec![] };
         }
+        if faults.reqs_per_s {
+            let is_soon = |at: Duration| now < at + Duration::from_secs(1);
+            if self.answered_at.is_some_and(is_soon) {
+                let why = "rate-limited: slow down";
+                let closed = json!(["CLOSED", id, why]);
+                return vec![text(if faults.req_notice { json!(["NOTICE", why]) } else { closed })];
+            }
+            self.answered_at = Some(now);
+        }
+        if let (Some(most), Some(limit)) = (faults.most_limit, filter["limit"].as_u64())
+            && limit > most
+        {
+            let why = format!("invalid: limit must be at most {most}");
+            return vec![text(json!(["CLOSED", id, why]))];
+        }
         let has = |key| filter.get(key).is_some();
         if faults.need_kinds && !has("kinds") && !has("ids") && !has("authors") {
             let why = "blocked: filters must specify at least one kind";
@@ -565,12 +653,22 @@ impl ModelPeer {
                 Reply::Text(format!(r#"["EVENT","{id}",{json}]"#))
             })
             .collect();
+        if faults.far_future && !has("ids") && !found.is_empty() {
+            let event = ModelEvent { item: Item::new(u64::MAX, [0xfe; 32]), ..found[0].clone() };
+            replies.insert(0, Reply::Text(format!(r#"["EVENT","{id}",{}]"#, event.json())));
+        }
         let mut eose = vec![json!("EOSE"), json!(id)];
         if faults.hints {
+            let is_cut = is_cut && !faults.finishes;
             eose.push(json!([if is_cut { "more" } else { "finish" }]));
         }
-        replies.push(text(Value::Array(eose)));
-        if faults.verbose && has("ids") {
+        let place = replies.len().saturating_sub(faults.late);
+        if faults.no_eose {
+            replies.insert(place, text(json!(["CLOSED", id, ""])));
+        } else {
+            replies.insert(place, text(Value::Array(eose)));
+        }
+        if faults.closes || faults.verbose && has("ids") {
             replies.push(text(json!(["CLOSED", id, ""])));
         }
         replies
@@ -581,10 +679,12 @@ impl ModelPeer {
         let id = event.item.id;
         let hex = faster_hex::hex_string(&id);
         let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
-        let holds = self.events.iter().any(|held| held.item.id == id);
+        let held = self.events.iter().chain(self.unindexed.iter().map(|(_, event)| event));
+        let holds = held.into_iter().any(|held| held.item.id == id);
         // Whether it was kept could be asked, unless the peer does not show it.
-        let is_shown = !self.hides(&id) && !self.is_unsent(&event);
-        let is_known = holds && self.kept.contains(&id) && is_shown;
+        let is_shown = !self.hides(&id) && !self.is_unsent(&event) && self.plan.faults.late == 0;
+        let is_indexed = self.events.iter().any(|held| held.item.id == id);
+        let is_known = is_indexed && self.kept.contains(&id) && is_shown;
         if is_known || (self.acknowledged.contains(&id) && self.dropped.contains(&id)) {
             self.resent.push(id);
         }
@@ -592,6 +692,9 @@ impl ModelPeer {
             return said(true, "duplicate: have it");
         }
         let faults = &self.plan.faults;
+        if u64::from(id[4] % 10) < faults.hangs_up_at_events {
+            return vec![Reply::HangUp];
+        }
         if let Some(rate) = faults.rate {
             let refill = (now.saturating_sub(self.taken_at)).as_secs() as u32;
             if refill > 0 {
@@ -614,7 +717,11 @@ impl ModelPeer {
             return said(true, "");
         }
         self.kept.insert(id);
-        self.events.push(event);
+        if faults.indexes_late {
+            self.unindexed.push((now + Duration::from_secs(1), event));
+        } else {
+            self.events.push(event);
+        }
         said(true, "")
     }
 }

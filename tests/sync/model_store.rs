@@ -196,18 +196,23 @@ impl ModelStore {
 
     fn settle(&mut self, asked: &Asked, text: &str) -> Settled {
         let event = ModelEvent::parse(text);
-        if !text.contains(r#""tags":[]"#) {
+        if !text.contains(r#""tags":[]"#) || i64::try_from(event.item.created_at).is_err() {
             let (id, created_at) = (Some(event.item.id), event.item.created_at);
             return Settled { id, created_at, fate: Fate::Refused(Reason::Invalid) };
         }
         let (item, fate) = (
             event.item,
             match asked {
+                Asked::Ids(_, filter) | Asked::ListingIds(_, filter)
+                    if !filter.takes_kind(event.kind) =>
+                {
+                    Fate::Refused(Reason::OutsideFilter)
+                }
                 _ if self.events.contains_key(&event.item) => Fate::Duplicate,
-                Asked::Listing(_) | Asked::ListingIds(_) => {
+                Asked::Listing(_) | Asked::ListingIds(..) => {
                     Fate::Seen(Seen { kind: event.kind, pubkey: event.pubkey })
                 }
-                Asked::Ids(_) | Asked::Matching(_) => {
+                Asked::Ids(..) | Asked::Matching(_) => {
                     self.events.insert(event.item, event);
                     Fate::Stored
                 }

@@ -5,7 +5,7 @@ use super::pgoutput::{Malformed, OutputMessage, Tuple, Value};
 use super::relay_table::{ChangedColumns, RelayTable, TableRow};
 use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_store::Deadline;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 /// The publication that names the table to the server.
 pub(crate) const PUBLICATION: &str = "negsync_attach";
@@ -30,6 +30,8 @@ pub(crate) struct ChangeFeed {
     table: &'static RelayTable,
     slot: String,
     oid: u32,
+    /// The columns that are read, with the numbers of their types.
+    read: HashMap<String, u32>,
     /// The names of the table's columns, once the feed has told.
     columns: Vec<String>,
     // The transactions that came last, oldest first.
@@ -51,8 +53,9 @@ impl ChangeFeed {
                 "SELECT pg_create_logical_replication_slot('{slot}', 'pgoutput', true)"
             ))
             .map_err(|error| slot_hint(&session, error))?;
+        let read = columns_read(&session, table)?;
         let (columns, recent) = (Vec::new(), VecDeque::new());
-        Ok(Self { session, table, slot, oid, columns, recent, transaction: 0 })
+        Ok(Self { session, table, slot, oid, read, columns, recent, transaction: 0 })
     }
 
     /// Up to where the log is on the server's disk: whatever was acknowledged with
@@ -140,13 +143,15 @@ impl ChangeFeed {
                 Some(FeedStep::Committed)
             }
             OutputMessage::Relation { columns } => {
-                let columns: Vec<String> = columns.into_iter().map(str::to_owned).collect();
-                if !self.columns.is_empty() && self.columns != columns {
+                let is_as_before = |(name, form): (&String, &u32)| {
+                    columns.iter().any(|column| column.0 == name && column.1 == *form)
+                };
+                if !self.read.iter().all(is_as_before) {
                     let reason =
                         format!("gap: the table {} has other columns now", self.table.table);
                     return Err(DatabaseError::Refused(reason));
                 }
-                self.columns = columns;
+                self.columns = columns.into_iter().map(|column| column.0.to_owned()).collect();
                 None
             }
             OutputMessage::Insert(new) => Some(self.put(&new)?),
@@ -258,13 +263,32 @@ fn check_table(session: &RelaySession, table: &RelayTable) -> Outcome<u32> {
     )))
 }
 
-/// Makes the publication where it is missing and may be made.
+/// The columns that are read, with the numbers of their types.
+fn columns_read(session: &RelaySession, table: &RelayTable) -> Outcome<HashMap<String, u32>> {
+    let rows = session.query(
+        format!(
+            "SELECT attname::text, atttypid FROM pg_attribute
+             WHERE attrelid = to_regclass('{}') AND attnum > 0 AND NOT attisdropped",
+            table.table
+        ),
+        &Deadline::default(),
+    )?;
+    let pairs = rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    let mut found = pairs.collect::<Outcome<HashMap<String, u32>>>()?;
+    found.retain(|name, _| table.columns.iter().any(|column| column.0 == name));
+    Ok(found)
+}
+
+/// Makes the publication where it is missing and may be made. One of some rows or columns (PostgreSQL 15)
+/// leaves something out.
 fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
     let RelayTable { table, .. } = table;
     let found = format!(
         "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND EXISTS (
             SELECT FROM pg_publication_rel
-            WHERE prpubid = pg_publication.oid AND prrelid = to_regclass('{table}'))
+            WHERE prpubid = pg_publication.oid AND prrelid = to_regclass('{table}')
+                AND to_jsonb(pg_publication_rel) ->> 'prqual' IS NULL
+                AND to_jsonb(pg_publication_rel) ->> 'prattrs' IS NULL)
          FROM pg_publication WHERE pubname = '{PUBLICATION}'"
     );
     let create = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {table}");
@@ -284,11 +308,11 @@ fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
 
 /// A slot begins once every transaction that is open has ended.
 fn slot_hint(session: &RelaySession, error: DatabaseError) -> DatabaseError {
-    let oldest = "SELECT max(now() - xact_start)::text FROM pg_stat_activity
+    let oldest = "SELECT date_trunc('second', min(xact_start))::text FROM pg_stat_activity
                   WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";
     match session.row(oldest).ok().and_then(|row| row.try_get::<_, Option<String>>(0).ok()?) {
-        Some(age) => DatabaseError::Refused(format!(
-            "{error}; a transaction has been open for {age}, and the feed begins when it ends"
+        Some(since) => DatabaseError::Refused(format!(
+            "{error}; a transaction has been open since {since}, and the feed begins when it ends"
         )),
         None => error,
     }

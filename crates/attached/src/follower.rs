@@ -1,9 +1,10 @@
 //! Keeping the set equal to what the relay shows, commit by commit.
 
 use super::feed::{ChangeFeed, FeedStep};
-use super::relay_table::{RelayTable, TableRow, byte_array, read_event};
+use super::relay_table::{RelayTable, TableRow, byte_array};
 use super::scan::{begin_snapshot, for_each_row};
 use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
 use std::collections::{BTreeSet, HashMap};
@@ -173,9 +174,9 @@ impl HeldRows {
             Some(json) => Some(json.clone()),
             None => self.fetch(session, &row.item)?,
         };
-        let event = json.as_deref().and_then(read_event);
+        let event = json.as_deref().and_then(Event::parse_stored);
         if event.is_none() {
-            let id = faster_hex::hex_string(&row.item.id);
+            let id = hex::encode(&row.item.id);
             tracing::warn!(id, "an event of the relay cannot be read; it is left out");
         }
         Ok(event)

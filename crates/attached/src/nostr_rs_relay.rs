@@ -9,6 +9,7 @@ use super::relay_table::{
 };
 use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
 
@@ -30,6 +31,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
         ("hidden", "bit"),
         ("expires_at", "timestamp with time zone"),
     ],
+    other_tables: &["tag", "migrations"],
     key: "id",
     id: "id",
     author: "pub_key",
@@ -68,16 +70,10 @@ fn tagged(keys: &[TagKey]) -> String {
     };
     let named = format!("id IN (SELECT event_id FROM tag WHERE name = {}", quoted(&letter));
     let Some(values) = tag_values(keys) else { return format!("{named})") };
-    let hex: Vec<Vec<u8>> = values.iter().filter_map(|value| decoded(value)).collect();
+    let hex: Vec<Vec<u8>> = values.iter().filter_map(|value| hex::decode(value).ok()).collect();
     let texts = byte_array(values.iter().map(String::as_bytes));
     let hex = byte_array(hex.iter().map(Vec::as_slice));
     format!("{named} AND (value = ANY({texts}) OR value_hex = ANY({hex})))")
-}
-
-fn decoded(value: &str) -> Option<Vec<u8>> {
-    let mut bytes = vec![0; value.len() / 2];
-    faster_hex::hex_decode(value.as_bytes(), &mut bytes).ok()?;
-    Some(bytes)
 }
 
 fn read_json(row: &Row, first: usize) -> Option<String> {

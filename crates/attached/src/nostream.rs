@@ -5,6 +5,7 @@
 
 use super::relay_table::{ChangedColumns, RelayTable, TableRow, check_columns, quoted, tag_values};
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
 
@@ -26,6 +27,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
         ("expires_at", "integer"),
         ("deleted_at", "timestamp without time zone"),
     ],
+    other_tables: &[],
     key: "uuid_send(id)",
     id: "event_id",
     author: "event_pubkey",
@@ -76,13 +78,13 @@ fn json(
 ) -> Option<String> {
     let tags: serde_json::Value = serde_json::from_str(tags.unwrap_or("[]")).ok()?;
     let event = serde_json::json!({
-        "id": faster_hex::hex_string(id),
-        "pubkey": faster_hex::hex_string(author),
+        "id": hex::encode(id),
+        "pubkey": hex::encode(author),
         "created_at": created_at,
         "kind": kind,
         "tags": tags,
         "content": content,
-        "sig": faster_hex::hex_string(signature),
+        "sig": hex::encode(signature),
     });
     Some(event.to_string())
 }

@@ -23,9 +23,10 @@ pub(crate) enum OutputMessage<'data> {
     /// A transaction of this number begins.
     Begin(u32),
     Commit,
-    /// The columns of a table, before its first change and after each change of its form.
+    /// The columns of a table with the numbers of their types, before its first change and after each
+    /// change of its form.
     Relation {
-        columns: Vec<&'data str>,
+        columns: Vec<(&'data str, u32)>,
     },
     Insert(Tuple<'data>),
     /// The old row is given when its key has changed, or all of it is the key.
@@ -60,9 +61,10 @@ impl<'data> OutputMessage<'data> {
                 let columns = (0..count).map(|_| {
                     input.byte()?;
                     let name = input.text()?;
-                    // Its type and the type's modifier.
-                    input.take(8)?;
-                    Ok(name)
+                    let form = input.number()?;
+                    // The type's modifier.
+                    input.number()?;
+                    Ok((name, form))
                 });
                 Self::Relation { columns: columns.collect::<Result<_, _>>()? }
             }

@@ -4,7 +4,7 @@
 use super::pgoutput::{Tuple, Value};
 use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::kinds::Lifetime;
-use negsync_nostr::{Event, TagKey};
+use negsync_nostr::{TagKey, hex};
 use negsync_reconcile::Item;
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -21,6 +21,8 @@ pub(crate) struct RelayTable {
     pub(crate) table: &'static str,
     /// The columns that are read, each with its type.
     pub(crate) columns: &'static [(&'static str, &'static str)],
+    /// The other tables that are read.
+    pub(crate) other_tables: &'static [&'static str],
     /// The primary key in bytes.
     pub(crate) key: &'static str,
     pub(crate) id: &'static str,
@@ -98,17 +100,6 @@ impl RelayTable {
     }
 }
 
-/// Reads an event as a relay stores it. Others take tags without a name, which mean nothing.
-pub(crate) fn read_event(json: &str) -> Option<Event> {
-    if let Ok(event) = Event::parse(json) {
-        return Some(event);
-    }
-    let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
-    let tags = value.get_mut("tags")?.as_array_mut()?;
-    tags.retain(|tag| tag.as_array().is_none_or(|tag| !tag.is_empty()));
-    Event::parse(&value.to_string()).ok()
-}
-
 /// A key, or what tells an id from every other.
 pub(crate) fn key_of(bytes: &[u8]) -> Option<u128> {
     bytes.first_chunk().map(|bytes| u128::from_be_bytes(*bytes))
@@ -140,10 +131,7 @@ impl<'change> ChangedColumns<'change> {
     }
 
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let hex = self.text(name)?.strip_prefix("\\x")?;
-        let mut bytes = vec![0; hex.len() / 2];
-        faster_hex::hex_decode(hex.as_bytes(), &mut bytes).ok()?;
-        Some(bytes)
+        hex::decode(self.text(name)?.strip_prefix("\\x")?).ok()
     }
 }
 
@@ -153,7 +141,7 @@ pub(crate) fn check_columns(
     table: &RelayTable,
     version: &str,
 ) -> Outcome<()> {
-    let RelayTable { relay, table, columns, .. } = table;
+    let RelayTable { relay, table, columns, other_tables, .. } = table;
     let sql = format!(
         "SELECT attname::text, format_type(atttypid, NULL) FROM pg_attribute
          WHERE attrelid = to_regclass('{table}') AND attnum > 0 AND NOT attisdropped"
@@ -165,6 +153,7 @@ pub(crate) fn check_columns(
         );
         return Err(DatabaseError::Refused(reason));
     }
+    check_rights(session, [table].into_iter().chain(other_tables.iter()))?;
     let found = rows
         .iter()
         .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
@@ -180,6 +169,28 @@ pub(crate) fn check_columns(
     })
 }
 
+/// Refuses tables that the user may not read.
+fn check_rights<'table>(
+    session: &RelaySession,
+    tables: impl Iterator<Item = &'table &'static str>,
+) -> Outcome<()> {
+    for table in tables {
+        let row = session.row(format!(
+            "SELECT has_table_privilege(to_regclass('{table}'), 'SELECT'), current_user::text"
+        ))?;
+        // A table that is not there is named where it is read.
+        if row.try_get::<_, Option<bool>>(0)? == Some(false) {
+            let user: &str = row.try_get(1)?;
+            let reason = format!(
+                "the user may not read the table {table}; as its owner run \
+                 GRANT SELECT ON {table} TO \"{user}\""
+            );
+            return Err(DatabaseError::Refused(reason));
+        }
+    }
+    Ok(())
+}
+
 /// Text as a literal of SQL. `standard_conforming_strings` is on.
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
@@ -190,7 +201,7 @@ pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> 
     let mut sql = "ARRAY[".to_owned();
     for (place, bytes) in list.into_iter().enumerate() {
         let comma = if place == 0 { "" } else { "," };
-        let _ = write!(sql, "{comma}'\\x{}'", faster_hex::hex_string(bytes));
+        let _ = write!(sql, "{comma}'\\x{}'", hex::encode(bytes));
     }
     sql.push_str("]::bytea[]");
     sql

@@ -1,8 +1,8 @@
 //! Reading at one moment: items for a filter, and events by id.
 
-use super::relay_table::{ROW_COLUMNS, RelayTable, byte_array, read_event};
+use super::relay_table::{ROW_COLUMNS, RelayTable, byte_array};
 use super::session::{Outcome, RelaySession};
-use negsync_nostr::Filter;
+use negsync_nostr::{Event, Filter, hex};
 use negsync_reconcile::Item;
 use negsync_store::{Deadline, PrivateKinds, SourceSnapshot, StoreError};
 use std::ops::ControlFlow;
@@ -69,7 +69,7 @@ impl SourceSnapshot for AttachedMoment<'_> {
             let Some(read) = table.read_row(row)?.filter(|row| row.is_visible(*now)) else {
                 return Ok(true);
             };
-            let event = || read_event(&(table.read_json)(row, ROW_COLUMNS)?);
+            let event = || Event::parse_stored(&(table.read_json)(row, ROW_COLUMNS)?);
             let matches = !is_tagged || event().is_some_and(|event| filter.matches(&event));
             Ok(!matches || visit(read.item).is_continue())
         })
@@ -125,12 +125,13 @@ pub(crate) fn events(
         }
         let json = (table.read_json)(&row, ROW_COLUMNS);
         let is_right = |json: &String| {
-            read_event(json).is_some_and(|event| event.item() == read.item && event.id_is_hash())
+            Event::parse_stored(json)
+                .is_some_and(|event| event.item() == read.item && event.id_is_hash())
         };
         match json.filter(is_right) {
             Some(json) => visit(&read.item, &json),
             None => {
-                let id = faster_hex::hex_string(&read.item.id);
+                let id = hex::encode(&read.item.id);
                 tracing::warn!(
                     id,
                     "an event of the relay has another id in its row; it is left out"

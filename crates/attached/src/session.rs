@@ -3,10 +3,11 @@
 use negsync_store::{Deadline, StoreError};
 use std::future::Future;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Runtime;
 use tokio_postgres::config::SslMode;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
 /// How long a connection may take to be made.
@@ -36,6 +37,9 @@ pub(crate) enum DatabaseError {
     Interrupted,
     #[error("the connections are closed")]
     Closed,
+    /// The server ended the connection, with these words.
+    #[error("the server ended the connection: {0}")]
+    Ended(String),
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -57,6 +61,11 @@ pub(crate) type Outcome<T> = Result<T, DatabaseError>;
 
 /// The server's own words, which the error's text leaves out.
 fn described(error: &tokio_postgres::Error) -> String {
+    if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
+        return "the server or somebody on it ended the connection; where the server goes on and this \
+                comes again, max_slot_wal_keep_size is too small for the time that reading takes"
+            .into();
+    }
     match (error.as_db_error(), std::error::Error::source(error)) {
         (Some(error), _) => match error.hint() {
             Some(hint) => format!("{} ({hint})", error.message()),
@@ -150,16 +159,21 @@ impl Drop for ServerConnector {
 pub(crate) struct RelaySession {
     client: Arc<Client>,
     connector: Arc<ServerConnector>,
+    // Why the connection ended; nobody hears of that where no statement was under way.
+    ended: Arc<OnceLock<String>>,
 }
 
 impl RelaySession {
     pub(crate) fn open(connector: &Arc<ServerConnector>, deadline: &Deadline) -> Outcome<Self> {
         let config = connector.config.clone();
+        let ended = Arc::new(OnceLock::new());
+        let reason = Arc::clone(&ended);
         let connect = async move {
-            let (client, connection) = config.connect(NoTls).await?;
+            let (client, mut connection) = config.connect(NoTls).await?;
             tokio::spawn(async move {
-                if let Err(error) = connection.await {
-                    tracing::debug!(%error, "a connection to the relay's database ended");
+                // Told before the statements that wait for the connection hear of its end.
+                if let Err(error) = (&mut connection).await {
+                    let _ = reason.set(described(&error));
                 }
             });
             // What is read as text has one form, whatever the server's settings; a commit of ours
@@ -175,7 +189,7 @@ impl RelaySession {
             Ok(client)
         };
         let client = Arc::new(connector.wait(connect, deadline)?);
-        Ok(Self { client, connector: Arc::clone(connector) })
+        Ok(Self { client, connector: Arc::clone(connector), ended })
     }
 
     /// Values stand in the statement as literals.
@@ -186,7 +200,7 @@ impl RelaySession {
         if let Err(DatabaseError::Interrupted) = outcome {
             self.cancel();
         }
-        outcome
+        outcome.map_err(|error| self.explained(error))
     }
 
     /// The one row of a statement.
@@ -198,7 +212,18 @@ impl RelaySession {
     pub(crate) fn execute(&self, sql: impl Into<String>) -> Outcome<()> {
         let (client, sql) = (Arc::clone(&self.client), sql.into());
         let execute = async move { Ok(client.batch_execute(&sql).await?) };
-        self.connector.wait(execute, &Deadline::default())
+        let outcome = self.connector.wait(execute, &Deadline::default());
+        outcome.map_err(|error| self.explained(error))
+    }
+
+    /// Where the connection has ended, with the reason that the server gave.
+    fn explained(&self, error: DatabaseError) -> DatabaseError {
+        match (&error, self.ended.get()) {
+            (DatabaseError::Postgres(closed), Some(reason)) if closed.is_closed() => {
+                DatabaseError::Ended(reason.clone())
+            }
+            _ => error,
+        }
     }
 
     /// Has the server end the statement that nobody waits for any more.

@@ -1,6 +1,7 @@
 //! An event as the store and the relay handle it: read once from its JSON into the facts that
 //! rules and indexes ask for, and the JSON that is stored and sent.
 
+use crate::hex;
 use crate::kinds::{DELETION, GIFT_WRAP, Lifetime, REPOSTS, VANISH};
 use crate::signature;
 use crate::tag_key::TagKey;
@@ -147,7 +148,7 @@ impl EventFields<'_> {
             (is_own && has_address).then(|| (kind, parts.next().unwrap_or("").to_owned()))
         });
         Deletes {
-            ids: self.tag_values("e").filter_map(hex_bytes).collect(),
+            ids: self.tag_values("e").filter_map(hex::decode_array).collect(),
             addresses: addresses.collect(),
         }
     }
@@ -155,9 +156,9 @@ impl EventFields<'_> {
     /// Checks the fields and derives what is asked of an event later. `None` when a field has the
     /// wrong form.
     fn into_event(self) -> Option<Event> {
-        let id = hex_bytes(&self.id)?;
-        let pubkey = hex_bytes(&self.pubkey)?;
-        let signature = hex_bytes(&self.sig)?;
+        let id = hex::decode_array(&self.id)?;
+        let pubkey = hex::decode_array(&self.pubkey)?;
+        let signature = hex::decode_array(&self.sig)?;
         // SQLite's integers are signed. A tag without a name is none.
         if i64::try_from(self.created_at).is_err() || self.tags.iter().any(Vec::is_empty) {
             return None;
@@ -197,9 +198,9 @@ impl EventFields<'_> {
     ) -> Option<(String, Range<usize>, Range<usize>)> {
         let mut json = String::with_capacity(400 + self.content.len() + 90 * self.tags.len());
         json.push_str(r#"{"id":""#);
-        faster_hex::hex_append(id, &mut json);
+        hex::append(id, &mut json);
         json.push_str(r#"","pubkey":""#);
-        faster_hex::hex_append(pubkey, &mut json);
+        hex::append(pubkey, &mut json);
         write!(json, r#"","created_at":{},"kind":{},"tags":"#, self.created_at, self.kind).ok()?;
         let mut json = json.into_bytes();
         let tags_start = json.len();
@@ -211,7 +212,7 @@ impl EventFields<'_> {
         let content_at = content_start..json.len();
         let mut json = String::from_utf8(json).ok()?;
         json.push_str(r#","sig":""#);
-        faster_hex::hex_append(signature, &mut json);
+        hex::append(signature, &mut json);
         json.push_str(r#""}"#);
         Some((json, tags_at, content_at))
     }
@@ -233,10 +234,22 @@ impl Event {
             .map_err(|error| explain(json, error))
     }
 
+    /// As [`Event::parse`], of an event that another relay has stored: some take tags without a name, which
+    /// mean nothing.
+    pub fn parse_stored(json: &str) -> Option<Self> {
+        if let Ok(event) = Self::parse(json) {
+            return Some(event);
+        }
+        let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
+        let tags = value.get_mut("tags")?.as_array_mut()?;
+        tags.retain(|tag| tag.as_array().is_none_or(|tag| !tag.is_empty()));
+        Self::parse(&value.to_string()).ok()
+    }
+
     /// The id that JSON claims to be an event's, in lower-case hex, without a look at the rest.
     pub fn claimed_id(json: &str) -> Option<String> {
         let Id { id } = serde_json::from_str(json).ok()?;
-        hex_bytes(&id).map(|id: [u8; 32]| faster_hex::hex_string(&id))
+        hex::decode_array(&id).map(|id: [u8; 32]| hex::encode(&id))
     }
 
     /// Checks the id against the content and the signature against the author.
@@ -260,7 +273,7 @@ impl Event {
         let json = |range: &Range<usize>| self.json.get(range.clone()).unwrap_or_default();
         let mut hash = Sha256::new();
         hash.update(br#"[0,""#);
-        hash.update(faster_hex::hex_string(&self.pubkey));
+        hash.update(hex::encode(&self.pubkey));
         hash.update(format!(r#"",{},{},"#, self.item.created_at, self.kind));
         for part in [json(&self.tags_at), ",", json(&self.content_at), "]"] {
             hash.update(part);
@@ -285,7 +298,7 @@ impl Event {
 
     /// The id in lower-case hex.
     pub fn id_hex(&self) -> String {
-        faster_hex::hex_string(&self.item.id)
+        hex::encode(&self.item.id)
     }
 
     /// The author's public key.
@@ -412,11 +425,6 @@ impl std::ops::Deref for VerifiedEvent {
     fn deref(&self) -> &Event {
         &self.0
     }
-}
-
-/// The bytes that `text` is the hex of, when it is as long as that takes.
-fn hex_bytes<const BYTES: usize>(text: &str) -> Option<[u8; BYTES]> {
-    faster_hex::hex_decode_array(text.as_bytes()).ok()
 }
 
 /// The one field that is looked for in JSON that cannot be read as a whole: with a character or a

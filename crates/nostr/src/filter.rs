@@ -1,6 +1,7 @@
 //! What a requester asks for (NIP-01, Filters): read strictly, kept in one normal form.
 
 use crate::event::Event;
+use crate::hex;
 use crate::tag_key::TagKey;
 use negsync_reconcile::Item;
 use serde_json::{Map, Value};
@@ -180,11 +181,7 @@ fn list<T: Ord>(
 }
 
 fn hex_32(value: &Value) -> Option<[u8; 32]> {
-    let text = value.as_str()?;
-    let mut bytes = [0; 32];
-    (text.len() == 64).then_some(())?;
-    faster_hex::hex_decode(text.as_bytes(), &mut bytes).ok()?;
-    Some(bytes)
+    hex::decode_array(value.as_str()?)
 }
 
 fn kind(value: &Value) -> Option<u16> {

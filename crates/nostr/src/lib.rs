@@ -17,6 +17,7 @@
 
 mod event;
 mod filter;
+pub mod hex;
 pub mod kinds;
 pub mod prefix;
 pub mod relay_url;

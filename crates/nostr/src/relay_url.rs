@@ -1,5 +1,6 @@
 //! The URL of a relay: compared as the relay that it leads to, and shown without its secrets.
 
+use crate::hex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use sha2::{Digest, Sha256};
 use std::fmt::{self, Debug, Display, Formatter};
@@ -69,7 +70,7 @@ impl RelayUrl {
             None => self.to_string(),
             Some(query) => {
                 let digest = Sha256::digest(query);
-                format!("{self}#{}", faster_hex::hex_string(&digest[..8]))
+                format!("{self}#{}", hex::encode(&digest[..8]))
             }
         }
     }

@@ -1,5 +1,6 @@
 //! The short, fixed form under which a single-letter tag stands in the index.
 
+use crate::hex;
 use sha2::{Digest, Sha256};
 
 /// A single-letter tag name and a value, in at most 34 bytes: the letter, how the value is
@@ -28,9 +29,9 @@ impl TagKey {
     /// The key of `value` under the tag named `letter`.
     pub fn new(letter: u8, value: &str) -> Self {
         let mut body = [0; 32];
-        let (form, body_len) = if is_lower_hex_32(value)
-            && faster_hex::hex_decode(value.as_bytes(), &mut body).is_ok()
-        {
+        let raw = hex::decode_array(value).filter(|_| is_lower(value));
+        let (form, body_len) = if let Some(raw) = raw {
+            body = raw;
             (RAW_HEX, 32)
         } else if let Some(short) = body.get_mut(..value.len()) {
             short.copy_from_slice(value.as_bytes());
@@ -55,7 +56,7 @@ impl TagKey {
     pub fn value(&self) -> Option<String> {
         let body = self.as_bytes().get(2..)?;
         match self.bytes[1] {
-            RAW_HEX => Some(faster_hex::hex_string(body)),
+            RAW_HEX => Some(hex::encode(body)),
             VERBATIM => String::from_utf8(body.to_vec()).ok(),
             _ => None,
         }
@@ -80,8 +81,8 @@ impl std::fmt::Debug for TagKey {
     }
 }
 
-fn is_lower_hex_32(value: &str) -> bool {
-    value.len() == 64 && value.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'))
+fn is_lower(hex: &str) -> bool {
+    !hex.bytes().any(|digit| digit.is_ascii_uppercase())
 }
 
 #[cfg(test)]

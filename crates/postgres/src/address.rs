@@ -1,17 +1,28 @@
 //! Where a store on a server is: its URL, and what of it may be shown.
 
+use crate::fault::{fault, within};
+use crate::tls::{TlsConnector, TlsMode, TlsStream};
 use negsync_store::StoreError;
+use percent_encoding::percent_decode_str;
 use std::fmt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio_postgres::Config;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
+use tokio_postgres::{Client, Config, Connection, Socket};
 
-/// How long a connection may take to be made, where the URL does not say.
+/// How long a connection to one host may take to be made, where the URL does not say (`connect_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long a server may be silent on the level of TCP.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a server may be silent, where the URL does not say (`tcp_user_timeout`).
+const PATIENCE: Duration = Duration::from_secs(10);
+/// What the system takes for the time between two probes of a silent connection.
+const SHORTEST_KEEPALIVE: Duration = Duration::from_secs(1);
 /// A longer password file is not read.
 const PASSWORD_FILE_BYTES: u64 = 1 << 20;
+/// The host where neither the URL nor `PGHOST` names one.
+const DEFAULT_HOST: &str = "localhost";
 
 /// What each session is set to. No reading takes longer than the timeout, in milliseconds, whoever waits for it.
 const SESSION: &str = "-c search_path=negsync -c jit=off -c statement_timeout=600000";
@@ -19,56 +30,89 @@ const SESSION: &str = "-c search_path=negsync -c jit=off -c statement_timeout=60
 /// The address of a store: a URL as libpq takes it. It is shown without its password.
 #[derive(Clone)]
 pub struct Address {
+    // As the URL has it, with all hosts.
     config: Config,
+    // The same for each host.
+    hosts: Vec<Config>,
+    // The place of the host that answered last.
+    answered: Arc<AtomicUsize>,
+    tls: TlsConnector,
+    patience: Duration,
 }
 
+/// A connection that is to be served.
+pub(crate) type ServedConnection = Connection<Socket, TlsStream>;
+
 impl Address {
-    /// Reads `postgres://user@host:port/database?key=value`. A password that the URL does not have is
-    /// taken from `PGPASSWORD`, or else from the file of `PGPASSFILE` or `~/.pgpass`.
+    /// Reads `postgres://user@host:port/database?key=value`. Several hosts, separated by commas, are
+    /// tried in turn until one takes writes. What the URL does not have is taken from `PGHOST`,
+    /// `PGUSER`, `PGSSLMODE` and `PGSSLROOTCERT`, and a password from `PGPASSWORD` or else from the file
+    /// of `PGPASSFILE` or `~/.pgpass`.
+    ///
+    /// `sslmode` and `sslrootcert` are those of libpq; `sslrootcert=system` stands for the authorities
+    /// that browsers believe. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
     ///
     /// # Errors
-    /// When it is no such URL, or asks for what is not supported: TLS.
+    /// When it is no such URL, or the file of `sslrootcert` cannot be read.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         if !is_address(url) {
             let expected = "expected postgres://user@host/database".to_owned();
             return Err(StoreError::Address(expected));
         }
-        refuse_encryption(url)?;
+        let (url, own) = take_parameters(url);
         // The error's own text may hold parts of the URL.
         let mut config: Config = url.parse().map_err(|_| {
             StoreError::Address("not a URL of PostgreSQL: postgres://user@host/database".to_owned())
         })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(no_encryption());
-        }
-        config.ssl_mode(SslMode::Disable);
-        config.target_session_attrs(TargetSessionAttrs::ReadWrite);
-        if config.get_connect_timeout().is_none() {
-            config.connect_timeout(CONNECT_TIMEOUT);
-        }
-        if config.get_application_name().is_none() {
-            config.application_name("negsync");
-        }
-        // A network that is cut shows after so long, whoever waits for an answer.
-        config.tcp_user_timeout(SILENCE_TIMEOUT);
-        config.keepalives_idle(SILENCE_TIMEOUT / 3).keepalives_interval(SILENCE_TIMEOUT / 3);
-        config.keepalives_retries(2);
-        let options = config.get_options().unwrap_or_default();
-        config.options(format!("{options} {SESSION}"));
-        if config.get_user().is_none() {
-            let user = std::env::var("PGUSER").or_else(|_| std::env::var("USER"));
-            config.user(user.unwrap_or_else(|_| "postgres".to_owned()));
-        }
-        if config.get_password().is_none()
-            && let Some(password) = password_beside(&config)
-        {
-            config.password(password);
-        }
-        Ok(Self { config })
+        let patience = match own.tcp_user_timeout {
+            Some(text) => match text.parse() {
+                Ok(0) => PATIENCE,
+                Ok(milliseconds) => Duration::from_millis(milliseconds),
+                Err(_) => {
+                    let expected = "tcp_user_timeout is not a number of milliseconds".to_owned();
+                    return Err(StoreError::Address(expected));
+                }
+            },
+            None => PATIENCE,
+        };
+        let mode = own.sslmode.or_else(|| std::env::var("PGSSLMODE").ok());
+        let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
+        let mode = TlsMode::parse(mode.as_deref().unwrap_or("prefer"), roots.is_some())?;
+        let tls = TlsConnector::new(mode, roots.as_deref())?;
+        complete(&mut config, patience);
+        let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
+        let hosts = hosts.collect();
+        Ok(Self { config, hosts, answered: Arc::default(), tls, patience })
     }
 
-    pub(crate) fn config(&self) -> &Config {
-        &self.config
+    /// Connects to the first host that answers and takes writes, beginning with the one that did so last.
+    pub(crate) async fn connect(&self) -> Result<(Client, ServedConnection), StoreError> {
+        let first = self.answered.load(Ordering::Relaxed);
+        let mut refused = StoreError::Address("no host is named".to_owned());
+        for turn in 0..self.hosts.len() {
+            let place = (first + turn) % self.hosts.len();
+            let Some(host) = self.hosts.get(place) else { continue };
+            let timeout = host.get_connect_timeout().copied().unwrap_or(CONNECT_TIMEOUT);
+            let connected = async { host.connect(self.tls.clone()).await.map_err(fault) };
+            match within(timeout, connected).await {
+                Ok(connected) => {
+                    self.answered.store(place, Ordering::Relaxed);
+                    return Ok(connected);
+                }
+                Err(error) => refused = error,
+            }
+        }
+        Err(refused)
+    }
+
+    /// How connections are encrypted.
+    pub(crate) fn tls(&self) -> &TlsConnector {
+        &self.tls
+    }
+
+    /// How long the server may take to answer what takes no time.
+    pub(crate) fn patience(&self) -> Duration {
+        self.patience
     }
 }
 
@@ -77,20 +121,116 @@ pub fn is_address(store: &str) -> bool {
     store.starts_with("postgres://") || store.starts_with("postgresql://")
 }
 
-fn no_encryption() -> StoreError {
-    StoreError::Address(
-        "sslmode=require and above are not supported yet; reach the server by a Unix socket, over \
-         loopback or through a tunnel, with sslmode=disable or prefer"
-            .to_owned(),
-    )
+/// Parameters that are followed here and not by the client.
+#[derive(Default)]
+struct OwnParameters {
+    sslmode: Option<String>,
+    sslrootcert: Option<String>,
+    tcp_user_timeout: Option<String>,
 }
 
-fn refuse_encryption(url: &str) -> Result<(), StoreError> {
-    let parameters = url.split_once('?').map_or("", |(_, parameters)| parameters);
-    let asks = |parameter: &str| {
-        ["sslmode=verify-ca", "sslmode=verify-full", "sslmode=require"].contains(&parameter)
+/// The URL without those of its parameters that are followed here.
+fn take_parameters(url: &str) -> (String, OwnParameters) {
+    let mut own = OwnParameters::default();
+    // A password may hold a question mark.
+    let host = url.find('@').unwrap_or_default();
+    let Some(mark) = url.get(host..).and_then(|rest| rest.find('?')).map(|at| host + at) else {
+        return (url.to_owned(), own);
     };
-    if parameters.split('&').any(asks) { Err(no_encryption()) } else { Ok(()) }
+    let (before, parameters) = url.split_at(mark);
+    let is_left = |parameter: &&str| {
+        let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
+        let place = match key {
+            "sslmode" => &mut own.sslmode,
+            "sslrootcert" => &mut own.sslrootcert,
+            "tcp_user_timeout" => &mut own.tcp_user_timeout,
+            _ => return true,
+        };
+        *place = Some(value);
+        false
+    };
+    let left: Vec<&str> = parameters.trim_start_matches('?').split('&').filter(is_left).collect();
+    let mark = if left.is_empty() { "" } else { "?" };
+    (format!("{before}{mark}{}", left.join("&")), own)
+}
+
+/// Fills in what the URL leaves out.
+fn complete(config: &mut Config, patience: Duration) {
+    let of_environment = |name| std::env::var(name).ok();
+    if config.get_hosts().is_empty() {
+        let host = of_environment("PGHOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
+        for host in host.split(',') {
+            config.host(host);
+        }
+    }
+    config.target_session_attrs(TargetSessionAttrs::ReadWrite);
+    if config.get_connect_timeout().is_none() {
+        config.connect_timeout(CONNECT_TIMEOUT);
+    }
+    if config.get_application_name().is_none() {
+        config.application_name("negsync");
+    }
+    // A network that is cut shows after so long, whoever waits for an answer.
+    config.tcp_user_timeout(patience);
+    let keepalive = patience.max(SHORTEST_KEEPALIVE);
+    config.keepalives_idle(keepalive).keepalives_interval(keepalive);
+    config.keepalives_retries(2);
+    let options = config.get_options().unwrap_or_default();
+    config.options(format!("{options} {SESSION}"));
+    if config.get_user().is_none() {
+        let user = of_environment("PGUSER").or_else(|| of_environment("USER"));
+        config.user(user.unwrap_or_else(|| "postgres".to_owned()));
+    }
+}
+
+/// The configuration for one of the hosts, with its password.
+fn of_host(all: &Config, place: usize, mode: TlsMode) -> Config {
+    let mut config = Config::new();
+    let port = all.get_ports().get(place).or(all.get_ports().first()).copied();
+    config.port(port.unwrap_or(5_432));
+    let is_local = match all.get_hosts().get(place) {
+        Some(Host::Tcp(name)) => {
+            config.host(name);
+            false
+        }
+        Some(Host::Unix(folder)) => {
+            config.host_path(folder);
+            true
+        }
+        None => false,
+    };
+    if let Some(address) = all.get_hostaddrs().get(place) {
+        config.hostaddr(*address);
+    }
+    // A Unix socket is not encrypted, whatever the mode.
+    config.ssl_mode(if is_local { SslMode::Disable } else { mode.of_client() });
+    config.ssl_negotiation(all.get_ssl_negotiation());
+    config.channel_binding(all.get_channel_binding());
+    config.target_session_attrs(all.get_target_session_attrs());
+    if let Some(timeout) = all.get_connect_timeout() {
+        config.connect_timeout(*timeout);
+    }
+    if let Some(timeout) = all.get_tcp_user_timeout() {
+        config.tcp_user_timeout(*timeout);
+    }
+    config.keepalives_idle(all.get_keepalives_idle());
+    config.keepalives_interval(all.get_keepalives_interval().unwrap_or(PATIENCE));
+    config.keepalives(all.get_keepalives());
+    config.keepalives_retries(all.get_keepalives_retries().unwrap_or_default());
+    config.options(all.get_options().unwrap_or_default());
+    config.application_name(all.get_application_name().unwrap_or_default());
+    let user = all.get_user().unwrap_or_default();
+    config.user(user).dbname(all.get_dbname().unwrap_or(user));
+    match all.get_password() {
+        Some(password) => drop(config.password(password)),
+        None => {
+            if let Some(password) = password_beside(&config) {
+                config.password(password);
+            }
+        }
+    }
+    config
 }
 
 /// The password of the environment, or of the password file.
@@ -98,21 +238,30 @@ fn password_beside(config: &Config) -> Option<String> {
     if let Ok(password) = std::env::var("PGPASSWORD") {
         return Some(password);
     }
-    let file = std::env::var_os("PGPASSFILE").map(std::path::PathBuf::from).or_else(|| {
-        std::env::var_os("HOME").map(|home| std::path::PathBuf::from(home).join(".pgpass"))
-    })?;
-    if std::fs::metadata(&file).ok()?.len() > PASSWORD_FILE_BYTES {
-        return None;
-    }
-    let text = std::fs::read_to_string(file).ok()?;
-    let host = config.get_hosts().first().map_or("localhost".to_owned(), |host| match host {
-        Host::Tcp(name) => name.clone(),
-        Host::Unix(_) => "localhost".to_owned(),
-    });
+    let file = std::env::var_os("PGPASSFILE").map(PathBuf::from);
+    let file = file.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".pgpass")))?;
+    let text = read_password_file(&file)?;
+    let host = match config.get_hosts().first() {
+        Some(Host::Tcp(name)) => name.as_str(),
+        _ => DEFAULT_HOST,
+    };
     let port = config.get_ports().first().map_or(5_432, |port| *port).to_string();
     let user = config.get_user().unwrap_or_default();
-    let wanted = [host.as_str(), &port, config.get_dbname().unwrap_or(user), user];
+    let wanted = [host, &port, config.get_dbname().unwrap_or(user), user];
     text.lines().find_map(|line| password_of(line, &wanted))
+}
+
+/// The file's text, where only its owner can read it.
+fn read_password_file(file: &Path) -> Option<String> {
+    let metadata = std::fs::metadata(file).ok()?;
+    if metadata.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(file = %file.display(), "password file ignored: others can read it. Hint: chmod 600");
+        return None;
+    }
+    if !metadata.is_file() || metadata.len() > PASSWORD_FILE_BYTES {
+        return None;
+    }
+    std::fs::read_to_string(file).ok()
 }
 
 /// The password of a line `host:port:database:user:password`, where it is of what is wanted.
@@ -177,14 +326,44 @@ mod tests {
     }
 
     #[test]
-    fn what_asks_for_encryption_is_refused() {
-        for mode in ["require", "verify-ca", "verify-full"] {
-            let url = format!("postgres://me@db.example/events?sslmode={mode}");
-            let error = Address::parse(&url).unwrap_err().to_string();
-            assert!(error.contains("sslmode"), "{error}");
+    fn modes_of_encryption_are_those_of_libpq() {
+        for mode in ["disable", "allow", "prefer", "require"] {
+            let url = format!("postgres://me@db.example/events?sslmode={mode}&connect_timeout=3");
+            let address = Address::parse(&url).unwrap();
+            assert_eq!(address.to_string(), "postgres://me@db.example:5432/events");
+            assert_eq!(
+                address.hosts[0].get_connect_timeout(),
+                Some(&std::time::Duration::from_secs(3))
+            );
         }
-        assert!(Address::parse("postgres://me@db.example/events?sslmode=prefer").is_ok());
+        let full = "postgres://me@db.example/events?sslrootcert=system&sslmode=verify-full";
+        assert!(Address::parse(full).is_ok());
+        for wrong in ["sslmode=full", "sslmode=verify-ca&sslrootcert=%2Fnot%2Fthere.pem"] {
+            let url = format!("postgres://me@db.example/events?{wrong}");
+            let error = Address::parse(&url).unwrap_err().to_string();
+            assert!(error.contains("ssl"), "{error}");
+        }
         assert!(Address::parse("relay.sqlite").is_err());
+    }
+
+    #[test]
+    fn each_host_has_its_port_and_a_socket_is_not_encrypted() {
+        let url = "postgres://me:a?b@one:1,%2Frun%2Fsocket:2,three/events?sslmode=require";
+        let address = Address::parse(url).unwrap();
+        let of = |host: &Config| (host.get_hosts().to_vec(), host.get_ports().to_vec());
+        let hosts: Vec<_> = address.hosts.iter().map(of).collect();
+        let tcp = |name: &str| vec![Host::Tcp(name.to_owned())];
+        assert_eq!(
+            hosts,
+            [
+                (tcp("one"), vec![1]),
+                (vec![Host::Unix("/run/socket".into())], vec![2]),
+                (tcp("three"), vec![5_432])
+            ]
+        );
+        let modes: Vec<SslMode> = address.hosts.iter().map(Config::get_ssl_mode).collect();
+        assert_eq!(modes, [SslMode::Require, SslMode::Disable, SslMode::Require]);
+        assert_eq!(address.hosts[0].get_password(), Some(b"a?b".as_slice()));
     }
 
     #[test]

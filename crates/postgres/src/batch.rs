@@ -1,6 +1,7 @@
 //! What a batch of events does, decided in memory: the rules of [`negsync_store::rules`] over what the
 //! database holds, with what the batch has done so far in view.
 
+use negsync_nostr::hex;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
@@ -297,7 +298,7 @@ impl BatchDecider<'_> {
 
 /// The key of the `p` tag that names somebody.
 pub(crate) fn addressed_to(key: &Bytes) -> TagKey {
-    let hex: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
+    let hex = hex::encode(key);
     TagKey::new(b'p', &hex)
 }
 

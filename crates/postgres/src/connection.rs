@@ -1,20 +1,23 @@
 //! Connections to the server: one by one, and a bounded pool of those that read.
 
 use crate::address::Address;
-use crate::fault::{fault, is_passing};
+use crate::fault::{fault, is_passing, no_answer, within};
+use crate::tls::TlsConnector;
 use futures_util::future::{Either, select};
 use negsync_store::{Deadline, StoreError};
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-use tokio::runtime::Runtime;
+use std::time::{Duration, Instant};
+use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, NoTls, Row, Statement};
+use tokio_postgres::{Client, Row, Statement};
 
 /// How often a query that the server works on looks at its deadline.
 const LOOK_INTERVAL: Duration = Duration::from_millis(10);
+/// How long it may take to tell the server that a query is to end.
+const CANCEL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long closing waits for reads that are under way.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -32,28 +35,34 @@ impl Engine {
         Ok(Self(Some(runtime)))
     }
 
-    /// Waits for a future. Blocks: never called from async code.
+    /// Waits for a future. Blocks; on a thread that drives async code, others take over what it has to do.
     pub(crate) fn wait<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match &self.0 {
-            Some(runtime) => runtime.block_on(future),
-            None => Err(StoreError::Closed),
+        let Some(runtime) = &self.0 else { return Err(StoreError::Closed) };
+        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => {
+                tokio::task::block_in_place(|| runtime.block_on(future))
+            }
+            _ => runtime.block_on(future),
         }
     }
 
-    /// As [`Engine::wait`], until the deadline; then the query is cancelled.
+    /// As [`Engine::wait`], until the deadline, when the query is cancelled; no longer than `timeout`
+    /// in any case.
     pub(crate) fn wait_until<T>(
         &self,
         deadline: &Deadline,
+        timeout: Duration,
         connection: &ServerSession,
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         if deadline.is_none() {
-            return self.wait(future);
+            return self.wait(within(timeout, future));
         }
         self.wait(async {
+            let began = Instant::now();
             let mut future = pin!(future);
             loop {
                 let look = pin!(tokio::time::sleep(LOOK_INTERVAL));
@@ -62,8 +71,11 @@ impl Engine {
                     Either::Right(((), unfinished)) => future = unfinished,
                 }
                 if deadline.is_over() {
-                    let _ = connection.client.cancel_token().cancel_query(NoTls).await;
+                    connection.cancel();
                     return Err(StoreError::Interrupted);
+                }
+                if began.elapsed() >= timeout {
+                    return Err(no_answer(timeout));
                 }
             }
         })
@@ -91,18 +103,27 @@ pub(crate) type Parameter<'value> = &'value (dyn ToSql + Sync);
 /// One connection and the statements that it has prepared.
 pub(crate) struct ServerSession {
     client: Client,
+    tls: TlsConnector,
     statements: Mutex<HashMap<&'static str, Statement>>,
 }
 
 impl ServerSession {
     pub(crate) async fn open(address: &Address) -> Result<Self, StoreError> {
-        let (client, connection) = address.config().connect(NoTls).await.map_err(fault)?;
+        let (client, connection) = address.connect().await?;
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "connection to the database server lost");
             }
         });
-        Ok(Self { client, statements: Mutex::default() })
+        Ok(Self { client, tls: address.tls().clone(), statements: Mutex::default() })
+    }
+
+    /// Has the server end the query that it works on. Does not wait.
+    fn cancel(&self) {
+        let (token, tls) = (self.client.cancel_token(), self.tls.clone());
+        tokio::spawn(async move {
+            let _ = tokio::time::timeout(CANCEL_TIMEOUT, token.cancel_query(tls)).await;
+        });
     }
 
     pub(crate) fn client(&self) -> &Client {
@@ -168,6 +189,11 @@ struct SessionPoolState {
 }
 
 impl SessionPool {
+    /// How long the server may take to answer what takes no time.
+    pub(crate) fn patience(&self) -> Duration {
+        self.address.patience()
+    }
+
     pub(crate) fn new(address: Address, most: usize) -> Self {
         Self { address, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
@@ -236,6 +262,11 @@ impl PooledSession<'_> {
         self.connection.as_ref().ok_or(StoreError::Closed)
     }
 
+    /// How long the server may take to answer what takes no time.
+    pub(crate) fn patience(&self) -> Duration {
+        self.pool.patience()
+    }
+
     /// Keeps the connection for the next reading.
     pub(crate) fn give_back(mut self) {
         let Some(connection) = self.connection.take() else { return };
@@ -269,7 +300,8 @@ pub(crate) fn with_connection<T>(
     loop {
         let checkout = pool.take(engine, &Deadline::default())?;
         let connection = checkout.connection()?;
-        let done = engine.wait(async { Ok(work(connection).await) })?;
+        let done = engine
+            .wait(within(pool.address.patience() * 2, async { Ok(work(connection).await) }))?;
         match done {
             Ok(done) => {
                 checkout.give_back();

@@ -2,6 +2,7 @@
 
 use negsync_store::StoreError;
 use std::fmt;
+use std::time::Duration;
 use tokio_postgres::error::SqlState;
 
 /// An error of the server or of the connection, in one line with the server's reason.
@@ -32,6 +33,30 @@ impl std::error::Error for Fault {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.0)
     }
+}
+
+/// The server, or the way to it, is silent.
+#[derive(Debug)]
+struct NoAnswer(Duration);
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "no answer from the database server within {} s", self.0.as_secs_f32())
+    }
+}
+
+impl std::error::Error for NoAnswer {}
+
+/// Waits for the server, for so long.
+pub(crate) async fn within<T>(
+    timeout: Duration,
+    future: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| Err(no_answer(timeout)))
+}
+
+pub(crate) fn no_answer(timeout: Duration) -> StoreError {
+    StoreError::Database { store: "on PostgreSQL".to_owned(), source: Box::new(NoAnswer(timeout)) }
 }
 
 /// Whether the same on another connection may succeed: the server went, or ended the transaction for

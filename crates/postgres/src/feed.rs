@@ -2,49 +2,90 @@
 //! transaction as a set, so that a set is never older than what any node has acknowledged before.
 
 use crate::connection::{Parameter, ServerSession};
-use crate::fault::fault;
-use crate::transaction::{FeedPlace, bytes, second};
+use crate::fault::{fault, within};
+use crate::history::{CommitHistory, KnownCommit};
+use crate::repair::{self, LostTail, Repair};
+use crate::transaction::{FeedAdvance, FeedPlace, bytes, second};
 use futures_util::TryStreamExt;
+use futures_util::future::try_join3;
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
-use negsync_store::{Change, Listener, PrivateKinds, Step, StoreError};
+use negsync_store::{Change, Deadline, Listener, PrivateKinds, Step, StoreError};
+use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::Duration;
 use tokio_postgres::Error;
 
 /// With more new events than that, or commits, everything is read anew: items alone, without the events.
 const MOST_NEW_EVENTS: i64 = 50_000;
 const MOST_NEW_COMMITS: i64 = 20_000;
+/// So many rows have to come within the patience of a reading.
+const ROWS_AT_ONCE: usize = 4_096;
 
 /// What the listener knows.
 pub(crate) struct Feed {
-    // None where nobody keeps a set: then only the place and the next expiry are followed.
+    // None where nobody keeps a set: then only the place and what is due are followed.
     listener: Option<Box<dyn Listener>>,
     private: PrivateKinds,
-    // The last commit that the listener knows; `None` while it knows nothing.
-    place: Mutex<Option<FeedPlace>>,
+    // The commits that the listener knows; `None` while somebody holds them.
+    history: Mutex<Option<CommitHistory>>,
+    returned: Condvar,
     // The second at which the next stored event expires; `u64::MAX` when none does.
     next_expiry: AtomicU64,
-    // The highest number of a commit that is known, for those who are woken up.
+    // Whether somebody has asked to vanish of whom there may still be something.
+    is_vanishing: AtomicBool,
+    // The number of the last commit that is known, for those who are woken up.
     known: AtomicU64,
     // Whether the last reading of the feed succeeded.
     is_current: AtomicBool,
 }
 
+/// What the listener knows, held as it is. Others wait until this is dropped.
+pub(crate) struct HeldFeed<'feed> {
+    feed: &'feed Feed,
+    history: CommitHistory,
+}
+
+impl Deref for HeldFeed<'_> {
+    type Target = CommitHistory;
+
+    fn deref(&self) -> &CommitHistory {
+        &self.history
+    }
+}
+
+impl DerefMut for HeldFeed<'_> {
+    fn deref_mut(&mut self) -> &mut CommitHistory {
+        &mut self.history
+    }
+}
+
+impl Drop for HeldFeed<'_> {
+    fn drop(&mut self) {
+        let history = std::mem::take(&mut self.history);
+        *self.feed.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(history);
+        self.feed.returned.notify_one();
+    }
+}
+
 /// What one reading of the feed has found, as of one moment.
 pub(crate) struct News {
     next_expiry: u64,
+    is_vanishing: bool,
     found: Found,
 }
 
 enum Found {
     /// Nothing has been committed.
     Nothing,
-    /// Commits up to this place.
-    Change(FeedPlace, Vec<Step>),
+    /// These commits.
+    Change(Vec<KnownCommit>, Vec<Step>),
+    /// Commits that were known are not there, and others in their place.
+    Repaired(LostTail, Vec<KnownCommit>, Vec<Step>),
     /// The commits since the last reading cannot be had: all items that are for everybody.
-    All(FeedPlace, Vec<Item>),
+    All(FeedPlace, Vec<Item>, Option<LostTail>),
 }
 
 impl Feed {
@@ -52,129 +93,191 @@ impl Feed {
         Self {
             listener,
             private,
-            place: Mutex::new(None),
+            history: Mutex::new(Some(CommitHistory::default())),
+            returned: Condvar::new(),
             next_expiry: AtomicU64::new(0),
+            is_vanishing: AtomicBool::new(false),
             known: AtomicU64::new(0),
             is_current: AtomicBool::new(false),
         }
     }
 
-    /// Holds what the listener knows as it is.
-    pub(crate) fn hold(&self) -> MutexGuard<'_, Option<FeedPlace>> {
-        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Holds what the listener knows as it is, once nobody else does.
+    pub(crate) fn hold(&self, deadline: &Deadline) -> Result<HeldFeed<'_>, StoreError> {
+        let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            if let Some(history) = history.take() {
+                return Ok(HeldFeed { feed: self, history });
+            }
+            history = deadline.wait(&self.history, &self.returned, history)?;
+        }
     }
 
-    /// Reads what is new since `place`, in the open transaction of the connection.
+    /// Reads what is new since the last commit of `history`, in the open transaction of the connection.
+    /// Each answer, and each part of a long one, may take `patience`.
     pub(crate) async fn read(
         &self,
         connection: &ServerSession,
-        place: Option<FeedPlace>,
+        history: &CommitHistory,
+        patience: Duration,
     ) -> Result<News, StoreError> {
-        self.look(connection, place).await.map_err(fault)
+        const HEAD: &str = "SELECT h.seq, h.mark,
+                (SELECT mark FROM feed_commit c WHERE c.seq = $1),
+                (SELECT min(expires_at) FROM event WHERE expires_at IS NOT NULL),
+                EXISTS (SELECT 1 FROM vanished WHERE pending)
+            FROM head h";
+        let last = history.last();
+        let known: [Parameter<'_>; 1] = [&last.map_or(-1, |last| last.seq)];
+        let head = connection.query(HEAD, &known);
+        let head = within(patience, async { head.await.map_err(fault) }).await?;
+        let Some(head) = head.first() else {
+            return Ok(News { next_expiry: u64::MAX, is_vanishing: false, found: Found::Nothing });
+        };
+        let now = FeedPlace::read(head).map_err(fault)?;
+        let is_there: Option<i64> = head.try_get(2).map_err(fault)?;
+        let next_expiry: Option<i64> = head.try_get(3).map_err(fault)?;
+        let is_vanishing = head.try_get(4).map_err(fault)?;
+        let found = match last {
+            None => Found::All(now, self.all(connection, patience).await?, None),
+            Some(last) if last == now => Found::Nothing,
+            Some(last) if is_there != Some(last.mark) || last.seq >= now.seq => {
+                self.recover(connection, history, (last, now), patience).await?
+            }
+            Some(_) if self.listener.is_none() => {
+                Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
+            }
+            Some(last) => {
+                let changes = async { changes_since(connection, last).await.map_err(fault) };
+                match within(patience * 2, changes).await? {
+                    Some((commits, steps)) => Found::Change(commits, steps),
+                    None => Found::All(now, self.all(connection, patience).await?, None),
+                }
+            }
+        };
+        let next_expiry = next_expiry.map_or(u64::MAX, |second| second.max(0) as u64);
+        Ok(News { next_expiry, is_vanishing, found })
     }
 
-    async fn look(
+    /// What to do where the last known commit is not in the feed: commits were lost, or this node was
+    /// away for longer than the feed reaches.
+    async fn recover(
         &self,
         connection: &ServerSession,
-        place: Option<FeedPlace>,
-    ) -> Result<News, Error> {
-        const HEAD: &str = "SELECT h.seq, (SELECT mark FROM feed_commit c WHERE c.seq = h.seq),
-                (SELECT mark FROM feed_commit c WHERE c.seq = $1),
-                (SELECT min(expires_at) FROM event WHERE expires_at IS NOT NULL)
-            FROM head h";
-        const ADDED: &str =
-            "SELECT coalesce(sum(added), 0)::bigint, count(*) FROM feed_commit WHERE seq > $1";
-        let last = place.map_or(-1, |place| place.seq);
-        let head = connection.query(HEAD, &[&last]).await?;
-        let Some(head) = head.first() else {
-            return Ok(News { next_expiry: u64::MAX, found: Found::Nothing });
-        };
-        let next_expiry =
-            head.try_get::<_, Option<i64>>(3)?.map_or(u64::MAX, |second| second.max(0) as u64);
-        let mark: Option<i64> = head.try_get(1)?;
-        let now = FeedPlace { seq: head.try_get(0)?, mark: mark.unwrap_or_default() };
-        if self.listener.is_none() {
-            return Ok(News { next_expiry, found: Found::Change(now, Vec::new()) });
+        history: &CommitHistory,
+        (last, now): (FeedPlace, FeedPlace),
+        patience: Duration,
+    ) -> Result<Found, StoreError> {
+        let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
+        let repair = async { repair::compare(connection, history, &holds).await.map_err(fault) };
+        let (common, repair) = within(patience * 2, repair).await?;
+        let lost = LostTail { common, last, now, items: Vec::new() };
+        if let Some(Repair { commits, steps, lost: items }) = repair {
+            return Ok(Found::Repaired(LostTail { items, ..lost }, commits, steps));
         }
-        let is_known: Option<i64> = head.try_get(2)?;
-        let Some(place) =
-            place.filter(|place| is_known == Some(place.mark) && place.seq <= now.seq)
-        else {
-            if let Some(place) = place {
-                tracing::warn!(
-                    known = place.seq,
-                    head = now.seq,
-                    "commits that were known are not in the database; reading everything anew"
-                );
-            }
-            return Ok(News { next_expiry, found: Found::All(now, self.all(connection).await?) });
-        };
-        if place.seq == now.seq {
-            return Ok(News { next_expiry, found: Found::Nothing });
+        let items = self.all(connection, patience).await?;
+        let is_pruned = async { repair::is_pruned(connection, last).await.map_err(fault) };
+        if common.is_none() && within(patience, is_pruned).await? {
+            tracing::info!(
+                known = last.seq,
+                head = now.seq,
+                "feed of commits does not reach back to what this node knows; all items were read"
+            );
+            return Ok(Found::All(now, items, None));
         }
-        let news = connection.query(ADDED, &[&place.seq]).await?;
-        let (added, commits): (i64, i64) = match news.first() {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => (0, 0),
-        };
-        if added > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
-            return Ok(News { next_expiry, found: Found::All(now, self.all(connection).await?) });
-        }
-        let steps = steps_since(connection, place.seq).await?;
-        Ok(News { next_expiry, found: Found::Change(now, steps) })
+        Ok(Found::All(now, items, Some(lost)))
     }
 
     /// All items that are for everybody.
-    async fn all(&self, connection: &ServerSession) -> Result<Vec<Item>, Error> {
+    async fn all(
+        &self,
+        connection: &ServerSession,
+        patience: Duration,
+    ) -> Result<Vec<Item>, StoreError> {
         const ALL: &str = "SELECT created_at, id FROM event WHERE kind <> ALL($1)";
+        if self.listener.is_none() {
+            return Ok(Vec::new());
+        }
         let private: Vec<i32> =
             self.private.as_slice().iter().map(|kind| i32::from(*kind)).collect();
-        let statement = connection.prepared(ALL).await?;
-        let parameters: [Parameter<'_>; 1] = [&private];
-        let mut rows = pin!(connection.client().query_raw(&statement, parameters).await?);
-        let mut items = Vec::new();
-        while let Some(row) = rows.try_next().await? {
-            items.push(Item::new(second(&row, 0)?, bytes(&row, 1)?));
+        let begin = async {
+            let statement = connection.prepared(ALL).await.map_err(fault)?;
+            let parameters: [Parameter<'_>; 1] = [&private];
+            connection.client().query_raw(&statement, parameters).await.map_err(fault)
+        };
+        let mut rows = pin!(within(patience, begin).await?);
+        let (mut items, mut is_over) = (Vec::new(), false);
+        while !is_over {
+            let some = async {
+                for _ in 0..ROWS_AT_ONCE {
+                    let Some(row) = rows.try_next().await? else { return Ok(true) };
+                    items.push(Item::new(second(&row, 0)?, bytes(&row, 1)?));
+                }
+                Ok(false)
+            };
+            is_over = within(patience, async { some.await.map_err(fault) }).await?;
         }
         Ok(items)
     }
 
-    /// Tells the listener of what was read while `place` was held.
-    pub(crate) fn tell(&self, place: &mut Option<FeedPlace>, news: News) {
-        let now = match news.found {
-            Found::Nothing => *place,
-            Found::Change(now, steps) => {
+    /// Tells the listener of what was read while `history` was held. Returns what the database has lost
+    /// of what was known.
+    pub(crate) fn tell(&self, history: &mut CommitHistory, news: News) -> Option<LostTail> {
+        let mut lost_tail = None;
+        match news.found {
+            Found::Nothing => {}
+            Found::Change(commits, steps) => {
                 self.changed(steps);
-                Some(now)
+                commits.into_iter().for_each(|commit| history.push(commit));
             }
-            Found::All(now, items) => {
+            Found::Repaired(lost, commits, steps) => {
+                lost.report();
+                self.changed(steps);
+                history.cut(lost.common.map_or(-1, |common| common.seq));
+                commits.into_iter().for_each(|commit| history.push(commit));
+                lost_tail = Some(lost);
+            }
+            Found::All(now, items, lost) => {
+                if let Some(lost) = &lost {
+                    lost.report_unknown(items.len());
+                }
                 if let Some(listener) = &self.listener {
                     listener.begun(items);
                 }
-                Some(now)
+                *history = CommitHistory::begin(now);
+                lost_tail = lost;
             }
-        };
-        self.moved(place, now, news.next_expiry);
+        }
+        self.is_vanishing.store(news.is_vanishing, Ordering::Release);
+        self.moved(history, news.next_expiry);
+        lost_tail
     }
 
     /// Tells the listener of this node's own commit, where it is the next after the last that is known.
     /// Otherwise the commits before have to be read first, and with them this one.
-    pub(crate) fn tell_own(&self, own: FeedPlace, steps: Vec<Step>, expires_at: u64) -> bool {
-        let mut place = self.hold();
-        let is_next = place.is_some_and(|place| place.seq.saturating_add(1) == own.seq);
-        if is_next {
-            self.changed(steps);
-            let next_expiry = self.next_expiry().min(expires_at);
-            self.moved(&mut place, Some(own), next_expiry);
+    pub(crate) fn tell_own(
+        &self,
+        feed: FeedAdvance,
+        steps: Vec<Step>,
+        expires_at: u64,
+    ) -> Result<bool, StoreError> {
+        let Some(place) = feed.own else { return Ok(true) };
+        let mut history = self.hold(&Deadline::default())?;
+        if history.last() != feed.before {
+            return Ok(history.last() == Some(place));
         }
-        is_next || place.is_some_and(|place| place.seq >= own.seq)
+        let items = steps.iter().filter_map(item_of).collect();
+        self.changed(steps);
+        history.push(KnownCommit { place, items });
+        self.moved(&history, self.next_expiry().min(expires_at));
+        Ok(true)
     }
 
     /// Passes on what is not stored.
-    pub(crate) fn pass_on(&self, steps: Vec<Step>) {
+    pub(crate) fn pass_on(&self, steps: Vec<Step>) -> Result<(), StoreError> {
         // Not while a commit is being told: the listener hears one thing after the other.
-        let _held = self.hold();
+        let _held = self.hold(&Deadline::default())?;
         self.changed(steps);
+        Ok(())
     }
 
     fn changed(&self, steps: Vec<Step>) {
@@ -183,9 +286,8 @@ impl Feed {
         }
     }
 
-    fn moved(&self, place: &mut Option<FeedPlace>, now: Option<FeedPlace>, next_expiry: u64) {
-        *place = now;
-        let seq = now.map_or(0, |place| place.seq.max(0) as u64);
+    fn moved(&self, history: &CommitHistory, next_expiry: u64) {
+        let seq = history.last().map_or(0, |place| place.seq.max(0) as u64);
         self.known.store(seq, Ordering::Release);
         self.next_expiry.store(next_expiry, Ordering::Release);
         self.is_current.store(true, Ordering::Release);
@@ -201,7 +303,7 @@ impl Feed {
         self.is_current.load(Ordering::Acquire)
     }
 
-    /// The highest number of a commit that the listener knows.
+    /// The number of the last commit that the listener knows.
     pub(crate) fn known(&self) -> u64 {
         self.known.load(Ordering::Acquire)
     }
@@ -210,23 +312,81 @@ impl Feed {
     pub(crate) fn next_expiry(&self) -> u64 {
         self.next_expiry.load(Ordering::Acquire)
     }
+
+    /// Whether somebody has asked to vanish, by any node, of whom there may still be something.
+    pub(crate) fn is_vanishing(&self) -> bool {
+        self.is_vanishing.load(Ordering::Acquire)
+    }
+
+    /// Notes that nobody's request to vanish is pending.
+    pub(crate) fn has_vanished(&self) {
+        self.is_vanishing.store(false, Ordering::Release);
+    }
 }
 
-/// What the commits behind a number did, in their order; of one commit, what left comes first.
-async fn steps_since(connection: &ServerSession, seq: i64) -> Result<Vec<Step>, Error> {
+/// The item that a step adds to the store or removes from it.
+fn item_of(step: &Step) -> Option<Item> {
+    match step {
+        Step::Added(event) => Some(event.item()),
+        Step::Removed(item) => Some(*item),
+        Step::Passed(_) => None,
+    }
+}
+
+/// As [`commits_since`]; `None` where it is more than is read one by one.
+async fn changes_since(
+    connection: &ServerSession,
+    last: FeedPlace,
+) -> Result<Option<(Vec<KnownCommit>, Vec<Step>)>, Error> {
+    const ADDED: &str =
+        "SELECT coalesce(sum(added), 0)::bigint, count(*) FROM feed_commit WHERE seq > $1";
+    let news = connection.query(ADDED, &[&last.seq]).await?;
+    let (added, commits): (i64, i64) = match news.first() {
+        Some(row) => (row.try_get(0)?, row.try_get(1)?),
+        None => (0, 0),
+    };
+    if added > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
+        return Ok(None);
+    }
+    commits_since(connection, last.seq).await.map(Some)
+}
+
+/// The commits behind a number and what they did, in their order; of one commit, what left comes first.
+pub(crate) async fn commits_since(
+    connection: &ServerSession,
+    seq: i64,
+) -> Result<(Vec<KnownCommit>, Vec<Step>), Error> {
+    const COMMITS: &str = "SELECT seq, mark FROM feed_commit WHERE seq > $1 ORDER BY seq";
     const GONE: &str = "SELECT seq, created_at, id FROM gone WHERE seq > $1";
     const ADDED: &str = "SELECT seq, json FROM event WHERE seq > $1";
+    let since: [Parameter<'_>; 1] = [&seq];
+    let (commits, gone, added) = try_join3(
+        connection.query(COMMITS, &since),
+        connection.query(GONE, &since),
+        connection.query(ADDED, &since),
+    )
+    .await?;
     let mut steps = Vec::new();
-    for row in connection.query(GONE, &[&seq]).await? {
+    for row in gone {
         let item = Item::new(second(&row, 1)?, bytes(&row, 2)?);
         steps.push((row.try_get::<_, i64>(0)?, false, Step::Removed(item)));
     }
-    for row in connection.query(ADDED, &[&seq]).await? {
+    for row in added {
         // One that is no event any more is for `check`.
         if let Ok(event) = Event::parse(row.try_get(1)?) {
             steps.push((row.try_get::<_, i64>(0)?, true, Step::Added(Arc::new(event))));
         }
     }
     steps.sort_by_key(|(seq, is_added, _)| (*seq, *is_added));
-    Ok(steps.into_iter().map(|(_, _, step)| step).collect())
+    let mut rest = steps.as_slice();
+    let mut known = Vec::new();
+    for row in &commits {
+        let place = FeedPlace::read(row)?;
+        let own = rest.partition_point(|(seq, ..)| *seq <= place.seq);
+        let (own, later) = rest.split_at(own);
+        rest = later;
+        let items = own.iter().filter_map(|(_, _, step)| item_of(step)).collect();
+        known.push(KnownCommit { place, items });
+    }
+    Ok((known, steps.into_iter().map(|(_, _, step)| step).collect()))
 }

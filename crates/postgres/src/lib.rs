@@ -6,17 +6,24 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod acknowledged;
 mod address;
 mod batch;
 mod connection;
+mod ephemeral;
 mod fault;
 mod feed;
 mod filter_sql;
+mod history;
+mod lease;
 mod listening;
 mod memory;
 mod reading;
+mod repair;
+mod replica;
 mod schema;
 mod store;
+mod tls;
 mod transaction;
 mod writer;
 

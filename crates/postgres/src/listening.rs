@@ -1,91 +1,174 @@
 //! The thread that follows what other nodes commit, for live subscriptions: woken by the server (LISTEN),
-//! and each second beside it. Sets do not wait for it: each looks at the feed itself.
+//! and by the clock beside it. Sets do not wait for it: each looks at the feed itself.
 
 use crate::address::Address;
 use crate::connection::Engine;
+use crate::fault::{fault, within};
 use futures_util::StreamExt;
+use futures_util::future::{Either, select};
 use negsync_store::StoreError;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::time::Duration;
-use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_postgres::{AsyncMessage, Client};
 
-/// How often the feed is looked at when nobody says that there is something new.
-const POLL: Duration = Duration::from_secs(1);
-/// How long it takes until a connection that was lost is made anew.
-const LISTEN_AGAIN: Duration = Duration::from_secs(1);
+/// How often the feed is looked at while the server says when there is something new.
+const POLL_BESIDE: Duration = Duration::from_secs(1);
+/// How often it is looked at where the server does not: a pooler of transactions, or no connection.
+const POLL_ALONE: Duration = Duration::from_millis(20);
+/// How often it is tried again where the database cannot be read.
+const POLL_AGAIN: Duration = Duration::from_millis(200);
+/// So many commits in a row that were found by the clock: the server's word does not get here.
+const MOST_UNHEARD: u32 = 3;
+/// How long it takes until a connection that was lost is made anew: the first time, and the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// How long a connection that brought no word is kept, so that it may begin to.
+const DEAF_TERM: Duration = Duration::from_secs(60);
 
 /// Who looks at the feed.
 pub(crate) trait Follow: Send {
     /// Whether a commit of this number is known already.
     fn knows(&self, seq: u64) -> bool;
-    /// Looks at the feed; `None` once nobody has the store open any more.
-    fn look(&self) -> Option<Result<(), StoreError>>;
+    /// Looks at the feed, and returns whether there was something new; `None` once nobody has the store
+    /// open any more.
+    fn look(&self) -> Option<Result<bool, StoreError>>;
 }
 
-/// Starts to listen and to look.
+/// Starts to listen and to look; `own` is what this node wakes others with.
 pub(crate) fn start(
     engine: &Engine,
     address: &Address,
+    own: String,
     follower: impl Follow + 'static,
 ) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
-    engine.spawn(listen(address.clone(), wake));
+    let is_heard = Arc::<AtomicBool>::default();
+    engine.spawn(listen(address.clone(), own, wake, Arc::clone(&is_heard)));
     std::thread::Builder::new()
         .name("store-feed".into())
-        .spawn(move || follow(&woken, &follower))
+        .spawn(move || follow(&woken, &is_heard, &follower))
         .map_err(StoreError::Thread)
         .map(|_| ())
 }
 
 /// Passes on the numbers of commits, until nobody takes them.
-async fn listen(address: Address, wake: SyncSender<u64>) {
+async fn listen(address: Address, own: String, wake: SyncSender<u64>, is_heard: Arc<AtomicBool>) {
+    let mut pause = FIRST_PAUSE;
     loop {
-        if let Ok((client, mut connection)) = address.config().connect(NoTls).await {
-            let mut messages =
-                futures_util::stream::poll_fn(move |context| connection.poll_message(context));
-            let passed_on = async {
-                while let Some(Ok(message)) = messages.next().await {
-                    let AsyncMessage::Notification(of) = message else { continue };
-                    let seq = of.payload().parse().unwrap_or(u64::MAX);
-                    // Full: whoever is woken reads all that is new.
-                    if let Err(std::sync::mpsc::TrySendError::Disconnected(_)) = wake.try_send(seq)
-                    {
-                        return;
-                    }
-                }
-            };
-            let listening = async {
-                let _ = client.batch_execute("LISTEN negsync").await;
-                // Kept open for as long as messages come.
-                std::future::pending::<()>().await;
-            };
-            futures_util::future::select(std::pin::pin!(passed_on), std::pin::pin!(listening))
-                .await;
+        match listen_once(&address, &own, &wake, &is_heard).await {
+            Ok(Listened::ToTheEnd) => return,
+            Ok(Listened::Lost) => pause = FIRST_PAUSE,
+            Ok(Listened::InVain) => pause = LONGEST_PAUSE,
+            Err(error) => {
+                tracing::debug!(%error, "no LISTEN on the database server");
+                pause = (pause * 2).min(LONGEST_PAUSE);
+            }
         }
-        tokio::time::sleep(LISTEN_AGAIN).await;
+        is_heard.store(false, Ordering::Release);
+        tokio::time::sleep(pause).await;
     }
 }
 
-fn follow(woken: &Receiver<u64>, follower: &impl Follow) {
-    let mut is_failing = false;
-    loop {
-        match woken.recv_timeout(POLL) {
-            // This node's own, nearly always.
-            Ok(seq) if follower.knows(seq) => continue,
-            Ok(_) | Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => std::thread::sleep(POLL),
+/// How a connection that listens ended.
+enum Listened {
+    /// Nobody takes the numbers any more.
+    ToTheEnd,
+    /// The connection was lost.
+    Lost,
+    /// Nothing was heard of commits that there were.
+    InVain,
+}
+
+async fn listen_once(
+    address: &Address,
+    own: &str,
+    wake: &SyncSender<u64>,
+    is_heard: &AtomicBool,
+) -> Result<Listened, StoreError> {
+    let (client, mut connection) = address.connect().await?;
+    let mut messages =
+        pin!(futures_util::stream::poll_fn(move |context| connection.poll_message(context)));
+    {
+        let begin = pin!(within(address.patience(), begin(&client)));
+        let lost = pin!(async { while let Some(Ok(_)) = messages.next().await {} });
+        match select(begin, lost).await {
+            Either::Left((begun, _)) => begun?,
+            Either::Right(_) => return Ok(Listened::Lost),
         }
+    }
+    is_heard.store(true, Ordering::Release);
+    // What was committed while nobody listened.
+    let mut seq = u64::MAX;
+    loop {
+        // Full: whoever is woken reads all that is new.
+        if let Err(TrySendError::Disconnected(_)) = wake.try_send(seq) {
+            return Ok(Listened::ToTheEnd);
+        }
+        loop {
+            match tokio::time::timeout(DEAF_TERM, messages.next()).await {
+                Ok(Some(Ok(AsyncMessage::Notification(of)))) => {
+                    is_heard.store(true, Ordering::Release);
+                    if of.payload() == own {
+                        continue;
+                    }
+                    seq = of.payload().parse().unwrap_or(u64::MAX);
+                    break;
+                }
+                Ok(Some(Ok(_))) => {}
+                Ok(_) => return Ok(Listened::Lost),
+                Err(_) if !is_heard.load(Ordering::Acquire) => return Ok(Listened::InVain),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+async fn begin(client: &Client) -> Result<(), StoreError> {
+    client.batch_execute("LISTEN negsync").await.map_err(fault)
+}
+
+fn follow(woken: &Receiver<u64>, is_heard: &AtomicBool, follower: &impl Follow) {
+    let (mut is_failing, mut unheard) = (false, 0);
+    loop {
+        let heard = is_heard.load(Ordering::Acquire);
+        let poll = match heard {
+            _ if is_failing => POLL_AGAIN,
+            true => POLL_BESIDE,
+            false => POLL_ALONE,
+        };
+        let was_woken = match woken.recv_timeout(poll) {
+            // This node's own, nearly always.
+            Ok(seq) if follower.knows(seq) => {
+                unheard = 0;
+                continue;
+            }
+            Ok(_) => true,
+            Err(RecvTimeoutError::Timeout) => false,
+            Err(RecvTimeoutError::Disconnected) => {
+                std::thread::sleep(POLL_AGAIN);
+                false
+            }
+        };
         match follower.look() {
             None => return,
-            Some(Ok(())) if is_failing => {
-                tracing::info!("database server can be read again");
-                is_failing = false;
+            Some(Ok(is_new)) => {
+                if is_failing {
+                    tracing::info!("database server can be read again");
+                    is_failing = false;
+                }
+                unheard = if is_new && !was_woken && heard { unheard + 1 } else { 0 };
+                if unheard >= MOST_UNHEARD {
+                    is_heard.store(false, Ordering::Release);
+                }
             }
             Some(Err(error)) if !is_failing => {
                 tracing::error!(%error, "sets cannot be answered until the database can be read");
                 is_failing = true;
             }
-            Some(_) => {}
+            Some(Err(_)) => {}
         }
     }
 }

@@ -1,7 +1,7 @@
 //! A reading: one transaction on one connection, in which all is of one moment.
 
 use crate::connection::{Engine, PooledSession, ServerSession};
-use crate::fault::fault;
+use crate::fault::{fault, within};
 use crate::filter_sql::FilterQuery;
 use crate::transaction::{bytes, second, slices};
 use futures_util::TryStreamExt;
@@ -14,6 +14,7 @@ use negsync_store::{
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::pin::pin;
+use std::time::Duration;
 use tokio_postgres::Row;
 
 /// So many rows are taken from the server before they are handed on.
@@ -22,6 +23,9 @@ const ROWS_AT_ONCE: usize = 4_096;
 /// those who want few.
 const FIRST_EVENTS: usize = 32;
 const EVENTS_AT_ONCE: usize = 256;
+
+/// How long a query may take until its next rows come. The server ends it before.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(610);
 
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
@@ -41,7 +45,7 @@ impl StoreReading<'_> {
     pub(crate) fn end(self) -> Result<(), StoreError> {
         let connection = self.checkout.connection()?;
         let end = async { connection.client().batch_execute("COMMIT").await.map_err(fault) };
-        self.engine.wait(end)?;
+        self.engine.wait(within(self.checkout.patience(), end))?;
         self.checkout.give_back();
         Ok(())
     }
@@ -52,7 +56,31 @@ impl StoreReading<'_> {
         future: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<T, StoreError> {
         let future = async { future.await.map_err(fault) };
-        self.engine.wait_until(self.deadline, self.checkout.connection()?, future)
+        self.wait_for(QUERY_TIMEOUT, future)
+    }
+
+    /// As [`StoreReading::wait`], for an answer that takes the server no time.
+    pub(crate) fn wait_shortly<T>(
+        &self,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.wait_for(self.checkout.patience(), future)
+    }
+
+    /// As [`StoreReading::wait`], where the future has timeouts of its own.
+    pub(crate) fn wait_for_parts<T>(
+        &self,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.wait_for(Duration::MAX, future)
+    }
+
+    fn wait_for<T>(
+        &self,
+        timeout: Duration,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.engine.wait_until(self.deadline, timeout, self.checkout.connection()?, future)
     }
 
     /// The rows of a statement, handed on outside of the server's threads, until `visit` breaks off.

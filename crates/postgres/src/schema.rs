@@ -17,8 +17,14 @@ const LOCK: i64 = 0x6e_6567_7379_6e63;
 const MIGRATIONS: [&str; 1] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
-CREATE TABLE head (single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), seq BIGINT NOT NULL);
-INSERT INTO head (seq) VALUES (0);
+-- `mark` is that of the last commit.
+CREATE TABLE head (
+    single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single),
+    seq    BIGINT NOT NULL,
+    mark   BIGINT NOT NULL
+);
+INSERT INTO head (seq, mark)
+    VALUES (0, ('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint);
 
 -- One row a commit. A random mark tells it from another commit of that number, after a fail-over that
 -- lost some.
@@ -28,8 +34,7 @@ CREATE TABLE feed_commit (
     added   INTEGER NOT NULL,
     removed INTEGER NOT NULL
 );
-INSERT INTO feed_commit (seq, mark, added, removed)
-    VALUES (0, ('x' || substr(md5(random()::text || clock_timestamp()::text), 1, 16))::bit(64)::bigint, 0, 0);
+INSERT INTO feed_commit (seq, mark, added, removed) SELECT seq, mark, 0, 0 FROM head;
 
 -- `seq` is the commit that the event came with.
 CREATE TABLE event (
@@ -97,6 +102,21 @@ CREATE TABLE operator_tombstone (
     kind       INTEGER,
     created_at BIGINT,
     at         BIGINT NOT NULL
+);
+
+-- Ephemeral events on their way to the subscriptions of other nodes. A crash of the server loses them, as it may.
+CREATE UNLOGGED TABLE ephemeral (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    node   BIGINT NOT NULL,
+    at     TIMESTAMPTZ NOT NULL DEFAULT clock_timestamp(),
+    json   TEXT NOT NULL
+);
+
+-- Which node does what only one of them does, and until when.
+CREATE TABLE lease (
+    single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single),
+    node   BIGINT NOT NULL,
+    until  TIMESTAMPTZ NOT NULL
 );
 
 -- What syncs remember: ids that need not be moved, how far each peer is known, how it is asked.

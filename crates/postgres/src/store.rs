@@ -2,23 +2,28 @@
 
 use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
+use crate::ephemeral::{self, EphemeralCursor};
 use crate::fault::fault;
 use crate::feed::Feed;
+use crate::history::CommitHistory;
 use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
+use crate::replica::log_replica;
 use crate::transaction::{FeedPlace, second};
-use crate::writer::{NodeWriter, NodeWriterContext};
-use crate::{memory, schema};
+use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
+use crate::{lease, memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, EventSource, EventStore, Hit, Listener, Origin, PeerTraits, RefusedId, Reply,
-    Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
+    Retention, RuleMatches, Selected, Selection, Step, StoreError, StoreMetrics, StoreOptions,
     StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 /// So many connections look at the feed.
 const LOOKS_AT_ONCE: usize = 2;
@@ -48,6 +53,12 @@ struct Shared {
     // For looks at the feed, which wait for no query.
     looks: SessionPool,
     feed: Arc<Feed>,
+    // What other nodes pass on.
+    ephemeral: EphemeralCursor,
+    // Whether this node has asked for the lease.
+    asks_for_lease: AtomicBool,
+    // The writer's, who sends again what was lost.
+    queue: Arc<NodeQueue>,
 }
 
 impl Drop for StoreParts {
@@ -59,6 +70,7 @@ impl Drop for StoreParts {
 impl StoreParts {
     fn close(&self) {
         self.writer.stop();
+        self.shared.give_up_lease();
         self.shared.looks.close();
         self.shared.pool.close();
     }
@@ -103,31 +115,36 @@ impl PostgresStore {
             return Err(NO_RETENTION);
         }
         let engine = Arc::new(Engine::start()?);
-        let is_synchronous = engine
+        let passed_by = engine
             .wait(async {
                 let connection = ServerSession::open(address).await?;
+                log_replica(&connection).await?;
                 schema::migrate(&connection).await?;
-                has_synchronous_replica(&connection).await
+                let newest = connection.query("SELECT max(number) FROM ephemeral", &[]).await;
+                let newest = newest.map_err(fault)?;
+                let newest: Option<Option<i64>> =
+                    newest.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
+                Ok(newest.flatten())
             })
             .map_err(named)?;
-        tracing::info!(
-            store = %address,
-            synchronous_replica = is_synchronous,
-            "store on PostgreSQL open"
-        );
+        tracing::info!(store = %address, "store on PostgreSQL open");
         let feed = Arc::new(Feed::new(listener, options.private_kinds.clone()));
         let shared = Arc::new(Shared {
             engine: Arc::clone(&engine),
             pool: SessionPool::new(address.clone(), options.readers),
             looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
             feed: Arc::clone(&feed),
+            ephemeral: EphemeralCursor::new(rand::random(), passed_by),
+            asks_for_lease: AtomicBool::new(false),
+            queue: Arc::default(),
         });
         shared.look().map_err(named)?;
         let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&shared);
-        let writer = NodeWriter::start(NodeWriterContext {
+        let context = NodeWriterContext {
             engine: Arc::clone(&engine),
             address: address.clone(),
+            node: shared.ephemeral.node(),
             feed,
             metrics: metrics.clone(),
             us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
@@ -136,8 +153,10 @@ impl PostgresStore {
             catch_up: Box::new(move || {
                 for_writer.upgrade().map_or(Err(StoreError::Closed), |shared| shared.look())
             }),
-        })?;
-        listening::start(&engine, address, FeedFollower(Arc::downgrade(&shared)))?;
+        };
+        let writer = NodeWriter::start(context, Arc::clone(&shared.queue))?;
+        let own = ephemeral::wake_up(shared.ephemeral.node());
+        listening::start(&engine, address, own, FeedFollower(Arc::downgrade(&shared)))?;
         let inner = Arc::new(StoreParts { shared, writer, metrics });
         Ok(Self { inner, deadline: Deadline::default() })
     }
@@ -169,13 +188,6 @@ impl PostgresStore {
     }
 }
 
-/// Whether a commit waits for a second server.
-async fn has_synchronous_replica(connection: &ServerSession) -> Result<bool, StoreError> {
-    let names = connection.query("SHOW synchronous_standby_names", &[]).await.map_err(fault)?;
-    let names: Option<&str> = names.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
-    Ok(names.is_some_and(|names| !names.is_empty()))
-}
-
 impl Shared {
     /// Begins a reading, over another connection where the first was lost.
     fn begin<'store>(
@@ -188,7 +200,8 @@ impl Shared {
             let checkout = pool.take(&self.engine, deadline)?;
             let reading = StoreReading { engine: &self.engine, deadline, checkout };
             let connection = reading.connection()?;
-            match reading.wait(connection.client().batch_execute(BEGIN)) {
+            let begin = async { connection.client().batch_execute(BEGIN).await.map_err(fault) };
+            match reading.wait_shortly(begin) {
                 Ok(()) => return Ok(reading),
                 Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
                 Err(error) if is_second => return Err(error),
@@ -206,9 +219,13 @@ impl Shared {
         beside: &mut dyn FnMut(),
     ) -> Result<StoreReading<'store>, StoreError> {
         // It sees what is there when its first query comes: what is known cannot be ahead of it.
-        let reading = self.begin(pool, deadline)?;
-        let mut place = self.feed.hold();
-        self.look_in(&reading, &mut place)?;
+        let reading = self.begin(pool, deadline).inspect_err(|error| {
+            if !matches!(error, StoreError::Interrupted | StoreError::Closed) {
+                self.feed.lost();
+            }
+        })?;
+        let mut known = self.feed.hold(deadline)?;
+        self.look_in(&reading, &mut known)?;
         beside();
         Ok(reading)
     }
@@ -216,19 +233,71 @@ impl Shared {
     fn look_in(
         &self,
         reading: &StoreReading<'_>,
-        place: &mut Option<FeedPlace>,
+        known: &mut CommitHistory,
     ) -> Result<(), StoreError> {
-        let connection = reading.connection()?;
-        let news = self.feed.read(connection, *place);
-        match self.engine.wait_until(reading.deadline, connection, news) {
+        let patience = reading.checkout.patience();
+        let news = self.feed.read(reading.connection()?, known, patience);
+        match reading.wait_for_parts(news) {
             Ok(news) => {
-                self.feed.tell(place, news);
+                if let Some(lost) = self.feed.tell(known, news) {
+                    let common = lost.common.map_or(-1, |common| common.seq);
+                    // Fails only where the store is being closed.
+                    let _ = self.queue.push(&Origin::Local, [(1, NodeJob::SendAgain { common })]);
+                }
                 Ok(())
             }
             Err(error) => {
                 self.feed.lost();
                 Err(error)
             }
+        }
+    }
+
+    /// Looks at the feed where there is something new, and returns whether there was.
+    fn follow(&self) -> Result<bool, StoreError> {
+        const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
+        let head = with_connection(&self.looks, &self.engine, async |connection| {
+            let rows = connection.query(HEAD, &[]).await?;
+            let Some(row) = rows.first() else { return Ok((None, None)) };
+            Ok((Some(FeedPlace::read(row)?), row.try_get::<_, Option<i64>>(2)?))
+        });
+        let (head, newest) = head.inspect_err(|_| self.feed.lost())?;
+        let is_behind =
+            !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
+        if is_behind {
+            self.look()?;
+        }
+        let passes_by = self.ephemeral.is_behind(newest);
+        if let Some(newest) = newest {
+            self.pass_on(newest)?;
+        }
+        Ok(is_behind || passes_by)
+    }
+
+    /// Passes on the ephemeral events that other nodes have handed over, up to a number.
+    fn pass_on(&self, newest: i64) -> Result<(), StoreError> {
+        while self.ephemeral.is_behind(Some(newest)) {
+            let read =
+                async |connection: &ServerSession| self.ephemeral.read(connection, newest).await;
+            let events = with_connection(&self.looks, &self.engine, read)?;
+            if !events.is_empty() {
+                self.feed.pass_on(events.into_iter().map(Step::Passed).collect())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives the lease up, so that another node takes it before its term ends.
+    fn give_up_lease(&self) {
+        if !self.asks_for_lease.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let node = self.ephemeral.node();
+        let given_up = with_connection(&self.looks, &self.engine, async |connection| {
+            lease::give_up(connection, node).await
+        });
+        if let Err(error) = given_up {
+            tracing::debug!(%error, "lease not given up; its term ends by itself");
         }
     }
 
@@ -247,8 +316,8 @@ impl Follow for FeedFollower {
         self.0.upgrade().is_some_and(|shared| shared.feed.known() >= seq)
     }
 
-    fn look(&self) -> Option<Result<(), StoreError>> {
-        match self.0.upgrade()?.look() {
+    fn look(&self) -> Option<Result<bool, StoreError>> {
+        match self.0.upgrade()?.follow() {
             Err(StoreError::Closed) => None,
             looked => Some(looked),
         }
@@ -457,6 +526,13 @@ impl EventStore for PostgresStore {
 
     fn follow_others(&self) -> Result<(), StoreError> {
         self.wait_until_published()
+    }
+
+    fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
+        let shared = &self.inner.shared;
+        shared.asks_for_lease.store(true, Ordering::Release);
+        let node = shared.ephemeral.node();
+        self.run(async |connection| lease::take(connection, node, term).await)
     }
 
     fn check_writable(&self) -> Result<(), StoreError> {

@@ -6,6 +6,7 @@ use crate::batch::{
     named_wraps,
 };
 use crate::connection::{Parameter, ServerSession};
+use crate::ephemeral;
 use futures_util::future::{BoxFuture, FutureExt, try_join, try_join_all};
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
@@ -26,35 +27,57 @@ const FEED_COMMITS: i64 = 100_000;
 /// How often what is older is looked for, in commits.
 const PRUNE_EVERY: i64 = 1_000;
 
-/// A commit of the feed.
+/// A commit of the feed. Two commits may have the same number, one before a fail-over that lost it and
+/// one after, and then have different marks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct FeedPlace {
     pub(crate) seq: i64,
     pub(crate) mark: i64,
 }
 
+impl FeedPlace {
+    /// From the columns `seq` and `mark`.
+    pub(crate) fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self { seq: row.try_get(0)?, mark: row.try_get(1)? })
+    }
+
+    /// The number of the commit after this one.
+    fn next(self) -> i64 {
+        self.seq.saturating_add(1)
+    }
+}
+
+/// Where a transaction stands in the feed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FeedAdvance {
+    /// The last commit before it.
+    pub(crate) before: Option<FeedPlace>,
+    /// Its own commit; `None` where nothing was to be written.
+    pub(crate) own: Option<FeedPlace>,
+}
+
+impl FeedAdvance {
+    /// The number of the last commit that it may rest on.
+    pub(crate) fn last(self) -> i64 {
+        self.own.or(self.before).map_or(0, |place| place.seq)
+    }
+}
+
 /// What a transaction has done.
 #[derive(Debug, Default)]
 pub(crate) struct StepDone {
-    /// `None` where nothing was to be written.
-    pub(crate) place: Option<FeedPlace>,
+    pub(crate) feed: FeedAdvance,
     pub(crate) steps: Vec<Step>,
     /// Whether there may be more of the same kind to do.
     pub(crate) there_is_more: bool,
 }
 
-/// The number of the commit that is being made, from the row that is held until then.
-async fn begin(connection: &ServerSession) -> Result<i64, Error> {
+/// The last commit before the one that is being made, from the row that is held until then.
+async fn begin(connection: &ServerSession) -> Result<FeedPlace, Error> {
     let begin = connection.client().batch_execute("BEGIN");
-    let head = connection.query("SELECT seq FROM head FOR UPDATE", &[]);
+    let head = connection.query("SELECT seq, mark FROM head FOR UPDATE", &[]);
     let ((), head) = try_join(begin, head).await?;
-    one::<i64>(&head).map(|seq| seq.unwrap_or_default().saturating_add(1))
-}
-
-fn one<'row, T: tokio_postgres::types::FromSql<'row>>(
-    rows: &'row [Row],
-) -> Result<Option<T>, Error> {
-    rows.first().map(|row| row.try_get(0)).transpose()
+    head.first().map_or(Ok(FeedPlace { seq: 0, mark: 0 }), FeedPlace::read)
 }
 
 /// Ends a transaction that has nothing to write.
@@ -70,48 +93,71 @@ pub(crate) async fn reset(connection: &ServerSession) -> Result<(), Error> {
 /// Notes the commit, makes it, and wakes the other nodes.
 async fn commit(
     connection: &ServerSession,
-    seq: i64,
+    before: FeedPlace,
     added: usize,
     removed: usize,
-) -> Result<FeedPlace, Error> {
-    const NOTE: &str =
-        "INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)";
-    let mark: i64 = rand::random();
+) -> Result<FeedAdvance, Error> {
+    const NOTE: &str = "WITH noted AS (
+            INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)),
+        moved AS (UPDATE head SET seq = $1, mark = $2)
+        SELECT pg_notify('negsync', $1::bigint::text)";
+    let own = FeedPlace { seq: before.next(), mark: rand::random() };
     let (added, removed) = (added as i32, removed as i32);
-    let note: [Parameter<'_>; 4] = [&seq, &mark, &added, &removed];
-    connection.execute(NOTE, &note).await?;
-    connection.execute("UPDATE head SET seq = $1", &[&seq]).await?;
-    connection.query("SELECT pg_notify('negsync', $1::bigint::text)", &[&seq]).await?;
-    if seq % PRUNE_EVERY == 0 {
-        let oldest = seq.saturating_sub(FEED_COMMITS);
+    let note: [Parameter<'_>; 4] = [&own.seq, &own.mark, &added, &removed];
+    connection.query(NOTE, &note).await?;
+    if own.seq % PRUNE_EVERY == 0 {
+        let oldest = own.seq.saturating_sub(FEED_COMMITS);
         connection.execute("DELETE FROM gone WHERE seq <= $1", &[&oldest]).await?;
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
     connection.client().batch_execute("COMMIT").await?;
-    Ok(FeedPlace { seq, mark })
+    Ok(FeedAdvance { before: Some(before), own: Some(own) })
+}
+
+/// Who writes, and when.
+pub(crate) struct BatchWriter<'node> {
+    /// The node's number.
+    pub(crate) node: i64,
+    /// The URL that requests to vanish name.
+    pub(crate) us: Option<&'node RelayName>,
+    /// The second.
+    pub(crate) now: u64,
 }
 
 /// Decides what the events do and writes it.
 pub(crate) async fn write_batch(
     connection: &ServerSession,
     events: &[Arc<Event>],
-    us: Option<&RelayName>,
-    now: u64,
-) -> Result<(Changes, Option<FeedPlace>), Error> {
-    let seq = begin(connection).await?;
+    by: &BatchWriter<'_>,
+) -> Result<(Changes, FeedAdvance), Error> {
+    let before = begin(connection).await?;
     let facts = ask(connection, events).await?;
-    let changes = decide(events, facts, us, now);
+    let changes = decide(events, facts, by.us, by.now);
+    let passed: Vec<&Event> = changes.steps.iter().filter_map(passed_on).collect();
+    if !passed.is_empty() {
+        ephemeral::send(connection, by.node, &passed).await?;
+    }
     if changes.is_empty() {
-        leave(connection).await?;
-        return Ok((changes, None));
+        match passed.is_empty() {
+            true => leave(connection).await?,
+            false => connection.client().batch_execute("COMMIT").await?,
+        }
+        return Ok((changes, FeedAdvance { before: Some(before), own: None }));
     }
     let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
-    remove(connection, seq, &removed, &mut Vec::new()).await?;
+    remove(connection, before.next(), &removed, &mut Vec::new()).await?;
     let added: Vec<&Event> = changes.added.values().map(Arc::as_ref).collect();
-    add(connection, seq, &added).await?;
+    add(connection, before.next(), &added).await?;
     note_vanished(connection, &changes).await?;
-    let place = commit(connection, seq, added.len(), removed.len()).await?;
-    Ok((changes, Some(place)))
+    let feed = commit(connection, before, added.len(), removed.len()).await?;
+    Ok((changes, feed))
+}
+
+fn passed_on(step: &Step) -> Option<&Event> {
+    match step {
+        Step::Passed(event) => Some(event),
+        _ => None,
+    }
 }
 
 /// Reads what bears on the events, in one round trip or two.
@@ -382,28 +428,28 @@ async fn forget(connection: &ServerSession, requests: &[Bytes]) -> Result<(), Er
 /// Removes what `ids` names, in a transaction that has begun, and commits it.
 async fn remove_found(
     connection: &ServerSession,
-    seq: i64,
+    before: FeedPlace,
     ids: &[Bytes],
     there_is_more: bool,
 ) -> Result<StepDone, Error> {
     let mut steps = Vec::new();
-    let removed = remove(connection, seq, ids, &mut steps).await?;
-    let place = commit(connection, seq, 0, removed).await?;
-    Ok(StepDone { place: Some(place), steps, there_is_more })
+    let removed = remove(connection, before.next(), ids, &mut steps).await?;
+    let feed = commit(connection, before, 0, removed).await?;
+    Ok(StepDone { feed, steps, there_is_more })
 }
 
 /// NIP-40: removes some of what expired by `now`.
 pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepDone, Error> {
     const DUE: &str = "SELECT id FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1
         ORDER BY expires_at LIMIT $2";
-    let seq = begin(connection).await?;
+    let before = begin(connection).await?;
     let due = ids_of(&connection.query(DUE, &[&(now as i64), &STEP_EVENTS]).await?)?;
     if due.is_empty() {
         leave(connection).await?;
         return Ok(StepDone::default());
     }
     let there_is_more = due.len() as i64 == STEP_EVENTS;
-    remove_found(connection, seq, &due, there_is_more).await
+    remove_found(connection, before, &due, there_is_more).await
 }
 
 /// NIP-62: removes some of the events of somebody who has vanished, and of the gift wraps to them.
@@ -412,7 +458,7 @@ pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error
         WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
     const WRAPS: &str =
         "SELECT id FROM tag WHERE key = $1 AND kind = $2 AND created_at <= $3 LIMIT $4";
-    let seq = begin(connection).await?;
+    let before = begin(connection).await?;
     let pending =
         connection.query("SELECT pubkey, until FROM vanished WHERE pending LIMIT 1", &[]).await?;
     let Some(row) = pending.first() else {
@@ -436,7 +482,7 @@ pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error
         connection.client().batch_execute("COMMIT").await?;
         return Ok(StepDone { there_is_more: true, ..StepDone::default() });
     }
-    remove_found(connection, seq, &ids, true).await
+    remove_found(connection, before, &ids, true).await
 }
 
 /// Removes events by id; where `bury` holds a second, each keeps out what it names from then on.
@@ -449,11 +495,11 @@ pub(crate) async fn remove_by_id(
         SELECT named.id, event.pubkey, event.kind, event.created_at, $2
         FROM unnest($1::bytea[]) AS named (id) LEFT JOIN event ON event.id = named.id
         ON CONFLICT DO NOTHING";
-    let seq = begin(connection).await?;
+    let before = begin(connection).await?;
     if let Some(now) = bury {
         connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
     }
-    remove_found(connection, seq, ids, false).await
+    remove_found(connection, before, ids, false).await
 }
 
 /// NIP-62: follows stored requests to vanish that name a URL which is ours only now.

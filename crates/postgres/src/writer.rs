@@ -1,12 +1,14 @@
 //! The one thread of a node that writes. It takes what waits, from each origin in turn, into transactions
 //! of a bounded weight; what takes long (expiration, vanishing, removal) is done in steps between them.
 
+use crate::acknowledged::{Acknowledged, RecentAcknowledgements};
 use crate::address::Address;
-use crate::batch::{Bytes, asks_to_vanish};
+use crate::batch::{Bytes, Changes, asks_to_vanish};
 use crate::connection::{Engine, ServerSession};
-use crate::fault::{Fault, fault, is_passing};
+use crate::ephemeral;
+use crate::fault::{Fault, fault, is_passing, within};
 use crate::feed::Feed;
-use crate::transaction::{self, FeedPlace, STEP_EVENTS, StepDone};
+use crate::transaction::{self, BatchWriter, FeedAdvance, STEP_EVENTS, StepDone};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
@@ -30,6 +32,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// After a failure, steps that nobody asked for are not tried for so long.
 const STEP_AGAIN: Duration = Duration::from_secs(5);
+/// How often ephemeral events that have waited long enough are removed.
+const EPHEMERAL_AGE_OUT: Duration = Duration::from_secs(10);
 /// How much shares a commit of short batches: rows of tables and indexes, and bytes of memory.
 const BATCH_ROWS: usize = 4_096;
 const BATCH_BYTES: usize = 4 << 20;
@@ -43,16 +47,32 @@ const SESSION: &str =
 /// Where a caller waits to hear that what it asked for is done.
 type Answer = SyncSender<Result<(), StoreError>>;
 
-enum NodeJob {
-    Publish { event: Box<VerifiedEvent>, slot: EventSlot },
+pub(crate) enum NodeJob {
+    Publish {
+        event: Box<VerifiedEvent>,
+        slot: EventSlot,
+    },
     Expire(Answer),
-    Remove { ids: Vec<Bytes>, is_buried: bool, answer: Answer },
+    Remove {
+        ids: Vec<Bytes>,
+        is_buried: bool,
+        answer: Answer,
+    },
+    /// The database has lost commits behind this number.
+    SendAgain {
+        common: i64,
+    },
 }
+
+/// What waits for the writer.
+pub(crate) type NodeQueue = SourceQueue<NodeJob>;
 
 /// What the writer needs beside the connection.
 pub(crate) struct NodeWriterContext {
     pub(crate) engine: Arc<Engine>,
     pub(crate) address: Address,
+    /// The node's number.
+    pub(crate) node: i64,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: StoreMetrics,
     pub(crate) us: Option<RelayName>,
@@ -64,23 +84,29 @@ pub(crate) struct NodeWriterContext {
 
 /// The way to the writer thread.
 pub(crate) struct NodeWriter {
-    queue: Arc<SourceQueue<NodeJob>>,
+    queue: Arc<NodeQueue>,
     // Taken by whoever stops the writer first.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl NodeWriter {
-    pub(crate) fn start(context: NodeWriterContext) -> Result<Self, StoreError> {
-        let queue = Arc::new(SourceQueue::default());
+    pub(crate) fn start(
+        context: NodeWriterContext,
+        queue: Arc<NodeQueue>,
+    ) -> Result<Self, StoreError> {
         let thread = NodeWriterThread {
             context,
             queue: Arc::clone(&queue),
             connection: None,
             removals: VecDeque::new(),
+            acknowledged: RecentAcknowledgements::default(),
+            send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
             wait_for_vanishing: Vec::new(),
-            is_vanishing: true,
+            may_vanish: true,
             steps_again: Instant::now(),
+            ephemeral_age_out: Instant::now(),
+            passes_on: false,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -134,15 +160,22 @@ impl NodeWriter {
 /// What the writer thread owns.
 struct NodeWriterThread {
     context: NodeWriterContext,
-    queue: Arc<SourceQueue<NodeJob>>,
+    queue: Arc<NodeQueue>,
     connection: Option<ServerSession>,
     removals: VecDeque<(Vec<Bytes>, bool, Answer)>,
+    acknowledged: RecentAcknowledgements,
+    // What was acknowledged and may be lost, until it is written again.
+    send_again: VecDeque<Acknowledged>,
     wait_for_expiry: Vec<Answer>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
     wait_for_vanishing: Vec<EventSlot>,
-    // Whether somebody's events may still have to go, by this node's request or another's.
-    is_vanishing: bool,
+    // Whether somebody's events may still have to go, before the feed says so.
+    may_vanish: bool,
     steps_again: Instant,
+    // When ephemeral events that have waited long enough are removed next.
+    ephemeral_age_out: Instant,
+    // Whether this node has handed any over since they were removed last.
+    passes_on: bool,
 }
 
 impl NodeWriterThread {
@@ -155,11 +188,20 @@ impl NodeWriterThread {
                 NextJob::Item((_, NodeJob::Remove { ids, is_buried, answer })) => {
                     self.removals.push_back((ids, is_buried, answer));
                 }
+                NextJob::Item((_, NodeJob::SendAgain { common })) => {
+                    self.send_again = self.acknowledged.since(common).into();
+                }
                 NextJob::TimedOut => {}
                 NextJob::Closed => break,
             }
+            if self.ephemeral_age_out <= Instant::now() && self.passes_on {
+                self.age_out();
+            }
             // One step of each between two batches.
-            let is_busy = self.expire_step() | self.remove_step() | self.vanish_step();
+            let is_busy = self.send_again_step()
+                | self.expire_step()
+                | self.remove_step()
+                | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
     }
@@ -168,11 +210,8 @@ impl NodeWriterThread {
     fn publish(&mut self, event: VerifiedEvent, slot: EventSlot) {
         let began = Instant::now();
         let (events, slots) = self.gather(event, slot);
-        let us = self.context.us.clone();
-        let written = self.transact(async |connection| {
-            transaction::write_batch(connection, &events, us.as_ref(), unix_now()).await
-        });
-        let (mut changes, place) = match written {
+        let written = self.write(&events);
+        let (mut changes, feed) = match written {
             Ok(written) => written,
             Err(error) => {
                 let failed = Outcome::Failed(error.to_string());
@@ -181,10 +220,8 @@ impl NodeWriterThread {
             }
         };
         let vanishes = !changes.vanished.is_empty();
-        self.is_vanishing |= vanishes;
-        let expiries = changes.added.values().filter_map(|event| event.expires_at());
-        let expires_at = expiries.min().unwrap_or(u64::MAX);
-        self.tell(place, std::mem::take(&mut changes.steps), expires_at);
+        self.tell_batch(&mut changes, feed);
+        self.note_acknowledged(feed, &events, &changes.outcomes);
         let metrics = &self.context.metrics;
         metrics.commit_s.observe(began.elapsed().as_secs_f64());
         metrics.commit_events.observe(slots.len() as f64);
@@ -195,6 +232,98 @@ impl NodeWriterThread {
                 slot.settle(outcome);
             }
         }
+    }
+
+    fn write(&mut self, events: &[Arc<Event>]) -> Result<(Changes, FeedAdvance), StoreError> {
+        let (node, us) = (self.context.node, self.context.us.clone());
+        self.transact(async |connection| {
+            let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
+            transaction::write_batch(connection, events, &by).await
+        })
+    }
+
+    fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
+        self.may_vanish |= !changes.vanished.is_empty();
+        let expiries = changes.added.values().filter_map(|event| event.expires_at());
+        let expires_at = expiries.min().unwrap_or(u64::MAX);
+        self.tell(feed, std::mem::take(&mut changes.steps), expires_at);
+    }
+
+    /// Keeps what is acknowledged as stored, a duplicate too: it may be of a commit that gets lost.
+    fn note_acknowledged(
+        &mut self,
+        feed: FeedAdvance,
+        events: &[Arc<Event>],
+        outcomes: &[Outcome],
+    ) {
+        let (now, seq) = (Instant::now(), feed.last());
+        for (event, outcome) in events.iter().zip(outcomes) {
+            if matches!(outcome, Outcome::Stored | Outcome::Duplicate) {
+                self.acknowledged.push(now, seq, Acknowledged::Stored(Arc::clone(event)));
+            }
+        }
+    }
+
+    /// Writes a part of what was acknowledged and lost once more. Returns whether there is more to
+    /// write now.
+    fn send_again_step(&mut self) -> bool {
+        if self.send_again.is_empty() || !self.may_step() {
+            return false;
+        }
+        let done = match self.send_again.front() {
+            Some(Acknowledged::Removed { ids, is_buried }) => {
+                let (ids, bury) = (Arc::clone(ids), is_buried.then(unix_now));
+                self.send_removal_again(&ids, bury)
+            }
+            _ => self.send_events_again(),
+        };
+        match done {
+            Ok(sent) => drop(self.send_again.drain(..sent)),
+            Err(error) => {
+                tracing::warn!(%error, left = self.send_again.len(), "acknowledged events not sent again yet");
+            }
+        }
+        !self.send_again.is_empty() && self.may_step()
+    }
+
+    fn send_removal_again(
+        &mut self,
+        ids: &[Bytes],
+        bury: Option<u64>,
+    ) -> Result<usize, StoreError> {
+        self.step(async |connection| transaction::remove_by_id(connection, ids, bury).await)?;
+        tracing::warn!(ids = ids.len(), "acknowledged removal sent again after commits were lost");
+        Ok(1)
+    }
+
+    /// Returns how many events were written, or found there.
+    fn send_events_again(&mut self) -> Result<usize, StoreError> {
+        let (mut rows, mut bytes) = (0, 0);
+        let fits = |done: &Acknowledged| {
+            let Acknowledged::Stored(event) = done else { return None };
+            rows += event.weight();
+            bytes += event.memory_bytes();
+            let is_first = rows == event.weight();
+            (is_first || rows <= BATCH_ROWS && bytes <= BATCH_BYTES).then(|| Arc::clone(event))
+        };
+        let events: Vec<Arc<Event>> = self.send_again.iter().map_while(fits).collect();
+        let written = self.write(&events);
+        let (mut changes, feed) = match written {
+            Ok(written) => written,
+            Err(error) => {
+                self.steps_again = Instant::now() + STEP_AGAIN;
+                return Err(error);
+            }
+        };
+        self.tell_batch(&mut changes, feed);
+        self.note_acknowledged(feed, &events, &changes.outcomes);
+        let stored = changes.outcomes.iter().filter(|it| **it == Outcome::Stored).count();
+        tracing::warn!(
+            events = events.len(),
+            stored,
+            "acknowledged events sent again after commits were lost"
+        );
+        Ok(events.len())
     }
 
     fn gather(&self, event: VerifiedEvent, slot: EventSlot) -> (Vec<Arc<Event>>, Vec<EventSlot>) {
@@ -250,6 +379,10 @@ impl NodeWriterThread {
         let bury = is_buried.then(unix_now);
         let done =
             self.step(async |connection| transaction::remove_by_id(connection, &ids, bury).await);
+        if done.is_ok() {
+            let removed = Acknowledged::Removed { ids: ids.into(), is_buried };
+            self.acknowledged.push(Instant::now(), i64::MAX, removed);
+        }
         match done {
             Ok(_) if !rest.is_empty() => self.removals.push_front((rest, is_buried, answer)),
             done => {
@@ -262,13 +395,15 @@ impl NodeWriterThread {
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it. Returns
     /// whether there is more to remove now.
     fn vanish_step(&mut self) -> bool {
-        if !self.is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
+        let is_vanishing = self.may_vanish || self.context.feed.is_vanishing();
+        if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
             return false;
         }
         let outcome = match self.step(async |connection| transaction::vanish(connection).await) {
             Ok(true) => return true,
             Ok(false) => {
-                self.is_vanishing = false;
+                self.may_vanish = false;
+                self.context.feed.has_vanished();
                 Outcome::Stored
             }
             Err(error) => Outcome::Failed(error.to_string()),
@@ -277,6 +412,15 @@ impl NodeWriterThread {
             slot.settle(outcome.clone());
         }
         false
+    }
+
+    /// Removes ephemeral events that have waited long enough.
+    fn age_out(&mut self) {
+        self.ephemeral_age_out = Instant::now() + EPHEMERAL_AGE_OUT;
+        self.passes_on = false;
+        let done = self.transact(async |connection| ephemeral::age_out(connection).await);
+        // They are removed with the next ones.
+        self.passes_on |= done.is_err();
     }
 
     /// Whether steps that failed are tried again.
@@ -291,7 +435,7 @@ impl NodeWriterThread {
     ) -> Result<bool, StoreError> {
         match self.transact(work) {
             Ok(done) => {
-                self.tell(done.place, done.steps, u64::MAX);
+                self.tell(done.feed, done.steps, u64::MAX);
                 Ok(done.there_is_more)
             }
             Err(error) => {
@@ -302,17 +446,17 @@ impl NodeWriterThread {
     }
 
     /// Has the listener know what was committed, before anybody is answered.
-    fn tell(&self, place: Option<FeedPlace>, mut steps: Vec<Step>, expires_at: u64) {
-        let feed = &self.context.feed;
+    fn tell(&mut self, feed: FeedAdvance, mut steps: Vec<Step>, expires_at: u64) {
         let is_passed = |step: &mut Step| matches!(step, Step::Passed(_));
         let passed: Vec<Step> = steps.extract_if(.., is_passed).collect();
-        if !passed.is_empty() {
-            feed.pass_on(passed);
-        }
-        let Some(place) = place else { return };
-        if !feed.tell_own(place, steps, expires_at)
-            && let Err(error) = (self.context.catch_up)()
-        {
+        self.passes_on |= !passed.is_empty();
+        let context = &self.context;
+        let told = if passed.is_empty() { Ok(()) } else { context.feed.pass_on(passed) };
+        let told = told.and_then(|()| match context.feed.tell_own(feed, steps, expires_at)? {
+            true => Ok(()),
+            false => (context.catch_up)(),
+        });
+        if let Err(error) = told {
             // It is committed: whoever asks for a set waits until the feed can be read.
             tracing::warn!(%error, "feed not read after a commit; it is read before the next set");
         }
@@ -331,6 +475,8 @@ impl NodeWriterThread {
                 Err(error) => error,
             };
             let is_passing = error.as_ref().map_or(true, is_passing);
+            // A request to vanish may have been committed before its answer was lost.
+            self.may_vanish = true;
             if !is_passing || began.elapsed() + pause > SEND_AGAIN {
                 let why = error.map_or_else(|error| error, fault);
                 tracing::error!(error = %why, "store not written");
@@ -353,12 +499,17 @@ impl NodeWriterThread {
             Some(connection) => connection,
             None => self.connect().map_err(Err)?,
         };
-        let done = self.context.engine.wait(async {
+        let patience = self.context.address.patience() * 2;
+        let done = self.context.engine.wait(within(patience, async {
             let done = work(&connection).await;
-            // What a failure has left open; a connection on which that fails is of no use.
-            let is_usable = done.is_ok() || transaction::reset(&connection).await.is_ok();
+            // What a failure has left open. A connection on which that fails is of no use, and neither
+            // is one to a server that cannot write any more.
+            let is_usable = match &done {
+                Ok(_) => true,
+                Err(error) => !is_passing(error) && transaction::reset(&connection).await.is_ok(),
+            };
             Ok((done, is_usable))
-        });
+        }));
         let (done, is_usable) = done.map_err(Err)?;
         self.connection = is_usable.then_some(connection);
         done.map_err(Ok)
@@ -368,21 +519,27 @@ impl NodeWriterThread {
         let context = &self.context;
         context.engine.wait(async {
             let connection = ServerSession::open(&context.address).await?;
-            let synchronous = match context.synchronous {
-                // What the server is set to may be stricter, and is then kept.
-                Synchronous::Full => {
-                    "SELECT set_config('synchronous_commit', 'on', FALSE)
-                    WHERE current_setting('synchronous_commit') IN ('off', 'local')"
-                }
-                Synchronous::Normal => "SET synchronous_commit = off",
-            };
-            let client = connection.client();
-            client.batch_execute(SESSION).await.map_err(fault)?;
-            client.batch_execute(synchronous).await.map_err(fault)?;
-            if let Some(us) = &context.us {
-                transaction::follow_stored(&connection, us).await.map_err(fault)?;
-            }
+            within(context.address.patience(), self.set_up(&connection)).await?;
             Ok(connection)
         })
+    }
+
+    async fn set_up(&self, connection: &ServerSession) -> Result<(), StoreError> {
+        let context = &self.context;
+        let synchronous = match context.synchronous {
+            // What the server is set to may be stricter, and is then kept.
+            Synchronous::Full => {
+                "SELECT set_config('synchronous_commit', 'on', FALSE)
+                    WHERE current_setting('synchronous_commit') IN ('off', 'local')"
+            }
+            Synchronous::Normal => "SET synchronous_commit = off",
+        };
+        let client = connection.client();
+        client.batch_execute(SESSION).await.map_err(fault)?;
+        client.batch_execute(synchronous).await.map_err(fault)?;
+        if let Some(us) = &context.us {
+            transaction::follow_stored(connection, us).await.map_err(fault)?;
+        }
+        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-
+use std::time::Duration;
 use support::{EPOCH, Heard, all, event, hex, note, open};
 
 /// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
@@ -279,7 +279,7 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
 
 /// As after a fail-over to a replica that was behind: numbers are given out a second time.
 #[test]
-fn a_lost_tail_is_noticed_and_everything_read_anew() {
+fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     let Some(server) = TestServer::start() else { return };
     let mut rng = StdRng::seed_from_u64(9);
     let heard = Heard::default();
@@ -290,16 +290,23 @@ fn a_lost_tail_is_noticed_and_everything_read_anew() {
     let lose =
         "BEGIN; DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > 3);
         DELETE FROM negsync.event WHERE seq > 3; DELETE FROM negsync.gone WHERE seq > 3;
-        DELETE FROM negsync.feed_commit WHERE seq > 3; UPDATE negsync.head SET seq = 3; COMMIT";
+        DELETE FROM negsync.feed_commit WHERE seq > 3;
+        UPDATE negsync.head SET (seq, mark) = (SELECT seq, mark FROM negsync.feed_commit WHERE seq = 3);
+        COMMIT";
     negsync_testserver::run(server.url(), lose).unwrap();
     let other = open(server.url(), Heard::default());
     for _ in 0..4 {
         other.publish(vec![note(&mut rng)]).unwrap();
     }
     store.catch_up().unwrap();
-    let stored = items(&other, &Filter::default());
-    assert_eq!(stored.len(), 7);
+    // The two that were lost come back.
+    let mut stored = items(&other, &Filter::default());
+    while stored.len() < 9 {
+        stored = items(&other, &Filter::default());
+    }
+    store.catch_up().unwrap();
     assert_eq!(heard.items(), stored);
+    assert_eq!(heard.begun(), 1, "nothing was read anew");
     // This node's own commits are told in order again.
     store.publish(vec![note(&mut rng)]).unwrap();
     assert_eq!(heard.items(), items(&store, &Filter::default()));
@@ -325,6 +332,58 @@ fn what_expires_leaves_every_node() {
     assert_eq!(all(&other).len(), 1);
     one.catch_up().unwrap();
     assert_eq!(one_heard.items(), left);
+}
+
+#[test]
+fn ephemeral_events_pass_by_every_node_once() {
+    let Some(mut server) = TestServer::start() else { return };
+    let (one_heard, other_heard) = (Heard::default(), Heard::default());
+    let one = open(server.url(), one_heard.clone());
+    let other = open(server.url(), other_heard.clone());
+    let sent: Vec<VerifiedEvent> =
+        (1..=40).map(|id| event([id; 32], 1, 20_001, EPOCH, "[]")).collect();
+    let again = |range: std::ops::Range<usize>| sent[range].iter().map(support::again).collect();
+    let items = |range: std::ops::Range<usize>| -> Vec<Item> {
+        sent[range].iter().map(|event| event.item()).collect()
+    };
+    let wait = |heard: &Heard, count: usize| {
+        while heard.passed().len() < count {
+            std::thread::yield_now();
+        }
+    };
+    assert_eq!(one.publish(again(0..20)).unwrap(), vec![Outcome::PassedOn; 20]);
+    wait(&other_heard, 20);
+    assert_eq!(one_heard.passed(), items(0..20));
+    assert_eq!(other_heard.passed(), items(0..20));
+    assert_eq!(all(&other).len(), 0);
+    // Who comes later hears only of what comes later. A crash of the server begins the numbers anew.
+    let late_heard = Heard::default();
+    let late = open(server.url(), late_heard.clone());
+    server.kill_and_restart();
+    for (place, id) in (20..30).enumerate() {
+        assert_eq!(other.publish(again(id..id + 1)).unwrap(), [Outcome::PassedOn]);
+        wait(&one_heard, 21 + place);
+        wait(&late_heard, 1 + place);
+    }
+    assert_eq!(late_heard.passed(), items(20..30));
+    assert_eq!(one_heard.passed(), items(0..30));
+    late.close();
+}
+
+#[test]
+fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
+    let Some(server) = TestServer::start() else { return };
+    let (one, other) = (open(server.url(), Heard::default()), open(server.url(), Heard::default()));
+    let term = Duration::from_secs(3_600);
+    assert!(one.take_lease(term).unwrap());
+    assert!(!other.take_lease(term).unwrap());
+    assert!(one.take_lease(term).unwrap());
+    one.close();
+    // From one that died it is taken when its term ends.
+    assert!(other.take_lease(Duration::ZERO).unwrap());
+    let third = open(server.url(), Heard::default());
+    assert!(third.take_lease(term).unwrap());
+    assert!(!other.take_lease(term).unwrap());
 }
 
 #[test]

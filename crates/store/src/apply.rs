@@ -2,10 +2,10 @@
 //! decide. And how stored events are taken out.
 
 use super::change::{Step, StoredEvent, Written};
+use super::deletion;
 use super::retention::Retaining;
 use super::rules::{Decision, Known, Outcome, Predecessor, decide, decide_unseen};
 use super::vanish::Vanishing;
-use super::{deletion, operator};
 use negsync_nostr::kinds::{DELETION, VANISH};
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_reconcile::Item;
@@ -64,7 +64,7 @@ fn known(
     state: &RuleMemory,
     predecessor: Option<&StoredEvent>,
 ) -> rusqlite::Result<Known> {
-    let id = event.item().id;
+    let named = NamedId::find(connection, &event.item().id)?;
     let named_by_author = match event.kind() {
         DELETION => deletion::named_by(connection, event.pubkey())?,
         _ => 0,
@@ -75,15 +75,37 @@ fn known(
         Ok::<_, rusqlite::Error>(Predecessor { item: stored.item, is_gone })
     };
     Ok(Known {
-        removed_by_operator: operator::is_deleted(connection, &id)?,
+        removed_by_operator: named.by_operator,
         is_retired: state.retaining.refuses(connection, event, now)?,
         vanished_until: state.vanishing.until(connection, event)?,
-        deleted_by_id: deletion::is_deleted_by_id(connection, event)?,
+        deleted_by_id: named.by_request && deletion::is_deleted_by_id(connection, event)?,
         deleted_until: deletion::deleted_until(connection, event)?,
         named_by_author,
-        is_stored: connection.prepare_cached("SELECT 1 FROM event WHERE id = ?1")?.exists([id])?,
+        is_stored: named.is_stored,
         predecessor: predecessor.map(as_predecessor).transpose()?,
     })
+}
+
+/// What the tables hold under an event's id. One statement reads it: for nearly every event that is all
+/// there is to know.
+struct NamedId {
+    by_operator: bool,
+    // By a deletion request, whoever's.
+    by_request: bool,
+    is_stored: bool,
+}
+
+impl NamedId {
+    fn find(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<Self> {
+        let mut select = connection.prepare_cached(
+            "SELECT EXISTS (SELECT 1 FROM operator_tombstone WHERE id = ?1),
+                EXISTS (SELECT 1 FROM tombstone WHERE id = ?1),
+                EXISTS (SELECT 1 FROM event WHERE id = ?1)",
+        )?;
+        select.query_row([id], |row| {
+            Ok(Self { by_operator: row.get(0)?, by_request: row.get(1)?, is_stored: row.get(2)? })
+        })
+    }
 }
 
 /// The stored event of the same author, kind and address.
@@ -108,7 +130,7 @@ fn store(
     state: &mut RuleMemory,
     change: &mut Written,
 ) -> rusqlite::Result<()> {
-    let row = insert(connection, &event)?;
+    let row = insert(connection, &event, change)?;
     if event.kind() == DELETION {
         deletion::follow(connection, &event, row, change)?;
     }
@@ -204,8 +226,8 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
     due.collect()
 }
 
-/// Writes the event and returns its row.
-fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<i64> {
+/// Writes the event and returns its row; its tags are written with those of others.
+fn insert(connection: &Connection, event: &Event, change: &mut Written) -> rusqlite::Result<i64> {
     let item = event.item();
     connection
         .prepare_cached(
@@ -222,11 +244,6 @@ fn insert(connection: &Connection, event: &Event) -> rusqlite::Result<i64> {
             event.json(),
         ])?;
     let row = connection.last_insert_rowid();
-    let mut tag = connection.prepare_cached(
-        "INSERT INTO tag (key, created_at, id, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)",
-    )?;
-    for key in event.tag_keys() {
-        tag.execute(params![key.as_bytes(), item.created_at as i64, item.id, event.kind(), row])?;
-    }
+    change.tags.add(event, row);
     Ok(row)
 }

@@ -1,7 +1,7 @@
 //! What a commit did, step by step, and how an event is taken out.
 
 use super::{deletion, sqlite_error};
-use negsync_nostr::Event;
+use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
@@ -28,6 +28,8 @@ pub struct Change {
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) steps: Vec<Step>,
+    /// Of the events that it has written.
+    pub(super) tags: PendingTags,
     /// The rows of tables and indexes that it has written, about.
     pub(super) rows: usize,
     /// How many tombstones there are more, or fewer.
@@ -40,6 +42,53 @@ pub(super) struct Written {
 impl From<Written> for Change {
     fn from(written: Written) -> Self {
         Self { steps: written.steps }
+    }
+}
+
+/// Rows of the table `tag` that are still to be written. All of a transaction are written in the order of
+/// the table, so that each of its pages is looked for once.
+#[derive(Default)]
+pub(super) struct PendingTags(Vec<TagRow>);
+
+/// In the order of the table's key.
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
+struct TagRow {
+    key: TagKey,
+    kind: u16,
+    created_at: i64,
+    id: [u8; 32],
+    event: i64,
+}
+
+impl PendingTags {
+    /// Takes the tags of the event that was written into `row`, which is higher than those before it.
+    pub(super) fn add(&mut self, event: &Event, row: i64) {
+        let Item { created_at, id } = event.item();
+        let kind = event.kind();
+        let created_at = created_at as i64;
+        let tags = event.tag_keys().iter();
+        self.0.extend(tags.map(|key| TagRow { key: *key, kind, created_at, id, event: row }));
+    }
+
+    /// Writes them.
+    pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        if self.0.is_empty() {
+            return Ok(());
+        }
+        self.0.sort_unstable();
+        let mut insert = connection.prepare_cached(
+            "INSERT INTO tag (key, created_at, id, kind, event) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        for TagRow { key, kind, created_at, id, event } in self.0.drain(..) {
+            insert.execute(params![key.as_bytes(), created_at, id, kind, event])?;
+        }
+        Ok(())
+    }
+
+    /// As [`PendingTags::write`] where there may be some of the event in this row.
+    fn write_of(&mut self, connection: &Connection, row: i64) -> rusqlite::Result<()> {
+        let may_have = self.0.first().is_some_and(|first| first.event <= row);
+        if may_have { self.write(connection) } else { Ok(()) }
     }
 }
 
@@ -72,6 +121,7 @@ impl StoredEvent {
         connection: &Connection,
         change: &mut Written,
     ) -> rusqlite::Result<()> {
+        change.tags.write_of(connection, self.row)?;
         // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
         match Event::parse(&self.json) {
             Ok(event) => {

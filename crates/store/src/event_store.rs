@@ -10,6 +10,7 @@ use negsync_reconcile::Item;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Who is given events one by one: the item, the JSON, and whether the next one is wanted.
@@ -188,6 +189,15 @@ pub trait EventStore: EventSource {
     /// When the store cannot be read.
     fn follow_others(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// Takes the lease on what one of several nodes over the same events does, or renews it, for `term` from
+    /// now on. Returns whether this node has it: always where no other process can write.
+    ///
+    /// # Errors
+    /// When the store cannot be written. A node that had the lease has it until its term ends.
+    fn take_lease(&self, _term: Duration) -> Result<bool, StoreError> {
+        Ok(true)
     }
 
     /// Whether something can be written now, as durably as an event.

@@ -2,6 +2,7 @@
 
 use super::query::Hit;
 use super::{ReadSnapshot, StoreError};
+use negsync_nostr::hex;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
@@ -45,7 +46,7 @@ impl ReadSnapshot<'_> {
 fn read(connection: &Connection) -> rusqlite::Result<ExportMark> {
     let mut select = connection.prepare("SELECT row, id FROM event ORDER BY row DESC LIMIT ?1")?;
     let rows = select.query_map([MARK_ROWS], |row| {
-        Ok((row.get(0)?, faster_hex::hex_string(&row.get::<_, [u8; 32]>(1)?)))
+        Ok((row.get(0)?, hex::encode(&row.get::<_, [u8; 32]>(1)?)))
     })?;
     Ok(ExportMark { rows: rows.collect::<Result<_, _>>()? })
 }

@@ -67,7 +67,7 @@ mod viewer;
 mod wal;
 mod writer;
 
-pub use attached::{Attached, Listener, RelayKind};
+pub use attached::{Attached, FollowedDatabase, Listener, RelayKind, keep_following};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::{CheckReport, Finding, check};

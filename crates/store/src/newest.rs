@@ -11,7 +11,7 @@ use negsync_reconcile::Item;
 use rusqlite::Row;
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 /// Of one second so many events at most are held until they are in order.
 const SECOND_EVENTS: usize = 64;
@@ -157,6 +157,7 @@ pub(super) fn and_first(
         rest: Rest::Nothing,
         read: 0,
         second: Vec::new(),
+        texts: String::new(),
         visit: Some(visit),
     };
     each_walk(read, filter, source, |walk| {
@@ -188,7 +189,9 @@ struct NewestHits<'visit> {
     // How many of them were handed over.
     read: usize,
     // Of the second that is being walked.
-    second: Vec<(Hit, String)>,
+    second: Vec<(Hit, Range<usize>)>,
+    // Their JSON.
+    texts: String,
     // None once it broke off.
     visit: Option<&'visit mut Visit<'visit>>,
 }
@@ -209,24 +212,27 @@ impl NewestHits<'_> {
             self.rest = Rest::Event(hit.item);
             return Ok(ControlFlow::Break(()));
         }
-        let json = sqlite_error::text(row, query::JSON_COLUMN)?.into_owned();
-        self.second.push((hit, json));
+        let start = self.texts.len();
+        self.texts.push_str(&sqlite_error::text(row, query::JSON_COLUMN)?);
+        self.second.push((hit, start..self.texts.len()));
         Ok(ControlFlow::Continue(()))
     }
 
     fn end_second(&mut self) {
         self.second.sort_unstable_by_key(|(hit, _)| hit.item.id);
-        for (hit, json) in self.second.drain(..) {
+        for (hit, at) in self.second.drain(..) {
             if self.hits.len() < self.most
                 && let Some(visit) = &mut self.visit
             {
                 self.read += 1;
-                if visit(&hit.item, &json).is_break() {
+                let json = self.texts.get(at).unwrap_or_default();
+                if visit(&hit.item, json).is_break() {
                     self.visit = None;
                 }
             }
             self.hits.push(hit);
         }
+        self.texts.clear();
     }
 }
 

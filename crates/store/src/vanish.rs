@@ -5,6 +5,7 @@ use super::apply::remove_in_turn;
 use super::change::{StoredEvent, Written};
 use super::rules;
 use super::sqlite_error;
+use negsync_nostr::hex;
 use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
@@ -110,7 +111,7 @@ pub(super) fn remove_some(
          WHERE tag.key = ?1 AND tag.kind = ?2 AND tag.created_at <= ?3
          AND event.pubkey <> ?4 LIMIT ?5",
     )?;
-    let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+    let addressed = TagKey::new(b'p', &hex::encode(&pubkey));
     let there_is_more = remove_in_turn(connection, most_rows, change, |limit| {
         let of_author = params![pubkey, VANISH, until, limit as i64];
         written.query_map(of_author, StoredEvent::read)?.collect()

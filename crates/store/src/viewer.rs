@@ -4,6 +4,7 @@
 use negsync_nostr::Event;
 use negsync_nostr::Filter;
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use std::sync::Arc;
 
 /// So many kinds of a filter are looked up one by one for each tag or author; of a longer list only
@@ -142,7 +143,7 @@ impl Viewer {
 
     fn tag_keys(&self) -> Vec<TagKey> {
         let mut keys: Vec<TagKey> =
-            self.keys.iter().map(|key| TagKey::new(b'p', &faster_hex::hex_string(key))).collect();
+            self.keys.iter().map(|key| TagKey::new(b'p', &hex::encode(key))).collect();
         keys.sort_unstable();
         keys
     }

@@ -633,6 +633,7 @@ impl WriterThread {
         let transaction =
             self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let done = work(&transaction, now, &mut self.rules, written)?;
+        written.tags.write(&transaction)?;
         let next_expiry = apply::next_expiry(&transaction, hidden)?;
         let unpublished = self.beside.commits.commit(|| {
             if self.beside.checkpointer.doubt().is_there() {

@@ -35,10 +35,11 @@ enum Server {
     Shared(SharedDatabases),
 }
 
-struct OwnServer {
+/// A server of Debian's binaries in a folder of its own.
+pub struct OwnServer {
     programs: PathBuf,
     folder: tempfile::TempDir,
-    settings: Vec<(&'static str, &'static str)>,
+    settings: Vec<(&'static str, String)>,
     child: Option<Child>,
 }
 
@@ -59,21 +60,16 @@ impl TestServer {
     ///
     /// # Panics
     /// As [`TestServer::start`].
-    pub fn start_own(settings: &[(&'static str, &'static str)]) -> Option<Self> {
+    pub fn start_own(settings: &[(&'static str, &str)]) -> Option<Self> {
         let Some(programs) = programs() else {
             assert!(std::env::var("CI").as_deref() != Ok("true"), "PostgreSQL is not installed");
-            // Past the test harness, which would keep it to itself.
-            let _ = writeln!(
-                std::io::stderr(),
-                "\n*** LEFT OUT: a test over PostgreSQL. Install it, or name a server with \
-                 NEGSYNC_POSTGRES.\n"
-            );
+            left_out("a test over PostgreSQL. Install it, or name a server with NEGSYNC_POSTGRES");
             return None;
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut own = OwnServer { programs, folder, settings: settings.to_vec(), child: None };
+        let mut own = OwnServer { programs, folder, settings: owned(settings), child: None };
         own.make();
-        own.run();
+        own.start();
         Some(Self::new(Server::Own(own)))
     }
 
@@ -91,6 +87,14 @@ impl TestServer {
         self.server.make_database()
     }
 
+    /// The folder with the server's Unix socket, where the server is of this test.
+    pub fn folder(&self) -> Option<&Path> {
+        match &self.server {
+            Server::Own(own) => Some(own.folder.path()),
+            Server::Shared(_) => None,
+        }
+    }
+
     /// Kills the server as a crash of the machine would, and starts it again; `false` where it is not of
     /// this test.
     pub fn kill_and_restart(&mut self) -> bool {
@@ -102,18 +106,43 @@ impl TestServer {
         let Server::Own(own) = &mut self.server else { return false };
         own.kill();
         meanwhile();
-        own.run();
+        own.start();
         true
     }
 
     /// As [`TestServer::kill_and_restart`], with other settings from then on.
-    pub fn restart_with(&mut self, settings: &[(&'static str, &'static str)]) -> bool {
+    pub fn restart_with(&mut self, settings: &[(&'static str, &str)]) -> bool {
         let Server::Own(own) = &mut self.server else { return false };
         own.kill();
-        own.settings = settings.to_vec();
-        own.run();
+        own.settings = owned(settings);
+        own.start();
         true
     }
+}
+
+impl TestServer {
+    /// The server.
+    ///
+    /// # Panics
+    /// Where it is not of this test.
+    pub fn server(&mut self) -> &mut OwnServer {
+        match &mut self.server {
+            Server::Own(own) => own,
+            Server::Shared(_) => panic!("the server is shared"),
+        }
+    }
+
+    /// The URL of the database on this server and then on another one.
+    pub fn url_with(&mut self, other: &OwnServer) -> String {
+        let folders = [self.server().socket_folder(), other.socket_folder()];
+        let database = self.url.rsplit('/').next().unwrap();
+        format!("postgres://postgres@{}/{database}", folders.join(","))
+    }
+}
+
+/// Says that a test is left out, past the test harness, which would keep it to itself.
+pub fn left_out(what: &str) {
+    let _ = writeln!(std::io::stderr(), "\n*** LEFT OUT: {what}.\n");
 }
 
 impl Server {
@@ -126,9 +155,56 @@ impl Server {
 }
 
 impl OwnServer {
-    fn url(&self) -> String {
-        let folder = self.folder.path().to_str().unwrap().replace('/', "%2F");
-        format!("postgres://postgres@{folder}/postgres")
+    /// The folder of the socket, as a URL has it.
+    fn socket_folder(&self) -> String {
+        self.folder.path().to_str().unwrap().replace('/', "%2F")
+    }
+
+    /// The URL of the database `postgres`.
+    pub fn url(&self) -> String {
+        format!("postgres://postgres@{}/postgres", self.socket_folder())
+    }
+
+    /// The socket of the server.
+    pub fn socket(&self) -> PathBuf {
+        self.folder.path().join(".s.PGSQL.5432")
+    }
+
+    /// The folder of the server, for files of a test.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Kills the server as a crash of the machine would.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+    }
+
+    /// A replica of this server, which streams what is committed.
+    pub fn replica(&self) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (programs, settings) = (self.programs.clone(), self.settings.clone());
+        let mut replica = Self { programs, folder, child: None, settings };
+        replica.take_folder();
+        let copied = replica
+            .command("pg_basebackup")
+            .args(["--checkpoint=fast", "--no-sync", "--write-recovery-conf", "--pgdata"])
+            .arg(replica.data())
+            .args(["--username=postgres", "--host"])
+            .arg(self.folder.path())
+            .output()
+            .unwrap();
+        assert!(copied.status.success(), "{}", String::from_utf8_lossy(&copied.stderr));
+        replica.start();
+        replica
+    }
+
+    /// Makes a replica the server that takes writes.
+    pub fn promote(&self) {
+        run(&self.url(), "SELECT pg_promote()").unwrap();
     }
 
     fn data(&self) -> PathBuf {
@@ -144,10 +220,15 @@ impl OwnServer {
         command
     }
 
-    fn make(&self) {
+    /// Gives the folder to whom the server runs as.
+    fn take_folder(&self) {
         if is_root() {
             chown(self.folder.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
+    }
+
+    fn make(&self) {
+        self.take_folder();
         let made = self
             .command("initdb")
             .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--no-locale"])
@@ -158,16 +239,9 @@ impl OwnServer {
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
     }
 
-    fn kill(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().unwrap();
-            child.wait().unwrap();
-        }
-    }
-
     /// Starts the server and waits until it answers. After a crash it refuses to start while processes
     /// of the last one are left.
-    fn run(&mut self) {
+    pub fn start(&mut self) {
         let began = Instant::now();
         while began.elapsed() < START_TIMEOUT {
             let log = File::create(self.folder.path().join("log")).unwrap();
@@ -217,6 +291,10 @@ impl Drop for OwnServer {
     }
 }
 
+fn owned(settings: &[(&'static str, &str)]) -> Vec<(&'static str, String)> {
+    settings.iter().map(|(name, value)| (*name, (*value).to_owned())).collect()
+}
+
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|this| this.uid() == 0)
 }
@@ -229,7 +307,9 @@ fn programs() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     folders.splice(0..0, std::env::split_paths(&path));
     let has_all = |folder: &&PathBuf| {
-        ["initdb", "postgres", "pg_ctl"].iter().all(|name| Path::new(folder).join(name).is_file())
+        ["initdb", "postgres", "pg_basebackup", "pg_ctl"]
+            .iter()
+            .all(|name| Path::new(folder).join(name).is_file())
     };
     folders.iter().rev().find(has_all).cloned()
 }

@@ -5,6 +5,7 @@ mod ranges;
 mod wants;
 
 use line::{ElementShape, JsonLine};
+use negsync::hex::{self, HexError};
 use negsync::reconcile::message::{DecodeFault, PROTOCOL_VERSION};
 use ranges::{counted, show_bound, write_table};
 use serde_json::Value;
@@ -151,14 +152,13 @@ fn explain_hex(
 
 /// The bytes of `hex`, or which of them is wrong.
 fn decode_hex(hex: &str) -> Result<Vec<u8>, String> {
-    let wrong = hex.chars().enumerate().find(|(_, digit)| !digit.is_ascii_hexdigit());
-    if let Some((place, digit)) = wrong {
-        return Err(format!("byte {}: {digit:?} is no hex digit", place / 2));
-    }
-    if hex.len() % 2 == 1 {
-        return Err(format!("byte {}: the hex ends after one of its two digits", hex.len() / 2));
-    }
-    faster_hex::hex_decode_vec(hex.as_bytes()).map_err(|error| error.to_string())
+    hex::decode(hex).map_err(|error| match error {
+        HexError::Digit { at } => {
+            let digit = hex.get(at..).and_then(|rest| rest.chars().next()).unwrap_or_default();
+            format!("byte {}: {digit:?} is no hex digit", at / 2)
+        }
+        _ => format!("byte {}: the hex ends after one of its two digits", hex.len() / 2),
+    })
 }
 
 /// NIP-77, Error message. The reason begins with a word for programs.

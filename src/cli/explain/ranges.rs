@@ -1,5 +1,6 @@
 //! A negentropy message as a table: one line a range, with the ids that it lists.
 
+use negsync::hex;
 use negsync::reconcile::message::{DecodeFault, Decoder, Payload, Range};
 use negsync::reconcile::{Bound, MessageError};
 use negsync::utc::utc;
@@ -86,7 +87,7 @@ fn write_ranges(
         let says = match range.payload {
             Payload::Skip => "skip".to_owned(),
             Payload::Fingerprint(fingerprint) => {
-                format!("fingerprint {}", faster_hex::hex_string(&fingerprint))
+                format!("fingerprint {}", hex::encode(&fingerprint))
             }
             Payload::IdList(ids) => counted(ids.len(), "id"),
         };
@@ -103,7 +104,7 @@ fn write_ranges(
 fn write_ids(ids: &[[u8; 32]], all: bool, out: &mut String) {
     let most = if all { ids.len() } else { SHOWN_IDS };
     for id in ids.iter().take(most) {
-        line(out, &format!("{:>18}{}", "", faster_hex::hex_string(id)));
+        line(out, &format!("{:>18}{}", "", hex::encode(id)));
     }
     if ids.len() > most {
         line(out, &format!("{:>18}and {} more", "", ids.len() - most));
@@ -124,8 +125,8 @@ fn write_wrong(message: &[u8], wrong: &MessageError, out: &mut String) {
             "{:>8} wrong  {}{} >>> {}{}",
             wrong.offset,
             if cut { "..." } else { "" },
-            faster_hex::hex_string(before),
-            if shown.is_empty() { "the end".to_owned() } else { faster_hex::hex_string(shown) },
+            hex::encode(before),
+            if shown.is_empty() { "the end".to_owned() } else { hex::encode(shown) },
             if shown.len() < after.len() { "..." } else { "" },
         ),
     );
@@ -141,7 +142,7 @@ pub(super) fn show_bound(bound: &Bound, all: bool) -> String {
     let shown = prefix.first_chunk::<SHOWN_PREFIX_BYTES>().filter(|_| !all);
     if !prefix.is_empty() {
         let shown = shown.map_or(prefix, |first| first);
-        let _ = write!(text, " {}", faster_hex::hex_string(shown));
+        let _ = write!(text, " {}", hex::encode(shown));
         if shown.len() < prefix.len() {
             text.push('+');
         }

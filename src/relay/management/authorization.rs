@@ -2,6 +2,7 @@
 //! URL, this method and this body, within the last minute, and that was not used before.
 
 use super::super::RelayState;
+use crate::hex;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::store::{Event, unix_now};
 use base64::Engine;
@@ -93,7 +94,7 @@ pub(super) fn authorize(
     if only("method").as_deref() != Some(head.method.as_str()) {
         return Err("the event's method tag is not POST");
     }
-    let payload = faster_hex::hex_string(&Sha256::digest(body));
+    let payload = hex::encode(&Sha256::digest(body));
     if !only("payload").is_some_and(|hash| hash.eq_ignore_ascii_case(&payload)) {
         return Err("the event's payload tag is not the SHA-256 of the body");
     }

@@ -3,6 +3,7 @@
 use super::super::RelayState;
 use super::authorization::Caller;
 use crate::config::Network;
+use crate::hex;
 use crate::moderation::{ListEntry, Moderation};
 use crate::store::{Selection, Undelete};
 use nostr::{EventId, PublicKey};
@@ -151,7 +152,7 @@ fn assignees(list: &Moderation) -> Value {
     let mut methods_of: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for entry in list.current().entries() {
         if let ListEntry::AllowMethod(key, method) = entry {
-            methods_of.entry(faster_hex::hex_string(key)).or_default().push(method.clone());
+            methods_of.entry(hex::encode(key)).or_default().push(method.clone());
         }
     }
     let object = |(pubkey, methods)| json!({ "pubkey": pubkey, "methods": methods });
@@ -200,14 +201,14 @@ fn listed(list: &Moderation, object: fn(&ListEntry) -> Option<Value>) -> Value {
 
 fn banned_key(entry: &ListEntry) -> Option<Value> {
     let ListEntry::Key(key, reason) = entry else { return None };
-    Some(json!({ "pubkey": faster_hex::hex_string(key), "reason": reason }))
+    Some(json!({ "pubkey": hex::encode(key), "reason": reason }))
 }
 
 /// Those of the list, and those of the configuration.
 fn allowed_keys(relay: &RelayState) -> Value {
     let of_entry = |entry: &ListEntry| match entry {
         ListEntry::AllowKey(key, reason) => {
-            Some(json!({ "pubkey": faster_hex::hex_string(key), "reason": reason }))
+            Some(json!({ "pubkey": hex::encode(key), "reason": reason }))
         }
         _ => None,
     };
@@ -220,12 +221,12 @@ fn allowed_keys(relay: &RelayState) -> Value {
 
 fn banned_event(entry: &ListEntry) -> Option<Value> {
     let ListEntry::Event(id, reason) = entry else { return None };
-    Some(json!({ "id": faster_hex::hex_string(id), "reason": reason }))
+    Some(json!({ "id": hex::encode(id), "reason": reason }))
 }
 
 fn allowed_event(entry: &ListEntry) -> Option<Value> {
     let ListEntry::AllowEvent(id, reason) = entry else { return None };
-    Some(json!({ "id": faster_hex::hex_string(id), "reason": reason }))
+    Some(json!({ "id": hex::encode(id), "reason": reason }))
 }
 
 fn blocked_ip(entry: &ListEntry) -> Option<Value> {

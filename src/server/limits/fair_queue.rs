@@ -8,6 +8,9 @@
 //! A query of the store can take seconds. It gives its turn away as soon as others wait for one, and
 //! goes on when it is its address's turn again; meanwhile it keeps its connection to the store, so
 //! that only so many queries may have begun.
+//!
+//! A query is light while its address has asked for little. A light query waits for no turn: it begins
+//! at once, and while it runs the heavy ones give way until a quarter of the turns is left to them.
 
 use crate::store::Deadline;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -25,6 +28,8 @@ const SLICE: Duration = Duration::from_millis(1);
 /// An address that has asked for nothing for a while may work so long before it waits for those that
 /// ask all the time.
 const CREDIT: Duration = Duration::from_millis(100);
+/// An address is light while it has so much of that time left.
+const LIGHT_CREDIT: Duration = Duration::from_millis(50);
 /// A query that has worked so long ends when others wait because too many have begun.
 const CROWDED_WORK: Duration =
     if cfg!(test) { Duration::from_millis(20) } else { Duration::from_secs(1) };
@@ -40,9 +45,10 @@ pub(crate) struct FairQueue {
     state: Mutex<FairQueueState>,
 }
 
-#[derive(Default)]
 struct FairQueueState {
     running: usize,
+    // Light queries among those that run.
+    light: usize,
     // Those that run and those that gave their turn away.
     begun: usize,
     // Long queries among those that run.
@@ -52,6 +58,22 @@ struct FairQueueState {
     // The addresses that wait, by where they stand and when they came.
     waiting: BTreeMap<Place, IpAddr>,
     arrivals: u64,
+}
+
+impl Default for FairQueueState {
+    fn default() -> Self {
+        Self {
+            running: 0,
+            light: 0,
+            begun: 0,
+            long: 0,
+            // So that those who come first are light, too.
+            now: CREDIT,
+            lines: HashMap::new(),
+            waiting: BTreeMap::new(),
+            arrivals: 0,
+        }
+    }
 }
 
 /// An address.
@@ -89,15 +111,24 @@ struct Most {
     running_of_address: usize,
     begun_of_address: usize,
     long: usize,
+    // Whether those that run give way to light ones.
+    gives_way: bool,
 }
 
 /// Who gets a turn.
 enum NextTurn {
-    Begins(IpAddr, oneshot::Sender<QueuePermit>),
+    Begins(Weight, IpAddr, oneshot::Sender<QueuePermit>),
     Resumes(IpAddr, Resuming),
 }
 
 type Place = (Duration, u64);
+
+/// Whether the address of a query has asked for little.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Weight {
+    Light,
+    Heavy,
+}
 
 /// The right to work until this is dropped.
 pub(crate) struct QueuePermit {
@@ -114,6 +145,8 @@ struct Time {
     worked: Duration,
     // Counted among the long queries that run.
     is_long: bool,
+    // As which it is counted among those that run.
+    weight: Weight,
 }
 
 impl FairQueue {
@@ -140,9 +173,9 @@ impl FairQueue {
         let waiting = {
             let mut state = self.lock();
             state.line(address);
-            if state.may_begin(address, self.limits()) {
-                state.begin(address);
-                return self.turn(address);
+            if let Some(weight) = state.may_begin(address, self.limits()) {
+                state.begin(weight, address);
+                return self.turn(weight, address);
             }
             let line = state.line(address);
             // Those who have gone wait no more.
@@ -156,8 +189,8 @@ impl FairQueue {
             Ok(turn) => turn,
             // Nobody drops what is in a line without giving a turn.
             Err(_) => {
-                self.lock().begin(address);
-                self.turn(address)
+                self.lock().begin(Weight::Heavy, address);
+                self.turn(Weight::Heavy, address)
             }
         }
     }
@@ -201,19 +234,20 @@ impl FairQueue {
             running_of_address: (self.most / 2).max(1),
             begun_of_address: (self.most_begun / if gives_way { 4 } else { 2 }).max(1),
             long: (self.most / 4).max(1),
+            gives_way,
         }
     }
 
-    fn turn(self: &Arc<Self>, address: IpAddr) -> QueuePermit {
-        let time =
-            Mutex::new(Time { began: Instant::now(), worked: Duration::ZERO, is_long: false });
+    fn turn(self: &Arc<Self>, weight: Weight, address: IpAddr) -> QueuePermit {
+        let (began, worked) = (Instant::now(), Duration::ZERO);
+        let time = Mutex::new(Time { began, worked, is_long: false, weight });
         QueuePermit { turns: Arc::clone(self), address, time }
     }
 
     /// Ends a turn and gives it to the next who still wants it.
-    fn end(self: &Arc<Self>, address: IpAddr, took: Duration) {
+    fn end(self: &Arc<Self>, weight: Weight, address: IpAddr, took: Duration) {
         let mut state = self.lock();
-        state.leave(address, took);
+        state.leave(weight, address, took);
         state.end(address);
         drop(state);
         self.give();
@@ -225,22 +259,23 @@ impl FairQueue {
             let mut state = self.lock();
             let Some(next) = state.next(self.limits()) else { return };
             drop(state);
-            let (address, is_given) = match next {
+            let (weight, address, is_given) = match next {
                 // One that has gone ends here, not by a drop that would call this again.
-                NextTurn::Begins(address, give) => {
-                    (address, give.send(self.turn(address)).map_err(std::mem::forget).is_ok())
+                NextTurn::Begins(weight, address, give) => {
+                    let sent = give.send(self.turn(weight, address));
+                    (weight, address, sent.map_err(std::mem::forget).is_ok())
                 }
                 NextTurn::Resumes(address, next) => {
                     let is_given = next.give.send(()).is_ok();
                     if !is_given && next.is_long {
                         self.lock().long -= 1;
                     }
-                    (address, is_given)
+                    (Weight::Heavy, address, is_given)
                 }
             };
             if !is_given {
                 let mut state = self.lock();
-                state.leave(address, Duration::ZERO);
+                state.leave(weight, address, Duration::ZERO);
                 state.end(address);
             }
         }
@@ -261,18 +296,37 @@ impl FairQueueState {
         line
     }
 
-    fn may_begin(&self, address: IpAddr, most: Most) -> bool {
+    /// As what a query of the address may begin now.
+    fn may_begin(&self, address: IpAddr, most: Most) -> Option<Weight> {
         let of_address = |line: &AddressQueue| {
             line.running < most.running_of_address && line.begun < most.begun_of_address
         };
-        self.running < most.running
-            && self.begun < most.begun
-            && self.lines.get(&address).is_none_or(of_address)
+        let line = self.lines.get(&address);
+        if self.begun >= most.begun || !line.is_none_or(of_address) {
+            return None;
+        }
+        let is_light = line.is_none_or(|line| line.stands_at + LIGHT_CREDIT <= self.now);
+        if most.gives_way && is_light && self.light < most.running {
+            return Some(Weight::Light);
+        }
+        self.may_run_heavy(most).then_some(Weight::Heavy)
     }
 
-    fn begin(&mut self, address: IpAddr) {
+    /// Whether one more heavy query may run.
+    fn may_run_heavy(&self, most: Most) -> bool {
+        let heavy = self.running - self.light;
+        self.running < most.running && (self.light == 0 || heavy < most.long)
+    }
+
+    /// Whether fewer heavy queries have to run: light ones do.
+    fn has_to_make_room(&self, most: Most) -> bool {
+        self.light > 0 && self.running - self.light > most.long
+    }
+
+    fn begin(&mut self, weight: Weight, address: IpAddr) {
         self.line(address).begun += 1;
         self.begun += 1;
+        self.light += usize::from(weight == Weight::Light);
         self.resume(address);
     }
 
@@ -289,7 +343,9 @@ impl FairQueueState {
         self.begun = self.begun.saturating_sub(1);
         let Some(line) = self.lines.get_mut(&address) else { return };
         line.begun = line.begun.saturating_sub(1);
-        if line.begun == 0 && line.place.is_none() && line.stands_at <= self.now {
+        // It would begin anew where it stands: before that it still owes a part of its credit.
+        let owes_nothing = line.stands_at <= self.now.saturating_sub(CREDIT);
+        if line.begun == 0 && line.place.is_none() && owes_nothing {
             self.lines.remove(&address);
         }
     }
@@ -322,8 +378,9 @@ impl FairQueueState {
         }
     }
 
-    fn leave(&mut self, address: IpAddr, took: Duration) {
+    fn leave(&mut self, weight: Weight, address: IpAddr, took: Duration) {
         self.running = self.running.saturating_sub(1);
+        self.light = self.light.saturating_sub(usize::from(weight == Weight::Light));
         let Some(line) = self.lines.get_mut(&address) else { return };
         line.running = line.running.saturating_sub(1);
         line.stands_at += took;
@@ -334,38 +391,35 @@ impl FairQueueState {
 
     /// Counts the next turn as begun, and says who gets it.
     fn next(&mut self, most: Most) -> Option<NextTurn> {
-        if self.running >= most.running {
-            return None;
-        }
         let begins = |address: &IpAddr| {
-            self.may_begin(*address, most)
-                && self.lines.get(address).is_some_and(|line| !line.waiting.is_empty())
+            let has_waiting = self.lines.get(address).is_some_and(|line| !line.waiting.is_empty());
+            self.may_begin(*address, most).filter(|_| has_waiting)
         };
+        let may_run_heavy = self.may_run_heavy(most);
         let resumes = |address: &IpAddr| {
-            self.lines.get(address).is_some_and(|line| {
-                line.running < most.running_of_address
-                    && line.resuming.iter().any(|next| self.may_resume(next, most))
-            })
+            may_run_heavy
+                && self.lines.get(address).is_some_and(|line| {
+                    line.running < most.running_of_address
+                        && line.resuming.iter().any(|next| self.may_resume(next, most))
+                })
         };
-        let may = |address: &IpAddr| begins(address) || resumes(address);
+        let may = |address: &IpAddr| begins(address).is_some() || resumes(address);
         let address = self.waiting.values().copied().find(may)?;
         // What begins is nearly always short.
-        let is_new = begins(&address);
+        let new = begins(&address);
         let resuming = &self.lines.get(&address)?.resuming;
         let place = resuming.iter().position(|next| self.may_resume(next, most));
         let line = self.lines.get_mut(&address)?;
-        let next = if is_new {
-            NextTurn::Begins(address, line.waiting.pop_front()?)
+        let next = if let Some(weight) = new {
+            let give = line.waiting.pop_front()?;
+            self.begin(weight, address);
+            NextTurn::Begins(weight, address, give)
         } else {
             let next = line.resuming.remove(place?)?;
             self.long += usize::from(next.is_long);
+            self.resume(address);
             NextTurn::Resumes(address, next)
         };
-        if is_new {
-            self.begin(address)
-        } else {
-            self.resume(address)
-        }
         // Behind those who stand at the same time.
         if let Some(place) = self.lines.get_mut(&address).and_then(|line| line.place.take()) {
             self.waiting.remove(&place);
@@ -376,28 +430,34 @@ impl FairQueueState {
 }
 
 impl QueuePermit {
-    /// Lets those go first who wait and have worked less; returns once it is this one's turn again,
-    /// and whether it has to end because others cannot begin.
+    /// Lets those go first who wait and have worked less, and light ones; returns once it is this one's
+    /// turn again, and whether it has to end because others cannot begin.
     fn give_way(&self) -> bool {
         let mut time = self.time.lock().unwrap_or_else(PoisonError::into_inner);
         let took = time.began.elapsed();
-        if took < SLICE {
+        let mut state = self.turns.lock();
+        let makes_room =
+            time.weight == Weight::Heavy && state.has_to_make_room(self.turns.limits());
+        if took < SLICE && !makes_room {
             return false;
         }
-        let mut state = self.turns.lock();
         if state.is_crowded(self.turns.limits()) && time.worked + took >= CROWDED_WORK {
             return true;
         }
         let is_long = time.worked + took >= LONG_WORK;
+        if is_long && time.weight == Weight::Light {
+            time.weight = Weight::Heavy;
+            state.light = state.light.saturating_sub(1);
+        }
         if is_long && !time.is_long && state.long < self.turns.limits().long {
             state.long += 1;
             time.is_long = true;
         }
-        if state.waiting.is_empty() && is_long == time.is_long {
+        if state.waiting.is_empty() && is_long == time.is_long && !makes_room {
             return false;
         }
         let (give, given) = oneshot::channel();
-        state.leave(self.address, took);
+        state.leave(time.weight, self.address, took);
         state.long -= usize::from(time.is_long);
         if let Some(line) = state.lines.get_mut(&self.address) {
             line.resuming.push_back(Resuming { is_long, give });
@@ -411,7 +471,8 @@ impl QueuePermit {
             state.resume(self.address);
             state.long += usize::from(is_long);
         }
-        *time = Time { began: Instant::now(), worked: time.worked + took, is_long };
+        let worked = time.worked + took;
+        *time = Time { began: Instant::now(), worked, is_long, weight: Weight::Heavy };
         false
     }
 }
@@ -421,7 +482,7 @@ impl Drop for QueuePermit {
         let time = self.time.get_mut().unwrap_or_else(PoisonError::into_inner);
         let (took, is_long) = (time.began.elapsed(), time.is_long);
         self.turns.lock().long -= usize::from(is_long);
-        self.turns.end(self.address, took);
+        self.turns.end(time.weight, self.address, took);
     }
 }
 
@@ -429,10 +490,17 @@ impl Drop for QueuePermit {
 mod tests {
     use super::*;
     use std::pin::pin;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::task::{Context, Poll, Waker};
 
-    const ONE: Most =
-        Most { running: 1, begun: 1, running_of_address: 1, begun_of_address: 1, long: 1 };
+    const ONE: Most = Most {
+        running: 1,
+        begun: 1,
+        running_of_address: 1,
+        begun_of_address: 1,
+        long: 1,
+        gives_way: false,
+    };
 
     fn address(number: u32) -> IpAddr {
         IpAddr::V4(number.into())
@@ -488,12 +556,12 @@ mod tests {
                 }
             }
             let next = match state.next(ONE).unwrap() {
-                NextTurn::Begins(address, _) | NextTurn::Resumes(address, _) => address,
+                NextTurn::Begins(_, address, _) | NextTurn::Resumes(address, _) => address,
             };
             let number = usize::from(next == address(1));
             let took = Duration::from_millis([1, 10][number]);
             had[number] += took;
-            state.leave(next, took);
+            state.leave(Weight::Heavy, next, took);
             state.end(next);
             if round > 100 {
                 let (less, more) = (had[0].min(had[1]), had[0].max(had[1]));
@@ -560,6 +628,44 @@ mod tests {
         assert!(state.lines.values().all(AddressQueue::wants_nothing) && state.waiting.is_empty());
     }
 
+    /// It begins though all turns are taken, and they are given up until it is done.
+    #[test]
+    fn heavy_queries_give_way_to_a_light_one() {
+        let turns = Arc::new(FairQueue::for_queries(4, 16));
+        let take = |number| poll(pin!(turns.take(address(number))));
+        for number in [1, 2] {
+            turns.lock().line(address(number)).stands_at += 10 * CREDIT;
+        }
+        let heavy = [1, 1, 2, 2].map(|number| take(number).unwrap());
+        assert!(take(1).is_none());
+        let light = take(3).unwrap();
+        let running = || {
+            let state = turns.lock();
+            (state.running - state.light, state.light)
+        };
+        assert_eq!(running(), (4, 1));
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for query in heavy {
+                let is_done = &is_done;
+                scope.spawn(move || {
+                    while !is_done.load(Ordering::Relaxed) {
+                        assert!(!query.give_way());
+                    }
+                });
+            }
+            while running() != (1, 1) {
+                std::thread::yield_now();
+            }
+            // None of those that gave way goes on, and none begins.
+            assert!(take(2).is_none());
+            assert_eq!(running(), (1, 1));
+            is_done.store(true, Ordering::Relaxed);
+            drop(light);
+        });
+        assert_eq!(running(), (0, 0));
+    }
+
     /// Where as many have begun as may, those that have worked for long make room.
     #[test]
     fn a_long_query_ends_where_others_cannot_begin() {
@@ -569,9 +675,9 @@ mod tests {
         assert!(poll(pin!(turns.take(address(1)))).is_none());
         let mut second = Box::pin(turns.take(address(2)));
         assert!(poll(second.as_mut()).is_none());
-        let has_begun = std::sync::atomic::AtomicBool::new(false);
+        let has_begun = AtomicBool::new(false);
         let work = &|query: QueuePermit| {
-            while !query.give_way() && !has_begun.load(std::sync::atomic::Ordering::Relaxed) {}
+            while !query.give_way() && !has_begun.load(Ordering::Relaxed) {}
         };
         std::thread::scope(|scope| {
             scope.spawn(move || work(query));
@@ -584,7 +690,7 @@ mod tests {
             assert!(poll(third.as_mut()).is_none());
             scope.spawn(move || work(second));
             while poll(third.as_mut()).is_none() {}
-            has_begun.store(true, std::sync::atomic::Ordering::Relaxed);
+            has_begun.store(true, Ordering::Relaxed);
         });
     }
 }

@@ -7,6 +7,7 @@ use super::super::message::page_event;
 use super::super::reason::Reason;
 use super::exchange::{Exchange, PassedEvents};
 use super::id_list::IdListBuilder;
+use crate::hex;
 use crate::index::{Slice, Tree};
 use crate::reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, Rule};
 use crate::relay_url::RelayUrl;
@@ -234,20 +235,13 @@ fn list(asked: &Asked, text: &str) -> Settled {
     match Event::parse(text) {
         Err(error) => invalid(asked, error.id.as_deref()),
         Ok(event) if asked.accepts(&event) => Settled::of(event.item(), Fate::Noted),
-        Ok(event) => not_asked_for(&event),
+        Ok(event) => asked.refusal(&event),
     }
 }
 
 fn invalid(asked: &Asked, hex: Option<&str>) -> Settled {
-    let mut id = [0; 32];
-    let read = hex.is_some_and(|hex| faster_hex::hex_decode(hex.as_bytes(), &mut id).is_ok());
-    let id = (read && asked.names(&id)).then_some(id);
+    let id = hex.and_then(hex::decode_array).filter(|id| asked.names(id));
     Settled { id, created_at: 0, fate: Fate::Refused(Reason::Invalid) }
-}
-
-fn not_asked_for(event: &Event) -> Settled {
-    let created_at = event.item().created_at;
-    Settled { id: None, created_at, fate: Fate::Refused(Reason::NotAskedFor) }
 }
 
 impl Common {
@@ -255,7 +249,7 @@ impl Common {
     fn take(&self, relay: usize, asked: &Asked, text: &str, live: bool) -> Settled {
         let event = match Event::parse(text) {
             Err(error) => return invalid(asked, error.id.as_deref()),
-            Ok(event) if !asked.accepts(&event) => return not_asked_for(&event),
+            Ok(event) if !asked.accepts(&event) => return asked.refusal(&event),
             Ok(event) => event,
         };
         let (item, kind) = (event.item(), event.kind());

@@ -69,9 +69,15 @@ impl Machine {
             self.page_event(&subscription, json);
             return self.arrived(subscription, asked, json);
         }
-        match self.on.live.asked(&subscription) {
-            Some(asked @ Asked::Matching(_)) => self.arrived(subscription, asked, json),
-            _ => self.unasked(),
+        if let Some(asked @ Asked::Matching(_)) = self.on.live.asked(&subscription) {
+            return self.arrived(subscription, asked, json);
+        }
+        if self.shown_late(json) {
+            return;
+        }
+        match self.reading.asked_before(&subscription) {
+            Some(asked) => self.late_event(subscription, asked, json),
+            None => self.unasked(),
         }
     }
 

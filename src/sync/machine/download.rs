@@ -146,6 +146,14 @@ impl Download {
         oldest.is_some_and(|it| it.count > 1 && it.unsettled == 0 && it.missing.len() == it.count)
     }
 
+    /// REQs by ids that nothing has come for.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = String> {
+        let waits = |request: &Request| {
+            !request.has_ended && request.unsettled == 0 && request.missing.len() == request.count
+        };
+        self.under_way.iter().filter(move |(_, it)| waits(it)).map(|(name, _)| name.clone())
+    }
+
     pub(super) fn ids_per_req(&self) -> usize {
         self.ids_per_req
     }
@@ -196,7 +204,9 @@ impl Machine {
             let missing: HashSet<Id> = ids.into_iter().collect();
             let ids = Arc::new(missing.clone());
             let looks = self.settings.dry_run;
-            let asked = if looks { Asked::ListingIds(ids) } else { Asked::Ids(ids) };
+            let filter = Arc::clone(&self.matching);
+            let asked =
+                if looks { Asked::ListingIds(ids, filter) } else { Asked::Ids(ids, filter) };
             self.begin_request(subscription, asked, missing, tries);
         }
     }
@@ -261,6 +271,7 @@ impl Machine {
     pub(super) fn download_ended(&mut self, subscription: &str) {
         if let Some(request) = self.on.download.under_way.get_mut(subscription) {
             request.has_ended = true;
+            self.rate_pauses = 0;
             self.answered();
         }
         self.finish_request(subscription);
@@ -279,12 +290,18 @@ impl Machine {
 
     /// CLOSED of a REQ by ids. It is noted once, however many of them follow.
     pub(super) fn download_refused(&mut self, subscription: &str, text: &str) {
-        if Prefix::of(text) == Some(Prefix::AuthRequired) {
+        let prefix = message::prefix(text);
+        if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
             if let Some(request) = self.on.download.under_way.remove(subscription) {
                 self.on.download.queue.extend(sorted(request.missing));
                 self.end_ahead(subscription);
             }
-            self.auth_required(text);
+            if prefix == Some(Prefix::AuthRequired) {
+                self.auth_required(text);
+            } else {
+                self.on.download.slow_down();
+                self.pause_for_rate(text);
+            }
             return;
         }
         self.on.download.slow_down();
@@ -292,7 +309,7 @@ impl Machine {
         if self.refusal.replace(reason.to_owned()).is_none() {
             self.note(format!("the peer refuses a download: {reason}"));
         }
-        if Prefix::of(text).is_some_and(Prefix::is_final) {
+        if message::prefix(text).is_some_and(Prefix::is_final) {
             self.refuse_downloads(subscription);
         }
         self.download_ended(subscription);

@@ -189,6 +189,20 @@ impl Ledger {
         differences
     }
 
+    /// Round `round` has found all that differs: what was sent, was not answered and is not among that
+    /// was taken.
+    pub(crate) fn confirm(&mut self, round: u32) {
+        let is_taken = |entry: &Entry| {
+            entry.side == Side::Ours
+                && entry.round < round
+                && entry.state == IdState::Stays(Reason::NotAnswered)
+        };
+        let taken = self.entries.iter().filter(|(_, entry)| is_taken(entry));
+        for id in taken.map(|(id, _)| *id).collect::<Vec<Id>>() {
+            self.set(&id, IdState::Shown);
+        }
+    }
+
     /// Forgets that entries were found at all.
     pub(crate) fn withdraw(&mut self, is_void: impl Fn(&Entry) -> bool) {
         let counts = &mut self.counts;

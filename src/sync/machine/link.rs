@@ -155,6 +155,7 @@ impl Machine {
         if matches!(loss, Loss::Gone(_)) && self.hung_up_at_a_list() {
             self.ask_less();
         }
+        self.keep_upload_suspects();
         let asked_for = self.keep_suspects(loss);
         if !self.on.advanced && asked_for > 0 {
             reason = format!(
@@ -256,7 +257,7 @@ impl Machine {
             return;
         }
         for id in self.ours_in(IdState::Open) {
-            self.on.upload.add(id);
+            self.send_open(id);
         }
         let unconfirmed = self.ours_in(IdState::Unconfirmed);
         self.on.second_look.ask_first(unconfirmed);
@@ -275,7 +276,9 @@ impl Machine {
     /// Keeps what was asked for when the connection broke: it may be what broke it. Returns how
     /// many events were asked for.
     fn keep_suspects(&mut self, loss: &Loss) -> usize {
-        let at_fault = self.on.download.at_fault();
+        // What was sent may be to blame as well.
+        let is_clear = self.on.upload.under_way().is_empty();
+        let at_fault = if is_clear { self.on.download.at_fault() } else { Vec::new() };
         let alone = at_fault.len() == 1;
         let advanced = self.on.advanced;
         for id in at_fault {
@@ -296,6 +299,10 @@ impl Machine {
     pub fn poll_timeout(&self) -> Option<Duration> {
         let tick = (self.told_at + TICK).max(self.now.at);
         let on = &self.on;
+        // Nothing is begun before.
+        let held = on.not_before.max(on.auth.deadline()).unwrap_or_default();
+        let begins = [on.upload.resumes_at(), on.live.again_at()];
+        let begins = begins.into_iter().flatten().min().map(|at| at.max(held));
         match &self.link {
             Link::Connecting | Link::Over => None,
             Link::Finishing => Some(self.now.at + TICK),
@@ -311,6 +318,7 @@ impl Machine {
                 on.upload.deadline(),
                 on.second_look.deadline(),
                 self.live_deadline(),
+                begins,
                 (self.round.is_some() || self.is_behind()).then_some(tick),
             ]
             .into_iter()

@@ -19,6 +19,11 @@ const PING_ANSWER: Duration = Duration::from_secs(30);
 /// How often everything is looked at though nothing calls for it: a subscription can die silently.
 const LOOK_EVERY: Duration = Duration::from_secs(600);
 
+/// A subscription that the peer ends is asked for again after this long, twice as long each time, and
+/// at most so long.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
+const MOST_AGAIN_AFTER: Duration = Duration::from_secs(60);
+
 /// The subscription of events as they come.
 #[derive(Debug, Default)]
 pub(super) struct Live {
@@ -28,6 +33,9 @@ pub(super) struct Live {
     /// Commits were missed, so that only another round tells what is to be sent.
     missed: bool,
     was_told: bool,
+    /// How often the peer has ended the subscription, and when it is asked for again.
+    endings: u32,
+    again_at: Option<Duration>,
     /// When everything is looked at again; none before it was.
     look_at: Option<Duration>,
     wants_ping: bool,
@@ -37,6 +45,11 @@ impl Live {
     /// Whether no round was made on this connection.
     pub(super) fn is_idle(&self) -> bool {
         self.look_at.is_none()
+    }
+
+    /// When the peer is asked again for a subscription that it has ended.
+    pub(super) fn again_at(&self) -> Option<Duration> {
+        self.again_at
     }
 
     pub(super) fn is_about(&self, subscription: &str) -> bool {
@@ -55,8 +68,16 @@ impl Machine {
     pub(super) fn advance_live(&mut self) {
         let settings = &self.settings;
         let wanted = settings.live && settings.direction.is_down() && !settings.dry_run;
-        if !wanted || self.on.live.subscription.is_some() {
+        let live = &mut self.on.live;
+        if !wanted
+            || live.subscription.is_some()
+            || live.again_at.is_some_and(|at| self.now.at < at)
+        {
             return;
+        }
+        if live.again_at.take().is_some() {
+            // What came in between is found by another round.
+            live.missed = true;
         }
         let own = settings.filter.window();
         // Some relays answer a filter that has nothing but a limit with nothing.
@@ -68,6 +89,9 @@ impl Machine {
         self.on.live.asked = Some(asked);
         self.on.live.subscription = Some(subscription);
         self.on.live.deadline = Some(self.patience());
+        if self.on.live.missed && self.round.is_none() && self.on.live.look_at.is_some() {
+            self.go_live();
+        }
     }
 
     /// EOSE of the subscription.
@@ -85,8 +109,9 @@ impl Machine {
         }
         self.on.live.subscription = None;
         self.on.live.deadline = None;
-        let reason = format!("the peer ended the live subscription: {text}");
-        match Prefix::of(text) {
+        let why = if text.is_empty() { "without a reason" } else { text };
+        let reason = format!("the peer ended the live subscription: {why}");
+        match message::prefix(text) {
             Some(Prefix::AuthRequired) => {
                 self.auth_required(text);
             }
@@ -94,9 +119,20 @@ impl Machine {
                 let hint = "name what to sync with a filter, for example {\"kinds\":[0,1,3]}";
                 self.leave(Loss::Final(reason, Some(hint)));
             }
-            _ => self.leave(Loss::Gone(reason)),
+            _ => self.subscribe_again(&reason),
         }
         true
+    }
+
+    /// The peer has ended the subscription. All is looked at whenever it is asked for again.
+    fn subscribe_again(&mut self, reason: &str) {
+        let live = &mut self.on.live;
+        let pause = AGAIN_AFTER.saturating_mul(1 << live.endings.min(8)).min(MOST_AGAIN_AFTER);
+        live.again_at = Some(self.now.at + pause);
+        live.endings += 1;
+        if live.endings == 1 {
+            self.note(format!("{reason}; asking for it again, at least every minute"));
+        }
     }
 
     /// All is synced. Returns whether the sync goes on with another round now.

@@ -44,7 +44,7 @@ use super::nip11::Information;
 use super::report::{Counts, Progress, Report, STOPPED};
 use crate::config::Direction;
 use crate::metrics::Tally;
-use crate::store::{PeerTraits, RefusedId, SyncMark};
+use crate::store::{Filter, PeerTraits, RefusedId, SyncMark};
 use auth::Auth;
 use download::Download;
 use ledger::{Ledger, Side};
@@ -56,6 +56,7 @@ use reading::Reading;
 use reconciling::Reconciling;
 use second_look::SecondLook;
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 use transfer::Batch;
 use upload::Upload;
@@ -129,6 +130,8 @@ const MOST_ARRIVING_BYTES: usize = 16 << 20;
 /// A sync with one peer.
 pub struct Machine {
     settings: Settings,
+    /// The filter of `settings`, for whoever checks events.
+    matching: Arc<Filter>,
     url: String,
     now: Now,
     transmit: VecDeque<String>,
@@ -156,6 +159,17 @@ pub struct Machine {
     reference_rule: bool,
     /// Connections that were lost while the first NEG-OPEN was not answered.
     neg_hangups: u32,
+    /// NEG-MSGs that were not answered, and whether any ever was.
+    neg_silences: u32,
+    answers_neg_msg: bool,
+    /// A connection was lost while events went both ways: one way after the other.
+    one_way: bool,
+    /// Events in a row at which the peer ended the connection.
+    event_hangups: u32,
+    /// Pauses in a row for a peer that limits the rate of questions.
+    rate_pauses: u32,
+    /// The peer has said something of a limit since it last answered.
+    limit_was_refused: bool,
     /// Questions in a row that were not answered.
     silences: u32,
     /// Connections in a row that were left because of that.
@@ -171,6 +185,8 @@ pub struct Machine {
     notices: Notices,
     /// Rounds since everything was last looked at from the start, and in all.
     rounds: u16,
+    /// What the peer took was looked for once more after a while.
+    has_waited: bool,
     looks: u32,
     round: Option<Round>,
     breakdown: Option<Breakdown>,
@@ -211,6 +227,7 @@ impl Machine {
     pub fn new(url: &str, settings: Settings, now: Now) -> Self {
         let report = Report::new(url, &settings.filter, settings.direction);
         let mut machine = Self {
+            matching: Arc::new(settings.filter.parsed().clone()),
             url: url.to_owned(),
             now,
             transmit: VecDeque::new(),
@@ -233,6 +250,12 @@ impl Machine {
             over_ids: false,
             reference_rule: false,
             neg_hangups: 0,
+            neg_silences: 0,
+            answers_neg_msg: false,
+            one_way: false,
+            event_hangups: 0,
+            rate_pauses: 0,
+            limit_was_refused: false,
             silences: 0,
             silent_connections: 0,
             slowest: Duration::ZERO,
@@ -241,6 +264,7 @@ impl Machine {
             refusal: None,
             notices: Notices::default(),
             rounds: 0,
+            has_waited: false,
             looks: 0,
             round: None,
             breakdown: None,

@@ -1,6 +1,9 @@
 //! A peer's NOTICEs: a little of them is told, and some refuse what was asked.
 
-use super::{Machine, Now};
+use super::ledger::IdState;
+use super::{Loss, Machine, Now};
+use crate::prefix::Prefix;
+use crate::sync::message;
 use std::time::Duration;
 
 /// In so long the same words are told once, and so many bytes in all.
@@ -10,6 +13,10 @@ const MOST_BYTES: usize = 1_024;
 const WRAPPING_BYTES: usize = 160;
 /// A question that is open when the peer refuses something has so long left.
 pub(super) const AFTER_REFUSAL: Duration = Duration::from_millis(500);
+/// The first pause that a peer is given that limits the rate of questions, and how many there are
+/// without an answer.
+const FIRST_RATE_PAUSE: Duration = Duration::from_secs(1);
+const MOST_RATE_PAUSES: u32 = 5;
 /// Words of NOTICEs by which relays refuse a verb or a question.
 const REFUSING: [&str; 26] = [
     "neg",
@@ -40,6 +47,9 @@ const REFUSING: [&str; 26] = [
     "must be",
 ];
 
+/// Words of those that say that too much is asked in too short a time.
+const OF_RATE: [&str; 5] = ["rate-limit", "rate limit", "slow down", "too fast", "too quickly"];
+
 /// What was told of late.
 #[derive(Debug, Default)]
 pub(super) struct Notices {
@@ -64,7 +74,51 @@ impl Notices {
     }
 }
 
+/// A refusal for the rate, of words that say so in a way of their own.
+pub(super) fn as_rate_limit(text: &str) -> String {
+    match message::prefix(text) {
+        Some(Prefix::RateLimited) => text.to_owned(),
+        _ => format!("{}: {text}", Prefix::RateLimited),
+    }
+}
+
 impl Machine {
+    /// The peer limits the rate, and does not say of which question: it is taken to be the last one
+    /// without an answer, which is asked again after a pause. Returns whether there was one.
+    fn refuse_last(&mut self, text: &str) -> bool {
+        let was_sending = self.on.upload.limit_rate(self.now);
+        for id in &was_sending {
+            self.ledger.set(id, IdState::Open);
+        }
+        let text = as_rate_limit(text);
+        let page = self.reading.unanswered_page();
+        let of_ids = self.on.download.unanswered().chain(self.on.second_look.unanswered());
+        // They are numbered.
+        let last = page.into_iter().chain(of_ids).max_by_key(|name| (name.len(), name.clone()));
+        let Some(subscription) = last else { return !was_sending.is_empty() };
+        self.send(message::close(&subscription));
+        if self.on.second_look.is_about(&subscription) {
+            self.look_refused(&subscription, &text);
+        } else if self.on.download.asked(&subscription).is_some() {
+            self.download_refused(&subscription, &text);
+        } else {
+            self.page_refused(&subscription, &text);
+        }
+        true
+    }
+
+    /// The peer limits the rate of questions: the next one is asked after a pause, twice as long as
+    /// the one before.
+    pub(super) fn pause_for_rate(&mut self, text: &str) {
+        if self.rate_pauses >= MOST_RATE_PAUSES {
+            self.count_silence();
+            let reason = format!("rate limit: the peer answers no question any more: {text}");
+            return self.leave(Loss::Silent(reason));
+        }
+        self.on.not_before = Some(self.now.at + FIRST_RATE_PAUSE * (1 << self.rate_pauses));
+        self.rate_pauses += 1;
+    }
+
     /// NOTICE. Some relays refuse a verb or a question with nothing else.
     pub(super) fn notice(&mut self, text: &str) {
         self.count_idle_frame();
@@ -73,9 +127,17 @@ impl Machine {
         }
         let lower = text.to_lowercase();
         let refuses = REFUSING.iter().any(|words| lower.contains(words));
+        let is_of_rate = OF_RATE.iter().any(|words| lower.contains(words));
+        if is_of_rate && self.reconciling_put_off(text) {
+            return;
+        }
         if self.reconciling_noticed(text, refuses) || !refuses {
             return;
         }
+        if is_of_rate && self.refuse_last(text) {
+            return;
+        }
+        self.limit_was_refused |= lower.contains("limit");
         let soon = self.now.at + AFTER_REFUSAL;
         self.on.probe.shorten(soon);
         self.on.download.shorten(soon);

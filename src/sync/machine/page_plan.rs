@@ -104,6 +104,8 @@ struct Part {
     /// What the page before left: had it not been cut, there would be nothing new.
     follows: bool,
     is_closing: bool,
+    /// The page before said that it was the last (NIP-67): this one shows whether that is so.
+    checks_finish: bool,
 }
 
 /// What a part was split by.
@@ -137,6 +139,8 @@ pub(crate) struct PagePlan {
     split_seconds: u32,
     is_closed: bool,
     was_finished: bool,
+    /// The peer says `finish` (NIP-67) where more is left.
+    finishes_early: bool,
     /// What was read proves nothing: all is read again.
     begins_anew: bool,
     /// Of a filter with a limit: what has come.
@@ -168,6 +172,7 @@ impl PagePlan {
             split_seconds: 0,
             is_closed: false,
             was_finished: false,
+            finishes_early: false,
             begins_anew: true,
             collected: Vec::new(),
             gaps: Vec::new(),
@@ -197,6 +202,7 @@ impl PagePlan {
                 carry,
                 follows: false,
                 is_closing: false,
+                checks_finish: false,
             });
         }
     }
@@ -258,6 +264,7 @@ impl PagePlan {
             carry: HashSet::new(),
             follows: false,
             is_closing: true,
+            checks_finish: false,
         };
         self.parts.extend(filters.into_iter().map(part));
         Some(part(filter))
@@ -294,16 +301,18 @@ impl PagePlan {
             self.gap(part.window, None, why);
             return None;
         }
-        if page.hint == Hint::Finish {
-            // The peer's own word that nothing is left.
-            self.was_finished = true;
-            self.is_closed |= part.window.until == self.filter.parsed().until;
-            return Some(shown(&part, part.window, &page.events));
+        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
+        if part.checks_finish && page.events.iter().any(is_new) {
+            // The peer says so of every page.
+            (self.finishes_early, self.was_finished, self.is_closed) = (true, false, false);
+        }
+        let is_finished = page.hint == Hint::Finish || part.checks_finish;
+        if is_finished && !self.finishes_early && !self.may_be_cut_anywhere(&page.events) {
+            return Some(self.take_finish(part, &page.events));
         }
         let (Some(oldest), true) = (oldest(&page.events), count > 0) else {
             return Some(shown(&part, part.window, &[]));
         };
-        let is_new = |event: &PageEvent| !part.carry.contains(&event.id);
         if part.follows && self.largest <= UNCUT_EVENTS && page.events.iter().any(is_new) {
             self.abandon(self.filter.window(), "the peer shows too few events at a time");
             return None;
@@ -339,6 +348,36 @@ impl PagePlan {
         None
     }
 
+    /// Whether the page is large, and no page below it could show that something is left out of it.
+    fn may_be_cut_anywhere(&self, events: &[PageEvent]) -> bool {
+        let newest = events.iter().map(|event| event.created_at).max();
+        let is_ordered = !self.by_arrival && is_newest_first(events) && newest != oldest(events);
+        !is_ordered && self.may_hold_more(events.len(), Hint::None)
+    }
+
+    /// The peer's own word that nothing is left. It is believed once the next page shows nothing new.
+    fn take_finish(&mut self, part: Part, events: &[PageEvent]) -> ShownPart {
+        self.was_finished = true;
+        self.is_closed |= part.window.until == self.filter.parsed().until;
+        let is_ordered = !self.by_arrival && is_newest_first(events);
+        let oldest = oldest(events).filter(|_| is_ordered && !part.checks_finish);
+        match oldest.filter(|oldest| part.window.until.is_none_or(|until| *oldest < until)) {
+            Some(oldest) => {
+                let before = self.parts.len();
+                let shown = self.go_on_below(part, events, oldest);
+                if let Some(rest) = self.parts.get_mut(before) {
+                    (rest.checks_finish, rest.follows) = (true, false);
+                    if events.len() <= UNCUT_EVENTS {
+                        // The same few may be all that fits.
+                        rest.window.until = oldest.checked_sub(1);
+                    }
+                }
+                shown
+            }
+            None => shown(&part, part.window, events),
+        }
+    }
+
     /// The page shows its window above its oldest second.
     fn go_on_below(&mut self, part: Part, events: &[PageEvent], oldest: u64) -> ShownPart {
         let carry = events.iter().filter(|event| event.created_at == oldest).map(|it| it.id);
@@ -362,10 +401,12 @@ impl PagePlan {
 
     /// Whether events came with a closing question that were there before.
     fn is_late(&self, events: &[PageEvent]) -> bool {
-        let is_old = |event: &PageEvent| {
-            !event.is_ours && event.created_at.saturating_add(LATE_S) < self.began
-        };
-        !self.by_arrival && events.iter().any(is_old)
+        !self.by_arrival && events.iter().any(|event| !event.is_ours && self.is_old(event))
+    }
+
+    /// Whether the event was made before the reading began.
+    pub(crate) fn is_old(&self, event: &PageEvent) -> bool {
+        event.created_at.saturating_add(LATE_S) < self.began
     }
 
     fn may_hold_more(&self, count: usize, hint: Hint) -> bool {

@@ -4,6 +4,7 @@
 use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Id, Machine, PageEvent};
+use crate::hex;
 use crate::prefix::Prefix;
 use crate::sync::filter::Window;
 use crate::sync::message;
@@ -68,7 +69,7 @@ impl Machine {
 
     /// An event that anybody may see shows that the kinds are compared.
     pub(super) fn probe_event(&mut self, event: &PageEvent, json: &str) {
-        let own = self.settings.key.map(|key| faster_hex::hex_string(&key));
+        let own = self.settings.key.map(|key| hex::encode(&key));
         let is_own = own.is_some_and(|key| json.contains(&key));
         if !is_own && PRIVATE_KINDS.contains(&event.kind) {
             self.report.not_compared.clear();
@@ -86,7 +87,7 @@ impl Machine {
 
     /// CLOSED.
     pub(super) fn probe_refused(&mut self, text: &str) {
-        if matches!(Prefix::of(text), Some(Prefix::AuthRequired | Prefix::Restricted)) {
+        if matches!(message::prefix(text), Some(Prefix::AuthRequired | Prefix::Restricted)) {
             self.report.not_compared = self.private_kinds();
         }
         self.on.probe.subscription = None;

@@ -3,7 +3,7 @@
 
 use super::count_hints::CountHints;
 use super::ledger::{IdState, Side};
-use super::link::missed;
+use super::link::{MOST_SILENCE, missed};
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
 use super::verdict::Round;
 use super::work::read_mark;
@@ -13,7 +13,7 @@ use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
 use crate::sync::reason::Reason;
-use std::collections::HashSet;
+use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,8 +23,16 @@ const MOST_PAGE_EVENTS: usize = 1_000_000;
 const MOST_FAILURES: u32 = 5;
 /// The pause before it is asked for again.
 const PUT_OFF: Duration = Duration::from_secs(1);
+/// By so much fewer events are asked for of a peer that refuses a limit, and the fewest.
+const FEWER: usize = 5;
+const FEWEST_EVENTS: usize = 20;
 /// After so many pages in a row that showed nothing new the rest is not seen.
 const MOST_IDLE_PAGES: u32 = 10_000;
+
+/// Pages that have ended are remembered, in case that more events come for them.
+const MOST_ENDED: usize = 8;
+/// So many old events after the end of their pages, and the end is believed no more.
+const MOST_LATE: u32 = 3;
 
 /// The hint for peers that refuse a filter for good.
 const NARROWER: &str = "name what to sync with --filter, for example '{\"kinds\":[0,1,3]}'";
@@ -44,6 +52,9 @@ pub(super) struct Reading {
     saved_down_to: Option<u64>,
     /// Ids of events that cannot be read, which other pages may show again.
     unreadable: HashSet<Id>,
+    /// Pages that have ended, the last ones, and how many events came for them afterwards.
+    ended: VecDeque<(String, Asked)>,
+    late: u32,
     /// Asked because no page showed anything.
     count: CountState,
     pub(super) hints: CountHints,
@@ -119,10 +130,27 @@ impl Reading {
         self.page.as_ref().is_some_and(|page| page.hint.is_none() && page.ids.is_empty())
     }
 
+    /// The page under way, if nothing has come for it.
+    pub(super) fn unanswered_page(&self) -> Option<String> {
+        let page = self.page.as_ref().filter(|_| self.is_unanswered());
+        page.map(|page| page.subscription.clone())
+    }
+
     /// What events of `subscription` are compared with; `None` when it is not the page's.
     pub(super) fn asked(&self, subscription: &str) -> Option<Asked> {
         let page = self.page.as_ref().filter(|it| it.subscription == subscription)?;
         page.hint.is_none().then(|| page.asked.clone())
+    }
+
+    /// What events of a page that has ended are compared with.
+    pub(super) fn asked_before(&self, subscription: &str) -> Option<Asked> {
+        let ended = self.ended.iter().find(|(name, _)| name == subscription);
+        ended.map(|(_, asked)| asked.clone())
+    }
+
+    /// Whether the peer shows events after it has said that it has shown all.
+    pub(super) fn ends_early(&self) -> bool {
+        self.late >= MOST_LATE
     }
 
     /// Events have come and are being checked.
@@ -343,6 +371,22 @@ impl Machine {
         }
     }
 
+    /// An event came for a page after its end. One that was published by now may; where older ones
+    /// come, a page without them proves nothing.
+    pub(super) fn late_event(&mut self, subscription: String, asked: Asked, json: &str) {
+        self.needless(1);
+        let event = message::page_event(json);
+        let Some(plan) = &mut self.reading.plan else { return };
+        if event.is_some_and(|event| plan.is_old(&event)) {
+            self.reading.late += 1;
+            if self.reading.late == MOST_LATE {
+                let window = self.settings.filter.window();
+                plan.gap(window, None, "the peer shows events after the end of a page");
+            }
+        }
+        self.arrived(subscription, asked, json);
+    }
+
     /// Events of a page have been stored or refused.
     pub(super) fn page_settled(&mut self, subscription: &str, events: &[Settled]) {
         let page = self.reading.page.as_mut().filter(|page| page.subscription == subscription);
@@ -385,7 +429,13 @@ impl Machine {
         let page = self.reading.page.as_mut().filter(|it| it.subscription == subscription);
         let Some(page) = page.filter(|page| page.hint.is_none()) else { return };
         page.hint = Some(hint);
+        let ended = (page.subscription.clone(), page.asked.clone());
+        if self.reading.ended.len() >= MOST_ENDED {
+            self.reading.ended.pop_front();
+        }
+        self.reading.ended.push_back(ended);
         self.reading.failures = 0;
+        (self.rate_pauses, self.limit_was_refused) = (0, false);
         self.answered();
         self.send(message::close(subscription));
         self.finish_page();
@@ -398,25 +448,52 @@ impl Machine {
         }
         let is_it =
             |page: &mut PageUnderWay| page.subscription == subscription && page.hint.is_none();
-        if self.reading.page.take_if(is_it).is_none() {
-            return false;
-        }
-        self.answered();
-        let prefix = Prefix::of(text);
-        if prefix == Some(Prefix::AuthRequired) {
-            self.auth_required(text);
-            return true;
+        let Some(page) = self.reading.page.take_if(is_it) else { return false };
+        let prefix = message::prefix(text);
+        match prefix {
+            Some(Prefix::AuthRequired) => {
+                self.answered();
+                self.auth_required(text);
+                return true;
+            }
+            Some(Prefix::RateLimited) => {
+                self.pause_for_rate(text);
+                return true;
+            }
+            _ => self.answered(),
         }
         self.reading.failures += 1;
+        let text = if text.is_empty() { "without a reason" } else { text };
         if prefix.is_some_and(Prefix::is_final) {
+            if text.contains("limit") && self.ask_for_fewer() {
+                return true;
+            }
             let reason = format!("the peer refuses to be read: {text}");
             self.leave(Loss::Final(reason, Some(NARROWER)));
         } else if self.reading.failures > MOST_FAILURES {
             self.leave(Loss::Gone(format!("the peer does not answer REQ: {text}")));
-        } else {
+        } else if page.ids.is_empty() {
             self.on.not_before = Some(self.now.at + PUT_OFF);
+        } else {
+            self.take_part(page);
         }
         true
+    }
+
+    /// Takes a page that came in part. Its end is none: there is more.
+    fn take_part(&mut self, mut page: PageUnderWay) {
+        page.hint = Some(Hint::More);
+        self.reading.page = Some(page);
+        self.finish_page();
+    }
+
+    /// Pages are of fewer events from here on. Returns `false` when they are few already.
+    fn ask_for_fewer(&mut self) -> bool {
+        let fewer = (self.information.events_per_req / FEWER).max(FEWEST_EVENTS);
+        let is_fewer = fewer < self.information.events_per_req;
+        self.information.events_per_req = fewer;
+        self.limit_was_refused = false;
+        is_fewer
     }
 
     /// Compares a page that is complete with ours, and goes on to older events.
@@ -500,11 +577,18 @@ impl Machine {
         if !missed(now, &mut page.deadline) {
             return;
         }
-        let subscription = page.subscription.clone();
-        self.reading.page = None;
-        self.send(message::close(&subscription));
+        let Some(page) = self.reading.page.take() else { return };
+        self.send(message::close(&page.subscription));
+        if !page.ids.is_empty() && self.silent_for < MOST_SILENCE {
+            self.silences += 1;
+            self.count_silence();
+            return self.take_part(page);
+        }
         if let Some(plan) = &mut self.reading.plan {
             plan.not_answered();
+        }
+        if self.limit_was_refused {
+            self.ask_for_fewer();
         }
         self.leave_silent("a page");
     }

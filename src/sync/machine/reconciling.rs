@@ -2,6 +2,7 @@
 
 use super::download::MOST_QUEUED_IDS;
 use super::link::missed;
+use super::notices::as_rate_limit;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
 use crate::prefix::Prefix;
@@ -24,6 +25,8 @@ const MOST_FAILURES: u32 = 5;
 const MOST_FIRST_ERRORS: u32 = 1;
 /// How long to wait after that.
 const PUT_OFF: Duration = Duration::from_secs(2);
+/// After so many NEG-MSGs without an answer a peer is read that has never answered one.
+const MOST_NEG_SILENCES: u32 = 2;
 /// After so many windows in a row that are too large for the peer, however small, the rest is read.
 const MOST_TOO_LARGE: u32 = 1_000;
 /// How much of what is newest is asked for at once, beside the first question.
@@ -45,6 +48,8 @@ pub(super) struct Reconciling {
     failures: u32,
     /// Windows in a row that were too large for the peer.
     too_large: u32,
+    /// A window was divided on this connection.
+    was_divided: bool,
     unsettled_items: u64,
     items: u64,
 }
@@ -71,6 +76,7 @@ struct Session {
     number: u64,
     filter: PeerFilter,
     window: Window,
+    was_answered: bool,
 }
 
 impl Reconciling {
@@ -152,7 +158,8 @@ impl Machine {
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
         let number = self.connections << 32 | self.on.reconciling.sessions;
-        self.on.reconciling.stage = Stage::Opening(Session { id, number, filter: whole, window });
+        self.on.reconciling.stage =
+            Stage::Opening(Session { id, number, filter: whole, window, was_answered: false });
         let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
         self.begin_work(Work::Open(Opening {
             session: number,
@@ -210,12 +217,13 @@ impl Machine {
 
     /// NIP-77, Subsequent messages, from the responder.
     pub(super) fn neg_msg(&mut self, payload: Vec<u8>) {
-        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        let Some(mut session) = self.on.reconciling.take_waiting() else { return };
         self.on.reconciling.was_answered = true;
         self.neg_hangups = 0;
         self.answered();
-        self.on.reconciling.failures = 0;
         self.on.reconciling.too_large = 0;
+        self.answers_neg_msg |= session.was_answered;
+        session.was_answered = true;
         self.report.round_trips += 1;
         let number = session.number;
         self.on.reconciling.stage = Stage::Reading(session);
@@ -250,6 +258,7 @@ impl Machine {
             }
             Ok(Some(question)) => self.ask(session, &question),
             Ok(None) => {
+                self.on.reconciling.failures = 0;
                 self.close_session(&session);
                 self.look_up_differences();
             }
@@ -301,7 +310,7 @@ impl Machine {
         let Some(session) = self.on.reconciling.take_waiting() else { return };
         self.answered();
         let window = session.window;
-        let prefix = Prefix::of(text);
+        let prefix = message::prefix(text);
         if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
             self.on.reconciling.was_answered = true;
             self.on.reconciling.too_large += 1;
@@ -350,8 +359,9 @@ impl Machine {
         };
         match parts {
             Some(parts) => {
-                let count = parts.len();
-                self.note(format!("too large for the peer: going on in {count} windows of time"));
+                if !std::mem::replace(&mut self.on.reconciling.was_divided, true) {
+                    self.note("too large for the peer: going on in windows of time".to_owned());
+                }
                 for part in parts.into_iter().rev() {
                     self.on.reconciling.windows.push_front((filter.clone(), part));
                 }
@@ -364,12 +374,22 @@ impl Machine {
         }
     }
 
+    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
+    pub(super) fn reconciling_put_off(&mut self, text: &str) -> bool {
+        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
+        if waits {
+            self.neg_err(&as_rate_limit(text), None);
+        }
+        waits
+    }
+
     /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
     pub(super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
-        if !self.on.reconciling.is_first_unanswered() {
+        let is_first = self.on.reconciling.is_first_unanswered();
+        if !is_first && !refuses {
             return false;
         }
-        if refuses {
+        if is_first && refuses {
             self.read_from_now_on(text, true);
             return true;
         }
@@ -385,7 +405,7 @@ impl Machine {
         if !self.on.reconciling.is_about(subscription) {
             return false;
         }
-        if Prefix::of(text) == Some(Prefix::AuthRequired) {
+        if message::prefix(text) == Some(Prefix::AuthRequired) {
             self.neg_err(text, None);
         } else {
             self.answered();
@@ -450,6 +470,11 @@ impl Machine {
             return;
         }
         if self.on.reconciling.was_answered {
+            self.neg_silences += 1;
+            if self.neg_silences >= MOST_NEG_SILENCES && !self.answers_neg_msg {
+                self.count_silence();
+                return self.read_from_now_on("it answers NEG-OPEN and no NEG-MSG", false);
+            }
             self.leave_silent("a NEG message");
         } else {
             self.count_silence();

@@ -65,6 +65,12 @@ impl SecondLook {
         self.under_way.values().any(|look| look.asked > 1 && look.missing.len() == look.asked)
     }
 
+    /// REQs that nothing has come for.
+    pub(super) fn unanswered(&self) -> impl Iterator<Item = String> {
+        let waiting = self.under_way.iter().filter(|(_, look)| look.missing.len() == look.asked);
+        waiting.map(|(name, _)| name.clone())
+    }
+
     pub(super) fn is_about(&self, subscription: &str) -> bool {
         self.under_way.contains_key(subscription)
     }
@@ -122,9 +128,27 @@ impl Machine {
         }
     }
 
+    /// Whether the event is one that was sent to the peer, which shows it now, whatever was asked.
+    pub(super) fn shown_late(&mut self, json: &str) -> bool {
+        let Some(event) = message::page_event(json) else { return false };
+        let state =
+            self.ledger.get(&event.id).filter(|it| it.side == Side::Ours).map(|it| it.state);
+        let is_sent = matches!(
+            state,
+            Some(IdState::Accepted | IdState::Duplicate | IdState::Shown)
+                | Some(IdState::Stays(Reason::NotAnswered))
+        );
+        if is_sent {
+            self.needless(1);
+            self.ledger.set(&event.id, IdState::Shown);
+        }
+        is_sent
+    }
+
     /// EOSE: what did not come is asked for once more, after a while.
     pub(super) fn look_ended(&mut self, subscription: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
+        self.rate_pauses = 0;
         self.answered();
         self.send(message::close(subscription));
         let came = look.asked - look.missing.len();
@@ -141,7 +165,8 @@ impl Machine {
                     self.on.second_look.queue.push_back((id, look.tries + 1));
                     self.on.not_before = Some(self.now.at + CACHED);
                 }
-                None | Some(IdState::Stays(Reason::NotAnswered)) => {}
+                None | Some(IdState::Stays(Reason::NotAnswered) | IdState::Shown) => {}
+                Some(_) if self.reading.ends_early() => self.stay(id, Reason::NotAnswered),
                 Some(_) => self.not_shown(id),
             }
         }
@@ -150,21 +175,30 @@ impl Machine {
     /// The peer does not show what was under way when the connection was lost.
     fn send_unconfirmed(&mut self, id: Id) {
         self.ledger.set(&id, IdState::Open);
-        self.on.upload.add(id);
+        self.send_open(id);
+    }
+
+    /// An event is to be sent, as suspect as the loss of connections makes it.
+    pub(super) fn send_open(&mut self, id: Id) {
+        let losses = self.ledger.get(&id).map_or(0, |entry| entry.losses);
+        self.on.upload.add(id, losses);
     }
 
     /// CLOSED.
     pub(super) fn look_refused(&mut self, subscription: &str, text: &str) {
         let Some(look) = self.on.second_look.under_way.remove(subscription) else { return };
-        if Prefix::of(text) == Some(Prefix::AuthRequired) {
-            self.on
-                .second_look
-                .queue
-                .extend(sorted(look.missing).into_iter().map(|id| (id, look.tries)));
-            self.auth_required(text);
+        let prefix = message::prefix(text);
+        if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
+            let again = sorted(look.missing).into_iter().map(|id| (id, look.tries));
+            self.on.second_look.queue.extend(again);
+            if prefix == Some(Prefix::AuthRequired) {
+                self.auth_required(text);
+            } else {
+                self.pause_for_rate(text);
+            }
             return;
         }
-        if !Prefix::of(text).is_some_and(Prefix::is_final) && look.tries < MOST_TRIES {
+        if !message::prefix(text).is_some_and(Prefix::is_final) && look.tries < MOST_TRIES {
             let again = sorted(look.missing).into_iter().map(|id| (id, look.tries + 1));
             self.on.second_look.queue.extend(again);
             self.on.not_before = Some(self.now.at + CACHED);

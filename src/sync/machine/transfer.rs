@@ -79,7 +79,14 @@ impl Machine {
                     // round tells. It is not sent twice.
                     return self.count_open(true);
                 }
+                if self.waits_for_index() {
+                    return self.count_open(true);
+                }
                 return self.not_shown(id);
+            }
+            Some(entry) if entry.side == Side::Peers && entry.state == IdState::Known => {
+                self.ledger.note(&id, |entry| entry.round = number);
+                return self.stay(id, Reason::OutsideFilter);
             }
             _ => {}
         }
@@ -93,8 +100,20 @@ impl Machine {
         }
         let losses = before.map_or(0, |entry| entry.losses);
         match side {
-            Side::Ours => self.on.upload.add(id),
+            Side::Ours => self.on.upload.add(id, losses),
             Side::Peers => self.on.download.add(id, losses),
+        }
+    }
+
+    /// Whether what the peer took and does not list is looked for once more: some relays show an
+    /// event only a while after its OK.
+    fn waits_for_index(&mut self) -> bool {
+        match &mut self.round {
+            Some(round) if !self.has_waited => {
+                round.waits = true;
+                true
+            }
+            _ => false,
         }
     }
 

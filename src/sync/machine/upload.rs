@@ -1,6 +1,6 @@
 //! Events to the peer: a window of them under way, every OK read.
 
-use super::ledger::IdState;
+use super::ledger::{IdState, Side};
 use super::link::missed;
 use super::{Id, Loaded, Machine, Now, Work, sorted};
 use crate::prefix::Prefix;
@@ -19,6 +19,14 @@ const READ_EVENTS: usize = 256;
 const WRAPPING_BYTES: usize = 64;
 /// How often an event is sent that the peer fails to take.
 const MOST_TRIES: u8 = 3;
+/// How many events are sent together that may have ended a connection.
+const FEW_SUSPECTS: usize = 8;
+/// An event that was under way alone when a connection was lost is so much more suspect, and one that
+/// was so twice is given up.
+const LONE_LOSS: u8 = 4;
+const MOST_LOSSES: u8 = 2 * LONE_LOSS;
+/// After so many events in a row at which the peer ended the connection no further one is sent.
+const MOST_HANGUPS: u32 = 12;
 /// How long the peer may answer no EVENT while it owes an OK.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// The first pause that a peer is given that limits the rate, and the longest; each doubles the one
@@ -32,6 +40,9 @@ const MOST_PAUSES: u32 = 6;
 #[derive(Debug)]
 pub(super) struct Upload {
     queue: VecDeque<Id>,
+    /// Were on their way when a connection was lost: sent last and a few at a time. Each with how
+    /// suspect it is.
+    suspects: VecDeque<(Id, u8)>,
     /// Read from the store.
     ready: VecDeque<Loaded>,
     under_way: HashMap<Id, usize>,
@@ -52,6 +63,7 @@ impl Default for Upload {
     fn default() -> Self {
         Self {
             queue: VecDeque::new(),
+            suspects: VecDeque::new(),
             ready: VecDeque::new(),
             under_way: HashMap::new(),
             bytes_under_way: 0,
@@ -67,9 +79,32 @@ impl Default for Upload {
 }
 
 impl Upload {
-    /// Ids to send.
-    pub(super) fn add(&mut self, id: Id) {
-        self.queue.push_back(id);
+    /// An id to send, that `losses` make suspect.
+    pub(super) fn add(&mut self, id: Id, losses: u8) {
+        match losses {
+            0 => self.queue.push_back(id),
+            _ => self.suspects.push_back((id, losses)),
+        }
+    }
+
+    /// Ids on their way to the peer.
+    pub(super) fn under_way(&self) -> Vec<Id> {
+        sorted(self.under_way.keys().copied())
+    }
+
+    /// The next ids to read.
+    fn next(&mut self) -> Vec<Id> {
+        if !self.queue.is_empty() {
+            let count = READ_EVENTS.min(self.queue.len());
+            return self.queue.drain(..count).collect();
+        }
+        let Some((_, losses)) = self.suspects.front().copied() else { return Vec::new() };
+        if !self.ready.is_empty() || !self.under_way.is_empty() {
+            return Vec::new();
+        }
+        let most = if losses > 1 { 1 } else { FEW_SUSPECTS };
+        let alike = self.suspects.iter().take_while(|(_, other)| *other == losses).count();
+        self.suspects.drain(..most.min(alike)).map(|(id, _)| id).collect()
     }
 
     /// An event to send that need not be read.
@@ -84,16 +119,30 @@ impl Upload {
 
     /// Events that wait to be sent.
     pub(super) fn waiting(&self) -> usize {
-        self.queue.len() + self.ready.len()
+        self.queue.len() + self.suspects.len() + self.ready.len()
     }
 
     pub(super) fn deadline(&self) -> Option<Duration> {
-        let pause = self.pause_ends.filter(|_| self.waiting() > 0);
-        [self.deadline, pause].into_iter().flatten().min()
+        self.deadline
+    }
+
+    /// When a pause ends that something waits for.
+    pub(super) fn resumes_at(&self) -> Option<Duration> {
+        self.pause_ends.filter(|_| self.waiting() > 0)
     }
 
     pub(super) fn extend(&mut self, until: Duration) {
         self.deadline = self.deadline.map(|at| at.max(until));
+    }
+
+    /// Takes back what is under way, to be sent again after a pause.
+    pub(super) fn limit_rate(&mut self, now: Now) -> Vec<Id> {
+        if self.under_way.is_empty() || self.pauses >= MOST_PAUSES {
+            return Vec::new();
+        }
+        self.unnamed = self.under_way.len();
+        self.pause(now);
+        self.take_refused()
     }
 
     fn is_pausing(&self, now: Now) -> bool {
@@ -134,13 +183,20 @@ impl Machine {
         for id in self.on.upload.take_refused() {
             self.ledger.set(&id, IdState::Open);
         }
+        if self.event_hangups >= MOST_HANGUPS && self.on.upload.under_way.is_empty() {
+            self.leave_rest_unsent();
+        }
         let (now, upload) = (self.now, &mut self.on.upload);
         upload.pause_ends = upload.pause_ends.filter(|ends| now.at < *ends);
-        if !upload.is_reading && !upload.queue.is_empty() && upload.ready.len() < READ_EVENTS {
-            upload.is_reading = true;
-            let count = READ_EVENTS.min(upload.queue.len());
-            let ids = upload.queue.drain(..count).collect();
-            self.begin_work(Work::Load { ids });
+        if self.one_way && !(self.on.download.is_idle() && self.on.reconciling.is_idle()) {
+            return;
+        }
+        if !upload.is_reading && upload.ready.len() < READ_EVENTS {
+            let ids = upload.next();
+            if !ids.is_empty() {
+                upload.is_reading = true;
+                self.begin_work(Work::Load { ids });
+            }
         }
         while let upload = &mut self.on.upload
             && !upload.is_pausing(self.now)
@@ -148,6 +204,10 @@ impl Machine {
             && upload.bytes_under_way < BYTES_IN_FLIGHT
         {
             let Some(Loaded { id, kind, json }) = upload.ready.pop_front() else { break };
+            if self.ledger.get(&id).is_some_and(|entry| entry.state == IdState::Accepted) {
+                // The peer has answered for it meanwhile.
+                continue;
+            }
             if json.len() + WRAPPING_BYTES > self.information.message_bytes {
                 self.stay(id, Reason::TooLong);
                 continue;
@@ -178,19 +238,19 @@ impl Machine {
     /// NIP-01, OK.
     pub(super) fn event_answered(&mut self, id: &Id, accepted: bool, text: &str) {
         if !self.on.upload.settle(id, self.now) {
-            return;
+            return self.answered_late(id, accepted);
         }
         self.answered();
-        let prefix = Prefix::of(text);
+        self.event_hangups = 0;
+        let prefix = message::prefix(text);
         let is_duplicate = prefix == Some(Prefix::Duplicate);
         if accepted || is_duplicate {
             let upload = &mut self.on.upload;
             upload.pauses = 0;
             upload.window = (upload.window * 2).min(EVENTS_IN_FLIGHT);
             let state = if is_duplicate { IdState::Duplicate } else { IdState::Accepted };
-            let is_new = self.ledger.get(id).is_some_and(|entry| entry.tries <= 1);
             self.ledger.set(id, state);
-            self.on.advanced |= is_new;
+            self.on.advanced = true;
             self.moved();
             return;
         }
@@ -231,6 +291,17 @@ impl Machine {
         }
     }
 
+    /// An OK for an event that was taken back or given up.
+    fn answered_late(&mut self, id: &Id, accepted: bool) {
+        let waits = |state| matches!(state, IdState::Open | IdState::Stays(Reason::NotAnswered));
+        let entry = self.ledger.get(id).filter(|it| it.side == Side::Ours && it.tries > 0);
+        if accepted && entry.is_some_and(|entry| waits(entry.state)) {
+            self.ledger.set(id, IdState::Accepted);
+            self.on.advanced = true;
+            self.moved();
+        }
+    }
+
     fn note_rate(&mut self) {
         let uploaded = self.ledger.figures().uploaded;
         self.note(format!(
@@ -258,8 +329,42 @@ impl Machine {
         // Whose it is cannot be told: one at a time from here on.
         self.on.upload.window = 1;
         self.on.upload.unnamed += 1;
-        if self.on.upload.unnamed == 1 && Prefix::of(text) == Some(Prefix::AuthRequired) {
+        if self.on.upload.unnamed == 1 && message::prefix(text) == Some(Prefix::AuthRequired) {
             self.auth_required(text);
+        }
+    }
+
+    /// The connection was lost. What was on its way to the peer may be why, unless the peer was
+    /// asked for something, too: then one thing is done at a time from here on.
+    pub(super) fn keep_upload_suspects(&mut self) {
+        let under_way = self.on.upload.under_way();
+        if !under_way.is_empty() && self.on.download.asked_for() > 0 {
+            self.one_way = true;
+            return;
+        }
+        let step = if under_way.len() == 1 { LONE_LOSS } else { 1 };
+        for id in under_way {
+            let mut losses = 0;
+            self.ledger.note(&id, |entry| {
+                entry.losses = entry.losses.saturating_add(step);
+                losses = entry.losses;
+            });
+            if losses >= MOST_LOSSES && step == LONE_LOSS {
+                self.on.advanced = true;
+                self.event_hangups += 1;
+                self.stay(id, Reason::HungUp);
+            }
+        }
+    }
+
+    /// The peer ends the connection at whatever it is sent: the rest stays here.
+    fn leave_rest_unsent(&mut self) {
+        let upload = &mut self.on.upload;
+        let mut rest: Vec<Id> = upload.queue.drain(..).collect();
+        rest.extend(upload.suspects.drain(..).map(|(id, _)| id));
+        rest.extend(upload.ready.drain(..).map(|event| event.id));
+        for id in rest {
+            self.stay(id, Reason::NotAnswered);
         }
     }
 
@@ -280,11 +385,7 @@ impl Machine {
         }
         if self.silences >= 2 {
             // The rest would be answered no better.
-            let rest: Vec<Id> = self.on.upload.queue.drain(..).collect();
-            let ready: Vec<Id> = self.on.upload.ready.drain(..).map(|event| event.id).collect();
-            for id in rest.into_iter().chain(ready) {
-                self.stay(id, Reason::NotAnswered);
-            }
+            self.leave_rest_unsent();
         }
     }
 }

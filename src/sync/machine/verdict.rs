@@ -10,6 +10,9 @@ use std::time::Duration;
 /// The most rounds; the first moves, the second proves, more are needed where sets change.
 const MOST_ROUNDS: u16 = 4;
 
+/// How long a peer may take to list what it took.
+const INDEX_TIME: Duration = Duration::from_millis(1_500);
+
 /// One look at everything, and the transfers that follow from it.
 #[derive(Debug, Default)]
 pub(super) struct Round {
@@ -33,6 +36,8 @@ pub(super) struct Round {
     pub(super) breakdown: Option<Breakdown>,
     /// Our events of hidden kinds have been told apart.
     knows_kinds: bool,
+    /// The next round looks again for what the peer took and does not list yet.
+    pub(super) waits: bool,
     /// See [`Work::Conclude`].
     pub(super) is_concluded: bool,
 }
@@ -40,6 +45,7 @@ pub(super) struct Round {
 impl Machine {
     /// Begins to look at everything.
     pub(super) fn begin_round(&mut self) {
+        self.has_waited &= self.rounds > 0;
         self.rounds += 1;
         self.looks += 1;
         self.report.passes = u32::from(self.rounds);
@@ -97,8 +103,11 @@ impl Machine {
         self.tell();
         let goes_on = if round.is_read { self.judge_read(&round) } else { self.judge(&round) };
         if goes_on {
+            if round.waits && !std::mem::replace(&mut self.has_waited, true) {
+                self.on.not_before = Some(self.now.at + INDEX_TIME);
+            }
             self.begin_round();
-            return true;
+            return self.on.not_before.is_none();
         }
         if self.settings.live && !self.settings.dry_run {
             let report: Report = self.report_now();
@@ -151,9 +160,11 @@ impl Machine {
         }
         let may_go_on = round.index < MOST_ROUNDS;
         let is_stuck = round.index > 1 && round.reopened > 0 && round.moved == 0;
-        if round.opened > 0 && may_go_on && !is_stuck {
+        let may_wait = round.waits && !self.has_waited;
+        if round.opened > 0 && may_go_on && (!is_stuck || may_wait) {
             return true;
         }
+        self.ledger.confirm(round.number);
         if unexplained > 0 && (round.opened == 0 || round.reopened > 0) {
             self.report.judge(Verdict::Incomplete, None);
             self.note_unmoved(unexplained);

@@ -135,14 +135,14 @@ pub struct Opening {
 /// What a REQ asked for.
 #[derive(Debug, Clone)]
 pub enum Asked {
-    /// These ids.
-    Ids(Arc<HashSet<Id>>),
+    /// These ids, of events that match.
+    Ids(Arc<HashSet<Id>>, Arc<Filter>),
     /// Whatever matches.
     Matching(Arc<Filter>),
     /// Whatever matches, to be compared and not to be stored.
     Listing(Arc<Filter>),
-    /// These ids, to be looked at and not to be stored.
-    ListingIds(Arc<HashSet<Id>>),
+    /// These ids, of events that match, to be looked at and not to be stored.
+    ListingIds(Arc<HashSet<Id>>, Arc<Filter>),
 }
 
 /// What came of some [`Work`].

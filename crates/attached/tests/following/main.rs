@@ -1,6 +1,7 @@
 //! Whatever the relay commits, the set equals a scan of what it shows.
 
 use negsync_attached::AttachedPostgres;
+use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use negsync_store::{
     Change, Event, EventSource, Filter, Listener, PrivateKinds, RelayKind, Step, unix_now,
@@ -41,8 +42,9 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         22..28 => 5,
         _ => 1,
     };
-    let (hex, long) = ("ab".repeat(32), "long ".repeat(20));
-    let topic = ["nostr", "it's", &hex, &long, "\u{1f98a} \\ \"quoted\""][rng.random_range(0..5)];
+    let (digits, long) = ("ab".repeat(32), "long ".repeat(20));
+    let topic =
+        ["nostr", "it's", &digits, &long, "\u{1f98a} \\ \"quoted\""][rng.random_range(0..5)];
     let mut tags = vec![json!(["t", topic]), json!(["p", "cd".repeat(32)])];
     if rng.random_range(0..6) == 0 {
         tags.push(json!(["expiration", (unix_now() + rng.random_range(1..4)).to_string()]));
@@ -51,7 +53,7 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         let d = ["", "one", "ab"][rng.random_range(0..3)];
         tags.push(json!(["d", d]));
     }
-    let mut author = faster_hex::hex_string(&[rng.random_range(1..AUTHORS); 32]);
+    let mut author = hex::encode(&[rng.random_range(1..AUTHORS); 32]);
     if kind == 5 && !earlier.is_empty() {
         for _ in 0..rng.random_range(1..3) {
             let target = &earlier[rng.random_range(0..earlier.len())];
@@ -60,14 +62,14 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         }
     }
     json!({
-        "id": faster_hex::hex_string(&rng.random::<[u8; 32]>()),
+        "id": hex::encode(&rng.random::<[u8; 32]>()),
         "pubkey": author,
         "created_at": EPOCH + rng.random_range(0..SPAN_S),
         "kind": kind,
         "tags": tags,
         // Some of it is stored out of line.
         "content": "it's \"long\" ".repeat([1, 2_000][usize::from(rng.random_range(0..5) == 0)]),
-        "sig": faster_hex::hex_string(&[7; 64]),
+        "sig": hex::encode(&[7; 64]),
     })
 }
 
@@ -288,6 +290,11 @@ fn a_lost_feed_is_begun_anew() {
         }
         begun_anew(&heard, 2);
         assert_exact(&relay, &source, &heard, "after a TRUNCATE");
+        // One more column is none of ours.
+        relay.run("ALTER TABLE events ADD COLUMN note text DEFAULT 'x'");
+        relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+        assert_exact(&relay, &source, &heard, "after a column more");
+        assert_eq!(*heard.times_begun.lock().unwrap(), 2);
         (source, relay.url)
     };
     server.kill_and_restart();

@@ -1,5 +1,10 @@
 //! What the tests share: events, and a listener that keeps the set.
 
+// Each test program uses a part of it.
+#![allow(dead_code)]
+
+pub mod proxy;
+
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
@@ -8,43 +13,67 @@ use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 pub const EPOCH: u64 = 1_700_000_000;
 
 /// A set that is kept as the listener of a store hears of it. Clones share it.
 #[derive(Clone, Default)]
-pub struct Heard(Arc<Mutex<BTreeSet<Item>>>);
+pub struct Heard {
+    held: Arc<Mutex<BTreeSet<Item>>>,
+    begun: Arc<AtomicUsize>,
+    passed: Arc<Mutex<Vec<Item>>>,
+}
 
 impl Heard {
     pub fn items(&self) -> BTreeSet<Item> {
-        self.0.lock().unwrap().clone()
+        self.held.lock().unwrap().clone()
+    }
+
+    /// How often everything was read.
+    pub fn begun(&self) -> usize {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// The ephemeral events that went by.
+    pub fn passed(&self) -> Vec<Item> {
+        self.passed.lock().unwrap().clone()
+    }
+
+    /// Waits until an item is heard of.
+    pub fn wait_for(&self, item: &Item) {
+        while !self.holds(item) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 }
 
 impl Listener for Heard {
     fn begun(&self, items: Vec<Item>) {
-        *self.0.lock().unwrap() = items.into_iter().collect();
+        self.begun.fetch_add(1, Ordering::Relaxed);
+        *self.held.lock().unwrap() = items.into_iter().collect();
     }
 
     fn changed(&self, change: Arc<Change>) {
-        let mut held = self.0.lock().unwrap();
+        let mut held = self.held.lock().unwrap();
         for step in &change.steps {
             match step {
                 Step::Added(event) => drop(held.insert(event.item())),
                 Step::Removed(item) => drop(held.remove(item)),
-                Step::Passed(_) => {}
+                Step::Passed(event) => self.passed.lock().unwrap().push(event.item()),
             }
         }
     }
 
     fn holds(&self, item: &Item) -> bool {
-        self.0.lock().unwrap().contains(item)
+        self.held.lock().unwrap().contains(item)
     }
 
     fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
         let range = Item::new(from, [0; 32])..=Item::new(to, [255; 32]);
-        self.0.lock().unwrap().range(range).for_each(|item| visit(*item));
+        self.held.lock().unwrap().range(range).for_each(|item| visit(*item));
     }
 }
 

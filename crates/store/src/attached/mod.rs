@@ -9,6 +9,9 @@ mod follow;
 mod nostr_relay_py;
 mod nostr_rs_relay;
 mod schema;
+mod watch;
+
+pub use watch::{FollowedDatabase, keep_following};
 
 use super::change::Change;
 use super::file_kind::refuse_other_than_files;
@@ -25,11 +28,9 @@ use schema::{Schema, Wanted};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How often the database is looked at when nobody asks for a set.
-const LOOK_INTERVAL: Duration = Duration::from_millis(50);
 /// How long SQLite waits for a lock that the relay holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often everything is read before it is said that the database does not keep still.
@@ -141,11 +142,7 @@ impl Attached {
         let inner =
             Arc::new(AttachedInner { schema, path, readers, listener, follower, failures, pool });
         inner.begin(&mut inner.lock())?;
-        let watched = Arc::downgrade(&inner);
-        std::thread::Builder::new()
-            .name("attached".into())
-            .spawn(move || watch(&watched))
-            .map_err(StoreError::Thread)?;
+        keep_following(&inner)?;
         Ok(Self { inner, deadline: Deadline::default() })
     }
 }
@@ -238,23 +235,17 @@ impl AttachedInner {
     }
 }
 
-/// Looks again and again, until nobody has the database open any more.
-fn watch(watched: &Weak<AttachedInner>) {
-    let mut failing = false;
-    while let Some(inner) = watched.upgrade() {
-        match inner.catch_up() {
-            Ok(()) if failing => {
-                tracing::info!(path = %inner.path.display(), "the database can be read again");
-                failing = false;
-            }
-            Err(error) if !failing => {
-                tracing::error!(%error, "sets cannot be answered until the database can be read");
-                failing = true;
-            }
-            _ => {}
-        }
-        drop(inner);
-        std::thread::sleep(LOOK_INTERVAL);
+impl FollowedDatabase for AttachedInner {
+    const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+    // A file that is being replaced is there again in a moment.
+    const RETRY_INTERVAL: Duration = Self::LOOK_INTERVAL;
+
+    fn name(&self) -> String {
+        self.path.display().to_string()
+    }
+
+    fn look(&self) -> Result<(), StoreError> {
+        self.catch_up()
     }
 }
 

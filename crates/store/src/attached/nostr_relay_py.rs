@@ -5,6 +5,7 @@
 
 use super::schema::Schema;
 use crate::viewer::PrivateKinds;
+use negsync_nostr::hex;
 use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -67,7 +68,7 @@ fn check(connection: &Connection) -> rusqlite::Result<Result<(), String>> {
 
 fn read_json(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<String>> {
     let hex = |place: usize| -> rusqlite::Result<String> {
-        Ok(faster_hex::hex_string(row.get_ref(place)?.as_blob().unwrap_or_default()))
+        Ok(hex::encode(row.get_ref(place)?.as_blob().unwrap_or_default()))
     };
     let tags: Option<String> = row.get(4)?;
     let Ok(tags) = RawValue::from_string(tags.unwrap_or_else(|| "[]".to_owned())) else {

@@ -198,7 +198,7 @@ impl Schema {
         connection: &Connection,
         row: i64,
     ) -> rusqlite::Result<Option<Event>> {
-        Ok(self.json(connection, row)?.and_then(|json| read_event(&json)))
+        Ok(self.json(connection, row)?.and_then(|json| Event::parse_stored(&json)))
     }
 
     /// Calls `visit` with every item that matches the filter and is visible at the second `now`,
@@ -351,17 +351,6 @@ fn text_of(key: &TagKey) -> Option<String> {
 
 fn bytes(value: ValueRef<'_>) -> &[u8] {
     value.as_blob().unwrap_or_default()
-}
-
-/// Reads an event as a relay stores it. Others take tags without a name, which mean nothing.
-pub(super) fn read_event(json: &str) -> Option<Event> {
-    if let Ok(event) = Event::parse(json) {
-        return Some(event);
-    }
-    let mut value: serde_json::Value = serde_json::from_str(json).ok()?;
-    let tags = value.get_mut("tags")?.as_array_mut()?;
-    tags.retain(|tag| tag.as_array().is_none_or(|tag| !tag.is_empty()));
-    Event::parse(&value.to_string()).ok()
 }
 
 /// The part of an event that says what it replaces.

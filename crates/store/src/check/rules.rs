@@ -5,6 +5,7 @@ use crate::sqlite_error;
 use crate::writer::unix_now;
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
+use negsync_nostr::hex;
 use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
 use rusqlite::{Connection, Rows, params};
 
@@ -45,7 +46,7 @@ pub(super) fn orders(
     )?;
     for id in &event.orders.ids {
         if !by_id.exists(params![id, pubkey, row])? {
-            let id = faster_hex::hex_string(id);
+            let id = hex::encode(id);
             find(format!("deletes event {id}, and that is not kept out"));
         }
     }
@@ -158,7 +159,7 @@ fn vanished(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Res
     while let Some(key) = keys.next()? {
         let (pubkey, until, pending): (Vec<u8>, i64, bool) =
             (key.get(0)?, key.get(1)?, key.get(2)?);
-        let addressed = TagKey::new(b'p', &faster_hex::hex_string(&pubkey));
+        let addressed = TagKey::new(b'p', &hex::encode(&pubkey));
         let mut see = |mut rows: Rows<'_>, detail: &str| {
             while let Some(row) = rows.next()? {
                 if pending {

@@ -4,6 +4,7 @@ use super::*;
 use crate::query;
 use crate::viewer::{PrivateKinds, Viewer};
 use crate::{Deadline, Event, Store, StoreOptions, newest, schema};
+use negsync_nostr::hex;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::path::Path;
@@ -15,7 +16,7 @@ fn event(id: [u8; 32], author: u8, second: u64, kind: u16, tags: &[(char, String
         tags.iter().map(|(letter, value)| format!(r#"["{letter}","{value}"]"#)).collect();
     let json = format!(
         r#"{{"id":"{}","pubkey":"{}","created_at":{second},"kind":{kind},"tags":[{}],"content":"","sig":"{}"}}"#,
-        faster_hex::hex_string(&id),
+        hex::encode(&id),
         format!("{author:02x}").repeat(32),
         tags.join(","),
         "0".repeat(128),

@@ -1,0 +1,90 @@
+//! Ephemeral events on their way to the subscriptions of other nodes: rows of a table that is not logged, read by
+//! number, and gone after a minute.
+
+use crate::connection::ServerSession;
+use negsync_nostr::Event;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use tokio_postgres::Error;
+
+/// How long an event waits for other nodes, in seconds, and how many may.
+const TERM_S: f64 = 60.0;
+const MOST_EVENTS: i64 = 10_000;
+/// So many events are read at a time: each may be as long as an event can be.
+const EVENTS_AT_ONCE: i64 = 256;
+
+/// Hands events to other nodes, in the order in which they came. The transaction holds the row of `head`, so
+/// that numbers become visible in order.
+pub(crate) async fn send(
+    connection: &ServerSession,
+    node: i64,
+    events: &[&Event],
+) -> Result<(), Error> {
+    const SEND: &str = "WITH sent AS (
+            INSERT INTO ephemeral (node, json)
+            SELECT $1, json FROM unnest($2::text[]) WITH ORDINALITY AS sent (json, place) ORDER BY place
+            RETURNING 1)
+        SELECT pg_notify('negsync', $3) FROM sent LIMIT 1";
+    let json: Vec<&str> = events.iter().map(|event| event.json()).collect();
+    connection.query(SEND, &[&node, &json, &wake_up(node)]).await.map(|_| ())
+}
+
+/// What other nodes are woken with, and this one is not.
+pub(crate) fn wake_up(node: i64) -> String {
+    format!("ephemeral {node}")
+}
+
+/// Removes what has waited for long enough.
+pub(crate) async fn age_out(connection: &ServerSession) -> Result<(), Error> {
+    const AGE_OUT: &str =
+        "DELETE FROM ephemeral WHERE at < clock_timestamp() - make_interval(secs => $1)
+        OR number <= (SELECT max(number) FROM ephemeral) - $2";
+    connection.execute(AGE_OUT, &[&TERM_S, &MOST_EVENTS]).await.map(|_| ())
+}
+
+/// How far this node has read what others handed over.
+pub(crate) struct EphemeralCursor {
+    node: i64,
+    last: AtomicI64,
+}
+
+impl EphemeralCursor {
+    /// A cursor behind everything that was handed over up to the number.
+    pub(crate) fn new(node: i64, last: Option<i64>) -> Self {
+        Self { node, last: AtomicI64::new(last.unwrap_or_default()) }
+    }
+
+    /// The node that reads.
+    pub(crate) fn node(&self) -> i64 {
+        self.node
+    }
+
+    /// Whether there is something to read where `newest` is the highest number.
+    pub(crate) fn is_behind(&self, newest: Option<i64>) -> bool {
+        newest.is_some_and(|newest| newest != self.last.load(Ordering::Acquire))
+    }
+
+    /// The next events of other nodes up to the number `newest`; none when there are no more.
+    pub(crate) async fn read(
+        &self,
+        connection: &ServerSession,
+        newest: i64,
+    ) -> Result<Vec<Arc<Event>>, Error> {
+        const NEXT: &str = "SELECT number, json FROM ephemeral
+            WHERE number > $1 AND number <= $2 AND node <> $3 ORDER BY number LIMIT $4";
+        let last = self.last.load(Ordering::Acquire);
+        // Lower than before: the server has crashed, and the table begins anew.
+        let last = if newest < last { 0 } else { last };
+        let rows = connection.query(NEXT, &[&last, &newest, &self.node, &EVENTS_AT_ONCE]).await?;
+        let read_to = match rows.last() {
+            Some(row) if rows.len() as i64 == EVENTS_AT_ONCE => row.try_get(0)?,
+            _ => newest,
+        };
+        let mut events = Vec::new();
+        for row in &rows {
+            events.extend(Event::parse(row.try_get(1)?).ok().map(Arc::new));
+        }
+        self.last.store(read_to, Ordering::Release);
+        Ok(events)
+    }
+}

@@ -1,0 +1,160 @@
+//! The way back after the database has lost commits that this node knew, as a fail-over to an asynchronous
+//! replica does, or a backup that was restored.
+
+use crate::connection::ServerSession;
+use crate::feed::commits_since;
+use crate::history::{CommitHistory, KnownCommit};
+use crate::transaction::{FeedPlace, bytes, slices};
+use negsync_nostr::Event;
+use negsync_reconcile::Item;
+use negsync_store::Step;
+use std::collections::HashSet;
+use std::sync::Arc;
+use tokio_postgres::{Error, Row};
+
+/// More items than that are not compared one by one: everything is read anew.
+const MOST_COMPARED: usize = 50_000;
+/// So many events are read at a time: each may be as long as an event can be.
+const EVENTS_AT_ONCE: usize = 256;
+/// So many ids of lost events are named in the log.
+const NAMED: usize = 20;
+
+/// Commits that this node knew and that the database does not have any more.
+#[derive(Debug)]
+pub(crate) struct LostTail {
+    /// The last commit that both have, where there is one.
+    pub(crate) common: Option<FeedPlace>,
+    /// The last commit that was known.
+    pub(crate) last: FeedPlace,
+    /// The last commit that is there.
+    pub(crate) now: FeedPlace,
+    /// The items that the listener holds and the database does not, as far as that is known.
+    pub(crate) items: Vec<Item>,
+}
+
+impl LostTail {
+    /// Says what of the listener's items is not there any more.
+    pub(crate) fn report(&self) {
+        let common = self.common.map_or(0, |common| common.seq);
+        let ids: Vec<String> = self.items.iter().take(NAMED).map(|item| hex(&item.id)).collect();
+        tracing::warn!(
+            commits = self.last.seq.saturating_sub(common),
+            events = self.items.len(),
+            ?ids,
+            common,
+            head = self.now.seq,
+            "database lost commits: the index goes on from the last common one. Hint: a fail-over to a \
+             replica loses what it had not received; synchronous_standby_names prevents that"
+        );
+    }
+
+    /// Says that it is not known what is not there any more.
+    pub(crate) fn report_unknown(&self, items: usize) {
+        tracing::warn!(
+            known = self.last.seq,
+            common = self.common.map(|common| common.seq),
+            head = self.now.seq,
+            items,
+            "database lost commits: all items were read anew. Hint: a fail-over to a replica loses what \
+             it had not received, and a restored backup what came after it"
+        );
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The last commit that is in the history and in the database.
+async fn last_common(
+    connection: &ServerSession,
+    history: &CommitHistory,
+) -> Result<Option<FeedPlace>, Error> {
+    const COMMON: &str = "SELECT c.seq, c.mark
+        FROM unnest($1::bigint[], $2::bigint[]) AS known (seq, mark)
+        JOIN feed_commit c ON c.seq = known.seq AND c.mark = known.mark
+        ORDER BY c.seq DESC LIMIT 1";
+    let (seqs, marks) = history.places();
+    let rows = connection.query(COMMON, &[&seqs, &marks]).await?;
+    rows.first().map(FeedPlace::read).transpose()
+}
+
+/// Whether the feed does not reach back to a commit.
+pub(crate) async fn is_pruned(connection: &ServerSession, place: FeedPlace) -> Result<bool, Error> {
+    let rows = connection.query("SELECT min(seq) FROM feed_commit", &[]).await?;
+    let oldest: Option<i64> = rows.first().map(|row| row.try_get(0)).transpose()?.flatten();
+    Ok(oldest.is_some_and(|oldest| oldest > place.seq))
+}
+
+/// What takes the listener from the known history to what the database holds.
+pub(crate) struct Repair {
+    /// The commits since the common one.
+    pub(crate) commits: Vec<KnownCommit>,
+    pub(crate) steps: Vec<Step>,
+    /// The items that the listener holds and the database does not.
+    pub(crate) lost: Vec<Item>,
+}
+
+/// Compares what was changed since the last common commit, here and there; no [`Repair`] where there is
+/// none, or too much to compare.
+pub(crate) async fn compare(
+    connection: &ServerSession,
+    history: &CommitHistory,
+    holds: &(impl Fn(&Item) -> bool + Sync),
+) -> Result<(Option<FeedPlace>, Option<Repair>), Error> {
+    let common = last_common(connection, history).await?;
+    let repair = match common {
+        Some(common) => compare_since(connection, history, common, holds).await?,
+        None => None,
+    };
+    Ok((common, repair))
+}
+
+async fn compare_since(
+    connection: &ServerSession,
+    history: &CommitHistory,
+    common: FeedPlace,
+    holds: &(impl Fn(&Item) -> bool + Sync),
+) -> Result<Option<Repair>, Error> {
+    const ADDED: &str = "SELECT coalesce(sum(added), 0)::bigint FROM feed_commit WHERE seq > $1";
+    let mut touched = history.changed_since(common.seq);
+    let added = connection.query(ADDED, &[&common.seq]).await?;
+    let added: i64 = added.first().map_or(Ok(0), |row| row.try_get(0))?;
+    if touched.len().saturating_add(added.max(0) as usize) > MOST_COMPARED {
+        return Ok(None);
+    }
+    let (commits, _) = commits_since(connection, common.seq).await?;
+    touched.extend(commits.iter().flat_map(|commit| commit.items.iter().copied()));
+    let there = which_exist(connection, &touched).await?;
+    let (mut steps, mut lost, mut missing) = (Vec::new(), Vec::new(), Vec::new());
+    for item in touched {
+        match (there.contains(&item.id), holds(&item)) {
+            (true, true) => {}
+            (true, false) => missing.push(item.id),
+            // Said of what is not held too: a set that is being built may have it.
+            (false, is_held) => {
+                steps.push(Step::Removed(item));
+                lost.extend(is_held.then_some(item));
+            }
+        }
+    }
+    for ids in missing.chunks(EVENTS_AT_ONCE) {
+        let events = "SELECT json FROM event WHERE id = ANY($1)";
+        for row in connection.query(events, &[&slices(ids)]).await? {
+            // One that is no event any more is for `check`.
+            if let Ok(event) = Event::parse(row.try_get(0)?) {
+                steps.push(Step::Added(Arc::new(event)));
+            }
+        }
+    }
+    Ok(Some(Repair { commits, steps, lost }))
+}
+
+async fn which_exist(
+    connection: &ServerSession,
+    items: &HashSet<Item>,
+) -> Result<HashSet<[u8; 32]>, Error> {
+    let ids: Vec<&[u8]> = items.iter().map(|item| item.id.as_slice()).collect();
+    let rows = connection.query("SELECT id FROM event WHERE id = ANY($1)", &[&ids]).await?;
+    rows.iter().map(|row: &Row| bytes(row, 0)).collect()
+}

@@ -1,0 +1,378 @@
+//! What a node does when the server, or the way to it, fails: sets are refused or right, what was
+//! acknowledged is there, and everything goes on by itself.
+
+mod support;
+
+use negsync_nostr::VerifiedEvent;
+use negsync_postgres::PostgresStore;
+use negsync_reconcile::Item;
+use negsync_store::{
+    EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot, StoreError,
+};
+use negsync_testserver::{self as server, TestServer};
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+use std::collections::BTreeSet;
+use std::ops::ControlFlow;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use support::{EPOCH, Heard, event, hex, note, open, proxy};
+
+/// The set that a session would be answered from, and the one that the listener holds then.
+fn set(store: &PostgresStore, heard: &Heard) -> Result<BTreeSet<Item>, StoreError> {
+    let (mut known, mut read) = (None, BTreeSet::new());
+    let mut beside = || known = Some(heard.items());
+    let mut work = |moment: &dyn SourceSnapshot| {
+        moment.items(&Filter::default(), &mut |item| {
+            read.insert(item);
+            ControlFlow::Continue(())
+        })
+    };
+    store.read_at_commit(&mut beside, &mut work)?;
+    assert_eq!(known, Some(read.clone()), "the index is the table");
+    Ok(read)
+}
+
+/// As [`set`], as soon as there is one.
+fn set_again(store: &PostgresStore, heard: &Heard) -> BTreeSet<Item> {
+    loop {
+        match set(store, heard) {
+            Ok(set) => return set,
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+}
+
+/// Stores events one by one; each has an answer.
+fn store_all(store: &PostgresStore, events: &[VerifiedEvent]) {
+    for event in events {
+        let outcomes = store.publish(vec![support::again(event)]).unwrap();
+        assert!(matches!(outcomes[..], [Outcome::Stored | Outcome::Duplicate]), "{outcomes:?}");
+    }
+}
+
+fn notes(rng: &mut StdRng, count: usize) -> Vec<VerifiedEvent> {
+    (0..count).map(|_| note(rng)).collect()
+}
+
+fn items(events: &[VerifiedEvent]) -> BTreeSet<Item> {
+    events.iter().map(|event| event.item()).collect()
+}
+
+/// What is logged by every thread of this program.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn begin() -> Self {
+        let log = Self::default();
+        let written = log.clone();
+        let subscriber =
+            tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN);
+        // Another test may have begun one.
+        let _ = tracing::subscriber::set_global_default(
+            subscriber.with_writer(move || written.clone()).finish(),
+        );
+        log
+    }
+
+    fn line_with(&self, part: &str) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
+        text.lines().find(|line| line.contains(part)).map(str::to_owned)
+    }
+}
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_again() {
+    let Some(mut primary) = TestServer::start_own(&[]) else { return };
+    let log = Log::begin();
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut replica = primary.server().replica();
+    let url = primary.url_with(&replica);
+    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (one, other) = (open(&url, heard.clone()), open(&url, other_heard.clone()));
+    let (kept, lost) = (notes(&mut rng, 20), notes(&mut rng, 20));
+    store_all(&one, &kept);
+    let buried = kept[3].item().id;
+    // The replica gets nothing from here on.
+    let here = "SELECT 1 / CASE WHEN pg_current_wal_lsn() <= replay_lsn THEN 1 ELSE 0 END \
+        FROM pg_stat_replication";
+    while server::run(&primary.server().url(), here).is_err() {}
+    replica.kill();
+    store_all(&one, &lost);
+    one.delete(&Selection { ids: vec![buried], filter: None }).unwrap();
+    other.catch_up().unwrap();
+    assert_eq!(heard.items(), other_heard.items());
+    primary.server().kill();
+    replica.start();
+    replica.promote();
+    // Every set is the table's, from the first one on.
+    set_again(&other, &other_heard);
+    set_again(&one, &heard);
+    // What this node acknowledged comes back by itself, the removal too.
+    let mut all = items(&kept);
+    all.extend(items(&lost));
+    all.remove(&kept[3].item());
+    while set_again(&other, &other_heard) != all {}
+    assert_eq!(set_again(&one, &heard), all);
+    assert_eq!((heard.begun(), other_heard.begun()), (1, 1), "nothing was read anew");
+    if let Some(line) = log.line_with("database lost commits") {
+        assert!(lost.iter().any(|event| line.contains(&hex(event.item().id))), "{line}");
+        assert!(log.line_with("sent again after commits were lost").is_some());
+    }
+}
+
+#[test]
+fn a_synchronous_replica_that_is_promoted_has_everything() {
+    let Some(mut primary) = TestServer::start_own(&[]) else { return };
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let replica = primary.server().replica();
+    let primary_url = primary.server().url();
+    server::run(&primary_url, "ALTER SYSTEM SET synchronous_standby_names = '*'").unwrap();
+    server::run(&primary_url, "SELECT pg_reload_conf()").unwrap();
+    let is_set = "SELECT 1 / count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
+    while server::run(&primary_url, is_set).is_err() {}
+    let url = primary.url_with(&replica);
+    let heard = Heard::default();
+    let store = open(&url, heard.clone());
+    let (acknowledged, is_over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for writer in 0..3 {
+            let (store, acknowledged, is_over) = (store.clone(), &acknowledged, &is_over);
+            scope.spawn(move || {
+                let mut rng = StdRng::seed_from_u64(seed ^ writer);
+                while !is_over.load(Ordering::Relaxed) {
+                    let event = note(&mut rng);
+                    let item = event.item();
+                    let outcomes = store.publish(vec![event]).unwrap();
+                    if matches!(outcomes[..], [Outcome::Stored | Outcome::Duplicate]) {
+                        acknowledged.lock().unwrap().insert(item);
+                    }
+                }
+            });
+        }
+        let count = || acknowledged.lock().unwrap().len();
+        while count() < 200 {
+            std::thread::yield_now();
+        }
+        primary.server().kill();
+        let before = count();
+        replica.promote();
+        // Nobody waits for a replica of the replica.
+        server::run(&replica.url(), "ALTER SYSTEM SET synchronous_standby_names = ''").unwrap();
+        server::run(&replica.url(), "SELECT pg_reload_conf()").unwrap();
+        while count() < before + 100 {
+            std::thread::yield_now();
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    let stored = set_again(&store, &heard);
+    assert!(acknowledged.lock().unwrap().is_subset(&stored));
+    assert_eq!(heard.begun(), 1, "no commit was lost, and nothing read anew");
+}
+
+#[test]
+fn a_node_that_was_away_longer_than_the_feed_reaches_reads_everything_anew() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let mut rng = StdRng::seed_from_u64(4);
+    let socket = server.server().socket();
+    let (network, url) = proxy::start(&socket, server.url());
+    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    store_all(&one, &notes(&mut rng, 5));
+    network.is_cut.store(true, Ordering::Relaxed);
+    network.drop_all();
+    store_all(&other, &notes(&mut rng, 5));
+    assert!(set(&one, &heard).is_err());
+    assert!(!one.is_durable());
+    // As many commits as are kept, and the one with which what is older goes.
+    let skipped = "BEGIN; INSERT INTO negsync.feed_commit (seq, mark, added, removed)
+            SELECT seq, seq, 0, 0 FROM generate_series(11, 110999) AS seq;
+        UPDATE negsync.head SET (seq, mark) = (110999, 110999); COMMIT";
+    server::run(server.url(), skipped).unwrap();
+    store_all(&other, &notes(&mut rng, 2));
+    let pruned = "SELECT 1 / (SELECT count(*) FROM negsync.feed_commit WHERE seq <= 11000)";
+    assert!(server::run(server.url(), pruned).is_err(), "the feed is not pruned");
+    network.is_cut.store(false, Ordering::Relaxed);
+    let stored = set_again(&one, &heard);
+    assert_eq!((stored.len(), heard.begun()), (12, 2));
+    assert_eq!(stored, set(&other, &other_heard).unwrap());
+}
+
+#[test]
+fn over_a_network_that_fails_sets_are_refused_or_right() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let seed: u64 = rand::random();
+    println!("seed {seed}");
+    let mut rng = StdRng::seed_from_u64(seed);
+    let socket = server.server().socket();
+    let (network, url) = proxy::start(&socket, server.url());
+    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    let mut acknowledged = BTreeSet::new();
+    for _ in 0..12 {
+        match rng.random_range(0..4) {
+            0 => network.drop_all(),
+            1 => {
+                network.is_cut.store(true, Ordering::Relaxed);
+                network.drop_all();
+            }
+            2 => network.is_stalled.store(true, Ordering::Relaxed),
+            _ => {}
+        }
+        let event = note(&mut rng);
+        acknowledged.insert(event.item());
+        store_all(&other, &[event]);
+        let event = note(&mut rng);
+        let item = event.item();
+        let outcomes = std::thread::scope(|scope| {
+            let published = scope.spawn(|| one.publish(vec![event]).unwrap());
+            if let Ok(set) = set(&one, &heard) {
+                assert!(acknowledged.is_subset(&set), "seed {seed}");
+            }
+            network.is_cut.store(false, Ordering::Relaxed);
+            network.is_stalled.store(false, Ordering::Relaxed);
+            published.join().unwrap()
+        });
+        match outcomes[..] {
+            [Outcome::Stored | Outcome::Duplicate] => drop(acknowledged.insert(item)),
+            [Outcome::Failed(_)] => {}
+            ref other => panic!("{other:?}"),
+        }
+        let stored = set_again(&one, &heard);
+        assert!(acknowledged.is_subset(&stored), "seed {seed}");
+    }
+    assert_eq!(set_again(&one, &heard), set(&other, &other_heard).unwrap());
+    assert_eq!(heard.begun(), 1);
+}
+
+#[test]
+fn a_commit_whose_answer_is_lost_is_done_once() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let mut rng = StdRng::seed_from_u64(6);
+    let socket = server.server().socket();
+    let (network, url) = proxy::start(&socket, server.url());
+    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    let events = notes(&mut rng, 5);
+    for event in &events {
+        network.loses_commit_answer.store(true, Ordering::Relaxed);
+        store_all(&one, std::slice::from_ref(event));
+        assert!(!network.loses_commit_answer.load(Ordering::Relaxed));
+    }
+    assert_eq!(set_again(&one, &heard), items(&events));
+    // What a request asks for is done although nobody heard that the request is stored.
+    let author = *events[0].pubkey();
+    let vanish = event([9; 32], author[0], 62, EPOCH + 5_000, r#"[["relay","ALL_RELAYS"]]"#);
+    network.loses_commit_answer.store(true, Ordering::Relaxed);
+    store_all(&one, &[vanish]);
+    let left = |set: &BTreeSet<Item>| {
+        events.iter().any(|event| *event.pubkey() == author && set.contains(&event.item()))
+    };
+    while left(&set_again(&other, &other_heard)) {}
+}
+
+#[test]
+fn where_the_server_does_not_say_what_is_new_a_node_looks_by_itself() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let mut rng = StdRng::seed_from_u64(7);
+    let socket = server.server().socket();
+    let (network, url) = proxy::start(&socket, server.url());
+    network.has_no_listen.store(true, Ordering::Relaxed);
+    let heard = Heard::default();
+    let (_one, other) = (open(&url, heard.clone()), open(server.url(), Heard::default()));
+    for event in notes(&mut rng, 10) {
+        store_all(&other, std::slice::from_ref(&event));
+        heard.wait_for(&event.item());
+    }
+}
+
+/// A file system in memory, which ends with this.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn mount(folder: &std::path::Path, size: &str) -> Option<Self> {
+        let options = format!("size={size},uid=65534,gid=65534,mode=700");
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder);
+        let done = mount.output().is_ok_and(|done| done.status.success());
+        done.then(|| Self(folder.to_owned()))
+    }
+
+    fn grow(&self, size: &str) {
+        let options = format!("remount,size={size}");
+        assert!(
+            Command::new("mount").args(["-o", &options]).arg(&self.0).status().unwrap().success()
+        );
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+#[test]
+fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowledged_stays() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let folder = server.server().folder().join("small");
+    std::fs::create_dir(&folder).unwrap();
+    let Some(disk) = SmallDisk::mount(&folder, "20m") else {
+        server::left_out("a full disk at the server. It takes a user who may mount file systems");
+        return;
+    };
+    let database = server.url().rsplit('/').next().unwrap().to_owned();
+    let admin = server.server().url();
+    let make = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
+    server::run(&admin, &make).unwrap();
+    server::run(&admin, &format!("ALTER DATABASE {database} SET TABLESPACE small")).unwrap();
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    let mut acknowledged = BTreeSet::new();
+    // The server compresses what is long, and this it cannot.
+    let mut rng = StdRng::seed_from_u64(8);
+    let mut long = || {
+        let noise: String = (0..1_000).map(|_| hex(rng.random())).collect();
+        event(rng.random(), 1, 1, EPOCH, &format!(r#"[["x","{noise}"]]"#))
+    };
+    let is_full = |store: &PostgresStore,
+                   acknowledged: &mut BTreeSet<Item>,
+                   event: VerifiedEvent| {
+        let item = event.item();
+        match &store.publish(vec![event]).unwrap()[..] {
+            [Outcome::Stored] => {
+                acknowledged.insert(item);
+                false
+            }
+            [Outcome::Failed(reason)] => {
+                assert!(reason.contains("No space left") || reason.contains("53100"), "{reason}");
+                true
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    while !is_full(&store, &mut acknowledged, long()) {}
+    assert_eq!(set(&store, &heard).unwrap(), acknowledged);
+    assert!(is_full(&store, &mut acknowledged, long()));
+    disk.grow("60m");
+    assert!(!is_full(&store, &mut acknowledged, long()));
+    assert_eq!(set(&store, &heard).unwrap(), acknowledged);
+    store.close();
+    server.server().kill();
+}
