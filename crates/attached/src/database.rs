@@ -198,7 +198,7 @@ impl Drop for TakenFollower<'_> {
 }
 
 impl FollowedDatabase for PostgresDatabase {
-    const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+    const LOOK_INTERVAL: Duration = Duration::from_millis(250);
     const RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
     fn name(&self) -> String {
