@@ -218,7 +218,7 @@ impl AttachedInner {
         // Nothing that expires later has been removed yet.
         let now = unix_now();
         self.catch_up_until(&mut follower, now)?;
-        self.schema.ends(connection)?;
+        self.schema.ends(connection).map_err(StoreError::sqlite)?;
         let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
         if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
             return Ok(None);
@@ -301,13 +301,15 @@ impl EventSource for Attached {
         let (schema, now) = (&self.inner.schema, unix_now());
         self.inner.pool().with(&self.deadline, |read| {
             let mut found = Vec::new();
-            schema.rows(read, &Wanted::Ids(ids), &mut |row| {
-                if row.is_public(now) {
-                    found.push(row);
-                }
-            })?;
+            schema
+                .rows(read, &Wanted::Ids(ids), &mut |row| {
+                    if row.is_public(now) {
+                        found.push(row);
+                    }
+                })
+                .map_err(StoreError::sqlite)?;
             for row in found {
-                if let Some(json) = schema.json(read, row.row)? {
+                if let Some(json) = schema.json(read, row.row).map_err(StoreError::sqlite)? {
                     visit(&row.item, &json);
                 }
             }
@@ -329,7 +331,7 @@ impl SourceSnapshot for AttachedSnapshot<'_> {
         filter: &Filter,
         visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
-        Ok(self.schema.items(self.read, filter, self.now, visit)?)
+        self.schema.items(self.read, filter, self.now, visit).map_err(StoreError::sqlite)
     }
 }
 
