@@ -1,4 +1,26 @@
 //! negsync keeps Nostr relays equal: NIP-77 (negentropy v1) over SQLite or PostgreSQL.
+//!
+//! A relay inside another program:
+//!
+//! ```
+//! use negsync::config::Config;
+//! use negsync::relay::Relay;
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let folder = tempfile::tempdir()?;
+//! let mut config = Config::default();
+//! config.relay.listen = "127.0.0.1:0".parse()?;
+//! config.store.path = folder.path().join("events.sqlite");
+//! let relay = Relay::start(config).await?;
+//! println!("serving on ws://{}", relay.address());
+//! relay.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! [`sync`] has the other side, [`sidecar`] what stands beside another relay. The crates below can be taken alone:
+//! [`reconcile`], [`store`], [`index`].
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 pub mod admission;

@@ -1,8 +1,9 @@
-//! A second as a date, for people: UTC, in the Gregorian calendar.
+//! Seconds for people: a second as a date, UTC in the Gregorian calendar, and a number of them in words.
+
+use crate::store::DAY_S;
 
 /// Days from 1 March of the year 0 to 1 January 1970.
 const DAYS_TO_1970: u64 = 719_468;
-const DAY_S: u64 = 86_400;
 /// A year that begins in March ends with the day that not every year has.
 const MONTH_DAYS: [u64; 12] = [31, 30, 31, 30, 31, 31, 30, 31, 30, 31, 31, 29];
 
@@ -17,6 +18,16 @@ pub fn utc(seconds: u64) -> String {
 pub fn date(seconds: u64) -> String {
     let (year, month, day) = calendar(seconds / DAY_S);
     format!("{year:04}-{month:02}-{day:02}")
+}
+
+/// A number of seconds in its largest unit of which there are two or more.
+pub fn span(seconds: u64) -> String {
+    match seconds {
+        0..120 => format!("{seconds} s"),
+        120..7_200 => format!("{} min", seconds / 60),
+        7_200..172_800 => format!("{} h", seconds / 3_600),
+        _ => format!("{} days", seconds / DAY_S),
+    }
 }
 
 /// Year, month and day so many days after 1 January 1970.

@@ -85,13 +85,13 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     target.close();
     // What is proven is what another program finds there.
     let written = StoreReader::open(&to)?.into_sets(&to)?;
-    let proof = Proof::of(&everything(&source)?, &everything(&written)?)?;
+    let compared = StoreComparison::of(&everything(&source)?, &everything(&written)?)?;
     let text = match arguments.json {
-        true => proof.object(copied, removed.len()),
-        false => proof.lines(copied, removed.len()),
+        true => compared.object(copied, removed.len()),
+        false => compared.lines(copied, removed.len()),
     };
     let _ = writeln!(std::io::stdout(), "{text}");
-    Ok(if proof.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
+    Ok(if compared.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
 
 /// Copies what the target lacks, and returns how many events that were.
@@ -169,7 +169,7 @@ impl Writing<'_> {
             match outcome {
                 Outcome::Stored => self.stored += 1,
                 Outcome::Failed(reason) => bail!("an event could not be stored: {reason}"),
-                // Whether it is missing is for the proof.
+                // Whether it is missing is found by the comparison.
                 _ => {}
             }
         }
@@ -182,7 +182,7 @@ fn everything(sets: &Sets) -> anyhow::Result<Slice> {
 }
 
 /// How the stores compare, id by id.
-struct Proof {
+struct StoreComparison {
     from: usize,
     to: usize,
     only_from: usize,
@@ -191,7 +191,7 @@ struct Proof {
     fingerprint: String,
 }
 
-impl Proof {
+impl StoreComparison {
     fn of(from: &Slice, to: &Slice) -> anyhow::Result<Self> {
         let fingerprint = to.fingerprint(0..to.len());
         Ok(Self {

@@ -8,6 +8,7 @@ use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use negsync::config::ListenAddress;
+use negsync::utc;
 use serde::Deserialize;
 use std::io::Write;
 use std::path::PathBuf;
@@ -155,10 +156,5 @@ pub(super) fn peer_table(peers: &[PrintedPeer], now: u64) -> String {
 }
 
 fn ago(second: u64, now: u64) -> String {
-    match now.saturating_sub(second) {
-        seconds @ 0..120 => format!("{seconds} s ago"),
-        seconds @ 120..7_200 => format!("{} min ago", seconds / 60),
-        seconds @ 7_200..172_800 => format!("{} h ago", seconds / 3_600),
-        seconds => format!("{} days ago", seconds / 86_400),
-    }
+    format!("{} ago", utc::span(now.saturating_sub(second)))
 }

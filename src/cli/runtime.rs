@@ -2,6 +2,7 @@
 
 use anyhow::Context;
 use negsync::config::Config;
+use negsync::store::DAY_S;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -11,7 +12,7 @@ use tokio::runtime::Runtime;
 
 /// How long the start waits until all threads for long work are there.
 const THREADS_TIMEOUT: Duration = Duration::from_secs(10);
-const FOREVER: Duration = Duration::from_secs(100 * 365 * 86_400);
+const FOREVER: Duration = Duration::from_secs(100 * 365 * DAY_S);
 
 /// A runtime that has its threads for long work from the beginning and keeps them: where the system
 /// gives no more threads later, clients are still answered.

@@ -3,6 +3,7 @@
 use super::peers::{PrintedPeer, RelayArguments, peer_table};
 use super::unless_closed;
 use anyhow::Context;
+use negsync::utc;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -112,7 +113,7 @@ fn screen(status: &RelayStatus, (second, before): &(u64, StatusTotals)) -> Strin
         text,
         "negsync {}, up {}; {} events, {} MiB and {} MiB of log",
         status.version,
-        duration(status.now.saturating_sub(status.started_at)),
+        utc::span(status.now.saturating_sub(status.started_at)),
         status.stored_events,
         status.store_bytes >> 20,
         status.wal_bytes >> 20,
@@ -149,13 +150,4 @@ fn screen(status: &RelayStatus, (second, before): &(u64, StatusTotals)) -> Strin
     let events = if events.is_empty() { "none".to_owned() } else { events.join(", ") };
     let _ = writeln!(text, "events        {events}\n");
     text + &peer_table(&status.peers, status.now)
-}
-
-fn duration(seconds: u64) -> String {
-    match seconds {
-        0..120 => format!("{seconds} s"),
-        120..7_200 => format!("{} min", seconds / 60),
-        7_200..172_800 => format!("{} h", seconds / 3_600),
-        _ => format!("{} days", seconds / 86_400),
-    }
 }

@@ -29,6 +29,8 @@ section! {
         pub filter_values: usize where 1..=1_000_000 => OnReload,
         /// Values in all filters of a connection's subscriptions.
         pub subscription_values: usize where 1..=100_000_000 => OnReload,
+        /// The memory for the filters of all subscriptions, in MiB.
+        pub subscription_memory_mb: usize where 1..=1_000_000 => OnReload,
         /// Characters of a subscription id.
         pub subscription_id_chars: usize where 1..=1_024 => OnReload,
         /// Stored events that answer one filter.
@@ -53,6 +55,7 @@ impl Default for Limits {
             filters: 32,
             filter_values: 10_000,
             subscription_values: 100_000,
+            subscription_memory_mb: 512,
             subscription_id_chars: 64,
             events_per_filter: 5_000,
             query_timeout_s: 10,

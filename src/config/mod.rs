@@ -55,6 +55,8 @@ use toml::Spanned;
 const CACHE_PARTS: u64 = 8;
 const SETS_PARTS: u64 = 8;
 const SESSIONS_PARTS: u64 = 4;
+/// For the filters of all subscriptions.
+const SUBSCRIPTIONS_PARTS: u64 = 16;
 /// And for what waits for the socket of one connection, and for those of all.
 const OUTBOUND_PARTS: u64 = 1_024;
 const OUTBOUND_IN_ALL_PARTS: u64 = 16;
@@ -320,12 +322,15 @@ impl Config {
         self.store.cache_mb = share(CACHE_PARTS, self.store.cache_mb);
         self.index.memory_mb = share(SETS_PARTS, self.index.memory_mb);
         self.negentropy.memory_mb = share(SESSIONS_PARTS, self.negentropy.memory_mb);
+        self.limits.subscription_memory_mb =
+            share(SUBSCRIPTIONS_PARTS, self.limits.subscription_memory_mb);
         let outbound = &mut self.connections.outbound_bytes;
         *outbound = memory.share(OUTBOUND_PARTS, *outbound);
         let in_all = &mut self.connections.outbound_bytes_in_all;
         *in_all = memory.share(OUTBOUND_IN_ALL_PARTS, *in_all);
         self.store.clamp();
         self.negentropy.clamp();
+        self.limits.clamp();
         self.connections.clamp();
         before != *self
     }
@@ -513,6 +518,7 @@ mod tests {
         assert!(config.fit(Memory::of_bytes(256 << 20)));
         let shares = (config.store.cache_mb, config.index.memory_mb, config.negentropy.memory_mb);
         assert_eq!(shares, (32, 32, 64));
+        assert_eq!(config.limits.subscription_memory_mb, 16);
         assert_eq!(config.connections.outbound_bytes, 256 << 10);
         assert_eq!(config.connections.outbound_bytes_in_all, 16 << 20);
         config.store.cache_mb = 5;

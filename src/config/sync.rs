@@ -4,6 +4,7 @@ use super::bounds::{self, Bounded};
 use super::section::section;
 use super::{ConfigError, Via};
 use crate::relay_url::RelayUrl;
+use crate::store::DAY_S;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::path::PathBuf;
@@ -34,7 +35,7 @@ impl Default for SyncConfig {
             key_file: PathBuf::new(),
             ca_file: PathBuf::new(),
             protected: false,
-            full_interval_s: 7 * 86_400,
+            full_interval_s: 7 * DAY_S,
             lease_s: 30,
             proxy: Via::default(),
         }

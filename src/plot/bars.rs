@@ -1,10 +1,9 @@
 //! Bars and their geometry, without words: what a page puts between its own labels.
 
+use crate::store::DAY_S;
 use crate::utc;
 use std::fmt::Write;
 
-/// The seconds of a day.
-const DAY_S: u64 = 86_400;
 /// How many days one bar may stand for; the last is for the longest times.
 const DAYS_PER_BAR: [u64; 6] = [1, 7, 28, 91, 364, 3_640];
 /// The width that a bar takes, and what of it is drawn.

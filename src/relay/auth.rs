@@ -13,6 +13,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// The most keys that a connection may show.
 const MOST_KEYS: usize = 16;
+/// The longest event that AUTH takes, in bytes: it holds a challenge and a URL.
+const AUTH_BYTES: usize = 16 << 10;
 
 /// Makes a challenge for each connection that nobody can guess.
 pub(super) struct Challenges {
@@ -111,6 +113,11 @@ pub(super) async fn answer(
     origin: &Origin,
     json: &str,
 ) -> String {
+    if json.len() > AUTH_BYTES {
+        let text = format!("invalid: AUTH takes an event of {AUTH_BYTES} bytes at the most");
+        relay.service.metrics.auth.count_prefix(&text);
+        return message::notice(&text);
+    }
     let (id, shown) = match Event::parse(json) {
         Ok(event) => (Some(event.id_hex()), show(auth, relay, origin, event).await),
         Err(error) => (error.id.clone(), Err(invalid(&error))),

@@ -30,6 +30,8 @@ use tokio_tungstenite::tungstenite::{Error, Message, Utf8Bytes};
 
 /// How long the events in flight have to be stored when the relay stops.
 const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+/// A longer message is not looked at before its turn.
+const CLOSE_BYTES: usize = 1_024;
 /// How often NEG sessions are looked at, for some that have been asked nothing for too long.
 const SESSIONS_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -70,7 +72,8 @@ fn converse(
     let auth = ClientAuth::new(&relay.challenges, &relay.config().auth, &relay.private_kinds, host);
     let auth = Arc::new(auth);
     let registry = Arc::clone(&relay.subscriptions);
-    let subscriptions = Subscriptions::new(registry, Arc::clone(&auth), &relay.service.metrics);
+    let subscriptions =
+        Subscriptions::new(registry, Arc::clone(&auth), place.subscribed(), &relay.service.metrics);
     let (outbox, waiting) = outbox(relay.service.outbound_room());
     let mut sending =
         Sending::new(waiting, Arc::clone(&subscriptions), Arc::clone(&relay), Arc::clone(&place));
@@ -177,7 +180,8 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
             Next::Heard(Some(Ok(Message::Text(text)))) => {
                 heard = Instant::now();
                 let work = Box::pin(take(client, &mut neg_sessions, text));
-                messages.during(&client.attending, work).await;
+                let see = |message: &Message| close_early(client, message);
+                messages.during(&client.attending, see, work).await;
                 None
             }
             Next::Heard(next) => {
@@ -201,6 +205,17 @@ async fn read(client: &Client, stream: &mut SplitStream<Socket>) -> EndedBy {
                 timer.as_mut().reset(look);
             }
         }
+    }
+}
+
+/// A CLOSE that is read ahead ends its subscription at once: what is left of the stored events is not sent. It
+/// is taken again in its turn, where a REQ of that id may have come before it.
+fn close_early(client: &Client, message: &Message) {
+    if let Message::Text(text) = message
+        && text.len() <= CLOSE_BYTES
+        && let Ok(ClientMessage::Close(id)) = message::parse(text, &client.relay.config().limits)
+    {
+        req::close(client, &id);
     }
 }
 

@@ -180,6 +180,7 @@ mod tests {
     use crate::hex;
     use crate::index::IndexMetrics;
     use crate::metrics::Metrics;
+    use crate::server::limits::SubscribedShare;
     use crate::store::{StoreMetrics, StoreOptions, TagKey};
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
@@ -280,7 +281,12 @@ mod tests {
             for (commit, event) in events.iter().enumerate() {
                 for _ in 0..rng.random_range(0..4) {
                     let auth = Arc::new(ClientAuth::stranger());
-                    let new = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
+                    let new = Subscriptions::new(
+                        Arc::clone(&registry),
+                        auth,
+                        SubscribedShare::default(),
+                        &metrics,
+                    );
                     connections.push((new, Known::new()));
                     let at = rng.random_range(0..connections.len());
                     let (connection, known) = &mut connections[at];
@@ -356,7 +362,12 @@ mod tests {
             let mut rng = StdRng::seed_from_u64(2);
             let [slow, fast] = [(); 2].map(|()| {
                 let auth = Arc::new(ClientAuth::stranger());
-                let connection = Subscriptions::new(Arc::clone(&registry), auth, &metrics);
+                let connection = Subscriptions::new(
+                    Arc::clone(&registry),
+                    auth,
+                    SubscribedShare::default(),
+                    &metrics,
+                );
                 let all = vec![Filter::default()];
                 let generation = connection.begin("s", all, 0, &Limits::default()).unwrap();
                 connection.go_live("s", generation, Vec::new(), 0);

@@ -34,8 +34,14 @@ impl<'stream> ReadAhead<'stream> {
         if self.has_ended { None } else { self.stream.next().await }
     }
 
-    /// Waits for `work`; ends the client's departure when its messages end meanwhile.
-    pub(super) async fn during(&mut self, attending: &Attending, work: impl Future<Output = ()>) {
+    /// Waits for `work`; ends the client's departure when its messages end meanwhile. `see` is shown what is read
+    /// ahead.
+    pub(super) async fn during(
+        &mut self,
+        attending: &Attending,
+        see: impl Fn(&Message),
+        work: impl Future<Output = ()>,
+    ) {
         let mut work = std::pin::pin!(work);
         loop {
             let has_room = self.ahead.len() < AHEAD_MESSAGES && self.ahead_bytes < AHEAD_BYTES;
@@ -48,6 +54,9 @@ impl<'stream> ReadAhead<'stream> {
                         attending.end();
                     }
                     if let Some(next) = next {
+                        if let Ok(message) = &next {
+                            see(message);
+                        }
                         self.ahead_bytes += bytes(&next);
                         self.ahead.push_back(next);
                     }

@@ -6,6 +6,7 @@ use super::filter_index::FilterIndex;
 use super::message;
 use crate::config::Limits;
 use crate::metrics::{Labelled, Metrics, Share};
+use crate::server::limits::{NoRoom, SubscribedShare};
 use crate::store::{Event, Filter};
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -15,6 +16,10 @@ use tokio::sync::Notify;
 const WAITING_EVENTS: usize = 10_000;
 /// The most bytes of events that wait for the EOSEs of a connection, or a single event.
 const WAITING_BYTES: usize = 8 << 20;
+/// What a value of a live filter takes, there and in the inverted index, and what a filter takes beside its
+/// values.
+const VALUE_BYTES: usize = 72;
+const FILTER_BYTES: usize = 512;
 
 /// The filters of all connections' subscriptions. Locks are taken in this order: a connection's,
 /// then the registry's.
@@ -56,6 +61,8 @@ struct SubscriptionsState {
     is_too_slow: bool,
     is_remembering: bool,
     counted: Share,
+    // What the filters take of the memory that there is for those of all connections.
+    share: SubscribedShare,
     refusals: Labelled,
 }
 
@@ -123,6 +130,7 @@ impl Subscriptions {
     pub(super) fn new(
         registry: Arc<Registry>,
         auth: Arc<ClientAuth>,
+        share: SubscribedShare,
         metrics: &Metrics,
     ) -> Arc<Self> {
         let state = Mutex::new(SubscriptionsState {
@@ -133,6 +141,7 @@ impl Subscriptions {
             is_too_slow: false,
             is_remembering: false,
             counted: Share::of(&metrics.subscriptions),
+            share,
             refusals: metrics.query_refusals.clone(),
         });
         Arc::new_cyclic(|me| Self {
@@ -167,6 +176,17 @@ impl Subscriptions {
             let text = "values in the filters of open subscriptions";
             return Err(format!("rate-limited: {most} {text} are the most; close one first"));
         }
+        let bytes = bytes(filters.len(), values).saturating_add(state.bytes());
+        state.share.hold(bytes, limits.subscription_memory_mb << 20).map_err(|full| match full {
+            NoRoom::OfAddress => {
+                "rate-limited: the subscriptions of your address take all the memory that one may \
+                 have; close some, or ask with fewer values"
+            }
+            NoRoom::OfAll => {
+                "rate-limited: the memory for subscriptions is taken; try again later, or ask with \
+                 fewer values"
+            }
+        })?;
         let generation = state.generations;
         state.generations += 1;
         let subscription = Arc::new(Subscription {
@@ -186,6 +206,12 @@ impl Subscriptions {
         state.by_id.insert(id.to_owned(), open);
         state.count();
         Ok(generation)
+    }
+
+    /// Whether the subscription is still there, and no later one of its id.
+    pub(super) fn is_open(&self, id: &str, generation: u64) -> bool {
+        let state = self.lock();
+        state.by_id.get(id).is_some_and(|open| open.subscription.generation == generation)
     }
 
     /// Ends a subscription, if there is one of the id.
@@ -348,6 +374,9 @@ impl Subscriptions {
             self.registry.filters().remove(slot);
         }
         state.count();
+        let bytes = state.bytes();
+        // To hold less is always possible.
+        let _ = state.share.hold(bytes, usize::MAX);
     }
 
     fn lock(&self) -> MutexGuard<'_, SubscriptionsState> {
@@ -367,6 +396,11 @@ impl Drop for Subscriptions {
 impl SubscriptionsState {
     fn count(&mut self) {
         self.counted.set(self.by_id.len());
+    }
+
+    /// The memory that the filters take, in bytes, about.
+    fn bytes(&self) -> usize {
+        self.by_id.values().map(|open| bytes(open.filters.len(), open.value_count())).sum()
     }
 
     fn open(&mut self, subscription: &Subscription) -> Option<&mut Open> {
@@ -432,6 +466,11 @@ impl Open {
     }
 }
 
+/// The memory that so many filters with so many values take, about.
+fn bytes(filters: usize, values: usize) -> usize {
+    filters.saturating_mul(FILTER_BYTES).saturating_add(values.saturating_mul(VALUE_BYTES))
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -453,7 +492,12 @@ mod tests {
 
     fn connection(registry: &Arc<Registry>) -> Arc<Subscriptions> {
         let metrics = Metrics::new(&StoreMetrics::default(), &IndexMetrics::default());
-        Subscriptions::new(Arc::clone(registry), Arc::new(ClientAuth::stranger()), &metrics)
+        Subscriptions::new(
+            Arc::clone(registry),
+            Arc::new(ClientAuth::stranger()),
+            SubscribedShare::default(),
+            &metrics,
+        )
     }
 
     /// Delivers an event to the subscription of the id, or to be matched by the connection.

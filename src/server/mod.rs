@@ -173,15 +173,22 @@ impl Service {
         text: Utf8Bytes,
     ) -> Result<ClientMessage, MessageRefusal> {
         let config = self.config();
+        let is_long = text.len() > LONG_MESSAGE_BYTES;
         let message = self.parse(place.address(), &config, text).await;
         if matches!(message, Ok(ClientMessage::Close(_) | ClientMessage::NegClose(_)) | Err(_)) {
             place.pace(&config.rates).await;
         }
         self.metrics.messages.count(message.as_ref().map_or("invalid", ClientMessage::verb));
-        let message = message.and_then(|message| match place.admit(&message, &config.rates) {
-            Ok(()) => Ok(message),
-            Err(limit) => Err(message::rate_limited(message, &limit)),
-        });
+        let message = match message.map(|message| (place.admit(&message, &config.rates), message)) {
+            Ok((Ok(()), message)) => Ok(message),
+            Ok((Err(limit), message)) if is_long => {
+                // To find the id of a long event takes as long as to read it.
+                let refuse = move || Err(message::rate_limited(message, &limit));
+                self.counts.parsing.work(place.address(), refuse).await.unwrap_or_else(panicked)
+            }
+            Ok((Err(limit), message)) => Err(message::rate_limited(message, &limit)),
+            Err(refusal) => Err(refusal),
+        };
         if let Err(refusal) = &message {
             self.metrics.refused(refusal.verb, refusal.prefix);
         }
@@ -200,9 +207,12 @@ impl Service {
         }
         let config = Arc::clone(config);
         let parse = move || message::parse(&text, &config.limits);
-        self.counts.parsing.work(address, parse).await.unwrap_or_else(|panic| {
-            let answer = message::notice(&format!("error: {panic}"));
-            Err(MessageRefusal { answer, prefix: "error", ..MessageRefusal::default() })
-        })
+        self.counts.parsing.work(address, parse).await.unwrap_or_else(panicked)
     }
+}
+
+/// The answer to a message of which the reading panicked.
+fn panicked(panic: JoinError) -> Result<ClientMessage, MessageRefusal> {
+    let answer = message::notice(&format!("error: {panic}"));
+    Err(MessageRefusal { answer, prefix: "error", ..MessageRefusal::default() })
 }

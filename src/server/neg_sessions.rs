@@ -215,7 +215,14 @@ impl NegSessions {
             }
         }
         if self.service.sets.session_bytes() >= config.memory_mb << 20 {
-            return Err(NegOpenError::NoMemory);
+            // What is in memory anyway takes no more of it.
+            let sets = self.service.sets.clone();
+            let kept = move |it: &NegOpening, deadline| {
+                let sets = sets.with_deadline(deadline);
+                sets.kept_after_waiting(&it.viewer, &it.filters, it.limit)
+            };
+            let opened = self.begin(&counts.long, &opening, kept).await?;
+            return opened.ok_or(NegOpenError::NoMemory);
         }
         let sets = self.service.sets.clone();
         let any = move |it: &NegOpening, deadline| {

@@ -3,14 +3,15 @@
 use super::machine::{Seen, Settled};
 use crate::hex;
 use crate::reconcile::{Difference, DifferenceCount};
+use crate::store::DAY_S;
 use crate::store::{Event, EventSource, StoreError};
 use crate::utc;
 use serde::{Serialize, Serializer};
 use std::collections::{BTreeMap, HashSet};
 use std::num::NonZeroU64;
 
-/// The seconds of a day.
-pub(super) const DAY_S: NonZeroU64 = NonZeroU64::new(86_400).unwrap();
+/// The length of a range that is asked about by day, in seconds.
+pub(super) const BUCKET_S: NonZeroU64 = NonZeroU64::new(DAY_S).unwrap();
 /// The most events that only the peer has that are asked for, to learn kinds and authors.
 const MOST_LOOKED_AT: usize = 100_000;
 

@@ -53,6 +53,7 @@ use crate::admission::Admission;
 use crate::config::Config;
 use crate::index::{Index, Sets};
 use crate::relay_url::RelayUrlError;
+use crate::store::DAY_S;
 use crate::store::{EventStore, FilterError, Verifier};
 use nostr::Keys;
 use relay_sink::RelaySink;
@@ -179,7 +180,7 @@ impl Local {
 const ATTEMPTS: u32 = 5;
 
 /// The default of [`Options::full_interval_s`]: a week.
-const FULL_INTERVAL_S: u64 = 7 * 86_400;
+const FULL_INTERVAL_S: u64 = 7 * DAY_S;
 
 /// How to sync.
 #[derive(Debug, Clone)]

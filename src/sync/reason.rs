@@ -1,12 +1,10 @@
 //! Why an event stays where it is.
 
 use crate::prefix::Prefix;
+use crate::store::DAY_S;
 use crate::store::{REMOVED_BY_OPERATOR, RETIRED};
 use serde::{Serialize, Serializer};
 use std::fmt;
-
-/// The seconds of a day.
-const DAY: u64 = 86_400;
 
 /// Why an event that only one side has is not moved, or was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -157,7 +155,7 @@ impl Reason {
             | Self::Vanished
             | Self::Retired
             | Self::Expired
-            | Self::Ephemeral => Some(30 * DAY),
+            | Self::Ephemeral => Some(30 * DAY_S),
             // Configurations, clocks and policies change.
             Self::Protected
             | Self::OverLimits
@@ -169,8 +167,8 @@ impl Reason {
             | Self::NotKept
             | Self::TooLong
             | Self::HungUp
-            | Self::Hidden => Some(DAY),
-            Self::RefusedByPeer(prefix) => (!is_passing(prefix)).then_some(DAY),
+            | Self::Hidden => Some(DAY_S),
+            Self::RefusedByPeer(prefix) => (!is_passing(prefix)).then_some(DAY_S),
             // The store knows what its operator has removed.
             Self::RemovedByOperator
             | Self::NotAskedFor

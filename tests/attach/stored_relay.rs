@@ -35,6 +35,14 @@ impl StoredRelay {
         Self { tables, database_url, address }
     }
 
+    /// A nostream that runs already, where `NEGSYNC_NOSTREAM` names its address and
+    /// `NEGSYNC_NOSTREAM_DATABASE` its database.
+    pub fn real_nostream() -> Option<Self> {
+        let address = std::env::var("NEGSYNC_NOSTREAM").ok()?.parse().unwrap();
+        let database_url = std::env::var("NEGSYNC_NOSTREAM_DATABASE").unwrap();
+        Some(Self { tables: RelayTables::Nostream, database_url, address })
+    }
+
     pub fn kind(&self) -> RelayKind {
         match self.tables {
             RelayTables::Nostream => RelayKind::Nostream,
@@ -65,6 +73,8 @@ async fn serve(socket: TcpStream, tables: RelayTables, database_url: String) {
     let (database, connection) = tokio_postgres::connect(&database_url, NoTls).await.unwrap();
     tokio::spawn(connection);
     let mut socket = tokio_tungstenite::accept_async(socket).await.unwrap();
+    // NIP-42, as nostream begins.
+    let _ = socket.send(Message::text(json!(["AUTH", "a challenge"]).to_string())).await;
     while let Some(Ok(message)) = socket.next().await {
         let Message::Text(text) = message else { continue };
         let message: Value = serde_json::from_str(&text).unwrap();

@@ -4,6 +4,7 @@ use crate::import::{import, lines};
 use crate::support::events::EPOCH;
 use crate::support::process::{RelayProcess, examples, negsync};
 use crate::support::{Author, id_of};
+use negsync_testserver::TestServer;
 use nostr::nips::nip19::ToBech32;
 use nostr::{EventId, PublicKey};
 use serde_json::Value;
@@ -24,6 +25,8 @@ const OTHERS: [(&str, &str); 4] = [
 struct Machine {
     directory: tempfile::TempDir,
     relays: Vec<RelayProcess>,
+    // None without PostgreSQL, which is said.
+    database: Option<TestServer>,
     notes: Vec<Value>,
 }
 
@@ -37,7 +40,8 @@ impl Machine {
             assert!(import(&store, &[], &lines(&notes[number..])).status.success());
             RelayProcess::start(&store)
         });
-        let machine = Self { relays: relays.collect(), notes, directory };
+        let database = TestServer::start();
+        let machine = Self { relays: relays.collect(), database, notes, directory };
         std::fs::create_dir_all(machine.path("exports")).unwrap();
         std::fs::create_dir_all(machine.path("home/.local/share/bash-completion/completions"))
             .unwrap();
@@ -92,7 +96,9 @@ impl Machine {
         let note = EventId::from_hex(note).unwrap().to_bech32().unwrap();
         let public = PublicKey::from_hex(&key).unwrap().to_bech32().unwrap();
         let [one, other] = [0, 1].map(|number| self.relays[number].url().to_owned());
+        let database = self.database.as_ref().map_or("", TestServer::url);
         let places = [
+            ("postgres://relay@db.example/events", database),
             ("/etc/negsync/", ""),
             ("/var/lib/negsync/", ""),
             ("/backup/2026-11-26.sqlite", "backup.sqlite"),
@@ -141,7 +147,11 @@ async fn each_example_of_each_help_runs() {
     let commands = commands();
     assert!(commands.len() > 20, "{commands:?}");
     // The relay serves until it is told to end, and attach is tried beside another relay's database.
-    for command in commands.iter().filter(|it| !["relay", "attach"].contains(&it.as_str())) {
+    let mut left_out = vec!["relay", "attach"];
+    if machine.database.is_none() {
+        left_out.push("copy");
+    }
+    for command in commands.iter().filter(|it| !left_out.contains(&it.as_str())) {
         for example in examples(command) {
             let ended = machine.run(command, &example);
             // That something differs is an answer.

@@ -281,3 +281,19 @@ async fn a_mirror_sees_all_and_brings_anything() {
     // The key is one connection's.
     assert_eq!(relay.client().await.query(&[json!({})]).await.len(), 2);
 }
+
+/// An event that shows a key holds a challenge and a URL. A long one would be read on a thread that
+/// serves others.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_auth_event_that_is_long_is_not_read() {
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let tags = json!([["relay", relay.url()], ["challenge", client.challenge]]);
+    let event = Author::new(1).event(22_242, events::unix_now(), tags, &"x".repeat(20_000));
+    let answer = client.ask(&json!(["AUTH", event])).await;
+    assert_eq!(
+        answer,
+        json!(["NOTICE", "invalid: AUTH takes an event of 16384 bytes at the most"])
+    );
+    assert!(client.authenticate(&Author::new(1), &relay.url()).await.0);
+}

@@ -2,7 +2,7 @@
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::{EMPTY_SET, neg_msg};
-use crate::support::{Author, TestRelay, events};
+use crate::support::{Author, Client, TestRelay, events};
 use negsync::store::Event;
 use serde_json::{Value, json};
 
@@ -120,6 +120,49 @@ async fn the_filters_of_a_connections_subscriptions_hold_so_many_values_together
     }
     client.send(&json!(["CLOSE", "a"])).await;
     assert_eq!(client.ask(&json!(["REQ", "b", three])).await, json!(["EOSE", "b"]));
+}
+
+/// A thousand connections, each within its limits, held gigabytes. What connections hold beyond a small
+/// part of their own is bounded for their address and in all.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_filters_of_all_subscriptions_take_so_much_memory() {
+    let relay = TestRelay::start_with(|config| {
+        config.limits.subscription_memory_mb = 1;
+        config.connections.trusted_proxies = vec!["127.0.0.1".parse().unwrap()];
+    })
+    .await;
+    let url = relay.url();
+    let client = async |address: usize| {
+        Client::connect_for(&url, &format!("192.0.2.{address}")).await.ok().unwrap()
+    };
+    let values = |count: usize| {
+        let values: Vec<String> = (0..count).map(|value| format!("{value:064x}")).collect();
+        json!(["REQ", "s", { "#e": values, "limit": 0 }])
+    };
+    let refused = |answer: &Value, reason: &str| {
+        let text = answer[2].as_str().unwrap_or_default();
+        assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("s")), "{answer}");
+        assert!(text.starts_with("rate-limited: ") && text.contains(reason), "{answer}");
+    };
+    let taken = json!(["EOSE", "s"]);
+    let mut clients = Vec::new();
+    for address in 0..4 {
+        let mut of_address = client(address).await;
+        assert_eq!(of_address.ask(&values(3_600)).await, taken);
+        let mut other = client(address).await;
+        refused(&other.ask(&values(3_600)).await, "your address");
+        // Each has a part of its own, and what was refused holds nothing.
+        assert_eq!(other.ask(&values(200)).await, taken);
+        clients.extend([of_address, other]);
+    }
+    let mut late = client(9).await;
+    refused(&late.ask(&values(2_000)).await, "try again later");
+    assert_eq!(late.ask(&values(200)).await, taken);
+    clients[0].send(&json!(["CLOSE", "s"])).await;
+    clients[0].fence().await;
+    assert_eq!(late.ask(&values(2_000)).await, taken);
+    // In place of itself it does not count.
+    assert_eq!(late.ask(&values(3_600)).await, taken);
 }
 
 #[tokio::test(flavor = "multi_thread")]

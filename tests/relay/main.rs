@@ -25,6 +25,7 @@ mod neg;
 mod neg_property;
 mod nip11;
 mod nodes;
+mod nodes_model;
 mod page;
 mod power_cut;
 mod publish;

@@ -99,6 +99,8 @@ async fn a_node_stops_starts_and_reads_its_configuration_anew() {
     };
     std::fs::write(&config, text("first")).unwrap();
     let relay = RelayProcess::configured(&config);
+    let replica = relay.logged("acknowledged events are on one server");
+    assert!(replica.contains("synchronous_replica=\"none\""), "{replica}");
     let note = Author::new(4).note(unix_now(), "stays");
     relay.client().await.store(&note).await;
     std::fs::write(&config, text("second")).unwrap();

@@ -355,3 +355,36 @@ async fn subscription_ids_are_counted_in_characters() {
     assert_eq!((&answer[0], &answer[1]), (&json!("CLOSED"), &json!("")));
     assert_eq!(client.ask(&json!(["REQ", 1, {}])).await[0], "NOTICE");
 }
+
+/// A client that has seen enough is not sent the rest.
+#[tokio::test(flavor = "multi_thread")]
+async fn close_ends_the_stored_events_that_are_still_to_be_sent() {
+    const EVENTS: usize = 300;
+    let relay = TestRelay::start().await;
+    let mut client = relay.client().await;
+    let author = Author::new(1);
+    // More than the sockets of both sides can hold.
+    let content = "x".repeat(100_000);
+    for number in 0..EVENTS {
+        client.store(&author.note(events::EPOCH + number as u64, &content)).await;
+    }
+    client.send(&json!(["REQ", "much", {}])).await;
+    assert_eq!(client.next("an event").await[1], "much");
+    client.send(&json!(["CLOSE", "much"])).await;
+    client.send(&json!(["COUNT", "behind", { "kinds": [1] }])).await;
+    let mut received = 1;
+    loop {
+        let message = client.next("an event, or what was asked for behind CLOSE").await;
+        if message[0] != "EVENT" {
+            assert_eq!(message, json!(["COUNT", "behind", { "count": EVENTS }]));
+            break;
+        }
+        received += 1;
+    }
+    assert!(received < EVENTS, "all {received} events came after CLOSE");
+    // The id is free, and nothing of the first subscription goes on.
+    client.send(&json!(["REQ", "much", { "limit": 1 }])).await;
+    assert_eq!(client.next("the newest").await[2]["created_at"], events::EPOCH + EVENTS as u64 - 1);
+    client.expect(json!(["EOSE", "much"])).await;
+    client.fence().await;
+}

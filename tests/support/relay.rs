@@ -1,16 +1,25 @@
 //! A relay in this process, on a free port and a store of its own.
 
 use super::client::Client;
-use negsync::config::Config;
+use negsync::config::{Config, DatabaseUrl};
 use negsync::relay::Relay;
+use negsync_testserver::TestServer;
 use std::path::PathBuf;
 use tempfile::TempDir;
 
 pub struct TestRelay {
     pub relay: Relay,
     pub config: Config,
-    // Removed with the relay.
+    // Removed with the relay, as the database is.
     directory: TempDir,
+    database: Option<TestServer>,
+}
+
+/// The database of a test whose relay runs over PostgreSQL: `NEGSYNC_TEST_ENGINE=postgres`.
+fn database() -> Option<TestServer> {
+    let engine = std::env::var("NEGSYNC_TEST_ENGINE").ok()?;
+    assert_eq!(engine, "postgres", "NEGSYNC_TEST_ENGINE");
+    Some(TestServer::start().expect("NEGSYNC_TEST_ENGINE=postgres needs PostgreSQL"))
 }
 
 impl TestRelay {
@@ -25,6 +34,11 @@ impl TestRelay {
         let mut config = Config::default();
         config.relay.listen = "127.0.0.1:0".parse().unwrap();
         config.store.path = directory.path().join("events.sqlite");
+        let database = database();
+        if let Some(database) = &database {
+            config.store.url = DatabaseUrl::parse(database.url()).unwrap();
+            config.moderation.file = directory.path().join("bans");
+        }
         let rates = &mut config.rates;
         let (events, queries) = (&mut rates.events_per_s, &mut rates.queries_per_s);
         for per_s in [events, queries, &mut rates.neg_per_s, &mut rates.other_per_s] {
@@ -32,16 +46,16 @@ impl TestRelay {
         }
         change(&mut config);
         let relay = Relay::start(config.clone()).await.unwrap();
-        Self { relay, config, directory }
+        Self { relay, config, directory, database }
     }
 
     /// Stops the relay and starts another one on the same store.
     pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
-        let Self { relay, mut config, directory } = self;
+        let Self { relay, mut config, directory, database } = self;
         relay.stop().await;
         change(&mut config);
         let relay = Relay::start(config.clone()).await.unwrap();
-        Self { relay, config, directory }
+        Self { relay, config, directory, database }
     }
 
     pub fn url(&self) -> String {

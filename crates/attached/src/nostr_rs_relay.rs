@@ -11,13 +11,13 @@ use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_nostr::TagKey;
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
+use negsync_store::DAY_S;
 use tokio_postgres::Row;
 
 /// The newest number in its table of migrations that is known.
 const VERSION: i64 = 5;
 /// PostgreSQL takes no later time.
 const LAST_SECOND: u64 = 9_000_000_000_000;
-const DAY_S: i64 = 86_400;
 
 pub(crate) const TABLE: RelayTable = RelayTable {
     relay: "nostr-rs-relay",
@@ -105,7 +105,8 @@ fn seconds(text: &str) -> Option<u64> {
     let time = time.split_once('.').map_or(time, |(time, _)| time);
     let mut time = time.splitn(3, ':').map(|part| part.parse::<i64>().ok());
     let (hour, minute, second) = (time.next()??, time.next()??, time.next()??);
-    let seconds = days(year, month, day).checked_mul(DAY_S)? + hour * 3_600 + minute * 60 + second;
+    let seconds =
+        days(year, month, day).checked_mul(DAY_S as i64)? + hour * 3_600 + minute * 60 + second;
     u64::try_from(seconds).ok()
 }
 

@@ -293,6 +293,19 @@ impl Sets {
         if self.source.waits_for_server() {
             return Ok(None);
         }
+        self.kept_after_waiting(viewer, filters, limit)
+    }
+
+    /// As [`Sets::kept_for`], and where the store has to ask a server, waits for its answer.
+    ///
+    /// # Errors
+    /// As [`Sets::snapshot`].
+    pub fn kept_after_waiting(
+        &self,
+        viewer: &Viewer,
+        filters: &[Filter],
+        limit: usize,
+    ) -> Result<Option<Slice>, SnapshotError> {
         self.source.catch_up()?;
         self.made_anew_if_lost(self.catalog.kept_for(viewer, filters, limit))
     }

@@ -10,7 +10,7 @@ use std::future::Future;
 use std::pin::pin;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use tokio::runtime::Runtime;
+use tokio::runtime::{Handle, Runtime, RuntimeFlavor};
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
 
@@ -35,14 +35,17 @@ impl Engine {
         Ok(Self(Some(runtime)))
     }
 
-    /// Waits for a future. Blocks: never called from async code.
+    /// Waits for a future. Blocks; on a thread that drives async code, others take over what it has to do.
     pub(crate) fn wait<T>(
         &self,
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        match &self.0 {
-            Some(runtime) => runtime.block_on(future),
-            None => Err(StoreError::Closed),
+        let Some(runtime) = &self.0 else { return Err(StoreError::Closed) };
+        match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+            Ok(RuntimeFlavor::MultiThread) => {
+                tokio::task::block_in_place(|| runtime.block_on(future))
+            }
+            _ => runtime.block_on(future),
         }
     }
 

@@ -2,6 +2,27 @@
 //! [`negsync_store`]: whoever has an answer of one node that an event is stored finds it in the next set
 //! and in the next query of every other.
 //!
+//! ```no_run
+//! # use negsync_reconcile::Item;
+//! # use negsync_store::{Change, Listener};
+//! # use std::sync::Arc;
+//! use negsync_postgres::{Address, PostgresStore};
+//! use negsync_store::{EventSource, EventStore, Filter, StoreOptions};
+//!
+//! # struct Printed;
+//! # impl Listener for Printed {
+//! #     fn begun(&self, _: Vec<Item>) {}
+//! #     fn changed(&self, _: Arc<Change>) {}
+//! #     fn holds(&self, _: &Item) -> bool { false }
+//! #     fn held(&self, _: u64, _: u64, _: &mut dyn FnMut(Item)) {}
+//! # }
+//! let address = Address::parse("postgres://relay@%2Frun%2Fpostgresql/events")?;
+//! let store = PostgresStore::open(&address, StoreOptions::default(), Box::new(Printed))?;
+//! let newest = store.newest(&[Filter::parse(r#"{"kinds": [1]}"#)?], 20)?;
+//! println!("{} newest notes", newest.len());
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! All calls block: inside async code they belong on a blocking thread.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
@@ -20,6 +41,7 @@ mod listening;
 mod memory;
 mod reading;
 mod repair;
+mod replica;
 mod schema;
 mod store;
 mod tls;

@@ -8,13 +8,6 @@ use negsync_store::{
 use std::collections::HashMap;
 use tokio_postgres::{Error, Row};
 
-/// The most ids that are remembered; those whose term ends first make room.
-const MOST_IDS: i64 = 1_000_000;
-/// The most pairs of peer and filter, and the most peers; the longest unused make room.
-const MOST_ROWS: i64 = 10_000;
-/// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
-const MOST_TERM_S: u64 = 31 * 86_400;
-
 /// Text as the server takes it, which has no NUL.
 fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
@@ -31,16 +24,16 @@ pub(crate) async fn remember_refused(
         ON CONFLICT (peer, id) DO UPDATE SET reason = excluded.reason, until = excluded.until";
     const TRIM: &str = "DELETE FROM refused WHERE (peer, id) IN
         (SELECT peer, id FROM refused ORDER BY until DESC OFFSET $1)";
-    let latest = now.saturating_add(MOST_TERM_S) as i64;
+    let latest = now.saturating_add(RefusedId::MOST_TERM_S) as i64;
     let outdated = "DELETE FROM refused WHERE until <= $1 OR until > $2";
     connection.execute(outdated, &[&(now as i64), &latest]).await?;
     let peers: Vec<String> = refused.iter().map(|it| text(&it.peer)).collect();
     let ids: Vec<&[u8]> = refused.iter().map(|it| it.id.as_slice()).collect();
     let reasons: Vec<String> = refused.iter().map(|it| text(&it.reason)).collect();
-    let until = |it: &RefusedId| now.saturating_add(it.term_s.min(MOST_TERM_S)) as i64;
+    let until = |it: &RefusedId| now.saturating_add(it.term_s.min(RefusedId::MOST_TERM_S)) as i64;
     let untils: Vec<i64> = refused.iter().map(until).collect();
     connection.execute(WRITE, &[&peers, &ids, &reasons, &untils]).await?;
-    connection.execute(TRIM, &[&MOST_IDS]).await.map(|_| ())
+    connection.execute(TRIM, &[&RefusedId::MOST]).await.map(|_| ())
 }
 
 pub(crate) async fn refused(
@@ -52,7 +45,7 @@ pub(crate) async fn refused(
     const REFUSED: &str = "SELECT id, reason FROM refused
         WHERE id = ANY($1) AND peer IN ('', $2) AND until > $3 AND until <= $4";
     const REMOVED: &str = "SELECT id FROM operator_tombstone WHERE id = ANY($1)";
-    let (ids, latest) = (slices(ids), now.saturating_add(MOST_TERM_S) as i64);
+    let (ids, latest) = (slices(ids), now.saturating_add(RefusedId::MOST_TERM_S) as i64);
     let mut found = HashMap::new();
     for row in connection.query(REFUSED, &[&ids, &text(peer), &(now as i64), &latest]).await? {
         found.insert(bytes(&row, 0)?, row.try_get(1)?);
@@ -88,7 +81,7 @@ pub(crate) async fn remember_mark(
     connection
         .execute(WRITE, &[&peer, &filter, &equal, &from, &to, &whole_at, &(now as i64)])
         .await?;
-    connection.execute(TRIM, &[&MOST_ROWS]).await.map(|_| ())
+    connection.execute(TRIM, &[&SyncMark::MOST]).await.map(|_| ())
 }
 
 pub(crate) async fn mark(
@@ -125,7 +118,7 @@ pub(crate) async fn remember_traits(
     let (until, why) = traits.without_negentropy.clone().unwrap_or_default();
     let (until, page) = (until as i64, traits.largest_page as i64);
     connection.execute(WRITE, &[&text(peer), &until, &text(&why), &page, &(now as i64)]).await?;
-    connection.execute(TRIM, &[&MOST_ROWS]).await.map(|_| ())
+    connection.execute(TRIM, &[&SyncMark::MOST]).await.map(|_| ())
 }
 
 pub(crate) async fn traits(connection: &ServerSession, peer: &str) -> Result<PeerTraits, Error> {

@@ -8,6 +8,7 @@ use crate::feed::Feed;
 use crate::history::CommitHistory;
 use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
+use crate::replica::log_replica;
 use crate::transaction::{FeedPlace, second};
 use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
 use crate::{lease, memory, schema};
@@ -114,23 +115,19 @@ impl PostgresStore {
             return Err(NO_RETENTION);
         }
         let engine = Arc::new(Engine::start()?);
-        let (is_synchronous, passed_by) = engine
+        let passed_by = engine
             .wait(async {
                 let connection = ServerSession::open(address).await?;
+                log_replica(&connection).await?;
                 schema::migrate(&connection).await?;
-                let is_synchronous = has_synchronous_replica(&connection).await?;
                 let newest = connection.query("SELECT max(number) FROM ephemeral", &[]).await;
                 let newest = newest.map_err(fault)?;
                 let newest: Option<Option<i64>> =
                     newest.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
-                Ok((is_synchronous, newest.flatten()))
+                Ok(newest.flatten())
             })
             .map_err(named)?;
-        tracing::info!(
-            store = %address,
-            synchronous_replica = is_synchronous,
-            "store on PostgreSQL open"
-        );
+        tracing::info!(store = %address, "store on PostgreSQL open");
         let feed = Arc::new(Feed::new(listener, options.private_kinds.clone()));
         let shared = Arc::new(Shared {
             engine: Arc::clone(&engine),
@@ -189,13 +186,6 @@ impl PostgresStore {
         let shared = &self.inner.shared;
         with_connection(&shared.pool, &shared.engine, work)
     }
-}
-
-/// Whether a commit waits for a second server.
-async fn has_synchronous_replica(connection: &ServerSession) -> Result<bool, StoreError> {
-    let names = connection.query("SHOW synchronous_standby_names", &[]).await.map_err(fault)?;
-    let names: Option<&str> = names.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
-    Ok(names.is_some_and(|names| !names.is_empty()))
 }
 
 impl Shared {

@@ -1,6 +1,6 @@
 //! Copies of a store: `backup` from one that may be written meanwhile, `restore` to a new one.
 
-use super::{StoreError, lock, query, schema};
+use super::{SqliteError, StoreError, lock, query, schema};
 use rusqlite::Connection;
 use rusqlite::backup::{Backup, StepResult};
 use std::fs::{File, OpenOptions};
@@ -41,7 +41,7 @@ pub enum BackupError {
         /// The file.
         path: PathBuf,
         /// What SQLite says.
-        source: rusqlite::Error,
+        source: SqliteError,
     },
 }
 
@@ -122,7 +122,7 @@ fn write(
     mut progress: impl FnMut(u64, u64),
 ) -> Result<BackupReport, BackupError> {
     let unwritten = |source| BackupError::Write { path: partial.to_owned(), source };
-    let failed = |source| BackupError::Copy { path: partial.to_owned(), source };
+    let failed = |error| BackupError::Copy { path: partial.to_owned(), source: SqliteError(error) };
     // Left over from a copy that was killed.
     if let Err(error) = std::fs::remove_file(partial)
         && error.kind() != io::ErrorKind::NotFound

@@ -81,10 +81,12 @@ impl Checkpointer {
     ) -> Result<Self, StoreError> {
         let log_pages = Arc::new(AtomicUsize::new(0));
         let seen = Arc::clone(&log_pages);
-        writer.wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
-            seen.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
-            Ok(())
-        }))?;
+        writer
+            .wal_hook(Some(move |_: &mut rusqlite::hooks::Wal, pages: i32| {
+                seen.store(usize::try_from(pages).unwrap_or(0), Ordering::Relaxed);
+                Ok(())
+            }))
+            .map_err(StoreError::sqlite)?;
         let can_restart = Arc::new(AtomicBool::new(false));
         let (requests, asked) = sync_channel(1);
         let caught_up = Arc::clone(&can_restart);

@@ -3,7 +3,7 @@
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, apply, deletion, lock, operator, refused, schema, writer::unix_now};
+use super::{StoreError, apply, clock::unix_now, deletion, lock, operator, refused, schema};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -41,17 +41,20 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     let presence = Presence::of(path, &log, &lock)?;
     Mender::new(&lock.store, log, is_left_over, presence.clone()).mend(&connection)?;
     let expired = expire(&mut connection)?;
-    refused::remember(&connection, &[], unix_now())?;
+    refused::remember(&connection, &[], unix_now()).map_err(StoreError::sqlite)?;
     // In memory the copy that this makes would be as large as the store.
     connection
-        .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")?;
+        .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
+        .map_err(StoreError::sqlite)?;
     // A flush that failed has ended this before: the next start makes the log whole.
     presence.check()?;
-    schema::move_log_at_close(&connection)?;
+    schema::move_log_at_close(&connection).map_err(StoreError::sqlite)?;
     let count =
         "SELECT (SELECT count(*) FROM tombstone) + (SELECT count(*) FROM address_tombstone)";
-    let tombstones: i64 = connection.query_row(count, [], |row| row.get(0))?;
-    let tombstones = tombstones.unsigned_abs() + operator::tombstones(&connection)?;
+    let tombstones: i64 =
+        connection.query_row(count, [], |row| row.get(0)).map_err(StoreError::sqlite)?;
+    let tombstones = tombstones.unsigned_abs()
+        + operator::tombstones(&connection).map_err(StoreError::sqlite)?;
     drop(connection);
     let after_bytes = size(path);
     drop(lock);
@@ -61,11 +64,15 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
 fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
     let mut expired = 0;
     loop {
-        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let transaction = connection
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(StoreError::sqlite)?;
         let mut written = Written::default();
-        let there_is_more = apply::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)?;
-        deletion::remove_some(&transaction, usize::MAX, &mut Written::default())?;
-        transaction.commit()?;
+        let there_is_more = apply::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)
+            .map_err(StoreError::sqlite)?;
+        deletion::remove_some(&transaction, usize::MAX, &mut Written::default())
+            .map_err(StoreError::sqlite)?;
+        transaction.commit().map_err(StoreError::sqlite)?;
         expired += written.steps.len();
         if !there_is_more {
             return Ok(expired);

@@ -138,9 +138,9 @@ impl Mender {
             }
         };
         let opened = |file: std::io::Result<File>| file.map_err(|error| failed(error.into()));
-        let (frames, moved) = log_length(writer)?;
+        let (frames, moved) = log_length(writer).map_err(StoreError::sqlite)?;
         // Nobody else begins the log anew.
-        writer.execute_batch("BEGIN IMMEDIATE")?;
+        writer.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::sqlite)?;
         let mut done = || {
             wal::rewrite(&self.log, frames).map_err(failed)?;
             if self.doubt.files.store.load(Ordering::Acquire) && moved > 0 {
@@ -155,7 +155,7 @@ impl Mender {
             Ok(frames)
         };
         let done = done();
-        writer.execute_batch("ROLLBACK")?;
+        writer.execute_batch("ROLLBACK").map_err(StoreError::sqlite)?;
         done
     }
 }

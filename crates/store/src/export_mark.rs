@@ -23,7 +23,7 @@ impl ReadSnapshot<'_> {
     /// # Errors
     /// When SQLite refuses.
     pub fn export_mark(&self) -> Result<ExportMark, StoreError> {
-        Ok(read(self.connection())?)
+        read(self.connection()).map_err(StoreError::sqlite)
     }
 
     /// Keeps those of the hits that were stored after the mark was made; all where nothing is left of
@@ -36,7 +36,7 @@ impl ReadSnapshot<'_> {
         mark: &ExportMark,
         hits: &mut Vec<Hit>,
     ) -> Result<(), StoreError> {
-        if let Some(last) = last_left(self.connection(), mark)? {
+        if let Some(last) = last_left(self.connection(), mark).map_err(StoreError::sqlite)? {
             hits.retain(|hit| hit.row() > last);
         }
         Ok(())

@@ -165,7 +165,7 @@ pub(super) fn and_first(
             if expired.contains(read, hit.row())? {
                 return Ok(ControlFlow::Continue(()));
             }
-            Ok(found.add(hit, row)?)
+            found.add(hit, row).map_err(StoreError::sqlite)
         })
     })?;
     found.end_second();

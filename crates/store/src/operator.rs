@@ -237,7 +237,7 @@ pub(super) fn undeleted(
     connection: &Connection,
     undelete: &Undelete,
 ) -> Result<Vec<[u8; 32]>, UndeleteError> {
-    let sqlite = |error: rusqlite::Error| UndeleteError::Store(error.into());
+    let sqlite = |error: rusqlite::Error| UndeleteError::Store(StoreError::sqlite(error));
     undelete.check()?;
     let mut select = connection
         .prepare(

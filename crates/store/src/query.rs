@@ -89,7 +89,12 @@ const CHECKED_ROWS: usize = 65_536;
 
 /// Fixes the state of the store that the open transaction reads.
 pub(super) fn begin(connection: &Connection) -> Result<(), StoreError> {
-    Ok(connection.prepare_cached("SELECT 1 FROM event LIMIT 1")?.exists([]).map(|_| ())?)
+    connection
+        .prepare_cached("SELECT 1 FROM event LIMIT 1")
+        .map_err(StoreError::sqlite)?
+        .exists([])
+        .map(|_| ())
+        .map_err(StoreError::sqlite)
 }
 
 /// NIP-40: what has expired and has not been removed yet.
@@ -102,10 +107,12 @@ pub(super) struct Expired {
 impl Expired {
     /// What expired by `now`.
     pub(super) fn by(connection: &Connection, now: u64) -> Result<Self, StoreError> {
-        let mut rows = connection.prepare_cached(
-            "SELECT 1 FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1 LIMIT 1",
-        )?;
-        Ok(Self { now, any: rows.exists([now as i64])? })
+        let mut rows = connection
+            .prepare_cached(
+                "SELECT 1 FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1 LIMIT 1",
+            )
+            .map_err(StoreError::sqlite)?;
+        Ok(Self { now, any: rows.exists([now as i64]).map_err(StoreError::sqlite)? })
     }
 
     /// Nothing.
@@ -119,9 +126,10 @@ impl Expired {
         if !self.any {
             return Ok(false);
         }
-        let mut rows =
-            connection.prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")?;
-        Ok(rows.exists(params![row, self.now as i64])?)
+        let mut rows = connection
+            .prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")
+            .map_err(StoreError::sqlite)?;
+        rows.exists(params![row, self.now as i64]).map_err(StoreError::sqlite)
     }
 }
 
@@ -149,21 +157,22 @@ pub(super) fn fetch(
     now: u64,
     visit: &mut dyn FnMut(&Item, &str) -> ControlFlow<()>,
 ) -> Result<usize, StoreError> {
-    let mut statement = connection.prepare_cached(FETCH)?;
+    let mut statement = connection.prepare_cached(FETCH).map_err(StoreError::sqlite)?;
     let mut looked_at = 0;
     for some in hits.chunks(FETCHED_ROWS) {
         let wanted = Rc::new(some.iter().map(|hit| Value::Integer(hit.row)).collect::<Vec<_>>());
-        let mut rows = statement.query([wanted])?;
+        let mut rows = statement.query([wanted]).map_err(StoreError::sqlite)?;
         let mut left = some.iter();
-        while let Some(row) = rows.next()? {
-            let found: i64 = row.get(2)?;
+        while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
+            let found: i64 = row.get(2).map_err(StoreError::sqlite)?;
             // Those before it are gone.
             let Some(hit) = left.find(|hit| hit.row == found) else { break };
-            let expires_at: Option<i64> = row.get(1)?;
+            let expires_at: Option<i64> = row.get(1).map_err(StoreError::sqlite)?;
             // A row number can be given to another event once its own is gone.
-            if row.get::<_, [u8; 32]>(3)? == hit.item.id
+            if row.get::<_, [u8; 32]>(3).map_err(StoreError::sqlite)? == hit.item.id
                 && expires_at.is_none_or(|second| second > now as i64)
-                && visit(&hit.item, &sqlite_error::text(row, 0)?).is_break()
+                && visit(&hit.item, &sqlite_error::text(row, 0).map_err(StoreError::sqlite)?)
+                    .is_break()
             {
                 return Ok(looked_at + some.len() - left.len());
             }
@@ -182,7 +191,8 @@ pub(super) fn middle_second(connection: &Connection) -> Result<Option<u64>, Stor
             [],
             |row| row.get(0),
         )
-        .optional()?;
+        .optional()
+        .map_err(StoreError::sqlite)?;
     Ok(second.map(|second| second as u64))
 }
 
@@ -307,7 +317,9 @@ pub(super) fn is_one_walk(
     let has_authors = filter.authors.is_some();
     Ok(match source {
         ScanIndex::Time => {
-            !has_authors && filter.kinds.is_none() && private_times::walks(read, filter)?.len() == 1
+            !has_authors
+                && filter.kinds.is_none()
+                && private_times::walks(read, filter).map_err(StoreError::sqlite)?.len() == 1
         }
         ScanIndex::Kinds(kinds) => !has_authors && kinds.len() == 1,
         ScanIndex::Authors(authors) => {
@@ -366,11 +378,12 @@ impl Walk<'_> {
     ) -> Result<ControlFlow<()>, StoreError> {
         let until = self.filter.until.unwrap_or(i64::MAX as u64) as i64;
         let since = since as i64;
-        let mut statement = self.read.prepare_cached(sql)?;
+        let mut statement = self.read.prepare_cached(sql).map_err(StoreError::sqlite)?;
         let times: [&dyn ToSql; 2] = [&since, &until];
         let bound = times.iter().chain(self.key);
-        let mut rows = statement.query(rusqlite::params_from_iter(bound))?;
-        while let Some(row) = rows.next()? {
+        let mut rows =
+            statement.query(rusqlite::params_from_iter(bound)).map_err(StoreError::sqlite)?;
+        while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
             let hit = read_hit(row)?;
             if self.has_the_rest(row, &hit)? && visit(hit, row)?.is_break() {
                 return Ok(ControlFlow::Break(()));
@@ -386,7 +399,7 @@ impl Walk<'_> {
             ScanIndex::Authors(_) | ScanIndex::Kinds(_) | ScanIndex::Tag(..) => true,
             ScanIndex::Ids(_) | ScanIndex::Time => kinds.is_none() && without_kinds.is_empty(),
         };
-        if !knows_kind && !self.filter.takes_kind(row.get(3)?) {
+        if !knows_kind && !self.filter.takes_kind(row.get(3).map_err(StoreError::sqlite)?) {
             return Ok(false);
         }
         if let Some(ids) = ids
@@ -407,9 +420,11 @@ impl Walk<'_> {
     fn is_by(&self, hit: &Hit, authors: &[[u8; 32]]) -> Result<bool, StoreError> {
         let author: Option<[u8; 32]> = self
             .read
-            .prepare_cached("SELECT pubkey FROM event WHERE row = ?1")?
+            .prepare_cached("SELECT pubkey FROM event WHERE row = ?1")
+            .map_err(StoreError::sqlite)?
             .query_row([hit.row], |row| row.get(0))
-            .optional()?;
+            .optional()
+            .map_err(StoreError::sqlite)?;
         Ok(author.is_some_and(|author| authors.binary_search(&author).is_ok()))
     }
 
@@ -435,12 +450,17 @@ impl Walk<'_> {
                     return Ok(*has_tags);
                 }
                 self.read.deadline().check()?;
-                let mut select =
-                    self.read.prepare_cached("SELECT json FROM event WHERE row = ?1")?;
-                let mut rows = select.query([hit.row])?;
-                let Some(row) = rows.next()? else { return Ok(false) };
+                let mut select = self
+                    .read
+                    .prepare_cached("SELECT json FROM event WHERE row = ?1")
+                    .map_err(StoreError::sqlite)?;
+                let mut rows = select.query([hit.row]).map_err(StoreError::sqlite)?;
+                let Some(row) = rows.next().map_err(StoreError::sqlite)? else { return Ok(false) };
                 let mut lists: Vec<&[TagKey]> = lists.collect();
-                let has_tags = negsync_nostr::has_tags(&sqlite_error::text(row, 0)?, &mut lists);
+                let has_tags = negsync_nostr::has_tags(
+                    &sqlite_error::text(row, 0).map_err(StoreError::sqlite)?,
+                    &mut lists,
+                );
                 let mut checked = self.checked.borrow_mut();
                 if checked.len() >= CHECKED_ROWS {
                     checked.clear();
@@ -452,14 +472,24 @@ impl Walk<'_> {
     }
 
     fn is_tagged(&self, hit: &Hit, keys: &[TagKey]) -> Result<bool, StoreError> {
-        let mut tagged = self.read.prepare_cached(
-            "SELECT 1 FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
-        )?;
-        let mut kind = self.read.prepare_cached("SELECT kind FROM event WHERE row = ?1")?;
-        let kind: Option<u16> = kind.query_row([hit.row], |row| row.get(0)).optional()?;
+        let mut tagged = self
+            .read
+            .prepare_cached(
+                "SELECT 1 FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
+            )
+            .map_err(StoreError::sqlite)?;
+        let mut kind = self
+            .read
+            .prepare_cached("SELECT kind FROM event WHERE row = ?1")
+            .map_err(StoreError::sqlite)?;
+        let kind: Option<u16> =
+            kind.query_row([hit.row], |row| row.get(0)).optional().map_err(StoreError::sqlite)?;
         let created_at = hit.item.created_at as i64;
         for key in keys {
-            if tagged.exists(params![key.as_bytes(), kind, created_at, hit.item.id])? {
+            if tagged
+                .exists(params![key.as_bytes(), kind, created_at, hit.item.id])
+                .map_err(StoreError::sqlite)?
+            {
                 return Ok(true);
             }
         }
@@ -481,7 +511,11 @@ pub(super) fn each_walk(
     };
     let is_taken = |kind: &&u16| filter.takes_kind(**kind);
     let walked = match source {
-        ScanIndex::Time => each(private_times::walks(read, filter)?.iter(), |sql| walk(sql, &[])),
+        ScanIndex::Time => {
+            each(private_times::walks(read, filter).map_err(StoreError::sqlite)?.iter(), |sql| {
+                walk(sql, &[])
+            })
+        }
         ScanIndex::Ids(ids) => each(ids, |id| walk(BY_ID, &[id])),
         ScanIndex::Kinds(kinds) => {
             each(kinds.iter().filter(is_taken), |kind| walk(BY_KIND, &[kind]))
@@ -549,12 +583,18 @@ fn newest_of_authors(
     let kinds: Vec<Value> = kinds.iter().map(|kind| Value::Integer((*kind).into())).collect();
     let since = filter.since.unwrap_or(0) as i64;
     let until = filter.until.unwrap_or(i64::MAX as u64) as i64;
-    let mut select = read.prepare_cached(NEWEST_OF_AUTHORS)?;
-    let mut rows = select.query(params![Rc::new(authors), Rc::new(kinds), since, until])?;
+    let mut select = read.prepare_cached(NEWEST_OF_AUTHORS).map_err(StoreError::sqlite)?;
+    let mut rows = select
+        .query(params![Rc::new(authors), Rc::new(kinds), since, until])
+        .map_err(StoreError::sqlite)?;
     let mut walks = Vec::new();
-    while let Some(row) = rows.next()? {
-        if let Some(newest) = row.get::<_, Option<i64>>(2)? {
-            walks.push((newest as u64, row.get(0)?, row.get(1)?));
+    while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
+        if let Some(newest) = row.get::<_, Option<i64>>(2).map_err(StoreError::sqlite)? {
+            walks.push((
+                newest as u64,
+                row.get(0).map_err(StoreError::sqlite)?,
+                row.get(1).map_err(StoreError::sqlite)?,
+            ));
         }
     }
     walks.sort_unstable_by_key(|(newest, ..)| Reverse(*newest));
@@ -621,9 +661,9 @@ impl<'filter> KindSpans<'filter> {
         for span in spans {
             let (mut next, last) = (Some(*span.start()), *span.end());
             while let Some(from) = next.filter(|from| *from <= last) {
-                let mut select = read.prepare_cached(next_kind)?;
+                let mut select = read.prepare_cached(next_kind).map_err(StoreError::sqlite)?;
                 let kind = select.query_row(params![key, from, last], |row| row.get::<_, u16>(0));
-                let Some(kind) = kind.optional()? else { break };
+                let Some(kind) = kind.optional().map_err(StoreError::sqlite)? else { break };
                 if filter.takes_kind(kind) && run(kind)?.is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -637,14 +677,22 @@ impl<'filter> KindSpans<'filter> {
 /// How many events there are of each kind.
 pub(super) fn kinds(connection: &Connection) -> Result<Vec<(u16, u64)>, StoreError> {
     let mut select = connection
-        .prepare_cached("SELECT kind, count(*) FROM event INDEXED BY event_kind GROUP BY kind")?;
-    let rows =
-        select.query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
-    Ok(rows.collect::<Result<_, _>>()?)
+        .prepare_cached("SELECT kind, count(*) FROM event INDEXED BY event_kind GROUP BY kind")
+        .map_err(StoreError::sqlite)?;
+    let rows = select
+        .query_map([], |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))
+        .map_err(StoreError::sqlite)?;
+    rows.collect::<Result<_, _>>().map_err(StoreError::sqlite)
 }
 
 fn read_hit(row: &Row<'_>) -> Result<Hit, StoreError> {
-    Ok(Hit { item: Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?), row: row.get(2)? })
+    Ok(Hit {
+        item: Item::new(
+            row.get::<_, i64>(0).map_err(StoreError::sqlite)? as u64,
+            row.get(1).map_err(StoreError::sqlite)?,
+        ),
+        row: row.get(2).map_err(StoreError::sqlite)?,
+    })
 }
 
 #[cfg(test)]

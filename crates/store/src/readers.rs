@@ -2,13 +2,13 @@
 //! them work beside the writer.
 
 use super::apply;
+use super::clock::unix_now;
 use super::commits::Commits;
 use super::newest::{self, Newest, Rest};
 use super::presence::Presence;
 use super::query::{self, Expired, Hit};
 use super::read_gate::ReadGate;
 use super::viewer::View;
-use super::writer::unix_now;
 use super::{
     Deadline, MarkName, PeerTraits, Retention, RetentionWindow, RuleMatches, Selected, Selection,
     StoreError, SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention,
@@ -261,9 +261,9 @@ impl Reader {
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
         let now = unix_now();
         self.read(|read| {
-            let mut found = refused::find(read, peer, ids, now)?;
-            operator::find(read, ids, &mut found)?;
-            retention::find(read, ids, &mut found)?;
+            let mut found = refused::find(read, peer, ids, now).map_err(StoreError::sqlite)?;
+            operator::find(read, ids, &mut found).map_err(StoreError::sqlite)?;
+            retention::find(read, ids, &mut found).map_err(StoreError::sqlite)?;
             Ok(found)
         })
     }
@@ -275,7 +275,7 @@ impl Reader {
     /// When SQLite refuses.
     pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
         let now = unix_now();
-        self.read(|read| Ok(retention::preview(read, retention, now)?))
+        self.read(|read| retention::preview(read, retention, now).map_err(StoreError::sqlite))
     }
 
     /// What the rules of retention that the store goes by keep of a filter now.
@@ -284,7 +284,7 @@ impl Reader {
     /// When SQLite refuses.
     pub fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
         let now = unix_now();
-        self.read(|read| Ok(retention::window(read, filter, now)?))
+        self.read(|read| retention::window(read, filter, now).map_err(StoreError::sqlite))
     }
 
     /// The stored events that an operator means.
@@ -308,7 +308,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
-        self.read(|read| Ok(sync_mark::mark(read, peer, filter)?))
+        self.read(|read| sync_mark::mark(read, peer, filter).map_err(StoreError::sqlite))
     }
 
     /// How `peer` has to be asked.
@@ -316,7 +316,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
-        self.read(|read| Ok(sync_mark::traits(read, peer)?))
+        self.read(|read| sync_mark::traits(read, peer).map_err(StoreError::sqlite))
     }
 }
 
@@ -389,8 +389,10 @@ impl ReadSnapshot<'_> {
         if self.expired_until == 0 {
             return query::items(&self.read, filter, &mut visit);
         }
-        let expired: HashSet<Item> =
-            apply::due(&self.read, 0, self.expired_until)?.into_iter().collect();
+        let expired: HashSet<Item> = apply::due(&self.read, 0, self.expired_until)
+            .map_err(StoreError::sqlite)?
+            .into_iter()
+            .collect();
         query::items(&self.read, filter, &mut |item| {
             if expired.contains(&item) { ControlFlow::Continue(()) } else { visit(item) }
         })
@@ -540,10 +542,10 @@ impl Pool {
             let has_to_end = move || is_to_break_off() || deadline.give_way() || is_to_break_off();
             connection
                 .progress_handler(DEADLINE_STEPS, Some(has_to_end))
-                .map_err(StoreError::from)?;
+                .map_err(StoreError::sqlite)?;
         }
         // Ends where it is dropped; there is nothing to commit.
-        let transaction = connection.unchecked_transaction().map_err(StoreError::from)?;
+        let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
         work(&ReadTransaction::new(&transaction, deadline))
     }
 

@@ -1,14 +1,9 @@
 //! Ids that a sync need not move again, each with a reason and a term: what this store cannot
 //! keep, what a peer has but does not give, what a peer does not take.
 
+use crate::clock::DAY_S;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
-
-/// The most ids that are remembered; those whose term ends first make room.
-const MOST_IDS: i64 = 1_000_000;
-
-/// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
-const MOST_TERM_S: u64 = 31 * 86_400;
 
 /// One id to remember.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +18,13 @@ pub struct RefusedId {
     pub term_s: u64,
 }
 
+impl RefusedId {
+    /// The most ids that a store remembers; those whose term ends first make room.
+    pub const MOST: i64 = 1_000_000;
+    /// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
+    pub const MOST_TERM_S: u64 = 31 * DAY_S;
+}
+
 /// Remembers ids, anew where they are known.
 pub(super) fn remember(
     connection: &Connection,
@@ -31,22 +33,22 @@ pub(super) fn remember(
 ) -> rusqlite::Result<()> {
     connection.execute(
         "DELETE FROM refused WHERE until <= ?1 OR until > ?2",
-        params![now as i64, now.saturating_add(MOST_TERM_S) as i64],
+        params![now as i64, now.saturating_add(RefusedId::MOST_TERM_S) as i64],
     )?;
     let mut insert = connection.prepare_cached(
         "INSERT INTO refused (peer, id, reason, until) VALUES (?1, ?2, ?3, ?4)
          ON CONFLICT DO UPDATE SET reason = excluded.reason, until = excluded.until",
     )?;
     for it in refused {
-        let until = now.saturating_add(it.term_s.min(MOST_TERM_S));
+        let until = now.saturating_add(it.term_s.min(RefusedId::MOST_TERM_S));
         insert.execute(params![it.peer, it.id, it.reason, until as i64])?;
     }
     let count: i64 = connection.query_row("SELECT count(*) FROM refused", [], |row| row.get(0))?;
-    if count > MOST_IDS {
+    if count > RefusedId::MOST {
         connection.execute(
             "DELETE FROM refused WHERE (peer, id) IN
              (SELECT peer, id FROM refused ORDER BY until LIMIT ?1)",
-            [count - MOST_IDS],
+            [count - RefusedId::MOST],
         )?;
     }
     Ok(())
@@ -67,7 +69,7 @@ pub(super) fn find(
         "SELECT reason FROM refused WHERE peer IN ('', ?1) AND id = ?2
          AND until > ?3 AND until <= ?4",
     )?;
-    let latest = now.saturating_add(MOST_TERM_S) as i64;
+    let latest = now.saturating_add(RefusedId::MOST_TERM_S) as i64;
     for id in ids {
         let reason: Option<String> =
             select.query_row(params![peer, id, now as i64, latest], |row| row.get(0)).optional()?;
@@ -114,6 +116,6 @@ mod tests {
         assert_eq!(found("ws://a", 1_000_000_010), [4]);
         assert_eq!(found("ws://a", 150), [0; 0]);
         remember(&connection, &[refused("ws://a", 2, u64::MAX)], 110).unwrap();
-        assert_eq!(found("ws://a", 110 + MOST_TERM_S - 1), [2]);
+        assert_eq!(found("ws://a", 110 + RefusedId::MOST_TERM_S - 1), [2]);
     }
 }

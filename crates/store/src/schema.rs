@@ -239,22 +239,26 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
     // A database of another program is refused as it was found.
     version(&connection, path)?;
-    if connection.is_readonly(rusqlite::MAIN_DB)? {
+    if connection.is_readonly(rusqlite::MAIN_DB).map_err(StoreError::sqlite)? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
     // What a flush has lost must not be moved when the connection closes.
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(StoreError::sqlite)?;
     // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
     // durable; the writer stops for neither. At this level SQLite still flushes in the order that
     // keeps the file whole.
-    connection.execute_batch(&format!(
-        "PRAGMA page_size = {PAGE_BYTES};
+    connection
+        .execute_batch(&format!(
+            "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};"
-    ))?;
+        ))
+        .map_err(StoreError::sqlite)?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
@@ -311,22 +315,28 @@ fn immutable(path: &Path) -> PathBuf {
 
 fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = open(path, flags)?;
-    connection.execute_batch(&format!(
-        "PRAGMA query_only = TRUE;
+    connection
+        .execute_batch(&format!(
+            "PRAGMA query_only = TRUE;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{READER_CACHE_KIB};"
-    ))?;
+        ))
+        .map_err(StoreError::sqlite)?;
     // SQLite opens the log with the first read: what fails there fails here, and not later.
-    connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
+        .map_err(StoreError::sqlite)?;
     Ok(connection)
 }
 
 /// Opens the connection that checkpoints the write-ahead log.
 pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
-    connection.execute_batch("PRAGMA wal_autocheckpoint = 0;")?;
+    connection
+        .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+        .map_err(StoreError::sqlite)?;
+    connection.execute_batch("PRAGMA wal_autocheckpoint = 0;").map_err(StoreError::sqlite)?;
     Ok(connection)
 }
 
@@ -344,11 +354,11 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
         Connection::open_with_flags(path, flags | OpenFlags::SQLITE_OPEN_NO_MUTEX).map_err(
             |source| StoreError::Open { path: path.to_owned(), source: SqliteError(source) },
         )?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
+    connection.busy_timeout(BUSY_TIMEOUT).map_err(StoreError::sqlite)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
-    keep_plans(&connection)?;
+    keep_plans(&connection).map_err(StoreError::sqlite)?;
     // Lists of values as a parameter.
-    rusqlite::vtab::array::load_module(&connection)?;
+    rusqlite::vtab::array::load_module(&connection).map_err(StoreError::sqlite)?;
     Ok(connection)
 }
 
@@ -381,10 +391,12 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
         let begun = version(connection, path)?;
         match MIGRATIONS.get(begun) {
             None => return Ok(()),
-            Some(Sql(_) | SqlAnd(..)) => migrate_at_once(connection, begun)?,
+            Some(Sql(_) | SqlAnd(..)) => {
+                migrate_at_once(connection, begun).map_err(StoreError::sqlite)?
+            }
             Some(InSteps(work)) => {
-                work(connection)?;
-                set_version(connection, begun + 1)?;
+                work(connection).map_err(StoreError::sqlite)?;
+                set_version(connection, begun + 1).map_err(StoreError::sqlite)?;
             }
         }
     }
@@ -425,10 +437,11 @@ fn version(connection: &Connection, path: &Path) -> Result<usize, StoreError> {
     let pragma = |name: &str| -> Result<i32, rusqlite::Error> {
         connection.pragma_query_value(None, name, |row| row.get(0))
     };
-    let version = pragma("user_version")?;
-    let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
-    if tables > 0 && pragma("application_id")? != APPLICATION_ID {
+    let version = pragma("user_version").map_err(StoreError::sqlite)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
+        .map_err(StoreError::sqlite)?;
+    if tables > 0 && pragma("application_id").map_err(StoreError::sqlite)? != APPLICATION_ID {
         return Err(StoreError::NotAStore { path: path.to_owned() });
     }
     let newest = MIGRATIONS.len();

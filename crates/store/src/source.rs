@@ -197,7 +197,7 @@ impl EventSource for Store {
     }
 
     fn wait_until_published(&self) -> Result<(), StoreError> {
-        self.inner.writer.wait_until_published();
+        self.wait_until_published();
         Ok(())
     }
 

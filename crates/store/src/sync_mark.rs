@@ -2,10 +2,6 @@
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// The most pairs of peer and filter, and the most peers, that are remembered; the longest unused
-/// make room.
-const MOST_ROWS: i64 = 10_000;
-
 /// How far a peer is known, for one filter. Times are in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SyncMark {
@@ -13,6 +9,12 @@ pub struct SyncMark {
     pub equal_up_to: Option<u64>,
     /// What was read of a peer without NIP-77.
     pub read: Option<ReadMark>,
+}
+
+impl SyncMark {
+    /// The most pairs of peer and filter, and the most peers, that a store remembers; the longest unused
+    /// make room.
+    pub const MOST: i64 = 10_000;
 }
 
 /// A stretch of `created_at` in which all of a peer's events were read (by REQ), without a gap.
@@ -65,7 +67,7 @@ pub(super) fn remember(
     connection.execute(
         "DELETE FROM sync_mark WHERE (peer, filter) IN
          (SELECT peer, filter FROM sync_mark ORDER BY at DESC LIMIT -1 OFFSET ?1)",
-        [MOST_ROWS],
+        [SyncMark::MOST],
     )?;
     Ok(())
 }
@@ -112,7 +114,7 @@ pub(super) fn remember_traits(
     connection.execute(
         "DELETE FROM sync_peer WHERE peer IN
          (SELECT peer FROM sync_peer ORDER BY at DESC LIMIT -1 OFFSET ?1)",
-        [MOST_ROWS],
+        [SyncMark::MOST],
     )?;
     Ok(())
 }

@@ -29,7 +29,8 @@ pub(crate) fn make(server: &str, name: &str) -> String {
 pub(crate) struct SharedDatabases {
     pub(crate) server: String,
     client: Client,
-    runtime: Runtime,
+    // Taken at the end.
+    runtime: Option<Runtime>,
     names: Mutex<Vec<String>>,
 }
 
@@ -40,21 +41,25 @@ impl SharedDatabases {
             .enable_all()
             .build()
             .unwrap();
-        let client = runtime.block_on(async {
+        let client = beside(&runtime, async {
             let (client, connection) = tokio_postgres::connect(&server, NoTls).await.unwrap();
             tokio::spawn(connection);
             client
         });
-        let databases = Self { server, client, runtime, names: Mutex::default() };
+        let databases = Self { server, client, runtime: Some(runtime), names: Mutex::default() };
         databases.drop_those_of_killed_tests();
         databases
+    }
+
+    fn wait<T: Send>(&self, future: impl Future<Output = T> + Send) -> T {
+        beside(self.runtime.as_ref().unwrap(), future)
     }
 
     /// A name that is this test's from now on.
     pub(crate) fn fresh_name(&self) -> String {
         let name = fresh_name();
         let lock = format!("SELECT pg_advisory_lock(hashtext('{name}'))");
-        self.runtime.block_on(self.client.batch_execute(&lock)).unwrap();
+        self.wait(self.client.batch_execute(&lock)).unwrap();
         self.names.lock().unwrap().push(name.clone());
         name
     }
@@ -64,7 +69,7 @@ impl SharedDatabases {
             "SELECT datname FROM pg_database WHERE datname LIKE '{PREFIX}%'
              AND pg_try_advisory_lock(hashtext(datname))"
         );
-        let rows = self.runtime.block_on(self.client.query(&names, &[])).unwrap();
+        let rows = self.wait(self.client.query(&names, &[])).unwrap();
         rows.iter().for_each(|row| self.drop_database(row.get(0)));
     }
 
@@ -73,7 +78,7 @@ impl SharedDatabases {
         let unlock = format!("SELECT pg_advisory_unlock(hashtext('{name}'))");
         for statement in [drop, unlock] {
             // What cannot be dropped now is left to the next test.
-            let _ = self.runtime.block_on(self.client.batch_execute(&statement));
+            let _ = self.wait(self.client.batch_execute(&statement));
         }
     }
 }
@@ -83,5 +88,13 @@ impl Drop for SharedDatabases {
         for name in self.names.lock().unwrap().drain(..) {
             self.drop_database(&name);
         }
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
+}
+
+/// Waits on a thread beside, so that async tests may.
+fn beside<T: Send>(runtime: &Runtime, future: impl Future<Output = T> + Send) -> T {
+    std::thread::scope(|scope| scope.spawn(|| runtime.block_on(future)).join().unwrap())
 }

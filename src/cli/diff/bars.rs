@@ -93,11 +93,12 @@ fn half(halves: usize, character: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use negsync::store::DAY_S;
     use negsync::sync::Key;
 
     #[test]
     fn bars_grow_from_the_middle_and_nothing_else_has_colour() {
-        let row = |day: u64, have, need| DiffRow { key: Key::Day(day * 86_400), have, need };
+        let row = |day: u64, have, need| DiffRow { key: Key::Day(day * DAY_S), have, need };
         let rows = [row(0, 0, 48), row(1, 1, 0), row(20_000, 24, 3)];
         let plain = table(&rows, By::Day, false);
         let expected = [
@@ -124,7 +125,7 @@ mod tests {
         assert!(text.contains("\n99 ") && !text.contains("\n3 "), "{text}");
         assert!(text.contains("and 40 more"), "{text}");
         let days: Vec<DiffRow> =
-            (0..100).map(|day| DiffRow { key: Key::Day(day * 86_400), have: 2, need: 1 }).collect();
+            (0..100).map(|day| DiffRow { key: Key::Day(day * DAY_S), have: 2, need: 1 }).collect();
         let text = table(&days, By::Day, false);
         assert!(text.lines().nth(1).unwrap().starts_with("older"), "{text}");
         assert!(text.contains("80"), "{text}");

@@ -10,6 +10,7 @@ use crate::metrics::{
 use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::RelayState;
+use crate::store::DAY_S;
 use crate::store::{self, EventStore, Filter, StoreError, unix_now};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +20,6 @@ use std::time::{Duration, Instant};
 const MOST_BARS: u64 = 90;
 /// The fewest days, however young the store is.
 const LEAST_DAYS: u64 = 14;
-const DAY_S: u64 = 86_400;
 /// How old the numbers of each kind may be.
 const KINDS_AGE: Duration = Duration::from_secs(2);
 /// Counting them takes at most one part in so many of the time.

@@ -8,6 +8,7 @@ mod incoming;
 mod neg_total;
 mod outbound;
 mod per_address;
+mod subscribed;
 mod token_bucket;
 
 pub(crate) use client_address::{
@@ -20,6 +21,7 @@ pub(crate) use incoming::{MessageSize, Reservation};
 pub(crate) use neg_total::NegShare;
 pub(crate) use outbound::{OutboundPermit, OutboundRoom};
 pub(crate) use per_address::{Addresses, Full, Place};
+pub(crate) use subscribed::{NoRoom, SubscribedShare};
 
 use crate::config::Config;
 use neg_total::NegTotal;

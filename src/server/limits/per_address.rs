@@ -3,6 +3,7 @@
 use super::client_address::counted_as;
 use super::event_cost::{EventShare, EventsUnderWay, event_cost};
 use super::incoming::{Reservation, Room};
+use super::subscribed::{SubscribedShare, SubscribedTotal};
 use super::token_bucket::{Rate, TokenBucket};
 use crate::config::{Config, ConnectionsConfig, RatesConfig};
 use crate::server::message::ClientMessage;
@@ -21,6 +22,7 @@ pub(crate) struct Addresses {
     // For messages on their way in; as it was configured when the first client came.
     incoming: OnceLock<Room>,
     events: EventsUnderWay,
+    subscribed: SubscribedTotal,
 }
 
 impl Default for Addresses {
@@ -29,6 +31,7 @@ impl Default for Addresses {
             state: Mutex::default(),
             incoming: OnceLock::new(),
             events: EventsUnderWay::in_all(),
+            subscribed: SubscribedTotal::default(),
         }
     }
 }
@@ -44,6 +47,7 @@ struct AddressEntry {
     incoming: Room,
     buckets: Arc<Mutex<AddressBuckets>>,
     events: Arc<EventsUnderWay>,
+    subscribed: SubscribedTotal,
 }
 
 /// What an address may still send.
@@ -83,6 +87,8 @@ pub(crate) struct Place {
     // The address's, and that of all.
     incoming: (Room, Room),
     events: Arc<EventsUnderWay>,
+    // Of the address.
+    subscribed: SubscribedTotal,
 }
 
 impl Addresses {
@@ -104,10 +110,12 @@ impl Addresses {
         }
         entry.connections += 1;
         let (buckets, events) = (Arc::clone(&entry.buckets), Arc::clone(&entry.events));
+        let subscribed = entry.subscribed.clone();
         let in_all = || Room::new(config.incoming_bytes_in_all);
         let incoming = (entry.incoming.clone(), self.incoming.get_or_init(in_all).clone());
         state.connections += 1;
-        Ok(Place { addresses: Arc::clone(self), client, address, buckets, incoming, events })
+        let addresses = Arc::clone(self);
+        Ok(Place { addresses, client, address, buckets, incoming, events, subscribed })
     }
 
     /// Takes what an HTTP request costs, and waits until its address may send it.
@@ -156,7 +164,8 @@ impl AddressEntry {
         let buckets =
             AddressBuckets { events: bucket, queries: bucket, neg: bucket, other: bucket };
         let events = Arc::new(EventsUnderWay::of_an_address());
-        Self { connections: 0, incoming, buckets: Arc::new(Mutex::new(buckets)), events }
+        let buckets = Arc::new(Mutex::new(buckets));
+        Self { connections: 0, incoming, buckets, events, subscribed: SubscribedTotal::default() }
     }
 
     fn is_as_new(&self, now: Instant) -> bool {
@@ -193,6 +202,11 @@ impl Place {
     /// Waits until an event of this cost may be verified and stored.
     pub(crate) async fn event_share(&self, cost: u32) -> EventShare {
         EventShare::take(&self.events, &self.addresses.events, cost).await
+    }
+
+    /// What the connection's subscriptions hold: nothing yet.
+    pub(crate) fn subscribed(&self) -> SubscribedShare {
+        SubscribedShare::new(&self.subscribed, &self.addresses.subscribed)
     }
 
     /// Takes what a message costs. Says what the limit is where its address has sent too many.

@@ -5,7 +5,7 @@
 use super::link::missed;
 use super::probe::PRIVATE_KINDS;
 use super::{Machine, PATIENCE, Work};
-use crate::sync::breakdown::DAY_S;
+use crate::store::DAY_S;
 use crate::sync::filter::{FIRST_EVENTS, Window};
 use crate::sync::message;
 use std::time::Duration;
@@ -110,7 +110,7 @@ impl CountHints {
 impl Stretch {
     /// Whether it is read rather than divided.
     fn is_small(&self) -> bool {
-        let is_a_day = self.last - self.first < DAY_S.get();
+        let is_a_day = self.last - self.first < DAY_S;
         self.first == self.last || (is_a_day && self.theirs.max(self.ours.all) <= FEW_EVENTS)
     }
 

@@ -8,6 +8,7 @@
 //! - `download`, `upload`: moving it, as it becomes known; `second_look`: whether the peer kept it
 //! - `ledger`: what became of each id; `verdict`: what all of it proves
 //! - `answers`: whom a peer's message concerns; `link`: connections that come and go
+//! - `connection`: what is under way on one of them
 //! - `count_hints`: which days to read again, by COUNT (NIP-45)
 //! - `conclusion`: what is to be moved, where our events are known by their ids alone
 //! - `auth` (NIP-42), `probe` (kinds that the peer hides), `live` (events as they come)
@@ -15,6 +16,7 @@
 mod answers;
 mod auth;
 mod conclusion;
+mod connection;
 mod count_hints;
 mod download;
 mod ledger;
@@ -45,21 +47,14 @@ use super::report::{Counts, Progress, Report, STOPPED};
 use crate::config::Direction;
 use crate::metrics::Tally;
 use crate::store::{Filter, PeerTraits, RefusedId, SyncMark};
-use auth::Auth;
-use download::Download;
+use connection::Connection;
 use ledger::{Ledger, Side};
 use link::Link;
-use live::Live;
 use notices::Notices;
-use probe::Probe;
 use reading::Reading;
-use reconciling::Reconciling;
-use second_look::SecondLook;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
-use transfer::Batch;
-use upload::Upload;
 use verdict::Round;
 
 pub use link::Loss;
@@ -194,32 +189,6 @@ pub struct Machine {
     refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
-}
-
-/// What is under way on one connection.
-struct Connection {
-    /// Something was achieved that need not be done again.
-    advanced: bool,
-    subscriptions: u64,
-    auth: Auth,
-    probe: Probe,
-    reconciling: Reconciling,
-    download: Download,
-    upload: Upload,
-    second_look: SecondLook,
-    live: Live,
-    /// Nothing new is begun before.
-    not_before: Option<Duration>,
-    heard: Duration,
-    /// When a question was last answered, or given up.
-    answered_at: Duration,
-    pinged: bool,
-    /// Events that nobody asked for, or not so often.
-    needless: u32,
-    /// Messages that answer nothing, within the minute that began at the second field.
-    idle_frames: (u32, Duration),
-    batch: Option<Batch>,
-    arriving_bytes: usize,
 }
 
 impl Machine {
@@ -502,30 +471,6 @@ impl Machine {
         self.silences = 0;
         self.on.idle_frames.0 = 0;
         self.on.answered_at = self.now.at;
-    }
-}
-
-impl Connection {
-    fn new(information: &Information, now: Now) -> Self {
-        Self {
-            advanced: false,
-            subscriptions: 0,
-            auth: Auth::default(),
-            probe: Probe::default(),
-            reconciling: Reconciling::default(),
-            download: Download::new(information),
-            upload: Upload::default(),
-            second_look: SecondLook::default(),
-            live: Live::default(),
-            not_before: None,
-            heard: now.at,
-            answered_at: now.at,
-            pinged: false,
-            needless: 0,
-            idle_frames: (0, now.at),
-            batch: None,
-            arriving_bytes: 0,
-        }
     }
 }
 

@@ -140,13 +140,15 @@ impl HeldItems {
     ) -> Result<(), StoreError> {
         let mut visible = BTreeMap::new();
         let mut unseen = HashSet::new();
-        self.schema.rows(look.moment, &Wanted::Seconds(from, to), &mut |row| {
-            if row.is_public(look.now) {
-                visible.insert(row.item, row);
-            } else {
-                unseen.insert(row.item);
-            }
-        })?;
+        self.schema
+            .rows(look.moment, &Wanted::Seconds(from, to), &mut |row| {
+                if row.is_public(look.now) {
+                    visible.insert(row.item, row);
+                } else {
+                    unseen.insert(row.item);
+                }
+            })
+            .map_err(StoreError::sqlite)?;
         let mut gone = Vec::new();
         look.listener.held(from, to, &mut |item| {
             if visible.remove(&item).is_none() {
@@ -162,7 +164,9 @@ impl HeldItems {
         }
         visible.retain(|item, _| !touched.added.contains(item));
         for row in visible.into_values() {
-            if let Some(event) = self.schema.event(look.moment, row.row)? {
+            if let Some(event) =
+                self.schema.event(look.moment, row.row).map_err(StoreError::sqlite)?
+            {
                 // It was there, and not shown.
                 self.rows_unseen -= 1;
                 self.add(look, &row, event, touched);
@@ -185,7 +189,8 @@ impl HeldItems {
             }
             end = run.from.saturating_sub(1);
         }
-        self.rows_unseen = self.schema.count(look.moment)?.saturating_sub(self.items);
+        self.rows_unseen =
+            self.schema.count(look.moment).map_err(StoreError::sqlite)?.saturating_sub(self.items);
         let cost = began.elapsed();
         let count_due = self.comparisons.count_due;
         self.comparisons = Comparisons { count_due, ..Comparisons::after(cost) };
@@ -213,17 +218,19 @@ impl HeldItems {
             }
         });
         runs.push(run);
-        if let Some((first, last)) = self.schema.ends(look.moment)? {
-            self.schema.rows(look.moment, &Wanted::Rows(first, last), &mut |row| {
-                let place = runs.partition_point(|run| run.from <= row.item.created_at);
-                let run = place.checked_sub(1).and_then(|place| runs.get_mut(place));
-                if let Some(run) = run
-                    && row.is_public(look.now)
-                    && !touched.added.contains(&row.item)
-                {
-                    count(&mut run.shown, hasher.hash_one(row.item));
-                }
-            })?;
+        if let Some((first, last)) = self.schema.ends(look.moment).map_err(StoreError::sqlite)? {
+            self.schema
+                .rows(look.moment, &Wanted::Rows(first, last), &mut |row| {
+                    let place = runs.partition_point(|run| run.from <= row.item.created_at);
+                    let run = place.checked_sub(1).and_then(|place| runs.get_mut(place));
+                    if let Some(run) = run
+                        && row.is_public(look.now)
+                        && !touched.added.contains(&row.item)
+                    {
+                        count(&mut run.shown, hasher.hash_one(row.item));
+                    }
+                })
+                .map_err(StoreError::sqlite)?;
         }
         Ok(runs)
     }
@@ -240,7 +247,7 @@ impl HeldItems {
         if !is_odd && began < self.comparisons.count_due {
             return Ok(());
         }
-        let rows = self.schema.count(look.moment)?;
+        let rows = self.schema.count(look.moment).map_err(StoreError::sqlite)?;
         self.comparisons.count_due = Instant::now() + began.elapsed() * COUNT_SHARE;
         if rows != self.items.saturating_add(self.rows_unseen) {
             self.compare_all(look, touched)?;

@@ -100,15 +100,15 @@ impl Follower {
         let now = unix_now();
         let metadata = metadata(path)?;
         let connection = open(path)?;
-        let transaction = connection.unchecked_transaction()?;
+        let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
         check(schema, &transaction, path)?;
-        let data_version = pragma(&transaction, "data_version")?;
-        let schema_version = pragma(&transaction, "schema_version")?;
-        let rows = schema.count(&transaction)?;
+        let data_version = pragma(&transaction, "data_version").map_err(StoreError::sqlite)?;
+        let schema_version = pragma(&transaction, "schema_version").map_err(StoreError::sqlite)?;
+        let rows = schema.count(&transaction).map_err(StoreError::sqlite)?;
         let mut recent = VecDeque::new();
         let mut scanned = Scanned::default();
-        if let Some((first, last)) = schema.ends(&transaction)? {
-            recent = newest_rows(schema, &transaction, last)?;
+        if let Some((first, last)) = schema.ends(&transaction).map_err(StoreError::sqlite)? {
+            recent = newest_rows(schema, &transaction, last).map_err(StoreError::sqlite)?;
             let middle = first.midpoint(last);
             // The older half at another moment, a little later: what is written in between is
             // read again, because it is newer than `data_version`.
@@ -116,7 +116,8 @@ impl Follower {
             let room = usize::try_from(rows).unwrap_or_default();
             let (older, newer) = std::thread::scope(|scope| {
                 let scan_older = || -> Result<Scanned, StoreError> {
-                    Ok(Scanned::of(schema, &open(path)?, first, middle, now, room)?)
+                    Scanned::of(schema, &open(path)?, first, middle, now, room)
+                        .map_err(StoreError::sqlite)
                 };
                 let thread = std::thread::Builder::new().spawn_scoped(scope, scan_older);
                 let second = middle.saturating_add(1);
@@ -128,7 +129,7 @@ impl Follower {
                 (older, newer)
             });
             scanned = older?;
-            let newer = newer?;
+            let newer = newer.map_err(StoreError::sqlite)?;
             scanned.items.extend(newer.items);
             scanned.expiring.extend(newer.expiring);
             scanned.addresses.extend(newer.addresses);
@@ -139,7 +140,8 @@ impl Follower {
         // Overwritten while it was read, unless a commit explains it: two halves of two contents.
         let is_written = self::written(&now) != written;
         if file_id(&now) != file
-            || is_written && pragma(&connection, "data_version")? == data_version
+            || is_written
+                && pragma(&connection, "data_version").map_err(StoreError::sqlite)? == data_version
         {
             return Err(StoreError::Rewritten { path: path.to_owned() });
         }
@@ -164,7 +166,8 @@ impl Follower {
 
     /// Whether something was written since the last look.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
-        Ok(pragma(&self.connection, "data_version")? != self.known.data_version)
+        Ok(pragma(&self.connection, "data_version").map_err(StoreError::sqlite)?
+            != self.known.data_version)
     }
 
     /// Makes known what was written, and what has expired, since the last look.
@@ -186,7 +189,7 @@ impl Follower {
             return Ok(());
         }
         // Ends where it is dropped; there is nothing to commit.
-        let moment = self.connection.unchecked_transaction()?;
+        let moment = self.connection.unchecked_transaction().map_err(StoreError::sqlite)?;
         self.known.look(&DatabaseComparison { moment: &moment, listener, now }, is_compared)
     }
 
@@ -195,11 +198,18 @@ impl Follower {
     fn begin_afresh(&mut self) -> Result<(), StoreError> {
         let known = &mut self.known;
         let fresh = open(&known.path)?;
-        let data_version = pragma(&fresh, "data_version")?;
-        let last = known.schema.ends(&fresh)?.map_or(i64::MIN, |(_, last)| last);
-        let is_same = newest_rows(&known.schema, &fresh, last)? == known.recent;
+        let data_version = pragma(&fresh, "data_version").map_err(StoreError::sqlite)?;
+        let last = known
+            .schema
+            .ends(&fresh)
+            .map_err(StoreError::sqlite)?
+            .map_or(i64::MIN, |(_, last)| last);
+        let is_same =
+            newest_rows(&known.schema, &fresh, last).map_err(StoreError::sqlite)? == known.recent;
         // A commit in the meantime explains everything, to this connection too.
-        if pragma(&self.connection, "data_version")? != known.data_version {
+        if pragma(&self.connection, "data_version").map_err(StoreError::sqlite)?
+            != known.data_version
+        {
             return Ok(());
         }
         if !is_same {
@@ -218,8 +228,8 @@ impl KnownRows {
 
     /// As [`Follower::catch_up`], on the database as it is at one moment.
     fn look(&mut self, look: &DatabaseComparison<'_>, is_compared: bool) -> Result<(), StoreError> {
-        let data_version = pragma(look.moment, "data_version")?;
-        let schema_version = pragma(look.moment, "schema_version")?;
+        let data_version = pragma(look.moment, "data_version").map_err(StoreError::sqlite)?;
+        let schema_version = pragma(look.moment, "schema_version").map_err(StoreError::sqlite)?;
         if schema_version != self.schema_version {
             check(&self.schema, look.moment, &self.path)?;
             self.schema_version = schema_version;
@@ -263,16 +273,18 @@ impl KnownRows {
     ) -> Result<u64, StoreError> {
         let moment = look.moment;
         let first = self.recent.front().map_or(i64::MIN, |(row, _)| *row);
-        let ends = self.schema.ends(moment)?;
+        let ends = self.schema.ends(moment).map_err(StoreError::sqlite)?;
         let last = ends.map_or(i64::MIN, |(_, last)| last);
         let known = self.recent.back().map_or(0, |(row, _)| *row);
         if last.saturating_sub(known) > MOST_NEW_ROWS {
             return Err(self.rewritten());
         }
         let mut rows = Vec::new();
-        self.schema.rows_and_addresses(moment, first, last, &mut |row, addresses| {
-            rows.push((row, addresses.to_vec()));
-        })?;
+        self.schema
+            .rows_and_addresses(moment, first, last, &mut |row, addresses| {
+                rows.push((row, addresses.to_vec()));
+            })
+            .map_err(StoreError::sqlite)?;
         let mut gone: BTreeMap<i64, Item> = self.recent.iter().copied().collect();
         rows.retain(|(row, _)| {
             let is_known = gone.get(&row.row) == Some(&row.item);
@@ -290,7 +302,7 @@ impl KnownRows {
         for (row, addresses) in rows {
             self.take(look, &row, &addresses, touched)?;
         }
-        self.recent = newest_rows(&self.schema, moment, last)?;
+        self.recent = newest_rows(&self.schema, moment, last).map_err(StoreError::sqlite)?;
         Ok(new_rows)
     }
 
@@ -317,7 +329,8 @@ impl KnownRows {
             self.held.rows_unseen += 1;
             return Ok(());
         }
-        let Some(event) = self.schema.event(look.moment, row.row)? else {
+        let Some(event) = self.schema.event(look.moment, row.row).map_err(StoreError::sqlite)?
+        else {
             self.held.rows_unseen += 1;
             return Ok(());
         };
@@ -338,10 +351,12 @@ impl KnownRows {
             return Ok(());
         }
         let ids: Vec<[u8; 32]> = touched.deleted.iter().copied().collect();
-        self.schema.rows(look.moment, &Wanted::Ids(&ids), &mut |row| {
-            touched.deleted.remove(&row.item.id);
-            touched.seconds.insert(row.item.created_at);
-        })?;
+        self.schema
+            .rows(look.moment, &Wanted::Ids(&ids), &mut |row| {
+                touched.deleted.remove(&row.item.id);
+                touched.seconds.insert(row.item.created_at);
+            })
+            .map_err(StoreError::sqlite)?;
         if self.schema.removes_deleted && !touched.deleted.is_empty() {
             // Where they were is known to the set alone.
             look.listener.held(0, u64::MAX, &mut |item| {
@@ -369,7 +384,7 @@ fn newest_rows(
 
 fn check(schema: &Schema, connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let unknown = |reason| StoreError::UnknownSchema { path: path.to_owned(), reason };
-    (schema.check)(connection)?.map_err(unknown)
+    (schema.check)(connection).map_err(StoreError::sqlite)?.map_err(unknown)
 }
 
 fn pragma(connection: &Connection, name: &str) -> rusqlite::Result<i64> {

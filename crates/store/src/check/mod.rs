@@ -72,7 +72,7 @@ impl CheckReport {
                 self.find_damage(&error);
                 Ok(())
             }
-            done => Ok(done?),
+            done => Ok(done.map_err(StoreError::sqlite)?),
         }
     }
 
@@ -98,7 +98,7 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckRep
     };
     schema::check_version(&connection, path)?;
     // What follows is of one moment, whatever a relay writes meanwhile.
-    let transaction = connection.unchecked_transaction()?;
+    let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
     let pass = file(&transaction, &mut checked);
     checked.settle(pass)?;
     let verifier = Verifier::start()?;

@@ -1,8 +1,8 @@
 //! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
 
 use super::{CheckReport, Examined, Finding};
+use crate::clock::unix_now;
 use crate::sqlite_error;
-use crate::writer::unix_now;
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
 use negsync_nostr::hex;

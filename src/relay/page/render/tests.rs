@@ -2,11 +2,11 @@ use super::super::facts::Span;
 use super::*;
 use crate::metrics::{DayDiffers, DriftLook, LastSync, PeerStatus, Tally, Verdict};
 use crate::plot::Days;
+use crate::store::DAY_S;
 use serde_json::json;
 use std::sync::Arc;
 
 const NOW: u64 = 1_767_225_600;
-const DAY_S: u64 = 86_400;
 
 fn facts(peers: Vec<PeerStatus>) -> Facts {
     let days = Days::new(NOW - 20 * DAY_S, NOW, 90);

@@ -1,5 +1,6 @@
 //! Numbers, times and names as people read them.
 
+use crate::store::DAY_S;
 use crate::utc;
 
 /// The keys of NIP-11's `limitation`: what they are called, and their unit.
@@ -60,7 +61,7 @@ pub(super) fn ago(second: u64, now: u64) -> String {
         0..60 => "just now".to_owned(),
         60..7_200 => format!("{} min ago", passed / 60),
         7_200..172_800 => format!("{} h ago", passed / 3_600),
-        _ => format!("{} days ago", grouped(passed / 86_400)),
+        _ => format!("{} days ago", grouped(passed / DAY_S)),
     }
 }
 

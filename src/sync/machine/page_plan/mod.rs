@@ -5,9 +5,14 @@
 //! next page. A second that may hold more than a page is split by kind, then by author. What no
 //! split can prove is a [`Unseen`] gap.
 
+mod page;
+mod split;
+
+pub use page::Unseen;
+pub(crate) use page::{Hint, Page, PageEvent, ShownPart};
+
 use super::Id;
 use crate::sync::filter::{PeerFilter, Window};
-use serde::Serialize;
 use std::collections::{BTreeSet, HashSet};
 
 /// The most values in one list of a filter; some relays answer longer ones with nothing.
@@ -16,81 +21,13 @@ pub(crate) const MOST_VALUES: usize = 500;
 const FEW_VALUES: usize = 8;
 /// A page of so few events was not cut: a peer that is seen to cut so is left unread.
 const UNCUT_EVENTS: usize = 2;
-/// The most seconds that are split; further ones are gaps.
-const MOST_SPLIT_SECONDS: u32 = 64;
 /// The most authors that are remembered, to ask for one by one.
 const MOST_AUTHORS: usize = 5_000;
-/// The most authors of one part of a second.
-const AUTHORS_PER_PART: usize = 50;
 /// The most gaps that are named.
 const MOST_GAPS: usize = 100;
 /// Events that a closing question shows may be older than the reading by so much: they were on
 /// their way to the peer.
 const LATE_S: u64 = 60;
-
-/// What an EOSE says beside that it is one (NIP-67).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Hint {
-    None,
-    Finish,
-    More,
-}
-
-/// An event of a page, as much of it as can be read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PageEvent {
-    pub(crate) id: Id,
-    pub(crate) created_at: u64,
-    pub(crate) kind: u16,
-    pub(crate) pubkey: [u8; 32],
-    /// Whether it was sent to the peer by this sync.
-    pub(crate) is_ours: bool,
-}
-
-/// A page in the order in which it came.
-#[derive(Debug, Clone)]
-pub(crate) struct Page {
-    pub(crate) events: Vec<PageEvent>,
-    pub(crate) hint: Hint,
-    /// Events that do not match what was asked for.
-    pub(crate) foreign: u64,
-}
-
-/// A stretch of time, perhaps of one kind only, that the peer did not show completely.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Unseen {
-    /// The first second; none where there is no first.
-    pub since: Option<u64>,
-    /// The last second; none where there is no last.
-    pub until: Option<u64>,
-    /// The kind; none for all kinds of the filter.
-    pub kind: Option<u16>,
-    /// Why it was not seen.
-    pub why: &'static str,
-}
-
-impl std::fmt::Display for Unseen {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match (self.since, self.until) {
-            (Some(since), Some(until)) if since == until => write!(f, "second {since}")?,
-            (Some(since), Some(until)) => write!(f, "seconds {since} to {until}")?,
-            (Some(since), None) => write!(f, "since {since}")?,
-            (None, Some(until)) => write!(f, "up to {until}")?,
-            (None, None) => f.write_str("anything")?,
-        }
-        if let Some(kind) = self.kind {
-            write!(f, ", kind {kind}")?;
-        }
-        write!(f, ": {}", self.why)
-    }
-}
-
-/// A part of the filter of which the peer has shown everything, with all ids that it holds.
-#[derive(Debug)]
-pub(crate) struct ShownPart {
-    pub(crate) filter: PeerFilter,
-    pub(crate) theirs: HashSet<Id>,
-}
 
 /// A part that is still to be read.
 #[derive(Debug, Clone)]
@@ -414,108 +351,6 @@ impl PagePlan {
         hint == Hint::More || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
     }
 
-    fn split_time(&mut self, part: Part, events: &[PageEvent]) {
-        let mut times: Vec<u64> = events.iter().map(|event| event.created_at).collect();
-        times.sort_unstable();
-        let (first, last) = (times[0], times[times.len() - 1]);
-        let (since, until) = (part.window.since, part.window.until);
-        if since == until && since.is_some() {
-            return self.split_second(part, first, events);
-        }
-        let cuts = if first == last {
-            vec![first, first.saturating_add(1)]
-        } else {
-            let middle = times[times.len() / 2];
-            vec![if middle > first { middle } else { middle + 1 }]
-        };
-        let mut from = since;
-        for cut in cuts {
-            let window = Window { since: from, until: cut.checked_sub(1) };
-            if cut > 0 {
-                self.push(part.filter.clone(), window, Level::Time, HashSet::new());
-            }
-            from = Some(cut);
-        }
-        self.push(part.filter, Window { since: from, until }, Level::Time, HashSet::new());
-    }
-
-    /// A second that may hold more than a page is read by kinds; one of a kind, by authors.
-    fn split_second(&mut self, part: Part, second: u64, events: &[PageEvent]) {
-        let window = Window { since: Some(second), until: Some(second) };
-        let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
-        match &part.level {
-            Level::Time => {
-                self.split_seconds += 1;
-                if self.split_seconds > MOST_SPLIT_SECONDS {
-                    return self.gap(window, None, "too many seconds that hold more than a page");
-                }
-                let kinds = part.filter.parsed().kinds.clone();
-                let kinds = kinds.unwrap_or_else(|| (0..=u16::MAX).collect());
-                self.split_kinds(&part.filter, window, kinds.into_iter().collect(), &seen);
-            }
-            Level::Kinds(kinds) if kinds.len() > 1 => {
-                self.split_kinds(&part.filter, window, kinds.iter().copied().collect(), &seen);
-            }
-            Level::Kinds(kinds) => {
-                let kind = kinds.first().copied();
-                self.split_authors(&part.filter, window, kind);
-            }
-            Level::Authors => {
-                let authors = part.filter.parsed().authors.clone().unwrap_or_default();
-                let authors: Vec<[u8; 32]> = authors.into_iter().collect();
-                if authors.len() <= 1 {
-                    let kind = seen.first().copied();
-                    return self.gap(window, kind, "one author has more events than a page");
-                }
-                self.push_authors(&part.filter, window, &authors, authors.len().div_ceil(2));
-            }
-        }
-    }
-
-    fn split_kinds(
-        &mut self,
-        filter: &PeerFilter,
-        window: Window,
-        kinds: BTreeSet<u16>,
-        seen: &BTreeSet<u16>,
-    ) {
-        let (alone, rest): (Vec<u16>, Vec<u16>) =
-            kinds.into_iter().partition(|kind| seen.contains(kind));
-        let most = if rest.len() > MOST_VALUES { MOST_VALUES } else { rest.len().max(1) };
-        let parts =
-            rest.chunks(most).map(<[u16]>::to_vec).chain(alone.into_iter().map(|k| vec![k]));
-        for kinds in parts {
-            let narrow = filter.with_kinds(&kinds);
-            self.push(narrow, window, Level::Kinds(kinds), HashSet::new());
-        }
-    }
-
-    /// By authors all is read where the filter names them; else the second is a gap, of which the
-    /// authors that are known are read.
-    fn split_authors(&mut self, filter: &PeerFilter, window: Window, kind: Option<u16>) {
-        let named = filter.parsed().authors.clone();
-        let authors: Vec<[u8; 32]> = match named {
-            Some(authors) => authors.into_iter().collect(),
-            None => {
-                self.gap(window, kind, "one second holds more events of one kind than a page");
-                self.authors.iter().copied().collect()
-            }
-        };
-        self.push_authors(filter, window, &authors, AUTHORS_PER_PART);
-    }
-
-    fn push_authors(
-        &mut self,
-        filter: &PeerFilter,
-        window: Window,
-        authors: &[[u8; 32]],
-        most: usize,
-    ) {
-        for authors in authors.chunks(most.max(1)) {
-            self.push(filter.with_authors(authors), window, Level::Authors, HashSet::new());
-        }
-    }
-
     /// A filter with a limit is read until it is full, and compared as a whole.
     fn take_limited(&mut self, part: Part, page: Page) -> Option<ShownPart> {
         let limit = self.filter.parsed().limit.unwrap_or(usize::MAX);
@@ -609,15 +444,15 @@ impl PagePlan {
     }
 }
 
-fn shown(part: &Part, window: Window, events: &[PageEvent]) -> ShownPart {
-    let theirs = events.iter().map(|event| event.id).chain(part.carry.iter().copied()).collect();
-    ShownPart { filter: part.filter.within(window), theirs }
-}
-
 fn oldest(events: &[PageEvent]) -> Option<u64> {
     events.iter().map(|event| event.created_at).min()
 }
 
 fn is_newest_first(events: &[PageEvent]) -> bool {
     events.is_sorted_by(|one, next| one.created_at >= next.created_at)
+}
+
+fn shown(part: &Part, window: Window, events: &[PageEvent]) -> ShownPart {
+    let theirs = events.iter().map(|event| event.id).chain(part.carry.iter().copied()).collect();
+    ShownPart { filter: part.filter.within(window), theirs }
 }

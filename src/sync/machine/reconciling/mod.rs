@@ -1,14 +1,13 @@
 //! Finding out what differs (NIP-77), window by window.
 
+mod refusals;
+
 use super::download::MOST_QUEUED_IDS;
 use super::link::missed;
-use super::notices::as_rate_limit;
 use super::work::Opening;
 use super::{By, Done, Id, Items, Machine, Work};
-use crate::prefix::Prefix;
 use crate::reconcile::{Difference, InitiatorError, Rule};
-use crate::store::PeerTraits;
-use crate::sync::breakdown::{Breakdown, DAY_S, ToLookUp};
+use crate::sync::breakdown::{BUCKET_S, Breakdown, ToLookUp};
 use crate::sync::filter::{PeerFilter, Window};
 use crate::sync::message;
 use crate::sync::report::Method;
@@ -17,25 +16,10 @@ use std::time::Duration;
 
 /// How long a peer may take over an answer that has given one before.
 const NEXT_ANSWER: Duration = Duration::from_secs(10);
-/// How long a NOTICE that says nothing of a refusal may be the last word before the first answer.
-const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
-/// How often a window is tried that the peer puts off.
-const MOST_FAILURES: u32 = 5;
-/// The same for an error that comes in place of the first answer.
-const MOST_FIRST_ERRORS: u32 = 1;
-/// How long to wait after that.
-const PUT_OFF: Duration = Duration::from_secs(2);
 /// After so many NEG-MSGs without an answer a peer is read that has never answered one.
 const MOST_NEG_SILENCES: u32 = 2;
-/// After so many windows in a row that are too large for the peer, however small, the rest is read.
-const MOST_TOO_LARGE: u32 = 1_000;
 /// How much of what is newest is asked for at once, beside the first question.
 const MOST_AHEAD: usize = 2_000;
-/// For how long a peer is read without trying NIP-77 again: one that refused, one that said
-/// nothing.
-const REFUSED_TERM_S: u64 = 86_400;
-const SILENT_TERM_S: u64 = 3_600;
-
 /// The windows to reconcile and the one under way.
 #[derive(Debug, Default)]
 pub(super) struct Reconciling {
@@ -154,7 +138,7 @@ impl Machine {
     fn open(&mut self, whole: PeerFilter, window: Window) {
         let filter = whole.within(window);
         let filter_bytes = serde_json::Value::Object(filter.json().clone()).to_string().len();
-        let time_bucket_s = (self.settings.by == Some(By::Day)).then_some(DAY_S);
+        let time_bucket_s = (self.settings.by == Some(By::Day)).then_some(BUCKET_S);
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
         let number = self.connections << 32 | self.on.reconciling.sessions;
@@ -305,49 +289,6 @@ impl Machine {
         }
     }
 
-    /// NIP-77, Error message.
-    pub(super) fn neg_err(&mut self, text: &str, cap: Option<u64>) {
-        let Some(session) = self.on.reconciling.take_waiting() else { return };
-        self.answered();
-        let window = session.window;
-        let prefix = message::prefix(text);
-        if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
-            self.on.reconciling.was_answered = true;
-            self.on.reconciling.too_large += 1;
-            if self.on.reconciling.too_large >= MOST_TOO_LARGE
-                || self.settings.filter.parsed().limit.is_some()
-            {
-                self.begin_work(Work::Forget { session: session.number });
-                return self.read_from_now_on("every set is too large for it", false);
-            }
-            self.on.reconciling.stage = Stage::Dividing(session.filter);
-            self.begin_work(Work::Divide { session: session.number, window, cap });
-            return;
-        }
-        self.begin_work(Work::Forget { session: session.number });
-        if prefix == Some(Prefix::AuthRequired) {
-            self.on.reconciling.windows.push_front((session.filter, window));
-            self.auth_required(text);
-            return;
-        }
-        self.on.reconciling.failures += 1;
-        // An error in place of the first answer may mean that the verb is unknown.
-        let most = match prefix {
-            Some(Prefix::RateLimited) => MOST_FAILURES,
-            Some(Prefix::Error | Prefix::Closed) if self.on.reconciling.was_answered => {
-                MOST_FAILURES
-            }
-            Some(Prefix::Error | Prefix::Closed) => MOST_FIRST_ERRORS,
-            _ => 0,
-        };
-        if self.on.reconciling.failures <= most {
-            self.on.reconciling.windows.push_front((session.filter, window));
-            self.on.not_before = Some(self.now.at + PUT_OFF);
-            return;
-        }
-        self.read_from_now_on(text, true);
-    }
-
     /// A window that is too large for the peer becomes several; a single second is read.
     pub(super) fn divided(&mut self, window: Window, parts: Option<Vec<Window>>) {
         let filter = match std::mem::take(&mut self.on.reconciling.stage) {
@@ -371,85 +312,6 @@ impl Machine {
                 self.on.reconciling.windows.push_front((filter, window));
                 self.read_from_now_on(why, false);
             }
-        }
-    }
-
-    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
-    pub(super) fn reconciling_put_off(&mut self, text: &str) -> bool {
-        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
-        if waits {
-            self.neg_err(&as_rate_limit(text), None);
-        }
-        waits
-    }
-
-    /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
-    pub(super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
-        let is_first = self.on.reconciling.is_first_unanswered();
-        if !is_first && !refuses {
-            return false;
-        }
-        if is_first && refuses {
-            self.read_from_now_on(text, true);
-            return true;
-        }
-        let soon = self.now.at + AFTER_NOTICE;
-        if let Stage::Waiting(_, deadline) = &mut self.on.reconciling.stage {
-            *deadline = deadline.map(|at| at.min(soon));
-        }
-        false
-    }
-
-    /// CLOSED in place of an answer. Returns whether it was.
-    pub(super) fn neg_closed(&mut self, subscription: &str, text: &str) -> bool {
-        if !self.on.reconciling.is_about(subscription) {
-            return false;
-        }
-        if message::prefix(text) == Some(Prefix::AuthRequired) {
-            self.neg_err(text, None);
-        } else {
-            self.answered();
-            self.read_from_now_on(text, true);
-        }
-        true
-    }
-
-    /// The peer does not reconcile: all is read. One that `refused` is not asked again for long.
-    pub(super) fn read_from_now_on(&mut self, reason: &str, refused: bool) {
-        if self.reads {
-            return;
-        }
-        self.note(format!("the peer does not reconcile ({reason}); reading its events instead"));
-        self.reads = true;
-        self.report.method = Method::Req;
-        if let Some(session) = self.on.reconciling.take_session() {
-            self.begin_work(Work::Forget { session: session.number });
-        }
-        let was_answered = self.on.reconciling.was_answered;
-        self.on.reconciling.windows.clear();
-        self.on.reconciling.unsettled_items = 0;
-        if !was_answered {
-            let term_s = if refused { REFUSED_TERM_S } else { SILENT_TERM_S };
-            let until = self.now.unix_s.saturating_add(term_s);
-            self.traits.without_negentropy = Some((until, reason.to_owned()));
-            self.remember_traits();
-        }
-        if self.round.is_some() {
-            self.read_this_round();
-        }
-    }
-
-    /// An answer that came after the peer was given up: it does reconcile, only late.
-    pub(super) fn late_answer(&mut self) {
-        if self.reads && self.traits.without_negentropy.take().is_some() {
-            self.remember_traits();
-        }
-    }
-
-    pub(super) fn remember_traits(&mut self) {
-        if !self.settings.dry_run {
-            let traits: PeerTraits = self.traits.clone();
-            self.begin_work(Work::RememberTraits(traits));
         }
     }
 

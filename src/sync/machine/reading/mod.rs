@@ -1,18 +1,20 @@
 //! A peer that does not reconcile is read: all that matches, newest first, page by page (NIP-01,
 //! REQ). What is ours and not on the pages is what the peer lacks.
 
+mod count;
+mod marks;
+
 use super::count_hints::CountHints;
 use super::ledger::{IdState, Side};
 use super::link::{MOST_SILENCE, missed};
 use super::page_plan::{Hint, Page, PageEvent, PagePlan, Unseen};
-use super::verdict::Round;
-use super::work::read_mark;
 use super::{Asked, Fate, Id, Loss, Machine, Seen, Settled, Work};
 use crate::prefix::Prefix;
 use crate::sync::breakdown::{Breakdown, Rows};
 use crate::sync::filter::Window;
 use crate::sync::message;
 use crate::sync::reason::Reason;
+use count::CountState;
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,14 +60,6 @@ pub(super) struct Reading {
     /// Asked because no page showed anything.
     count: CountState,
     pub(super) hints: CountHints,
-}
-
-#[derive(Debug, Default, PartialEq, Eq)]
-enum CountState {
-    #[default]
-    Unasked,
-    Asked(String, Option<Duration>),
-    Answered,
 }
 
 #[derive(Debug)]
@@ -293,57 +287,6 @@ impl Machine {
         true
     }
 
-    /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
-    fn ask_count(&mut self) {
-        let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished);
-        if self.reading.count != CountState::Unasked || is_finished {
-            return;
-        }
-        let is_done = self.reading.plan.as_ref().is_some_and(PagePlan::is_done);
-        if !is_done || !self.reading.showed_nothing() || !self.reading.is_whole || self.working > 0
-        {
-            return;
-        }
-        let is_open = |round: &Round| round.opened > 0 || (self.over_ids && !round.is_concluded);
-        if self.round.as_ref().is_some_and(is_open) {
-            // What is sent has to show in another round.
-            return;
-        }
-        let subscription = self.subscription();
-        let since = Some(self.asked_since()).filter(|since| *since > 0);
-        let filter = &self.settings.filter;
-        let filter = filter.within(Window { since, ..filter.window() });
-        self.send(message::count(&subscription, &filter));
-        let deadline = Some(self.now.at + super::PATIENCE);
-        self.reading.count = CountState::Asked(subscription, deadline);
-    }
-
-    /// COUNT, or what a peer says to it that does not know it.
-    pub(super) fn counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
-        if self.hint_counted(subscription, count) {
-            return true;
-        }
-        let is_it =
-            matches!(&self.reading.count, CountState::Asked(name, _) if name == subscription);
-        if is_it {
-            self.answered();
-            self.take_count(count);
-        }
-        is_it
-    }
-
-    fn take_count(&mut self, count: Option<u64>) {
-        self.reading.count = CountState::Answered;
-        let window = self.settings.filter.window();
-        if let Some(plan) = &mut self.reading.plan {
-            match count {
-                Some(0) => {}
-                Some(_) => plan.gap(window, None, "the peer counts events and shows none"),
-                None => plan.gap(window, None, "the peer showed no event, which proves nothing"),
-            }
-        }
-    }
-
     /// An event of a page, in the order in which they come.
     pub(super) fn page_event(&mut self, subscription: &str, json: &str) {
         let until = self.patience();
@@ -525,43 +468,6 @@ impl Machine {
             let (filter, theirs) = (shown.filter, shown.theirs);
             self.begin_work(Work::Compare { filter, theirs, by: self.settings.by });
         }
-    }
-
-    /// Writes down how far the peer was read, once all that it showed is dealt with.
-    pub(super) fn save_mark(&mut self) {
-        if self.working > 0 || !self.on.upload.is_idle() || self.on.batch.is_some() {
-            return;
-        }
-        let Some(plan) = self.reading.plan.as_ref().filter(|_| self.keeps_marks()) else { return };
-        let Some(down_to) = plan.read_down_to() else { return };
-        // What is not there yet, and what was refused for now, is found again by the next sync.
-        if self.ledger.unsettled(Side::Ours) > 0 || self.ledger.has_unexplained() {
-            return;
-        }
-        let before = self.mark.read.unwrap_or_default();
-        let newest = plan.newest().unwrap_or(0).min(self.now.unix_s);
-        let is_done = plan.is_done();
-        if !self.reading.is_whole {
-            // The mark moves once all that is new has been read.
-            if is_done && newest > before.to {
-                self.write_mark(0, newest, before.whole_at);
-            }
-            return;
-        }
-        let is_at_its_end = down_to == 0 && !is_done;
-        if newest == 0 || is_at_its_end || self.reading.saved_down_to == Some(down_to) {
-            return;
-        }
-        self.reading.saved_down_to = Some(down_to);
-        let from = if is_done { 0 } else { down_to };
-        let whole_at = if is_done { self.now.unix_s } else { before.whole_at };
-        self.write_mark(from, newest.max(before.to), whole_at);
-    }
-
-    fn write_mark(&mut self, from: u64, to: u64, whole_at: u64) {
-        let mark = read_mark(from, to, whole_at);
-        self.mark.read = mark.read;
-        self.begin_work(Work::RememberMark(mark));
     }
 
     pub(super) fn take_reading_time(&mut self) {

@@ -1,0 +1,70 @@
+//! What a page shows, and what stays unseen.
+
+use super::Id;
+use crate::sync::filter::PeerFilter;
+use serde::Serialize;
+use std::collections::HashSet;
+
+/// What an EOSE says beside that it is one (NIP-67).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hint {
+    None,
+    Finish,
+    More,
+}
+
+/// An event of a page, as much of it as can be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PageEvent {
+    pub(crate) id: Id,
+    pub(crate) created_at: u64,
+    pub(crate) kind: u16,
+    pub(crate) pubkey: [u8; 32],
+    /// Whether it was sent to the peer by this sync.
+    pub(crate) is_ours: bool,
+}
+
+/// A page in the order in which it came.
+#[derive(Debug, Clone)]
+pub(crate) struct Page {
+    pub(crate) events: Vec<PageEvent>,
+    pub(crate) hint: Hint,
+    /// Events that do not match what was asked for.
+    pub(crate) foreign: u64,
+}
+
+/// A stretch of time, perhaps of one kind only, that the peer did not show completely.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Unseen {
+    /// The first second; none where there is no first.
+    pub since: Option<u64>,
+    /// The last second; none where there is no last.
+    pub until: Option<u64>,
+    /// The kind; none for all kinds of the filter.
+    pub kind: Option<u16>,
+    /// Why it was not seen.
+    pub why: &'static str,
+}
+
+impl std::fmt::Display for Unseen {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match (self.since, self.until) {
+            (Some(since), Some(until)) if since == until => write!(f, "second {since}")?,
+            (Some(since), Some(until)) => write!(f, "seconds {since} to {until}")?,
+            (Some(since), None) => write!(f, "since {since}")?,
+            (None, Some(until)) => write!(f, "up to {until}")?,
+            (None, None) => f.write_str("anything")?,
+        }
+        if let Some(kind) = self.kind {
+            write!(f, ", kind {kind}")?;
+        }
+        write!(f, ": {}", self.why)
+    }
+}
+
+/// A part of the filter of which the peer has shown everything, with all ids that it holds.
+#[derive(Debug)]
+pub(crate) struct ShownPart {
+    pub(crate) filter: PeerFilter,
+    pub(crate) theirs: HashSet<Id>,
+}

@@ -1,0 +1,114 @@
+//! What is asked for where a second may hold more than a page: by kind, then by author.
+
+use super::{Level, MOST_VALUES, PageEvent, PagePlan, Part};
+use crate::sync::filter::{PeerFilter, Window};
+use std::collections::{BTreeSet, HashSet};
+
+/// The most seconds that are split; further ones are gaps.
+const MOST_SPLIT_SECONDS: u32 = 64;
+/// The most authors of one part of a second.
+const AUTHORS_PER_PART: usize = 50;
+
+impl PagePlan {
+    pub(super) fn split_time(&mut self, part: Part, events: &[PageEvent]) {
+        let mut times: Vec<u64> = events.iter().map(|event| event.created_at).collect();
+        times.sort_unstable();
+        let (first, last) = (times[0], times[times.len() - 1]);
+        let (since, until) = (part.window.since, part.window.until);
+        if since == until && since.is_some() {
+            return self.split_second(part, first, events);
+        }
+        let cuts = if first == last {
+            vec![first, first.saturating_add(1)]
+        } else {
+            let middle = times[times.len() / 2];
+            vec![if middle > first { middle } else { middle + 1 }]
+        };
+        let mut from = since;
+        for cut in cuts {
+            let window = Window { since: from, until: cut.checked_sub(1) };
+            if cut > 0 {
+                self.push(part.filter.clone(), window, Level::Time, HashSet::new());
+            }
+            from = Some(cut);
+        }
+        self.push(part.filter, Window { since: from, until }, Level::Time, HashSet::new());
+    }
+
+    /// A second that may hold more than a page is read by kinds; one of a kind, by authors.
+    pub(super) fn split_second(&mut self, part: Part, second: u64, events: &[PageEvent]) {
+        let window = Window { since: Some(second), until: Some(second) };
+        let seen: BTreeSet<u16> = events.iter().map(|event| event.kind).collect();
+        match &part.level {
+            Level::Time => {
+                self.split_seconds += 1;
+                if self.split_seconds > MOST_SPLIT_SECONDS {
+                    return self.gap(window, None, "too many seconds that hold more than a page");
+                }
+                let kinds = part.filter.parsed().kinds.clone();
+                let kinds = kinds.unwrap_or_else(|| (0..=u16::MAX).collect());
+                self.split_kinds(&part.filter, window, kinds.into_iter().collect(), &seen);
+            }
+            Level::Kinds(kinds) if kinds.len() > 1 => {
+                self.split_kinds(&part.filter, window, kinds.iter().copied().collect(), &seen);
+            }
+            Level::Kinds(kinds) => {
+                let kind = kinds.first().copied();
+                self.split_authors(&part.filter, window, kind);
+            }
+            Level::Authors => {
+                let authors = part.filter.parsed().authors.clone().unwrap_or_default();
+                let authors: Vec<[u8; 32]> = authors.into_iter().collect();
+                if authors.len() <= 1 {
+                    let kind = seen.first().copied();
+                    return self.gap(window, kind, "one author has more events than a page");
+                }
+                self.push_authors(&part.filter, window, &authors, authors.len().div_ceil(2));
+            }
+        }
+    }
+
+    fn split_kinds(
+        &mut self,
+        filter: &PeerFilter,
+        window: Window,
+        kinds: BTreeSet<u16>,
+        seen: &BTreeSet<u16>,
+    ) {
+        let (alone, rest): (Vec<u16>, Vec<u16>) =
+            kinds.into_iter().partition(|kind| seen.contains(kind));
+        let most = if rest.len() > MOST_VALUES { MOST_VALUES } else { rest.len().max(1) };
+        let parts =
+            rest.chunks(most).map(<[u16]>::to_vec).chain(alone.into_iter().map(|k| vec![k]));
+        for kinds in parts {
+            let narrow = filter.with_kinds(&kinds);
+            self.push(narrow, window, Level::Kinds(kinds), HashSet::new());
+        }
+    }
+
+    /// By authors all is read where the filter names them; else the second is a gap, of which the
+    /// authors that are known are read.
+    fn split_authors(&mut self, filter: &PeerFilter, window: Window, kind: Option<u16>) {
+        let named = filter.parsed().authors.clone();
+        let authors: Vec<[u8; 32]> = match named {
+            Some(authors) => authors.into_iter().collect(),
+            None => {
+                self.gap(window, kind, "one second holds more events of one kind than a page");
+                self.authors.iter().copied().collect()
+            }
+        };
+        self.push_authors(filter, window, &authors, AUTHORS_PER_PART);
+    }
+
+    fn push_authors(
+        &mut self,
+        filter: &PeerFilter,
+        window: Window,
+        authors: &[[u8; 32]],
+        most: usize,
+    ) {
+        for authors in authors.chunks(most.max(1)) {
+            self.push(filter.with_authors(authors), window, Level::Authors, HashSet::new());
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! A peer that shows no event is asked to count (NIP-45): no page proves that there is none.
+
+use super::super::verdict::Round;
+use super::super::{Machine, PATIENCE};
+use crate::sync::filter::Window;
+use crate::sync::machine::page_plan::PagePlan;
+use crate::sync::message;
+use std::time::Duration;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) enum CountState {
+    #[default]
+    Unasked,
+    Asked(String, Option<Duration>),
+    Answered,
+}
+
+impl Machine {
+    /// No page showed anything, which proves nothing: the peer is asked to count (NIP-45).
+    pub(super) fn ask_count(&mut self) {
+        let is_finished = self.reading.plan.as_ref().is_some_and(PagePlan::was_finished);
+        if self.reading.count != CountState::Unasked || is_finished {
+            return;
+        }
+        let is_done = self.reading.plan.as_ref().is_some_and(PagePlan::is_done);
+        if !is_done || !self.reading.showed_nothing() || !self.reading.is_whole || self.working > 0
+        {
+            return;
+        }
+        let is_open = |round: &Round| round.opened > 0 || (self.over_ids && !round.is_concluded);
+        if self.round.as_ref().is_some_and(is_open) {
+            // What is sent has to show in another round.
+            return;
+        }
+        let subscription = self.subscription();
+        let since = Some(self.asked_since()).filter(|since| *since > 0);
+        let filter = &self.settings.filter;
+        let filter = filter.within(Window { since, ..filter.window() });
+        self.send(message::count(&subscription, &filter));
+        let deadline = Some(self.now.at + PATIENCE);
+        self.reading.count = CountState::Asked(subscription, deadline);
+    }
+
+    /// COUNT, or what a peer says to it that does not know it.
+    pub(in super::super) fn counted(&mut self, subscription: &str, count: Option<u64>) -> bool {
+        if self.hint_counted(subscription, count) {
+            return true;
+        }
+        let is_it =
+            matches!(&self.reading.count, CountState::Asked(name, _) if name == subscription);
+        if is_it {
+            self.answered();
+            self.take_count(count);
+        }
+        is_it
+    }
+
+    pub(super) fn take_count(&mut self, count: Option<u64>) {
+        self.reading.count = CountState::Answered;
+        let window = self.settings.filter.window();
+        if let Some(plan) = &mut self.reading.plan {
+            match count {
+                Some(0) => {}
+                Some(_) => plan.gap(window, None, "the peer counts events and shows none"),
+                None => plan.gap(window, None, "the peer showed no event, which proves nothing"),
+            }
+        }
+    }
+}

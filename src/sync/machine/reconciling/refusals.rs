@@ -1,0 +1,150 @@
+//! What a peer says in place of an answer to NIP-77, and what is done then: ask for less, later or
+//! after AUTH, or read its events.
+
+use super::super::notices::as_rate_limit;
+use super::super::{Machine, Work};
+use super::Stage;
+use crate::prefix::Prefix;
+use crate::store::{DAY_S, PeerTraits};
+use crate::sync::message;
+use crate::sync::report::Method;
+use std::time::Duration;
+
+/// How long a NOTICE that says nothing of a refusal may be the last word before the first answer.
+const AFTER_NOTICE: Duration = Duration::from_millis(1_500);
+/// How often a window is tried that the peer puts off.
+const MOST_FAILURES: u32 = 5;
+/// The same for an error that comes in place of the first answer.
+const MOST_FIRST_ERRORS: u32 = 1;
+/// How long to wait after that.
+const PUT_OFF: Duration = Duration::from_secs(2);
+/// After so many windows in a row that are too large for the peer, however small, the rest is read.
+const MOST_TOO_LARGE: u32 = 1_000;
+/// For how long a peer is read without trying NIP-77 again: one that refused, one that said
+/// nothing.
+const REFUSED_TERM_S: u64 = DAY_S;
+const SILENT_TERM_S: u64 = 3_600;
+
+impl Machine {
+    /// NIP-77, Error message.
+    pub(in super::super) fn neg_err(&mut self, text: &str, cap: Option<u64>) {
+        let Some(session) = self.on.reconciling.take_waiting() else { return };
+        self.answered();
+        let window = session.window;
+        let prefix = message::prefix(text);
+        if cap.is_some() || text.contains("too many") && prefix == Some(Prefix::Blocked) {
+            self.on.reconciling.was_answered = true;
+            self.on.reconciling.too_large += 1;
+            if self.on.reconciling.too_large >= MOST_TOO_LARGE
+                || self.settings.filter.parsed().limit.is_some()
+            {
+                self.begin_work(Work::Forget { session: session.number });
+                return self.read_from_now_on("every set is too large for it", false);
+            }
+            self.on.reconciling.stage = Stage::Dividing(session.filter);
+            self.begin_work(Work::Divide { session: session.number, window, cap });
+            return;
+        }
+        self.begin_work(Work::Forget { session: session.number });
+        if prefix == Some(Prefix::AuthRequired) {
+            self.on.reconciling.windows.push_front((session.filter, window));
+            self.auth_required(text);
+            return;
+        }
+        self.on.reconciling.failures += 1;
+        // An error in place of the first answer may mean that the verb is unknown.
+        let most = match prefix {
+            Some(Prefix::RateLimited) => MOST_FAILURES,
+            Some(Prefix::Error | Prefix::Closed) if self.on.reconciling.was_answered => {
+                MOST_FAILURES
+            }
+            Some(Prefix::Error | Prefix::Closed) => MOST_FIRST_ERRORS,
+            _ => 0,
+        };
+        if self.on.reconciling.failures <= most {
+            self.on.reconciling.windows.push_front((session.filter, window));
+            self.on.not_before = Some(self.now.at + PUT_OFF);
+            return;
+        }
+        self.read_from_now_on(text, true);
+    }
+
+    /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
+    pub(in super::super) fn reconciling_put_off(&mut self, text: &str) -> bool {
+        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
+        if waits {
+            self.neg_err(&as_rate_limit(text), None);
+        }
+        waits
+    }
+
+    /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
+    pub(in super::super) fn reconciling_noticed(&mut self, text: &str, refuses: bool) -> bool {
+        let is_first = self.on.reconciling.is_first_unanswered();
+        if !is_first && !refuses {
+            return false;
+        }
+        if is_first && refuses {
+            self.read_from_now_on(text, true);
+            return true;
+        }
+        let soon = self.now.at + AFTER_NOTICE;
+        if let Stage::Waiting(_, deadline) = &mut self.on.reconciling.stage {
+            *deadline = deadline.map(|at| at.min(soon));
+        }
+        false
+    }
+
+    /// CLOSED in place of an answer. Returns whether it was.
+    pub(in super::super) fn neg_closed(&mut self, subscription: &str, text: &str) -> bool {
+        if !self.on.reconciling.is_about(subscription) {
+            return false;
+        }
+        if message::prefix(text) == Some(Prefix::AuthRequired) {
+            self.neg_err(text, None);
+        } else {
+            self.answered();
+            self.read_from_now_on(text, true);
+        }
+        true
+    }
+
+    /// The peer does not reconcile: all is read. One that `refused` is not asked again for long.
+    pub(in super::super) fn read_from_now_on(&mut self, reason: &str, refused: bool) {
+        if self.reads {
+            return;
+        }
+        self.note(format!("the peer does not reconcile ({reason}); reading its events instead"));
+        self.reads = true;
+        self.report.method = Method::Req;
+        if let Some(session) = self.on.reconciling.take_session() {
+            self.begin_work(Work::Forget { session: session.number });
+        }
+        let was_answered = self.on.reconciling.was_answered;
+        self.on.reconciling.windows.clear();
+        self.on.reconciling.unsettled_items = 0;
+        if !was_answered {
+            let term_s = if refused { REFUSED_TERM_S } else { SILENT_TERM_S };
+            let until = self.now.unix_s.saturating_add(term_s);
+            self.traits.without_negentropy = Some((until, reason.to_owned()));
+            self.remember_traits();
+        }
+        if self.round.is_some() {
+            self.read_this_round();
+        }
+    }
+
+    /// An answer that came after the peer was given up: it does reconcile, only late.
+    pub(in super::super) fn late_answer(&mut self) {
+        if self.reads && self.traits.without_negentropy.take().is_some() {
+            self.remember_traits();
+        }
+    }
+
+    pub(in super::super) fn remember_traits(&mut self) {
+        if !self.settings.dry_run {
+            let traits: PeerTraits = self.traits.clone();
+            self.begin_work(Work::RememberTraits(traits));
+        }
+    }
+}
