@@ -4,6 +4,7 @@
 //!
 //! `cargo bench --bench siege -- PART... [--short] [--minutes N]`; the parts are below.
 
+mod backup;
 mod client;
 mod costly;
 mod fan_out;
@@ -52,6 +53,7 @@ fn main() {
         "fan-out",
         "unfinished",
         "pings",
+        "backup",
         "small",
         "mixed",
     ];
@@ -81,6 +83,9 @@ fn main() {
         }
         if all || is_asked("pings") {
             pings::run(extent).await;
+        }
+        if all || is_asked("backup") {
+            backup::run(extent).await;
         }
         // Under a limit that only `scripts/small-machine` makes.
         if is_asked("small") {

@@ -149,7 +149,7 @@ pub(super) fn unban(arguments: &UnbanArguments) -> anyhow::Result<ExitCode> {
     let moderation = Moderation::configured(&config)?;
     let is_meant = |kept: &ListEntry| {
         entries.iter().any(|entry| match (entry, kept) {
-            (_, ListEntry::AllowKey(..)) => false,
+            (_, ListEntry::AllowKey(..) | ListEntry::AllowEvent(..)) => false,
             // Hex digits of an event that is not stored look like a key.
             (ListEntry::Key(one, _), ListEntry::Event(other, _)) => one == other,
             _ => entry.replaces(kept),

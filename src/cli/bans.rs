@@ -47,9 +47,12 @@ fn object(entry: &ListEntry) -> Value {
     let (word, rest) = line.split_once(' ').unwrap_or((&line, ""));
     let (value, reason) = rest.split_once(' ').unwrap_or((rest, ""));
     match entry {
-        ListEntry::Key(..) | ListEntry::Event(..) | ListEntry::Ip(..) | ListEntry::AllowKey(..) => {
-            json!({ word: value, "reason": reason })
-        }
+        ListEntry::Key(..)
+        | ListEntry::Event(..)
+        | ListEntry::Ip(..)
+        | ListEntry::AllowKey(..)
+        | ListEntry::AllowEvent(..) => json!({ word: value, "reason": reason }),
+        ListEntry::AllowMethod(..) => json!({ word: value, "method": reason }),
         ListEntry::AllowKind(kind) | ListEntry::RefuseKind(kind) => json!({ word: kind }),
         _ => json!({ word: rest }),
     }

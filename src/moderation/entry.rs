@@ -21,6 +21,10 @@ pub enum ListEntry {
     Ip(Network, String),
     /// `allow-key`: the author may publish where `auth.publish_keys` says who may.
     AllowKey([u8; 32], String),
+    /// `allow-event`: the event is taken, whatever is refused of its author, kind or words.
+    AllowEvent([u8; 32], String),
+    /// `allow-method`: whoever has the key may call this method of NIP-86.
+    AllowMethod([u8; 32], String),
     /// `allow-kind`: with one or more of them no other kind is taken.
     AllowKind(u16),
     /// `refuse-kind`: events of this kind are refused.
@@ -39,8 +43,8 @@ pub enum ListEntry {
 pub enum EntryError {
     /// It begins with a word that is not known.
     #[error(
-        "{0:?} is not one of key, event, word, ip, allow-key, allow-kind, refuse-kind, relay-name, \
-         relay-description, relay-icon"
+        "{0:?} is not one of key, event, word, ip, allow-key, allow-event, allow-method, allow-kind, \
+         refuse-kind, relay-name, relay-description, relay-icon"
     )]
     Unknown(String),
     /// What follows is not what the word asks for.
@@ -72,7 +76,12 @@ impl ListEntry {
         Ok(Some(match word {
             "key" => Self::Key(key("key", value)?, reason),
             "allow-key" => Self::AllowKey(key("allow-key", value)?, reason),
-            "event" => Self::Event(event(value)?, reason),
+            "event" => Self::Event(event("event", value)?, reason),
+            "allow-event" => Self::AllowEvent(event("allow-event", value)?, reason),
+            "allow-method" if !reason.is_empty() => {
+                Self::AllowMethod(key("allow-method", value)?, reason)
+            }
+            "allow-method" => return Err(wrong("allow-method", rest, "public key and method")),
             "word" if !rest.is_empty() => Self::Word(text()),
             "word" => return Err(wrong("word", rest, "text")),
             "ip" => {
@@ -93,7 +102,11 @@ impl ListEntry {
         match (self, other) {
             (Self::Key(one, _) | Self::AllowKey(one, _), Self::Key(other, _))
             | (Self::Key(one, _) | Self::AllowKey(one, _), Self::AllowKey(other, _))
-            | (Self::Event(one, _), Self::Event(other, _)) => one == other,
+            | (Self::Event(one, _) | Self::AllowEvent(one, _), Self::Event(other, _))
+            | (Self::Event(one, _) | Self::AllowEvent(one, _), Self::AllowEvent(other, _)) => {
+                one == other
+            }
+            (Self::AllowMethod(..), Self::AllowMethod(..)) => self == other,
             (Self::Ip(one, _), Self::Ip(other, _)) => one == other,
             (Self::Word(one), Self::Word(other)) => one.to_lowercase() == other.to_lowercase(),
             (Self::AllowKind(one) | Self::RefuseKind(one), Self::AllowKind(other))
@@ -120,6 +133,8 @@ impl Display for ListEntry {
             Self::Word(word) => line(f, "word", word, ""),
             Self::Ip(network, reason) => line(f, "ip", &network.to_string(), reason),
             Self::AllowKey(key, reason) => line(f, "allow-key", &hex::encode(key), reason),
+            Self::AllowEvent(id, reason) => line(f, "allow-event", &hex::encode(id), reason),
+            Self::AllowMethod(key, method) => line(f, "allow-method", &hex::encode(key), method),
             Self::AllowKind(kind) => line(f, "allow-kind", &kind.to_string(), ""),
             Self::RefuseKind(kind) => line(f, "refuse-kind", &kind.to_string(), ""),
             Self::RelayName(text) => line(f, "relay-name", text, ""),
@@ -150,10 +165,10 @@ fn key(what: &'static str, value: &str) -> Result<[u8; 32], EntryError> {
         .map_err(|_| wrong(what, value, "public key (64 hex digits or npub)"))
 }
 
-fn event(value: &str) -> Result<[u8; 32], EntryError> {
+fn event(what: &'static str, value: &str) -> Result<[u8; 32], EntryError> {
     nostr::EventId::parse(value)
         .map(|id| id.to_bytes())
-        .map_err(|_| wrong("event", value, "event id (64 hex digits or note1...)"))
+        .map_err(|_| wrong(what, value, "event id (64 hex digits or note1...)"))
 }
 
 fn kind(what: &'static str, value: &str) -> Result<u16, EntryError> {
@@ -179,6 +194,8 @@ mod tests {
             ListEntry::Word("# two  words".into()),
             ListEntry::Ip(network, "a reason".into()),
             ListEntry::AllowKey(author, String::new()),
+            ListEntry::AllowEvent(key, "asked for".into()),
+            ListEntry::AllowMethod(author, "banpubkey".into()),
             ListEntry::AllowKind(1),
             ListEntry::RefuseKind(65_535),
             ListEntry::RelayName("a name".into()),
@@ -195,7 +212,16 @@ mod tests {
         for line in ["", "  ", "# key x"] {
             assert_eq!(ListEntry::parse(line), Ok(None));
         }
-        for line in ["key", "key ab", "event 1", "word", "ip x", "refuse-kind 65536", "nothing x"] {
+        for line in [
+            "key",
+            "key ab",
+            "event 1",
+            "word",
+            "ip x",
+            "refuse-kind 65536",
+            "allow-method ab x",
+            "nothing x",
+        ] {
             assert!(ListEntry::parse(line).is_err(), "{line}");
         }
     }

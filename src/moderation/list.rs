@@ -11,7 +11,8 @@ use std::path::Path;
 const HEAD: &str = "\
 # What this relay does not want; read as soon as it has changed. One entry a line:
 #   key HEX-OR-NPUB [reason]     event HEX-OR-NOTE [reason]     word TEXT     ip ADDRESS-OR-NETWORK [reason]
-#   allow-key KEY [reason]       allow-kind NUMBER              refuse-kind NUMBER
+#   allow-key KEY [reason]       allow-event ID [reason]        allow-method KEY METHOD
+#   allow-kind NUMBER            refuse-kind NUMBER
 #   relay-name TEXT              relay-description TEXT         relay-icon URL
 ";
 
@@ -24,6 +25,7 @@ pub struct BanList {
     // In lower case.
     words: Vec<String>,
     allowed_keys: HashSet<[u8; 32]>,
+    allowed_events: HashSet<[u8; 32]>,
     // `true` where the kind is allowed, `false` where it is refused.
     kinds: HashMap<u16, bool>,
     allows_kinds: bool,
@@ -45,9 +47,11 @@ impl BanList {
                 ListEntry::Event(id, _) => drop(list.events.insert(*id)),
                 ListEntry::Word(word) => list.words.push(word.to_lowercase()),
                 ListEntry::AllowKey(key, _) => drop(list.allowed_keys.insert(*key)),
+                ListEntry::AllowEvent(id, _) => drop(list.allowed_events.insert(*id)),
                 ListEntry::AllowKind(kind) => drop(list.kinds.insert(*kind, true)),
                 ListEntry::RefuseKind(kind) => drop(list.kinds.insert(*kind, false)),
                 ListEntry::Ip(..)
+                | ListEntry::AllowMethod(..)
                 | ListEntry::RelayName(_)
                 | ListEntry::RelayDescription(_)
                 | ListEntry::RelayIcon(_) => {}
@@ -92,6 +96,9 @@ impl BanList {
         if self.events.contains(&event.item().id) {
             return Some("blocked: this event is banned");
         }
+        if self.allowed_events.contains(&event.item().id) {
+            return None;
+        }
         if self.keys.contains(event.pubkey()) {
             return Some("blocked: this author is banned");
         }
@@ -120,6 +127,7 @@ impl BanList {
                 ListEntry::Key(..)
                     | ListEntry::Event(..)
                     | ListEntry::Word(_)
+                    | ListEntry::AllowEvent(..)
                     | ListEntry::AllowKind(_)
                     | ListEntry::RefuseKind(_)
             );
@@ -140,6 +148,15 @@ impl BanList {
     /// Whether the author may publish where `auth.publish_keys` says who may.
     pub fn allows(&self, key: &[u8; 32]) -> bool {
         self.allowed_keys.contains(key)
+    }
+
+    /// Which methods of NIP-86 whoever has the key may call, beside the operators.
+    pub fn methods_of<'list>(&'list self, key: &[u8; 32]) -> impl Iterator<Item = &'list str> {
+        let key = *key;
+        self.entries.iter().filter_map(move |entry| match entry {
+            ListEntry::AllowMethod(of, method) if *of == key => Some(method.as_str()),
+            _ => None,
+        })
     }
 
     /// The last text that `of` finds in an entry.

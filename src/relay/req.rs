@@ -4,10 +4,12 @@ use super::client::Client;
 use super::message;
 use super::message_chunk::MessageChunk;
 use super::outbox::{Outbox, Outgoing};
+use super::subscriptions::Subscriptions;
 use crate::item::Item;
 use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
+use std::sync::Arc;
 use tokio::task::JoinError;
 
 /// How many stored events are read at most in one turn; no read of the database waits for a client.
@@ -31,8 +33,7 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
         Err(text) => return client.closed(&id, &text).await,
     };
     let views = filters.iter().map(|filter| viewer.view(filter)).collect();
-    let is_open = || client.subscriptions.is_open(&id, generation);
-    match send_stored(client, &id, views, is_open).await {
+    match send_stored(client, &id, generation, views).await {
         Ok(None) => {}
         Ok(Some((sent, left_out))) => {
             let end = Outgoing::EndOfStored { id, generation, sent, left_out };
@@ -58,15 +59,15 @@ pub(super) fn close(client: &Client, id: &str) {
 }
 
 /// Sends the stored events that match; returns their ids, and whether a limit left some out, or nothing
-/// where the client has closed the subscription before the last turn. No thread waits for the client: the
+/// where the client has closed the subscription before all were sent. No thread waits for the client: the
 /// events are read on one, and what there is no room for is sent without.
 async fn send_stored(
     client: &Client,
     id: &str,
+    generation: u64,
     views: Vec<View>,
-    is_open: impl Fn() -> bool,
 ) -> Result<Option<(Vec<[u8; 32]>, LeftOut)>, ReqError> {
-    let mut batch = StoredBatch::new(id, client.outbox.clone());
+    let mut batch = StoredBatch::new(client, id, generation);
     let store = client.relay.index.store().clone();
     let most = client.relay.config().limits.events_per_filter;
     let (page, mut batch) = on_a_thread(client, move |deadline| {
@@ -82,7 +83,7 @@ async fn send_stored(
     .await?;
     let StoredPage { mut hits, mut read, left_out } = page;
     while batch.send().await && read < hits.len() {
-        if !is_open() {
+        if !batch.is_wanted() {
             return Ok(None);
         }
         let store = client.relay.index.store().clone();
@@ -148,6 +149,9 @@ fn retry<T>(
 
 /// Stored events on their way to the outbox.
 struct StoredBatch {
+    subscriptions: Arc<Subscriptions>,
+    id: String,
+    generation: u64,
     id_json: String,
     outbox: Outbox,
     // What is not yet enough to be handed on.
@@ -163,10 +167,13 @@ struct StoredBatch {
 }
 
 impl StoredBatch {
-    fn new(id: &str, outbox: Outbox) -> Self {
+    fn new(client: &Client, id: &str, generation: u64) -> Self {
         Self {
+            subscriptions: Arc::clone(&client.subscriptions),
+            id: id.to_owned(),
+            generation,
             id_json: message::json_string(id),
-            outbox,
+            outbox: client.outbox.clone(),
             chunk: MessageChunk::default(),
             waiting: Vec::new(),
             skipped: HashSet::new(),
@@ -175,7 +182,8 @@ impl StoredBatch {
         }
     }
 
-    /// Takes an event. Breaks off once the outbox has no room, or the turn is over.
+    /// Takes an event. Breaks off once the outbox has no room, the turn is over, or the client has closed the
+    /// subscription.
     fn add(&mut self, item: &Item, json: &str) -> ControlFlow<()> {
         if self.skipped.contains(&item.id) {
             return ControlFlow::Continue(());
@@ -186,12 +194,20 @@ impl StoredBatch {
         if self.chunk.bytes() >= CHUNK_BYTES {
             // Likely not the last.
             self.end_chunk(MessageChunk::with_capacity(CHUNK_BYTES + CHUNK_BYTES / 8));
+            if !self.is_wanted() {
+                return ControlFlow::Break(());
+            }
         }
         if self.waiting.is_empty() && self.turn < TURN_EVENTS {
             ControlFlow::Continue(())
         } else {
             ControlFlow::Break(())
         }
+    }
+
+    /// Whether the client has not closed the subscription.
+    fn is_wanted(&self) -> bool {
+        self.subscriptions.is_open(&self.id, self.generation)
     }
 
     /// All that has come so far is passed over when it comes again.

@@ -81,7 +81,7 @@ async fn a_server_that_ends_is_waited_for_and_sets_are_right_afterwards() {
     write(&relay, 1);
     until_answered(&mut client, &relay).await;
     sidecar.process.logged("the feed was lost; reading everything anew");
-    sidecar.process.logged("the database can be read again");
+    sidecar.process.logged("everything has been read anew");
 
     // The connection with the slot is ended by somebody.
     relay.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots WHERE active");

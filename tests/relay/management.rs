@@ -9,6 +9,36 @@ use base64::engine::general_purpose::STANDARD;
 use negsync::config::{Config, PublicKeys};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::BTreeSet;
+
+/// What NIP-86 names, but for `supportedmethods` itself, roles, and a queue for moderation.
+const OF_THE_NIP: [&str; 25] = [
+    "allowevent",
+    "allowkind",
+    "allowpubkey",
+    "assignmethod",
+    "banevent",
+    "banpubkey",
+    "blockip",
+    "changerelaydescription",
+    "changerelayicon",
+    "changerelayname",
+    "disallowkind",
+    "listallowedevents",
+    "listallowedkinds",
+    "listallowedpubkeys",
+    "listbannedevents",
+    "listbannedpubkeys",
+    "listblockedips",
+    "listdisallowedkinds",
+    "listmethodassignees",
+    "unallowevent",
+    "unallowpubkey",
+    "unassignmethod",
+    "unbanevent",
+    "unbanpubkey",
+    "unblockip",
+];
 
 const RPC: &str = "Content-Type: application/nostr+json+rpc";
 
@@ -72,7 +102,9 @@ async fn an_operator_manages_the_relay() {
         author.note(second, "n")
     };
     let methods = manager.call("supportedmethods", json!([])).await;
-    assert!(methods.as_array().unwrap().iter().all(|method| method != "supportedmethods"));
+    let methods: BTreeSet<&str> =
+        methods.as_array().unwrap().iter().map(|method| method.as_str().unwrap()).collect();
+    assert_eq!(methods, BTreeSet::from(OF_THE_NIP));
 
     assert_eq!(manager.call("banpubkey", json!([author.key(), "spam"])).await, true);
     assert_eq!(
@@ -90,6 +122,11 @@ async fn an_operator_manages_the_relay() {
     assert_eq!(manager.call("listbannedpubkeys", json!([])).await, json!([]));
     let allowed = json!([{ "pubkey": author.key(), "reason": "a friend" }]);
     assert_eq!(manager.call("listallowedpubkeys", json!([])).await, allowed);
+    manager.call("unallowpubkey", json!([author.key()])).await;
+    for list in ["listallowedpubkeys", "listbannedpubkeys"] {
+        assert_eq!(manager.call(list, json!([])).await, json!([]));
+    }
+    manager.call("allowpubkey", json!([author.key()])).await;
     manager.call("banpubkey", json!([author.key()])).await;
     assert_eq!(manager.call("listallowedpubkeys", json!([])).await, json!([]));
 
@@ -100,7 +137,22 @@ async fn an_operator_manages_the_relay() {
     let listed = json!([{ "id": id_of(&event), "reason": "x" }]);
     assert_eq!(manager.call("listbannedevents", json!([])).await, listed);
     assert_eq!(client.publish(&event).await, (false, "blocked: this event is banned".into()));
+    // Allowed, it is taken though its author is banned; no longer banned is not allowed.
+    manager.call("banpubkey", json!([other.key()])).await;
+    manager.call("allowevent", json!([id_of(&event), "asked for"])).await;
+    assert_eq!(manager.call("listbannedevents", json!([])).await, json!([]));
+    let listed = json!([{ "id": id_of(&event), "reason": "asked for" }]);
+    assert_eq!(manager.call("listallowedevents", json!([])).await, listed);
+    client.store(&event).await;
+    assert_eq!(client.publish(&note(&other)).await, banned);
+    manager.call("banevent", json!([id_of(&event)])).await;
+    assert_eq!(manager.call("listallowedevents", json!([])).await, json!([]));
+    manager.call("unbanevent", json!([id_of(&event)])).await;
+    assert_eq!(client.publish(&event).await, banned);
     manager.call("allowevent", json!([id_of(&event)])).await;
+    manager.call("unallowevent", json!([id_of(&event)])).await;
+    assert_eq!(client.publish(&event).await, banned);
+    manager.call("unbanpubkey", json!([other.key()])).await;
     client.store(&event).await;
 
     for (method, text) in [
@@ -162,6 +214,45 @@ async fn an_operator_manages_the_relay() {
         assert!(answer["error"].is_string(), "{method}: {answer}");
         assert_eq!(answer.get("result"), None);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_may_call_what_an_operator_has_assigned_to_it() {
+    let (operator, moderator, author) = (Author::new(9), Author::new(8), Author::new(1));
+    let relay = TestRelay::start_with(operated_by(&operator)).await;
+    let mut theirs = Manager { relay: &relay, operator: Author::new(8), calls: 100 };
+    let mut manager = Manager { relay: &relay, operator, calls: 0 };
+    assert_eq!(theirs.ask("supportedmethods", json!([])).await.status, 401);
+    for method in ["banpubkey", "listbannedpubkeys"] {
+        let assigned = manager.call("assignmethod", json!([moderator.key(), method])).await;
+        assert_eq!(assigned[0], true, "{assigned}");
+    }
+    let unknown = manager.call("assignmethod", json!([moderator.key(), "nothing"])).await;
+    assert_eq!(unknown[0], false, "{unknown}");
+    let assigned = json!([
+        { "pubkey": moderator.key(), "methods": ["banpubkey", "listbannedpubkeys"] }
+    ]);
+    assert_eq!(manager.call("listmethodassignees", json!([])).await, assigned);
+    let theirs_supported = theirs.call("supportedmethods", json!([])).await;
+    assert_eq!(theirs_supported, json!(["banpubkey", "listbannedpubkeys"]));
+    assert_eq!(theirs.call("banpubkey", json!([author.key()])).await, true);
+    for (method, params) in [
+        ("unbanpubkey", json!([author.key()])),
+        ("assignmethod", json!([moderator.key(), "blockip"])),
+    ] {
+        let refused = theirs.ask(method, params).await;
+        assert_eq!(
+            (refused.status, refused.body.contains("may not call")),
+            (401, true),
+            "{method}"
+        );
+    }
+    assert_eq!(manager.call("listbannedpubkeys", json!([])).await[0]["pubkey"], author.key());
+    manager.call("unassignmethod", json!([moderator.key(), "banpubkey"])).await;
+    assert_eq!(theirs.ask("banpubkey", json!([moderator.key()])).await.status, 401);
+    manager.call("unassignmethod", json!([moderator.key(), "listbannedpubkeys"])).await;
+    assert_eq!(manager.call("listmethodassignees", json!([])).await, json!([]));
+    assert_eq!(theirs.ask("supportedmethods", json!([])).await.status, 401);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -682,7 +682,9 @@ impl ModelPeer {
         let held = self.events.iter().chain(self.unindexed.iter().map(|(_, event)| event));
         let holds = held.into_iter().any(|held| held.item.id == id);
         // Whether it was kept could be asked, unless the peer does not show it.
-        let is_shown = !self.hides(&id) && !self.is_unsent(&event) && self.plan.faults.late == 0;
+        let faults = &self.plan.faults;
+        let shows_at_once = faults.late == 0 && !faults.indexes_late;
+        let is_shown = !self.hides(&id) && !self.is_unsent(&event) && shows_at_once;
         let is_indexed = self.events.iter().any(|held| held.item.id == id);
         let is_known = is_indexed && self.kept.contains(&id) && is_shown;
         if is_known || (self.acknowledged.contains(&id) && self.dropped.contains(&id)) {

@@ -87,7 +87,7 @@ impl PostgresDatabase {
         if is_sure && self.looks.load(Ordering::Acquire) > looks {
             return Ok(());
         }
-        follower.look(is_sure)
+        follower.look(is_sure, unix_now())
     }
 
     /// Begins to read, on this connection, a moment that sees all that the listener knows.
@@ -108,15 +108,18 @@ impl PostgresDatabase {
     }
 
     /// Begins to read, on this connection, what the listener knows now and nothing more; calls
-    /// `beside` before anything else becomes known. `false` when something was committed meanwhile.
+    /// `beside` before anything else becomes known. Returns the second of which that is, or `None` when
+    /// something was committed meanwhile.
     pub(crate) fn begin_at_known(
         &self,
         session: &RelaySession,
         deadline: &Deadline,
         beside: &mut dyn FnMut(),
-    ) -> Outcome<bool> {
+    ) -> Outcome<Option<u64>> {
         let mut taken = self.take(deadline)?;
-        taken.look(true)?;
+        // Nothing that expires later has been removed yet.
+        let now = unix_now();
+        taken.look(true, now)?;
         let snapshot = begin_snapshot(session)?;
         let follower = taken.get()?;
         let is_exact = follower.feed.is_seen_by(&snapshot)? && follower.is_still()?;
@@ -124,7 +127,7 @@ impl PostgresDatabase {
             // All that can be read here is known.
             beside();
         }
-        Ok(is_exact)
+        Ok(is_exact.then_some(now))
     }
 
     /// Waits for the follower; nobody else looks until it is given back.
@@ -168,15 +171,16 @@ impl TakenFollower<'_> {
         }
     }
 
-    /// Makes known what was committed; after an error the feed is lost.
-    fn look(&mut self, is_sure: bool) -> Outcome<()> {
+    /// Makes known what was committed, and what has expired at the second `now`; after an error the feed is
+    /// lost.
+    fn look(&mut self, is_sure: bool, now: u64) -> Outcome<()> {
         let database = self.database;
         // A look that is not sure is none to rely on.
         if is_sure {
             database.looks.fetch_add(1, Ordering::AcqRel);
         }
         let listener = database.listener.as_ref();
-        let outcome = self.get()?.catch_up(listener, unix_now(), is_sure);
+        let outcome = self.get()?.catch_up(listener, now, is_sure);
         if let Err(error) = &outcome {
             let name = &database.name;
             tracing::warn!(
@@ -209,6 +213,8 @@ impl FollowedDatabase for PostgresDatabase {
         if self.catch_up(false, &Deadline::default()).is_ok() {
             return Ok(());
         }
-        self.begin().map_err(|error| error.of(&self.name))
+        self.begin().map_err(|error| error.of(&self.name))?;
+        tracing::info!(database = self.name, "everything has been read anew");
+        Ok(())
     }
 }

@@ -142,8 +142,7 @@ impl EventSource for AttachedPostgres {
         let PostgresDatabase { pool, table, name, .. } = &*self.inner;
         let read = pool.with(&self.deadline, |session| {
             for _ in 0..MOST_BEGINNINGS {
-                let now = unix_now();
-                if self.inner.begin_at_known(session, &self.deadline, beside)? {
+                if let Some(now) = self.inner.begin_at_known(session, &self.deadline, beside)? {
                     let deadline = &self.deadline;
                     work(&AttachedMoment { table, session, deadline, now, database: name })?;
                     return session.execute("COMMIT");

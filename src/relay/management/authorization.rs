@@ -43,17 +43,38 @@ impl Requests {
     }
 }
 
-/// Whether an operator has signed the request.
+/// Who asks.
+pub(super) struct Caller {
+    /// What may be called; `None` for all, of an operator.
+    methods: Option<Vec<String>>,
+}
+
+impl Caller {
+    /// Whether the method may be called. Everybody may ask which methods there are.
+    pub(super) fn may_call(&self, method: &str) -> bool {
+        let is_granted = |methods: &Vec<String>| methods.iter().any(|it| it == method);
+        method == "supportedmethods" || self.methods.as_ref().is_none_or(is_granted)
+    }
+}
+
+/// Who has signed the request: an operator, or whoever an operator lets call some methods.
 ///
 /// # Errors
 /// What is wrong with its event.
-pub(super) fn authorize(head: &Parts, body: &[u8], relay: &RelayState) -> Result<(), &'static str> {
+pub(super) fn authorize(
+    head: &Parts,
+    body: &[u8],
+    relay: &RelayState,
+) -> Result<Caller, &'static str> {
     let config = relay.config();
     let event = read(head)?;
     if event.kind() != HTTP_AUTH {
         return Err("the event's kind is not 27235");
     }
-    if !config.moderation.operators.contains(event.pubkey()) {
+    let is_operator = config.moderation.operators.contains(event.pubkey());
+    let list = relay.admission.moderation().current();
+    let methods: Vec<String> = list.methods_of(event.pubkey()).map(ToOwned::to_owned).collect();
+    if !is_operator && methods.is_empty() {
         return Err("the key is not one of moderation.operators");
     }
     let now = unix_now();
@@ -78,7 +99,8 @@ pub(super) fn authorize(head: &Parts, body: &[u8], relay: &RelayState) -> Result
         return Err("the event's payload tag is not the SHA-256 of the body");
     }
     let event = event.verify().map_err(|_| "the event's id or signature is wrong")?;
-    relay.management.requests.is_first(&event, now)
+    relay.management.requests.is_first(&event, now)?;
+    Ok(Caller { methods: (!is_operator).then_some(methods) })
 }
 
 fn read(head: &Parts) -> Result<Event, &'static str> {

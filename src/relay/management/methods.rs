@@ -1,16 +1,18 @@
 //! The methods (NIP-86). Each changes or lists the entries of the ban list.
 
 use super::super::RelayState;
+use super::authorization::Caller;
 use crate::config::Network;
 use crate::hex;
 use crate::moderation::{ListEntry, Moderation};
 use crate::store::{Selection, Undelete};
 use nostr::{EventId, PublicKey};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::error::Error;
 
-/// What is supported, beside `supportedmethods` itself.
-const METHODS: [&str; 21] = [
+/// What is supported.
+const METHODS: [&str; 26] = [
     "banpubkey",
     "unbanpubkey",
     "listbannedpubkeys",
@@ -19,8 +21,10 @@ const METHODS: [&str; 21] = [
     "listallowedpubkeys",
     "banevent",
     "unbanevent",
-    "allowevent",
     "listbannedevents",
+    "allowevent",
+    "unallowevent",
+    "listallowedevents",
     "changerelayname",
     "changerelaydescription",
     "changerelayicon",
@@ -31,6 +35,9 @@ const METHODS: [&str; 21] = [
     "blockip",
     "unblockip",
     "listblockedips",
+    "assignmethod",
+    "unassignmethod",
+    "listmethodassignees",
     "supportedmethods",
 ];
 
@@ -41,17 +48,25 @@ const MOST_CHARS: usize = 4_096;
 ///
 /// # Errors
 /// What is wrong with the parameters, or what failed.
-pub(super) fn call(relay: &RelayState, method: &str, params: &[Value]) -> Result<Value, String> {
+pub(super) fn call(
+    relay: &RelayState,
+    caller: &Caller,
+    method: &str,
+    params: &[Value],
+) -> Result<Value, String> {
     let list = relay.admission.moderation();
     let reason = || reason(params);
     match method {
         "supportedmethods" => {
             let others = METHODS.into_iter().filter(|name| *name != "supportedmethods");
-            return Ok(others.collect());
+            return Ok(others.filter(|name| caller.may_call(name)).collect());
         }
         "listbannedpubkeys" => return Ok(listed(list, banned_key)),
         "listallowedpubkeys" => return Ok(allowed_keys(relay)),
         "listbannedevents" => return Ok(listed(list, banned_event)),
+        "listallowedevents" => return Ok(listed(list, allowed_event)),
+        "listmethodassignees" => return Ok(assignees(list)),
+        "assignmethod" | "unassignmethod" => return assign(list, method, params),
         "listblockedips" => return Ok(listed(list, blocked_ip)),
         "listallowedkinds" => return Ok(listed(list, allowed_kind)),
         "listdisallowedkinds" => return Ok(listed(list, refused_kind)),
@@ -66,7 +81,12 @@ pub(super) fn call(relay: &RelayState, method: &str, params: &[Value]) -> Result
             remove(list, |entry| matches!(entry, ListEntry::AllowKey(it, _) if *it == key))?;
         }
         "banevent" => ban_event(relay, event(params)?, reason()?)?,
-        "unbanevent" | "allowevent" => unban_event(relay, event(params)?)?,
+        "unbanevent" => unban_event(relay, event(params)?)?,
+        "allowevent" => allow_event(relay, event(params)?, reason()?)?,
+        "unallowevent" => {
+            let id = event(params)?;
+            remove(list, |entry| matches!(entry, ListEntry::AllowEvent(it, _) if *it == id))?;
+        }
         "changerelayname" => change(list, ListEntry::RelayName(text(params)?))?,
         "changerelaydescription" => change(list, ListEntry::RelayDescription(text(params)?))?,
         "changerelayicon" => change(list, ListEntry::RelayIcon(text(params)?))?,
@@ -95,9 +115,48 @@ fn ban_event(relay: &RelayState, id: [u8; 32], reason: String) -> Result<(), Str
 fn unban_event(relay: &RelayState, id: [u8; 32]) -> Result<(), String> {
     let list = relay.admission.moderation();
     remove(list, |entry| matches!(entry, ListEntry::Event(it, _) if *it == id))?;
+    let_in(relay, id)
+}
+
+/// Takes the event whatever is refused of its author, kind or words.
+fn allow_event(relay: &RelayState, id: [u8; 32], reason: String) -> Result<(), String> {
+    add(relay.admission.moderation(), ListEntry::AllowEvent(id, reason))?;
+    let_in(relay, id)
+}
+
+/// Takes back what has removed the event.
+fn let_in(relay: &RelayState, id: [u8; 32]) -> Result<(), String> {
     let undelete = Undelete::Selection(Selection { ids: vec![id], filter: None });
     relay.index.store().undelete(&undelete).map_err(failed)?;
     Ok(())
+}
+
+/// Lets a key call a method, or no longer. What cannot be is said in the result, as the NIP has it.
+fn assign(list: &Moderation, verb: &str, params: &[Value]) -> Result<Value, String> {
+    let key = key(params)?;
+    let method = params.get(1).and_then(Value::as_str).unwrap_or_default();
+    if !METHODS.contains(&method) {
+        return Ok(json!([false, "the second parameter is no method that is supported"]));
+    }
+    let entry = ListEntry::AllowMethod(key, method.to_owned());
+    if verb == "assignmethod" {
+        add(list, entry)?;
+        return Ok(json!([true, format!("the key may call {method}")]));
+    }
+    remove(list, |kept| *kept == entry)?;
+    Ok(json!([true, format!("the key may no longer call {method}")]))
+}
+
+/// The keys that may call something, beside the operators.
+fn assignees(list: &Moderation) -> Value {
+    let mut methods_of: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for entry in list.current().entries() {
+        if let ListEntry::AllowMethod(key, method) = entry {
+            methods_of.entry(hex::encode(key)).or_default().push(method.clone());
+        }
+    }
+    let object = |(pubkey, methods)| json!({ "pubkey": pubkey, "methods": methods });
+    methods_of.into_iter().map(object).collect()
 }
 
 /// A kind that is refused is no longer; any other is added to those that alone are taken.
@@ -162,6 +221,11 @@ fn allowed_keys(relay: &RelayState) -> Value {
 
 fn banned_event(entry: &ListEntry) -> Option<Value> {
     let ListEntry::Event(id, reason) = entry else { return None };
+    Some(json!({ "id": hex::encode(id), "reason": reason }))
+}
+
+fn allowed_event(entry: &ListEntry) -> Option<Value> {
+    let ListEntry::AllowEvent(id, reason) = entry else { return None };
     Some(json!({ "id": hex::encode(id), "reason": reason }))
 }
 

@@ -55,14 +55,10 @@ pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>)
             return error(StatusCode::PAYLOAD_TOO_LARGE, text);
         }
     };
-    if let Err(reason) = authorize(&head, &body, relay) {
-        if let Some(times) = relay.management.refusals.due() {
-            tracing::info!(reason, times, "management request refused");
-        }
-        let mut response = error(StatusCode::UNAUTHORIZED, reason);
-        response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Nostr"));
-        return response;
-    }
+    let caller = match authorize(&head, &body, relay) {
+        Ok(caller) => caller,
+        Err(reason) => return refuse(relay, reason),
+    };
     let call: Call = match serde_json::from_slice(&body) {
         Ok(call) => call,
         Err(_) => {
@@ -72,9 +68,13 @@ pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>)
             );
         }
     };
+    if !caller.may_call(&call.method) {
+        return refuse(relay, "the key may not call this method");
+    }
     let (relay, method) = (Arc::clone(relay), call.method.clone());
-    let done =
-        tokio::task::spawn_blocking(move || methods::call(&relay, &call.method, &call.params));
+    let done = tokio::task::spawn_blocking(move || {
+        methods::call(&relay, &caller, &call.method, &call.params)
+    });
     match done.await.unwrap_or_else(|_| Err("the request could not be followed".to_owned())) {
         Ok(result) => {
             tracing::info!(method, "management request followed");
@@ -82,6 +82,15 @@ pub(super) async fn respond(request: Request<Incoming>, relay: &Arc<RelayState>)
         }
         Err(text) => error(StatusCode::OK, &text),
     }
+}
+
+fn refuse(relay: &RelayState, reason: &'static str) -> Response<Body> {
+    if let Some(times) = relay.management.refusals.due() {
+        tracing::info!(reason, times, "management request refused");
+    }
+    let mut response = error(StatusCode::UNAUTHORIZED, reason);
+    response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Nostr"));
+    response
 }
 
 fn error(status: StatusCode, text: &str) -> Response<Body> {

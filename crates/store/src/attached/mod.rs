@@ -206,24 +206,26 @@ impl AttachedInner {
     }
 
     /// Begins to read, on this connection, what the listener knows now and nothing more; calls
-    /// `beside` before anything else becomes known. `false` when something was written meanwhile.
+    /// `beside` before anything else becomes known. Returns the second of which that is, or `None` when
+    /// something was written meanwhile.
     fn begin_at_known(
         &self,
         pool: &Arc<Pool>,
         connection: &Connection,
-        now: u64,
         beside: &mut dyn FnMut(),
-    ) -> Result<bool, StoreError> {
+    ) -> Result<Option<u64>, StoreError> {
         let mut follower = self.lock();
+        // Nothing that expires later has been removed yet.
+        let now = unix_now();
         self.catch_up_until(&mut follower, now)?;
         self.schema.ends(connection).map_err(StoreError::sqlite)?;
         let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
         if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
-            return Ok(false);
+            return Ok(None);
         }
         // All that can be read here is known.
         beside();
-        Ok(true)
+        Ok(Some(now))
     }
 
     fn pool(&self) -> Arc<Pool> {
@@ -276,13 +278,13 @@ impl EventSource for Attached {
     ) -> Result<(), StoreError> {
         let schema = self.inner.schema.as_ref();
         for _ in 0..MOST_BEGINNINGS {
-            let (pool, now) = (self.inner.pool(), unix_now());
+            let pool = self.inner.pool();
             let is_done = pool.with(&self.deadline, |read| {
-                let is_known = self.inner.begin_at_known(&pool, read, now, beside)?;
-                if is_known {
+                let known = self.inner.begin_at_known(&pool, read, beside)?;
+                if let Some(now) = known {
                     work(&AttachedSnapshot { schema, read, now })?;
                 }
-                Ok::<_, StoreError>(is_known)
+                Ok::<_, StoreError>(known.is_some())
             })?;
             if is_done {
                 return self.inner.check_still(&pool);
