@@ -395,6 +395,14 @@ fn rows() -> Vec<Row> {
             read,
         ),
         row(
+            "23 REQs are limited, and events are listed that never come",
+            Neg::Works,
+            Faults { reqs_per_s: true, unsent: 2, ..plain() },
+            Incomplete,
+        )
+        .diff(Differs(Proof::Negentropy))
+        .says("could not be moved"),
+        row(
             "23 REQs are limited by NOTICE",
             Neg::Closed,
             Faults { reqs_per_s: true, req_notice: true, cap: Some(60), ..plain() },

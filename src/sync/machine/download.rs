@@ -293,7 +293,12 @@ impl Machine {
         let prefix = message::prefix(text);
         if matches!(prefix, Some(Prefix::AuthRequired | Prefix::RateLimited)) {
             if let Some(request) = self.on.download.under_way.remove(subscription) {
-                self.on.download.queue.extend(sorted(request.missing));
+                // How often they were asked for still counts.
+                let again = sorted(request.missing).into_iter().map(|id| (id, request.tries));
+                match request.tries {
+                    0 => self.on.download.queue.extend(again.map(|(id, _)| id)),
+                    _ => self.on.download.again.extend(again),
+                }
                 self.end_ahead(subscription);
             }
             if prefix == Some(Prefix::AuthRequired) {
