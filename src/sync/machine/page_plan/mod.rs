@@ -190,11 +190,8 @@ impl PagePlan {
             self.is_closed = true;
             return None;
         }
-        let mut filters = self.filter.split_values(MOST_VALUES);
-        let filter = filters.pop()?;
         self.is_closed = true;
-        let window = Window { since: Some(since), until };
-        let part = |filter| Part {
+        let part = |(filter, window)| Part {
             filter,
             window,
             level: Level::Time,
@@ -203,8 +200,12 @@ impl PagePlan {
             is_closing: true,
             checks_finish: false,
         };
-        self.parts.extend(filters.into_iter().map(part));
-        Some(part(filter))
+        let parts = self.filter.parts(Window { since: Some(since), until });
+        let short = parts.into_iter().flat_map(|(filter, window)| {
+            filter.split_values(MOST_VALUES).into_iter().map(move |filter| (filter, window))
+        });
+        self.parts.extend(short.map(part));
+        self.parts.pop()
     }
 
     /// The page did not come: the next question is smaller, where it can be.
