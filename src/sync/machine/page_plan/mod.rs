@@ -302,13 +302,18 @@ impl PagePlan {
         match oldest.filter(|oldest| part.window.until.is_none_or(|until| *oldest < until)) {
             Some(oldest) => {
                 let before = self.parts.len();
-                let shown = self.go_on_below(part, events, oldest);
+                let shown = if events.len() <= UNCUT_EVENTS {
+                    // The same few may be all that fits, so what lies below them is asked for.
+                    if oldest > 0 {
+                        self.push_rest(&part, oldest.checked_sub(1), HashSet::new());
+                    }
+                    let window = Window { since: Some(oldest), until: part.window.until };
+                    shown(&part, window, events)
+                } else {
+                    self.go_on_below(part, events, oldest)
+                };
                 if let Some(rest) = self.parts.get_mut(before) {
                     (rest.checks_finish, rest.follows) = (true, false);
-                    if events.len() <= UNCUT_EVENTS {
-                        // The same few may be all that fits.
-                        rest.window.until = oldest.checked_sub(1);
-                    }
                 }
                 shown
             }
