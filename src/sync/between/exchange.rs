@@ -392,8 +392,12 @@ impl ExchangeState {
             if lackers != 0 && sources != 0 {
                 is_cut = parcels.len() >= MOST_PARCELS;
                 if !is_cut {
-                    let source = Some(choose(sources, &id));
-                    let content = ParcelContent::Awaited;
+                    let came_live = parcels.remove(&id).map(|parcel| parcel.content);
+                    let (source, content) = match came_live {
+                        // Its relay has sent it already, and is not asked for it.
+                        Some(content @ ParcelContent::Here(_)) => (None, content),
+                        _ => (Some(choose(sources, &id)), ParcelContent::Awaited),
+                    };
                     parcels.insert(id, Parcel { holders, lackers, source, content });
                 }
             }
