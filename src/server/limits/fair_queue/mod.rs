@@ -16,7 +16,7 @@ mod tests;
 
 use crate::store::Deadline;
 use permit::QueuePermit;
-use schedule::{NextTurn, QueueLimits, Schedule, Weight};
+use schedule::{NextTurn, QueueLimits, TurnSchedule, Weight};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -29,7 +29,7 @@ pub(crate) struct FairQueue {
     most: usize,
     // Turns that run or were given away.
     most_begun: usize,
-    schedule: Mutex<Schedule>,
+    schedule: Mutex<TurnSchedule>,
 }
 
 impl FairQueue {
@@ -158,7 +158,7 @@ impl FairQueue {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Schedule> {
+    fn lock(&self) -> MutexGuard<'_, TurnSchedule> {
         self.schedule.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -17,7 +17,7 @@ pub(super) const CREDIT: Duration = Duration::from_millis(100);
 const LIGHT_CREDIT: Duration = Duration::from_millis(50);
 
 /// The addresses of one queue, and how many turns of each kind there are.
-pub(super) struct Schedule {
+pub(super) struct TurnSchedule {
     pub(super) running: usize,
     // Of those, light queries.
     pub(super) light: usize,
@@ -33,7 +33,7 @@ pub(super) struct Schedule {
     arrivals: u64,
 }
 
-impl Default for Schedule {
+impl Default for TurnSchedule {
     fn default() -> Self {
         Self {
             running: 0,
@@ -104,7 +104,7 @@ pub(super) enum Weight {
     Heavy,
 }
 
-impl Schedule {
+impl TurnSchedule {
     /// The address's queue; a new one where there is none.
     pub(super) fn queue_of(&mut self, address: IpAddr) -> &mut AddressQueue {
         if self.queues.len() > MOST_IDLE_ADDRESSES && !self.queues.contains_key(&address) {
@@ -159,7 +159,7 @@ impl Schedule {
         self.running += 1;
     }
 
-    /// Counts a turn that has ended, after [`Schedule::leave`].
+    /// Counts a turn that has ended, after [`TurnSchedule::leave`].
     pub(super) fn end(&mut self, address: IpAddr) {
         self.begun = self.begun.saturating_sub(1);
         let Some(queue) = self.queues.get_mut(&address) else { return };

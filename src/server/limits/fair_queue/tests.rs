@@ -52,7 +52,7 @@ fn an_address_that_asks_for_much_waits_for_itself() {
 /// Two that always want a turn get the same time, though one asks for ten times as long.
 #[test]
 fn time_is_shared_and_not_turns() {
-    let mut schedule = Schedule::default();
+    let mut schedule = TurnSchedule::default();
     let mut had = [Duration::ZERO; 2];
     let mut receivers = Vec::new();
     for round in 0..1_000 {
