@@ -109,4 +109,4 @@ pub use writer::{Batches, Reply};
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}
