@@ -3,11 +3,11 @@
 
 use crate::address::Address;
 use crate::batch::{Bytes, address_hash, address_of, addressed_to};
+use crate::columns::{bytes, slices};
 use crate::connection::{Engine, ServerSession};
 use crate::fault::fault;
 use crate::reading::BEGIN;
 use crate::schema;
-use crate::transaction::{bytes, slices};
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_store::findings::{self, CheckedRow, Unfollowed, asks_every_relay_to_vanish};

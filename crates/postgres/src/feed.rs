@@ -1,11 +1,12 @@
 //! What this node knows of the commits of all nodes, and how it comes to know more: read in the same
 //! transaction as a set, so that a set is never older than what any node has acknowledged before.
 
+use crate::columns::{bytes, second};
 use crate::connection::{Parameter, ServerSession};
 use crate::fault::{fault, within};
 use crate::history::{CommitHistory, KnownCommit};
 use crate::repair::{self, LostTail, Repair};
-use crate::transaction::{FeedAdvance, FeedPlace, bytes, second};
+use crate::transaction::{FeedAdvance, FeedPlace};
 use futures_util::TryStreamExt;
 use futures_util::future::try_join3;
 use negsync_nostr::Event;

@@ -31,6 +31,7 @@ mod acknowledged;
 mod address;
 mod batch;
 mod check;
+mod columns;
 mod connection;
 mod ephemeral;
 mod fault;

@@ -1,7 +1,7 @@
 //! What syncs remember, and what the operator has removed: statements of their own, beside the feed.
 
+use crate::columns::{bytes, second, slices};
 use crate::connection::ServerSession;
-use crate::transaction::{bytes, second, slices};
 use negsync_store::{
     BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, ReadMark, RefusedId, SyncMark, Undelete,
 };

@@ -1,9 +1,9 @@
 //! A reading: one transaction on one connection, in which all is of one moment.
 
+use crate::columns::{bytes, second, slices};
 use crate::connection::{Engine, PooledSession, ServerSession};
 use crate::fault::{fault, within};
 use crate::filter_sql::FilterQuery;
-use crate::transaction::{bytes, second, slices};
 use futures_util::TryStreamExt;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;

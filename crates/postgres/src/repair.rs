@@ -1,10 +1,11 @@
 //! The way back after the database has lost commits that this node knew, as a fail-over to an asynchronous
 //! replica does, or a backup that was restored.
 
+use crate::columns::{bytes, slices};
 use crate::connection::ServerSession;
 use crate::feed::commits_since;
 use crate::history::{CommitHistory, KnownCommit};
-use crate::transaction::{FeedPlace, bytes, slices};
+use crate::transaction::FeedPlace;
 use negsync_nostr::Event;
 use negsync_reconcile::Item;
 use negsync_store::Step;

@@ -1,6 +1,7 @@
 //! The store: what the program calls.
 
 use crate::address::Address;
+use crate::columns::second;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
 use crate::ephemeral::{self, EphemeralCursor};
 use crate::fault::fault;
@@ -10,7 +11,7 @@ use crate::listening::{self, Follow};
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
 use crate::size::{self, StoreSize};
-use crate::transaction::{FeedPlace, second};
+use crate::transaction::FeedPlace;
 use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
 use crate::{lease, memory, schema};
 use negsync_nostr::{Filter, VerifiedEvent};

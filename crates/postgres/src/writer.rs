@@ -506,7 +506,9 @@ impl NodeWriterThread {
             // is one to a server that cannot write any more.
             let is_usable = match &done {
                 Ok(_) => true,
-                Err(error) => !is_passing(error) && transaction::reset(&connection).await.is_ok(),
+                Err(error) => {
+                    !is_passing(error) && transaction::roll_back(&connection).await.is_ok()
+                }
             };
             Ok((done, is_usable))
         }));

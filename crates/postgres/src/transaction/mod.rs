@@ -1,0 +1,95 @@
+//! The transactions that change what is stored. Each takes the row of `head` first, so that they come one
+//! after the other, and ends with the row of its commit in the feed.
+
+mod facts;
+mod removal;
+mod steps;
+mod tag_rows;
+mod writing;
+
+pub(crate) use steps::{STEP_EVENTS, StepDone, expire, follow_stored, remove_by_id, vanish};
+pub(crate) use writing::{BatchWriter, write_batch};
+
+use crate::connection::{Parameter, ServerSession};
+use futures_util::future::try_join;
+use tokio_postgres::{Error, Row};
+
+/// So many commits of the feed are kept; a node that was away for longer reads everything anew.
+const FEED_COMMITS: i64 = 100_000;
+/// How often what is older is looked for, in commits.
+const PRUNE_EVERY: i64 = 1_000;
+
+/// A commit of the feed. Two commits may have the same number, one before a fail-over that lost it and
+/// one after, and then have different marks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct FeedPlace {
+    pub(crate) seq: i64,
+    pub(crate) mark: i64,
+}
+
+impl FeedPlace {
+    /// From the columns `seq` and `mark`.
+    pub(crate) fn read(row: &Row) -> Result<Self, Error> {
+        Ok(Self { seq: row.try_get(0)?, mark: row.try_get(1)? })
+    }
+
+    /// The number of the commit after this one.
+    fn next(self) -> i64 {
+        self.seq.saturating_add(1)
+    }
+}
+
+/// Where a transaction stands in the feed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct FeedAdvance {
+    /// The last commit before it.
+    pub(crate) before: Option<FeedPlace>,
+    /// Its own commit; `None` where nothing was to be written.
+    pub(crate) own: Option<FeedPlace>,
+}
+
+impl FeedAdvance {
+    /// The number of the last commit that it may rest on.
+    pub(crate) fn last(self) -> i64 {
+        self.own.or(self.before).map_or(0, |place| place.seq)
+    }
+}
+
+/// The last commit before the one that is being made, from the row that is held until then.
+async fn begin(connection: &ServerSession) -> Result<FeedPlace, Error> {
+    let begin = connection.client().batch_execute("BEGIN");
+    let head = connection.query("SELECT seq, mark FROM head FOR UPDATE", &[]);
+    let ((), head) = try_join(begin, head).await?;
+    head.first().map_or(Ok(FeedPlace { seq: 0, mark: 0 }), FeedPlace::read)
+}
+
+/// Ends a transaction that has nothing to write, or that a failure has left open.
+pub(crate) async fn roll_back(connection: &ServerSession) -> Result<(), Error> {
+    connection.client().batch_execute("ROLLBACK").await
+}
+
+/// Notes the commit, makes it, and wakes the other nodes.
+async fn commit(
+    connection: &ServerSession,
+    before: FeedPlace,
+    added: usize,
+    removed: usize,
+) -> Result<FeedAdvance, Error> {
+    const NOTE: &str = "WITH noted AS (
+            INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)),
+        moved AS (UPDATE head SET seq = $1, mark = $2)
+        SELECT pg_notify('negsync', $1::bigint::text)";
+    let own = FeedPlace { seq: before.next(), mark: rand::random() };
+    let (added, removed) = (added as i32, removed as i32);
+    let note: [Parameter<'_>; 4] = [&own.seq, &own.mark, &added, &removed];
+    if own.seq % PRUNE_EVERY == 0 {
+        let oldest = own.seq.saturating_sub(FEED_COMMITS);
+        connection.execute("DELETE FROM gone WHERE seq <= $1", &[&oldest]).await?;
+        connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
+    }
+    // Prepared before both are sent at once. Where the first fails the second undoes everything.
+    let statement = connection.prepared(NOTE).await?;
+    let noted = connection.client().query(&statement, &note);
+    try_join(noted, connection.client().batch_execute("COMMIT")).await?;
+    Ok(FeedAdvance { before: Some(before), own: Some(own) })
+}

@@ -1,0 +1,120 @@
+//! What takes long and is done in steps: expiration, vanishing and removal.
+
+use super::removal::remove;
+use super::writing::note_vanished;
+use super::{FeedAdvance, FeedPlace, begin, commit, roll_back};
+use crate::batch::{Bytes, Changes, addressed_to};
+use crate::columns::{bytes, ids_of, slices};
+use crate::connection::ServerSession;
+use negsync_nostr::Event;
+use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
+use negsync_nostr::relay_url::RelayName;
+use negsync_store::Step;
+use tokio_postgres::Error;
+
+/// The most events that one step of an expiration, a vanishing or a removal takes out.
+pub(crate) const STEP_EVENTS: i64 = 1_000;
+
+/// What a transaction has done.
+#[derive(Debug, Default)]
+pub(crate) struct StepDone {
+    pub(crate) feed: FeedAdvance,
+    pub(crate) steps: Vec<Step>,
+    /// Whether there may be more of the same kind to do.
+    pub(crate) there_is_more: bool,
+}
+
+/// Removes what `ids` names, in a transaction that has begun, and commits it.
+async fn remove_found(
+    connection: &ServerSession,
+    before: FeedPlace,
+    ids: &[Bytes],
+    there_is_more: bool,
+) -> Result<StepDone, Error> {
+    let mut steps = Vec::new();
+    let removed = remove(connection, before.next(), ids, &mut steps).await?;
+    let feed = commit(connection, before, 0, removed).await?;
+    Ok(StepDone { feed, steps, there_is_more })
+}
+
+/// NIP-40: removes some of what expired by `now`.
+pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepDone, Error> {
+    const DUE: &str = "SELECT id FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1
+        ORDER BY expires_at LIMIT $2";
+    let before = begin(connection).await?;
+    let due = ids_of(&connection.query(DUE, &[&(now as i64), &STEP_EVENTS]).await?)?;
+    if due.is_empty() {
+        roll_back(connection).await?;
+        return Ok(StepDone::default());
+    }
+    let there_is_more = due.len() as i64 == STEP_EVENTS;
+    remove_found(connection, before, &due, there_is_more).await
+}
+
+/// NIP-62: removes some of the events of somebody who has vanished, and of the gift wraps to them.
+pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error> {
+    const WRITTEN: &str = "SELECT id FROM event
+        WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
+    const WRAPS: &str =
+        "SELECT id FROM tag WHERE key = $1 AND kind = $2 AND created_at <= $3 LIMIT $4";
+    let before = begin(connection).await?;
+    let pending =
+        connection.query("SELECT pubkey, until FROM vanished WHERE pending LIMIT 1", &[]).await?;
+    let Some(row) = pending.first() else {
+        roll_back(connection).await?;
+        return Ok(StepDone::default());
+    };
+    let (author, until): (Bytes, i64) = (bytes(row, 0)?, row.try_get(1)?);
+    let (vanish, wrap) = (i32::from(VANISH), i32::from(GIFT_WRAP));
+    let written =
+        connection.query(WRITTEN, &[&author.as_slice(), &vanish, &until, &STEP_EVENTS]).await?;
+    let mut ids = ids_of(&written)?;
+    if ids.is_empty() {
+        let key = addressed_to(&author);
+        let wraps =
+            connection.query(WRAPS, &[&key.as_bytes(), &wrap, &until, &STEP_EVENTS]).await?;
+        ids = ids_of(&wraps)?;
+    }
+    if ids.is_empty() {
+        let done = "UPDATE vanished SET pending = FALSE WHERE pubkey = $1";
+        connection.execute(done, &[&author.as_slice()]).await?;
+        connection.client().batch_execute("COMMIT").await?;
+        return Ok(StepDone { there_is_more: true, ..StepDone::default() });
+    }
+    remove_found(connection, before, &ids, true).await
+}
+
+/// Removes events by id; where `bury` holds a second, each keeps out what it names from then on.
+pub(crate) async fn remove_by_id(
+    connection: &ServerSession,
+    ids: &[Bytes],
+    bury: Option<u64>,
+) -> Result<StepDone, Error> {
+    const BURY: &str = "INSERT INTO operator_tombstone (id, pubkey, kind, created_at, at)
+        SELECT named.id, event.pubkey, event.kind, event.created_at, $2
+        FROM unnest($1::bytea[]) AS named (id) LEFT JOIN event ON event.id = named.id
+        ON CONFLICT DO NOTHING";
+    let before = begin(connection).await?;
+    if let Some(now) = bury {
+        connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
+    }
+    remove_found(connection, before, ids, false).await
+}
+
+/// NIP-62: follows stored requests to vanish that name a URL which is ours only now.
+pub(crate) async fn follow_stored(connection: &ServerSession, us: &RelayName) -> Result<(), Error> {
+    const UNFOLLOWED: &str =
+        "SELECT json FROM event WHERE kind = $1 AND NOT EXISTS (SELECT 1 FROM vanished
+        WHERE vanished.pubkey = event.pubkey AND vanished.until >= event.created_at)";
+    begin(connection).await?;
+    let mut changes = Changes::default();
+    for row in connection.query(UNFOLLOWED, &[&i32::from(VANISH)]).await? {
+        let Ok(request) = Event::parse(row.try_get(0)?) else { continue };
+        if negsync_store::rules::vanishes_from(&request, Some(us)) {
+            let until = changes.vanished.entry(*request.pubkey()).or_default();
+            *until = request.item().created_at.max(*until);
+        }
+    }
+    note_vanished(connection, &changes).await?;
+    connection.client().batch_execute("COMMIT").await
+}

@@ -1,0 +1,146 @@
+//! A batch of events: what it changes is decided by [`crate::batch`], and written here.
+
+use super::facts::ask;
+use super::removal::remove;
+use super::tag_rows::TagRows;
+use super::{FeedAdvance, begin, commit, roll_back};
+use crate::batch::{Bytes, Changes, address_hash, address_of, decide};
+use crate::columns::slices;
+use crate::connection::{Parameter, ServerSession};
+use crate::ephemeral;
+use futures_util::future::{BoxFuture, FutureExt, try_join_all};
+use negsync_nostr::Event;
+use negsync_nostr::kinds::DELETION;
+use negsync_nostr::relay_url::RelayName;
+use negsync_reconcile::Item;
+use negsync_store::Step;
+use std::sync::Arc;
+use tokio_postgres::Error;
+
+/// Who writes, and when.
+pub(crate) struct BatchWriter<'node> {
+    /// The node's number.
+    pub(crate) node: i64,
+    /// The URL that requests to vanish name.
+    pub(crate) us: Option<&'node RelayName>,
+    /// The second.
+    pub(crate) now: u64,
+}
+
+/// Decides what the events do and writes it.
+pub(crate) async fn write_batch(
+    connection: &ServerSession,
+    events: &[Arc<Event>],
+    by: &BatchWriter<'_>,
+) -> Result<(Changes, FeedAdvance), Error> {
+    let before = begin(connection).await?;
+    let facts = ask(connection, events).await?;
+    let changes = decide(events, facts, by.us, by.now);
+    let passed: Vec<&Event> = changes.steps.iter().filter_map(passed_on).collect();
+    if !passed.is_empty() {
+        ephemeral::send(connection, by.node, &passed).await?;
+    }
+    if changes.is_empty() {
+        match passed.is_empty() {
+            true => roll_back(connection).await?,
+            false => connection.client().batch_execute("COMMIT").await?,
+        }
+        return Ok((changes, FeedAdvance { before: Some(before), own: None }));
+    }
+    let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
+    remove(connection, before.next(), &removed, &mut Vec::new()).await?;
+    let added: Vec<&Event> = changes.added.values().map(Arc::as_ref).collect();
+    add(connection, before.next(), &added).await?;
+    note_vanished(connection, &changes).await?;
+    let feed = commit(connection, before, added.len(), removed.len()).await?;
+    Ok((changes, feed))
+}
+
+fn passed_on(step: &Step) -> Option<&Event> {
+    match step {
+        Step::Passed(event) => Some(event),
+        _ => None,
+    }
+}
+
+/// Writes events, and what their requests keep out.
+async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<(), Error> {
+    if events.is_empty() {
+        return Ok(());
+    }
+    const EVENTS: &str =
+        "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json, seq)
+        SELECT *, $8::bigint FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::integer[],
+            $5::bytea[], $6::bigint[], $7::text[])";
+    const TAGS: &str = "INSERT INTO tag (key, created_at, id, kind)
+        SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::integer[])";
+    let items: Vec<Item> = events.iter().map(|event| event.item()).collect();
+    let ids: Vec<&[u8]> = items.iter().map(|item| item.id.as_slice()).collect();
+    let authors: Vec<&[u8]> = events.iter().map(|event| event.pubkey().as_slice()).collect();
+    let times: Vec<i64> = items.iter().map(|item| item.created_at as i64).collect();
+    let kinds: Vec<i32> = events.iter().map(|event| i32::from(event.kind())).collect();
+    let addresses: Vec<_> = events.iter().map(|event| address_of(event)).collect();
+    let addresses: Vec<_> =
+        addresses.iter().map(|hash| hash.as_ref().map(|hash| hash.as_slice())).collect();
+    let expiring =
+        |event: &&Event| event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX));
+    let expiries: Vec<Option<i64>> = events.iter().map(expiring).collect();
+    let json: Vec<&str> = events.iter().map(|event| event.json()).collect();
+    let event: [Parameter<'_>; 8] =
+        [&ids, &authors, &times, &kinds, &addresses, &expiries, &json, &seq];
+    let tags = TagRows::of(events.iter().zip(&items).map(|(event, item)| (*event, item)));
+    let tag: [Parameter<'_>; 4] = [&tags.keys, &tags.times, &tags.ids, &tags.kinds];
+    let mut writes: Vec<BoxFuture<'_, Result<u64, Error>>> =
+        vec![connection.execute(EVENTS, &event).boxed()];
+    if !tags.keys.is_empty() {
+        writes.push(connection.execute(TAGS, &tag).boxed());
+    }
+    try_join_all(writes).await?;
+    for request in events.iter().filter(|event| event.kind() == DELETION) {
+        note_deletion(connection, request).await?;
+    }
+    Ok(())
+}
+
+/// Notes what a deletion request keeps out, and how much that is.
+async fn note_deletion(connection: &ServerSession, request: &Event) -> Result<(), Error> {
+    const BY_ID: &str = "WITH noted AS (
+            INSERT INTO tombstone (id, pubkey, deletion, created_at)
+            SELECT named.id, $2, $3, $4 FROM unnest($1::bytea[]) AS named (id)
+            ON CONFLICT DO NOTHING RETURNING 1)
+        INSERT INTO deleter (pubkey, named) SELECT $2, count(*) FROM noted
+        ON CONFLICT (pubkey) DO UPDATE SET named = deleter.named + excluded.named";
+    const BY_ADDRESS: &str = "WITH noted AS (
+            INSERT INTO address_tombstone (address, pubkey, deletion, created_at)
+            SELECT named.address, $2, $3, $4 FROM unnest($1::bytea[]) AS named (address)
+            ON CONFLICT DO NOTHING RETURNING 1)
+        INSERT INTO deleter (pubkey, named) SELECT $2, count(*) FROM noted
+        ON CONFLICT (pubkey) DO UPDATE SET named = deleter.named + excluded.named";
+    let (item, author) = (request.item(), request.pubkey().as_slice());
+    let (id, made) = (item.id.as_slice(), item.created_at as i64);
+    let ids = slices(request.deleted_ids());
+    if !ids.is_empty() {
+        connection.execute(BY_ID, &[&ids, &author, &id, &made]).await?;
+    }
+    let addresses = request.deleted_addresses().iter();
+    let addresses: Vec<Bytes> =
+        addresses.map(|(kind, d)| address_hash(request.pubkey(), *kind, d)).collect();
+    if !addresses.is_empty() {
+        connection.execute(BY_ADDRESS, &[&slices(&addresses), &author, &id, &made]).await?;
+    }
+    Ok(())
+}
+
+/// Notes who vanishes; their events are removed in steps.
+pub(super) async fn note_vanished(
+    connection: &ServerSession,
+    changes: &Changes,
+) -> Result<(), Error> {
+    const VANISHED: &str = "INSERT INTO vanished (pubkey, until, pending) VALUES ($1, $2, TRUE)
+        ON CONFLICT (pubkey) DO UPDATE
+        SET until = greatest(vanished.until, excluded.until), pending = TRUE";
+    for (author, until) in &changes.vanished {
+        connection.execute(VANISHED, &[&author.as_slice(), &(*until as i64)]).await?;
+    }
+    Ok(())
+}
