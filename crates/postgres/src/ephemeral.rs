@@ -42,6 +42,12 @@ pub(crate) async fn age_out(connection: &ServerSession) -> Result<(), Error> {
     connection.execute(AGE_OUT, &[&TERM_S, &MOST_EVENTS]).await.map(|_| ())
 }
 
+/// The number of the event that was handed over last, where one is there.
+pub(crate) async fn newest(connection: &ServerSession) -> Result<Option<i64>, Error> {
+    let rows = connection.query("SELECT max(number) FROM ephemeral", &[]).await?;
+    Ok(rows.first().map(|row| row.try_get::<_, Option<i64>>(0)).transpose()?.flatten())
+}
+
 /// How far this node has read what others handed over.
 pub(crate) struct EphemeralCursor {
     node: i64,

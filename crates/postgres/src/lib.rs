@@ -41,6 +41,7 @@ mod history;
 mod lease;
 mod listening;
 mod memory;
+mod node;
 mod reading;
 mod repair;
 mod replica;

@@ -2,15 +2,16 @@
 //! and by the clock beside it. Sets do not wait for it: each looks at the feed itself.
 
 use crate::address::Address;
-use crate::connection::Engine;
+use crate::ephemeral;
 use crate::fault::{fault, within};
+use crate::node::Node;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use negsync_store::StoreError;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio_postgres::{AsyncMessage, Client};
 
@@ -28,28 +29,17 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a connection that brought no word is kept, so that it may begin to.
 const DEAF_TERM: Duration = Duration::from_secs(60);
 
-/// Who looks at the feed.
-pub(crate) trait Follow: Send {
-    /// Whether a commit of this number is known already.
-    fn knows(&self, seq: u64) -> bool;
-    /// Looks at the feed, and returns whether there was something new; `None` once nobody has the store
-    /// open any more.
-    fn look(&self) -> Option<Result<bool, StoreError>>;
-}
-
-/// Starts to listen and to look; `own` is what this node wakes others with.
-pub(crate) fn start(
-    engine: &Engine,
-    address: &Address,
-    own: String,
-    follower: impl Follow + 'static,
-) -> Result<(), StoreError> {
+/// Starts to listen and to look, for as long as the node is there.
+pub(crate) fn start(node: &Arc<Node>, address: &Address) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
     let is_heard = Arc::<AtomicBool>::default();
-    engine.spawn(listen(address.clone(), own, wake, Arc::clone(&is_heard)));
+    // What this node wakes others with.
+    let own = ephemeral::wake_up(node.number());
+    node.engine.spawn(listen(address.clone(), own, wake, Arc::clone(&is_heard)));
+    let node = Arc::downgrade(node);
     std::thread::Builder::new()
         .name("store-feed".into())
-        .spawn(move || follow(&woken, &is_heard, &follower))
+        .spawn(move || follow(&woken, &is_heard, &node))
         .map_err(StoreError::Thread)
         .map(|_| ())
 }
@@ -135,7 +125,7 @@ async fn begin(client: &Client) -> Result<(), StoreError> {
     client.batch_execute("LISTEN negsync").await.map_err(fault)
 }
 
-fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, follower: &impl Follow) {
+fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<Node>) {
     let (mut is_failing, mut unheard) = (false, 0);
     loop {
         let heard = is_heard.load(Ordering::Acquire);
@@ -146,7 +136,7 @@ fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, follower: &impl 
         };
         let was_woken = match woken.recv_timeout(poll) {
             // This node's own, nearly always.
-            Ok(Some(seq)) if follower.knows(seq) => {
+            Ok(Some(seq)) if node.upgrade().is_some_and(|node| node.feed.hear_of(seq)) => {
                 unheard = 0;
                 continue;
             }
@@ -157,9 +147,10 @@ fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, follower: &impl 
                 false
             }
         };
-        match follower.look() {
-            None => return,
-            Some(Ok(is_new)) => {
+        let Some(node) = node.upgrade() else { return };
+        match node.follow() {
+            Err(StoreError::Closed) => return,
+            Ok(is_new) => {
                 if is_failing {
                     tracing::info!("database server can be read again");
                     is_failing = false;
@@ -169,11 +160,11 @@ fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, follower: &impl 
                     is_heard.store(false, Ordering::Release);
                 }
             }
-            Some(Err(error)) if !is_failing => {
+            Err(error) if !is_failing => {
                 tracing::error!(%error, "sets cannot be answered until the database can be read");
                 is_failing = true;
             }
-            Some(Err(_)) => {}
+            Err(_) => {}
         }
     }
 }

@@ -2,33 +2,23 @@
 
 use crate::address::Address;
 use crate::columns::second;
-use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
-use crate::ephemeral::{self, EphemeralCursor};
+use crate::connection::{ServerSession, with_connection};
 use crate::fault::fault;
-use crate::feed::Feed;
-use crate::history::CommitHistory;
-use crate::listening::{self, Follow};
-use crate::reading::{BEGIN, StoreReading};
-use crate::replica::log_replica;
-use crate::size::{self, StoreSize};
-use crate::transaction::FeedPlace;
-use crate::writer::{NodeJob, NodeQueue, NodeWriter, NodeWriterContext};
-use crate::{lease, memory, schema};
+use crate::node::Node;
+use crate::reading::StoreReading;
+use crate::writer::{NodeWriter, NodeWriterContext};
+use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, EventSource, EventStore, FeedLag, Hit, Listener, Origin, PeerTraits, RefusedId,
-    Reply, Retention, RuleMatches, Selected, Selection, Step, StoreError, StoreMetrics,
-    StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
+    Reply, Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
+    StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
-
-/// So many connections look at the feed.
-const LOOKS_AT_ONCE: usize = 2;
 
 /// What retention is told.
 const NO_RETENTION: StoreError =
@@ -43,25 +33,9 @@ pub struct PostgresStore {
 }
 
 struct StoreParts {
-    shared: Arc<Shared>,
+    node: Arc<Node>,
     writer: NodeWriter,
     metrics: StoreMetrics,
-}
-
-/// What the store, its writer and the thread that follows the feed have in common.
-struct Shared {
-    engine: Arc<Engine>,
-    pool: SessionPool,
-    // For looks at the feed, which wait for no query.
-    looks: SessionPool,
-    feed: Arc<Feed>,
-    // What other nodes pass on.
-    ephemeral: EphemeralCursor,
-    size: StoreSize,
-    // Whether this node has asked for the lease.
-    asks_for_lease: AtomicBool,
-    // The writer's, who sends again what was lost.
-    queue: Arc<NodeQueue>,
 }
 
 impl Drop for StoreParts {
@@ -73,9 +47,7 @@ impl Drop for StoreParts {
 impl StoreParts {
     fn close(&self) {
         self.writer.stop();
-        self.shared.give_up_lease();
-        self.shared.looks.close();
-        self.shared.pool.close();
+        self.node.close();
     }
 }
 
@@ -117,52 +89,25 @@ impl PostgresStore {
         if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
             return Err(NO_RETENTION);
         }
-        let engine = Arc::new(Engine::start()?);
-        let passed_by = engine
-            .wait(async {
-                let connection = ServerSession::open(address).await?;
-                log_replica(&connection).await?;
-                schema::migrate(&connection).await?;
-                let newest = connection.query("SELECT max(number) FROM ephemeral", &[]).await;
-                let newest = newest.map_err(fault)?;
-                let newest: Option<Option<i64>> =
-                    newest.first().map(|row| row.try_get(0)).transpose().map_err(fault)?;
-                Ok(newest.flatten())
-            })
-            .map_err(named)?;
-        tracing::info!(store = %address, "store on PostgreSQL open");
-        let feed = Arc::new(Feed::new(listener, options.private_kinds.clone()));
-        let shared = Arc::new(Shared {
-            engine: Arc::clone(&engine),
-            pool: SessionPool::new(address.clone(), options.readers),
-            looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
-            feed: Arc::clone(&feed),
-            ephemeral: EphemeralCursor::new(rand::random(), passed_by),
-            size: StoreSize::default(),
-            asks_for_lease: AtomicBool::new(false),
-            queue: Arc::default(),
-        });
-        shared.look().map_err(named)?;
-        shared.measure_now_and_then();
+        let node = Node::open(address, &options, listener).map_err(named)?;
         let metrics = StoreMetrics::default();
-        let for_writer = Arc::downgrade(&shared);
+        let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
-            engine: Arc::clone(&engine),
+            engine: Arc::clone(&node.engine),
             address: address.clone(),
-            node: shared.ephemeral.node(),
-            feed,
+            node: node.number(),
+            feed: Arc::clone(&node.feed),
             metrics: metrics.clone(),
             us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
             batches: options.batches,
             synchronous: options.synchronous,
             catch_up: Box::new(move || {
-                for_writer.upgrade().map_or(Err(StoreError::Closed), |shared| shared.look())
+                for_writer.upgrade().map_or(Err(StoreError::Closed), |node| node.look())
             }),
         };
-        let writer = NodeWriter::start(context, Arc::clone(&shared.queue))?;
-        let own = ephemeral::wake_up(shared.ephemeral.node());
-        listening::start(&engine, address, own, FeedFollower(Arc::downgrade(&shared)))?;
-        let inner = Arc::new(StoreParts { shared, writer, metrics });
+        let writer = NodeWriter::start(context, Arc::clone(&node.queue))?;
+        listening::start(&node, address)?;
+        let inner = Arc::new(StoreParts { node, writer, metrics });
         Ok(Self { inner, deadline: Deadline::default() })
     }
 
@@ -176,8 +121,8 @@ impl PostgresStore {
         &self,
         work: impl FnOnce(&StoreReading<'_>) -> Result<T, StoreError>,
     ) -> Result<T, StoreError> {
-        let shared = &self.inner.shared;
-        let reading = shared.begin(&shared.pool, &self.deadline)?;
+        let node = &self.inner.node;
+        let reading = node.begin(&node.pool, &self.deadline)?;
         let done = work(&reading)?;
         reading.end()?;
         Ok(done)
@@ -188,158 +133,8 @@ impl PostgresStore {
         &self,
         work: impl AsyncFn(&ServerSession) -> Result<T, tokio_postgres::Error>,
     ) -> Result<T, StoreError> {
-        let shared = &self.inner.shared;
-        with_connection(&shared.pool, &shared.engine, work)
-    }
-}
-
-impl Shared {
-    /// Begins a reading, over another connection where the first was lost.
-    fn begin<'store>(
-        &'store self,
-        pool: &'store SessionPool,
-        deadline: &'store Deadline,
-    ) -> Result<StoreReading<'store>, StoreError> {
-        let mut is_second = false;
-        loop {
-            let checkout = pool.take(&self.engine, deadline)?;
-            let reading = StoreReading { engine: &self.engine, deadline, checkout };
-            let connection = reading.connection()?;
-            let begin = async { connection.client().batch_execute(BEGIN).await.map_err(fault) };
-            match reading.wait_shortly(begin) {
-                Ok(()) => return Ok(reading),
-                Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
-                Err(error) if is_second => return Err(error),
-                Err(_) => is_second = true,
-            }
-        }
-    }
-
-    /// Begins a reading of what the listener knows then, and nothing more; calls `beside` before it knows
-    /// of anything else.
-    fn begin_at_known<'store>(
-        &'store self,
-        pool: &'store SessionPool,
-        deadline: &'store Deadline,
-        beside: &mut dyn FnMut(),
-    ) -> Result<StoreReading<'store>, StoreError> {
-        // It sees what is there when its first query comes: what is known cannot be ahead of it.
-        let reading = self.begin(pool, deadline).inspect_err(|error| {
-            if !matches!(error, StoreError::Interrupted | StoreError::Closed) {
-                self.feed.lost();
-            }
-        })?;
-        let mut known = self.feed.hold(deadline)?;
-        self.look_in(&reading, &mut known)?;
-        beside();
-        Ok(reading)
-    }
-
-    fn look_in(
-        &self,
-        reading: &StoreReading<'_>,
-        known: &mut CommitHistory,
-    ) -> Result<(), StoreError> {
-        let patience = reading.checkout.patience();
-        let news = self.feed.read(reading.connection()?, known, patience);
-        match reading.wait_for_parts(news) {
-            Ok(news) => {
-                if let Some(lost) = self.feed.tell(known, news) {
-                    let common = lost.common.map_or(-1, |common| common.seq);
-                    // Fails only where the store is being closed.
-                    let _ = self.queue.push(&Origin::Local, [(1, NodeJob::SendAgain { common })]);
-                }
-                Ok(())
-            }
-            Err(error) => {
-                self.feed.lost();
-                Err(error)
-            }
-        }
-    }
-
-    /// Looks at the feed where there is something new, and returns whether there was.
-    fn follow(&self) -> Result<bool, StoreError> {
-        const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
-        let head = with_connection(&self.looks, &self.engine, async |connection| {
-            let rows = connection.query(HEAD, &[]).await?;
-            let Some(row) = rows.first() else { return Ok((None, None)) };
-            Ok((Some(FeedPlace::read(row)?), row.try_get::<_, Option<i64>>(2)?))
-        });
-        let (head, newest) = head.inspect_err(|_| self.feed.lost())?;
-        let is_behind =
-            !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
-        if is_behind {
-            self.look()?;
-        } else {
-            self.feed.note_current();
-        }
-        self.measure_now_and_then();
-        let passes_by = self.ephemeral.is_behind(newest);
-        if let Some(newest) = newest {
-            self.pass_on(newest)?;
-        }
-        Ok(is_behind || passes_by)
-    }
-
-    /// Passes on the ephemeral events that other nodes have handed over, up to a number.
-    fn pass_on(&self, newest: i64) -> Result<(), StoreError> {
-        while self.ephemeral.is_behind(Some(newest)) {
-            let read =
-                async |connection: &ServerSession| self.ephemeral.read(connection, newest).await;
-            let events = with_connection(&self.looks, &self.engine, read)?;
-            if !events.is_empty() {
-                self.feed.pass_on(events.into_iter().map(Step::Passed).collect())?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at the size of the tables where that was long ago.
-    fn measure_now_and_then(&self) {
-        if self.size.is_due() {
-            let measured = with_connection(&self.looks, &self.engine, size::read);
-            match measured {
-                Ok(bytes) => self.size.note(bytes),
-                Err(error) => tracing::debug!(%error, "size of the store not known"),
-            }
-        }
-    }
-
-    /// Gives the lease up, so that another node takes it before its term ends.
-    fn give_up_lease(&self) {
-        if !self.asks_for_lease.swap(false, Ordering::AcqRel) {
-            return;
-        }
-        let node = self.ephemeral.node();
-        let given_up = with_connection(&self.looks, &self.engine, async |connection| {
-            lease::give_up(connection, node).await
-        });
-        if let Err(error) = given_up {
-            tracing::debug!(%error, "lease not given up; its term ends by itself");
-        }
-    }
-
-    /// Looks at the feed.
-    fn look(&self) -> Result<(), StoreError> {
-        let none = Deadline::default();
-        self.begin_at_known(&self.looks, &none, &mut || {})?.end()
-    }
-}
-
-/// Follows the feed for as long as the store is open.
-struct FeedFollower(Weak<Shared>);
-
-impl Follow for FeedFollower {
-    fn knows(&self, seq: u64) -> bool {
-        self.0.upgrade().is_some_and(|shared| shared.feed.hear_of(seq))
-    }
-
-    fn look(&self) -> Option<Result<bool, StoreError>> {
-        match self.0.upgrade()?.follow() {
-            Err(StoreError::Closed) => None,
-            looked => Some(looked),
-        }
+        let node = &self.inner.node;
+        with_connection(&node.pool, &node.engine, work)
     }
 }
 
@@ -362,8 +157,8 @@ impl EventSource for PostgresStore {
     }
 
     fn wait_until_published(&self) -> Result<(), StoreError> {
-        let shared = &self.inner.shared;
-        shared.begin_at_known(&shared.looks, &self.deadline, &mut || {})?.end()
+        let node = &self.inner.node;
+        node.begin_at_known(&node.looks, &self.deadline, &mut || {})?.end()
     }
 
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
@@ -375,8 +170,8 @@ impl EventSource for PostgresStore {
         beside: &mut dyn FnMut(),
         work: &mut Work<'_>,
     ) -> Result<(), StoreError> {
-        let shared = &self.inner.shared;
-        let reading = shared.begin_at_known(&shared.pool, &self.deadline, beside)?;
+        let node = &self.inner.node;
+        let reading = node.begin_at_known(&node.pool, &self.deadline, beside)?;
         work(&reading)?;
         reading.end()
     }
@@ -455,13 +250,13 @@ impl EventStore for PostgresStore {
     }
 
     fn expire(&self) -> Result<(), StoreError> {
-        let (feed, now) = (&self.inner.shared.feed, unix_now());
+        let (feed, now) = (&self.inner.node.feed, unix_now());
         if feed.next_expiry() > now {
             return Ok(());
         }
         self.inner.writer.expire()?;
         // The node's own removals do not say what is due next.
-        self.inner.shared.look()?;
+        self.inner.node.look()?;
         if feed.next_expiry() <= now { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 
@@ -548,10 +343,7 @@ impl EventStore for PostgresStore {
     }
 
     fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
-        let shared = &self.inner.shared;
-        shared.asks_for_lease.store(true, Ordering::Release);
-        let node = shared.ephemeral.node();
-        self.run(async |connection| lease::take(connection, node, term).await)
+        self.inner.node.take_lease(term)
     }
 
     fn check_writable(&self) -> Result<(), StoreError> {
@@ -562,7 +354,7 @@ impl EventStore for PostgresStore {
 
     fn is_durable(&self) -> bool {
         // What is in the feed is committed, and by that as safe as the server makes it.
-        self.inner.shared.feed.is_current()
+        self.inner.node.feed.is_current()
     }
 
     fn check_in_place(&self) -> Result<(), StoreError> {
@@ -571,11 +363,11 @@ impl EventStore for PostgresStore {
 
     fn size(&self) -> (u64, u64) {
         // The log is the server's, of all its databases.
-        (self.inner.shared.size.bytes(), 0)
+        (self.inner.node.size.bytes(), 0)
     }
 
     fn feed_lag(&self) -> Option<FeedLag> {
-        Some(self.inner.shared.feed.lag())
+        Some(self.inner.node.feed.lag())
     }
 
     fn metrics(&self) -> &StoreMetrics {

@@ -1,0 +1,221 @@
+//! A node: what the store, its writer and the thread that follows the feed have in common, and how the
+//! node comes to know what others have committed.
+
+use crate::address::Address;
+use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
+use crate::ephemeral::{self, EphemeralCursor};
+use crate::fault::{fault, within};
+use crate::feed::Feed;
+use crate::history::CommitHistory;
+use crate::reading::{BEGIN, StoreReading};
+use crate::replica::log_replica;
+use crate::size::{self, StoreSize};
+use crate::transaction::FeedPlace;
+use crate::writer::{NodeJob, NodeQueue};
+use crate::{lease, schema};
+use negsync_store::{Deadline, Listener, Origin, Step, StoreError, StoreOptions};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// So many connections look at the feed.
+const LOOKS_AT_ONCE: usize = 2;
+
+/// What the store, its writer and the thread that follows the feed have in common.
+pub(crate) struct Node {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) pool: SessionPool,
+    // For looks at the feed, which wait for no query.
+    pub(crate) looks: SessionPool,
+    pub(crate) feed: Arc<Feed>,
+    // What other nodes pass on.
+    ephemeral: EphemeralCursor,
+    pub(crate) size: StoreSize,
+    // Whether this node has asked for the lease.
+    asks_for_lease: AtomicBool,
+    // The writer's, who sends again what was lost.
+    pub(crate) queue: Arc<NodeQueue>,
+}
+
+impl Node {
+    /// Makes the tables where they are not there, and reads what is stored for the listener.
+    pub(crate) fn open(
+        address: &Address,
+        options: &StoreOptions,
+        listener: Option<Box<dyn Listener>>,
+    ) -> Result<Arc<Self>, StoreError> {
+        let engine = Arc::new(Engine::start()?);
+        let passed_by = engine.wait(async {
+            let connection = ServerSession::open(address).await?;
+            within(address.patience() * 2, log_replica(&connection)).await?;
+            schema::migrate(&connection).await?;
+            let newest = async { ephemeral::newest(&connection).await.map_err(fault) };
+            within(address.patience() * 2, newest).await
+        })?;
+        tracing::info!(store = %address, "store on PostgreSQL open");
+        let node = Self {
+            engine,
+            pool: SessionPool::new(address.clone(), options.readers),
+            looks: SessionPool::new(address.clone(), LOOKS_AT_ONCE),
+            feed: Arc::new(Feed::new(listener, options.private_kinds.clone())),
+            ephemeral: EphemeralCursor::new(rand::random(), passed_by),
+            size: StoreSize::default(),
+            asks_for_lease: AtomicBool::new(false),
+            queue: Arc::default(),
+        };
+        node.look()?;
+        node.measure_now_and_then();
+        Ok(Arc::new(node))
+    }
+
+    /// The number that tells this node from others.
+    pub(crate) fn number(&self) -> i64 {
+        self.ephemeral.node()
+    }
+
+    /// Gives up what other nodes wait for, and ends all reading.
+    pub(crate) fn close(&self) {
+        self.give_up_lease();
+        self.looks.close();
+        self.pool.close();
+    }
+
+    /// Begins a reading, over another connection where the first was lost.
+    pub(crate) fn begin<'store>(
+        &'store self,
+        pool: &'store SessionPool,
+        deadline: &'store Deadline,
+    ) -> Result<StoreReading<'store>, StoreError> {
+        let mut is_second = false;
+        loop {
+            let checkout = pool.take(&self.engine, deadline)?;
+            let reading = StoreReading { engine: &self.engine, deadline, checkout };
+            let connection = reading.connection()?;
+            let begin = async { connection.client().batch_execute(BEGIN).await.map_err(fault) };
+            match reading.wait_shortly(begin) {
+                Ok(()) => return Ok(reading),
+                Err(StoreError::Interrupted) => return Err(StoreError::Interrupted),
+                Err(error) if is_second => return Err(error),
+                Err(_) => is_second = true,
+            }
+        }
+    }
+
+    /// Begins a reading of what the listener knows then, and nothing more; calls `beside` before it knows
+    /// of anything else.
+    pub(crate) fn begin_at_known<'store>(
+        &'store self,
+        pool: &'store SessionPool,
+        deadline: &'store Deadline,
+        beside: &mut dyn FnMut(),
+    ) -> Result<StoreReading<'store>, StoreError> {
+        // It sees what is there when its first query comes: what is known cannot be ahead of it.
+        let reading = self.begin(pool, deadline).inspect_err(|error| {
+            if !matches!(error, StoreError::Interrupted | StoreError::Closed) {
+                self.feed.lost();
+            }
+        })?;
+        let mut known = self.feed.hold(deadline)?;
+        self.look_in(&reading, &mut known)?;
+        beside();
+        Ok(reading)
+    }
+
+    fn look_in(
+        &self,
+        reading: &StoreReading<'_>,
+        known: &mut CommitHistory,
+    ) -> Result<(), StoreError> {
+        let patience = reading.checkout.patience();
+        let news = self.feed.read(reading.connection()?, known, patience);
+        match reading.wait_for_parts(news) {
+            Ok(news) => {
+                if let Some(lost) = self.feed.tell(known, news) {
+                    let common = lost.common.map_or(-1, |common| common.seq);
+                    // Fails only where the store is being closed.
+                    let _ = self.queue.push(&Origin::Local, [(1, NodeJob::SendAgain { common })]);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.feed.lost();
+                Err(error)
+            }
+        }
+    }
+
+    /// Looks at the feed where there is something new, and returns whether there was.
+    pub(crate) fn follow(&self) -> Result<bool, StoreError> {
+        const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
+        let head = with_connection(&self.looks, &self.engine, async |connection| {
+            let rows = connection.query(HEAD, &[]).await?;
+            let Some(row) = rows.first() else { return Ok((None, None)) };
+            Ok((Some(FeedPlace::read(row)?), row.try_get::<_, Option<i64>>(2)?))
+        });
+        let (head, newest) = head.inspect_err(|_| self.feed.lost())?;
+        let is_behind =
+            !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
+        if is_behind {
+            self.look()?;
+        } else {
+            self.feed.note_current();
+        }
+        self.measure_now_and_then();
+        let passes_by = self.ephemeral.is_behind(newest);
+        if let Some(newest) = newest {
+            self.pass_on(newest)?;
+        }
+        Ok(is_behind || passes_by)
+    }
+
+    /// Passes on the ephemeral events that other nodes have handed over, up to a number.
+    fn pass_on(&self, newest: i64) -> Result<(), StoreError> {
+        while self.ephemeral.is_behind(Some(newest)) {
+            let read =
+                async |connection: &ServerSession| self.ephemeral.read(connection, newest).await;
+            let events = with_connection(&self.looks, &self.engine, read)?;
+            if !events.is_empty() {
+                self.feed.pass_on(events.into_iter().map(Step::Passed).collect())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Looks at the size of the tables where that was long ago.
+    pub(crate) fn measure_now_and_then(&self) {
+        if self.size.is_due() {
+            let measured = with_connection(&self.looks, &self.engine, size::read);
+            match measured {
+                Ok(bytes) => self.size.note(bytes),
+                Err(error) => tracing::debug!(%error, "size of the store not known"),
+            }
+        }
+    }
+
+    /// Takes the lease, or renews it. Returns whether this node has it.
+    pub(crate) fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
+        self.asks_for_lease.store(true, Ordering::Release);
+        with_connection(&self.pool, &self.engine, async |connection| {
+            lease::take(connection, self.number(), term).await
+        })
+    }
+
+    /// Gives the lease up, so that another node takes it before its term ends.
+    fn give_up_lease(&self) {
+        if !self.asks_for_lease.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let given_up = with_connection(&self.looks, &self.engine, async |connection| {
+            lease::give_up(connection, self.number()).await
+        });
+        if let Err(error) = given_up {
+            tracing::debug!(%error, "lease not given up; its term ends by itself");
+        }
+    }
+
+    /// Looks at the feed.
+    pub(crate) fn look(&self) -> Result<(), StoreError> {
+        let none = Deadline::default();
+        self.begin_at_known(&self.looks, &none, &mut || {})?.end()
+    }
+}
