@@ -1,0 +1,100 @@
+//! What is written for those who wait: events, as many as share a commit.
+
+use super::{NodeJob, NodeWriterThread};
+use crate::acknowledged::Acknowledged;
+use crate::batch::{Changes, asks_to_vanish};
+use crate::transaction::{self, BatchWriter, FeedAdvance};
+use negsync_nostr::{Event, VerifiedEvent};
+use negsync_store::submission::EventSlot;
+use negsync_store::{Batches, Outcome, StoreError, unix_now};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// How much shares a commit of short batches: rows of tables and indexes, and bytes of memory.
+pub(super) const BATCH_ROWS: usize = 4_096;
+pub(super) const BATCH_BYTES: usize = 4 << 20;
+
+impl NodeWriterThread {
+    /// Writes an event and those that wait behind it, as many as a batch may hold.
+    pub(super) fn publish(&mut self, event: VerifiedEvent, slot: EventSlot) {
+        let began = Instant::now();
+        let (events, slots) = self.gather(event, slot);
+        let changes = match self.write(&events) {
+            Ok(changes) => changes,
+            Err(error) => {
+                let failed = Outcome::Failed(error.to_string());
+                slots.into_iter().for_each(|slot| slot.settle(failed.clone()));
+                return;
+            }
+        };
+        let vanishes = !changes.vanished.is_empty();
+        let metrics = &self.context.metrics;
+        metrics.commit_s.observe(began.elapsed().as_secs_f64());
+        metrics.commit_events.observe(slots.len() as f64);
+        for ((slot, outcome), event) in slots.into_iter().zip(changes.outcomes).zip(&events) {
+            if vanishes && outcome == Outcome::Stored && asks_to_vanish(event) {
+                self.wait_for_vanishing.push(slot);
+            } else {
+                slot.settle(outcome);
+            }
+        }
+    }
+
+    /// Writes events in one commit, has the listener know of it, and keeps what is acknowledged by it.
+    /// The steps of the changes are the listener's then.
+    pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Changes, StoreError> {
+        let (node, us) = (self.context.node, self.context.us.clone());
+        let (mut changes, feed) = self.transact(async |connection| {
+            let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
+            transaction::write_batch(connection, events, &by).await
+        })?;
+        self.tell_batch(&mut changes, feed);
+        self.note_acknowledged(feed, events, &changes.outcomes);
+        Ok(changes)
+    }
+
+    fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
+        self.may_vanish |= !changes.vanished.is_empty();
+        let expiries = changes.added.values().filter_map(|event| event.expires_at());
+        let expires_at = expiries.min().unwrap_or(u64::MAX);
+        self.tell(feed, std::mem::take(&mut changes.steps), expires_at);
+    }
+
+    /// Keeps what is acknowledged as stored, a duplicate too: it may be of a commit that gets lost.
+    fn note_acknowledged(
+        &mut self,
+        feed: FeedAdvance,
+        events: &[Arc<Event>],
+        outcomes: &[Outcome],
+    ) {
+        let (now, seq) = (Instant::now(), feed.last());
+        for (event, outcome) in events.iter().zip(outcomes) {
+            if matches!(outcome, Outcome::Stored | Outcome::Duplicate) {
+                self.acknowledged.push(now, seq, Acknowledged::Stored(Arc::clone(event)));
+            }
+        }
+    }
+
+    fn gather(&self, event: VerifiedEvent, slot: EventSlot) -> (Vec<Arc<Event>>, Vec<EventSlot>) {
+        let (most_rows, most_bytes) = match self.context.batches {
+            Batches::Short => (BATCH_ROWS, BATCH_BYTES),
+            Batches::Long { bytes } => (BATCH_ROWS * 4, bytes.clamp(BATCH_BYTES, BATCH_BYTES * 4)),
+        };
+        let (mut rows, mut bytes) = (event.weight(), event.memory_bytes());
+        let (mut events, mut slots) = (vec![Arc::new(event.into_inner())], vec![slot]);
+        loop {
+            let fits = |weight: usize, job: &NodeJob| {
+                let NodeJob::Publish { event, .. } = job else { return false };
+                rows.saturating_add(weight) <= most_rows
+                    && bytes.saturating_add(event.memory_bytes()) <= most_bytes
+            };
+            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_if(fits) else {
+                return (events, slots);
+            };
+            rows += weight;
+            bytes += event.memory_bytes();
+            events.push(Arc::new(event.into_inner()));
+            slots.push(slot);
+        }
+    }
+}

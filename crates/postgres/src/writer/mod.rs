@@ -1,0 +1,209 @@
+//! The one thread of a node that writes. It takes what waits, from each origin in turn, into transactions
+//! of a bounded weight; what takes long (expiration, vanishing, removal) is done in steps between them.
+
+mod batches;
+mod lost_tail;
+mod steps;
+mod transacting;
+
+use crate::acknowledged::{Acknowledged, RecentAcknowledgements};
+use crate::address::Address;
+use crate::batch::Bytes;
+use crate::connection::{Engine, ServerSession};
+use crate::feed::Feed;
+use crate::transaction::FeedAdvance;
+use negsync_nostr::VerifiedEvent;
+use negsync_nostr::relay_url::RelayName;
+use negsync_store::submission::{EventSlot, Submission};
+use negsync_store::{
+    Batches, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError, StoreMetrics,
+    Synchronous,
+};
+use std::collections::VecDeque;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How long the writer sleeps at most before it looks at the clock for expirations.
+const TICK: Duration = Duration::from_millis(250);
+
+/// Where a caller waits to hear that what it asked for is done.
+type Answer = SyncSender<Result<(), StoreError>>;
+
+pub(crate) enum NodeJob {
+    Publish {
+        event: Box<VerifiedEvent>,
+        slot: EventSlot,
+    },
+    Expire(Answer),
+    Remove {
+        ids: Vec<Bytes>,
+        is_buried: bool,
+        answer: Answer,
+    },
+    /// The database has lost commits behind this number.
+    SendAgain {
+        common: i64,
+    },
+}
+
+/// What waits for the writer.
+pub(crate) type NodeQueue = SourceQueue<NodeJob>;
+
+/// What the writer needs beside the connection.
+pub(crate) struct NodeWriterContext {
+    pub(crate) engine: Arc<Engine>,
+    pub(crate) address: Address,
+    /// The node's number.
+    pub(crate) node: i64,
+    pub(crate) feed: Arc<Feed>,
+    pub(crate) metrics: StoreMetrics,
+    pub(crate) us: Option<RelayName>,
+    pub(crate) batches: Batches,
+    pub(crate) synchronous: Synchronous,
+    /// Reads the feed, where this node's own commit was not the next one.
+    pub(crate) catch_up: Box<dyn Fn() -> Result<(), StoreError> + Send>,
+}
+
+/// The way to the writer thread.
+pub(crate) struct NodeWriter {
+    queue: Arc<NodeQueue>,
+    // Taken by whoever stops the writer first.
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl NodeWriter {
+    pub(crate) fn start(
+        context: NodeWriterContext,
+        queue: Arc<NodeQueue>,
+    ) -> Result<Self, StoreError> {
+        let thread = NodeWriterThread {
+            context,
+            queue: Arc::clone(&queue),
+            connection: None,
+            removals: VecDeque::new(),
+            acknowledged: RecentAcknowledgements::default(),
+            send_again: VecDeque::new(),
+            wait_for_expiry: Vec::new(),
+            wait_for_vanishing: Vec::new(),
+            may_vanish: true,
+            steps_again: Instant::now(),
+            ephemeral_age_out: Instant::now(),
+            passes_on: false,
+        };
+        let thread = std::thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(move || thread.run())
+            .map_err(StoreError::Thread)?;
+        Ok(Self { queue, thread: Mutex::new(Some(thread)) })
+    }
+
+    /// Hands events over. Does not wait: whoever submits bounds what it has under way.
+    pub(crate) fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        let Some(slots) = Submission::begin(events.len(), reply) else { return };
+        let jobs = events.into_iter().zip(slots).map(|(event, slot)| {
+            (event.weight(), NodeJob::Publish { event: Box::new(event), slot })
+        });
+        if let Err(refused) = self.queue.push(origin, jobs) {
+            for (_, job) in refused {
+                if let NodeJob::Publish { slot, .. } = job {
+                    slot.settle(Outcome::Failed("the store is closed".into()));
+                }
+            }
+        }
+    }
+
+    /// Removes what is due now, and waits until that is done or has failed.
+    pub(crate) fn expire(&self) -> Result<(), StoreError> {
+        self.ask(NodeJob::Expire)
+    }
+
+    /// Removes events by id, and waits for it; keeps them out where `is_buried`.
+    pub(crate) fn remove(&self, ids: Vec<Bytes>, is_buried: bool) -> Result<(), StoreError> {
+        self.ask(|answer| NodeJob::Remove { ids, is_buried, answer })
+    }
+
+    fn ask(&self, job: impl FnOnce(Answer) -> NodeJob) -> Result<(), StoreError> {
+        let (answer, done) = sync_channel(1);
+        self.queue.push(&Origin::Local, [(1, job(answer))]).map_err(|_| StoreError::Closed)?;
+        done.recv().map_err(|_| StoreError::Closed)?
+    }
+
+    /// Commits what was submitted before, then ends the thread.
+    pub(crate) fn stop(&self) {
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(thread) = thread else { return };
+        self.queue.close();
+        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            tracing::error!("the store's writer thread panicked");
+        }
+    }
+}
+
+/// What the writer thread owns.
+struct NodeWriterThread {
+    context: NodeWriterContext,
+    queue: Arc<NodeQueue>,
+    connection: Option<ServerSession>,
+    removals: VecDeque<(Vec<Bytes>, bool, Answer)>,
+    acknowledged: RecentAcknowledgements,
+    // What was acknowledged and may be lost, until it is written again.
+    send_again: VecDeque<Acknowledged>,
+    wait_for_expiry: Vec<Answer>,
+    // Requests to vanish, answered once nothing is left of what they ask to remove.
+    wait_for_vanishing: Vec<EventSlot>,
+    // Whether somebody's events may still have to go, before the feed says so.
+    may_vanish: bool,
+    steps_again: Instant,
+    // When ephemeral events that have waited long enough are removed next.
+    ephemeral_age_out: Instant,
+    // Whether this node has handed any over since they were removed last.
+    passes_on: bool,
+}
+
+impl NodeWriterThread {
+    fn run(mut self) {
+        let mut patience = Duration::ZERO;
+        loop {
+            match self.queue.pop_within(patience) {
+                NextJob::Item((_, NodeJob::Publish { event, slot })) => self.publish(*event, slot),
+                NextJob::Item((_, NodeJob::Expire(answer))) => self.wait_for_expiry.push(answer),
+                NextJob::Item((_, NodeJob::Remove { ids, is_buried, answer })) => {
+                    self.removals.push_back((ids, is_buried, answer));
+                }
+                NextJob::Item((_, NodeJob::SendAgain { common })) => {
+                    self.send_again = self.acknowledged.since(common).into();
+                }
+                NextJob::TimedOut => {}
+                NextJob::Closed => break,
+            }
+            if self.ephemeral_age_out <= Instant::now() && self.passes_on {
+                self.age_out();
+            }
+            // One step of each between two batches.
+            let is_busy = self.send_again_step()
+                | self.expire_step()
+                | self.remove_step()
+                | self.vanish_step();
+            patience = if is_busy { Duration::ZERO } else { TICK };
+        }
+    }
+
+    /// Has the listener know what was committed, before anybody is answered.
+    fn tell(&mut self, feed: FeedAdvance, mut steps: Vec<Step>, expires_at: u64) {
+        let is_passed = |step: &mut Step| matches!(step, Step::Passed(_));
+        let passed: Vec<Step> = steps.extract_if(.., is_passed).collect();
+        self.passes_on |= !passed.is_empty();
+        let context = &self.context;
+        let told = if passed.is_empty() { Ok(()) } else { context.feed.pass_on(passed) };
+        let told = told.and_then(|()| match context.feed.tell_own(feed, steps, expires_at)? {
+            true => Ok(()),
+            false => (context.catch_up)(),
+        });
+        if let Err(error) = told {
+            // It is committed: whoever asks for a set waits until the feed can be read.
+            tracing::warn!(%error, "feed not read after a commit; it is read before the next set");
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! One step each of what takes long, between two batches.
+
+use super::NodeWriterThread;
+use crate::acknowledged::Acknowledged;
+use crate::connection::ServerSession;
+use crate::ephemeral;
+use crate::transaction::{self, STEP_EVENTS, StepDone};
+use negsync_store::{Outcome, StoreError, unix_now};
+use std::time::{Duration, Instant};
+use tokio_postgres::Error;
+
+/// After a failure, steps that nobody asked for are not tried for so long.
+pub(super) const STEP_AGAIN: Duration = Duration::from_secs(5);
+/// How often ephemeral events that have waited long enough are removed.
+const EPHEMERAL_AGE_OUT: Duration = Duration::from_secs(10);
+
+impl NodeWriterThread {
+    /// NIP-40: removes a part of what is due. Returns whether there may be more.
+    pub(super) fn expire_step(&mut self) -> bool {
+        let now = unix_now();
+        let is_due = self.context.feed.next_expiry() <= now && self.may_step();
+        if !is_due && self.wait_for_expiry.is_empty() {
+            return false;
+        }
+        let done = self.step(async |connection| transaction::expire(connection, now).await);
+        let answer = match done {
+            Ok(true) => return true,
+            // Another node may have been first: what is due next is in the feed.
+            Ok(false) if self.context.feed.next_expiry() <= now => (self.context.catch_up)(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
+        };
+        let said = answer.map_err(|error| error.to_string());
+        for waiting in std::mem::take(&mut self.wait_for_expiry) {
+            // Fails only where nobody waits any more.
+            let _ = waiting.send(said.clone().map_err(StoreError::NotWritten));
+        }
+        false
+    }
+
+    /// Removes a part of what is to be removed. Returns whether there is more.
+    pub(super) fn remove_step(&mut self) -> bool {
+        let Some((mut ids, is_buried, answer)) = self.removals.pop_front() else { return false };
+        let some = ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize));
+        let bury = is_buried.then(unix_now);
+        let done =
+            self.step(async |connection| transaction::remove_by_id(connection, &some, bury).await);
+        if done.is_ok() {
+            let removed = Acknowledged::Removed { ids: some.into(), is_buried };
+            self.acknowledged.push(Instant::now(), i64::MAX, removed);
+        }
+        match done {
+            Ok(_) if !ids.is_empty() => self.removals.push_front((ids, is_buried, answer)),
+            done => {
+                let _ = answer.send(done.map(|_| ()));
+            }
+        }
+        !self.removals.is_empty()
+    }
+
+    /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it. Returns
+    /// whether there is more to remove now.
+    pub(super) fn vanish_step(&mut self) -> bool {
+        let is_vanishing = self.may_vanish || self.context.feed.is_vanishing();
+        if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
+            return false;
+        }
+        let outcome = match self.step(async |connection| transaction::vanish(connection).await) {
+            Ok(true) => return true,
+            Ok(false) => {
+                self.may_vanish = false;
+                self.context.feed.has_vanished();
+                Outcome::Stored
+            }
+            Err(error) => Outcome::Failed(error.to_string()),
+        };
+        for slot in std::mem::take(&mut self.wait_for_vanishing) {
+            slot.settle(outcome.clone());
+        }
+        false
+    }
+
+    /// Removes ephemeral events that have waited long enough.
+    pub(super) fn age_out(&mut self) {
+        self.ephemeral_age_out = Instant::now() + EPHEMERAL_AGE_OUT;
+        self.passes_on = false;
+        let done = self.transact(async |connection| ephemeral::age_out(connection).await);
+        // They are removed with the next ones.
+        self.passes_on |= done.is_err();
+    }
+
+    /// Whether steps that failed are tried again.
+    pub(super) fn may_step(&self) -> bool {
+        self.steps_again <= Instant::now()
+    }
+
+    /// Runs a step, and tells of it. Returns whether there may be more.
+    pub(super) fn step(
+        &mut self,
+        work: impl AsyncFn(&ServerSession) -> Result<StepDone, Error>,
+    ) -> Result<bool, StoreError> {
+        match self.transact(work) {
+            Ok(done) => {
+                self.tell(done.feed, done.steps, u64::MAX);
+                Ok(done.there_is_more)
+            }
+            Err(error) => {
+                self.steps_again = Instant::now() + STEP_AGAIN;
+                Err(error)
+            }
+        }
+    }
+}
