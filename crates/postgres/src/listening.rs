@@ -4,7 +4,7 @@
 use crate::address::Address;
 use crate::ephemeral;
 use crate::fault::{fault, within};
-use crate::node::Node;
+use crate::node::StoreNode;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use negsync_store::StoreError;
@@ -30,7 +30,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 const DEAF_TERM: Duration = Duration::from_secs(60);
 
 /// Starts to listen and to look, for as long as the node is there.
-pub(crate) fn start(node: &Arc<Node>, address: &Address) -> Result<(), StoreError> {
+pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
     let is_heard = Arc::<AtomicBool>::default();
     // What this node wakes others with.
@@ -125,7 +125,7 @@ async fn begin(client: &Client) -> Result<(), StoreError> {
     client.batch_execute("LISTEN negsync").await.map_err(fault)
 }
 
-fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<Node>) {
+fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<StoreNode>) {
     let (mut is_failing, mut unheard) = (false, 0);
     loop {
         let heard = is_heard.load(Ordering::Acquire);

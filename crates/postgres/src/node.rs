@@ -22,7 +22,7 @@ use std::time::Duration;
 const LOOKS_AT_ONCE: usize = 2;
 
 /// What the store, its writer and the thread that follows the feed have in common.
-pub(crate) struct Node {
+pub(crate) struct StoreNode {
     pub(crate) engine: Arc<Engine>,
     pub(crate) pool: SessionPool,
     // For looks at the feed, which wait for no query.
@@ -37,7 +37,7 @@ pub(crate) struct Node {
     pub(crate) queue: Arc<NodeQueue>,
 }
 
-impl Node {
+impl StoreNode {
     /// Makes the tables where they are not there, and reads what is stored for the listener.
     pub(crate) fn open(
         address: &Address,

@@ -4,7 +4,7 @@ use crate::address::Address;
 use crate::columns::second;
 use crate::connection::{ServerSession, with_connection};
 use crate::fault::fault;
-use crate::node::Node;
+use crate::node::StoreNode;
 use crate::reading::StoreReading;
 use crate::writer::{NodeWriter, NodeWriterContext};
 use crate::{listening, memory};
@@ -33,7 +33,7 @@ pub struct PostgresStore {
 }
 
 struct StoreParts {
-    node: Arc<Node>,
+    node: Arc<StoreNode>,
     writer: NodeWriter,
     metrics: StoreMetrics,
 }
@@ -89,7 +89,7 @@ impl PostgresStore {
         if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
             return Err(NO_RETENTION);
         }
-        let node = Node::open(address, &options, listener).map_err(named)?;
+        let node = StoreNode::open(address, &options, listener).map_err(named)?;
         let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
