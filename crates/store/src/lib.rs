@@ -48,11 +48,13 @@ mod metrics;
 mod newest;
 mod operator;
 mod options;
+mod page;
 mod presence;
 mod private_times;
 mod query;
 mod read_gate;
-mod readers;
+mod read_pool;
+mod reader;
 mod refused;
 mod retag;
 mod retention;
@@ -90,8 +92,9 @@ pub use operator::{
     BuriedFacts, FindIds, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
 };
 pub use options::{StoreOptions, Synchronous};
+pub use page::{LeftOut, StoredPage};
 pub use query::Hit;
-pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
+pub use reader::{ReadSnapshot, Reader};
 pub use refused::RefusedId;
 pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;

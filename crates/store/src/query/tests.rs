@@ -1,12 +1,15 @@
 //! What queries find, and how many steps of SQLite's machine they take for it.
 
+use super::hit::{FETCH, FETCHED_ROWS};
+use super::walks::BY_AUTHOR;
 use super::*;
-use crate::query;
 use crate::viewer::{PrivateKinds, Viewer};
-use crate::{Deadline, Event, Store, StoreOptions, newest, schema};
-use negsync_nostr::hex;
+use crate::{Deadline, Event, Store, StoreOptions, newest, query, schema};
+use negsync_nostr::{TagKey, hex};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rusqlite::params;
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,7 +117,7 @@ fn whichever_index_is_walked_the_same_is_found() {
             }
             let mut expected: Vec<Item> =
                 events.iter().filter(|event| filter.matches(event)).map(Event::item).collect();
-            expected.sort_unstable_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
+            expected.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
             let context = format!("seed {seed}: {filter:?}");
             let most = rng.random_range(1..100);
             steps(&path, |read| {
@@ -124,7 +127,7 @@ fn whichever_index_is_walked_the_same_is_found() {
                     ControlFlow::Continue(())
                 };
                 query::items(read, &filter, &mut visit).unwrap();
-                found.sort_unstable_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
+                found.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
                 found.dedup();
                 assert_eq!(found, expected, "{context}");
                 let found = newest::newest(read, &filter, most, &Expired::none()).unwrap();
