@@ -174,6 +174,33 @@ fn a_long_list_costs_a_row_no_more_than_a_short_one() {
     }
 }
 
+/// The kind of each row was looked up once more, in the event itself, for each list.
+#[test]
+fn short_lists_of_tags_are_decided_without_a_look_at_the_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
+    let keys = [TagKey::new(b'p', "somebody"), TagKey::new(b't', "something")];
+    for row in 0..20_u8 {
+        // Every second event has one of the tags alone. No event stands in its own table.
+        for key in &keys[usize::from(row % 2)..] {
+            let insert =
+                "INSERT INTO tag (key, kind, created_at, id, event) VALUES (?1, 1, ?2, ?3, ?2)";
+            connection.execute(insert, params![key.as_bytes(), row, [row; 32]]).unwrap();
+        }
+    }
+    let deadline = Deadline::default();
+    let read = ReadTransaction::new(&connection, &deadline);
+    let tags = keys.iter().map(|key| vec![*key]).collect();
+    let mut found = Vec::new();
+    let mut visit = |item: Item| {
+        found.push(item.created_at);
+        ControlFlow::Continue(())
+    };
+    query::items(&read, &Filter { tags, ..Filter::default() }, &mut visit).unwrap();
+    found.sort_unstable();
+    assert!(found.iter().copied().eq((0..20).step_by(2)), "{found:?}");
+}
+
 /// A stranger cannot tell by the time of an answer how much of what it may not see there is: a scan
 /// for everybody takes the same steps with private events and without.
 #[test]

@@ -10,6 +10,8 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
+/// Where every walk has the kind.
+const KIND_COLUMN: usize = 3;
 /// Where [`Walk::run_with_json`] finds the event itself.
 pub(crate) const JSON_COLUMN: usize = 4;
 /// So many tag values are looked up for a row one by one; for more, the event's own tags are read.
@@ -112,7 +114,8 @@ impl Walk<'_> {
             ScanIndex::Authors(_) | ScanIndex::Kinds(_) | ScanIndex::Tag(..) => true,
             ScanIndex::Ids(_) | ScanIndex::Time => kinds.is_none() && without_kinds.is_empty(),
         };
-        if !knows_kind && !self.filter.takes_kind(row.get(3).map_err(StoreError::sqlite)?) {
+        if !knows_kind && !self.filter.takes_kind(row.get(KIND_COLUMN).map_err(StoreError::sqlite)?)
+        {
             return Ok(false);
         }
         if let Some(ids) = ids
@@ -127,7 +130,7 @@ impl Walk<'_> {
         {
             return Ok(false);
         }
-        self.has_tags(hit)
+        self.has_tags(row, hit)
     }
 
     fn is_by(&self, hit: &Hit, authors: &[[u8; 32]]) -> rusqlite::Result<bool> {
@@ -140,61 +143,56 @@ impl Walk<'_> {
     }
 
     /// Whether the event has one of the keys of each list that the index does not decide.
-    fn has_tags(&self, hit: &Hit) -> Result<bool, StoreError> {
+    fn has_tags(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
         let is_decided =
             |place: &usize| matches!(self.source, ScanIndex::Tag(walked, _) if walked == *place);
         let lists = self.filter.tags.iter().enumerate().filter(|(place, _)| !is_decided(place));
-        let lists = lists.map(|(_, keys)| keys.as_slice());
-        match lists.clone().map(<[TagKey]>::len).sum() {
+        let lists: Vec<&[TagKey]> = lists.map(|(_, keys)| keys.as_slice()).collect();
+        match lists.iter().map(|keys| keys.len()).sum() {
             0 => Ok(true),
-            1..=TAGS_TRIED => {
-                for keys in lists {
-                    if !self.is_tagged(hit, keys).map_err(StoreError::sqlite)? {
-                        return Ok(false);
-                    }
-                }
-                Ok(true)
-            }
-            // The tags of the event are read once, and each is searched for in the filter's list.
-            _ => {
-                if let Some(has_tags) = self.checked.borrow().get(&hit.row) {
-                    return Ok(*has_tags);
-                }
-                self.read.deadline().check()?;
-                let mut select = self
-                    .read
-                    .prepare_cached("SELECT json FROM event WHERE row = ?1")
-                    .map_err(StoreError::sqlite)?;
-                let mut rows = select.query([hit.row]).map_err(StoreError::sqlite)?;
-                let Some(row) = rows.next().map_err(StoreError::sqlite)? else { return Ok(false) };
-                let mut lists: Vec<&[TagKey]> = lists.collect();
-                let has_tags = negsync_nostr::has_tags(
-                    &sqlite_error::text(row, 0).map_err(StoreError::sqlite)?,
-                    &mut lists,
-                );
-                let mut checked = self.checked.borrow_mut();
-                if checked.len() >= CHECKED_ROWS {
-                    checked.clear();
-                }
-                checked.insert(hit.row, has_tags);
-                Ok(has_tags)
-            }
+            1..=TAGS_TRIED => self.is_tagged(row, hit, &lists).map_err(StoreError::sqlite),
+            _ => self.is_tagged_by_json(hit, lists),
         }
     }
 
-    fn is_tagged(&self, hit: &Hit, keys: &[TagKey]) -> rusqlite::Result<bool> {
+    /// Looks each key up until one of each list is found.
+    fn is_tagged(&self, row: &Row<'_>, hit: &Hit, lists: &[&[TagKey]]) -> rusqlite::Result<bool> {
+        let kind: u16 = row.get(KIND_COLUMN)?;
+        let created_at = hit.item.created_at as i64;
         let mut tagged = self.read.prepare_cached(
             "SELECT 1 FROM tag WHERE key = ?1 AND kind = ?2 AND created_at = ?3 AND id = ?4",
         )?;
-        let mut kind = self.read.prepare_cached("SELECT kind FROM event WHERE row = ?1")?;
-        let kind: Option<u16> = kind.query_row([hit.row], |row| row.get(0)).optional()?;
-        let created_at = hit.item.created_at as i64;
-        for key in keys {
-            if tagged.exists(params![key.as_bytes(), kind, created_at, hit.item.id])? {
-                return Ok(true);
+        'lists: for keys in lists {
+            for key in *keys {
+                if tagged.exists(params![key.as_bytes(), kind, created_at, hit.item.id])? {
+                    continue 'lists;
+                }
             }
+            return Ok(false);
         }
-        Ok(false)
+        Ok(true)
+    }
+
+    /// Reads the tags of the event once, and searches for each of them in the lists.
+    fn is_tagged_by_json(&self, hit: &Hit, mut lists: Vec<&[TagKey]>) -> Result<bool, StoreError> {
+        if let Some(is_tagged) = self.checked.borrow().get(&hit.row) {
+            return Ok(*is_tagged);
+        }
+        self.read.deadline().check()?;
+        let mut has_tags =
+            |row: &Row<'_>| Ok(negsync_nostr::has_tags(&sqlite_error::text(row, 0)?, &mut lists));
+        let is_tagged = self
+            .read
+            .prepare_cached("SELECT json FROM event WHERE row = ?1")
+            .and_then(|mut select| select.query_row([hit.row], &mut has_tags).optional())
+            .map_err(StoreError::sqlite)?
+            .unwrap_or(false);
+        let mut checked = self.checked.borrow_mut();
+        if checked.len() >= CHECKED_ROWS {
+            checked.clear();
+        }
+        checked.insert(hit.row, is_tagged);
+        Ok(is_tagged)
     }
 }
 
