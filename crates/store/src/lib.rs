@@ -3,7 +3,7 @@
 //! vanish, expiration).
 //!
 //! ```
-//! use negsync_store::{Event, Filter, Outcome, Store, StoreOptions};
+//! use negsync_store::{Event, EventStore, Filter, Outcome, Store, StoreOptions};
 //! use std::ops::ControlFlow;
 //!
 //! # let folder = tempfile::tempdir()?;

@@ -9,6 +9,7 @@ use crate::presence::Presence;
 use crate::query::{self, Expired, Hit};
 use crate::read_gate::ReadGate;
 use crate::read_pool::{Pool, ReadTransaction};
+use crate::source::{EventSource, SourceSnapshot, Work};
 use crate::viewer::View;
 use crate::{
     Deadline, MarkName, PeerTraits, Retention, RetentionWindow, RuleMatches, Selected, Selection,
@@ -316,6 +317,58 @@ impl Reader {
     }
 }
 
+/// Without a listener: whoever reads beside another process scans for each set.
+impl EventSource for Reader {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.deadline()
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.read_snapshot(|moment| work(moment))
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.read_at_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.middle_second()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        self.retention_window(filter)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let hits = self.newest(&[filter], usize::MAX)?;
+        let all = |item: &Item, json: &str| {
+            visit(item, json);
+            ControlFlow::Continue(())
+        };
+        self.fetch(&hits, all).map(|_| ())
+    }
+}
+
 /// The store as it is at one moment.
 pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
@@ -378,5 +431,15 @@ impl ReadSnapshot<'_> {
 
     fn now(&self) -> u64 {
         unix_now().max(self.expired_until)
+    }
+}
+
+impl SourceSnapshot for ReadSnapshot<'_> {
+    fn items(
+        &self,
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.items(filter, visit)
     }
 }

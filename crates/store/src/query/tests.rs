@@ -4,7 +4,7 @@ use super::hit::{FETCH, FETCHED_ROWS};
 use super::walks::BY_AUTHOR;
 use super::*;
 use crate::viewer::{PrivateKinds, Viewer};
-use crate::{Deadline, Event, Store, StoreOptions, newest, query, schema};
+use crate::{Deadline, Event, EventStore, Store, StoreOptions, newest, query, schema};
 use negsync_nostr::{TagKey, hex};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
