@@ -57,4 +57,4 @@ pub use negsync_store as store;
 // The Rust in docs/library.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/library.md")]
-struct LibraryPage;
+mod library_page {}

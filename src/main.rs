@@ -12,15 +12,15 @@ use tikv_jemallocator::Jemalloc;
 static ALLOCATOR: Jemalloc = Jemalloc;
 
 fn main() -> ExitCode {
-    let arguments = match cli::Arguments::try_parse() {
-        Ok(arguments) => arguments,
+    let command_line = match cli::CommandLine::try_parse() {
+        Ok(command_line) => command_line,
         // A wrong command line is exit code 1: 2 means that a sync could not be completed.
         Err(error) => {
             let _ = error.print();
             return ExitCode::from(u8::from(error.use_stderr()));
         }
     };
-    match cli::run(arguments) {
+    match cli::run(command_line) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "negsync: {}", explain(&error));

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 /// Which relay to work beside.
 #[derive(clap::Args)]
-pub(super) struct AttachArguments {
+pub(super) struct AttachedRelayArguments {
     /// The relay and its SQLite file or PostgreSQL database, such as
     /// nostr-rs-relay:/var/lib/nostr/nostr.db, nostr-relay-py:/var/lib/nostr/nostr.sqlite3 or
     /// nostream:postgres://negsync@127.0.0.1/nostr_ts_relay; wins over the configuration. A password
@@ -25,7 +25,7 @@ pub(super) struct AttachArguments {
     attach: Option<String>,
 }
 
-impl AttachArguments {
+impl AttachedRelayArguments {
     /// Whether the command line names a relay.
     pub(super) fn is_given(&self) -> bool {
         self.attach.is_some()
@@ -58,11 +58,11 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync attach --attach nostr-relay-py:/var/lib/nostr/nostr.sqlite3 --url ws://127.0.0.1:6969 --listen :7777";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct AttachArguments {
     #[command(flatten)]
     store: StoreArguments,
     #[command(flatten)]
-    attach: AttachArguments,
+    attach: AttachedRelayArguments,
     /// The relay's own address, ws://HOST:PORT; wins over the configuration.
     #[arg(long, value_name = "URL")]
     url: Option<String>,
@@ -80,7 +80,7 @@ fn open_notes(config: &Config) -> anyhow::Result<Arc<dyn EventStore>> {
     Ok(open_store(config, config.store_options())?)
 }
 
-impl Arguments {
+impl AttachArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = self.store.config()?;
         self.attach.apply(&mut config)?;
@@ -93,7 +93,7 @@ impl Arguments {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &AttachArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);

@@ -12,7 +12,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync backup copy.sqlite --store events.sqlite --verify";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct BackupArguments {
     /// The copy; a file of this name must not be there yet.
     #[arg(value_name = "FILE")]
     to: PathBuf,
@@ -26,7 +26,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &BackupArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.store.file_config("`negsync backup`", "use pg_dump")?.store.path;
     let bar = progress_bar(Some(0), PAGES);
     let BackupReport { events, bytes, .. } = backup(&path, &arguments.to, |done, total| {

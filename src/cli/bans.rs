@@ -13,7 +13,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 The lines are those of the file (moderation.file), which may be edited.";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct BansArguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Print one JSON object instead of lines.
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &BansArguments) -> anyhow::Result<ExitCode> {
     let moderation = Moderation::configured(&arguments.store.config()?)?;
     let list = moderation.current();
     let mut out = std::io::stdout().lock();

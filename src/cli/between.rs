@@ -1,7 +1,7 @@
 //! `negsync sync --between`
 
 use super::interrupt::stoppable;
-use super::sync::{Arguments, unseen};
+use super::sync::{SyncArguments, unseen};
 use super::sync_progress::{Display, PeerDisplay};
 use super::{sync_trace, unless_closed};
 use anyhow::ensure;
@@ -18,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 use tokio_util::sync::CancellationToken;
 
 pub(super) fn run(
-    arguments: &Arguments,
+    arguments: &SyncArguments,
     urls: Vec<RelayUrl>,
     filter: PeerFilter,
     config: &Config,
@@ -35,7 +35,7 @@ pub(super) fn run(
 }
 
 async fn sync(
-    arguments: &Arguments,
+    arguments: &SyncArguments,
     urls: Vec<RelayUrl>,
     filter: PeerFilter,
     config: &Config,

@@ -17,7 +17,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync check --config /etc/negsync/relay.toml --json";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CheckArguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Print one JSON object instead of lines.
@@ -25,7 +25,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &CheckArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let name = config.store.name();
     let checked = look(|progress| check_store(&config, progress))?;

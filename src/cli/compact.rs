@@ -13,7 +13,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 No relay may run on the store meanwhile.";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CompactArguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Print one JSON object instead of a line.
@@ -21,7 +21,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &CompactArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.store.file_config("`negsync compact`", "use VACUUM")?.store.path;
     let bar = waiting("writing the store anew");
     let Compacted { before_bytes, after_bytes, expired, tombstones } = compact(&path)?;

@@ -9,14 +9,14 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync completions fish";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CompletionsArguments {
     /// The shell that reads the script.
     shell: Shell,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &CompletionsArguments) -> anyhow::Result<ExitCode> {
     let mut script = Vec::new();
-    let mut command = super::Arguments::command();
+    let mut command = super::CommandLine::command();
     clap_complete::generate(arguments.shell, &mut command, "negsync", &mut script);
     super::write_all(&script)
 }

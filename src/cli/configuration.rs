@@ -18,7 +18,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   NEGSYNC__LIMITS__FILTERS=5 negsync config show --json | jq '.keys[\"limits.filters\"]'";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ConfigArguments {
     #[command(subcommand)]
     command: ConfigCommand,
 }
@@ -47,7 +47,7 @@ struct ShowArguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &ConfigArguments) -> anyhow::Result<ExitCode> {
     match &arguments.command {
         ConfigCommand::Check { file } => check(file.as_ref()),
         ConfigCommand::Show(arguments) => show(arguments),

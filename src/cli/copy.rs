@@ -37,7 +37,7 @@ const CHUNK_EVENTS: usize = 1_000;
 const MOST_ROUNDS: usize = 5;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct CopyArguments {
     /// The store to read: an SQLite file, or postgres://USER@HOST/DATABASE. A relay may run on it.
     #[arg(value_name = "FROM")]
     from: PathBuf,
@@ -52,7 +52,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-impl Arguments {
+impl CopyArguments {
     /// How a store is opened. Retention removes nothing while its events are moved.
     fn config_of(&self, store: &Path) -> anyhow::Result<Config> {
         let arguments = StoreArguments { config: self.config.clone(), store: Some(store.into()) };
@@ -62,7 +62,7 @@ impl Arguments {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     let (from, to) = (arguments.config_of(&arguments.from)?, arguments.config_of(&arguments.to)?);
     ensure!(from.store != to.store, "FROM and TO are one store");
     let reader = StoreReader::open(&from)?;

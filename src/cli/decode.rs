@@ -13,7 +13,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync neg-open '{}' --empty | negsync decode -";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DecodeArguments {
     /// The hex of a message, or a whole NEG line; `-` reads lines from standard input.
     #[arg(value_name = "HEX")]
     message: String,
@@ -33,7 +33,7 @@ fn sender(text: &str) -> Result<Sender, String> {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &DecodeArguments) -> anyhow::Result<ExitCode> {
     let sender = arguments.from.unwrap_or(Sender::Unknown);
     let explain = |line: &str| explain(line, sender, arguments.all);
     if arguments.message != "-" {

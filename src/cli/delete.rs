@@ -17,7 +17,7 @@ A filter without kinds leaves requests to delete (5) and to vanish (62): what th
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("chosen").args(["ids", "filter"]).required(true).multiple(true)))]
-pub(super) struct Arguments {
+pub(super) struct DeleteArguments {
     #[command(flatten)]
     choice: ChoiceArguments,
     #[command(flatten)]
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &DeleteArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let choice = arguments.choice.choice()?;
     let bar = waiting("looking at the stored events");

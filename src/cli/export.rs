@@ -21,7 +21,7 @@ const EVENTS: &str = "{bar:40} {percent}% {human_pos} of {human_len} events, {et
 const READ_EVENTS: usize = 1_000;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ExportArguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Only events that match this NIP-01 filter.
@@ -36,7 +36,7 @@ pub(super) struct Arguments {
     packing: PackingArguments,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &ExportArguments) -> anyhow::Result<ExitCode> {
     let filter = Filter::parse(&arguments.filter).context("--filter")?;
     let config = arguments.store.config()?;
     let last = match &arguments.since_last {

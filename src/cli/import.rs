@@ -32,7 +32,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync import events.jsonl --into ws://127.0.0.1:7777 --json   (beside a running relay)";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ImportArguments {
     /// The file to read, or the directory whose files are; without it, or with `-`, standard input. One
     /// event a line, alone (as strfry writes them, fried or not) or as ["EVENT", event] or
     /// ["EVENT", id, event]; plain or packed by gzip or zstd.
@@ -83,7 +83,7 @@ struct CheckedLines {
     bytes: u64,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &ImportArguments) -> anyhow::Result<ExitCode> {
     let mut config = arguments.store.config()?;
     let errors =
         arguments.errors.clone().unwrap_or_else(|| config.store.file_beside(".import-errors"));

@@ -27,13 +27,13 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync man sync | man -l -";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct ManArguments {
     /// The command whose page it is; without it the page of `negsync` itself.
     command: Option<String>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
-    let mut all = super::Arguments::command().disable_help_subcommand(true);
+pub(super) fn run(arguments: &ManArguments) -> anyhow::Result<ExitCode> {
+    let mut all = super::CommandLine::command().disable_help_subcommand(true);
     // So that a command knows its full name, and what all commands share.
     all.build();
     let command = match &arguments.command {

@@ -70,7 +70,7 @@ const MOST_BATCH_BYTES: usize = 64 << 20;
 /// Keeps Nostr relays in sync: NIP-77 over SQLite or PostgreSQL.
 #[derive(Parser)]
 #[command(name = "negsync", version, about)]
-pub(crate) struct Arguments {
+pub(crate) struct CommandLine {
     #[command(subcommand)]
     command: Command,
 }
@@ -79,56 +79,56 @@ pub(crate) struct Arguments {
 enum Command {
     /// Run a relay, on an SQLite file or a PostgreSQL database.
     #[command(after_help = relay::EXAMPLES)]
-    Relay(relay::Arguments),
+    Relay(relay::RelayArguments),
     /// Stand before a relay that runs already: answer NIP-77 from its database, pass all else on.
     #[command(after_help = attach::EXAMPLES)]
-    Attach(attach::Arguments),
+    Attach(attach::AttachArguments),
     /// Store events from a JSON Lines file or from standard input.
     ///
     /// Exit code 0: what was an event is stored or accounted for. 1: no line was an event, some could
     /// not be stored, or a wrong command line or store.
     #[command(after_help = import::EXAMPLES)]
-    Import(import::Arguments),
+    Import(import::ImportArguments),
     /// Write the stored events as JSON Lines, oldest first.
     #[command(after_help = export::EXAMPLES)]
-    Export(export::Arguments),
+    Export(export::ExportArguments),
     /// Print the NEG-OPEN line of a set, to paste into wscat.
     #[command(after_help = neg_open::EXAMPLES)]
-    NegOpen(neg_open::Arguments),
+    NegOpen(neg_open::NegOpenArguments),
     /// Say in words what NIP-77 messages hold.
     #[command(after_help = decode::EXAMPLES)]
-    Decode(decode::Arguments),
+    Decode(decode::DecodeArguments),
     /// Bring the store and other relays to the same events, or relays without a store.
     ///
     /// Exit code 0: complete. 2: it could not be completed. 1: a wrong command line or store.
     #[command(after_help = sync::EXAMPLES)]
-    Sync(sync::Arguments),
+    Sync(sync::SyncArguments),
     /// Verify that the store is what it should be.
     ///
     /// Exit code 0: all is well. 2: something was found. 1: it could not be looked at.
     #[command(after_help = check::EXAMPLES)]
-    Check(check::Arguments),
+    Check(check::CheckArguments),
     /// Copy the store to a new file, also while a relay writes to it.
     ///
     /// Exit code 0: the copy is whole and on the disk. 2: `--verify` found something wrong in it. 1: no
     /// copy was made.
     #[command(after_help = backup::EXAMPLES)]
-    Backup(backup::Arguments),
+    Backup(backup::BackupArguments),
     /// Copy a store into another one: from SQLite to PostgreSQL, back, or between two of a kind.
     ///
     /// Exit code 0: both stores hold the same events. 2: they differ. 1: it could not be done. Whatever
     /// breaks it off, run again it goes on where it was.
     #[command(after_help = copy::EXAMPLES)]
-    Copy(copy::Arguments),
+    Copy(copy::CopyArguments),
     /// Make a store of a backup, where there is none yet.
     #[command(after_help = restore::EXAMPLES)]
-    Restore(restore::Arguments),
+    Restore(restore::RestoreArguments),
     /// Remove events, and keep them out whoever brings them.
     #[command(after_help = delete::EXAMPLES)]
-    Delete(delete::Arguments),
+    Delete(delete::DeleteArguments),
     /// Let events in again that `delete` has removed.
     #[command(after_help = undelete::EXAMPLES)]
-    Undelete(undelete::Arguments),
+    Undelete(undelete::UndeleteArguments),
     /// Refuse keys, events, words or addresses from now on, whoever brings them.
     #[command(after_help = ban::EXAMPLES)]
     Ban(ban::BanArguments),
@@ -137,34 +137,34 @@ enum Command {
     Unban(ban::UnbanArguments),
     /// List what is banned.
     #[command(after_help = bans::EXAMPLES)]
-    Bans(bans::Arguments),
+    Bans(bans::BansArguments),
     /// Say what the rules of retention remove, and remove it.
     #[command(after_help = retention::EXAMPLES)]
-    Retention(retention::Arguments),
+    Retention(retention::RetentionArguments),
     /// Check the configuration, or print what is in force and where it comes from.
     #[command(after_help = configuration::EXAMPLES)]
-    Config(configuration::Arguments),
+    Config(configuration::ConfigArguments),
     /// Give back the room that removed events have left.
     #[command(after_help = compact::EXAMPLES)]
-    Compact(compact::Arguments),
+    Compact(compact::CompactArguments),
     /// Tell what differs between the store and a relay, and move nothing.
     ///
     /// Exit code 0: equal. 3: something differs. 2: it could not be found out. 1: a wrong command
     /// line or store.
     #[command(after_help = diff::EXAMPLES)]
-    Diff(diff::Arguments),
+    Diff(diff::DiffArguments),
     /// Ask a running relay how its peers stand.
     #[command(after_help = peers::EXAMPLES)]
-    Peers(peers::Arguments),
+    Peers(peers::PeersArguments),
     /// Show who is served, what is stored and how the peers stand, anew every few seconds.
     #[command(after_help = top::EXAMPLES)]
-    Top(top::Arguments),
+    Top(top::TopArguments),
     /// Print the script with which a shell completes `negsync`.
     #[command(after_help = completions::EXAMPLES)]
-    Completions(completions::Arguments),
+    Completions(completions::CompletionsArguments),
     /// Print a manual page, for `man -l -`.
     #[command(after_help = man::EXAMPLES)]
-    Man(man::Arguments),
+    Man(man::ManArguments),
 }
 
 /// Which configuration and which store a command works with.
@@ -227,9 +227,9 @@ fn read_config(path: Option<&Path>) -> Result<LoadedConfig, ConfigError> {
     Ok(loaded)
 }
 
-pub(crate) fn run(arguments: Arguments) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(command_line: CommandLine) -> anyhow::Result<ExitCode> {
     freed_memory::give_back_at_once_if_small();
-    match arguments.command {
+    match command_line.command {
         Command::Relay(arguments) => relay::run(&arguments),
         Command::Attach(arguments) => attach::run(&arguments),
         Command::Import(arguments) => import::run(&arguments),

@@ -24,7 +24,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync neg-open '{}' --events events.jsonl --id mine";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct NegOpenArguments {
     /// The NIP-01 filter of the events to reconcile.
     #[arg(value_name = "FILTER")]
     filter: String,
@@ -41,7 +41,7 @@ pub(super) struct Arguments {
     id: String,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &NegOpenArguments) -> anyhow::Result<ExitCode> {
     let text = &arguments.filter;
     let unusable = || format!("cannot use the filter {text:?}, see NIP-01");
     let filter = Filter::parse(text).with_context(unusable)?;

@@ -29,7 +29,7 @@ const ANSWER_BYTES: usize = 16 << 20;
 
 /// Which relay is asked.
 #[derive(clap::Args)]
-pub(super) struct RelayArguments {
+pub(super) struct AskedRelayArguments {
     /// Where the relay serves, in place of relay.listen; of `negsync attach` it is attach.status_listen.
     #[arg(long, value_name = "HOST:PORT")]
     relay: Option<ListenAddress>,
@@ -39,9 +39,9 @@ pub(super) struct RelayArguments {
 }
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct PeersArguments {
     #[command(flatten)]
-    relay: RelayArguments,
+    relay: AskedRelayArguments,
     /// Print the relay's answer, one JSON object.
     #[arg(long)]
     json: bool,
@@ -77,7 +77,7 @@ struct PrintedTotals {
     uploaded: u64,
 }
 
-impl RelayArguments {
+impl AskedRelayArguments {
     /// The relay's answer to `/status`.
     pub(super) async fn ask(&self) -> anyhow::Result<String> {
         let config = read_config(self.config.as_deref())?.config;
@@ -87,7 +87,7 @@ impl RelayArguments {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &PeersArguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let text = runtime.block_on(arguments.relay.ask())?;
     let mut out = std::io::stdout().lock();

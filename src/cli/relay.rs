@@ -18,14 +18,14 @@ pub(super) const EXAMPLES: &str = "Examples:
 SIGHUP reads the configuration anew; SIGTERM and Ctrl-C end the relay.";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RelayArguments {
     #[command(flatten)]
     store: StoreArguments,
     #[command(flatten)]
     listen: ListenArguments,
 }
 
-impl Arguments {
+impl RelayArguments {
     fn config(&self) -> anyhow::Result<Config> {
         let mut config = self.store.config()?;
         self.listen.apply(&mut config);
@@ -33,7 +33,7 @@ impl Arguments {
     }
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &RelayArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.config()?;
     let log = start_log(&config.log)?;
     log_memory(&config);

@@ -13,7 +13,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync restore copy.sqlite --store events.sqlite";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RestoreArguments {
     /// What `negsync backup` has made.
     #[arg(value_name = "BACKUP")]
     from: PathBuf,
@@ -24,7 +24,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &RestoreArguments) -> anyhow::Result<ExitCode> {
     let path = arguments.store.file_config("`negsync restore`", "use pg_restore")?.store.path;
     let bar = progress_bar(Some(0), PAGES);
     let BackupReport { events, bytes, .. } = restore(&arguments.from, &path, |done, total| {

@@ -18,7 +18,7 @@ pub(super) const EXAMPLES: &str = "Examples:
 A running relay follows its rules by itself, within ten seconds. It has those of its start or of the last SIGHUP.";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct RetentionArguments {
     #[command(flatten)]
     store: StoreArguments,
     /// Say what would go, and change nothing.
@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &RetentionArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let retention = config.retention.retention();
     if retention.is_empty() {

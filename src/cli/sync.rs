@@ -16,7 +16,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct SyncArguments {
     /// The relays to sync with, ws:// or wss://.
     #[arg(required = true, value_name = "URL")]
     urls: Vec<String>,
@@ -27,7 +27,7 @@ pub(super) struct Arguments {
     #[command(flatten)]
     store: StoreArguments,
     #[command(flatten)]
-    attach: attach::AttachArguments,
+    attach: attach::AttachedRelayArguments,
     /// Work for a relay that runs already, at ws://HOST:PORT: from its database (--attach, or
     /// [attach] in the configuration), and into it by EVENT messages.
     #[arg(long, value_name = "URL")]
@@ -88,7 +88,7 @@ fn relay_urls(texts: &[String]) -> anyhow::Result<Vec<RelayUrl>> {
 /// Exit code of a sync that could not be completed.
 const INCOMPLETE: u8 = 2;
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &SyncArguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
     let urls = relay_urls(&arguments.urls)?;
     let mut config = arguments.store.config()?;
@@ -126,7 +126,7 @@ pub(super) fn exit_code(complete: bool) -> ExitCode {
 
 /// Syncs with all relays at the same time; the reports come in the order of the URLs.
 async fn sync_all(
-    arguments: &Arguments,
+    arguments: &SyncArguments,
     local: &Local,
     filter: PeerFilter,
 ) -> anyhow::Result<Vec<Report>> {

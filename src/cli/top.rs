@@ -1,6 +1,6 @@
 //! `negsync top`
 
-use super::peers::{PrintedPeer, RelayArguments, peer_table};
+use super::peers::{AskedRelayArguments, PrintedPeer, peer_table};
 use super::unless_closed;
 use anyhow::Context;
 use negsync::utc;
@@ -23,9 +23,9 @@ The relay answers the addresses in metrics.allow, this machine by default, and n
 const HOME_AND_CLEAR: &str = "\x1b[H\x1b[J";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct TopArguments {
     #[command(flatten)]
-    relay: RelayArguments,
+    relay: AskedRelayArguments,
     /// The seconds between two looks.
     #[arg(long, value_name = "SECONDS", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=3_600))]
     interval: u64,
@@ -64,7 +64,7 @@ struct StatusTotals {
     events: BTreeMap<String, u64>,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &TopArguments) -> anyhow::Result<ExitCode> {
     let is_once = arguments.once || !(arguments.json || std::io::stdout().is_terminal());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -17,7 +17,7 @@ A removed event is known by its id, author, kind and time: the filter may ask fo
 
 #[derive(clap::Args)]
 #[command(group(clap::ArgGroup::new("chosen").args(["ids", "filter", "all"]).required(true).multiple(true)))]
-pub(super) struct Arguments {
+pub(super) struct UndeleteArguments {
     #[command(flatten)]
     choice: ChoiceArguments,
     /// All that `negsync delete` has removed.
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     json: bool,
 }
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &UndeleteArguments) -> anyhow::Result<ExitCode> {
     let config = arguments.store.config()?;
     let request = match arguments.all {
         true => ControlRequest::UndeleteAll,

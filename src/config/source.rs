@@ -1,6 +1,7 @@
 //! Where a configuration comes from: the defaults, a file over them, environment variables over both.
 
 use super::difference::values;
+use super::error::line_at;
 use super::{Config, ConfigError, DatabaseUrl};
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -100,6 +101,22 @@ impl LoadedConfig {
 }
 
 impl Config {
+    /// Reads a configuration file, and no environment variables: see [`Config::load`].
+    ///
+    /// # Errors
+    /// With the line and the key when a key is unknown or a value is bad.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse(&read_text(path)?, path)
+    }
+
+    /// Reads a configuration from text; `path` is only for the error.
+    ///
+    /// # Errors
+    /// As [`Config::read`].
+    pub fn parse(text: &str, path: &Path) -> Result<Self, ConfigError> {
+        Ok(Self::load_text(text, path, [])?.config)
+    }
+
     /// Reads a configuration: the defaults, the file over them, if there is one, and the variables
     /// over both. `NEGSYNC__LIMITS__FILTERS` sets `limits.filters`. A list is written in TOML or with
     /// commas between its values; `NEGSYNC__PEER` is a TOML array of tables. Variables that do not
@@ -112,16 +129,16 @@ impl Config {
         file: Option<&Path>,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<LoadedConfig, ConfigError> {
-        let text = file.map(super::read_text).transpose()?.unwrap_or_default();
+        let text = file.map(read_text).transpose()?.unwrap_or_default();
         Self::load_text(&text, file.unwrap_or(Path::new("relay.toml")), variables)
     }
 
-    pub(super) fn load_text(
+    fn load_text(
         text: &str,
         path: &Path,
         variables: impl IntoIterator<Item = (OsString, OsString)>,
     ) -> Result<LoadedConfig, ConfigError> {
-        let mut config = super::parse_file(text, path)?;
+        let mut config = parse_file(text, path)?;
         let mut origins = lines(text, path);
         // It has been parsed once already.
         let mut table: Table = toml::from_str(text).unwrap_or_default();
@@ -145,6 +162,25 @@ impl Config {
             None => Ok(loaded),
         }
     }
+}
+
+fn read_text(path: &Path) -> Result<String, ConfigError> {
+    std::fs::read_to_string(path)
+        .map_err(|source| ConfigError::Read { path: path.to_owned(), source })
+}
+
+/// Reads each value by itself; whether they contradict each other is not looked at.
+fn parse_file(text: &str, path: &Path) -> Result<Config, ConfigError> {
+    toml::from_str(text).map_err(|error| {
+        let line = line_at(text, error.span().map_or(0, |span| span.start));
+        let key = text
+            .lines()
+            .nth(line - 1)
+            .and_then(|line| line.split_once('='))
+            .map_or(String::new(), |(key, _)| format!("{}: ", key.trim()));
+        let message = error.message().to_owned();
+        ConfigError::Invalid { path: path.to_owned(), line, key, message }
+    })
 }
 
 /// The variable that sets a key.
@@ -247,10 +283,8 @@ fn toml_value(text: &str) -> Result<Value, String> {
 fn lines(text: &str, path: &Path) -> BTreeMap<String, ValueOrigin> {
     let mut found = BTreeMap::new();
     let Ok(table) = toml::de::DeTable::parse(text) else { return found };
-    let origin = |start: usize| ValueOrigin::File {
-        path: path.to_owned(),
-        line: super::line_at(text, start),
-    };
+    let origin =
+        |start: usize| ValueOrigin::File { path: path.to_owned(), line: line_at(text, start) };
     for (section, value) in table.get_ref() {
         match value.get_ref().as_table() {
             Some(keys) => found.extend(keys.iter().map(|(key, _)| {
@@ -347,6 +381,38 @@ mod tests {
             let error = load(None, &[(variable, text)]).unwrap_err().to_string();
             let begin = format!("environment variable {variable}: ");
             assert!(error.starts_with(&begin) && error.contains(said), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_bad_file_is_refused_with_key_and_line() {
+        for (text, line, key) in [
+            ("[relay]\nnam = \"x\"", 2, "nam"),
+            ("[limits]\n\nfilters = 0", 3, "filters"),
+            ("[limits]\nfilters = \"many\"", 2, "filters"),
+            ("[negentropy]\nframe_limit_bytes = 100", 2, "frame_limit_bytes"),
+            ("[relay]\nlisten = \"here\"", 2, "listen"),
+            ("[relay]\npubkey = \"npub\"", 2, "pubkey"),
+            ("[relay]\nicon = \"icon.png\"", 2, "icon"),
+            ("[relay]\nterms_of_service = \"javascript:alert(1)\"", 2, "terms_of_service"),
+            ("[store]\nsynchronous = \"off\"", 2, "synchronous"),
+            ("[store]\npath = \"\"", 2, "path"),
+            ("[store]\npath = \"postgres://db/events\"", 2, "path"),
+            ("[store]\nurl = \"mysql://db/events\"", 2, "url"),
+            ("[store]\npath = \"a\"\nurl = \"postgres://db/events\"", 3, "url"),
+            ("[auth]\nrelay_url = \"relay.example\"", 2, "relay_url"),
+            ("[auth]\nsync_keys = [\"nobody\"]", 2, "sync_keys"),
+            ("[auth]\nprivate_kinds = [70000]", 2, "private_kinds"),
+            ("[nothing]\nx = 1", 1, "nothing"),
+            ("[[peer]]\nurl = \"ws://a\"\ndirection = \"in\"", 3, "direction"),
+            ("[[peer]]\nurl = \"http://a\"", 2, "url"),
+            ("[[peer]]\nurl = \"ws://a\"\n[[peer]]\nurl = \"WS://A:80/\"", 4, "url"),
+            ("[[peer]]\nurl = \"ws://a\"\ninterval_s = 0", 3, "interval_s"),
+            ("[relay\n", 1, ""),
+        ] {
+            let error = Config::parse(text, Path::new("a.toml")).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("a.toml, line {line}: ")), "{text}: {error}");
+            assert!(error.contains(key), "{text}: {error}");
         }
     }
 }

@@ -173,4 +173,4 @@ impl EventSource for AttachedPostgres {
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}

@@ -33,4 +33,4 @@ pub use tag_key::TagKey;
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}

@@ -8,8 +8,9 @@ use crate::fault::fault;
 use crate::reading::BEGIN;
 use crate::schema;
 use crate::transaction::{bytes, slices};
-use negsync_nostr::kinds::{ALL_RELAYS, DELETION, GIFT_WRAP, Lifetime, VANISH};
-use negsync_nostr::{Event, hex};
+use negsync_nostr::Event;
+use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
+use negsync_store::findings::{self, CheckedRow, Unfollowed, asks_every_relay_to_vanish};
 use negsync_store::{CheckReport, Finding, StoreError, unix_now};
 use std::num::NonZero;
 use tokio_postgres::{Error, Row};
@@ -49,29 +50,16 @@ async fn look(
     connection.client().batch_execute("COMMIT").await
 }
 
-/// An event's row as it stands.
-struct CheckedRow {
-    id: Vec<u8>,
-    pubkey: Vec<u8>,
-    created_at: i64,
-    kind: i32,
-    address: Option<Vec<u8>>,
-    expires_at: Option<i64>,
-    json: String,
-}
-
-impl CheckedRow {
-    fn read(row: &Row) -> Result<Self, Error> {
-        Ok(Self {
-            id: row.try_get(0)?,
-            pubkey: row.try_get(1)?,
-            created_at: row.try_get(2)?,
-            kind: row.try_get(3)?,
-            address: row.try_get(4)?,
-            expires_at: row.try_get(5)?,
-            json: row.try_get(6)?,
-        })
-    }
+fn read_row(row: &Row) -> Result<CheckedRow<Vec<u8>>, Error> {
+    Ok(CheckedRow {
+        id: row.try_get(0)?,
+        pubkey: row.try_get(1)?,
+        created_at: row.try_get(2)?,
+        kind: row.try_get::<_, i32>(3)?.into(),
+        address: row.try_get(4)?,
+        expires_at: row.try_get(5)?,
+        json: row.try_get(6)?,
+    })
 }
 
 /// Each event: its JSON, its id and signature, its columns, its tags, and of a request to delete or to vanish
@@ -87,12 +75,12 @@ async fn events(
     let (mut last, mut tags) = (Vec::new(), 0);
     loop {
         let rows = connection.query(NEXT, &[&last, &EVENTS_AT_ONCE]).await?;
-        let rows = rows.iter().map(CheckedRow::read).collect::<Result<Vec<_>, _>>()?;
+        let rows = rows.iter().map(read_row).collect::<Result<Vec<_>, _>>()?;
         let Some(read_to) = rows.last() else { return Ok(tags) };
         last.clone_from(&read_to.id);
         checked.events += rows.len() as u64;
         let mut events = Vec::new();
-        for (event, findings) in examine_all(rows) {
+        for (event, findings) in examine_all(&rows) {
             findings.into_iter().for_each(|finding| checked.find(finding));
             events.extend(event);
         }
@@ -103,57 +91,19 @@ async fn events(
 }
 
 /// What each row gives away by itself, on all cores.
-fn examine_all(rows: Vec<CheckedRow>) -> Vec<(Option<Event>, Vec<Finding>)> {
+fn examine_all(rows: &[CheckedRow<Vec<u8>>]) -> Vec<(Option<Event>, Vec<Finding>)> {
     let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
     let share = rows.len().div_ceil(threads).max(1);
+    let address = |event: &Event| address_of(event).map(Vec::from);
     std::thread::scope(|scope| {
         let examined: Vec<_> = rows
             .chunks(share)
-            .map(|rows| scope.spawn(|| rows.iter().map(examine).collect::<Vec<_>>()))
+            .map(|rows| {
+                scope.spawn(|| rows.iter().map(|row| row.examine(address)).collect::<Vec<_>>())
+            })
             .collect();
         examined.into_iter().flat_map(|thread| thread.join().unwrap_or_default()).collect()
     })
-}
-
-/// The event, unless the row holds none.
-fn examine(row: &CheckedRow) -> (Option<Event>, Vec<Finding>) {
-    let id: Option<Bytes> = row.id.as_slice().try_into().ok();
-    let mut findings = Vec::new();
-    let mut find = |what, detail| findings.push(Finding { what, id, detail });
-    let event = match Event::parse(&row.json) {
-        Ok(event) => event,
-        Err(error) => {
-            find("event", error.reason);
-            return (None, findings);
-        }
-    };
-    let expires_at = event.expires_at().map(|second| i64::try_from(second).unwrap_or(i64::MAX));
-    let address = address_of(&event);
-    let columns = [
-        ("id", row.id == event.item().id),
-        ("pubkey", row.pubkey == event.pubkey()),
-        ("created_at", row.created_at == event.item().created_at as i64),
-        ("kind", row.kind == i32::from(event.kind())),
-        ("address", row.address.as_deref() == address.as_ref().map(Bytes::as_slice)),
-        ("expires_at", row.expires_at == expires_at),
-        ("json", row.json == event.json()),
-    ];
-    for (column, is_right) in columns {
-        if !is_right {
-            find("column", format!("{column}: is not what the event says"));
-        }
-    }
-    if event.lifetime() == Lifetime::Ephemeral {
-        find("rule", "an ephemeral event is stored".into());
-    }
-    match event.verify() {
-        Ok(event) => (Some(event.into_inner()), findings),
-        Err(error) => {
-            find("signature", error.reason);
-            // Its tags and what it asks for are looked at all the same.
-            (Event::parse(&row.json).ok(), findings)
-        }
-    }
 }
 
 /// Finds the tags of events that are not in the table, and returns how many are.
@@ -180,11 +130,17 @@ async fn missing_tags(
     let bytes_of: Vec<&[u8]> = keys.iter().map(|key| key.as_bytes()).collect();
     let rows = connection.query(MISSING, &[&bytes_of, &times, &ids, &kinds]).await?;
     for row in &rows {
-        let key = keys.get(row.try_get::<_, i64>(1)?.saturating_sub(1) as usize);
-        let detail = format!("{key:?} is not indexed");
-        checked.find(Finding { what: "tag", id: bytes(row, 0).ok(), detail });
+        if let Some(key) = at_place(&keys, row)? {
+            checked.find_missing_tag(bytes(row, 0).ok(), **key);
+        }
     }
     Ok((keys.len() - rows.len()) as u64)
+}
+
+/// What a list that was asked about has at the place in the second column, where 1 is the first.
+fn at_place<'list, T>(list: &'list [T], row: &Row) -> Result<Option<&'list T>, Error> {
+    let place: i64 = row.try_get(1)?;
+    Ok(list.get(place.saturating_sub(1) as usize))
 }
 
 /// Looks for what the table of tags holds beside the `indexed` ones of stored events.
@@ -208,17 +164,7 @@ async fn stray_tags(
         last = (read_to.try_get(1)?, read_to.try_get(3)?, read_to.try_get(0)?);
         for row in &rows {
             let (key, json): (&[u8], Option<&str>) = (row.try_get(1)?, row.try_get(2)?);
-            let detail = match json.map(Event::parse) {
-                None => "is indexed under an event that is not stored",
-                Some(Ok(event)) if event.tag_keys().iter().any(|has| has.as_bytes() == key) => {
-                    continue;
-                }
-                Some(Ok(_)) => "is indexed and the event does not have it",
-                // That the event is none has been said.
-                Some(Err(_)) => continue,
-            };
-            let detail = format!("{} {detail}", hex::encode(key));
-            checked.find(Finding { what: "tag", id: bytes(row, 0).ok(), detail });
+            checked.look_at_indexed_tag(bytes(row, 0).ok(), key, json);
         }
     }
 }
@@ -232,35 +178,34 @@ async fn unfollowed(
     const BY_ID: &str = "SELECT named.id FROM unnest($1::bytea[]) AS named (id)
         WHERE NOT EXISTS (SELECT 1 FROM tombstone t
             WHERE t.id = named.id AND t.pubkey = $2 AND t.deletion = $3)";
-    const BY_ADDRESS: &str = "SELECT named.address FROM unnest($1::bytea[]) AS named (address)
+    const BY_ADDRESS: &str = "SELECT named.address, named.place
+        FROM unnest($1::bytea[]) WITH ORDINALITY AS named (address, place)
         WHERE NOT EXISTS (SELECT 1 FROM address_tombstone t
             WHERE t.address = named.address AND t.created_at = $2 AND t.deletion = $3)";
     const VANISHED: &str = "SELECT 1 FROM vanished WHERE pubkey = $1 AND until >= $2";
     for event in events {
         let (item, author) = (event.item(), event.pubkey().as_slice());
         let (id, made) = (item.id.as_slice(), item.created_at as i64);
-        let mut find = |detail| checked.find(Finding { what: "rule", id: Some(item.id), detail });
+        let mut find =
+            |what: Unfollowed<'_>| checked.find_broken_rule(Some(item.id), what.detail());
         if event.kind() == DELETION {
             let ids = slices(event.deleted_ids());
             for row in connection.query(BY_ID, &[&ids, &author, &id]).await? {
-                let named = hex::encode(&bytes(&row, 0)?);
-                find(format!("deletes event {named}, and that is not kept out"));
+                find(Unfollowed::Id(row.try_get(0)?));
             }
-            let addresses = event.deleted_addresses().iter();
-            let addresses: Vec<Bytes> =
-                addresses.map(|(kind, d)| address_hash(event.pubkey(), *kind, d)).collect();
-            let kept_out: [&(dyn tokio_postgres::types::ToSql + Sync); 3] =
-                [&slices(&addresses), &made, &id];
-            for _ in connection.query(BY_ADDRESS, &kept_out).await? {
-                find("deletes an address, and that is not kept out".into());
+            let named = event.deleted_addresses();
+            let hashed = |(kind, d): &(u16, String)| address_hash(event.pubkey(), *kind, d);
+            let addresses: Vec<Bytes> = named.iter().map(hashed).collect();
+            for row in connection.query(BY_ADDRESS, &[&slices(&addresses), &made, &id]).await? {
+                if let Some((kind, d)) = at_place(named, &row)? {
+                    find(Unfollowed::Address(*kind, d));
+                }
             }
         }
-        let asks_all = || event.tag_values("relay").iter().any(|relay| relay == ALL_RELAYS);
-        if event.kind() == VANISH
-            && asks_all()
+        if asks_every_relay_to_vanish(event)
             && connection.query(VANISHED, &[&author, &made]).await?.is_empty()
         {
-            find("asks every relay to forget its author, who is not kept out".into());
+            find(Unfollowed::Author);
         }
     }
     Ok(())
@@ -272,34 +217,34 @@ async fn rules(connection: &ServerSession, checked: &mut CheckReport) -> Result<
         (
             "rule",
             "SELECT event.id FROM operator_tombstone JOIN event USING (id)",
-            "the operator has removed it, and it is stored",
+            findings::OPERATOR_REMOVED,
         ),
         (
             "rule",
             "SELECT event.id FROM tombstone JOIN event USING (id, pubkey)
              WHERE event.kind NOT IN (5, 62) AND NOT EXISTS (
                  SELECT 1 FROM vanished WHERE vanished.pubkey = tombstone.pubkey AND pending)",
-            "it was deleted by its id, and is stored",
+            findings::DELETED_BY_ID,
         ),
         (
             "rule",
             "SELECT event.id FROM address_tombstone buried JOIN event USING (address)
              WHERE event.created_at <= buried.created_at",
-            "it was deleted by its address, and is stored",
+            findings::DELETED_BY_ADDRESS,
         ),
         (
             "rule",
             "SELECT tombstone.id FROM tombstone LEFT JOIN event
              ON event.id = tombstone.deletion AND event.pubkey = tombstone.pubkey
              WHERE event.kind IS DISTINCT FROM 5",
-            "it is kept out by a request to delete that is not stored",
+            findings::ID_WITHOUT_REQUEST,
         ),
         (
             "rule",
             "SELECT NULL::bytea FROM address_tombstone buried LEFT JOIN event
              ON event.id = buried.deletion AND event.pubkey = buried.pubkey
              WHERE event.kind IS DISTINCT FROM 5",
-            "an address is kept out by a request to delete that is not stored",
+            findings::ADDRESS_WITHOUT_REQUEST,
         ),
         (
             "rule",
@@ -348,8 +293,7 @@ async fn wraps(connection: &ServerSession, checked: &mut CheckReport) -> Result<
         let key = bytes(&row, 2)?;
         let wrap = Event::parse(row.try_get(1)?);
         if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
-            let detail = "its recipient has deleted it, and it is stored".into();
-            checked.find(Finding { what: "rule", id: bytes(&row, 0).ok(), detail });
+            checked.find_broken_rule(bytes(&row, 0).ok(), findings::DELETED_BY_RECIPIENT);
         }
     }
     Ok(())
@@ -370,17 +314,13 @@ async fn vanished(connection: &ServerSession, checked: &mut CheckReport) -> Resu
         let written = connection.query(WRITTEN, &[&author, &vanish, &until]).await?;
         let wraps =
             connection.query(WRAPS, &[&addressed.as_bytes(), &wrap, &until, &author]).await?;
-        let found = [
-            (written, "its author has vanished, and it is stored"),
-            (wraps, "its addressee has vanished, and it is stored"),
-        ];
+        let found = [(written, findings::AUTHOR_VANISHED), (wraps, findings::ADDRESSEE_VANISHED)];
         for (rows, detail) in found {
             for row in rows {
                 if pending {
                     checked.vanishing += 1;
                 } else {
-                    let id = bytes(&row, 0).ok();
-                    checked.find(Finding { what: "rule", id, detail: detail.into() });
+                    checked.find_broken_rule(bytes(&row, 0).ok(), detail);
                 }
             }
         }

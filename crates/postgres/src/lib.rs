@@ -57,4 +57,4 @@ pub use store::PostgresStore;
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}

@@ -68,4 +68,4 @@ pub use sorted_items::SortedItems;
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}

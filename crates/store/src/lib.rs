@@ -41,6 +41,7 @@ mod error;
 mod event_store;
 mod export_mark;
 mod file_kind;
+pub mod findings;
 mod flush;
 mod index_mark;
 mod lock;
@@ -75,13 +76,14 @@ mod writer;
 pub use attached::{Attached, FollowedDatabase, Listener, RelayKind, keep_following};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
-pub use check::{CheckReport, Finding, check};
+pub use check::check;
 pub use clock::{DAY_S, unix_now};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use error::StoreError;
 pub use event_store::{EventStore, FeedLag, VisitEvent};
 pub use export_mark::ExportMark;
+pub use findings::{CheckReport, Finding};
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
@@ -110,4 +112,4 @@ pub use writer::{Batches, Reply};
 // The example in README.md is compiled with the tests.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
-struct Readme;
+mod readme {}

@@ -82,6 +82,11 @@ impl TestServer {
         &self.url
     }
 
+    /// The name of the database.
+    pub fn database_name(&self) -> &str {
+        self.url.rsplit('/').next().unwrap()
+    }
+
     /// Makes one more database; returns its URL.
     pub fn database(&self) -> String {
         self.server.make_database()
@@ -135,8 +140,7 @@ impl TestServer {
     /// The URL of the database on this server and then on another one.
     pub fn url_with(&mut self, other: &OwnServer) -> String {
         let folders = [self.server().host(), other.host()];
-        let database = self.url.rsplit('/').next().unwrap();
-        format!("postgres://postgres@{}/{database}", folders.join(","))
+        format!("postgres://postgres@{}/{}", folders.join(","), self.database_name())
     }
 }
 

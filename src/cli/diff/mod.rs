@@ -24,7 +24,7 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync diff wss://relay.example.com --filter '{\"kinds\":[0,3]}' --svg differences.svg";
 
 #[derive(clap::Args)]
-pub(super) struct Arguments {
+pub(super) struct DiffArguments {
     /// The relay to compare with, ws:// or wss://.
     url: String,
     #[command(flatten)]
@@ -70,7 +70,7 @@ const DIFFERS: u8 = 3;
 const MOST_BARS: u64 = 120;
 const MOST_ROWS: usize = 40;
 
-pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
     let filter = PeerFilter::parse(&arguments.filter).context("--filter")?;
     RelayUrl::parse(&arguments.url)?;
     let mut config = arguments.store.config()?;
@@ -97,7 +97,11 @@ pub(super) fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-async fn compare(arguments: &Arguments, local: &Local, filter: PeerFilter) -> anyhow::Result<Diff> {
+async fn compare(
+    arguments: &DiffArguments,
+    local: &Local,
+    filter: PeerFilter,
+) -> anyhow::Result<Diff> {
     let stop = CancellationToken::new();
     let trace = arguments.trace.then(|| sync_trace::to_standard_error(&arguments.url));
     let options = DiffOptions {

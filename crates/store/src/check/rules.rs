@@ -1,68 +1,46 @@
 //! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
 
-use super::{CheckReport, Examined, Finding};
+use super::Examined;
 use crate::clock::unix_now;
+use crate::findings::{self, CheckReport, CheckedRow, Unfollowed, asks_every_relay_to_vanish};
 use crate::sqlite_error;
 use negsync_nostr::Event;
 use negsync_nostr::TagKey;
 use negsync_nostr::hex;
-use negsync_nostr::kinds::{ALL_RELAYS, GIFT_WRAP, VANISH};
+use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use rusqlite::{Connection, Rows, params};
 
-/// What an event asks for that is to be removed.
-#[derive(Default)]
-pub(super) struct Orders {
-    // NIP-09: the ids and the addresses that a request to delete names.
-    ids: Vec<[u8; 32]>,
-    addresses: Vec<(u16, String)>,
-    // NIP-62: whether it asks every relay to forget its author. Others it may have asked by a URL
-    // that is not known here.
-    vanishes: bool,
-}
-
-impl Orders {
-    pub(super) fn of(event: &Event) -> Self {
-        let asks_all = || event.tag_values("relay").iter().any(|relay| relay == ALL_RELAYS);
-        Self {
-            ids: event.deleted_ids().to_vec(),
-            addresses: event.deleted_addresses().to_vec(),
-            vanishes: event.kind() == VANISH && asks_all(),
-        }
-    }
-}
-
 /// What a stored request names must be kept out; [`rules`] looks whether it is gone.
-pub(super) fn orders(
+pub(super) fn requests(
     connection: &Connection,
-    event: &Examined,
+    examined: &Examined,
     checked: &mut CheckReport,
 ) -> rusqlite::Result<()> {
-    let (pubkey, created_at, row) =
-        (&event.stored.pubkey, event.stored.created_at, event.stored.row);
-    let by = event.stored.id.as_slice().try_into().ok();
-    let mut find = |detail| checked.find(Finding { what: "rule", id: by, detail });
+    let Some(event) = &examined.event else { return Ok(()) };
+    let CheckedRow { id, pubkey, created_at, .. } = &examined.stored;
+    let (row, by) = (examined.row, id.as_slice().try_into().ok());
+    let mut find = |what: Unfollowed<'_>| checked.find_broken_rule(by, what.detail());
     let mut by_id = connection.prepare_cached(
         "SELECT 1 FROM tombstone WHERE id = ?1 AND pubkey = ?2 AND deletion = ?3",
     )?;
-    for id in &event.orders.ids {
+    for id in event.deleted_ids() {
         if !by_id.exists(params![id, pubkey, row])? {
-            let id = hex::encode(id);
-            find(format!("deletes event {id}, and that is not kept out"));
+            find(Unfollowed::Id(id));
         }
     }
     let mut by_address = connection.prepare_cached(
         "SELECT 1 FROM address_tombstone WHERE pubkey = ?1 AND kind = ?2 AND address = ?3
          AND created_at = ?4 AND deletion = ?5",
     )?;
-    for (kind, d) in &event.orders.addresses {
+    for (kind, d) in event.deleted_addresses() {
         if !by_address.exists(params![pubkey, kind, d, created_at, row])? {
-            find(format!("deletes {d:?} of kind {kind}, and that is not kept out"));
+            find(Unfollowed::Address(*kind, d));
         }
     }
     let mut vanished =
         connection.prepare_cached("SELECT 1 FROM vanished WHERE pubkey = ?1 AND until >= ?2")?;
-    if event.orders.vanishes && !vanished.exists(params![pubkey, created_at])? {
-        find("asks every relay to forget its author, who is not kept out".into());
+    if asks_every_relay_to_vanish(event) && !vanished.exists(params![pubkey, created_at])? {
+        find(Unfollowed::Author);
     }
     Ok(())
 }
@@ -73,13 +51,13 @@ pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusql
     const BROKEN: [(&str, &str); 6] = [
         (
             "SELECT event.id FROM operator_tombstone JOIN event USING (id)",
-            "the operator has removed it, and it is stored",
+            findings::OPERATOR_REMOVED,
         ),
         (
             "SELECT event.id FROM tombstone JOIN event
              ON event.id = tombstone.id AND event.pubkey = tombstone.pubkey
              WHERE event.kind NOT IN (5, 62) AND event.id NOT IN (SELECT id FROM removal)",
-            "it was deleted by its id, and is stored",
+            findings::DELETED_BY_ID,
         ),
         (
             "SELECT event.id FROM address_tombstone buried JOIN event
@@ -87,19 +65,19 @@ pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusql
              AND event.address = buried.address AND event.address IS NOT NULL
              WHERE event.created_at <= buried.created_at
              AND event.id NOT IN (SELECT id FROM removal)",
-            "it was deleted by its address, and is stored",
+            findings::DELETED_BY_ADDRESS,
         ),
         (
             "SELECT tombstone.id FROM tombstone LEFT JOIN event
              ON event.row = tombstone.deletion AND event.pubkey = tombstone.pubkey
              WHERE event.kind IS NOT 5",
-            "it is kept out by a request to delete that is not stored",
+            findings::ID_WITHOUT_REQUEST,
         ),
         (
             "SELECT NULL FROM address_tombstone buried LEFT JOIN event
              ON event.row = buried.deletion AND event.pubkey = buried.pubkey
              WHERE event.kind IS NOT 5",
-            "an address is kept out by a request to delete that is not stored",
+            findings::ADDRESS_WITHOUT_REQUEST,
         ),
         (
             "SELECT old.id FROM event old JOIN event new
@@ -114,7 +92,7 @@ pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusql
         let mut select = connection.prepare(sql)?;
         let mut rows = select.query([])?;
         while let Some(row) = rows.next()? {
-            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail: detail.into() });
+            checked.find_broken_rule(row.get(0).ok(), detail);
         }
     }
     let expired: i64 = connection.query_row(
@@ -139,8 +117,7 @@ fn wraps(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result
         let key: [u8; 32] = row.get(2)?;
         let wrap = Event::parse(&sqlite_error::text(row, 1)?);
         if wrap.is_ok_and(|wrap| wrap.recipients().any(|recipient| recipient == key)) {
-            let detail = "its recipient has deleted it, and it is stored".into();
-            checked.find(Finding { what: "rule", id: row.get(0).ok(), detail });
+            checked.find_broken_rule(row.get(0).ok(), findings::DELETED_BY_RECIPIENT);
         }
     }
     Ok(())
@@ -165,16 +142,15 @@ fn vanished(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Res
                 if pending {
                     checked.vanishing += 1;
                 } else {
-                    let id = row.get(0).ok();
-                    checked.find(Finding { what: "rule", id, detail: detail.into() });
+                    checked.find_broken_rule(row.get(0).ok(), detail);
                 }
             }
             Ok::<_, rusqlite::Error>(())
         };
         let rows = written.query(params![pubkey, VANISH, until])?;
-        see(rows, "its author has vanished, and it is stored")?;
+        see(rows, findings::AUTHOR_VANISHED)?;
         let rows = wraps.query(params![addressed.as_bytes(), GIFT_WRAP, until, pubkey])?;
-        see(rows, "its addressee has vanished, and it is stored")?;
+        see(rows, findings::ADDRESSEE_VANISHED)?;
     }
     Ok(())
 }

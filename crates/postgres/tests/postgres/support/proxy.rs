@@ -1,9 +1,10 @@
 //! The way to a server, which a test can cut: a TCP proxy before its socket.
 
+use negsync_testserver::TestServer;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -34,20 +35,20 @@ impl Network {
     }
 }
 
-/// Starts a proxy before the socket; returns the URL of the same database over it.
-pub fn start(socket: &Path, url: &str) -> (Arc<Network>, String) {
+/// Starts a proxy before the server; returns the URL of the same database over it.
+pub fn start(server: &mut TestServer) -> (Arc<Network>, String) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = listener.local_addr().unwrap().port();
-    let database = url.rsplit('/').next().unwrap();
     let network = Arc::<Network>::default();
-    let (accepting, socket) = (Arc::clone(&network), socket.to_owned());
+    let (accepting, socket) = (Arc::clone(&network), server.server().socket());
     std::thread::spawn(move || accept(&listener, &accepting, &socket));
+    let database = server.database_name();
     // A server that is silent for so long is given up.
     let patience = "connect_timeout=2&tcp_user_timeout=500&sslmode=disable";
     (network, format!("postgres://postgres@127.0.0.1:{port}/{database}?{patience}"))
 }
 
-fn accept(listener: &TcpListener, network: &Arc<Network>, socket: &PathBuf) {
+fn accept(listener: &TcpListener, network: &Arc<Network>, socket: &Path) {
     for client in listener.incoming().flatten() {
         if network.is_cut.load(Ordering::Relaxed) {
             continue;

@@ -1,12 +1,11 @@
 //! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
 
-mod support;
-
+use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, set, try_open};
 use negsync_nostr::VerifiedEvent;
 use negsync_reconcile::Item;
 use negsync_store::{
-    EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
-    SourceSnapshot, Store, StoreOptions, SyncMark, Undelete, View, unix_now,
+    EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection, Store,
+    StoreOptions, SyncMark, Undelete, View, unix_now,
 };
 use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
@@ -15,7 +14,6 @@ use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use support::{EPOCH, Heard, all, event, hex, note, open};
 
 /// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
 const HISTORIES: u64 = 50;
@@ -218,19 +216,8 @@ fn each_node_has_what_any_node_has_acknowledged() {
             let events: Vec<_> = (0..rng.random_range(1..4)).map(|_| note(&mut rng)).collect();
             let acknowledged: Vec<Item> = events.iter().map(|event| event.item()).collect();
             assert!(one.publish(events).unwrap().iter().all(|outcome| *outcome == Outcome::Stored));
-            // What is read is one commit's set, and the one that the listener knows then.
-            let mut known = BTreeSet::new();
-            let mut beside = || known = other_heard.items();
-            let mut read = BTreeSet::new();
-            let mut work = |moment: &dyn SourceSnapshot| {
-                moment.items(&Filter::default(), &mut |item| {
-                    read.insert(item);
-                    ControlFlow::Continue(())
-                })
-            };
-            other.read_at_commit(&mut beside, &mut work).unwrap();
+            let read = set(&other, &other_heard).unwrap();
             assert!(acknowledged.iter().all(|item| read.contains(item)), "seed {seed}");
-            assert_eq!(known, read, "seed {seed}");
         }
         is_done.store(true, Ordering::Relaxed);
         busy.join().unwrap();
@@ -418,12 +405,6 @@ fn tables_of_a_later_version_are_refused() {
     let Some(server) = TestServer::start() else { return };
     open(server.url(), Heard::default()).close();
     negsync_testserver::run(server.url(), "UPDATE negsync.store SET version = 1000").unwrap();
-    let address = negsync_postgres::Address::parse(server.url()).unwrap();
-    let opened = negsync_postgres::PostgresStore::open(
-        &address,
-        StoreOptions::default(),
-        Box::new(Heard::default()),
-    );
-    let error = opened.err().unwrap().to_string();
+    let error = try_open(server.url(), Heard::default()).err().unwrap();
     assert!(error.contains("version 1000"), "{error}");
 }

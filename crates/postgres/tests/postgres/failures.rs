@@ -1,38 +1,19 @@
 //! What a node does when the server, or the way to it, fails: sets are refused or right, what was
 //! acknowledged is there, and everything goes on by itself.
 
-mod support;
-
+use crate::support::proxy::{self, Network};
+use crate::support::{self, EPOCH, Heard, event, hex, note, open, set};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
-use negsync_store::{
-    EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot, StoreError,
-};
+use negsync_store::{EventSource, EventStore, Outcome, Selection};
 use negsync_testserver::{self as server, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
-use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use support::{EPOCH, Heard, event, hex, note, open, proxy};
-
-/// The set that a session would be answered from, and the one that the listener holds then.
-fn set(store: &PostgresStore, heard: &Heard) -> Result<BTreeSet<Item>, StoreError> {
-    let (mut known, mut read) = (None, BTreeSet::new());
-    let mut beside = || known = Some(heard.items());
-    let mut work = |moment: &dyn SourceSnapshot| {
-        moment.items(&Filter::default(), &mut |item| {
-            read.insert(item);
-            ControlFlow::Continue(())
-        })
-    };
-    store.read_at_commit(&mut beside, &mut work)?;
-    assert_eq!(known, Some(read.clone()), "the index is the table");
-    Ok(read)
-}
 
 /// As [`set`], as soon as there is one.
 fn set_again(store: &PostgresStore, heard: &Heard) -> BTreeSet<Item> {
@@ -60,7 +41,26 @@ fn items(events: &[VerifiedEvent]) -> BTreeSet<Item> {
     events.iter().map(|event| event.item()).collect()
 }
 
-/// What is logged by every thread of this program.
+/// Two nodes of one database, and the network over which the first reaches it.
+struct Nodes {
+    network: Arc<Network>,
+    one: PostgresStore,
+    heard: Heard,
+    other: PostgresStore,
+    other_heard: Heard,
+}
+
+impl Nodes {
+    fn open(server: &mut TestServer) -> Self {
+        let (network, url) = proxy::start(server);
+        let (heard, other_heard) = (Heard::default(), Heard::default());
+        let one = open(&url, heard.clone());
+        let other = open(server.url(), other_heard.clone());
+        Self { network, one, heard, other, other_heard }
+    }
+}
+
+/// What every thread of this program logs from then on. One test of the program may begin it.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -70,16 +70,15 @@ impl Log {
         let written = log.clone();
         let subscriber =
             tracing_subscriber::fmt().with_ansi(false).with_max_level(tracing::Level::WARN);
-        // Another test may have begun one.
-        let _ = tracing::subscriber::set_global_default(
-            subscriber.with_writer(move || written.clone()).finish(),
-        );
+        let subscriber = subscriber.with_writer(move || written.clone()).finish();
+        tracing::subscriber::set_global_default(subscriber).unwrap();
         log
     }
 
-    fn line_with(&self, part: &str) -> Option<String> {
+    /// Whether a line has both parts. Other tests write to the same log.
+    fn has_line(&self, phrase: &str, detail: &str) -> bool {
         let text = String::from_utf8_lossy(&self.0.lock().unwrap()).into_owned();
-        text.lines().find(|line| line.contains(part)).map(str::to_owned)
+        text.lines().any(|line| line.contains(phrase) && line.contains(detail))
     }
 }
 
@@ -130,10 +129,12 @@ fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_
     while set_again(&other, &other_heard) != all {}
     assert_eq!(set_again(&one, &heard), all);
     assert_eq!((heard.begun(), other_heard.begun()), (1, 1), "nothing was read anew");
-    if let Some(line) = log.line_with("database lost commits") {
-        assert!(lost.iter().any(|event| line.contains(&hex(event.item().id))), "{line}");
-        assert!(log.line_with("sent again after commits were lost").is_some());
-    }
+    // What is sent again is logged when the writer has ended.
+    one.close();
+    let is_named =
+        |event: &VerifiedEvent| log.has_line("database lost commits", &hex(event.item().id));
+    assert!(lost.iter().any(is_named));
+    assert!(log.has_line("acknowledged removal sent again after commits were lost", "ids=1"));
 }
 
 #[test]
@@ -190,10 +191,7 @@ fn a_synchronous_replica_that_is_promoted_has_everything() {
 fn a_node_that_was_away_longer_than_the_feed_reaches_reads_everything_anew() {
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(4);
-    let socket = server.server().socket();
-    let (network, url) = proxy::start(&socket, server.url());
-    let (heard, other_heard) = (Heard::default(), Heard::default());
-    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    let Nodes { network, one, heard, other, other_heard } = Nodes::open(&mut server);
     store_all(&one, &notes(&mut rng, 5));
     network.is_cut.store(true, Ordering::Relaxed);
     network.drop_all();
@@ -220,10 +218,7 @@ fn over_a_network_that_fails_sets_are_refused_or_right() {
     let seed: u64 = rand::random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let socket = server.server().socket();
-    let (network, url) = proxy::start(&socket, server.url());
-    let (heard, other_heard) = (Heard::default(), Heard::default());
-    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    let Nodes { network, one, heard, other, other_heard } = Nodes::open(&mut server);
     let mut acknowledged = BTreeSet::new();
     for _ in 0..12 {
         match rng.random_range(0..4) {
@@ -265,10 +260,7 @@ fn over_a_network_that_fails_sets_are_refused_or_right() {
 fn a_commit_whose_answer_is_lost_is_done_once() {
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(6);
-    let socket = server.server().socket();
-    let (network, url) = proxy::start(&socket, server.url());
-    let (heard, other_heard) = (Heard::default(), Heard::default());
-    let (one, other) = (open(&url, heard.clone()), open(server.url(), other_heard.clone()));
+    let Nodes { network, one, heard, other, other_heard } = Nodes::open(&mut server);
     let events = notes(&mut rng, 5);
     for event in &events {
         network.loses_commit_answer.store(true, Ordering::Relaxed);
@@ -291,8 +283,7 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
 fn where_the_server_does_not_say_what_is_new_a_node_looks_by_itself() {
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let mut rng = StdRng::seed_from_u64(7);
-    let socket = server.server().socket();
-    let (network, url) = proxy::start(&socket, server.url());
+    let (network, url) = proxy::start(&mut server);
     network.has_no_listen.store(true, Ordering::Relaxed);
     let heard = Heard::default();
     let (_one, other) = (open(&url, heard.clone()), open(server.url(), Heard::default()));
@@ -337,7 +328,7 @@ fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowled
         server::left_out("a full disk at the server. It takes a user who may mount file systems");
         return;
     };
-    let database = server.url().rsplit('/').next().unwrap().to_owned();
+    let database = server.database_name().to_owned();
     let admin = server.server().url();
     let make = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
     server::run(&admin, &make).unwrap();

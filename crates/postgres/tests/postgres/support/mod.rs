@@ -1,14 +1,14 @@
-//! What the tests share: events, and a listener that keeps the set.
-
-// Each test program uses a part of it.
-#![allow(dead_code)]
+//! What the tests share: events, a listener that keeps the set, and a network that fails.
 
 pub mod proxy;
 
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
-use negsync_store::{Change, EventStore, Filter, Listener, Step, StoreOptions};
+use negsync_store::{
+    Change, EventSource, EventStore, Filter, Listener, SourceSnapshot, Step, StoreError,
+    StoreOptions,
+};
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
@@ -78,11 +78,29 @@ impl Listener for Heard {
 }
 
 pub fn open(url: &str, heard: Heard) -> PostgresStore {
-    open_with(url, StoreOptions::default(), heard)
+    try_open(url, heard).unwrap()
 }
 
-pub fn open_with(url: &str, options: StoreOptions, heard: Heard) -> PostgresStore {
-    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(heard)).unwrap()
+/// A node, or the reason why it does not open.
+pub fn try_open(url: &str, heard: Heard) -> Result<PostgresStore, String> {
+    let address = Address::parse(url).map_err(|error| error.to_string())?;
+    PostgresStore::open(&address, StoreOptions::default(), Box::new(heard))
+        .map_err(|error| error.to_string())
+}
+
+/// The set that a session would be answered from, which is the one that the listener holds then.
+pub fn set(store: &PostgresStore, heard: &Heard) -> Result<BTreeSet<Item>, StoreError> {
+    let (mut known, mut read) = (None, BTreeSet::new());
+    let mut beside = || known = Some(heard.items());
+    let mut work = |snapshot: &dyn SourceSnapshot| {
+        snapshot.items(&Filter::default(), &mut |item| {
+            read.insert(item);
+            ControlFlow::Continue(())
+        })
+    };
+    store.read_at_commit(&mut beside, &mut work)?;
+    assert_eq!(known, Some(read.clone()), "the index is the table");
+    Ok(read)
 }
 
 pub fn hex(bytes: [u8; 32]) -> String {

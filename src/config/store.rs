@@ -1,0 +1,78 @@
+//! `[store]` and `[index]`: where events are kept and how safely, and the memory for sets.
+
+use super::DatabaseUrl;
+use super::section::section;
+use crate::store::Synchronous;
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use std::path::PathBuf;
+
+section! {
+    /// `[store]`
+    pub struct StoreConfig {
+        /// The SQLite file.
+        #[serde(deserialize_with = "store_path")]
+        pub path: PathBuf => Restart,
+        /// The PostgreSQL database in place of the file; empty for none.
+        pub url: DatabaseUrl => Restart,
+        /// What an acknowledged event survives.
+        pub synchronous: Synchronous => Restart,
+        /// Connections that read at the same time.
+        pub readers: usize where 1..=256 => Restart,
+        /// Memory for the pages that the writer works on.
+        pub cache_mb: usize where 1..=65_536 => Restart,
+        /// The length at which the write-ahead log is moved into the file.
+        pub wal_mb: usize where 1..=65_536 => Restart,
+    }
+}
+
+impl Default for StoreConfig {
+    fn default() -> Self {
+        Self {
+            path: PathBuf::from("negsync.sqlite"),
+            url: DatabaseUrl::default(),
+            synchronous: Synchronous::Full,
+            readers: 16,
+            cache_mb: 256,
+            wal_mb: 256,
+        }
+    }
+}
+
+impl StoreConfig {
+    /// The store as people name it, without a password.
+    pub fn name(&self) -> String {
+        if self.url.is_empty() { self.path.display().to_string() } else { self.url.to_string() }
+    }
+
+    /// A file that goes with the store: its name with `ending`, or in the working directory where the
+    /// store is a database.
+    pub fn file_beside(&self, ending: &str) -> PathBuf {
+        let store = if self.url.is_empty() { self.path.as_os_str() } else { "negsync".as_ref() };
+        let mut name = store.to_owned();
+        name.push(ending);
+        name.into()
+    }
+}
+
+section! {
+    /// `[index]`
+    pub struct IndexConfig {
+        /// Memory for kept sets.
+        pub memory_mb: usize where 0..=1_048_576 => Restart,
+    }
+}
+
+impl Default for IndexConfig {
+    fn default() -> Self {
+        Self { memory_mb: 256 }
+    }
+}
+
+fn store_path<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PathBuf, D::Error> {
+    let path = PathBuf::deserialize(deserializer)?;
+    if path.to_str().is_some_and(|text| text.contains("://")) {
+        return Err(D::Error::custom("must name a file; a database goes into url"));
+    }
+    let is_named = !path.as_os_str().is_empty();
+    is_named.then_some(path).ok_or_else(|| D::Error::custom("must name a file"))
+}

@@ -1,0 +1,294 @@
+//! The subscriptions of one connection (NIP-01): which are open, what waits for an EOSE, and the live
+//! events that wait to be sent.
+
+mod registry;
+mod state;
+#[cfg(test)]
+mod tests;
+
+pub(super) use registry::{Registry, Subscription};
+pub(super) use state::{LiveEvent, Matched, TooSlow};
+
+use super::auth::ClientAuth;
+use super::message;
+use crate::config::Limits;
+use crate::metrics::Metrics;
+use crate::server::limits::{NoRoom, SubscribedShare};
+use crate::store::{Event, Filter};
+use state::{OpenSubscription, SubscriptionStage, SubscriptionsState, filter_bytes};
+use std::collections::HashSet;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use tokio::sync::Notify;
+
+/// The subscriptions of one connection.
+pub(super) struct Subscriptions {
+    me: Weak<Self>,
+    auth: Arc<ClientAuth>,
+    registry: Arc<Registry>,
+    state: Mutex<SubscriptionsState>,
+    // Signalled when a live event has come while none was waiting.
+    arrived: Notify,
+}
+
+impl Subscriptions {
+    pub(super) fn new(
+        registry: Arc<Registry>,
+        auth: Arc<ClientAuth>,
+        share: SubscribedShare,
+        metrics: &Metrics,
+    ) -> Arc<Self> {
+        let state = Mutex::new(SubscriptionsState::new(share, metrics));
+        Arc::new_cyclic(|me| Self {
+            me: Weak::clone(me),
+            auth,
+            registry,
+            state,
+            arrived: Notify::new(),
+        })
+    }
+
+    /// Begins a subscription in place of one with the same id. Where it cannot, it returns the reason,
+    /// and there is none of that id. Live events are those of commits from `first_commit` on, the next
+    /// one to be published; stored events are to be read after this.
+    pub(super) fn begin(
+        &self,
+        id: &str,
+        filters: Vec<Filter>,
+        first_commit: u64,
+        limits: &Limits,
+    ) -> Result<u64, String> {
+        let mut state = self.lock();
+        self.remove(&mut state, id);
+        let most = limits.subscriptions;
+        if state.by_id.len() >= most {
+            return Err(format!("rate-limited: {most} subscriptions are open; close one first"));
+        }
+        let values: usize = filters.iter().map(Filter::value_count).sum();
+        let held: usize = state.by_id.values().map(OpenSubscription::value_count).sum();
+        let most = limits.subscription_values;
+        if values.saturating_add(held) > most {
+            let text = "values in the filters of open subscriptions";
+            return Err(format!("rate-limited: {most} {text} are the most; close one first"));
+        }
+        let bytes = filter_bytes(filters.len(), values).saturating_add(state.bytes());
+        state.share.hold(bytes, limits.subscription_memory_mb << 20).map_err(|full| match full {
+            NoRoom::OfAddress => {
+                "rate-limited: the subscriptions of your address take all the memory that one may \
+                 have; close some, or ask with fewer values"
+            }
+            NoRoom::OfAll => {
+                "rate-limited: the memory for subscriptions is taken; try again later, or ask with \
+                 fewer values"
+            }
+        })?;
+        let generation = state.generations;
+        state.generations += 1;
+        let subscription = Arc::new(Subscription {
+            connection: Weak::clone(&self.me),
+            id: id.to_owned(),
+            id_json: message::json_string(id),
+            generation,
+            first_commit,
+        });
+        let filters: Vec<Arc<Filter>> = filters.into_iter().map(Arc::new).collect();
+        // One lock for each filter, so that the dispatcher waits for one insertion at most.
+        let insert =
+            |it: &Arc<Filter>| self.registry.filters().insert(it.clone(), subscription.clone());
+        let slots = filters.iter().map(insert).collect();
+        let stage = SubscriptionStage::Stored { waiting: Vec::new(), bytes: 0 };
+        let open =
+            OpenSubscription { subscription: Arc::clone(&subscription), filters, slots, stage };
+        state.by_id.insert(id.to_owned(), open);
+        state.count();
+        Ok(generation)
+    }
+
+    /// Whether the subscription is open, and was not replaced by a later one of its id.
+    pub(super) fn is_open(&self, id: &str, generation: u64) -> bool {
+        let state = self.lock();
+        state.by_id.get(id).is_some_and(|open| open.subscription.generation == generation)
+    }
+
+    /// Ends a subscription, if there is one of the id.
+    pub(super) fn end(&self, id: &str) {
+        self.remove(&mut self.lock(), id);
+    }
+
+    /// Queues a live event of a commit to be sent, or to wait for an EOSE. Returns whether the
+    /// connection is woken for it.
+    pub(super) fn deliver(&self, commit: u64, event: &Arc<Event>, matched: Matched) -> bool {
+        if !self.auth.sees(event) {
+            return false;
+        }
+        let mut state = self.lock();
+        let was_empty = state.live.is_empty();
+        if state.is_too_slow {
+            return false;
+        }
+        match matched {
+            // Only while all before it are matched, so that the order stays.
+            Matched::By(subscriptions) if state.unmatched == 0 => {
+                for to in subscriptions {
+                    if state.takes(commit, event, &to) {
+                        let (event, to) = (Arc::clone(event), Some(to));
+                        state.live.push_back(LiveEvent { commit, event, to });
+                    }
+                }
+            }
+            Matched::By(_) | Matched::Unknown => {
+                state.unmatched += 1;
+                state.live.push_back(LiveEvent { commit, event: Arc::clone(event), to: None });
+            }
+        }
+        let is_woken = was_empty && !state.live.is_empty();
+        if is_woken {
+            self.arrived.notify_one();
+        }
+        is_woken
+    }
+
+    /// The next live event to send. Nothing is lost when this is dropped before it is done.
+    pub(super) async fn next_live(&self) -> Result<LiveEvent, TooSlow> {
+        loop {
+            let next = self.lock().next_live();
+            match next {
+                Some(next) => return next,
+                None => self.arrived.notified().await,
+            }
+        }
+    }
+
+    /// Whether live events wait to be sent.
+    pub(super) fn has_live(&self) -> bool {
+        !self.lock().live.is_empty()
+    }
+
+    /// The message that carries a live event to its subscription, if that is still open.
+    pub(super) fn text(&self, event: &Event, to: &Subscription) -> Option<String> {
+        self.lock().open(to).map(|_| message::event(&to.id_json, event.json()))
+    }
+
+    /// The messages that carry a live event to all subscriptions that it matches.
+    pub(super) fn texts(&self, live: &LiveEvent) -> Vec<String> {
+        let mut state = self.lock();
+        let matches = |open: &&OpenSubscription| {
+            open.filters.iter().any(|filter| filter.matches(&live.event))
+        };
+        let matching: Vec<Arc<Subscription>> =
+            state.by_id.values().filter(matches).map(|open| open.subscription.clone()).collect();
+        let to = matching.iter().filter(|to| state.takes(live.commit, &live.event, to));
+        to.map(|to| message::event(&to.id_json, live.event.json())).collect()
+    }
+
+    /// After EOSE: the messages of the events that waited for it, without the stored events `sent`.
+    /// Every commit below `published` has been published. The read can have seen one more, as there is
+    /// one writer.
+    pub(super) fn go_live(
+        &self,
+        id: &str,
+        generation: u64,
+        sent: Vec<[u8; 32]>,
+        published: u64,
+    ) -> Vec<String> {
+        let mut state = self.lock();
+        let Some(open) =
+            state.by_id.get_mut(id).filter(|it| it.subscription.generation == generation)
+        else {
+            return Vec::new();
+        };
+        let sent: HashSet<[u8; 32]> = sent.into_iter().collect();
+        let waiting = match &mut open.stage {
+            SubscriptionStage::Overrun => {
+                self.remove(&mut state, id);
+                state.refusals.count("error");
+                let text = "error: too many events came before EOSE; ask again";
+                return vec![message::closed(id, text)];
+            }
+            SubscriptionStage::Stored { waiting, .. } => std::mem::take(waiting),
+            SubscriptionStage::Live { .. } => Vec::new(),
+        };
+        let id_json = &open.subscription.id_json;
+        let unsent = waiting.iter().filter(|event| !sent.contains(&event.item().id));
+        let messages = unsent.map(|event| message::event(id_json, event.json())).collect();
+        let remembers = !sent.is_empty();
+        open.stage = SubscriptionStage::Live { sent, through: published };
+        if remembers && !std::mem::replace(&mut state.is_remembering, true) {
+            self.registry.remember(published, &self.me);
+        }
+        messages
+    }
+
+    /// Ends live events if one of a commit up to `commit` still waits. Returns whether later ones do.
+    pub(super) fn expire(&self, commit: u64) -> bool {
+        let mut state = self.lock();
+        match state.live.front() {
+            None => false,
+            Some(first) if first.commit > commit => true,
+            Some(_) => {
+                self.end_live(&mut state);
+                false
+            }
+        }
+    }
+
+    /// Ends live events because some were missed.
+    pub(super) fn miss(&self) {
+        self.end_live(&mut self.lock());
+    }
+
+    fn end_live(&self, state: &mut SubscriptionsState) {
+        state.end_live();
+        self.arrived.notify_one();
+    }
+
+    /// Forgets which stored events were sent where no commit after `commit` can bring them again.
+    fn forget_sent(&self, commit: u64) {
+        let mut state = self.lock();
+        // An event that has yet to be matched is compared with them later.
+        let next = state.live.front().map_or(u64::MAX, |live| live.commit);
+        let mut remembered = None;
+        for open in state.by_id.values_mut() {
+            if let SubscriptionStage::Live { sent, through } = &mut open.stage
+                && !sent.is_empty()
+            {
+                if *through <= commit && *through < next {
+                    *sent = HashSet::new();
+                } else {
+                    remembered = remembered.max(Some(*through));
+                }
+            }
+        }
+        state.is_remembering = remembered.is_some();
+        if let Some(through) = remembered {
+            self.registry.remember(through.max(commit + 1), &self.me);
+        }
+    }
+
+    fn remove(&self, state: &mut SubscriptionsState, id: &str) {
+        let Some(open) = state.by_id.remove(id) else { return };
+        for slot in open.slots {
+            self.registry.filters().remove(slot);
+        }
+        state.count();
+        let bytes = state.bytes();
+        // Holding less never fails.
+        let _ = state.share.hold(bytes, usize::MAX);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, SubscriptionsState> {
+        lock(&self.state)
+    }
+}
+
+impl Drop for Subscriptions {
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for slot in state.by_id.drain().flat_map(|(_, open)| open.slots) {
+            self.registry.filters().remove(slot);
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
