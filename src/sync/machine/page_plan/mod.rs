@@ -76,6 +76,8 @@ pub(crate) struct PagePlan {
     newest: Option<u64>,
     authors: BTreeSet<[u8; 32]>,
     split_seconds: u32,
+    /// The peer limits the rate of questions.
+    pub(crate) is_limited: bool,
     is_closed: bool,
     was_finished: bool,
     /// The peer says `finish` (NIP-67) where more is left.
@@ -110,6 +112,7 @@ impl PagePlan {
             newest: None,
             authors: BTreeSet::new(),
             split_seconds: 0,
+            is_limited: false,
             is_closed: false,
             was_finished: false,
             finishes_early: false,

@@ -155,6 +155,9 @@ impl Machine {
                 return true;
             }
             Some(Prefix::RateLimited) => {
+                if let Some(plan) = &mut self.reading.plan {
+                    plan.is_limited = true;
+                }
                 self.pause_for_rate(text);
                 return true;
             }
