@@ -242,6 +242,7 @@ impl Machine {
         if let Some(plan) = &mut self.reading.plan {
             plan.begin();
         }
+        self.take_mark_back();
         let (looks, by) = (self.settings.dry_run, self.settings.by);
         if let Some(round) = &mut self.round {
             self.ledger.withdraw(|entry| {
