@@ -113,6 +113,10 @@ impl Machine {
     /// The peer limits the rate of questions: the next one is asked after a pause, twice as long as
     /// the one before.
     pub(super) fn pause_for_rate(&mut self, text: &str) {
+        if self.on.not_before.is_some_and(|at| self.now.at < at) {
+            // Of the questions that went out before the pause.
+            return;
+        }
         if self.rate_pauses >= MOST_RATE_PAUSES {
             self.count_silence();
             let reason = format!("rate limit: the peer answers no question any more: {text}");

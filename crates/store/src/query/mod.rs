@@ -1,8 +1,8 @@
 //! From a filter to the index that answers it. Every scan walks a covering index in order of
 //! time; events themselves are read only when they are sent.
 //!
-//! `choice` takes an index, `walks` says which runs along it answer the filter (of which kinds: `kind_spans`), and
-//! `walk` is one such run. `hit` reads events by their rows.
+//! `choice` picks the index. `walks` lists the walks along it that answer the filter, and `kind_spans` the kinds
+//! that they are for. `walk` is one of them. `hit` reads events by their rows.
 
 mod choice;
 mod expired;

@@ -68,7 +68,7 @@ impl Walk<'_> {
         self.select(self.sql, since, visit)
     }
 
-    /// As [`Walk::run`] for [`is_one_walk`], and each event is read whole. SQLite reads what a row is
+    /// As [`Walk::run`] where `is_one_walk` holds, and each event is read whole. SQLite reads what a row is
     /// selected with before it is asked for it: the kinds that are left out are left out by it.
     pub(crate) fn run_with_json(
         &self,
