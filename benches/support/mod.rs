@@ -1,7 +1,7 @@
 //! What the benches share: events, and a way to show two figures and their ratio.
 #![allow(dead_code, reason = "each bench uses a part")]
 
-use negsync::store::{Event, Store, StoreOptions, Synchronous};
+use negsync::store::{Event, EventStore, Store, StoreOptions, Synchronous};
 use nostr::hashes::Hash;
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;

@@ -1,7 +1,7 @@
 //! `negsync sync --between`
 
 use super::interrupt::stoppable;
-use super::sync::{SyncArguments, unseen};
+use super::sync::{SyncArguments, counted, unseen};
 use super::sync_progress::{Display, PeerDisplay};
 use super::{sync_trace, unless_closed};
 use anyhow::ensure;
@@ -9,9 +9,8 @@ use negsync::config::Config;
 use negsync::relay_url::RelayUrl;
 use negsync::sync::{
     Between, BetweenRelay, BetweenReport, MOST_RELAYS, Options, PairReport, PeerFilter, Progress,
-    Proof, Reason, Report, Verdict,
+    Proof, Report, Verdict,
 };
-use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
@@ -139,10 +138,4 @@ fn of_pair(pair: &PairReport) -> String {
         text.push_str(&format!("; {}", counted(&pair.differs)));
     }
     text
-}
-
-fn counted(counts: &BTreeMap<Reason, u64>) -> String {
-    let counts: Vec<String> =
-        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-    counts.join(", ")
 }

@@ -8,8 +8,9 @@ use super::sync_trace;
 use super::{StoreArguments, attach, between, start_log, unless_closed};
 use anyhow::{Context, ensure};
 use negsync::relay_url::RelayUrl;
-use negsync::sync::{Direction, Local, Options, PeerFilter, Report, Verdict, sync};
+use negsync::sync::{Direction, Local, Options, PeerFilter, Reason, Report, Verdict, sync};
 use negsync::utc;
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::process::ExitCode;
 use tokio::task::JoinSet;
@@ -211,12 +212,17 @@ pub(super) fn sentence(report: &Report) -> String {
         ("still differ", &report.differs),
     ] {
         if !counts.is_empty() {
-            let counts: Vec<String> =
-                counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
-            text.push_str(&format!("; {what}: {}", counts.join(", ")));
+            text.push_str(&format!("; {what}: {}", counted(counts)));
         }
     }
     text
+}
+
+/// How many events there are for each reason, in words.
+pub(super) fn counted(counts: &BTreeMap<Reason, u64>) -> String {
+    let counts: Vec<String> =
+        counts.iter().map(|(reason, count)| format!("{count} {reason}")).collect();
+    counts.join(", ")
 }
 
 /// What a peer that is read was read of.

@@ -68,10 +68,8 @@ impl PeerFilter {
             return vec![(whole, window)];
         };
         let newer = Window { since: window.since.max(Some(*since)), ..window };
-        let older = Window {
-            until: Some(window.until.map_or(since - 1, |it| it.min(since - 1))),
-            ..window
-        };
+        let last = since.saturating_sub(1);
+        let older = Window { until: Some(window.until.map_or(last, |it| it.min(last))), ..window };
         let mut parts = Vec::new();
         if newer.until.is_none_or(|until| newer.since <= Some(until)) {
             parts.push((whole.clone(), newer));

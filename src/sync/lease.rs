@@ -75,7 +75,10 @@ async fn keep(
         match taken {
             Ok(Ok(true)) => held_until = asked + term,
             Ok(Ok(false)) => held_until = asked,
-            Ok(Err(StoreError::Closed)) | Err(_) => return,
+            Ok(Err(StoreError::Closed)) | Err(_) => {
+                held.send_replace(false);
+                return;
+            }
             Ok(Err(error)) => tracing::debug!(%error, "lease on the peers not renewed"),
         }
         let is_held = Instant::now() < held_until;

@@ -6,7 +6,7 @@ use super::model_based::{any, any_event};
 use crate::support::events::unix_now;
 use crate::support::model;
 use crate::support::naive::NaiveRelay;
-use negsync::store::{Event, Filter, Store, StoreOptions, Synchronous};
+use negsync::store::{Event, EventStore, Filter, Store, StoreOptions, Synchronous};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};

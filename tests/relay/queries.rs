@@ -4,7 +4,7 @@
 use crate::support::client::Client;
 use crate::support::{Author, TestRelay, events};
 use negsync::config::Config;
-use negsync::store::{Event, Store, StoreOptions};
+use negsync::store::{Event, EventStore, Store, StoreOptions};
 use serde_json::{Value, json};
 use std::path::Path;
 

@@ -71,6 +71,12 @@ impl CommitFeed {
         self.next.send_modify(|next| *next = next.wrapping_add(1));
     }
 
+    /// Tells all subscribers that commits were missed: what they would have heard of is not known.
+    pub(super) fn skip(&self) {
+        lock(&self.queue).skip();
+        self.next.send_modify(|next| *next = next.wrapping_add(1));
+    }
+
     /// How many commits have been published: the number of the next one.
     pub(super) fn published(&self) -> u64 {
         *self.next.borrow()
@@ -163,6 +169,12 @@ impl CommitQueue {
         self.tidy();
     }
 
+    fn skip(&mut self) {
+        self.first = self.end() + 1;
+        self.waiting.clear();
+        self.bytes = 0;
+    }
+
     /// The commit, of which one listener fewer has to hear.
     fn hear(&mut self, number: u64) -> Option<Arc<Change>> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
@@ -230,6 +242,19 @@ mod tests {
             [Step::Added(event)] => event.item().created_at,
             _ => panic!("a commit of another form"),
         }))
+    }
+
+    #[test]
+    fn subscribers_hear_that_commits_were_skipped_and_go_on_after_them() {
+        let feed = CommitFeed::new();
+        let mut subscriber = feed.subscribe();
+        feed.send(change(1, 0));
+        feed.skip();
+        assert_eq!(heard(&mut subscriber), Some(Err(SubscriberError::Lagged)));
+        assert_eq!(heard(&mut subscriber), None);
+        feed.send(change(2, 0));
+        assert_eq!(heard(&mut subscriber), Some(Ok(2)));
+        assert_eq!(feed.published(), subscriber.next_number());
     }
 
     #[test]

@@ -396,6 +396,7 @@ struct Heard {
 impl Listener for Heard {
     fn begun(&self, items: Vec<Item>) {
         self.catalog.replace(items);
+        self.changes.skip();
     }
 
     fn changed(&self, change: Arc<Change>) {

@@ -13,7 +13,7 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -244,37 +244,46 @@ fn every_set_equals_a_scan_after_any_writes_stops_and_damage() {
     assert!(from_files > 0);
 }
 
-/// The process that is killed: run by the test below, in a folder that it names.
-#[test]
-#[ignore = "run by another test"]
-fn writes_until_it_is_killed() {
-    let Some(path) = std::env::var_os("NEGSYNC_INDEX_STORE") else { return };
-    let mut author = Author::new(number("NEGSYNC_INDEX_STREAM").unwrap());
-    let index = open(Path::new(&path), PRIVATE[1], 60);
+/// Set for the process that is killed: the store that it writes to.
+const WRITTEN_STORE: &str = "NEGSYNC_INDEX_STORE";
+/// Set for the process that is killed: the seed of what it writes.
+const WRITTEN_SEED: &str = "NEGSYNC_INDEX_STREAM";
+
+/// What the process does that is killed.
+fn write_until_killed(path: &Path, seed: u64) -> ! {
+    let mut author = Author::new(seed);
+    let index = open(path, PRIVATE[1], 60);
     loop {
         index.store().publish(author.events(60)).unwrap();
         println!("committed");
     }
 }
 
+/// Starts this program again, as a process that runs only the test of this name in this module.
+fn start_writer(test: &str, path: &Path, seed: u32) -> Child {
+    let (_, module) = module_path!().split_once("::").unwrap();
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "--nocapture", &format!("{module}::{test}")])
+        .env(WRITTEN_STORE, path)
+        .env(WRITTEN_SEED, seed.to_string())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
 #[test]
 fn every_set_equals_a_scan_after_a_kill_at_any_moment() {
+    // The process that this test starts and kills is this test again.
+    if let Some(path) = std::env::var_os(WRITTEN_STORE) {
+        write_until_killed(Path::new(&path), number(WRITTEN_SEED).unwrap());
+    }
     for seed in seeds(3) {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("store.sqlite");
         let mut rng = StdRng::seed_from_u64(seed);
         for life in 0..4 {
-            let mut killed = Command::new(std::env::current_exe().unwrap())
-                .args(["--ignored", "--exact", "--nocapture"])
-                .arg(format!(
-                    "{}::writes_until_it_is_killed",
-                    module_path!().split_once("::").unwrap().1
-                ))
-                .env("NEGSYNC_INDEX_STORE", &path)
-                .env("NEGSYNC_INDEX_STREAM", rng.random::<u32>().to_string())
-                .stdout(Stdio::piped())
-                .spawn()
-                .unwrap();
+            let own_name = "every_set_equals_a_scan_after_a_kill_at_any_moment";
+            let mut killed = start_writer(own_name, &path, rng.random());
             let commits = rng.random_range(1..40);
             let lines = BufReader::new(killed.stdout.take().unwrap()).lines();
             let heard = lines.map_while(Result::ok).filter(|line| line.contains("committed"));

@@ -133,7 +133,7 @@ fn write(
     let file = options.write(true).create_new(true).mode(0o600).open(partial).map_err(unwritten)?;
     // One transaction: what others commit meanwhile neither begins the copy anew nor is in it.
     source.execute_batch("BEGIN").map_err(failed)?;
-    query::begin(source)?;
+    query::begin(source).map_err(StoreError::sqlite)?;
     let events: i64 = source
         .query_row("SELECT count(*) FROM event INDEXED BY event_time", [], |row| row.get(0))
         .map_err(failed)?;

@@ -1,10 +1,10 @@
-//! What the program needs of the store that it owns, whichever engine keeps the events. [`Store`] on
-//! SQLite is one.
+//! What the program needs of the store that it owns, whichever engine keeps the events. On SQLite it is a
+//! [`Store`](crate::Store).
 
 use super::{
     Deadline, EventSource, Filter, Hit, Origin, Outcome, PeerTraits, RefusedId, Reply, Retention,
-    RuleMatches, Selected, Selection, Store, StoreError, StoreMetrics, StoredPage, SyncMark,
-    Undelete, UndeleteError, VerifiedEvent, View,
+    RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoredPage, SyncMark, Undelete,
+    UndeleteError, VerifiedEvent, View,
 };
 use negsync_reconcile::Item;
 use std::collections::HashMap;
@@ -249,138 +249,5 @@ impl dyn EventStore {
         self.submit(origin, events, Box::new(move |outcomes| drop(done.send(outcomes))));
         let lost = |_| vec![Outcome::Failed("the store gave no answer".into()); count];
         outcomes.await.unwrap_or_else(lost)
-    }
-}
-
-impl EventStore for Store {
-    fn until(&self, deadline: Deadline) -> Arc<dyn EventStore> {
-        Arc::new(self.with_deadline(deadline))
-    }
-
-    fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.submit(origin, events, reply);
-    }
-
-    fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
-        self.reader().newest(filters, most)
-    }
-
-    fn newest_and_first(
-        &self,
-        views: &[View],
-        most: usize,
-        now: u64,
-        visit: &mut VisitEvent<'_>,
-    ) -> Result<StoredPage, StoreError> {
-        self.reader().newest_and_first(views, most, now, visit)
-    }
-
-    fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError> {
-        self.reader().fetch(hits, visit)
-    }
-
-    fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError> {
-        self.reader().read_snapshot(|moment| {
-            let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
-            hits.reverse();
-            moment.fetch(&hits, visit).map(|_| ())
-        })
-    }
-
-    fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
-        self.reader().kinds()
-    }
-
-    fn expire(&self) -> Result<(), StoreError> {
-        self.expire()
-    }
-
-    fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
-        self.remove(filter)
-    }
-
-    fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        self.reader().selected(selection)
-    }
-
-    fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        self.delete(selection)
-    }
-
-    fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
-        self.reader().undeleted(undelete)
-    }
-
-    fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
-        self.undelete(undelete)
-    }
-
-    fn retain(&self, rules: Retention) -> Result<(), StoreError> {
-        self.retain(rules)
-    }
-
-    fn retire(&self) -> Result<(), StoreError> {
-        self.retire()
-    }
-
-    fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        self.reader().preview(retention)
-    }
-
-    fn refused(
-        &self,
-        peer: &str,
-        ids: &[[u8; 32]],
-    ) -> Result<HashMap<[u8; 32], String>, StoreError> {
-        self.reader().refused(peer, ids)
-    }
-
-    fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
-        self.remember_refused(refused)
-    }
-
-    fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
-        self.reader().sync_mark(peer, filter)
-    }
-
-    fn remember_mark(
-        &self,
-        peer: String,
-        filter: String,
-        mark: SyncMark,
-    ) -> Result<(), StoreError> {
-        self.remember_mark(peer, filter, mark)
-    }
-
-    fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
-        self.reader().peer_traits(peer)
-    }
-
-    fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
-        self.remember_traits(peer, traits)
-    }
-
-    fn check_writable(&self) -> Result<(), StoreError> {
-        self.check_writable()
-    }
-
-    fn is_durable(&self) -> bool {
-        self.is_durable()
-    }
-
-    fn check_in_place(&self) -> Result<(), StoreError> {
-        self.check_in_place()
-    }
-
-    fn size(&self) -> (u64, u64) {
-        self.file_bytes()
-    }
-
-    fn metrics(&self) -> &StoreMetrics {
-        self.metrics()
-    }
-
-    fn close(&self) {
-        self.close();
     }
 }

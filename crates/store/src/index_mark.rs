@@ -8,7 +8,6 @@
 //! what was removed, then what is there. Copies of a store and of its files can go separate ways;
 //! each store says what came since the mark in itself.
 
-use super::StoreError;
 use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -75,12 +74,11 @@ pub(super) fn trim(connection: &Connection, most_rows: usize) -> rusqlite::Resul
 
 /// The names of all marks, the latest first. There are two while files are being written, or when a
 /// process was killed while it wrote them.
-pub(super) fn names(connection: &Connection) -> Result<Vec<MarkName>, StoreError> {
-    let mut names = connection
-        .prepare_cached("SELECT name FROM index_mark ORDER BY removed DESC, row DESC")
-        .map_err(StoreError::sqlite)?;
-    let names = names.query_map([], |row| row.get(0)).map_err(StoreError::sqlite)?;
-    names.collect::<Result<_, _>>().map_err(StoreError::sqlite)
+pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<MarkName>> {
+    let mut names =
+        connection.prepare_cached("SELECT name FROM index_mark ORDER BY removed DESC, row DESC")?;
+    let names = names.query_map([], |row| row.get(0))?;
+    names.collect::<Result<_, _>>()
 }
 
 /// Calls `removed` with what was removed since the mark, and then `added` with what is there of what
@@ -92,42 +90,29 @@ pub(super) fn since(
     most_added: usize,
     removed: &mut dyn FnMut(Item),
     added: &mut dyn FnMut(Item, u16),
-) -> Result<bool, StoreError> {
+) -> rusqlite::Result<bool> {
     let mark: Option<(i64, i64, i64)> = connection
         .prepare_cached(
             "SELECT row, removed, (SELECT ifnull(max(row), 0) FROM event) FROM index_mark
              WHERE name = ?1",
-        )
-        .map_err(StoreError::sqlite)?
+        )?
         .query_row([name], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
-        .optional()
-        .map_err(StoreError::sqlite)?;
+        .optional()?;
     let Some((row, logged, last)) = mark else { return Ok(false) };
     if last.saturating_sub(row) > i64::try_from(most_added).unwrap_or(i64::MAX) {
         return Ok(false);
     }
-    let mut log = connection
-        .prepare_cached("SELECT created_at, id FROM removed_item WHERE seq > ?1")
-        .map_err(StoreError::sqlite)?;
-    let mut rows = log.query([logged]).map_err(StoreError::sqlite)?;
-    while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
-        removed(Item::new(
-            row.get::<_, i64>(0).map_err(StoreError::sqlite)? as u64,
-            row.get(1).map_err(StoreError::sqlite)?,
-        ));
+    let mut log =
+        connection.prepare_cached("SELECT created_at, id FROM removed_item WHERE seq > ?1")?;
+    let mut rows = log.query([logged])?;
+    while let Some(row) = rows.next()? {
+        removed(Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?));
     }
-    let mut events = connection
-        .prepare_cached("SELECT created_at, id, kind FROM event WHERE row > ?1")
-        .map_err(StoreError::sqlite)?;
-    let mut rows = events.query(params![row]).map_err(StoreError::sqlite)?;
-    while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
-        added(
-            Item::new(
-                row.get::<_, i64>(0).map_err(StoreError::sqlite)? as u64,
-                row.get(1).map_err(StoreError::sqlite)?,
-            ),
-            row.get(2).map_err(StoreError::sqlite)?,
-        );
+    let mut events =
+        connection.prepare_cached("SELECT created_at, id, kind FROM event WHERE row > ?1")?;
+    let mut rows = events.query(params![row])?;
+    while let Some(row) = rows.next()? {
+        added(Item::new(row.get::<_, i64>(0)? as u64, row.get(1)?), row.get(2)?);
     }
     Ok(true)
 }

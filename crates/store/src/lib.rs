@@ -3,7 +3,7 @@
 //! vanish, expiration).
 //!
 //! ```
-//! use negsync_store::{Event, Filter, Outcome, Store, StoreOptions};
+//! use negsync_store::{Event, EventStore, Filter, Outcome, Store, StoreOptions};
 //! use std::ops::ControlFlow;
 //!
 //! # let folder = tempfile::tempdir()?;
@@ -49,11 +49,13 @@ mod metrics;
 mod newest;
 mod operator;
 mod options;
+mod page;
 mod presence;
 mod private_times;
 mod query;
 mod read_gate;
-mod readers;
+mod read_pool;
+mod reader;
 mod refused;
 mod retag;
 mod retention;
@@ -92,8 +94,9 @@ pub use operator::{
     BuriedFacts, FindIds, REMOVED_BY_OPERATOR, Selected, Selection, Undelete, UndeleteError,
 };
 pub use options::{StoreOptions, Synchronous};
+pub use page::{LeftOut, StoredPage};
 pub use query::Hit;
-pub use readers::{LeftOut, ReadSnapshot, Reader, StoredPage};
+pub use reader::{ReadSnapshot, Reader};
 pub use refused::RefusedId;
 pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;

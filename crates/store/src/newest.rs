@@ -4,7 +4,7 @@ use super::StoreError;
 use super::query::{
     self, Expired, Extent, Hit, ScanIndex, choose, each_walk, each_walk_newest_first, is_one_walk,
 };
-use super::readers::ReadTransaction;
+use super::read_pool::ReadTransaction;
 use super::sqlite_error;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -73,7 +73,7 @@ fn newest_of(
             return Ok(ControlFlow::Break(()));
         }
         walk.run(since, &mut |hit, _| {
-            if !expired.contains(read, hit.row())? {
+            if !expired.contains(read, hit.row()).map_err(StoreError::sqlite)? {
                 return Ok(found.add(hit));
             }
             Ok(ControlFlow::Continue(()))
@@ -162,7 +162,7 @@ pub(super) fn and_first(
     };
     each_walk(read, filter, source, |walk| {
         walk.run_with_json(filter.since.unwrap_or(0), &mut |hit, row| {
-            if expired.contains(read, hit.row())? {
+            if expired.contains(read, hit.row()).map_err(StoreError::sqlite)? {
                 return Ok(ControlFlow::Continue(()));
             }
             found.add(hit, row).map_err(StoreError::sqlite)

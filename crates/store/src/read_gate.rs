@@ -96,7 +96,7 @@ impl Drop for Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, Filter, Reader, Store, StoreOptions};
+    use crate::{Event, EventStore, Filter, Reader, Store, StoreOptions};
     use std::ops::ControlFlow;
 
     /// Reads that overlap without a pause kept the write-ahead log from being begun anew.

@@ -249,16 +249,15 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
     // durable; the writer stops for neither. At this level SQLite still flushes in the order that
     // keeps the file whole.
-    connection
-        .execute_batch(&format!(
-            "PRAGMA page_size = {PAGE_BYTES};
+    let pragmas = format!(
+        "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
          PRAGMA synchronous = NORMAL;
          PRAGMA wal_autocheckpoint = 0;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};"
-        ))
-        .map_err(StoreError::sqlite)?;
+    );
+    connection.execute_batch(&pragmas).map_err(StoreError::sqlite)?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
@@ -315,14 +314,13 @@ fn immutable(path: &Path) -> PathBuf {
 
 fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     let connection = open(path, flags)?;
-    connection
-        .execute_batch(&format!(
-            "PRAGMA query_only = TRUE;
+    let pragmas = format!(
+        "PRAGMA query_only = TRUE;
          PRAGMA temp_store = MEMORY;
          PRAGMA mmap_size = {MMAP_BYTES};
          PRAGMA cache_size = -{READER_CACHE_KIB};"
-        ))
-        .map_err(StoreError::sqlite)?;
+    );
+    connection.execute_batch(&pragmas).map_err(StoreError::sqlite)?;
     // SQLite opens the log with the first read: what fails there fails here, and not later.
     connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))

@@ -1,7 +1,7 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use super::{Deadline, Filter, ReadSnapshot, Reader, RetentionWindow, Store, StoreError};
+use crate::{Deadline, Filter, RetentionWindow, StoreError};
 use negsync_reconcile::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -128,114 +128,4 @@ pub trait EventSource: Send + Sync {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError>;
-}
-
-/// Without a listener: whoever reads beside another process scans for each set.
-impl EventSource for Reader {
-    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
-        Arc::new(self.with_deadline(deadline))
-    }
-
-    fn deadline(&self) -> &Deadline {
-        self.deadline()
-    }
-
-    fn catch_up(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        self.read_snapshot(|moment| work(moment))
-    }
-
-    fn read_at_commit(
-        &self,
-        beside: &mut dyn FnMut(),
-        work: &mut Work<'_>,
-    ) -> Result<(), StoreError> {
-        self.read_at_commit(beside, |moment| work(moment))
-    }
-
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        self.middle_second()
-    }
-
-    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
-        self.retention_window(filter)
-    }
-
-    fn events(
-        &self,
-        ids: &[[u8; 32]],
-        visit: &mut dyn FnMut(&Item, &str),
-    ) -> Result<(), StoreError> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let filter = Filter { ids: Some(ids), ..Filter::default() };
-        let hits = self.newest(&[filter], usize::MAX)?;
-        let all = |item: &Item, json: &str| {
-            visit(item, json);
-            ControlFlow::Continue(())
-        };
-        self.fetch(&hits, all).map(|_| ())
-    }
-}
-
-impl EventSource for Store {
-    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
-        Arc::new(self.with_deadline(deadline))
-    }
-
-    fn deadline(&self) -> &Deadline {
-        self.reader().deadline()
-    }
-
-    fn catch_up(&self) -> Result<(), StoreError> {
-        // Whatever is committed has been told before it was acknowledged.
-        self.expire()
-    }
-
-    fn wait_until_published(&self) -> Result<(), StoreError> {
-        self.wait_until_published();
-        Ok(())
-    }
-
-    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        self.reader().read_snapshot(|moment| work(moment))
-    }
-
-    fn read_at_commit(
-        &self,
-        beside: &mut dyn FnMut(),
-        work: &mut Work<'_>,
-    ) -> Result<(), StoreError> {
-        self.reader().read_at_commit(beside, |moment| work(moment))
-    }
-
-    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        self.reader().middle_second()
-    }
-
-    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
-        self.reader().retention_window(filter)
-    }
-
-    fn events(
-        &self,
-        ids: &[[u8; 32]],
-        visit: &mut dyn FnMut(&Item, &str),
-    ) -> Result<(), StoreError> {
-        EventSource::events(self.reader(), ids, visit)
-    }
-}
-
-impl SourceSnapshot for ReadSnapshot<'_> {
-    fn items(
-        &self,
-        filter: &Filter,
-        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
-    ) -> Result<(), StoreError> {
-        self.items(filter, visit)
-    }
 }

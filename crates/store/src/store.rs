@@ -9,23 +9,29 @@ use crate::lock::Lock;
 use crate::presence::Presence;
 use crate::read_gate::ReadGate;
 use crate::retention::Retaining;
+use crate::source::Work;
 use crate::vanish::Vanishing;
 use crate::writer::{Writer, WriterContext};
 use crate::{
-    Deadline, Filter, MarkName, OnCommit, Origin, Outcome, PeerTraits, Reader, RefusedId, Reply,
-    Retention, Selected, Selection, StoreError, StoreMetrics, StoreOptions, SyncMark, Undelete,
-    UndeleteError, VerifiedEvent, unix_now,
+    Deadline, EventSource, EventStore, Filter, Hit, MarkName, OnCommit, Origin, PeerTraits, Reader,
+    RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected, Selection, StoreError,
+    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, VerifiedEvent, View,
+    VisitEvent, unix_now,
 };
 use crate::{
     doubt, flush, index_mark, lock, operator, presence, private_times, refused, schema, sync_mark,
     writer,
 };
+use negsync_reconcile::Item;
+use rusqlite::Connection;
+use std::collections::HashMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
-use tokio::sync::oneshot;
 
-/// An open store. Clones share it; it closes with [`Store::close`] or with the last clone.
+/// An open store, used as an [`EventStore`]. Clones share it; it closes with [`EventStore::close`] or with
+/// the last clone.
 ///
 /// All calls block: inside async code they belong on a blocking thread.
 #[derive(Clone)]
@@ -120,147 +126,13 @@ impl Store {
         Ok(Self { inner: Arc::new(inner), reader })
     }
 
-    /// Stores events together with whatever else is waiting, in as many commits as it takes; each
-    /// origin has its turn. `reply` gets one outcome an event, in order, once all are durable. Does not
-    /// wait: whoever submits bounds what it has under way.
-    pub fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
-        self.inner.writer.submit(origin, events, reply);
-    }
-
-    /// As [`Store::submit`], and returns the outcomes.
-    pub async fn put(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
-        let count = events.len();
-        let (done, outcomes) = oneshot::channel();
-        self.submit(origin, events, Box::new(move |outcomes| drop(done.send(outcomes))));
-        let lost = |_| vec![Outcome::Failed("the store gave no answer".into()); count];
-        outcomes.await.unwrap_or_else(lost)
-    }
-
-    /// Stores events and waits for their outcomes.
-    ///
-    /// # Errors
-    /// [`StoreError::Closed`] when the writer has gone.
-    pub fn publish(&self, events: Vec<VerifiedEvent>) -> Result<Vec<Outcome>, StoreError> {
-        let (send, outcomes) = std::sync::mpsc::sync_channel(1);
-        self.submit(&Origin::Local, events, Box::new(move |done| drop(send.send(done))));
-        outcomes.recv().map_err(|_| StoreError::Closed)
-    }
-
-    /// NIP-40: removes what has expired by now, and waits until all who hear of commits know.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone: something is due and still there.
-    pub fn expire(&self) -> Result<(), StoreError> {
-        let now = unix_now();
-        if !self.inner.writer.has_expired(now) {
-            return Ok(());
-        }
-        self.inner.writer.expire()?;
-        if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
-    }
-
-    /// Removes every event that matches, `limit` aside. Nothing keeps them from coming back.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
-        let mut ids = Vec::new();
-        self.reader().items(filter, |item| {
-            ids.push(item.id);
-            std::ops::ControlFlow::Continue(())
-        })?;
-        ids.sort_unstable();
-        ids.dedup();
-        self.inner.writer.remove(ids)
-    }
-
-    /// Removes what an operator means, and keeps it out until [`Store::undelete`].
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone; a part may be removed by then.
-    pub fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        let selected = self.reader().selected(selection)?;
-        self.inner.writer.delete(selected.ids.clone())?;
-        Ok(selected)
-    }
-
-    /// Takes back what [`Store::delete`] has kept out, and returns how many ids that are. The events
-    /// are not brought back: whoever has them may send them again.
-    ///
-    /// # Errors
-    /// When SQLite refuses, the writer has gone, or the filter asks for tags.
-    pub fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
-        let ids = self.reader().undeleted(undelete)?;
-        let count = ids.len() as u64;
-        for ids in ids.chunks(writer::STEP_ROWS) {
-            let ids = ids.to_vec();
-            self.inner.writer.note(move |connection, _| operator::undelete(connection, &ids))?;
-        }
-        Ok(count)
-    }
-
-    /// Puts rules of retention in force, in place of those of [`StoreOptions::retention`].
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn retain(&self, rules: Retention) -> Result<(), StoreError> {
-        self.inner.writer.retain(rules)
-    }
-
-    /// Removes what the rules of retention do not keep, and waits until nothing is left of it.
-    ///
-    /// # Errors
-    /// When the writer has gone.
-    pub fn retire(&self) -> Result<(), StoreError> {
-        self.inner.writer.retire()
-    }
-
-    /// Remembers ids that a sync need not move again, and returns once they are written.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
-    }
-
-    /// Remembers how far a peer is known for a filter, given as text, and returns once that is
-    /// written. What `mark` leaves out stays as it was.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn remember_mark(
-        &self,
-        peer: String,
-        filter: String,
-        mark: SyncMark,
-    ) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, now| {
-            sync_mark::remember(connection, &peer, &filter, &mark, now)
-        })
-    }
-
-    /// Remembers how a peer has to be asked, and returns once that is written.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, now| {
-            sync_mark::remember_traits(connection, &peer, &traits, now)
-        })
-    }
-
     /// Makes a mark for files of the index, and returns its name once it is written and all commits
     /// before it are told. What the sets hold from now on can be written under that name.
     ///
     /// # Errors
     /// When SQLite refuses or the writer has gone.
     pub fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
-        let (send, name) = std::sync::mpsc::sync_channel(1);
-        self.inner.writer.note(move |connection, _| {
-            let _ = send.send(index_mark::begin(connection)?);
-            Ok(())
-        })?;
-        name.recv().map_err(|_| StoreError::Closed)
+        self.inner.writer.note(|connection, _| index_mark::begin(connection))
     }
 
     /// Drops every mark but this one, and what was logged for others; returns once that is written.
@@ -269,61 +141,14 @@ impl Store {
     /// When SQLite refuses or the writer has gone.
     pub fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
         self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
-        loop {
-            let (send, there_is_more) = std::sync::mpsc::sync_channel(1);
-            self.inner.writer.note(move |connection, _| {
-                let _ = send.send(index_mark::trim(connection, writer::STEP_ROWS)?);
-                Ok(())
-            })?;
-            if !there_is_more.recv().map_err(|_| StoreError::Closed)? {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Whether something can be written now: writes the store's version anew, through the queue
-    /// and as durably as an event.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn check_writable(&self) -> Result<(), StoreError> {
-        self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
-    }
-
-    /// Whether everything that the sets show is on the disk, where the next start looks for it: not
-    /// from a flush that failed, before the listener hears of its commit, until that is made up for;
-    /// and not once a file was lost.
-    pub fn is_durable(&self) -> bool {
-        !self.inner.doubt.is_there() && self.check_in_place().is_ok()
-    }
-
-    /// Whether the store's files are where they were when it was opened.
-    ///
-    /// # Errors
-    /// [`StoreError::FileLost`], from then on, when one was moved, removed or replaced.
-    pub fn check_in_place(&self) -> Result<(), StoreError> {
-        self.inner.doubt.check_in_place()
-    }
-
-    /// Returns once those who hear of commits have heard of all that are durable.
-    pub(crate) fn wait_until_published(&self) {
-        self.inner.writer.wait_until_published();
+        let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
+        while self.inner.writer.note(trim)? {}
+        Ok(())
     }
 
     /// Where the store's file is, links followed.
     pub fn path(&self) -> &Path {
         &self.inner.path
-    }
-
-    /// The size of the store's file and of its write-ahead log, in bytes; 0 for what is not there.
-    pub fn file_bytes(&self) -> (u64, u64) {
-        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
-        (bytes(&self.inner.path), bytes(&log_path(&self.inner.path)))
-    }
-
-    /// What the store measures.
-    pub fn metrics(&self) -> &StoreMetrics {
-        &self.inner.metrics
     }
 
     /// The reading side.
@@ -335,10 +160,211 @@ impl Store {
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }
+}
 
-    /// Commits what was submitted, closes the writer and gives the store free for another one.
-    /// Later reads and submissions fail.
-    pub fn close(&self) {
+impl EventStore for Store {
+    fn until(&self, deadline: Deadline) -> Arc<dyn EventStore> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
+        self.inner.writer.submit(origin, events, reply);
+    }
+
+    fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
+        self.reader().newest(filters, most)
+    }
+
+    fn newest_and_first(
+        &self,
+        views: &[View],
+        most: usize,
+        now: u64,
+        visit: &mut VisitEvent<'_>,
+    ) -> Result<StoredPage, StoreError> {
+        self.reader().newest_and_first(views, most, now, visit)
+    }
+
+    fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError> {
+        self.reader().fetch(hits, visit)
+    }
+
+    fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError> {
+        self.reader().read_snapshot(|moment| {
+            let mut hits = moment.newest(std::slice::from_ref(filter), usize::MAX)?;
+            hits.reverse();
+            moment.fetch(&hits, visit).map(|_| ())
+        })
+    }
+
+    fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
+        self.reader().kinds()
+    }
+
+    fn expire(&self) -> Result<(), StoreError> {
+        let now = unix_now();
+        if !self.inner.writer.has_expired(now) {
+            return Ok(());
+        }
+        self.inner.writer.expire()?;
+        if self.inner.writer.has_expired(now) { Err(StoreError::NotExpired) } else { Ok(()) }
+    }
+
+    fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
+        let mut ids = Vec::new();
+        self.reader().items(filter, |item| {
+            ids.push(item.id);
+            ControlFlow::Continue(())
+        })?;
+        ids.sort_unstable();
+        ids.dedup();
+        self.inner.writer.remove(ids)
+    }
+
+    fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        self.reader().selected(selection)
+    }
+
+    fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
+        let selected = self.reader().selected(selection)?;
+        self.inner.writer.delete(selected.ids.clone())?;
+        Ok(selected)
+    }
+
+    fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
+        self.reader().undeleted(undelete)
+    }
+
+    fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
+        let ids = self.reader().undeleted(undelete)?;
+        let count = ids.len() as u64;
+        for ids in ids.chunks(writer::STEP_ROWS) {
+            let ids = ids.to_vec();
+            self.inner.writer.note(move |connection, _| operator::undelete(connection, &ids))?;
+        }
+        Ok(count)
+    }
+
+    fn retain(&self, rules: Retention) -> Result<(), StoreError> {
+        self.inner.writer.retain(rules)
+    }
+
+    fn retire(&self) -> Result<(), StoreError> {
+        self.inner.writer.retire()
+    }
+
+    fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
+        self.reader().preview(retention)
+    }
+
+    fn refused(
+        &self,
+        peer: &str,
+        ids: &[[u8; 32]],
+    ) -> Result<HashMap<[u8; 32], String>, StoreError> {
+        self.reader().refused(peer, ids)
+    }
+
+    fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| refused::remember(connection, &refused, now))
+    }
+
+    fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
+        self.reader().sync_mark(peer, filter)
+    }
+
+    fn remember_mark(
+        &self,
+        peer: String,
+        filter: String,
+        mark: SyncMark,
+    ) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| {
+            sync_mark::remember(connection, &peer, &filter, &mark, now)
+        })
+    }
+
+    fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
+        self.reader().peer_traits(peer)
+    }
+
+    fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, now| {
+            sync_mark::remember_traits(connection, &peer, &traits, now)
+        })
+    }
+
+    fn check_writable(&self) -> Result<(), StoreError> {
+        self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
+    }
+
+    /// Not from a flush that failed until that is made up for, and not once a file was lost.
+    fn is_durable(&self) -> bool {
+        !self.inner.doubt.is_there() && self.check_in_place().is_ok()
+    }
+
+    fn check_in_place(&self) -> Result<(), StoreError> {
+        self.inner.doubt.check_in_place()
+    }
+
+    fn size(&self) -> (u64, u64) {
+        let bytes = |path: &Path| std::fs::metadata(path).map_or(0, |file| file.len());
+        (bytes(&self.inner.path), bytes(&log_path(&self.inner.path)))
+    }
+
+    fn metrics(&self) -> &StoreMetrics {
+        &self.inner.metrics
+    }
+
+    fn close(&self) {
         self.inner.close();
+    }
+}
+
+impl EventSource for Store {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
+
+    fn deadline(&self) -> &Deadline {
+        self.reader().deadline()
+    }
+
+    fn catch_up(&self) -> Result<(), StoreError> {
+        // Whatever is committed has been told before it was acknowledged.
+        self.expire()
+    }
+
+    fn wait_until_published(&self) -> Result<(), StoreError> {
+        self.inner.writer.wait_until_published();
+        Ok(())
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.reader().read_snapshot(|moment| work(moment))
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.reader().read_at_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.reader().middle_second()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        self.reader().retention_window(filter)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        EventSource::events(self.reader(), ids, visit)
     }
 }

@@ -174,16 +174,19 @@ impl Exchange {
     }
 
     /// All ids of a relay have been listed. Waits for the other relays, and tells what is to be
-    /// moved. `is_first` is a list that nothing was moved before.
+    /// moved. `is_first` is a list that nothing was moved before; `losses` is how often the connection
+    /// was lost before: the list of one that is gone counts for nothing.
     pub(super) fn listed(
         &self,
         relay: usize,
         list: IdList,
         is_first: bool,
         is_whole: bool,
+        losses: u64,
     ) -> io::Result<MoveOrders> {
         let mut state = self.state();
-        let Some(own) = state.relays.get_mut(relay) else { return Ok(MoveOrders::default()) };
+        let own = state.relays.get_mut(relay).filter(|own| own.losses == losses);
+        let Some(own) = own else { return Ok(MoveOrders::default()) };
         let list = match own.list.take().filter(|_| !is_whole) {
             Some(before) => before.joined(&list)?,
             None => list,
@@ -191,7 +194,6 @@ impl Exchange {
         own.list = Some(list.clone());
         own.stage = ListingStage::Listed;
         own.failures = 0;
-        let losses = own.losses;
         let is_new = std::mem::take(&mut own.was_lost) || is_first;
         let is_unasked = is_new && !std::mem::take(&mut own.was_told);
         if self.is_live && is_unasked && state.is_planned {
@@ -202,8 +204,7 @@ impl Exchange {
             state.see_again(relay, &list)?;
             return Ok(state.orders(relay));
         }
-        let is_lost =
-            |state: &ExchangeState| state.relays.get(relay).is_none_or(|own| own.losses != losses);
+        let is_lost = |state: &ExchangeState| state.losses(relay) != losses;
         while !state.is_planned && !state.is_stopped && !is_lost(&state) {
             if state.relays.iter().all(|relay| relay.stage != ListingStage::Listing) {
                 state.plan()?;
@@ -240,10 +241,15 @@ impl Exchange {
         }
     }
 
-    /// The events of these ids, once those that are still to come have come.
-    pub(super) fn load(&self, relay: usize, ids: &[Id]) -> io::Result<Delivery> {
+    /// How often the connection to a relay was lost.
+    pub(super) fn losses(&self, relay: usize) -> u64 {
+        self.state().losses(relay)
+    }
+
+    /// The events of these ids, once those that are still to come have come, or the connection is lost once
+    /// more.
+    pub(super) fn load(&self, relay: usize, ids: &[Id], losses: u64) -> io::Result<Delivery> {
         let mut state = self.state();
-        let losses = state.losses(relay);
         while !state.is_stopped && state.losses(relay) == losses && state.awaits_any(ids) {
             state = self.wait(state);
         }

@@ -6,6 +6,8 @@
 //! they are many, `report` compares the relays by what they listed last.
 
 mod exchange;
+#[cfg(test)]
+mod exchange_tests;
 mod id_list;
 mod report;
 mod side;

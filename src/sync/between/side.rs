@@ -66,7 +66,8 @@ impl RelaySide {
         Done::Failed(format!("the exchange with {}: {error}", self.url))
     }
 
-    fn try_perform(&self, work: Work) -> io::Result<Done> {
+    /// `losses` is how often the connection was lost before the work began.
+    fn try_perform(&self, work: Work, losses: u64) -> io::Result<Done> {
         Ok(match work {
             Work::Recall => {
                 let (mark, traits) = (SyncMark::default(), lock(&self.traits).clone());
@@ -80,9 +81,9 @@ impl RelaySide {
                 Done::Finished
             }
             Work::Conclude { look, is_first, is_whole } => {
-                self.conclude(look, is_first, is_whole)?
+                self.conclude(look, is_first, is_whole, losses)?
             }
-            Work::Load { ids } => self.load(&ids)?,
+            Work::Load { ids } => self.load(&ids, losses)?,
             Work::RememberTraits(traits) => {
                 *lock(&self.traits) = traits;
                 Done::Finished
@@ -138,19 +139,19 @@ impl RelaySide {
         Done::Divided { window, parts: window.divide(&nothing(), cap, unix_now()) }
     }
 
-    fn conclude(&self, look: u64, is_first: bool, is_whole: bool) -> io::Result<Done> {
+    fn conclude(&self, look: u64, is_first: bool, is_whole: bool, losses: u64) -> io::Result<Done> {
         let list = std::mem::take(&mut *lock(&self.listing)).finish();
         let exchange = &self.common.exchange;
         if self.common.dry_run {
             exchange.noted(self.relay, list);
             return Ok(Done::Concluded { look, have: Vec::new(), need: Vec::new() });
         }
-        let orders = exchange.listed(self.relay, list, is_first, is_whole)?;
+        let orders = exchange.listed(self.relay, list, is_first, is_whole, losses)?;
         Ok(Done::Concluded { look, have: orders.have, need: orders.need })
     }
 
-    fn load(&self, ids: &[Id]) -> io::Result<Done> {
-        let delivery = self.common.exchange.load(self.relay, ids)?;
+    fn load(&self, ids: &[Id], losses: u64) -> io::Result<Done> {
+        let delivery = self.common.exchange.load(self.relay, ids, losses)?;
         let load = |(id, json): (Id, String)| {
             let kind = page_event(&json).map_or(0, |event| event.kind);
             Loaded { id, kind, json }
@@ -178,8 +179,9 @@ fn nothing() -> Slice {
 }
 
 impl OurSide for RelaySide {
-    fn perform(&self, work: Work) -> Done {
-        self.try_perform(work).unwrap_or_else(|error| self.failed(&error))
+    fn begin(self: Arc<Self>, work: Work) -> impl FnOnce() -> Done + Send {
+        let losses = self.common.exchange.losses(self.relay);
+        move || self.try_perform(work, losses).unwrap_or_else(|error| self.failed(&error))
     }
 
     async fn ingest(&self, work: Work) -> Done {

@@ -238,7 +238,8 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
             if matches!(work, Work::Ingest { .. }) {
                 self.jobs.spawn(async move { drop(done.send(side.ingest(work).await)) });
             } else {
-                self.jobs.spawn_blocking(move || drop(done.send(side.perform(work))));
+                let job = side.begin(work);
+                self.jobs.spawn_blocking(move || drop(done.send(job())));
             }
         }
         while let Some(told) = self.machine.poll_progress() {

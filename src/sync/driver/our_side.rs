@@ -2,6 +2,7 @@
 
 use super::super::machine::{Done, Loaded, Work};
 use std::future::Future;
+use std::sync::Arc;
 
 /// Events of our side that came after the sync began.
 pub(in super::super) enum OurEvents {
@@ -14,8 +15,9 @@ pub(in super::super) enum OurEvents {
 
 /// Our side of a sync with one peer.
 pub(in super::super) trait OurSide: Send + Sync + 'static {
-    /// Does work that blocks.
-    fn perform(&self, work: Work) -> Done;
+    /// Begins work that blocks: what is returned does it, on another thread. The connection to the peer may
+    /// be gone by then.
+    fn begin(self: Arc<Self>, work: Work) -> impl FnOnce() -> Done + Send;
 
     /// Has events of the peer checked and kept.
     fn ingest(&self, work: Work) -> impl Future<Output = Done> + Send;

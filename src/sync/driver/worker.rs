@@ -16,7 +16,7 @@ use crate::relay_url::RelayUrl;
 use crate::store::{Change, Event, Filter, PeerTraits, Step, StoreError, SyncMark, unix_now};
 use nostr::{EventBuilder, JsonUtil};
 use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// With at most so many of our items newer than the last proof, what the peer has that is newer is
 /// asked for at once.
@@ -315,8 +315,8 @@ impl Worker {
 }
 
 impl OurSide for Worker {
-    fn perform(&self, work: Work) -> Done {
-        self.try_perform(work).unwrap_or_else(|error| Done::Failed(error.to_string()))
+    fn begin(self: Arc<Self>, work: Work) -> impl FnOnce() -> Done + Send {
+        move || self.try_perform(work).unwrap_or_else(|error| Done::Failed(error.to_string()))
     }
 
     async fn ingest(&self, work: Work) -> Done {

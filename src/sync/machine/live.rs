@@ -113,6 +113,8 @@ impl Machine {
         let reason = format!("the peer ended the live subscription: {why}");
         match message::prefix(text) {
             Some(Prefix::AuthRequired) => {
+                // What came in between is found by another round.
+                self.on.live.missed |= self.on.live.look_at.is_some();
                 self.auth_required(text);
             }
             Some(prefix) if prefix.is_final() => {

@@ -83,19 +83,22 @@ pub(super) fn as_rate_limit(text: &str) -> String {
 }
 
 impl Machine {
-    /// The peer limits the rate, and does not say of which question: it is taken to be the last one
-    /// without an answer, which is asked again after a pause. Returns whether there was one.
+    /// The peer limits the rate, and does not say of what: it is taken to be the last question without an
+    /// answer, which is asked again after a pause, or else the events under way. Returns whether there was
+    /// any.
     fn refuse_last(&mut self, text: &str) -> bool {
-        let was_sending = self.on.upload.limit_rate(self.now);
-        for id in &was_sending {
-            self.ledger.set(id, IdState::Open);
-        }
         let text = as_rate_limit(text);
         let page = self.reading.unanswered_page();
         let of_ids = self.on.download.unanswered().chain(self.on.second_look.unanswered());
         // They are numbered.
         let last = page.into_iter().chain(of_ids).max_by_key(|name| (name.len(), name.clone()));
-        let Some(subscription) = last else { return !was_sending.is_empty() };
+        let Some(subscription) = last else {
+            let was_sending = self.on.upload.limit_rate(self.now);
+            for id in &was_sending {
+                self.ledger.set(id, IdState::Open);
+            }
+            return !was_sending.is_empty();
+        };
         self.send(message::close(&subscription));
         if self.on.second_look.is_about(&subscription) {
             self.look_refused(&subscription, &text);
@@ -110,6 +113,10 @@ impl Machine {
     /// The peer limits the rate of questions: the next one is asked after a pause, twice as long as
     /// the one before.
     pub(super) fn pause_for_rate(&mut self, text: &str) {
+        if self.on.not_before.is_some_and(|at| self.now.at < at) {
+            // Of the questions that went out before the pause.
+            return;
+        }
         if self.rate_pauses >= MOST_RATE_PAUSES {
             self.count_silence();
             let reason = format!("rate limit: the peer answers no question any more: {text}");

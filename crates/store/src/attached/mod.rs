@@ -16,7 +16,7 @@ pub use watch::{FollowedDatabase, keep_following};
 use super::change::Change;
 use super::file_kind::refuse_other_than_files;
 use super::read_gate::ReadGate;
-use super::readers::{Pool, ReadTransaction};
+use super::read_pool::{Pool, ReadTransaction};
 use super::source::{EventSource, SourceSnapshot, Work};
 use super::viewer::PrivateKinds;
 use super::{Deadline, StoreError, unix_now};

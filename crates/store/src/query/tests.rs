@@ -1,12 +1,15 @@
 //! What queries find, and how many steps of SQLite's machine they take for it.
 
+use super::hit::{FETCH, FETCHED_ROWS};
+use super::walks::BY_AUTHOR;
 use super::*;
-use crate::query;
 use crate::viewer::{PrivateKinds, Viewer};
-use crate::{Deadline, Event, Store, StoreOptions, newest, schema};
-use negsync_nostr::hex;
+use crate::{Deadline, Event, EventStore, Store, StoreOptions, newest, query, schema};
+use negsync_nostr::{TagKey, hex};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
+use rusqlite::params;
+use std::cmp::Reverse;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -114,7 +117,7 @@ fn whichever_index_is_walked_the_same_is_found() {
             }
             let mut expected: Vec<Item> =
                 events.iter().filter(|event| filter.matches(event)).map(Event::item).collect();
-            expected.sort_unstable_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
+            expected.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
             let context = format!("seed {seed}: {filter:?}");
             let most = rng.random_range(1..100);
             steps(&path, |read| {
@@ -124,7 +127,7 @@ fn whichever_index_is_walked_the_same_is_found() {
                     ControlFlow::Continue(())
                 };
                 query::items(read, &filter, &mut visit).unwrap();
-                found.sort_unstable_by_key(|item| (std::cmp::Reverse(item.created_at), item.id));
+                found.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
                 found.dedup();
                 assert_eq!(found, expected, "{context}");
                 let found = newest::newest(read, &filter, most, &Expired::none()).unwrap();
@@ -169,6 +172,33 @@ fn a_long_list_costs_a_row_no_more_than_a_short_one() {
         let walked = rows + keys.len() as u64 + list.len() as u64;
         assert!(steps < 60 * walked, "{steps} steps for {walked} rows and values");
     }
+}
+
+/// The kind of each row was looked up once more, in the event itself, for each list.
+#[test]
+fn short_lists_of_tags_are_decided_without_a_look_at_the_events() {
+    let folder = tempfile::tempdir().unwrap();
+    let connection = schema::open_writer(&folder.path().join("store.sqlite")).unwrap();
+    let keys = [TagKey::new(b'p', "somebody"), TagKey::new(b't', "something")];
+    for row in 0..20_u8 {
+        // Every second event has one of the tags alone. No event stands in its own table.
+        for key in &keys[usize::from(row % 2)..] {
+            let insert =
+                "INSERT INTO tag (key, kind, created_at, id, event) VALUES (?1, 1, ?2, ?3, ?2)";
+            connection.execute(insert, params![key.as_bytes(), row, [row; 32]]).unwrap();
+        }
+    }
+    let deadline = Deadline::default();
+    let read = ReadTransaction::new(&connection, &deadline);
+    let tags = keys.iter().map(|key| vec![*key]).collect();
+    let mut found = Vec::new();
+    let mut visit = |item: Item| {
+        found.push(item.created_at);
+        ControlFlow::Continue(())
+    };
+    query::items(&read, &Filter { tags, ..Filter::default() }, &mut visit).unwrap();
+    found.sort_unstable();
+    assert!(found.iter().copied().eq((0..20).step_by(2)), "{found:?}");
 }
 
 /// A stranger cannot tell by the time of an answer how much of what it may not see there is: a scan

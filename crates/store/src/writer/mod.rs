@@ -201,14 +201,21 @@ impl Writer {
         done.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Writes something beside the events, in a transaction of its own, and waits for it.
-    pub(super) fn note(
+    /// Writes something beside the events, in a transaction of its own, waits for it and returns what
+    /// `write` did.
+    pub(super) fn note<T: Send + 'static>(
         &self,
-        write: impl FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send + 'static,
-    ) -> Result<(), StoreError> {
+        write: impl FnOnce(&Connection, u64) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
         let (reply, written) = sync_channel(1);
+        let (send, result) = sync_channel(1);
+        let write = move |connection: &Connection, now| {
+            let _ = send.send(write(connection, now)?);
+            Ok(())
+        };
         self.push(Job::Note(Note { write: Box::new(write), reply }))?;
-        written.recv().map_err(|_| StoreError::Closed)?
+        written.recv().map_err(|_| StoreError::Closed)??;
+        result.recv().map_err(|_| StoreError::Closed)
     }
 
     /// Commits what was submitted before, then ends the thread.

@@ -60,6 +60,8 @@ pub(crate) struct PagePlan {
     /// The parts left, the next one last.
     parts: Vec<Part>,
     current: Option<Part>,
+    /// How many events the current page was asked to have at most.
+    asked: usize,
     /// The most events of any page of this peer.
     pub(crate) largest: usize,
     /// How many events a page has at most, where the peer says it.
@@ -74,6 +76,8 @@ pub(crate) struct PagePlan {
     newest: Option<u64>,
     authors: BTreeSet<[u8; 32]>,
     split_seconds: u32,
+    /// The peer limits the rate of questions.
+    pub(crate) is_limited: bool,
     is_closed: bool,
     was_finished: bool,
     /// The peer says `finish` (NIP-67) where more is left.
@@ -99,6 +103,7 @@ impl PagePlan {
             filter: filter.clone(),
             parts: Vec::new(),
             current: None,
+            asked: usize::MAX,
             largest,
             max_limit,
             by_arrival: false,
@@ -107,6 +112,7 @@ impl PagePlan {
             newest: None,
             authors: BTreeSet::new(),
             split_seconds: 0,
+            is_limited: false,
             is_closed: false,
             was_finished: false,
             finishes_early: false,
@@ -160,6 +166,7 @@ impl PagePlan {
             self.current = Some(self.parts.pop().or_else(|| self.closing_question())?);
         }
         self.pages += 1;
+        self.asked = most;
         let part = self.current.as_ref()?;
         let mut window = part.window;
         if window.since.is_none() && window.until.is_none() {
@@ -354,7 +361,9 @@ impl PagePlan {
 
     fn may_hold_more(&self, count: usize, hint: Hint) -> bool {
         let may_be_cut = count >= self.largest && count > UNCUT_EVENTS;
-        hint == Hint::More || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
+        hint == Hint::More
+            || count >= self.asked
+            || (may_be_cut && self.max_limit.is_none_or(|most| count >= most))
     }
 
     /// A filter with a limit is read until it is full, and compared as a whole.

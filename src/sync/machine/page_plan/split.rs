@@ -6,6 +6,8 @@ use std::collections::{BTreeSet, HashSet};
 
 /// The most seconds that are split; further ones are gaps.
 const MOST_SPLIT_SECONDS: u32 = 64;
+/// The same with a peer that limits the rate of questions: each such second takes more than a hundred.
+const MOST_SPLIT_SECONDS_LIMITED: u32 = 2;
 /// The most authors of one part of a second.
 const AUTHORS_PER_PART: usize = 50;
 
@@ -42,7 +44,9 @@ impl PagePlan {
         match &part.level {
             Level::Time => {
                 self.split_seconds += 1;
-                if self.split_seconds > MOST_SPLIT_SECONDS {
+                let most =
+                    if self.is_limited { MOST_SPLIT_SECONDS_LIMITED } else { MOST_SPLIT_SECONDS };
+                if self.split_seconds > most {
                     return self.gap(window, None, "too many seconds that hold more than a page");
                 }
                 let kinds = part.filter.parsed().kinds.clone();

@@ -36,6 +36,14 @@ impl Machine {
         self.write_mark(from, newest.max(before.to), whole_at);
     }
 
+    /// What this reading has written down so far is not believed any more.
+    pub(super) fn take_mark_back(&mut self) {
+        if let (Some(_), Some(read)) = (self.reading.saved_down_to.take(), self.mark.read) {
+            // An empty interval: the next sync reads everything.
+            self.write_mark(read.to.saturating_add(1), read.to, read.whole_at);
+        }
+    }
+
     fn write_mark(&mut self, from: u64, to: u64, whole_at: u64) {
         let mark = read_mark(from, to, whole_at);
         self.mark.read = mark.read;

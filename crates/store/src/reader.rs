@@ -1,15 +1,17 @@
-//! Reading the store, through a bounded pool of connections that only read. SQLite lets all of
-//! them work beside the writer.
+//! The reading side of a store.
 
-use super::apply;
-use super::clock::unix_now;
-use super::commits::Commits;
-use super::newest::{self, Newest, Rest};
-use super::presence::Presence;
-use super::query::{self, Expired, Hit};
-use super::read_gate::ReadGate;
-use super::viewer::View;
-use super::{
+use crate::apply;
+use crate::clock::unix_now;
+use crate::commits::Commits;
+use crate::newest::{self, Newest};
+use crate::page::{self, LeftOut, StoredPage};
+use crate::presence::Presence;
+use crate::query::{self, Expired, Hit};
+use crate::read_gate::ReadGate;
+use crate::read_pool::{Pool, ReadTransaction};
+use crate::source::{EventSource, SourceSnapshot, Work};
+use crate::viewer::View;
+use crate::{
     Deadline, MarkName, PeerTraits, Retention, RetentionWindow, RuleMatches, Selected, Selection,
     StoreError, SyncMark, Undelete, UndeleteError, index_mark, operator, refused, retention,
     schema, sync_mark,
@@ -18,17 +20,10 @@ use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use rusqlite::Connection;
 use std::collections::{HashMap, HashSet};
-use std::ops::{ControlFlow, Deref};
+use std::ops::ControlFlow;
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
-
-/// How long closing waits for reads that are under way.
-const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// After so many steps of SQLite's machine, a fraction of a millisecond, a query's deadline is
-/// looked at.
-const DEADLINE_STEPS: i32 = 2_000;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// The reading side of a store; clones share its connections. It needs no writer: a store can be
 /// read while another process holds it.
@@ -71,7 +66,7 @@ impl Reader {
 
     /// As [`Reader::open`], beside a writer that counts its commits. `expired_until` is the second
     /// up to which events have expired whatever the clock says.
-    pub(super) fn beside_writer(
+    pub(crate) fn beside_writer(
         path: &Path,
         most: usize,
         commits: Commits,
@@ -95,7 +90,7 @@ impl Reader {
     }
 
     /// Ends all reading, and waits a while for what is under way.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.pool.close();
     }
 
@@ -132,14 +127,14 @@ impl Reader {
     ) -> Result<StoredPage, StoreError> {
         let now = now.max(self.pool.expired_until());
         self.read(|read| {
-            if let Some(only) = only_part(views) {
-                let expired = Expired::by(read, now)?;
+            if let Some(only) = page::only_part(views) {
+                let expired = Expired::by(read, now).map_err(StoreError::sqlite)?;
                 let (Newest { hits, rest }, looked_at) =
                     newest::and_first(read, only, most, &expired, now, &mut visit)?;
                 let left_out = LeftOut::of(&hits, &[rest]);
                 return Ok(StoredPage { hits, read: looked_at, left_out });
             }
-            let (hits, left_out) = newest(read, views, most, now)?;
+            let (hits, left_out) = page::newest(read, views, most, now)?;
             let looked_at = query::fetch(read, &hits, now, &mut visit)?;
             Ok(StoredPage { hits, read: looked_at, left_out })
         })
@@ -177,7 +172,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
-        self.read(|read| query::kinds(read))
+        self.read(|read| query::kinds(read).map_err(StoreError::sqlite))
     }
 
     /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
@@ -206,7 +201,7 @@ impl Reader {
     ) -> Result<T, StoreError> {
         self.read(|read| {
             let moment = self.commits.between_commits(|is_published| {
-                query::begin(read)?;
+                query::begin(read).map_err(StoreError::sqlite)?;
                 if is_published {
                     beside();
                 }
@@ -223,7 +218,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
-        self.read(|read| query::middle_second(read))
+        self.read(|read| query::middle_second(read).map_err(StoreError::sqlite))
     }
 
     /// The names of the marks that the index has made, the latest first.
@@ -231,7 +226,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
-        self.read(|read| index_mark::names(read))
+        self.read(|read| index_mark::names(read).map_err(StoreError::sqlite))
     }
 
     /// Calls `removed` with what was removed since a mark, and then `added` with what is there of
@@ -247,7 +242,9 @@ impl Reader {
         removed: &mut dyn FnMut(Item),
         added: &mut dyn FnMut(Item, u16),
     ) -> Result<bool, StoreError> {
-        self.read(|read| index_mark::since(read, name, most_added, removed, added))
+        self.read(|read| {
+            index_mark::since(read, name, most_added, removed, added).map_err(StoreError::sqlite)
+        })
     }
 
     /// Which of `ids` a sync with `peer` need not move, each with its reason.
@@ -320,42 +317,55 @@ impl Reader {
     }
 }
 
-/// The newest events of a REQ.
-#[derive(Debug)]
-pub struct StoredPage {
-    /// Newest first, of one second the lowest id first, each once.
-    pub hits: Vec<Hit>,
-    /// How many of the hits were looked at.
-    pub read: usize,
-    /// Whether a limit left some out.
-    pub left_out: LeftOut,
-}
+/// Without a listener: whoever reads beside another process scans for each set.
+impl EventSource for Reader {
+    fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
+        Arc::new(self.with_deadline(deadline))
+    }
 
-/// Whether limits left out events that match.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeftOut {
-    /// None: every event that matches is there.
-    Nothing,
-    /// At least one.
-    Some,
-    /// Nobody looked: a limit of 0, or what one filter's limit left out came with another one.
-    Unknown,
-}
+    fn deadline(&self) -> &Deadline {
+        self.deadline()
+    }
 
-impl LeftOut {
-    /// Of the union of several filters' hits, in order, each filter with its rest.
-    pub fn of(hits: &[Hit], rests: &[Rest]) -> Self {
-        let is_missing = |rest: &Rest| match rest {
-            Rest::Event(item) => !newest::contains(hits, item),
-            Rest::Nothing | Rest::Unknown => false,
+    fn catch_up(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
+        self.read_snapshot(|moment| work(moment))
+    }
+
+    fn read_at_commit(
+        &self,
+        beside: &mut dyn FnMut(),
+        work: &mut Work<'_>,
+    ) -> Result<(), StoreError> {
+        self.read_at_commit(beside, |moment| work(moment))
+    }
+
+    fn middle_second(&self) -> Result<Option<u64>, StoreError> {
+        self.middle_second()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        self.retention_window(filter)
+    }
+
+    fn events(
+        &self,
+        ids: &[[u8; 32]],
+        visit: &mut dyn FnMut(&Item, &str),
+    ) -> Result<(), StoreError> {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let hits = self.newest(&[filter], usize::MAX)?;
+        let all = |item: &Item, json: &str| {
+            visit(item, json);
+            ControlFlow::Continue(())
         };
-        if rests.iter().all(|rest| *rest == Rest::Nothing) {
-            Self::Nothing
-        } else if rests.iter().any(is_missing) {
-            Self::Some
-        } else {
-            Self::Unknown
-        }
+        self.fetch(&hits, all).map(|_| ())
     }
 }
 
@@ -373,7 +383,7 @@ impl std::fmt::Debug for ReadSnapshot<'_> {
 
 impl ReadSnapshot<'_> {
     /// The connection, in its transaction.
-    pub(super) fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.read
     }
 
@@ -404,7 +414,7 @@ impl ReadSnapshot<'_> {
     /// When SQLite refuses.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        Ok(newest(&self.read, &views, most, self.now())?.0)
+        Ok(page::newest(&self.read, &views, most, self.now())?.0)
     }
 
     /// As [`Reader::fetch`].
@@ -424,196 +434,12 @@ impl ReadSnapshot<'_> {
     }
 }
 
-/// The one filter that answers the views, if there is such a one.
-fn only_part(views: &[View]) -> Option<&Filter> {
-    let [view] = views else { return None };
-    view.own.is_empty().then_some(&view.public)
-}
-
-fn newest(
-    read: &ReadTransaction<'_>,
-    views: &[View],
-    most: usize,
-    now: u64,
-) -> Result<(Vec<Hit>, LeftOut), StoreError> {
-    // Without a writer nobody has removed them: they would take living events' places in a limit.
-    let expired = Expired::by(read, now)?;
-    let (mut hits, mut rests) = (Vec::new(), Vec::new());
-    for view in views {
-        let mut visible = Vec::new();
-        for part in view.parts() {
-            let mut newest = newest::newest(read, part, most, &expired)?;
-            visible.append(&mut newest.hits);
-            rests.push(newest.rest);
-        }
-        if !view.own.is_empty() {
-            let mut rest = Rest::Nothing;
-            let most = view.limit().map_or(most, |limit| limit.min(most));
-            newest::cut(&mut visible, most, &mut rest);
-            rests.push(rest);
-        }
-        hits.append(&mut visible);
-    }
-    newest::order(&mut hits);
-    let left_out = LeftOut::of(&hits, &rests);
-    Ok((hits, left_out))
-}
-
-/// A connection with an open read transaction: all that is read is of one moment, however many
-/// statements it takes.
-#[derive(Clone, Copy)]
-pub(super) struct ReadTransaction<'read> {
-    connection: &'read Connection,
-    deadline: &'read Deadline,
-}
-
-impl<'read> ReadTransaction<'read> {
-    /// On this connection. SQLite itself looks at the deadline only where the connection has been
-    /// told of it.
-    pub(super) fn new(connection: &'read Connection, deadline: &'read Deadline) -> Self {
-        Self { connection, deadline }
-    }
-
-    /// Until when the query may go on.
-    pub(super) fn deadline(&self) -> &Deadline {
-        self.deadline
-    }
-}
-
-impl Deref for ReadTransaction<'_> {
-    type Target = Connection;
-
-    fn deref(&self) -> &Connection {
-        self.connection
-    }
-}
-
-/// How a connection is opened.
-type Open = Box<dyn Fn() -> Result<Connection, StoreError> + Send + Sync>;
-
-/// Connections are opened when first needed and kept.
-pub(super) struct Pool {
-    open: Open,
-    // The most connections that may be open.
-    most: usize,
-    gate: ReadGate,
-    expired_until: Arc<AtomicU64>,
-    state: Mutex<PoolState>,
-    returned: Condvar,
-}
-
-#[derive(Default)]
-struct PoolState {
-    idle: Vec<Connection>,
-    // Idle and in use.
-    open: usize,
-    closed: bool,
-}
-
-impl Pool {
-    /// A pool of at most `most` connections, which read while the gate is open.
-    pub(super) fn new(
-        open: Open,
-        most: usize,
-        gate: ReadGate,
-        expired_until: Arc<AtomicU64>,
-    ) -> Self {
-        let (state, returned) = (Mutex::default(), Condvar::new());
-        Self { open, most: most.max(1), gate, expired_until, state, returned }
-    }
-
-    fn expired_until(&self) -> u64 {
-        self.expired_until.load(Ordering::Acquire)
-    }
-
-    /// Runs `work` in a read transaction on a connection, waiting for one while all are in use.
-    pub(super) fn with<T, E: From<StoreError>>(
+impl SourceSnapshot for ReadSnapshot<'_> {
+    fn items(
         &self,
-        deadline: &Deadline,
-        work: impl FnOnce(&ReadTransaction<'_>) -> Result<T, E>,
-    ) -> Result<T, E> {
-        let mut checkout = Checkout { connection: Some(self.take(deadline)?), pool: self };
-        let Some(connection) = &mut checkout.connection else {
-            return Err(StoreError::Closed.into());
-        };
-        let reading = self.gate.enter(deadline)?;
-        if !deadline.is_none() {
-            let (deadline, is_to_break_off) = (deadline.clone(), reading.is_to_break_off());
-            let has_to_end = move || is_to_break_off() || deadline.give_way() || is_to_break_off();
-            connection
-                .progress_handler(DEADLINE_STEPS, Some(has_to_end))
-                .map_err(StoreError::sqlite)?;
-        }
-        // Ends where it is dropped; there is nothing to commit.
-        let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
-        work(&ReadTransaction::new(&transaction, deadline))
-    }
-
-    fn take(&self, deadline: &Deadline) -> Result<Connection, StoreError> {
-        let mut state = self.lock();
-        loop {
-            if state.closed {
-                return Err(StoreError::Closed);
-            }
-            if let Some(connection) = state.idle.pop() {
-                return Ok(connection);
-            }
-            if state.open < self.most {
-                state.open += 1;
-                drop(state);
-                let error = match (self.open)() {
-                    Ok(connection) => return Ok(connection),
-                    Err(error) => error,
-                };
-                state = self.lock();
-                state.open -= 1;
-                if state.open == 0 {
-                    self.returned.notify_all();
-                    return Err(error);
-                }
-                // Out of descriptors, say: those that are open serve all, one after the other.
-                if !state.idle.is_empty() {
-                    continue;
-                }
-            }
-            state = deadline.wait(&self.state, &self.returned, state)?;
-        }
-    }
-
-    fn close(&self) {
-        let mut state = self.lock();
-        state.closed = true;
-        state.open -= state.idle.len();
-        state.idle.clear();
-        self.returned.notify_all();
-        let in_use = |state: &mut PoolState| state.open > 0;
-        drop(self.returned.wait_timeout_while(state, CLOSE_TIMEOUT, in_use));
-    }
-
-    fn lock(&self) -> MutexGuard<'_, PoolState> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Gives the connection back even when the work on it panics.
-struct Checkout<'pool> {
-    connection: Option<Connection>,
-    pool: &'pool Pool,
-}
-
-impl Drop for Checkout<'_> {
-    fn drop(&mut self) {
-        let Some(mut connection) = self.connection.take() else { return };
-        // The next query has a deadline of its own, or none.
-        let ended = connection.progress_handler(0, None::<fn() -> bool>);
-        let mut state = self.pool.lock();
-        if !state.closed && ended.is_ok() {
-            state.idle.push(connection);
-            return self.pool.returned.notify_one();
-        }
-        // Closed before anybody hears of it: the store's last connection tidies up.
-        drop(connection);
-        state.open -= 1;
-        self.pool.returned.notify_all();
+        filter: &Filter,
+        visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
+    ) -> Result<(), StoreError> {
+        self.items(filter, visit)
     }
 }
