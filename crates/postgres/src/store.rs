@@ -98,7 +98,7 @@ impl PostgresStore {
             node: node.number(),
             feed: Arc::clone(&node.feed),
             metrics: metrics.clone(),
-            us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
+            us: options.relay_url.clone(),
             batches: options.batches,
             synchronous: options.synchronous,
             catch_up: Box::new(move || {

@@ -1,14 +1,11 @@
 //! What takes long and is done in steps: expiration, vanishing and removal.
 
 use super::removal::remove;
-use super::writing::note_vanished;
 use super::{FeedAdvance, FeedPlace, begin, commit, roll_back};
-use crate::batch::{Bytes, Changes, addressed_to};
+use crate::batch::{Bytes, addressed_to};
 use crate::columns::{bytes, ids_of, slices};
 use crate::connection::ServerSession;
-use negsync_nostr::Event;
 use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
-use negsync_nostr::relay_url::RelayName;
 use negsync_store::Step;
 use tokio_postgres::Error;
 
@@ -99,22 +96,4 @@ pub(crate) async fn remove_by_id(
         connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
     }
     remove_found(connection, before, ids, false).await
-}
-
-/// NIP-62: follows stored requests to vanish that name a URL which is ours only now.
-pub(crate) async fn follow_stored(connection: &ServerSession, us: &RelayName) -> Result<(), Error> {
-    const UNFOLLOWED: &str =
-        "SELECT json FROM event WHERE kind = $1 AND NOT EXISTS (SELECT 1 FROM vanished
-        WHERE vanished.pubkey = event.pubkey AND vanished.until >= event.created_at)";
-    begin(connection).await?;
-    let mut changes = Changes::default();
-    for row in connection.query(UNFOLLOWED, &[&i32::from(VANISH)]).await? {
-        let Ok(request) = Event::parse(row.try_get(0)?) else { continue };
-        if negsync_store::rules::vanishes_from(&request, Some(us)) {
-            let until = changes.vanished.entry(*request.pubkey()).or_default();
-            *until = request.item().created_at.max(*until);
-        }
-    }
-    note_vanished(connection, &changes).await?;
-    connection.client().batch_execute("COMMIT").await
 }

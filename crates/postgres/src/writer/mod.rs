@@ -11,9 +11,8 @@ use crate::address::Address;
 use crate::batch::Bytes;
 use crate::connection::{Engine, ServerSession};
 use crate::feed::Feed;
-use crate::transaction::FeedAdvance;
-use negsync_nostr::VerifiedEvent;
-use negsync_nostr::relay_url::RelayName;
+use crate::transaction::{FeedAdvance, StoredRequests};
+use negsync_nostr::{RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
     Batches, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError, StoreMetrics,
@@ -59,7 +58,8 @@ pub(crate) struct NodeWriterContext {
     pub(crate) node: i64,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: StoreMetrics,
-    pub(crate) us: Option<RelayName>,
+    /// The URL that requests to vanish name.
+    pub(crate) us: Option<RelayUrl>,
     pub(crate) batches: Batches,
     pub(crate) synchronous: Synchronous,
     /// Reads the feed, where this node's own commit was not the next one.
@@ -88,6 +88,7 @@ impl NodeWriter {
             wait_for_expiry: Vec::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
+            stored_requests: StoredRequests::Unknown,
             steps_again: Instant::now(),
             ephemeral_age_out: Instant::now(),
             passes_on: false,
@@ -155,6 +156,8 @@ struct NodeWriterThread {
     wait_for_vanishing: Vec<EventSlot>,
     // Whether somebody's events may still have to go, before the feed says so.
     may_vanish: bool,
+    // Of each connection anew: the server may be another one, which has lost commits.
+    stored_requests: StoredRequests,
     steps_again: Instant,
     // When ephemeral events that have waited long enough are removed next.
     ephemeral_age_out: Instant,
@@ -185,6 +188,7 @@ impl NodeWriterThread {
             let is_busy = self.send_again_step()
                 | self.expire_step()
                 | self.remove_step()
+                | self.follow_stored_step()
                 | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }

@@ -4,7 +4,7 @@ use super::NodeWriterThread;
 use crate::acknowledged::Acknowledged;
 use crate::connection::ServerSession;
 use crate::ephemeral;
-use crate::transaction::{self, STEP_EVENTS, StepDone};
+use crate::transaction::{self, STEP_EVENTS, StepDone, StoredRequests, follow_stored};
 use negsync_store::{Outcome, StoreError, unix_now};
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
@@ -56,6 +56,30 @@ impl NodeWriterThread {
             }
         }
         !self.removals.is_empty()
+    }
+
+    /// NIP-62: follows a part of the stored requests to vanish that name a URL which is this relay's only
+    /// now. Returns whether there may be more.
+    pub(super) fn follow_stored_step(&mut self) -> bool {
+        let read = self.stored_requests.clone();
+        if read == StoredRequests::Followed || !self.may_step() {
+            return false;
+        }
+        let Some(us) = self.context.us.clone() else { return false };
+        let followed =
+            self.transact(async |connection| follow_stored(connection, &us, &read).await);
+        match followed {
+            // Over another connection than before: from the beginning.
+            Ok(_) if self.stored_requests != read => return true,
+            Ok(followed) => self.stored_requests = followed,
+            Err(_) => {
+                self.stored_requests = StoredRequests::Unknown;
+                self.steps_again = Instant::now() + STEP_AGAIN;
+                return false;
+            }
+        }
+        self.may_vanish = true;
+        self.stored_requests != StoredRequests::Followed
     }
 
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it. Returns

@@ -1,7 +1,8 @@
 //! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
 
-use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, set, try_open};
+use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, open_as, set, try_open};
 use negsync_nostr::VerifiedEvent;
+use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
 use negsync_store::{
     EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection, Store,
@@ -319,6 +320,59 @@ fn what_expires_leaves_every_node() {
     assert_eq!(all(&other).len(), 1);
     one.catch_up().unwrap();
     assert_eq!(one_heard.items(), left);
+}
+
+/// Anybody may publish requests that name other relays: what follows them must not be their number.
+#[test]
+fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
+    let Some(server) = TestServer::start_own(&[("log_statement", "all")]) else { return };
+    let mut rng = StdRng::seed_from_u64(62);
+    let anywhere = open(server.url(), Heard::default());
+    // More than two pages, most of one second.
+    let requests: Vec<VerifiedEvent> = (0..600)
+        .map(|number: u64| {
+            let relay = ["wss://here.example", "wss://there.example", "wss://x"];
+            let tags = format!(r#"[["relay","{}"]]"#, relay[rng.random_range(0..3)]);
+            event(rng.random(), rng.random_range(1..=250), 62, EPOCH + number / 500, &tags)
+        })
+        .collect();
+    let names = |author: u8, relay: &str| {
+        let by_author = |event: &&VerifiedEvent| *event.pubkey() == [author; 32];
+        requests.iter().filter(by_author).any(|event| event.json().contains(relay))
+    };
+    let notes = (1..=250).map(|author| event([author; 32], author, 1, EPOCH, "[]")).collect();
+    anywhere.publish(requests.iter().map(support::again).collect()).unwrap();
+    anywhere.publish(notes).unwrap();
+    anywhere.close();
+    let kept = |store: &PostgresStore| items(store, &Filter::parse(r#"{"kinds":[1]}"#).unwrap());
+    let left = |relays: &[&str]| -> BTreeSet<Item> {
+        let stays = |author: &u8| relays.iter().all(|relay| !names(*author, relay));
+        (1..=250).filter(stays).map(|author| Item::new(EPOCH, [author; 32])).collect()
+    };
+    let log = server.folder().unwrap().join("log");
+    let reads = || {
+        let log = String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+        log.matches("AND vanished.until >= ").count()
+    };
+    let store = open_as("wss://here.example", server.url());
+    while kept(&store) != left(&["//here"]) {
+        std::thread::yield_now();
+    }
+    store.close();
+    let before = reads();
+    let store = open_as("wss://HERE.example:443/", server.url());
+    // The second is written after everything that comes with a connection.
+    for author in [251, 252] {
+        store.publish(vec![event([author; 32], author, 1, EPOCH + 9, "[]")]).unwrap();
+    }
+    store.close();
+    assert_eq!(reads(), before, "requests are read again");
+    let store = open_as("wss://there.example", server.url());
+    let mut both = left(&["//here", "//there"]);
+    both.extend([251, 252].map(|author| Item::new(EPOCH + 9, [author; 32])));
+    while kept(&store) != both {
+        std::thread::yield_now();
+    }
 }
 
 #[test]
