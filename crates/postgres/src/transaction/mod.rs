@@ -8,7 +8,7 @@ mod stored_requests;
 mod tag_rows;
 mod writing;
 
-pub(crate) use steps::{STEP_EVENTS, StepDone, expire, remove_by_id, vanish};
+pub(crate) use steps::{STEP_EVENTS, StepDone, expire, operate, vanish};
 pub(crate) use stored_requests::{StoredRequests, follow_stored};
 pub(crate) use writing::{BatchWriter, write_batch};
 

@@ -2,6 +2,7 @@
 
 use super::removal::remove;
 use super::{FeedAdvance, FeedPlace, begin, commit, roll_back};
+use crate::acknowledged::OperatorAction;
 use crate::batch::{Bytes, addressed_to};
 use crate::columns::{bytes, ids_of, slices};
 use crate::connection::ServerSession;
@@ -81,19 +82,30 @@ pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error
     remove_found(connection, before, &ids, true).await
 }
 
-/// Removes events by id; where `bury` holds a second, each keeps out what it names from then on.
-pub(crate) async fn remove_by_id(
+/// Does what an operator asks for, at the second `now`.
+pub(crate) async fn operate(
     connection: &ServerSession,
     ids: &[Bytes],
-    bury: Option<u64>,
+    action: OperatorAction,
+    now: u64,
 ) -> Result<StepDone, Error> {
     const BURY: &str = "INSERT INTO operator_tombstone (id, pubkey, kind, created_at, at)
         SELECT named.id, event.pubkey, event.kind, event.created_at, $2
         FROM unnest($1::bytea[]) AS named (id) LEFT JOIN event ON event.id = named.id
         ON CONFLICT DO NOTHING";
+    const UNDELETE: &str = "DELETE FROM operator_tombstone WHERE id = ANY($1)";
     let before = begin(connection).await?;
-    if let Some(now) = bury {
-        connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
+    match action {
+        OperatorAction::Remove => {}
+        OperatorAction::Bury => {
+            connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
+        }
+        OperatorAction::Undelete => {
+            connection.execute(UNDELETE, &[&slices(ids)]).await?;
+            // A commit of its own, whose number says whether a fail-over has lost it.
+            let feed = commit(connection, before, 0, 0).await?;
+            return Ok(StepDone { feed, ..StepDone::default() });
+        }
     }
     remove_found(connection, before, ids, false).await
 }

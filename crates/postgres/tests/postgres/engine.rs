@@ -265,6 +265,73 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     assert_eq!(heard.items(), stored);
 }
 
+/// The number of the last commit.
+fn head(server: &TestServer) -> i64 {
+    let rows = negsync_testserver::query(server.url(), "SELECT seq FROM negsync.head").unwrap();
+    rows[0][0].as_ref().unwrap().parse().unwrap()
+}
+
+/// Loses the commits behind a number, as a fail-over to a replica that was behind does: numbers are given
+/// out a second time. What they removed does not come back.
+fn lose_behind(server: &TestServer, seq: i64) {
+    let lose = format!(
+        "BEGIN;
+        DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > {seq});
+        DELETE FROM negsync.event WHERE seq > {seq}; DELETE FROM negsync.gone WHERE seq > {seq};
+        DELETE FROM negsync.feed_commit WHERE seq > {seq};
+        UPDATE negsync.head SET (seq, mark) =
+            (SELECT seq, mark FROM negsync.feed_commit WHERE seq = {seq});
+        COMMIT"
+    );
+    negsync_testserver::run(server.url(), &lose).unwrap();
+}
+
+/// What an operator did is done again in its order, and only where it is lost.
+#[test]
+fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
+    let Some(server) = TestServer::start() else { return };
+    let mut rng = StdRng::seed_from_u64(11);
+    let store = open(server.url(), Heard::default());
+    let mut last = |store: &PostgresStore| {
+        let event = note(&mut rng);
+        let item = event.item();
+        assert_eq!(store.publish(vec![event]).unwrap(), [Outcome::Stored]);
+        item
+    };
+    let wait_for = |item: &Item| {
+        store.catch_up().unwrap();
+        while !items(&store, &Filter::default()).contains(item) {
+            std::thread::yield_now();
+        }
+    };
+    let target = event([7; 32], 1, 1, EPOCH, "[]");
+    let (id, stored) = (target.item().id, [Outcome::Stored]);
+    let selection = || Selection { ids: vec![id], filter: None };
+    let by_id = Filter { ids: Some(vec![id]), ..Filter::default() };
+    let begun = head(&server);
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    store.remove(&by_id).unwrap();
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    store.delete(&selection()).unwrap();
+    assert_eq!(store.undelete(&Undelete::Selection(selection())).unwrap(), 1);
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    // The removals are safe, and what came after them is lost.
+    let safe = head(&server);
+    let lost = last(&store);
+    lose_behind(&server, safe);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+    // All of it is lost, the undelete too.
+    lose_behind(&server, begun);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+    assert_eq!(store.undeleted(&Undelete::All).unwrap(), [[0; 32]; 0]);
+    // As often as it is lost.
+    lose_behind(&server, begun);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+}
+
 /// As after a fail-over to a replica that was behind: numbers are given out a second time.
 #[test]
 fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
@@ -275,13 +342,7 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     for _ in 0..5 {
         store.publish(vec![note(&mut rng)]).unwrap();
     }
-    let lose =
-        "BEGIN; DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > 3);
-        DELETE FROM negsync.event WHERE seq > 3; DELETE FROM negsync.gone WHERE seq > 3;
-        DELETE FROM negsync.feed_commit WHERE seq > 3;
-        UPDATE negsync.head SET (seq, mark) = (SELECT seq, mark FROM negsync.feed_commit WHERE seq = 3);
-        COMMIT";
-    negsync_testserver::run(server.url(), lose).unwrap();
+    lose_behind(&server, 3);
     let other = open(server.url(), Heard::default());
     for _ in 0..4 {
         other.publish(vec![note(&mut rng)]).unwrap();
