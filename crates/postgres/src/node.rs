@@ -25,7 +25,7 @@ const LOOKS_AT_ONCE: usize = 2;
 pub(crate) struct StoreNode {
     pub(crate) engine: Arc<Engine>,
     pub(crate) pool: SessionPool,
-    // For looks at the feed, which wait for no query.
+    // For looks at the feed and the lease, which wait for no query.
     pub(crate) looks: SessionPool,
     pub(crate) feed: Arc<Feed>,
     // What other nodes pass on.
@@ -63,7 +63,7 @@ impl StoreNode {
             asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         };
-        node.look()?;
+        node.look(&Deadline::default())?;
         node.measure_now_and_then();
         Ok(Arc::new(node))
     }
@@ -156,7 +156,7 @@ impl StoreNode {
         let is_behind =
             !self.feed.is_current() || head != self.feed.hold(&Deadline::default())?.last();
         if is_behind {
-            self.look()?;
+            self.look(&Deadline::default())?;
         } else {
             self.feed.note_current();
         }
@@ -195,7 +195,7 @@ impl StoreNode {
     /// Takes the lease, or renews it. Returns whether this node has it.
     pub(crate) fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
         self.asks_for_lease.store(true, Ordering::Release);
-        with_connection(&self.pool, &self.engine, async |connection| {
+        with_connection(&self.looks, &self.engine, async |connection| {
             lease::take(connection, self.number(), term).await
         })
     }
@@ -213,9 +213,10 @@ impl StoreNode {
         }
     }
 
-    /// Looks at the feed.
-    pub(crate) fn look(&self) -> Result<(), StoreError> {
-        let none = Deadline::default();
-        self.begin_at_known(&self.looks, &none, &mut || {})?.end()
+    /// Looks at the feed, until the deadline. The writer waits for connections that look: none is held
+    /// while others work first.
+    pub(crate) fn look(&self, deadline: &Deadline) -> Result<(), StoreError> {
+        let deadline = deadline.without_giving_way();
+        self.begin_at_known(&self.looks, &deadline, &mut || {})?.end()
     }
 }

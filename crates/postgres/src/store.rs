@@ -103,7 +103,8 @@ impl PostgresStore {
             batches: options.batches,
             synchronous: options.synchronous,
             catch_up: Box::new(move || {
-                for_writer.upgrade().map_or(Err(StoreError::Closed), |node| node.look())
+                let node = for_writer.upgrade().ok_or(StoreError::Closed)?;
+                node.look(&Deadline::default())
             }),
         };
         let writer = NodeWriter::start(context, Arc::clone(&node.queue))?;
@@ -158,8 +159,7 @@ impl EventSource for PostgresStore {
     }
 
     fn wait_until_published(&self) -> Result<(), StoreError> {
-        let node = &self.inner.node;
-        node.begin_at_known(&node.looks, &self.deadline, &mut || {})?.end()
+        self.inner.node.look(&self.deadline)
     }
 
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
@@ -257,7 +257,7 @@ impl EventStore for PostgresStore {
         }
         self.inner.writer.expire()?;
         // The node's own removals do not say what is due next.
-        self.inner.node.look()?;
+        self.inner.node.look(&self.deadline)?;
         if feed.next_expiry() <= now { Err(StoreError::NotExpired) } else { Ok(()) }
     }
 

@@ -5,15 +5,17 @@ use negsync_nostr::VerifiedEvent;
 use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
 use negsync_store::{
-    EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection, Store,
-    StoreOptions, SyncMark, Undelete, View, unix_now,
+    Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
+    Store, StoreOptions, SyncMark, Undelete, View, unix_now,
 };
 use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 /// Histories that both engines are given, unless `NEGSYNC_MODEL_RUNS` says how many.
@@ -470,6 +472,50 @@ fn ephemeral_events_pass_by_every_node_once() {
     assert_eq!(late_heard.passed(), items(20..30));
     assert_eq!(one_heard.passed(), items(0..30));
     late.close();
+}
+
+/// Queries that wait for their turn do so before or after they look at the feed, not with a connection that
+/// the writer may wait for.
+#[test]
+fn who_looks_at_the_feed_gives_nobody_way() {
+    let Some(server) = TestServer::start() else { return };
+    let store = open(server.url(), Heard::default());
+    let (looks, given_way) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
+    let (held, is_held) = channel();
+    let (let_go, is_let_go) = channel::<()>();
+    std::thread::scope(|scope| {
+        // Holds the feed.
+        let holder = store.clone();
+        scope.spawn(move || {
+            let mut beside = || {
+                held.send(()).unwrap();
+                is_let_go.recv().unwrap();
+            };
+            holder.read_at_commit(&mut beside, &mut |_| Ok(())).unwrap();
+        });
+        is_held.recv().unwrap();
+        let (waits, gives_way) = (Arc::clone(&looks), Arc::clone(&given_way));
+        let deadline = Deadline::giving_way(
+            Duration::from_secs(600),
+            move || {
+                waits.fetch_add(1, Ordering::Relaxed);
+                false
+            },
+            move || {
+                gives_way.fetch_add(1, Ordering::Relaxed);
+                false
+            },
+        );
+        let waiting = store.with_deadline(deadline);
+        let waiting = scope.spawn(move || waiting.wait_until_published());
+        // By then it waits for the feed.
+        while looks.load(Ordering::Relaxed) < 200 {
+            std::thread::yield_now();
+        }
+        let_go.send(()).unwrap();
+        waiting.join().unwrap().unwrap();
+    });
+    assert_eq!(given_way.load(Ordering::Relaxed), 0);
 }
 
 #[test]
