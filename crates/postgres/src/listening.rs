@@ -9,10 +9,10 @@ use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use negsync_store::StoreError;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_postgres::{AsyncMessage, Client};
 
 /// How often the feed is looked at while the server says when there is something new.
@@ -32,28 +32,65 @@ const DEAF_TERM: Duration = Duration::from_secs(60);
 /// Starts to listen and to look, for as long as the node is there.
 pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
-    let is_heard = Arc::<AtomicBool>::default();
+    let word = Arc::<ServerWord>::default();
     // What this node wakes others with.
     let own = ephemeral::wake_up(node.number());
-    node.engine.spawn(listen(address.clone(), own, wake, Arc::clone(&is_heard)));
+    node.engine.spawn(listen(address.clone(), own, wake, Arc::clone(&word)));
     let node = Arc::downgrade(node);
     std::thread::Builder::new()
         .name("store-feed".into())
-        .spawn(move || follow(&woken, &is_heard, &node))
+        .spawn(move || follow(&woken, &word, &node))
         .map_err(StoreError::Thread)
         .map(|_| ())
 }
 
-/// Passes on the numbers of commits, and nothing where there may be anything else, until nobody takes them.
-async fn listen(
-    address: Address,
-    own: String,
-    wake: SyncSender<Option<u64>>,
-    is_heard: Arc<AtomicBool>,
-) {
+/// What the server says of what is new.
+#[derive(Default)]
+struct ServerWord {
+    // Whether it gets here.
+    is_heard: AtomicBool,
+    // The highest number of a commit since it was taken last; 0 without one.
+    seq: AtomicU64,
+    // Whether there may be anything else.
+    is_other: AtomicBool,
+}
+
+impl ServerWord {
+    /// Keeps what a notification says: the number of a commit, or that there is something else.
+    fn note(&self, payload: &str) {
+        match payload.parse() {
+            Ok(seq) => drop(self.seq.fetch_max(seq, Ordering::AcqRel)),
+            Err(_) => self.note_other(),
+        }
+    }
+
+    fn note_other(&self) {
+        self.is_other.store(true, Ordering::Release);
+    }
+
+    /// Takes what was kept. Returns whether the feed has to be looked at for it; `knows` is asked about the
+    /// number of a commit.
+    fn take(&self, knows: impl FnOnce(u64) -> bool) -> bool {
+        let is_other = self.is_other.swap(false, Ordering::AcqRel);
+        let seq = self.seq.swap(0, Ordering::AcqRel);
+        let is_unknown = seq > 0 && !knows(seq);
+        is_other || is_unknown
+    }
+
+    fn is_heard(&self) -> bool {
+        self.is_heard.load(Ordering::Acquire)
+    }
+
+    fn hear(&self, is_heard: bool) {
+        self.is_heard.store(is_heard, Ordering::Release);
+    }
+}
+
+/// Keeps what the server says and wakes who follows, until nobody does.
+async fn listen(address: Address, own: String, wake: SyncSender<()>, word: Arc<ServerWord>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match listen_once(&address, &own, &wake, &is_heard).await {
+        match listen_once(&address, &own, &wake, &word).await {
             Ok(Listened::ToTheEnd) => return,
             Ok(Listened::Lost) => pause = FIRST_PAUSE,
             Ok(Listened::InVain) => pause = LONGEST_PAUSE,
@@ -62,14 +99,14 @@ async fn listen(
                 pause = (pause * 2).min(LONGEST_PAUSE);
             }
         }
-        is_heard.store(false, Ordering::Release);
+        word.hear(false);
         tokio::time::sleep(pause).await;
     }
 }
 
 /// How a connection that listens ended.
 enum Listened {
-    /// Nobody takes the numbers any more.
+    /// Nobody follows any more.
     ToTheEnd,
     /// The connection was lost.
     Lost,
@@ -80,8 +117,8 @@ enum Listened {
 async fn listen_once(
     address: &Address,
     own: &str,
-    wake: &SyncSender<Option<u64>>,
-    is_heard: &AtomicBool,
+    wake: &SyncSender<()>,
+    word: &ServerWord,
 ) -> Result<Listened, StoreError> {
     let (client, mut connection) = address.connect().await?;
     let mut messages =
@@ -94,27 +131,27 @@ async fn listen_once(
             Either::Right(_) => return Ok(Listened::Lost),
         }
     }
-    is_heard.store(true, Ordering::Release);
+    word.hear(true);
     // What was committed while nobody listened.
-    let mut seq = None;
+    word.note_other();
     loop {
-        // Full: whoever is woken reads all that is new.
-        if let Err(TrySendError::Disconnected(_)) = wake.try_send(seq) {
+        // Full: whoever is woken takes all that is kept.
+        if let Err(TrySendError::Disconnected(())) = wake.try_send(()) {
             return Ok(Listened::ToTheEnd);
         }
         loop {
             match tokio::time::timeout(DEAF_TERM, messages.next()).await {
                 Ok(Some(Ok(AsyncMessage::Notification(of)))) => {
-                    is_heard.store(true, Ordering::Release);
+                    word.hear(true);
                     if of.payload() == own {
                         continue;
                     }
-                    seq = of.payload().parse().ok();
+                    word.note(of.payload());
                     break;
                 }
                 Ok(Some(Ok(_))) => {}
                 Ok(_) => return Ok(Listened::Lost),
-                Err(_) if !is_heard.load(Ordering::Acquire) => return Ok(Listened::InVain),
+                Err(_) if !word.is_heard() => return Ok(Listened::InVain),
                 Err(_) => {}
             }
         }
@@ -125,28 +162,33 @@ async fn begin(client: &Client) -> Result<(), StoreError> {
     client.batch_execute("LISTEN negsync").await.map_err(fault)
 }
 
-fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<StoreNode>) {
-    let (mut is_failing, mut unheard) = (false, 0);
+fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
+    let (mut is_failing, mut unheard, mut looked) = (false, 0, Instant::now());
     loop {
-        let heard = is_heard.load(Ordering::Acquire);
+        let heard = word.is_heard();
         let poll = match heard {
             _ if is_failing => POLL_AGAIN,
             true => POLL_BESIDE,
             false => POLL_ALONE,
         };
-        let was_woken = match woken.recv_timeout(poll) {
-            // This node's own, nearly always.
-            Ok(Some(seq)) if node.upgrade().is_some_and(|node| node.feed.hear_of(seq)) => {
-                unheard = 0;
-                continue;
+        // From the last look on: this node's own commits do not put it off.
+        let was_woken = match woken.recv_timeout(poll.saturating_sub(looked.elapsed())) {
+            Ok(()) => {
+                let knows = |seq| node.upgrade().is_some_and(|node| node.feed.hear_of(seq));
+                if !word.take(knows) && looked.elapsed() < poll {
+                    // Nothing but this node's own, nearly always.
+                    unheard = 0;
+                    continue;
+                }
+                true
             }
-            Ok(_) => true,
             Err(RecvTimeoutError::Timeout) => false,
             Err(RecvTimeoutError::Disconnected) => {
                 std::thread::sleep(POLL_AGAIN);
                 false
             }
         };
+        looked = Instant::now();
         let Some(node) = node.upgrade() else { return };
         match node.follow() {
             Err(StoreError::Closed) => return,
@@ -157,7 +199,7 @@ fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<Stor
                 }
                 unheard = if is_new && !was_woken && heard { unheard + 1 } else { 0 };
                 if unheard >= MOST_UNHEARD {
-                    is_heard.store(false, Ordering::Release);
+                    word.hear(false);
                 }
             }
             Err(error) if !is_failing => {
@@ -165,6 +207,25 @@ fn follow(woken: &Receiver<Option<u64>>, is_heard: &AtomicBool, node: &Weak<Stor
                 is_failing = true;
             }
             Err(_) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_commits_hide_nothing_that_others_told() {
+        let word = ServerWord::default();
+        let own = |seq| seq <= 20;
+        word.note("17");
+        assert!(!word.take(own));
+        // A commit, or an event that is passed on, between the node's own.
+        for other in ["21", "ephemeral 5"] {
+            ["18", other, "19", "20"].iter().for_each(|payload| word.note(payload));
+            assert!(word.take(own), "{other}");
+            assert!(!word.take(own));
         }
     }
 }
