@@ -144,7 +144,7 @@ impl StoreNode {
         }
     }
 
-    /// Looks at the feed where there is something new, and returns whether there was.
+    /// Looks at the feed where there is something new, and returns whether others had anything.
     pub(crate) fn follow(&self) -> Result<bool, StoreError> {
         const HEAD: &str = "SELECT seq, mark, (SELECT max(number) FROM ephemeral) FROM head";
         let head = with_connection(&self.looks, &self.engine, async |connection| {
@@ -161,24 +161,24 @@ impl StoreNode {
             self.feed.note_current();
         }
         self.measure_now_and_then();
-        let passes_by = self.ephemeral.is_behind(newest);
-        if let Some(newest) = newest {
-            self.pass_on(newest)?;
-        }
+        let passes_by = newest.map_or(Ok(false), |newest| self.pass_on(newest))?;
         Ok(is_behind || passes_by)
     }
 
-    /// Passes on the ephemeral events that other nodes have handed over, up to a number.
-    fn pass_on(&self, newest: i64) -> Result<(), StoreError> {
+    /// Passes on the ephemeral events that other nodes have handed over, up to a number. Returns whether
+    /// there were any.
+    fn pass_on(&self, newest: i64) -> Result<bool, StoreError> {
+        let mut passes_by = false;
         while self.ephemeral.is_behind(Some(newest)) {
             let read =
                 async |connection: &ServerSession| self.ephemeral.read(connection, newest).await;
             let events = with_connection(&self.looks, &self.engine, read)?;
             if !events.is_empty() {
+                passes_by = true;
                 self.feed.pass_on(events.into_iter().map(Step::Passed).collect())?;
             }
         }
-        Ok(())
+        Ok(passes_by)
     }
 
     /// Looks at the size of the tables where that was long ago.
@@ -218,5 +218,38 @@ impl StoreNode {
     pub(crate) fn look(&self, deadline: &Deadline) -> Result<(), StoreError> {
         let deadline = deadline.without_giving_way();
         self.begin_at_known(&self.looks, &deadline, &mut || {})?.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use negsync_nostr::Event;
+    use negsync_testserver::TestServer;
+
+    #[test]
+    fn own_ephemeral_events_are_no_news() {
+        let Some(server) = TestServer::start() else { return };
+        let address = Address::parse(server.url()).unwrap();
+        let node = StoreNode::open(&address, &StoreOptions::default(), None).unwrap();
+        let send = |by: i64| {
+            let json = format!(
+                r#"{{"id":"{:064x}","pubkey":"{}","created_at":1,"kind":20001,"tags":[],"content":"","sig":"{}"}}"#,
+                by as u64,
+                "1".repeat(64),
+                "0".repeat(128)
+            );
+            let event = Event::parse(&json).unwrap();
+            let sent =
+                async |connection: &ServerSession| ephemeral::send(connection, by, &[&event]).await;
+            with_connection(&node.pool, &node.engine, sent).unwrap();
+        };
+        assert!(!node.follow().unwrap());
+        send(node.number());
+        assert!(!node.follow().unwrap());
+        send(node.number().wrapping_add(1));
+        assert!(node.follow().unwrap());
+        assert!(!node.follow().unwrap());
+        node.close();
     }
 }
