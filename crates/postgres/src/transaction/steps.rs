@@ -53,8 +53,9 @@ pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepD
 pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error> {
     const WRITTEN: &str = "SELECT id FROM event
         WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
-    const WRAPS: &str =
-        "SELECT id FROM tag WHERE key = $1 AND kind = $2 AND created_at <= $3 LIMIT $4";
+    // A tag without its event, which `check` finds, is nothing to remove.
+    const WRAPS: &str = "SELECT tag.id FROM tag JOIN event ON event.id = tag.id
+        WHERE tag.key = $1 AND tag.kind = $2 AND tag.created_at <= $3 LIMIT $4";
     let before = begin(connection).await?;
     let pending =
         connection.query("SELECT pubkey, until FROM vanished WHERE pending LIMIT 1", &[]).await?;

@@ -439,6 +439,21 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
 }
 
 #[test]
+fn a_tag_whose_event_is_gone_keeps_nobody_vanishing_for_ever() {
+    let Some(server) = TestServer::start() else { return };
+    let store = open(server.url(), Heard::default());
+    let (author, wrap) = (9, format!(r#"[["p","{}"]]"#, hex([9; 32])));
+    let wraps = [1, 2].map(|id| event([id; 32], 5, 1_059, EPOCH, &wrap));
+    store.publish(wraps.into()).unwrap();
+    let stray = format!(r"DELETE FROM negsync.event WHERE id = '\x{}'", hex([1; 32]));
+    negsync_testserver::run(server.url(), &stray).unwrap();
+    let request = event([3; 32], author, 62, EPOCH, r#"[["relay","ALL_RELAYS"]]"#);
+    let left = BTreeSet::from([request.item()]);
+    assert_eq!(store.publish(vec![request]).unwrap(), [Outcome::Stored]);
+    assert_eq!(items(&store, &Filter::default()), left);
+}
+
+#[test]
 fn ephemeral_events_pass_by_every_node_once() {
     let Some(mut server) = TestServer::start() else { return };
     let (one_heard, other_heard) = (Heard::default(), Heard::default());
