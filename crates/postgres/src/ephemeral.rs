@@ -1,6 +1,8 @@
 //! Ephemeral events on their way to the subscriptions of other nodes: rows of a table that is not logged, read by
 //! number, and gone after a minute.
 
+use crate::batch::Bytes;
+use crate::columns::slices;
 use crate::connection::ServerSession;
 use negsync_nostr::Event;
 use std::sync::Arc;
@@ -13,7 +15,7 @@ const MOST_EVENTS: i64 = 10_000;
 /// So many events are read at a time: each may be as long as an event can be.
 const EVENTS_AT_ONCE: i64 = 256;
 
-/// Hands events to other nodes, in the order in which they came. The transaction holds the row of `head`, so
+/// Hands events to other nodes, in the order in which they came, each that is not on its way already. The transaction holds the row of `head`, so
 /// that numbers become visible in order.
 pub(crate) async fn send(
     connection: &ServerSession,
@@ -21,12 +23,14 @@ pub(crate) async fn send(
     events: &[&Event],
 ) -> Result<(), Error> {
     const SEND: &str = "WITH sent AS (
-            INSERT INTO ephemeral (node, json)
-            SELECT $1, json FROM unnest($2::text[]) WITH ORDINALITY AS sent (json, place) ORDER BY place
-            RETURNING 1)
-        SELECT pg_notify('negsync', $3) FROM sent LIMIT 1";
+            INSERT INTO ephemeral (node, id, json)
+            SELECT $1, id, json
+            FROM unnest($2::bytea[], $3::text[]) WITH ORDINALITY AS sent (id, json, place) ORDER BY place
+            ON CONFLICT DO NOTHING RETURNING 1)
+        SELECT pg_notify('negsync', $4) FROM sent LIMIT 1";
+    let ids: Vec<Bytes> = events.iter().map(|event| event.item().id).collect();
     let json: Vec<&str> = events.iter().map(|event| event.json()).collect();
-    connection.query(SEND, &[&node, &json, &wake_up(node)]).await.map(|_| ())
+    connection.query(SEND, &[&node, &slices(&ids), &json, &wake_up(node)]).await.map(|_| ())
 }
 
 /// What other nodes are woken with, and this one is not.

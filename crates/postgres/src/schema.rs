@@ -149,6 +149,8 @@ CREATE TABLE sync_peer (
 ", "
 -- NIP-62: the URL of the relay that the stored requests to vanish were read for last.
 ALTER TABLE store ADD COLUMN vanish_url TEXT;
+-- An event is handed over once, however often its transaction is sent.
+ALTER TABLE ephemeral ADD COLUMN id BYTEA UNIQUE;
 "];
 
 /// Looks whether the tables are there and of this version.

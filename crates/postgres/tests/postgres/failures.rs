@@ -268,6 +268,17 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         assert!(!network.loses_commit_answer.load(Ordering::Relaxed));
     }
     assert_eq!(set_again(&one, &heard), items(&events));
+    // Other nodes are handed an ephemeral event once.
+    let passed: Vec<Item> = [1, 2].map(|id| Item::new(EPOCH, [id; 32])).into();
+    for item in &passed {
+        network.loses_commit_answer.store(true, Ordering::Relaxed);
+        let ephemeral = event(item.id, 1, 20_001, EPOCH, "[]");
+        assert_eq!(one.publish(vec![ephemeral]).unwrap(), [Outcome::PassedOn]);
+    }
+    while !other_heard.passed().contains(&passed[1]) {
+        std::thread::yield_now();
+    }
+    assert_eq!((heard.passed(), other_heard.passed()), (passed.clone(), passed));
     // What a request asks for is done although nobody heard that the request is stored.
     let author = *events[0].pubkey();
     let vanish = event([9; 32], author[0], 62, EPOCH + 5_000, r#"[["relay","ALL_RELAYS"]]"#);
