@@ -255,7 +255,7 @@ impl EventStore for PostgresStore {
         if feed.next_expiry() > now {
             return Ok(());
         }
-        self.inner.writer.expire()?;
+        self.inner.writer.expire(&self.deadline)?;
         // The node's own removals do not say what is due next.
         self.inner.node.look(&self.deadline)?;
         if feed.next_expiry() <= now { Err(StoreError::NotExpired) } else { Ok(()) }

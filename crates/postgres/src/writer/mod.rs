@@ -15,17 +15,20 @@ use crate::transaction::{FeedAdvance, StoredRequests};
 use negsync_nostr::{RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
-    Batches, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError, StoreMetrics,
-    Synchronous,
+    Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
+    StoreMetrics, Synchronous,
 };
 use std::collections::VecDeque;
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
+
+/// How often who waits for the writer looks at a deadline.
+const LOOK_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Where a caller waits to hear that what it asked for is done.
 type Answer = SyncSender<Result<(), StoreError>>;
@@ -115,9 +118,19 @@ impl NodeWriter {
         }
     }
 
-    /// Removes what is due now, and waits until that is done or has failed.
-    pub(crate) fn expire(&self) -> Result<(), StoreError> {
-        self.ask(NodeJob::Expire)
+    /// Removes what is due now, and waits until that is done or has failed, or until the deadline.
+    pub(crate) fn expire(&self, deadline: &Deadline) -> Result<(), StoreError> {
+        let done = self.ask(NodeJob::Expire)?;
+        if deadline.is_none() {
+            return done.recv().map_err(|_| StoreError::Closed)?;
+        }
+        loop {
+            match done.recv_timeout(LOOK_INTERVAL) {
+                Ok(done) => return done,
+                Err(RecvTimeoutError::Timeout) => deadline.check()?,
+                Err(RecvTimeoutError::Disconnected) => return Err(StoreError::Closed),
+            }
+        }
     }
 
     /// Does what an operator asks for, and waits for it.
@@ -126,13 +139,18 @@ impl NodeWriter {
         ids: Vec<Bytes>,
         action: OperatorAction,
     ) -> Result<(), StoreError> {
-        self.ask(|answer| NodeJob::Operate { ids, action, answer })
+        let done = self.ask(|answer| NodeJob::Operate { ids, action, answer })?;
+        done.recv().map_err(|_| StoreError::Closed)?
     }
 
-    fn ask(&self, job: impl FnOnce(Answer) -> NodeJob) -> Result<(), StoreError> {
+    /// Hands a job over. Returns where its answer comes.
+    fn ask(
+        &self,
+        job: impl FnOnce(Answer) -> NodeJob,
+    ) -> Result<Receiver<Result<(), StoreError>>, StoreError> {
         let (answer, done) = sync_channel(1);
         self.queue.push(&Origin::Local, [(1, job(answer))]).map_err(|_| StoreError::Closed)?;
-        done.recv().map_err(|_| StoreError::Closed)?
+        Ok(done)
     }
 
     /// Commits what was submitted before, then ends the thread.

@@ -6,7 +6,7 @@ use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
-    Store, StoreOptions, SyncMark, Undelete, View, unix_now,
+    Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
 };
 use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
@@ -436,6 +436,36 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
     while kept(&store) != both {
         std::thread::yield_now();
     }
+}
+
+/// The writer that removes what is due may be kept waiting by another node.
+#[test]
+fn who_waits_for_an_expiration_ends_at_the_deadline() {
+    let Some(server) = TestServer::start() else { return };
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    // Nothing is removed until the number moves, which is seen before it is committed.
+    let gate = "CREATE SEQUENCE gate; SELECT nextval('gate');
+        CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            WHILE (SELECT last_value FROM public.gate) = 1 LOOP PERFORM pg_sleep(0.01); END LOOP;
+            RETURN OLD;
+        END $$;
+        CREATE TRIGGER wait BEFORE DELETE ON negsync.event FOR EACH ROW EXECUTE FUNCTION wait()";
+    negsync_testserver::run(server.url(), gate).unwrap();
+    let at = unix_now() + 2;
+    let due = event([1; 32], 1, 1, EPOCH, &format!(r#"[["expiration","{at}"]]"#));
+    assert_eq!(store.publish(vec![due]).unwrap(), [Outcome::Stored]);
+    while unix_now() < at {
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let looks = AtomicUsize::new(0);
+    let is_cancelled = move || looks.fetch_add(1, Ordering::Relaxed) > 100;
+    let deadline = Deadline::after(Duration::from_secs(600), is_cancelled);
+    let ended = store.with_deadline(deadline).catch_up();
+    assert!(matches!(ended, Err(StoreError::Interrupted)), "{ended:?}");
+    negsync_testserver::run(server.url(), "SELECT nextval('gate')").unwrap();
+    while store.catch_up().is_err() {}
+    assert_eq!(heard.items(), BTreeSet::new());
 }
 
 #[test]
