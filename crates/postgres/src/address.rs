@@ -52,7 +52,7 @@ impl Address {
     /// of `PGPASSFILE` or `~/.pgpass`.
     ///
     /// `sslmode` and `sslrootcert` are those of libpq; `sslrootcert=system` stands for the authorities
-    /// that browsers believe. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
+    /// that browsers believe, with `sslmode=verify-full` and no other. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
     ///
     /// # Errors
     /// When it is no such URL, when it cannot be told where its login ends, or when the file of `sslrootcert` cannot be read.
@@ -81,7 +81,7 @@ impl Address {
         };
         let mode = own.sslmode.or_else(|| std::env::var("PGSSLMODE").ok());
         let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
-        let mode = TlsMode::parse(mode.as_deref().unwrap_or("prefer"), roots.is_some())?;
+        let mode = TlsMode::parse(mode.as_deref(), roots.as_deref())?;
         let tls = TlsConnector::new(mode, roots.as_deref())?;
         complete(&mut config, patience);
         let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
@@ -339,7 +339,11 @@ mod tests {
         }
         let full = "postgres://me@db.example/events?sslrootcert=system&sslmode=verify-full";
         assert!(Address::parse(full).is_ok());
-        for wrong in ["sslmode=full", "sslmode=verify-ca&sslrootcert=%2Fnot%2Fthere.pem"] {
+        let weak = ["disable", "allow", "prefer", "require", "verify-ca"];
+        let weak = weak.map(|mode| format!("sslrootcert=system&sslmode={mode}"));
+        let weak = weak.iter().map(String::as_str);
+        let wrong = ["sslmode=full", "sslmode=verify-ca&sslrootcert=%2Fnot%2Fthere.pem"];
+        for wrong in wrong.into_iter().chain(weak) {
             let url = format!("postgres://me@db.example/events?{wrong}");
             let error = Address::parse(&url).unwrap_err().to_string();
             assert!(error.contains("ssl"), "{error}");
