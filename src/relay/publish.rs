@@ -119,7 +119,9 @@ fn read(relay: &RelayState, source: &Source, json: &str) -> Result<VerifiedEvent
 
 /// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
 /// one is known is told to nobody who cannot sign it. After a flush that failed what is known may not
-/// be on the disk, and the writer answers.
+/// be on the disk, and the writer answers. So it does where the store is on a server: others may have
+/// removed the event, to ask would keep the thread from the events of everybody, and the writer keeps
+/// what it acknowledges, to send it again after a fail-over.
 fn is_known(relay: &RelayState, event: &Event) -> bool {
     // A request to vanish that is known is answered when all is gone, and what has expired is known
     // for a moment longer.
@@ -127,16 +129,9 @@ fn is_known(relay: &RelayState, event: &Event) -> bool {
     let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
     !vanishes
         && !has_expired
+        && !relay.index.store().waits_for_server()
         && relay.index.sets().shows(&event.item())
         && relay.index.store().is_durable()
-        && still_shows(relay, event)
-}
-
-/// Whether the event is shown, after all that other relays on the store have acknowledged.
-fn still_shows(relay: &RelayState, event: &Event) -> bool {
-    let store = relay.index.store();
-    !store.waits_for_server()
-        || (store.follow_others().is_ok() && relay.index.sets().shows(&event.item()))
 }
 
 /// Puts the event to the write policy.
