@@ -25,8 +25,10 @@ const PASSWORD_FILE_BYTES: u64 = 1 << 20;
 /// The host where neither the URL nor `PGHOST` names one.
 const DEFAULT_HOST: &str = "localhost";
 
-/// What each session is set to. No reading takes longer than the timeout, in milliseconds, whoever waits for it.
-const SESSION: &str = "-c search_path=negsync -c jit=off -c statement_timeout=600000";
+/// What each session is set to. No statement takes longer than the timeout, in milliseconds, whoever waits
+/// for it, and a cursor is planned as one that is read to its end.
+const SESSION: &str = "-c search_path=negsync -c jit=off -c cursor_tuple_fraction=1 \
+                       -c statement_timeout=600000";
 
 /// The address of a store: a URL as libpq takes it. It is shown without its login and the values of its
 /// parameters, which may be a password.

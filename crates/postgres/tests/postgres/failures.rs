@@ -6,11 +6,12 @@ use crate::support::{self, EPOCH, Heard, event, hex, note, open, set};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
-use negsync_store::{EventSource, EventStore, Outcome, Selection};
+use negsync_store::{EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot};
 use negsync_testserver::{self as server, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -277,6 +278,46 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         events.iter().any(|event| *event.pubkey() == author && set.contains(&event.item()))
     };
     while left(&set_again(&other, &other_heard)) {}
+}
+
+/// Stores notes as if another node had done so, in one commit.
+fn store_rows(server: &TestServer, rows: usize) {
+    let commit = format!(
+        "BEGIN;
+         INSERT INTO negsync.event (id, pubkey, created_at, kind, seq, json)
+            SELECT sha256(number::text::bytea), '\\x01', 1700000000 + number, 1, seq + 1, ''
+            FROM generate_series(1, {rows}) AS number, negsync.head;
+         INSERT INTO negsync.feed_commit (seq, mark, added, removed)
+            SELECT seq + 1, 7, {rows}, 0 FROM negsync.head;
+         UPDATE negsync.head SET (seq, mark) = (seq + 1, 7); COMMIT"
+    );
+    server::run(server.url(), &commit).unwrap();
+}
+
+#[test]
+fn of_a_result_that_is_broken_off_the_rest_is_not_sent() {
+    const ROWS: usize = 100_000;
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let (network, url) = proxy::start(&mut server);
+    let store = open(&url, Heard::default());
+    store_rows(&server, ROWS);
+    store.catch_up().unwrap();
+    let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
+    let read = |most: usize| {
+        let (before, mut seen) = (network.bytes_down.load(Ordering::Relaxed), 0);
+        let mut visit = |_: &Item| {
+            seen += 1;
+            if seen == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut work =
+            |snapshot: &dyn SourceSnapshot| snapshot.items(&filter, &mut |item| visit(&item));
+        store.read_snapshot(&mut work).unwrap();
+        (seen, network.bytes_down.load(Ordering::Relaxed) - before)
+    };
+    let (all, whole_bytes) = read(usize::MAX);
+    let (few, few_bytes) = read(5);
+    assert_eq!((all, few), (ROWS, 5));
+    assert!(few_bytes * 8 < whole_bytes, "{few_bytes} of {whole_bytes} bytes were sent");
 }
 
 #[test]
