@@ -280,12 +280,12 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
     while left(&set_again(&other, &other_heard)) {}
 }
 
-/// Stores notes as if another node had done so, in one commit.
-fn store_rows(server: &TestServer, rows: usize) {
+/// Stores rows as if another node had done so, in one commit; `json` is SQL.
+fn store_rows(server: &TestServer, rows: usize, json: &str) {
     let commit = format!(
         "BEGIN;
          INSERT INTO negsync.event (id, pubkey, created_at, kind, seq, json)
-            SELECT sha256(number::text::bytea), '\\x01', 1700000000 + number, 1, seq + 1, ''
+            SELECT sha256(number::text::bytea), '\\x01', 1700000000 + number, 1, seq + 1, {json}
             FROM generate_series(1, {rows}) AS number, negsync.head;
          INSERT INTO negsync.feed_commit (seq, mark, added, removed)
             SELECT seq + 1, 7, {rows}, 0 FROM negsync.head;
@@ -295,12 +295,34 @@ fn store_rows(server: &TestServer, rows: usize) {
 }
 
 #[test]
+fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
+    let Some(server) = TestServer::start() else { return };
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    // 84 MB in all, which the server compresses.
+    store_rows(&server, 21, "repeat('x', 4000000)");
+    assert_eq!(set(&store, &heard).unwrap().len(), 21);
+    assert_eq!(heard.begun(), 2, "long events were read one by one");
+    let removals = "BEGIN;
+        INSERT INTO negsync.gone (seq, id, created_at)
+            SELECT seq + 1, sha256(number::text::bytea), 1700000000 + number
+            FROM generate_series(1, 50001) AS number, negsync.head;
+        INSERT INTO negsync.feed_commit (seq, mark, added, removed)
+            SELECT seq + 1, 8, 0, 50001 FROM negsync.head;
+        DELETE FROM negsync.event;
+        UPDATE negsync.head SET (seq, mark) = (seq + 1, 8); COMMIT";
+    server::run(server.url(), removals).unwrap();
+    assert_eq!(set(&store, &heard).unwrap().len(), 0);
+    assert_eq!(heard.begun(), 3, "removals were read one by one");
+}
+
+#[test]
 fn of_a_result_that_is_broken_off_the_rest_is_not_sent() {
     const ROWS: usize = 100_000;
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let (network, url) = proxy::start(&mut server);
     let store = open(&url, Heard::default());
-    store_rows(&server, ROWS);
+    store_rows(&server, ROWS, "''");
     store.catch_up().unwrap();
     let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
     let read = |most: usize| {
