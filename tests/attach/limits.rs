@@ -2,6 +2,8 @@
 
 use crate::passing::{PATIENCE, Raw, Stand, echo, frame, http};
 use crate::support::client::Client;
+use crate::support::http::{HANDSHAKE, answer_to, read_to_close, send_raw};
+use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, TestRelay, events::EPOCH};
 use negsync::config::Config;
 use serde_json::json;
@@ -10,26 +12,6 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
-
-const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
-    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-const EMPTY_SET: &str = "6100000200";
-
-async fn open(address: SocketAddr, text: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    stream
-}
-
-/// All that comes until the other side closes.
-async fn rest(mut stream: TcpStream) -> String {
-    let mut bytes = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
-    // A connection that is closed with something unread is reset.
-    let _ = read.expect("nobody closes");
-    String::from_utf8_lossy(&bytes).into_owned()
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hears_of_it() {
@@ -45,7 +27,7 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_relay_hea
         let mut first = Client::connect(&stand.url()).await;
         let second = Client::connect(&stand.url()).await;
         let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
-        let answer = rest(open(stand.attach.address(), &request).await).await;
+        let answer = answer_to(stand.attach.address(), &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(sentence), "{answer}");
         // Plain HTTP needs no place, who is there stays, and the place of who goes is free again.
@@ -92,14 +74,14 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed_whoever_keeps_it_wai
     let relay = TestRelay::start().await;
     let stand = Stand::with(relay.relay.address(), change).await;
     for text in ["", "GET / HTT", HANDSHAKE] {
-        let answer = rest(open(stand.attach.address(), text).await).await;
+        let answer = answer_to(stand.attach.address(), text).await;
         assert!(!answer.contains("101"), "{text}: {answer}");
     }
     Client::connect(&stand.url()).await.fence().await;
     // A relay that takes connections and says nothing.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let stand = Stand::with(silent.local_addr().unwrap(), change).await;
-    assert_eq!(rest(open(stand.attach.address(), &format!("{HANDSHAKE}\r\n")).await).await, "");
+    assert_eq!(answer_to(stand.attach.address(), &format!("{HANDSHAKE}\r\n")).await, "");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -112,11 +94,11 @@ async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
     .await;
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.push(open(stand.attach.address(), HANDSHAKE).await);
+        silent.push(send_raw(stand.attach.address(), HANDSHAKE).await);
         Client::connect(&stand.url()).await.fence().await;
     }
     for stream in silent.drain(..15) {
-        assert!(rest(stream).await.is_empty());
+        assert!(read_to_close(stream).await.is_empty());
     }
 }
 
@@ -408,7 +390,7 @@ async fn answers_do_not_wait_for_ever_for_the_end_of_a_relays_message() {
     tokio::time::timeout(PATIENCE, begun).await.unwrap().unwrap();
     let question = json!(["NEG-OPEN", "n", {}, EMPTY_SET]).to_string();
     raw.stream.write_all(&frame(0x81, question.as_bytes(), [1; 4])).await.unwrap();
-    assert_eq!(rest(raw.stream).await, "");
+    assert_eq!(read_to_close(raw.stream).await, b"");
     let told = tokio::time::timeout(PATIENCE, relay.read_to_end(&mut Vec::new())).await;
     told.expect("the relay is not let go").unwrap();
 }
@@ -436,7 +418,7 @@ async fn nothing_is_said_after_the_relay_has_closed() {
     read.unwrap().unwrap();
     assert_eq!(passed, answer);
     drop(relay);
-    assert_eq!(rest(raw.stream).await, "");
+    assert_eq!(read_to_close(raw.stream).await, b"");
 }
 
 /// A client that says its last word keeps its place for as long as the relay goes on with it.
@@ -476,7 +458,7 @@ async fn a_relay_that_answers_no_request_is_let_go() {
         config.connections.handshake_timeout_s = 1;
     })
     .await;
-    let _client = open(stand.attach.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
+    let _client = send_raw(stand.attach.address(), "GET / HTTP/1.1\r\nHost: x\r\n\r\n").await;
     let (mut stream, _) = silent.accept().await.unwrap();
     let let_go = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await;
     let_go.expect("it is waited for for ever").unwrap();
@@ -501,7 +483,8 @@ async fn a_neg_message_that_is_begun_has_to_end_in_time() {
     let answered = raw.stream.read_exact(&mut first);
     tokio::time::timeout(PATIENCE, answered).await.unwrap().unwrap();
     raw.stream.write_all(&whole[..50_000]).await.unwrap();
-    let received = rest(raw.stream).await;
+    let received = read_to_close(raw.stream).await;
+    let received = String::from_utf8_lossy(&received);
     assert!(received.contains("no session of this id"), "{received}");
     assert!(received.contains("closed: message timeout"), "{received}");
     let mut passed = Vec::new();

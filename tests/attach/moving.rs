@@ -2,7 +2,7 @@
 
 use crate::database::{Database, KINDS};
 use crate::support::events::{generate, unix_now};
-use crate::support::process::{Ended, negsync};
+use crate::support::process::{Ended, exported_ids, negsync};
 use crate::support::{TestRelay, model};
 use negsync::store::RelayKind;
 use serde_json::{Value, json};
@@ -27,14 +27,6 @@ fn import(store: &Path, lines: &[String]) -> Ended {
     ended
 }
 
-fn exported(store: &Path) -> BTreeSet<String> {
-    let ended = negsync(&["export", "--store", store.to_str().unwrap()], "");
-    assert!(ended.status.success(), "{}", ended.stderr);
-    let events: Vec<Value> =
-        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    model::ids(&events)
-}
-
 fn kept(lines: &[String]) -> BTreeSet<String> {
     let events: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     model::ids(&model::kept(&events, unix_now()))
@@ -52,7 +44,7 @@ fn the_databases_of_both_relays_are_copied_by_the_queries_of_the_guide() {
             query.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
         let store = directory.path().join("new.sqlite");
         import(&store, &lines);
-        let new = exported(&store);
+        let new = exported_ids(&store);
         assert_eq!(new, kept(&lines), "{}", kind.name());
         let shown = model::ids(&model::kept(&database.visible(unix_now()), unix_now()));
         assert!(new.is_superset(&shown) && shown.len() > 100, "{}", kind.name());
@@ -70,7 +62,7 @@ fn the_exports_of_other_relays_are_taken_as_they_are() {
         let directory = tempfile::tempdir().unwrap();
         let store = directory.path().join("new.sqlite");
         import(&store, &written);
-        assert_eq!(exported(&store), kept(&lines));
+        assert_eq!(exported_ids(&store), kept(&lines));
         let ended = negsync(&["export", "--store", store.to_str().unwrap()], "");
         assert!(!ended.stdout.contains("fried"));
     }

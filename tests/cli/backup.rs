@@ -1,7 +1,7 @@
 //! `negsync backup` and `negsync restore`: a copy beside a relay that is written to, and back.
 
 use crate::import::{import, lines};
-use crate::support::process::{RelayProcess, negsync};
+use crate::support::process::{RelayProcess, exported, exported_ids, negsync};
 use crate::support::{Author, events, id_of};
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -9,17 +9,6 @@ use std::path::Path;
 
 fn path(directory: &Path, name: &str) -> String {
     directory.join(name).to_str().unwrap().to_owned()
-}
-
-fn export(store: &str) -> String {
-    let ended = negsync(&["export", "--store", store], "");
-    assert!(ended.status.success(), "{ended:?}");
-    ended.stdout
-}
-
-fn ids(lines: &str) -> BTreeSet<String> {
-    let id = |line: &str| id_of(&serde_json::from_str::<Value>(line).unwrap()).to_owned();
-    lines.lines().map(id).collect()
 }
 
 /// The copy is of one moment while commits go on: what was acknowledged before is in it, what was
@@ -49,7 +38,7 @@ async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
     publishing.await.unwrap();
     let after = notes[0].clone();
     drop(relay);
-    let copied = ids(&export(&copy));
+    let copied = exported_ids(&copy);
     let acknowledged_before: BTreeSet<String> =
         before.iter().map(|event| id_of(event).to_owned()).collect();
     assert!(copied.is_superset(&acknowledged_before) && copied.contains(id_of(&after)));
@@ -62,7 +51,7 @@ async fn a_backup_beside_a_relay_that_is_written_to_is_of_one_moment() {
     let ended = negsync(&["restore", &copy, "--store", &restored], "");
     assert!(ended.status.success(), "{ended:?}");
     assert!(ended.stdout.contains(&format!("{} events", copied.len())), "{ended:?}");
-    assert_eq!(export(&restored), export(&copy));
+    assert_eq!(exported(&restored), exported(&copy));
     let checked = negsync(&["check", "--store", &restored], "");
     assert!(checked.status.success(), "{checked:?}");
     // A relay goes on with it.
@@ -101,5 +90,5 @@ fn nothing_is_overwritten_and_nothing_half_done_is_left() {
         .filter(|name| name.contains("partial") || name.starts_with("none"))
         .collect();
     assert!(names.is_empty(), "{names:?}");
-    assert_eq!(export(&copy), export(&store));
+    assert_eq!(exported(&copy), exported(&store));
 }

@@ -3,7 +3,7 @@
 
 use crate::import::{import, lines};
 use crate::support::events::{EPOCH, generate, unix_now};
-use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::process::{Ended, RelayProcess, exported, negsync};
 use crate::support::{Author, id_of};
 use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
@@ -16,10 +16,6 @@ use std::time::Duration;
 fn succeeded(ended: Ended) -> String {
     assert!(ended.status.success(), "{ended:?}");
     ended.stdout
-}
-
-fn exported(store: &str) -> String {
-    succeeded(negsync(&["export", "--store", store], ""))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 use crate::import::{import, lines};
 use crate::support::events::EPOCH;
 use crate::support::negentropy_client::neg_ids;
-use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::process::{Ended, RelayProcess, exported_ids, negsync};
 use crate::support::{Author, id_of};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -14,13 +14,6 @@ const REMOVED: &str = "blocked: removed by the relay's operator";
 fn report(ended: &Ended) -> Value {
     assert!(ended.status.success(), "{ended:?}");
     serde_json::from_str(&ended.stdout).unwrap()
-}
-
-fn exported(store: &str) -> BTreeSet<String> {
-    let ended = negsync(&["export", "--store", store], "");
-    assert!(ended.status.success(), "{ended:?}");
-    let id = |line: &str| id_of(&serde_json::from_str::<Value>(line).unwrap()).to_owned();
-    ended.stdout.lines().map(id).collect()
 }
 
 #[test]
@@ -41,7 +34,7 @@ fn in_a_store_that_nobody_serves_events_go_by_filter_and_id_and_stay_out() {
     let ended = negsync(&[&by_filter[..], &["--dry-run", "--json"]].concat(), "");
     let expected = json!({ "dry_run": true, "removed": 199, "kept_out": 199, "requests_left": 1 });
     assert_eq!(report(&ended), expected);
-    assert_eq!(exported(store).len(), all.len());
+    assert_eq!(exported_ids(store).len(), all.len());
     let named = id_of(&all[199]);
     let ended = negsync(&[&by_filter[..], &["--id", named, &absent]].concat(), "");
     assert!(ended.status.success(), "{ended:?}");
@@ -51,7 +44,7 @@ fn in_a_store_that_nobody_serves_events_go_by_filter_and_id_and_stay_out() {
     );
     assert!(ended.stdout.contains("1 request to delete or to vanish match and stay"), "{ended:?}");
     let left: BTreeSet<String> = all[200..].iter().map(|event| id_of(event).to_owned()).collect();
-    assert_eq!(exported(store), left);
+    assert_eq!(exported_ids(store), left);
     let checked = negsync(&["check", "--store", store], "");
     assert!(checked.status.success(), "{checked:?}");
 
@@ -75,7 +68,7 @@ fn in_a_store_that_nobody_serves_events_go_by_filter_and_id_and_stay_out() {
     );
     assert_eq!(report(&negsync(&[&undelete[..], &["--all"]].concat(), ""))["let_in"], 101);
     assert!(import(&path, &[], &lines(&all)).stdout.contains("100 stored"));
-    assert_eq!(exported(store).len(), all.len());
+    assert_eq!(exported_ids(store).len(), all.len());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -134,5 +127,5 @@ fn wrong_command_lines_change_nothing() {
     refused(&["delete", "--store", store, "--filter", "{\"kind\":1}"], "kind");
     refused(&["delete", "--store", store, "--id", "note1x"], "no event id");
     refused(&["undelete", "--store", store, "--all", "--filter", "{}"], "--all");
-    assert_eq!(exported(store).len(), 1);
+    assert_eq!(exported_ids(store).len(), 1);
 }

@@ -2,8 +2,8 @@
 
 use crate::import::{import, lines};
 use crate::support::events::unix_now;
-use crate::support::process::{RelayProcess, negsync};
-use crate::support::{Author, id_of};
+use crate::support::process::{RelayProcess, exported_ids, negsync};
+use crate::support::{Author, id_of, model};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -14,16 +14,6 @@ fn configured(directory: &Path, text: &str) -> PathBuf {
     let config = directory.join("relay.toml");
     std::fs::write(&config, text).unwrap();
     config
-}
-
-fn exported(store: &str) -> BTreeSet<String> {
-    let ended = negsync(&["export", "--store", store], "");
-    let id = |line: &str| id_of(&serde_json::from_str::<Value>(line).unwrap()).to_owned();
-    ended.stdout.lines().map(id).collect()
-}
-
-fn ids<'a>(events: impl IntoIterator<Item = &'a Value>) -> BTreeSet<String> {
-    events.into_iter().map(|event| id_of(event).to_owned()).collect()
 }
 
 #[test]
@@ -71,27 +61,28 @@ fn a_preview_says_what_goes_and_then_it_goes_and_stays_out() {
         .collect();
     let expected = [(310, 0), (0, 150), (10, 0)].map(|(old, surplus)| (json!(old), json!(surplus)));
     assert_eq!(counts, expected.iter().map(|(old, surplus)| (old, surplus)).collect::<Vec<_>>());
-    assert_eq!(exported(store).len(), all.len());
+    assert_eq!(exported_ids(store).len(), all.len());
     let said = run(&[]);
     assert!(said.contains("kinds 30, max_per_author = 50: 150 events went"), "{said}");
     let kept: BTreeSet<String> =
-        ids(new_reactions.iter().chain(&many[..50]).chain(&few).chain([&deletion]));
-    assert_eq!(exported(store), kept);
+        model::ids(new_reactions.iter().chain(&many[..50]).chain(&few).chain([&deletion]));
+    assert_eq!(exported_ids(store), kept);
     assert!(negsync(&["check", "--store", store], "").status.success());
 
     // By the rules that the store remembers, whatever the configuration of the import.
     for arguments in [&[][..], &["--config", config]] {
         let again = import(&path, arguments, &lines(&all));
         assert!(again.stdout.contains("470 past retention"), "{again:?}");
-        assert_eq!(exported(store), kept);
+        assert_eq!(exported_ids(store), kept);
     }
     // Nobody's newest event is refused.
     let newer = [of(30, &authors[3], 10)];
     assert!(import(&path, &[], &lines(&newer)).stdout.contains("1 stored"));
     run(&[]);
-    let newest: BTreeSet<String> =
-        ids(new_reactions.iter().chain(&many[..49]).chain(&few).chain([&deletion, &newer[0]]));
-    assert_eq!(exported(store), newest);
+    let newest: BTreeSet<String> = model::ids(
+        new_reactions.iter().chain(&many[..49]).chain(&few).chain([&deletion, &newer[0]]),
+    );
+    assert_eq!(exported_ids(store), newest);
     // Other rules let in again what they keep.
     let config = configured(
         directory.path(),
@@ -99,7 +90,7 @@ fn a_preview_says_what_goes_and_then_it_goes_and_stays_out() {
     );
     let again = import(&path, &["--config", config.to_str().unwrap()], &lines(&all));
     assert!(again.stdout.contains("300 past retention"), "{again:?}");
-    assert_eq!(exported(store).len(), all.len() - 300 + 1);
+    assert_eq!(exported_ids(store).len(), all.len() - 300 + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -189,8 +180,8 @@ async fn a_sync_does_not_ask_for_what_is_too_old() {
     assert_eq!((&report["stored"], &report["verdict"]), (&json!(21), &json!("equal")), "{report}");
     let since = report["kept_since"].as_u64().unwrap();
     assert!((now - 30 * DAY..=unix_now() - 30 * DAY).contains(&since), "{report}");
-    let kept = ids(new.iter().chain([&request]));
-    assert_eq!(exported(path.to_str().unwrap()), kept);
+    let kept = model::ids(new.iter().chain([&request]));
+    assert_eq!(exported_ids(path.to_str().unwrap()), kept);
     for command in ["sync", "diff"] {
         let report = run(command, &rules);
         assert_eq!((&report["equal"], &report["need"]), (&json!(true), &json!(0)), "{report}");

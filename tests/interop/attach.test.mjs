@@ -4,7 +4,6 @@ import "./browser.mjs";
 import { spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -13,6 +12,7 @@ import assert from "node:assert/strict";
 import { finalizeEvent } from "nostr-tools/pure";
 import { Relay } from "nostr-tools/relay";
 import { random, seedOf } from "./events.mjs";
+import { freePort, listens } from "./ports.mjs";
 import { reconcile } from "./reconcile.mjs";
 import { startAttach } from "./relay.mjs";
 
@@ -40,26 +40,6 @@ const RELAYS = {
   },
 };
 
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  return port;
-}
-
-async function answers(port) {
-  const socket = connect(port, "127.0.0.1");
-  try {
-    await once(socket, "connect");
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
-  }
-}
-
 /** Runs `work` with the URL of the plugin before a fresh relay of this kind. */
 async function withPlugin(kind, work) {
   const { program, database, config, args } = RELAYS[kind];
@@ -70,7 +50,7 @@ async function withPlugin(kind, work) {
   const relay = spawn(program, args(folder, file), { cwd: folder, stdio: "ignore" });
   const ended = once(relay, "exit");
   try {
-    while (!(await answers(port))) await sleep(50);
+    while (!(await listens(port))) await sleep(50);
     const path = `${kind}:${join(folder, database)}`;
     const plugin = await startAttach(["--attach", path, "--url", `ws://127.0.0.1:${port}`]);
     try {

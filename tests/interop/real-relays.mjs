@@ -4,7 +4,6 @@ import "./browser.mjs";
 import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
-import { connect, createServer } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -14,6 +13,7 @@ import { test } from "node:test";
 import assert from "node:assert/strict";
 import { finalizeEvent } from "nostr-tools/pure";
 import { random, seedOf } from "./events.mjs";
+import { freePort, listens } from "./ports.mjs";
 import { binary, withRelay as withOurs } from "./relay.mjs";
 import WebSocket from "ws";
 
@@ -52,26 +52,6 @@ const RELAYS = {
 };
 /** Relays that Node runs. */
 const BY_NODE = ["relays", "nostr-relay-js"];
-
-async function freePort() {
-  const server = createServer().listen(0, "127.0.0.1");
-  await once(server, "listening");
-  const { port } = server.address();
-  server.close();
-  return port;
-}
-
-async function listens(port) {
-  const socket = connect(port, "127.0.0.1");
-  try {
-    await once(socket, "connect");
-    return true;
-  } catch {
-    return false;
-  } finally {
-    socket.destroy();
-  }
-}
 
 /** Runs `work` with the URL of a fresh relay of this name. */
 async function withRelay(name, work) {

@@ -1,34 +1,14 @@
 //! How many connections there may be, and what becomes of those that do nothing.
 
 use crate::support::client::{Client, PATIENCE};
-use crate::support::http::http;
+use crate::support::http::{HANDSHAKE, answer_to, http, read_to_close, send_raw};
 use crate::support::{Author, TestRelay, events};
 use futures_util::SinkExt;
 use negsync::config::Config;
 use serde_json::json;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
 use tokio_tungstenite::tungstenite::Message;
-
-const HANDSHAKE: &str = "GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\
-    Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-    Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
-
-/// Sends text on a connection of its own.
-async fn open(relay: &TestRelay, text: &str) -> TcpStream {
-    let mut stream = TcpStream::connect(relay.relay.address()).await.unwrap();
-    stream.write_all(text.as_bytes()).await.unwrap();
-    stream
-}
-
-/// All that comes until the relay closes.
-async fn rest(mut stream: TcpStream) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let read = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut bytes)).await;
-    // A connection that is closed with something unread is reset.
-    let _ = read.expect("the relay does not close");
-    bytes
-}
 
 /// Connects as soon as there is a place.
 async fn once_there_is_room(relay: &TestRelay) -> Client {
@@ -54,9 +34,8 @@ async fn one_connection_too_many_is_refused_with_a_sentence_before_the_upgrade()
         let relay = TestRelay::start_with(change).await;
         let mut first = relay.client().await;
         let second = relay.client().await;
-        let answer =
-            rest(open(&relay, &format!("{HANDSHAKE}Connection: close\r\n\r\n")).await).await;
-        let answer = String::from_utf8(answer).unwrap();
+        let request = format!("{HANDSHAKE}Connection: close\r\n\r\n");
+        let answer = answer_to(relay.relay.address(), &request).await;
         assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
         assert!(answer.contains(sentence), "{answer}");
         // Who is there stays, and the place of who goes is free again.
@@ -96,7 +75,7 @@ async fn a_handshake_that_does_not_come_to_an_end_is_closed() {
     .await;
     let asked_once = "GET / HTTP/1.1\r\nHost: x\r\n\r\n";
     for text in ["", "GET / HTT", HANDSHAKE, asked_once] {
-        let answer = String::from_utf8(rest(open(&relay, text).await).await).unwrap();
+        let answer = answer_to(relay.relay.address(), text).await;
         assert_eq!(answer.contains("200 OK"), text == asked_once, "{text}: {answer}");
     }
     relay.client().await.fence().await;
@@ -111,12 +90,12 @@ async fn a_new_connection_takes_the_place_of_the_oldest_that_says_nothing() {
     .await;
     let mut silent = Vec::new();
     for _ in 0..20 {
-        silent.push(open(&relay, HANDSHAKE).await);
+        silent.push(send_raw(relay.relay.address(), HANDSHAKE).await);
         // Clients that mean it are served all the while.
         relay.client().await.fence().await;
     }
     for stream in silent.drain(..15) {
-        assert!(rest(stream).await.is_empty());
+        assert!(read_to_close(stream).await.is_empty());
     }
 }
 
@@ -128,8 +107,8 @@ async fn who_answers_pings_stays_and_who_does_not_is_closed() {
     })
     .await;
     // By hand: a WebSocket library answers pings by itself.
-    let silent = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
-    let silent = tokio::spawn(rest(silent));
+    let silent = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
+    let silent = tokio::spawn(read_to_close(silent));
     let mut client = relay.client().await;
     for _ in 0..4 {
         let frame = client.next_frame("a ping").await;
@@ -232,7 +211,7 @@ async fn a_client_that_has_answered_a_close_is_not_waited_for() {
     ];
     let closing = async {
         for (code, cause) in cases.iter().cycle().take(TIMES * cases.len()) {
-            let mut stream = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+            let mut stream = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
             stream.write_all(cause).await.unwrap();
             let code: u16 = *code;
             let close = [&[0x88, 2][..], &code.to_be_bytes()].concat();
@@ -262,7 +241,7 @@ async fn who_is_waited_for_still_counts() {
     let mut leaving = Vec::new();
     // Each may end before the next one comes, on a slow machine, but not each of so many.
     while leaving.len() < 300 {
-        let mut stream = open(&relay, &format!("{HANDSHAKE}\r\n")).await;
+        let mut stream = send_raw(relay.relay.address(), &format!("{HANDSHAKE}\r\n")).await;
         stream.write_all(&frame(0x83, b"no such frame")).await.unwrap();
         let close = [&[0x88, 2][..], &1002_u16.to_be_bytes()].concat();
         let mut received = Vec::new();

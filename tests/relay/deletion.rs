@@ -1,23 +1,10 @@
 //! Deletion requests (NIP-09): by `e` and `a`, of one's own events only, for good.
 
-use crate::support::negentropy_client::neg_ids;
-use crate::support::{Author, Client, TestRelay, events, id_of, model};
+use crate::support::negentropy_client::expect_all;
+use crate::support::{Author, TestRelay, events, id_of, model};
 use serde_json::{Value, json};
 
 const AT: u64 = events::EPOCH;
-
-/// REQ, COUNT and NEG agree that exactly these are stored.
-async fn expect_all(client: &mut Client, stored: &[&Value]) {
-    let expected = model::ids(stored.iter().copied());
-    assert_eq!(model::ids(&client.query(&[json!({})]).await), expected);
-    assert_eq!(client.count(&[json!({})]).await, expected.len() as u64);
-    assert_eq!(neg_ids(client, &json!({})).await, expected);
-}
-
-async fn expect_blocked(client: &mut Client, event: &Value) {
-    let (accepted, text) = client.publish(event).await;
-    assert!(!accepted && text.starts_with("blocked:"), "{event}: {text}");
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deleted_event_is_gone_and_does_not_come_back() {
@@ -30,11 +17,11 @@ async fn a_deleted_event_is_gone_and_does_not_come_back() {
         client.store(event).await;
     }
     expect_all(&mut client, &[&stays, &deletion]).await;
-    expect_blocked(&mut client, &gone).await;
+    client.expect_blocked(&gone).await;
     let relay = relay.restart_with(|_| {}).await;
     let mut client = relay.client().await;
-    expect_blocked(&mut client, &gone).await;
-    expect_blocked(&mut client, &other).await;
+    client.expect_blocked(&gone).await;
+    client.expect_blocked(&other).await;
     expect_all(&mut client, &[&stays, &deletion]).await;
 }
 
@@ -50,8 +37,8 @@ async fn a_deletion_that_comes_first_keeps_the_event_out() {
     let by_address = author.deletion(AT, json!([["a", author.address(30_023, "x")]]));
     client.store(&by_id).await;
     client.store(&by_address).await;
-    expect_blocked(&mut client, &note).await;
-    expect_blocked(&mut client, &article).await;
+    client.expect_blocked(&note).await;
+    client.expect_blocked(&article).await;
     expect_all(&mut client, &[&by_id, &by_address]).await;
 }
 
@@ -70,15 +57,15 @@ async fn an_address_is_deleted_up_to_the_time_of_the_request() {
         client.store(&old).await;
         client.store(&deletion).await;
         assert_eq!(client.query(std::slice::from_ref(&filter)).await, Vec::<Value>::new());
-        expect_blocked(&mut client, &old).await;
-        expect_blocked(&mut client, &same).await;
+        client.expect_blocked(&old).await;
+        client.expect_blocked(&same).await;
         client.store(&new).await;
         assert_eq!(client.query(std::slice::from_ref(&filter)).await, std::slice::from_ref(&new));
         // An older request does not take back what it allowed, nor does it shorten the first.
         let older = author.deletion(AT + 5, json!([["a", author.address(kind, d)]]));
         client.store(&older).await;
         assert_eq!(client.query(&[filter]).await, [new]);
-        expect_blocked(&mut client, &same).await;
+        client.expect_blocked(&same).await;
     }
 }
 
@@ -115,7 +102,7 @@ async fn a_deletion_request_cannot_be_deleted() {
     let second = author.deletion(AT, json!([["e", id_of(&deletion)]]));
     client.store(&deletion).await;
     client.store(&second).await;
-    expect_blocked(&mut client, &note).await;
+    client.expect_blocked(&note).await;
     expect_all(&mut client, &[&deletion, &second]).await;
     // In the other order as well.
     let third = author.deletion(AT + 1, json!([["e", "00".repeat(32)]]));
@@ -173,13 +160,13 @@ async fn a_version_that_is_deleted_by_its_id_leaves_older_ones_alone() {
             for place in order {
                 client.publish(without_new[place]).await;
             }
-            expect_blocked(&mut client, middle).await;
+            client.expect_blocked(middle).await;
             // Where the middle version had replaced or kept out the old one, it comes back as soon
             // as somebody has it.
             client.publish(old).await;
             expect_all(&mut client, &[old, &deletion]).await;
             // Sending the deleted version again harms nobody.
-            expect_blocked(&mut client, middle).await;
+            client.expect_blocked(middle).await;
             expect_all(&mut client, &[old, &deletion]).await;
             client.store(new).await;
             expect_all(&mut client, &[new, &deletion]).await;
@@ -209,7 +196,7 @@ async fn recipients_of_a_gift_wrap_may_delete_it() {
     let relay = relay.restart_with(|_| {}).await;
     let mut client = relay.client().await;
     for gone in [&wrap, &late] {
-        expect_blocked(&mut client, gone).await;
+        client.expect_blocked(gone).await;
     }
     expect_all(&mut client, &[&note, &attack, &deletion]).await;
 }
@@ -225,8 +212,8 @@ async fn what_a_request_named_may_come_back_once_the_request_is_gone() {
     let article = author.event(30_023, AT + 10, json!([["d", "x"]]), "article");
     let deletion = author.deletion(AT, json!([["e", id_of(&note)], ["e", id_of(&article)]]));
     client.store(&deletion).await;
-    expect_blocked(&mut client, &note).await;
-    expect_blocked(&mut client, &article).await;
+    client.expect_blocked(&note).await;
+    client.expect_blocked(&article).await;
     let vanish = author.event(62, AT + 1, json!([["relay", "ALL_RELAYS"]]), "");
     client.store(&vanish).await;
     client.store(&note).await;

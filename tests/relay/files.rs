@@ -3,9 +3,9 @@
 
 use crate::support::disk::Disk;
 use crate::support::http::http;
-use crate::support::process::{Ended, RelayProcess, negsync};
+use crate::support::process::{Ended, RelayProcess, exported_ids, negsync};
 use crate::support::{Author, Client, events, id_of, model};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -98,14 +98,6 @@ fn beside(store: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn exported(store: &Path) -> BTreeSet<String> {
-    let ended = negsync(&["export", "--store", store.to_str().unwrap()], "");
-    assert!(ended.status.success(), "{ended:?}");
-    let events: Vec<Value> =
-        ended.stdout.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
-    model::ids(&events)
-}
-
 /// Whoever would write and whoever would read is told of the log, which stays as it is.
 fn refused(store: &Path) {
     let log = std::fs::read(beside(store, "-wal")).unwrap();
@@ -131,7 +123,7 @@ async fn a_store_that_is_moved() {
         assert!(!store.exists());
         // As the log says: the log moves along.
         std::fs::rename(beside(&store, "-wal"), beside(&moved, "-wal")).unwrap();
-        assert!(exported(&moved).is_superset(&load.acknowledged()));
+        assert!(exported_ids(&moved).is_superset(&load.acknowledged()));
     }
 }
 
@@ -145,7 +137,7 @@ async fn a_store_whose_directory_is_moved() {
         displace(&store, "found=\"nothing\"", || std::fs::rename(&directory, &elsewhere).unwrap())
             .await;
     ended(relay, "KILL");
-    assert!(exported(&elsewhere.join("a.sqlite")).is_superset(&load.acknowledged()));
+    assert!(exported_ids(elsewhere.join("a.sqlite")).is_superset(&load.acknowledged()));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -181,7 +173,7 @@ async fn a_store_that_another_one_replaces() {
         for suffix in ["-wal", "-shm"] {
             std::fs::rename(beside(&store, suffix), folder.path().join(suffix)).unwrap();
         }
-        assert_eq!(exported(&store), model::ids([&event]));
+        assert_eq!(exported_ids(&store), model::ids([&event]));
     }
 }
 
@@ -222,7 +214,7 @@ async fn a_lock_that_is_removed() {
     let import = ["import", "--store", store.to_str().unwrap()];
     assert!(negsync(&import, &event.to_string()).status.success());
     ended(relay, "KILL");
-    let found = exported(&store);
+    let found = exported_ids(&store);
     assert!(found.is_superset(&load.acknowledged()) && found.contains(id_of(&event)));
 }
 
@@ -242,7 +234,7 @@ async fn a_log_that_is_removed_or_replaced() {
         .await;
         relay.logged("what the lost write-ahead log held is in the store");
         ended(relay, "KILL");
-        assert!(exported(&store).is_superset(&load.acknowledged()), "{replaces}");
+        assert!(exported_ids(&store).is_superset(&load.acknowledged()), "{replaces}");
     }
 }
 

@@ -2,26 +2,16 @@
 
 use crate::support::events::unix_now;
 use crate::support::http::http;
-use crate::support::negentropy_client::neg_ids;
+use crate::support::negentropy_client::expect_all;
 use crate::support::process::{RelayProcess, negsync, negsync_with};
-use crate::support::{Author, Client, id_of};
+use crate::support::{Author, id_of};
 use negsync_testserver::TestServer;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
 use std::path::Path;
 
 /// A node on the server's database.
 fn node(server: &TestServer) -> RelayProcess {
     RelayProcess::start(Path::new(server.url()))
-}
-
-/// Checks that a client of any node is answered with exactly these events.
-async fn expect_all(client: &mut Client, expected: &[&Value]) {
-    let ids: BTreeSet<String> = expected.iter().map(|event| id_of(event).to_owned()).collect();
-    assert_eq!(neg_ids(client, &json!({})).await, ids);
-    let found = client.query(&[json!({})]).await;
-    assert_eq!(found.iter().map(|event| id_of(event).to_owned()).collect::<BTreeSet<_>>(), ids);
-    assert_eq!(client.count(&[json!({})]).await, expected.len() as u64);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -81,11 +81,6 @@ async fn the_same_is_left_in_whatever_order_requests_and_events_come() {
     }
 }
 
-async fn expect_blocked(client: &mut Client, event: &Value) {
-    let (accepted, text) = client.publish(event).await;
-    assert!(!accepted && text.starts_with("blocked: "), "{event}: {text}");
-}
-
 /// A stranger may send any `Host`, and a request to vanish from another relay is public.
 #[tokio::test(flavor = "multi_thread")]
 async fn only_the_configured_url_or_all_relays_names_this_relay() {
@@ -109,7 +104,7 @@ async fn only_the_configured_url_or_all_relays_names_this_relay() {
         change.await.expect("nothing vanishes").unwrap();
     }
     let mut client = relay.client().await;
-    expect_blocked(&mut client, &note).await;
+    client.expect_blocked(&note).await;
     // Import and sync hand their events to the store itself.
     let parsed = || vec![Event::parse(&note.to_string()).unwrap().trust()];
     let store = relay.relay.index().store().clone();
@@ -118,7 +113,7 @@ async fn only_the_configured_url_or_all_relays_names_this_relay() {
     let later = author.note(AT + 10, "later");
     client.store(&later).await;
     client.store(&author.deletion(AT + 11, json!([["e", id_of(&elsewhere)]]))).await;
-    expect_blocked(&mut client, &note).await;
+    client.expect_blocked(&note).await;
     assert_eq!(client.query(&[json!({ "ids": [id_of(&elsewhere)] })]).await, [elsewhere]);
 }
 
@@ -147,7 +142,7 @@ async fn a_request_does_not_expire() {
     let tags = json!([["relay", "ALL_RELAYS"], ["expiration", (AT + 1).to_string()]]);
     let request = author.event(62, AT, tags, "");
     client.store(&request).await;
-    expect_blocked(&mut client, &author.note(AT, "n")).await;
+    client.expect_blocked(&author.note(AT, "n")).await;
     assert_eq!(stored(&relay), model::ids([&request]));
 }
 
@@ -224,5 +219,5 @@ async fn a_removal_that_was_cut_off_goes_on() {
         let change = tokio::time::timeout(crate::support::client::PATIENCE, changes.recv());
         change.await.expect("nothing vanishes").unwrap();
     }
-    expect_blocked(&mut relay.client().await, &gone).await;
+    relay.client().await.expect_blocked(&gone).await;
 }

@@ -173,6 +173,12 @@ impl Client {
         assert!(accepted, "{event} was refused: {text}");
     }
 
+    /// Publishes an event that must be refused as blocked.
+    pub async fn expect_blocked(&mut self, event: &Value) {
+        let (accepted, text) = self.publish(event).await;
+        assert!(!accepted && text.starts_with("blocked: "), "{event}: {text}");
+    }
+
     /// Publishes many, and returns what the OK of each id says.
     pub async fn publish_all(&mut self, events: &[Value]) -> HashMap<String, (bool, String)> {
         let mut outcomes = HashMap::new();

@@ -2,7 +2,7 @@
 
 use super::client::Client;
 use super::events::id_of;
-use super::model::created_at;
+use super::model::{self, created_at};
 use negentropy::{Id, Negentropy, NegentropyStorageVector};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
@@ -104,6 +104,14 @@ pub async fn neg_ids(client: &mut Client, filter: &Value) -> BTreeSet<String> {
     let difference = reconcile(client, filter, [], 0).await.unwrap();
     assert!(difference.have.is_empty());
     difference.need
+}
+
+/// NEG, REQ and COUNT agree that exactly these events are stored.
+pub async fn expect_all(client: &mut Client, stored: &[&Value]) {
+    let expected = model::ids(stored.iter().copied());
+    assert_eq!(neg_ids(client, &json!({})).await, expected);
+    assert_eq!(model::ids(&client.query(&[json!({})]).await), expected);
+    assert_eq!(client.count(&[json!({})]).await, expected.len() as u64);
 }
 
 /// The bytes of a NEG-MSG of exactly three elements, whose hex is in lower case.

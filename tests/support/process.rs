@@ -1,6 +1,9 @@
 //! The real binary: run to its end, or as a relay that answers on a socket.
 
 use super::client::Client;
+use super::model;
+use serde_json::Value;
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -30,6 +33,20 @@ pub fn negsync_with(variables: &[(&str, &str)], arguments: &[&str], stdin: &str)
     let mut command = Command::new(env!("CARGO_BIN_EXE_negsync"));
     command.envs(variables.iter().copied());
     run(&mut command, arguments, stdin)
+}
+
+/// The lines that `negsync export` gives for a store.
+pub fn exported(store: impl AsRef<Path>) -> String {
+    let ended = negsync(&["export", "--store", store.as_ref().to_str().unwrap()], "");
+    assert!(ended.status.success(), "{ended:?}");
+    ended.stdout
+}
+
+/// The ids of what [`exported`] gives.
+pub fn exported_ids(store: impl AsRef<Path>) -> BTreeSet<String> {
+    let events: Vec<Value> =
+        exported(store).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    model::ids(&events)
 }
 
 fn run(command: &mut Command, arguments: &[&str], stdin: &str) -> Ended {

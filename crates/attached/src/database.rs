@@ -180,16 +180,25 @@ impl TakenFollower<'_> {
             database.looks.fetch_add(1, Ordering::AcqRel);
         }
         let listener = database.listener.as_ref();
-        let outcome = self.get()?.catch_up(listener, now, is_sure);
-        if let Err(error) = &outcome {
-            let name = &database.name;
-            tracing::warn!(
-                database = name,
-                %error,
-                "the feed was lost; reading everything anew"
-            );
-            self.next = FollowState::Lost(error.to_string());
-        }
+        // Where this panics, part of what was committed is not known.
+        let unless_done = FollowState::Lost("a look at it panicked".into());
+        let mut before = std::mem::replace(&mut self.next, unless_done);
+        let FollowState::Following(follower) = &mut before else {
+            return Err(DatabaseError::Closed);
+        };
+        let outcome = follower.catch_up(listener, now, is_sure);
+        self.next = match &outcome {
+            Ok(()) => before,
+            Err(error) => {
+                let name = &database.name;
+                tracing::warn!(
+                    database = name,
+                    %error,
+                    "the feed was lost; reading everything anew"
+                );
+                FollowState::Lost(error.to_string())
+            }
+        };
         outcome
     }
 }

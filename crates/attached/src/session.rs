@@ -289,7 +289,8 @@ struct SessionPermit<'pool>(&'pool RelaySessions);
 impl Drop for SessionPermit<'_> {
     fn drop(&mut self) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_use -= 1;
-        self.0.returned.notify_one();
+        // All: the one that is woken may be a query whose time is over.
+        self.0.returned.notify_all();
     }
 }
 

@@ -16,15 +16,26 @@ const MOST_BYTES: usize = 32 << 20;
 pub(crate) enum Acknowledged {
     /// An event that is stored.
     Stored(Arc<Event>),
-    /// Ids that an operator removed, and that are kept out where `is_buried`.
-    Removed { ids: Arc<[Bytes]>, is_buried: bool },
+    /// What an operator did with ids.
+    Operated { ids: Arc<[Bytes]>, action: OperatorAction },
+}
+
+/// What an operator does with events, by id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OperatorAction {
+    /// Removes them.
+    Remove,
+    /// Removes them and keeps them out.
+    Bury,
+    /// Keeps them out no more.
+    Undelete,
 }
 
 impl Acknowledged {
     pub(crate) fn memory_bytes(&self) -> usize {
         match self {
             Self::Stored(event) => event.memory_bytes(),
-            Self::Removed { ids, .. } => size_of_val(&**ids),
+            Self::Operated { ids, .. } => size_of_val(&**ids),
         }
     }
 }
@@ -36,12 +47,13 @@ pub(crate) struct RecentAcknowledgements {
     bytes: usize,
 }
 
+/// One acknowledgement.
 #[derive(Debug)]
-struct RecentEntry {
-    at: Instant,
+pub(crate) struct RecentEntry {
+    pub(crate) at: Instant,
     // The last commit by which it was done.
     seq: i64,
-    done: Acknowledged,
+    pub(crate) done: Acknowledged,
 }
 
 impl RecentAcknowledgements {
@@ -57,10 +69,14 @@ impl RecentAcknowledgements {
         }
     }
 
-    /// What may have been done by commits behind a number, in order.
-    pub(crate) fn since(&self, seq: i64) -> Vec<Acknowledged> {
-        let later = self.entries.iter().filter(|entry| entry.seq > seq);
-        later.map(|entry| entry.done.clone()).collect()
+    /// Takes out what may have been done by commits behind a number, which are lost, in order: once it is
+    /// done again it has another number.
+    pub(crate) fn take_since(&mut self, seq: i64) -> VecDeque<RecentEntry> {
+        let (kept, lost) =
+            std::mem::take(&mut self.entries).into_iter().partition(|entry| entry.seq <= seq);
+        self.entries = kept;
+        self.bytes = self.entries.iter().map(|entry| entry.done.memory_bytes()).sum();
+        lost
     }
 }
 
@@ -72,17 +88,21 @@ mod tests {
     fn a_minute_before_the_last_answer_is_kept_and_no_more_than_the_bound() {
         let mut recent = RecentAcknowledgements::default();
         let began = Instant::now();
-        let ids = |count: usize| Acknowledged::Removed {
+        let ids = |count: usize| Acknowledged::Operated {
             ids: vec![[7; 32]; count].into(),
-            is_buried: true,
+            action: OperatorAction::Bury,
         };
         for second in 0..100 {
             recent.push(began + Duration::from_secs(second), second as i64, ids(1));
         }
-        assert_eq!(recent.since(-1).len(), 61);
-        assert_eq!(recent.since(95).len(), 4);
-        recent.push(began + Duration::from_secs(100), 100, ids(MOST_BYTES / 32));
-        assert_eq!(recent.since(-1).len(), 1);
-        assert_eq!(recent.bytes, MOST_BYTES);
+        assert_eq!((recent.entries.len(), recent.bytes), (61, 61 * 32));
+        // What is taken out is lost once.
+        assert_eq!(recent.take_since(95).len(), 4);
+        assert_eq!(recent.take_since(95).len(), 0);
+        assert_eq!((recent.entries.len(), recent.bytes), (57, 57 * 32));
+        recent.push(began + Duration::from_secs(100), 96, ids(MOST_BYTES / 32));
+        assert_eq!((recent.entries.len(), recent.bytes), (1, MOST_BYTES));
+        assert_eq!(recent.take_since(-1).len(), 1);
+        assert_eq!(recent.bytes, 0);
     }
 }

@@ -277,7 +277,8 @@ impl PooledSession<'_> {
             state.idle.push(connection);
         }
         drop(state);
-        self.pool.returned.notify_one();
+        // All: the one that is woken may be a query whose time is over.
+        self.pool.returned.notify_all();
     }
 }
 

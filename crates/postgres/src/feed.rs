@@ -79,7 +79,8 @@ impl Drop for HeldFeed<'_> {
     fn drop(&mut self) {
         let history = std::mem::take(&mut self.history);
         *self.feed.history.lock().unwrap_or_else(PoisonError::into_inner) = Some(history);
-        self.feed.returned.notify_one();
+        // All: the one that is woken may be a query whose time is over.
+        self.feed.returned.notify_all();
     }
 }
 

@@ -154,9 +154,3 @@ fn buried(row: &Row) -> Result<Option<BuriedFacts>, Error> {
         created_at: created_at as u64,
     }))
 }
-
-/// Takes tombstones of the operator back.
-pub(crate) async fn undelete(connection: &ServerSession, ids: &[[u8; 32]]) -> Result<(), Error> {
-    let exhume = "DELETE FROM operator_tombstone WHERE id = ANY($1)";
-    connection.execute(exhume, &[&slices(ids)]).await.map(|_| ())
-}

@@ -15,7 +15,7 @@ const LOCK: i64 = 0x6e_6567_7379_6e63;
 /// kind and `d` value: an entry of an index may hold 2,704 bytes. Each index that answers a filter ends in
 /// `(created_at DESC, id)`, the order in which a client is sent events (NIP-01), and has all that a
 /// reconciliation reads.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
 -- `mark` is that of the last commit.
@@ -146,6 +146,9 @@ CREATE TABLE sync_peer (
     largest_page BIGINT NOT NULL,
     at           BIGINT NOT NULL
 );
+", "
+-- NIP-62: the URL of the relay that the stored requests to vanish were read for last.
+ALTER TABLE store ADD COLUMN vanish_url TEXT;
 "];
 
 /// Looks whether the tables are there and of this version.

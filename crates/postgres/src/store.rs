@@ -1,5 +1,6 @@
 //! The store: what the program calls.
 
+use crate::acknowledged::OperatorAction;
 use crate::address::Address;
 use crate::columns::second;
 use crate::connection::{ServerSession, with_connection};
@@ -98,7 +99,7 @@ impl PostgresStore {
             node: node.number(),
             feed: Arc::clone(&node.feed),
             metrics: metrics.clone(),
-            us: options.relay_url.as_ref().map(negsync_nostr::RelayUrl::name),
+            us: options.relay_url.clone(),
             batches: options.batches,
             synchronous: options.synchronous,
             catch_up: Box::new(move || {
@@ -263,7 +264,7 @@ impl EventStore for PostgresStore {
     fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
         let filter = Filter { limit: None, ..filter.clone() };
         let ids = self.read(|reading| reading.ids(&filter))?;
-        self.inner.writer.remove(ids, false)
+        self.inner.writer.operate(ids, OperatorAction::Remove)
     }
 
     fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
@@ -272,7 +273,7 @@ impl EventStore for PostgresStore {
 
     fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
         let selected = self.selected(selection)?;
-        self.inner.writer.remove(selected.ids.clone(), true)?;
+        self.inner.writer.operate(selected.ids.clone(), OperatorAction::Bury)?;
         Ok(selected)
     }
 
@@ -283,8 +284,11 @@ impl EventStore for PostgresStore {
 
     fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError> {
         let ids = self.undeleted(undelete)?;
-        self.run(async |connection| memory::undelete(connection, &ids).await)?;
-        Ok(ids.len() as u64)
+        let count = ids.len() as u64;
+        if count > 0 {
+            self.inner.writer.operate(ids, OperatorAction::Undelete)?;
+        }
+        Ok(count)
     }
 
     fn retain(&self, rules: Retention) -> Result<(), StoreError> {

@@ -165,7 +165,8 @@ impl Drop for Checkout<'_> {
         let mut state = self.pool.lock();
         if !state.closed && ended.is_ok() {
             state.idle.push(connection);
-            return self.pool.returned.notify_one();
+            // All: the one that is woken may be a query whose time is over.
+            return self.pool.returned.notify_all();
         }
         // Closed before anybody hears of it: the store's last connection tidies up.
         drop(connection);

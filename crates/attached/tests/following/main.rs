@@ -12,6 +12,8 @@ use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -78,6 +80,8 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
 struct Heard {
     items: Mutex<BTreeSet<Item>>,
     times_begun: Mutex<usize>,
+    /// The next change is not taken: whoever tells of it panics.
+    fails: AtomicBool,
 }
 
 struct Hearing(Arc<Heard>);
@@ -89,6 +93,7 @@ impl Listener for Hearing {
     }
 
     fn changed(&self, change: Arc<Change>) {
+        assert!(!self.0.fails.swap(false, Ordering::Relaxed), "the listener fails");
         let mut items = self.0.items.lock().unwrap();
         for step in &change.steps {
             match step {
@@ -301,6 +306,49 @@ fn a_lost_feed_is_begun_anew() {
     relay.run("SELECT pg_terminate_backend(active_pid) FROM pg_replication_slots");
     begun_anew(&heard, 4);
     assert_exact(&relay, &source, &heard, "after the slot was lost");
+}
+
+/// What a publication of a part leaves out would be missing for good.
+#[test]
+fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_again() {
+    let Some(server) = server() else { return };
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut relay = Relay::new(&server, RelayTables::Nostream);
+    let heard = Arc::new(Heard::default());
+    let source = attach(&relay, &heard);
+    let changes = [
+        ("SET TABLE events WHERE (event_kind = 1)", "SET TABLE events"),
+        ("SET (publish = 'insert')", "SET (publish = 'insert, update, delete, truncate')"),
+    ];
+    for (part, whole) in changes {
+        let begun = *heard.times_begun.lock().unwrap();
+        relay.run(&format!("ALTER PUBLICATION negsync_attach {part}"));
+        relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+        source.catch_up().expect_err(part);
+        relay.run(&format!("ALTER PUBLICATION negsync_attach {whole}"));
+        begun_anew(&heard, begun + 1);
+        assert_exact(&relay, &source, &heard, part);
+    }
+}
+
+/// The change of which a panic took the rest is not taken for known.
+#[test]
+fn everything_is_read_anew_after_a_look_that_panicked() {
+    let Some(server) = server() else { return };
+    let mut rng = StdRng::seed_from_u64(2);
+    for tables in RelayTables::ALL {
+        let mut relay = Relay::new(&server, tables);
+        let heard = Arc::new(Heard::default());
+        let source = attach(&relay, &heard);
+        heard.fails.store(true, Ordering::Relaxed);
+        while heard.fails.load(Ordering::Relaxed) {
+            relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+            // It panics here or on the thread that watches.
+            let _ = catch_unwind(AssertUnwindSafe(|| source.catch_up()));
+        }
+        begun_anew(&heard, 2);
+        assert_exact(&relay, &source, &heard, &format!("{tables:?}"));
+    }
 }
 
 fn begun_anew(heard: &Heard, times: usize) {

@@ -4,10 +4,12 @@
 mod facts;
 mod removal;
 mod steps;
+mod stored_requests;
 mod tag_rows;
 mod writing;
 
-pub(crate) use steps::{STEP_EVENTS, StepDone, expire, follow_stored, remove_by_id, vanish};
+pub(crate) use steps::{STEP_EVENTS, StepDone, expire, operate, vanish};
+pub(crate) use stored_requests::{StoredRequests, follow_stored};
 pub(crate) use writing::{BatchWriter, write_batch};
 
 use crate::connection::{Parameter, ServerSession};

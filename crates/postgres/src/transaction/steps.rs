@@ -1,14 +1,12 @@
 //! What takes long and is done in steps: expiration, vanishing and removal.
 
 use super::removal::remove;
-use super::writing::note_vanished;
 use super::{FeedAdvance, FeedPlace, begin, commit, roll_back};
-use crate::batch::{Bytes, Changes, addressed_to};
+use crate::acknowledged::OperatorAction;
+use crate::batch::{Bytes, addressed_to};
 use crate::columns::{bytes, ids_of, slices};
 use crate::connection::ServerSession;
-use negsync_nostr::Event;
 use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
-use negsync_nostr::relay_url::RelayName;
 use negsync_store::Step;
 use tokio_postgres::Error;
 
@@ -84,37 +82,30 @@ pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error
     remove_found(connection, before, &ids, true).await
 }
 
-/// Removes events by id; where `bury` holds a second, each keeps out what it names from then on.
-pub(crate) async fn remove_by_id(
+/// Does what an operator asks for, at the second `now`.
+pub(crate) async fn operate(
     connection: &ServerSession,
     ids: &[Bytes],
-    bury: Option<u64>,
+    action: OperatorAction,
+    now: u64,
 ) -> Result<StepDone, Error> {
     const BURY: &str = "INSERT INTO operator_tombstone (id, pubkey, kind, created_at, at)
         SELECT named.id, event.pubkey, event.kind, event.created_at, $2
         FROM unnest($1::bytea[]) AS named (id) LEFT JOIN event ON event.id = named.id
         ON CONFLICT DO NOTHING";
+    const UNDELETE: &str = "DELETE FROM operator_tombstone WHERE id = ANY($1)";
     let before = begin(connection).await?;
-    if let Some(now) = bury {
-        connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
-    }
-    remove_found(connection, before, ids, false).await
-}
-
-/// NIP-62: follows stored requests to vanish that name a URL which is ours only now.
-pub(crate) async fn follow_stored(connection: &ServerSession, us: &RelayName) -> Result<(), Error> {
-    const UNFOLLOWED: &str =
-        "SELECT json FROM event WHERE kind = $1 AND NOT EXISTS (SELECT 1 FROM vanished
-        WHERE vanished.pubkey = event.pubkey AND vanished.until >= event.created_at)";
-    begin(connection).await?;
-    let mut changes = Changes::default();
-    for row in connection.query(UNFOLLOWED, &[&i32::from(VANISH)]).await? {
-        let Ok(request) = Event::parse(row.try_get(0)?) else { continue };
-        if negsync_store::rules::vanishes_from(&request, Some(us)) {
-            let until = changes.vanished.entry(*request.pubkey()).or_default();
-            *until = request.item().created_at.max(*until);
+    match action {
+        OperatorAction::Remove => {}
+        OperatorAction::Bury => {
+            connection.execute(BURY, &[&slices(ids), &(now as i64)]).await?;
+        }
+        OperatorAction::Undelete => {
+            connection.execute(UNDELETE, &[&slices(ids)]).await?;
+            // A commit of its own, whose number says whether a fail-over has lost it.
+            let feed = commit(connection, before, 0, 0).await?;
+            return Ok(StepDone { feed, ..StepDone::default() });
         }
     }
-    note_vanished(connection, &changes).await?;
-    connection.client().batch_execute("COMMIT").await
+    remove_found(connection, before, ids, false).await
 }

@@ -4,7 +4,7 @@ use super::{NodeJob, NodeWriterThread};
 use crate::acknowledged::Acknowledged;
 use crate::batch::{Changes, asks_to_vanish};
 use crate::transaction::{self, BatchWriter, FeedAdvance};
-use negsync_nostr::{Event, VerifiedEvent};
+use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::EventSlot;
 use negsync_store::{Batches, Outcome, StoreError, unix_now};
 use std::sync::Arc;
@@ -43,7 +43,8 @@ impl NodeWriterThread {
     /// Writes events in one commit, has the listener know of it, and keeps what is acknowledged by it.
     /// The steps of the changes are the listener's then.
     pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Changes, StoreError> {
-        let (node, us) = (self.context.node, self.context.us.clone());
+        let node = self.context.node;
+        let us = self.context.us.as_ref().map(RelayUrl::name);
         let (mut changes, feed) = self.transact(async |connection| {
             let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
             transaction::write_batch(connection, events, &by).await

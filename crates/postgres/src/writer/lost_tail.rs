@@ -3,25 +3,31 @@
 use super::NodeWriterThread;
 use super::batches::{BATCH_BYTES, BATCH_ROWS};
 use super::steps::STEP_AGAIN;
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged::{Acknowledged, OperatorAction, RecentEntry};
 use crate::batch::Bytes;
-use crate::transaction;
 use negsync_nostr::Event;
-use negsync_store::{Outcome, StoreError, unix_now};
+use negsync_store::{Outcome, StoreError};
 use std::sync::Arc;
 use std::time::Instant;
 
 impl NodeWriterThread {
+    /// Takes up what was done by commits behind a number, which the database has lost, beside what an
+    /// earlier loss has left to be written again.
+    pub(super) fn take_lost(&mut self, common: i64) {
+        self.send_again.append(&mut self.acknowledged.take_since(common));
+        self.send_again.make_contiguous().sort_by_key(|lost| lost.at);
+    }
+
     /// Writes a part of what was acknowledged and lost once more. Returns whether there is more to
     /// write now.
     pub(super) fn send_again_step(&mut self) -> bool {
         if self.send_again.is_empty() || !self.may_step() {
             return false;
         }
-        let done = match self.send_again.front() {
-            Some(Acknowledged::Removed { ids, is_buried }) => {
-                let (ids, bury) = (Arc::clone(ids), is_buried.then(unix_now));
-                self.send_removal_again(&ids, bury)
+        let done = match self.send_again.front().map(|lost| &lost.done) {
+            Some(Acknowledged::Operated { ids, action }) => {
+                let (ids, action) = (Arc::clone(ids), *action);
+                self.operate_again(ids, action)
             }
             _ => self.send_events_again(),
         };
@@ -34,21 +40,28 @@ impl NodeWriterThread {
         !self.send_again.is_empty() && self.may_step()
     }
 
-    fn send_removal_again(
+    fn operate_again(
         &mut self,
-        ids: &[Bytes],
-        bury: Option<u64>,
+        ids: Arc<[Bytes]>,
+        action: OperatorAction,
     ) -> Result<usize, StoreError> {
-        self.step(async |connection| transaction::remove_by_id(connection, ids, bury).await)?;
-        tracing::warn!(ids = ids.len(), "acknowledged removal sent again after commits were lost");
+        let (count, what) = (
+            ids.len(),
+            match action {
+                OperatorAction::Remove | OperatorAction::Bury => "removal",
+                OperatorAction::Undelete => "undelete",
+            },
+        );
+        self.operate(ids, action)?;
+        tracing::warn!(ids = count, "acknowledged {what} sent again after commits were lost");
         Ok(1)
     }
 
     /// Returns how many events were written, or found there.
     fn send_events_again(&mut self) -> Result<usize, StoreError> {
         let (mut rows, mut bytes) = (0, 0);
-        let fits = |done: &Acknowledged| {
-            let Acknowledged::Stored(event) = done else { return None };
+        let fits = |lost: &RecentEntry| {
+            let Acknowledged::Stored(event) = &lost.done else { return None };
             rows += event.weight();
             bytes += event.memory_bytes();
             let is_first = rows == event.weight();

@@ -6,14 +6,13 @@ mod lost_tail;
 mod steps;
 mod transacting;
 
-use crate::acknowledged::{Acknowledged, RecentAcknowledgements};
+use crate::acknowledged::{OperatorAction, RecentAcknowledgements, RecentEntry};
 use crate::address::Address;
 use crate::batch::Bytes;
 use crate::connection::{Engine, ServerSession};
 use crate::feed::Feed;
-use crate::transaction::FeedAdvance;
-use negsync_nostr::VerifiedEvent;
-use negsync_nostr::relay_url::RelayName;
+use crate::transaction::{FeedAdvance, StoredRequests};
+use negsync_nostr::{RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
     Batches, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError, StoreMetrics,
@@ -37,9 +36,9 @@ pub(crate) enum NodeJob {
         slot: EventSlot,
     },
     Expire(Answer),
-    Remove {
+    Operate {
         ids: Vec<Bytes>,
-        is_buried: bool,
+        action: OperatorAction,
         answer: Answer,
     },
     /// The database has lost commits behind this number.
@@ -59,7 +58,8 @@ pub(crate) struct NodeWriterContext {
     pub(crate) node: i64,
     pub(crate) feed: Arc<Feed>,
     pub(crate) metrics: StoreMetrics,
-    pub(crate) us: Option<RelayName>,
+    /// The URL that requests to vanish name.
+    pub(crate) us: Option<RelayUrl>,
     pub(crate) batches: Batches,
     pub(crate) synchronous: Synchronous,
     /// Reads the feed, where this node's own commit was not the next one.
@@ -82,12 +82,13 @@ impl NodeWriter {
             context,
             queue: Arc::clone(&queue),
             connection: None,
-            removals: VecDeque::new(),
+            operations: VecDeque::new(),
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
+            stored_requests: StoredRequests::Unknown,
             steps_again: Instant::now(),
             ephemeral_age_out: Instant::now(),
             passes_on: false,
@@ -119,9 +120,13 @@ impl NodeWriter {
         self.ask(NodeJob::Expire)
     }
 
-    /// Removes events by id, and waits for it; keeps them out where `is_buried`.
-    pub(crate) fn remove(&self, ids: Vec<Bytes>, is_buried: bool) -> Result<(), StoreError> {
-        self.ask(|answer| NodeJob::Remove { ids, is_buried, answer })
+    /// Does what an operator asks for, and waits for it.
+    pub(crate) fn operate(
+        &self,
+        ids: Vec<Bytes>,
+        action: OperatorAction,
+    ) -> Result<(), StoreError> {
+        self.ask(|answer| NodeJob::Operate { ids, action, answer })
     }
 
     fn ask(&self, job: impl FnOnce(Answer) -> NodeJob) -> Result<(), StoreError> {
@@ -146,15 +151,17 @@ struct NodeWriterThread {
     context: NodeWriterContext,
     queue: Arc<NodeQueue>,
     connection: Option<ServerSession>,
-    removals: VecDeque<(Vec<Bytes>, bool, Answer)>,
+    operations: VecDeque<(Vec<Bytes>, OperatorAction, Answer)>,
     acknowledged: RecentAcknowledgements,
-    // What was acknowledged and may be lost, until it is written again.
-    send_again: VecDeque<Acknowledged>,
+    // What was acknowledged and may be lost, in order, until it is written again.
+    send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
     wait_for_vanishing: Vec<EventSlot>,
     // Whether somebody's events may still have to go, before the feed says so.
     may_vanish: bool,
+    // Of each connection anew: the server may be another one, which has lost commits.
+    stored_requests: StoredRequests,
     steps_again: Instant,
     // When ephemeral events that have waited long enough are removed next.
     ephemeral_age_out: Instant,
@@ -169,11 +176,11 @@ impl NodeWriterThread {
             match self.queue.pop_within(patience) {
                 NextJob::Item((_, NodeJob::Publish { event, slot })) => self.publish(*event, slot),
                 NextJob::Item((_, NodeJob::Expire(answer))) => self.wait_for_expiry.push(answer),
-                NextJob::Item((_, NodeJob::Remove { ids, is_buried, answer })) => {
-                    self.removals.push_back((ids, is_buried, answer));
+                NextJob::Item((_, NodeJob::Operate { ids, action, answer })) => {
+                    self.operations.push_back((ids, action, answer));
                 }
                 NextJob::Item((_, NodeJob::SendAgain { common })) => {
-                    self.send_again = self.acknowledged.since(common).into();
+                    self.take_lost(common);
                 }
                 NextJob::TimedOut => {}
                 NextJob::Closed => break,
@@ -184,7 +191,8 @@ impl NodeWriterThread {
             // One step of each between two batches.
             let is_busy = self.send_again_step()
                 | self.expire_step()
-                | self.remove_step()
+                | self.operate_step()
+                | self.follow_stored_step()
                 | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }

@@ -1,11 +1,13 @@
 //! One step each of what takes long, between two batches.
 
 use super::NodeWriterThread;
-use crate::acknowledged::Acknowledged;
+use crate::acknowledged::{Acknowledged, OperatorAction};
+use crate::batch::Bytes;
 use crate::connection::ServerSession;
 use crate::ephemeral;
-use crate::transaction::{self, STEP_EVENTS, StepDone};
+use crate::transaction::{self, STEP_EVENTS, StepDone, StoredRequests, follow_stored};
 use negsync_store::{Outcome, StoreError, unix_now};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 
@@ -23,7 +25,7 @@ impl NodeWriterThread {
             return false;
         }
         let done = self.step(async |connection| transaction::expire(connection, now).await);
-        let answer = match done {
+        let answer = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             // Another node may have been first: what is due next is in the feed.
             Ok(false) if self.context.feed.next_expiry() <= now => (self.context.catch_up)(),
@@ -38,24 +40,55 @@ impl NodeWriterThread {
         false
     }
 
-    /// Removes a part of what is to be removed. Returns whether there is more.
-    pub(super) fn remove_step(&mut self) -> bool {
-        let Some((mut ids, is_buried, answer)) = self.removals.pop_front() else { return false };
+    /// Does a part of what an operator asks for. Returns whether there is more.
+    pub(super) fn operate_step(&mut self) -> bool {
+        let Some((mut ids, action, answer)) = self.operations.pop_front() else { return false };
         let some = ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize));
-        let bury = is_buried.then(unix_now);
-        let done =
-            self.step(async |connection| transaction::remove_by_id(connection, &some, bury).await);
-        if done.is_ok() {
-            let removed = Acknowledged::Removed { ids: some.into(), is_buried };
-            self.acknowledged.push(Instant::now(), i64::MAX, removed);
-        }
-        match done {
-            Ok(_) if !ids.is_empty() => self.removals.push_front((ids, is_buried, answer)),
+        match self.operate(some.into(), action) {
+            Ok(()) if !ids.is_empty() => self.operations.push_front((ids, action, answer)),
             done => {
-                let _ = answer.send(done.map(|_| ()));
+                let _ = answer.send(done);
             }
         }
-        !self.removals.is_empty()
+        !self.operations.is_empty()
+    }
+
+    /// Does what an operator asks for, and keeps it: a fail-over may lose it.
+    pub(super) fn operate(
+        &mut self,
+        ids: Arc<[Bytes]>,
+        action: OperatorAction,
+    ) -> Result<(), StoreError> {
+        let now = unix_now();
+        let done = self
+            .step(async |connection| transaction::operate(connection, &ids, action, now).await)?;
+        let acknowledged = Acknowledged::Operated { ids, action };
+        self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
+        Ok(())
+    }
+
+    /// NIP-62: follows a part of the stored requests to vanish that name a URL which is this relay's only
+    /// now. Returns whether there may be more.
+    pub(super) fn follow_stored_step(&mut self) -> bool {
+        let read = self.stored_requests.clone();
+        if read == StoredRequests::Followed || !self.may_step() {
+            return false;
+        }
+        let Some(us) = self.context.us.clone() else { return false };
+        let followed =
+            self.transact(async |connection| follow_stored(connection, &us, &read).await);
+        match followed {
+            // Over another connection than before: from the beginning.
+            Ok(_) if self.stored_requests != read => return true,
+            Ok(followed) => self.stored_requests = followed,
+            Err(_) => {
+                self.stored_requests = StoredRequests::Unknown;
+                self.steps_again = Instant::now() + STEP_AGAIN;
+                return false;
+            }
+        }
+        self.may_vanish = true;
+        self.stored_requests != StoredRequests::Followed
     }
 
     /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it. Returns
@@ -65,7 +98,8 @@ impl NodeWriterThread {
         if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
             return false;
         }
-        let outcome = match self.step(async |connection| transaction::vanish(connection).await) {
+        let done = self.step(async |connection| transaction::vanish(connection).await);
+        let outcome = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             Ok(false) => {
                 self.may_vanish = false;
@@ -94,15 +128,15 @@ impl NodeWriterThread {
         self.steps_again <= Instant::now()
     }
 
-    /// Runs a step, and tells of it. Returns whether there may be more.
+    /// Runs a step, and tells of it: the steps of what is returned are the listener's then.
     pub(super) fn step(
         &mut self,
         work: impl AsyncFn(&ServerSession) -> Result<StepDone, Error>,
-    ) -> Result<bool, StoreError> {
+    ) -> Result<StepDone, StoreError> {
         match self.transact(work) {
-            Ok(done) => {
-                self.tell(done.feed, done.steps, u64::MAX);
-                Ok(done.there_is_more)
+            Ok(mut done) => {
+                self.tell(done.feed, std::mem::take(&mut done.steps), u64::MAX);
+                Ok(done)
             }
             Err(error) => {
                 self.steps_again = Instant::now() + STEP_AGAIN;

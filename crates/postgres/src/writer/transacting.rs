@@ -3,7 +3,7 @@
 use super::NodeWriterThread;
 use crate::connection::ServerSession;
 use crate::fault::{Fault, fault, is_passing, within};
-use crate::transaction;
+use crate::transaction::{self, StoredRequests};
 use negsync_store::{StoreError, Synchronous};
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
@@ -56,7 +56,10 @@ impl NodeWriterThread {
     ) -> Result<T, Result<Error, StoreError>> {
         let connection = match self.connection.take().filter(|it| !it.is_closed()) {
             Some(connection) => connection,
-            None => self.connect().map_err(Err)?,
+            None => {
+                self.stored_requests = StoredRequests::Unknown;
+                self.connect().map_err(Err)?
+            }
         };
         let patience = self.context.address.patience() * 2;
         let done = self.context.engine.wait(within(patience, async {
@@ -97,10 +100,6 @@ impl NodeWriterThread {
         };
         let client = connection.client();
         client.batch_execute(SESSION).await.map_err(fault)?;
-        client.batch_execute(synchronous).await.map_err(fault)?;
-        if let Some(us) = &context.us {
-            transaction::follow_stored(connection, us).await.map_err(fault)?;
-        }
-        Ok(())
+        client.batch_execute(synchronous).await.map_err(fault)
     }
 }

@@ -1,7 +1,8 @@
 //! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
 
-use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, set, try_open};
+use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, open_as, set, try_open};
 use negsync_nostr::VerifiedEvent;
+use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
 use negsync_store::{
     EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection, Store,
@@ -264,6 +265,73 @@ fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     assert_eq!(heard.items(), stored);
 }
 
+/// The number of the last commit.
+fn head(server: &TestServer) -> i64 {
+    let rows = negsync_testserver::query(server.url(), "SELECT seq FROM negsync.head").unwrap();
+    rows[0][0].as_ref().unwrap().parse().unwrap()
+}
+
+/// Loses the commits behind a number, as a fail-over to a replica that was behind does: numbers are given
+/// out a second time. What they removed does not come back.
+fn lose_behind(server: &TestServer, seq: i64) {
+    let lose = format!(
+        "BEGIN;
+        DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > {seq});
+        DELETE FROM negsync.event WHERE seq > {seq}; DELETE FROM negsync.gone WHERE seq > {seq};
+        DELETE FROM negsync.feed_commit WHERE seq > {seq};
+        UPDATE negsync.head SET (seq, mark) =
+            (SELECT seq, mark FROM negsync.feed_commit WHERE seq = {seq});
+        COMMIT"
+    );
+    negsync_testserver::run(server.url(), &lose).unwrap();
+}
+
+/// What an operator did is done again in its order, and only where it is lost.
+#[test]
+fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
+    let Some(server) = TestServer::start() else { return };
+    let mut rng = StdRng::seed_from_u64(11);
+    let store = open(server.url(), Heard::default());
+    let mut last = |store: &PostgresStore| {
+        let event = note(&mut rng);
+        let item = event.item();
+        assert_eq!(store.publish(vec![event]).unwrap(), [Outcome::Stored]);
+        item
+    };
+    let wait_for = |item: &Item| {
+        store.catch_up().unwrap();
+        while !items(&store, &Filter::default()).contains(item) {
+            std::thread::yield_now();
+        }
+    };
+    let target = event([7; 32], 1, 1, EPOCH, "[]");
+    let (id, stored) = (target.item().id, [Outcome::Stored]);
+    let selection = || Selection { ids: vec![id], filter: None };
+    let by_id = Filter { ids: Some(vec![id]), ..Filter::default() };
+    let begun = head(&server);
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    store.remove(&by_id).unwrap();
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    store.delete(&selection()).unwrap();
+    assert_eq!(store.undelete(&Undelete::Selection(selection())).unwrap(), 1);
+    assert_eq!(store.publish(vec![support::again(&target)]).unwrap(), stored);
+    // The removals are safe, and what came after them is lost.
+    let safe = head(&server);
+    let lost = last(&store);
+    lose_behind(&server, safe);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+    // All of it is lost, the undelete too.
+    lose_behind(&server, begun);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+    assert_eq!(store.undeleted(&Undelete::All).unwrap(), [[0; 32]; 0]);
+    // As often as it is lost.
+    lose_behind(&server, begun);
+    wait_for(&lost);
+    assert!(items(&store, &Filter::default()).contains(&target.item()));
+}
+
 /// As after a fail-over to a replica that was behind: numbers are given out a second time.
 #[test]
 fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
@@ -274,13 +342,7 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     for _ in 0..5 {
         store.publish(vec![note(&mut rng)]).unwrap();
     }
-    let lose =
-        "BEGIN; DELETE FROM negsync.tag WHERE id IN (SELECT id FROM negsync.event WHERE seq > 3);
-        DELETE FROM negsync.event WHERE seq > 3; DELETE FROM negsync.gone WHERE seq > 3;
-        DELETE FROM negsync.feed_commit WHERE seq > 3;
-        UPDATE negsync.head SET (seq, mark) = (SELECT seq, mark FROM negsync.feed_commit WHERE seq = 3);
-        COMMIT";
-    negsync_testserver::run(server.url(), lose).unwrap();
+    lose_behind(&server, 3);
     let other = open(server.url(), Heard::default());
     for _ in 0..4 {
         other.publish(vec![note(&mut rng)]).unwrap();
@@ -319,6 +381,59 @@ fn what_expires_leaves_every_node() {
     assert_eq!(all(&other).len(), 1);
     one.catch_up().unwrap();
     assert_eq!(one_heard.items(), left);
+}
+
+/// Anybody may publish requests that name other relays: what follows them must not be their number.
+#[test]
+fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
+    let Some(server) = TestServer::start_own(&[("log_statement", "all")]) else { return };
+    let mut rng = StdRng::seed_from_u64(62);
+    let anywhere = open(server.url(), Heard::default());
+    // More than two pages, most of one second.
+    let requests: Vec<VerifiedEvent> = (0..600)
+        .map(|number: u64| {
+            let relay = ["wss://here.example", "wss://there.example", "wss://x"];
+            let tags = format!(r#"[["relay","{}"]]"#, relay[rng.random_range(0..3)]);
+            event(rng.random(), rng.random_range(1..=250), 62, EPOCH + number / 500, &tags)
+        })
+        .collect();
+    let names = |author: u8, relay: &str| {
+        let by_author = |event: &&VerifiedEvent| *event.pubkey() == [author; 32];
+        requests.iter().filter(by_author).any(|event| event.json().contains(relay))
+    };
+    let notes = (1..=250).map(|author| event([author; 32], author, 1, EPOCH, "[]")).collect();
+    anywhere.publish(requests.iter().map(support::again).collect()).unwrap();
+    anywhere.publish(notes).unwrap();
+    anywhere.close();
+    let kept = |store: &PostgresStore| items(store, &Filter::parse(r#"{"kinds":[1]}"#).unwrap());
+    let left = |relays: &[&str]| -> BTreeSet<Item> {
+        let stays = |author: &u8| relays.iter().all(|relay| !names(*author, relay));
+        (1..=250).filter(stays).map(|author| Item::new(EPOCH, [author; 32])).collect()
+    };
+    let log = server.folder().unwrap().join("log");
+    let reads = || {
+        let log = String::from_utf8_lossy(&std::fs::read(&log).unwrap()).into_owned();
+        log.matches("AND vanished.until >= ").count()
+    };
+    let store = open_as("wss://here.example", server.url());
+    while kept(&store) != left(&["//here"]) {
+        std::thread::yield_now();
+    }
+    store.close();
+    let before = reads();
+    let store = open_as("wss://HERE.example:443/", server.url());
+    // The second is written after everything that comes with a connection.
+    for author in [251, 252] {
+        store.publish(vec![event([author; 32], author, 1, EPOCH + 9, "[]")]).unwrap();
+    }
+    store.close();
+    assert_eq!(reads(), before, "requests are read again");
+    let store = open_as("wss://there.example", server.url());
+    let mut both = left(&["//here", "//there"]);
+    both.extend([251, 252].map(|author| Item::new(EPOCH + 9, [author; 32])));
+    while kept(&store) != both {
+        std::thread::yield_now();
+    }
 }
 
 #[test]

@@ -193,12 +193,15 @@ impl AttachedInner {
     }
 
     fn catch_up_until(&self, follower: &mut Option<Follower>, now: u64) -> Result<(), StoreError> {
-        if let Some(following) = follower.as_mut() {
+        // Where this panics, part of what was written is not known: there is no follower then.
+        if let Some(mut following) = follower.take() {
             match following.catch_up(self.listener.as_ref(), now) {
-                Ok(()) => return Ok(()),
+                Ok(()) => {
+                    *follower = Some(following);
+                    return Ok(());
+                }
                 Err(error) => {
                     tracing::warn!(path = %self.path.display(), %error, "reading everything anew");
-                    *follower = None;
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! The thread that keeps up with another relay's database.
 
 use crate::StoreError;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -14,7 +15,8 @@ pub trait FollowedDatabase: Send + Sync + 'static {
     /// Its path or address, without a password.
     fn name(&self) -> String;
 
-    /// Makes known what was written since the last look; reads everything anew where that is needed.
+    /// Makes known what was written since the last look; reads everything anew where that is needed, as it
+    /// is after a look that panicked.
     ///
     /// # Errors
     /// When nothing can be answered until a later look succeeds.
@@ -38,7 +40,11 @@ pub fn keep_following<D: FollowedDatabase>(database: &Arc<D>) -> Result<(), Stor
 fn watch<D: FollowedDatabase>(watched: &Weak<D>) {
     let mut fault: Option<String> = None;
     while let Some(database) = watched.upgrade() {
-        let found = database.look().err().map(|error| error.to_string());
+        // A panic leaves a database that is read anew.
+        let found = match catch_unwind(AssertUnwindSafe(|| database.look())) {
+            Ok(looked) => looked.err().map(|error| error.to_string()),
+            Err(_) => Some("a look at it panicked".to_owned()),
+        };
         match (&fault, &found) {
             (Some(_), None) => {
                 tracing::info!(database = database.name(), "the database can be read again");

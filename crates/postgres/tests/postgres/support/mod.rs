@@ -81,6 +81,13 @@ pub fn open(url: &str, heard: Heard) -> PostgresStore {
     try_open(url, heard).unwrap()
 }
 
+/// A node with a URL, which requests to vanish name.
+pub fn open_as(relay_url: &str, url: &str) -> PostgresStore {
+    let relay_url = Some(relay_url.parse().unwrap());
+    let options = StoreOptions { relay_url, ..StoreOptions::default() };
+    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(Heard::default())).unwrap()
+}
+
 /// A node, or the reason why it does not open.
 pub fn try_open(url: &str, heard: Heard) -> Result<PostgresStore, String> {
     let address = Address::parse(url).map_err(|error| error.to_string())?;
