@@ -3,7 +3,7 @@
 
 use crate::columns::{bytes, second};
 use crate::connection::{Parameter, ServerSession};
-use crate::fault::{fault, no_answer, within};
+use crate::fault::fault;
 use crate::history::{CommitHistory, KnownCommit};
 use crate::repair::{self, LostTail, Repair};
 use crate::transaction::{FeedAdvance, FeedPlace};
@@ -147,7 +147,7 @@ impl Feed {
         let last = history.last();
         let known: [Parameter<'_>; 1] = [&last.map_or(-1, |last| last.seq)];
         let head = connection.query(HEAD, &known);
-        let head = within(patience, async { head.await.map_err(fault) }).await?;
+        let head = connection.within(patience, async { head.await.map_err(fault) }).await?;
         let Some(head) = head.first() else {
             return Ok(News { next_expiry: u64::MAX, is_vanishing: false, found: Found::Nothing });
         };
@@ -165,7 +165,10 @@ impl Feed {
                 Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
             }
             Some(last) => {
-                match self.one_by_one(patience * 2, changes_since(connection, last)).await? {
+                match self
+                    .one_by_one(connection, patience * 2, changes_since(connection, last))
+                    .await?
+                {
                     Some((commits, steps)) => Found::Change(commits, steps),
                     None => Found::All(now, self.all(connection, patience).await?, None),
                 }
@@ -186,11 +189,11 @@ impl Feed {
     ) -> Result<Found, StoreError> {
         let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
         let compared = async { repair::compare(connection, history, &holds).await.map(Some) };
-        let (common, repair) = match self.one_by_one(patience * 2, compared).await? {
+        let (common, repair) = match self.one_by_one(connection, patience * 2, compared).await? {
             Some(compared) => compared,
             None => {
                 let common = repair::last_common(connection, history);
-                (within(patience, async { common.await.map_err(fault) }).await?, None)
+                (connection.within(patience, async { common.await.map_err(fault) }).await?, None)
             }
         };
         let lost = LostTail { common, last, now, items: Vec::new() };
@@ -199,7 +202,7 @@ impl Feed {
         }
         let items = self.all(connection, patience).await?;
         let is_pruned = async { repair::is_pruned(connection, last).await.map_err(fault) };
-        if common.is_none() && within(patience, is_pruned).await? {
+        if common.is_none() && connection.within(patience, is_pruned).await? {
             tracing::info!(
                 known = last.seq,
                 head = now.seq,
@@ -214,19 +217,19 @@ impl Feed {
     /// often.
     async fn one_by_one<T>(
         &self,
+        connection: &ServerSession,
         timeout: Duration,
         reading: impl Future<Output = Result<Option<T>, Error>>,
     ) -> Result<Option<T>, StoreError> {
         if self.late.load(Ordering::Acquire) >= MOST_LATE {
             return Ok(None);
         }
-        let Ok(read) = tokio::time::timeout(timeout, reading).await else {
+        let reading = async { Ok(reading.await) };
+        let read = connection.within(timeout, reading).await.inspect_err(|_| {
             self.late.fetch_add(1, Ordering::AcqRel);
-            return Err(no_answer(timeout));
-        };
-        let read = read.map_err(fault)?;
+        })?;
         self.late.store(0, Ordering::Release);
-        Ok(read)
+        read.map_err(fault)
     }
 
     /// All items that are for everybody.
@@ -246,7 +249,7 @@ impl Feed {
             private.join(",")
         );
         let begin = async { connection.client().copy_out(&all).await.map_err(fault) };
-        let copied = within(patience, begin).await?;
+        let copied = connection.within(patience, begin).await?;
         let mut rows = pin!(BinaryCopyOutStream::new(copied, &[Type::INT8, Type::BYTEA]));
         let (mut items, mut is_over) = (Vec::new(), false);
         while !is_over {
@@ -259,7 +262,7 @@ impl Feed {
                 }
                 Ok(false)
             };
-            is_over = within(patience, async { some.await.map_err(fault) }).await?;
+            is_over = connection.within(patience, async { some.await.map_err(fault) }).await?;
         }
         Ok(items)
     }

@@ -2,7 +2,7 @@
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::{Engine, PooledSession, ServerSession};
-use crate::fault::{fault, within};
+use crate::fault::fault;
 use crate::filter_sql::FilterQuery;
 use futures_util::TryStreamExt;
 use futures_util::future::try_join;
@@ -51,7 +51,7 @@ impl StoreReading<'_> {
     pub(crate) fn end(self) -> Result<(), StoreError> {
         let connection = self.checkout.connection()?;
         let end = async { connection.client().batch_execute("COMMIT").await.map_err(fault) };
-        self.engine.wait(within(self.checkout.patience(), end))?;
+        self.engine.wait(connection.within(self.checkout.patience(), end))?;
         self.checkout.give_back();
         Ok(())
     }

@@ -317,6 +317,31 @@ fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
 }
 
 #[test]
+fn a_query_without_an_answer_in_time_is_ended_on_the_server() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let (_, url) = proxy::start(&mut server);
+    let store = open(&url, Heard::default());
+    std::thread::scope(|scope| {
+        let locked = "BEGIN; LOCK TABLE negsync.refused; SELECT pg_sleep(120)";
+        scope.spawn(|| server::run(server.url(), locked));
+        let count = |filter: &str| {
+            let counted = server::query(server.url(), &format!("SELECT count(*) {filter}"));
+            counted.unwrap().remove(0).remove(0).unwrap()
+        };
+        let held = "FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+            AND relation = 'negsync.refused'::regclass";
+        while count(held) == "0" {}
+        let error = store.refused("wss://peer", &[[1; 32]]).unwrap_err();
+        assert!(error.to_string().contains("PostgreSQL"), "{error}");
+        while count("FROM pg_locks WHERE NOT granted") != "0" {}
+        assert_eq!(count(held), "1", "the query waited until the lock was given up");
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE pid <> pg_backend_pid() AND query LIKE '%pg_sleep(120)%'";
+        server::run(server.url(), end).unwrap();
+    });
+}
+
+#[test]
 fn of_a_result_that_is_broken_off_the_rest_is_not_sent() {
     const ROWS: usize = 100_000;
     let Some(mut server) = TestServer::start_own(&[]) else { return };
