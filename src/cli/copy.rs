@@ -15,6 +15,7 @@ use negsync::store::{
     VerifiedEvent,
 };
 use serde_json::json;
+use std::collections::HashSet;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -25,7 +26,8 @@ pub(super) const EXAMPLES: &str = "Examples:
   negsync copy postgres://relay@db.example/events events.sqlite --config /etc/negsync/relay.toml
 
 Copied: every event, private kinds too, and with them what requests to delete (NIP-09) and to vanish (NIP-62)
-keep out; the ids that `negsync delete` has removed. Not copied: the ban list, which is a file; what syncs
+keep out; the ids that `negsync delete` has removed. Not copied: the author, kind and time
+of those, so that `undelete` finds them by id or --all alone; the ban list, which is a file; what syncs
 remember of peers, which the next sync with each finds out anew; what [retention] has removed, whose
 rules the new store applies by itself.";
 
@@ -66,26 +68,23 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     let (from, to) = (arguments.config_of(&arguments.from)?, arguments.config_of(&arguments.to)?);
     ensure!(from.store != to.store, "FROM and TO are one store");
     let reader = StoreReader::open(&from)?;
-    let removed = reader.undeleted(&Undelete::All)?;
-    let source = reader.into_sets(&from)?;
+    let source = reader.sets(&from)?;
     let batches = Batches::Long { bytes: batch_bytes() };
     let target = open_index(&to, StoreOptions { batches, ..to.store_options() }, 0)?;
-    if !removed.is_empty() {
-        let removed = Selection { ids: removed.clone(), filter: None };
-        target.store().delete(&removed)?;
-    }
-    let mut copied = 0;
+    let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
     for _ in 0..MOST_ROUNDS {
-        let new = copy(&source, &target)?;
-        copied += new;
-        if new == 0 {
+        if !copying.round()? {
             break;
         }
     }
+    let Copying { reader, source, target, copied, removed } = copying;
     target.close();
     // What is proven is what another program finds there.
-    let written = StoreReader::open(&to)?.into_sets(&to)?;
-    let compared = StoreComparison::of(&everything(&source)?, &everything(&written)?)?;
+    let written = StoreReader::open(&to)?;
+    let compared = StoreComparison {
+        removals_only_from: removals(&reader)?.difference(&removals(&written)?).count(),
+        ..StoreComparison::of(&everything(&source)?, &everything(&written.sets(&to)?)?)?
+    };
     let text = match arguments.json {
         true => compared.object(copied, removed.len()),
         false => compared.lines(copied, removed.len()),
@@ -94,7 +93,39 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     Ok(if compared.is_equal() { ExitCode::SUCCESS } else { ExitCode::from(DIFFERS) })
 }
 
-/// Copies what the target lacks, and returns how many events that were.
+/// What is copied, and where to.
+struct Copying {
+    reader: StoreReader,
+    source: Sets,
+    target: Index,
+    /// How many events the target has stored.
+    copied: u64,
+    /// The ids removed by the operator that the target keeps out.
+    removed: HashSet<[u8; 32]>,
+}
+
+impl Copying {
+    /// Copies what the target lacks; returns whether there was anything.
+    fn round(&mut self) -> anyhow::Result<bool> {
+        let removed: Vec<[u8; 32]> =
+            removals(&self.reader)?.difference(&self.removed).copied().collect();
+        let is_removed_more = !removed.is_empty();
+        if is_removed_more {
+            self.removed.extend(&removed);
+            self.target.store().delete(&Selection { ids: removed, filter: None })?;
+        }
+        let new = copy(&self.source, &self.target)?;
+        self.copied += new;
+        Ok(new > 0 || is_removed_more)
+    }
+}
+
+/// The ids that the operator has removed and keeps out.
+fn removals(reader: &StoreReader) -> anyhow::Result<HashSet<[u8; 32]>> {
+    Ok(reader.undeleted(&Undelete::All)?.into_iter().collect())
+}
+
+/// Copies the events that the target lacks, and returns how many that were.
 fn copy(source: &Sets, target: &Index) -> anyhow::Result<u64> {
     let missing = missing(&everything(source)?, &everything(target.sets())?)?;
     let bar = progress_bar(
@@ -187,6 +218,8 @@ struct StoreComparison {
     to: usize,
     only_from: usize,
     only_to: usize,
+    /// Ids removed by the operator that the second does not keep out.
+    removals_only_from: usize,
     /// NIP-77's fingerprint of all ids of the second.
     fingerprint: String,
 }
@@ -199,12 +232,13 @@ impl StoreComparison {
             to: to.len(),
             only_from: missing(from, to)?.len(),
             only_to: missing(to, from)?.len(),
+            removals_only_from: 0,
             fingerprint: hex::encode(fingerprint.as_ref()),
         })
     }
 
     fn is_equal(&self) -> bool {
-        self.only_from == 0 && self.only_to == 0
+        self.only_from == 0 && self.only_to == 0 && self.removals_only_from == 0
     }
 
     fn object(&self, copied: u64, removed: usize) -> String {
@@ -215,6 +249,7 @@ impl StoreComparison {
             "to": self.to,
             "only_from": self.only_from,
             "only_to": self.only_to,
+            "removals_only_from": self.removals_only_from,
             "fingerprint": self.fingerprint,
             "equal": self.is_equal(),
         })
@@ -222,21 +257,67 @@ impl StoreComparison {
     }
 
     fn lines(&self, copied: u64, removed: usize) -> String {
-        let Self { to, only_from, only_to, fingerprint, .. } = self;
+        let Self { to, only_from, only_to, removals_only_from, fingerprint, .. } = self;
         let compared = match self.is_equal() {
             true => {
                 format!("equal: both stores hold the same {to} events, fingerprint {fingerprint}")
             }
             false => format!(
-                "the stores differ: {only_from} events only in the first, {only_to} only in the second\n\
+                "the stores differ: {only_from} events only in the first, {only_to} only in the second, \
+                 {removals_only_from} removals only in the first\n\
                  Hint: what came to the first in the meantime is copied when this is run again; what the \
                  second alone has stays"
             ),
         };
         format!(
             "{copied} events copied, {removed} ids that the operator has removed\n\
-             not copied: the ban list (a file), what syncs remember of peers, what retention has removed\n\
+             not copied: author, kind and time of removed ids, the ban list (a file), what syncs remember of peers, what retention has removed\n\
              {compared}"
         )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use negsync::store::unix_now;
+
+    fn open(store: &Path) -> (Config, Index) {
+        let mut config = Config::default();
+        config.store.path = store.to_owned();
+        let index = open_index(&config, config.store_options(), 0).unwrap();
+        (config, index)
+    }
+
+    #[test]
+    fn what_is_removed_during_a_copy_is_removed_from_both() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, first) = open(&folder.path().join("first.sqlite"));
+        let (_, target) = open(&folder.path().join("second.sqlite"));
+        let event = |id: &str| {
+            let json = format!(
+                r#"{{"id":"{}","pubkey":"{}","created_at":{},"kind":1,"tags":[],"content":"","sig":"{}"}}"#,
+                id.repeat(64),
+                "a".repeat(64),
+                unix_now(),
+                "0".repeat(128)
+            );
+            Event::parse(&json).unwrap().trust()
+        };
+        first.store().publish(vec![event("1"), event("2")]).unwrap();
+        let reader = StoreReader::open(&from).unwrap();
+        let source = reader.sets(&from).unwrap();
+        let mut copying = Copying { reader, source, target, copied: 0, removed: HashSet::new() };
+        assert!(copying.round().unwrap());
+        // One that was copied, and one that nobody has.
+        let ids = vec![[0x11; 32], [0x33; 32]];
+        first.store().delete(&Selection { ids: ids.clone(), filter: None }).unwrap();
+        assert!(copying.round().unwrap());
+        assert!(!copying.round().unwrap());
+        assert_eq!(copying.copied, 2);
+        let mut kept_out = copying.target.store().undeleted(&Undelete::All).unwrap();
+        kept_out.sort_unstable();
+        assert_eq!(kept_out, ids);
+        assert_eq!(everything(copying.target.sets()).unwrap().len(), 1);
     }
 }

@@ -49,9 +49,9 @@ impl StoreReader {
     }
 
     /// The sets over the store, which `config` names.
-    pub(super) fn into_sets(self, config: &Config) -> Result<Sets, StoreError> {
+    pub(super) fn sets(&self, config: &Config) -> Result<Sets, StoreError> {
         match self {
-            Self::File(reader) => Ok(Sets::reading(reader)),
+            Self::File(reader) => Ok(Sets::reading(reader.clone())),
             Self::Database(_) => Ok(open_index(config, config.store_options(), 0)?.sets().clone()),
         }
     }

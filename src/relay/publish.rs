@@ -84,11 +84,19 @@ async fn accept(
     source: Source,
     json: Box<str>,
 ) -> Result<EventAnswer, EventAnswer> {
-    let event = verify(relay, origin, &source, json).await?;
+    let CheckedEvent { event, is_known } = verify(relay, origin, &source, json).await?;
     let id = event.id_hex();
-    let event = judge(relay, event, &source).await?;
+    // What is stored has been judged.
+    let event = if is_known { event } else { judge(relay, event, &source).await? };
     let outcome = relay.index.store().put(origin, vec![event]).await.pop();
     Ok(EventAnswer::stored(id, outcome))
+}
+
+/// An event whose signature is right.
+struct CheckedEvent {
+    event: VerifiedEvent,
+    // Whether the index has it.
+    is_known: bool,
 }
 
 /// Reads the event and checks its signature, on the pool.
@@ -97,7 +105,7 @@ async fn verify(
     origin: &Origin,
     source: &Source,
     json: Box<str>,
-) -> Result<VerifiedEvent, EventAnswer> {
+) -> Result<CheckedEvent, EventAnswer> {
     let (shared, source, bytes) = (Arc::clone(relay), source.clone(), json.len());
     let read = move || read(&shared, &source, &json);
     relay
@@ -107,14 +115,18 @@ async fn verify(
         .unwrap_or_else(|| Err(EventAnswer::refused(None, "error: the event could not be checked")))
 }
 
-fn read(relay: &RelayState, source: &Source, json: &str) -> Result<VerifiedEvent, EventAnswer> {
+fn read(relay: &RelayState, source: &Source, json: &str) -> Result<CheckedEvent, EventAnswer> {
     let event = relay.admission.read(json, source)?;
-    if is_known(relay, &event) {
+    let is_known = is_known(relay, &event);
+    // On a server others may have removed it: the writer looks, where no thread of the verifier waits for
+    // that, and keeps what it acknowledges, to send it again after a fail-over.
+    if is_known && !relay.index.store().waits_for_server() {
         return Err(EventAnswer::stored(event.id_hex(), Some(Outcome::Duplicate)));
     }
-    event.verify().map_err(|error| {
+    let event = event.verify().map_err(|error| {
         EventAnswer::refused(error.id, format!("{}: {}", Prefix::Invalid, error.reason))
-    })
+    })?;
+    Ok(CheckedEvent { event, is_known })
 }
 
 /// Known ids are the common case in sync, and a look is far cheaper than a signature. That a private
@@ -129,14 +141,6 @@ fn is_known(relay: &RelayState, event: &Event) -> bool {
         && !has_expired
         && relay.index.sets().shows(&event.item())
         && relay.index.store().is_durable()
-        && still_shows(relay, event)
-}
-
-/// Whether the event is shown, after all that other relays on the store have acknowledged.
-fn still_shows(relay: &RelayState, event: &Event) -> bool {
-    let store = relay.index.store();
-    !store.waits_for_server()
-        || (store.follow_others().is_ok() && relay.index.sets().shows(&event.item()))
 }
 
 /// Puts the event to the write policy.

@@ -56,6 +56,22 @@ async fn an_event_that_another_node_has_removed_is_no_duplicate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_database_and_not_the_index_says_what_is_a_duplicate() {
+    let Some(server) = TestServer::start() else { return };
+    let relay = node(&server);
+    let mut client = relay.client().await;
+    let note = Author::new(2).note(unix_now(), "a note");
+    client.store(&note).await;
+    let (is_taken, reason) = client.publish(&note).await;
+    assert!(is_taken && reason.starts_with("duplicate: "), "{reason}");
+    // Only an answer of the index does without a look at the signature.
+    let mut wrong = note.clone();
+    wrong["sig"] = json!("0".repeat(128));
+    let (is_taken, reason) = client.publish(&wrong).await;
+    assert!(!is_taken && reason.starts_with("invalid: "), "{reason}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_live_subscription_hears_once_what_other_nodes_store() {
     let Some(server) = TestServer::start() else { return };
     let (one, other) = (node(&server), node(&server));

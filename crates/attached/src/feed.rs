@@ -80,13 +80,12 @@ impl ChangeFeed {
         let row = self.session.row(format!(
             "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8,
                 (pg_current_wal_flush_lsn() - '0/0')::int8,
-                to_regclass('{table}')::oid = {oid} AND EXISTS (
-                    SELECT FROM pg_publication_rel JOIN pg_publication ON prpubid = pg_publication.oid
-                    WHERE pubname = '{PUBLICATION}' AND prrelid = {oid})"
+                to_regclass('{table}')::oid = {oid} AND EXISTS ({})",
+            published(&oid.to_string())
         ))?;
         if row.try_get::<_, Option<bool>>(2)? != Some(true) {
             let reason =
-                format!("gap: the table {table} was replaced or is not published any more");
+                format!("gap: the table {table} was replaced or is not published whole any more");
             return Err(DatabaseError::Refused(reason));
         }
         Ok((row.try_get(0)?, row.try_get(1)?))
@@ -279,17 +278,24 @@ fn columns_read(session: &RelaySession, table: &RelayTable) -> Outcome<HashMap<S
     Ok(found)
 }
 
-/// Makes the publication where it is missing and may be made. One of some rows or columns (PostgreSQL 15)
-/// leaves something out.
+/// A query with a row where the publication has all changes of a table. One of some rows or columns
+/// (PostgreSQL 15) leaves something out.
+fn published(table: &str) -> String {
+    format!(
+        "SELECT FROM pg_publication_rel JOIN pg_publication ON prpubid = pg_publication.oid
+         WHERE pubname = '{PUBLICATION}' AND prrelid = {table}
+            AND pubinsert AND pubupdate AND pubdelete AND pubtruncate
+            AND to_jsonb(pg_publication_rel) ->> 'prqual' IS NULL
+            AND to_jsonb(pg_publication_rel) ->> 'prattrs' IS NULL"
+    )
+}
+
+/// Makes the publication where it is missing and may be made.
 fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
     let RelayTable { table, .. } = table;
     let found = format!(
-        "SELECT pubinsert AND pubupdate AND pubdelete AND pubtruncate AND EXISTS (
-            SELECT FROM pg_publication_rel
-            WHERE prpubid = pg_publication.oid AND prrelid = to_regclass('{table}')
-                AND to_jsonb(pg_publication_rel) ->> 'prqual' IS NULL
-                AND to_jsonb(pg_publication_rel) ->> 'prattrs' IS NULL)
-         FROM pg_publication WHERE pubname = '{PUBLICATION}'"
+        "SELECT EXISTS ({}) FROM pg_publication WHERE pubname = '{PUBLICATION}'",
+        published(&format!("to_regclass('{table}')"))
     );
     let create = format!("CREATE PUBLICATION {PUBLICATION} FOR TABLE {table}");
     let rows = session.query(found, &Deadline::default())?;

@@ -1,5 +1,6 @@
 //! Connections to the server, used by threads that block.
 
+use negsync_nostr::relay_url::check_login;
 use negsync_store::{Deadline, StoreError};
 use std::future::Future;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -88,6 +89,7 @@ impl ServerConnector {
     /// `PGPASSWORD`.
     pub(crate) fn new(url: &str) -> Outcome<Self> {
         let refused = |reason: String| DatabaseError::Refused(reason);
+        check_login(url).map_err(|error| refused(error.to_string()))?;
         let mut config: Config = url
             .parse()
             .map_err(|error| refused(format!("the address is not valid: {}", described(&error))))?;
@@ -289,5 +291,17 @@ impl Drop for SessionPermit<'_> {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_use -= 1;
         // All: the one that is woken may be a query whose time is over.
         self.0.returned.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ServerConnector;
+
+    #[test]
+    fn an_ambiguous_login_is_refused_and_not_shown() {
+        let url = "postgres://relay:p@secret/w:ord@db.example/events";
+        let error = ServerConnector::new(url).err().unwrap().to_string();
+        assert!(error.starts_with("ambiguous login") && !error.contains("secret"), "{error}");
     }
 }

@@ -205,6 +205,29 @@ pub fn redacted(text: &str) -> String {
     format!("{scheme}{place}{}", query.map(redacted_query).unwrap_or_default())
 }
 
+/// Readers of URLs do not agree where the login of one ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "ambiguous login in the URL. Hint: write @, / and ? in a user name, password or parameter as %40, %2F and \
+     %3F"
+)]
+pub struct AmbiguousLogin;
+
+/// Checks that all readers of URLs take the same part of this one for the login. Otherwise a part of a
+/// password may be taken for the name of a host, or the other way round.
+///
+/// # Errors
+/// When there is more than one `@`, or a `/` or `?` before it.
+pub fn check_login(url: &str) -> Result<(), AmbiguousLogin> {
+    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
+    match rest.split_once('@') {
+        Some((login, place)) if login.contains(['/', '?']) || place.contains('@') => {
+            Err(AmbiguousLogin)
+        }
+        _ => Ok(()),
+    }
+}
+
 fn redacted_query(query: &str) -> String {
     let pairs = query.split('&').map(|pair| match pair.split_once('=') {
         Some((name, _)) => format!("{name}=..."),

@@ -2,6 +2,7 @@
 
 use crate::fault::{fault, within};
 use crate::tls::{TlsConnector, TlsMode, TlsStream};
+use negsync_nostr::relay_url::{check_login, redacted};
 use negsync_store::StoreError;
 use percent_encoding::percent_decode_str;
 use std::fmt;
@@ -24,15 +25,18 @@ const PASSWORD_FILE_BYTES: u64 = 1 << 20;
 /// The host where neither the URL nor `PGHOST` names one.
 const DEFAULT_HOST: &str = "localhost";
 
-/// What each session is set to. No reading takes longer than the timeout, in milliseconds, whoever waits for it.
-const SESSION: &str = "-c search_path=negsync -c jit=off -c statement_timeout=600000";
+/// What each session is set to. No statement takes longer than the timeout, in milliseconds, whoever waits
+/// for it, and a cursor is planned as one that is read to its end.
+const SESSION: &str = "-c search_path=negsync -c jit=off -c cursor_tuple_fraction=1 \
+                       -c statement_timeout=600000";
 
-/// The address of a store: a URL as libpq takes it. It is shown without its password.
+/// The address of a store: a URL as libpq takes it. It is shown without its login and the values of its
+/// parameters, which may be a password.
 #[derive(Clone)]
 pub struct Address {
-    // As the URL has it, with all hosts.
-    config: Config,
-    // The same for each host.
+    // The URL as it is shown.
+    shown: String,
+    // One for each host of the URL.
     hosts: Vec<Config>,
     // The place of the host that answered last.
     answered: Arc<AtomicUsize>,
@@ -50,15 +54,17 @@ impl Address {
     /// of `PGPASSFILE` or `~/.pgpass`.
     ///
     /// `sslmode` and `sslrootcert` are those of libpq; `sslrootcert=system` stands for the authorities
-    /// that browsers believe. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
+    /// that browsers believe, with `sslmode=verify-full` and no other. `tcp_user_timeout` is how long, in milliseconds, a server may be silent.
     ///
     /// # Errors
-    /// When it is no such URL, or the file of `sslrootcert` cannot be read.
+    /// When it is no such URL, when it cannot be told where its login ends, or when the file of `sslrootcert` cannot be read.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
         if !is_address(url) {
             let expected = "expected postgres://user@host/database".to_owned();
             return Err(StoreError::Address(expected));
         }
+        check_login(url).map_err(|error| StoreError::Address(error.to_string()))?;
+        let shown = redacted(url);
         let (url, own) = take_parameters(url);
         // The error's own text may hold parts of the URL.
         let mut config: Config = url.parse().map_err(|_| {
@@ -77,12 +83,12 @@ impl Address {
         };
         let mode = own.sslmode.or_else(|| std::env::var("PGSSLMODE").ok());
         let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
-        let mode = TlsMode::parse(mode.as_deref().unwrap_or("prefer"), roots.is_some())?;
+        let mode = TlsMode::parse(mode.as_deref(), roots.as_deref())?;
         let tls = TlsConnector::new(mode, roots.as_deref())?;
         complete(&mut config, patience);
         let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
         let hosts = hosts.collect();
-        Ok(Self { config, hosts, answered: Arc::default(), tls, patience })
+        Ok(Self { shown, hosts, answered: Arc::default(), tls, patience })
     }
 
     /// Connects to the first host that answers and takes writes, beginning with the one that did so last.
@@ -117,7 +123,7 @@ impl Address {
 }
 
 /// Whether a store's name is the URL of one on a server, and not the path of a file.
-pub fn is_address(store: &str) -> bool {
+fn is_address(store: &str) -> bool {
     store.starts_with("postgres://") || store.starts_with("postgresql://")
 }
 
@@ -132,12 +138,7 @@ struct OwnParameters {
 /// The URL without those of its parameters that are followed here.
 fn take_parameters(url: &str) -> (String, OwnParameters) {
     let mut own = OwnParameters::default();
-    // A password may hold a question mark.
-    let host = url.find('@').unwrap_or_default();
-    let Some(mark) = url.get(host..).and_then(|rest| rest.find('?')).map(|at| host + at) else {
-        return (url.to_owned(), own);
-    };
-    let (before, parameters) = url.split_at(mark);
+    let Some((before, parameters)) = url.split_once('?') else { return (url.to_owned(), own) };
     let is_left = |parameter: &&str| {
         let (key, value) = parameter.split_once('=').unwrap_or((parameter, ""));
         let value = percent_decode_str(value).decode_utf8_lossy().into_owned();
@@ -150,7 +151,7 @@ fn take_parameters(url: &str) -> (String, OwnParameters) {
         *place = Some(value);
         false
     };
-    let left: Vec<&str> = parameters.trim_start_matches('?').split('&').filter(is_left).collect();
+    let left: Vec<&str> = parameters.split('&').filter(is_left).collect();
     let mark = if left.is_empty() { "" } else { "?" };
     (format!("{before}{mark}{}", left.join("&")), own)
 }
@@ -287,22 +288,7 @@ fn password_of(line: &str, wanted: &[&str; 4]) -> Option<String> {
 
 impl fmt::Display for Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let config = &self.config;
-        write!(f, "postgres://{}@", config.get_user().unwrap_or_default())?;
-        for (place, host) in config.get_hosts().iter().enumerate() {
-            if place > 0 {
-                f.write_str(",")?;
-            }
-            match host {
-                Host::Tcp(name) => f.write_str(name)?,
-                Host::Unix(folder) => write!(f, "{}", folder.display())?,
-            }
-            let ports = config.get_ports();
-            if let Some(port) = ports.get(place).or_else(|| ports.first()) {
-                write!(f, ":{port}")?;
-            }
-        }
-        write!(f, "/{}", config.get_dbname().unwrap_or_default())
+        f.write_str(&self.shown)
     }
 }
 
@@ -319,10 +305,26 @@ mod tests {
     #[test]
     fn a_password_is_never_shown() {
         let address = Address::parse("postgres://me:secret@db.example:5433/events").unwrap();
-        assert_eq!(address.to_string(), "postgres://me@db.example:5433/events");
+        assert_eq!(address.to_string(), "postgres://...@db.example:5433/events");
         assert!(!format!("{address:?}").contains("secret"));
-        let error = Address::parse("postgres://me:secret@db.example:port/events").unwrap_err();
-        assert!(!error.to_string().contains("secret"), "{error}");
+        for wrong in [
+            "postgres://me:secret@db.example:port/events",
+            "postgres://me:p@secret/w:ord@db.example:5433/events",
+            "postgres://me:secret/w:ord@db.example/events",
+            "postgres://me:secret?x@db.example/events",
+            "postgres://db.example/events?user=me&password=secret@x",
+            "postgres://me@db.example/events?password=secret@x",
+        ] {
+            let error = Address::parse(wrong).unwrap_err();
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_login_may_hold_escaped_signs() {
+        let address = Address::parse("postgres://me:a%40%2F%3Fb@db.example/events").unwrap();
+        assert_eq!(address.hosts[0].get_password(), Some(b"a@/?b".as_slice()));
+        assert_eq!(address.hosts[0].get_hosts(), [Host::Tcp("db.example".to_owned())]);
     }
 
     #[test]
@@ -330,7 +332,8 @@ mod tests {
         for mode in ["disable", "allow", "prefer", "require"] {
             let url = format!("postgres://me@db.example/events?sslmode={mode}&connect_timeout=3");
             let address = Address::parse(&url).unwrap();
-            assert_eq!(address.to_string(), "postgres://me@db.example:5432/events");
+            let shown = "postgres://...@db.example/events?sslmode=...&connect_timeout=...";
+            assert_eq!(address.to_string(), shown);
             assert_eq!(
                 address.hosts[0].get_connect_timeout(),
                 Some(&std::time::Duration::from_secs(3))
@@ -338,7 +341,11 @@ mod tests {
         }
         let full = "postgres://me@db.example/events?sslrootcert=system&sslmode=verify-full";
         assert!(Address::parse(full).is_ok());
-        for wrong in ["sslmode=full", "sslmode=verify-ca&sslrootcert=%2Fnot%2Fthere.pem"] {
+        let weak = ["disable", "allow", "prefer", "require", "verify-ca"];
+        let weak = weak.map(|mode| format!("sslrootcert=system&sslmode={mode}"));
+        let weak = weak.iter().map(String::as_str);
+        let wrong = ["sslmode=full", "sslmode=verify-ca&sslrootcert=%2Fnot%2Fthere.pem"];
+        for wrong in wrong.into_iter().chain(weak) {
             let url = format!("postgres://me@db.example/events?{wrong}");
             let error = Address::parse(&url).unwrap_err().to_string();
             assert!(error.contains("ssl"), "{error}");
@@ -348,7 +355,7 @@ mod tests {
 
     #[test]
     fn each_host_has_its_port_and_a_socket_is_not_encrypted() {
-        let url = "postgres://me:a?b@one:1,%2Frun%2Fsocket:2,three/events?sslmode=require";
+        let url = "postgres://me:a%3Fb@one:1,%2Frun%2Fsocket:2,three/events?sslmode=require";
         let address = Address::parse(url).unwrap();
         let of = |host: &Config| (host.get_hosts().to_vec(), host.get_ports().to_vec());
         let hosts: Vec<_> = address.hosts.iter().map(of).collect();

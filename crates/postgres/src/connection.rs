@@ -1,7 +1,7 @@
 //! Connections to the server: one by one, and a bounded pool of those that read.
 
 use crate::address::Address;
-use crate::fault::{fault, is_passing, no_answer, within};
+use crate::fault::{fault, is_passing, no_answer};
 use crate::tls::TlsConnector;
 use futures_util::future::{Either, select};
 use negsync_store::{Deadline, StoreError};
@@ -59,7 +59,7 @@ impl Engine {
         future: impl Future<Output = Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         if deadline.is_none() {
-            return self.wait(within(timeout, future));
+            return self.wait(connection.within(timeout, future));
         }
         self.wait(async {
             let began = Instant::now();
@@ -75,6 +75,7 @@ impl Engine {
                     return Err(StoreError::Interrupted);
                 }
                 if began.elapsed() >= timeout {
+                    connection.cancel();
                     return Err(no_answer(timeout));
                 }
             }
@@ -116,6 +117,19 @@ impl ServerSession {
             }
         });
         Ok(Self { client, tls: address.tls().clone(), statements: Mutex::default() })
+    }
+
+    /// Waits for the server, for so long. After that the server is told to end the query, so that it does not
+    /// work on for nobody; the connection is not to be used again.
+    pub(crate) async fn within<T>(
+        &self,
+        timeout: Duration,
+        future: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        tokio::time::timeout(timeout, future).await.unwrap_or_else(|_| {
+            self.cancel();
+            Err(no_answer(timeout))
+        })
     }
 
     /// Has the server end the query that it works on. Does not wait.
@@ -301,8 +315,9 @@ pub(crate) fn with_connection<T>(
     loop {
         let checkout = pool.take(engine, &Deadline::default())?;
         let connection = checkout.connection()?;
-        let done = engine
-            .wait(within(pool.address.patience() * 2, async { Ok(work(connection).await) }))?;
+        let done = engine.wait(
+            connection.within(pool.address.patience() * 2, async { Ok(work(connection).await) }),
+        )?;
         match done {
             Ok(done) => {
                 checkout.give_back();

@@ -3,7 +3,7 @@
 
 use crate::columns::{bytes, second};
 use crate::connection::{Parameter, ServerSession};
-use crate::fault::{fault, within};
+use crate::fault::fault;
 use crate::history::{CommitHistory, KnownCommit};
 use crate::repair::{self, LostTail, Repair};
 use crate::transaction::{FeedAdvance, FeedPlace};
@@ -14,16 +14,20 @@ use negsync_reconcile::Item;
 use negsync_store::{Change, Deadline, FeedLag, Listener, PrivateKinds, Step, StoreError};
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
 use tokio_postgres::binary_copy::BinaryCopyOutStream;
 use tokio_postgres::types::Type;
 
-/// With more new events than that, or commits, everything is read anew: items alone, without the events.
+/// With more new or removed events than that, commits, or bytes of events, everything is read anew: items
+/// alone, without the events.
 const MOST_NEW_EVENTS: i64 = 50_000;
 const MOST_NEW_COMMITS: i64 = 20_000;
+const MOST_NEW_BYTES: i64 = 64 << 20;
+/// So too after so many readings of them that had no answer in time.
+const MOST_LATE: usize = 2;
 /// So many rows have to come within the patience of a reading.
 const ROWS_AT_ONCE: usize = 4_096;
 
@@ -43,6 +47,8 @@ pub(crate) struct Feed {
     known: AtomicU64,
     // The highest number of a commit that this node was told of.
     told: AtomicU64,
+    // How many readings of commits one by one had no answer in time, since one had.
+    late: AtomicUsize,
     // Whether the last reading of the feed succeeded, and when one did.
     is_current: AtomicBool,
     opened: Instant,
@@ -107,6 +113,7 @@ impl Feed {
             is_vanishing: AtomicBool::new(false),
             known: AtomicU64::new(0),
             told: AtomicU64::new(0),
+            late: AtomicUsize::new(0),
             is_current: AtomicBool::new(false),
             opened: Instant::now(),
             read_after_ms: AtomicU64::new(0),
@@ -140,7 +147,7 @@ impl Feed {
         let last = history.last();
         let known: [Parameter<'_>; 1] = [&last.map_or(-1, |last| last.seq)];
         let head = connection.query(HEAD, &known);
-        let head = within(patience, async { head.await.map_err(fault) }).await?;
+        let head = connection.within(patience, async { head.await.map_err(fault) }).await?;
         let Some(head) = head.first() else {
             return Ok(News { next_expiry: u64::MAX, is_vanishing: false, found: Found::Nothing });
         };
@@ -158,8 +165,10 @@ impl Feed {
                 Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
             }
             Some(last) => {
-                let changes = async { changes_since(connection, last).await.map_err(fault) };
-                match within(patience * 2, changes).await? {
+                match self
+                    .one_by_one(connection, patience * 2, changes_since(connection, last))
+                    .await?
+                {
                     Some((commits, steps)) => Found::Change(commits, steps),
                     None => Found::All(now, self.all(connection, patience).await?, None),
                 }
@@ -179,15 +188,21 @@ impl Feed {
         patience: Duration,
     ) -> Result<Found, StoreError> {
         let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
-        let repair = async { repair::compare(connection, history, &holds).await.map_err(fault) };
-        let (common, repair) = within(patience * 2, repair).await?;
+        let compared = async { repair::compare(connection, history, &holds).await.map(Some) };
+        let (common, repair) = match self.one_by_one(connection, patience * 2, compared).await? {
+            Some(compared) => compared,
+            None => {
+                let common = repair::last_common(connection, history);
+                (connection.within(patience, async { common.await.map_err(fault) }).await?, None)
+            }
+        };
         let lost = LostTail { common, last, now, items: Vec::new() };
         if let Some(Repair { commits, steps, lost: items }) = repair {
             return Ok(Found::Repaired(LostTail { items, ..lost }, commits, steps));
         }
         let items = self.all(connection, patience).await?;
         let is_pruned = async { repair::is_pruned(connection, last).await.map_err(fault) };
-        if common.is_none() && within(patience, is_pruned).await? {
+        if common.is_none() && connection.within(patience, is_pruned).await? {
             tracing::info!(
                 known = last.seq,
                 head = now.seq,
@@ -196,6 +211,25 @@ impl Feed {
             return Ok(Found::All(now, items, None));
         }
         Ok(Found::All(now, items, Some(lost)))
+    }
+
+    /// Waits for a reading of commits one by one; `None` where it finds too much, or where it was late too
+    /// often.
+    async fn one_by_one<T>(
+        &self,
+        connection: &ServerSession,
+        timeout: Duration,
+        reading: impl Future<Output = Result<Option<T>, Error>>,
+    ) -> Result<Option<T>, StoreError> {
+        if self.late.load(Ordering::Acquire) >= MOST_LATE {
+            return Ok(None);
+        }
+        let reading = async { Ok(reading.await) };
+        let read = connection.within(timeout, reading).await.inspect_err(|_| {
+            self.late.fetch_add(1, Ordering::AcqRel);
+        })?;
+        self.late.store(0, Ordering::Release);
+        read.map_err(fault)
     }
 
     /// All items that are for everybody.
@@ -215,7 +249,7 @@ impl Feed {
             private.join(",")
         );
         let begin = async { connection.client().copy_out(&all).await.map_err(fault) };
-        let copied = within(patience, begin).await?;
+        let copied = connection.within(patience, begin).await?;
         let mut rows = pin!(BinaryCopyOutStream::new(copied, &[Type::INT8, Type::BYTEA]));
         let (mut items, mut is_over) = (Vec::new(), false);
         while !is_over {
@@ -228,7 +262,7 @@ impl Feed {
                 }
                 Ok(false)
             };
-            is_over = within(patience, async { some.await.map_err(fault) }).await?;
+            is_over = connection.within(patience, async { some.await.map_err(fault) }).await?;
         }
         Ok(items)
     }
@@ -259,6 +293,7 @@ impl Feed {
                     listener.begun(items);
                 }
                 self.told.store(0, Ordering::Release);
+                self.late.store(0, Ordering::Release);
                 *history = CommitHistory::begin(now);
                 lost_tail = lost;
             }
@@ -376,17 +411,31 @@ async fn changes_since(
     connection: &ServerSession,
     last: FeedPlace,
 ) -> Result<Option<(Vec<KnownCommit>, Vec<Step>)>, Error> {
-    const ADDED: &str =
-        "SELECT coalesce(sum(added), 0)::bigint, count(*) FROM feed_commit WHERE seq > $1";
-    let news = connection.query(ADDED, &[&last.seq]).await?;
-    let (added, commits): (i64, i64) = match news.first() {
-        Some(row) => (row.try_get(0)?, row.try_get(1)?),
-        None => (0, 0),
-    };
-    if added > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
+    match backlog_since(connection, last.seq).await? {
+        Some(_) => commits_since(connection, last.seq).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// How many events the commits behind a number added and removed; `None` where that, or what they hold, is
+/// more than is read one by one.
+pub(crate) async fn backlog_since(
+    connection: &ServerSession,
+    seq: i64,
+) -> Result<Option<usize>, Error> {
+    const COMMITS: &str = "SELECT coalesce(sum(added::bigint + removed), 0)::bigint, count(*)
+        FROM feed_commit WHERE seq > $1";
+    // The length of a value that is stored elsewhere is known without reading it.
+    const BYTES: &str =
+        "SELECT coalesce(sum(octet_length(json)), 0)::bigint FROM event WHERE seq > $1";
+    let Some(row) = connection.query(COMMITS, &[&seq]).await?.pop() else { return Ok(Some(0)) };
+    let (events, commits): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    if events > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
         return Ok(None);
     }
-    commits_since(connection, last.seq).await.map(Some)
+    let bytes = connection.query(BYTES, &[&seq]).await?;
+    let bytes: i64 = bytes.first().map_or(Ok(0), |row| row.try_get(0))?;
+    Ok((bytes <= MOST_NEW_BYTES).then_some(events.max(0) as usize))
 }
 
 /// The commits behind a number and what they did, in their order; of one commit, what left comes first.

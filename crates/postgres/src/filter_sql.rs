@@ -111,6 +111,11 @@ impl FilterQuery {
         query
     }
 
+    /// A statement without parameters.
+    pub(crate) fn plain(sql: String) -> Self {
+        Self { sql, parameters: Vec::new() }
+    }
+
     /// The parameters as the client takes them.
     pub(crate) fn parameters(&self) -> Vec<(&(dyn ToSql + Sync), Type)> {
         self.parameters

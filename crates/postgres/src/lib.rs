@@ -52,7 +52,7 @@ mod tls;
 mod transaction;
 mod writer;
 
-pub use address::{Address, is_address};
+pub use address::Address;
 pub use check::check;
 pub use store::PostgresStore;
 

@@ -2,9 +2,10 @@
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::{Engine, PooledSession, ServerSession};
-use crate::fault::{fault, within};
+use crate::fault::fault;
 use crate::filter_sql::FilterQuery;
 use futures_util::TryStreamExt;
+use futures_util::future::try_join;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use negsync_store::{
@@ -23,6 +24,11 @@ const ROWS_AT_ONCE: usize = 4_096;
 /// those who want few.
 const FIRST_EVENTS: usize = 32;
 const EVENTS_AT_ONCE: usize = 256;
+
+/// So many rows of a filter are fetched at first, and twice as many each time up to the most: of a result
+/// on which nobody reads on, no more than about what was read is left.
+const FIRST_FETCHED: usize = 8_192;
+const MOST_FETCHED: usize = 65_536;
 
 /// How long a query may take until its next rows come. The server ends it before.
 const QUERY_TIMEOUT: Duration = Duration::from_secs(610);
@@ -45,7 +51,7 @@ impl StoreReading<'_> {
     pub(crate) fn end(self) -> Result<(), StoreError> {
         let connection = self.checkout.connection()?;
         let end = async { connection.client().batch_execute("COMMIT").await.map_err(fault) };
-        self.engine.wait(within(self.checkout.patience(), end))?;
+        self.engine.wait(connection.within(self.checkout.patience(), end))?;
         self.checkout.give_back();
         Ok(())
     }
@@ -83,12 +89,38 @@ impl StoreReading<'_> {
         self.engine.wait_until(self.deadline, timeout, self.checkout.connection()?, future)
     }
 
-    /// The rows of a statement, handed on outside of the server's threads, until `visit` breaks off.
-    fn rows(
+    /// The items of a filter, fetched from a cursor part by part, until `visit` breaks off.
+    fn items_of(
         &self,
-        query: &FilterQuery,
+        filter: &Filter,
         visit: &mut dyn FnMut(Item) -> ControlFlow<()>,
     ) -> Result<(), StoreError> {
+        let query = FilterQuery::all(filter);
+        let client = self.connection()?.client();
+        let declare = format!("DECLARE items NO SCROLL CURSOR FOR {}", query.sql);
+        let parameters = query.parameters();
+        // That of the filter before is closed.
+        let close = client.batch_execute("CLOSE ALL");
+        self.wait(try_join(close, client.query_typed(&declare, &parameters)))?;
+        let mut most = FIRST_FETCHED;
+        loop {
+            let fetch = FilterQuery::plain(format!("FETCH {most} FROM items"));
+            let (mut fetched, mut flow) = (0, ControlFlow::Continue(()));
+            self.rows(&fetch, &mut |item| {
+                fetched += 1;
+                if flow.is_continue() {
+                    flow = visit(item);
+                }
+            })?;
+            if flow.is_break() || fetched < most {
+                return Ok(());
+            }
+            most = (most * 2).min(MOST_FETCHED);
+        }
+    }
+
+    /// All rows of a statement, handed on outside of the server's threads.
+    fn rows(&self, query: &FilterQuery, visit: &mut dyn FnMut(Item)) -> Result<(), StoreError> {
         let client = self.connection()?.client();
         let rows = self.wait(client.query_typed_raw(&query.sql, query.parameters()))?;
         let mut rows = pin!(rows);
@@ -102,7 +134,8 @@ impl StoreReading<'_> {
                 Ok(some)
             })?;
             let is_last = some.len() < ROWS_AT_ONCE;
-            if some.into_iter().try_for_each(&mut *visit).is_break() || is_last {
+            some.into_iter().for_each(&mut *visit);
+            if is_last {
                 return Ok(());
             }
             self.deadline.check()?;
@@ -134,10 +167,7 @@ impl StoreReading<'_> {
         }
         let query = FilterQuery::newest(filter, most.saturating_add(1), expired);
         let mut hits = Vec::new();
-        self.rows(&query, &mut |item| {
-            hits.push(Hit::new(item, 0));
-            ControlFlow::Continue(())
-        })?;
+        self.rows(&query, &mut |item| hits.push(Hit::new(item, 0)))?;
         let mut rest = Rest::Nothing;
         cut(&mut hits, most, &mut rest);
         Ok((hits, rest))
@@ -229,6 +259,6 @@ impl SourceSnapshot for StoreReading<'_> {
         if filter.is_void() {
             return Ok(());
         }
-        self.rows(&FilterQuery::all(filter), visit)
+        self.items_of(filter, visit)
     }
 }

@@ -3,7 +3,7 @@
 
 use crate::columns::{bytes, slices};
 use crate::connection::ServerSession;
-use crate::feed::commits_since;
+use crate::feed::{backlog_since, commits_since};
 use crate::history::{CommitHistory, KnownCommit};
 use crate::transaction::FeedPlace;
 use negsync_nostr::Event;
@@ -67,7 +67,7 @@ fn hex(bytes: &[u8]) -> String {
 }
 
 /// The last commit that is in the history and in the database.
-async fn last_common(
+pub(crate) async fn last_common(
     connection: &ServerSession,
     history: &CommitHistory,
 ) -> Result<Option<FeedPlace>, Error> {
@@ -117,12 +117,10 @@ async fn compare_since(
     common: FeedPlace,
     holds: &(impl Fn(&Item) -> bool + Sync),
 ) -> Result<Option<Repair>, Error> {
-    const ADDED: &str = "SELECT coalesce(sum(added), 0)::bigint FROM feed_commit WHERE seq > $1";
     let mut touched = history.changed_since(common.seq);
-    let added = connection.query(ADDED, &[&common.seq]).await?;
-    let added: i64 = added.first().map_or(Ok(0), |row| row.try_get(0))?;
-    if touched.len().saturating_add(added.max(0) as usize) > MOST_COMPARED {
-        return Ok(None);
+    match backlog_since(connection, common.seq).await? {
+        Some(events) if touched.len().saturating_add(events) <= MOST_COMPARED => {}
+        _ => return Ok(None),
     }
     let (commits, _) = commits_since(connection, common.seq).await?;
     touched.extend(commits.iter().flat_map(|commit| commit.items.iter().copied()));

@@ -43,12 +43,23 @@ pub(crate) enum TlsMode {
 }
 
 impl TlsMode {
-    /// Reads a value of `sslmode`. As with libpq, `require` asks for a known authority where some are named.
-    pub(crate) fn parse(mode: &str, has_roots: bool) -> Result<Self, StoreError> {
-        Ok(match mode {
+    /// Reads the values of `sslmode` and `sslrootcert`. As with libpq, `require` asks for a known authority
+    /// where some are named, and `system` stands for `verify-full`: any name can have a certificate of
+    /// one of these authorities.
+    pub(crate) fn parse(mode: Option<&str>, roots: Option<&str>) -> Result<Self, StoreError> {
+        if roots == Some(SYSTEM) {
+            return match mode {
+                None | Some("verify-full") => Ok(Self::VerifyFull),
+                Some(weak) => Err(StoreError::Address(format!(
+                    "weak sslmode {weak:?} with sslrootcert=system. Hint: use verify-full, or leave \
+                     sslmode out"
+                ))),
+            };
+        }
+        Ok(match mode.unwrap_or("prefer") {
             "disable" => Self::Disable,
             "allow" | "prefer" => Self::Prefer,
-            "require" if has_roots => Self::VerifyAuthority,
+            "require" if roots.is_some() => Self::VerifyAuthority,
             "require" => Self::Require,
             "verify-ca" => Self::VerifyAuthority,
             "verify-full" => Self::VerifyFull,

@@ -239,7 +239,8 @@ impl Place {
     }
 }
 
-/// Takes what is refused to nobody from what an address may send, and waits until it may.
+/// Takes what is refused to nobody from what an address may send, and waits until it may. Who leaves
+/// before has taken nothing: the next ones do not wait for those who are gone.
 async fn pace(buckets: &Mutex<AddressBuckets>, rates: &RatesConfig) {
     let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
     let wait = {
@@ -247,7 +248,25 @@ async fn pace(buckets: &Mutex<AddressBuckets>, rates: &RatesConfig) {
         buckets.other.owe(rate, Instant::now())
     };
     if !wait.is_zero() {
+        let mut owed = OwedToken { buckets, rate, is_used: false };
         tokio::time::sleep(wait).await;
+        owed.is_used = true;
+    }
+}
+
+/// A token that is waited for; given back where the wait ends early.
+struct OwedToken<'buckets> {
+    buckets: &'buckets Mutex<AddressBuckets>,
+    rate: Rate,
+    is_used: bool,
+}
+
+impl Drop for OwedToken<'_> {
+    fn drop(&mut self) {
+        if !self.is_used {
+            let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+            buckets.other.give_back(self.rate);
+        }
     }
 }
 
@@ -267,6 +286,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     fn config(in_all: usize, per_address: usize) -> ConnectionsConfig {
         ConnectionsConfig { in_all, per_address, ..ConnectionsConfig::default() }
@@ -307,5 +327,23 @@ mod tests {
             assert!(addresses.lock().by_address.len() <= MOST_ADDRESSES + 1);
         }
         drop(place);
+    }
+
+    /// A crowd that connects and leaves would keep its address out for hours.
+    #[tokio::test]
+    async fn requests_that_leave_while_they_wait_owe_nothing() {
+        let addresses = Addresses::default();
+        let rates = RatesConfig { other_per_s: 1, other_burst: 5, ..RatesConfig::default() };
+        let config = Config { rates: rates.clone(), ..Config::default() };
+        for _ in 0..1_000 {
+            let waiting = std::pin::pin!(addresses.pace(address(1), &config));
+            let _ = futures_util::poll!(waiting);
+        }
+        let buckets = Arc::clone(
+            &addresses.lock().entry(address(1), Instant::now(), &config.connections).buckets,
+        );
+        let rate = Rate { per_s: rates.other_per_s, burst: rates.other_burst };
+        let wait = buckets.lock().unwrap().other.owe(rate, Instant::now());
+        assert!(wait <= Duration::from_secs(1), "{wait:?}");
     }
 }

@@ -46,6 +46,12 @@ impl TokenBucket {
         self.full_at.duration_since(now).saturating_sub(seconds(rate.burst))
     }
 
+    /// Gives a token back that was owed and is not used.
+    pub(super) fn give_back(&mut self, rate: Rate) {
+        let second = Duration::from_secs_f64(1.0 / rate.per_s.max(1) as f64);
+        self.full_at = self.full_at.checked_sub(second).unwrap_or(self.full_at);
+    }
+
     /// Whether the bucket is as good as a new one.
     pub(super) fn is_full(&self, now: Instant) -> bool {
         self.full_at <= now

@@ -308,6 +308,29 @@ fn a_lost_feed_is_begun_anew() {
     assert_exact(&relay, &source, &heard, "after the slot was lost");
 }
 
+/// What a publication of a part leaves out would be missing for good.
+#[test]
+fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_again() {
+    let Some(server) = server() else { return };
+    let mut rng = StdRng::seed_from_u64(3);
+    let mut relay = Relay::new(&server, RelayTables::Nostream);
+    let heard = Arc::new(Heard::default());
+    let source = attach(&relay, &heard);
+    let changes = [
+        ("SET TABLE events WHERE (event_kind = 1)", "SET TABLE events"),
+        ("SET (publish = 'insert')", "SET (publish = 'insert, update, delete, truncate')"),
+    ];
+    for (part, whole) in changes {
+        let begun = *heard.times_begun.lock().unwrap();
+        relay.run(&format!("ALTER PUBLICATION negsync_attach {part}"));
+        relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
+        source.catch_up().expect_err(part);
+        relay.run(&format!("ALTER PUBLICATION negsync_attach {whole}"));
+        begun_anew(&heard, begun + 1);
+        assert_exact(&relay, &source, &heard, part);
+    }
+}
+
 /// The change of which a panic took the rest is not taken for known.
 #[test]
 fn everything_is_read_anew_after_a_look_that_panicked() {

@@ -117,6 +117,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         ("localhost", format!("sslmode=verify-ca&sslrootcert={other}")),
         ("localhost", format!("sslmode=require&sslrootcert={other}")),
         ("localhost", "sslmode=verify-full&sslrootcert=system".to_owned()),
+        ("localhost", "sslrootcert=system".to_owned()),
     ];
     for (host, parameters) in &fails {
         let error = open(&url(host, parameters)).err().unwrap();

@@ -6,11 +6,12 @@ use crate::support::{self, EPOCH, Heard, event, hex, note, open, set};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
-use negsync_store::{EventSource, EventStore, Outcome, Selection};
+use negsync_store::{EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot};
 use negsync_testserver::{self as server, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
+use std::ops::ControlFlow;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -288,6 +289,93 @@ fn a_commit_whose_answer_is_lost_is_done_once() {
         events.iter().any(|event| *event.pubkey() == author && set.contains(&event.item()))
     };
     while left(&set_again(&other, &other_heard)) {}
+}
+
+/// Stores rows as if another node had done so, in one commit; `json` is SQL.
+fn store_rows(server: &TestServer, rows: usize, json: &str) {
+    let commit = format!(
+        "BEGIN;
+         INSERT INTO negsync.event (id, pubkey, created_at, kind, seq, json)
+            SELECT sha256(number::text::bytea), '\\x01', 1700000000 + number, 1, seq + 1, {json}
+            FROM generate_series(1, {rows}) AS number, negsync.head;
+         INSERT INTO negsync.feed_commit (seq, mark, added, removed)
+            SELECT seq + 1, 7, {rows}, 0 FROM negsync.head;
+         UPDATE negsync.head SET (seq, mark) = (seq + 1, 7); COMMIT"
+    );
+    server::run(server.url(), &commit).unwrap();
+}
+
+#[test]
+fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
+    let Some(server) = TestServer::start() else { return };
+    let heard = Heard::default();
+    let store = open(server.url(), heard.clone());
+    // 84 MB in all, which the server compresses.
+    store_rows(&server, 21, "repeat('x', 4000000)");
+    assert_eq!(set(&store, &heard).unwrap().len(), 21);
+    assert_eq!(heard.begun(), 2, "long events were read one by one");
+    let removals = "BEGIN;
+        INSERT INTO negsync.gone (seq, id, created_at)
+            SELECT seq + 1, sha256(number::text::bytea), 1700000000 + number
+            FROM generate_series(1, 50001) AS number, negsync.head;
+        INSERT INTO negsync.feed_commit (seq, mark, added, removed)
+            SELECT seq + 1, 8, 0, 50001 FROM negsync.head;
+        DELETE FROM negsync.event;
+        UPDATE negsync.head SET (seq, mark) = (seq + 1, 8); COMMIT";
+    server::run(server.url(), removals).unwrap();
+    assert_eq!(set(&store, &heard).unwrap().len(), 0);
+    assert_eq!(heard.begun(), 3, "removals were read one by one");
+}
+
+#[test]
+fn a_query_without_an_answer_in_time_is_ended_on_the_server() {
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let (_, url) = proxy::start(&mut server);
+    let store = open(&url, Heard::default());
+    std::thread::scope(|scope| {
+        let locked = "BEGIN; LOCK TABLE negsync.refused; SELECT pg_sleep(120)";
+        scope.spawn(|| server::run(server.url(), locked));
+        let count = |filter: &str| {
+            let counted = server::query(server.url(), &format!("SELECT count(*) {filter}"));
+            counted.unwrap().remove(0).remove(0).unwrap()
+        };
+        let held = "FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND granted
+            AND relation = 'negsync.refused'::regclass";
+        while count(held) == "0" {}
+        let error = store.refused("wss://peer", &[[1; 32]]).unwrap_err();
+        assert!(error.to_string().contains("PostgreSQL"), "{error}");
+        while count("FROM pg_locks WHERE NOT granted") != "0" {}
+        assert_eq!(count(held), "1", "the query waited until the lock was given up");
+        let end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+            WHERE pid <> pg_backend_pid() AND query LIKE '%pg_sleep(120)%'";
+        server::run(server.url(), end).unwrap();
+    });
+}
+
+#[test]
+fn of_a_result_that_is_broken_off_the_rest_is_not_sent() {
+    const ROWS: usize = 100_000;
+    let Some(mut server) = TestServer::start_own(&[]) else { return };
+    let (network, url) = proxy::start(&mut server);
+    let store = open(&url, Heard::default());
+    store_rows(&server, ROWS, "''");
+    store.catch_up().unwrap();
+    let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
+    let read = |most: usize| {
+        let (before, mut seen) = (network.bytes_down.load(Ordering::Relaxed), 0);
+        let mut visit = |_: &Item| {
+            seen += 1;
+            if seen == most { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        };
+        let mut work =
+            |snapshot: &dyn SourceSnapshot| snapshot.items(&filter, &mut |item| visit(&item));
+        store.read_snapshot(&mut work).unwrap();
+        (seen, network.bytes_down.load(Ordering::Relaxed) - before)
+    };
+    let (all, whole_bytes) = read(usize::MAX);
+    let (few, few_bytes) = read(5);
+    assert_eq!((all, few), (ROWS, 5));
+    assert!(few_bytes * 8 < whole_bytes, "{few_bytes} of {whole_bytes} bytes were sent");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -23,6 +23,8 @@ pub struct Network {
     pub loses_commit_answer: AtomicBool,
     /// LISTEN is not understood.
     pub has_no_listen: AtomicBool,
+    /// How many bytes the server has sent.
+    pub bytes_down: AtomicUsize,
     sockets: Mutex<Vec<TcpStream>>,
 }
 
@@ -113,6 +115,7 @@ fn pass_down(network: &Network, mut server: UnixStream, mut client: TcpStream, l
             }
             continue;
         }
+        network.bytes_down.fetch_add(count, Ordering::Relaxed);
         if client.write_all(passed).is_err() {
             break;
         }
