@@ -74,21 +74,32 @@ impl ChangeFeed {
         Ok(inserted.max(flushed))
     }
 
-    /// The ends of the log, written and flushed. Fails when the table is not published any more.
+    /// The ends of the log, written and flushed. Fails when the table was replaced, or is not
+    /// published any more, or only in part.
     fn positions(&self) -> Outcome<(i64, i64)> {
         let (oid, RelayTable { table, .. }) = (self.oid, self.table);
         let row = self.session.row(format!(
             "SELECT (pg_current_wal_insert_lsn() - '0/0')::int8,
                 (pg_current_wal_flush_lsn() - '0/0')::int8,
-                to_regclass('{table}')::oid = {oid} AND EXISTS ({})",
+                to_regclass('{table}')::oid = {oid}, EXISTS ({}),
+                EXISTS (SELECT FROM pg_publication WHERE pubname = '{PUBLICATION}')",
             published(&oid.to_string())
         ))?;
-        if row.try_get::<_, Option<bool>>(2)? != Some(true) {
-            let reason =
-                format!("gap: the table {table} was replaced or is not published whole any more");
-            return Err(DatabaseError::Refused(reason));
-        }
-        Ok((row.try_get(0)?, row.try_get(1)?))
+        let lost = if row.try_get::<_, Option<bool>>(2)? != Some(true) {
+            "was replaced"
+        } else if row.try_get(3)? {
+            return Ok((row.try_get(0)?, row.try_get(1)?));
+        } else if row.try_get(4)? {
+            "is published only in part"
+        } else {
+            "is not published any more"
+        };
+        Err(DatabaseError::Refused(format!("gap: the table {table} {lost}")))
+    }
+
+    /// Why the feed leaves something out, where its table tells.
+    fn gap(&self) -> Option<DatabaseError> {
+        self.positions().err().filter(|error| matches!(error, DatabaseError::Refused(_)))
     }
 
     /// Calls `visit` with what was committed since the last call, at least up to where the log was
@@ -103,7 +114,10 @@ impl ChangeFeed {
                     'proto_version', '1', 'publication_names', '{PUBLICATION}')",
                 self.slot
             );
-            let rows = self.session.query(sql, &Deadline::default())?;
+            let rows = self
+                .session
+                .query(sql, &Deadline::default())
+                .map_err(|error| self.gap().unwrap_or(error))?;
             for row in &rows {
                 if let Some(step) = self.read(row.try_get(0)?)? {
                     visit(&self.session, step)?;
