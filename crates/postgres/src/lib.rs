@@ -50,6 +50,7 @@ mod size;
 mod store;
 mod tls;
 mod transaction;
+mod wake_up;
 mod writer;
 
 pub use address::Address;
