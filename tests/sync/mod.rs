@@ -19,7 +19,5 @@ mod proxied;
 mod random_peers;
 mod scheduled;
 mod scripted;
-#[path = "../support/mod.rs"]
-mod shared;
 mod support;
 mod tls;
