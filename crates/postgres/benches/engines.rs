@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, Instant};
 
-const EVENTS: usize = 100_000;
+const EVENTS: usize = 1_000_000;
 const BATCH: usize = 1_000;
 /// How many batches are under way at a time.
 const BATCHES_IN_FLIGHT: usize = 8;
