@@ -146,10 +146,8 @@ async fn an_onion_service_without_a_proxy_is_refused_and_not_looked_up() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("sync.proxy"), "{ended:?}");
     // A relay with such a peer does not start, or goes on as it was.
-    let config = Config {
-        peers: vec![PeerConfig::new("ws://abc.onion".parse().unwrap())],
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.peers = vec![PeerConfig::new("ws://abc.onion".parse().unwrap())];
     assert!(matches!(Schedule::check(&config), Err(SyncError::OnionWithoutProxy { .. })));
 }
 

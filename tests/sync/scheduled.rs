@@ -2,7 +2,7 @@
 
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
-use negsync::config::{Config, PeerConfig};
+use negsync::config::PeerConfig;
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
 use negsync::sync::{PeerState, PeerStatus};
@@ -14,16 +14,16 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 fn peer(url: &str, live: bool) -> PeerConfig {
-    PeerConfig { interval_s: 1, live, ..PeerConfig::new(url.parse().unwrap()) }
+    let mut peer = PeerConfig::new(url.parse().unwrap());
+    (peer.interval_s, peer.live) = (1, live);
+    peer
 }
 
 /// Keeps `relay` in sync with the relays at `urls`.
 fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
-    let peers = urls.iter().map(|url| peer(url, live)).collect();
-    relay
-        .relay
-        .reload(Config { peers, ..relay.relay.admission().config().as_ref().clone() })
-        .unwrap();
+    let mut config = relay.config.clone();
+    config.peers = urls.iter().map(|url| peer(url, live)).collect();
+    relay.relay.reload(config).unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 

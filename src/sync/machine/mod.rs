@@ -53,6 +53,7 @@ use link::Link;
 use notices::Notices;
 use reading::Reading;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use verdict::Round;
@@ -189,6 +190,12 @@ pub struct Machine {
     refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").finish_non_exhaustive()
+    }
 }
 
 impl Machine {
