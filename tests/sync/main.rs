@@ -23,3 +23,4 @@ mod scripted;
 mod shared;
 mod support;
 mod tls;
+mod two_relays;
