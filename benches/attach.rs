@@ -8,6 +8,7 @@ mod database;
 #[path = "support/mod.rs"]
 mod events;
 #[path = "../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "a bench uses a part")]
 mod support;
 
 use database::Database;

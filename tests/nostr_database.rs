@@ -1,5 +1,4 @@
 //! The store behind nostr-sdk: what it saves is there, and what it reconciles is never cut.
-#![cfg(feature = "nostr-database")]
 
 use negsync::config::{Config, StoreConfig};
 use negsync::index::Index;

@@ -1,6 +1,6 @@
 //! Whatever the relay writes, each set equals a scan of what it shows.
 
-use crate::database::{Database, KINDS};
+use super::database::{Database, KINDS};
 use crate::support::events::{Author, EPOCH, SPAN_S, generate, unix_now};
 use crate::support::model;
 use negsync::config::AuthConfig;

@@ -1,6 +1,6 @@
 //! How much clients of the plugin may take: connections, NEG sessions and what waits for them.
 
-use crate::passing::{PATIENCE, Raw, Stand, echo, frame, http};
+use super::passing::{PATIENCE, Raw, Stand, echo, frame, http};
 use crate::support::client::Client;
 use crate::support::http::{HANDSHAKE, answer_to, read_to_close, send_raw};
 use crate::support::negentropy_client::EMPTY_SET;

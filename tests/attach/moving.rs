@@ -1,6 +1,6 @@
 //! Moving in from another relay, by the commands of docs/moving.md.
 
-use crate::database::{Database, KINDS};
+use super::database::{Database, KINDS};
 use crate::support::events::{generate, unix_now};
 use crate::support::process::{Ended, exported_ids, negsync};
 use crate::support::{TestRelay, model};

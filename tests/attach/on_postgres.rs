@@ -1,7 +1,7 @@
 //! `negsync attach` before a relay on PostgreSQL: what the relay has acknowledged is in the next set,
 //! and nothing else is, while it replaces, deletes, lets expire and cleans up.
 
-use crate::stored_relay::StoredRelay;
+use super::stored_relay::StoredRelay;
 use crate::support::events::{Author, EPOCH, SPAN_S, id_of, unix_now};
 use crate::support::negentropy_client::neg_ids;
 use crate::support::process::RelayProcess;

@@ -1,8 +1,8 @@
 //! The plugin as something that an operator runs and watches: `/health`, `/metrics`, SIGHUP and
 //! `[[peer]]`.
 
-use crate::database::Database;
-use crate::passing::{PATIENCE, Stand, echo};
+use super::database::Database;
+use super::passing::{PATIENCE, Stand, echo};
 use crate::support::client::Client;
 use crate::support::events::{Author, EPOCH};
 use crate::support::http::http;

@@ -1,6 +1,6 @@
 //! What passes through the plugin: all that is not NEG, to the byte, both ways.
 
-use crate::database::Database;
+use super::database::Database;
 use crate::support::events::{Author, EPOCH, generate};
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, TestRelay, model};

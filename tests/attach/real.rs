@@ -1,8 +1,8 @@
 //! The two relays themselves, where they are installed: `NEGSYNC_NOSTR_RELAY_PY` and
 //! `NEGSYNC_NOSTR_RS_RELAY` name their programs.
 
-use crate::database::{Database, KINDS};
-use crate::passing::{assert_same, config, converse};
+use super::database::{Database, KINDS};
+use super::passing::{assert_same, config, converse};
 use crate::support::events::{Author, unix_now};
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Client, corpora, id_of, model};

@@ -1,8 +1,8 @@
 //! A database that is overwritten, locked or vacuumed under the sets: what is answered is right, or
 //! nothing is.
 
-use crate::database::{Database, KINDS};
-use crate::passing::config;
+use super::database::{Database, KINDS};
+use super::passing::config;
 use crate::support::events::{Author, EPOCH, generate, unix_now};
 use crate::support::negentropy_client::{Session, neg_ids, reconcile};
 use crate::support::{Client, TestRelay, model};

@@ -1,8 +1,8 @@
 //! What goes wrong between `negsync attach` and the PostgreSQL server: each fault is named with what to
 //! do, sets are refused or right, and everything goes on by itself.
 
-use crate::on_postgres::{Sidecar, public, server};
-use crate::stored_relay::StoredRelay;
+use super::on_postgres::{Sidecar, public, server};
+use super::stored_relay::StoredRelay;
 use crate::support::Client;
 use crate::support::events::{Author, EPOCH, unix_now};
 use crate::support::model;

@@ -1,8 +1,8 @@
 //! What of private kinds a client is given that has shown its key to the relay (NIP-42): its own,
 //! and of the same moment as everything else.
 
-use crate::database::{Database, KINDS};
-use crate::passing::config;
+use super::database::{Database, KINDS};
+use super::passing::config;
 use crate::support::events::{Author, EPOCH, SPAN_S, id_of, unix_now};
 use crate::support::negentropy_client::{Session, neg_ids, reconcile};
 use crate::support::{Client, model};

@@ -1,6 +1,6 @@
 //! `negsync backup` and `negsync restore`: a copy beside a relay that is written to, and back.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::process::{RelayProcess, exported, exported_ids, negsync};
 use crate::support::{Author, events, id_of};
 use serde_json::Value;

@@ -1,6 +1,6 @@
 //! `negsync ban`, `unban` and `bans`, and the file behind them.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::EPOCH;
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, Client, id_of};

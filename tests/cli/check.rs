@@ -1,6 +1,6 @@
 //! `negsync check`: a sound store passes, and whatever is wrong with one is found and named.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of};
 use negsync::store::Event;

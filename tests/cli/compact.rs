@@ -1,6 +1,6 @@
 //! `negsync compact`: the same events in less room.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::process::{RelayProcess, negsync};
 use crate::support::{Author, events, id_of};
 use serde_json::{Value, json};

@@ -1,7 +1,7 @@
 //! Every command on a store in a PostgreSQL database, also beside relays that run on it: it works, or is
 //! refused with a hint at what does it there. And `negsync copy`, between the engines.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::{EPOCH, generate, unix_now};
 use crate::support::process::{Ended, RelayProcess, exported, negsync};
 use crate::support::{Author, id_of};

@@ -1,6 +1,6 @@
 //! `negsync delete` and `negsync undelete`: what is removed does not come back until it is let in.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::EPOCH;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::process::{Ended, RelayProcess, exported_ids, negsync};

@@ -1,6 +1,6 @@
 //! Every example that a `--help` shows does what it is shown for.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::EPOCH;
 use crate::support::process::{RelayProcess, examples, negsync};
 use crate::support::{Author, id_of};

@@ -1,6 +1,6 @@
 //! `negsync export`: JSON Lines out, oldest first.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use negsync::store::Event;

@@ -1,6 +1,6 @@
 //! What an operator has deleted, banned or let retire does not come back, whoever brings it.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::unix_now;
 use crate::support::http::http;
 use crate::support::process::{RelayProcess, negsync};

@@ -1,6 +1,6 @@
 //! `negsync neg-open`: the line that opens a session over a set.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::process::{Ended, RelayProcess, negsync};
 use crate::support::{Author, corpora, events, id_of, model};
 use negsync::item::Item;

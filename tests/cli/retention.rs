@@ -1,6 +1,6 @@
 //! `[retention]`: what the rules remove, and that it does not come back.
 
-use crate::import::{import, lines};
+use super::import::{import, lines};
 use crate::support::events::unix_now;
 use crate::support::process::{RelayProcess, exported_ids, negsync};
 use crate::support::{Author, id_of, model};

@@ -1,6 +1,6 @@
 //! nostr-relay-builder as the other relay: a client that syncs with both makes them equal.
 
-use crate::nostr_sdk_client::{connect, halves, held, sdk_client, sync};
+use super::nostr_sdk_client::{connect, halves, held, sdk_client, sync};
 use crate::support::client::Client;
 use crate::support::negentropy_client::{neg_ids, reconcile};
 use crate::support::{TestRelay, corpora, model};

@@ -1,7 +1,7 @@
 //! For random sets, filters and frame limits, what the `negentropy` crate's initiator finds over
 //! the socket is the true difference, computed naively.
 
-use crate::subscriptions::random_filter;
+use super::subscriptions::random_filter;
 use crate::support::negentropy_client::{Difference, reconcile};
 use crate::support::{Author, TestRelay, corpora, events, model};
 use rand::rngs::StdRng;

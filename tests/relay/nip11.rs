@@ -1,6 +1,6 @@
 //! The NIP-11 document on the relay's own address.
 
-use crate::model_based::any;
+use super::model_based::any;
 use crate::support::client::PATIENCE;
 use crate::support::events::{Author, EPOCH};
 use crate::support::http::Response;

@@ -1,7 +1,7 @@
 //! Power cuts at random moments of publishing, with and without a disk that fails once, through the
 //! real binary: what was acknowledged is in the files that are left, and these are sound.
 
-use crate::kills::number;
+use super::kills::number;
 use crate::support::power_cut::{FailingSync, Record, Replay, record};
 use crate::support::process::{RelayProcess, negsync};
 use crate::support::{Author, Client, events, id_of};

@@ -1,6 +1,6 @@
 //! Events of private kinds: REQ, COUNT, live and NEG show each client its own and nobody else's.
 
-use crate::subscriptions::random_filter;
+use super::subscriptions::random_filter;
 use crate::support::negentropy_client::{neg_ids, reconcile};
 use crate::support::{Author, Client, TestRelay, events, id_of, model};
 use negsync::config::PublicKeys;

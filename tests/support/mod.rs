@@ -1,9 +1,6 @@
 //! What the tests over real sockets share: signed events from a seed and from the real corpus, a
 //! plain answer to what a relay must hold, a raw WebSocket client, and relays to talk to.
 
-// Each test binary uses a part of it.
-#![allow(dead_code, unused_imports)]
-
 pub mod client;
 pub mod disk;
 pub mod events;

@@ -1,8 +1,8 @@
 //! Commands beside a relay that runs on the same store, and `negsync peers`, which asks it.
 
-use super::shared::disk::write_secret;
-use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
+use crate::support::disk::write_secret;
+use crate::support::process::{RelayProcess, negsync};
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
@@ -132,7 +132,7 @@ async fn peers_asks_the_relay_and_prints_how_each_stands() {
 /// Peers' names and errors are the operator's: as with `/metrics`, a proxy shows them to nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_is_shown_to_the_operator_alone() {
-    use super::shared::http::http;
+    use crate::support::http::http;
     let relay = TestRelay::new(&[]).await;
     let address = relay.relay.address();
     assert_eq!(http(address, "GET", "/status", &[]).await.status, 200);

@@ -1,9 +1,9 @@
 //! `negsync sync --between`: relays that are not ours, and no store of our own.
 
 use super::scripted::{Script, Scripted, Unknown};
-use super::shared::client::Client;
-use super::shared::process::{RelayProcess, negsync};
 use super::support::*;
+use crate::support::client::Client;
+use crate::support::process::{RelayProcess, negsync};
 use negsync::config::SyncConfig;
 use negsync::sync::{Between, BetweenRelay, Options, Verdict};
 use nostr_relay_builder::prelude::{

@@ -1,7 +1,7 @@
 //! `negsync sync` as an operator types it.
 
-use super::shared::process::negsync;
 use super::support::*;
+use crate::support::process::negsync;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;

@@ -1,8 +1,8 @@
 //! With peers that hang up while they are asked for events, and with one that refuses to be asked.
 
 use super::scripted::{Cuts, Script, Scripted};
-use super::shared::process::{Ended, negsync};
 use super::support::*;
+use crate::support::process::{Ended, negsync};
 use negsync::sync::CancellationToken;
 use negsync::sync::{Options, Progress, Reason, sync};
 use serde_json::Value;

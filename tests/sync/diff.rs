@@ -1,8 +1,8 @@
 //! What differs, told by day, kind and author, whoever the peer is.
 
 use super::scripted::{Script, Scripted, Unknown};
-use super::shared::process::negsync;
 use super::support::*;
+use crate::support::process::negsync;
 use negsync::store::Event;
 use negsync::sync::{By, Diff, DiffOptions, Key, Method, Trace, diff};
 use rand::rngs::StdRng;

@@ -1,7 +1,7 @@
 //! `--exact`: id lists in place of fingerprints, over the socket.
 
-use super::shared::process::negsync;
 use super::support::*;
+use crate::support::process::negsync;
 use negsync::reconcile::message::{Decoder, Payload};
 use negsync::sync::{DiffOptions, Options, Speaker, Trace, diff};
 use serde_json::Value;

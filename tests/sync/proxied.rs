@@ -1,7 +1,7 @@
 //! Peers that are reached through a proxy, which is told their names.
 
-use super::shared::process::negsync;
 use super::support::*;
+use crate::support::process::negsync;
 use negsync::admission::Admission;
 use negsync::config::{Config, PeerConfig, Via};
 use negsync::sync::{Local, Schedule, SyncError};

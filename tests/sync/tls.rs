@@ -1,8 +1,8 @@
 //! `wss://`: a relay of ours behind a TLS server, with certificates that are to be believed and
 //! others.
 
-use super::shared::process::Ended;
 use super::support::*;
+use crate::support::process::Ended;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,5 @@
 //! The command line as its user meets it: the real binary, real files.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod backup;
 mod ban;
 mod check;

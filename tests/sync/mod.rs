@@ -19,8 +19,6 @@ mod proxied;
 mod random_peers;
 mod scheduled;
 mod scripted;
-#[path = "../support/mod.rs"]
-mod shared;
 mod support;
 mod tls;
 mod two_relays;

@@ -1,8 +1,5 @@
 //! The relay as a client meets it: real sockets, real SQLite files.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod auth;
 mod bad_input;
 mod bad_negentropy;

@@ -1,9 +1,6 @@
 //! negsync beside another relay: its database as a source of events, and everything else passed
 //! through.
 
-#[path = "../support/mod.rs"]
-mod support;
-
 mod database;
 mod following;
 mod limits;
