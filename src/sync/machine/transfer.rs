@@ -94,6 +94,7 @@ impl Machine {
             return self.ledger.find(id, side, IdState::Excused(reason), number);
         }
         self.ledger.find(id, side, IdState::Open, number);
+        self.note_new(before.is_none());
         self.count_open(before.is_some_and(|entry| entry.round < number));
         if self.settings.dry_run {
             return;
@@ -208,7 +209,10 @@ impl Machine {
         let Some(id) = id else { return };
         let round = self.round.as_ref().map_or(self.looks, |round| round.number);
         match self.ledger.get(&id) {
-            None => self.ledger.find(id, Side::Peers, state, round),
+            None => {
+                self.ledger.find(id, Side::Peers, state, round);
+                self.note_new(state == IdState::Stored);
+            }
             Some(entry) if matches!(entry.state, IdState::Stored | IdState::Stays(_)) => {}
             Some(_) => self.ledger.set(&id, state),
         }
