@@ -36,6 +36,7 @@ impl Default for DiffOptions {
 
 /// What differs.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// The peer.
     pub url: String,

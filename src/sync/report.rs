@@ -25,6 +25,7 @@ pub(super) const STOPPED: &str = "stopped";
 
 /// The end of a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The peer.
     pub url: String,
@@ -135,6 +136,7 @@ impl Report {
 
 /// What a sync tells while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// The peer has been reached.
     Connected,

@@ -5,7 +5,7 @@ use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::{HANDSHAKE, answer_to, http};
 use crate::support::negentropy_client::EMPTY_SET;
 use crate::support::{Author, Client, TestRelay, id_of};
-use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys};
+use negsync::config::{Direction, Network, PeerConfig, PublicKeys};
 use negsync::moderation::ListEntry;
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
@@ -337,10 +337,12 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
 }
 
 fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
-    let filter = json!({ "kinds": kinds }).try_into().unwrap();
+    let mut peer = PeerConfig::new(url.parse().unwrap());
+    peer.filter = json!({ "kinds": kinds }).try_into().unwrap();
+    peer.direction = direction;
     // One sync, and then a long pause in which nothing changes but the time.
-    let interval_s = 3_600;
-    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url.parse().unwrap()) }
+    peer.interval_s = 3_600;
+    peer
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
@@ -417,7 +419,9 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
 
 /// Keeps `relay` in sync with these peers.
 fn scheduled(relay: &TestRelay, peers: Vec<PeerConfig>) -> Schedule {
-    relay.relay.reload(Config { peers, ..relay.config.clone() }).unwrap();
+    let mut config = relay.config.clone();
+    config.peers = peers;
+    relay.relay.reload(config).unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 

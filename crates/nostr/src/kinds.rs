@@ -15,6 +15,7 @@ pub enum Lifetime {
 
 impl Lifetime {
     /// The lifetime of a kind.
+    #[must_use]
     pub fn of(kind: u16) -> Self {
         match kind {
             0 | 3 | 10_000..20_000 => Self::Replaceable,

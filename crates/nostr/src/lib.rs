@@ -13,7 +13,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod event;
 mod filter;

@@ -17,6 +17,7 @@ use negsync_store::{
     StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,12 @@ struct StoreParts {
     node: Arc<StoreNode>,
     writer: NodeWriter,
     metrics: StoreMetrics,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl Drop for StoreParts {
@@ -114,6 +121,7 @@ impl PostgresStore {
     }
 
     /// The same store, whose reads end at the deadline.
+    #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), deadline }
     }

@@ -10,6 +10,7 @@ use std::io;
 
 /// The end of a sync between relays.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct BetweenReport {
     /// Each relay, in the order in which they were named: against all events that any of them
     /// shows. `need` and `stored` are events that it had for others, and those that it sent.
@@ -24,6 +25,7 @@ pub struct BetweenReport {
 
 /// How two relays compare.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct PairReport {
     /// The URLs of both.
     pub relays: [String; 2],

@@ -56,6 +56,7 @@ use notices::Notices;
 use reading::Reading;
 use same_relay::Looks;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use verdict::Round;
@@ -194,6 +195,12 @@ pub struct Machine {
     refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").finish_non_exhaustive()
+    }
 }
 
 impl Machine {

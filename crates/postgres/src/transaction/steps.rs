@@ -1,7 +1,7 @@
 //! What takes long and is done in steps: expiration, vanishing and removal.
 
 use super::removal::remove;
-use super::{FeedAdvance, FeedPlace, begin, commit, roll_back};
+use super::{CommitNote, FeedAdvance, FeedPlace, begin, commit, roll_back};
 use crate::acknowledged::OperatorAction;
 use crate::batch::{Bytes, addressed_to};
 use crate::columns::{bytes, ids_of, slices};
@@ -25,18 +25,23 @@ pub(crate) struct StepDone {
 /// Removes what `ids` names, in a transaction that has begun, and commits it.
 async fn remove_found(
     connection: &ServerSession,
+    node: i64,
     before: FeedPlace,
     ids: &[Bytes],
     there_is_more: bool,
 ) -> Result<StepDone, Error> {
     let mut steps = Vec::new();
     let removed = remove(connection, before.next(), ids, &mut steps).await?;
-    let feed = commit(connection, before, 0, removed).await?;
+    let feed = commit(connection, before, CommitNote { node, added: 0, removed }).await?;
     Ok(StepDone { feed, steps, there_is_more })
 }
 
 /// NIP-40: removes some of what expired by `now`.
-pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepDone, Error> {
+pub(crate) async fn expire(
+    connection: &ServerSession,
+    node: i64,
+    now: u64,
+) -> Result<StepDone, Error> {
     const DUE: &str = "SELECT id FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1
         ORDER BY expires_at LIMIT $2";
     let before = begin(connection).await?;
@@ -46,11 +51,11 @@ pub(crate) async fn expire(connection: &ServerSession, now: u64) -> Result<StepD
         return Ok(StepDone::default());
     }
     let there_is_more = due.len() as i64 == STEP_EVENTS;
-    remove_found(connection, before, &due, there_is_more).await
+    remove_found(connection, node, before, &due, there_is_more).await
 }
 
 /// NIP-62: removes some of the events of somebody who has vanished, and of the gift wraps to them.
-pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error> {
+pub(crate) async fn vanish(connection: &ServerSession, node: i64) -> Result<StepDone, Error> {
     const WRITTEN: &str = "SELECT id FROM event
         WHERE pubkey = $1 AND kind <> $2 AND created_at <= $3 LIMIT $4";
     // A tag without its event, which `check` finds, is nothing to remove.
@@ -80,12 +85,13 @@ pub(crate) async fn vanish(connection: &ServerSession) -> Result<StepDone, Error
         connection.client().batch_execute("COMMIT").await?;
         return Ok(StepDone { there_is_more: true, ..StepDone::default() });
     }
-    remove_found(connection, before, &ids, true).await
+    remove_found(connection, node, before, &ids, true).await
 }
 
 /// Does what an operator asks for, at the second `now`.
 pub(crate) async fn operate(
     connection: &ServerSession,
+    node: i64,
     ids: &[Bytes],
     action: OperatorAction,
     now: u64,
@@ -104,9 +110,10 @@ pub(crate) async fn operate(
         OperatorAction::Undelete => {
             connection.execute(UNDELETE, &[&slices(ids)]).await?;
             // A commit of its own, whose number says whether a fail-over has lost it.
-            let feed = commit(connection, before, 0, 0).await?;
+            let note = CommitNote { node, added: 0, removed: 0 };
+            let feed = commit(connection, before, note).await?;
             return Ok(StepDone { feed, ..StepDone::default() });
         }
     }
-    remove_found(connection, before, ids, false).await
+    remove_found(connection, node, before, ids, false).await
 }

@@ -24,7 +24,8 @@ impl NodeWriterThread {
         if !is_due && self.wait_for_expiry.is_empty() {
             return false;
         }
-        let done = self.step(async |connection| transaction::expire(connection, now).await);
+        let node = self.context.node;
+        let done = self.step(async |connection| transaction::expire(connection, node, now).await);
         let answer = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             // Another node may have been first: what is due next is in the feed.
@@ -59,9 +60,10 @@ impl NodeWriterThread {
         ids: Arc<[Bytes]>,
         action: OperatorAction,
     ) -> Result<(), StoreError> {
-        let now = unix_now();
-        let done = self
-            .step(async |connection| transaction::operate(connection, &ids, action, now).await)?;
+        let (node, now) = (self.context.node, unix_now());
+        let done = self.step(async |connection| {
+            transaction::operate(connection, node, &ids, action, now).await
+        })?;
         let acknowledged = Acknowledged::Operated { ids, action };
         self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
         Ok(())
@@ -98,7 +100,8 @@ impl NodeWriterThread {
         if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
             return false;
         }
-        let done = self.step(async |connection| transaction::vanish(connection).await);
+        let node = self.context.node;
+        let done = self.step(async |connection| transaction::vanish(connection, node).await);
         let outcome = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             Ok(false) => {

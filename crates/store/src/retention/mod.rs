@@ -59,6 +59,7 @@ pub enum KindRange {
 
 impl Retention {
     /// Whether everything is kept.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.store_bytes.is_none()
     }
@@ -82,6 +83,7 @@ impl Retention {
 
 impl RetentionRule {
     /// Whether events of the kind fall under the rule.
+    #[must_use]
     pub fn covers(&self, kind: u16) -> bool {
         match self.kinds.as_slice() {
             [] => is_removed_by_size(kind),
