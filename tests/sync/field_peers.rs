@@ -112,6 +112,14 @@ impl Row {
         let (mut peer, mut store) = self.plan().populate(&mut StdRng::seed_from_u64(7));
         let ended = sync_once(&mut peer, &mut store, self.settings(way), Some(MOST));
         self.check(way, &ended, peer.resent().len());
+        let open = if way == Way::LivePeer { 0 } else { peer.open_sessions() };
+        assert_eq!(
+            open,
+            0,
+            "{}, {way:?}: NEG sessions left open: {}",
+            self.name,
+            ended.log.join("\n")
+        );
         ended.report.bytes_up + ended.report.bytes_down
     }
 
@@ -202,6 +210,7 @@ fn rows() -> Vec<Row> {
         row("3 NEG-MSG is not answered", Neg::SilentLater, plain(), read)
             .with(|plan| plan.shared = 600)
             .within(25),
+        row("4 NEG-OPEN is put off by NOTICE", Neg::PutOff, plain(), negentropy).within(5),
         row(
             "4 one REQ of a connection is answered",
             Neg::Closed,

@@ -87,6 +87,8 @@ pub enum Neg {
     FailsLater,
     /// The same with nothing.
     SilentLater,
+    /// The first NEG-OPEN of a connection is put off by NOTICE, and answered after a while all the same.
+    PutOff,
 }
 
 /// The odd ways of a peer. Without any it is a relay with NIP-77.
@@ -362,7 +364,9 @@ pub struct ModelPeer {
     at: Holdings,
     /// What the other relay behind the address has, if there are two.
     elsewhere: Option<Holdings>,
+    /// NEG sessions that neither side has closed.
     sessions: HashMap<String, Responder<SortedItems>>,
+    was_put_off: bool,
     reqs: u32,
     taken: u32,
     taken_at: Duration,
@@ -386,6 +390,7 @@ impl ModelPeer {
             at: Holdings { events, ..Holdings::default() },
             elsewhere: None,
             sessions: HashMap::new(),
+            was_put_off: false,
             reqs: 0,
             taken: 0,
             taken_at: Duration::ZERO,
@@ -414,6 +419,11 @@ impl ModelPeer {
             relay.acknowledged.clear();
         }
         self.resent.clear();
+    }
+
+    /// How many NEG sessions of the last connection are open.
+    pub fn open_sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     pub fn resent(&self) -> &[[u8; 32]] {
@@ -467,6 +477,7 @@ impl ModelPeer {
         }
         (self.reqs, self.taken, self.messages, self.is_known) = (0, 0, 0, false);
         self.sessions.clear();
+        self.was_put_off = false;
         let greets = self.plan.faults.auth == Some(true);
         if greets { vec![text(json!(["AUTH", "riddle"]))] } else { vec![] }
     }
@@ -544,6 +555,7 @@ impl ModelPeer {
             "NEG-OPEN" => self.neg_open(&id, said),
             "NEG-MSG" => match self.plan.neg {
                 Neg::FailsLater => {
+                    self.sessions.remove(&id);
                     vec![text(json!(["NEG-ERR", id, "closed: you took too long to respond!"]))]
                 }
                 Neg::SilentLater => vec![],
@@ -562,6 +574,10 @@ impl ModelPeer {
                 vec![text(json!(["COUNT", id, { "count": count }]))]
             }
             "COUNT" => vec![text(json!(["NOTICE", "unknown command"]))],
+            "NEG-CLOSE" => {
+                self.sessions.remove(&id);
+                vec![]
+            }
             "CLOSE" if self.plan.faults.verbose => {
                 vec![text(json!(["NOTICE", "subscription closed"]))]
             }
@@ -572,7 +588,7 @@ impl ModelPeer {
     fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
         let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
         match self.plan.neg {
-            Neg::Works | Neg::FailsLater | Neg::SilentLater => {}
+            Neg::Works | Neg::FailsLater | Neg::SilentLater | Neg::PutOff => {}
             Neg::Notice => return vec![text(notice)],
             Neg::LateNotice => {
                 return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
@@ -598,7 +614,17 @@ impl ModelPeer {
         let frame_limit_bytes = if is_short { 4_096 } else { 0 };
         let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
         self.sessions.insert(id.to_owned(), responder);
-        self.neg_msg(id, &said[3])
+        let answer = self.neg_msg(id, &said[3]);
+        if self.plan.neg == Neg::PutOff && !std::mem::replace(&mut self.was_put_off, true) {
+            let late = answer.into_iter().filter_map(|reply| match reply {
+                Reply::Text(text) => Some(Reply::Late(text, Duration::from_secs(3))),
+                _ => None,
+            });
+            return std::iter::once(text(json!(["NOTICE", "slow down: too many at a time"])))
+                .chain(late)
+                .collect();
+        }
+        answer
     }
 
     fn neg_msg(&mut self, id: &str, payload: &Value) -> Vec<Reply> {

@@ -67,8 +67,14 @@ impl Machine {
     ) {
         let before = self.ledger.get(&id).copied();
         match before {
-            // Two pages may show the same of our events to be missing.
-            Some(entry) if entry.round == number => return,
+            // Two pages may show the same of our events to be missing. What came on another connection may
+            // be missing on this one.
+            Some(entry)
+                if entry.round == number
+                    && (entry.side == side || entry.connection == self.connections) =>
+            {
+                return;
+            }
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
             }
@@ -84,7 +90,11 @@ impl Machine {
                 }
                 return self.not_shown(id);
             }
-            Some(entry) if entry.side == Side::Peers && entry.state == IdState::Known => {
+            Some(entry)
+                if side == Side::Peers
+                    && entry.side == Side::Peers
+                    && entry.state == IdState::Known =>
+            {
                 self.ledger.note(&id, |entry| entry.round = number);
                 return self.stay(id, Reason::OutsideFilter);
             }
