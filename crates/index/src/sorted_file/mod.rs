@@ -17,7 +17,7 @@ pub use layout::FileIdentity;
 pub use write::{FileWriter, WriteError};
 
 use block_cache::{Block, BlockCache};
-use layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
+use layout::{BLOCK_BYTES, BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
 use std::fs::File;
@@ -26,9 +26,6 @@ use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// How many blocks a walk reads at a time: 640 KiB.
-const WALK_BLOCKS: usize = 128;
 
 /// Why a file is not used. The set is made anew from the store.
 #[derive(Debug, thiserror::Error)]
@@ -141,8 +138,7 @@ impl SortedFile {
                 self.block(number)
             } else {
                 // A walk passes each block once: it leaves the cache to those who come back.
-                let whole = number..(number + WALK_BLOCKS).min(end.div_ceil(BLOCK_ITEMS));
-                Block::new(self.read(whole))
+                Block::new(self.read(number))
             };
             let items = block.get(at - start..(end - start).min(block.len())).unwrap_or_default();
             if items.is_empty() {
@@ -198,15 +194,14 @@ impl SortedFile {
     }
 
     fn block(&self, number: usize) -> Block {
-        self.cache.get_or_read(number, || self.read(number..number + 1))
+        self.cache.get_or_read(number, || self.read(number))
     }
 
-    /// Reads blocks. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
-    fn read(&self, blocks: Range<usize>) -> Vec<ItemBytes> {
-        let start = blocks.start * BLOCK_ITEMS;
-        let count = (blocks.end * BLOCK_ITEMS).min(self.count).saturating_sub(start);
+    /// Reads a block. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
+    fn read(&self, number: usize) -> Vec<ItemBytes> {
+        let count = self.count.saturating_sub(number * BLOCK_ITEMS).min(BLOCK_ITEMS);
         let mut items = vec![[0; ITEM_BYTES]; count];
-        let offset = (start * ITEM_BYTES) as u64;
+        let offset = (number * BLOCK_BYTES) as u64;
         if let Err(error) = self.file.read_exact_at(items.as_flattened_mut(), offset) {
             if !self.has_failed.swap(true, Ordering::Relaxed) {
                 tracing::error!(%error, offset, "the index file can no longer be read");
