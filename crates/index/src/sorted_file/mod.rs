@@ -151,39 +151,6 @@ impl SortedFile {
         ControlFlow::Continue(())
     }
 
-    /// The rank of the first item at `ranks` of which `is_before` says no, where it does so of none
-    /// that comes before one of which it says yes; the end of `ranks` if there is none.
-    pub fn partition_point(
-        &self,
-        ranks: Range<usize>,
-        mut is_before: impl FnMut(usize, &Item) -> bool,
-    ) -> usize {
-        // By the first items of blocks, which are in memory, and then in one block.
-        let within = ranks.start / BLOCK_ITEMS + 1..ranks.end.div_ceil(BLOCK_ITEMS);
-        let blocks = self.blocks.get(within.clone()).unwrap_or_default();
-        let (mut low, mut high) = (0, blocks.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            let rank = (within.start + middle) * BLOCK_ITEMS;
-            match blocks.get(middle) {
-                Some(block) if is_before(rank, &block.first) => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        let number = ranks.start / BLOCK_ITEMS + low;
-        let start = number * BLOCK_ITEMS;
-        let block = self.block(number);
-        let (mut low, mut high) = (ranks.start.max(start), ranks.end.min(start + BLOCK_ITEMS));
-        while low < high {
-            let middle = low.midpoint(high);
-            match block.get(middle - start) {
-                Some(bytes) if is_before(middle, &from_bytes(bytes)) => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        low
-    }
-
     /// The block that holds `item`, or would; `None` where no block does, because the item comes
     /// before all others or after them.
     fn block_of(&self, item: &Item) -> Option<usize> {
