@@ -10,7 +10,7 @@ mod support;
 
 use ::rand::SeedableRng;
 use ::rand::rngs::StdRng;
-use negsync::config::{Config, StoreConfig};
+use negsync::config::Config;
 use negsync::index::Index;
 use negsync::relay::Relay;
 use negsync::store::{Event, Filter, StoreOptions, Synchronous};
@@ -58,8 +58,8 @@ fn open(path: &Path) -> Index {
 }
 
 async fn relay(path: &Path) -> Relay {
-    let store = StoreConfig { path: path.to_owned(), ..StoreConfig::default() };
-    let mut config = Config { store, ..Config::default() };
+    let mut config = Config::default();
+    config.store.path = path.to_owned();
     config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
     Relay::start(config).await.unwrap()
 }

@@ -3,7 +3,7 @@
 //! `cargo run --example catch_up -- wss://relay.example.com '{"kinds":[1],"limit":500}'`; without
 //! arguments it starts a relay of its own to catch up with.
 
-use negsync::config::{Config, StoreConfig};
+use negsync::config::Config;
 use negsync::index::Index;
 use negsync::relay::Relay;
 use negsync::store::{Event, StoreOptions};
@@ -46,8 +46,8 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
 }
 
 async fn start_relay(path: &std::path::Path) -> Result<Relay, Box<dyn Error>> {
-    let store = StoreConfig { path: path.to_owned(), ..StoreConfig::default() };
-    let mut config = Config { store, ..Config::default() };
+    let mut config = Config::default();
+    config.store.path = path.to_owned();
     config.relay.listen.set_port(0);
     let relay = Relay::start(config).await?;
     let events: Result<Vec<_>, _> =

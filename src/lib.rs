@@ -22,7 +22,8 @@
 //! [`sync`] has the other side, [`sidecar`] what stands beside another relay. The crates below can be taken alone:
 //! [`reconcile`], [`store`], [`index`].
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::return_self_not_must_use)]
 pub mod admission;
 pub mod config;
 mod metrics;

@@ -1,6 +1,6 @@
 //! The store behind nostr-sdk: what it saves is there, and what it reconciles is never cut.
 
-use negsync::config::{Config, StoreConfig};
+use negsync::config::Config;
 use negsync::index::Index;
 use negsync::nostr_database::Database;
 use negsync::relay::Relay;
@@ -53,8 +53,8 @@ async fn what_is_saved_is_found_until_it_is_deleted() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nostr_sdk_syncs_more_than_a_query_brings() {
     let folder = tempfile::tempdir().unwrap();
-    let store = StoreConfig { path: folder.path().join("relay.sqlite"), ..Default::default() };
-    let mut config = Config { store, ..Config::default() };
+    let mut config = Config::default();
+    config.store.path = folder.path().join("relay.sqlite");
     config.relay.listen.set_port(0);
     let relay = Relay::start(config).await.unwrap();
     let keys = Keys::generate();

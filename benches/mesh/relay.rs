@@ -72,7 +72,7 @@ pub type Outbox = Vec<(usize, Message)>;
 
 impl Relay {
     pub fn new(conduct: Conduct, set: Tree) -> Self {
-        let limits = SessionLimits { sessions: usize::MAX, ..SessionLimits::default() };
+        let limits = SessionLimits::default().with_sessions(usize::MAX);
         Self { conduct, set, redundant: 0, sessions: Sessions::new(limits, 0) }
     }
 

@@ -11,8 +11,10 @@ const PEERS: u8 = 4;
 
 pub fn target(bytes: &[u8]) {
     let mut input = Input::new(bytes);
-    let limits =
-        SessionLimits { sessions: 2, idle_s: 100, frame_limit_bytes: input.choose(&FRAME_LIMITS) };
+    let limits = SessionLimits::default()
+        .with_sessions(2)
+        .with_idle_s(100)
+        .with_frame_limit_bytes(input.choose(&FRAME_LIMITS));
     let mut sessions: Sessions<u8, &SortedItems> = Sessions::new(limits, 0);
     let mut now_s = 0;
     for _ in 0..MOST_STEPS {

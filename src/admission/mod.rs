@@ -69,6 +69,7 @@ pub enum RefusalReason {
 /// An event is not taken.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{text}")]
+#[non_exhaustive]
 pub struct Refusal {
     /// The event's id in lower-case hex, where one could be read.
     pub id: Option<String>,

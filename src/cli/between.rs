@@ -1,7 +1,7 @@
 //! `negsync sync --between`
 
 use super::interrupt::stoppable;
-use super::sync::{SyncArguments, counted, unseen};
+use super::sync::{SyncArguments, counted, over_connections, unseen};
 use super::sync_progress::{Display, PeerDisplay};
 use super::{sync_trace, unless_closed};
 use anyhow::ensure;
@@ -120,6 +120,7 @@ fn of_pair(pair: &PairReport) -> String {
     let [only_a, only_b] = pair.only;
     let state = match (&pair.error, pair.verdict) {
         (Some(error), _) => format!("not complete: {error}"),
+        (None, Verdict::CaughtUp) if pair.connections > 1 => over_connections(pair.connections),
         (None, Verdict::CaughtUp) => {
             "caught up; the sets changed while they were compared".to_owned()
         }

@@ -358,8 +358,8 @@ impl ImportTally {
                 Outcome::DeletesTooMuch => self.over_limits += 1,
                 Outcome::Expired => self.expired += 1,
                 Outcome::PassedOn => self.ephemeral += 1,
-                Outcome::Failed(reason) => {
-                    if self.failed == 0 {
+                failed => {
+                    if let (0, Outcome::Failed(reason)) = (self.failed, failed) {
                         say(&format!("negsync: {reason}"));
                     }
                     self.failed += 1;

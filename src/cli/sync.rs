@@ -225,8 +225,16 @@ pub(super) fn counted(counts: &BTreeMap<Reason, u64>) -> String {
     counts.join(", ")
 }
 
+/// Why sets that are the same as far as is known are not called equal.
+pub(super) fn over_connections(count: u32) -> String {
+    format!("caught up over {count} connections, which may lead to different relays")
+}
+
 /// What a peer that is read was read of.
 fn caught_up(report: &Report) -> String {
+    if report.connections > 1 {
+        return over_connections(report.connections);
+    }
     let Some(since) = report.read_since else {
         return "caught up; the sets changed while they were compared".to_owned();
     };

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 /// What a reload did, key by key, such as `limits.filters`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Reloaded {
     /// Keys whose new value is in force.
     pub changed: Vec<String>,

@@ -58,6 +58,7 @@ use serde::{Deserialize, Serialize};
 /// The whole file.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
 #[serde(default, deny_unknown_fields)]
+#[non_exhaustive]
 pub struct Config {
     /// Where the relay listens and what it says of itself.
     pub relay: RelayConfig,

@@ -82,6 +82,7 @@ macro_rules! section {
     ) => {
         $(#[$attribute])*
         #[derive(Debug, Clone, PartialEq, Serialize)]
+        #[non_exhaustive]
         pub struct $Name {
             $($(#[$key_attribute])* pub $key: $Type,)*
         }

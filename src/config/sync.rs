@@ -45,6 +45,7 @@ impl Default for SyncConfig {
 /// `[[peer]]`
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
+#[non_exhaustive]
 pub struct PeerConfig {
     /// The peer's `ws://` or `wss://` URL.
     pub url: RelayUrl,

@@ -5,6 +5,7 @@ pub const MOST_LOOK_DAYS: usize = 4_096;
 
 /// A look at which days differ.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DriftLook {
     /// When it ended, in seconds since the Unix epoch.
     pub at: u64,

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What syncs have moved and what that took.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Tally {
     /// Events that only we had.
     pub have: u64,
@@ -31,11 +32,13 @@ pub struct Tally {
 
 impl Tally {
     /// Both together.
+    #[must_use]
     pub fn plus(self, other: Self) -> Self {
         self.each(other, u64::saturating_add)
     }
 
     /// What came since `earlier`.
+    #[must_use]
     pub fn since(self, earlier: Self) -> Self {
         self.each(earlier, u64::saturating_sub)
     }
@@ -58,6 +61,7 @@ impl Tally {
 /// The last sync with a peer that came to its end. A live sync comes to one each time it has
 /// caught up.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct LastSync {
     /// When, in seconds since the Unix epoch.
     pub ended_at: u64,
@@ -81,6 +85,7 @@ pub struct LastSync {
 
 /// How a peer stands. Times are in seconds since the Unix epoch.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct PeerStatus {
     /// The peer's URL as it is configured; a second section of the same URL has `#2` behind it.
     pub name: String,
@@ -121,6 +126,7 @@ pub struct PeerStatus {
 
 /// How a peer stands, in a word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PeerState {
     /// Caught up, connected and live.
     InStep,

@@ -5,6 +5,7 @@ use serde::Serialize;
 /// How the peer's events compare with ours at the end of a sync.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Default)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Verdict {
     /// Both sides hold the same events.
     Equal,
@@ -32,6 +33,7 @@ impl Verdict {
 /// What a verdict rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
+#[non_exhaustive]
 pub enum Proof {
     /// A reconciliation of both whole sets.
     Negentropy,

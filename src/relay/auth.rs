@@ -116,7 +116,10 @@ pub(super) async fn answer(
     if json.len() > AUTH_BYTES {
         let text = format!("invalid: AUTH takes an event of {AUTH_BYTES} bytes at the most");
         relay.service.metrics.auth.count_prefix(&text);
-        return message::notice(&text);
+        // Looking for the id takes its time, too.
+        let (bytes, json) = (json.len(), json.to_owned());
+        let id = relay.verifier.check(origin, bytes, move || claimed_id(&json)).await.flatten();
+        return message::not_taken(id.as_deref(), &text);
     }
     let (id, shown) = match Event::parse(json) {
         Ok(event) => (Some(event.id_hex()), show(auth, relay, origin, event).await),
@@ -133,6 +136,11 @@ pub(super) async fn answer(
             message::not_taken(id.as_deref(), &reason)
         }
     }
+}
+
+/// The id that an event claims.
+fn claimed_id(json: &str) -> Option<String> {
+    Event::parse(json).map_or_else(|error| error.id, |event| Some(event.id_hex()))
 }
 
 /// Admits the event's author, or says why not.

@@ -210,7 +210,7 @@ impl EventAnswer {
                 ("expired", false, "invalid: expiration: the event has expired".into())
             }
             Some(Outcome::Failed(reason)) => ("failed", false, format!("error: {reason}").into()),
-            None => ("failed", false, "error: the store gave no answer".into()),
+            _ => ("failed", false, "error: the store gave no answer".into()),
         };
         Self { id: Some(id), accepted, reason, counted }
     }

@@ -71,6 +71,7 @@ impl ClientMessage {
 
 /// A message that could not be taken, as the answer that says so.
 #[derive(Debug, Default)]
+#[non_exhaustive]
 pub struct MessageRefusal {
     /// The answer.
     pub answer: String,

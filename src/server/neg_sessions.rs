@@ -130,6 +130,7 @@ impl From<SnapshotError> for NegOpenError {
             SnapshotError::TooLarge { limit } => Self::TooLarge { limit },
             SnapshotError::Store(StoreError::Interrupted) => Self::Timeout,
             SnapshotError::Store(error) => Self::Unread(error),
+            other => Self::Failed(other.to_string()),
         }
     }
 }

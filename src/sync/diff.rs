@@ -36,6 +36,7 @@ impl Default for DiffOptions {
 
 /// What differs.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct Diff {
     /// The peer.
     pub url: String,
@@ -68,6 +69,8 @@ pub struct Diff {
     pub kept_since: Option<u64>,
     /// Events of the peer's that cannot be read.
     pub unreadable: u64,
+    /// See [`Report::connections`](super::Report::connections).
+    pub connections: u32,
     /// Whether both sides hold the same events that match; `false` where there is an `error`.
     pub equal: bool,
     /// Questions of the reconciliation that were answered.
@@ -140,6 +143,7 @@ pub async fn diff(
         not_compared: report.not_compared,
         kept_since: report.kept_since,
         unreadable: report.unreadable,
+        connections: report.connections,
         equal: report.equal,
         round_trips: report.round_trips,
         bytes_up: report.bytes_up,

@@ -229,5 +229,6 @@ fn fate(outcome: Outcome) -> Fate {
         Outcome::Expired => Fate::Refused(Reason::Expired),
         Outcome::PassedOn => Fate::Refused(Reason::Ephemeral),
         Outcome::Failed(reason) => Fate::Failed(reason),
+        other => Fate::Failed(format!("the store answered {other:?}")),
     }
 }

@@ -25,6 +25,7 @@ pub(super) const STOPPED: &str = "stopped";
 
 /// The end of a sync.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
 pub struct Report {
     /// The peer.
     pub url: String,
@@ -60,6 +61,9 @@ pub struct Report {
     pub bytes_down: u64,
     /// How often everything was looked at; the last time proves the result.
     pub passes: u32,
+    /// The connections that the verdict rests on. More than one may have led to different relays
+    /// behind the address, so that the verdict is not `equal`.
+    pub connections: u32,
     /// Connections that were lost and made again.
     pub reconnects: u32,
     /// Events that only we had.
@@ -106,6 +110,7 @@ impl Report {
         self.proof = proof.filter(|_| verdict != Verdict::Incomplete);
         self.equal = verdict == Verdict::Equal;
         self.complete = verdict != Verdict::Incomplete;
+        self.connections = if self.complete { self.connections.max(1) } else { 0 };
     }
 
     /// What was moved and what that took.
@@ -131,6 +136,7 @@ impl Report {
 
 /// What a sync tells while it runs.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Progress {
     /// The peer has been reached.
     Connected,

@@ -282,10 +282,9 @@ async fn a_mirror_sees_all_and_brings_anything() {
     assert_eq!(relay.client().await.query(&[json!({})]).await.len(), 2);
 }
 
-/// An event that shows a key holds a challenge and a URL. A long one would be read on a thread that
-/// serves others.
+/// An event that shows a key holds a challenge and a URL. A long one is refused unread (NIP-42: with OK).
 #[tokio::test(flavor = "multi_thread")]
-async fn an_auth_event_that_is_long_is_not_read() {
+async fn an_auth_event_that_is_long_is_refused_by_its_id() {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let tags = json!([["relay", relay.url()], ["challenge", client.challenge]]);
@@ -293,7 +292,12 @@ async fn an_auth_event_that_is_long_is_not_read() {
     let answer = client.ask(&json!(["AUTH", event])).await;
     assert_eq!(
         answer,
-        json!(["NOTICE", "invalid: AUTH takes an event of 16384 bytes at the most"])
+        json!([
+            "OK",
+            event["id"],
+            false,
+            "invalid: AUTH takes an event of 16384 bytes at the most"
+        ])
     );
     assert!(client.authenticate(&Author::new(1), &relay.url()).await.0);
 }

@@ -137,10 +137,9 @@ async fn a_program_keeps_its_relay_in_sync_with_peers() {
     let note = Author::new(1).note(AT, "from the peer");
     assert!(connect(&peer).await.publish(&note).await.0);
     let mut config = config(&folders[1]);
-    config.peers.push(PeerConfig {
-        live: true,
-        ..PeerConfig::new(format!("ws://{}", peer.address()).parse().unwrap())
-    });
+    let mut kept = PeerConfig::new(format!("ws://{}", peer.address()).parse().unwrap());
+    kept.live = true;
+    config.peers.push(kept);
     let (relay, schedule) =
         Relay::builder(config).listener(socket()).start_with_peers().await.unwrap();
     let mut client = connect(&relay).await;

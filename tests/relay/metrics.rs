@@ -4,8 +4,8 @@ use crate::support::client::PATIENCE;
 use crate::support::events::{EPOCH, unix_now};
 use crate::support::http::{HANDSHAKE, answer_to, http};
 use crate::support::negentropy_client::EMPTY_SET;
-use crate::support::{Author, Client, TestRelay, id_of};
-use negsync::config::{Config, Direction, Network, PeerConfig, PublicKeys};
+use crate::support::{Author, Client, TestRelay, engine, id_of};
+use negsync::config::{Direction, Network, PeerConfig, PublicKeys};
 use negsync::moderation::ListEntry;
 use negsync::store::{Event, Outcome};
 use negsync::sync::Schedule;
@@ -113,6 +113,9 @@ const fn by(number: f64) -> Option<f64> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_moves_when_what_it_counts_happens() {
+    if engine::is_left_out("the write-ahead log and the tombstones, which are of all nodes") {
+        return;
+    }
     let mut moved = BTreeSet::new();
     let relay = TestRelay::start_with(|config| {
         config.negentropy.max_sync_events = 6_000;
@@ -337,10 +340,12 @@ async fn store(relay: TestRelay, moved: &mut BTreeSet<String>) -> TestRelay {
 }
 
 fn peer(url: &str, direction: Direction, kinds: Value) -> PeerConfig {
-    let filter = json!({ "kinds": kinds }).try_into().unwrap();
+    let mut peer = PeerConfig::new(url.parse().unwrap());
+    peer.filter = json!({ "kinds": kinds }).try_into().unwrap();
+    peer.direction = direction;
     // One sync, and then a long pause in which nothing changes but the time.
-    let interval_s = 3_600;
-    PeerConfig { filter, direction, interval_s, ..PeerConfig::new(url.parse().unwrap()) }
+    peer.interval_s = 3_600;
+    peer
 }
 
 async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
@@ -417,7 +422,9 @@ async fn peers(relay: &TestRelay, moved: &mut BTreeSet<String>) {
 
 /// Keeps `relay` in sync with these peers.
 fn scheduled(relay: &TestRelay, peers: Vec<PeerConfig>) -> Schedule {
-    relay.relay.reload(Config { peers, ..relay.config.clone() }).unwrap();
+    let mut config = relay.config.clone();
+    config.peers = peers;
+    relay.relay.reload(config).unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 

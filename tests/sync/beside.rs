@@ -22,7 +22,7 @@ async fn diff_and_a_dry_run_need_no_lock() {
     let folder = tempfile::tempdir().unwrap();
     let shared = notes(180, 60);
     let store = imported(folder.path(), &[shared.clone(), notes(181, 7)].concat());
-    let other = TestRelay::new(&[shared, notes(182, 9)].concat()).await;
+    let other = TestRelay::holding(&[shared, notes(182, 9)].concat()).await;
     let running = RelayProcess::start(Path::new(&store));
     let url = other.url();
     let ended = tokio::task::spawn_blocking(move || {
@@ -57,7 +57,7 @@ async fn diff_and_a_dry_run_need_no_lock() {
 async fn import_hands_over_to_a_relay_that_runs() {
     let folder = tempfile::tempdir().unwrap();
     let key = author(9);
-    let relay = TestRelay::with(&notes(184, 10), |config| {
+    let relay = TestRelay::holding_with(&notes(184, 10), |config| {
         config.auth.mirror_keys = [key.public_key().to_bytes()].into_iter().collect();
     })
     .await;
@@ -88,7 +88,7 @@ async fn import_hands_over_to_a_relay_that_runs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn peers_asks_the_relay_and_prints_how_each_stands() {
     let folder = tempfile::tempdir().unwrap();
-    let other = TestRelay::new(&notes(183, 12)).await;
+    let other = TestRelay::holding(&notes(183, 12)).await;
     let config = folder.path().join("relay.toml");
     let text = format!(
         "[[peer]]\nurl = {:?}\n[[peer]]\nurl = \"ws://127.0.0.1:9\"\ninterval_s = 1\n",
@@ -133,12 +133,12 @@ async fn peers_asks_the_relay_and_prints_how_each_stands() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_status_is_shown_to_the_operator_alone() {
     use crate::support::http::http;
-    let relay = TestRelay::new(&[]).await;
+    let relay = TestRelay::holding(&[]).await;
     let address = relay.relay.address();
     assert_eq!(http(address, "GET", "/status", &[]).await.status, 200);
     for header in ["X-Forwarded-For: 127.0.0.1", "Forwarded: for=127.0.0.1"] {
         assert_eq!(http(address, "GET", "/status", &[header]).await.status, 403, "{header}");
     }
-    let closed = TestRelay::with(&[], |config| config.metrics.allow = Vec::new()).await;
+    let closed = TestRelay::holding_with(&[], |config| config.metrics.allow = Vec::new()).await;
     assert_eq!(http(closed.relay.address(), "GET", "/status", &[]).await.status, 403);
 }

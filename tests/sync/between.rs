@@ -95,11 +95,11 @@ fn tagged(seed: u64, count: usize) -> Vec<String> {
 async fn two_relays_of_random_sets_end_with_the_same_events_and_one_percent_is_refused() {
     let (shared, only_a, only_b) = (notes(200, 1_000), notes(201, 4_000), notes(202, 3_950));
     let refused = tagged(203, 50);
-    let a = TestRelay::with(&[shared.clone(), only_a.clone()].concat(), |config| {
+    let a = TestRelay::holding_with(&[shared.clone(), only_a.clone()].concat(), |config| {
         config.limits.event_tags = 1;
     })
     .await;
-    let b = TestRelay::new(&[&shared[..], &only_b, &refused].concat()).await;
+    let b = TestRelay::holding(&[&shared[..], &only_b, &refused].concat()).await;
     let urls = [a.url(), b.url()];
     let urls = [urls[0].as_str(), &urls[1]];
 
@@ -131,8 +131,8 @@ async fn three_relays_end_equal_and_each_pair_has_its_proof() {
     let (shared, a, b, c) = (notes(204, 300), notes(205, 60), notes(206, 50), notes(207, 40));
     let all = ids_of(&[&shared, &a, &b, &c]);
     let (here, there) = (
-        TestRelay::new(&[shared.clone(), a].concat()).await,
-        TestRelay::new(&[shared.clone(), b].concat()).await,
+        TestRelay::holding(&[shared.clone(), a].concat()).await,
+        TestRelay::holding(&[shared.clone(), b].concat()).await,
     );
     let other = Scripted::start(&[shared, c].concat(), Script::default()).await;
     let urls = [here.url(), there.url(), other.url()];
@@ -160,7 +160,7 @@ async fn three_relays_end_equal_and_each_pair_has_its_proof() {
 async fn a_relay_without_negentropy_is_read_and_a_filter_holds() {
     let (shared, a, b) = (notes(208, 300), notes(209, 40), notes(210, 30));
     for unknown in [Unknown::Notice, Unknown::Closed, Unknown::NegErr] {
-        let here = TestRelay::new(&[shared.clone(), a.clone()].concat()).await;
+        let here = TestRelay::holding(&[shared.clone(), a.clone()].concat()).await;
         let script =
             Script { without_negentropy: Some(unknown), events_per_req: 100, ..Script::default() };
         let there = Scripted::start(&[shared.clone(), b.clone()].concat(), script).await;
@@ -185,11 +185,11 @@ async fn kinds_that_a_relay_hides_are_named_and_not_compared() {
     let private: Vec<String> =
         (0..20).map(|n| event(&author(7), 4, START + n, vec![], &format!("secret {n}"))).collect();
     let shared = notes(211, 100);
-    let open = TestRelay::with(&[shared.clone(), private.clone()].concat(), |config| {
+    let open = TestRelay::holding_with(&[shared.clone(), private.clone()].concat(), |config| {
         config.auth.private_kinds.clear();
     })
     .await;
-    let hiding = TestRelay::new(&shared).await;
+    let hiding = TestRelay::holding(&shared).await;
     let (a, b) = (open.url(), hiding.url());
     let (code, report, _) = between(&[&a, &b], &[]).await;
     assert_eq!(code, Some(0), "{report}");
@@ -202,8 +202,8 @@ async fn kinds_that_a_relay_hides_are_named_and_not_compared() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_cannot_be_seen_is_named_and_the_others_are_synced() {
     let (shared, a, b) = (notes(212, 100), notes(213, 20), notes(214, 10));
-    let here = TestRelay::new(&[shared.clone(), a].concat()).await;
-    let there = TestRelay::new(&[shared.clone(), b.clone()].concat()).await;
+    let here = TestRelay::holding(&[shared.clone(), a].concat()).await;
+    let there = TestRelay::holding(&[shared.clone(), b.clone()].concat()).await;
     let away = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let (a, b, away) = (here.url(), there.url(), format!("ws://{away}"));
     let (code, report, _) = between(&[&a, &away, &b], &[]).await;
@@ -222,13 +222,13 @@ async fn what_a_relay_lists_and_does_not_send_is_fetched_from_another() {
     let refuses_ids = Some("blocked: no".to_owned());
     let script = Script { refuses_ids, ..Script::default() };
     let silent = Scripted::start(&[shared.clone(), withheld.clone()].concat(), script).await;
-    let lacking = TestRelay::new(&shared).await;
+    let lacking = TestRelay::holding(&shared).await;
     let (a, b) = (silent.url(), lacking.url());
     let (code, report, _) = between(&[&a, &b], &[]).await;
     assert_eq!(code, Some(2), "{report}");
     let pair = &report["pairs"][0];
     assert_eq!(pair["differs"]["not sent by the peer"], 30, "{report}");
-    let holder = TestRelay::new(&[shared, withheld].concat()).await;
+    let holder = TestRelay::holding(&[shared, withheld].concat()).await;
     let c = holder.url();
     let (_, report, _) = between(&[&a, &b, &c], &[]).await;
     assert_same(&lacking.ids(), &holder.ids(), &report.to_string());
@@ -237,7 +237,7 @@ async fn what_a_relay_lists_and_does_not_send_is_fetched_from_another() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_builder_relay_and_ours_end_equal() {
     let (shared, ours, theirs) = (notes(217, 300), notes(218, 60), notes(219, 50));
-    let here = TestRelay::new(&[shared.clone(), ours].concat()).await;
+    let here = TestRelay::holding(&[shared.clone(), ours].concat()).await;
     let options = MemoryDatabaseOptions { events: true, max_events: None };
     let database = Arc::new(MemoryDatabase::with_opts(options));
     for json in shared.iter().chain(&theirs) {
@@ -259,9 +259,9 @@ async fn a_relay_builder_relay_and_ours_end_equal() {
 async fn live_events_go_to_all_other_relays() {
     let (shared, late) = (notes(220, 50), notes(221, 12));
     let relays = [
-        TestRelay::new(&shared).await,
-        TestRelay::new(&shared[..20]).await,
-        TestRelay::new(&[]).await,
+        TestRelay::holding(&shared).await,
+        TestRelay::holding(&shared[..20]).await,
+        TestRelay::holding(&[]).await,
     ];
     let urls: Vec<String> = relays.iter().map(TestRelay::url).collect();
     let urls: Vec<&str> = urls.iter().map(String::as_str).collect();
@@ -291,7 +291,7 @@ async fn live_events_go_to_all_other_relays() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_comes_back_is_synced_again() {
     let (shared, late) = (notes(222, 30), notes(223, 8));
-    let here = TestRelay::new(&shared).await;
+    let here = TestRelay::holding(&shared).await;
     let folder = tempfile::tempdir().unwrap();
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let config = folder.path().join("relay.toml");

@@ -32,7 +32,7 @@ fn import(folder: &Path, events: &[String]) -> std::path::PathBuf {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_exit_code_and_the_object_tell_what_was_done() {
-    let relay = TestRelay::new(&notes(130, 200)).await;
+    let relay = TestRelay::holding(&notes(130, 200)).await;
     let folder = tempfile::tempdir().unwrap();
     let store = import(folder.path(), &notes(131, 100));
     let (store_text, url) = (store.to_str().unwrap().to_owned(), relay.url());
@@ -75,7 +75,7 @@ async fn the_exit_code_and_the_object_tell_what_was_done() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_trace_tells_the_whole_conversation() {
-    let relay = TestRelay::new(&notes(133, 60)).await;
+    let relay = TestRelay::holding(&notes(133, 60)).await;
     let folder = tempfile::tempdir().unwrap();
     let store = import(folder.path(), &notes(134, 40));
     let (store, url) = (store.to_str().unwrap().to_owned(), relay.url());
@@ -129,7 +129,7 @@ async fn a_sync_that_was_killed_is_taken_up_again() {
     let (shared, ours, theirs) = (notes(140, 500), notes(141, 1_500), notes(142, 1_500));
     let (ours, theirs) = ([shared.clone(), ours].concat(), [shared, theirs].concat());
     for seed in 0..kills {
-        let relay = TestRelay::new(&theirs).await;
+        let relay = TestRelay::holding(&theirs).await;
         let folder = tempfile::tempdir().unwrap();
         let store = import(folder.path(), &ours);
         let start = || {
@@ -159,7 +159,7 @@ async fn a_sync_that_was_killed_is_taken_up_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_cannot_be_written_is_an_error_and_one_that_nobody_reads_is_none() {
-    let relay = TestRelay::new(&notes(135, 10)).await;
+    let relay = TestRelay::holding(&notes(135, 10)).await;
     let folder = tempfile::tempdir().unwrap();
     let store = import(folder.path(), &notes(136, 10));
     let url = relay.url();

@@ -13,7 +13,7 @@ async fn divided(seed: u64) -> (TestStore, TestRelay) {
 async fn divided_by(seed: u64, shared: usize, own: usize) -> (TestStore, TestRelay) {
     let (shared, ours, theirs) = (notes(seed, shared), notes(seed + 1, own), notes(seed + 2, own));
     let store = TestStore::new(&[shared.clone(), ours].concat());
-    let relay = TestRelay::new(&[shared, theirs].concat()).await;
+    let relay = TestRelay::holding(&[shared, theirs].concat()).await;
     (store, relay)
 }
 
@@ -41,10 +41,10 @@ async fn both_sides_end_equal_and_a_second_sync_moves_nothing() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_empty_store_gets_everything_and_an_empty_relay_too() {
     let events = notes(20, 2_000);
-    let (store, relay) = (TestStore::new(&[]), TestRelay::new(&events).await);
+    let (store, relay) = (TestStore::new(&[]), TestRelay::holding(&events).await);
     assert!(sync_all(&store, &relay.url()).await.equal);
     assert_same(&store.ids(), &relay.ids(), "");
-    let empty = TestRelay::new(&[]).await;
+    let empty = TestRelay::holding(&[]).await;
     assert!(sync_all(&store, &empty.url()).await.equal);
     assert_same(&store.ids(), &empty.ids(), "");
     assert_eq!(store.ids().len(), 2_000);
@@ -87,7 +87,7 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
     let deletion = event(&author, 5, START + 4, vec![tag], "");
     let ours = TestStore::new(&[shared.clone(), vec![new.clone(), deletion.clone()]].concat());
     // The relay's filter keeps what we know from reaching it.
-    let relay = TestRelay::new(&[shared, vec![old, gone]].concat()).await;
+    let relay = TestRelay::holding(&[shared, vec![old, gone]].concat()).await;
     let options = Options { direction: Direction::Down, ..Options::default() };
     let (report, _) = sync_with(&ours, &relay.url(), &options).await;
     assert_eq!(report.refused.get(&Reason::Superseded), Some(&1), "{report:?}");
@@ -112,7 +112,7 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
 async fn a_peer_that_refuses_by_size_is_synced_in_windows() {
     let (shared, ours, theirs) = (notes(50, 3_000), notes(51, 200), notes(52, 200));
     let store = TestStore::new(&[shared.clone(), ours].concat());
-    let relay = TestRelay::with(&[shared, theirs].concat(), |config| {
+    let relay = TestRelay::holding_with(&[shared, theirs].concat(), |config| {
         config.negentropy.max_sync_events = 500;
     })
     .await;
@@ -142,7 +142,7 @@ async fn a_catch_up_asks_for_what_is_newest_at_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sync_that_has_ended_has_written_how_far_the_peer_is_equal() {
     let events = notes(65, 20);
-    let relay = TestRelay::new(&events).await;
+    let relay = TestRelay::holding(&events).await;
     // A command closes the store next: what is written after that is lost, with a warning.
     for _ in 0..20 {
         let store = TestStore::new(&[]);
@@ -164,7 +164,7 @@ async fn a_version_that_one_side_deleted_leaves_both_with_the_older_one() {
         let deletion = event(&author, 5, START + 3, vec![tag], "");
         // Ours had the older version, and lost it to the newer one before that was deleted.
         let ours = TestStore::new(&[older.clone(), newer, deletion.clone()]);
-        let relay = TestRelay::new(&[older.clone(), deletion.clone()]).await;
+        let relay = TestRelay::holding(&[older.clone(), deletion.clone()]).await;
         let report = sync_all(&ours, &relay.url()).await;
         assert!(report.equal && report.complete, "{report:?}");
         assert_same(&ours.ids(), &relay.ids(), "");
@@ -183,7 +183,7 @@ async fn events_at_the_limits_of_nip_11_are_synced() {
         |at: u64, character: &str| event(&author, 1, at, tags(5_000), &character.repeat(262_144));
     let follows = event(&author, 3, START, tags(3_700), "");
     let store = TestStore::new(&[long(START + 1, "\u{8cfc}")]);
-    let relay = TestRelay::new(&[follows, long(START + 2, "\u{1f98a}")]).await;
+    let relay = TestRelay::holding(&[follows, long(START + 2, "\u{1f98a}")]).await;
     let report = sync_all(&store, &relay.url()).await;
     assert!(report.equal && report.complete, "{report:?}");
     assert_eq!((report.stored, report.uploaded), (2, 1), "{report:?}");

@@ -88,7 +88,7 @@ async fn every_difference_stands_in_its_row_and_nothing_moves() {
         let [shared, ours, theirs] =
             [(0, shared), (1, ours), (2, theirs)].map(|(n, count)| events(seed + n, count));
         let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
-        let relay = TestRelay::new(&[shared, theirs.clone()].concat()).await;
+        let relay = TestRelay::holding(&[shared, theirs.clone()].concat()).await;
         let (ids, their_ids) = (store.ids(), relay.ids());
         for by in ALL {
             let found = compared(&store, &relay.url(), by, "{}").await;
@@ -109,7 +109,7 @@ async fn peers_that_refuse_cut_or_do_not_reconcile_are_told_by_day_too() {
     let (shared, ours, theirs) = (events(240, 800), events(241, 90), events(242, 110));
     let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
     let held = [shared, theirs.clone()].concat();
-    let small = TestRelay::with(&held, |config| {
+    let small = TestRelay::holding_with(&held, |config| {
         config.negentropy.max_sync_events = 100;
     })
     .await;
@@ -144,7 +144,7 @@ async fn peers_that_refuse_cut_or_do_not_reconcile_are_told_by_day_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_command_tells_by_exit_code_table_object_and_drawing() {
     let (shared, ours, theirs) = (events(250, 300), events(251, 20), events(252, 30));
-    let relay = TestRelay::new(&[shared.clone(), theirs.clone()].concat()).await;
+    let relay = TestRelay::holding(&[shared.clone(), theirs.clone()].concat()).await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
     let (store, lines, svg) = (path("store.sqlite"), path("events.jsonl"), path("diff.svg"));

@@ -41,7 +41,7 @@ async fn an_exact_sync_asks_for_lists_alone_and_ends_equal() {
     let shared = notes(190, 2_000);
     for exact in [false, true] {
         let store = TestStore::new(&[shared.clone(), notes(191, 30)].concat());
-        let relay = TestRelay::new(&[shared.clone(), notes(192, 40)].concat()).await;
+        let relay = TestRelay::holding(&[shared.clone(), notes(192, 40)].concat()).await;
         let (trace, questions) = listening();
         let by_day = DiffOptions { exact, trace: Some(trace.clone()), ..DiffOptions::default() };
         let found = diff(&store.local, &relay.url(), &by_day, |_| {}).await.unwrap();
@@ -56,7 +56,7 @@ async fn an_exact_sync_asks_for_lists_alone_and_ends_equal() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_flag_of_both_commands_works() {
-    let relay = TestRelay::new(&notes(193, 20)).await;
+    let relay = TestRelay::holding(&notes(193, 20)).await;
     let folder = tempfile::tempdir().unwrap();
     let store = folder.path().join("store.sqlite").display().to_string();
     let url = relay.url();

@@ -21,3 +21,4 @@ mod scheduled;
 mod scripted;
 mod support;
 mod tls;
+mod two_relays;

@@ -87,6 +87,8 @@ pub enum Neg {
     FailsLater,
     /// The same with nothing.
     SilentLater,
+    /// The first NEG-OPEN of a connection is put off by NOTICE, and answered after a while all the same.
+    PutOff,
 }
 
 /// The odd ways of a peer. Without any it is a relay with NIP-77.
@@ -154,6 +156,9 @@ pub struct Faults {
     pub most_limit: Option<u64>,
     /// CLOSED comes in place of EOSE.
     pub no_eose: bool,
+    /// Connections lead by turns to two relays: so many of ten events of the one are not at the other, which
+    /// has as many others.
+    pub elsewhere: u64,
     /// With every answer comes much of this.
     pub flood: Option<Flood>,
 }
@@ -297,6 +302,7 @@ impl PeerPlan {
             most_limit,
             no_eose,
             far_future,
+            elsewhere,
             counts,
             miscounts
         );
@@ -318,7 +324,11 @@ impl PeerPlan {
         };
         let (shared, ours, theirs) = (some(self.shared), some(self.ours), some(self.theirs));
         let store = ModelStore::new([shared.clone(), ours].concat(), self.seconds);
-        (ModelPeer::new(self.clone(), [shared, theirs].concat()), store)
+        let mut peer = ModelPeer::new(self.clone(), [shared, theirs].concat());
+        if self.faults.elsewhere > 0 {
+            peer.stand_apart(rng);
+        }
+        (peer, store)
     }
 }
 
@@ -334,25 +344,36 @@ pub enum Reply {
     HangUp,
 }
 
-pub struct ModelPeer {
-    pub plan: PeerPlan,
+/// What one relay has.
+#[derive(Default)]
+struct Holdings {
     /// In the order of their arrival.
     events: Vec<ModelEvent>,
     dropped: HashSet<[u8; 32]>,
+    /// Events that came in this sync and were kept, and those for which we have heard an OK true.
+    kept: HashSet<[u8; 32]>,
+    acknowledged: HashSet<[u8; 32]>,
+    cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
+    /// Events that do not show yet, and when they do.
+    unindexed: Vec<(Duration, ModelEvent)>,
+}
+
+pub struct ModelPeer {
+    pub plan: PeerPlan,
+    /// What the relay has to which the connection leads.
+    at: Holdings,
+    /// What the other relay behind the address has, if there are two.
+    elsewhere: Option<Holdings>,
+    /// NEG sessions that neither side has closed.
     sessions: HashMap<String, Responder<SortedItems>>,
+    was_put_off: bool,
     reqs: u32,
     taken: u32,
     taken_at: Duration,
     is_known: bool,
     messages: u32,
-    /// Events that came in this sync and were kept, and those for which we have heard an OK true.
-    kept: HashSet<[u8; 32]>,
-    cache: HashMap<String, (Duration, Vec<ModelEvent>)>,
-    /// Events that do not show yet, and when they do.
-    unindexed: Vec<(Duration, ModelEvent)>,
     /// When it answered a REQ.
     answered_at: Option<Duration>,
-    acknowledged: HashSet<[u8; 32]>,
     /// Of all connections and syncs.
     subscriptions: HashSet<String>,
     resent: Vec<[u8; 32]>,
@@ -366,28 +387,43 @@ impl ModelPeer {
     fn new(plan: PeerPlan, events: Vec<ModelEvent>) -> Self {
         Self {
             plan,
-            events,
-            dropped: HashSet::new(),
+            at: Holdings { events, ..Holdings::default() },
+            elsewhere: None,
             sessions: HashMap::new(),
+            was_put_off: false,
             reqs: 0,
             taken: 0,
             taken_at: Duration::ZERO,
             is_known: false,
             messages: 0,
-            kept: HashSet::new(),
-            cache: HashMap::new(),
-            unindexed: Vec::new(),
             answered_at: None,
-            acknowledged: HashSet::new(),
             subscriptions: HashSet::new(),
             resent: Vec::new(),
         }
     }
 
+    /// A second relay comes to stand behind the address.
+    fn stand_apart(&mut self, rng: &mut StdRng) {
+        let share = self.plan.faults.elsewhere;
+        let is_there = |event: &&ModelEvent| u64::from(event.item.id[5] % 10) >= share;
+        let mut events: Vec<ModelEvent> = self.at.events.iter().filter(is_there).cloned().collect();
+        for _ in 0..share {
+            events.push(ModelEvent::random(rng, self.plan.seconds));
+        }
+        self.elsewhere = Some(Holdings { events, ..Holdings::default() });
+    }
+
     pub fn begin(&mut self) {
-        self.kept.clear();
-        self.acknowledged.clear();
+        for relay in std::iter::once(&mut self.at).chain(&mut self.elsewhere) {
+            relay.kept.clear();
+            relay.acknowledged.clear();
+        }
         self.resent.clear();
+    }
+
+    /// How many NEG sessions of the last connection are open.
+    pub fn open_sessions(&self) -> usize {
+        self.sessions.len()
     }
 
     pub fn resent(&self) -> &[[u8; 32]] {
@@ -396,13 +432,20 @@ impl ModelPeer {
 
     pub fn add_some(&mut self, rng: &mut StdRng) {
         for _ in 0..rng.random_range(0..4) {
-            self.events.push(ModelEvent::random(rng, self.plan.seconds));
+            self.at.events.push(ModelEvent::random(rng, self.plan.seconds));
         }
     }
 
     pub fn ids(&self, filter: &str) -> BTreeSet<[u8; 32]> {
         let filter: Value = serde_json::from_str(filter).unwrap();
-        self.events.iter().filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
+        self.at.events.iter().filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
+    }
+
+    /// Ids of what it has, at either relay where it is two.
+    pub fn ids_anywhere(&self, filter: &str) -> BTreeSet<[u8; 32]> {
+        let filter: Value = serde_json::from_str(filter).unwrap();
+        let all = self.at.events.iter().chain(self.elsewhere.iter().flat_map(|it| &it.events));
+        all.filter(|event| matches(&filter, event)).map(|it| it.item.id).collect()
     }
 
     /// Ids of what it shows in one way or the other.
@@ -412,16 +455,16 @@ impl ModelPeer {
 
     /// Whether it has an event that is outside of a window of retention.
     pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
-        self.events.iter().any(|it| it.item.id == *id && it.is_past(kept))
+        self.at.events.iter().any(|it| it.item.id == *id && it.is_past(kept))
     }
 
     pub fn second(&self, id: &[u8; 32]) -> Option<u64> {
-        self.events.iter().find(|it| it.item.id == *id).map(|it| it.item.created_at)
+        self.at.events.iter().find(|it| it.item.id == *id).map(|it| it.item.created_at)
     }
 
     pub fn hides(&self, id: &[u8; 32]) -> bool {
         self.plan.faults.hides_private
-            && self.events.iter().any(|it| it.item.id == *id && [4, 1_059].contains(&it.kind))
+            && self.at.events.iter().any(|it| it.item.id == *id && [4, 1_059].contains(&it.kind))
     }
 
     fn is_unsent(&self, event: &ModelEvent) -> bool {
@@ -429,8 +472,12 @@ impl ModelPeer {
     }
 
     pub fn connect(&mut self) -> Vec<Reply> {
+        if let Some(elsewhere) = &mut self.elsewhere {
+            std::mem::swap(&mut self.at, elsewhere);
+        }
         (self.reqs, self.taken, self.messages, self.is_known) = (0, 0, 0, false);
         self.sessions.clear();
+        self.was_put_off = false;
         let greets = self.plan.faults.auth == Some(true);
         if greets { vec![text(json!(["AUTH", "riddle"]))] } else { vec![] }
     }
@@ -441,16 +488,16 @@ impl ModelPeer {
         if said[0] == "OK" && said[2] == true {
             let mut id = [0; 32];
             faster_hex::hex_decode(said[1].as_str().unwrap().as_bytes(), &mut id).unwrap();
-            self.acknowledged.insert(id);
+            self.at.acknowledged.insert(id);
         }
     }
 
     pub fn hear(&mut self, said: &str, now: Duration) -> Vec<Reply> {
         let said: Value = serde_json::from_str(said).unwrap();
-        let (shown, hidden) = self.unindexed.drain(..).partition(|(at, _)| *at <= now);
-        self.unindexed = hidden;
+        let (shown, hidden) = self.at.unindexed.drain(..).partition(|(at, _)| *at <= now);
+        self.at.unindexed = hidden;
         let shown: Vec<(Duration, ModelEvent)> = shown;
-        self.events.extend(shown.into_iter().map(|(_, event)| event));
+        self.at.events.extend(shown.into_iter().map(|(_, event)| event));
         self.messages += 1;
         let mut replies = self.answer(&said, now);
         if let Some(flood) = self.plan.faults.flood {
@@ -459,7 +506,7 @@ impl ModelPeer {
                 Flood::Empty => Reply::Text(String::new()),
                 Flood::Notices => text(json!(["NOTICE", "still here"])),
                 Flood::Unasked => {
-                    let event = self.events[0].json();
+                    let event = self.at.events[0].json();
                     Reply::Text(format!(r#"["EVENT","zzz",{event}]"#))
                 }
             };
@@ -508,6 +555,7 @@ impl ModelPeer {
             "NEG-OPEN" => self.neg_open(&id, said),
             "NEG-MSG" => match self.plan.neg {
                 Neg::FailsLater => {
+                    self.sessions.remove(&id);
                     vec![text(json!(["NEG-ERR", id, "closed: you took too long to respond!"]))]
                 }
                 Neg::SilentLater => vec![],
@@ -526,6 +574,10 @@ impl ModelPeer {
                 vec![text(json!(["COUNT", id, { "count": count }]))]
             }
             "COUNT" => vec![text(json!(["NOTICE", "unknown command"]))],
+            "NEG-CLOSE" => {
+                self.sessions.remove(&id);
+                vec![]
+            }
             "CLOSE" if self.plan.faults.verbose => {
                 vec![text(json!(["NOTICE", "subscription closed"]))]
             }
@@ -536,7 +588,7 @@ impl ModelPeer {
     fn neg_open(&mut self, id: &str, said: &Value) -> Vec<Reply> {
         let notice = json!(["NOTICE", "ERROR: bad msg: negentropy disabled"]);
         match self.plan.neg {
-            Neg::Works | Neg::FailsLater | Neg::SilentLater => {}
+            Neg::Works | Neg::FailsLater | Neg::SilentLater | Neg::PutOff => {}
             Neg::Notice => return vec![text(notice)],
             Neg::LateNotice => {
                 return vec![Reply::Late(notice.to_string(), Duration::from_secs(4))];
@@ -562,7 +614,17 @@ impl ModelPeer {
         let frame_limit_bytes = if is_short { 4_096 } else { 0 };
         let responder = Responder::new(SortedItems::new(items), frame_limit_bytes).unwrap();
         self.sessions.insert(id.to_owned(), responder);
-        self.neg_msg(id, &said[3])
+        let answer = self.neg_msg(id, &said[3]);
+        if self.plan.neg == Neg::PutOff && !std::mem::replace(&mut self.was_put_off, true) {
+            let late = answer.into_iter().filter_map(|reply| match reply {
+                Reply::Text(text) => Some(Reply::Late(text, Duration::from_secs(3))),
+                _ => None,
+            });
+            return std::iter::once(text(json!(["NOTICE", "slow down: too many at a time"])))
+                .chain(late)
+                .collect();
+        }
+        answer
     }
 
     fn neg_msg(&mut self, id: &str, payload: &Value) -> Vec<Reply> {
@@ -584,7 +646,7 @@ impl ModelPeer {
             let id = faster_hex::hex_string(&event.item.id);
             !self.hides(&event.item.id) && ids.as_ref().is_none_or(|ids| ids.contains(id.as_str()))
         };
-        let found = self.events.iter().filter(shows).filter(|event| matches(&rest, event));
+        let found = self.at.events.iter().filter(shows).filter(|event| matches(&rest, event));
         let mut found: Vec<ModelEvent> = found.cloned().collect();
         if !self.plan.faults.by_arrival {
             found.sort_by_key(|event| (std::cmp::Reverse(event.item.created_at), event.item.id));
@@ -631,11 +693,11 @@ impl ModelPeer {
         let mut found = if faults.bare_empty && is_bare { vec![] } else { self.find(filter) };
         if faults.caches {
             let key = filter.to_string();
-            match self.cache.get(&key) {
+            match self.at.cache.get(&key) {
                 Some((since, cached)) if now < *since + Duration::from_secs(1) => {
                     found = cached.clone();
                 }
-                _ => drop(self.cache.insert(key, (now, found.clone()))),
+                _ => drop(self.at.cache.insert(key, (now, found.clone()))),
             }
         }
         if has("ids") {
@@ -679,15 +741,15 @@ impl ModelPeer {
         let id = event.item.id;
         let hex = faster_hex::hex_string(&id);
         let said = |accepted, why: &str| vec![text(json!(["OK", hex, accepted, why]))];
-        let held = self.events.iter().chain(self.unindexed.iter().map(|(_, event)| event));
+        let held = self.at.events.iter().chain(self.at.unindexed.iter().map(|(_, event)| event));
         let holds = held.into_iter().any(|held| held.item.id == id);
         // Whether it was kept could be asked, unless the peer does not show it.
         let faults = &self.plan.faults;
         let shows_at_once = faults.late == 0 && !faults.indexes_late;
         let is_shown = !self.hides(&id) && !self.is_unsent(&event) && shows_at_once;
-        let is_indexed = self.events.iter().any(|held| held.item.id == id);
-        let is_known = is_indexed && self.kept.contains(&id) && is_shown;
-        if is_known || (self.acknowledged.contains(&id) && self.dropped.contains(&id)) {
+        let is_indexed = self.at.events.iter().any(|held| held.item.id == id);
+        let is_known = is_indexed && self.at.kept.contains(&id) && is_shown;
+        if is_known || (self.at.acknowledged.contains(&id) && self.at.dropped.contains(&id)) {
             self.resent.push(id);
         }
         if holds {
@@ -715,14 +777,14 @@ impl ModelPeer {
             return said(false, "blocked: not wanted");
         }
         if u64::from(id[3] % 10) < faults.drops {
-            self.dropped.insert(id);
+            self.at.dropped.insert(id);
             return said(true, "");
         }
-        self.kept.insert(id);
+        self.at.kept.insert(id);
         if faults.indexes_late {
-            self.unindexed.push((now + Duration::from_secs(1), event));
+            self.at.unindexed.push((now + Duration::from_secs(1), event));
         } else {
-            self.events.push(event);
+            self.at.events.push(event);
         }
         said(true, "")
     }

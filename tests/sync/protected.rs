@@ -17,7 +17,7 @@ async fn protected_events_stay_where_their_author_put_them() {
     let repost = event(&author(3), 6, START, vec![], &theirs);
     let store = TestStore::new(&[shared.clone(), vec![ours.clone()]].concat());
     let relay =
-        TestRelay::new(&[shared.clone(), vec![theirs.clone(), repost.clone()]].concat()).await;
+        TestRelay::holding(&[shared.clone(), vec![theirs.clone(), repost.clone()]].concat()).await;
     for stored_before in [false, true] {
         let report = sync_all(&store, &relay.url()).await;
         assert!(report.complete, "{report:?}");
@@ -42,7 +42,7 @@ async fn protected_events_are_taken_where_the_operator_says_so() {
     let theirs = protected(2, "theirs");
     let store = TestStore::new(&notes(161, 10));
     move_protected(&store);
-    let relay = TestRelay::new(std::slice::from_ref(&theirs)).await;
+    let relay = TestRelay::holding(std::slice::from_ref(&theirs)).await;
     let (report, _) = sync_with(&store, &relay.url(), &Options::default()).await;
     assert!(report.complete, "{report:?}");
     assert!(store.ids().contains(&id(&theirs)));
@@ -65,7 +65,7 @@ async fn a_mirror_moves_private_and_protected_events() {
         config.auth.mirror_keys = [mirror.public_key().to_bytes()].into_iter().collect();
     };
     let theirs = [letters(2), vec![protected(2, "theirs")]].concat();
-    let relay = TestRelay::with(&theirs, change).await;
+    let relay = TestRelay::holding_with(&theirs, change).await;
     move_protected(&store);
     store.local.keys = Some(mirror.clone());
     let report = sync_all(&store, &relay.url()).await;
@@ -81,7 +81,7 @@ async fn what_has_vanished_does_not_come_back_from_a_peer() {
     let request =
         event(&key, 62, START + 1_000, vec![Tag::parse(["relay", "ALL_RELAYS"]).unwrap()], "");
     let store = TestStore::new(&[stays.clone(), vec![request.clone()]].concat());
-    let relay = TestRelay::new(&gone).await;
+    let relay = TestRelay::holding(&gone).await;
     let report = sync_all(&store, &relay.url()).await;
     // The request goes up, and there too all is gone.
     assert!(report.complete, "{report:?}");

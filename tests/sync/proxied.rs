@@ -112,7 +112,7 @@ fn through(store: &TestStore, via: Via) -> Local {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_proxy_is_told_the_name_of_the_peer_and_nothing_is_looked_up_here() {
-    let relay = TestRelay::new(&notes(170, 30)).await;
+    let relay = TestRelay::holding(&notes(170, 30)).await;
     for scheme in ["socks5", "http"] {
         let proxy = Proxy::start(scheme, relay.relay.address()).await;
         for (login, shown) in [("", ""), (LOGIN, "me:se/cret@")] {
@@ -146,10 +146,8 @@ async fn an_onion_service_without_a_proxy_is_refused_and_not_looked_up() {
     assert_eq!(ended.status.code(), Some(1), "{ended:?}");
     assert!(ended.stderr.contains("sync.proxy"), "{ended:?}");
     // A relay with such a peer does not start, or goes on as it was.
-    let config = Config {
-        peers: vec![PeerConfig::new("ws://abc.onion".parse().unwrap())],
-        ..Config::default()
-    };
+    let mut config = Config::default();
+    config.peers = vec![PeerConfig::new("ws://abc.onion".parse().unwrap())];
     assert!(matches!(Schedule::check(&config), Err(SyncError::OnionWithoutProxy { .. })));
 }
 
@@ -173,7 +171,7 @@ async fn a_proxy_that_is_not_there_is_named_without_its_password() {
 /// Of two peers one has a proxy of its own, several filters and a limit.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_has_its_own_proxy_filters_and_limits() {
-    let [one, other] = [TestRelay::new(&notes(172, 20)).await, TestRelay::new(&[]).await];
+    let [one, other] = [TestRelay::holding(&notes(172, 20)).await, TestRelay::holding(&[]).await];
     let kinds = [0, 1, 7, 30_023].map(|kind| event(&author(7), kind, START, vec![], "x"));
     fill(other.relay.index(), &kinds);
     let proxy = Proxy::start("socks5", other.relay.address()).await;
@@ -188,7 +186,7 @@ async fn a_peer_has_its_own_proxy_filters_and_limits() {
     std::fs::write(&path, text).unwrap();
     let config = Config::read(&path).unwrap();
     assert_eq!(config.peers[1].max_down_kib_s, Some(64));
-    let relay = TestRelay::new(&[]).await;
+    let relay = TestRelay::holding(&[]).await;
     relay.relay.reload(config).unwrap();
     let admission = relay.relay.admission();
     let schedule = Schedule::start(relay.relay.index(), admission, relay.relay.peers()).unwrap();

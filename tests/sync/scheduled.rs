@@ -2,7 +2,7 @@
 
 use super::support::*;
 use futures_util::{SinkExt, StreamExt};
-use negsync::config::{Config, PeerConfig};
+use negsync::config::PeerConfig;
 use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
 use negsync::sync::{PeerState, PeerStatus};
@@ -14,16 +14,16 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 fn peer(url: &str, live: bool) -> PeerConfig {
-    PeerConfig { interval_s: 1, live, ..PeerConfig::new(url.parse().unwrap()) }
+    let mut peer = PeerConfig::new(url.parse().unwrap());
+    (peer.interval_s, peer.live) = (1, live);
+    peer
 }
 
 /// Keeps `relay` in sync with the relays at `urls`.
 fn schedule(relay: &TestRelay, urls: &[String], live: bool) -> Schedule {
-    let peers = urls.iter().map(|url| peer(url, live)).collect();
-    relay
-        .relay
-        .reload(Config { peers, ..relay.relay.admission().config().as_ref().clone() })
-        .unwrap();
+    let mut config = relay.config.clone();
+    config.peers = urls.iter().map(|url| peer(url, live)).collect();
+    relay.relay.reload(config).unwrap();
     Schedule::start(relay.relay.index(), relay.relay.admission(), relay.relay.peers()).unwrap()
 }
 
@@ -57,9 +57,9 @@ async fn converge(relays: &[&TestRelay], expected: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_chain_of_three_ends_equal_while_all_are_written_to() {
     for live in [true, false] {
-        let first = TestRelay::new(&notes(110, 300)).await;
-        let middle = TestRelay::new(&notes(111, 300)).await;
-        let last = TestRelay::new(&notes(112, 300)).await;
+        let first = TestRelay::holding(&notes(110, 300)).await;
+        let middle = TestRelay::holding(&notes(111, 300)).await;
+        let last = TestRelay::holding(&notes(112, 300)).await;
         let schedules =
             [schedule(&first, &[middle.url()], live), schedule(&last, &[middle.url()], live)];
         let written = [notes(113, 100), notes(114, 100), notes(115, 100)];
@@ -78,15 +78,16 @@ async fn a_chain_of_three_ends_equal_while_all_are_written_to() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
-    let here = TestRelay::new(&notes(120, 100)).await;
-    let there = TestRelay::new(&notes(121, 100)).await;
+    let here = TestRelay::holding(&notes(120, 100)).await;
+    let there = TestRelay::holding(&notes(121, 100)).await;
     let reserved = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = reserved.local_addr().unwrap();
     drop(reserved);
     let schedule = schedule(&here, &[format!("ws://{address}"), there.url()], true);
     converge(&[&here, &there], 200).await;
     let late =
-        TestRelay::with(&notes(122, 100), |config| config.relay.listen = address.into()).await;
+        TestRelay::holding_with(&notes(122, 100), |config| config.relay.listen = address.into())
+            .await;
     converge(&[&here, &there, &late], 300).await;
     schedule.stop().await;
 }
@@ -94,7 +95,7 @@ async fn a_peer_that_is_away_holds_up_no_other_and_is_caught_up_with() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_is_not_sent_back_to_where_it_came_from() {
     let store = TestStore::new(&notes(125, 100));
-    let relay = TestRelay::new(&notes(126, 100)).await;
+    let relay = TestRelay::holding(&notes(126, 100)).await;
     let stop = negsync::sync::CancellationToken::new();
     let options = Options { live: true, stop: stop.clone(), ..Options::default() };
     let (local, url) = (store.local.clone(), relay.url());
@@ -148,8 +149,8 @@ async fn status_when(
 #[tokio::test(flavor = "multi_thread")]
 async fn how_a_peer_stands_is_known_all_the_time() {
     for live in [true, false] {
-        let here = TestRelay::new(&notes(140, 120)).await;
-        let there = TestRelay::new(&notes(141, 80)).await;
+        let here = TestRelay::holding(&notes(140, 120)).await;
+        let there = TestRelay::holding(&notes(141, 80)).await;
         let schedule = schedule(&here, &[there.url()], live);
         let status = status_when(&here, "synced", |status| status.syncs > 0).await;
         assert_eq!((status.name.as_str(), status.live), (there.url().as_str(), live));
@@ -183,15 +184,16 @@ async fn a_peer_that_refuses_is_told_from_one_that_is_away() {
     let blocks = r#"while IFS= read -r line; do id=${line#*'"id":"'}; id=${id%%'"'*}
 echo "{\"id\":\"$id\",\"action\":\"reject\",\"msg\":\"blocked: all\"}"; done"#;
     let refuses_writes =
-        TestRelay::with(&shared, |config| config.write_policy.command = blocks.into()).await;
-    let refuses_all = TestRelay::with(&shared, |config| config.auth.required = true).await;
+        TestRelay::holding_with(&shared, |config| config.write_policy.command = blocks.into())
+            .await;
+    let refuses_all = TestRelay::holding_with(&shared, |config| config.auth.required = true).await;
     let away = "ws://127.0.0.1:1".to_owned();
     for (url, state) in [
         (refuses_writes.url(), PeerState::RefusesWrites),
         (refuses_all.url(), PeerState::Incomplete),
         (away, PeerState::NotReached),
     ] {
-        let here = TestRelay::new(&[&shared[..], &notes(151, 5)].concat()).await;
+        let here = TestRelay::holding(&[&shared[..], &notes(151, 5)].concat()).await;
         let schedule = schedule(&here, std::slice::from_ref(&url), false);
         let status = status_when(&here, state.words(), |status| status.state() == state).await;
         if state == PeerState::RefusesWrites {

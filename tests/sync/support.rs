@@ -1,16 +1,15 @@
-//! Stores filled with signed events, and relays over them.
+//! Stores and relays filled with signed events, and syncs between them.
 
-use negsync::config::{Config, StoreConfig};
+pub use crate::support::TestRelay;
+use negsync::config::Config;
 use negsync::index::Index;
 use negsync::reconcile::RangeSet;
-use negsync::relay::Relay;
 use negsync::store::{Event, Filter, Outcome, StoreOptions, Synchronous};
 use negsync::sync::{Local, Options, PeerFilter, Progress, Report, sync};
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -102,32 +101,22 @@ pub fn id(event: &str) -> [u8; 32] {
     Event::parse(event).unwrap().item().id
 }
 
-/// A relay over a new store.
-pub struct TestRelay {
-    pub relay: Relay,
-    _folder: TempDir,
-}
-
 impl TestRelay {
-    pub async fn new(events: &[String]) -> Self {
-        Self::with(events, |_| {}).await
+    /// A relay that holds these events, with the limits of the default configuration.
+    pub async fn holding(events: &[String]) -> Self {
+        Self::holding_with(events, |_| {}).await
     }
 
-    pub async fn with(events: &[String], change: impl FnOnce(&mut Config)) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("store.sqlite");
-        let synchronous = Synchronous::Normal;
-        let store = StoreConfig { path, synchronous, ..StoreConfig::default() };
-        let mut config = Config { store, ..Config::default() };
-        config.relay.listen = SocketAddr::from(([127, 0, 0, 1], 0)).into();
-        change(&mut config);
-        let relay = Relay::start(config).await.unwrap();
-        fill(relay.index(), events);
-        Self { relay, _folder: folder }
-    }
-
-    pub fn url(&self) -> String {
-        format!("ws://{}", self.relay.address())
+    /// As [`TestRelay::holding`], with a configuration changed by `change`.
+    pub async fn holding_with(events: &[String], change: impl FnOnce(&mut Config)) -> Self {
+        let relay = Self::start_with(|config| {
+            config.rates = Config::default().rates;
+            config.store.synchronous = Synchronous::Normal;
+            change(config);
+        });
+        let relay = relay.await;
+        fill(relay.relay.index(), events);
+        relay
     }
 
     pub fn ids(&self) -> BTreeSet<[u8; 32]> {

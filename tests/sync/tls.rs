@@ -88,7 +88,7 @@ async fn sync(url: &str, config: &Path) -> Ended {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_certificate_is_believed_when_its_authority_is_and_it_names_the_host() {
-    let relay = TestRelay::new(&notes(140, 50)).await;
+    let relay = TestRelay::holding(&notes(140, 50)).await;
     let target = relay.url().trim_start_matches("ws://").parse().unwrap();
     let temporary = tempfile::tempdir().unwrap();
     let folder = temporary.path();

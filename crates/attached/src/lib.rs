@@ -36,7 +36,8 @@
 //! # }
 //! ```
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod database;
 mod feed;
@@ -57,6 +58,7 @@ use negsync_store::{
 };
 use scan::AttachedMoment;
 use session::{DatabaseError, ServerConnector};
+use std::fmt;
 use std::sync::Arc;
 
 /// How often a reading is begun that has to see what is known and nothing more: between its
@@ -70,6 +72,12 @@ pub struct AttachedPostgres {
     inner: Arc<PostgresDatabase>,
     // Of the reads of this clone.
     deadline: Deadline,
+}
+
+impl fmt::Debug for AttachedPostgres {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AttachedPostgres").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl AttachedPostgres {

@@ -20,6 +20,7 @@ const CHEAP_ITEMS: usize = 5_000;
 
 /// Why there is no set for a filter.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SnapshotError {
     /// The set has more items than a session may have.
     #[error("the set has more than {limit} items")]
@@ -48,6 +49,7 @@ impl std::fmt::Debug for Catalog {
 
 impl Catalog {
     /// A catalog whose kept sets take at most `memory_bytes`, beside all events.
+    #[must_use]
     pub fn new(memory_bytes: usize, private: &PrivateKinds) -> Self {
         let everything = Filter::default();
         let resident = if private.as_slice().is_empty() {
@@ -60,6 +62,7 @@ impl Catalog {
 
     /// As [`Catalog::new`], of a store that tells only of what is for everybody: events of private
     /// kinds are found by scans alone.
+    #[must_use]
     pub fn of_public(memory_bytes: usize, private: &PrivateKinds) -> Self {
         Self::keeping(memory_bytes, vec![private.public_part(&Filter::default())])
     }

@@ -123,17 +123,20 @@ impl Subscriber {
     }
 
     /// The number of the next commit, counted from the start of the process.
+    #[must_use]
     pub fn next_number(&self) -> u64 {
         self.next
     }
 
     /// How many commits wait to be heard of.
+    #[must_use]
     pub fn len(&self) -> usize {
         let queue = lock(&self.queue);
         queue.end().saturating_sub(self.next.max(queue.first)) as usize
     }
 
     /// Whether none waits.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }

@@ -18,7 +18,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod catalog;
 mod commit_feed;
@@ -162,27 +163,32 @@ impl Index {
     }
 
     /// The store underneath.
+    #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
     }
 
     /// The sets alone.
+    #[must_use]
     pub fn sets(&self) -> &Sets {
         &self.sets
     }
 
     /// Every commit from now on.
+    #[must_use]
     pub fn subscribe(&self) -> Subscriber {
         self.sets.subscribe()
     }
 
     /// How many commits have been published since the start: the number of the next one, as
     /// [`Subscriber::next_number`] counts them.
+    #[must_use]
     pub fn commits_published(&self) -> u64 {
         self.sets.changes.published()
     }
 
     /// As [`Sets::contains`].
+    #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         self.sets.contains(item)
     }
@@ -245,12 +251,14 @@ impl Sets {
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
+    #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { source: self.source.with_deadline(deadline), ..self.clone() }
     }
 
     /// The sets over a store that another process writes to. Each is scanned for and shows the
     /// store as it is then; nothing tells of changes.
+    #[must_use]
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
         let hidden = PrivateKinds::default();
@@ -258,23 +266,27 @@ impl Sets {
     }
 
     /// The store underneath, as far as sets need it.
+    #[must_use]
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()
     }
 
     /// Every commit from now on.
+    #[must_use]
     pub fn subscribe(&self) -> Subscriber {
         self.changes.subscribe()
     }
 
     /// Whether the event is stored, as far as memory knows; `false` says nothing while the index
     /// is being loaded.
+    #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         self.catalog.contains(item)
     }
 
     /// As [`Sets::contains`], of events that are for everybody: what is known of them gives
     /// nothing away.
+    #[must_use]
     pub fn shows(&self, item: &Item) -> bool {
         self.catalog.shows(item)
     }
@@ -311,16 +323,19 @@ impl Sets {
     }
 
     /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    #[must_use]
     pub fn session_bytes(&self) -> usize {
         self.catalog.session_bytes()
     }
 
     /// What the index holds now.
+    #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.catalog.statistics()
     }
 
     /// What the index measures.
+    #[must_use]
     pub fn metrics(&self) -> &IndexMetrics {
         self.catalog.metrics()
     }

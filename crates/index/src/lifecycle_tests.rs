@@ -312,7 +312,7 @@ fn a_file_that_cannot_be_read_any_more_is_made_anew_and_answers_nothing_meanwhil
     let session = index.snapshot(&[Filter::default()], usize::MAX).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&files_of(&path)[0]).unwrap();
     file.set_len(0).unwrap();
-    session.to_vec();
+    let _ = session.to_vec();
     assert!(matches!(index.sets().check(&session), Err(StoreError::IndexLost)));
     // Refused until it is made anew, and then whole.
     while index.snapshot(&[Filter::default()], usize::MAX).is_err() {

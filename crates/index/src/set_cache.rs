@@ -18,6 +18,7 @@ const FEW_NOTED: usize = 512;
 
 /// What the catalog holds at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Statistics {
     /// Whether all events have been loaded.
     pub is_loaded: bool,

@@ -51,6 +51,7 @@ impl Slice {
     }
 
     /// All items, in order.
+    #[must_use]
     pub fn to_vec(&self) -> Vec<Item> {
         let mut items = Vec::with_capacity(self.len());
         self.for_each(0..self.len(), &mut |item| items.push(item));

@@ -48,6 +48,7 @@ pub struct VerifiedEvent(Event);
 /// Why an event is not one. The text names the field and ends up behind `invalid: `.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
+#[non_exhaustive]
 pub struct EventError {
     /// The id that the event claims, in lower-case hex, when one could be read.
     pub id: Option<String>,
@@ -236,6 +237,7 @@ impl Event {
 
     /// As [`Event::parse`], of an event that another relay has stored: some take tags without a name, which
     /// mean nothing.
+    #[must_use]
     pub fn parse_stored(json: &str) -> Option<Self> {
         if let Ok(event) = Self::parse(json) {
             return Some(event);
@@ -247,6 +249,7 @@ impl Event {
     }
 
     /// The id that JSON claims to be an event's, in lower-case hex, without a look at the rest.
+    #[must_use]
     pub fn claimed_id(json: &str) -> Option<String> {
         let Id { id } = serde_json::from_str(json).ok()?;
         hex::decode_array(&id).map(|id: [u8; 32]| hex::encode(&id))
@@ -282,58 +285,69 @@ impl Event {
     }
 
     /// Whether the id is the hash of the rest (NIP-01), without a look at the signature.
+    #[must_use]
     pub fn id_is_hash(&self) -> bool {
         self.hash() == self.item.id
     }
 
     /// Takes the event as verified because its source already did so (`import --no-verify`).
+    #[must_use]
     pub fn trust(self) -> VerifiedEvent {
         VerifiedEvent(self)
     }
 
     /// When the event was made and its id.
+    #[must_use]
     pub fn item(&self) -> Item {
         self.item
     }
 
     /// The id in lower-case hex.
+    #[must_use]
     pub fn id_hex(&self) -> String {
         hex::encode(&self.item.id)
     }
 
     /// The author's public key.
+    #[must_use]
     pub fn pubkey(&self) -> &[u8; 32] {
         &self.pubkey
     }
 
     /// The kind.
+    #[must_use]
     pub fn kind(&self) -> u16 {
         self.kind
     }
 
     /// The event as it is stored and sent: one JSON object, no white space between its parts.
+    #[must_use]
     pub fn json(&self) -> &str {
         &self.json
     }
 
     /// The keys of all single-letter tags, sorted, each once.
+    #[must_use]
     pub fn tag_keys(&self) -> &[TagKey] {
         &self.tag_keys
     }
 
     /// What it takes to write the event or to remove it, in rows of tables and indexes, about.
+    #[must_use]
     pub fn weight(&self) -> usize {
         let deletes = self.deletes.as_ref().map_or(0, |it| it.ids.len() + it.addresses.len());
         EVENT_ROWS + self.tag_keys.len() + deletes + self.json.len() / BYTES_OF_A_ROW
     }
 
     /// The memory that the event takes, in bytes, about.
+    #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let ids = self.deletes.as_ref().map_or(0, |it| size_of_val(it.ids.as_slice()));
         size_of::<Self>() + self.json.capacity() + size_of_val(self.tag_keys.as_slice()) + ids
     }
 
     /// NIP-40: the second from which the event is gone.
+    #[must_use]
     pub fn expires_at(&self) -> Option<u64> {
         self.expires_at
     }
@@ -345,23 +359,27 @@ impl Event {
     }
 
     /// How long the event lives.
+    #[must_use]
     pub fn lifetime(&self) -> Lifetime {
         Lifetime::of(self.kind)
     }
 
     /// What makes the event replace its predecessor beside author and kind: the `d` tag's value
     /// of an addressable event, nothing of a replaceable one; `None` for all others.
+    #[must_use]
     pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
     /// How many tags the event has.
+    #[must_use]
     pub fn tag_count(&self) -> usize {
         self.tag_count
     }
 
     /// The second elements of the tags of a name. Reads the tags anew: for names that are seldom
     /// asked for.
+    #[must_use]
     pub fn tag_values(&self, name: &str) -> Vec<String> {
         let tags = self.json.get(self.tags_at.clone()).unwrap_or_default();
         let tags: Vec<Vec<TagText<'_>>> = serde_json::from_str(tags).unwrap_or_default();
@@ -373,6 +391,7 @@ impl Event {
     }
 
     /// NIP-70: whether only its author may publish the event.
+    #[must_use]
     pub fn is_protected(&self) -> bool {
         self.is_protected
     }
@@ -390,23 +409,27 @@ impl Event {
     }
 
     /// The content. Reads it anew: for those who seldom ask.
+    #[must_use]
     pub fn content(&self) -> String {
         let content = self.json.get(self.content_at.clone()).unwrap_or_default();
         serde_json::from_str(content).unwrap_or_default()
     }
 
     /// How many characters the content has, as NIP-11 counts them.
+    #[must_use]
     pub fn content_chars(&self) -> usize {
         self.content_chars
     }
 
     /// NIP-09: the ids that a deletion request names.
+    #[must_use]
     pub fn deleted_ids(&self) -> &[[u8; 32]] {
         self.deletes.as_ref().map_or(&[], |deletes| &deletes.ids)
     }
 
     /// NIP-09: the kinds and `d` values of the author's own addresses that a deletion request
     /// names.
+    #[must_use]
     pub fn deleted_addresses(&self) -> &[(u16, String)] {
         self.deletes.as_ref().map_or(&[], |deletes| &deletes.addresses)
     }
@@ -414,6 +437,7 @@ impl Event {
 
 impl VerifiedEvent {
     /// The event itself.
+    #[must_use]
     pub fn into_inner(self) -> Event {
         self.0
     }

@@ -89,6 +89,7 @@ impl Filter {
     }
 
     /// Whether the event matches everything but `limit`.
+    #[must_use]
     pub fn matches(&self, event: &Event) -> bool {
         self.matches_time(&event.item())
             && self.takes_kind(event.kind())
@@ -98,11 +99,13 @@ impl Filter {
     }
 
     /// Whether events of the kind can match.
+    #[must_use]
     pub fn takes_kind(&self, kind: u16) -> bool {
         holds(&self.kinds, &kind) && self.without_kinds.binary_search(&kind).is_err()
     }
 
     /// Whether the item's time lies between `since` and `until`, both included.
+    #[must_use]
     pub fn matches_time(&self, item: &Item) -> bool {
         self.since.is_none_or(|since| item.created_at >= since)
             && self.until.is_none_or(|until| item.created_at <= until)
@@ -119,6 +122,7 @@ impl Filter {
     }
 
     /// The filter without `since`, `until` and `limit`: what it selects by content.
+    #[must_use]
     pub fn timeless(&self) -> Self {
         Self { since: None, until: None, limit: None, ..self.clone() }
     }

@@ -1,5 +1,7 @@
 //! The kinds that mean something to a relay, and how long events of a kind are kept.
 
+use serde::{Deserialize, Serialize};
+
 /// How long an event lives, by its kind (NIP-01, Kinds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
@@ -15,6 +17,7 @@ pub enum Lifetime {
 
 impl Lifetime {
     /// The lifetime of a kind.
+    #[must_use]
     pub fn of(kind: u16) -> Self {
         match kind {
             0 | 3 | 10_000..20_000 => Self::Replaceable,
@@ -23,6 +26,16 @@ impl Lifetime {
             _ => Self::Regular,
         }
     }
+}
+
+/// A kind, or the first and the last of several, as NIP-11 writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KindRange {
+    /// One kind.
+    One(u16),
+    /// From the first to the last, both included.
+    FromTo(u16, u16),
 }
 
 /// NIP-09: the kind of a deletion request.

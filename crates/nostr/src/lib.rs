@@ -13,12 +13,14 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod event;
 mod filter;
 pub mod hex;
 pub mod kinds;
+pub mod nip11;
 pub mod prefix;
 pub mod relay_url;
 mod signature;
@@ -26,6 +28,7 @@ mod tag_key;
 
 pub use event::{Event, EventError, VerifiedEvent, has_tags};
 pub use filter::{Filter, FilterError};
+pub use nip11::RelayDocument;
 pub use prefix::Prefix;
 pub use relay_url::RelayUrl;
 pub use tag_key::TagKey;

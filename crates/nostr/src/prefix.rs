@@ -52,22 +52,26 @@ impl Prefix {
 
     /// The prefix with which `text` begins; `None` for a text without one, or with one that is not
     /// known.
+    #[must_use]
     pub fn of(text: &str) -> Option<Self> {
         let (word, _) = text.split_once(':')?;
         Self::ALL.into_iter().find(|prefix| prefix.as_str() == word.trim())
     }
 
     /// Whether the same message, sent again, is refused again.
+    #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Blocked | Self::Restricted | Self::Invalid | Self::Unsupported)
     }
 
     /// Whether what is refused now may be taken later.
+    #[must_use]
     pub fn is_passing(self) -> bool {
         matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
     }
 
     /// The word, without the colon.
+    #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::AuthRequired => "auth-required",

@@ -54,17 +54,20 @@ impl RelayUrl {
     }
 
     /// The URL with its secrets, for a request to the relay.
+    #[must_use]
     pub fn expose(&self) -> &str {
         self.url.as_str()
     }
 
     /// Path and query with their secrets, as the request line of HTTP names them.
+    #[must_use]
     pub fn expose_target(&self) -> &str {
         &self.url[url::Position::BeforePath..url::Position::AfterQuery]
     }
 
     /// The URL with a digest in place of its secrets: what a peer is remembered under, since another
     /// token may show other events.
+    #[must_use]
     pub fn key(&self) -> String {
         match self.url.query() {
             None => self.to_string(),
@@ -76,46 +79,55 @@ impl RelayUrl {
     }
 
     /// The URL without a query, as an AUTH event names the relay (NIP-42).
+    #[must_use]
     pub fn address(&self) -> String {
         format!("{}{}", &self.url[..url::Position::BeforePath], self.path())
     }
 
     /// Whether the connection is encrypted (`wss://`).
+    #[must_use]
     pub fn is_encrypted(&self) -> bool {
         self.url.scheme() == "wss"
     }
 
     /// The host: a name, or an address without brackets.
+    #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
     /// Whether it is an onion service (RFC 7686), which only Tor leads to.
+    #[must_use]
     pub fn is_onion(&self) -> bool {
         self.host.rsplit_once('.').is_some_and(|(_, last)| last == "onion")
     }
 
     /// The path, without a slash at its end.
+    #[must_use]
     pub fn path(&self) -> &str {
         self.url.path().trim_end_matches('/')
     }
 
     /// The port, named or by default.
+    #[must_use]
     pub fn port(&self) -> u16 {
         self.url.port_or_known_default().unwrap_or_default()
     }
 
     /// Host and port, as HTTP names them.
+    #[must_use]
     pub fn authority(&self) -> String {
         format!("{}:{}", self.url.host_str().unwrap_or_default(), self.port())
     }
 
     /// Whether it names nothing but a host and a port.
+    #[must_use]
     pub fn is_bare(&self) -> bool {
         self.url.path() == "/" && self.url.query().is_none()
     }
 
     /// What tells the relay from others.
+    #[must_use]
     pub fn name(&self) -> RelayName {
         RelayName { path: Some(self.url.path().to_owned()), ..RelayName::of(&self.url) }
     }
@@ -284,6 +296,7 @@ pub struct RelayName {
 
 impl RelayName {
     /// Reads the `Host` header of a request.
+    #[must_use]
     pub fn of_host(header: &str) -> Option<Self> {
         if header.contains(['/', '?', '#']) {
             return None;
@@ -298,6 +311,7 @@ impl RelayName {
     }
 
     /// Whether the URL leads to this relay.
+    #[must_use]
     pub fn is(&self, url: &str) -> bool {
         RelayUrl::parse(url).is_ok_and(|url| {
             let other = url.name();
@@ -308,6 +322,7 @@ impl RelayName {
     }
 
     /// The host, without a port.
+    #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }

@@ -19,6 +19,7 @@ const HASHED: u8 = 2;
 
 impl TagKey {
     /// The key of a tag, or `None` when its name is not a single letter (NIP-01, Tags).
+    #[must_use]
     pub fn of_tag(name: &str, value: &str) -> Option<Self> {
         match name.as_bytes() {
             [letter] if letter.is_ascii_alphabetic() => Some(Self::new(*letter, value)),
@@ -27,6 +28,7 @@ impl TagKey {
     }
 
     /// The key of `value` under the tag named `letter`.
+    #[must_use]
     pub fn new(letter: u8, value: &str) -> Self {
         let mut body = [0; 32];
         let raw = hex::decode_array(value).filter(|_| is_lower(value));
@@ -48,11 +50,13 @@ impl TagKey {
     }
 
     /// The key as it stands in the database.
+    #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
     }
 
     /// The tag's value, unless it is so long that only its hash stands in the key.
+    #[must_use]
     pub fn value(&self) -> Option<String> {
         let body = self.as_bytes().get(2..)?;
         match self.bytes[1] {
@@ -63,12 +67,14 @@ impl TagKey {
     }
 
     /// The 32 bytes of which the tag's value is the lower-case hex, as ids and keys are.
+    #[must_use]
     pub fn raw_hex(&self) -> Option<[u8; 32]> {
         let [_, form, raw @ ..] = self.as_bytes() else { return None };
         raw.try_into().ok().filter(|_| *form == RAW_HEX)
     }
 
     /// The tag's letter.
+    #[must_use]
     pub fn letter(&self) -> u8 {
         self.bytes[0]
     }

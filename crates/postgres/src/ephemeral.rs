@@ -4,6 +4,7 @@
 use crate::batch::Bytes;
 use crate::columns::slices;
 use crate::connection::ServerSession;
+use crate::wake_up;
 use negsync_nostr::Event;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -30,12 +31,10 @@ pub(crate) async fn send(
         SELECT pg_notify('negsync', $4) FROM sent LIMIT 1";
     let ids: Vec<Bytes> = events.iter().map(|event| event.item().id).collect();
     let json: Vec<&str> = events.iter().map(|event| event.json()).collect();
-    connection.query(SEND, &[&node, &slices(&ids), &json, &wake_up(node)]).await.map(|_| ())
-}
-
-/// What other nodes are woken with, and this one is not.
-pub(crate) fn wake_up(node: i64) -> String {
-    format!("ephemeral {node}")
+    connection
+        .query(SEND, &[&node, &slices(&ids), &json, &wake_up::of_ephemeral(node)])
+        .await
+        .map(|_| ())
 }
 
 /// Removes what has waited for long enough.

@@ -165,10 +165,8 @@ impl Feed {
                 Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
             }
             Some(last) => {
-                match self
-                    .one_by_one(connection, patience * 2, changes_since(connection, last))
-                    .await?
-                {
+                let since = Backlog { after: last.seq, to: now.seq };
+                match self.one_by_one(connection, patience * 2, since.read_few(connection)).await? {
                     Some((commits, steps)) => Found::Change(commits, steps),
                     None => Found::All(now, self.all(connection, patience).await?, None),
                 }
@@ -188,7 +186,7 @@ impl Feed {
         patience: Duration,
     ) -> Result<Found, StoreError> {
         let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
-        let compared = async { repair::compare(connection, history, &holds).await.map(Some) };
+        let compared = async { repair::compare(connection, history, now, &holds).await.map(Some) };
         let (common, repair) = match self.one_by_one(connection, patience * 2, compared).await? {
             Some(compared) => compared,
             None => {
@@ -406,74 +404,83 @@ fn item_of(step: &Step) -> Option<Item> {
     }
 }
 
-/// As [`commits_since`]; `None` where it is more than is read one by one.
-async fn changes_since(
-    connection: &ServerSession,
-    last: FeedPlace,
-) -> Result<Option<(Vec<KnownCommit>, Vec<Step>)>, Error> {
-    match backlog_since(connection, last.seq).await? {
-        Some(_) => commits_since(connection, last.seq).await.map(Some),
-        None => Ok(None),
-    }
+/// The commits of a part of the feed: those after one, up to another. Both ends are in each statement: the server
+/// takes what is open at one end for a third of the table, and reads all of it.
+#[derive(Clone, Copy)]
+pub(crate) struct Backlog {
+    pub(crate) after: i64,
+    pub(crate) to: i64,
 }
 
-/// How many events the commits behind a number added and removed; `None` where that, or what they hold, is
-/// more than is read one by one.
-pub(crate) async fn backlog_since(
-    connection: &ServerSession,
-    seq: i64,
-) -> Result<Option<usize>, Error> {
-    const COMMITS: &str = "SELECT coalesce(sum(added::bigint + removed), 0)::bigint, count(*)
-        FROM feed_commit WHERE seq > $1";
-    // The length of a value that is stored elsewhere is known without reading it.
-    const BYTES: &str =
-        "SELECT coalesce(sum(octet_length(json)), 0)::bigint FROM event WHERE seq > $1";
-    let Some(row) = connection.query(COMMITS, &[&seq]).await?.pop() else { return Ok(Some(0)) };
-    let (events, commits): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
-    if events > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
-        return Ok(None);
-    }
-    let bytes = connection.query(BYTES, &[&seq]).await?;
-    let bytes: i64 = bytes.first().map_or(Ok(0), |row| row.try_get(0))?;
-    Ok((bytes <= MOST_NEW_BYTES).then_some(events.max(0) as usize))
-}
-
-/// The commits behind a number and what they did, in their order; of one commit, what left comes first.
-pub(crate) async fn commits_since(
-    connection: &ServerSession,
-    seq: i64,
-) -> Result<(Vec<KnownCommit>, Vec<Step>), Error> {
-    const COMMITS: &str = "SELECT seq, mark FROM feed_commit WHERE seq > $1 ORDER BY seq";
-    const GONE: &str = "SELECT seq, created_at, id FROM gone WHERE seq > $1";
-    const ADDED: &str = "SELECT seq, json FROM event WHERE seq > $1";
-    let since: [Parameter<'_>; 1] = [&seq];
-    let (commits, gone, added) = try_join3(
-        connection.query(COMMITS, &since),
-        connection.query(GONE, &since),
-        connection.query(ADDED, &since),
-    )
-    .await?;
-    let mut steps = Vec::new();
-    for row in gone {
-        let item = Item::new(second(&row, 1)?, bytes(&row, 2)?);
-        steps.push((row.try_get::<_, i64>(0)?, false, Step::Removed(item)));
-    }
-    for row in added {
-        // One that is no event any more is for `check`.
-        if let Ok(event) = Event::parse(row.try_get(1)?) {
-            steps.push((row.try_get::<_, i64>(0)?, true, Step::Added(Arc::new(event))));
+impl Backlog {
+    /// As [`Backlog::read`]; `None` where it is more than is read one by one.
+    async fn read_few(
+        self,
+        connection: &ServerSession,
+    ) -> Result<Option<(Vec<KnownCommit>, Vec<Step>)>, Error> {
+        match self.events(connection).await? {
+            Some(_) => self.read(connection).await.map(Some),
+            None => Ok(None),
         }
     }
-    steps.sort_by_key(|(seq, is_added, _)| (*seq, *is_added));
-    let mut rest = steps.as_slice();
-    let mut known = Vec::new();
-    for row in &commits {
-        let place = FeedPlace::read(row)?;
-        let own = rest.partition_point(|(seq, ..)| *seq <= place.seq);
-        let (own, later) = rest.split_at(own);
-        rest = later;
-        let items = own.iter().filter_map(|(_, _, step)| item_of(step)).collect();
-        known.push(KnownCommit { place, items });
+
+    /// How many events the commits added and removed; `None` where that, or what they hold, is more than is
+    /// read one by one.
+    pub(crate) async fn events(self, connection: &ServerSession) -> Result<Option<usize>, Error> {
+        const COMMITS: &str = "SELECT coalesce(sum(added::bigint + removed), 0)::bigint, count(*)
+            FROM feed_commit WHERE seq > $1 AND seq <= $2";
+        // The length of a value that is stored elsewhere is known without reading it.
+        const BYTES: &str = "SELECT coalesce(sum(octet_length(json)), 0)::bigint
+            FROM event WHERE seq > $1 AND seq <= $2";
+        let part: [Parameter<'_>; 2] = [&self.after, &self.to];
+        let Some(row) = connection.query(COMMITS, &part).await?.pop() else { return Ok(Some(0)) };
+        let (events, commits): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+        if events > MOST_NEW_EVENTS || commits > MOST_NEW_COMMITS {
+            return Ok(None);
+        }
+        let bytes = connection.query(BYTES, &part).await?;
+        let bytes: i64 = bytes.first().map_or(Ok(0), |row| row.try_get(0))?;
+        Ok((bytes <= MOST_NEW_BYTES).then_some(events.max(0) as usize))
     }
-    Ok((known, steps.into_iter().map(|(_, _, step)| step).collect()))
+
+    /// The commits and what they did, in their order; of one commit, what left comes first.
+    pub(crate) async fn read(
+        self,
+        connection: &ServerSession,
+    ) -> Result<(Vec<KnownCommit>, Vec<Step>), Error> {
+        const COMMITS: &str =
+            "SELECT seq, mark FROM feed_commit WHERE seq > $1 AND seq <= $2 ORDER BY seq";
+        const GONE: &str = "SELECT seq, created_at, id FROM gone WHERE seq > $1 AND seq <= $2";
+        const ADDED: &str = "SELECT seq, json FROM event WHERE seq > $1 AND seq <= $2";
+        let part: [Parameter<'_>; 2] = [&self.after, &self.to];
+        let (commits, gone, added) = try_join3(
+            connection.query(COMMITS, &part),
+            connection.query(GONE, &part),
+            connection.query(ADDED, &part),
+        )
+        .await?;
+        let mut steps = Vec::new();
+        for row in gone {
+            let item = Item::new(second(&row, 1)?, bytes(&row, 2)?);
+            steps.push((row.try_get::<_, i64>(0)?, false, Step::Removed(item)));
+        }
+        for row in added {
+            // One that is no event any more is for `check`.
+            if let Ok(event) = Event::parse(row.try_get(1)?) {
+                steps.push((row.try_get::<_, i64>(0)?, true, Step::Added(Arc::new(event))));
+            }
+        }
+        steps.sort_by_key(|(seq, is_added, _)| (*seq, *is_added));
+        let mut rest = steps.as_slice();
+        let mut known = Vec::new();
+        for row in &commits {
+            let place = FeedPlace::read(row)?;
+            let own = rest.partition_point(|(seq, ..)| *seq <= place.seq);
+            let (own, later) = rest.split_at(own);
+            rest = later;
+            let items = own.iter().filter_map(|(_, _, step)| item_of(step)).collect();
+            known.push(KnownCommit { place, items });
+        }
+        Ok((known, steps.into_iter().map(|(_, _, step)| step).collect()))
+    }
 }

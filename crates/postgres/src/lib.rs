@@ -25,7 +25,8 @@
 //!
 //! All calls block: inside async code they belong on a blocking thread.
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod acknowledged;
 mod address;
@@ -50,6 +51,7 @@ mod size;
 mod store;
 mod tls;
 mod transaction;
+mod wake_up;
 mod writer;
 
 pub use address::Address;

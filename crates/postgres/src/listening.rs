@@ -2,9 +2,9 @@
 //! and by the clock beside it. Sets do not wait for it: each looks at the feed itself.
 
 use crate::address::Address;
-use crate::ephemeral;
 use crate::fault::{fault, within};
 use crate::node::StoreNode;
+use crate::wake_up::WakeUp;
 use futures_util::StreamExt;
 use futures_util::future::{Either, select};
 use negsync_store::StoreError;
@@ -33,9 +33,7 @@ const DEAF_TERM: Duration = Duration::from_secs(60);
 pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), StoreError> {
     let (wake, woken) = sync_channel(1);
     let word = Arc::<ServerWord>::default();
-    // What this node wakes others with.
-    let own = ephemeral::wake_up(node.number());
-    node.engine.spawn(listen(address.clone(), own, wake, Arc::clone(&word)));
+    node.engine.spawn(listen(address.clone(), node.number(), wake, Arc::clone(&word)));
     let node = Arc::downgrade(node);
     std::thread::Builder::new()
         .name("store-feed".into())
@@ -47,8 +45,9 @@ pub(crate) fn start(node: &Arc<StoreNode>, address: &Address) -> Result<(), Stor
 /// What the server says of what is new.
 #[derive(Default)]
 struct ServerWord {
-    // Whether it gets here.
+    // Whether it gets here, and how often it did.
     is_heard: AtomicBool,
+    times: AtomicU64,
     // The highest number of a commit since it was taken last; 0 without one.
     seq: AtomicU64,
     // Whether there may be anything else.
@@ -56,11 +55,11 @@ struct ServerWord {
 }
 
 impl ServerWord {
-    /// Keeps what a notification says: the number of a commit, or that there is something else.
-    fn note(&self, payload: &str) {
-        match payload.parse() {
-            Ok(seq) => drop(self.seq.fetch_max(seq, Ordering::AcqRel)),
-            Err(_) => self.note_other(),
+    /// Keeps what another node says.
+    fn note(&self, wake_up: WakeUp) {
+        match wake_up {
+            WakeUp::Commit(seq) => drop(self.seq.fetch_max(seq, Ordering::AcqRel)),
+            WakeUp::Other => self.note_other(),
         }
     }
 
@@ -81,16 +80,21 @@ impl ServerWord {
         self.is_heard.load(Ordering::Acquire)
     }
 
+    fn came(&self) {
+        self.times.fetch_add(1, Ordering::AcqRel);
+        self.hear(true);
+    }
+
     fn hear(&self, is_heard: bool) {
         self.is_heard.store(is_heard, Ordering::Release);
     }
 }
 
 /// Keeps what the server says and wakes who follows, until nobody does.
-async fn listen(address: Address, own: String, wake: SyncSender<()>, word: Arc<ServerWord>) {
+async fn listen(address: Address, node: i64, wake: SyncSender<()>, word: Arc<ServerWord>) {
     let mut pause = FIRST_PAUSE;
     loop {
-        match listen_once(&address, &own, &wake, &word).await {
+        match listen_once(&address, node, &wake, &word).await {
             Ok(Listened::ToTheEnd) => return,
             Ok(Listened::Lost) => pause = FIRST_PAUSE,
             Ok(Listened::InVain) => pause = LONGEST_PAUSE,
@@ -116,7 +120,7 @@ enum Listened {
 
 async fn listen_once(
     address: &Address,
-    own: &str,
+    node: i64,
     wake: &SyncSender<()>,
     word: &ServerWord,
 ) -> Result<Listened, StoreError> {
@@ -142,11 +146,10 @@ async fn listen_once(
         loop {
             match tokio::time::timeout(DEAF_TERM, messages.next()).await {
                 Ok(Some(Ok(AsyncMessage::Notification(of)))) => {
-                    word.hear(true);
-                    if of.payload() == own {
-                        continue;
-                    }
-                    word.note(of.payload());
+                    word.came();
+                    // This node's own say that the server's word gets here, and nothing else.
+                    let Some(wake_up) = WakeUp::read(of.payload(), node) else { continue };
+                    word.note(wake_up);
                     break;
                 }
                 Ok(Some(Ok(_))) => {}
@@ -163,7 +166,7 @@ async fn begin(client: &Client) -> Result<(), StoreError> {
 }
 
 fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
-    let (mut is_failing, mut unheard, mut looked) = (false, 0, Instant::now());
+    let (mut is_failing, mut unheard, mut times, mut looked) = (false, 0, 0, Instant::now());
     loop {
         let heard = word.is_heard();
         let poll = match heard {
@@ -176,7 +179,7 @@ fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
             Ok(()) => {
                 let knows = |seq| node.upgrade().is_some_and(|node| node.feed.hear_of(seq));
                 if !word.take(knows) && looked.elapsed() < poll {
-                    // Nothing but this node's own, nearly always.
+                    // Found by a set before the word of it came.
                     unheard = 0;
                     continue;
                 }
@@ -197,7 +200,10 @@ fn follow(woken: &Receiver<()>, word: &ServerWord, node: &Weak<StoreNode>) {
                     tracing::info!("database server can be read again");
                     is_failing = false;
                 }
-                unheard = if is_new && !was_woken && heard { unheard + 1 } else { 0 };
+                // What is new without a word may be this node's own, of which there was one.
+                let before = std::mem::replace(&mut times, word.times.load(Ordering::Acquire));
+                let is_silent = !was_woken && before == times;
+                unheard = if is_new && is_silent && heard { unheard + 1 } else { 0 };
                 if unheard >= MOST_UNHEARD {
                     word.hear(false);
                 }
@@ -216,16 +222,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn own_commits_hide_nothing_that_others_told() {
+    fn known_commits_hide_nothing_that_others_told() {
         let word = ServerWord::default();
-        let own = |seq| seq <= 20;
-        word.note("17");
-        assert!(!word.take(own));
-        // A commit, or an event that is passed on, between the node's own.
-        for other in ["21", "ephemeral 5"] {
-            ["18", other, "19", "20"].iter().for_each(|payload| word.note(payload));
-            assert!(word.take(own), "{other}");
-            assert!(!word.take(own));
+        let known = |seq| seq <= 20;
+        word.note(WakeUp::Commit(17));
+        assert!(!word.take(known));
+        // A commit, or an event that is passed on, between known ones.
+        for other in [21.into(), None] {
+            word.note(WakeUp::Commit(18));
+            word.note(other.map_or(WakeUp::Other, WakeUp::Commit));
+            word.note(WakeUp::Commit(20));
+            assert!(word.take(known), "{other:?}");
+            assert!(!word.take(known));
         }
     }
 }

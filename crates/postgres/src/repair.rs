@@ -3,7 +3,7 @@
 
 use crate::columns::{bytes, slices};
 use crate::connection::ServerSession;
-use crate::feed::{backlog_since, commits_since};
+use crate::feed::Backlog;
 use crate::history::{CommitHistory, KnownCommit};
 use crate::transaction::FeedPlace;
 use negsync_nostr::Event;
@@ -97,15 +97,16 @@ pub(crate) struct Repair {
 }
 
 /// Compares what was changed since the last common commit, here and there; no [`Repair`] where there is
-/// none, or too much to compare.
+/// none, or too much to compare. `now` is the last commit that is there.
 pub(crate) async fn compare(
     connection: &ServerSession,
     history: &CommitHistory,
+    now: FeedPlace,
     holds: &(impl Fn(&Item) -> bool + Sync),
 ) -> Result<(Option<FeedPlace>, Option<Repair>), Error> {
     let common = last_common(connection, history).await?;
     let repair = match common {
-        Some(common) => compare_since(connection, history, common, holds).await?,
+        Some(common) => compare_since(connection, history, (common, now), holds).await?,
         None => None,
     };
     Ok((common, repair))
@@ -114,15 +115,16 @@ pub(crate) async fn compare(
 async fn compare_since(
     connection: &ServerSession,
     history: &CommitHistory,
-    common: FeedPlace,
+    (common, now): (FeedPlace, FeedPlace),
     holds: &(impl Fn(&Item) -> bool + Sync),
 ) -> Result<Option<Repair>, Error> {
     let mut touched = history.changed_since(common.seq);
-    match backlog_since(connection, common.seq).await? {
+    let since = Backlog { after: common.seq, to: now.seq };
+    match since.events(connection).await? {
         Some(events) if touched.len().saturating_add(events) <= MOST_COMPARED => {}
         _ => return Ok(None),
     }
-    let (commits, _) = commits_since(connection, common.seq).await?;
+    let (commits, _) = since.read(connection).await?;
     touched.extend(commits.iter().flat_map(|commit| commit.items.iter().copied()));
     let there = which_exist(connection, &touched).await?;
     let (mut steps, mut lost, mut missing) = (Vec::new(), Vec::new(), Vec::new());

@@ -17,6 +17,7 @@ use negsync_store::{
     StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
 };
 use std::collections::HashMap;
+use std::fmt;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,7 +37,12 @@ pub struct PostgresStore {
 struct StoreParts {
     node: Arc<StoreNode>,
     writer: NodeWriter,
-    metrics: StoreMetrics,
+}
+
+impl fmt::Debug for PostgresStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PostgresStore").field("deadline", &self.deadline).finish_non_exhaustive()
+    }
 }
 
 impl Drop for StoreParts {
@@ -91,14 +97,13 @@ impl PostgresStore {
             return Err(NO_RETENTION);
         }
         let node = StoreNode::open(address, &options, listener).map_err(named)?;
-        let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
             engine: Arc::clone(&node.engine),
             address: address.clone(),
             node: node.number(),
             feed: Arc::clone(&node.feed),
-            metrics: metrics.clone(),
+            metrics: node.metrics.clone(),
             us: options.relay_url.clone(),
             batches: options.batches,
             synchronous: options.synchronous,
@@ -109,11 +114,12 @@ impl PostgresStore {
         };
         let writer = NodeWriter::start(context, Arc::clone(&node.queue))?;
         listening::start(&node, address)?;
-        let inner = Arc::new(StoreParts { node, writer, metrics });
+        let inner = Arc::new(StoreParts { node, writer });
         Ok(Self { inner, deadline: Deadline::default() })
     }
 
     /// The same store, whose reads end at the deadline.
+    #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), deadline }
     }
@@ -375,7 +381,7 @@ impl EventStore for PostgresStore {
     }
 
     fn metrics(&self) -> &StoreMetrics {
-        &self.inner.metrics
+        &self.inner.node.metrics
     }
 
     fn close(&self) {

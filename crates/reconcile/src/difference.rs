@@ -29,11 +29,13 @@ pub struct DifferenceCount {
 
 impl Difference {
     /// Nothing found.
+    #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
     /// Whether neither side lacks anything.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.have.is_empty() && self.need.is_empty()
     }

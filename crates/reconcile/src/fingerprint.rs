@@ -16,6 +16,7 @@ impl Sum {
     pub const ZERO: Self = Self([0; 4]);
 
     /// The sum of one id.
+    #[must_use]
     pub fn of(id: &[u8; 32]) -> Self {
         let (words, _) = id.as_chunks::<8>();
         let mut sum = [0; 4];
@@ -26,6 +27,7 @@ impl Sum {
     }
 
     /// The sum as an id would be written: little-endian.
+    #[must_use]
     pub fn to_bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
         for (word, limb) in bytes.as_chunks_mut::<8>().0.iter_mut().zip(self.0) {

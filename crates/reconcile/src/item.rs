@@ -13,6 +13,7 @@ pub struct Item {
 
 impl Item {
     /// An item from its two parts.
+    #[must_use]
     pub const fn new(created_at: u64, id: [u8; 32]) -> Self {
         Self { created_at, id }
     }

@@ -31,7 +31,8 @@
 //! The crate is `no_std` with `alloc`.
 #![no_std]
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 extern crate alloc;
 #[cfg(test)]
 extern crate std;

@@ -152,6 +152,7 @@ impl<'a> Decoder<'a> {
     }
 
     /// How many bytes have been read: where the next range begins.
+    #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
     }
@@ -296,21 +297,25 @@ impl Default for Encoder {
 
 impl Encoder {
     /// A message of no ranges.
+    #[must_use]
     pub fn new() -> Self {
         Self { message: vec![PROTOCOL_VERSION], last_created_at: 0 }
     }
 
     /// How many bytes have been written.
+    #[must_use]
     pub fn message_bytes(&self) -> usize {
         self.message.len()
     }
 
     /// The message.
+    #[must_use]
     pub fn finish(self) -> Vec<u8> {
         self.message
     }
 
     /// Where the message stands now.
+    #[must_use]
     pub fn mark(&self) -> EncoderMark {
         EncoderMark { len: self.message.len(), last_created_at: self.last_created_at }
     }

@@ -72,6 +72,7 @@ impl Default for InitiatorOptions {
 impl InitiatorOptions {
     /// Ask as the reference implementations do, in messages of at most
     /// `frame_limit_bytes`; 0 is no limit.
+    #[must_use]
     pub fn reference(frame_limit_bytes: usize) -> Self {
         Self { rule: Rule::Reference, frame_limit_bytes, ..Self::default() }
     }

@@ -23,17 +23,20 @@ impl Bound {
     pub const INFINITY: Self = Self::at(u64::MAX);
 
     /// Below every item made at `created_at` or later.
+    #[must_use]
     pub const fn at(created_at: u64) -> Self {
         Self { item: Item::new(created_at, [0; 32]), id_len: 0 }
     }
 
     /// Just below `item`, with its whole id.
+    #[must_use]
     pub const fn below(item: Item) -> Self {
         Self { item, id_len: 32 }
     }
 
     /// The shortest bound that has `left` on its left and `right` on its right,
     /// for `left` less than `right`.
+    #[must_use]
     pub fn between(left: &Item, right: &Item) -> Self {
         if left.created_at != right.created_at {
             return Self::at(right.created_at);
@@ -59,6 +62,7 @@ pub struct RangePosition {
 
 impl RangePosition {
     /// The fingerprint of the items from `lower` to here.
+    #[must_use]
     pub fn fingerprint_from(&self, lower: &Self) -> Fingerprint {
         let mut sum = self.sum;
         sum.subtract(&lower.sum);

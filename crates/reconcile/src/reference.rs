@@ -31,6 +31,7 @@ const FRAME_RESERVE_BYTES: usize = 200;
 
 /// A frame limit that cannot be kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct FrameLimitError {
     /// The limit that was asked for.
     pub limit_bytes: usize,

@@ -19,6 +19,7 @@ use core::fmt;
 
 /// What sessions may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionLimits {
     /// The most sessions of each role.
     pub sessions: usize,
@@ -26,6 +27,26 @@ pub struct SessionLimits {
     pub idle_s: u64,
     /// The longest message to answer with, in bytes; 0 is no limit.
     pub frame_limit_bytes: usize,
+}
+
+impl SessionLimits {
+    /// The same limits, for so many sessions of each role at most.
+    #[must_use]
+    pub const fn with_sessions(self, sessions: usize) -> Self {
+        Self { sessions, ..self }
+    }
+
+    /// The same limits, for sessions that are idle for so many seconds at most.
+    #[must_use]
+    pub const fn with_idle_s(self, idle_s: u64) -> Self {
+        Self { idle_s, ..self }
+    }
+
+    /// The same limits, for answers of so many bytes at most; 0 is no limit.
+    #[must_use]
+    pub const fn with_frame_limit_bytes(self, frame_limit_bytes: usize) -> Self {
+        Self { frame_limit_bytes, ..self }
+    }
 }
 
 impl Default for SessionLimits {
@@ -67,6 +88,7 @@ impl Packet {
 
     /// The packet as bytes: a byte for the kind, eight for the session, big end first, then the
     /// payload.
+    #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(9 + self.payload.len());
         bytes.push(match self.kind {
@@ -82,6 +104,7 @@ impl Packet {
     }
 
     /// Reads a packet; `None` when it is none.
+    #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
         let (session, payload) = rest.split_first_chunk::<8>()?;
@@ -99,6 +122,7 @@ impl Packet {
 
 /// What sessions have done since the beginning.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct SessionStatistics {
     /// Sessions that were begun, by us or by a peer.
     pub started: u64,
@@ -120,6 +144,7 @@ pub struct SessionStatistics {
 
 /// What came of a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct PacketOutcome {
     /// What to send to the peer.
     pub reply: Option<Packet>,
@@ -133,6 +158,7 @@ pub struct PacketOutcome {
 
 /// How a session of ours ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum SessionEnd {
     /// Everything that differs has been found.
     Complete,
@@ -144,6 +170,7 @@ pub enum SessionEnd {
 
 /// The peers of sessions that were idle for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ExpiredSessions<P> {
     /// Those that we asked.
     pub asking: Vec<P>,
@@ -215,6 +242,7 @@ struct AnsweredSession<S> {
 impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
     /// No sessions yet. `first_number` must not be one that an earlier run has used with the same
     /// peers a moment ago: the time in microseconds, say, or a random number.
+    #[must_use]
     pub fn new(limits: SessionLimits, first_number: u64) -> Self {
         Self {
             limits,
@@ -307,6 +335,7 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
     }
 
     /// How many sessions of peers are open.
+    #[must_use]
     pub fn answering_len(&self) -> usize {
         self.answering.len()
     }
@@ -327,6 +356,7 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
     }
 
     /// What sessions have done since the beginning.
+    #[must_use]
     pub fn statistics(&self) -> SessionStatistics {
         self.statistics
     }

@@ -18,6 +18,7 @@ pub struct SortedItems {
 
 impl SortedItems {
     /// The items of `items` in order, each once.
+    #[must_use]
     pub fn new(mut items: Vec<Item>) -> Self {
         items.sort_unstable();
         items.dedup();
@@ -33,6 +34,7 @@ impl SortedItems {
     }
 
     /// The items, in order.
+    #[must_use]
     pub fn items(&self) -> &[Item] {
         &self.items
     }

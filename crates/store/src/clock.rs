@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 pub const DAY_S: u64 = 86_400;
 
 /// Seconds since the Unix epoch by the system's clock; 0 before it.
+#[must_use]
 pub fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -41,6 +41,7 @@ impl Deadline {
     }
 
     /// The same end, for short work that holds what others wait for: it lets nobody work first.
+    #[must_use]
     pub fn without_giving_way(&self) -> Self {
         let of = self.clone();
         Self(self.0.as_ref().map(|end| {
@@ -50,11 +51,13 @@ impl Deadline {
     }
 
     /// Whether there is no end.
+    #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
     /// Whether the time is over, or nobody waits for the answer any more.
+    #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.as_ref().is_some_and(|end| (end.is_cancelled)() || Instant::now() >= end.at)
     }

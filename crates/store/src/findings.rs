@@ -57,6 +57,7 @@ pub struct CheckReport {
 
 impl CheckReport {
     /// Whether nothing is wrong.
+    #[must_use]
     pub fn is_sound(&self) -> bool {
         self.found.is_empty()
     }
@@ -106,6 +107,7 @@ pub enum Unfollowed<'request> {
 
 impl Unfollowed<'_> {
     /// The detail of the finding.
+    #[must_use]
     pub fn detail(&self) -> String {
         match self {
             Self::Id(id) => {
@@ -121,6 +123,7 @@ impl Unfollowed<'_> {
 
 /// Whether a request asks every relay to forget its author (NIP-62). A relay that it names by a URL is
 /// not known to a check.
+#[must_use]
 pub fn asks_every_relay_to_vanish(event: &Event) -> bool {
     rules::vanishes_from(event, None)
 }

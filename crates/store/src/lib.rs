@@ -23,7 +23,8 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 #![forbid(unsafe_code)]
-#![warn(missing_docs)]
+#![warn(missing_debug_implementations, missing_docs)]
+#![warn(clippy::must_use_candidate, clippy::return_self_not_must_use)]
 
 mod apply;
 mod attached;
@@ -87,7 +88,7 @@ pub use findings::{CheckReport, Finding};
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
-pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
+pub use negsync_nostr::kinds::{AUTHENTICATION, KindRange, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
 pub use newest::{Rest, cut, order};
 pub use operator::{
@@ -98,7 +99,7 @@ pub use page::{LeftOut, StoredPage};
 pub use query::Hit;
 pub use reader::{ReadSnapshot, Reader};
 pub use refused::RefusedId;
-pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
+pub use retention::{RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};

@@ -33,6 +33,7 @@ impl Default for StoreMetrics {
 
 impl StoreMetrics {
     /// Ids and addresses that deletion requests keep out.
+    #[must_use]
     pub fn tombstones(&self) -> i64 {
         self.tombstones.load(Ordering::Relaxed)
     }
@@ -64,6 +65,7 @@ struct DistributionBuckets {
 
 impl Distribution {
     /// Without values. `bounds` are the buckets' upper bounds, included, in ascending order.
+    #[must_use]
     pub fn new(bounds: &'static [f64]) -> Self {
         debug_assert!(bounds.is_sorted(), "the bounds of buckets ascend");
         let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
@@ -101,11 +103,13 @@ impl Distribution {
     }
 
     /// How many values there are.
+    #[must_use]
     pub fn count(&self) -> u64 {
         self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
     /// The sum of the values.
+    #[must_use]
     pub fn sum(&self) -> f64 {
         f64::from_bits(self.0.sum.load(Ordering::Relaxed))
     }

@@ -25,6 +25,7 @@ pub struct Selection {
 
 /// What a selection is of the stored events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Selected {
     /// The ids to keep out.
     pub ids: Vec<[u8; 32]>,
@@ -145,6 +146,7 @@ pub struct BuriedFacts {
 
 impl Undelete {
     /// Whether the tombstone of this id is meant; the facts are of an event that was stored.
+    #[must_use]
     pub fn means(&self, id: &[u8; 32], facts: Option<&BuriedFacts>) -> bool {
         match self {
             Self::All => true,

@@ -31,6 +31,7 @@ pub enum LeftOut {
 
 impl LeftOut {
     /// Of the union of several filters' hits, in order, each filter with its rest.
+    #[must_use]
     pub fn of(hits: &[Hit], rests: &[Rest]) -> Self {
         let is_missing = |rest: &Rest| match rest {
             Rest::Event(item) => !newest::contains(hits, item),

@@ -55,11 +55,13 @@ impl Reader {
     /// The same reader, whose reads end at the deadline with [`StoreError::Interrupted`]. A read
     /// with a deadline also breaks off when the write-ahead log has to be begun anew: where the
     /// deadline is not over, it is to be tried again.
+    #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { deadline, ..self.clone() }
     }
 
     /// Until when a read may go on.
+    #[must_use]
     pub fn deadline(&self) -> &Deadline {
         &self.deadline
     }

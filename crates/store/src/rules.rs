@@ -20,6 +20,7 @@ const NAMED_BY_AN_AUTHOR: u64 = 1_000_000;
 
 /// What became of an event that was handed to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It is stored, durably.
     Stored,
@@ -91,6 +92,7 @@ pub enum Decision {
 }
 
 /// What becomes of an event at the second `now`, in a store that knows this of it.
+#[must_use]
 pub fn decide(event: &Event, known: &Known, now: u64) -> Decision {
     let created_at = event.item().created_at;
     let covers = |until: Option<u64>| until.is_some_and(|until| created_at <= until);
@@ -124,6 +126,7 @@ pub fn decide(event: &Event, known: &Known, now: u64) -> Decision {
 }
 
 /// As [`decide`], of what can be told without asking the store; `None` where it cannot.
+#[must_use]
 pub fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
     if event.expires_at().is_some_and(|second| second <= now) {
         return Some(Decision::Refuse(Outcome::Expired));
@@ -149,16 +152,19 @@ fn names_too_much(request: &Event, named_by_author: u64) -> bool {
 }
 
 /// How much a deletion request names.
+#[must_use]
 pub fn named(request: &Event) -> usize {
     request.deleted_ids().len() + request.deleted_addresses().len()
 }
 
 /// Whether events of the kind ask to remove others: nobody can delete such a request.
+#[must_use]
 pub fn is_request(kind: u16) -> bool {
     [DELETION, VANISH].contains(&kind)
 }
 
 /// Whether a request to vanish (NIP-62) is to the relay `us`, or to all.
+#[must_use]
 pub fn vanishes_from(request: &Event, us: Option<&RelayName>) -> bool {
     let names_us = |url: &String| url == ALL_RELAYS || us.is_some_and(|us| us.is(url));
     request.kind() == VANISH && request.tag_values("relay").iter().any(names_us)

@@ -27,6 +27,7 @@ pub enum SqliteErrorKind {
 
 impl SqliteError {
     /// What the error is about.
+    #[must_use]
     pub fn kind(&self) -> SqliteErrorKind {
         match self.0.sqlite_error_code() {
             Some(ErrorCode::CannotOpen) => SqliteErrorKind::CannotOpen,

@@ -147,16 +147,19 @@ impl Store {
     }
 
     /// Where the store's file is, links followed.
+    #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
     /// The reading side.
+    #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
     /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
     }

@@ -1,6 +1,7 @@
 //! Events that were submitted together, and the one reply about all of them.
 
 use super::rules::Outcome;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Called with the outcome of each event of a submission, in order, once they are durable.
@@ -17,14 +18,22 @@ struct OpenSubmission {
 }
 
 /// One event's place in its submission. Dropped unsettled, it counts as failed.
+#[derive(Debug)]
 pub struct EventSlot {
     submission: Arc<Submission>,
     index: usize,
     is_settled: bool,
 }
 
+impl fmt::Debug for Submission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Submission").finish_non_exhaustive()
+    }
+}
+
 impl Submission {
     /// A slot for each of so many events, in order; one without events is answered at once.
+    #[must_use]
     pub fn begin(events: usize, reply: Reply) -> Option<impl Iterator<Item = EventSlot>> {
         if events == 0 {
             reply(Vec::new());

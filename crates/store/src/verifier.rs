@@ -61,6 +61,7 @@ impl Verifier {
     }
 
     /// How many jobs run at the same time.
+    #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }

@@ -25,16 +25,19 @@ impl PrivateKinds {
     }
 
     /// Whether events of the kind are private.
+    #[must_use]
     pub fn contains(&self, kind: u16) -> bool {
         self.0.binary_search(&kind).is_ok()
     }
 
     /// The kinds in order.
+    #[must_use]
     pub fn as_slice(&self) -> &[u16] {
         &self.0
     }
 
     /// What is left of a filter when nothing private may be seen.
+    #[must_use]
     pub fn public_part(&self, filter: &Filter) -> Filter {
         let mut public = filter.clone();
         match &mut public.kinds {
@@ -52,6 +55,7 @@ impl PrivateKinds {
     }
 
     /// The other part of a filter; void when it names public kinds only.
+    #[must_use]
     pub fn private_part(&self, filter: &Filter) -> Filter {
         let mut private = filter.clone();
         match &mut private.kinds {
@@ -87,16 +91,19 @@ impl Viewer {
     }
 
     /// Whether every event is for the client.
+    #[must_use]
     pub fn sees_all(&self) -> bool {
         self.sees_all
     }
 
     /// The keys that the client has shown, in order.
+    #[must_use]
     pub fn keys(&self) -> &[[u8; 32]] {
         &self.keys
     }
 
     /// Whether the event may be shown to the client.
+    #[must_use]
     pub fn sees(&self, event: &Event) -> bool {
         let is_addressed =
             || self.tag_keys().iter().any(|key| event.tag_keys().binary_search(key).is_ok());
@@ -108,6 +115,7 @@ impl Viewer {
 
     /// Whether a stranger's filters ask for private events alone: nothing can be shown, and keys
     /// would change that.
+    #[must_use]
     pub fn needs_keys_for(&self, filters: &[Filter]) -> bool {
         let is_private = |filter: &Filter| {
             let mut kinds = filter.kinds.iter().flatten().peekable();
@@ -117,6 +125,7 @@ impl Viewer {
     }
 
     /// What of a filter the client may see.
+    #[must_use]
     pub fn view(&self, filter: &Filter) -> View {
         let public = self.private.public_part(filter);
         if self.keys.is_empty() && !self.sees_all {
@@ -161,6 +170,7 @@ pub struct View {
 
 impl View {
     /// All that matches the filter: what the operator sees.
+    #[must_use]
     pub fn whole(filter: Filter) -> Self {
         Self { public: filter, own: Vec::new() }
     }
@@ -171,6 +181,7 @@ impl View {
     }
 
     /// How many of the newest are asked for.
+    #[must_use]
     pub fn limit(&self) -> Option<usize> {
         self.public.limit
     }

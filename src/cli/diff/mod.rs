@@ -5,14 +5,16 @@ mod bars;
 use super::connecting::ConnectArguments;
 use super::interrupt::stoppable;
 use super::local;
-use super::sync::unseen;
+use super::sync::{over_connections, unseen};
 use super::sync_progress::Display;
 use super::sync_trace;
 use super::{StoreArguments, start_log, unless_closed};
 use anyhow::{Context, ensure};
 use negsync::plot::{self, Bar, Days};
 use negsync::relay_url::RelayUrl;
-use negsync::sync::{By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, diff};
+use negsync::sync::{
+    By, Diff, DiffOptions, DiffRow, Key, Local, Method, PeerFilter, Verdict, diff,
+};
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -93,6 +95,8 @@ pub(super) fn run(arguments: &DiffArguments) -> anyhow::Result<ExitCode> {
     Ok(match (&found.error, found.equal) {
         (Some(_), _) => ExitCode::from(UNKNOWN),
         (None, true) => ExitCode::SUCCESS,
+        // Nothing was found to differ, over several connections.
+        (None, false) if found.verdict == Verdict::CaughtUp => ExitCode::SUCCESS,
         (None, false) => ExitCode::from(DIFFERS),
     })
 }
@@ -151,6 +155,10 @@ fn sentence(found: &Diff) -> String {
     let unseen = unseen(found.unreadable, &found.not_compared, found.kept_since);
     if found.equal {
         return format!("{url}: equal{unseen}; {cost}");
+    }
+    if found.verdict == Verdict::CaughtUp {
+        let connections = over_connections(found.connections);
+        return format!("{url}: nothing differs; {connections}{unseen}; {cost}");
     }
     let mut text =
         format!("{url}: {} only here, {} only there{unseen}; {cost}", found.have, found.need);

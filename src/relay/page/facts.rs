@@ -153,7 +153,7 @@ impl Facts {
 fn set_of(snapshot: Result<Slice, SnapshotError>) -> Result<Slice, StoreError> {
     snapshot.map_err(|error| match error {
         SnapshotError::Store(error) => error,
-        SnapshotError::TooLarge { .. } => StoreError::Closed,
+        _ => StoreError::Closed,
     })
 }
 

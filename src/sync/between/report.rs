@@ -10,6 +10,7 @@ use std::io;
 
 /// The end of a sync between relays.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct BetweenReport {
     /// Each relay, in the order in which they were named: against all events that any of them
     /// shows. `need` and `stored` are events that it had for others, and those that it sent.
@@ -24,6 +25,7 @@ pub struct BetweenReport {
 
 /// How two relays compare.
 #[derive(Debug, Clone, Serialize)]
+#[non_exhaustive]
 pub struct PairReport {
     /// The URLs of both.
     pub relays: [String; 2],
@@ -38,6 +40,8 @@ pub struct PairReport {
     pub differs: BTreeMap<Reason, u64>,
     /// Kinds that one of them shows to their owners only.
     pub not_compared: Vec<u16>,
+    /// The connections that what is known of either rests on: see [`Report::connections`].
+    pub connections: u32,
     /// Why nothing is proven.
     pub error: Option<String>,
 }
@@ -203,6 +207,7 @@ fn judge_relay(report: &mut Report, found: &Differences, moves: bool) {
     let proof = report.proof;
     report.differs = found.reasons(moves);
     let verdict = match (found.only[0], report.unreadable) {
+        (0, 0) if report.connections > 1 => Verdict::CaughtUp,
         (0, 0) => Verdict::Equal,
         (0, _) => Verdict::Differs,
         _ if moves && found.untried > 0 => Verdict::CaughtUp,
@@ -213,9 +218,11 @@ fn judge_relay(report: &mut Report, found: &Differences, moves: bool) {
 
 fn pair(a: &Report, b: &Report, found: &Differences, moves: bool) -> PairReport {
     let failed = [a, b].into_iter().find(|report| report.verdict == Verdict::Incomplete);
+    let connections = a.connections.max(b.connections);
     let verdict = match (found.verdict(moves), failed) {
         (_, Some(_)) => Verdict::Incomplete,
         (Verdict::Equal, None) if a.unreadable + b.unreadable > 0 => Verdict::Differs,
+        (Verdict::Equal, None) if connections > 1 => Verdict::CaughtUp,
         (verdict, None) => verdict,
     };
     let unexplained: u64 =
@@ -240,6 +247,7 @@ fn pair(a: &Report, b: &Report, found: &Differences, moves: bool) -> PairReport 
         only: found.only,
         differs: found.reasons(moves),
         not_compared,
+        connections,
         error,
     }
 }

@@ -173,7 +173,7 @@ impl Worker {
         set.map_err(|error| match error {
             SnapshotError::Store(error) => error,
             // No set is larger than memory.
-            SnapshotError::TooLarge { .. } => StoreError::Closed,
+            _ => StoreError::Closed,
         })
     }
 

@@ -53,8 +53,11 @@ impl IdState {
 pub(crate) struct Entry {
     pub(crate) side: Side,
     pub(crate) state: IdState,
-    /// The last round that found it to differ.
+    /// The last round that found it to differ, and the connection.
     pub(crate) round: u32,
+    pub(crate) connection: u64,
+    /// An event of ours that the peer sent on an earlier connection, and lacks on this one.
+    pub(crate) was_peers: bool,
     /// How often it was asked for or sent.
     pub(crate) tries: u8,
     /// How suspect the loss of connections makes it.
@@ -67,6 +70,8 @@ pub(crate) struct Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: HashMap<Id, Entry>,
+    /// The connection that there is.
+    pub(crate) connection: u64,
     // How many entries are in each state: kept in step by `set`, so that figures cost nothing.
     counts: HashMap<(Side, IdState), u64>,
     // The figures of entries that were let go.
@@ -102,13 +107,18 @@ impl Ledger {
 
     /// Notes that round `round` found an id to differ.
     pub(crate) fn find(&mut self, id: Id, side: Side, state: IdState, round: u32) {
-        let new = Entry { side, state, round, tries: 0, losses: 0, kind: 0 };
+        let connection = self.connection;
+        let (tries, losses, kind, was_peers) = (0, 0, 0, false);
+        let new = Entry { side, state, round, connection, was_peers, tries, losses, kind };
         match self.entries.insert(id, new) {
             None => {}
             Some(old) => {
                 self.uncount(old.side, old.state);
+                let came = matches!(old.state, IdState::Stored | IdState::Known);
+                let came_before = old.side == Side::Peers && came && old.connection != connection;
                 if let Some(entry) = self.entries.get_mut(&id) {
                     (entry.tries, entry.losses, entry.kind) = (old.tries, old.losses, old.kind);
+                    entry.was_peers = side == Side::Ours && (old.was_peers || came_before);
                 }
             }
         }
@@ -187,6 +197,13 @@ impl Ledger {
             *differences.entry(reason).or_default() += 1;
         }
         differences
+    }
+
+    /// Events that the peer sent on one connection, and took on another as new.
+    pub(crate) fn contradicted(&self) -> u64 {
+        let taken = |state| matches!(state, IdState::Accepted | IdState::Shown);
+        let is_so = |entry: &&Entry| entry.was_peers && taken(entry.state);
+        self.entries.values().filter(is_so).count() as u64
     }
 
     /// Round `round` has found all that differs: what was sent, was not answered and is not among that

@@ -7,6 +7,7 @@
 //! - `reconciling`: what differs, by NIP-77; `reading`: by pages, where the peer does not reconcile
 //! - `download`, `upload`: moving it, as it becomes known; `second_look`: whether the peer kept it
 //! - `ledger`: what became of each id; `verdict`: what all of it proves
+//! - `same_relay`: whether that holds of one relay, where connections may lead to several
 //! - `answers`: whom a peer's message concerns; `link`: connections that come and go
 //! - `connection`: what is under way on one of them
 //! - `count_hints`: which days to read again, by COUNT (NIP-45)
@@ -27,6 +28,7 @@ mod page_plan;
 mod probe;
 mod reading;
 mod reconciling;
+mod same_relay;
 mod second_look;
 mod transfer;
 mod upload;
@@ -52,7 +54,9 @@ use ledger::{Ledger, Side};
 use link::Link;
 use notices::Notices;
 use reading::Reading;
+use same_relay::Looks;
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 use verdict::Round;
@@ -183,12 +187,20 @@ pub struct Machine {
     /// What the peer took was looked for once more after a while.
     has_waited: bool,
     looks: u32,
+    /// Over which connections they went.
+    looked: Looks,
     round: Option<Round>,
     breakdown: Option<Breakdown>,
     reading: Reading,
     refused: Vec<RefusedId>,
     connections: u64,
     on: Connection,
+}
+
+impl fmt::Debug for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Machine").finish_non_exhaustive()
+    }
 }
 
 impl Machine {
@@ -235,6 +247,7 @@ impl Machine {
             rounds: 0,
             has_waited: false,
             looks: 0,
+            looked: Looks::default(),
             round: None,
             breakdown: None,
             reading: Reading::default(),

@@ -67,8 +67,14 @@ impl Machine {
     ) {
         let before = self.ledger.get(&id).copied();
         match before {
-            // Two pages may show the same of our events to be missing.
-            Some(entry) if entry.round == number => return,
+            // Two pages may show the same of our events to be missing. What came on another connection may
+            // be missing on this one.
+            Some(entry)
+                if entry.round == number
+                    && (entry.side == side || entry.connection == self.connections) =>
+            {
+                return;
+            }
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
             }
@@ -84,7 +90,11 @@ impl Machine {
                 }
                 return self.not_shown(id);
             }
-            Some(entry) if entry.side == Side::Peers && entry.state == IdState::Known => {
+            Some(entry)
+                if side == Side::Peers
+                    && entry.side == Side::Peers
+                    && entry.state == IdState::Known =>
+            {
                 self.ledger.note(&id, |entry| entry.round = number);
                 return self.stay(id, Reason::OutsideFilter);
             }
@@ -94,6 +104,7 @@ impl Machine {
             return self.ledger.find(id, side, IdState::Excused(reason), number);
         }
         self.ledger.find(id, side, IdState::Open, number);
+        self.note_new(before.is_none());
         self.count_open(before.is_some_and(|entry| entry.round < number));
         if self.settings.dry_run {
             return;
@@ -208,7 +219,10 @@ impl Machine {
         let Some(id) = id else { return };
         let round = self.round.as_ref().map_or(self.looks, |round| round.number);
         match self.ledger.get(&id) {
-            None => self.ledger.find(id, Side::Peers, state, round),
+            None => {
+                self.ledger.find(id, Side::Peers, state, round);
+                self.note_new(state == IdState::Stored);
+            }
             Some(entry) if matches!(entry.state, IdState::Stored | IdState::Stays(_)) => {}
             Some(_) => self.ledger.set(&id, state),
         }

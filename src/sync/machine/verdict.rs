@@ -1,6 +1,7 @@
 //! Looks at everything, one after the other, and what they prove.
 
 use super::ledger::Side;
+use super::same_relay::Looks;
 use super::{Breakdown, Machine, Work};
 use crate::store::SyncMark;
 use crate::sync::reason::Reason;
@@ -38,6 +39,8 @@ pub(super) struct Round {
     knows_kinds: bool,
     /// The next round looks again for what the peer took and does not list yet.
     pub(super) waits: bool,
+    /// It found something that no round before had found.
+    pub(super) has_new: bool,
     /// See [`Work::Conclude`].
     pub(super) is_concluded: bool,
 }
@@ -110,6 +113,7 @@ impl Machine {
             return self.on.not_before.is_none();
         }
         if self.settings.live && !self.settings.dry_run {
+            self.looked = Looks::default();
             let report: Report = self.report_now();
             self.events.push_back(Progress::CaughtUp(Box::new(report)));
             return self.go_live();
@@ -150,6 +154,7 @@ impl Machine {
     /// Judges a reconciliation. Returns whether another round has to prove what was moved.
     fn judge(&mut self, round: &Round) -> bool {
         let unexplained = self.note_differences(round);
+        self.note_look(round);
         self.report.method = Method::Negentropy;
         let proof = Some(Proof::Negentropy);
         if self.settings.dry_run {
@@ -170,6 +175,9 @@ impl Machine {
             self.note_unmoved(unexplained);
             return false;
         }
+        if self.is_contradicted() {
+            return false;
+        }
         let verdict = match (round.opened > 0, self.report.differs.is_empty()) {
             // Every round found something new: the sets change while they are compared.
             (true, _) => Verdict::CaughtUp,
@@ -177,7 +185,7 @@ impl Machine {
             (false, false) => Verdict::Differs,
         };
         self.report.error = None;
-        self.report.judge(verdict, proof);
+        self.report.judge(self.of_one_relay(verdict), proof);
         if round.opened == 0 && round.newest > 0 {
             let equal_up_to = Some(round.newest.min(self.now.unix_s));
             self.mark.equal_up_to = equal_up_to;
@@ -197,6 +205,7 @@ impl Machine {
     /// Judges a reading. Returns whether another one has to show what was sent.
     fn judge_read(&mut self, round: &Round) -> bool {
         let unexplained = self.note_differences(round);
+        self.note_look(round);
         self.report.method = Method::Req;
         self.report.not_seen = self.reading.gaps().to_vec();
         self.report.unreadable = self.reading.unreadable();
@@ -210,7 +219,8 @@ impl Machine {
             }
         }
         let proof = if is_whole { Proof::Read } else { Proof::ReadSince };
-        self.report.read_since = self.reading.since.filter(|_| !is_whole);
+        let is_of_one = !self.looked.are_joined();
+        self.report.read_since = self.reading.since.filter(|_| !is_whole && is_of_one);
         self.report.read_whole_at = self.mark.read.filter(|_| !is_whole).map(|mark| mark.whole_at);
         if let Some(gap) = self.report.not_seen.first() {
             let more = self.report.not_seen.len() - 1;
@@ -224,6 +234,12 @@ impl Machine {
             self.note_unmoved(unexplained);
             return false;
         }
+        if self.is_contradicted() {
+            return false;
+        }
+        if is_whole && self.reads_again() {
+            return true;
+        }
         let differs = !self.report.differs.is_empty() || self.report.unreadable > 0;
         let verdict = match (differs, is_whole) {
             (true, _) => Verdict::Differs,
@@ -231,7 +247,7 @@ impl Machine {
             (false, false) => Verdict::CaughtUp,
         };
         self.report.error = None;
-        self.report.judge(verdict, Some(proof));
+        self.report.judge(self.of_one_relay(verdict), Some(proof));
         false
     }
 }

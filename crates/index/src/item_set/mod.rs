@@ -48,11 +48,13 @@ struct Position {
 impl ItemSet {
     /// Whether all that was asked for could be read. Once it could not, answers may be wrong:
     /// whoever has got one has to ask this afterwards.
+    #[must_use]
     pub fn is_readable(&self) -> bool {
         self.file.as_ref().is_none_or(|file| file.is_readable())
     }
 
     /// Whether `item` is in the set.
+    #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         self.added.contains(item) || self.is_in_file(item) && !self.removed.contains(item)
     }
@@ -78,16 +80,19 @@ impl ItemSet {
     }
 
     /// How many items the trees hold: what was added and removed since the file was written.
+    #[must_use]
     pub fn changes(&self) -> usize {
         self.added.len() + self.removed.len()
     }
 
     /// Whether there is a file.
+    #[must_use]
     pub fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
     /// An upper estimate of the heap bytes that it takes, what it shares with snapshots included.
+    #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let file = self.file.as_ref().map_or(0, |file| file.memory_bytes());
         file + self.added.memory_bytes() + self.removed.memory_bytes()

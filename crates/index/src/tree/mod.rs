@@ -63,6 +63,7 @@ fn sort_runs(items: &mut [Item]) {
 
 impl Tree {
     /// A tree of no items.
+    #[must_use]
     pub fn new() -> Self {
         Self::with_shape(NodeShape::default())
     }
@@ -92,6 +93,7 @@ impl Tree {
 
     /// A tree of `items` in any order. Where they come in long ascending runs,
     /// as from one sorted scan after another, the runs are merged.
+    #[must_use]
     pub fn from_unsorted(items: Vec<Item>) -> Self {
         Self::from_parts([items])
     }
@@ -166,6 +168,7 @@ impl Tree {
     }
 
     /// Whether `item` is in the tree. O(log n).
+    #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         let spot = self.root.spot_of(item);
         spot.items.get(spot.lower_bound(item, spot.block_of(item))) == Some(item)
@@ -203,6 +206,7 @@ impl Tree {
 
     /// An upper estimate of the heap bytes below this tree, nodes shared with
     /// snapshots included. O(1): it follows from the count and invariant 4.
+    #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.shape.memory_bytes(self.root.count())
     }

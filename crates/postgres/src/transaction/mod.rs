@@ -13,7 +13,8 @@ pub(crate) use stored_requests::{StoredRequests, follow_stored};
 pub(crate) use writing::{BatchWriter, write_batch};
 
 use crate::connection::{Parameter, ServerSession};
-use futures_util::future::try_join;
+use crate::wake_up;
+use futures_util::future::try_join3;
 use tokio_postgres::{Error, Row};
 
 /// So many commits of the feed are kept; a node that was away for longer reads everything anew.
@@ -59,10 +60,21 @@ impl FeedAdvance {
 
 /// The last commit before the one that is being made, from the row that is held until then.
 async fn begin(connection: &ServerSession) -> Result<FeedPlace, Error> {
-    let begin = connection.client().batch_execute("BEGIN");
-    let head = connection.query("SELECT seq, mark FROM head FOR UPDATE", &[]);
-    let ((), head) = try_join(begin, head).await?;
-    head.first().map_or(Ok(FeedPlace { seq: 0, mark: 0 }), FeedPlace::read)
+    begin_with(connection, async { Ok(()) }).await.map(|(before, ())| before)
+}
+
+/// As [`begin`]; what `first` asks is sent with it, and answered once the row is held.
+async fn begin_with<T>(
+    connection: &ServerSession,
+    first: impl Future<Output = Result<T, Error>>,
+) -> Result<(FeedPlace, T), Error> {
+    const HEAD: &str = "SELECT seq, mark FROM head FOR UPDATE";
+    // Prepared before: it has to be sent ahead of `first`.
+    let head = connection.prepared(HEAD).await?;
+    let begin = connection.client().batch_execute("BEGIN ISOLATION LEVEL READ COMMITTED");
+    let ((), head, first) = try_join3(begin, connection.client().query(&head, &[]), first).await?;
+    let before = head.first().map_or(Ok(FeedPlace { seq: 0, mark: 0 }), FeedPlace::read)?;
+    Ok((before, first))
 }
 
 /// Ends a transaction that has nothing to write, or that a failure has left open.
@@ -70,28 +82,45 @@ pub(crate) async fn roll_back(connection: &ServerSession) -> Result<(), Error> {
     connection.client().batch_execute("ROLLBACK").await
 }
 
+/// What a transaction has done to the table `event`, in rows, and the node that made it.
+struct CommitNote {
+    node: i64,
+    added: usize,
+    removed: usize,
+}
+
 /// Notes the commit, makes it, and wakes the other nodes.
 async fn commit(
     connection: &ServerSession,
     before: FeedPlace,
-    added: usize,
-    removed: usize,
+    note: CommitNote,
+) -> Result<FeedAdvance, Error> {
+    commit_with(connection, before, note, async { Ok(()) }).await
+}
+
+/// As [`commit`]; what `last` writes is sent with it. All its statements have to be prepared.
+async fn commit_with(
+    connection: &ServerSession,
+    before: FeedPlace,
+    note: CommitNote,
+    last: impl Future<Output = Result<(), Error>>,
 ) -> Result<FeedAdvance, Error> {
     const NOTE: &str = "WITH noted AS (
             INSERT INTO feed_commit (seq, mark, added, removed) VALUES ($1, $2, $3, $4)),
         moved AS (UPDATE head SET seq = $1, mark = $2)
-        SELECT pg_notify('negsync', $1::bigint::text)";
+        SELECT pg_notify('negsync', $5)";
     let own = FeedPlace { seq: before.next(), mark: rand::random() };
-    let (added, removed) = (added as i32, removed as i32);
-    let note: [Parameter<'_>; 4] = [&own.seq, &own.mark, &added, &removed];
+    let (added, removed) = (note.added as i32, note.removed as i32);
+    let wake_up = wake_up::of_commit(own.seq, note.node);
+    let note: [Parameter<'_>; 5] = [&own.seq, &own.mark, &added, &removed, &wake_up];
     if own.seq % PRUNE_EVERY == 0 {
         let oldest = own.seq.saturating_sub(FEED_COMMITS);
         connection.execute("DELETE FROM gone WHERE seq <= $1", &[&oldest]).await?;
         connection.execute("DELETE FROM feed_commit WHERE seq <= $1", &[&oldest]).await?;
     }
-    // Prepared before both are sent at once. Where the first fails the second undoes everything.
+    // Prepared before all are sent at once. Where one fails COMMIT undoes everything.
     let statement = connection.prepared(NOTE).await?;
     let noted = connection.client().query(&statement, &note);
-    try_join(noted, connection.client().batch_execute("COMMIT")).await?;
+    try_join3(last, noted, connection.client().batch_execute("COMMIT")).await?;
     Ok(FeedAdvance { before: Some(before), own: Some(own) })
 }

@@ -3,7 +3,7 @@
 use super::facts::ask;
 use super::removal::remove;
 use super::tag_rows::TagRows;
-use super::{FeedAdvance, begin, commit, roll_back};
+use super::{CommitNote, FeedAdvance, begin_with, commit_with, roll_back};
 use crate::batch::{Bytes, Changes, address_hash, address_of, decide};
 use crate::columns::slices;
 use crate::connection::{Parameter, ServerSession};
@@ -33,8 +33,7 @@ pub(crate) async fn write_batch(
     events: &[Arc<Event>],
     by: &BatchWriter<'_>,
 ) -> Result<(Changes, FeedAdvance), Error> {
-    let before = begin(connection).await?;
-    let facts = ask(connection, events).await?;
+    let (before, facts) = begin_with(connection, ask(connection, events)).await?;
     let changes = decide(events, facts, by.us, by.now);
     let passed: Vec<&Event> = changes.steps.iter().filter_map(passed_on).collect();
     if !passed.is_empty() {
@@ -50,9 +49,16 @@ pub(crate) async fn write_batch(
     let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
     remove(connection, before.next(), &removed, &mut Vec::new()).await?;
     let added: Vec<&Event> = changes.added.values().map(Arc::as_ref).collect();
-    add(connection, before.next(), &added).await?;
+    for request in added.iter().filter(|event| event.kind() == DELETION) {
+        note_deletion(connection, request).await?;
+    }
     note_vanished(connection, &changes).await?;
-    let feed = commit(connection, before, added.len(), removed.len()).await?;
+    for statement in [EVENTS, TAGS] {
+        connection.prepared(statement).await?;
+    }
+    let note = CommitNote { node: by.node, added: added.len(), removed: removed.len() };
+    let rows = add(connection, before.next(), &added);
+    let feed = commit_with(connection, before, note, rows).await?;
     Ok((changes, feed))
 }
 
@@ -63,17 +69,18 @@ fn passed_on(step: &Step) -> Option<&Event> {
     }
 }
 
-/// Writes events, and what their requests keep out.
+const EVENTS: &str =
+    "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json, seq)
+    SELECT *, $8::bigint FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::integer[],
+        $5::bytea[], $6::bigint[], $7::text[])";
+const TAGS: &str = "INSERT INTO tag (key, created_at, id, kind)
+    SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::integer[])";
+
+/// Writes the rows of events and of their tags.
 async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<(), Error> {
     if events.is_empty() {
         return Ok(());
     }
-    const EVENTS: &str =
-        "INSERT INTO event (id, pubkey, created_at, kind, address, expires_at, json, seq)
-        SELECT *, $8::bigint FROM unnest($1::bytea[], $2::bytea[], $3::bigint[], $4::integer[],
-            $5::bytea[], $6::bigint[], $7::text[])";
-    const TAGS: &str = "INSERT INTO tag (key, created_at, id, kind)
-        SELECT * FROM unnest($1::bytea[], $2::bigint[], $3::bytea[], $4::integer[])";
     let items: Vec<Item> = events.iter().map(|event| event.item()).collect();
     let ids: Vec<&[u8]> = items.iter().map(|item| item.id.as_slice()).collect();
     let authors: Vec<&[u8]> = events.iter().map(|event| event.pubkey().as_slice()).collect();
@@ -95,11 +102,7 @@ async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<
     if !tags.keys.is_empty() {
         writes.push(connection.execute(TAGS, &tag).boxed());
     }
-    try_join_all(writes).await?;
-    for request in events.iter().filter(|event| event.kind() == DELETION) {
-        note_deletion(connection, request).await?;
-    }
-    Ok(())
+    try_join_all(writes).await.map(|_| ())
 }
 
 /// Notes what a deletion request keeps out, and how much that is.

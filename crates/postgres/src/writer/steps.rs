@@ -24,7 +24,8 @@ impl NodeWriterThread {
         if !is_due && self.wait_for_expiry.is_empty() {
             return false;
         }
-        let done = self.step(async |connection| transaction::expire(connection, now).await);
+        let node = self.context.node;
+        let done = self.step(async |connection| transaction::expire(connection, node, now).await);
         let answer = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             // Another node may have been first: what is due next is in the feed.
@@ -43,28 +44,37 @@ impl NodeWriterThread {
     /// Does a part of what an operator asks for. Returns whether there is more.
     pub(super) fn operate_step(&mut self) -> bool {
         let Some((mut ids, action, answer)) = self.operations.pop_front() else { return false };
-        let some = ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize));
-        match self.operate(some.into(), action) {
-            Ok(()) if !ids.is_empty() => self.operations.push_front((ids, action, answer)),
+        let some: Arc<[Bytes]> =
+            ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize)).into();
+        let done = self.operate(Arc::clone(&some), action);
+        if matches!(done, Ok(true)) {
+            ids.extend_from_slice(&some);
+        }
+        match done {
+            Ok(_) if !ids.is_empty() => self.operations.push_front((ids, action, answer)),
             done => {
-                let _ = answer.send(done);
+                let _ = answer.send(done.map(drop));
             }
         }
         !self.operations.is_empty()
     }
 
-    /// Does what an operator asks for, and keeps it: a fail-over may lose it.
+    /// Does what an operator asks for, and keeps it: a fail-over may lose it. Returns whether there is more to
+    /// remove.
     pub(super) fn operate(
         &mut self,
         ids: Arc<[Bytes]>,
         action: OperatorAction,
-    ) -> Result<(), StoreError> {
-        let now = unix_now();
-        let done = self
-            .step(async |connection| transaction::operate(connection, &ids, action, now).await)?;
-        let acknowledged = Acknowledged::Operated { ids, action };
-        self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
-        Ok(())
+    ) -> Result<bool, StoreError> {
+        let (node, now) = (self.context.node, unix_now());
+        let done = self.step(async |connection| {
+            transaction::operate(connection, node, &ids, action, now).await
+        })?;
+        if !done.there_is_more {
+            let acknowledged = Acknowledged::Operated { ids, action };
+            self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
+        }
+        Ok(done.there_is_more)
     }
 
     /// NIP-62: follows a part of the stored requests to vanish that name a URL which is this relay's only
@@ -98,7 +108,8 @@ impl NodeWriterThread {
         if !is_vanishing || !self.may_step() && self.wait_for_vanishing.is_empty() {
             return false;
         }
-        let done = self.step(async |connection| transaction::vanish(connection).await);
+        let node = self.context.node;
+        let done = self.step(async |connection| transaction::vanish(connection, node).await);
         let outcome = match done.map(|done| done.there_is_more) {
             Ok(true) => return true,
             Ok(false) => {

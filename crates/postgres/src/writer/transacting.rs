@@ -14,10 +14,11 @@ const SEND_AGAIN: Duration = Duration::from_secs(10);
 const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What the session that writes is set to: no plan but along an index, and a node that died in a transaction,
-/// or that waits for one, keeps nobody from writing for longer than this.
+/// What the session that writes is set to: no plan but along an index, made once for each statement, and a node
+/// that died in a transaction, or that waits for one, keeps nobody from writing for longer than this.
 const SESSION: &str =
     "SET enable_seqscan = off; SET enable_hashjoin = off; SET enable_mergejoin = off;
+    SET plan_cache_mode = force_generic_plan;
     SET idle_in_transaction_session_timeout = '10s'; SET lock_timeout = '10s'";
 
 impl NodeWriterThread {

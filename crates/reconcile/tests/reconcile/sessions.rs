@@ -42,8 +42,7 @@ fn what_a_complete_session_found_is_what_differs() {
         let shared: Vec<Item> = (0..rng.random_range(0..2_000))
             .map(|_| Item::new(rng.random_range(0..1_000), rng.random()))
             .collect();
-        let limits =
-            SessionLimits { frame_limit_bytes: 4_096, idle_s: 20, ..SessionLimits::default() };
+        let limits = SessionLimits::default().with_frame_limit_bytes(4_096).with_idle_s(20);
         let mut number = 0;
         let mut peers: Vec<Peer> = (0..4)
             .map(|_| {
@@ -136,7 +135,7 @@ fn what_a_complete_session_found_is_what_differs() {
 
 #[test]
 fn sessions_are_bounded_and_replaced() {
-    let limits = SessionLimits { sessions: 2, ..SessionLimits::default() };
+    let limits = SessionLimits::default().with_sessions(2);
     let mut sessions: Sessions<u8, SortedItems> = Sessions::new(limits, 7);
     let empty = || Some(SortedItems::new(Vec::new()));
     let open = |sessions: &mut Sessions<u8, SortedItems>, peer| {

@@ -54,12 +54,14 @@ pub enum RelayKind {
 
 impl RelayKind {
     /// The kind by its name in `relay.toml`.
+    #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let all = [Self::NostrRsRelay, Self::NostrRelayPy, Self::Nostream];
         all.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Its name in `relay.toml`.
+    #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::NostrRsRelay => "nostr-rs-relay",

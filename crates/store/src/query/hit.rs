@@ -24,11 +24,13 @@ pub struct Hit {
 
 impl Hit {
     /// The event that an engine has under this number.
+    #[must_use]
     pub fn new(item: Item, row: i64) -> Self {
         Self { item, row }
     }
 
     /// The number by which the engine finds the event.
+    #[must_use]
     pub fn row(&self) -> i64 {
         self.row
     }

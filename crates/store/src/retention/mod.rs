@@ -17,7 +17,7 @@ pub(super) use sweep::{Retaining, retire};
 pub use window::RetentionWindow;
 pub(super) use window::window;
 
-use negsync_nostr::kinds::{DELETION, VANISH};
+use negsync_nostr::kinds::{DELETION, KindRange, VANISH};
 use serde::{Deserialize, Serialize};
 
 /// How a sync names the reason why such an event is not moved.
@@ -47,18 +47,9 @@ pub struct RetentionRule {
     pub max_per_author: Option<u32>,
 }
 
-/// A kind, or the first and the last of several, as NIP-11 writes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum KindRange {
-    /// One kind.
-    One(u16),
-    /// From the first to the last, both included.
-    FromTo(u16, u16),
-}
-
 impl Retention {
     /// Whether everything is kept.
+    #[must_use]
     pub fn is_empty(&self) -> bool {
         self.rules.is_empty() && self.store_bytes.is_none()
     }
@@ -82,6 +73,7 @@ impl Retention {
 
 impl RetentionRule {
     /// Whether events of the kind fall under the rule.
+    #[must_use]
     pub fn covers(&self, kind: u16) -> bool {
         match self.kinds.as_slice() {
             [] => is_removed_by_size(kind),

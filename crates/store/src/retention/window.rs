@@ -19,6 +19,7 @@ pub struct RetentionWindow {
 impl Retention {
     /// What the rules keep of a filter at the second `now`, where the rule of size has removed what is
     /// not newer than `floor`. `None` where that is no window of time.
+    #[must_use]
     pub fn window(&self, filter: &Filter, floor: u64, now: u64) -> Option<RetentionWindow> {
         if self.is_empty() || filter.ids.is_some() || filter.limit.is_some() {
             return None;

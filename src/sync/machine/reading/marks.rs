@@ -37,7 +37,7 @@ impl Machine {
     }
 
     /// What this reading has written down so far is not believed any more.
-    pub(super) fn take_mark_back(&mut self) {
+    pub(in super::super) fn take_mark_back(&mut self) {
         if let (Some(_), Some(read)) = (self.reading.saved_down_to.take(), self.mark.read) {
             // An empty interval: the next sync reads everything.
             self.write_mark(read.to.saturating_add(1), read.to, read.whole_at);

@@ -43,6 +43,11 @@ pub(super) struct Reading {
     /// Asked because no page showed anything.
     count: CountState,
     pub(super) hints: CountHints,
+    /// The connection on which the first page came, and how many events all pages had.
+    pub(super) began_on: Option<u64>,
+    pub(super) events: usize,
+    /// The peer left a page unanswered.
+    pub(super) fell_silent: bool,
 }
 
 impl Reading {
@@ -247,7 +252,7 @@ impl Machine {
         if let Some(round) = &mut self.round {
             self.ledger.withdraw(|entry| {
                 let was_excused = matches!(entry.state, IdState::Excused(_));
-                entry.round == round.number && (looks || (was_excused && entry.side == Side::Ours))
+                looks || entry.round == round.number && was_excused && entry.side == Side::Ours
             });
             if looks {
                 (round.have, round.need, round.opened, round.reopened) = (0, 0, 0, 0);
@@ -283,6 +288,7 @@ impl Machine {
         if self.limit_was_refused {
             self.ask_for_fewer();
         }
+        self.reading.fell_silent = true;
         self.leave_silent("a page");
     }
 

@@ -201,6 +201,8 @@ impl Machine {
     fn finish_page(&mut self) {
         let is_over = |page: &mut PageUnderWay| page.hint.is_some() && page.unsettled == 0;
         let Some(page) = self.reading.page.take_if(is_over) else { return };
+        self.reading.began_on.get_or_insert(self.connections);
+        self.reading.events += page.events.len();
         let Some(plan) = &mut self.reading.plan else { return };
         self.report.round_trips += 1;
         self.on.advanced = true;

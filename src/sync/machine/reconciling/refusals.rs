@@ -71,11 +71,12 @@ impl Machine {
 
     /// A NOTICE says that too much is asked. Returns whether a NEG message was put off by it.
     pub(in super::super) fn reconciling_put_off(&mut self, text: &str) -> bool {
-        let waits = matches!(self.on.reconciling.stage, Stage::Waiting(..));
-        if waits {
-            self.neg_err(&as_rate_limit(text), None);
-        }
-        waits
+        let Stage::Waiting(session, _) = &self.on.reconciling.stage else { return false };
+        // Unlike NEG-ERR a NOTICE closes nothing, and the answer may still be on its way.
+        let close = message::neg_close(&session.id);
+        self.send(close);
+        self.neg_err(&as_rate_limit(text), None);
+        true
     }
 
     /// A NOTICE came while NEG-OPEN has no answer. Returns whether it was taken for one.
@@ -118,6 +119,9 @@ impl Machine {
         self.reads = true;
         self.report.method = Method::Req;
         if let Some(session) = self.on.reconciling.take_session() {
+            if session.was_answered {
+                self.send(message::neg_close(&session.id));
+            }
             self.begin_work(Work::Forget { session: session.number });
         }
         let was_answered = self.on.reconciling.was_answered;

@@ -1,0 +1,59 @@
+//! Two relays behind one address, each with a set of its own: connections lead to one and the other by
+//! turns, and break. What is proven is proven of the relay behind the last connection alone.
+
+use super::model_peer::{Faults, Neg, PeerPlan};
+use super::model_sync::sync_once;
+use negsync::sync::machine::Settings;
+use negsync::sync::{Direction, Options, PeerFilter, Report, Verdict};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use std::collections::BTreeSet;
+
+/// Syncs once with two such relays. Returns whether our set is that of the one behind the last connection.
+fn sync_with_two(neg: Neg, shared: usize) -> (Report, bool) {
+    let plan = PeerPlan {
+        neg,
+        faults: Faults { elsewhere: 3, cuts: true, ..Faults::default() },
+        told_cap: None,
+        tells_auth: false,
+        is_mute: false,
+        latency_us: 2_000,
+        shared,
+        ours: 30,
+        theirs: 40,
+        seconds: 5_000,
+    };
+    let settings = Settings {
+        filter: PeerFilter::parse("{}").unwrap(),
+        direction: Direction::Both,
+        dry_run: false,
+        exact: false,
+        live: false,
+        attempts: Options::default().attempts,
+        by: None,
+        key: None,
+        full_interval_s: 7 * 86_400,
+        nonce: 1,
+    };
+    let (mut peer, mut store) = plan.populate(&mut StdRng::seed_from_u64(7));
+    let report = sync_once(&mut peer, &mut store, settings, None).report;
+    (report, store.ids("{}") == peer.shown("{}"))
+}
+
+#[test]
+fn a_sync_over_several_connections_is_equal_only_where_one_of_them_shows_all() {
+    for neg in [Neg::Works, Neg::Closed] {
+        let mut verdicts = BTreeSet::new();
+        let mut contradicted = 0;
+        for shared in 100..140 {
+            let (report, is_same) = sync_with_two(neg, shared);
+            let is_equal = report.verdict == Verdict::Equal;
+            assert!(!is_equal || (is_same && report.connections == 1), "{shared}: {report:#?}");
+            let error = report.error.unwrap_or_default();
+            contradicted += u32::from(error.starts_with("different relays behind one address"));
+            verdicts.insert(report.verdict.name());
+        }
+        assert!(contradicted > 0 && verdicts.contains("equal"), "{neg:?}: {verdicts:?}");
+        println!("{neg:?}: {contradicted} of 40 say that there are different relays; {verdicts:?}");
+    }
+}
