@@ -7,6 +7,7 @@ use crate::server::media_type::{NOSTR_JSON, accepts};
 use hyper::body::Incoming;
 use hyper::header::{ALLOW, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
+use serde_json::json;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,7 +26,7 @@ pub(super) async fn respond(
             answer(StatusCode::NO_CONTENT, "text/plain", String::new())
         }
         (&Method::GET | &Method::HEAD, _) if is_endpoint && wants_document => {
-            answer(StatusCode::OK, NOSTR_JSON, relay.document().to_string())
+            answer(StatusCode::OK, NOSTR_JSON, json!(relay.document()).to_string())
         }
         (&Method::GET | &Method::HEAD, _)
             if is_endpoint && has_page && page::is_wanted(request) =>
@@ -39,8 +40,7 @@ pub(super) async fn respond(
             answer(StatusCode::OK, "text/html; charset=utf-8", page::turned_off(&relay.config()))
         }
         (&Method::GET | &Method::HEAD, _) if is_endpoint => {
-            let document = relay.document();
-            let name = document["name"].as_str().unwrap_or_default();
+            let name = relay.document().name.unwrap_or_default();
             let text = format!("{name}: a Nostr relay. Connect with WebSocket.\n");
             answer(StatusCode::OK, "text/plain; charset=utf-8", text)
         }

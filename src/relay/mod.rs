@@ -43,8 +43,8 @@ use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
 use crate::sync::SyncError;
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
+use negsync_nostr::RelayDocument;
 use page::PageState;
-use serde_json::Value;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use subscriptions::Registry;
@@ -125,7 +125,7 @@ impl RelayState {
     }
 
     /// What the relay says of itself (NIP-11).
-    fn document(&self) -> Value {
+    fn document(&self) -> RelayDocument {
         information::document(&self.config(), &self.admission.moderation().current())
     }
 }

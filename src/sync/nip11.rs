@@ -8,7 +8,7 @@ use hyper::Request;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use negsync_nostr::RelayDocument;
 use std::time::Duration;
 
 /// How long the document may take: a peer can do without.
@@ -78,28 +78,23 @@ impl Information {
         left.clamp(crate::reconcile::FRAME_LIMIT_MIN_BYTES, MOST_FRAME_BYTES)
     }
 
-    fn read(document: &Value) -> Self {
-        let limit = |key: &str, least: usize| {
-            let number = document.pointer(&format!("/limitation/{key}")).and_then(Value::as_u64);
+    fn of(document: &RelayDocument) -> Self {
+        let at_least = |number: Option<u64>, least: usize| {
             number.and_then(|number| usize::try_from(number).ok()).filter(|number| *number >= least)
         };
-        let default = Self::default();
-        let nips = document.get("supported_nips").and_then(Value::as_array);
+        let (default, told) = (Self::default(), &document.limitation);
+        let max_limit = at_least(told.max_limit, 1);
         Self {
-            message_bytes: limit("max_message_length", LEAST_MESSAGE_BYTES)
+            message_bytes: at_least(told.max_message_length, LEAST_MESSAGE_BYTES)
                 .unwrap_or(default.message_bytes),
-            max_limit: limit("max_limit", 1),
-            events_per_req: limit("max_limit", 1).unwrap_or(default.events_per_req),
-            subscriptions: limit("max_subscriptions", 1).unwrap_or(default.subscriptions),
-            negentropy: nips.map(|nips| names(nips, 77)),
-            counts: nips.is_some_and(|nips| names(nips, 45)),
-            auth: nips.is_some_and(|nips| names(nips, 42)),
+            max_limit,
+            events_per_req: max_limit.unwrap_or(default.events_per_req),
+            subscriptions: at_least(told.max_subscriptions, 1).unwrap_or(default.subscriptions),
+            negentropy: document.supports(77),
+            counts: document.supports(45) == Some(true),
+            auth: document.supports(42) == Some(true),
         }
     }
-}
-
-fn names(nips: &[Value], nip: u64) -> bool {
-    nips.iter().any(|named| named.as_u64() == Some(nip))
 }
 
 async fn request(url: &RelayUrl, connector: &Connector) -> Result<Information, DialError> {
@@ -127,21 +122,24 @@ async fn request(url: &RelayUrl, connector: &Connector) -> Result<Information, D
     let body = body
         .map_err(|error| failed(error.to_string()))?
         .map_err(|error| failed(error.to_string()))?;
-    let document = serde_json::from_slice(&body.to_bytes()).map_err(|e| failed(e.to_string()))?;
-    Ok(Information::read(&document))
+    let document = RelayDocument::read(&body.to_bytes()).map_err(|e| failed(e.to_string()))?;
+    Ok(Information::of(&document))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn what_a_peer_does_not_say_is_the_tightest() {
-        assert_eq!(Information::read(&json!({})), Information::default());
+        let read = |document: Value| {
+            Information::of(&RelayDocument::read(document.to_string().as_bytes()).unwrap())
+        };
+        assert_eq!(read(json!({})), Information::default());
         let frame = Information::default().frame_limit_bytes();
         assert!(frame * 2 + WRAPPING_BYTES <= MESSAGE_BYTES);
-        let told = Information::read(&json!({
+        let told = read(json!({
             "supported_nips": [1, 77],
             "limitation": { "max_message_length": 4_194_304, "max_limit": -1 }
         }));

@@ -2,7 +2,7 @@
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::neg_ids;
-use crate::support::{Author, TestRelay, events, id_of, model};
+use crate::support::{Author, TestRelay, engine, events, id_of, model};
 use serde_json::{Value, json};
 use std::time::Instant;
 
@@ -117,6 +117,9 @@ async fn what_expires_while_the_relay_is_down_is_gone_when_it_is_back() {
 /// the set was there before or is built meanwhile; and it is removed as soon as that works.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
+    if engine::is_left_out("sets, which are refused there until what is due is removed") {
+        return;
+    }
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let author = Author::new(1);

@@ -205,13 +205,19 @@ async fn a_removal_that_was_cut_off_goes_on() {
     let author = Author::new(1);
     let (gone, stays) = (author.note(AT, "gone"), author.note(AT + 2, "stays"));
     relay.client().await.publish_all(&[gone.clone(), stays.clone()]).await;
-    let path = relay.store_path();
+    let (path, database) = (relay.store_path(), relay.database_url().map(str::to_owned));
     let key = author.key();
     let relay = relay
-        .restart_with(|_| {
-            let connection = rusqlite::Connection::open(&path).unwrap();
-            let sql = "INSERT INTO vanished (pubkey, until, pending) VALUES (unhex(?1), ?2, 1)";
-            assert_eq!(connection.execute(sql, (key, AT as i64)).unwrap(), 1);
+        .restart_with(|_| match database {
+            None => {
+                let connection = rusqlite::Connection::open(&path).unwrap();
+                let sql = "INSERT INTO vanished (pubkey, until, pending) VALUES (unhex(?1), ?2, 1)";
+                assert_eq!(connection.execute(sql, (key, AT as i64)).unwrap(), 1);
+            }
+            Some(url) => {
+                let sql = format!("INSERT INTO negsync.vanished VALUES ('\\x{key}', {AT}, TRUE)");
+                negsync_testserver::run(&url, &sql).unwrap();
+            }
         })
         .await;
     let mut changes = relay.relay.index().subscribe();

@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod disk;
+pub mod engine;
 pub mod events;
 pub mod http;
 pub mod model;

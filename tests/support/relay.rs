@@ -1,6 +1,7 @@
 //! A relay in this process, on a free port and a store of its own.
 
 use super::client::Client;
+use super::engine;
 use negsync::config::{Config, DatabaseUrl};
 use negsync::relay::Relay;
 use negsync_testserver::TestServer;
@@ -15,13 +16,6 @@ pub struct TestRelay {
     database: Option<TestServer>,
 }
 
-/// The database of a test whose relay runs over PostgreSQL: `NEGSYNC_TEST_ENGINE=postgres`.
-fn database() -> Option<TestServer> {
-    let engine = std::env::var("NEGSYNC_TEST_ENGINE").ok()?;
-    assert_eq!(engine, "postgres", "NEGSYNC_TEST_ENGINE");
-    Some(TestServer::start().expect("NEGSYNC_TEST_ENGINE=postgres needs PostgreSQL"))
-}
-
 impl TestRelay {
     pub async fn start() -> Self {
         Self::start_with(|_| {}).await
@@ -34,7 +28,7 @@ impl TestRelay {
         let mut config = Config::default();
         config.relay.listen = "127.0.0.1:0".parse().unwrap();
         config.store.path = directory.path().join("events.sqlite");
-        let database = database();
+        let database = engine::database();
         if let Some(database) = &database {
             config.store.url = DatabaseUrl::parse(database.url()).unwrap();
             config.moderation.file = directory.path().join("bans");
@@ -60,6 +54,11 @@ impl TestRelay {
 
     pub fn url(&self) -> String {
         format!("ws://{}", self.relay.address())
+    }
+
+    /// Where its store is, if that is on PostgreSQL.
+    pub fn database_url(&self) -> Option<&str> {
+        self.database.as_ref().map(TestServer::url)
     }
 
     pub fn store_path(&self) -> PathBuf {

@@ -1,5 +1,7 @@
 //! The kinds that mean something to a relay, and how long events of a kind are kept.
 
+use serde::{Deserialize, Serialize};
+
 /// How long an event lives, by its kind (NIP-01, Kinds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
@@ -24,6 +26,16 @@ impl Lifetime {
             _ => Self::Regular,
         }
     }
+}
+
+/// A kind, or the first and the last of several, as NIP-11 writes them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum KindRange {
+    /// One kind.
+    One(u16),
+    /// From the first to the last, both included.
+    FromTo(u16, u16),
 }
 
 /// NIP-09: the kind of a deletion request.

@@ -20,6 +20,7 @@ mod event;
 mod filter;
 pub mod hex;
 pub mod kinds;
+pub mod nip11;
 pub mod prefix;
 pub mod relay_url;
 mod signature;
@@ -27,6 +28,7 @@ mod tag_key;
 
 pub use event::{Event, EventError, VerifiedEvent, has_tags};
 pub use filter::{Filter, FilterError};
+pub use nip11::RelayDocument;
 pub use prefix::Prefix;
 pub use relay_url::RelayUrl;
 pub use tag_key::TagKey;

@@ -13,7 +13,7 @@ use crate::size::{self, StoreSize};
 use crate::transaction::FeedPlace;
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Deadline, Listener, Origin, Step, StoreError, StoreOptions};
+use negsync_store::{Deadline, Listener, Origin, Step, StoreError, StoreMetrics, StoreOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -31,6 +31,7 @@ pub(crate) struct StoreNode {
     // What other nodes pass on.
     ephemeral: EphemeralCursor,
     pub(crate) size: StoreSize,
+    pub(crate) metrics: StoreMetrics,
     // Whether this node has asked for the lease.
     asks_for_lease: AtomicBool,
     // The writer's, who sends again what was lost.
@@ -60,6 +61,7 @@ impl StoreNode {
             feed: Arc::new(Feed::new(listener, options.private_kinds.clone())),
             ephemeral: EphemeralCursor::new(rand::random(), passed_by),
             size: StoreSize::default(),
+            metrics: StoreMetrics::default(),
             asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         };
@@ -181,12 +183,17 @@ impl StoreNode {
         Ok(passes_by)
     }
 
-    /// Looks at the size of the tables where that was long ago.
+    /// Looks at the size of the tables, and at what they keep out, where that was long ago.
     pub(crate) fn measure_now_and_then(&self) {
         if self.size.is_due() {
-            let measured = with_connection(&self.looks, &self.engine, size::read);
+            let measured = with_connection(&self.looks, &self.engine, async |connection| {
+                Ok((size::bytes(connection).await?, size::tombstones(connection).await?))
+            });
             match measured {
-                Ok(bytes) => self.size.note(bytes),
+                Ok((bytes, tombstones)) => {
+                    self.size.note(bytes);
+                    self.metrics.set_tombstones(tombstones);
+                }
                 Err(error) => tracing::debug!(%error, "size of the store not known"),
             }
         }

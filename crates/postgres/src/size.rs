@@ -1,4 +1,4 @@
-//! What the tables of the store take on the server's disk.
+//! What the tables of the store take on the server's disk, and how much they keep out.
 
 use crate::connection::ServerSession;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -37,9 +37,16 @@ impl StoreSize {
 }
 
 /// The bytes of all tables and their indexes.
-pub(crate) async fn read(connection: &ServerSession) -> Result<u64, Error> {
+pub(crate) async fn bytes(connection: &ServerSession) -> Result<u64, Error> {
     const BYTES: &str = "SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_class c
         JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'negsync' AND c.relkind = 'r'";
     let rows = connection.query(BYTES, &[]).await?;
     Ok(rows.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.max(0) as u64)
+}
+
+/// How many ids and addresses deletion requests keep out.
+pub(crate) async fn tombstones(connection: &ServerSession) -> Result<i64, Error> {
+    const TOMBSTONES: &str = "SELECT coalesce(sum(named), 0)::bigint FROM deleter";
+    let rows = connection.query(TOMBSTONES, &[]).await?;
+    rows.first().map_or(Ok(0), |row| row.try_get(0))
 }

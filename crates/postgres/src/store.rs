@@ -37,7 +37,6 @@ pub struct PostgresStore {
 struct StoreParts {
     node: Arc<StoreNode>,
     writer: NodeWriter,
-    metrics: StoreMetrics,
 }
 
 impl fmt::Debug for PostgresStore {
@@ -98,14 +97,13 @@ impl PostgresStore {
             return Err(NO_RETENTION);
         }
         let node = StoreNode::open(address, &options, listener).map_err(named)?;
-        let metrics = StoreMetrics::default();
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
             engine: Arc::clone(&node.engine),
             address: address.clone(),
             node: node.number(),
             feed: Arc::clone(&node.feed),
-            metrics: metrics.clone(),
+            metrics: node.metrics.clone(),
             us: options.relay_url.clone(),
             batches: options.batches,
             synchronous: options.synchronous,
@@ -116,7 +114,7 @@ impl PostgresStore {
         };
         let writer = NodeWriter::start(context, Arc::clone(&node.queue))?;
         listening::start(&node, address)?;
-        let inner = Arc::new(StoreParts { node, writer, metrics });
+        let inner = Arc::new(StoreParts { node, writer });
         Ok(Self { inner, deadline: Deadline::default() })
     }
 
@@ -383,7 +381,7 @@ impl EventStore for PostgresStore {
     }
 
     fn metrics(&self) -> &StoreMetrics {
-        &self.inner.metrics
+        &self.inner.node.metrics
     }
 
     fn close(&self) {

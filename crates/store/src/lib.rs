@@ -88,7 +88,7 @@ pub use findings::{CheckReport, Finding};
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
 pub use metrics::{Distribution, StoreMetrics, Timer};
-pub use negsync_nostr::kinds::{AUTHENTICATION, Lifetime, VANISH};
+pub use negsync_nostr::kinds::{AUTHENTICATION, KindRange, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};
 pub use newest::{Rest, cut, order};
 pub use operator::{
@@ -99,7 +99,7 @@ pub use page::{LeftOut, StoredPage};
 pub use query::Hit;
 pub use reader::{ReadSnapshot, Reader};
 pub use refused::RefusedId;
-pub use retention::{KindRange, RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
+pub use retention::{RETIRED, Retention, RetentionRule, RetentionWindow, RuleMatches};
 pub use rules::Outcome;
 pub use source::{EventSource, SourceSnapshot, Work};
 pub use source_queue::{NextJob, Origin, SourceQueue};

@@ -6,12 +6,17 @@ use crate::acknowledged::OperatorAction;
 use crate::batch::{Bytes, addressed_to};
 use crate::columns::{bytes, ids_of, slices};
 use crate::connection::ServerSession;
+use negsync_nostr::Event;
 use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use negsync_store::Step;
 use tokio_postgres::Error;
 
-/// The most events that one step of an expiration, a vanishing or a removal takes out.
-pub(crate) const STEP_EVENTS: i64 = 1_000;
+/// What one step of an expiration, a vanishing or a removal takes out at the most: events, and rows as
+/// [`Event::weight`] counts them, or one event. Others wait for the step.
+pub(crate) const STEP_EVENTS: i64 = 512;
+const STEP_ROWS: usize = 2_048;
+/// So many bytes of JSON are read in order to weigh events, or one event.
+const STEP_BYTES: i64 = 4 << 20;
 
 /// What a transaction has done.
 #[derive(Debug, Default)]
@@ -22,7 +27,28 @@ pub(crate) struct StepDone {
     pub(crate) there_is_more: bool,
 }
 
-/// Removes what `ids` names, in a transaction that has begun, and commits it.
+/// Those of `ids` that are stored, from the first on, as many as a step may remove; and whether that is all of
+/// them.
+async fn of_a_step(connection: &ServerSession, ids: &[Bytes]) -> Result<(Vec<Bytes>, bool), Error> {
+    const WEIGHED: &str = "SELECT id, CASE WHEN before < $2 THEN json END
+        FROM (SELECT id, json, place,
+                sum(octet_length(json)) OVER (ORDER BY place) - octet_length(json) AS before
+            FROM unnest($1::bytea[]) WITH ORDINALITY AS named (id, place) JOIN event USING (id)) AS found
+        ORDER BY place";
+    let (mut some, mut rows) = (Vec::new(), 0_usize);
+    for row in connection.query(WEIGHED, &[&slices(ids), &STEP_BYTES]).await? {
+        let Some(json) = row.try_get::<_, Option<&str>>(1)? else { return Ok((some, false)) };
+        // One that is no event any more has rows that nobody can count.
+        rows += Event::parse(json).map_or(1, |event| event.weight());
+        if rows > STEP_ROWS && !some.is_empty() {
+            return Ok((some, false));
+        }
+        some.push(bytes(&row, 0)?);
+    }
+    Ok((some, true))
+}
+
+/// Removes what `ids` names, or as much of it as a step may, in a transaction that has begun, and commits it.
 async fn remove_found(
     connection: &ServerSession,
     node: i64,
@@ -31,9 +57,10 @@ async fn remove_found(
     there_is_more: bool,
 ) -> Result<StepDone, Error> {
     let mut steps = Vec::new();
-    let removed = remove(connection, before.next(), ids, &mut steps).await?;
+    let (some, is_all) = of_a_step(connection, ids).await?;
+    let removed = remove(connection, before.next(), &some, &mut steps).await?;
     let feed = commit(connection, before, CommitNote { node, added: 0, removed }).await?;
-    Ok(StepDone { feed, steps, there_is_more })
+    Ok(StepDone { feed, steps, there_is_more: there_is_more || !is_all })
 }
 
 /// NIP-40: removes some of what expired by `now`.
@@ -88,7 +115,8 @@ pub(crate) async fn vanish(connection: &ServerSession, node: i64) -> Result<Step
     remove_found(connection, node, before, &ids, true).await
 }
 
-/// Does what an operator asks for, at the second `now`.
+/// Does what an operator asks for, at the second `now`; where there is more to remove than a step may, once
+/// more with the same ids.
 pub(crate) async fn operate(
     connection: &ServerSession,
     node: i64,

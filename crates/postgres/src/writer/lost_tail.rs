@@ -52,7 +52,9 @@ impl NodeWriterThread {
                 OperatorAction::Undelete => "undelete",
             },
         );
-        self.operate(ids, action)?;
+        if self.operate(ids, action)? {
+            return Ok(0);
+        }
         tracing::warn!(ids = count, "acknowledged {what} sent again after commits were lost");
         Ok(1)
     }

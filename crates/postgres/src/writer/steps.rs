@@ -44,29 +44,37 @@ impl NodeWriterThread {
     /// Does a part of what an operator asks for. Returns whether there is more.
     pub(super) fn operate_step(&mut self) -> bool {
         let Some((mut ids, action, answer)) = self.operations.pop_front() else { return false };
-        let some = ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize));
-        match self.operate(some.into(), action) {
-            Ok(()) if !ids.is_empty() => self.operations.push_front((ids, action, answer)),
+        let some: Arc<[Bytes]> =
+            ids.split_off(ids.len().saturating_sub(STEP_EVENTS as usize)).into();
+        let done = self.operate(Arc::clone(&some), action);
+        if matches!(done, Ok(true)) {
+            ids.extend_from_slice(&some);
+        }
+        match done {
+            Ok(_) if !ids.is_empty() => self.operations.push_front((ids, action, answer)),
             done => {
-                let _ = answer.send(done);
+                let _ = answer.send(done.map(drop));
             }
         }
         !self.operations.is_empty()
     }
 
-    /// Does what an operator asks for, and keeps it: a fail-over may lose it.
+    /// Does what an operator asks for, and keeps it: a fail-over may lose it. Returns whether there is more to
+    /// remove.
     pub(super) fn operate(
         &mut self,
         ids: Arc<[Bytes]>,
         action: OperatorAction,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let (node, now) = (self.context.node, unix_now());
         let done = self.step(async |connection| {
             transaction::operate(connection, node, &ids, action, now).await
         })?;
-        let acknowledged = Acknowledged::Operated { ids, action };
-        self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
-        Ok(())
+        if !done.there_is_more {
+            let acknowledged = Acknowledged::Operated { ids, action };
+            self.acknowledged.push(Instant::now(), done.feed.last(), acknowledged);
+        }
+        Ok(done.there_is_more)
     }
 
     /// NIP-62: follows a part of the stored requests to vanish that name a URL which is this relay's only

@@ -17,7 +17,7 @@ pub(super) use sweep::{Retaining, retire};
 pub use window::RetentionWindow;
 pub(super) use window::window;
 
-use negsync_nostr::kinds::{DELETION, VANISH};
+use negsync_nostr::kinds::{DELETION, KindRange, VANISH};
 use serde::{Deserialize, Serialize};
 
 /// How a sync names the reason why such an event is not moved.
@@ -45,16 +45,6 @@ pub struct RetentionRule {
     /// How many events of each author and kind are kept, the newest.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_per_author: Option<u32>,
-}
-
-/// A kind, or the first and the last of several, as NIP-11 writes them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub enum KindRange {
-    /// One kind.
-    One(u16),
-    /// From the first to the last, both included.
-    FromTo(u16, u16),
 }
 
 impl Retention {

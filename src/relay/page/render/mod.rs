@@ -6,6 +6,7 @@ mod words;
 use super::facts::{Facts, Span};
 use crate::plot::{self, escape};
 use crate::utc;
+use negsync_nostr::RelayDocument;
 use peers::{differences, differences_in_numbers, peers};
 use serde_json::Value;
 use std::fmt::Write;
@@ -46,10 +47,16 @@ pub(super) fn parts(facts: &Facts, viewer: Audience) -> Vec<Part> {
 }
 
 /// The whole page. `document` is the relay's NIP-11 document, `address` its WebSocket URL.
-pub(super) fn page(document: &Value, address: &str, facts: &Facts, parts: &[Part]) -> String {
-    let text = |key: &str| escape(document.get(key).and_then(Value::as_str).unwrap_or_default());
+pub(super) fn page(
+    document: &RelayDocument,
+    address: &str,
+    facts: &Facts,
+    parts: &[Part],
+) -> String {
+    let text = |field: &Option<String>| escape(field.as_deref().unwrap_or_default());
     let part = |id: &str| parts.iter().find(|part| part.0 == id).map_or("", |part| part.1.as_str());
-    let (name, description, version) = (text("name"), text("description"), text("version"));
+    let (name, version) = (text(&document.name), text(&document.version));
+    let description = text(&document.description);
     let (style, script) = (super::STYLE, super::SCRIPT);
     let (now, kinds, policy) = (part("now"), part("kinds"), policy(document));
     let (_, as_of) = as_of(facts);
@@ -206,29 +213,28 @@ fn linked(text: &str) -> String {
 }
 
 /// What the relay's NIP-11 document says that it takes and gives.
-fn policy(document: &Value) -> String {
+fn policy(document: &RelayDocument) -> String {
     let mut out = String::from("<table><tbody>");
     let mut row = |name: &str, html: &str| {
         let _ = write!(out, "<tr><td>{name}</td><td>{html}</td></tr>");
     };
-    for (key, name) in [
-        ("contact", "Contact"),
-        ("pubkey", "Operator's public key"),
-        ("posting_policy", "Posting policy"),
-        ("terms_of_service", "Terms of service"),
+    for (value, name) in [
+        (&document.contact, "Contact"),
+        (&document.pubkey, "Operator's public key"),
+        (&document.posting_policy, "Posting policy"),
+        (&document.terms_of_service, "Terms of service"),
     ] {
-        if let Some(value) = document.get(key).and_then(Value::as_str) {
+        if let Some(value) = value {
             row(name, &linked(value));
         }
     }
-    let nips = document.get("supported_nips").and_then(Value::as_array);
-    let nips = nips.into_iter().flatten().filter_map(Value::as_u64);
+    let nips = document.supported_nips.iter().flatten();
     let nips: Vec<String> = nips
         .map(|nip| format!(r#"<a href="{NIPS}{nip:02}.md" rel="noreferrer">{nip}</a>"#))
         .collect();
     row("NIPs", &nips.join(", "));
-    for (key, value) in document.get("limitation").and_then(Value::as_object).into_iter().flatten()
-    {
+    let limitation = serde_json::to_value(&document.limitation).unwrap_or_default();
+    for (key, value) in limitation.as_object().into_iter().flatten() {
         let known = KEYS_OF_LIMITS.iter().find(|known| known.0 == key.as_str());
         let (name, unit) = known.map_or((escape(key), ""), |known| (known.1.to_owned(), known.2));
         let value = match (value, value.as_u64()) {
