@@ -5,6 +5,7 @@ mod batches;
 mod lost_tail;
 mod steps;
 mod transacting;
+mod vacuum;
 
 use crate::acknowledged::{OperatorAction, RecentAcknowledgements, RecentEntry};
 use crate::address::Address;
@@ -95,6 +96,7 @@ impl NodeWriter {
             steps_again: Instant::now(),
             ephemeral_age_out: Instant::now(),
             passes_on: false,
+            added: 0,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -185,6 +187,8 @@ struct NodeWriterThread {
     ephemeral_age_out: Instant,
     // Whether this node has handed any over since they were removed last.
     passes_on: bool,
+    // How many events were added.
+    added: usize,
 }
 
 impl NodeWriterThread {
@@ -214,6 +218,7 @@ impl NodeWriterThread {
                 | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
+        self.vacuum_after_much();
     }
 
     /// Has the listener know what was committed, before anybody is answered.
