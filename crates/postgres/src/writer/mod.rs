@@ -13,7 +13,7 @@ use crate::batch::Bytes;
 use crate::connection::{Engine, ServerSession};
 use crate::feed::Feed;
 use crate::transaction::{FeedAdvance, StoredRequests};
-use negsync_nostr::{RelayUrl, VerifiedEvent};
+use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
     Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
@@ -90,6 +90,7 @@ impl NodeWriter {
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
+            deletions: VecDeque::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
             stored_requests: StoredRequests::Unknown,
@@ -176,6 +177,8 @@ struct NodeWriterThread {
     // What was acknowledged and may be lost, in order, until it is written again.
     send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
+    // Deletion requests that name much, answered once nothing is left of it.
+    deletions: VecDeque<(Arc<Event>, EventSlot)>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
     wait_for_vanishing: Vec<EventSlot>,
     // Whether somebody's events may still have to go, before the feed says so.
@@ -212,12 +215,14 @@ impl NodeWriterThread {
             }
             // One step of each between two batches.
             let is_busy = self.send_again_step()
+                | self.delete_step()
                 | self.expire_step()
                 | self.operate_step()
                 | self.follow_stored_step()
                 | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
+        while self.delete_step() {}
         self.vacuum_after_much();
     }
 
