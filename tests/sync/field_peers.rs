@@ -112,6 +112,12 @@ impl Row {
         let (mut peer, mut store) = self.plan().populate(&mut StdRng::seed_from_u64(7));
         let ended = sync_once(&mut peer, &mut store, self.settings(way), Some(MOST));
         self.check(way, &ended, peer.resent().len());
+        let (ours, theirs) = (store.ids("{}"), peer.shown("{}"));
+        let hidden = |id: &&[u8; 32]| peer.hides(id) || store.is_private(id);
+        let compares = |id: &&[u8; 32]| ended.report.not_compared.is_empty() || !hidden(id);
+        let differ = ours.symmetric_difference(&theirs).filter(compares).count();
+        let is_equal = ended.report.verdict == Verdict::Equal;
+        assert!(!is_equal || differ == 0, "{}, {way:?}: equal, and {differ} differ", self.name);
         let open = if way == Way::LivePeer { 0 } else { peer.open_sessions() };
         assert_eq!(
             open,
@@ -432,6 +438,26 @@ fn rows() -> Vec<Row> {
             .within(5),
         row("19 order of arrival", Neg::Closed, Faults { by_arrival: true, ..plain() }, read),
         row("19 capped", Neg::Closed, Faults { by_arrival: true, cap: Some(40), ..plain() }, read),
+        row(
+            "until leaves out its second",
+            Neg::Closed,
+            Faults { until_excludes: true, cap: Some(40), ..plain() },
+            read,
+        )
+        .with(|plan| plan.seconds = 50),
+        row(
+            "until leaves out its second, which holds more than a page",
+            Neg::Closed,
+            Faults { until_excludes: true, cap: Some(60), ..plain() },
+            read,
+        )
+        .with(|plan| plan.seconds = 2),
+        row(
+            "until leaves out its second, in order of arrival",
+            Neg::Closed,
+            Faults { until_excludes: true, by_arrival: true, cap: Some(40), ..plain() },
+            read,
+        ),
         row(
             "20 AUTH after the refusal",
             Neg::Closed,

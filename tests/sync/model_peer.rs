@@ -97,6 +97,8 @@ pub struct Faults {
     /// A REQ is answered with so many events at most.
     pub cap: Option<usize>,
     pub by_arrival: bool,
+    /// A REQ leaves out the second of its `until`.
+    pub until_excludes: bool,
     pub bare_empty: bool,
     pub need_kinds: bool,
     /// AUTH: as a greeting, or as the answer to the first question.
@@ -276,6 +278,7 @@ impl PeerPlan {
         without!(
             cap,
             by_arrival,
+            until_excludes,
             bare_empty,
             need_kinds,
             auth,
@@ -702,6 +705,9 @@ impl ModelPeer {
         }
         if has("ids") {
             found.retain(|event| !self.is_unsent(event));
+        }
+        if let (true, Some(until)) = (faults.until_excludes, filter["until"].as_u64()) {
+            found.retain(|event| event.item.created_at < until);
         }
         let limit =
             filter.get("limit").map_or(usize::MAX, |limit| limit.as_u64().unwrap() as usize);

@@ -61,6 +61,7 @@ impl RunPlan {
             plan.peer.faults.elsewhere = rng.random_range(1..11);
             plan.peer.faults.cuts |= rng.random_bool(0.7);
         }
+        plan.peer.faults.until_excludes = rng.random_bool(0.1);
         plan
     }
 

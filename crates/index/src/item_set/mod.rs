@@ -157,21 +157,19 @@ impl ItemSet {
 
     /// Where the item at `rank` is, and the item.
     fn position(&self, rank: usize) -> (Position, Option<Item>) {
+        self.position_near(rank, rank)
+    }
+
+    /// As [`ItemSet::position`], looked for in the file from its item `near` on.
+    fn position_near(&self, rank: usize, near: usize) -> (Position, Option<Item>) {
         let Some(file) = self.file.as_ref().filter(|_| rank < self.len()) else {
             return self.position_at_end(rank);
         };
         if self.changes() == 0 {
             return (Position { file: rank, added: 0, removed: 0 }, file.item(rank));
         }
-        // The trees move an item of the file by no more than the items that they hold.
-        let least = rank.saturating_sub(self.added.len()).min(file.len());
-        let most = rank.saturating_add(self.removed.len()).saturating_add(1).min(file.len());
-        let until = file.partition_point(least..most, |in_file, item| {
-            self.position_of(in_file, item).rank() <= rank
-        });
-        // The last item of the file that is not behind the one at `rank`.
-        let last = until.checked_sub(1).and_then(|last| Some((last, file.item(last)?)));
-        let Some((last, item)) = last else {
+        let last = self.last_in_file(file, rank, near);
+        let Some((last, item)) = last.and_then(|last| Some((last, file.item(last)?))) else {
             return (Position { file: 0, added: rank, removed: 0 }, self.added.item(rank));
         };
         let place = self.position_of(last, &item);
@@ -184,6 +182,31 @@ impl ItemSet {
         let added = place.added + behind - usize::from(is_there);
         let removed = place.removed + usize::from(!is_there);
         (Position { file: last + 1, added, removed }, self.added.item(added))
+    }
+
+    /// The last item of the file that is not behind the one at `rank`. How far a guess is off says
+    /// where to look next, which is exact where nothing was changed in between; every third step
+    /// halves what is left.
+    fn last_in_file(&self, file: &SortedFile, rank: usize, near: usize) -> Option<usize> {
+        // The trees move an item of the file by no more than the items that they hold.
+        let mut low = rank.saturating_sub(self.added.len()).min(file.len());
+        let most = rank.saturating_add(self.removed.len()).saturating_add(1);
+        let (mut high, mut guess) = (most.min(file.len()), near);
+        for step in 1.. {
+            if low >= high {
+                break;
+            }
+            let at = if step % 3 == 0 { low.midpoint(high) } else { guess.clamp(low, high - 1) };
+            // Nothing comes of a file that cannot be read.
+            let its_rank = self.position_of(at, &file.item(at)?).rank();
+            if its_rank <= rank {
+                low = at + 1;
+            } else {
+                high = at;
+            }
+            guess = (at + rank).saturating_sub(its_rank);
+        }
+        low.checked_sub(1)
     }
 
     /// The item before the one at `rank`, whose position is known.
@@ -272,17 +295,34 @@ impl RangeSet for ItemSet {
         match &self.file {
             None => self.added.cuts(ranks),
             Some(file) if self.changes() == 0 => file.cuts(ranks),
-            Some(_) => ranks.iter().map(|rank| self.cut(*rank)).collect(),
+            Some(_) => {
+                // Ranks ascend, and what was changed before one was changed before the next.
+                let (mut last, mut in_file) = (0, 0);
+                let cut = |rank: &usize| {
+                    let near = (in_file + *rank).saturating_sub(last);
+                    let (place, cut) = self.cut_near(*rank, near);
+                    (last, in_file) = (*rank, place.file);
+                    cut
+                };
+                ranks.iter().map(cut).collect()
+            }
         }
     }
 
     fn cut(&self, rank: usize) -> (Bound, Sum) {
-        let (place, right) = self.position(rank);
+        self.cut_near(rank, rank).1
+    }
+}
+
+impl ItemSet {
+    /// Where the item at `rank` is, looked for from the file's item `near` on, and the cut there.
+    fn cut_near(&self, rank: usize, near: usize) -> (Position, (Bound, Sum)) {
+        let (place, right) = self.position_near(rank, near);
         let left = self.item_before(place, rank);
         let bound = match (left, right) {
             (Some(left), Some(right)) => Bound::between(&left, &right),
             _ => self.bound_at(rank),
         };
-        (bound, self.sum_before(place))
+        (place, (bound, self.sum_before(place)))
     }
 }

@@ -3,7 +3,7 @@
 use super::layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many blocks are kept: 2.6 MB.
+/// How many blocks are kept: 2.1 MB.
 const SLOTS: usize = 512;
 
 /// The items of a block.

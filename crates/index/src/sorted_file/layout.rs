@@ -12,14 +12,17 @@ use std::os::unix::fs::FileExt;
 pub(super) const ITEM_BYTES: usize = 40;
 pub(super) type ItemBytes = [u8; ITEM_BYTES];
 
-/// How many items share an entry of the index: one reading of the file, 5 KiB.
-pub(super) const BLOCK_ITEMS: usize = 128;
+/// What one lookup reads of the file: a page of the system's cache.
+pub(super) const BLOCK_BYTES: usize = 4_096;
+
+/// How many items share a block and its entry of the index. Zeros fill the block up.
+pub(super) const BLOCK_ITEMS: usize = BLOCK_BYTES / ITEM_BYTES;
 
 /// The first item of a block, the sum below it, and the SHA-256 of the block.
 pub(super) const ENTRY_BYTES: usize = ITEM_BYTES + 32 + 32;
 
 /// What the file is and which version of the layout it has.
-const MAGIC: [u8; 16] = *b"negsync items 1\n";
+const MAGIC: [u8; 16] = *b"negsync items 2\n";
 
 /// Magic, count, identity, sum; then the SHA-256 of the index and of all these.
 const SIGNED_BYTES: usize = 16 + 8 + 32 + 16 + 32;
@@ -46,6 +49,12 @@ pub(super) struct Trailer {
 pub(super) struct IndexEntry {
     pub start: BlockStart,
     pub digest: [u8; 32],
+}
+
+/// How long the blocks of `count` items are: the last is not filled up.
+pub(super) fn items_bytes(count: u64) -> Option<u64> {
+    let (full, rest) = (count / BLOCK_ITEMS as u64, count % BLOCK_ITEMS as u64);
+    full.checked_mul(BLOCK_BYTES as u64)?.checked_add(rest * ITEM_BYTES as u64)
 }
 
 pub(super) fn to_bytes(item: &Item) -> ItemBytes {
@@ -107,7 +116,7 @@ pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), Inde
     let identity = FileIdentity { set: fields.take(), mark: fields.take() };
     let sum = Sum::of(&fields.take());
     let index_bytes = count.div_ceil(BLOCK_ITEMS as u64).checked_mul(ENTRY_BYTES as u64);
-    let index_at = count.checked_mul(ITEM_BYTES as u64);
+    let index_at = items_bytes(count);
     // No more is read than the file has, whatever the trailer says.
     let (Some(index_at), Some(index_bytes)) = (index_at, index_bytes) else {
         return Err(IndexFileError::Damaged("its length is wrong"));

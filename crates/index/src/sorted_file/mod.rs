@@ -17,7 +17,7 @@ pub use layout::FileIdentity;
 pub use write::{FileWriter, WriteError};
 
 use block_cache::{Block, BlockCache};
-use layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
+use layout::{BLOCK_BYTES, BLOCK_ITEMS, ITEM_BYTES, ItemBytes, from_bytes, to_bytes};
 use negsync_reconcile::Item;
 use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
 use std::fs::File;
@@ -26,9 +26,6 @@ use std::ops::{ControlFlow, Range};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-
-/// How many blocks a walk reads at a time: 640 KiB.
-const WALK_BLOCKS: usize = 128;
 
 /// Why a file is not used. The set is made anew from the store.
 #[derive(Debug, thiserror::Error)]
@@ -141,8 +138,7 @@ impl SortedFile {
                 self.block(number)
             } else {
                 // A walk passes each block once: it leaves the cache to those who come back.
-                let whole = number..(number + WALK_BLOCKS).min(end.div_ceil(BLOCK_ITEMS));
-                Block::new(self.read(whole))
+                Block::new(self.read(number))
             };
             let items = block.get(at - start..(end - start).min(block.len())).unwrap_or_default();
             if items.is_empty() {
@@ -155,39 +151,6 @@ impl SortedFile {
         ControlFlow::Continue(())
     }
 
-    /// The rank of the first item at `ranks` of which `is_before` says no, where it does so of none
-    /// that comes before one of which it says yes; the end of `ranks` if there is none.
-    pub fn partition_point(
-        &self,
-        ranks: Range<usize>,
-        mut is_before: impl FnMut(usize, &Item) -> bool,
-    ) -> usize {
-        // By the first items of blocks, which are in memory, and then in one block.
-        let within = ranks.start / BLOCK_ITEMS + 1..ranks.end.div_ceil(BLOCK_ITEMS);
-        let blocks = self.blocks.get(within.clone()).unwrap_or_default();
-        let (mut low, mut high) = (0, blocks.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            let rank = (within.start + middle) * BLOCK_ITEMS;
-            match blocks.get(middle) {
-                Some(block) if is_before(rank, &block.first) => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        let number = ranks.start / BLOCK_ITEMS + low;
-        let start = number * BLOCK_ITEMS;
-        let block = self.block(number);
-        let (mut low, mut high) = (ranks.start.max(start), ranks.end.min(start + BLOCK_ITEMS));
-        while low < high {
-            let middle = low.midpoint(high);
-            match block.get(middle - start) {
-                Some(bytes) if is_before(middle, &from_bytes(bytes)) => low = middle + 1,
-                _ => high = middle,
-            }
-        }
-        low
-    }
-
     /// The block that holds `item`, or would; `None` where no block does, because the item comes
     /// before all others or after them.
     fn block_of(&self, item: &Item) -> Option<usize> {
@@ -198,15 +161,14 @@ impl SortedFile {
     }
 
     fn block(&self, number: usize) -> Block {
-        self.cache.get_or_read(number, || self.read(number..number + 1))
+        self.cache.get_or_read(number, || self.read(number))
     }
 
-    /// Reads blocks. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
-    fn read(&self, blocks: Range<usize>) -> Vec<ItemBytes> {
-        let start = blocks.start * BLOCK_ITEMS;
-        let count = (blocks.end * BLOCK_ITEMS).min(self.count).saturating_sub(start);
+    /// Reads a block. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
+    fn read(&self, number: usize) -> Vec<ItemBytes> {
+        let count = self.count.saturating_sub(number * BLOCK_ITEMS).min(BLOCK_ITEMS);
         let mut items = vec![[0; ITEM_BYTES]; count];
-        let offset = (start * ITEM_BYTES) as u64;
+        let offset = (number * BLOCK_BYTES) as u64;
         if let Err(error) = self.file.read_exact_at(items.as_flattened_mut(), offset) {
             if !self.has_failed.swap(true, Ordering::Relaxed) {
                 tracing::error!(%error, offset, "the index file can no longer be read");

@@ -1,6 +1,6 @@
 //! A file answers as a sorted vector does, and one that is not as it was written is refused.
 
-use super::layout::{ENTRY_BYTES, TRAILER_BYTES};
+use super::layout::{BLOCK_BYTES, ENTRY_BYTES, TRAILER_BYTES};
 use super::*;
 use negsync_reconcile::SortedItems;
 use rand::rngs::StdRng;
@@ -98,12 +98,12 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
     let (folder, _file) = written(&items);
     let path = folder.path().join("items");
     let whole = std::fs::read(&path).unwrap();
-    let index_at = items.len() * ITEM_BYTES;
-    let trailer_at = index_at + 6 * ENTRY_BYTES;
+    let index_at = 6 * BLOCK_BYTES + (items.len() - 6 * BLOCK_ITEMS) * ITEM_BYTES;
+    let trailer_at = index_at + 7 * ENTRY_BYTES;
     assert_eq!(whole.len(), trailer_at + TRAILER_BYTES);
-    // A time and an id of the first, a middle and the last block; each field of the index; each
+    // A time and an id of the first, a middle and the last block, and what fills one up; each field of the index; each
     // byte of the trailer.
-    let mut places = vec![0, 7, 8, 39, 40, 128 * 40, 300 * 40 + 20, index_at - 40, index_at - 1];
+    let mut places = vec![0, 7, 8, 39, 40, 4_090, 4_096, 12_500, index_at - 40, index_at - 1];
     places.extend((index_at..trailer_at).step_by(5));
     places.extend(trailer_at..whole.len());
     for place in places {
@@ -125,7 +125,7 @@ fn a_file_that_is_not_as_it_was_written_is_refused() {
     std::fs::write(&path, [whole.clone(), whole.clone()].concat()).unwrap();
     assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
     let mut swapped = whole.clone();
-    swapped.copy_within(0..BLOCK_ITEMS * ITEM_BYTES, BLOCK_ITEMS * ITEM_BYTES);
+    swapped.copy_within(0..BLOCK_BYTES, BLOCK_BYTES);
     std::fs::write(&path, &swapped).unwrap();
     assert!(matches!(SortedFile::open(&path, &IDENTITY), Err(IndexFileError::Damaged(_))));
 

@@ -1,16 +1,15 @@
 //! Checks the blocks of a file against the checksums in its index, on a few threads.
 
 use super::IndexFileError;
-use super::layout::{BLOCK_ITEMS, ITEM_BYTES, IndexEntry};
+use super::layout::{BLOCK_BYTES, IndexEntry, items_bytes};
 use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// More threads than this gain nothing: the file comes from one disk.
 const MOST_THREADS: usize = 4;
-/// How many blocks are read at a time: 640 KiB.
+/// How many blocks are read at a time: 512 KiB.
 const READ_BLOCKS: usize = 128;
-const BLOCK_BYTES: usize = BLOCK_ITEMS * ITEM_BYTES;
 
 /// Checks every block of a file of `count` items.
 ///
@@ -45,11 +44,11 @@ fn check_part(
     first: usize,
     entries: &[IndexEntry],
 ) -> Result<(), IndexFileError> {
-    let items_bytes = count.saturating_mul(ITEM_BYTES);
+    let end = items_bytes(count as u64).map_or(usize::MAX, |bytes| bytes as usize);
     let mut buffer = vec![0; READ_BLOCKS * BLOCK_BYTES];
     let mut at = first * BLOCK_BYTES;
     for entries in entries.chunks(READ_BLOCKS) {
-        let wanted = (entries.len() * BLOCK_BYTES).min(items_bytes.saturating_sub(at));
+        let wanted = (entries.len() * BLOCK_BYTES).min(end.saturating_sub(at));
         let read = buffer.get_mut(..wanted).unwrap_or_default();
         file.read_exact_at(read, at as u64)?;
         let blocks = read.chunks(BLOCK_BYTES);

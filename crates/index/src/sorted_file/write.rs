@@ -2,7 +2,7 @@
 
 use super::BlockStart;
 use super::layout::{
-    BLOCK_ITEMS, ENTRY_BYTES, FileIdentity, ITEM_BYTES, IndexEntry, Trailer, to_bytes,
+    BLOCK_BYTES, BLOCK_ITEMS, ENTRY_BYTES, FileIdentity, IndexEntry, Trailer, to_bytes,
 };
 use negsync_reconcile::Item;
 use negsync_reconcile::Sum;
@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The file is flushed after so many blocks (10 MiB), so that no flush of the store has to wait for
+/// The file is flushed after so many blocks (8 MiB), so that no flush of the store has to wait for
 /// much of it.
 const FLUSH_BLOCKS: usize = 2_048;
 
@@ -71,7 +71,7 @@ impl FileWriter {
             file,
             partial: Some(partial),
             path: path.to_owned(),
-            block: Vec::with_capacity(BLOCK_ITEMS * ITEM_BYTES),
+            block: Vec::with_capacity(BLOCK_BYTES),
             first: None,
             last: None,
             sum_below: Sum::ZERO,
@@ -94,7 +94,11 @@ impl FileWriter {
         self.block.extend_from_slice(&to_bytes(&item));
         self.sum.add(&Sum::of(&item.id));
         self.count += 1;
-        if self.count.is_multiple_of(BLOCK_ITEMS) { Ok(self.end_block()?) } else { Ok(()) }
+        if self.count.is_multiple_of(BLOCK_ITEMS) {
+            self.block.resize(BLOCK_BYTES, 0);
+            self.end_block()?;
+        }
+        Ok(())
     }
 
     fn end_block(&mut self) -> io::Result<()> {

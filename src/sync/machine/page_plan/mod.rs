@@ -7,6 +7,7 @@
 
 mod page;
 mod split;
+mod until;
 
 pub use page::Unseen;
 pub(crate) use page::{Hint, Page, PageEvent, ShownPart};
@@ -14,6 +15,7 @@ pub(crate) use page::{Hint, Page, PageEvent, ShownPart};
 use super::Id;
 use crate::sync::filter::{PeerFilter, Window};
 use std::collections::{BTreeSet, HashSet};
+use until::UntilRule;
 
 /// The most values in one list of a filter; some relays answer longer ones with nothing.
 pub(crate) const MOST_VALUES: usize = 500;
@@ -69,6 +71,7 @@ pub(crate) struct PagePlan {
     /// Events come in the order of their arrival at the peer: only a page that is not full shows
     /// its window.
     by_arrival: bool,
+    until_rule: UntilRule,
     /// Whether a page was believed to be the newest of its filter.
     trusted: bool,
     /// When the reading began, in seconds since the Unix epoch.
@@ -107,6 +110,7 @@ impl PagePlan {
             largest,
             max_limit,
             by_arrival: false,
+            until_rule: UntilRule::Unknown,
             trusted: false,
             began,
             newest: None,
@@ -174,6 +178,7 @@ impl PagePlan {
             // second 0 comes with the pages further down.
             window.since = Some(1);
         }
+        window.until = self.until_to_ask(part);
         Some(part.filter.within(window).newest(most))
     }
 
@@ -228,7 +233,7 @@ impl PagePlan {
     }
 
     /// Takes the page that was asked for last. Returns what it shows completely.
-    pub(crate) fn take(&mut self, page: Page) -> Option<ShownPart> {
+    pub(crate) fn take(&mut self, mut page: Page) -> Option<ShownPart> {
         let part = self.current.take()?;
         let count = page.events.len();
         self.largest = self.largest.max(count);
@@ -238,9 +243,14 @@ impl PagePlan {
                 self.authors.insert(event.pubkey);
             }
         }
+        if !self.learn_until(&part, &mut page) {
+            self.parts.push(part);
+            return None;
+        }
         if self.filter.parsed().limit.is_some() {
             return self.take_limited(part, page);
         }
+        let count = page.events.len();
         if count == 0 && (page.foreign > 0 || page.hint == Hint::More) {
             let why = if page.foreign > 0 { "filter ignored" } else { "no events, but more" };
             self.gap(part.window, None, why);
@@ -387,8 +397,9 @@ impl PagePlan {
             if is_over && self.may_hold_more(page.events.len(), page.hint) {
                 self.gap(part.window, None, "one second holds more events than a page");
             }
-            let window = Window { since: part.window.since, until };
-            self.push(part.filter, window, Level::Time, HashSet::new());
+            let second = self.collected.iter().filter(|event| Some(event.created_at) == until);
+            let carry = second.map(|event| event.id).collect();
+            self.push_rest(&part, until, carry);
             return None;
         }
         let mut all = std::mem::take(&mut self.collected);
