@@ -3,6 +3,7 @@
 
 use crate::config::{AuthConfig, PublicKeys};
 use crate::moderation::BanList;
+use crate::prefix::Prefix;
 use crate::store::{AUTHENTICATION, Event, Filter, VANISH, Viewer};
 
 /// Whether the event may be published.
@@ -14,23 +15,19 @@ pub(crate) fn may_publish(
     bans: &BanList,
     viewer: &Viewer,
     event: &Event,
-) -> Result<(), &'static str> {
+) -> Result<(), String> {
     if event.kind() == AUTHENTICATION {
-        return Err("invalid: kind: 22242 goes into AUTH and is never published");
+        return Err(Prefix::Invalid.before("kind: 22242 goes into AUTH and is never published"));
     }
     if viewer.sees_all() {
         return Ok(());
     }
     // NIP-70: only by its author.
     if event.is_protected() && !viewer.keys().contains(event.pubkey()) {
-        return Err(refusal(
-            viewer,
-            "auth-required: this event may only be published by its author",
-            "restricted: this event may only be published by its author",
-        ));
+        return Err(refusal(viewer, "this event may only be published by its author"));
     }
     if event.holds_protected() {
-        return Err("blocked: a repost must not hold a protected event");
+        return Err(Prefix::Blocked.before("a repost must not hold a protected event"));
     }
     // NIP-62: a request to vanish is followed whoever may publish.
     if event.kind() == VANISH {
@@ -42,11 +39,7 @@ pub(crate) fn may_publish(
     if keys.is_empty() || is_allowed(event.pubkey()) || viewer.keys().iter().any(is_allowed) {
         return Ok(());
     }
-    Err(refusal(
-        viewer,
-        "auth-required: only listed keys may publish here",
-        "restricted: only listed keys may publish here",
-    ))
+    Err(refusal(viewer, "only listed keys may publish here"))
 }
 
 /// Whether what the filters select may be asked for. Events that are not for the client are left
@@ -58,10 +51,12 @@ pub(crate) fn may_read(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
-) -> Result<(), &'static str> {
+) -> Result<(), String> {
     may_do_anything(config, viewer)?;
     if viewer.needs_keys_for(filters) {
-        return Err("auth-required: these kinds are shown to their authors and addressees");
+        return Err(
+            Prefix::AuthRequired.before("these kinds are shown to their authors and addressees")
+        );
     }
     Ok(())
 }
@@ -74,7 +69,7 @@ pub(crate) fn may_sync(
     config: &AuthConfig,
     viewer: &Viewer,
     filters: &[Filter],
-) -> Result<(), &'static str> {
+) -> Result<(), String> {
     may_read(config, viewer, filters)?;
     may_sync_public(config, viewer)
 }
@@ -83,21 +78,17 @@ pub(crate) fn may_sync(
 ///
 /// # Errors
 /// The refusal, with its prefix.
-pub(crate) fn may_sync_public(config: &AuthConfig, viewer: &Viewer) -> Result<(), &'static str> {
+pub(crate) fn may_sync_public(config: &AuthConfig, viewer: &Viewer) -> Result<(), String> {
     may_do_anything(config, viewer)?;
     if viewer.sees_all() || config.sync_keys.is_empty() || has_shown(viewer, &config.sync_keys) {
         return Ok(());
     }
-    Err(refusal(
-        viewer,
-        "auth-required: only listed keys may reconcile here",
-        "restricted: only listed keys may reconcile here",
-    ))
+    Err(refusal(viewer, "only listed keys may reconcile here"))
 }
 
-fn may_do_anything(config: &AuthConfig, viewer: &Viewer) -> Result<(), &'static str> {
+fn may_do_anything(config: &AuthConfig, viewer: &Viewer) -> Result<(), String> {
     if config.required && viewer.keys().is_empty() {
-        return Err("auth-required: this relay serves clients that show who they are");
+        return Err(Prefix::AuthRequired.before("this relay serves clients that show who they are"));
     }
     Ok(())
 }
@@ -106,6 +97,7 @@ fn has_shown(viewer: &Viewer, keys: &PublicKeys) -> bool {
     viewer.keys().iter().any(|key| keys.contains(key))
 }
 
-fn refusal(viewer: &Viewer, to_strangers: &'static str, to_others: &'static str) -> &'static str {
-    if viewer.keys().is_empty() { to_strangers } else { to_others }
+fn refusal(viewer: &Viewer, reason: &str) -> String {
+    let is_stranger = viewer.keys().is_empty();
+    if is_stranger { Prefix::AuthRequired } else { Prefix::Restricted }.before(reason)
 }

@@ -249,14 +249,14 @@ fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Res
         Source::Import => {}
         Source::Peer { .. } => {
             if !config.sync.protected && (event.is_protected() || event.holds_protected()) {
-                let text = "blocked: protected events are not moved between relays";
+                let text = Prefix::Blocked.before("protected events are not moved between relays");
                 return Err(Refusal::new(event, RefusalReason::Protected, text));
             }
             limits::check_time(event, &config.limits).map_err(over)?;
         }
         Source::Client { viewer, address, .. } => {
             if bans.blocks(*address) {
-                let text = "blocked: your address is banned";
+                let text = Prefix::Blocked.before("your address is banned");
                 return Err(Refusal::new(event, RefusalReason::Banned, text));
             }
             limits::check_time(event, &config.limits).map_err(over)?;
@@ -285,7 +285,7 @@ fn verdict(event: &VerifiedEvent, answer: policy::Answer) -> Judgement {
         policy::Answer::Reject(text) => refusal(RefusalReason::WritePolicy, text),
         policy::Answer::ShadowReject => Judgement::ShadowReject,
         policy::Answer::Missing => {
-            let text = "error: the write policy does not answer; try again";
+            let text = Prefix::Error.before("the write policy does not answer; try again");
             refusal(RefusalReason::NoWritePolicy, text.to_owned())
         }
     }

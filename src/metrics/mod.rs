@@ -19,6 +19,7 @@ pub use scrape::{CONTENT_TYPE, Observed};
 pub use verdict::{Proof, Verdict};
 
 use crate::index::IndexMetrics;
+use crate::prefix::Prefix;
 use crate::store::StoreMetrics;
 use collectors::{IndexCollector, StoreCollector};
 use counters::{counter, gauge, histogram, made};
@@ -219,7 +220,8 @@ impl Metrics {
 
     /// Counts a message that was refused with a prefix (NIP-01). `verb` is that of the message, and
     /// empty where it was answered with a NOTICE.
-    pub fn refused(&self, verb: &str, prefix: &str) {
+    pub fn refused(&self, verb: &str, prefix: Prefix) {
+        let prefix = prefix.as_str();
         match verb {
             "EVENT" => self.events.count(prefix),
             "AUTH" => self.auth.count(prefix),

@@ -1,6 +1,7 @@
 //! The entries of the file, as they are asked for.
 
 use super::{ListEntry, ModerationError};
+use crate::prefix::Prefix;
 use crate::store::{Event, VANISH};
 use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -89,30 +90,30 @@ impl BanList {
 
     /// Why an event is refused, with a machine-readable prefix; `None` when the list has nothing
     /// against it. Requests to vanish (NIP-62) are never refused.
-    pub fn refuses(&self, event: &Event) -> Option<&'static str> {
+    pub fn refuses(&self, event: &Event) -> Option<String> {
         if self.entries.is_empty() || event.kind() == VANISH {
             return None;
         }
         if self.events.contains(&event.item().id) {
-            return Some("blocked: this event is banned");
+            return Some(Prefix::Blocked.before("this event is banned"));
         }
         if self.allowed_events.contains(&event.item().id) {
             return None;
         }
         if self.keys.contains(event.pubkey()) {
-            return Some("blocked: this author is banned");
+            return Some(Prefix::Blocked.before("this author is banned"));
         }
         let is_taken = match self.kinds.get(&event.kind()) {
             Some(is_allowed) => *is_allowed,
             None => !self.allows_kinds,
         };
         if !is_taken {
-            return Some("blocked: events of this kind are not taken");
+            return Some(Prefix::Blocked.before("events of this kind are not taken"));
         }
         if !self.words.is_empty() {
             let content = event.content().to_lowercase();
             if self.words.iter().any(|word| content.contains(word)) {
-                return Some("blocked: the content has a banned word");
+                return Some(Prefix::Blocked.before("the content has a banned word"));
             }
         }
         None

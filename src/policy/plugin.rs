@@ -6,6 +6,7 @@ use super::pending::{Pending, Reply};
 use super::{Answer, PolicySource};
 use crate::config::WritePolicyConfig;
 use crate::hex;
+use crate::prefix::Prefix;
 use crate::store::{Event, NextJob, SourceQueue, unix_now};
 use serde::Deserialize;
 use std::ffi::OsString;
@@ -109,8 +110,10 @@ impl ProgramLine {
             "accept" => Some(Answer::Accept),
             "reject" => {
                 let text = cut(self.msg.as_deref().unwrap_or(""), MESSAGE_BYTES);
-                let text = if text.is_empty() { "blocked: not wanted by this relay" } else { text };
-                Some(Answer::Reject(text.to_owned()))
+                Some(Answer::Reject(match text {
+                    "" => Prefix::Blocked.before("not wanted by this relay"),
+                    text => text.to_owned(),
+                }))
             }
             "shadowReject" => Some(Answer::ShadowReject),
             _ => None,

@@ -4,6 +4,7 @@
 use super::{RelayState, message};
 use crate::config::{AuthConfig, PublicKeys};
 use crate::hex;
+use crate::prefix::Prefix;
 use crate::relay_url::{RelayName, RelayUrl};
 use crate::server::nip42;
 use crate::store::{Event, EventError, Origin, PrivateKinds, Viewer};
@@ -85,11 +86,11 @@ impl ClientAuth {
     }
 
     /// Everything about an AUTH event but its signature.
-    fn check(&self, event: &Event) -> Result<(), &'static str> {
+    fn check(&self, event: &Event) -> Result<(), String> {
         nip42::check(event, &self.challenge, |url| self.us.as_ref().is_some_and(|us| us.is(url)))?;
         let viewer = self.lock();
         if viewer.keys().len() >= MOST_KEYS && !viewer.keys().contains(event.pubkey()) {
-            return Err("restricted: this connection has shown enough keys");
+            return Err(Prefix::Restricted.before("this connection has shown enough keys"));
         }
         Ok(())
     }
@@ -114,7 +115,8 @@ pub(super) async fn answer(
     json: &str,
 ) -> String {
     if json.len() > AUTH_BYTES {
-        let text = format!("invalid: AUTH takes an event of {AUTH_BYTES} bytes at the most");
+        let text = Prefix::Invalid
+            .before(format_args!("AUTH takes an event of {AUTH_BYTES} bytes at the most"));
         relay.service.metrics.auth.count_prefix(&text);
         // Looking for the id takes its time, too.
         let (bytes, json) = (json.len(), json.to_owned());
@@ -153,12 +155,13 @@ async fn show(
     auth.check(&event)?;
     let bytes = event.json().len();
     let verified = relay.verifier.check(origin, bytes, move || event.verify()).await;
-    let verified = verified.ok_or("error: the signature could not be checked")?;
+    let verified =
+        verified.ok_or_else(|| Prefix::Error.before("the signature could not be checked"))?;
     let event = verified.map_err(|error| invalid(&error))?;
     auth.admit(*event.pubkey(), &relay.config().auth.mirror_keys);
     Ok(())
 }
 
 fn invalid(error: &EventError) -> String {
-    format!("invalid: {}", error.reason)
+    Prefix::Invalid.before(&error.reason)
 }

@@ -11,6 +11,7 @@ use super::websocket;
 use super::{RelayState, count, message, publish, req};
 use crate::config::ConnectionsConfig;
 use crate::metrics::Share;
+use crate::prefix::Prefix;
 use crate::server::departure::Attending;
 use crate::server::limits::Place;
 use crate::server::lingering_close::{LINGER_TIMEOUT, linger};
@@ -226,7 +227,7 @@ fn is_banned(client: &Client) -> bool {
 }
 
 async fn refuse_banned(client: &Client) -> EndedBy {
-    client.outbox.text(message::notice("blocked: your address is banned")).await;
+    client.outbox.text(message::notice(&Prefix::Blocked.before("your address is banned"))).await;
     client.outbox.send(Outgoing::Close(CloseCode::Policy, "banned")).await;
     EndedBy::Told
 }
@@ -236,8 +237,8 @@ async fn take_other(client: &Client, next: Option<Result<Message, Error>>) -> Op
     match next {
         Some(Ok(Message::Binary(_))) => {
             client.place.pace(&client.relay.config().rates).await;
-            let text = "invalid: binary messages are not part of the protocol";
-            client.outbox.text(message::notice(text)).await;
+            let text = Prefix::Invalid.before("binary messages are not part of the protocol");
+            client.outbox.text(message::notice(&text)).await;
         }
         Some(Ok(Message::Ping(_))) => {
             client.place.pace(&client.relay.config().rates).await;
@@ -259,17 +260,17 @@ async fn expire(client: &Client, neg_sessions: &mut NegSessions) {
 }
 
 async fn leave_silent(client: &Client) -> EndedBy {
-    let text = "closed: nothing came for too long, not even answers to pings";
-    client.outbox.text(message::notice(text)).await;
+    let text = Prefix::Closed.before("nothing came for too long, not even answers to pings");
+    client.outbox.text(message::notice(&text)).await;
     let close = Outgoing::Close(CloseCode::Policy, "no answer to pings");
     client.outbox.send(close).await;
     EndedBy::Told
 }
 
 /// Whether the sets are of the store that another start would find.
-fn is_in_place(client: &Client) -> Result<(), &'static str> {
+fn is_in_place(client: &Client) -> Result<(), String> {
     let in_place = client.relay.index.store().check_in_place();
-    in_place.map_err(|_| "error: the store's file was moved, removed or replaced")
+    in_place.map_err(|_| Prefix::Error.before("the store's file was moved, removed or replaced"))
 }
 
 async fn take(client: &Client, neg_sessions: &mut NegSessions, text: Utf8Bytes) {
@@ -327,11 +328,11 @@ async fn refuse(client: &Client, error: &Error) -> EndedBy {
     let text = match error {
         Error::Capacity(_) => {
             let most = client.relay.config().limits.message_bytes;
-            format!("invalid: a message of more than {most} bytes")
+            Prefix::Invalid.before(format_args!("a message of more than {most} bytes"))
         }
-        Error::Utf8(_) => "invalid: a message that is not UTF-8".to_owned(),
-        Error::Protocol(fault) => format!("invalid: {fault}"),
-        other => format!("invalid: {other}"),
+        Error::Utf8(_) => Prefix::Invalid.before("a message that is not UTF-8"),
+        Error::Protocol(fault) => Prefix::Invalid.before(fault),
+        other => Prefix::Invalid.before(other),
     };
     client.outbox.text(message::notice(&text)).await;
     client.outbox.send(Outgoing::Close(code, "")).await;

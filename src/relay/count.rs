@@ -3,6 +3,7 @@
 use super::client::Client;
 use super::message;
 use crate::index::SnapshotError;
+use crate::prefix::Prefix;
 use crate::reconcile::RangeSet;
 use crate::store::{Filter, StoreError, Viewer};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ pub(super) async fn count(client: &Client, id: String, filters: Vec<Filter>) {
     }
     match events(client, viewer, filters).await {
         Ok(events) => client.outbox.text(message::count(&id, events)).await,
-        Err(error) => client.closed(&id, &format!("error: {error}")).await,
+        Err(error) => client.closed(&id, &Prefix::Error.before(error)).await,
     }
 }
 

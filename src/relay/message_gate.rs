@@ -4,6 +4,7 @@
 
 use super::websocket;
 use crate::config::Config;
+use crate::prefix::Prefix;
 use crate::server::frames::{Frames, Piece};
 use crate::server::limits::{MessageSize, Place, Reservation};
 use hyper::upgrade::Upgraded;
@@ -28,10 +29,13 @@ pub(super) type Socket = WebSocketStream<MessageGate<TokioIo<Upgraded>>>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum GateError {
     /// A message was not complete in time.
-    #[error("closed: message timeout (not complete within {0} s)")]
+    #[error("{prefix}: message timeout (not complete within {0} s)", prefix = Prefix::Closed)]
     Late(u64),
     /// There was no room for a message in time.
-    #[error("rate-limited: too many long messages are on their way; try again later")]
+    #[error(
+        "{prefix}: too many long messages are on their way; try again later",
+        prefix = Prefix::RateLimited
+    )]
     NoRoom,
 }
 

@@ -10,7 +10,6 @@ use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::borrow::Cow;
 use std::sync::Arc;
 
 /// What the events of a connection that are being verified or stored may cost; then it is not read on.
@@ -108,11 +107,9 @@ async fn verify(
 ) -> Result<CheckedEvent, EventAnswer> {
     let (shared, source, bytes) = (Arc::clone(relay), source.clone(), json.len());
     let read = move || read(&shared, &source, &json);
-    relay
-        .verifier
-        .check(origin, bytes, read)
-        .await
-        .unwrap_or_else(|| Err(EventAnswer::refused(None, "error: the event could not be checked")))
+    relay.verifier.check(origin, bytes, read).await.unwrap_or_else(|| {
+        Err(EventAnswer::refused(None, Prefix::Error.before("the event could not be checked")))
+    })
 }
 
 fn read(relay: &RelayState, source: &Source, json: &str) -> Result<CheckedEvent, EventAnswer> {
@@ -154,7 +151,10 @@ async fn judge(
         Some(Judgement::Accept) => Ok(event),
         Some(Judgement::Reject(refusal)) => Err(refusal.into()),
         Some(Judgement::ShadowReject) => Err(EventAnswer::shadow(event.id_hex())),
-        None => Err(EventAnswer::refused(Some(event.id_hex()), "error: no verdict; try again")),
+        None => Err(EventAnswer::refused(
+            Some(event.id_hex()),
+            Prefix::Error.before("no verdict; try again"),
+        )),
     }
 }
 
@@ -163,13 +163,12 @@ struct EventAnswer {
     // Unknown of what is no event.
     id: Option<String>,
     accepted: bool,
-    reason: Cow<'static, str>,
+    reason: String,
     counted: &'static str,
 }
 
 impl EventAnswer {
-    fn refused(id: Option<String>, reason: impl Into<Cow<'static, str>>) -> Self {
-        let reason = reason.into();
+    fn refused(id: Option<String>, reason: String) -> Self {
         let counted = Prefix::of(&reason).map_or("", Prefix::as_str);
         Self { id, accepted: false, reason, counted }
     }
@@ -177,40 +176,43 @@ impl EventAnswer {
     /// An event that its sender is to believe stored.
     fn shadow(id: String) -> Self {
         let counted = Prefix::Blocked.as_str();
-        Self { id: Some(id), accepted: true, reason: "".into(), counted }
+        Self { id: Some(id), accepted: true, reason: String::new(), counted }
     }
 
     /// What the store has done; nothing when it gave no answer.
     fn stored(id: String, outcome: Option<Outcome>) -> Self {
-        let (counted, accepted, reason): (_, _, Cow<'static, str>) = match outcome {
-            Some(Outcome::Stored) => ("stored", true, "".into()),
-            Some(Outcome::PassedOn) => ("passed_on", true, "".into()),
+        let refused =
+            |counted, prefix: Prefix, reason: &str| (counted, false, prefix.before(reason));
+        let (counted, accepted, reason) = match outcome {
+            Some(Outcome::Stored) => ("stored", true, String::new()),
+            Some(Outcome::PassedOn) => ("passed_on", true, String::new()),
             Some(Outcome::Duplicate) => {
-                ("duplicate", true, "duplicate: already have this event".into())
+                ("duplicate", true, Prefix::Duplicate.before("already have this event"))
             }
+            // Clients know strfry's words; NIP-01 has no prefix for it.
             Some(Outcome::Superseded) => {
-                // Clients know strfry's words; NIP-01 has no prefix for it.
-                ("superseded", false, "replaced: have newer event".into())
+                refused("superseded", Prefix::Replaced, "have newer event")
             }
-            Some(Outcome::Deleted) => ("deleted", false, "blocked: deleted by its author".into()),
+            Some(Outcome::Deleted) => refused("deleted", Prefix::Blocked, "deleted by its author"),
             Some(Outcome::RemovedByOperator) => {
-                ("blocked", false, "blocked: removed by the relay's operator".into())
+                refused("blocked", Prefix::Blocked, "removed by the relay's operator")
             }
             Some(Outcome::Retired) => {
-                ("blocked", false, "blocked: retention: older than what this relay keeps".into())
+                let reason = "retention: older than what this relay keeps";
+                refused("blocked", Prefix::Blocked, reason)
             }
             Some(Outcome::DeletesTooMuch) => {
-                let reason = "blocked: more is deleted by this author than a relay can remember";
-                ("blocked", false, reason.into())
+                let reason = "more is deleted by this author than a relay can remember";
+                refused("blocked", Prefix::Blocked, reason)
             }
             Some(Outcome::Vanished) => {
-                ("vanished", false, "blocked: its author or addressee has vanished".into())
+                refused("vanished", Prefix::Blocked, "its author or addressee has vanished")
             }
             Some(Outcome::Expired) => {
-                ("expired", false, "invalid: expiration: the event has expired".into())
+                refused("expired", Prefix::Invalid, "expiration: the event has expired")
             }
-            Some(Outcome::Failed(reason)) => ("failed", false, format!("error: {reason}").into()),
-            _ => ("failed", false, "error: the store gave no answer".into()),
+            Some(Outcome::Failed(reason)) => refused("failed", Prefix::Error, &reason),
+            _ => refused("failed", Prefix::Error, "the store gave no answer"),
         };
         Self { id: Some(id), accepted, reason, counted }
     }

@@ -6,6 +6,7 @@ use super::message_chunk::MessageChunk;
 use super::outbox::{Outbox, Outgoing};
 use super::subscriptions::Subscriptions;
 use crate::item::Item;
+use crate::prefix::Prefix;
 use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
@@ -45,10 +46,12 @@ pub(super) async fn req(client: &Client, id: String, filters: Vec<Filter>) {
             }
             client.subscriptions.end(&id);
             let text = match error {
-                ReqError::Timeout => "error: query timeout",
-                ReqError::Unread(_) | ReqError::Failed(_) => "error: the store could not be read",
+                ReqError::Timeout => Prefix::Error.before("query timeout"),
+                ReqError::Unread(_) | ReqError::Failed(_) => {
+                    Prefix::Error.before("the store could not be read")
+                }
             };
-            client.closed(&id, text).await;
+            client.closed(&id, &text).await;
         }
     }
 }

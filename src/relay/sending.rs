@@ -6,6 +6,7 @@ use super::outbox::{Outgoing, Waiting};
 use super::queue::Exit;
 use super::subscriptions::{LiveEvent, Subscriptions, TooSlow};
 use super::{RelayState, message};
+use crate::prefix::Prefix;
 use crate::server::limits::Place;
 use futures_util::stream::SplitSink;
 use futures_util::{Sink, SinkExt};
@@ -117,7 +118,7 @@ impl Sending {
             }
             NextToSend::Live(Ok(live)) => self.pass_on(wire, live).await?,
             NextToSend::Live(Err(TooSlow)) => {
-                wire.text(message::notice("error: you read too slowly")).await?;
+                wire.text(message::notice(&Prefix::Error.before("you read too slowly"))).await?;
                 wire.close(CloseCode::Policy, "reads too slowly").await?;
                 return Ok(ControlFlow::Break(()));
             }

@@ -4,11 +4,13 @@
 use super::usage;
 use crate::config::Limits;
 use crate::hex::{self, HexError};
+use crate::prefix::Prefix;
 use crate::store::{Event, Filter, FilterError, LeftOut};
 use serde_json::error::Category;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use std::borrow::Cow;
+use std::fmt::Display;
 
 /// A message that could be read.
 #[derive(Debug)]
@@ -70,7 +72,7 @@ impl ClientMessage {
 }
 
 /// A message that could not be taken, as the answer that says so.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 #[non_exhaustive]
 pub struct MessageRefusal {
     /// The answer.
@@ -82,7 +84,15 @@ pub struct MessageRefusal {
     /// The NEG session that ends with it, when there is one of that id.
     pub neg_session: Option<String>,
     /// The machine-readable prefix of the answer.
-    pub prefix: &'static str,
+    pub prefix: Prefix,
+}
+
+impl MessageRefusal {
+    /// A NOTICE, about a message of which nothing else is known.
+    pub(crate) fn notice(prefix: Prefix, reason: impl Display) -> Self {
+        let answer = notice(&prefix.before(reason));
+        Self { answer, verb: "", subscription: None, neg_session: None, prefix }
+    }
 }
 
 /// Reads a message.
@@ -193,7 +203,7 @@ pub fn neg_err(id: &str, text: &str) -> String {
 
 /// NIP-77, Error message for a set that is too large: the fourth element is the most items taken.
 pub fn neg_err_too_large(id: &str, limit: usize) -> String {
-    json!(["NEG-ERR", id, "blocked: too many query results", limit]).to_string()
+    json!(["NEG-ERR", id, Prefix::Blocked.before("too many query results"), limit]).to_string()
 }
 
 /// NIP-77, Subsequent messages: the payload goes from bytes to hex straight into the text.
@@ -210,12 +220,12 @@ pub fn neg_msg_text(id: &str, payload: &[u8]) -> String {
 
 /// The answer to a message that could be read, of a client that sends too many.
 pub fn rate_limited(message: ClientMessage, reason: &str) -> MessageRefusal {
-    let (prefix, verb) = ("rate-limited", message.verb());
+    let (prefix, verb) = (Prefix::RateLimited, message.verb());
     match message {
         ClientMessage::Event(json) | ClientMessage::Auth(json) => {
             let id = Event::claimed_id(&json);
-            let answer = not_taken(id.as_deref(), &format!("{prefix}: {reason}"));
-            MessageRefusal { answer, verb, prefix, ..MessageRefusal::default() }
+            let answer = not_taken(id.as_deref(), &prefix.before(reason));
+            MessageRefusal { answer, verb, subscription: None, neg_session: None, prefix }
         }
         ClientMessage::Req { id, .. }
         | ClientMessage::Count { id, .. }
@@ -243,14 +253,12 @@ fn takes_one_event(verb: &str) -> String {
 }
 
 fn refuse_notice(reason: &str) -> MessageRefusal {
-    let answer = notice(&format!("invalid: {reason}"));
-    MessageRefusal { answer, prefix: "invalid", ..MessageRefusal::default() }
+    MessageRefusal::notice(Prefix::Invalid, reason)
 }
 
 /// What is wrong with a message whose id could be read.
 struct MessageFault {
-    // NIP-01, machine-readable prefixes.
-    prefix: &'static str,
+    prefix: Prefix,
     text: String,
 }
 
@@ -262,15 +270,15 @@ impl From<&str> for MessageFault {
 
 impl From<String> for MessageFault {
     fn from(text: String) -> Self {
-        Self { prefix: "invalid", text }
+        Self { prefix: Prefix::Invalid, text }
     }
 }
 
 impl From<FilterError> for MessageFault {
     fn from(error: FilterError) -> Self {
         let prefix = match error {
-            FilterError::Unknown { .. } => "unsupported",
-            _ => "invalid",
+            FilterError::Unknown { .. } => Prefix::Unsupported,
+            _ => Prefix::Invalid,
         };
         let text = match error.to_string() {
             // Of the whole filter it is said already.
@@ -284,7 +292,7 @@ impl From<FilterError> for MessageFault {
 /// The answer to a message about an id, of a verb that has one, and what ends with it.
 fn refuse(verb: &'static str, id: String, reason: impl Into<MessageFault>) -> MessageRefusal {
     let MessageFault { prefix, text } = reason.into();
-    let text = format!("{prefix}: {text}");
+    let text = prefix.before(text);
     let (answer, subscription, neg_session) = match verb {
         // NIP-77, Error message: the session is closed.
         "NEG-OPEN" | "NEG-MSG" | "NEG-CLOSE" => (neg_err(&id, &text), None, Some(id)),

@@ -23,6 +23,7 @@ mod usage;
 use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
+use crate::prefix::Prefix;
 use crate::store::{Deadline, unix_now};
 use departure::Departure;
 use hyper::{Request, StatusCode};
@@ -213,6 +214,5 @@ impl Service {
 
 /// The answer to a message of which the reading panicked.
 fn panicked(panic: JoinError) -> Result<ClientMessage, MessageRefusal> {
-    let answer = message::notice(&format!("error: {panic}"));
-    Err(MessageRefusal { answer, prefix: "error", ..MessageRefusal::default() })
+    Err(MessageRefusal::notice(Prefix::Error, panic))
 }

@@ -8,6 +8,7 @@ use super::message::{self, MessageRefusal};
 use crate::config::NegentropyConfig;
 use crate::index::{Sets, Slice, SnapshotError};
 use crate::metrics::{Metrics, Share};
+use crate::prefix::Prefix;
 use crate::reconcile::message::WholeMessage;
 use crate::reconcile::{FrameLimitError, MessageError, RangeSet, Responder};
 use crate::store::{Deadline, Filter, StoreError, Viewer};
@@ -61,8 +62,9 @@ impl NegSession {
 
     /// The answer to a later message, or what is said instead.
     fn answer(&mut self, sets: &Sets, payload: &[u8]) -> Result<Vec<u8>, String> {
-        let answer = self.responder.answer(payload).map_err(|error| format!("invalid: {error}"))?;
-        sets.check(self.responder.set()).map_err(|error| format!("error: {error}"))?;
+        let answer =
+            self.responder.answer(payload).map_err(|error| Prefix::Invalid.before(error))?;
+        sets.check(self.responder.set()).map_err(|error| Prefix::Error.before(error))?;
         self.count(payload, &answer);
         Ok(answer)
     }
@@ -108,19 +110,19 @@ type Opened = (NegSession, Vec<u8>);
 /// Why a session could not be opened.
 #[derive(Debug, thiserror::Error)]
 enum NegOpenError {
-    #[error("invalid: {0}")]
+    #[error("{prefix}: {0}", prefix = Prefix::Invalid)]
     Message(#[from] MessageError),
-    #[error("error: {0}")]
+    #[error("{prefix}: {0}", prefix = Prefix::Error)]
     FrameLimit(#[from] FrameLimitError),
-    #[error("blocked: too many query results")]
+    #[error("{prefix}: too many query results", prefix = Prefix::Blocked)]
     TooLarge { limit: usize },
-    #[error("rate-limited: the memory for sets is taken; try again later")]
+    #[error("{prefix}: the memory for sets is taken; try again later", prefix = Prefix::RateLimited)]
     NoMemory,
-    #[error("error: query timeout")]
+    #[error("{prefix}: query timeout", prefix = Prefix::Error)]
     Timeout,
-    #[error("error: the store could not be read")]
+    #[error("{prefix}: the store could not be read", prefix = Prefix::Error)]
     Unread(StoreError),
-    #[error("error: {0}")]
+    #[error("{prefix}: {0}", prefix = Prefix::Error)]
     Failed(String),
 }
 
@@ -176,7 +178,7 @@ impl NegSessions {
                 text
             }
             Err(NegOpenError::TooLarge { limit }) => {
-                metrics.neg_refusals.count("blocked");
+                metrics.neg_refusals.count(Prefix::Blocked.as_str());
                 message::neg_err_too_large(&id, limit)
             }
             Err(error) => {
@@ -266,8 +268,8 @@ impl NegSessions {
         let metrics = &service.metrics;
         metrics.neg_received_bytes.inc_by(payload.len() as u64);
         let Some(mut session) = self.open.remove(&id) else {
-            let text = "closed: no session of this id is open; begin with NEG-OPEN";
-            return refuse(metrics, &id, text);
+            let text = Prefix::Closed.before("no session of this id is open; begin with NEG-OPEN");
+            return refuse(metrics, &id, &text);
         };
         let turns = match payload.len() {
             0..=SHORT_BYTES => &service.counts.short,
@@ -293,7 +295,7 @@ impl NegSessions {
                 text
             }
             Ok((_, Err(text))) => refuse(metrics, &id, &text),
-            Err(panic) => refuse(metrics, &id, &format!("error: {panic}")),
+            Err(panic) => refuse(metrics, &id, &Prefix::Error.before(panic)),
         };
         self.count();
         text
@@ -330,7 +332,8 @@ impl NegSessions {
         let expired = self.open.extract_if(|_, session| session.heard.elapsed() >= idle);
         let ids: Vec<String> = expired.map(|(id, _)| id).collect();
         self.count();
-        let text = format!("closed: asked nothing for {seconds} s; begin with NEG-OPEN");
+        let text = Prefix::Closed
+            .before(format_args!("asked nothing for {seconds} s; begin with NEG-OPEN"));
         ids.iter().map(|id| refuse(&self.service.metrics, id, &text)).collect()
     }
 
@@ -338,10 +341,12 @@ impl NegSessions {
     fn make_room(&mut self, config: &NegentropyConfig) -> Result<(), String> {
         if self.open.len() >= config.sessions {
             let most = config.sessions;
-            return Err(format!("rate-limited: {most} NEG sessions are open; close one first"));
+            return Err(Prefix::RateLimited
+                .before(format_args!("{most} NEG sessions are open; close one first")));
         }
         if !self.share.take(config.sessions_in_all) {
-            return Err("rate-limited: too many NEG sessions are open; try again later".to_owned());
+            let text = "too many NEG sessions are open; try again later";
+            return Err(Prefix::RateLimited.before(text));
         }
         Ok(())
     }

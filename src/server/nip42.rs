@@ -1,6 +1,7 @@
 //! What an AUTH event has to say (NIP-42, Signed Event Verification), for the relay and for the plugin
 //! before another one.
 
+use crate::prefix::Prefix;
 use crate::store::{AUTHENTICATION, Event, unix_now};
 
 /// How far the time of an AUTH event may be from now, in seconds.
@@ -14,18 +15,20 @@ pub(crate) fn check(
     event: &Event,
     challenge: &str,
     is_us: impl Fn(&str) -> bool,
-) -> Result<(), &'static str> {
+) -> Result<(), String> {
     if event.kind() != AUTHENTICATION {
-        return Err("invalid: kind: AUTH takes 22242");
+        return Err(Prefix::Invalid.before("kind: AUTH takes 22242"));
     }
     if event.item().created_at.abs_diff(unix_now()) > MOST_AGE_S {
-        return Err("invalid: created_at: more than ten minutes from now");
+        return Err(Prefix::Invalid.before("created_at: more than ten minutes from now"));
     }
     if !event.tag_values("challenge").iter().any(|value| value == challenge) {
-        return Err("invalid: challenge: is not the one that this connection was given");
+        return Err(
+            Prefix::Invalid.before("challenge: is not the one that this connection was given")
+        );
     }
     if !event.tag_values("relay").iter().any(|url| is_us(url)) {
-        return Err("invalid: relay: is not the URL of this relay");
+        return Err(Prefix::Invalid.before("relay: is not the URL of this relay"));
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ use super::socket::{ProxySocket, READ_BYTES, Reading};
 use super::upstream::{Answers, answers, down};
 use super::{SidecarState, socket};
 use crate::metrics::Share;
+use crate::prefix::Prefix;
 use crate::server::frames::{self, CLOSE, CONTINUATION, FrameHead, Frames, Piece, TEXT};
 use crate::server::limits::{MessageSize, Place, Reservation};
 use crate::server::lingering_close::linger;
@@ -180,7 +181,8 @@ impl Up {
                 }
                 () = until(self.message.deadline) => {
                     let seconds = self.timeout.as_secs();
-                    let text = format!("closed: message timeout (not complete within {seconds} s)");
+                    let text = format!("message timeout (not complete within {seconds} s)");
+                    let text = Prefix::Closed.before(text);
                     return self.end_with(&text, CloseCode::Policy, to).await;
                 }
             };
@@ -188,8 +190,8 @@ impl Up {
                 return to.shutdown().await;
             };
             if self.shared.moderation.current().blocks(self.place.client()) {
-                let text = "blocked: your address is banned";
-                return self.end_with(text, CloseCode::Policy, to).await;
+                let text = Prefix::Blocked.before("your address is banned");
+                return self.end_with(&text, CloseCode::Policy, to).await;
             }
             loop {
                 let mut frames = std::mem::take(&mut self.frames);
@@ -203,9 +205,9 @@ impl Up {
                         self.send(&mut passing, to).await?;
                         let waiting = self.place.reserve(self.needed);
                         let Ok(room) = tokio::time::timeout(self.timeout, waiting).await else {
-                            let text = "rate-limited: too many long messages are on their way; try \
-                                        again later";
-                            return self.end_with(text, CloseCode::Again, to).await;
+                            let text = "too many long messages are on their way; try again later";
+                            let text = Prefix::RateLimited.before(text);
+                            return self.end_with(&text, CloseCode::Again, to).await;
                         };
                         self.room = room;
                         self.message.deadline = Some(Instant::now() + self.timeout);
@@ -218,13 +220,14 @@ impl Up {
                     }
                     PieceOutcome::Malformed(fault) => {
                         self.send(&mut passing, to).await?;
-                        let text = format!("invalid: {fault}");
+                        let text = Prefix::Invalid.before(fault);
                         return self.end_with(&text, CloseCode::Protocol, to).await;
                     }
                     PieceOutcome::TooLong => {
                         self.send(&mut passing, to).await?;
                         let most = self.message_bytes;
-                        let text = format!("invalid: a message of more than {most} bytes");
+                        let text = Prefix::Invalid
+                            .before(format_args!("a message of more than {most} bytes"));
                         return self.end_with(&text, CloseCode::Size, to).await;
                     }
                 }

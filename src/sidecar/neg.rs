@@ -4,6 +4,7 @@
 use super::SidecarState;
 use super::auth::{self, SharedAuth};
 use crate::admission::access;
+use crate::prefix::Prefix;
 use crate::server::departure::Attending;
 use crate::server::limits::Place;
 use crate::server::message::{self, ClientMessage};
@@ -38,7 +39,7 @@ impl Neg {
     /// (NIP-42); returns the answer, where there is one.
     pub(super) async fn take(&mut self, text: Vec<u8>, auth: &SharedAuth) -> Option<String> {
         let Ok(text) = String::from_utf8(text) else {
-            return Some(message::notice("invalid: a message that is not UTF-8"));
+            return Some(message::notice(&Prefix::Invalid.before("a message that is not UTF-8")));
         };
         self.look_at(auth);
         match self.shared.service.read(&self.place, text.into()).await {
@@ -82,7 +83,7 @@ impl Neg {
     }
 
     /// Private kinds are asked a key for only where one would be believed; elsewhere there are none.
-    fn may_sync(&self, filters: &[Filter]) -> Result<(), &'static str> {
+    fn may_sync(&self, filters: &[Filter]) -> Result<(), String> {
         let config = &self.shared.service.config().auth;
         match self.may_show_key {
             true => access::may_sync(config, &self.viewer, filters),

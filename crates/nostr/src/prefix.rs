@@ -70,6 +70,12 @@ impl Prefix {
         matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
     }
 
+    /// A reason behind the prefix, as in `blocked: not wanted here`.
+    #[must_use]
+    pub fn before(self, reason: impl Display) -> String {
+        format!("{self}: {reason}")
+    }
+
     /// The word, without the colon.
     #[must_use]
     pub fn as_str(self) -> &'static str {

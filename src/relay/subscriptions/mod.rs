@@ -13,6 +13,7 @@ use super::auth::ClientAuth;
 use super::message;
 use crate::config::Limits;
 use crate::metrics::Metrics;
+use crate::prefix::Prefix;
 use crate::server::limits::{NoRoom, SubscribedShare};
 use crate::store::{Event, Filter};
 use state::{OpenSubscription, SubscriptionStage, SubscriptionsState, filter_bytes};
@@ -61,25 +62,27 @@ impl Subscriptions {
         self.remove(&mut state, id);
         let most = limits.subscriptions;
         if state.by_id.len() >= most {
-            return Err(format!("rate-limited: {most} subscriptions are open; close one first"));
+            let text = format!("{most} subscriptions are open; close one first");
+            return Err(Prefix::RateLimited.before(text));
         }
         let values: usize = filters.iter().map(Filter::value_count).sum();
         let held: usize = state.by_id.values().map(OpenSubscription::value_count).sum();
         let most = limits.subscription_values;
         if values.saturating_add(held) > most {
-            let text = "values in the filters of open subscriptions";
-            return Err(format!("rate-limited: {most} {text} are the most; close one first"));
+            let text = "values in the filters of open subscriptions are the most; close one first";
+            return Err(Prefix::RateLimited.before(format_args!("{most} {text}")));
         }
         let bytes = filter_bytes(filters.len(), values).saturating_add(state.bytes());
-        state.share.hold(bytes, limits.subscription_memory_mb << 20).map_err(|full| match full {
-            NoRoom::OfAddress => {
-                "rate-limited: the subscriptions of your address take all the memory that one may \
-                 have; close some, or ask with fewer values"
-            }
-            NoRoom::OfAll => {
-                "rate-limited: the memory for subscriptions is taken; try again later, or ask with \
-                 fewer values"
-            }
+        state.share.hold(bytes, limits.subscription_memory_mb << 20).map_err(|full| {
+            Prefix::RateLimited.before(match full {
+                NoRoom::OfAddress => {
+                    "the subscriptions of your address take all the memory that one may have; close \
+                     some, or ask with fewer values"
+                }
+                NoRoom::OfAll => {
+                    "the memory for subscriptions is taken; try again later, or ask with fewer values"
+                }
+            })
         })?;
         let generation = state.generations;
         state.generations += 1;
@@ -200,9 +203,9 @@ impl Subscriptions {
         let waiting = match &mut open.stage {
             SubscriptionStage::Overrun => {
                 self.remove(&mut state, id);
-                state.refusals.count("error");
-                let text = "error: too many events came before EOSE; ask again";
-                return vec![message::closed(id, text)];
+                state.refusals.count(Prefix::Error.as_str());
+                let text = Prefix::Error.before("too many events came before EOSE; ask again");
+                return vec![message::closed(id, &text)];
             }
             SubscriptionStage::Stored { waiting, .. } => std::mem::take(waiting),
             SubscriptionStage::Live { .. } => Vec::new(),
