@@ -124,7 +124,9 @@ impl RunPlan {
             let past = moved.filter(|id| is_past(id)).count();
             assert_eq!(past, 0, "events were moved that retention does not keep; {}", about());
             assert_eq!(report.kept_since, self.kept.as_ref().map(|kept| kept.since), "{}", about());
-            let hidden = |id: &[u8; 32]| peer.hides(id) || store.is_private(id) || is_past(id);
+            let is_named = !report.not_compared.is_empty();
+            let is_private = |id: &[u8; 32]| peer.hides(id) || store.is_private(id);
+            let hidden = |id: &[u8; 32]| (is_named && is_private(id)) || is_past(id);
             let differ: BTreeSet<[u8; 32]> =
                 ours.symmetric_difference(&theirs).filter(|id| !hidden(id)).copied().collect();
             match report.verdict {

@@ -9,7 +9,7 @@ use negsync_store::{
     Batches, EventStore, Filter, Origin, PrivateKinds, Step, StoreError, StoreOptions,
     VerifiedEvent,
 };
-use negsync_testserver::{TestServer, run};
+use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::fmt::Write as _;
@@ -30,8 +30,6 @@ const IDLE: Duration = Duration::from_secs(10);
 struct Engine<'open> {
     name: &'static str,
     open: Box<dyn Fn(Batches) -> Index + 'open>,
-    // Does after an import what the engine does by itself within minutes.
-    settle: Box<dyn Fn() + 'open>,
 }
 
 fn main() {
@@ -46,18 +44,10 @@ fn main() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.sqlite");
     let engines = [
-        Engine {
-            name: "SQLite",
-            open: Box::new(|batches| sqlite(&path, batches)),
-            settle: Box::new(|| {}),
-        },
-        Engine {
-            name: "PostgreSQL",
-            open: Box::new(|batches| postgres(server.url(), batches)),
-            settle: Box::new(|| run(server.url(), "VACUUM (ANALYZE)").unwrap()),
-        },
+        Engine { name: "SQLite", open: Box::new(|batches| sqlite(&path, batches)) },
+        Engine { name: "PostgreSQL", open: Box::new(|batches| postgres(server.url(), batches)) },
     ];
-    println!("{events} events of about 500 bytes, six in ten of kind 1; vacuumed after the import");
+    println!("{events} events of about 500 bytes, six in ten of kind 1");
     println!("{:44} {:>12} {:>12}  ratio", "", engines[0].name, engines[1].name);
     let mut rows = engines.iter().map(|engine| measure(engine, events));
     let (sqlite, postgres) = (rows.next().unwrap(), rows.next().unwrap());
@@ -160,7 +150,6 @@ fn measure(engine: &Engine<'_>, events: usize) -> Vec<(&'static str, f64)> {
     let index = (engine.open)(Batches::Long { bytes: 16 << 20 });
     let imported = import(index.store(), events);
     index.close();
-    (engine.settle)();
     let index = (engine.open)(Batches::Short);
     let published = single(index.store(), 2);
     let notes = [Filter::parse(r#"{"kinds":[1]}"#).unwrap()];

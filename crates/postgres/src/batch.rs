@@ -135,6 +135,8 @@ pub(crate) struct Changes {
     pub(crate) added: HashMap<Bytes, Arc<Event>>,
     /// What was stored before the batch and is to be removed.
     pub(crate) removed: Vec<Item>,
+    /// Those of `removed` that deletion requests name.
+    pub(crate) deleted: Vec<Bytes>,
     /// Who vanishes, and up to which second.
     pub(crate) vanished: HashMap<Bytes, u64>,
     /// What happened, in order.
@@ -238,6 +240,13 @@ impl BatchDecider<'_> {
         self.changes.steps.push(Step::Added(Arc::clone(event)));
     }
 
+    fn delete(&mut self, id: &Bytes) {
+        if !self.changes.added.contains_key(id) {
+            self.changes.deleted.push(*id);
+        }
+        self.remove(id);
+    }
+
     fn remove(&mut self, id: &Bytes) {
         let Some(stored) = self.facts.remove(id) else { return };
         if self.changes.added.remove(id).is_none() {
@@ -258,7 +267,7 @@ impl BatchDecider<'_> {
                 rules::may_delete(&author, &stored.author, stored.kind, is_recipient)
             });
             if may_delete {
-                self.remove(id);
+                self.delete(id);
             }
         }
         for (kind, d) in request.deleted_addresses() {
@@ -270,7 +279,7 @@ impl BatchDecider<'_> {
                 self.facts.stored(id).is_some_and(|stored| stored.item.created_at <= made)
             };
             if let Some(id) = version.filter(is_older) {
-                self.remove(&id);
+                self.delete(&id);
             }
         }
     }

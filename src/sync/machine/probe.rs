@@ -47,7 +47,7 @@ impl Probe {
 
 impl Machine {
     /// The private kinds that the filter asks for.
-    fn private_kinds(&self) -> Vec<u16> {
+    pub(super) fn private_kinds(&self) -> Vec<u16> {
         let filter = self.settings.filter.parsed();
         PRIVATE_KINDS.into_iter().filter(|kind| filter.takes_kind(*kind)).collect()
     }

@@ -67,8 +67,8 @@ impl Machine {
         let count = self.ledger.contradicted();
         if count > 0 {
             self.report.error = Some(format!(
-                "different relays behind one address: of the events that the peer sent on one \
-                 connection {count} were new to it on another"
+                "different relays behind one address, or one that has lost events: of those that \
+                 the peer sent on one connection {count} were new to it on another"
             ));
             self.report.hint = Some(ONE_BY_ONE);
             self.report.judge(Verdict::Incomplete, None);

@@ -134,6 +134,10 @@ impl Machine {
         let mut differs = self.ledger.differences(round.number);
         // What cannot be compared does not count.
         let hidden = differs.remove(&Reason::Hidden).unwrap_or(0);
+        if hidden > 0 && self.report.not_compared.is_empty() {
+            // Remembered of an earlier sync, without their kinds.
+            self.report.not_compared = self.private_kinds();
+        }
         let unexplained = differs.iter().filter(|(reason, _)| reason.is_unexplained());
         let unexplained = unexplained.map(|(_, count)| count).sum();
         let mut left = (0, 0);

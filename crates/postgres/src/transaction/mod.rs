@@ -10,7 +10,7 @@ mod writing;
 
 pub(crate) use steps::{STEP_EVENTS, StepDone, expire, operate, vanish};
 pub(crate) use stored_requests::{StoredRequests, follow_stored};
-pub(crate) use writing::{BatchWriter, write_batch};
+pub(crate) use writing::{BatchDone, BatchWriter, write_batch};
 
 use crate::connection::{Parameter, ServerSession};
 use crate::wake_up;

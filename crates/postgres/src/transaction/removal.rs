@@ -3,7 +3,8 @@
 use super::tag_rows::TagRows;
 use crate::batch::Bytes;
 use crate::columns::{bytes, second, slices};
-use crate::connection::ServerSession;
+use crate::connection::{Parameter, ServerSession};
+use futures_util::future::try_join;
 use negsync_nostr::Event;
 use negsync_nostr::kinds::DELETION;
 use negsync_reconcile::Item;
@@ -44,11 +45,10 @@ pub(super) async fn remove(
         }
         let gone: Vec<&[u8]> = items.iter().map(|item| item.id.as_slice()).collect();
         let times: Vec<i64> = items.iter().map(|item| item.created_at as i64).collect();
-        connection.execute(GONE, &[&seq, &gone, &times]).await?;
         let tags = TagRows::of(events.iter().map(|(event, item)| (event, item)));
-        if !tags.keys.is_empty() {
-            connection.execute(TAGS, &[&tags.keys, &tags.times, &tags.ids]).await?;
-        }
+        let gone: [Parameter<'_>; 3] = [&seq, &gone, &times];
+        let tag: [Parameter<'_>; 3] = [&tags.keys, &tags.times, &tags.ids];
+        try_join(connection.execute(GONE, &gone), connection.execute(TAGS, &tag)).await?;
         if !unreadable.is_empty() {
             // Its tags are looked for the slow way.
             let lost = slices(&unreadable);

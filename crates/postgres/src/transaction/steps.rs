@@ -29,7 +29,10 @@ pub(crate) struct StepDone {
 
 /// Those of `ids` that are stored, from the first on, as many as a step may remove; and whether that is all of
 /// them.
-async fn of_a_step(connection: &ServerSession, ids: &[Bytes]) -> Result<(Vec<Bytes>, bool), Error> {
+pub(super) async fn of_a_step(
+    connection: &ServerSession,
+    ids: &[Bytes],
+) -> Result<(Vec<Bytes>, bool), Error> {
     const WEIGHED: &str = "SELECT id, CASE WHEN before < $2 THEN json END
         FROM (SELECT id, json, place,
                 sum(octet_length(json)) OVER (ORDER BY place) - octet_length(json) AS before
@@ -56,11 +59,22 @@ async fn remove_found(
     ids: &[Bytes],
     there_is_more: bool,
 ) -> Result<StepDone, Error> {
-    let mut steps = Vec::new();
     let (some, is_all) = of_a_step(connection, ids).await?;
-    let removed = remove(connection, before.next(), &some, &mut steps).await?;
+    let done = remove_some(connection, node, before, &some).await?;
+    Ok(StepDone { there_is_more: there_is_more || !is_all, ..done })
+}
+
+/// Removes all that `ids` names, in a transaction that has begun, and commits it.
+pub(super) async fn remove_some(
+    connection: &ServerSession,
+    node: i64,
+    before: FeedPlace,
+    ids: &[Bytes],
+) -> Result<StepDone, Error> {
+    let mut steps = Vec::new();
+    let removed = remove(connection, before.next(), ids, &mut steps).await?;
     let feed = commit(connection, before, CommitNote { node, added: 0, removed }).await?;
-    Ok(StepDone { feed, steps, there_is_more: there_is_more || !is_all })
+    Ok(StepDone { feed, steps, there_is_more: false })
 }
 
 /// NIP-40: removes some of what expired by `now`.

@@ -2,6 +2,7 @@
 
 use super::facts::ask;
 use super::removal::remove;
+use super::steps::{StepDone, of_a_step, remove_some};
 use super::tag_rows::TagRows;
 use super::{CommitNote, FeedAdvance, begin_with, commit_with, roll_back};
 use crate::batch::{Bytes, Changes, address_hash, address_of, decide};
@@ -27,14 +28,27 @@ pub(crate) struct BatchWriter<'node> {
     pub(crate) now: u64,
 }
 
-/// Decides what the events do and writes it.
+/// What became of a batch.
+pub(crate) enum BatchDone {
+    Whole(Changes, FeedAdvance),
+    /// Its deletion requests name more than a step may remove: a part of that is gone, and nothing else is done.
+    Part(StepDone),
+}
+
+/// Decides what the events do and writes it, or a part of what their deletion requests ask for.
 pub(crate) async fn write_batch(
     connection: &ServerSession,
     events: &[Arc<Event>],
     by: &BatchWriter<'_>,
-) -> Result<(Changes, FeedAdvance), Error> {
+) -> Result<BatchDone, Error> {
     let (before, facts) = begin_with(connection, ask(connection, events)).await?;
     let changes = decide(events, facts, by.us, by.now);
+    if !changes.deleted.is_empty() {
+        let (some, is_all) = of_a_step(connection, &changes.deleted).await?;
+        if !is_all {
+            return remove_some(connection, by.node, before, &some).await.map(BatchDone::Part);
+        }
+    }
     let passed: Vec<&Event> = changes.steps.iter().filter_map(passed_on).collect();
     if !passed.is_empty() {
         ephemeral::send(connection, by.node, &passed).await?;
@@ -44,7 +58,8 @@ pub(crate) async fn write_batch(
             true => roll_back(connection).await?,
             false => connection.client().batch_execute("COMMIT").await?,
         }
-        return Ok((changes, FeedAdvance { before: Some(before), own: None }));
+        let feed = FeedAdvance { before: Some(before), own: None };
+        return Ok(BatchDone::Whole(changes, feed));
     }
     let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
     remove(connection, before.next(), &removed, &mut Vec::new()).await?;
@@ -59,7 +74,7 @@ pub(crate) async fn write_batch(
     let note = CommitNote { node: by.node, added: added.len(), removed: removed.len() };
     let rows = add(connection, before.next(), &added);
     let feed = commit_with(connection, before, note, rows).await?;
-    Ok((changes, feed))
+    Ok(BatchDone::Whole(changes, feed))
 }
 
 fn passed_on(step: &Step) -> Option<&Event> {

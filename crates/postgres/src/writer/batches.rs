@@ -3,7 +3,8 @@
 use super::{NodeJob, NodeWriterThread};
 use crate::acknowledged::Acknowledged;
 use crate::batch::{Changes, asks_to_vanish};
-use crate::transaction::{self, BatchWriter, FeedAdvance};
+use crate::transaction::{self, BatchDone, BatchWriter, FeedAdvance};
+use negsync_nostr::kinds::DELETION;
 use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::EventSlot;
 use negsync_store::{Batches, Outcome, StoreError, unix_now};
@@ -17,10 +18,26 @@ pub(super) const BATCH_BYTES: usize = 4 << 20;
 impl NodeWriterThread {
     /// Writes an event and those that wait behind it, as many as a batch may hold.
     pub(super) fn publish(&mut self, event: VerifiedEvent, slot: EventSlot) {
-        let began = Instant::now();
         let (events, slots) = self.gather(event, slot);
+        self.publish_batch(events, slots);
+    }
+
+    /// Writes a batch, or what of it needs no steps: a deletion request that names much waits for its turns.
+    fn publish_batch(&mut self, events: Vec<Arc<Event>>, slots: Vec<EventSlot>) {
+        let began = Instant::now();
         let changes = match self.write(&events) {
-            Ok(changes) => changes,
+            Ok(Some(changes)) => changes,
+            Ok(None) => {
+                let both = events.into_iter().zip(slots);
+                let (requests, rest): (Vec<_>, Vec<_>) =
+                    both.partition(|(event, _)| event.kind() == DELETION);
+                self.deletions.extend(requests);
+                if !rest.is_empty() {
+                    let (events, slots) = rest.into_iter().unzip();
+                    self.publish_batch(events, slots);
+                }
+                return;
+            }
             Err(error) => {
                 let failed = Outcome::Failed(error.to_string());
                 slots.into_iter().for_each(|slot| slot.settle(failed.clone()));
@@ -40,22 +57,40 @@ impl NodeWriterThread {
         }
     }
 
+    /// NIP-09: does a part of what a deletion request asks for that names much, and replies once nothing is left
+    /// of it. Returns whether there is more.
+    pub(super) fn delete_step(&mut self) -> bool {
+        if let Some((request, slot)) = self.deletions.pop_front() {
+            self.publish_batch(vec![request], vec![slot]);
+        }
+        !self.deletions.is_empty()
+    }
+
     /// Writes events in one commit, has the listener know of it, and keeps what is acknowledged by it.
-    /// The steps of the changes are the listener's then.
-    pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Changes, StoreError> {
+    /// The steps of the changes are the listener's then. `None` where their deletion requests name more than
+    /// a step may remove: a part of that is gone, and the events are to be written again.
+    pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Option<Changes>, StoreError> {
         let node = self.context.node;
         let us = self.context.us.as_ref().map(RelayUrl::name);
-        let (mut changes, feed) = self.transact(async |connection| {
+        let done = self.transact(async |connection| {
             let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
             transaction::write_batch(connection, events, &by).await
         })?;
+        let (mut changes, feed) = match done {
+            BatchDone::Whole(changes, feed) => (changes, feed),
+            BatchDone::Part(part) => {
+                self.tell(part.feed, part.steps, u64::MAX);
+                return Ok(None);
+            }
+        };
         self.tell_batch(&mut changes, feed);
         self.note_acknowledged(feed, events, &changes.outcomes);
-        Ok(changes)
+        Ok(Some(changes))
     }
 
     fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
         self.may_vanish |= !changes.vanished.is_empty();
+        self.added += changes.added.len();
         let expiries = changes.added.values().filter_map(|event| event.expires_at());
         let expires_at = expiries.min().unwrap_or(u64::MAX);
         self.tell(feed, std::mem::take(&mut changes.steps), expires_at);

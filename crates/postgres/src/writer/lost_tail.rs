@@ -70,8 +70,9 @@ impl NodeWriterThread {
             (is_first || rows <= BATCH_ROWS && bytes <= BATCH_BYTES).then(|| Arc::clone(event))
         };
         let events: Vec<Arc<Event>> = self.send_again.iter().map_while(fits).collect();
-        let changes =
-            self.write(&events).inspect_err(|_| self.steps_again = Instant::now() + STEP_AGAIN)?;
+        let written = self.write(&events);
+        let written = written.inspect_err(|_| self.steps_again = Instant::now() + STEP_AGAIN)?;
+        let Some(changes) = written else { return Ok(0) };
         let stored = changes.outcomes.iter().filter(|it| **it == Outcome::Stored).count();
         tracing::warn!(
             events = events.len(),

@@ -5,6 +5,7 @@ mod batches;
 mod lost_tail;
 mod steps;
 mod transacting;
+mod vacuum;
 
 use crate::acknowledged::{OperatorAction, RecentAcknowledgements, RecentEntry};
 use crate::address::Address;
@@ -12,7 +13,7 @@ use crate::batch::Bytes;
 use crate::connection::{Engine, ServerSession};
 use crate::feed::Feed;
 use crate::transaction::{FeedAdvance, StoredRequests};
-use negsync_nostr::{RelayUrl, VerifiedEvent};
+use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
     Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
@@ -89,12 +90,14 @@ impl NodeWriter {
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
+            deletions: VecDeque::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
             stored_requests: StoredRequests::Unknown,
             steps_again: Instant::now(),
             ephemeral_age_out: Instant::now(),
             passes_on: false,
+            added: 0,
         };
         let thread = std::thread::Builder::new()
             .name("store-writer".into())
@@ -174,6 +177,8 @@ struct NodeWriterThread {
     // What was acknowledged and may be lost, in order, until it is written again.
     send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
+    // Deletion requests that name much, answered once nothing is left of it.
+    deletions: VecDeque<(Arc<Event>, EventSlot)>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
     wait_for_vanishing: Vec<EventSlot>,
     // Whether somebody's events may still have to go, before the feed says so.
@@ -185,6 +190,8 @@ struct NodeWriterThread {
     ephemeral_age_out: Instant,
     // Whether this node has handed any over since they were removed last.
     passes_on: bool,
+    // How many events were added.
+    added: usize,
 }
 
 impl NodeWriterThread {
@@ -208,12 +215,15 @@ impl NodeWriterThread {
             }
             // One step of each between two batches.
             let is_busy = self.send_again_step()
+                | self.delete_step()
                 | self.expire_step()
                 | self.operate_step()
                 | self.follow_stored_step()
                 | self.vanish_step();
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
+        while self.delete_step() {}
+        self.vacuum_after_much();
     }
 
     /// Has the listener know what was committed, before anybody is answered.

@@ -2,11 +2,11 @@
 
 use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, open_as, set, try_open};
 use negsync_nostr::VerifiedEvent;
-use negsync_postgres::PostgresStore;
+use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId, Selection,
-    Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
+    Batches, Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId,
+    Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
 };
 use negsync_testserver::TestServer;
 use rand::rngs::StdRng;
@@ -361,6 +361,31 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     // This node's own commits are told in order again.
     store.publish(vec![note(&mut rng)]).unwrap();
     assert_eq!(heard.items(), items(&store, &Filter::default()));
+}
+
+#[test]
+fn an_import_of_much_leaves_tables_that_are_vacuumed() {
+    let Some(server) = TestServer::start() else { return };
+    let options =
+        || StoreOptions { batches: Batches::Long { bytes: 4 << 20 }, ..StoreOptions::default() };
+    let address = Address::parse(server.url()).unwrap();
+    let mut rng = StdRng::seed_from_u64(11);
+    // How much of the table scans along an index do not have to look at.
+    let is_vacuumed = || {
+        let visible =
+            "SELECT relallvisible > 0 FROM pg_class WHERE oid = 'negsync.event'::regclass";
+        let rows = negsync_testserver::query(server.url(), visible).unwrap();
+        rows.concat() == [Some("t".to_owned())]
+    };
+    for (events, is_much) in [(100, false), (10_000, true)] {
+        let store = PostgresStore::open_without_sets(&address, options()).unwrap();
+        // So that nothing else does it.
+        let alone = "ALTER TABLE negsync.event SET (autovacuum_enabled = FALSE)";
+        negsync_testserver::run(server.url(), alone).unwrap();
+        store.publish((0..events).map(|_| note(&mut rng)).collect()).unwrap();
+        store.close();
+        assert_eq!(is_vacuumed(), is_much, "{events}");
+    }
 }
 
 #[test]
