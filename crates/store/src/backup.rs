@@ -7,12 +7,16 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-/// The pages that one step copies: 1 MiB.
-const STEP_PAGES: i32 = 256;
-/// The copy is flushed to the disk after so many steps (16 MiB), so that no flush of the store has
-/// to wait for much of the copy.
-const FLUSH_STEPS: u32 = 16;
+/// The pages that one step copies: 256 KiB. Each is flushed, so that no flush of the store has to
+/// wait for much of the copy.
+const STEP_PAGES: i32 = 64;
+
+/// How long a copy that is made beside others leaves the disk to them after each step: so many times
+/// as long as the step took, and this at the most.
+const RESTS: u32 = 2;
+const MOST_REST: Duration = Duration::from_millis(200);
 
 /// Why no copy was made. Nothing is left of one that failed.
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +71,7 @@ pub fn backup(
     progress: impl FnMut(u64, u64),
 ) -> Result<BackupReport, BackupError> {
     refuse_existing(to)?;
-    copy(path, to, progress)
+    copy(path, to, RESTS, progress)
 }
 
 /// Makes the store `path` of a backup, which may be of an earlier version. `progress` is as in
@@ -85,7 +89,7 @@ pub fn restore(
     refuse_existing(path)?;
     // A log of another store would be taken for its own.
     refuse_existing(&beside(path, "-wal"))?;
-    copy(from, path, progress)
+    copy(from, path, 0, progress)
 }
 
 fn refuse_existing(path: &Path) -> Result<(), BackupError> {
@@ -98,12 +102,13 @@ fn refuse_existing(path: &Path) -> Result<(), BackupError> {
 fn copy(
     from: &Path,
     to: &Path,
+    rests: u32,
     progress: impl FnMut(u64, u64),
 ) -> Result<BackupReport, BackupError> {
     let source = schema::open_reader(from).map_err(|error| error.while_opening(from))?;
     schema::check_known(&source, from)?;
     let partial = beside(to, ".partial");
-    let written = write(&source, &partial, progress).and_then(|report| {
+    let written = write(&source, &partial, rests, progress).and_then(|report| {
         std::fs::rename(&partial, to)
             .and_then(|()| flush_directory(to))
             .map_err(|source| BackupError::Write { path: to.to_owned(), source })?;
@@ -119,6 +124,7 @@ fn copy(
 fn write(
     source: &Connection,
     partial: &Path,
+    rests: u32,
     mut progress: impl FnMut(u64, u64),
 ) -> Result<BackupReport, BackupError> {
     let unwritten = |source| BackupError::Write { path: partial.to_owned(), source };
@@ -142,15 +148,17 @@ fn write(
         .execute_batch("PRAGMA synchronous = OFF; PRAGMA journal_mode = MEMORY;")
         .map_err(failed)?;
     let pages = Backup::new(source, &mut target).map_err(failed)?;
-    let mut steps = 0;
-    while pages.step(STEP_PAGES).map_err(failed)? != StepResult::Done {
-        steps += 1;
-        if steps % FLUSH_STEPS == 0 {
-            file.sync_data().map_err(unwritten)?;
-        }
+    loop {
+        let began = Instant::now();
+        let found = pages.step(STEP_PAGES).map_err(failed)?;
+        file.sync_data().map_err(unwritten)?;
         let now = pages.progress();
         let total = u64::try_from(now.pagecount).unwrap_or(0);
         progress(total.saturating_sub(u64::try_from(now.remaining).unwrap_or(0)), total);
+        if found == StepResult::Done {
+            break;
+        }
+        std::thread::sleep((began.elapsed() * rests).min(MOST_REST));
     }
     drop(pages);
     target.close().map_err(|(_, source)| failed(source))?;
