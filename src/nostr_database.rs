@@ -161,7 +161,7 @@ fn status(outcome: Option<Outcome>) -> SaveEventStatus {
 }
 
 fn by_id(id: &EventId) -> store::Filter {
-    store::Filter { ids: Some(vec![id.to_bytes()]), ..store::Filter::default() }
+    store::Filter::of_ids(&[id.to_bytes()])
 }
 
 fn convert(filter: &Filter) -> Result<store::Filter, FilterError> {

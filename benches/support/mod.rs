@@ -1,6 +1,7 @@
 //! What the benches share: events, and a way to show two figures and their ratio.
 #![allow(dead_code, reason = "each bench uses a part")]
 
+use negsync::config::Config;
 use negsync::store::{Event, EventStore, Store, StoreOptions, Synchronous};
 use nostr::hashes::Hash;
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
@@ -85,8 +86,12 @@ pub fn fill(path: &Path, stored: usize) {
 }
 
 fn make(path: &Path, stored: usize) {
-    let options =
-        StoreOptions { synchronous: Synchronous::Normal, readers: 1, ..StoreOptions::default() };
+    // As `import` makes it: the relay finds nothing to do at its first start.
+    let options = StoreOptions {
+        synchronous: Synchronous::Normal,
+        readers: 1,
+        ..Config::default().store_options()
+    };
     let store = Store::open(path, options, Box::new(|_| {})).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     for from in (0..stored).step_by(50_000) {

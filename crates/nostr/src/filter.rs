@@ -53,6 +53,15 @@ pub enum FilterError {
 const SHOWN_KEY_CHARS: usize = 40;
 
 impl Filter {
+    /// The filter of events by their ids, in any order.
+    #[must_use]
+    pub fn of_ids(ids: &[[u8; 32]]) -> Self {
+        let mut ids = ids.to_vec();
+        ids.sort_unstable();
+        ids.dedup();
+        Self { ids: Some(ids), ..Self::default() }
+    }
+
     /// Reads a filter from its JSON object.
     ///
     /// # Errors

@@ -188,10 +188,7 @@ impl EventSource for PostgresStore {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let filter = Filter { ids: Some(ids), ..Filter::default() };
+        let filter = Filter::of_ids(ids);
         self.read(|reading| {
             let now = unix_now();
             let (hits, _) = reading.newest(&[View::whole(filter)], usize::MAX, now)?;

@@ -87,8 +87,7 @@ impl Selection {
         let find = stored;
         let mut selected = Selected::default();
         let mut ids = self.ids.clone();
-        let by_id = Filter { ids: Some(sorted(&self.ids)), ..Filter::default() };
-        let mut stored: Vec<[u8; 32]> = find(&by_id)?;
+        let mut stored: Vec<[u8; 32]> = find(&Filter::of_ids(&self.ids))?;
         if let Some(filter) = &self.filter {
             let mut filter = filter.clone();
             if filter.kinds.is_none() && filter.ids.is_none() {

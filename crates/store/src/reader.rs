@@ -358,16 +358,14 @@ impl EventSource for Reader {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let mut ids = ids.to_vec();
-        ids.sort_unstable();
-        ids.dedup();
-        let filter = Filter { ids: Some(ids), ..Filter::default() };
-        let hits = self.newest(&[filter], usize::MAX)?;
-        let all = |item: &Item, json: &str| {
-            visit(item, json);
-            ControlFlow::Continue(())
-        };
-        self.fetch(&hits, all).map(|_| ())
+        self.read_snapshot(|moment| {
+            let hits = moment.newest(&[Filter::of_ids(ids)], usize::MAX)?;
+            let all = |item: &Item, json: &str| {
+                visit(item, json);
+                ControlFlow::Continue(())
+            };
+            moment.fetch(&hits, all).map(|_| ())
+        })
     }
 }
 

@@ -43,7 +43,8 @@ pub(crate) async fn write_batch(
 ) -> Result<BatchDone, Error> {
     let (before, facts) = begin_with(connection, ask(connection, events)).await?;
     let changes = decide(events, facts, by.us, by.now);
-    if !changes.deleted.is_empty() {
+    // One event is never more than a step may remove.
+    if changes.deleted.len() > 1 {
         let (some, is_all) = of_a_step(connection, &changes.deleted).await?;
         if !is_all {
             return remove_some(connection, by.node, before, &some).await.map(BatchDone::Part);
@@ -64,9 +65,8 @@ pub(crate) async fn write_batch(
     let removed: Vec<Bytes> = changes.removed.iter().map(|item| item.id).collect();
     remove(connection, before.next(), &removed, &mut Vec::new()).await?;
     let added: Vec<&Event> = changes.added.values().map(Arc::as_ref).collect();
-    for request in added.iter().filter(|event| event.kind() == DELETION) {
-        note_deletion(connection, request).await?;
-    }
+    let requests = added.iter().copied().filter(|event| event.kind() == DELETION);
+    note_deletions(connection, requests).await?;
     note_vanished(connection, &changes).await?;
     for statement in [EVENTS, TAGS] {
         connection.prepared(statement).await?;
@@ -120,33 +120,48 @@ async fn add(connection: &ServerSession, seq: i64, events: &[&Event]) -> Result<
     try_join_all(writes).await.map(|_| ())
 }
 
-/// Notes what a deletion request keeps out, and how much that is.
-async fn note_deletion(connection: &ServerSession, request: &Event) -> Result<(), Error> {
-    const BY_ID: &str = "WITH noted AS (
+/// Notes what deletion requests keep out, and how much that is for each author.
+async fn note_deletions(
+    connection: &ServerSession,
+    requests: impl Iterator<Item = &Event>,
+) -> Result<(), Error> {
+    const NOTE: &str = "WITH named AS (
+            SELECT * FROM unnest($1::bytea[], $2::bytea[], $3::bytea[], $4::bigint[], $5::boolean[])
+                AS named (key, pubkey, deletion, created_at, is_address)),
+        by_id AS (
             INSERT INTO tombstone (id, pubkey, deletion, created_at)
-            SELECT named.id, $2, $3, $4 FROM unnest($1::bytea[]) AS named (id)
-            ON CONFLICT DO NOTHING RETURNING 1)
-        INSERT INTO deleter (pubkey, named) SELECT $2, count(*) FROM noted
-        ON CONFLICT (pubkey) DO UPDATE SET named = deleter.named + excluded.named";
-    const BY_ADDRESS: &str = "WITH noted AS (
+            SELECT key, pubkey, deletion, created_at FROM named WHERE NOT is_address
+            ON CONFLICT DO NOTHING RETURNING pubkey),
+        by_address AS (
             INSERT INTO address_tombstone (address, pubkey, deletion, created_at)
-            SELECT named.address, $2, $3, $4 FROM unnest($1::bytea[]) AS named (address)
-            ON CONFLICT DO NOTHING RETURNING 1)
-        INSERT INTO deleter (pubkey, named) SELECT $2, count(*) FROM noted
+            SELECT key, pubkey, deletion, created_at FROM named WHERE is_address
+            ON CONFLICT DO NOTHING RETURNING pubkey)
+        INSERT INTO deleter (pubkey, named) SELECT pubkey, count(*)
+            FROM (SELECT pubkey FROM by_id UNION ALL SELECT pubkey FROM by_address) AS rows GROUP BY pubkey
         ON CONFLICT (pubkey) DO UPDATE SET named = deleter.named + excluded.named";
-    let (item, author) = (request.item(), request.pubkey().as_slice());
-    let (id, made) = (item.id.as_slice(), item.created_at as i64);
-    let ids = slices(request.deleted_ids());
-    if !ids.is_empty() {
-        connection.execute(BY_ID, &[&ids, &author, &id, &made]).await?;
+    let (mut keys, mut authors, mut deletions) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut times, mut are_addresses) = (Vec::new(), Vec::new());
+    for request in requests {
+        let (item, author) = (request.item(), request.pubkey());
+        let ids = request.deleted_ids().iter().map(|id| (*id, false));
+        let addresses = request.deleted_addresses().iter();
+        let addresses = addresses.map(|(kind, d)| (address_hash(author, *kind, d), true));
+        for (key, is_address) in ids.chain(addresses) {
+            keys.push(key);
+            authors.push(author.as_slice());
+            deletions.push(item.id);
+            times.push(item.created_at as i64);
+            are_addresses.push(is_address);
+        }
     }
-    let addresses = request.deleted_addresses().iter();
-    let addresses: Vec<Bytes> =
-        addresses.map(|(kind, d)| address_hash(request.pubkey(), *kind, d)).collect();
-    if !addresses.is_empty() {
-        connection.execute(BY_ADDRESS, &[&slices(&addresses), &author, &id, &made]).await?;
+    if keys.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let (keys, deletions) = (slices(&keys), slices(&deletions));
+    connection
+        .execute(NOTE, &[&keys, &authors, &deletions, &times, &are_addresses])
+        .await
+        .map(|_| ())
 }
 
 /// Notes who vanishes; their events are removed in steps.

@@ -2,14 +2,14 @@
 //! which takes two to three times as long, and the planner knows nothing of what is there.
 
 use super::NodeWriterThread;
-use crate::fault::fault;
+use crate::fault::{fault, within};
 use negsync_store::Batches;
 use std::time::{Duration, Instant};
 
 /// Of fewer new events it is left to autovacuum.
 const MUCH: usize = 10_000;
-/// How long it may take; the server ends it before.
-const TIMEOUT: Duration = Duration::from_secs(610);
+/// For so long whoever closes the store waits for it. The server goes on with it alone.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl NodeWriterThread {
     /// Vacuums the tables that grew, where this was an import of much. Another one that does so is not waited for.
@@ -20,14 +20,14 @@ impl NodeWriterThread {
         }
         let Some(connection) = self.connection.take() else { return };
         let (began, events) = (Instant::now(), self.added);
-        let done = self.context.engine.wait(connection.within(TIMEOUT, async {
+        let done = self.context.engine.wait(within(PATIENCE, async {
             connection.client().batch_execute(VACUUM).await.map_err(fault)
         }));
         let elapsed_s = began.elapsed().as_secs_f64();
         match done {
             Ok(()) => tracing::debug!(events, elapsed_s, "tables vacuumed after an import"),
             Err(error) => {
-                tracing::warn!(%error, "tables not vacuumed after an import; autovacuum does it");
+                tracing::warn!(%error, "tables not vacuumed yet after an import; the server does it later");
             }
         }
     }
