@@ -528,6 +528,23 @@ fn each_way_of_a_peer_has_its_verdict_in_four_ways() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// What `until` leaves out is asked for by itself: the page that shows it to be left out counts.
+#[test]
+fn no_page_is_read_twice_of_a_peer_that_leaves_out_the_second_of_until() {
+    const CAP: usize = 40;
+    let read = |until_excludes| {
+        let faults = Faults { until_excludes, cap: Some(CAP), ..Faults::default() };
+        let row = row("", Neg::Closed, faults, Differs(Proof::Read)).with(|it| it.seconds = 50);
+        let (mut peer, mut store) = row.plan().populate(&mut StdRng::seed_from_u64(7));
+        let ended = sync_once(&mut peer, &mut store, row.settings(Way::Diff), Some(MOST));
+        assert_eq!(ended.report.verdict, Verdict::Differs, "{:#?}", ended.report);
+        ended.log.iter().filter(|line| line.contains(r#"< ["EVENT""#)).count()
+    };
+    let (plain, odd) = (read(false), read(true));
+    println!("{plain} events of a plain peer, {odd} of an odd one");
+    assert!(odd < plain + CAP / 2, "{odd} events are read in place of {plain}");
+}
+
 /// The mark of a peer stays while it lacks what it could not take: the next sync sends it.
 #[test]
 fn what_a_peer_could_not_take_is_sent_by_the_next_sync() {

@@ -243,10 +243,7 @@ impl PagePlan {
                 self.authors.insert(event.pubkey);
             }
         }
-        if !self.learn_until(&part, &mut page) {
-            self.parts.push(part);
-            return None;
-        }
+        let part = self.learn_until(part, &mut page)?;
         if self.filter.parsed().limit.is_some() {
             return self.take_limited(part, page);
         }

@@ -26,16 +26,20 @@ impl PagePlan {
         part.window.until.map(|until| until.saturating_add(more).min(last))
     }
 
-    /// Looks at what a page says of that, and leaves out what lies after its part. Returns whether it
-    /// shows the part; else the part has to be asked for again.
-    pub(super) fn learn_until(&mut self, part: &Part, page: &mut Page) -> bool {
-        let Some(until) = part.window.until else { return true };
+    /// Looks at what a page says of that, and leaves out what lies after its part. Returns the part that it
+    /// shows; what it does not is asked for again.
+    pub(super) fn learn_until(&mut self, mut part: Part, page: &mut Page) -> Option<Part> {
+        let Some(until) = part.window.until else { return Some(part) };
         let may_hold_more = self.may_hold_more(page.events.len(), page.hint);
         let is_above = |event: &PageEvent| event.created_at > until;
         if page.events.iter().any(is_above) {
             self.until_rule = UntilRule::Includes;
             page.events.retain(|event| !is_above(event));
-            return !may_hold_more;
+            if may_hold_more {
+                self.parts.push(part);
+                return None;
+            }
+            return Some(part);
         }
         let goes_below = page.events.iter().any(|event| event.created_at < until);
         let shows_second = (goes_below || !may_hold_more)
@@ -44,17 +48,29 @@ impl PagePlan {
             && part.follows
             && !part.carry.is_empty();
         if !shows_second || self.until_rule != UntilRule::Unknown {
-            return true;
+            return Some(part);
         }
         if page.events.iter().any(|event| part.carry.contains(&event.id)) {
             self.until_rule = UntilRule::Includes;
-            return true;
+            return Some(part);
         }
         self.until_rule = UntilRule::Excludes;
-        if let Some(last) = self.filter.parsed().until {
+        let parsed = self.filter.parsed();
+        let (last, is_limited) = (parsed.until, parsed.limit.is_some());
+        if let Some(last) = last {
             let window = Window { since: Some(last), until: Some(last) };
             self.gap(window, None, "the peer leaves out the last second of a filter");
         }
-        false
+        let below = Window { until: until.checked_sub(1), ..part.window };
+        if is_limited || below.until < below.since.or(Some(0)) {
+            // There is no part below that second, or the newest events have to come first.
+            self.parts.push(part);
+            return None;
+        }
+        let second = Window { since: Some(until), until: Some(until) };
+        self.parts.push(Part { window: second, follows: false, ..part.clone() });
+        part.window = below;
+        part.carry.clear();
+        Some(part)
     }
 }
