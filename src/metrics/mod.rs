@@ -53,11 +53,11 @@ const OUTCOMES: [&str; 16] = [
 ];
 /// What became of AUTH (NIP-42): the key is known by it, or a prefix of its refusal.
 const AUTH_OUTCOMES: [&str; 5] = ["accepted", "invalid", "restricted", "rate-limited", "error"];
-/// The prefixes of CLOSED (NIP-01, NIP-42).
-const QUERY_REASONS: [&str; 5] =
-    ["invalid", "unsupported", "auth-required", "rate-limited", "error"];
-/// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42.
-const NEG_REASONS: [&str; 8] = [
+/// The prefixes of CLOSED (NIP-01, NIP-42), and others of a program's own.
+const QUERY_REASONS: [&str; 7] =
+    ["invalid", "unsupported", "auth-required", "restricted", "rate-limited", "error", "other"];
+/// The prefixes of NEG-ERR (NIP-77) and of those of NIP-42, and others of a program's own.
+const NEG_REASONS: [&str; 9] = [
     "blocked",
     "closed",
     "invalid",
@@ -66,6 +66,7 @@ const NEG_REASONS: [&str; 8] = [
     "auth-required",
     "restricted",
     "error",
+    "other",
 ];
 /// Why a connection is not served.
 const CONNECTION_REASONS: [&str; 4] = ["handshake", "banned", "connections", "address"];

@@ -28,6 +28,15 @@ impl Verdict {
             Self::Incomplete => "incomplete",
         }
     }
+
+    /// The same of looks over so many connections: more than one may have led to different relays behind
+    /// an address, and no relay is known to be equal.
+    pub(crate) fn over(self, connections: u32) -> Self {
+        match self {
+            Self::Equal if connections > 1 => Self::CaughtUp,
+            verdict => verdict,
+        }
+    }
 }
 
 /// What a verdict rests on.

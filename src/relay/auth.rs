@@ -120,7 +120,8 @@ pub(super) async fn answer(
         relay.service.metrics.auth.count_prefix(&text);
         // Looking for the id takes its time, too.
         let (bytes, json) = (json.len(), json.to_owned());
-        let id = relay.verifier.check(origin, bytes, move || claimed_id(&json)).await.flatten();
+        let id =
+            relay.verifier.check(origin, bytes, move || Event::claimed_id(&json)).await.flatten();
         return message::not_taken(id.as_deref(), &text);
     }
     let (id, shown) = match Event::parse(json) {
@@ -138,11 +139,6 @@ pub(super) async fn answer(
             message::not_taken(id.as_deref(), &reason)
         }
     }
-}
-
-/// The id that an event claims.
-fn claimed_id(json: &str) -> Option<String> {
-    Event::parse(json).map_or_else(|error| error.id, |event| Some(event.id_hex()))
 }
 
 /// Admits the event's author, or says why not.

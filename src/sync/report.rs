@@ -106,6 +106,7 @@ impl Report {
     }
 
     pub(super) fn judge(&mut self, verdict: Verdict, proof: Option<Proof>) {
+        let verdict = verdict.over(self.connections);
         self.verdict = verdict;
         self.proof = proof.filter(|_| verdict != Verdict::Incomplete);
         self.equal = verdict == Verdict::Equal;

@@ -132,6 +132,7 @@ async fn every_metric_moves_when_what_it_counts_happens() {
     limits(&mut moved).await;
     keys(&mut moved).await;
     policy(&mut moved).await;
+    hooks(&mut moved).await;
     faults(&mut moved).await;
     let scraped = samples(&relay).await;
     let rows = scraped.keys().filter(|name| LABELS.iter().any(|label| name.contains(label)));
@@ -588,6 +589,30 @@ done
         (note("pow"), r#"negsync_events_total{outcome="pow"}"#),
         (note("odd"), r#"negsync_events_total{outcome="other"}"#),
         (note("ends"), r#"negsync_events_total{outcome="error"}"#),
+    ];
+    asks(&mut watch, &mut relay.client().await, &cases).await;
+}
+
+/// A program that refuses queries, with a prefix that the relay itself does not use for them or with none.
+async fn hooks(moved: &mut BTreeSet<String>) {
+    let relay = TestRelay::built_with(
+        |_| {},
+        |builder| {
+            builder.may_read(|_, filters| match filters[0].limit {
+                Some(_) => Err("pow: too little".to_owned()),
+                None => Err("not yours".to_owned()),
+            })
+        },
+    )
+    .await;
+    let mut watch = Watch::new(&relay, moved).await;
+    let cases = [
+        (json!(["REQ", "r", {}]), r#"negsync_query_refusals_total{reason="restricted"}"#),
+        (json!(["COUNT", "c", { "limit": 1 }]), r#"negsync_query_refusals_total{reason="other"}"#),
+        (
+            json!(["NEG-OPEN", "n", { "limit": 1 }, EMPTY_SET]),
+            r#"negsync_neg_refusals_total{reason="other"}"#,
+        ),
     ];
     asks(&mut watch, &mut relay.client().await, &cases).await;
 }

@@ -3,7 +3,7 @@
 use super::client::Client;
 use super::engine;
 use negsync::config::{Config, DatabaseUrl};
-use negsync::relay::Relay;
+use negsync::relay::{Relay, RelayBuilder};
 use negsync_testserver::TestServer;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -24,6 +24,14 @@ impl TestRelay {
     /// Starts with the default configuration, changed by `change`; but tests may ask as fast as
     /// they can.
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
+        Self::built_with(change, |builder| builder).await
+    }
+
+    /// As [`TestRelay::start_with`], with a builder changed by `build`.
+    pub async fn built_with(
+        change: impl FnOnce(&mut Config),
+        build: impl FnOnce(RelayBuilder) -> RelayBuilder,
+    ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::default();
         config.relay.listen = "127.0.0.1:0".parse().unwrap();
@@ -39,7 +47,7 @@ impl TestRelay {
             *per_s = 0;
         }
         change(&mut config);
-        let relay = Relay::start(config.clone()).await.unwrap();
+        let relay = build(Relay::builder(config.clone())).start().await.unwrap();
         Self { relay, config, directory, database }
     }
 

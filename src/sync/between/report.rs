@@ -207,7 +207,6 @@ fn judge_relay(report: &mut Report, found: &Differences, moves: bool) {
     let proof = report.proof;
     report.differs = found.reasons(moves);
     let verdict = match (found.only[0], report.unreadable) {
-        (0, 0) if report.connections > 1 => Verdict::CaughtUp,
         (0, 0) => Verdict::Equal,
         (0, _) => Verdict::Differs,
         _ if moves && found.untried > 0 => Verdict::CaughtUp,
@@ -222,8 +221,7 @@ fn pair(a: &Report, b: &Report, found: &Differences, moves: bool) -> PairReport 
     let verdict = match (found.verdict(moves), failed) {
         (_, Some(_)) => Verdict::Incomplete,
         (Verdict::Equal, None) if a.unreadable + b.unreadable > 0 => Verdict::Differs,
-        (Verdict::Equal, None) if connections > 1 => Verdict::CaughtUp,
-        (verdict, None) => verdict,
+        (verdict, None) => verdict.over(connections),
     };
     let unexplained: u64 =
         found.reasons.iter().filter(|(reason, _)| reason.is_unexplained()).map(|(_, n)| n).sum();

@@ -41,7 +41,7 @@ impl Machine {
     }
 
     fn look(&self) -> u64 {
-        self.connections << 32 | u64::from(self.looks)
+        u64::from(self.connections) << 32 | u64::from(self.looks)
     }
 
     pub(super) fn advance_conclusion(&mut self) {

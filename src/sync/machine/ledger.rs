@@ -3,6 +3,7 @@
 use super::Id;
 use crate::sync::reason::Reason;
 use std::collections::{BTreeMap, HashMap};
+use std::num::NonZeroU32;
 
 /// The side that had an event when it was found to differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -53,11 +54,11 @@ impl IdState {
 pub(crate) struct Entry {
     pub(crate) side: Side,
     pub(crate) state: IdState,
-    /// The last round that found it to differ, and the connection.
+    /// The last round that found it to differ.
     pub(crate) round: u32,
-    pub(crate) connection: u64,
-    /// An event of ours that the peer sent on an earlier connection, and lacks on this one.
-    pub(crate) was_peers: bool,
+    /// The connection on which the peer showed it; of an event of ours, an earlier one than that on which
+    /// the peer lacks it.
+    pub(crate) shown_on: Option<NonZeroU32>,
     /// How often it was asked for or sent.
     pub(crate) tries: u8,
     /// How suspect the loss of connections makes it.
@@ -66,12 +67,18 @@ pub(crate) struct Entry {
     pub(crate) kind: u16,
 }
 
+/// The round and the connection that find an id to differ.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct FoundAt {
+    pub(crate) round: u32,
+    /// Counted from 1.
+    pub(crate) connection: Option<NonZeroU32>,
+}
+
 /// Every id that was found to differ, with its state.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     entries: HashMap<Id, Entry>,
-    /// The connection that there is.
-    pub(crate) connection: u64,
     // How many entries are in each state: kept in step by `set`, so that figures cost nothing.
     counts: HashMap<(Side, IdState), u64>,
     // The figures of entries that were let go.
@@ -105,23 +112,20 @@ impl Ledger {
         self.entries.iter()
     }
 
-    /// Notes that round `round` found an id to differ.
-    pub(crate) fn find(&mut self, id: Id, side: Side, state: IdState, round: u32) {
-        let connection = self.connection;
-        let (tries, losses, kind, was_peers) = (0, 0, 0, false);
-        let new = Entry { side, state, round, connection, was_peers, tries, losses, kind };
-        match self.entries.insert(id, new) {
-            None => {}
-            Some(old) => {
-                self.uncount(old.side, old.state);
-                let came = matches!(old.state, IdState::Stored | IdState::Known);
-                let came_before = old.side == Side::Peers && came && old.connection != connection;
-                if let Some(entry) = self.entries.get_mut(&id) {
-                    (entry.tries, entry.losses, entry.kind) = (old.tries, old.losses, old.kind);
-                    entry.was_peers = side == Side::Ours && (old.was_peers || came_before);
-                }
+    /// Notes that an id was found to differ.
+    pub(crate) fn find(&mut self, id: Id, side: Side, state: IdState, found_at: FoundAt) {
+        let FoundAt { round, connection } = found_at;
+        let shown_on = connection.filter(|_| side == Side::Peers);
+        let mut new = Entry { side, state, round, shown_on, tries: 0, losses: 0, kind: 0 };
+        if let Some(old) = self.entries.get(&id).copied() {
+            self.uncount(old.side, old.state);
+            (new.tries, new.losses, new.kind) = (old.tries, old.losses, old.kind);
+            let came = matches!(old.state, IdState::Stored | IdState::Known);
+            if side == Side::Ours && (old.side == Side::Ours || came) {
+                new.shown_on = old.shown_on.filter(|_| old.shown_on != connection);
             }
         }
+        self.entries.insert(id, new);
         *self.counts.entry((side, state)).or_default() += 1;
     }
 
@@ -202,7 +206,9 @@ impl Ledger {
     /// Events that the peer sent on one connection, and took on another as new.
     pub(crate) fn contradicted(&self) -> u64 {
         let taken = |state| matches!(state, IdState::Accepted | IdState::Shown);
-        let is_so = |entry: &&Entry| entry.was_peers && taken(entry.state);
+        let is_so = |entry: &&Entry| {
+            entry.side == Side::Ours && entry.shown_on.is_some() && taken(entry.state)
+        };
         self.entries.values().filter(is_so).count() as u64
     }
 

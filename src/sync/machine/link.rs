@@ -77,7 +77,6 @@ impl Machine {
         self.now = now;
         self.information = information;
         self.connections += 1;
-        self.ledger.connection = self.connections;
         self.on = Connection::new(&self.information, now);
         self.link = Link::Up;
         self.events.push_back(Progress::Connected);

@@ -175,8 +175,7 @@ impl Machine {
                 Some((Side::Ours, state)) if state != IdState::Open => continue,
                 _ => {}
             }
-            let round = self.round.as_ref().map_or(self.looks, |round| round.number);
-            self.ledger.find(event.id, Side::Ours, IdState::Open, round);
+            self.ledger.find(event.id, Side::Ours, IdState::Open, self.found_at());
             self.on.upload.add_event(event);
         }
         self.advance();

@@ -50,13 +50,14 @@ use crate::config::Direction;
 use crate::metrics::Tally;
 use crate::store::{Filter, PeerTraits, RefusedId, SyncMark};
 use connection::Connection;
-use ledger::{Ledger, Side};
+use ledger::{FoundAt, Ledger, Side};
 use link::Link;
 use notices::Notices;
 use reading::Reading;
 use same_relay::Looks;
 use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 use verdict::Round;
@@ -193,7 +194,7 @@ pub struct Machine {
     breakdown: Option<Breakdown>,
     reading: Reading,
     refused: Vec<RefusedId>,
-    connections: u64,
+    connections: u32,
     on: Connection,
 }
 
@@ -427,10 +428,16 @@ impl Machine {
         self.events.push_back(Progress::Note(text));
     }
 
+    /// The round and the connection of what is found now.
+    fn found_at(&self) -> FoundAt {
+        FoundAt { round: self.looks, connection: NonZeroU32::new(self.connections) }
+    }
+
     /// An id for a subscription: some relays have one namespace for all clients.
     fn subscription(&mut self) -> String {
         self.on.subscriptions += 1;
-        let prefix = (self.settings.nonce ^ self.connections.wrapping_mul(0x9e37_79b9)) & 0xff_ffff;
+        let prefix = (self.settings.nonce ^ u64::from(self.connections).wrapping_mul(0x9e37_79b9))
+            & 0xff_ffff;
         format!("n{prefix:06x}-{}", self.on.subscriptions)
     }
 

@@ -13,20 +13,12 @@ const ONE_BY_ONE: &str = "sync with each relay behind the address by a URL of it
 /// The connections that looks at everything went over.
 #[derive(Debug, Default)]
 pub(super) struct Looks {
-    /// The first connection of the last complete look, and all that the verdict rests on.
-    began_on: Option<u64>,
-    connections: u64,
+    /// The first connection of the last complete look.
+    began_on: Option<u32>,
     /// The first connection of a look after which another connection showed something new.
-    changed_since: Option<u64>,
+    changed_since: Option<u32>,
     /// The peer was read once more, so that one connection shows all.
     read_again: bool,
-}
-
-impl Looks {
-    /// Whether the verdict rests on more than one connection.
-    pub(super) fn are_joined(&self) -> bool {
-        self.connections > 1
-    }
 }
 
 impl Machine {
@@ -50,16 +42,7 @@ impl Machine {
             looked.changed_since.get_or_insert(before);
         }
         let first = looked.changed_since.map_or(began_on, |since| since.min(began_on));
-        looked.connections = (now - first).saturating_add(1);
-        self.report.connections = u32::try_from(looked.connections).unwrap_or(u32::MAX);
-    }
-
-    /// What may be said of the relay behind this connection.
-    pub(super) fn of_one_relay(&self, verdict: Verdict) -> Verdict {
-        match verdict {
-            Verdict::Equal if self.looked.are_joined() => Verdict::CaughtUp,
-            verdict => verdict,
-        }
+        self.report.connections = now - first + 1;
     }
 
     /// Whether the peer lacked on one connection what it had sent on another, and took it as new.

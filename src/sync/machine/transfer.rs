@@ -1,7 +1,7 @@
 //! What is moved beside the finding: events that come are checked together, ids that are found are
 //! queued, and each that stays has a reason.
 
-use super::ledger::{IdState, Side};
+use super::ledger::{Entry, IdState, Side};
 use super::{Asked, Fate, Id, Loss, Machine, REFUSED_IDS, Settled, Work};
 use crate::store::RefusedId;
 use crate::sync::reason::Reason;
@@ -36,7 +36,7 @@ impl Machine {
     /// Takes ids that were found to differ. `remembered` has those that earlier syncs gave up.
     pub(super) fn found(&mut self, have: Vec<Id>, need: Vec<Id>, remembered: &HashMap<Id, String>) {
         let Some(round) = self.round.as_mut() else { return };
-        let (number, is_first) = (round.number, round.index == 1);
+        let is_first = round.index == 1;
         round.have += have.len() as u64;
         round.need += need.len() as u64;
         let need_in_all = round.need;
@@ -49,7 +49,7 @@ impl Machine {
             for id in ids {
                 let known = remembered.get(&id).and_then(|name| Reason::from_name(name));
                 let excuse = if moves { known } else { Some(stays) };
-                self.found_one(id, side, (number, is_first), excuse);
+                self.found_one(id, side, is_first, excuse);
             }
         }
         if need_in_all > MOST_NEED {
@@ -58,23 +58,16 @@ impl Machine {
         }
     }
 
-    fn found_one(
-        &mut self,
-        id: Id,
-        side: Side,
-        (number, is_first): (u32, bool),
-        excuse: Option<Reason>,
-    ) {
-        let before = self.ledger.get(&id).copied();
+    fn found_one(&mut self, id: Id, side: Side, is_first: bool, excuse: Option<Reason>) {
+        let (before, found_at) = (self.ledger.get(&id).copied(), self.found_at());
+        let number = found_at.round;
+        let is_lacked_here = |entry: &Entry| {
+            (side, entry.side) == (Side::Ours, Side::Peers) && entry.shown_on != found_at.connection
+        };
         match before {
             // Two pages may show the same of our events to be missing. What came on another connection may
             // be missing on this one.
-            Some(entry)
-                if entry.round == number
-                    && (entry.side == side || entry.connection == self.connections) =>
-            {
-                return;
-            }
+            Some(entry) if entry.round == number && !is_lacked_here(&entry) => return,
             Some(entry) if matches!(entry.state, IdState::Stays(_) | IdState::Excused(_)) => {
                 return self.ledger.note(&id, |entry| entry.round = number);
             }
@@ -101,9 +94,9 @@ impl Machine {
             _ => {}
         }
         if let Some(reason) = excuse {
-            return self.ledger.find(id, side, IdState::Excused(reason), number);
+            return self.ledger.find(id, side, IdState::Excused(reason), found_at);
         }
-        self.ledger.find(id, side, IdState::Open, number);
+        self.ledger.find(id, side, IdState::Open, found_at);
         self.note_new(before.is_none());
         self.count_open(before.is_some_and(|entry| entry.round < number));
         if self.settings.dry_run {
@@ -217,10 +210,9 @@ impl Machine {
     /// An event has come; where it was read by pages nothing was known of it before.
     fn came(&mut self, id: Option<Id>, state: IdState) {
         let Some(id) = id else { return };
-        let round = self.round.as_ref().map_or(self.looks, |round| round.number);
         match self.ledger.get(&id) {
             None => {
-                self.ledger.find(id, Side::Peers, state, round);
+                self.ledger.find(id, Side::Peers, state, self.found_at());
                 self.note_new(state == IdState::Stored);
             }
             Some(entry) if matches!(entry.state, IdState::Stored | IdState::Stays(_)) => {}

@@ -189,7 +189,7 @@ impl Machine {
             (false, false) => Verdict::Differs,
         };
         self.report.error = None;
-        self.report.judge(self.of_one_relay(verdict), proof);
+        self.report.judge(verdict, proof);
         if round.opened == 0 && round.newest > 0 {
             let equal_up_to = Some(round.newest.min(self.now.unix_s));
             self.mark.equal_up_to = equal_up_to;
@@ -223,8 +223,8 @@ impl Machine {
             }
         }
         let proof = if is_whole { Proof::Read } else { Proof::ReadSince };
-        let is_of_one = !self.looked.are_joined();
-        self.report.read_since = self.reading.since.filter(|_| !is_whole && is_of_one);
+        self.report.read_since =
+            self.reading.since.filter(|_| !is_whole && self.report.connections == 1);
         self.report.read_whole_at = self.mark.read.filter(|_| !is_whole).map(|mark| mark.whole_at);
         if let Some(gap) = self.report.not_seen.first() {
             let more = self.report.not_seen.len() - 1;
@@ -251,7 +251,7 @@ impl Machine {
             (false, false) => Verdict::CaughtUp,
         };
         self.report.error = None;
-        self.report.judge(self.of_one_relay(verdict), Some(proof));
+        self.report.judge(verdict, Some(proof));
         false
     }
 }

@@ -44,7 +44,7 @@ pub(super) struct Reading {
     count: CountState,
     pub(super) hints: CountHints,
     /// The connection on which the first page came, and how many events all pages had.
-    pub(super) began_on: Option<u64>,
+    pub(super) began_on: Option<u32>,
     pub(super) events: usize,
     /// The peer left a page unanswered.
     pub(super) fell_silent: bool,

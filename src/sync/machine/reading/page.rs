@@ -101,13 +101,13 @@ impl Machine {
 
     /// An event that only the peer has, in a sync that takes nothing from it.
     pub(in super::super) fn seen(&mut self, event: &Settled, seen: Seen) {
+        let found_at = self.found_at();
         let Some(round) = &mut self.round else { return };
         if round.breakdown.as_mut().is_some_and(|breakdown| breakdown.looked_at(event, seen)) {
             return;
         }
         let Some(id) = event.id else { return };
-        let number = round.number;
-        if self.ledger.get(&id).is_some_and(|entry| entry.round == number) {
+        if self.ledger.get(&id).is_some_and(|entry| entry.round == found_at.round) {
             return;
         }
         if let (Some(breakdown), Some(page)) = (&round.breakdown, &mut self.reading.page) {
@@ -119,7 +119,7 @@ impl Machine {
         } else {
             IdState::Excused(Reason::NotToDownload)
         };
-        self.ledger.find(id, Side::Peers, state, number);
+        self.ledger.find(id, Side::Peers, state, found_at);
     }
 
     /// EOSE of a page.

@@ -141,7 +141,7 @@ impl Machine {
         let time_bucket_s = (self.settings.by == Some(By::Day)).then_some(BUCKET_S);
         let id = self.subscription();
         self.on.reconciling.sessions += 1;
-        let number = self.connections << 32 | self.on.reconciling.sessions;
+        let number = u64::from(self.connections) << 32 | self.on.reconciling.sessions;
         self.on.reconciling.stage =
             Stage::Opening(Session { id, number, filter: whole, window, was_answered: false });
         let is_proof = self.round.as_ref().is_some_and(|round| round.index > 1);
