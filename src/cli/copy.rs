@@ -81,10 +81,9 @@ pub(super) fn run(arguments: &CopyArguments) -> anyhow::Result<ExitCode> {
     target.close();
     // What is proven is what another program finds there.
     let written = StoreReader::open(&to)?;
-    let compared = StoreComparison {
-        removals_only_from: removals(&reader)?.difference(&removals(&written)?).count(),
-        ..StoreComparison::of(&everything(&source)?, &everything(&written.sets(&to)?)?)?
-    };
+    let removals_only_from = removals(&reader)?.difference(&removals(&written)?).count();
+    let (source, written) = (everything(&source)?, everything(&written.sets(&to)?)?);
+    let compared = StoreComparison::of(&source, &written, removals_only_from)?;
     let text = match arguments.json {
         true => compared.object(copied, removed.len()),
         false => compared.lines(copied, removed.len()),
@@ -225,14 +224,14 @@ struct StoreComparison {
 }
 
 impl StoreComparison {
-    fn of(from: &Slice, to: &Slice) -> anyhow::Result<Self> {
+    fn of(from: &Slice, to: &Slice, removals_only_from: usize) -> anyhow::Result<Self> {
         let fingerprint = to.fingerprint(0..to.len());
         Ok(Self {
             from: from.len(),
             to: to.len(),
             only_from: missing(from, to)?.len(),
             only_to: missing(to, from)?.len(),
-            removals_only_from: 0,
+            removals_only_from,
             fingerprint: hex::encode(fingerprint.as_ref()),
         })
     }

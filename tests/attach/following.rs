@@ -6,18 +6,14 @@ use crate::support::model;
 use negsync::config::AuthConfig;
 use negsync::hex;
 use negsync::index::Sets;
-use negsync::item::Item;
 use negsync::reconcile::RangeSet;
-use negsync::store::{
-    Attached, Change, EventSource, Filter, Listener, PrivateKinds, RelayKind, Step,
-};
+use negsync::store::{Attached, EventSource, Filter, PrivateKinds, RelayKind};
+use negsync_testserver::HeardSet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 const READERS: usize = 2;
@@ -305,54 +301,18 @@ fn another_file_in_its_place_is_another_set() {
     }
 }
 
-/// Hears of changes until it is to fail; whoever tells of one then panics.
-#[derive(Default)]
-struct Failing {
-    items: Mutex<BTreeSet<Item>>,
-    fails: AtomicBool,
-}
-
-struct FailingListener(Arc<Failing>);
-
-impl Listener for FailingListener {
-    fn begun(&self, items: Vec<Item>) {
-        *self.0.items.lock().unwrap() = items.into_iter().collect();
-    }
-
-    fn changed(&self, change: Arc<Change>) {
-        assert!(!self.0.fails.swap(false, Ordering::Relaxed), "the listener fails");
-        let mut items = self.0.items.lock().unwrap();
-        for step in &change.steps {
-            match step {
-                Step::Added(event) => assert!(items.insert(event.item()), "added twice"),
-                Step::Removed(item) => assert!(items.remove(item), "removed twice"),
-                Step::Passed(_) => {}
-            }
-        }
-    }
-
-    fn holds(&self, item: &Item) -> bool {
-        self.0.items.lock().unwrap().contains(item)
-    }
-
-    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
-        let items = self.0.items.lock().unwrap();
-        items.iter().filter(|it| (from..=to).contains(&it.created_at)).copied().for_each(visit);
-    }
-}
-
 /// The change of which a panic took the rest is not taken for known.
 #[test]
 fn everything_is_read_anew_after_a_look_that_panicked() {
     for kind in KINDS {
         let folder = tempfile::tempdir().unwrap();
         let database = Database::new(kind, &folder.path().join("relay.db"));
-        let heard = Arc::new(Failing::default());
-        let listener = Box::new(FailingListener(Arc::clone(&heard)));
+        let heard = HeardSet::exact();
+        let listener = Box::new(heard.clone());
         let source = Attached::open(kind, &database.path, READERS, private(), listener).unwrap();
-        heard.fails.store(true, Ordering::Relaxed);
+        heard.fail_next();
         let mut second = EPOCH;
-        while heard.fails.load(Ordering::Relaxed) {
+        while heard.is_to_fail() {
             second += 1;
             database.publish(&Author::new(1).note(second, "n"));
             // It panics here or on the thread that watches.
@@ -360,7 +320,7 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
         }
         source.catch_up().unwrap();
         let known: BTreeSet<String> =
-            heard.items.lock().unwrap().iter().map(|item| hex::encode(&item.id)).collect();
+            heard.items().iter().map(|item| hex::encode(&item.id)).collect();
         assert_eq!(known, model::ids(&database.visible(unix_now())), "{kind:?}");
     }
 }

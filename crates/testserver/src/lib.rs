@@ -1,11 +1,13 @@
 //! A PostgreSQL for tests: the server that `NEGSYNC_POSTGRES` names, or one of Debian's binaries in a
-//! folder of its own, reached by a Unix socket.
+//! folder of its own, reached by a Unix socket; and a listener of stores.
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
 mod databases;
+mod heard_set;
 mod relay_tables;
 
+pub use heard_set::HeardSet;
 pub use relay_tables::RelayTables;
 
 use databases::SharedDatabases;

@@ -3,18 +3,14 @@
 use negsync_attached::AttachedPostgres;
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
-use negsync_store::{
-    Change, Event, EventSource, Filter, Listener, PrivateKinds, RelayKind, Step, unix_now,
-};
-use negsync_testserver::{RelayTables, TestServer, query, run};
+use negsync_store::{Event, EventSource, Filter, PrivateKinds, RelayKind, unix_now};
+use negsync_testserver::{HeardSet, RelayTables, TestServer, query, run};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long reading everything anew may take.
@@ -73,45 +69,6 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         "content": "it's \"long\" ".repeat([1, 2_000][usize::from(rng.random_range(0..5) == 0)]),
         "sig": hex::encode(&[7; 64]),
     })
-}
-
-/// What is seen of the feed.
-#[derive(Default)]
-struct Heard {
-    items: Mutex<BTreeSet<Item>>,
-    times_begun: Mutex<usize>,
-    /// The next change is not taken: whoever tells of it panics.
-    fails: AtomicBool,
-}
-
-struct Hearing(Arc<Heard>);
-
-impl Listener for Hearing {
-    fn begun(&self, items: Vec<Item>) {
-        *self.0.items.lock().unwrap() = items.into_iter().collect();
-        *self.0.times_begun.lock().unwrap() += 1;
-    }
-
-    fn changed(&self, change: Arc<Change>) {
-        assert!(!self.0.fails.swap(false, Ordering::Relaxed), "the listener fails");
-        let mut items = self.0.items.lock().unwrap();
-        for step in &change.steps {
-            match step {
-                Step::Added(event) => assert!(items.insert(event.item()), "added twice"),
-                Step::Removed(item) => assert!(items.remove(item), "removed twice"),
-                Step::Passed(_) => {}
-            }
-        }
-    }
-
-    fn holds(&self, item: &Item) -> bool {
-        self.0.items.lock().unwrap().contains(item)
-    }
-
-    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
-        let items = self.0.items.lock().unwrap();
-        items.iter().filter(|it| (from..=to).contains(&it.created_at)).copied().for_each(visit);
-    }
 }
 
 /// A relay's database, without the relay.
@@ -179,8 +136,8 @@ impl Relay {
     }
 }
 
-fn attach(relay: &Relay, heard: &Arc<Heard>) -> AttachedPostgres {
-    let listener = Box::new(Hearing(Arc::clone(heard)));
+fn attach(relay: &Relay, heard: &HeardSet) -> AttachedPostgres {
+    let listener = Box::new(heard.clone());
     let private = PrivateKinds::new([PRIVATE]);
     AttachedPostgres::open(relay.kind(), &relay.url, 2, private, listener).unwrap()
 }
@@ -200,22 +157,19 @@ fn scanned(source: &AttachedPostgres, filter: &Value) -> BTreeSet<Item> {
 }
 
 /// Events expire meanwhile: what is known is of one of the seconds in which it was asked for.
-fn assert_exact(relay: &Relay, source: &AttachedPostgres, heard: &Heard, context: &str) {
+fn assert_exact(relay: &Relay, source: &AttachedPostgres, heard: &HeardSet, context: &str) {
     let before = unix_now();
     source.catch_up().unwrap();
-    let found = heard.items.lock().unwrap().clone();
+    let found = heard.items();
     let public = PrivateKinds::new([PRIVATE]).public_part(&Filter::default());
     let (mut scan, mut at_commit) = (BTreeSet::new(), None);
     source
-        .read_at_commit(
-            &mut || at_commit = Some(heard.items.lock().unwrap().clone()),
-            &mut |moment| {
-                moment.items(&public, &mut |item| {
-                    scan.insert(item);
-                    ControlFlow::Continue(())
-                })
-            },
-        )
+        .read_at_commit(&mut || at_commit = Some(heard.items()), &mut |moment| {
+            moment.items(&public, &mut |item| {
+                scan.insert(item);
+                ControlFlow::Continue(())
+            })
+        })
         .unwrap();
     assert_eq!(at_commit.as_ref(), Some(&scan), "{context}");
     let expected: Vec<BTreeSet<Item>> =
@@ -246,7 +200,7 @@ fn follow_random_writes(mut relay: Relay, seed: u64) {
         let statements = relay.statements(&mut rng);
         relay.run(&statements);
     }
-    let heard = Arc::new(Heard::default());
+    let heard = HeardSet::exact();
     let source = attach(&relay, &heard);
     assert_exact(&relay, &source, &heard, &format!("{name}, at first"));
     for step in 0..30 {
@@ -257,7 +211,7 @@ fn follow_random_writes(mut relay: Relay, seed: u64) {
         relay.run(&format!("{begin}BEGIN; {}; {end}", all.join("; ")));
         assert_exact(&relay, &source, &heard, &format!("{name}, step {step}"));
     }
-    assert_eq!(*heard.times_begun.lock().unwrap(), 1, "read anew without a reason");
+    assert_eq!(heard.begun(), 1, "read anew without a reason");
     // Nothing expires between two scans.
     relay.run(&format!("DELETE FROM {} WHERE expires_at IS NOT NULL", relay.tables.events()));
     let topic = json!({ "#t": ["it's"], "kinds": [1] });
@@ -276,7 +230,7 @@ fn follow_random_writes(mut relay: Relay, seed: u64) {
 #[test]
 fn a_lost_feed_is_begun_anew() {
     let Some(mut server) = server() else { return };
-    let heard = Arc::new(Heard::default());
+    let heard = HeardSet::exact();
     let mut rng = StdRng::seed_from_u64(1);
     let (source, url) = {
         let mut relay = Relay::new(&server, RelayTables::Nostream);
@@ -296,7 +250,7 @@ fn a_lost_feed_is_begun_anew() {
         relay.run("ALTER TABLE events ADD COLUMN note text DEFAULT 'x'");
         relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
         assert_exact(&relay, &source, &heard, "after a column more");
-        assert_eq!(*heard.times_begun.lock().unwrap(), 2);
+        assert_eq!(heard.begun(), 2);
         (source, relay.url)
     };
     server.kill_and_restart();
@@ -314,14 +268,14 @@ fn a_publication_that_leaves_something_out_ends_the_answers_until_it_is_whole_ag
     let Some(server) = server() else { return };
     let mut rng = StdRng::seed_from_u64(3);
     let mut relay = Relay::new(&server, RelayTables::Nostream);
-    let heard = Arc::new(Heard::default());
+    let heard = HeardSet::exact();
     let source = attach(&relay, &heard);
     let changes = [
         ("SET TABLE events WHERE (event_kind = 1)", "SET TABLE events"),
         ("SET (publish = 'insert')", "SET (publish = 'insert, update, delete, truncate')"),
     ];
     for (part, whole) in changes {
-        let begun = *heard.times_begun.lock().unwrap();
+        let begun = heard.begun();
         relay.run(&format!("ALTER PUBLICATION negsync_attach {part}"));
         relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
         source.catch_up().expect_err(part);
@@ -338,10 +292,10 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
     let mut rng = StdRng::seed_from_u64(2);
     for tables in RelayTables::ALL {
         let mut relay = Relay::new(&server, tables);
-        let heard = Arc::new(Heard::default());
+        let heard = HeardSet::exact();
         let source = attach(&relay, &heard);
-        heard.fails.store(true, Ordering::Relaxed);
-        while heard.fails.load(Ordering::Relaxed) {
+        heard.fail_next();
+        while heard.is_to_fail() {
             relay.publish(&mut rng).iter().for_each(|sql| relay.run(sql));
             // It panics here or on the thread that watches.
             let _ = catch_unwind(AssertUnwindSafe(|| source.catch_up()));
@@ -351,9 +305,9 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
     }
 }
 
-fn begun_anew(heard: &Heard, times: usize) {
+fn begun_anew(heard: &HeardSet, times: usize) {
     let began = Instant::now();
-    while *heard.times_begun.lock().unwrap() < times {
+    while heard.begun() < times {
         assert!(began.elapsed() < PATIENCE, "not read anew");
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -365,7 +319,7 @@ fn an_unknown_database_is_refused_and_named_without_its_password() {
     let refused = |kind, sql: &str| {
         let url = server.database();
         run(&url, sql).unwrap();
-        let listener = Box::new(Hearing(Arc::default()));
+        let listener = Box::new(HeardSet::exact());
         let url = url.replace("postgres@", "postgres:hush@");
         let opened = AttachedPostgres::open(kind, &url, 1, PrivateKinds::default(), listener);
         let error = opened.err().unwrap().to_string();

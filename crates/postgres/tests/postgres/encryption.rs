@@ -1,9 +1,9 @@
 //! Connections that are encrypted, in each mode of `sslmode`, with a certificate made for the test.
 
-use crate::support::{Heard, try_open};
+use crate::support::try_open;
 use negsync_postgres::PostgresStore;
 use negsync_store::EventStore;
-use negsync_testserver::TestServer;
+use negsync_testserver::{HeardSet, TestServer};
 use std::net::TcpListener;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
@@ -66,7 +66,7 @@ fn free_port() -> String {
 }
 
 fn open(url: &str) -> Result<PostgresStore, String> {
-    try_open(url, Heard::default())
+    try_open(url, HeardSet::default())
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
 
-use crate::support::{self, EPOCH, Heard, all, event, hex, note, open, open_as, set, try_open};
+use crate::support::{self, EPOCH, all, event, hex, note, open, open_as, set, try_open};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
@@ -8,7 +8,7 @@ use negsync_store::{
     Batches, Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId,
     Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
 };
-use negsync_testserver::TestServer;
+use negsync_testserver::{HeardSet, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
@@ -143,7 +143,7 @@ fn live_through(url: &str, seed: u64) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("events.sqlite");
     let sqlite = Store::open(&path, StoreOptions::default(), Box::new(|_| {})).unwrap();
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let postgres = open(url, heard.clone());
     let stores: [&dyn EventStore; 2] = [&sqlite, &postgres];
     let mut pool: Vec<VerifiedEvent> = Vec::new();
@@ -203,13 +203,13 @@ fn each_node_has_what_any_node_has_acknowledged() {
     let seed = rand::random();
     println!("seed {seed}");
     let mut rng = StdRng::seed_from_u64(seed);
-    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let (one, other) = (open(server.url(), heard), open(server.url(), other_heard.clone()));
     let is_done = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let busy = scope.spawn(|| {
             let (mut rng, third) =
-                (StdRng::seed_from_u64(seed ^ 1), open(server.url(), Heard::default()));
+                (StdRng::seed_from_u64(seed ^ 1), open(server.url(), HeardSet::default()));
             while !is_done.load(Ordering::Relaxed) {
                 third.publish(vec![note(&mut rng), note(&mut rng)]).unwrap();
             }
@@ -240,7 +240,7 @@ fn each_node_has_what_any_node_has_acknowledged() {
 fn nothing_acknowledged_is_lost_when_the_server_is_killed() {
     let Some(mut server) = TestServer::start() else { return };
     let mut rng = StdRng::seed_from_u64(7);
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     let mut acknowledged = BTreeSet::new();
     for _ in 0..3 {
@@ -293,7 +293,7 @@ fn lose_behind(server: &TestServer, seq: i64) {
 fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
     let Some(server) = TestServer::start() else { return };
     let mut rng = StdRng::seed_from_u64(11);
-    let store = open(server.url(), Heard::default());
+    let store = open(server.url(), HeardSet::default());
     let mut last = |store: &PostgresStore| {
         let event = note(&mut rng);
         let item = event.item();
@@ -339,13 +339,13 @@ fn a_removal_that_is_sent_again_does_not_remove_what_was_published_after_it() {
 fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
     let Some(server) = TestServer::start() else { return };
     let mut rng = StdRng::seed_from_u64(9);
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     for _ in 0..5 {
         store.publish(vec![note(&mut rng)]).unwrap();
     }
     lose_behind(&server, 3);
-    let other = open(server.url(), Heard::default());
+    let other = open(server.url(), HeardSet::default());
     for _ in 0..4 {
         other.publish(vec![note(&mut rng)]).unwrap();
     }
@@ -391,7 +391,7 @@ fn an_import_of_much_leaves_tables_that_are_vacuumed() {
 #[test]
 fn what_expires_leaves_every_node() {
     let Some(server) = TestServer::start() else { return };
-    let (one_heard, other_heard) = (Heard::default(), Heard::default());
+    let (one_heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let one = open(server.url(), one_heard.clone());
     let other = open(server.url(), other_heard.clone());
     let at = unix_now() + 2;
@@ -415,7 +415,7 @@ fn what_expires_leaves_every_node() {
 fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
     let Some(server) = TestServer::start_own(&[("log_statement", "all")]) else { return };
     let mut rng = StdRng::seed_from_u64(62);
-    let anywhere = open(server.url(), Heard::default());
+    let anywhere = open(server.url(), HeardSet::default());
     // More than two pages, most of one second.
     let requests: Vec<VerifiedEvent> = (0..600)
         .map(|number: u64| {
@@ -467,7 +467,7 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
 #[test]
 fn who_waits_for_an_expiration_ends_at_the_deadline() {
     let Some(server) = TestServer::start() else { return };
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     // Nothing is removed until the number moves, which is seen before it is committed.
     let gate = "CREATE SEQUENCE gate; SELECT nextval('gate');
@@ -496,7 +496,7 @@ fn who_waits_for_an_expiration_ends_at_the_deadline() {
 #[test]
 fn a_tag_whose_event_is_gone_keeps_nobody_vanishing_for_ever() {
     let Some(server) = TestServer::start() else { return };
-    let store = open(server.url(), Heard::default());
+    let store = open(server.url(), HeardSet::default());
     let (author, wrap) = (9, format!(r#"[["p","{}"]]"#, hex([9; 32])));
     let wraps = [1, 2].map(|id| event([id; 32], 5, 1_059, EPOCH, &wrap));
     store.publish(wraps.into()).unwrap();
@@ -511,7 +511,7 @@ fn a_tag_whose_event_is_gone_keeps_nobody_vanishing_for_ever() {
 #[test]
 fn ephemeral_events_pass_by_every_node_once() {
     let Some(mut server) = TestServer::start() else { return };
-    let (one_heard, other_heard) = (Heard::default(), Heard::default());
+    let (one_heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let one = open(server.url(), one_heard.clone());
     let other = open(server.url(), other_heard.clone());
     let sent: Vec<VerifiedEvent> =
@@ -520,7 +520,7 @@ fn ephemeral_events_pass_by_every_node_once() {
     let items = |range: std::ops::Range<usize>| -> Vec<Item> {
         sent[range].iter().map(|event| event.item()).collect()
     };
-    let wait = |heard: &Heard, count: usize| {
+    let wait = |heard: &HeardSet, count: usize| {
         while heard.passed().len() < count {
             std::thread::yield_now();
         }
@@ -531,7 +531,7 @@ fn ephemeral_events_pass_by_every_node_once() {
     assert_eq!(other_heard.passed(), items(0..20));
     assert_eq!(all(&other).len(), 0);
     // Who comes later hears only of what comes later. A crash of the server begins the numbers anew.
-    let late_heard = Heard::default();
+    let late_heard = HeardSet::default();
     let late = open(server.url(), late_heard.clone());
     server.kill_and_restart();
     for (place, id) in (20..30).enumerate() {
@@ -549,7 +549,7 @@ fn ephemeral_events_pass_by_every_node_once() {
 #[test]
 fn who_looks_at_the_feed_gives_nobody_way() {
     let Some(server) = TestServer::start() else { return };
-    let store = open(server.url(), Heard::default());
+    let store = open(server.url(), HeardSet::default());
     let (looks, given_way) = (Arc::<AtomicUsize>::default(), Arc::<AtomicUsize>::default());
     let (held, is_held) = channel();
     let (let_go, is_let_go) = channel::<()>();
@@ -591,7 +591,8 @@ fn who_looks_at_the_feed_gives_nobody_way() {
 #[test]
 fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
     let Some(server) = TestServer::start() else { return };
-    let (one, other) = (open(server.url(), Heard::default()), open(server.url(), Heard::default()));
+    let (one, other) =
+        (open(server.url(), HeardSet::default()), open(server.url(), HeardSet::default()));
     let term = Duration::from_secs(3_600);
     assert!(one.take_lease(term).unwrap());
     assert!(!other.take_lease(term).unwrap());
@@ -599,7 +600,7 @@ fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
     one.close();
     // From one that died it is taken when its term ends.
     assert!(other.take_lease(Duration::ZERO).unwrap());
-    let third = open(server.url(), Heard::default());
+    let third = open(server.url(), HeardSet::default());
     assert!(third.take_lease(term).unwrap());
     assert!(!other.take_lease(term).unwrap());
 }
@@ -607,7 +608,8 @@ fn one_node_has_the_lease_until_it_stops_or_its_term_ends() {
 #[test]
 fn what_syncs_remember_is_shared() {
     let Some(server) = TestServer::start() else { return };
-    let (one, other) = (open(server.url(), Heard::default()), open(server.url(), Heard::default()));
+    let (one, other) =
+        (open(server.url(), HeardSet::default()), open(server.url(), HeardSet::default()));
     let refused = |peer: &str, id: u8| RefusedId {
         peer: peer.into(),
         id: [id; 32],
@@ -634,8 +636,8 @@ fn what_syncs_remember_is_shared() {
 #[test]
 fn tables_of_a_later_version_are_refused() {
     let Some(server) = TestServer::start() else { return };
-    open(server.url(), Heard::default()).close();
+    open(server.url(), HeardSet::default()).close();
     negsync_testserver::run(server.url(), "UPDATE negsync.store SET version = 1000").unwrap();
-    let error = try_open(server.url(), Heard::default()).err().unwrap();
+    let error = try_open(server.url(), HeardSet::default()).err().unwrap();
     assert!(error.contains("version 1000"), "{error}");
 }

@@ -2,12 +2,12 @@
 //! acknowledged is there, and everything goes on by itself.
 
 use crate::support::proxy::{self, Network};
-use crate::support::{self, EPOCH, Heard, event, hex, note, open, set};
+use crate::support::{self, EPOCH, event, hex, note, open, set};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::PostgresStore;
 use negsync_reconcile::Item;
 use negsync_store::{EventSource, EventStore, Filter, Outcome, Selection, SourceSnapshot};
-use negsync_testserver::{self as server, TestServer};
+use negsync_testserver::{self as server, HeardSet, TestServer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::collections::BTreeSet;
@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
 /// As [`set`], as soon as there is one.
-fn set_again(store: &PostgresStore, heard: &Heard) -> BTreeSet<Item> {
+fn set_again(store: &PostgresStore, heard: &HeardSet) -> BTreeSet<Item> {
     loop {
         match set(store, heard) {
             Ok(set) => return set,
@@ -46,15 +46,15 @@ fn items(events: &[VerifiedEvent]) -> BTreeSet<Item> {
 struct Nodes {
     network: Arc<Network>,
     one: PostgresStore,
-    heard: Heard,
+    heard: HeardSet,
     other: PostgresStore,
-    other_heard: Heard,
+    other_heard: HeardSet,
 }
 
 impl Nodes {
     fn open(server: &mut TestServer) -> Self {
         let (network, url) = proxy::start(server);
-        let (heard, other_heard) = (Heard::default(), Heard::default());
+        let (heard, other_heard) = (HeardSet::default(), HeardSet::default());
         let one = open(&url, heard.clone());
         let other = open(server.url(), other_heard.clone());
         Self { network, one, heard, other, other_heard }
@@ -103,7 +103,7 @@ fn an_asynchronous_replica_that_is_promoted_lost_a_tail_which_is_named_and_sent_
     let mut rng = StdRng::seed_from_u64(seed);
     let mut replica = primary.server().replica();
     let url = primary.url_with(&replica);
-    let (heard, other_heard) = (Heard::default(), Heard::default());
+    let (heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let (one, other) = (open(&url, heard.clone()), open(&url, other_heard.clone()));
     let (kept, lost) = (notes(&mut rng, 20), notes(&mut rng, 20));
     store_all(&one, &kept);
@@ -150,7 +150,7 @@ fn a_synchronous_replica_that_is_promoted_has_everything() {
     let is_set = "SELECT 1 / count(*) FROM pg_stat_replication WHERE sync_state = 'sync'";
     while server::run(&primary_url, is_set).is_err() {}
     let url = primary.url_with(&replica);
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(&url, heard.clone());
     let (acknowledged, is_over) = (Mutex::new(BTreeSet::new()), AtomicBool::new(false));
     std::thread::scope(|scope| {
@@ -308,7 +308,7 @@ fn store_rows(server: &TestServer, rows: usize, json: &str) {
 #[test]
 fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
     let Some(server) = TestServer::start() else { return };
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     // 84 MB in all, which the server compresses.
     store_rows(&server, 21, "repeat('x', 4000000)");
@@ -331,7 +331,7 @@ fn a_backlog_of_removals_or_of_long_events_is_not_read_one_by_one() {
 fn a_query_without_an_answer_in_time_is_ended_on_the_server() {
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let (_, url) = proxy::start(&mut server);
-    let store = open(&url, Heard::default());
+    let store = open(&url, HeardSet::default());
     std::thread::scope(|scope| {
         let locked = "BEGIN; LOCK TABLE negsync.refused; SELECT pg_sleep(120)";
         scope.spawn(|| server::run(server.url(), locked));
@@ -357,7 +357,7 @@ fn of_a_result_that_is_broken_off_the_rest_is_not_sent() {
     const ROWS: usize = 100_000;
     let Some(mut server) = TestServer::start_own(&[]) else { return };
     let (network, url) = proxy::start(&mut server);
-    let store = open(&url, Heard::default());
+    let store = open(&url, HeardSet::default());
     store_rows(&server, ROWS, "''");
     store.catch_up().unwrap();
     let filter = Filter { kinds: Some(vec![1]), ..Filter::default() };
@@ -384,8 +384,8 @@ fn where_the_server_does_not_say_what_is_new_a_node_looks_by_itself() {
     let mut rng = StdRng::seed_from_u64(7);
     let (network, url) = proxy::start(&mut server);
     network.has_no_listen.store(true, Ordering::Relaxed);
-    let heard = Heard::default();
-    let (_one, other) = (open(&url, heard.clone()), open(server.url(), Heard::default()));
+    let heard = HeardSet::default();
+    let (_one, other) = (open(&url, heard.clone()), open(server.url(), HeardSet::default()));
     for event in notes(&mut rng, 10) {
         store_all(&other, std::slice::from_ref(&event));
         heard.wait_for(&event.item());
@@ -432,7 +432,7 @@ fn where_the_disk_of_the_server_is_full_events_are_refused_and_what_is_acknowled
     let make = format!("CREATE TABLESPACE small LOCATION '{}'", folder.display());
     server::run(&admin, &make).unwrap();
     server::run(&admin, &format!("ALTER DATABASE {database} SET TABLESPACE small")).unwrap();
-    let heard = Heard::default();
+    let heard = HeardSet::default();
     let store = open(server.url(), heard.clone());
     let mut acknowledged = BTreeSet::new();
     // The server compresses what is long, and this it cannot.

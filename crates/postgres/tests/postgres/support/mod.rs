@@ -1,83 +1,20 @@
-//! What the tests share: events, a listener that keeps the set, and a network that fails.
+//! What the tests share: events, and a network that fails.
 
 pub mod proxy;
 
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
-use negsync_store::{
-    Change, EventSource, EventStore, Filter, Listener, SourceSnapshot, Step, StoreError,
-    StoreOptions,
-};
+use negsync_store::{EventSource, EventStore, Filter, SourceSnapshot, StoreError, StoreOptions};
+use negsync_testserver::HeardSet;
 use rand::RngExt;
 use rand::rngs::StdRng;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 pub const EPOCH: u64 = 1_700_000_000;
 
-/// A set that is kept as the listener of a store hears of it. Clones share it.
-#[derive(Clone, Default)]
-pub struct Heard {
-    held: Arc<Mutex<BTreeSet<Item>>>,
-    begun: Arc<AtomicUsize>,
-    passed: Arc<Mutex<Vec<Item>>>,
-}
-
-impl Heard {
-    pub fn items(&self) -> BTreeSet<Item> {
-        self.held.lock().unwrap().clone()
-    }
-
-    /// How often everything was read.
-    pub fn begun(&self) -> usize {
-        self.begun.load(Ordering::Relaxed)
-    }
-
-    /// The ephemeral events that went by.
-    pub fn passed(&self) -> Vec<Item> {
-        self.passed.lock().unwrap().clone()
-    }
-
-    /// Waits until an item is heard of.
-    pub fn wait_for(&self, item: &Item) {
-        while !self.holds(item) {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-impl Listener for Heard {
-    fn begun(&self, items: Vec<Item>) {
-        self.begun.fetch_add(1, Ordering::Relaxed);
-        *self.held.lock().unwrap() = items.into_iter().collect();
-    }
-
-    fn changed(&self, change: Arc<Change>) {
-        let mut held = self.held.lock().unwrap();
-        for step in &change.steps {
-            match step {
-                Step::Added(event) => drop(held.insert(event.item())),
-                Step::Removed(item) => drop(held.remove(item)),
-                Step::Passed(event) => self.passed.lock().unwrap().push(event.item()),
-            }
-        }
-    }
-
-    fn holds(&self, item: &Item) -> bool {
-        self.held.lock().unwrap().contains(item)
-    }
-
-    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
-        let range = Item::new(from, [0; 32])..=Item::new(to, [255; 32]);
-        self.held.lock().unwrap().range(range).for_each(|item| visit(*item));
-    }
-}
-
-pub fn open(url: &str, heard: Heard) -> PostgresStore {
+pub fn open(url: &str, heard: HeardSet) -> PostgresStore {
     try_open(url, heard).unwrap()
 }
 
@@ -85,18 +22,19 @@ pub fn open(url: &str, heard: Heard) -> PostgresStore {
 pub fn open_as(relay_url: &str, url: &str) -> PostgresStore {
     let relay_url = Some(relay_url.parse().unwrap());
     let options = StoreOptions { relay_url, ..StoreOptions::default() };
-    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(Heard::default())).unwrap()
+    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(HeardSet::default()))
+        .unwrap()
 }
 
 /// A node, or the reason why it does not open.
-pub fn try_open(url: &str, heard: Heard) -> Result<PostgresStore, String> {
+pub fn try_open(url: &str, heard: HeardSet) -> Result<PostgresStore, String> {
     let address = Address::parse(url).map_err(|error| error.to_string())?;
     PostgresStore::open(&address, StoreOptions::default(), Box::new(heard))
         .map_err(|error| error.to_string())
 }
 
 /// The set that a session would be answered from, which is the one that the listener holds then.
-pub fn set(store: &PostgresStore, heard: &Heard) -> Result<BTreeSet<Item>, StoreError> {
+pub fn set(store: &PostgresStore, heard: &HeardSet) -> Result<BTreeSet<Item>, StoreError> {
     let (mut known, mut read) = (None, BTreeSet::new());
     let mut beside = || known = Some(heard.items());
     let mut work = |snapshot: &dyn SourceSnapshot| {
