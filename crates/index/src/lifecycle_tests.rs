@@ -5,7 +5,7 @@
 //! `NEGSYNC_INDEX_RUNS` and `NEGSYNC_SEED` say how many runs and from which seed on.
 
 use super::*;
-use negsync_store::{Event, StoreError, Synchronous, VerifiedEvent, unix_now};
+use negsync_store::{Clock, Event, StoreError, Synchronous, VerifiedEvent};
 use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, RngExt, SeedableRng};
@@ -73,7 +73,7 @@ impl Author {
             26..29 => (0, "[]".to_owned()),
             29..33 => (30_000, format!(r#"[["d","{word}"]]"#)),
             33..35 => {
-                let due = unix_now() + self.rng.random_range(0..3);
+                let due = Clock::system().now() + self.rng.random_range(0..3);
                 (1, format!(r#"[["expiration","{due}"]]"#))
             }
             35 => (62, r#"[["relay","ALL_RELAYS"]]"#.to_owned()),

@@ -4,8 +4,8 @@ use negsync_index::{Catalog, Index};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, StoreError, StoreOptions,
-    Synchronous, VerifiedEvent, Work, unix_now,
+    Clock, Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, StoreError,
+    StoreOptions, Synchronous, VerifiedEvent, Work,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -49,7 +49,7 @@ impl Writer {
             85..88 => self.make(author, created_at, 0, "[]".into()),
             88..92 => self.make(author, created_at, 30_000, format!(r#"[["d","{tag}"]]"#)),
             92..95 => {
-                let due = unix_now() + self.rng.random_range(0..4);
+                let due = Clock::system().now() + self.rng.random_range(0..4);
                 self.make(author, created_at, 1, format!(r#"[["expiration","{due}"]]"#))
             }
             _ => match self.known.get(self.rng.random_range(0..self.known.len().max(1))).cloned() {
@@ -195,10 +195,11 @@ fn a_set_that_is_acknowledged_is_in_the_next_snapshot_even_before_the_index_is_l
 struct Faulty {
     fails: bool,
     deadline: Deadline,
+    clock: Clock,
 }
 
 fn disk(fails: bool) -> Faulty {
-    Faulty { fails, deadline: Deadline::default() }
+    Faulty { fails, deadline: Deadline::default(), clock: Clock::system() }
 }
 
 impl EventSource for Faulty {
@@ -208,6 +209,10 @@ impl EventSource for Faulty {
 
     fn deadline(&self) -> &Deadline {
         &self.deadline
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {

@@ -5,8 +5,8 @@ use negsync_nostr::VerifiedEvent;
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Batches, Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId,
-    Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
+    Batches, Clock, Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark,
+    RefusedId, Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View,
 };
 use negsync_testserver::{HeardSet, TestServer};
 use rand::rngs::StdRng;
@@ -117,7 +117,7 @@ fn page(store: &dyn EventStore, filter: &Filter) -> String {
         ControlFlow::Continue(())
     };
     let views = [View::whole(filter.clone())];
-    let page = store.newest_and_first(&views, 10, unix_now(), &mut visit).unwrap();
+    let page = store.newest_and_first(&views, 10, Clock::system().now(), &mut visit).unwrap();
     format!("{sent:?} {:?}", page.left_out)
 }
 
@@ -394,12 +394,12 @@ fn what_expires_leaves_every_node() {
     let (one_heard, other_heard) = (HeardSet::default(), HeardSet::default());
     let one = open(server.url(), one_heard.clone());
     let other = open(server.url(), other_heard.clone());
-    let at = unix_now() + 2;
+    let at = Clock::system().now() + 2;
     let tags = format!(r#"[["expiration","{at}"]]"#);
     let (due, kept) = (event([1; 32], 1, 1, EPOCH, &tags), event([2; 32], 1, 1, EPOCH, "[]"));
     let left = BTreeSet::from([kept.item()]);
     one.publish(vec![due, kept]).unwrap();
-    while unix_now() < at {
+    while Clock::system().now() < at {
         std::thread::sleep(std::time::Duration::from_millis(50));
     }
     // Whoever asks for a set from then on does not find it.
@@ -477,10 +477,10 @@ fn who_waits_for_an_expiration_ends_at_the_deadline() {
         END $$;
         CREATE TRIGGER wait BEFORE DELETE ON negsync.event FOR EACH ROW EXECUTE FUNCTION wait()";
     negsync_testserver::run(server.url(), gate).unwrap();
-    let at = unix_now() + 2;
+    let at = Clock::system().now() + 2;
     let due = event([1; 32], 1, 1, EPOCH, &format!(r#"[["expiration","{at}"]]"#));
     assert_eq!(store.publish(vec![due]).unwrap(), [Outcome::Stored]);
-    while unix_now() < at {
+    while Clock::system().now() < at {
         std::thread::sleep(Duration::from_millis(50));
     }
     let looks = AtomicUsize::new(0);
