@@ -1,4 +1,4 @@
-//! The system's clock, as Nostr counts.
+//! The system's clock in Unix seconds.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
