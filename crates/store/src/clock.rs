@@ -1,4 +1,4 @@
-//! The clock that stores, relays and syncs go by.
+//! The clock of stores, relays and syncs, in Unix seconds.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
