@@ -198,8 +198,7 @@ struct NewestHits<'visit> {
 }
 
 impl NewestHits<'_> {
-    /// Breaks off when all hits are found, or when the visitor has broken off and only it would
-    /// read on.
+    /// Breaks off when all hits are found, or when the visitor has broken off.
     fn add(&mut self, hit: Hit, row: &Row<'_>) -> rusqlite::Result<ControlFlow<()>> {
         if self.second.first().is_some_and(|(of, _)| of.item.created_at != hit.item.created_at) {
             self.end_second();

@@ -1,5 +1,6 @@
 //! Options of a store.
 
+use crate::clock::Clock;
 use crate::retention::Retention;
 use crate::viewer::PrivateKinds;
 use crate::writer::Batches;
@@ -31,6 +32,8 @@ pub struct StoreOptions {
     pub retention: Option<Retention>,
     /// Limits on the events of one commit.
     pub batches: Batches,
+    /// Says what time it is.
+    pub clock: Clock,
 }
 
 impl Default for StoreOptions {
@@ -45,6 +48,7 @@ impl Default for StoreOptions {
             relay_url: None,
             retention: None,
             batches: Batches::Short,
+            clock: Clock::system(),
         }
     }
 }
