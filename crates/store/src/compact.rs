@@ -3,7 +3,7 @@
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, apply, clock::unix_now, deletion, lock, operator, refused, schema};
+use super::{StoreError, apply, clock::Clock, deletion, lock, operator, refused, schema};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
@@ -42,7 +42,7 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     let presence = Presence::of(path, &log, &lock)?;
     Mender::new(&lock.store, log, is_left_over, presence.clone()).mend(&connection)?;
     let expired = expire(&mut connection)?;
-    refused::remember(&connection, &[], unix_now()).map_err(StoreError::sqlite)?;
+    refused::remember(&connection, &[], Clock::system().now()).map_err(StoreError::sqlite)?;
     // In memory, the temporary copy would be as large as the store.
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
@@ -69,8 +69,9 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(StoreError::sqlite)?;
         let mut written = Written::default();
-        let there_is_more = apply::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)
-            .map_err(StoreError::sqlite)?;
+        let there_is_more =
+            apply::expire(&transaction, Clock::system().now(), EXPIRE_ROWS, &mut written)
+                .map_err(StoreError::sqlite)?;
         deletion::remove_some(&transaction, usize::MAX, &mut Written::default())
             .map_err(StoreError::sqlite)?;
         transaction.commit().map_err(StoreError::sqlite)?;

@@ -140,6 +140,7 @@ mod tests {
     use super::super::apply::RuleMemory;
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
+    use super::super::clock::Clock;
     use super::super::commits::Commits;
     use super::super::doubt::{Mender, open_log};
     use super::super::lock;
@@ -204,7 +205,9 @@ mod tests {
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;
-        let beside = WriterContext { checkpointer, commits, expired_until, metrics, batches };
+        let clock = Clock::system();
+        let beside =
+            WriterContext { checkpointer, commits, expired_until, metrics, batches, clock };
         let writer =
             Writer::start(&path, connection, beside, rules, flush, Box::new(on_commit)).unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);

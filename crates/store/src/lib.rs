@@ -75,11 +75,13 @@ mod viewer;
 mod wal;
 mod writer;
 
-pub use attached::{Attached, FollowedDatabase, Listener, RelayKind, keep_following};
+pub use attached::{
+    Attached, AttachedOptions, FollowedDatabase, Listener, RelayKind, keep_following,
+};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::check;
-pub use clock::{DAY_S, unix_now};
+pub use clock::{Clock, DAY_S, ManualClock};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use error::StoreError;

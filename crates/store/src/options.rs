@@ -1,5 +1,6 @@
 //! How a store is opened.
 
+use crate::clock::Clock;
 use crate::retention::Retention;
 use crate::viewer::PrivateKinds;
 use crate::writer::Batches;
@@ -31,6 +32,8 @@ pub struct StoreOptions {
     pub retention: Option<Retention>,
     /// How much shares a commit.
     pub batches: Batches,
+    /// Says what time it is.
+    pub clock: Clock,
 }
 
 impl Default for StoreOptions {
@@ -45,6 +48,7 @@ impl Default for StoreOptions {
             relay_url: None,
             retention: None,
             batches: Batches::Short,
+            clock: Clock::system(),
         }
     }
 }

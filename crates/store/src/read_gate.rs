@@ -96,7 +96,7 @@ impl Drop for Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, EventStore, Filter, Reader, Store, StoreOptions};
+    use crate::{Clock, Event, EventStore, Filter, Reader, Store, StoreOptions};
     use std::ops::ControlFlow;
 
     /// Reads that overlap without a pause kept the write-ahead log from being begun anew.
@@ -115,8 +115,16 @@ mod tests {
         store.publish((1..=2_000).map(event).collect()).unwrap();
         let gate = ReadGate::default();
         let beside = crate::commits::Commits::default();
-        let reader =
-            Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default(), None).unwrap();
+        let reader = Reader::beside_writer(
+            &path,
+            2,
+            Clock::system(),
+            beside,
+            gate.clone(),
+            Arc::default(),
+            None,
+        )
+        .unwrap();
         let hour = Duration::from_secs(3_600);
         for (deadline, is_whole) in
             [(Deadline::after(hour, || false), false), (Deadline::default(), true)]

@@ -1,7 +1,7 @@
 //! The reading side of a store.
 
 use crate::apply;
-use crate::clock::unix_now;
+use crate::clock::Clock;
 use crate::commits::Commits;
 use crate::newest::{self, Newest};
 use crate::page::{self, LeftOut, StoredPage};
@@ -34,6 +34,7 @@ pub struct Reader {
     pool: Arc<Pool>,
     commits: Commits,
     deadline: Deadline,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Reader {
@@ -43,13 +44,13 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads the store in `path` with at most `most` connections at a time.
+    /// Reads the store in `path` with at most `most` connections at a time, by the system's clock.
     ///
     /// # Errors
     /// When the file is not there or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
         let (commits, gate) = (Commits::default(), ReadGate::default());
-        Self::beside_writer(path, most, commits, gate, Arc::default(), None)
+        Self::beside_writer(path, most, Clock::system(), commits, gate, Arc::default(), None)
     }
 
     /// The same reader, whose reads end at the deadline with [`StoreError::Interrupted`]. A read
@@ -71,6 +72,7 @@ impl Reader {
     pub(crate) fn beside_writer(
         path: &Path,
         most: usize,
+        clock: Clock,
         commits: Commits,
         gate: ReadGate,
         expired_until: Arc<AtomicU64>,
@@ -85,7 +87,7 @@ impl Reader {
             check().map(|()| connection)
         });
         let pool = Pool::new(open, most, gate, expired_until);
-        let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default() };
+        let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default(), clock };
         let checked = reader.read(|read| schema::check_version(read, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
@@ -187,7 +189,7 @@ impl Reader {
         work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
-        self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
+        self.read(|read| work(&ReadSnapshot { read: *read, clock: &self.clock, expired_until }))
     }
 
     /// As [`Reader::read_snapshot`]; `beside` is called while the last commit that `work` will see
@@ -208,7 +210,7 @@ impl Reader {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(ReadSnapshot { read: *read, expired_until })
+                Ok::<_, StoreError>(ReadSnapshot { read: *read, clock: &self.clock, expired_until })
             })?;
             work(&moment)
         })
@@ -250,7 +252,7 @@ impl Reader {
         peer: &str,
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| {
             let mut found = refused::find(read, peer, ids, now).map_err(StoreError::sqlite)?;
             operator::find(read, ids, &mut found).map_err(StoreError::sqlite)?;
@@ -265,7 +267,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| retention::preview(read, retention, now).map_err(StoreError::sqlite))
     }
 
@@ -274,7 +276,7 @@ impl Reader {
     /// # Errors
     /// When SQLite refuses.
     pub fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| retention::window(read, filter, now).map_err(StoreError::sqlite))
     }
 
@@ -321,6 +323,10 @@ impl EventSource for Reader {
         self.deadline()
     }
 
+    fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         Ok(())
     }
@@ -364,6 +370,7 @@ impl EventSource for Reader {
 /// The store as it is at one moment.
 pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
+    clock: &'read Clock,
     expired_until: u64,
 }
 
@@ -422,7 +429,7 @@ impl ReadSnapshot<'_> {
     }
 
     fn now(&self) -> u64 {
-        unix_now().max(self.expired_until)
+        self.clock.now().max(self.expired_until)
     }
 }
 

@@ -10,7 +10,6 @@ use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::change::Change;
-use crate::unix_now;
 use negsync_nostr::kinds::DELETION;
 use negsync_reconcile::Item;
 use rusqlite::Connection;
@@ -94,9 +93,9 @@ impl Follower {
     pub(super) fn begin(
         schema: &Arc<Schema>,
         path: &Path,
+        now: u64,
     ) -> Result<(Self, Vec<Item>), StoreError> {
         let began = Instant::now();
-        let now = unix_now();
         let metadata = metadata(path)?;
         let connection = open(path)?;
         let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;

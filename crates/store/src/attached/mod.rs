@@ -19,7 +19,7 @@ use super::read_gate::ReadGate;
 use super::read_pool::{Pool, ReadTransaction};
 use super::source::{EventSource, SourceSnapshot, Work};
 use super::viewer::PrivateKinds;
-use super::{Deadline, StoreError, unix_now};
+use super::{Clock, Deadline, StoreError};
 use follow::Follower;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -82,6 +82,44 @@ fn schema(kind: RelayKind, path: &Path, private: PrivateKinds) -> Result<Schema,
     }
 }
 
+/// How another relay's database is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AttachedOptions {
+    /// How many connections may read at the same time.
+    pub readers: usize,
+    /// The kinds that only filters that ask for them find.
+    pub private_kinds: PrivateKinds,
+    /// Says what time it is.
+    pub clock: Clock,
+}
+
+impl Default for AttachedOptions {
+    fn default() -> Self {
+        Self { readers: 8, private_kinds: PrivateKinds::default(), clock: Clock::system() }
+    }
+}
+
+impl AttachedOptions {
+    /// Sets [`AttachedOptions::readers`].
+    #[must_use]
+    pub fn readers(self, readers: usize) -> Self {
+        Self { readers, ..self }
+    }
+
+    /// Sets [`AttachedOptions::private_kinds`].
+    #[must_use]
+    pub fn private_kinds(self, private_kinds: PrivateKinds) -> Self {
+        Self { private_kinds, ..self }
+    }
+
+    /// Sets [`AttachedOptions::clock`].
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+}
+
 /// Receives the relay's writes: the set of all its public events, and each change to it.
 pub trait Listener: Send + Sync {
     /// Replaces the whole set. `items` are in no order.
@@ -112,6 +150,7 @@ struct AttachedInner {
     schema: Arc<Schema>,
     path: PathBuf,
     readers: usize,
+    clock: Clock,
     listener: Box<dyn Listener>,
     follower: Mutex<Option<Follower>>,
     // Number of full reads that failed.
@@ -121,9 +160,9 @@ struct AttachedInner {
 }
 
 impl Attached {
-    /// Opens the database in `path` with at most `readers` connections, reads the whole set and
-    /// begins to follow new writes. `listener` receives the set and the changes. Events of
-    /// `private` kinds are not published to it; only filters that ask for them find them.
+    /// Opens the database in `path`, reads the whole set and begins to follow new writes. `listener`
+    /// receives the set and the changes. Events of the options' private kinds are not published to it;
+    /// only filters that ask for them find them.
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be read or is not a database of a supported version of
@@ -131,17 +170,18 @@ impl Attached {
     pub fn open(
         kind: RelayKind,
         path: &Path,
-        readers: usize,
-        private: PrivateKinds,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        let schema = Arc::new(schema(kind, path, private)?);
+        let AttachedOptions { readers, private_kinds, clock } = options;
+        let schema = Arc::new(schema(kind, path, private_kinds)?);
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();
         let failures = AtomicU64::new(0);
         let inner =
-            Arc::new(AttachedInner { schema, path, readers, listener, follower, failures, pool });
+            AttachedInner { schema, path, readers, clock, listener, follower, failures, pool };
+        let inner = Arc::new(inner);
         inner.begin(&mut inner.lock())?;
         keep_following(&inner)?;
         Ok(Self { inner, deadline: Deadline::default() })
@@ -155,7 +195,7 @@ impl AttachedInner {
         let (begun, items) = loop {
             let fresh = Arc::new(pool(&self.path, self.readers));
             *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-            match Follower::begin(&self.schema, &self.path) {
+            match Follower::begin(&self.schema, &self.path, self.clock.now()) {
                 Ok(begun) => break begun,
                 // Or the relay's last checkpoint ran during the read.
                 Err(StoreError::Rewritten { .. }) if readings < MOST_READINGS => readings += 1,
@@ -180,7 +220,7 @@ impl AttachedInner {
             // would wait one after the other.
             return Err(StoreError::Busy { path: self.path.clone() });
         }
-        self.catch_up_until(&mut follower, unix_now())
+        self.catch_up_until(&mut follower, self.clock.now())
     }
 
     /// Checks that everything read from this pool came from one file. Fails if the file was
@@ -222,7 +262,7 @@ impl AttachedInner {
     ) -> Result<Option<u64>, StoreError> {
         let mut follower = self.lock();
         // Events that expire later are still in the set.
-        let now = unix_now();
+        let now = self.clock.now();
         self.catch_up_until(&mut follower, now)?;
         self.schema.ends(connection).map_err(StoreError::sqlite)?;
         let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
@@ -266,12 +306,16 @@ impl EventSource for Attached {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.inner.catch_up()
     }
 
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        let (schema, now) = (self.inner.schema.as_ref(), unix_now());
+        let (schema, now) = (self.inner.schema.as_ref(), self.inner.clock.now());
         let pool = self.inner.pool();
         pool.with(&self.deadline, |read| work(&AttachedSnapshot { schema, read, now }))?;
         self.inner.check_still(&pool)
@@ -304,7 +348,7 @@ impl EventSource for Attached {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let (schema, now) = (&self.inner.schema, unix_now());
+        let (schema, now) = (&self.inner.schema, self.inner.clock.now());
         self.inner.pool().with(&self.deadline, |read| {
             let mut found = Vec::new();
             schema

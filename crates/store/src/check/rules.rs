@@ -1,7 +1,7 @@
 //! Checks that removed events are gone and kept out (NIP-01, NIP-09, NIP-62).
 
 use super::Examined;
-use crate::clock::unix_now;
+use crate::clock::Clock;
 use crate::findings::{self, CheckReport, CheckedRow, Unfollowed, asks_every_relay_to_vanish};
 use crate::sqlite_error;
 use negsync_nostr::Event;
@@ -97,7 +97,7 @@ pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusql
     }
     let expired: i64 = connection.query_row(
         "SELECT count(*) FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1",
-        [unix_now() as i64],
+        [Clock::system().now() as i64],
         |row| row.get(0),
     )?;
     checked.expired = expired.max(0) as u64;
