@@ -47,7 +47,8 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
         .map_err(StoreError::sqlite)?;
-    // A failed flush must end the process before this point: the next start repairs the log.
+    // After a failed flush the function has returned before this point, and the next start repairs
+    // the log.
     presence.check()?;
     schema::move_log_at_close(&connection).map_err(StoreError::sqlite)?;
     let count =
