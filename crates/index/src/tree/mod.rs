@@ -7,20 +7,19 @@
 //! # Invariants
 //!
 //! 1. Items are in the leaves, strictly ascending from the first leaf to the last. All leaves have
-//! the same depth.
+//!    the same depth.
 //! 2. A `Subtree` states exactly the items below it: the least item, their number, and the sum of
-//! their ids. An inner node states for each child the number of items of the node before it and
-//! their sum; a leaf states the sum of its items up to the end of each block of them.
+//!    their ids. An inner node states for each child the number of items of the node before it and
+//!    their sum; a leaf states the sum of its items up to the end of each block of them.
 //! 3. No leaf holds more than `NodeShape::leaf` items and no inner node more than
-//! `NodeShape::fanout` children.
+//!    `NodeShape::fanout` children.
 //! 4. No node holds less than half of that, except the root and the last node of each level (the
-//! right edge), which hold at least one. Only the root of an empty tree is an empty leaf, and the
-//! root never has exactly one child.
+//!    right edge), which hold at least one. Only the root of an empty tree is an empty leaf, and
+//!    the root never has exactly one child.
 //! 5. A leaf is never changed, only replaced by one of exactly the size needed. An inner node is
-//! changed in place only while this tree is its only holder.
+//!    changed in place only while this tree is its only holder.
 //! 6. Growth at the right edge leaves full nodes behind it; growth anywhere else halves the nodes
-//! that overflow.
-//!    halves the nodes that overflow.
+//!    that overflow.
 
 mod leaf;
 mod node;
