@@ -18,7 +18,7 @@ pub fn open_index(
     if config.store.url.is_empty() {
         return Index::open(&config.store.path, options, memory_bytes);
     }
-    database::open_index(config.store.url.expose(), options, memory_bytes)
+    database::open_index(config, options, memory_bytes)
 }
 
 /// Opens the store without sets. Blocks.
@@ -51,18 +51,23 @@ pub fn check_store(
 
 #[cfg(feature = "postgres")]
 mod database {
-    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
     use negsync_postgres::{Address, PostgresStore};
 
     pub(super) fn open_index(
-        url: &str,
+        config: &Config,
         options: StoreOptions,
         memory_bytes: usize,
     ) -> Result<Index, StoreError> {
-        let address = Address::parse(url)?;
-        let private = options.private_kinds.clone();
-        Index::over(memory_bytes, &private, |listener| {
-            Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
+        let address = Address::parse(config.store.url.expose())?;
+        let (folder, private) = (&config.index.folder, options.private_kinds.clone());
+        if folder.as_os_str().is_empty() {
+            return Index::over(memory_bytes, &private, |listener| {
+                Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
+            });
+        }
+        Index::over_files(folder, memory_bytes, &private, |listener| {
+            Ok(Arc::new(PostgresStore::open_unread(&address, options, listener)?))
         })
     }
 
@@ -83,7 +88,7 @@ mod database {
 
 #[cfg(not(feature = "postgres"))]
 mod database {
-    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
 
     const LEFT_OUT: StoreError = StoreError::Unsupported {
         what: "a database on PostgreSQL",
@@ -94,7 +99,7 @@ mod database {
         Err(LEFT_OUT)
     }
 
-    pub(super) fn open_index(_: &str, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
+    pub(super) fn open_index(_: &Config, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
         Err(LEFT_OUT)
     }
 

@@ -1,19 +1,24 @@
-//! The files of the sets of all events, beside the store: found by the name of the store's mark,
-//! opened, brought up to date, written anew.
+//! The files of the sets of all events: found by the name of the store's mark, opened, brought up to date,
+//! written anew.
 
 use super::catalog::Catalog;
 use super::item_set::ItemSet;
 use super::sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
-use negsync_store::{Filter, MarkName, Store, StoreError};
+use negsync_store::{Filter, MarkName, MarkedStore, StoreError};
 use sha2::{Digest, Sha256};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
 /// What stands between the name of the store and that of the mark.
 const INFIX: &str = "-index-";
+/// What stands for the name of the store where its files have a folder of their own.
+const STORE_NAME: &str = "negsync";
+/// The file in such a folder whose lock says that somebody writes there.
+const LOCK_NAME: &str = "negsync-index.lock";
 /// To read a row of the store takes as long as to scan so many items.
 const ROW_COST: usize = 8;
 /// So many rows are read in a few milliseconds.
@@ -35,13 +40,24 @@ pub(super) enum FilesError {
     BrokenOff,
 }
 
-/// The files beside one store.
+/// The files of one store's index.
 pub(super) struct IndexFiles {
     /// Without the mark and what follows it.
     folder: PathBuf,
     prefix: OsString,
     /// The mark of the files in use.
     mark: Option<MarkName>,
+    writes: Writes,
+}
+
+/// Who writes the files.
+enum Writes {
+    /// Whoever has the store open.
+    WithStore,
+    /// Whoever holds the lock of their folder, until this is dropped.
+    WithLock(#[expect(dead_code, reason = "held for its lock")] File),
+    /// Another process: they are only read here.
+    Elsewhere,
 }
 
 impl IndexFiles {
@@ -50,7 +66,34 @@ impl IndexFiles {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(INFIX);
-        Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), prefix, mark: None }
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Self { folder, prefix, mark: None, writes: Writes::WithStore }
+    }
+
+    /// Those of a store that several processes have open, in a folder that one of them writes to. There are
+    /// none where it cannot be used, which is logged.
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        let writes = lock_folder(folder).unwrap_or_else(|error| {
+            let folder = folder.display();
+            tracing::warn!(
+                %folder, %error,
+                "index folder not usable; each start reads all events. Hint: give it to the user that runs \
+                 negsync"
+            );
+            Writes::Elsewhere
+        });
+        let prefix = [STORE_NAME, INFIX].concat().into();
+        Self { folder: folder.to_owned(), prefix, mark: None, writes }
+    }
+
+    /// Whether files may be written here.
+    pub(super) fn may_write(&self) -> bool {
+        !matches!(self.writes, Writes::Elsewhere)
+    }
+
+    /// How many commits there were since the files in use, as far as their store counts them.
+    pub(super) fn commits_since(&self, store: &dyn MarkedStore) -> u64 {
+        self.mark.as_ref().map_or(0, |mark| store.commits_since_index_mark(mark))
     }
 
     /// The sets of these filters, from files and what came since; `None` where there are none that
@@ -60,11 +103,20 @@ impl IndexFiles {
     /// When the store cannot be read.
     pub(super) fn load(
         &mut self,
-        store: &Store,
+        store: &dyn MarkedStore,
         contents: &[Filter],
     ) -> Result<Option<Vec<ItemSet>>, StoreError> {
         let mut loaded = None;
-        for mark in store.reader().index_marks()? {
+        let found = self.marks();
+        let standing = store.standing_marks(&found)?;
+        if standing.is_empty() && !found.is_empty() {
+            tracing::info!(
+                folder = %self.folder.display(),
+                "index files ignored: they are of another store, or too old; the index is made anew from \
+                 the store"
+            );
+        }
+        for mark in standing {
             if loaded.is_none() {
                 loaded = self.load_from(store, &mark, contents)?.map(|sets| (mark, sets));
             }
@@ -77,7 +129,7 @@ impl IndexFiles {
     /// As [`IndexFiles::load`], of this mark.
     fn load_from(
         &self,
-        store: &Store,
+        store: &dyn MarkedStore,
         mark: &MarkName,
         contents: &[Filter],
     ) -> Result<Option<Vec<ItemSet>>, StoreError> {
@@ -101,12 +153,12 @@ impl IndexFiles {
             }
         }
         let items: usize = sets.iter().map(RangeSet::len).sum();
-        let most_added = (items / ROW_COST).max(FEW_ROWS);
+        let most = (items / ROW_COST).max(FEW_ROWS);
         let mut removed: Vec<Item> = Vec::new();
         let mut added: Vec<Vec<Item>> = contents.iter().map(|_| Vec::new()).collect();
-        let is_whole = store.reader().since_index_mark(
+        let is_whole = store.since_index_mark(
             mark,
-            most_added,
+            most,
             &mut |item| removed.push(item),
             &mut |item, kind| {
                 let of = contents.iter().zip(&mut added);
@@ -115,7 +167,7 @@ impl IndexFiles {
             },
         )?;
         if !is_whole {
-            tracing::debug!("index files are too old");
+            tracing::debug!("index files are too old: too much has changed since");
             return Ok(None);
         }
         removed.sort_unstable();
@@ -134,7 +186,7 @@ impl IndexFiles {
     /// When that fails. Then all is as it was.
     pub(super) fn write(
         &mut self,
-        store: &Store,
+        store: &dyn MarkedStore,
         catalog: &Catalog,
         may_go_on: &dyn Fn() -> bool,
     ) -> Result<usize, FilesError> {
@@ -193,27 +245,57 @@ impl IndexFiles {
         self.folder.join(name)
     }
 
+    /// The marks of the files that are there.
+    fn marks(&self) -> Vec<MarkName> {
+        let mut marks: Vec<MarkName> =
+            self.names().iter().filter_map(|name| Some(self.parts(name)?.0)).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        marks
+    }
+
     /// Removes files that are not of the mark in use: of earlier ones, and those that a process left
     /// that was killed.
     fn remove_others(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
-        let current = self.mark.as_ref().map(hex);
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some(rest) = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())
-            else {
-                continue;
-            };
-            // A file of somebody else's may begin with the same words.
-            let Some((mark, number)) = rest.split_at_checked(2 * size_of::<MarkName>()) else {
-                continue;
-            };
-            let is_ours = mark.iter().all(u8::is_ascii_hexdigit) && number.starts_with(b".");
-            let is_current = current.as_ref().is_some_and(|current| current.as_bytes() == mark);
-            if is_ours && (!is_current || number.ends_with(b".partial")) {
-                let _ = std::fs::remove_file(entry.path());
+        if !self.may_write() {
+            return;
+        }
+        for name in self.names() {
+            if let Some((mark, rest)) = self.parts(&name)
+                && (self.mark != Some(mark) || rest.ends_with(b".partial"))
+            {
+                let _ = std::fs::remove_file(self.folder.join(name));
             }
         }
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).collect()
+    }
+
+    /// The mark in the name of a file of the index, and what follows it. A file of somebody else's may
+    /// begin with the same words.
+    fn parts<'name>(&self, name: &'name OsStr) -> Option<(MarkName, &'name [u8])> {
+        let name = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
+        let (digits, rest) = name.split_at_checked(2 * size_of::<MarkName>())?;
+        let mark = unhex(digits)?;
+        rest.starts_with(b".").then_some((mark, rest))
+    }
+}
+
+/// Takes the lock of a folder, which is made where it is not there.
+fn lock_folder(folder: &Path) -> io::Result<Writes> {
+    std::fs::create_dir_all(folder)?;
+    let lock = File::create(folder.join(LOCK_NAME))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Writes::WithLock(lock)),
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.display();
+            tracing::info!(%folder, "index files are another process's; they are only read here");
+            Ok(Writes::Elsewhere)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -256,4 +338,14 @@ fn identity(content: &Filter, mark: &MarkName) -> FileIdentity {
 
 fn hex(mark: &MarkName) -> String {
     mark.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &[u8]) -> Option<MarkName> {
+    let mut mark = MarkName::default();
+    for (byte, pair) in mark.iter_mut().zip(digits.chunks(2)) {
+        // A sign would be taken for a part of a number.
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(mark)
 }

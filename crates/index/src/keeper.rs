@@ -5,8 +5,8 @@ use super::catalog::Catalog;
 use super::files::{FilesError, IndexFiles};
 use super::item_set::ItemSet;
 use negsync_reconcile::RangeSet;
-use negsync_store::{Store, StoreError};
-use std::sync::atomic::{AtomicBool, Ordering};
+use negsync_store::{MarkedStore, StoreError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -18,15 +18,22 @@ pub(super) struct WriteRule {
     pub(super) least: usize,
     /// One of so many items.
     pub(super) part: usize,
+    /// So many commits since the files were written, whatever they changed: a store may soon not know any
+    /// more what they did.
+    pub(super) commits: u64,
 }
+
+/// So many changes are heard of before it is looked whether files are due by their age. A commit changes
+/// at least one item.
+const LOOK_CHANGES: usize = 10_000;
 
 impl WriteRule {
     /// While the store is open: what changes take of memory, and what is written for them, stays in
     /// proportion.
-    pub(super) const OPEN: Self = Self { least: 131_072, part: 16 };
+    pub(super) const OPEN: Self = Self { least: 131_072, part: 16, commits: 50_000 };
     /// At a clean stop: what the next start has to read takes a tenth of a second for each million
     /// items.
-    pub(super) const STOP: Self = Self { least: 16_384, part: 128 };
+    pub(super) const STOP: Self = Self { least: 16_384, part: 128, commits: 25_000 };
 
     pub(super) fn is_met(self, sets: &[ItemSet]) -> bool {
         let changes: usize = sets.iter().map(ItemSet::changes).sum();
@@ -48,6 +55,8 @@ pub(super) struct Keeper {
 #[derive(Default)]
 pub(super) struct Signal {
     is_loading: AtomicBool,
+    // Changes that were heard of since somebody last had to look.
+    heard: AtomicUsize,
     wish: Mutex<Wish>,
     changed: Condvar,
 }
@@ -69,6 +78,14 @@ impl Signal {
         if *wish == Wish::Nothing {
             *wish = Wish::Look;
             self.changed.notify_one();
+        }
+    }
+
+    /// Counts changes, and has the thread look after many of them.
+    pub(super) fn hear(&self, changes: usize) {
+        if self.heard.fetch_add(changes, Ordering::Relaxed) + changes >= LOOK_CHANGES {
+            self.heard.store(0, Ordering::Relaxed);
+            self.look();
         }
     }
 
@@ -99,7 +116,7 @@ impl Keeper {
     /// When the thread cannot be started.
     pub(super) fn start(
         catalog: Arc<Catalog>,
-        store: Store,
+        store: Arc<dyn MarkedStore>,
         files: IndexFiles,
         signal: Arc<Signal>,
         open_rule: WriteRule,
@@ -139,7 +156,7 @@ impl Drop for Keeper {
 /// What the thread owns.
 struct KeeperThread {
     catalog: Arc<Catalog>,
-    store: Store,
+    store: Arc<dyn MarkedStore>,
     files: IndexFiles,
     signal: Arc<Signal>,
     open_rule: WriteRule,
@@ -159,10 +176,11 @@ impl KeeperThread {
             if self.catalog.forget_unreadable() && wish == Wish::Look {
                 self.files.forget();
                 self.load();
+            } else if wish == Wish::Look {
+                self.load_missing();
             }
             let has_to_wait = not_before.is_some_and(|at| Instant::now() < at);
-            let is_due = self.catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets));
-            if is_due && (!has_to_wait || wish == Wish::End(true)) {
+            if self.is_due(rule) && (!has_to_wait || wish == Wish::End(true)) {
                 not_before = (!self.write()).then(|| Instant::now() + AFTER_FAILURE);
             }
             if wish == Wish::End(true) {
@@ -171,11 +189,17 @@ impl KeeperThread {
         }
     }
 
+    fn is_due(&self, rule: WriteRule) -> bool {
+        let is_met = || self.catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets));
+        self.files.may_write()
+            && (self.files.commits_since(&*self.store) >= rule.commits || is_met())
+    }
+
     /// Loads the sets: from files and what came since, or else from a scan of all events.
     fn load(&mut self) {
         let began = Instant::now();
         self.signal.is_loading.store(true, Ordering::Release);
-        let (store, files) = (&self.store, &mut self.files);
+        let (store, files) = (&*self.store, &mut self.files);
         let loaded = self.catalog.load_from(store, |contents| files.load(store, contents));
         self.signal.is_loading.store(false, Ordering::Release);
         let elapsed_s = began.elapsed().as_secs_f64();
@@ -187,13 +211,23 @@ impl KeeperThread {
         self.signal.look();
     }
 
+    /// Makes those sets that are not there: a store that begins anew tells only of what is for everybody.
+    fn load_missing(&self) {
+        self.signal.is_loading.store(true, Ordering::Release);
+        let loaded = self.catalog.load_missing(&*self.store);
+        self.signal.is_loading.store(false, Ordering::Release);
+        if let Err(error) = loaded {
+            tracing::debug!(%error, "index not loaded; it is made when somebody asks for it");
+        }
+    }
+
     /// Writes the sets to new files, which take the place of the old ones. Returns whether it could.
     fn write(&mut self) -> bool {
         let began = Instant::now();
         let signal = Arc::clone(&self.signal);
         // A clean stop waits for the files; any other breaks off.
         let may_go_on = move || *signal.lock() != Wish::End(false);
-        let written = self.files.write(&self.store, &self.catalog, &may_go_on);
+        let written = self.files.write(&*self.store, &self.catalog, &may_go_on);
         let elapsed_s = began.elapsed().as_secs_f64();
         match written {
             Ok(items) => tracing::debug!(items, elapsed_s, "index files written"),

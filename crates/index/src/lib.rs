@@ -51,8 +51,8 @@ use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    Attached, Change, Deadline, EventSource, EventStore, Filter, Listener, PrivateKinds, Reader,
-    RelayKind, Store, StoreError, StoreOptions, Viewer,
+    Attached, Change, Deadline, EventSource, EventStore, Filter, Listener, MarkedStore,
+    PrivateKinds, Reader, RelayKind, Store, StoreError, StoreOptions, Viewer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -110,27 +110,53 @@ impl Index {
         memory_bytes: usize,
         rule: WriteRule,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
-        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
-        let publish = {
-            let (catalog, changes) = (Arc::clone(&catalog), changes.clone());
-            let signal = Arc::clone(&signal);
-            move |change: Arc<Change>| {
-                catalog.apply(&change);
-                changes.send(change);
-                if catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets)) {
-                    signal.look();
-                }
-            }
+        let private = options.private_kinds.clone();
+        let open = |heard: KeptOnFiles| {
+            let publish = move |change: Arc<Change>| heard.changed(change);
+            let store = Store::open(path, options, Box::new(publish))?;
+            let files = IndexFiles::beside(store.path());
+            Ok((Arc::new(store), files))
         };
-        let store = Store::open(path, options, Box::new(publish))?;
-        let files = IndexFiles::beside(store.path());
-        let (kept, loaded) = (Arc::clone(&catalog), store.clone());
+        Self::on_files(memory_bytes, &private, rule, open)
+    }
+
+    /// The sets over a store that keeps itself on files.
+    fn on_files<S: EventStore + MarkedStore + 'static>(
+        memory_bytes: usize,
+        private: &PrivateKinds,
+        rule: WriteRule,
+        open: impl FnOnce(KeptOnFiles) -> Result<(Arc<S>, IndexFiles), StoreError>,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes, private));
+        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let (store, files) = open(KeptOnFiles { heard, rule, signal: Arc::clone(&signal) })?;
+        let (kept, loaded) = (Arc::clone(&catalog), Arc::clone(&store) as Arc<dyn MarkedStore>);
         let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
-        let source = Arc::new(store.clone());
+        let source = Arc::clone(&store) as Arc<dyn EventSource>;
         let hidden = PrivateKinds::default();
         let sets = Sets { source, catalog, hidden, changes, keeper };
-        Ok(Self { store: Arc::new(store), sets })
+        Ok(Self { store, sets })
+    }
+
+    /// As [`Index::over`], of a store that marks moments: the sets are kept on files in `folder`, which one
+    /// process writes to, and begin to load from there; whoever asks for a set in the meantime waits.
+    /// The engine tells the listener of each change from a commit on that is made before `open` returns, and
+    /// need not tell of all events, unless it begins anew later.
+    ///
+    /// Where the folder cannot be used the log says so, and all events are read.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn over_files<S: EventStore + MarkedStore + 'static>(
+        folder: &Path,
+        memory_bytes: usize,
+        private: &PrivateKinds,
+        open: impl FnOnce(Box<dyn Listener>) -> Result<Arc<S>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        Self::on_files(memory_bytes, private, WriteRule::OPEN, |heard| {
+            Ok((open(Box::new(heard))?, IndexFiles::in_folder(folder)))
+        })
     }
 
     /// The store that `open` opens, whatever its engine, with the sets over it. The engine tells the
@@ -406,6 +432,37 @@ impl Sets {
 struct Heard {
     catalog: Arc<Catalog>,
     changes: CommitFeed,
+}
+
+/// As [`Heard`], of sets that are kept on files.
+struct KeptOnFiles {
+    heard: Heard,
+    rule: WriteRule,
+    signal: Arc<Signal>,
+}
+
+impl Listener for KeptOnFiles {
+    fn begun(&self, items: Vec<Item>) {
+        self.heard.begun(items);
+        self.signal.look();
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        let changes = change.steps.len();
+        self.heard.changed(change);
+        self.signal.hear(changes);
+        if self.heard.catalog.resident_sets().is_some_and(|sets| self.rule.is_met(&sets)) {
+            self.signal.look();
+        }
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.heard.holds(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        self.heard.held(from, to, visit);
+    }
 }
 
 impl Listener for Heard {

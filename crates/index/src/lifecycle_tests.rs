@@ -40,7 +40,12 @@ fn open(path: &Path, private_kinds: &[u16], least: usize) -> Index {
     let options =
         StoreOptions { synchronous, readers: 3, private_kinds, ..StoreOptions::default() };
     loop {
-        match Index::open_with(path, options.clone(), 1 << 20, WriteRule { least, part: 16 }) {
+        match Index::open_with(
+            path,
+            options.clone(),
+            1 << 20,
+            WriteRule { least, part: 16, ..WriteRule::OPEN },
+        ) {
             Err(StoreError::InUse { .. }) if began.elapsed() < PATIENCE => {
                 std::thread::sleep(Duration::from_millis(1));
             }
@@ -206,7 +211,7 @@ fn every_set_equals_a_scan_after_any_writes_stops_and_damage() {
             let least = author.rng.random_range(20..150);
             let index = open(&path, private, least);
             if author.rng.random() {
-                settled(&index, WriteRule { least: usize::MAX, part: 1 });
+                settled(&index, WriteRule { least: usize::MAX, part: 1, ..WriteRule::OPEN });
                 starts += 1;
                 from_files += u32::from(is_on_files(&index));
             }
@@ -221,7 +226,7 @@ fn every_set_equals_a_scan_after_any_writes_stops_and_damage() {
                 }
             }
             if author.rng.random() {
-                settled(&index, WriteRule { least, part: 16 });
+                settled(&index, WriteRule { least, part: 16, ..WriteRule::OPEN });
             }
             check(&index, &context);
             for (items, session) in sessions {
@@ -292,7 +297,7 @@ fn every_set_equals_a_scan_after_a_kill_at_any_moment() {
             killed.wait().unwrap();
             assert_eq!(heard, commits);
             let index = open(&path, PRIVATE[1], usize::MAX);
-            settled(&index, WriteRule { least: usize::MAX, part: 1 });
+            settled(&index, WriteRule { least: usize::MAX, part: 1, ..WriteRule::OPEN });
             println!("seed {seed}, life {life}: from files: {}", is_on_files(&index));
             check(&index, &format!("seed {seed}, life {life}"));
         }
@@ -308,7 +313,7 @@ fn a_file_that_cannot_be_read_any_more_is_made_anew_and_answers_nothing_meanwhil
     let index = open(&path, &[], 100);
     let events = (0..5_000).map(|_| author.event()).collect();
     index.store().publish(events).unwrap();
-    settled(&index, WriteRule { least: 100, part: 16 });
+    settled(&index, WriteRule { least: 100, part: 16, ..WriteRule::OPEN });
     let session = index.snapshot(&[Filter::default()], usize::MAX).unwrap();
     let file = std::fs::OpenOptions::new().write(true).open(&files_of(&path)[0]).unwrap();
     file.set_len(0).unwrap();
@@ -319,7 +324,7 @@ fn a_file_that_cannot_be_read_any_more_is_made_anew_and_answers_nothing_meanwhil
         std::thread::yield_now();
     }
     check(&index, "made anew");
-    settled(&index, WriteRule { least: 100, part: 16 });
+    settled(&index, WriteRule { least: 100, part: 16, ..WriteRule::OPEN });
     assert!(is_on_files(&index));
     check(&index, "on a file again");
 }
@@ -336,11 +341,11 @@ fn a_clean_stop_writes_a_file_only_where_much_has_changed() {
     let index = open(&path, &[], usize::MAX);
     let events = (0..WriteRule::STOP.least + 8_000).map(|_| author.event()).collect();
     index.store().publish(events).unwrap();
-    settled(&index, WriteRule { least: usize::MAX, part: 1 });
+    settled(&index, WriteRule { least: usize::MAX, part: 1, ..WriteRule::OPEN });
     index.close();
     assert_eq!(files_of(&path).len(), 1);
     let index = open(&path, &[], usize::MAX);
-    settled(&index, WriteRule { least: usize::MAX, part: 1 });
+    settled(&index, WriteRule { least: usize::MAX, part: 1, ..WriteRule::OPEN });
     assert!(is_on_files(&index));
     check(&index, "after a clean stop");
     index.close();

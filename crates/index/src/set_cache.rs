@@ -26,6 +26,8 @@ pub struct Statistics {
     pub items: usize,
     /// The memory that they take, at most.
     pub bytes: usize,
+    /// Items that were added or removed since they were written to files; all, where they are on none.
+    pub since_files: usize,
     /// Sets of other filters that are kept.
     pub kept_sets: usize,
     /// The memory that they take, at most.
@@ -248,6 +250,7 @@ impl SetCache {
                 CacheEntry::Kept { set, .. } if self.resident.contains(filter) => {
                     statistics.items += set.len();
                     statistics.bytes += set.memory_bytes();
+                    statistics.since_files += set.changes();
                 }
                 CacheEntry::Kept { set, .. } => {
                     statistics.kept_sets += 1;

@@ -39,6 +39,7 @@ mod fault;
 mod feed;
 mod filter_sql;
 mod history;
+mod index_mark;
 mod lease;
 mod listening;
 mod memory;

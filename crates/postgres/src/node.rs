@@ -5,7 +5,7 @@ use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
 use crate::ephemeral::{self, EphemeralCursor};
 use crate::fault::{fault, within};
-use crate::feed::Feed;
+use crate::feed::{Feed, FeedListener};
 use crate::history::CommitHistory;
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
@@ -13,7 +13,7 @@ use crate::size::{self, StoreSize};
 use crate::transaction::FeedPlace;
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Deadline, Listener, Origin, Step, StoreError, StoreMetrics, StoreOptions};
+use negsync_store::{Deadline, Origin, Step, StoreError, StoreMetrics, StoreOptions};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl StoreNode {
     pub(crate) fn open(
         address: &Address,
         options: &StoreOptions,
-        listener: Option<Box<dyn Listener>>,
+        listener: FeedListener,
     ) -> Result<Arc<Self>, StoreError> {
         let engine = Arc::new(Engine::start()?);
         let passed_by = engine.wait(async {
@@ -238,7 +238,8 @@ mod tests {
     fn own_ephemeral_events_are_no_news() {
         let Some(server) = TestServer::start() else { return };
         let address = Address::parse(server.url()).unwrap();
-        let node = StoreNode::open(&address, &StoreOptions::default(), None).unwrap();
+        let node =
+            StoreNode::open(&address, &StoreOptions::default(), FeedListener::Nobody).unwrap();
         let send = |by: i64| {
             let json = format!(
                 r#"{{"id":"{:064x}","pubkey":"{}","created_at":1,"kind":20001,"tags":[],"content":"","sig":"{}"}}"#,

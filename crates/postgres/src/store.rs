@@ -5,6 +5,8 @@ use crate::address::Address;
 use crate::columns::second;
 use crate::connection::{ServerSession, with_connection};
 use crate::fault::fault;
+use crate::feed::FeedListener;
+use crate::index_mark;
 use crate::node::StoreNode;
 use crate::reading::StoreReading;
 use crate::writer::{NodeWriter, NodeWriterContext};
@@ -12,9 +14,10 @@ use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, EventStore, FeedLag, Hit, Listener, Origin, PeerTraits, RefusedId,
-    Reply, Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
-    StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
+    Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore, Origin,
+    PeerTraits, RefusedId, Reply, Retention, RuleMatches, Selected, Selection, StoreError,
+    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent,
+    Work, unix_now,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -71,7 +74,21 @@ impl PostgresStore {
         options: StoreOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(address, options, Some(listener))
+        Self::open_with(address, options, FeedListener::OfAll(listener))
+    }
+
+    /// As [`PostgresStore::open`], for an index that is kept on files: `listener` hears of every change
+    /// that is committed once this returns, and reads by itself what is stored. It hears of all items
+    /// where it has to begin anew later.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`].
+    pub fn open_unread(
+        address: &Address,
+        options: StoreOptions,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(address, options, FeedListener::OfChanges(listener))
     }
 
     /// As [`PostgresStore::open`], for whoever keeps no set: what is stored is not read.
@@ -79,13 +96,13 @@ impl PostgresStore {
     /// # Errors
     /// As [`PostgresStore::open`].
     pub fn open_without_sets(address: &Address, options: StoreOptions) -> Result<Self, StoreError> {
-        Self::open_with(address, options, None)
+        Self::open_with(address, options, FeedListener::Nobody)
     }
 
     fn open_with(
         address: &Address,
         options: StoreOptions,
-        listener: Option<Box<dyn Listener>>,
+        listener: FeedListener,
     ) -> Result<Self, StoreError> {
         let named = |error| match error {
             StoreError::Database { source, .. } => {
@@ -198,6 +215,42 @@ impl EventSource for PostgresStore {
             };
             reading.fetch(&hits, now, &mut all).map(|_| ())
         })
+    }
+}
+
+/// Every commit is a mark.
+impl MarkedStore for PostgresStore {
+    fn standing_marks(&self, of: &[MarkName]) -> Result<Vec<MarkName>, StoreError> {
+        self.run(async |connection| index_mark::standing(connection, of).await)
+    }
+
+    fn since_index_mark(
+        &self,
+        name: &MarkName,
+        most: usize,
+        removed: &mut dyn FnMut(Item),
+        added: &mut dyn FnMut(Item, u16),
+    ) -> Result<bool, StoreError> {
+        // What the listener knows, so that it hears if the server loses any of it.
+        let node = &self.inner.node;
+        let reading = node.begin_at_known(&node.pool, &self.deadline, &mut || {})?;
+        let is_known = index_mark::since(&reading, name, most, removed, added)?;
+        reading.end()?;
+        Ok(is_known)
+    }
+
+    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        let known = self.inner.node.feed.hold(&self.deadline)?.last();
+        known.map(index_mark::name).ok_or(StoreError::Closed)
+    }
+
+    fn keep_index_mark(&self, _: Option<MarkName>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn commits_since_index_mark(&self, name: &MarkName) -> u64 {
+        let at = index_mark::place(name).seq.max(0) as u64;
+        self.inner.node.feed.known().saturating_sub(at)
     }
 }
 

@@ -224,20 +224,12 @@ impl Reader {
     }
 
     /// The names of the marks that the index has made, the latest first.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
+    pub(crate) fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
         self.read(|read| index_mark::names(read).map_err(StoreError::sqlite))
     }
 
-    /// Calls `removed` with what was removed since a mark, and then `added` with what is there of
-    /// what was added since, and its kind. `false` when the mark does not stand, or more than
-    /// `most_added` may have been added: then neither is called.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn since_index_mark(
+    /// As [`MarkedStore::since_index_mark`](crate::MarkedStore::since_index_mark).
+    pub(crate) fn since_index_mark(
         &self,
         name: &MarkName,
         most_added: usize,

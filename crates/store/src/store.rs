@@ -13,10 +13,10 @@ use crate::source::Work;
 use crate::vanish::Vanishing;
 use crate::writer::{Writer, WriterContext};
 use crate::{
-    Deadline, EventSource, EventStore, Filter, Hit, MarkName, OnCommit, Origin, PeerTraits, Reader,
-    RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected, Selection, StoreError,
-    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, VerifiedEvent, View,
-    VisitEvent, unix_now,
+    Deadline, EventSource, EventStore, Filter, Hit, MarkName, MarkedStore, OnCommit, Origin,
+    PeerTraits, Reader, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, VerifiedEvent, View, VisitEvent, unix_now,
 };
 use crate::{
     doubt, flush, index_mark, lock, operator, presence, private_times, refused, schema, sync_mark,
@@ -124,26 +124,6 @@ impl Store {
         let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
         Ok(Self { inner: Arc::new(inner), reader })
-    }
-
-    /// Makes a mark for files of the index, and returns its name once it is written and all commits
-    /// before it are told. What the sets hold from now on can be written under that name.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
-        self.inner.writer.note(|connection, _| index_mark::begin(connection))
-    }
-
-    /// Drops every mark but this one, and what was logged for others; returns once that is written.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
-        let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
-        while self.inner.writer.note(trim)? {}
-        Ok(())
     }
 
     /// Where the store's file is, links followed.
@@ -321,6 +301,39 @@ impl EventStore for Store {
 
     fn close(&self) {
         self.inner.close();
+    }
+}
+
+impl MarkedStore for Store {
+    fn standing_marks(&self, of: &[MarkName]) -> Result<Vec<MarkName>, StoreError> {
+        let mut marks = self.reader().index_marks()?;
+        marks.retain(|mark| of.contains(mark));
+        Ok(marks)
+    }
+
+    fn since_index_mark(
+        &self,
+        name: &MarkName,
+        most: usize,
+        removed: &mut dyn FnMut(Item),
+        added: &mut dyn FnMut(Item, u16),
+    ) -> Result<bool, StoreError> {
+        self.reader().since_index_mark(name, most, removed, added)
+    }
+
+    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        self.inner.writer.note(|connection, _| index_mark::begin(connection))
+    }
+
+    fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
+        let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
+        while self.inner.writer.note(trim)? {}
+        Ok(())
+    }
+
+    fn commits_since_index_mark(&self, _: &MarkName) -> u64 {
+        0
     }
 }
 

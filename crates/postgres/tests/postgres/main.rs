@@ -3,4 +3,5 @@
 mod encryption;
 mod engine;
 mod failures;
+mod index_files;
 mod support;
