@@ -287,7 +287,9 @@ impl IndexFiles {
 /// Takes the lock of a folder; creates the folder if it is missing.
 fn lock_folder(folder: &Path) -> io::Result<Writes> {
     std::fs::create_dir_all(folder)?;
-    let lock = File::create(folder.join(LOCK_NAME))?;
+    // What a link of that name leads to is not emptied.
+    let lock =
+        File::options().write(true).create(true).truncate(false).open(folder.join(LOCK_NAME))?;
     match lock.try_lock() {
         Ok(()) => Ok(Writes::WithLock(lock)),
         Err(TryLockError::WouldBlock) => {
