@@ -51,7 +51,7 @@ pub use store::{IndexConfig, StoreConfig};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use write_policy::WritePolicyConfig;
 
-use crate::store::{Batches, Clock, PrivateKinds, StoreOptions};
+use crate::store::{PrivateKinds, StoreOptions};
 use negsync_nostr::RelayUrl;
 use serde::{Deserialize, Serialize};
 
@@ -102,18 +102,15 @@ impl Config {
     /// files of another.
     pub fn store_options(&self) -> StoreOptions {
         let private_kinds = PrivateKinds::new(self.auth.private_kinds.iter().copied());
-        StoreOptions {
-            synchronous: self.store.synchronous,
-            readers: self.store.readers,
-            cache_mb: self.store.cache_mb,
-            wal_mb: self.store.wal_mb,
-            private_kinds: private_kinds.clone(),
-            private_times: Some(private_kinds),
-            relay_url: RelayUrl::parse(&self.auth.relay_url).ok(),
-            // Whoever has no configuration goes by what the relay has put into the store.
-            retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),
-            batches: Batches::Short,
-            clock: Clock::system(),
-        }
+        StoreOptions::default()
+            .synchronous(self.store.synchronous)
+            .readers(self.store.readers)
+            .cache_mb(self.store.cache_mb)
+            .wal_mb(self.store.wal_mb)
+            .private_kinds(private_kinds.clone())
+            .private_times(private_kinds)
+            .relay_url(RelayUrl::parse(&self.auth.relay_url).ok())
+            // Without rules in the configuration, those that the relay has put into the store hold.
+            .retention(Some(self.retention.retention()).filter(|it| !it.is_empty()))
     }
 }

@@ -83,7 +83,7 @@ fn with_the_crate(case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
     let theirs = crate_set(case.theirs.items());
     for options in [
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() },
+        InitiatorOptions::default().frame_limit_bytes(limits.ours),
         InitiatorOptions::reference(limits.ours),
     ] {
         let mut responder = crate_engine(&theirs, limits.theirs);
@@ -96,8 +96,7 @@ fn with_the_crate(case: &Case, limits: SessionLimits) {
 
 fn with_javascript(peer: &mut Peer, case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
-    let options =
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().frame_limit_bytes(limits.ours);
     peer.respond(limits.theirs, case.theirs.items());
     let found = we_ask(case, &options, |message| peer.answer(message));
     assert!(found == expected, "we ask NDK's engine, {limits:?}");
