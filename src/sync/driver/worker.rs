@@ -22,7 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 /// requested at once.
 const FEW_NEW_ITEMS: usize = 64;
 /// A reading continues from the mark with an overlap, because events may reach a peer late: this
-/// many of our newest events, or one in `OVERLAP_PART` of all, within `OVERLAP_S` seconds.
+/// many of our newest events, or one in `OVERLAP_SHARE` of all, within `OVERLAP_S` seconds.
 const OVERLAP_EVENTS: usize = 8;
 const OVERLAP_SHARE: usize = 100;
 const OVERLAP_S: u64 = 900;

@@ -436,7 +436,7 @@ impl Machine {
         FoundAt { round: self.looks, connection: NonZeroU32::new(self.connections) }
     }
 
-    /// An id for a subscription. It is random, because some relays share one namespace between all
+    /// An id for a subscription, made unique by the nonce: some relays share one namespace between all
     /// clients.
     fn subscription(&mut self) -> String {
         self.on.subscriptions += 1;
