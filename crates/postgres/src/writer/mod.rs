@@ -20,7 +20,7 @@ use negsync_store::{
     Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
     StoreMetrics, Synchronous,
 };
-use retention::Retaining;
+use retention::RetentionWork;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -94,7 +94,7 @@ impl NodeWriter {
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
-            retaining: Retaining::default(),
+            retaining: RetentionWork::default(),
             deletions: VecDeque::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
@@ -192,7 +192,7 @@ struct NodeWriterThread {
     // What was acknowledged and may be lost, in order, until it is written again.
     send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
-    retaining: Retaining,
+    retaining: RetentionWork,
     // Deletion requests that name much, answered once nothing is left of it.
     deletions: VecDeque<(Arc<Event>, EventSlot)>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.

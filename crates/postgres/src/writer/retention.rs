@@ -14,7 +14,7 @@ const LOOK_AGAIN_S: u64 = 10;
 
 /// What the writer knows of retention.
 #[derive(Default)]
-pub(super) struct Retaining {
+pub(super) struct RetentionWork {
     /// The rules in force when they were last looked at.
     rules: Retention,
     /// Authors and kinds that may have more events than are kept.
@@ -30,7 +30,7 @@ pub(super) struct Retaining {
     waiting: Vec<Answer>,
 }
 
-impl Retaining {
+impl RetentionWork {
     /// Notes events that were stored.
     pub(super) fn stored<'event>(&mut self, events: impl Iterator<Item = &'event Event>) {
         let counted = events.filter(|event| self.rules.per_author(event.kind()).is_some());
