@@ -1,7 +1,7 @@
 //! `[limits]` of an event. The errors name the field that is over its limit.
 
 use crate::config::Limits;
-use crate::store::{Event, VANISH, unix_now};
+use crate::store::{Event, VANISH};
 
 /// Whether an event is not too large and says what it has to. Its length is that of the form in which
 /// it is stored and sent, whatever white space and escapes it came with.
@@ -25,8 +25,8 @@ pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
 }
 
 /// Whether an event is neither too old nor from too far in the future.
-pub(super) fn check_time(event: &Event, limits: &Limits) -> Result<(), String> {
-    let (now, created_at) = (unix_now(), event.item().created_at);
+pub(super) fn check_time(event: &Event, limits: &Limits, now: u64) -> Result<(), String> {
+    let created_at = event.item().created_at;
     let (ahead, behind) = (limits.created_at_ahead_s, limits.created_at_behind_s);
     if behind > 0 && created_at < now.saturating_sub(behind) {
         return Err(format!("created_at: more than {behind} seconds in the past"));

@@ -15,7 +15,7 @@ use crate::config::{Config, ConfigError, ConfigHandle, Reloaded};
 use crate::moderation::{BanList, Moderation, ModerationError};
 use crate::policy::{self, WritePolicy};
 use crate::prefix::Prefix;
-use crate::store::{Event, Filter, VerifiedEvent, Viewer};
+use crate::store::{Clock, Event, Filter, VerifiedEvent, Viewer};
 use std::borrow::Cow;
 use std::io;
 use std::net::IpAddr;
@@ -120,6 +120,7 @@ pub struct Admission {
     policy: WritePolicy,
     moderation: Moderation,
     hooks: Hooks,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Admission {
@@ -145,7 +146,13 @@ impl Admission {
         let config = config.into();
         let moderation = Moderation::configured(&config.load())?;
         let policy = WritePolicy::start(config.clone()).map_err(AdmissionError::Thread)?;
-        Ok(Self { policy, config, moderation, hooks })
+        Ok(Self { policy, config, moderation, hooks, clock: Clock::system() })
+    }
+
+    /// The same, by the clock of the store that the events are for.
+    #[must_use]
+    pub(crate) fn by_clock(self, clock: &Clock) -> Self {
+        Self { clock: clock.clone(), ..self }
     }
 
     /// What the operator does not want.
@@ -189,7 +196,7 @@ impl Admission {
     /// # Errors
     /// When it is over a limit, or not for this source to bring.
     pub fn check(&self, event: &Event, source: &Source) -> Result<(), Refusal> {
-        check(&self.config(), &self.moderation.current(), event, source)
+        check(&self.config(), &self.moderation.current(), event, source, self.clock.now())
     }
 
     /// Asks the hook and the write policy about events, all of one source; the verdicts come in their order. It
@@ -203,7 +210,7 @@ impl Admission {
         let is_asked = |(event, refusal)| Option::is_none(refusal).then_some(event);
         let asked: Vec<&VerifiedEvent> =
             events.iter().zip(&refusals).filter_map(is_asked).collect();
-        let mut answers = self.policy.ask(&asked, &source).await.into_iter();
+        let mut answers = self.policy.ask(&asked, &source, self.clock.now()).await.into_iter();
         let judgement = |(event, refusal): (_, Option<Refusal>)| match refusal {
             Some(refusal) => Judgement::Reject(refusal),
             None => verdict(event, answers.next().unwrap_or(policy::Answer::Missing)),
@@ -238,7 +245,13 @@ impl Admission {
     }
 }
 
-fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Result<(), Refusal> {
+fn check(
+    config: &Config,
+    bans: &BanList,
+    event: &Event,
+    source: &Source,
+    now: u64,
+) -> Result<(), Refusal> {
     let over =
         |text: String| Refusal::invalid(Some(event.id_hex()), RefusalReason::OverLimits, &text);
     limits::check_form(event, &config.limits).map_err(over)?;
@@ -252,14 +265,14 @@ fn check(config: &Config, bans: &BanList, event: &Event, source: &Source) -> Res
                 let text = Prefix::Blocked.before("protected events are not moved between relays");
                 return Err(Refusal::new(event, RefusalReason::Protected, text));
             }
-            limits::check_time(event, &config.limits).map_err(over)?;
+            limits::check_time(event, &config.limits, now).map_err(over)?;
         }
         Source::Client { viewer, address, .. } => {
             if bans.blocks(*address) {
                 let text = Prefix::Blocked.before("your address is banned");
                 return Err(Refusal::new(event, RefusalReason::Banned, text));
             }
-            limits::check_time(event, &config.limits).map_err(over)?;
+            limits::check_time(event, &config.limits, now).map_err(over)?;
             access::may_publish(&config.auth, bans, viewer, event)
                 .map_err(|text| Refusal::new(event, RefusalReason::NotAllowed, text))?;
         }

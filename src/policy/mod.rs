@@ -100,11 +100,12 @@ impl WritePolicy {
     }
 
     /// Puts events to the program; the answers come in the order of the events. Sources take turns by
-    /// the length of their events.
+    /// the length of their events. The program is given `now` as the time of receipt.
     pub(crate) async fn ask(
         &self,
         events: &[&VerifiedEvent],
         source: &PolicySource,
+        now: u64,
     ) -> Vec<Answer> {
         let plugin = match self.plugin() {
             Ok(Some(plugin)) => plugin,
@@ -112,7 +113,7 @@ impl WritePolicy {
             // Not accepted on the word of a program that is not the configured one.
             Err(_) => return vec![Answer::Missing; events.len()],
         };
-        let asked: Vec<_> = events.iter().map(|event| plugin.ask(event, source)).collect();
+        let asked: Vec<_> = events.iter().map(|event| plugin.ask(event, source, now)).collect();
         let mut answers = Vec::with_capacity(events.len());
         for answer in asked {
             answers.push(answer.await.unwrap_or(Answer::Missing));

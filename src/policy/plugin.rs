@@ -7,7 +7,7 @@ use super::{Answer, PolicySource};
 use crate::config::WritePolicyConfig;
 use crate::hex;
 use crate::prefix::Prefix;
-use crate::store::{Event, NextJob, SourceQueue, unix_now};
+use crate::store::{Event, NextJob, SourceQueue};
 use serde::Deserialize;
 use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -68,9 +68,14 @@ impl Plugin {
     }
 
     /// Asks about an event, once it is its source's turn. No answer comes when the program gives none.
-    pub(super) fn ask(&self, event: &Event, source: &PolicySource) -> oneshot::Receiver<Answer> {
+    pub(super) fn ask(
+        &self,
+        event: &Event,
+        source: &PolicySource,
+        now: u64,
+    ) -> oneshot::Receiver<Answer> {
         let (reply, answer) = oneshot::channel();
-        let line = line(event, source.kind, &source.info);
+        let line = line(event, source, now);
         let request = PolicyRequest { id: event.item().id, line, reply };
         let weight = EVENT_WEIGHT + request.line.len();
         // Fails only when the queue is closed, and no answer comes.
@@ -86,9 +91,9 @@ impl Drop for Plugin {
 }
 
 /// What the program is asked about an event.
-fn line(event: &Event, kind: &str, info: &str) -> String {
-    let (json, now) = (event.json(), unix_now());
-    let info = serde_json::Value::from(info);
+fn line(event: &Event, source: &PolicySource, now: u64) -> String {
+    let (json, kind) = (event.json(), source.kind);
+    let info = serde_json::Value::from(source.info.as_str());
     format!(
         "{{\"type\":\"new\",\"event\":{json},\"receivedAt\":{now},\"sourceType\":\"{kind}\",\
          \"sourceInfo\":{info}}}\n"

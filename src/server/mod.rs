@@ -24,7 +24,7 @@ use crate::config::{Config, ConfigHandle, ConnectionsConfig};
 use crate::index::Sets;
 use crate::metrics::{Metrics, Peers};
 use crate::prefix::Prefix;
-use crate::store::{Deadline, unix_now};
+use crate::store::Deadline;
 use departure::Departure;
 use hyper::{Request, StatusCode};
 use limits::{
@@ -78,7 +78,7 @@ impl Service {
         running: Running,
     ) -> Self {
         Self {
-            started_at: unix_now(),
+            started_at: sets.clock().now(),
             counts: ConnectionCounts::new(&config.load()),
             config,
             sets,
@@ -93,6 +93,11 @@ impl Service {
     /// Room for the answers that wait for a new connection's socket.
     pub(crate) fn outbound_room(&self) -> OutboundRoom {
         self.counts.outbound.room(self.config().connections.outbound_bytes)
+    }
+
+    /// The second that it is, by the clock of the store.
+    pub(crate) fn now(&self) -> u64 {
+        self.sets.clock().now()
     }
 
     /// The configuration in force.

@@ -2,7 +2,7 @@
 //! before another one.
 
 use crate::prefix::Prefix;
-use crate::store::{AUTHENTICATION, Event, unix_now};
+use crate::store::{AUTHENTICATION, Event};
 
 /// How far the time of an AUTH event may be from now, in seconds.
 const MOST_AGE_S: u64 = 600;
@@ -15,11 +15,12 @@ pub(crate) fn check(
     event: &Event,
     challenge: &str,
     is_us: impl Fn(&str) -> bool,
+    now: u64,
 ) -> Result<(), String> {
     if event.kind() != AUTHENTICATION {
         return Err(Prefix::Invalid.before("kind: AUTH takes 22242"));
     }
-    if event.item().created_at.abs_diff(unix_now()) > MOST_AGE_S {
+    if event.item().created_at.abs_diff(now) > MOST_AGE_S {
         return Err(Prefix::Invalid.before("created_at: more than ten minutes from now"));
     }
     if !event.tag_values("challenge").iter().any(|value| value == challenge) {

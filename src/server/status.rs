@@ -5,7 +5,7 @@ use super::Service;
 use super::limits::is_forwarded;
 use super::own_host::names_own_host;
 use crate::metrics::{self, Observed, PeerStatus};
-use crate::store::{Distribution, EventStore, FeedLag, unix_now};
+use crate::store::{Distribution, EventStore, FeedLag};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CACHE_CONTROL, CONTENT_TYPE, HeaderValue};
@@ -49,7 +49,7 @@ impl Service {
         if let Some(refusal) = self.refused_to_strangers(request, from) {
             return refusal;
         }
-        let (now, statistics) = (unix_now(), self.sets.statistics());
+        let (now, statistics) = (self.now(), self.sets.statistics());
         let observed = Observed {
             index_items: statistics.items,
             index_bytes: statistics.bytes,
@@ -77,7 +77,7 @@ impl Service {
         if let Some(refusal) = self.refused_to_strangers(request, from) {
             return refusal;
         }
-        let now = unix_now();
+        let now = self.now();
         let peers = self.peers.all(now);
         let peers: Vec<_> = peers.iter().map(PeerDocument::new).collect();
         let metrics = &self.metrics;

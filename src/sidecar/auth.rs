@@ -82,14 +82,14 @@ impl SeenAuth {
     }
 
     /// The client has sent AUTH. `relay_url` is how the relay is known to its clients.
-    pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str) {
+    pub(super) fn hear_client(&mut self, text: &str, kind: RelayKind, relay_url: &str, now: u64) {
         let Ok([_, event]) = serde_json::from_str::<[&RawValue; 2]>(text) else { return };
         let Ok(event) = Event::parse(event.get()) else { return };
         let tags = tags(event.json());
         let us = host(relay_url);
         let is_us = |url: &str| us.is_some() && host(url) == us;
         let Some(challenge) = self.challenge.as_deref() else { return };
-        if nip42::check(&event, challenge, is_us).is_err() {
+        if nip42::check(&event, challenge, is_us, now).is_err() {
             return;
         }
         let Ok(event) = event.verify() else { return };
@@ -137,6 +137,7 @@ mod tests {
     use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag};
 
     const RELAY: &str = "wss://relay.example/";
+    const NOW: u64 = 1_700_000_000;
 
     fn keys(number: u8) -> Keys {
         Keys::new(SecretKey::from_slice(&[number; 32]).unwrap())
@@ -144,7 +145,8 @@ mod tests {
 
     fn auth(keys: &Keys, challenge: &str, relay: &str) -> (String, String) {
         let relay = nostr::RelayUrl::parse(relay).unwrap();
-        let event = EventBuilder::auth(challenge, relay).sign_with_keys(keys).unwrap();
+        let event = EventBuilder::auth(challenge, relay).custom_created_at(NOW.into());
+        let event = event.sign_with_keys(keys).unwrap();
         (format!(r#"["AUTH",{}]"#, event.as_json()), event.id.to_hex())
     }
 
@@ -154,14 +156,14 @@ mod tests {
         for kind in [RelayKind::NostrRsRelay, RelayKind::NostrRelayPy] {
             let mut seen = SeenAuth::default();
             let mut hear = |text: &str, relay_url: &str| {
-                seen.hear_client(text, kind, relay_url);
+                seen.hear_client(text, kind, relay_url, NOW);
                 seen.key()
             };
             let (text, _) = auth(&one, "c", RELAY);
             assert_eq!(hear(&text, RELAY), None, "nobody asked");
             seen.hear_relay(r#"["AUTH","c"]"#);
             let mut hear = |text: &str, relay_url: &str| {
-                seen.hear_client(text, kind, relay_url);
+                seen.hear_client(text, kind, relay_url, NOW);
                 seen.key()
             };
             for wrong in [
@@ -198,12 +200,14 @@ mod tests {
             (vec![right], false, false),
         ] {
             let tags = tags.iter().map(|tag| Tag::parse(*tag).unwrap());
-            let event = EventBuilder::new(Kind::Authentication, "").tags(tags);
+            let event = EventBuilder::new(Kind::Authentication, "")
+                .tags(tags)
+                .custom_created_at(NOW.into());
             let event = event.sign_with_keys(&keys(1)).unwrap().as_json();
             for (kind, expected) in [(RelayKind::NostrRsRelay, rs), (RelayKind::NostrRelayPy, py)] {
                 let mut seen = SeenAuth::default();
                 seen.hear_relay(r#"["AUTH","c"]"#);
-                seen.hear_client(&format!(r#"["AUTH",{event}]"#), kind, RELAY);
+                seen.hear_client(&format!(r#"["AUTH",{event}]"#), kind, RELAY, NOW);
                 assert_eq!(seen.key().is_some(), expected, "{kind:?}: {event}");
                 seen.hear_relay(r#"["NOTICE","invalid: Wrong domain: wss://relay.example/"]"#);
                 assert_eq!(seen.key(), None);
@@ -218,7 +222,7 @@ mod tests {
         seen.hear_relay(r#"["AUTH","c"]"#);
         let (text, id) = auth(&one, "c", RELAY);
         let key = Some(one.public_key().to_bytes());
-        seen.hear_client(&text, RelayKind::NostrRsRelay, RELAY);
+        seen.hear_client(&text, RelayKind::NostrRsRelay, RELAY, NOW);
         seen.hear_relay(&format!(r#"["OK","{}",false,""]"#, "00".repeat(32)));
         assert_eq!(seen.key(), key);
         for (accepted, expected) in [(true, key), (false, None), (true, None)] {
@@ -234,7 +238,7 @@ mod tests {
             let mut seen = SeenAuth::default();
             seen.hear_relay(r#"["AUTH","c"]"#);
             let (text, id) = auth(&keys(1), "c", names);
-            seen.hear_client(&text, RelayKind::NostrRsRelay, relay_url);
+            seen.hear_client(&text, RelayKind::NostrRsRelay, relay_url, NOW);
             seen.hear_relay(&format!(r#"["OK","{id}",true,""]"#));
             assert_eq!(seen.key(), None, "{names}");
         }

@@ -326,7 +326,12 @@ impl Up {
             MessageOwner::Seen => {
                 if let Ok(text) = std::str::from_utf8(&text) {
                     let relay_url = &self.shared.service.config().attach.relay_url;
-                    lock(&self.auth).hear_client(text, self.shared.kind, relay_url);
+                    lock(&self.auth).hear_client(
+                        text,
+                        self.shared.kind,
+                        relay_url,
+                        self.shared.service.now(),
+                    );
                 }
             }
             MessageOwner::Open | MessageOwner::Pass => {}

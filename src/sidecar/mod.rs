@@ -21,7 +21,7 @@ use crate::server::listeners::Listeners;
 use crate::server::log_pace::LogPace;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, refusal_log};
-use crate::store::{PrivateKinds, RelayKind, StoreError};
+use crate::store::{AttachedOptions, PrivateKinds, RelayKind, StoreError};
 use hyper::header::HeaderName;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
@@ -87,12 +87,13 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     let attach = &config.attach;
     let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
     let (readers, memory_mb) = (config.store.readers, config.index.memory_mb);
-    let (memory_bytes, private) = (memory_mb << 20, private_kinds(config));
+    let memory_bytes = memory_mb << 20;
+    let options = AttachedOptions::default().readers(readers).private_kinds(private_kinds(config));
     match (attach.path.as_os_str().is_empty(), attach.database_url.as_str()) {
         (true, "") => Err(AttachError::NotConfigured),
-        (false, "") => Ok(Sets::attach(kind, &attach.path, readers, memory_bytes, private)?),
+        (false, "") => Ok(Sets::attach(kind, &attach.path, options, memory_bytes)?),
         (false, _) => Err(AttachError::TwoDatabases),
-        (true, url) => open_postgres(kind, url, readers, memory_bytes, private),
+        (true, url) => open_postgres(kind, url, options, memory_bytes),
     }
 }
 
@@ -100,24 +101,17 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
 fn open_postgres(
     kind: RelayKind,
     url: &str,
-    readers: usize,
+    options: AttachedOptions,
     memory_bytes: usize,
-    private: PrivateKinds,
 ) -> Result<Sets, AttachError> {
     use negsync_attached::AttachedPostgres;
-    Ok(Sets::attach_with(memory_bytes, private.clone(), |heard| {
-        Ok(Arc::new(AttachedPostgres::open(kind, url, readers, private, heard)?))
+    Ok(Sets::attach_with(memory_bytes, options.private_kinds.clone(), |heard| {
+        Ok(Arc::new(AttachedPostgres::open(kind, url, options, heard)?))
     })?)
 }
 
 #[cfg(not(feature = "postgres"))]
-fn open_postgres(
-    _: RelayKind,
-    _: &str,
-    _: usize,
-    _: usize,
-    _: PrivateKinds,
-) -> Result<Sets, AttachError> {
+fn open_postgres(_: RelayKind, _: &str, _: AttachedOptions, _: usize) -> Result<Sets, AttachError> {
     Err(AttachError::NoPostgres)
 }
 
@@ -217,7 +211,7 @@ impl Attach {
         let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
-        let admission = Admission::start(config)?;
+        let admission = Admission::start(config)?.by_clock(sets.clock());
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, sets, metrics, running));
         let peers = service.peers.clone();

@@ -4,7 +4,6 @@
 use super::{By, DiffOptions, Key, Local, PeerFilter, diff};
 use crate::metrics::{DayDiffers, DriftLook, Verdict, Watched};
 use crate::relay_url::RelayUrl;
-use crate::store::unix_now;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -65,7 +64,7 @@ impl DriftCheck {
                 let days = found.rows.iter().filter_map(|row| {
                     Some(DayDiffers { day: day(row.key)?, have: row.have, need: row.need })
                 });
-                DriftLook::new(unix_now(), days.collect())
+                DriftLook::new(self.local.clock().now(), days.collect())
             }
             Err(error) => {
                 tracing::debug!(peer = %self.url, error, "a look at what differs failed");

@@ -54,7 +54,7 @@ use crate::config::Config;
 use crate::index::{Index, Sets};
 use crate::relay_url::RelayUrlError;
 use crate::store::DAY_S;
-use crate::store::{EventStore, FilterError, Verifier};
+use crate::store::{Clock, EventStore, FilterError, Verifier};
 use nostr::Keys;
 use relay_sink::RelaySink;
 use std::path::PathBuf;
@@ -92,7 +92,12 @@ impl Local {
         self.store.close();
     }
 
-    /// Our side with the default configuration and without a key.
+    /// The clock of the store that the sets are of.
+    fn clock(&self) -> &Clock {
+        self.sets.clock()
+    }
+
+    /// Our side with the default configuration and without a key. It goes by the clock of the store.
     ///
     /// # Errors
     /// When the system gives no thread, or the ban list cannot be used.
@@ -100,17 +105,17 @@ impl Local {
         let failed = |error: &dyn std::error::Error| SyncError::Store(error.to_string());
         let admission = Admission::start(Config::default()).map_err(|error| failed(&error))?;
         Ok(Self {
+            admission: admission.by_clock(index.sets().clock()),
             sets: index.sets().clone(),
             store: index.store().clone(),
             verifier: Verifier::start().map_err(|error| failed(&error))?,
-            admission,
             keys: None,
             connector: Connector::default(),
             relay: None,
         })
     }
 
-    /// Our side as it is configured.
+    /// Our side as it is configured. It goes by the clock of the store.
     ///
     /// # Errors
     /// When the key or the file of authorities cannot be read, or the system gives no thread.
@@ -123,7 +128,7 @@ impl Local {
             keys: auth::configured_keys(&config.sync)?,
             connector: Connector::configured(&config.sync)?,
             relay: None,
-            admission,
+            admission: admission.by_clock(index.sets().clock()),
         })
     }
 
@@ -140,13 +145,13 @@ impl Local {
         let config = admission.config();
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
         Ok(Self {
+            admission: admission.by_clock(sets.clock()),
             sets,
             store: notes,
             verifier,
             keys: auth::configured_keys(&config.sync)?,
             connector: Connector::configured(&config.sync)?,
             relay: None,
-            admission,
         })
     }
 
@@ -167,6 +172,7 @@ impl Local {
         let (url, direct) = (&config.attach.url, connector.direct());
         let relay = Some(RelaySink::start(url, sets.clone(), keys.clone(), direct)?);
         let verifier = Verifier::start().map_err(|error| SyncError::Store(error.to_string()))?;
+        let admission = admission.by_clock(sets.clock());
         Ok(Self { sets, store: notes, verifier, admission, keys, connector, relay })
     }
 

@@ -92,7 +92,7 @@ impl Schedule {
                 };
                 syncs.spawn(looking.run());
             }
-            let status = Status::new(peer.url.to_string(), watched);
+            let status = Status::new(peer.url.to_string(), watched, local.clock().clone());
             syncs.spawn(keep_with_lease(lease.clone(), local, peer, options, status));
         }
         Ok(Self { stop, syncs })

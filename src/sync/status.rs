@@ -3,7 +3,7 @@
 
 use super::{Progress, Proof, Reason, Report, Verdict};
 use crate::metrics::{LastSync, PeerStatus, Tally, Watched};
-use crate::store::unix_now;
+use crate::store::Clock;
 use std::collections::BTreeMap;
 use std::time::Instant;
 
@@ -11,6 +11,7 @@ use std::time::Instant;
 pub(super) struct Status {
     url: String,
     watched: Watched,
+    clock: Clock,
     // What ended calls of `sync` moved; a call counts from zero.
     before: Tally,
     // What this call of `sync` had moved when it last was caught up.
@@ -24,10 +25,11 @@ pub(super) struct Status {
 }
 
 impl Status {
-    pub(super) fn new(url: String, watched: Watched) -> Self {
+    pub(super) fn new(url: String, watched: Watched, clock: Clock) -> Self {
         Self {
             url,
             watched,
+            clock,
             before: Tally::default(),
             caught_up: Tally::default(),
             left: (0, 0),
@@ -45,12 +47,12 @@ impl Status {
 
     fn begin_attempt(&mut self) {
         self.began.get_or_insert_with(Instant::now);
-        self.watched.update(|status| status.last_attempt = Some(unix_now()));
+        self.watched.update(|status| status.last_attempt = Some(self.clock.now()));
     }
 
     /// Takes what a sync tells.
     pub(super) fn take(&mut self, progress: Progress) {
-        let (peer, now) = (self.url.as_str(), unix_now());
+        let (peer, now) = (self.url.as_str(), self.clock.now());
         match progress {
             Progress::Connected => {
                 self.reached = true;
@@ -110,7 +112,7 @@ impl Status {
     }
 
     fn disconnected(&self, reason: Option<String>) {
-        let now = unix_now();
+        let now = self.clock.now();
         self.watched.update(|status| {
             status.connected = false;
             leave_step(status, now);
@@ -126,7 +128,7 @@ impl Status {
         self.caught_up = report.tally();
         let elapsed_s = self.began.take().map_or(0.0, |began| began.elapsed().as_secs_f64());
         log(report, &tally, elapsed_s);
-        let now = unix_now();
+        let now = self.clock.now();
         let totals = self.before.plus(self.caught_up);
         let (verdict, proof) = (report.verdict, report.proof);
         let not_compared = report.not_compared.clone();

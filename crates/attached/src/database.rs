@@ -5,7 +5,9 @@ use super::follower::RelayFollower;
 use super::relay_table::RelayTable;
 use super::scan::begin_snapshot;
 use super::session::{DatabaseError, Outcome, RelaySession, RelaySessions, ServerConnector};
-use negsync_store::{Deadline, FollowedDatabase, Listener, PrivateKinds, StoreError, unix_now};
+use negsync_store::{
+    AttachedOptions, Clock, Deadline, FollowedDatabase, Listener, PrivateKinds, StoreError,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -19,6 +21,7 @@ pub(crate) struct PostgresDatabase {
     /// As it is shown: without a password.
     pub(crate) name: String,
     pub(crate) private: PrivateKinds,
+    pub(crate) clock: Clock,
     pub(crate) pool: RelaySessions,
     connector: Arc<ServerConnector>,
     listener: Box<dyn Listener>,
@@ -42,17 +45,17 @@ impl PostgresDatabase {
     pub(crate) fn new(
         table: &'static RelayTable,
         name: String,
-        private: PrivateKinds,
         connector: ServerConnector,
-        readers: usize,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Self {
         let connector = Arc::new(connector);
         Self {
             table,
             name,
-            private,
-            pool: RelaySessions::new(Arc::clone(&connector), readers),
+            private: options.private_kinds,
+            clock: options.clock,
+            pool: RelaySessions::new(Arc::clone(&connector), options.readers),
             connector,
             listener,
             state: Mutex::new(FollowState::Lost("it is being read".into())),
@@ -63,7 +66,8 @@ impl PostgresDatabase {
 
     /// Reads everything anew. Nobody can look meanwhile.
     pub(crate) fn begin(&self) -> Outcome<()> {
-        let begun = RelayFollower::begin(&self.connector, self.table, &self.private);
+        let begun =
+            RelayFollower::begin(&self.connector, self.table, &self.private, self.clock.now());
         let mut state = self.lock();
         match begun {
             Ok((follower, items)) => {
@@ -87,7 +91,7 @@ impl PostgresDatabase {
         if is_sure && self.looks.load(Ordering::Acquire) > looks {
             return Ok(());
         }
-        follower.look(is_sure, unix_now())
+        follower.look(is_sure, self.clock.now())
     }
 
     /// Begins to read, on this connection, a moment that sees all that the listener knows.
@@ -118,7 +122,7 @@ impl PostgresDatabase {
     ) -> Outcome<Option<u64>> {
         let mut taken = self.take(deadline)?;
         // Nothing that expires later has been removed yet.
-        let now = unix_now();
+        let now = self.clock.now();
         taken.look(true, now)?;
         let snapshot = begin_snapshot(session)?;
         let follower = taken.get()?;

@@ -6,7 +6,7 @@ use super::scan::{begin_snapshot, for_each_row};
 use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
-use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
+use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -36,6 +36,7 @@ impl RelayFollower {
         connector: &Arc<ServerConnector>,
         table: &'static RelayTable,
         private: &PrivateKinds,
+        now: u64,
     ) -> Outcome<(Self, Vec<Item>)> {
         let none = Deadline::default();
         let feed = ChangeFeed::open(RelaySession::open(connector, &none)?, table)?;
@@ -50,7 +51,6 @@ impl RelayFollower {
         begin_snapshot(&session)?;
         let columns = table.row_columns();
         let sql = format!("SELECT {columns} FROM {}", table.table);
-        let now = unix_now();
         for_each_row(&session, &sql, &none, &mut |row| {
             if let Some(row) = table.read_row(row)?.filter(|row| rows.is_public(row, now)) {
                 rows.replace(row.key, Some(&row));

@@ -7,7 +7,7 @@
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use negsync_attached::AttachedPostgres;
-//! use negsync_store::{Change, EventSource, Listener, PrivateKinds, RelayKind};
+//! use negsync_store::{AttachedOptions, Change, EventSource, Listener, PrivateKinds, RelayKind};
 //! # use negsync_reconcile::Item;
 //! use std::sync::Arc;
 //!
@@ -27,8 +27,7 @@
 //! let relay = AttachedPostgres::open(
 //!     RelayKind::Nostream,
 //!     url,
-//!     4,
-//!     PrivateKinds::new([4, 1059]),
+//!     AttachedOptions::default().private_kinds(PrivateKinds::new([4, 1059])),
 //!     Box::new(Printed),
 //! )?;
 //! relay.catch_up()?;
@@ -53,8 +52,8 @@ use database::{BEGINNING_INTERVAL, PostgresDatabase};
 use negsync_nostr::relay_url::redacted;
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, Listener, PrivateKinds, RelayKind, StoreError, Work, keep_following,
-    unix_now,
+    AttachedOptions, Clock, Deadline, EventSource, Listener, RelayKind, StoreError, Work,
+    keep_following,
 };
 use scan::AttachedMoment;
 use session::{DatabaseError, ServerConnector};
@@ -81,10 +80,10 @@ impl fmt::Debug for AttachedPostgres {
 }
 
 impl AttachedPostgres {
-    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, with at most `readers` connections beside
-    /// that of the feed, reads the whole set and begins to follow what is committed; `listener`
-    /// hears of both. It does not hear of events of `private` kinds: they are found only by filters
-    /// that ask for them. Blocks.
+    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, with one connection for the feed beside
+    /// the readers' connections, reads the whole set and follows what is committed from then on. `listener`
+    /// is called for both, except for events of the options' private kinds: only filters that ask for
+    /// these kinds find them. Blocks.
     ///
     /// # Errors
     /// When the server cannot be reached, does not let changes be followed, or the database is not
@@ -92,8 +91,7 @@ impl AttachedPostgres {
     pub fn open(
         kind: RelayKind,
         url: &str,
-        readers: usize,
-        private: PrivateKinds,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
         let name = redacted(url);
@@ -106,7 +104,7 @@ impl AttachedPostgres {
             }
         };
         let connector = ServerConnector::new(url).map_err(|error| error.of(&name))?;
-        let inner = PostgresDatabase::new(table, name, private, connector, readers, listener);
+        let inner = PostgresDatabase::new(table, name, connector, options, listener);
         let inner = Arc::new(inner);
         inner.begin().map_err(|error| error.of(&inner.name))?;
         keep_following(&inner)?;
@@ -123,6 +121,10 @@ impl EventSource for AttachedPostgres {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.inner.catch_up(true, &self.deadline).map_err(|error| error.of(&self.inner.name))
     }
@@ -135,8 +137,8 @@ impl EventSource for AttachedPostgres {
         let PostgresDatabase { pool, table, name, .. } = &*self.inner;
         let read = pool.with(&self.deadline, |session| {
             self.inner.begin_seeing_known(session, &self.deadline)?;
-            let deadline = &self.deadline;
-            work(&AttachedMoment { table, session, deadline, now: unix_now(), database: name })?;
+            let (deadline, now) = (&self.deadline, self.inner.clock.now());
+            work(&AttachedMoment { table, session, deadline, now, database: name })?;
             session.execute("COMMIT")
         });
         read.map_err(|error| error.of(name))
@@ -170,7 +172,7 @@ impl EventSource for AttachedPostgres {
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
         let PostgresDatabase { pool, table, private, name, .. } = &*self.inner;
-        let wanted = (ids, unix_now());
+        let wanted = (ids, self.inner.clock.now());
         pool.with(&self.deadline, |session| {
             scan::events(session, table, private, wanted, &self.deadline, visit)
         })

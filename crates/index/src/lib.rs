@@ -51,8 +51,8 @@ use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    Attached, Change, Deadline, EventSource, EventStore, Filter, Listener, MarkedStore,
-    PrivateKinds, Reader, RelayKind, Store, StoreError, StoreOptions, Viewer,
+    Attached, AttachedOptions, Change, Clock, Deadline, EventSource, EventStore, Filter, Listener,
+    MarkedStore, PrivateKinds, Reader, RelayKind, Store, StoreError, StoreOptions, Viewer,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -243,19 +243,18 @@ impl Index {
 
 impl Sets {
     /// The sets over another relay's database (see [`Attached::open`]), all of it read. Events of
-    /// `private` kinds are in no set but those of [`Sets::snapshot_for`].
+    /// the options' private kinds are in no set but those of [`Sets::snapshot_for`].
     ///
     /// # Errors
     /// When the file cannot be read or is not a database of a known version of the relay.
     pub fn attach(
         kind: RelayKind,
         path: &Path,
-        readers: usize,
+        options: AttachedOptions,
         memory_bytes: usize,
-        private: PrivateKinds,
     ) -> Result<Self, StoreError> {
-        Self::attach_with(memory_bytes, private.clone(), |heard| {
-            Ok(Arc::new(Attached::open(kind, path, readers, private, heard)?))
+        Self::attach_with(memory_bytes, options.private_kinds.clone(), |heard| {
+            Ok(Arc::new(Attached::open(kind, path, options, heard)?))
         })
     }
 
@@ -274,6 +273,12 @@ impl Sets {
         let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
         let source = open(Box::new(heard))?;
         Ok(Self { source, catalog, hidden: private, changes, keeper: None })
+    }
+
+    /// The clock of the store that they are over.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.source.clock()
     }
 
     /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].

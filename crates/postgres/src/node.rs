@@ -13,7 +13,9 @@ use crate::size::{self, StoreSize};
 use crate::transaction::{FeedPlace, retention};
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Deadline, Origin, Retention, Step, StoreError, StoreMetrics, StoreOptions};
+use negsync_store::{
+    Clock, Deadline, Origin, Retention, Step, StoreError, StoreMetrics, StoreOptions,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,6 +34,7 @@ pub(crate) struct StoreNode {
     ephemeral: EphemeralCursor,
     pub(crate) size: StoreSize,
     pub(crate) metrics: StoreMetrics,
+    pub(crate) clock: Clock,
     // Whether this node has asked for the lease.
     asks_for_lease: AtomicBool,
     // The writer's, who sends again what was lost.
@@ -62,6 +65,7 @@ impl StoreNode {
             ephemeral: EphemeralCursor::new(rand::random(), passed_by),
             size: StoreSize::default(),
             metrics: StoreMetrics::default(),
+            clock: options.clock.clone(),
             asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         };

@@ -10,7 +10,6 @@ use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, Hit, LeftOut, Rest, SourceSnapshot, StoreError, View, VisitEvent, cut, order,
-    unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -250,9 +249,9 @@ impl StoreReading<'_> {
     }
 
     /// The ids of the stored events that match and have not expired.
-    pub(crate) fn ids(&self, filter: &Filter) -> Result<Vec<[u8; 32]>, StoreError> {
+    pub(crate) fn ids(&self, filter: &Filter, now: u64) -> Result<Vec<[u8; 32]>, StoreError> {
         let views = [View::whole(filter.clone())];
-        let (hits, _) = self.newest(&views, usize::MAX, unix_now())?;
+        let (hits, _) = self.newest(&views, usize::MAX, now)?;
         Ok(hits.into_iter().map(|hit| hit.item.id).collect())
     }
 }

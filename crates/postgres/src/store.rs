@@ -16,10 +16,10 @@ use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore, Origin,
-    PeerTraits, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected, Selection,
-    StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View,
-    VisitEvent, Work, unix_now,
+    Clock, Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore,
+    Origin, PeerTraits, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, View, VisitEvent, Work,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -131,6 +131,7 @@ impl PostgresStore {
             metrics: node.metrics.clone(),
             us: options.relay_url.clone(),
             batches: options.batches,
+            clock: options.clock.clone(),
             synchronous: options.synchronous,
             catch_up: Box::new(move || {
                 let node = for_writer.upgrade().ok_or(StoreError::Closed)?;
@@ -180,6 +181,10 @@ impl EventSource for PostgresStore {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.node.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.wait_until_published()?;
         self.expire()
@@ -210,7 +215,7 @@ impl EventSource for PostgresStore {
 
     fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
         let rules = self.run(async |connection| retention::rules(connection).await)?;
-        Ok(rules.window(filter, 0, unix_now()))
+        Ok(rules.window(filter, 0, self.clock().now()))
     }
 
     fn events(
@@ -220,7 +225,7 @@ impl EventSource for PostgresStore {
     ) -> Result<(), StoreError> {
         let filter = Filter::of_ids(ids);
         self.read(|reading| {
-            let now = unix_now();
+            let now = self.clock().now();
             let (hits, _) = reading.newest(&[View::whole(filter)], usize::MAX, now)?;
             let mut all = |item: &Item, json: &str| {
                 visit(item, json);
@@ -278,7 +283,7 @@ impl EventStore for PostgresStore {
 
     fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        self.read(|reading| Ok(reading.newest(&views, most, unix_now())?.0))
+        self.read(|reading| Ok(reading.newest(&views, most, self.clock().now())?.0))
     }
 
     fn newest_and_first(
@@ -296,12 +301,12 @@ impl EventStore for PostgresStore {
     }
 
     fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError> {
-        self.read(|reading| reading.fetch(hits, unix_now(), visit))
+        self.read(|reading| reading.fetch(hits, self.clock().now(), visit))
     }
 
     fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError> {
         self.read(|reading| {
-            let (now, views) = (unix_now(), [View::whole(filter.clone())]);
+            let (now, views) = (self.clock().now(), [View::whole(filter.clone())]);
             let (mut hits, _) = reading.newest(&views, usize::MAX, now)?;
             hits.reverse();
             reading.fetch(&hits, now, visit).map(|_| ())
@@ -320,7 +325,7 @@ impl EventStore for PostgresStore {
     }
 
     fn expire(&self) -> Result<(), StoreError> {
-        let (feed, now) = (&self.inner.node.feed, unix_now());
+        let (feed, now) = (&self.inner.node.feed, self.clock().now());
         if feed.next_expiry() > now {
             return Ok(());
         }
@@ -331,13 +336,14 @@ impl EventStore for PostgresStore {
     }
 
     fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
-        let filter = Filter { limit: None, ..filter.clone() };
-        let ids = self.read(|reading| reading.ids(&filter))?;
+        let (filter, now) = (Filter { limit: None, ..filter.clone() }, self.clock().now());
+        let ids = self.read(|reading| reading.ids(&filter, now))?;
         self.inner.writer.operate(ids, OperatorAction::Remove)
     }
 
     fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        self.read(|reading| selection.among_found(&|filter| reading.ids(filter)))
+        let now = self.clock().now();
+        self.read(|reading| selection.among_found(&|filter| reading.ids(filter, now)))
     }
 
     fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
@@ -376,7 +382,7 @@ impl EventStore for PostgresStore {
         if retention.store_bytes.is_some() {
             return Err(NO_RULE_OF_SIZE);
         }
-        self.read(|reading| Ok((preview(reading, retention, unix_now())?, 0)))
+        self.read(|reading| Ok((preview(reading, retention, self.clock().now())?, 0)))
     }
 
     fn refused(
@@ -384,12 +390,12 @@ impl EventStore for PostgresStore {
         peer: &str,
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::refused(connection, peer, ids, now).await)
     }
 
     fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::remember_refused(connection, &refused, now).await)
     }
 
@@ -403,7 +409,7 @@ impl EventStore for PostgresStore {
         filter: String,
         mark: SyncMark,
     ) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| {
             memory::remember_mark(connection, &peer, &filter, &mark, now).await
         })
@@ -414,7 +420,7 @@ impl EventStore for PostgresStore {
     }
 
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::remember_traits(connection, &peer, &traits, now).await)
     }
 

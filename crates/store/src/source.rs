@@ -1,7 +1,7 @@
 //! What the index and a sync need of a store, and no more: this program's own store and those of
 //! other relays stand behind it.
 
-use crate::{Deadline, Filter, RetentionWindow, StoreError};
+use crate::{Clock, Deadline, Filter, RetentionWindow, StoreError};
 use negsync_reconcile::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -33,6 +33,9 @@ pub trait EventSource: Send + Sync {
 
     /// Until when a read may go on.
     fn deadline(&self) -> &Deadline;
+
+    /// What the store was opened to tell the time by.
+    fn clock(&self) -> &Clock;
 
     /// Brings the listener up to date: once this returns, it knows of every event
     /// that was acknowledged, deleted or has expired before the call.

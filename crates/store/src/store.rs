@@ -13,10 +13,10 @@ use crate::source::Work;
 use crate::vanish::Vanishing;
 use crate::writer::{Writer, WriterContext};
 use crate::{
-    Deadline, EventSource, EventStore, Filter, Hit, MarkName, MarkedStore, OnCommit, Origin,
+    Clock, Deadline, EventSource, EventStore, Filter, Hit, MarkName, MarkedStore, OnCommit, Origin,
     PeerTraits, Reader, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
     Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
-    UndeleteError, VerifiedEvent, View, VisitEvent, unix_now,
+    UndeleteError, VerifiedEvent, View, VisitEvent,
 };
 use crate::{
     doubt, flush, index_mark, lock, operator, presence, private_times, refused, schema, sync_mark,
@@ -118,10 +118,18 @@ impl Store {
             expired_until: Arc::clone(&expired_until),
             metrics: metrics.clone(),
             batches: options.batches,
+            clock: options.clock.clone(),
         };
         let writer = Writer::start(path, connection, beside, rules, flush, on_commit)?;
-        let (readers, presence) = (options.readers, Some(presence));
-        let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
+        let reader = Reader::beside_writer(
+            path,
+            options.readers,
+            options.clock,
+            commits,
+            gate,
+            expired_until,
+            Some(presence),
+        )?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
         Ok(Self { inner: Arc::new(inner), reader })
     }
@@ -185,7 +193,7 @@ impl EventStore for Store {
     }
 
     fn expire(&self) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.reader.clock().now();
         if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
@@ -344,6 +352,10 @@ impl EventSource for Store {
 
     fn deadline(&self) -> &Deadline {
         self.reader().deadline()
+    }
+
+    fn clock(&self) -> &Clock {
+        self.reader.clock()
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {

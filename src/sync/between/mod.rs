@@ -17,13 +17,13 @@ pub use report::{BetweenReport, PairReport};
 
 use super::auth::configured_keys;
 use super::connector::Connector;
-use super::driver::{Clock, drive, settings};
+use super::driver::{SyncClock, drive, settings};
 use super::machine::Machine;
 use super::report::{Progress, Report};
 use super::{Options, SyncError, Trace};
 use crate::config::SyncConfig;
 use crate::relay_url::RelayUrl;
-use crate::store::{PeerTraits, Verifier};
+use crate::store::{Clock, PeerTraits, Verifier};
 use exchange::{Exchange, Remains};
 use nostr::Keys;
 use report::{RelayEnd, judge};
@@ -31,7 +31,6 @@ use side::{Common, RelaySide};
 use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
 use tokio::task::JoinSet;
 
 /// The most relays at a time.
@@ -74,7 +73,7 @@ impl std::fmt::Debug for BetweenRelay {
 struct Told<F> {
     traits: Vec<Arc<Mutex<PeerTraits>>>,
     progress: Arc<F>,
-    clock: Clock,
+    clock: SyncClock,
 }
 
 impl Between {
@@ -108,7 +107,11 @@ impl Between {
             return Err(SyncError::TooManyRelays);
         }
         let traits = relays.iter().map(|_| Arc::default()).collect();
-        let told = Told { traits, progress: Arc::new(progress), clock: Clock(Instant::now()) };
+        let told = Told {
+            traits,
+            progress: Arc::new(progress),
+            clock: SyncClock::start(&Clock::system()),
+        };
         let mut earlier: Option<Vec<Report>> = None;
         let mut failed = HashMap::new();
         let mut passes = 0;
@@ -148,6 +151,7 @@ impl Between {
             keys: self.keys.clone(),
             moves_protected: self.moves_protected,
             dry_run: options.dry_run,
+            clock: Clock::system(),
         });
         let key = self.keys.as_ref().map(|keys| keys.public_key().to_bytes());
         let mut syncs = JoinSet::new();
@@ -157,12 +161,13 @@ impl Between {
             let machine = Machine::new(&relay.url.to_string(), settings, told.clock.now());
             let options = Options { trace: relay.trace.clone(), ..options.clone() };
             let (connector, url) = (self.connector.clone(), relay.url.clone());
-            let (progress, clock) = (Arc::clone(&told.progress), told.clock);
+            let (progress, clock) = (Arc::clone(&told.progress), told.clock.clone());
             let common = Arc::clone(&common);
             syncs.spawn(async move {
                 let machine = machine.over_ids();
                 let tell = |told| progress(place, told);
-                let ended = drive(&connector, &url, &options, machine, side, clock, tell).await;
+                let ended =
+                    drive(&connector, &url, &options, machine, side, clock.clone(), tell).await;
                 // Whether it has ended well or not: nobody waits for it.
                 common.exchange.lost(place, true);
                 let ended = ended.and_then(|machine| {

@@ -11,7 +11,7 @@ use crate::hex;
 use crate::index::{Slice, Tree};
 use crate::reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, Rule};
 use crate::relay_url::RelayUrl;
-use crate::store::{Event, Origin, PeerTraits, SyncMark, Verifier, unix_now};
+use crate::store::{Clock, Event, Origin, PeerTraits, SyncMark, Verifier};
 use nostr::{EventBuilder, JsonUtil, Keys};
 use std::collections::HashMap;
 use std::io;
@@ -25,6 +25,7 @@ pub(super) struct Common {
     /// Whether events are moved that only their author may publish (NIP-70).
     pub(super) moves_protected: bool,
     pub(super) dry_run: bool,
+    pub(super) clock: Clock,
 }
 
 /// The other relays, as one of them is synced with them.
@@ -136,7 +137,7 @@ impl RelaySide {
 
     fn divide(&self, session: u64, window: Window, cap: Option<u64>) -> Done {
         lock(&self.sessions).remove(&session);
-        Done::Divided { window, parts: window.divide(&nothing(), cap, unix_now()) }
+        Done::Divided { window, parts: window.divide(&nothing(), cap, self.common.clock.now()) }
     }
 
     fn conclude(&self, look: u64, is_first: bool, is_whole: bool, losses: u64) -> io::Result<Done> {

@@ -13,7 +13,7 @@ use super::report::{Progress, Report};
 use super::{Local, Options, SyncError};
 use crate::config::Direction;
 use crate::relay_url::RelayUrl;
-use crate::store::unix_now;
+use crate::store::Clock;
 use std::collections::hash_map::RandomState;
 use std::future::Future;
 use std::hash::{BuildHasher, Hasher};
@@ -43,12 +43,13 @@ pub(super) async fn run(
     let is_live = options.live && !options.dry_run;
     let key = mark_key(options);
     let worker = Worker::new(local, &url, &options.filter, key, is_live);
-    let clock = Clock(Instant::now());
+    let clock = SyncClock::start(local.clock());
     let own_key = local.keys.as_ref().map(|keys| keys.public_key().to_bytes());
     let settings = settings(options, by, own_key);
     let machine = Machine::new(&url.to_string(), settings, clock.now());
     let machine =
-        drive(&local.connector, &url, options, machine, Arc::new(worker), clock, progress).await?;
+        drive(&local.connector, &url, options, machine, Arc::new(worker), clock.clone(), progress)
+            .await?;
     let (report, breakdown) = machine.into_report().map_err(SyncError::Store)?;
     Ok((Report { elapsed_ms: clock.elapsed_ms(), ..report }, breakdown))
 }
@@ -79,7 +80,7 @@ pub(super) async fn drive<S: OurSide>(
     options: &Options,
     machine: Machine,
     side: Arc<S>,
-    clock: Clock,
+    clock: SyncClock,
     progress: impl FnMut(Progress) + Send,
 ) -> Result<Machine, SyncError> {
     connector.check(url)?;
@@ -98,17 +99,24 @@ fn mark_key(options: &Options) -> String {
     }
 }
 
-/// The moment for the machine.
-#[derive(Clone, Copy)]
-pub(super) struct Clock(pub(super) Instant);
+/// Tells the machine how long the sync has run, and what time it is.
+#[derive(Clone)]
+pub(super) struct SyncClock {
+    began: Instant,
+    clock: Clock,
+}
 
-impl Clock {
-    pub(super) fn now(self) -> Now {
-        Now { at: self.0.elapsed(), unix_s: unix_now() }
+impl SyncClock {
+    pub(super) fn start(clock: &Clock) -> Self {
+        Self { began: Instant::now(), clock: clock.clone() }
     }
 
-    pub(super) fn elapsed_ms(self) -> u64 {
-        u64::try_from(self.0.elapsed().as_millis()).unwrap_or(u64::MAX)
+    pub(super) fn now(&self) -> Now {
+        Now { at: self.began.elapsed(), unix_s: self.clock.now() }
+    }
+
+    pub(super) fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
 
@@ -118,7 +126,7 @@ struct Driver<'sync, P, S> {
     options: &'sync Options,
     machine: Machine,
     side: Arc<S>,
-    clock: Clock,
+    clock: SyncClock,
     progress: P,
     /// Work on threads, whatever the machine asked for.
     jobs: JoinSet<()>,
@@ -164,7 +172,7 @@ impl<P: FnMut(Progress) + Send, S: OurSide> Driver<'_, P, S> {
             let timeout = self.machine.poll_timeout();
             let timeout = async {
                 match timeout {
-                    Some(at) => tokio::time::sleep_until((self.clock.0 + at).into()).await,
+                    Some(at) => tokio::time::sleep_until((self.clock.began + at).into()).await,
                     None => std::future::pending().await,
                 }
             };

@@ -13,7 +13,7 @@ use crate::reconcile::{
     Difference, Initiator, InitiatorError, InitiatorOptions, InitiatorStep, RangeSet,
 };
 use crate::relay_url::RelayUrl;
-use crate::store::{Change, Event, Filter, PeerTraits, Step, StoreError, SyncMark, unix_now};
+use crate::store::{Change, Event, Filter, PeerTraits, Step, StoreError, SyncMark};
 use nostr::{EventBuilder, JsonUtil};
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -195,7 +195,7 @@ impl Worker {
         let newest = newest.map_or(0, |item| item.created_at);
         // What was there when the sets were equal does not come again: neither what is of
         // that second, nor what was made ahead of its time.
-        let known = if newest > unix_now() { newest } else { 0 };
+        let known = if newest > self.local.clock().now() { newest } else { 0 };
         let unknown = options.sync_mark.map(|second| second.max(known).saturating_add(1));
         let newer = |second: &u64| count - set.lower_bound(&Item::new(*second, [0; 32]));
         let ahead = unknown.filter(|second| newer(second) <= FEW_NEW_ITEMS);
@@ -248,7 +248,7 @@ impl Worker {
 
     fn divide(&self, session: u64, window: Window, cap: Option<u64>) -> Done {
         let initiator = self.sessions().remove(&session);
-        let parts = initiator.and_then(|it| window.divide(it.set(), cap, unix_now()));
+        let parts = initiator.and_then(|it| window.divide(it.set(), cap, self.local.clock().now()));
         Done::Divided { window, parts }
     }
 

@@ -17,7 +17,7 @@ use crate::transaction::{FeedAdvance, StoredRequests};
 use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
-    Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
+    Batches, Clock, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
     StoreMetrics, Synchronous,
 };
 use retention::RetentionWork;
@@ -70,6 +70,7 @@ pub(crate) struct NodeWriterContext {
     pub(crate) us: Option<RelayUrl>,
     pub(crate) batches: Batches,
     pub(crate) synchronous: Synchronous,
+    pub(crate) clock: Clock,
     /// Reads the feed, where this node's own commit was not the next one.
     pub(crate) catch_up: Box<dyn Fn() -> Result<(), StoreError> + Send>,
 }

@@ -4,7 +4,7 @@
 use super::{Answer, NodeWriterThread};
 use crate::transaction::retention::{self, AuthorKind};
 use negsync_nostr::Event;
-use negsync_store::{Retention, StoreError, unix_now};
+use negsync_store::{Retention, StoreError};
 use std::collections::BTreeSet;
 
 /// How many authors and kinds a step looks at.
@@ -72,7 +72,7 @@ impl RetentionWork {
 impl NodeWriterThread {
     /// Removes a part of what is not kept any longer. Returns whether there is more to look at now.
     pub(super) fn retire_step(&mut self) -> bool {
-        let now = unix_now();
+        let now = self.context.clock.now();
         if !self.retaining.is_due(now) {
             self.retaining.settle(Ok(()));
             return false;

@@ -4,7 +4,6 @@ use super::WriterThread;
 use crate::StoreError;
 use crate::apply::{self, RuleMemory};
 use crate::change::{Change, Written};
-use crate::clock::unix_now;
 use crate::commits::Unpublished;
 use crate::flush::{Committed, Tell};
 use crate::sqlite_error;
@@ -20,7 +19,7 @@ pub(super) struct Transacted<T> {
 impl WriterThread {
     /// The second that decides what has expired.
     pub(super) fn now(&self) -> u64 {
-        unix_now().max(self.beside.expired_until.load(Ordering::Acquire))
+        self.beside.clock.now().max(self.beside.expired_until.load(Ordering::Acquire))
     }
 
     /// Runs `work` in a transaction and commits it.

@@ -12,6 +12,7 @@ pub use batch::Batches;
 use crate::StoreError;
 use crate::apply::{self, RuleMemory};
 use crate::checkpoint::Checkpointer;
+use crate::clock::Clock;
 use crate::commits::Commits;
 use crate::deletion;
 use crate::flush::{FlushError, Flusher, OnCommit};
@@ -243,6 +244,7 @@ pub(super) struct WriterContext {
     pub(super) expired_until: Arc<AtomicU64>,
     pub(super) metrics: StoreMetrics,
     pub(super) batches: Batches,
+    pub(super) clock: Clock,
 }
 
 /// What the writer thread owns.

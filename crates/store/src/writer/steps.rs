@@ -4,7 +4,6 @@
 use super::batch::{WaitsFor, answer_put_off};
 use super::{Answer, OnDone, Removal, RemovedBy, STEP_ROWS, WriterThread, answer};
 use crate::change::{Change, Step};
-use crate::clock::unix_now;
 use crate::commits::Unpublished;
 use crate::flush::Committed;
 use crate::retention::{self, Retention};
@@ -36,7 +35,7 @@ impl WriterThread {
 
     /// NIP-40: removes a part of what is due. Returns whether there may be more.
     pub(super) fn expire_step(&mut self) -> bool {
-        let is_due = self.next_expiry <= unix_now()
+        let is_due = self.next_expiry <= self.beside.clock.now()
             || self.expire_again.is_some_and(|at| at <= Instant::now());
         if !is_due && self.wait_for_expiry.is_empty() {
             return false;
@@ -98,7 +97,7 @@ impl WriterThread {
 
     /// Removes a part of what is not kept any longer. Returns whether there is more to look at now.
     pub(super) fn retire_step(&mut self) -> bool {
-        let now = unix_now();
+        let now = self.beside.clock.now();
         if !self.rules.retaining.is_due(now) {
             std::mem::take(&mut self.wait_for_retention).into_iter().for_each(|reply| reply());
             return false;
