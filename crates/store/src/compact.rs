@@ -29,7 +29,6 @@ pub struct Compacted {
 ///
 /// # Errors
 /// When the store is missing, is in use, or cannot be written. The store is then unchanged.
-/// When the store is not there, is in use, or cannot be written. It is left as it was.
 pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     // Opening for writing would create a store.
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;

@@ -137,7 +137,6 @@ pub trait EventStore: EventSource {
     /// # Errors
     /// When the store cannot be written; [`StoreError::Unsupported`] if the engine has no retention
     /// and the rules are not empty.
-    /// retention and the rules are not empty.
     fn retain(&self, rules: Retention) -> Result<(), StoreError>;
 
     /// Removes the events that the rules of retention do not keep, and waits until none is left.

@@ -5,7 +5,6 @@
 //! writes them, and after a power cut they are gone. So the contents of the log are written again.
 //! The checksum of each frame is verified: a page that the system has evicted meanwhile is read
 //! from the disk in its old state.
-//! from the disk, as it was before.
 
 use std::collections::HashMap;
 use std::fs::File;
