@@ -436,8 +436,8 @@ impl Machine {
         FoundAt { round: self.looks, connection: NonZeroU32::new(self.connections) }
     }
 
-    /// An id for a subscription, made unique by the nonce: some relays share one namespace between all
-    /// clients.
+    /// An id for a subscription, made unique by the nonce: some relays share one namespace between
+    /// all clients.
     fn subscription(&mut self) -> String {
         self.on.subscriptions += 1;
         let prefix = (self.settings.nonce ^ u64::from(self.connections).wrapping_mul(0x9e37_79b9))
