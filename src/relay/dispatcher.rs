@@ -18,7 +18,6 @@ const WINDOW_BYTES: usize = 64 << 20;
 const STEP: usize = 512;
 /// Filters of a connection that an event meets without a match, after which the connection's own
 /// task continues, in a turn of its address.
-/// on, in a turn of its address.
 const MISSES: usize = 32;
 
 /// Receives commits for all connections.

@@ -1,5 +1,4 @@
 //! HTTP on the relay's port: the NIP-11 document, the page, health and metrics.
-//! measures.
 
 use super::response::{Body, METHODS, answer, refuse};
 use super::{RelayState, health, page};

@@ -254,7 +254,6 @@ impl Relay {
     ///
     /// # Errors
     /// As [`Config::check`]; the configuration is then unchanged.
-    /// As [`Config::check`]; everything then stays as it was.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         let reloaded = self.admission.reload(config)?;
         if reloaded.changed.iter().any(|key| key.starts_with("retention.")) {

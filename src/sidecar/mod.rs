@@ -270,7 +270,6 @@ impl Attach {
     ///
     /// # Errors
     /// As [`Config::check`]; the configuration is then unchanged.
-    /// As [`Config::check`]; everything then stays as it was.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         self.admission.reload(config)
     }

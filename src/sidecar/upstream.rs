@@ -55,7 +55,6 @@ impl Answers {
 ///
 /// # Errors
 /// The client does not accept more data.
-/// The client takes nothing more.
 pub(super) async fn down(
     mut from: Reading,
     mut to: ProxySocket,
