@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 const MEMORY_BYTES: usize = 64 << 20;
 /// How long something may take that is not exact at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Those that are private where nothing else is configured.
 fn private() -> PrivateKinds {

@@ -19,7 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn attach(kind: RelayKind, path: &Path) -> Sets {
     let private = PrivateKinds::new(AuthConfig::default().private_kinds);

@@ -1,8 +1,9 @@
-//! The PostgreSQL database of another relay, read beside its running writer: what a relay that
-//! people already run has stored, as a source of events. Its tables are never written to.
+//! The PostgreSQL database of another relay, read beside its running writer, as a source of events.
+//! Its tables are never written.
 //!
-//! `feed` has what the server tells of commits, `follower` keeps the set equal to it, `database` has who
-//! looks at it, `scan` reads at one moment, and `relay_table` has what the known relays differ in.
+//! `feed` reads the server's feed of commits, `follower` keeps the set equal to it, `database`
+//! serializes the polls, `scan` reads a snapshot, and `relay_table` has the differences between the
+//! supported relays.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -60,16 +61,16 @@ use session::{DatabaseError, ServerConnector};
 use std::fmt;
 use std::sync::Arc;
 
-/// How often a reading is begun that has to see what is known and nothing more: between its
-/// beginning and the last look at the feed nothing may be committed.
+/// Attempts to begin a read at a known commit: nothing may be committed between the last poll and
+/// the begin.
 const MOST_BEGINNINGS: usize = 100;
 
-/// Another relay's database on a PostgreSQL server. Clones share it; the last one ends the
-/// following.
+/// Another relay's database on a PostgreSQL server. Clones share it; dropping the last clone ends
+/// the following.
 #[derive(Clone)]
 pub struct AttachedPostgres {
     inner: Arc<PostgresDatabase>,
-    // Of the reads of this clone.
+    // The deadline for reads of this clone.
     deadline: Deadline,
 }
 
@@ -80,14 +81,14 @@ impl fmt::Debug for AttachedPostgres {
 }
 
 impl AttachedPostgres {
-    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, with one connection for the feed beside
-    /// the readers' connections, reads the whole set and follows what is committed from then on. `listener`
-    /// is called for both, except for events of the options' private kinds: only filters that ask for
-    /// these kinds find them. Blocks.
+    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, reads the whole set and follows new
+    /// commits. Uses one connection for the feed in addition to the readers' connections.
+    /// `listener` gets the set and the changes, except for events of the options' private kinds,
+    /// which only filters that ask for these kinds find. Blocks.
     ///
     /// # Errors
-    /// When the server cannot be reached, does not let changes be followed, or the database is not
-    /// of a known version of the relay.
+    /// When the server cannot be reached or does not allow changes to be followed, or when the
+    /// database is not of a supported version of the relay.
     pub fn open(
         kind: RelayKind,
         url: &str,

@@ -1,5 +1,5 @@
-//! The files of the sets of all events: found by the name of the store's mark, opened, brought up to date,
-//! written anew.
+//! The files of the sets of all events: found by the name of the store's mark, opened, updated and
+//! rewritten.
 
 use super::catalog::Catalog;
 use super::item_set::ItemSet;
@@ -13,20 +13,20 @@ use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What stands between the name of the store and that of the mark.
+/// Separates the name of the store from that of the mark.
 const INFIX: &str = "-index-";
-/// What stands for the name of the store where its files have a folder of their own.
+/// Stands for the name of the store in a folder of its own.
 const STORE_NAME: &str = "negsync";
-/// The file in such a folder whose lock says that somebody writes there.
+/// The lock file in such a folder: it is locked while a process writes there.
 const LOCK_NAME: &str = "negsync-index.lock";
-/// To read a row of the store takes as long as to scan so many items.
+/// Items that can be scanned in the time of reading one row of the store.
 const ROW_COST: usize = 8;
-/// So many rows are read in a few milliseconds.
+/// Rows that can be read in a few milliseconds.
 const FEW_ROWS: usize = 10_000;
-/// How many items are written before it is asked whether to go on.
+/// Items that are written between two checks whether to continue.
 const ASK_ITEMS: usize = 4_096;
 
-/// Why files were not written.
+/// Why the files were not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilesError {
     #[error(transparent)]
@@ -35,14 +35,14 @@ pub(super) enum FilesError {
     Write { path: PathBuf, source: WriteError },
     #[error("{path}: {source}", path = path.display())]
     Open { path: PathBuf, source: IndexFileError },
-    /// The program ends, or the sets became others.
+    /// The program is ending, or the sets were replaced.
     #[error("broken off")]
     BrokenOff,
 }
 
 /// The files of one store's index.
 pub(super) struct IndexFiles {
-    /// Without the mark and what follows it.
+    /// Path and beginning of the name, without the mark and what follows it.
     folder: PathBuf,
     prefix: OsString,
     /// The mark of the files in use.
@@ -50,18 +50,18 @@ pub(super) struct IndexFiles {
     writes: Writes,
 }
 
-/// Who writes the files.
+/// The process that may write the files.
 enum Writes {
-    /// Whoever has the store open.
+    /// The process that has the store open.
     WithStore,
-    /// Whoever holds the lock of their folder, until this is dropped.
+    /// This process: it holds the lock of the folder until this is dropped.
     WithLock(#[expect(dead_code, reason = "held for its lock")] File),
-    /// Another process: they are only read here.
+    /// Another process: the files are only read here.
     Elsewhere,
 }
 
 impl IndexFiles {
-    /// Those beside the store in `path`.
+    /// The files beside the store in `path`.
     pub(super) fn beside(path: &Path) -> Self {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
@@ -70,8 +70,8 @@ impl IndexFiles {
         Self { folder, prefix, mark: None, writes: Writes::WithStore }
     }
 
-    /// Those of a store that several processes have open, in a folder that one of them writes to. There are
-    /// none where it cannot be used, which is logged.
+    /// The files of a store that several processes have open, in a folder that one of them writes
+    /// to. If the folder cannot be used there are no files, and the error is logged.
     pub(super) fn in_folder(folder: &Path) -> Self {
         let writes = lock_folder(folder).unwrap_or_else(|error| {
             let folder = folder.display();
@@ -86,18 +86,18 @@ impl IndexFiles {
         Self { folder: folder.to_owned(), prefix, mark: None, writes }
     }
 
-    /// Whether files may be written here.
+    /// Whether this process may write the files.
     pub(super) fn may_write(&self) -> bool {
         !matches!(self.writes, Writes::Elsewhere)
     }
 
-    /// How many commits there were since the files in use, as far as their store counts them.
+    /// The number of commits since the files in use, if the store counts them.
     pub(super) fn commits_since(&self, store: &dyn MarkedStore) -> u64 {
         self.mark.as_ref().map_or(0, |mark| store.commits_since_index_mark(mark))
     }
 
-    /// The sets of these filters, from files and what came since; `None` where there are none that
-    /// can be used. Others are removed.
+    /// The sets of these filters, from files and the changes since; `None` if there are no usable
+    /// files. Unusable files are removed.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -126,7 +126,7 @@ impl IndexFiles {
         Ok(loaded.map(|(_, sets)| sets))
     }
 
-    /// As [`IndexFiles::load`], of this mark.
+    /// Like [`IndexFiles::load`], for this mark.
     fn load_from(
         &self,
         store: &dyn MarkedStore,
@@ -138,7 +138,7 @@ impl IndexFiles {
             let path = self.path(mark, number);
             match SortedFile::open(&path, &identity(content, mark)) {
                 Ok(file) => sets.push(file.into()),
-                // So it is when a process was killed while it wrote them.
+                // The usual case after a process was killed while it wrote them.
                 Err(reason @ IndexFileError::Missing) => {
                     tracing::debug!(path = %path.display(), %reason, "index file ignored");
                     return Ok(None);
@@ -179,11 +179,11 @@ impl IndexFiles {
         Ok(sets.iter().all(ItemSet::is_readable).then_some(sets))
     }
 
-    /// Writes the catalog's sets to new files and has it go on with these. Returns how many items
-    /// there are. `may_go_on` is asked now and then.
+    /// Writes the catalog's sets to new files, and switches the catalog to them. Returns the number
+    /// of items. `may_go_on` is called at intervals.
     ///
     /// # Errors
-    /// When that fails. Then all is as it was.
+    /// When the writing fails. The old files then stay in use.
     pub(super) fn write(
         &mut self,
         store: &dyn MarkedStore,
@@ -233,7 +233,7 @@ impl IndexFiles {
         if fresh.is_empty() { Err(FilesError::BrokenOff) } else { Ok(fresh) }
     }
 
-    /// The files in use are so no more.
+    /// Stops using the current files.
     pub(super) fn forget(&mut self) {
         self.mark = None;
     }
@@ -245,7 +245,7 @@ impl IndexFiles {
         self.folder.join(name)
     }
 
-    /// The marks of the files that are there.
+    /// The marks of the existing files.
     fn marks(&self) -> Vec<MarkName> {
         let mut marks: Vec<MarkName> =
             self.names().iter().filter_map(|name| Some(self.parts(name)?.0)).collect();
@@ -254,8 +254,8 @@ impl IndexFiles {
         marks
     }
 
-    /// Removes files that are not of the mark in use: of earlier ones, and those that a process left
-    /// that was killed.
+    /// Removes files of other marks than the one in use: earlier files, and those of a killed
+    /// process.
     fn remove_others(&self) {
         if !self.may_write() {
             return;
@@ -274,8 +274,8 @@ impl IndexFiles {
         entries.map(|entry| entry.file_name()).collect()
     }
 
-    /// The mark in the name of a file of the index, and what follows it. A file of somebody else's may
-    /// begin with the same words.
+    /// The mark in the name of an index file, and the rest of the name. Files of other programs may
+    /// have the same prefix.
     fn parts<'name>(&self, name: &'name OsStr) -> Option<(MarkName, &'name [u8])> {
         let name = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
         let (digits, rest) = name.split_at_checked(2 * size_of::<MarkName>())?;
@@ -284,7 +284,7 @@ impl IndexFiles {
     }
 }
 
-/// Takes the lock of a folder, which is made where it is not there.
+/// Takes the lock of a folder; creates the folder if it is missing.
 fn lock_folder(folder: &Path) -> io::Result<Writes> {
     std::fs::create_dir_all(folder)?;
     let lock = File::create(folder.join(LOCK_NAME))?;
@@ -323,10 +323,10 @@ fn write_one(
     writer.finish(identity).map_err(io_failed)
 }
 
-/// What a file of the set of `content` has to say that it is.
+/// The identity of a file with the set of `content`.
 fn identity(content: &Filter, mark: &MarkName) -> FileIdentity {
     let mut hash = Sha256::new();
-    // The sets of all events differ in nothing but kinds.
+    // The sets of all events differ only in their kinds.
     for kinds in [content.kinds.as_deref(), Some(content.without_kinds.as_slice())] {
         hash.update([u8::from(kinds.is_some())]);
         let kinds = kinds.unwrap_or_default();
@@ -343,7 +343,7 @@ fn hex(mark: &MarkName) -> String {
 fn unhex(digits: &[u8]) -> Option<MarkName> {
     let mut mark = MarkName::default();
     for (byte, pair) in mark.iter_mut().zip(digits.chunks(2)) {
-        // A sign would be taken for a part of a number.
+        // The parser would accept a sign as a part of the number.
         let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
         *byte = u8::from_str_radix(pair, 16).ok()?;
     }

@@ -1,5 +1,5 @@
-//! Keeps the sets of all events on files: loads them at the start, and writes them anew when much
-//! has changed. One thread does both, so that neither a commit nor a session waits for it.
+//! Keeps the sets of all events in files: loads them at the start, and rewrites them after many
+//! changes. One thread does both, so that no commit or session waits for it.
 
 use super::catalog::Catalog;
 use super::files::{FilesError, IndexFiles};
@@ -11,28 +11,28 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How much has to have changed before files are written anew.
+/// The number of changes after which files are rewritten.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WriteRule {
-    /// The fewest items: below it a scan is as fast.
+    /// Minimum number of changed items; below it a scan is as fast.
     pub(super) least: usize,
-    /// One of so many items.
+    /// Minimum share of changed items, as one part in this many.
     pub(super) part: usize,
-    /// So many commits since the files were written, whatever they changed: a store may soon not know any
-    /// more what they did.
+    /// Number of commits since the files were written, however many items they changed: the store
+    /// may soon drop its record of these commits.
     pub(super) commits: u64,
 }
 
-/// So many changes are heard of before it is looked whether files are due by their age. A commit changes
-/// at least one item.
+/// Changes between two checks whether files are due by their age. A commit changes at least one
+/// item.
 const LOOK_CHANGES: usize = 10_000;
 
 impl WriteRule {
-    /// While the store is open: what changes take of memory, and what is written for them, stays in
-    /// proportion.
+    /// While the store is open: keeps the memory of changes, and the bytes written for them, in
+    /// proportion to the set.
     pub(super) const OPEN: Self = Self { least: 131_072, part: 16, commits: 50_000 };
-    /// At a clean stop: what the next start has to read takes a tenth of a second for each million
-    /// items.
+    /// At a clean stop: the changes that the next start has to read take a tenth of a second for
+    /// each million items.
     pub(super) const STOP: Self = Self { least: 16_384, part: 128, commits: 25_000 };
 
     pub(super) fn is_met(self, sets: &[ItemSet]) -> bool {
@@ -42,20 +42,20 @@ impl WriteRule {
     }
 }
 
-/// After a failure files are not written again for so long: a full disk stays full for a while.
+/// Delay after a failed write: a full disk usually stays full for a while.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// The thread. Clones of the index share it.
+/// The handle of the thread. Clones of the index share it.
 pub(super) struct Keeper {
     signal: Arc<Signal>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What wakes the thread.
+/// Wakes the thread.
 #[derive(Default)]
 pub(super) struct Signal {
     is_loading: AtomicBool,
-    // Changes that were heard of since somebody last had to look.
+    // Changes since the last check.
     heard: AtomicUsize,
     wish: Mutex<Wish>,
     changed: Condvar,
@@ -65,14 +65,14 @@ pub(super) struct Signal {
 enum Wish {
     #[default]
     Nothing,
-    /// Something is due, or a file cannot be read any more.
+    /// Files may be due, or one can no longer be read.
     Look,
-    /// To end; `true` where files may be written before.
+    /// The thread should end; `true` if it may write files first.
     End(bool),
 }
 
 impl Signal {
-    /// Has the thread look what is due.
+    /// Makes the thread check what is due.
     pub(super) fn look(&self) {
         let mut wish = self.lock();
         if *wish == Wish::Nothing {
@@ -81,7 +81,7 @@ impl Signal {
         }
     }
 
-    /// Counts changes, and has the thread look after many of them.
+    /// Counts changes, and triggers a check after many of them.
     pub(super) fn hear(&self, changes: usize) {
         if self.heard.fetch_add(changes, Ordering::Relaxed) + changes >= LOOK_CHANGES {
             self.heard.store(0, Ordering::Relaxed);
@@ -129,13 +129,13 @@ impl Keeper {
         Ok(Self { signal, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Has the thread look whether a set has to be made anew.
+    /// Makes the thread check whether a set has to be rebuilt.
     pub(super) fn look(&self) {
         self.signal.look();
     }
 
-    /// Ends the thread. If `may_write`, files are written before, where enough has changed. One that
-    /// still loads is left to itself: it ends when it finds the store closed.
+    /// Ends the thread. With `may_write`, it writes files first if enough has changed. A thread
+    /// that is still loading is not waited for: it ends when it finds the store closed.
     pub(super) fn end(&self, may_write: bool) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -153,7 +153,7 @@ impl Drop for Keeper {
     }
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct KeeperThread {
     catalog: Arc<Catalog>,
     store: Arc<dyn MarkedStore>,
@@ -195,7 +195,7 @@ impl KeeperThread {
             && (self.files.commits_since(&*self.store) >= rule.commits || is_met())
     }
 
-    /// Loads the sets: from files and what came since, or else from a scan of all events.
+    /// Loads the sets: from files and later changes, or else by a scan of all events.
     fn load(&mut self) {
         let began = Instant::now();
         self.signal.is_loading.store(true, Ordering::Release);
@@ -211,7 +211,7 @@ impl KeeperThread {
         self.signal.look();
     }
 
-    /// Makes those sets that are not there: a store that begins anew tells only of what is for everybody.
+    /// Builds missing sets: a store that was read again publishes only its public events.
     fn load_missing(&self) {
         self.signal.is_loading.store(true, Ordering::Release);
         let loaded = self.catalog.load_missing(&*self.store);
@@ -221,7 +221,7 @@ impl KeeperThread {
         }
     }
 
-    /// Writes the sets to new files, which take the place of the old ones. Returns whether it could.
+    /// Replaces the files by new ones with the current sets. Returns whether that succeeded.
     fn write(&mut self) -> bool {
         let began = Instant::now();
         let signal = Arc::clone(&self.signal);

@@ -44,6 +44,7 @@ mod lease;
 mod listening;
 mod memory;
 mod node;
+mod preview;
 mod reading;
 mod repair;
 mod replica;

@@ -10,10 +10,12 @@ use crate::history::CommitHistory;
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
 use crate::size::{self, StoreSize};
-use crate::transaction::FeedPlace;
+use crate::transaction::{FeedPlace, retention};
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Clock, Deadline, Origin, Step, StoreError, StoreMetrics, StoreOptions};
+use negsync_store::{
+    Clock, Deadline, Origin, Retention, Step, StoreError, StoreMetrics, StoreOptions,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -199,6 +201,13 @@ impl StoreNode {
                 Err(error) => tracing::debug!(%error, "size of the store not known"),
             }
         }
+    }
+
+    /// Puts rules of retention in force, for all nodes.
+    pub(crate) fn retain(&self, rules: &Retention) -> Result<(), StoreError> {
+        with_connection(&self.pool, &self.engine, async |connection| {
+            retention::change(connection, rules).await
+        })
     }
 
     /// Takes the lease, or renews it. Returns whether this node has it.

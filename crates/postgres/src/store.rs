@@ -8,16 +8,18 @@ use crate::fault::fault;
 use crate::feed::FeedListener;
 use crate::index_mark;
 use crate::node::StoreNode;
+use crate::preview::preview;
 use crate::reading::StoreReading;
+use crate::transaction::retention;
 use crate::writer::{NodeWriter, NodeWriterContext};
 use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
     Clock, Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore,
-    Origin, PeerTraits, RefusedId, Reply, Retention, RuleMatches, Selected, Selection, StoreError,
-    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent,
-    Work,
+    Origin, PeerTraits, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, View, VisitEvent, Work,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -25,9 +27,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What retention is told.
-const NO_RETENTION: StoreError =
-    StoreError::Unsupported { what: "retention", instead: "remove events with `negsync delete`" };
+/// What the rule of size is told: the tables of a server do not shrink by what is removed.
+const NO_RULE_OF_SIZE: StoreError = StoreError::Unsupported {
+    what: "retention by the size of the store (store_mb)",
+    instead: "keep less with max_age_s and max_per_author",
+};
 
 /// A store on a server. Clones share it; it closes with [`EventStore::close`] or with the last clone.
 #[derive(Clone)]
@@ -68,7 +72,7 @@ impl PostgresStore {
     ///
     /// # Errors
     /// When the server cannot be reached or refuses, when the tables are of a later version, and
-    /// [`StoreError::Unsupported`] where `options` ask for retention.
+    /// [`StoreError::Unsupported`] where `options` ask for retention by size.
     pub fn open(
         address: &Address,
         options: StoreOptions,
@@ -110,10 +114,14 @@ impl PostgresStore {
             }
             other => other,
         };
-        if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
-            return Err(NO_RETENTION);
+        let rules = options.retention.as_ref();
+        if rules.is_some_and(|rules| rules.store_bytes.is_some()) {
+            return Err(NO_RULE_OF_SIZE);
         }
         let node = StoreNode::open(address, &options, listener).map_err(named)?;
+        if let Some(rules) = rules {
+            node.retain(rules)?;
+        }
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
             engine: Arc::clone(&node.engine),
@@ -203,6 +211,11 @@ impl EventSource for PostgresStore {
         let reading = node.begin_at_known(&node.pool, &self.deadline, beside)?;
         work(&reading)?;
         reading.end()
+    }
+
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        let rules = self.run(async |connection| retention::rules(connection).await)?;
+        Ok(rules.window(filter, 0, self.clock().now()))
     }
 
     fn events(
@@ -354,15 +367,22 @@ impl EventStore for PostgresStore {
     }
 
     fn retain(&self, rules: Retention) -> Result<(), StoreError> {
-        if rules.is_empty() { Ok(()) } else { Err(NO_RETENTION) }
+        if rules.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.inner.node.retain(&rules)?;
+        self.inner.writer.look_at_retention()
     }
 
     fn retire(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.inner.writer.retire()
     }
 
     fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        if retention.is_empty() { Ok((Vec::new(), 0)) } else { Err(NO_RETENTION) }
+        if retention.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.read(|reading| Ok((preview(reading, retention, self.clock().now())?, 0)))
     }
 
     fn refused(

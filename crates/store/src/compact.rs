@@ -30,7 +30,6 @@ pub struct Compacted {
 ///
 /// # Errors
 /// When the store is missing, is in use, or cannot be written. The store is then unchanged.
-/// When the store is not there, is in use, or cannot be written. It is left as it was.
 pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     // Opening for writing would create a store.
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
@@ -48,7 +47,8 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
         .map_err(StoreError::sqlite)?;
-    // A failed flush must end the process before this point: the next start repairs the log.
+    // After a failed flush the function has returned before this point, and the next start repairs
+    // the log.
     presence.check()?;
     schema::move_log_at_close(&connection).map_err(StoreError::sqlite)?;
     let count =

@@ -137,7 +137,6 @@ pub trait EventStore: EventSource {
     /// # Errors
     /// When the store cannot be written; [`StoreError::Unsupported`] if the engine has no retention
     /// and the rules are not empty.
-    /// retention and the rules are not empty.
     fn retain(&self, rules: Retention) -> Result<(), StoreError>;
 
     /// Removes the events that the rules of retention do not keep, and waits until none is left.
@@ -196,8 +195,8 @@ pub trait EventStore: EventSource {
     /// When the store cannot be written.
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError>;
 
-    /// Tells the listener of what other processes had acknowledged before the call. Nothing is to be
-    /// done where no other process can write.
+    /// Publishes what other processes had acknowledged before the call. Does nothing if no other
+    /// process can write.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -205,49 +204,50 @@ pub trait EventStore: EventSource {
         Ok(())
     }
 
-    /// Takes the lease on what one of several nodes over the same events does, or renews it, for `term` from
-    /// now on. Returns whether this node has it: always where no other process can write.
+    /// Takes or renews, for `term` from now, the lease on work that only one of several nodes over
+    /// the same events does. Returns whether this node holds it: always, if no other process can
+    /// write.
     ///
     /// # Errors
-    /// When the store cannot be written. A node that had the lease has it until its term ends.
+    /// When the store cannot be written. A node keeps the lease until its term ends.
     fn take_lease(&self, _term: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    /// Whether something can be written now, as durably as an event.
+    /// Checks that the store can be written now, as durably as an event.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn check_writable(&self) -> Result<(), StoreError>;
 
-    /// Whether everything that the sets show is safe, as far as is known. Does not block.
+    /// Whether everything in the sets is durable, as far as is known. Does not block.
     fn is_durable(&self) -> bool;
 
-    /// Whether the store is still the one that was opened, as far as is known. Does not block.
+    /// Checks that the store's files are still those that were opened, as far as is known. Does not
+    /// block.
     ///
     /// # Errors
-    /// From then on, when it is not.
+    /// When they are not, from then on.
     fn check_in_place(&self) -> Result<(), StoreError>;
 
-    /// What the events take, and what a log of writes beside them takes, in bytes; 0 where that is
-    /// not known. Does not block.
+    /// The size of the events and of the write-ahead log, in bytes; 0 if unknown. Does not block.
     fn size(&self) -> (u64, u64);
 
-    /// How far this node is behind what others have committed; `None` where no other process can write.
-    /// Does not block.
+    /// How far this node lags behind the commits of other nodes; `None` if no other process can
+    /// write. Does not block.
     fn feed_lag(&self) -> Option<FeedLag> {
         None
     }
 
-    /// What the store measures.
+    /// The metrics of the store.
     fn metrics(&self) -> &StoreMetrics;
 
-    /// Commits what was submitted and closes the store. Later reads and submissions fail.
+    /// Commits pending submissions and closes the store. Later reads and submissions fail.
     fn close(&self);
 }
 
 impl dyn EventStore {
-    /// As [`EventStore::submit`], and returns the outcomes. For async code.
+    /// Like [`EventStore::submit`], but returns the outcomes. For async code.
     pub async fn put(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
         let count = events.len();
         let (done, outcomes) = oneshot::channel();

@@ -1,6 +1,6 @@
-//! An event store for Nostr on SQLite: one writer with group commit, readers beside it, and the rules that
-//! decide what an accepted event does to the others (replaceable events, deletion requests, requests to
-//! vanish, expiration).
+//! An event store for Nostr on SQLite: one writer with group commit, concurrent readers, and the
+//! rules by which an accepted event affects others (replaceable events, deletion requests, requests
+//! to vanish, expiration).
 //!
 //! ```
 //! use negsync_store::{Event, EventStore, Filter, Outcome, Store, StoreOptions};

@@ -30,10 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// An open store, used as an [`EventStore`]. Clones share it; it closes with [`EventStore::close`] or with
-/// the last clone.
+/// An open store, used as an [`EventStore`]. Clones share it; it closes with [`EventStore::close`]
+/// or when the last clone is dropped.
 ///
-/// All calls block: inside async code they belong on a blocking thread.
+/// All calls block: from async code use a blocking thread.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -53,14 +53,14 @@ struct Inner {
     writer: Writer,
     doubt: Doubt,
     metrics: StoreMetrics,
-    // One process writes: the index in its memory is the whole truth about the file.
+    // Only one process may write, because the index in its memory has to agree with the file.
     lock: Lock,
 }
 
 impl Inner {
     fn close(&self) {
-        // The writer last: SQLite removes the write-ahead log when the last connection closes that
-        // may write.
+        // The writer closes last: SQLite removes the write-ahead log when the last connection that
+        // can write closes.
         self.reader.close();
         self.writer.stop();
         self.lock.release();
@@ -74,8 +74,8 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the store in `path`, making it when it is not there. `on_commit` hears of every
-    /// change, one after the other, before the outcome of its events is told.
+    /// Opens the store in `path`, and creates it if it is missing. `on_commit` is called with every
+    /// change, one after the other, before the replies to its events.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a store of this version or an older one.
@@ -134,19 +134,19 @@ impl Store {
         Ok(Self { inner: Arc::new(inner), reader })
     }
 
-    /// Where the store's file is, links followed.
+    /// The path of the store's file, with links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// The reading side.
+    /// The read interface.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    /// The same store with a deadline for its reads; see [`Reader::with_deadline`].
     #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
@@ -289,7 +289,7 @@ impl EventStore for Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
-    /// Not from a flush that failed until that is made up for, and not once a file was lost.
+    /// False from a failed flush until its repair, and after a file was lost.
     fn is_durable(&self) -> bool {
         !self.inner.doubt.is_there() && self.check_in_place().is_ok()
     }
@@ -359,7 +359,7 @@ impl EventSource for Store {
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {
-        // Whatever is committed has been told before it was acknowledged.
+        // Commits are published before they are acknowledged.
         self.expire()
     }
 

@@ -92,6 +92,7 @@ impl NodeWriterThread {
     fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
         self.may_vanish |= !changes.vanished.is_empty();
         self.added += changes.added.len();
+        self.retaining.stored(changes.added.values().map(Arc::as_ref));
         let expiries = changes.added.values().filter_map(|event| event.expires_at());
         let expires_at = expiries.min().unwrap_or(u64::MAX);
         self.tell(feed, std::mem::take(&mut changes.steps), expires_at);

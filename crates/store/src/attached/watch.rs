@@ -23,8 +23,8 @@ pub trait FollowedDatabase: Send + Sync + 'static {
     fn look(&self) -> Result<(), StoreError>;
 }
 
-/// Polls on a thread of its own until the database is no longer open elsewhere. Logs each new error
-/// once.
+/// Starts a thread that polls until all other handles to the database are dropped. It logs each new
+/// error once.
 ///
 /// # Errors
 /// When the thread cannot be started.
