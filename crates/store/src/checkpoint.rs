@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 /// The share of a log that is worth moving which the writer may move itself.
 const RESTART_PART: usize = 32;
 /// How often the thread runs after a log that grows while it is moved.
-const PASSES: usize = 4;
+const PASSES: usize = 8;
 /// How often the writer moves a long log itself, at the most: that takes a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -58,6 +58,10 @@ pub(super) struct Checkpointer {
     moving: Arc<Mutex<()>>,
     // The log's length after the writer's last commit.
     log_pages: Arc<AtomicUsize>,
+    // The thread is asked for the first time to move this log, or at it.
+    is_moving: Arc<AtomicBool>,
+    // It has been asked to move this log.
+    is_asked: bool,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
     gate: ReadGate,
@@ -88,6 +92,8 @@ impl Checkpointer {
             }))
             .map_err(StoreError::sqlite)?;
         let can_restart = Arc::new(AtomicBool::new(false));
+        let is_moving = Arc::new(AtomicBool::new(false));
+        let moves = Arc::clone(&is_moving);
         let (requests, asked) = sync_channel(1);
         let caught_up = Arc::clone(&can_restart);
         let moving = Arc::new(Mutex::new(()));
@@ -99,10 +105,16 @@ impl Checkpointer {
                 let mut broken_off: Option<Instant> = None;
                 while asked.recv().is_ok() {
                     let _moving = own_moving.lock().unwrap_or_else(PoisonError::into_inner);
-                    let near = (0..PASSES).any(|_| {
-                        checkpoint(&own, "PASSIVE", &doubt)
-                            .is_some_and(|left| left <= length.restart())
-                    });
+                    let mut near = false;
+                    for _ in 0..PASSES {
+                        let before = written.load(Ordering::Relaxed);
+                        near = checkpoint(&own, "PASSIVE", &doubt)
+                            .is_some_and(|left| left <= length.restart());
+                        // SQLite flushes the store only then; what is not flushed here is left to the writer.
+                        if near && written.load(Ordering::Relaxed) == before {
+                            break;
+                        }
+                    }
                     // Nothing is moved beyond what the oldest read sees.
                     let is_long = written.load(Ordering::Relaxed) >= length.break_off();
                     if !near && is_long && broken_off.is_none_or(|at| at.elapsed() >= OWN_PAUSE) {
@@ -110,6 +122,7 @@ impl Checkpointer {
                         broken_off = Some(Instant::now());
                     }
                     caught_up.store(near, Ordering::Release);
+                    moves.store(false, Ordering::Release);
                 }
             })
             .map_err(StoreError::Thread)?;
@@ -117,6 +130,8 @@ impl Checkpointer {
             requests,
             moving,
             log_pages,
+            is_moving,
+            is_asked: false,
             can_restart,
             length,
             mender,
@@ -133,6 +148,7 @@ impl Checkpointer {
         if log_pages < self.length.checkpoint {
             // That was said of a log which has been begun anew since.
             self.can_restart.store(false, Ordering::Relaxed);
+            self.is_asked = false;
             return;
         }
         if log_pages >= self.length.cap() && self.may_try() {
@@ -148,12 +164,31 @@ impl Checkpointer {
                     self.tried = Some(Instant::now());
                 }
             }
-        } else if self.can_restart.swap(false, Ordering::Acquire) {
+        } else if !self.begin_anew(writer) {
             // A writer that never rests would append to the log for ever.
-            self.restart(writer);
-        } else {
+            // Once: a log that cannot be moved, because somebody reads it, keeps nothing waiting.
+            if !std::mem::replace(&mut self.is_asked, true) {
+                self.is_moving.store(true, Ordering::Release);
+            }
             let _ = self.requests.try_send(());
         }
+    }
+
+    /// Whether the pages of a log that has become long are being moved. What is written meanwhile has to be
+    /// moved after them, and the last of it by the writer.
+    pub(super) fn is_moving(&self) -> bool {
+        self.is_moving.load(Ordering::Acquire)
+    }
+
+    /// Called by the writer between its batches: begins a log anew that the thread has moved. Returns whether
+    /// it was to be.
+    pub(super) fn begin_anew(&self, writer: &Connection) -> bool {
+        let is_long = self.log_pages.load(Ordering::Relaxed) >= self.length.checkpoint;
+        let is_moved = self.can_restart.swap(false, Ordering::Acquire) && is_long;
+        if is_moved {
+            self.restart(writer);
+        }
+        is_moved
     }
 
     /// Called by the writer when the disk is full: once all of the log has been moved, it is
@@ -167,6 +202,12 @@ impl Checkpointer {
 
     fn may_try(&self) -> bool {
         self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
+    }
+
+    /// While it is held no pages are moved.
+    #[cfg(test)]
+    pub(super) fn moving(&self) -> Arc<Mutex<()>> {
+        Arc::clone(&self.moving)
     }
 
     /// What a failed flush has put in doubt.
@@ -202,7 +243,11 @@ impl Checkpointer {
     /// Has the next commit written at the log's beginning, and whether that was done. Readers that
     /// hold on to the log only put this off: they are never waited for.
     fn restart(&self, writer: &Connection) -> bool {
-        without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0)
+        let is_begun = without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0);
+        if is_begun {
+            self.log_pages.store(0, Ordering::Relaxed);
+        }
+        is_begun
     }
 
     /// Ends the thread and leaves as small a log as can be had: none, where nothing is in doubt and
@@ -340,6 +385,26 @@ mod tests {
         let (done, looked) = std::sync::mpsc::channel();
         std::thread::spawn(move || done.send(stand.checkpointer.mend(&stand.writer).is_ok()));
         assert_eq!(looked.recv_timeout(Duration::from_secs(20)), Ok(true));
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_moved_is_being_moved_once() {
+        let mut stand = Stand::new();
+        let reader = open(&stand.directory);
+        reader.execute_batch("BEGIN; SELECT count(*) FROM page").unwrap();
+        let moving = Arc::clone(&stand.checkpointer.moving);
+        let held = moving.lock().unwrap();
+        assert!((LENGTH.checkpoint..LENGTH.cap()).contains(&stand.commit(60)));
+        assert!(stand.checkpointer.is_moving());
+        drop(held);
+        let began = Instant::now();
+        while stand.checkpointer.is_moving() {
+            assert!(began.elapsed() < Duration::from_secs(20));
+            std::thread::yield_now();
+        }
+        let _held = moving.lock().unwrap();
+        assert!(stand.commit(5) < LENGTH.cap());
+        assert!(!stand.checkpointer.is_moving());
     }
 
     /// Neither waited for nor in the way for longer than it reads.

@@ -5,6 +5,8 @@
 mod batch;
 mod commit;
 mod steps;
+#[cfg(test)]
+mod tests;
 
 pub use crate::submission::Reply;
 pub use batch::Batches;
@@ -34,6 +36,8 @@ use std::time::{Duration, Instant};
 
 /// The most rows that a step of an expiration, a vanishing or a removal writes, or those of one event.
 pub(super) const STEP_ROWS: usize = 2_048;
+/// How often the writer looks, while pages are moved out of the write-ahead log, whether that is done.
+const MOVING_TICK: Duration = Duration::from_millis(5);
 /// How long the writer sleeps at most before it looks at the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
 /// How often the writer looks for the store's files, when it has no other reason to.
@@ -274,7 +278,7 @@ impl WriterThread {
     fn run(mut self) {
         let mut patience = Duration::ZERO;
         loop {
-            let job = match self.queue.pop_within(patience) {
+            let job = match self.next_job(patience) {
                 NextJob::Item((_, job)) => Some(job),
                 NextJob::TimedOut => None,
                 NextJob::Closed => break,
@@ -306,6 +310,19 @@ impl WriterThread {
         self.beside.checkpointer.finish(&self.connection);
     }
 
+    /// The next in turn. While pages are moved out of a long log that is nothing heavy: all of it has to be
+    /// moved, too, and the last of it while everybody waits.
+    fn next_job(&self, patience: Duration) -> NextJob<(usize, Job)> {
+        // Looked at first: the log that the thread is done with is begun anew here.
+        let is_moving = self.beside.checkpointer.is_moving();
+        self.beside.checkpointer.begin_anew(&self.connection);
+        if is_moving {
+            self.queue.pop_light_within(patience.min(MOVING_TICK), self.limits.light_rows)
+        } else {
+            self.queue.pop_within(patience)
+        }
+    }
+
     /// Looks whether the files are where they were, and makes them whole after a flush that failed:
     /// at once, while the system still has in memory what it could not write.
     fn look_after_files(&mut self) {
@@ -332,7 +349,7 @@ impl WriterThread {
                 batch.apply(connection, *event, now, rules, written)?;
                 if began.elapsed() < limits.time {
                     let fits = |weight, job: &Job| batch.has_room(weight, job, written, &limits);
-                    if let Some((_, Job::Publish { event, slot })) = queue.pop_if(fits) {
+                    if let Some((_, Job::Publish { event, slot })) = queue.pop_first(fits) {
                         batch.slots.push(slot);
                         next = Some(event);
                     }
