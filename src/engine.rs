@@ -1,15 +1,15 @@
-//! Opens the store that is configured, whichever engine keeps it: an SQLite file, or a database on a
-//! PostgreSQL server that several relays share.
+//! Opens the configured store with its engine: an SQLite file, or a database on a PostgreSQL server
+//! that several relays share.
 
 use crate::config::Config;
 use crate::index::Index;
 use crate::store::{CheckReport, EventStore, Store, StoreError, StoreOptions, check};
 use std::sync::Arc;
 
-/// Opens the store with its sets, of which the kept ones may take `memory_bytes`. Blocks.
+/// Opens the store with its sets; the kept ones may take `memory_bytes`. Blocks.
 ///
 /// # Errors
-/// When the store cannot be opened, or this program was built without its engine.
+/// [`StoreError`] when the store cannot be opened, or this program was built without its engine.
 pub fn open_index(
     config: &Config,
     options: StoreOptions,
@@ -18,7 +18,7 @@ pub fn open_index(
     if config.store.url.is_empty() {
         return Index::open(&config.store.path, options, memory_bytes);
     }
-    database::open_index(config.store.url.expose(), options, memory_bytes)
+    database::open_index(config, options, memory_bytes)
 }
 
 /// Opens the store without sets. Blocks.
@@ -35,10 +35,10 @@ pub fn open_store(
     database::open_store(config.store.url.expose(), options)
 }
 
-/// Checks the store. `progress` hears of the events that are done, and of how many there are. Blocks.
+/// Checks the store. `progress` gets the number of checked events and the total. Blocks.
 ///
 /// # Errors
-/// When the store is not there or cannot be read.
+/// [`StoreError`] when the store does not exist or cannot be read.
 pub fn check_store(
     config: &Config,
     progress: impl FnMut(u64, u64),
@@ -51,18 +51,23 @@ pub fn check_store(
 
 #[cfg(feature = "postgres")]
 mod database {
-    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
     use negsync_postgres::{Address, PostgresStore};
 
     pub(super) fn open_index(
-        url: &str,
+        config: &Config,
         options: StoreOptions,
         memory_bytes: usize,
     ) -> Result<Index, StoreError> {
-        let address = Address::parse(url)?;
-        let private = options.private_kinds.clone();
-        Index::over(memory_bytes, &private, |listener| {
-            Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
+        let address = Address::parse(config.store.url.expose())?;
+        let (folder, private) = (&config.index.folder, options.private_kinds.clone());
+        if folder.as_os_str().is_empty() {
+            return Index::over(memory_bytes, &private, |listener| {
+                Ok(Arc::new(PostgresStore::open(&address, options, listener)?))
+            });
+        }
+        Index::over_files(folder, memory_bytes, &private, |listener| {
+            Ok(Arc::new(PostgresStore::open_unread(&address, options, listener)?))
         })
     }
 
@@ -83,7 +88,7 @@ mod database {
 
 #[cfg(not(feature = "postgres"))]
 mod database {
-    use super::{Arc, CheckReport, EventStore, Index, StoreError, StoreOptions};
+    use super::{Arc, CheckReport, Config, EventStore, Index, StoreError, StoreOptions};
 
     const LEFT_OUT: StoreError = StoreError::Unsupported {
         what: "a database on PostgreSQL",
@@ -94,7 +99,7 @@ mod database {
         Err(LEFT_OUT)
     }
 
-    pub(super) fn open_index(_: &str, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
+    pub(super) fn open_index(_: &Config, _: StoreOptions, _: usize) -> Result<Index, StoreError> {
         Err(LEFT_OUT)
     }
 

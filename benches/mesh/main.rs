@@ -1,12 +1,15 @@
-//! A simulator: hundreds of relays as values, each with the real index and real sessions, that pass
-//! events on over links with latency, loss and cuts. It prints how long after the last write the
+//! A simulator: hundreds of relays as values, each with the real index and negsync's sync machine for
+//! each of its peers, that pass events on over links with latency, loss and cuts. It prints how long after the last write the
 //! relays are equal, what that cost, and what a tenth of hostile relays changes. Time is simulated;
 //! one seed gives the same figures everywhere.
 //!
 //! `cargo bench --bench mesh -- [--short] [--relays N] [--seed N]`
 
+mod asker;
+mod event;
 mod network;
 mod relay;
+mod served;
 mod topology;
 
 use network::{Network, Outcome};
@@ -77,8 +80,12 @@ fn main() {
     );
 }
 
-/// Relays that honest ones connect end equal: anything else is a fault of the engine.
+/// Relays that honest ones connect end equal: anything else is a fault of the sync. Where no honest
+/// relay has an honest peer, none can get what it lacks.
 fn assert_sound(topology: Topology, relays: usize, outcome: &Outcome) {
+    if outcome.connected == 1 {
+        return;
+    }
     assert_eq!(outcome.equal, outcome.connected, "{}, {relays} relays", topology.name());
 }
 

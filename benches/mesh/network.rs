@@ -1,14 +1,19 @@
 //! Relays, links, and the events of simulated time.
 
-use crate::relay::{Conduct, LinkEnd, Message, Outbox, Relay};
+use crate::asker::{Asker, loaded};
+use crate::event;
+use crate::relay::{Conduct, Relay};
+use crate::served::{Answer, MAX_LIMIT, Served};
 use negsync::index::Tree;
-use negsync::reconcile::RangeSet;
-use negsync::reconcile::item::Item;
+use negsync::item::Item;
+use negsync::sync::Information;
+use negsync::sync::machine::{Loss, Now, Work};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::{BTreeMap, BinaryHeap, HashMap};
+use std::time::Duration;
 
 /// Events that clients publish, and how many of them a second in the whole network.
 pub const EVENTS: usize = 300;
@@ -33,21 +38,80 @@ const STORE_US: u64 = 4_000;
 /// How long after the last write a network may take.
 const HORIZON_US: u64 = 1_800_000_000;
 
+/// How long other work of a sync takes: opening a set, reading an answer.
+const WORK_US: u64 = 300;
+/// When a batch of events is closed after which no other message has come.
+const QUIET_US: u64 = 50;
+/// When the network begins, in seconds since the Unix epoch.
+const START_S: u64 = 1_800_000_000;
+/// When the events were made that all relays have from the beginning.
+const SHARED_S: u64 = 1_700_000_000;
+
 /// Something that happens.
 enum Happening {
-    Deliver { link: usize, to_asking: bool, connection: u32, message: Message },
-    Up(usize),
-    Down { link: usize, connection: u32 },
-    Publish { relay: usize, event: Item },
+    /// A line comes back, or breaks.
+    Line {
+        link: usize,
+        is_up: bool,
+    },
+    /// The relay that asks has a connection, or learns that it gets none.
+    Dialed {
+        link: usize,
+        attempt: u32,
+    },
+    Deliver {
+        link: usize,
+        connection: u32,
+        to_asking: bool,
+        message: Message,
+    },
+    /// Work of the sync over a link is done.
+    Worked {
+        link: usize,
+        work: Box<Work>,
+    },
+    Timer {
+        link: usize,
+        at: Duration,
+    },
+    /// No further message came.
+    Quiet {
+        link: usize,
+    },
+    /// A relay has verified and flushed an event that it was sent.
+    Flushed {
+        link: usize,
+        connection: u32,
+        event: Item,
+    },
+    Publish {
+        relay: usize,
+        event: Item,
+    },
+}
+
+/// What travels over a link.
+enum Message {
+    Text(String),
+    Ping,
+    Pong,
 }
 
 struct Link {
     asking: usize,
     asked: usize,
     latency_us: u64,
+    /// The asking relay's sync; none if it is hostile: it asks nothing.
+    asker: Option<Asker>,
+    /// The connection as the asked relay sees it.
+    served: Served,
     /// Counts connections; what is under way of an earlier one is lost.
     connection: u32,
-    up: bool,
+    /// Counts attempts to connect.
+    attempt: u32,
+    is_up: bool,
+    is_dialing: bool,
+    is_connected: bool,
     /// When the last message under way arrives: to the relay that asks, to the other.
     busy_until: [u64; 2],
 }
@@ -82,6 +146,8 @@ pub struct Network {
     now: u64,
     relays: Vec<Relay>,
     links: Vec<Link>,
+    /// All events of the network, by their ids.
+    items: HashMap<[u8; 32], Item>,
     /// The links of each relay.
     links_of: Vec<Vec<usize>>,
     queue: BinaryHeap<Reverse<(u64, u64)>>,
@@ -108,7 +174,7 @@ impl Network {
             conduct[relay] = conducts[number % conducts.len()];
         }
         let shared: Vec<Item> =
-            (0..SHARED_EVENTS).map(|_| event(&mut rng, 1_700_000_000)).collect();
+            (0..SHARED_EVENTS).map(|_| random_item(&mut rng, SHARED_S)).collect();
         let whole = Tree::from_unsorted(shared.clone());
         let relays: Vec<Relay> = conduct
             .into_iter()
@@ -134,8 +200,13 @@ impl Network {
                 asking: *asking,
                 asked: *asked,
                 latency_us: rng.random_range(LATENCY_US),
+                asker: relays[*asking].is_honest().then(|| Asker::new(rng.random(), moment(0))),
+                served: Served::default(),
                 connection: 0,
-                up: false,
+                attempt: 0,
+                is_up: false,
+                is_dialing: false,
+                is_connected: false,
                 busy_until: [0; 2],
             })
             .collect();
@@ -146,6 +217,7 @@ impl Network {
             now: 0,
             relays,
             links,
+            items: shared.into_iter().map(|item| (item.id, item)).collect(),
             links_of,
             queue: BinaryHeap::new(),
             happenings: BTreeMap::new(),
@@ -163,14 +235,16 @@ impl Network {
     fn begin(&mut self) {
         for link in 0..self.links.len() {
             let at = self.rng.random_range(0..1_000_000);
-            self.plan(at, Happening::Up(link));
+            self.plan(at, Happening::Line { link, is_up: true });
+            self.advance(link);
         }
         let connected: Vec<usize> =
             (0..self.relays.len()).filter(|relay| self.connected[*relay]).collect();
         for number in 0..EVENTS as u64 {
             let at = 2_000_000 + number * 1_000_000 / EVENTS_PER_S;
             let relay = connected[self.rng.random_range(0..connected.len())];
-            let event = event(&mut self.rng, 1_800_000_000 + at / 1_000_000);
+            let event = random_item(&mut self.rng, START_S + at / 1_000_000);
+            self.items.insert(event.id, event);
             self.plan(at, Happening::Publish { relay, event });
             self.last_write = at;
         }
@@ -201,7 +275,7 @@ impl Network {
     }
 
     fn outcome(self) -> Outcome {
-        let honest = self.relays.iter().filter(|it| it.conduct == Conduct::Honest).count();
+        let honest = self.relays.iter().filter(|it| it.is_honest()).count();
         let connected = self.connected.iter().filter(|connected| **connected).count();
         let times = self.complete_at.iter().zip(&self.connected);
         let times = times.filter(|(_, connected)| **connected);
@@ -230,93 +304,269 @@ impl Network {
     }
 
     fn happen(&mut self, happening: Happening) {
-        let mut out = Outbox::new();
         match happening {
             Happening::Publish { relay, event } => {
-                let ends = self.ends(relay);
-                self.relays[relay].publish(event, &ends, &mut out);
-                self.sent(relay, out, STORE_US);
+                self.relays[relay].store(event);
+                self.pass_on(relay, &[event], None);
             }
-            Happening::Up(link) => {
-                let it = &mut self.links[link];
-                (it.up, it.busy_until) = (true, [self.now; 2]);
-                it.connection += 1;
-                let (connection, asking) = (it.connection, it.asking);
-                // TCP, TLS and the WebSocket take three round trips.
-                let handshake_us = it.latency_us * 6;
-                let lasts_us = self.rng.random_range(0..2 * UP_US);
-                self.plan(self.now + lasts_us, Happening::Down { link, connection });
-                self.relays[asking].connected(LinkEnd { link, asks: true }, &mut out);
-                self.sent(asking, out, handshake_us);
-            }
-            Happening::Down { link, connection } => {
-                if self.links[link].connection == connection {
-                    self.links[link].up = false;
-                    let Link { asking, asked, .. } = self.links[link];
-                    self.relays[asking].disconnected(link);
-                    self.relays[asked].disconnected(link);
-                    let down_us = self.rng.random_range(DOWN_US);
-                    self.plan(self.now + down_us, Happening::Up(link));
+            Happening::Line { link, is_up } => self.line(link, is_up),
+            Happening::Dialed { link, attempt } => self.dialed(link, attempt),
+            Happening::Deliver { link, connection, to_asking, message } => {
+                let it = &self.links[link];
+                if it.is_connected && it.connection == connection {
+                    match to_asking {
+                        true => self.receive(link, message),
+                        false => self.serve(link, message),
+                    }
                 }
             }
-            Happening::Deliver { link, to_asking, connection, message } => {
-                let Link { asking, asked, up, .. } = self.links[link];
-                if !up || self.links[link].connection != connection {
-                    return;
+            Happening::Worked { link, work } => self.worked(link, *work),
+            Happening::Timer { link, at } => {
+                let now = moment(self.now);
+                let Some(asker) = &mut self.links[link].asker else { return };
+                if asker.timer == Some(at) {
+                    asker.timer = None;
+                    asker.machine.handle_timeout(now);
+                    self.advance(link);
                 }
-                let relay = if to_asking { asking } else { asked };
-                let ends = self.ends(relay);
-                let from = LinkEnd { link, asks: to_asking };
-                let stores = matches!(message, Message::Events(_));
-                self.relays[relay].receive(from, message, &ends, &mut out);
-                self.note(relay);
-                self.sent(relay, out, if stores { STORE_US } else { 0 });
+            }
+            Happening::Quiet { link } => {
+                let now = moment(self.now);
+                if let Some(asker) = &mut self.links[link].asker {
+                    asker.machine.handle_quiet(now);
+                    self.advance(link);
+                }
+            }
+            Happening::Flushed { link, connection, event } => self.flushed(link, connection, event),
+        }
+    }
+
+    fn line(&mut self, link: usize, is_up: bool) {
+        self.links[link].is_up = is_up;
+        let lasts_us = match is_up {
+            true => self.rng.random_range(0..2 * UP_US),
+            false => self.rng.random_range(DOWN_US),
+        };
+        self.plan(self.now + lasts_us, Happening::Line { link, is_up: !is_up });
+        if !is_up {
+            self.lost(link);
+        }
+    }
+
+    /// The line of a link is broken.
+    fn lost(&mut self, link: usize) {
+        if std::mem::take(&mut self.links[link].is_connected) {
+            self.links[link].served = Served::default();
+            let now = moment(self.now);
+            if let Some(asker) = &mut self.links[link].asker {
+                asker.machine.handle_lost(Loss::Gone("the line broke".to_owned()), now);
+                self.advance(link);
             }
         }
     }
 
-    /// The ends of a relay's links that are up.
-    fn ends(&self, relay: usize) -> Vec<LinkEnd> {
-        let up = self.links_of[relay].iter().filter(|link| self.links[**link].up);
-        up.map(|link| LinkEnd { link: *link, asks: self.links[*link].asking == relay }).collect()
+    fn dialed(&mut self, link: usize, attempt: u32) {
+        let now = moment(self.now);
+        let it = &mut self.links[link];
+        let Some(asker) = &mut it.asker else { return };
+        if it.attempt != attempt {
+            return;
+        }
+        it.is_dialing = false;
+        if it.is_up {
+            it.connection += 1;
+            (it.is_connected, it.busy_until) = (true, [self.now; 2]);
+            let information = match self.relays[it.asked].conduct {
+                Conduct::Silent => Information::default(),
+                _ => said(),
+            };
+            asker.machine.handle_connected(information, now);
+        } else {
+            asker.machine.handle_lost(Loss::Gone("no line".to_owned()), now);
+        }
+        self.advance(link);
+    }
+
+    /// The relay that asks gets a message.
+    fn receive(&mut self, link: usize, message: Message) {
+        let now = moment(self.now);
+        let Some(asker) = &mut self.links[link].asker else { return };
+        match message {
+            Message::Text(text) => asker.machine.handle_message(&text, now),
+            Message::Ping | Message::Pong => asker.machine.handle_control(now),
+        }
+        if asker.machine.has_batch() {
+            self.plan(self.now + QUIET_US, Happening::Quiet { link });
+        }
+        self.advance(link);
+    }
+
+    /// The relay that is asked gets a message.
+    fn serve(&mut self, link: usize, message: Message) {
+        let it = &mut self.links[link];
+        let relay = &self.relays[it.asked];
+        if relay.conduct == Conduct::Silent {
+            return;
+        }
+        let Message::Text(text) = message else { return self.send(link, true, Message::Pong) };
+        match it.served.receive(&text, relay.conduct, relay.shown(), &self.items) {
+            Answer::Send(texts) => {
+                for text in texts {
+                    self.send(link, true, Message::Text(text));
+                }
+            }
+            Answer::Store(event) => {
+                let connection = it.connection;
+                self.plan(self.now + STORE_US, Happening::Flushed { link, connection, event });
+            }
+        }
+    }
+
+    fn flushed(&mut self, link: usize, connection: u32, event: Item) {
+        let relay = self.links[link].asked;
+        let is_new = self.relays[relay].store(event);
+        let why = if is_new { "" } else { "duplicate: it is here" };
+        let id = faster_hex::hex_string(&event.id);
+        if self.links[link].connection == connection {
+            self.send(link, true, Message::Text(format!(r#"["OK","{id}",true,"{why}"]"#)));
+        }
+        if is_new {
+            self.pass_on(relay, &[event], None);
+        }
+    }
+
+    fn worked(&mut self, link: usize, work: Work) {
+        let now = moment(self.now);
+        let it = &mut self.links[link];
+        let Some(asker) = &mut it.asker else { return };
+        let (relay, mut new) = (it.asking, Vec::new());
+        let done = asker.perform(work, &mut self.relays[relay], &self.items, &mut new);
+        asker.machine.handle_work(done, now);
+        self.advance(link);
+        self.pass_on(relay, &new, Some(link));
+    }
+
+    /// Passes new events on as negsync does: to subscribers, also to those that published them (NIP-01 knows
+    /// no exception), and to the peers, but for the one that they came from.
+    fn pass_on(&mut self, relay: usize, new: &[Item], from: Option<usize>) {
+        self.note(relay);
+        if new.is_empty() || !self.relays[relay].is_honest() {
+            return;
+        }
+        let now = moment(self.now);
+        for link in self.links_of[relay].clone() {
+            let it = &mut self.links[link];
+            if it.asked == relay && it.is_connected {
+                let mut texts = Vec::new();
+                for item in new {
+                    it.served.deliver(item, &event::json(item), &mut texts);
+                }
+                for text in texts {
+                    self.send(link, true, Message::Text(text));
+                }
+            } else if it.asking == relay
+                && from != Some(link)
+                && let Some(asker) = &mut it.asker
+            {
+                asker.machine.handle_local_events(new.iter().map(loaded).collect(), now);
+                self.advance(link);
+            }
+        }
+    }
+
+    /// Does what a link's sync wants done, as the driver does.
+    fn advance(&mut self, link: usize) {
+        let it = &mut self.links[link];
+        let Some(asker) = &mut it.asker else { return };
+        let machine = &mut asker.machine;
+        let works: Vec<Work> = std::iter::from_fn(|| machine.poll_work()).collect();
+        while machine.poll_progress().is_some() {}
+        if it.is_connected && !machine.is_up() {
+            it.is_connected = false;
+            it.served = Served::default();
+        }
+        let mut messages: Vec<Message> =
+            std::iter::from_fn(|| machine.poll_transmit()).map(Message::Text).collect();
+        if machine.take_ping() {
+            messages.push(Message::Ping);
+        }
+        let dials = machine.wants_connection() && !it.is_dialing;
+        if dials {
+            it.is_dialing = true;
+            it.attempt += 1;
+        }
+        let timeout = machine.poll_timeout().filter(|at| asker.timer != Some(*at));
+        if timeout.is_some() {
+            asker.timer = timeout;
+        }
+        // TCP, TLS and the WebSocket take three round trips.
+        let (attempt, handshake_us) = (it.attempt, it.latency_us * 6);
+        if dials {
+            self.plan(self.now + handshake_us, Happening::Dialed { link, attempt });
+        }
+        if let Some(at) = timeout {
+            self.plan(self.now.max(at.as_micros() as u64 + 1), Happening::Timer { link, at });
+        }
+        for work in works {
+            let stores = matches!(work, Work::Ingest { .. });
+            let takes_us = if stores { STORE_US } else { WORK_US };
+            self.plan(self.now + takes_us, Happening::Worked { link, work: Box::new(work) });
+        }
+        for message in messages {
+            self.send(link, false, message);
+        }
     }
 
     fn note(&mut self, relay: usize) {
         let it = &self.relays[relay];
-        let is_complete = it.conduct == Conduct::Honest && it.set.len() == self.expected;
-        if is_complete && self.complete_at[relay].is_none() {
+        if it.is_honest() && it.count() == self.expected && self.complete_at[relay].is_none() {
             self.complete_at[relay] = Some(self.now);
         }
     }
 
-    /// Puts messages on their links, in order.
-    fn sent(&mut self, relay: usize, out: Outbox, after_us: u64) {
-        self.note(relay);
-        for (link, message) in out {
-            let it = &mut self.links[link];
-            if !it.up {
-                continue;
-            }
-            let to_asking = it.asked == relay;
-            let bytes = message.bytes();
-            self.bytes += bytes as u64;
-            let mut takes_us = it.latency_us + bytes as u64 * 1_000_000 / BYTES_PER_S;
-            if self.rng.random_bool(LOSS) {
-                takes_us += RETRANSMISSION_US;
-            }
-            let busy_until = &mut it.busy_until[usize::from(to_asking)];
-            let at = (self.now + after_us + takes_us).max(*busy_until + 1);
-            *busy_until = at;
-            let connection = it.connection;
-            self.plan(at, Happening::Deliver { link, to_asking, connection, message });
+    /// Puts a message on its link, behind those before it.
+    fn send(&mut self, link: usize, to_asking: bool, message: Message) {
+        let it = &mut self.links[link];
+        if !it.is_connected {
+            return;
         }
+        let bytes = match &message {
+            Message::Text(text) => text.len() as u64,
+            Message::Ping | Message::Pong => 0,
+        };
+        self.bytes += bytes;
+        let mut takes_us = it.latency_us + bytes * 1_000_000 / BYTES_PER_S;
+        if self.rng.random_bool(LOSS) {
+            takes_us += RETRANSMISSION_US;
+        }
+        let busy_until = &mut it.busy_until[usize::from(to_asking)];
+        let at = (self.now + takes_us).max(*busy_until + 1);
+        *busy_until = at;
+        let connection = it.connection;
+        self.plan(at, Happening::Deliver { link, connection, to_asking, message });
+    }
+}
+
+/// The moment for a machine.
+fn moment(now_us: u64) -> Now {
+    Now { at: Duration::from_micros(now_us), unix_s: START_S + now_us / 1_000_000 }
+}
+
+/// What a relay says of itself (NIP-11).
+fn said() -> Information {
+    Information {
+        message_bytes: 1 << 20,
+        events_per_req: MAX_LIMIT,
+        max_limit: Some(MAX_LIMIT),
+        negentropy: Some(true),
+        ..Information::default()
     }
 }
 
 /// Which relays are of the largest group of honest ones that links connect.
 fn largest_group(relays: &[Relay], links: &[Link]) -> Vec<bool> {
     let mut group: Vec<usize> = (0..relays.len()).collect();
-    let honest = |relay: usize| relays[relay].conduct == Conduct::Honest;
+    let honest = |relay: usize| relays[relay].is_honest();
     loop {
         let mut changed = false;
         for link in links.iter().filter(|link| honest(link.asking) && honest(link.asked)) {
@@ -339,7 +589,7 @@ fn largest_group(relays: &[Relay], links: &[Link]) -> Vec<bool> {
 }
 
 /// An event of about this second.
-fn event(rng: &mut StdRng, second: u64) -> Item {
+fn random_item(rng: &mut StdRng, second: u64) -> Item {
     let mut id = [0; 32];
     rng.fill_bytes(&mut id);
     Item::new(second + rng.random_range(0..10), id)

@@ -279,7 +279,7 @@ impl StoreComparison {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use negsync::store::unix_now;
+    use negsync::store::Clock;
 
     fn open(store: &Path) -> (Config, Index) {
         let mut config = Config::default();
@@ -298,7 +298,7 @@ mod tests {
                 r#"{{"id":"{}","pubkey":"{}","created_at":{},"kind":1,"tags":[],"content":"","sig":"{}"}}"#,
                 id.repeat(64),
                 "a".repeat(64),
-                unix_now(),
+                Clock::system().now(),
                 "0".repeat(128)
             );
             Event::parse(&json).unwrap().trust()

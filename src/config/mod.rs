@@ -51,7 +51,7 @@ pub use store::{IndexConfig, StoreConfig};
 pub use sync::{Direction, FilterObjects, PeerConfig, SyncConfig};
 pub use write_policy::WritePolicyConfig;
 
-use crate::store::{Batches, PrivateKinds, StoreOptions};
+use crate::store::{Batches, Clock, PrivateKinds, StoreOptions};
 use negsync_nostr::RelayUrl;
 use serde::{Deserialize, Serialize};
 
@@ -113,6 +113,7 @@ impl Config {
             // Whoever has no configuration goes by what the relay has put into the store.
             retention: Some(self.retention.retention()).filter(|it| !it.is_empty()),
             batches: Batches::Short,
+            clock: Clock::system(),
         }
     }
 }

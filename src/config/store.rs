@@ -59,12 +59,14 @@ section! {
     pub struct IndexConfig {
         /// Memory for kept sets.
         pub memory_mb: usize where 0..=1_048_576 => Restart,
+        /// Where the index of a database is kept on files; empty for nowhere.
+        pub folder: PathBuf => Restart,
     }
 }
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { memory_mb: 256 }
+        Self { memory_mb: 256, folder: PathBuf::new() }
     }
 }
 

@@ -86,8 +86,9 @@ impl ClientAuth {
     }
 
     /// Everything about an AUTH event but its signature.
-    fn check(&self, event: &Event) -> Result<(), String> {
-        nip42::check(event, &self.challenge, |url| self.us.as_ref().is_some_and(|us| us.is(url)))?;
+    fn check(&self, event: &Event, now: u64) -> Result<(), String> {
+        let is_us = |url: &str| self.us.as_ref().is_some_and(|us| us.is(url));
+        nip42::check(event, &self.challenge, is_us, now)?;
         let viewer = self.lock();
         if viewer.keys().len() >= MOST_KEYS && !viewer.keys().contains(event.pubkey()) {
             return Err(Prefix::Restricted.before("this connection has shown enough keys"));
@@ -148,7 +149,7 @@ async fn show(
     origin: &Origin,
     event: Event,
 ) -> Result<(), String> {
-    auth.check(&event)?;
+    auth.check(&event, relay.service.now())?;
     let bytes = event.json().len();
     let verified = relay.verifier.check(origin, bytes, move || event.verify()).await;
     let verified =

@@ -3,7 +3,7 @@
 use super::{Relay, RelayError};
 use crate::admission::{Hooks, Source};
 use crate::config::Config;
-use crate::store::{Filter, VerifiedEvent, Viewer};
+use crate::store::{Clock, Filter, VerifiedEvent, Viewer};
 use crate::sync::Schedule;
 use std::net::TcpListener;
 use std::sync::Arc;
@@ -45,6 +45,7 @@ pub struct RelayBuilder {
     config: Config,
     listeners: Vec<TcpListener>,
     hooks: Hooks,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for RelayBuilder {
@@ -60,7 +61,7 @@ impl std::fmt::Debug for RelayBuilder {
 
 impl RelayBuilder {
     pub(super) fn new(config: Config) -> Self {
-        Self { config, listeners: Vec::new(), hooks: Hooks::default() }
+        Self { config, listeners: Vec::new(), hooks: Hooks::default(), clock: Clock::system() }
     }
 
     /// Serves on a socket that listens already, in place of `relay.listen`. May be called for several.
@@ -94,6 +95,12 @@ impl RelayBuilder {
         hook: impl Fn(&Viewer, &[Filter]) -> Result<(), String> + Send + Sync + 'static,
     ) -> Self {
         self.hooks.may_read = Some(Arc::new(hook));
+        self
+    }
+
+    /// Tells the time by `clock` in place of the system's, the store and the syncs included: for tests.
+    pub fn clock(mut self, clock: Clock) -> Self {
+        self.clock = clock;
         self
     }
 
@@ -140,7 +147,7 @@ impl RelayBuilder {
         };
         match set.iter().find_map(ignored) {
             Some(error) => Err(error),
-            None => Relay::start_as(self.config, self.listeners, self.hooks).await,
+            None => Relay::start_as(self.config, self.listeners, self.hooks, self.clock).await,
         }
     }
 }

@@ -39,7 +39,7 @@ use crate::server::health::Health;
 use crate::server::listeners::Listeners;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, message, refusal_log};
-use crate::store::{PrivateKinds, StoreError, StoreOptions, Verifier};
+use crate::store::{Clock, PrivateKinds, StoreError, StoreOptions, Verifier};
 use crate::sync::SyncError;
 use dispatcher::Dispatcher;
 use endpoint::Endpoint;
@@ -168,18 +168,20 @@ impl Relay {
     /// When the store cannot be opened, or the sockets cannot be used.
     #[doc(hidden)]
     pub async fn start_on(config: Config, sockets: Vec<TcpListener>) -> Result<Self, RelayError> {
-        Self::start_as(config, sockets, Hooks::default()).await
+        Self::start_as(config, sockets, Hooks::default(), Clock::system()).await
     }
 
     async fn start_as(
         config: Config,
         sockets: Vec<TcpListener>,
         hooks: Hooks,
+        clock: Clock,
     ) -> Result<Self, RelayError> {
         config.check()?;
         let private_kinds = PrivateKinds::new(config.auth.private_kinds.iter().copied());
         let options = StoreOptions {
             retention: Some(config.retention.retention()),
+            clock,
             ..config.store_options()
         };
         let opened = {
@@ -197,7 +199,7 @@ impl Relay {
         let Listeners { sockets, addresses } =
             listeners.map_err(|source| RelayError::Listen { address: listen.clone(), source })?;
         let endpoint = Endpoint::new(&config.auth.relay_url);
-        let admission = Admission::start_with(config, hooks)?;
+        let admission = Admission::start_with(config, hooks)?.by_clock(index.sets().clock());
         let metrics = Metrics::new(index.store().metrics(), index.sets().metrics());
         let (mut stop, running) = running();
         let config = admission.config_handle().clone();

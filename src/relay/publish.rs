@@ -6,7 +6,7 @@ use super::{RelayState, message};
 use crate::admission::{Judgement, Refusal, Source};
 use crate::prefix::Prefix;
 use crate::server::limits::event_cost;
-use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent, unix_now};
+use crate::store::{Event, Origin, Outcome, VANISH, VerifiedEvent};
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
@@ -133,7 +133,7 @@ fn is_known(relay: &RelayState, event: &Event) -> bool {
     // A request to vanish that is known is answered when all is gone, and what has expired is known
     // for a moment longer.
     let vanishes = event.kind() == VANISH;
-    let has_expired = event.expires_at().is_some_and(|second| second <= unix_now());
+    let has_expired = event.expires_at().is_some_and(|second| second <= relay.service.now());
     !vanishes
         && !has_expired
         && relay.index.sets().shows(&event.item())

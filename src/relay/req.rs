@@ -7,7 +7,7 @@ use super::outbox::{Outbox, Outgoing};
 use super::subscriptions::Subscriptions;
 use crate::item::Item;
 use crate::prefix::Prefix;
-use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View, unix_now};
+use crate::store::{Deadline, EventStore, Filter, LeftOut, StoreError, StoredPage, View};
 use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -72,12 +72,13 @@ async fn send_stored(
 ) -> Result<Option<(Vec<[u8; 32]>, LeftOut)>, ReqError> {
     let mut batch = StoredBatch::new(client, id, generation);
     let store = client.relay.index.store().clone();
+    let now = client.relay.service.now();
     let most = client.relay.config().limits.events_per_filter;
     let (page, mut batch) = on_a_thread(client, move |deadline| {
         let store = store.until(deadline);
         let page = retry(&*store, &mut batch, |batch| {
             let mut add = |item: &Item, json: &str| batch.add(item, json);
-            store.newest_and_first(&views, most, unix_now(), &mut add)
+            store.newest_and_first(&views, most, now, &mut add)
         })?;
         // Before EOSE: what was read here is not sent once more as it is heard of.
         store.follow_others()?;

@@ -1,5 +1,5 @@
-//! A plugin for the relay that people already run: clients connect here, NEG verbs (NIP-77) are
-//! answered from the relay's own database, and everything else passes through untouched.
+//! A plugin for an existing relay: clients connect here, NEG verbs (NIP-77) are answered from the
+//! relay's own database, and everything else is passed through unchanged.
 
 mod auth;
 mod connection;
@@ -21,16 +21,16 @@ use crate::server::listeners::Listeners;
 use crate::server::log_pace::LogPace;
 use crate::server::shutdown::{Stop, running};
 use crate::server::{Service, refusal_log};
-use crate::store::{PrivateKinds, RelayKind, StoreError};
+use crate::store::{AttachedOptions, PrivateKinds, RelayKind, StoreError};
 use hyper::header::HeaderName;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 
-/// Why nothing could be attached to a relay.
+/// Why the sidecar cannot start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AttachError {
-    /// The configuration contradicts itself, or a number of it is out of bounds.
+    /// The configuration is inconsistent, or a value is out of bounds.
     #[error(transparent)]
     Config(#[from] ConfigError),
     /// The write policy or the ban list cannot be used.
@@ -39,60 +39,61 @@ pub enum AttachError {
     /// The relay's database cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// The configuration does not say which relay.
+    /// The configuration does not name a relay.
     #[error(
         "attach.kind and attach.path or attach.database_url in relay.toml, or --attach KIND:PATH, \
          name the relay"
     )]
     NotConfigured,
-    /// The database is a file and on a server at once.
+    /// Both a file and a server are configured as the database.
     #[error("attach.path and attach.database_url are both set; a relay has one database")]
     TwoDatabases,
     /// The program was built without the feature `postgres`.
     #[error("this negsync was built without PostgreSQL; build one with the feature `postgres`")]
     NoPostgres,
-    /// The relay's address leads nowhere.
+    /// The relay's URL is invalid.
     #[error("attach.url is {url:?}, and must be ws://HOST:PORT without a path")]
     Url {
-        /// The address.
+        /// The URL.
         url: String,
     },
-    /// NIP-42: an AUTH counts that names the relay.
+    /// NIP-42: an AUTH event must name the relay.
     #[error(
         "[auth] asks clients for a key, and attach.relay_url is empty: set it to the URL by which \
          they know the relay, as their AUTH names it"
     )]
     NoRelayUrl,
-    /// `attach.forward_header` cannot be the name of a header.
+    /// `attach.forward_header` is not a valid header name.
     #[error("attach.forward_header is {name:?}, which is not the name of a header")]
     Header {
         /// The name.
         name: String,
     },
-    /// The address could not be listened on.
+    /// Listening on the address failed.
     #[error("cannot listen on {address}: {source}")]
     Listen {
-        /// The address, as it is configured.
+        /// The configured address.
         address: ListenAddress,
         /// What the system says.
         source: std::io::Error,
     },
 }
 
-/// Opens the sets over the relay's database as it is configured.
+/// Opens the sets over the configured relay's database.
 ///
 /// # Errors
-/// When the configuration names no relay, or its database cannot be used.
+/// [`AttachError`] when the configuration names no relay, or its database cannot be used.
 pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
     let attach = &config.attach;
     let kind = attach.kind.ok_or(AttachError::NotConfigured)?;
     let (readers, memory_mb) = (config.store.readers, config.index.memory_mb);
-    let (memory_bytes, private) = (memory_mb << 20, private_kinds(config));
+    let memory_bytes = memory_mb << 20;
+    let options = AttachedOptions::default().readers(readers).private_kinds(private_kinds(config));
     match (attach.path.as_os_str().is_empty(), attach.database_url.as_str()) {
         (true, "") => Err(AttachError::NotConfigured),
-        (false, "") => Ok(Sets::attach(kind, &attach.path, readers, memory_bytes, private)?),
+        (false, "") => Ok(Sets::attach(kind, &attach.path, options, memory_bytes)?),
         (false, _) => Err(AttachError::TwoDatabases),
-        (true, url) => open_postgres(kind, url, readers, memory_bytes, private),
+        (true, url) => open_postgres(kind, url, options, memory_bytes),
     }
 }
 
@@ -100,31 +101,24 @@ pub fn open_sets(config: &Config) -> Result<Sets, AttachError> {
 fn open_postgres(
     kind: RelayKind,
     url: &str,
-    readers: usize,
+    options: AttachedOptions,
     memory_bytes: usize,
-    private: PrivateKinds,
 ) -> Result<Sets, AttachError> {
     use negsync_attached::AttachedPostgres;
-    Ok(Sets::attach_with(memory_bytes, private.clone(), |heard| {
-        Ok(Arc::new(AttachedPostgres::open(kind, url, readers, private, heard)?))
+    Ok(Sets::attach_with(memory_bytes, options.private_kinds.clone(), |heard| {
+        Ok(Arc::new(AttachedPostgres::open(kind, url, options, heard)?))
     })?)
 }
 
 #[cfg(not(feature = "postgres"))]
-fn open_postgres(
-    _: RelayKind,
-    _: &str,
-    _: usize,
-    _: usize,
-    _: PrivateKinds,
-) -> Result<Sets, AttachError> {
+fn open_postgres(_: RelayKind, _: &str, _: AttachedOptions, _: usize) -> Result<Sets, AttachError> {
     Err(AttachError::NoPostgres)
 }
 
-/// Whether clients could meet what the configuration asks of them.
+/// Checks that clients can fulfil the configured requirements.
 ///
 /// # Errors
-/// When they are asked for a key and none can be believed.
+/// [`AttachError`] when authentication is required but cannot succeed.
 pub fn check(config: &Config) -> Result<(), AttachError> {
     let asks = config.auth.required || !config.auth.sync_keys.is_empty();
     if asks && config.attach.relay_url.is_empty() {
@@ -137,7 +131,7 @@ fn private_kinds(config: &Config) -> PrivateKinds {
     PrivateKinds::new(config.auth.private_kinds.iter().copied())
 }
 
-/// A running plugin.
+/// A running sidecar.
 pub struct Attach {
     addresses: Vec<SocketAddr>,
     status_address: Option<SocketAddr>,
@@ -152,35 +146,35 @@ impl std::fmt::Debug for Attach {
     }
 }
 
-/// What all connections share.
+/// State shared by all connections.
 struct SidecarState {
     service: Arc<Service>,
     kind: RelayKind,
     // Host and port of the relay.
     relay: String,
     forward_header: HeaderName,
-    // As the sets were opened with.
+    // The kinds with which the sets were opened.
     private_kinds: PrivateKinds,
-    // Whose addresses are refused.
+    // The banned addresses.
     moderation: Moderation,
-    // Whether the database can be read, and whether the relay answers.
+    // The health of the database and of the relay.
     database: Health,
     answers: Health,
-    // For the line that the relay does not answer.
+    // Bounds the log lines about a relay that does not answer.
     unanswered: LogPace,
 }
 
 impl Attach {
-    /// Serves `sets`, and all else from the relay that is configured.
+    /// Serves `sets`, and forwards everything else to the configured relay.
     ///
     /// # Errors
-    /// When the configuration cannot be used or an address is taken.
+    /// [`AttachError`] when the configuration cannot be used or an address is in use.
     pub async fn start(config: Config, sets: Sets) -> Result<Self, AttachError> {
         Self::start_on(config, sets, Vec::new()).await
     }
 
-    /// As [`Attach::start`], on sockets that listen already, in place of `relay.listen`; on none it
-    /// listens at `relay.listen` itself.
+    /// Like [`Attach::start`], on sockets that are listening already, instead of `relay.listen`.
+    /// Without sockets it listens at `relay.listen` itself.
     ///
     /// # Errors
     /// As [`Attach::start`].
@@ -217,7 +211,7 @@ impl Attach {
         let private_kinds = private_kinds(&config);
         let metrics = Metrics::attached(sets.metrics());
         let (mut stop, running) = running();
-        let admission = Admission::start(config)?;
+        let admission = Admission::start(config)?.by_clock(sets.clock());
         let config = admission.config_handle().clone();
         let service = Arc::new(Service::new(config, sets, metrics, running));
         let peers = service.peers.clone();
@@ -245,13 +239,13 @@ impl Attach {
         Ok(Self { addresses, status_address, admission, peers, stop })
     }
 
-    /// Where clients connect; the port is the system's choice when the configuration names 0. Of
-    /// several addresses the first.
+    /// The address for clients; the system chooses the port if the configuration has 0. The first
+    /// one, if there are several.
     pub fn address(&self) -> SocketAddr {
         self.addresses[0]
     }
 
-    /// Every address on which clients connect, at least one.
+    /// All addresses for clients, at least one.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
     }

@@ -7,7 +7,7 @@ use negsync::config::AuthConfig;
 use negsync::hex;
 use negsync::index::Sets;
 use negsync::reconcile::RangeSet;
-use negsync::store::{Attached, EventSource, Filter, PrivateKinds, RelayKind};
+use negsync::store::{Attached, AttachedOptions, EventSource, Filter, PrivateKinds, RelayKind};
 use negsync_testserver::HeardSet;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -16,18 +16,21 @@ use std::collections::BTreeSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-const READERS: usize = 2;
 const MEMORY_BYTES: usize = 64 << 20;
 /// How long something may take that is not exact at once.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Those that are private where nothing else is configured.
 fn private() -> PrivateKinds {
     PrivateKinds::new(AuthConfig::default().private_kinds)
 }
 
+fn options() -> AttachedOptions {
+    AttachedOptions::default().readers(2).private_kinds(private())
+}
+
 fn attach(database: &Database) -> Sets {
-    Sets::attach(database.kind, &database.path, READERS, MEMORY_BYTES, private()).unwrap()
+    Sets::attach(database.kind, &database.path, options(), MEMORY_BYTES).unwrap()
 }
 
 fn ids(sets: &Sets, filters: &[Value]) -> BTreeSet<String> {
@@ -196,7 +199,8 @@ fn only_kinds_that_are_configured_as_private_are_left_out() {
         let events = [4, 7, 1_059].map(|kind| author.event(kind, EPOCH, json!([]), "for some"));
         let sets = |private: &[u16]| {
             let private = PrivateKinds::new(private.iter().copied());
-            Sets::attach(kind, &database.path, READERS, MEMORY_BYTES, private).unwrap()
+            Sets::attach(kind, &database.path, options().private_kinds(private), MEMORY_BYTES)
+                .unwrap()
         };
         let (none, seven) = (sets(&[]), sets(&[7]));
         events.iter().for_each(|event| database.publish(event));
@@ -233,8 +237,7 @@ fn what_is_hidden_by_hand_is_noticed() {
 fn another_database_is_refused_with_its_name_and_what_is_wrong() {
     let folder = tempfile::tempdir().unwrap();
     let refused = |kind, path: &std::path::Path| {
-        let error =
-            Sets::attach(kind, path, READERS, MEMORY_BYTES, private()).err().unwrap().to_string();
+        let error = Sets::attach(kind, path, options(), MEMORY_BYTES).err().unwrap().to_string();
         assert!(error.contains(path.to_str().unwrap()), "{error}");
         error
     };
@@ -288,7 +291,7 @@ fn another_file_in_its_place_is_another_set() {
             })
             .collect();
         std::fs::rename(&kept[0].path, &path).unwrap();
-        let sets = Sets::attach(kind, &path, READERS, MEMORY_BYTES, private()).unwrap();
+        let sets = Sets::attach(kind, &path, options(), MEMORY_BYTES).unwrap();
         let asked = filters(&Author::new(1));
         assert_exact(&sets, &kept[0], &asked, "the first");
         for (place, database) in [(1, &kept[1]), (2, &kept[2])] {
@@ -309,7 +312,7 @@ fn everything_is_read_anew_after_a_look_that_panicked() {
         let database = Database::new(kind, &folder.path().join("relay.db"));
         let heard = HeardSet::exact();
         let listener = Box::new(heard.clone());
-        let source = Attached::open(kind, &database.path, READERS, private(), listener).unwrap();
+        let source = Attached::open(kind, &database.path, options(), listener).unwrap();
         heard.fail_next();
         let mut second = EPOCH;
         while heard.is_to_fail() {

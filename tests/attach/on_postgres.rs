@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const AUTHORS: u8 = 4;
 const STEPS: usize = 25;
 const EVENTS_BESIDE_SYNCS: u64 = 80;

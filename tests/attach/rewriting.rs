@@ -10,7 +10,7 @@ use negsync::config::AuthConfig;
 use negsync::index::Sets;
 use negsync::reconcile::RangeSet;
 use negsync::sidecar::{Attach, open_sets};
-use negsync::store::{Filter, PrivateKinds, RelayKind};
+use negsync::store::{AttachedOptions, Filter, PrivateKinds, RelayKind};
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,11 +19,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn attach(kind: RelayKind, path: &Path) -> Sets {
     let private = PrivateKinds::new(AuthConfig::default().private_kinds);
-    Sets::attach(kind, path, 2, 64 << 20, private).unwrap()
+    Sets::attach(kind, path, AttachedOptions::default().readers(2).private_kinds(private), 64 << 20)
+        .unwrap()
 }
 
 fn given(sets: &Sets, filter: &Value) -> Result<BTreeSet<String>, String> {

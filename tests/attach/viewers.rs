@@ -11,7 +11,7 @@ use negsync::config::{AuthConfig, PublicKeys};
 use negsync::index::Sets;
 use negsync::reconcile::RangeSet;
 use negsync::sidecar::{Attach, open_sets};
-use negsync::store::{Filter, PrivateKinds, RelayKind, Viewer};
+use negsync::store::{AttachedOptions, Filter, PrivateKinds, RelayKind, Viewer};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -409,7 +409,13 @@ fn what_is_private_is_of_the_same_moment_as_the_rest() {
         };
         (0..FIRST).for_each(|number| database.publish(&event(number)));
         let private = PrivateKinds::new(private_kinds());
-        let sets = Sets::attach(kind, &path, 2, 64 << 20, private.clone()).unwrap();
+        let sets = Sets::attach(
+            kind,
+            &path,
+            AttachedOptions::default().readers(2).private_kinds(private.clone()),
+            64 << 20,
+        )
+        .unwrap();
         let key = faster_hex::hex_decode_array(author.as_bytes()).unwrap();
         let viewer = Viewer::new(private, [key]);
         let filters = [json!({}), json!({ "kinds": [1, 4] }), json!({ "since": EPOCH + 1_000 })];

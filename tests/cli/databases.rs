@@ -76,6 +76,23 @@ async fn every_command_works_on_a_database_or_says_what_does() {
     // The relay on it shows all of that.
     assert_eq!(client.count(&[json!({})]).await, 20);
     assert_eq!(exported(url), exported(other.to_str().unwrap()));
+
+    refused(&["retention"], "[retention] has no rules");
+    let text = "[retention]\nrules = [{ max_per_author = 5 }, { max_age_s = 86400 }]\n";
+    std::fs::write(&rules, text).unwrap();
+    works(&["retention", "--dry-run"], "max_per_author = 5: 15 events would go");
+    assert_eq!(client.count(&[json!({})]).await, 20);
+    works(&["retention"], "max_per_author = 5: 15 events went");
+    assert_eq!(client.count(&[json!({})]).await, 5);
+    // The relay, which was started without rules, goes by those of the database.
+    let past = (false, "blocked: retention: older than what this relay keeps".to_owned());
+    assert_eq!(client.publish(&notes[19]).await, past);
+    assert_eq!(client.publish(&author.note(now - 90_000, "too old")).await, past);
+    works(&["sync", peer.url()], "0 stored");
+    assert_eq!(client.count(&[json!({})]).await, 5);
+    std::fs::write(&rules, "[retention]\nstore_mb = 5\n").unwrap();
+    refused(&["retention"], "store_mb");
+    refused(&["sync", peer.url()], "max_age_s");
 }
 
 /// Events of all sorts: what is replaced, deleted and private, and what was removed by the operator.

@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_tungstenite::connect_async;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `negsync relay` with a listening socket as its file descriptor 3, as a service manager starts it.
 fn start(socket: &TcpListener, store: &Path, set_up: impl FnOnce(&mut Command)) -> RelayProcess {

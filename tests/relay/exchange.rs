@@ -3,46 +3,50 @@
 //! that have vanished. Beside each store a naive relay does the same.
 
 use super::model_based::{any, any_event};
-use crate::support::events::unix_now;
+use crate::support::events::EPOCH;
 use crate::support::model;
 use crate::support::naive::NaiveRelay;
-use negsync::store::{Event, EventStore, Filter, Store, StoreOptions, Synchronous};
+use negsync::store::{
+    Clock, Event, EventStore, Filter, ManualClock, Store, StoreOptions, Synchronous,
+};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
-use std::time::Duration;
 use tempfile::TempDir;
 
 /// Pairs, unless `NEGSYNC_PAIRS` says how many, from the seed in `NEGSYNC_SEED` on.
 const PAIRS: u64 = 200;
-/// So many pairs wait together for what expires.
-const PAIRS_AT_ONCE: usize = 100;
 const POOL_EVENTS: usize = 40;
-/// When events expire that do so between a pair's histories and its exchange.
-const EXPIRES_IN_S: u64 = 3;
+/// When the histories are.
+const NOW: u64 = EPOCH + 1_000_000;
+/// By then what `any_event` has expire soon is due.
+const EXPIRES_IN_S: u64 = 5;
 
 /// A store and the naive relay that is told the same.
 struct Side {
     store: Store,
     naive: NaiveRelay,
+    clock: ManualClock,
     _directory: TempDir,
 }
 
 impl Side {
-    fn new() -> Self {
+    fn new(clock: &ManualClock) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let options = StoreOptions {
             synchronous: Synchronous::Normal,
             readers: 1,
             cache_mb: 1,
+            clock: Clock::from(clock),
             ..StoreOptions::default()
         };
         let path = directory.path().join("events.sqlite");
         let store = Store::open(&path, options, Box::new(|_| {})).unwrap();
-        Self { store, naive: NaiveRelay::default(), _directory: directory }
+        let (naive, clock) = (NaiveRelay::default(), clock.clone());
+        Self { store, naive, clock, _directory: directory }
     }
 
     /// Takes events as they come, in commits of a few.
@@ -51,7 +55,7 @@ impl Side {
             let verified = some.iter().map(|event| Event::parse(&event.to_string()).unwrap());
             self.store.publish(verified.map(Event::trust).collect()).unwrap();
             for event in some {
-                self.naive.publish(event, unix_now());
+                self.naive.publish(event, self.clock.now());
             }
         }
     }
@@ -66,7 +70,7 @@ impl Side {
             ControlFlow::Continue(())
         };
         self.store.reader().fetch(&hits, add).unwrap();
-        let naive = model::ids(self.naive.stored(unix_now()));
+        let naive = model::ids(self.naive.stored(self.clock.now()));
         assert_eq!(model::ids(&events), naive, "the naive relay has these");
         events
     }
@@ -76,23 +80,21 @@ impl Side {
 struct Pair {
     seed: u64,
     rng: StdRng,
+    clock: ManualClock,
     sides: [Side; 2],
 }
 
 impl Pair {
-    fn new(seed: u64, now: u64) -> Self {
+    fn new(seed: u64) -> Self {
         let mut rng = StdRng::seed_from_u64(seed);
         let mut pool: Vec<Value> = Vec::new();
-        // Seconds of `any_event` that lie in the middle of the histories would make them ambiguous.
-        let soon = now + EXPIRES_IN_S;
         while pool.len() < POOL_EVENTS {
-            let event = any_event(&mut rng, &pool, soon);
-            if model::expires_at(&event).is_none_or(|second| second >= soon) {
-                pool.push(event);
-            }
+            let event = any_event(&mut rng, &pool, NOW);
+            pool.push(event);
         }
+        let clock = ManualClock::at(NOW);
         let sides = [(); 2].map(|()| {
-            let mut side = Side::new();
+            let mut side = Side::new(&clock);
             let share = *any(&mut rng, &[20, 50, 80, 100]);
             let mut history: Vec<Value> =
                 pool.iter().filter(|_| rng.random_ratio(share, 100)).cloned().collect();
@@ -100,11 +102,12 @@ impl Pair {
             side.take(&history);
             side
         });
-        Self { seed, rng, sides }
+        Self { seed, rng, clock, sides }
     }
 
-    /// Gives each side what the other has, until nothing moves.
+    /// Gives each side what the other has, once some of it has expired, until nothing moves.
     fn exchange(mut self) {
+        self.clock.advance(EXPIRES_IN_S);
         let [one, two] = &mut self.sides;
         for round in 0.. {
             let (mut ones, mut twos) = (one.export(), two.export());
@@ -150,15 +153,7 @@ fn stores_that_exchange_all_they_have_end_equal() {
     let first = number("NEGSYNC_SEED").unwrap_or_else(|| rand::random_range(0..1 << 32));
     let pairs = number("NEGSYNC_PAIRS").unwrap_or(PAIRS);
     println!("NEGSYNC_SEED={first}");
-    let mut seeds = first..first + pairs;
-    while !seeds.is_empty() {
-        let pairs: Vec<Pair> =
-            seeds.by_ref().take(PAIRS_AT_ONCE).map(|seed| Pair::new(seed, unix_now())).collect();
-        // What is to expire between history and exchange does so.
-        let due = unix_now() + EXPIRES_IN_S + 4;
-        while unix_now() < due {
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        pairs.into_iter().for_each(Pair::exchange);
+    for seed in first..first + pairs {
+        Pair::new(seed).exchange();
     }
 }

@@ -1,10 +1,14 @@
-//! Expiration (NIP-40), by the real clock: events that are due in a second or two.
+//! Expiration (NIP-40), by a clock that the tests set.
 
 use crate::support::client::PATIENCE;
 use crate::support::negentropy_client::neg_ids;
 use crate::support::{Author, TestRelay, engine, events, id_of, model};
+use negsync::store::ManualClock;
 use serde_json::{Value, json};
 use std::time::Instant;
+
+/// When the tests begin.
+const NOW: u64 = events::EPOCH + 1_000_000;
 
 fn expiring(author: &Author, second: u64, content: &str) -> Value {
     let tags = json!([["expiration", second.to_string()], ["t", "short-lived"]]);
@@ -13,10 +17,9 @@ fn expiring(author: &Author, second: u64, content: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_is_refused() {
-    let relay = TestRelay::start().await;
+    let relay = TestRelay::start_by(&ManualClock::at(NOW), |_| {}).await;
     let mut client = relay.client().await;
-    let author = Author::new(1);
-    let now = events::unix_now();
+    let (author, now) = (Author::new(1), NOW);
     for second in [0, 1, now - 1, now] {
         let (accepted, text) = client.publish(&expiring(&author, second, "late")).await;
         assert!(!accepted && text.starts_with("invalid: expiration"), "{second}: {text}");
@@ -34,35 +37,25 @@ async fn what_has_expired_is_refused() {
     assert_eq!(model::ids(&client.query(&[json!({})]).await), model::ids(&stored));
 }
 
-/// At every moment each of REQ, COUNT and NEG shows either all or what is left, never the expired
-/// event once its second has come; and soon only what is left.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_due_is_gone_from_req_count_and_neg() {
-    let relay = TestRelay::start().await;
+    let clock = ManualClock::at(NOW);
+    let relay = TestRelay::start_by(&clock, |_| {}).await;
     let mut client = relay.client().await;
     let author = Author::new(1);
     let stays = author.event(1, events::EPOCH, json!([["t", "short-lived"]]), "stays");
     client.store(&stays).await;
     for (round, filter) in [json!({}), json!({ "#t": ["short-lived"] })].into_iter().enumerate() {
-        let due = events::unix_now() + 2;
-        let going = expiring(&author, due, &format!("round {round}"));
+        let going = expiring(&author, clock.now() + 2, &format!("round {round}"));
         client.store(&going).await;
-        assert_eq!(neg_ids(&mut client, &filter).await, model::ids([&stays, &going]));
-        let left = model::ids([&stays]);
-        let deadline = Instant::now() + PATIENCE;
         let filters = std::slice::from_ref(&filter);
-        loop {
-            // Looked at before the question: an answer after the second must be without it.
-            let is_due = events::unix_now() >= due;
+        for left in [model::ids([&stays, &going]), model::ids([&stays])] {
+            // The second before it is due, and the second in which it is.
+            clock.advance(1);
             let found = model::ids(&client.query(filters).await);
             let counted = client.count(filters).await;
             let reconciled = neg_ids(&mut client, &filter).await;
-            if is_due {
-                assert_eq!((found, counted, reconciled), (left.clone(), 1, left));
-                break;
-            }
-            assert!(Instant::now() < deadline, "the clock stands still");
-            tokio::task::yield_now().await;
+            assert_eq!((found, counted, reconciled), (left.clone(), left.len() as u64, left));
         }
         // It does not come back.
         assert!(!client.publish(&going).await.0);
@@ -73,40 +66,33 @@ async fn what_is_due_is_gone_from_req_count_and_neg() {
 /// was answered with nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_expired_event_takes_no_place_in_a_limit() {
-    let relay = TestRelay::start().await;
+    let clock = ManualClock::at(NOW);
+    let relay = TestRelay::start_by(&clock, |_| {}).await;
     let mut client = relay.client().await;
     let author = Author::new(1);
     let stays = author.note(events::EPOCH - 1, "older, and stays");
     client.store(&stays).await;
-    let due = events::unix_now() + 2;
     let going: Vec<Value> =
-        (0..3).map(|number| expiring(&author, due, &number.to_string())).collect();
+        (0..3).map(|number| expiring(&author, NOW + 1, &number.to_string())).collect();
     client.publish_all(&going).await;
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        let found = client.query(&[json!({ "limit": 1 })]).await;
-        assert_eq!(found.len(), 1, "at {} of {due}", events::unix_now());
-        if found[0] == stays {
-            break;
-        }
-        assert!(going.iter().any(|event| id_of(event) == id_of(&found[0])));
-        assert!(Instant::now() < deadline, "still there: {found:?}");
+    let newest = [json!({ "limit": 1 })];
+    let found = client.query(&newest).await;
+    assert!(going.iter().any(|event| id_of(event) == id_of(&found[0])), "{found:?}");
+    clock.advance(1);
+    // At once, and whether the writer has removed them or not.
+    for _ in 0..50 {
+        assert_eq!(client.query(&newest).await, std::slice::from_ref(&stays));
     }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_expires_while_the_relay_is_down_is_gone_when_it_is_back() {
-    let relay = TestRelay::start().await;
-    let due = events::unix_now() + 2;
-    let going = expiring(&Author::new(1), due, "x");
+    let clock = ManualClock::at(NOW);
+    let relay = TestRelay::start_by(&clock, |_| {}).await;
+    let going = expiring(&Author::new(1), NOW + 2, "x");
     relay.client().await.store(&going).await;
     let path = relay.store_path();
-    let relay = relay.restart_with(|_| {}).await;
-    let deadline = Instant::now() + PATIENCE;
-    while events::unix_now() < due {
-        assert!(Instant::now() < deadline, "the clock stands still");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    let relay = relay.restart_with(|_| clock.advance(2)).await;
     let mut client = relay.client().await;
     assert_eq!(client.count(&[json!({})]).await, 0, "{}", path.display());
     assert_eq!(neg_ids(&mut client, &json!({})).await, model::ids([]));
@@ -120,12 +106,12 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
     if engine::is_left_out("sets, which are refused there until what is due is removed") {
         return;
     }
-    let relay = TestRelay::start().await;
+    let clock = ManualClock::at(NOW);
+    let relay = TestRelay::start_by(&clock, |_| {}).await;
     let mut client = relay.client().await;
     let author = Author::new(1);
     let stays = author.event(1, events::EPOCH, json!([["t", "short-lived"]]), "stays");
-    let due = events::unix_now() + 2;
-    let going = expiring(&author, due, "going");
+    let going = expiring(&author, NOW + 2, "going");
     client.store(&stays).await;
     client.store(&going).await;
     let disk = rusqlite::Connection::open(relay.store_path()).unwrap();
@@ -134,9 +120,7 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
         "CREATE TRIGGER full BEFORE DELETE ON event BEGIN SELECT RAISE(ABORT, 'no space'); END",
     )
     .unwrap();
-    while events::unix_now() < due {
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    clock.advance(2);
     let mut left = vec![stays];
     for round in 0..3 {
         for filter in [json!({}), json!({ "kinds": [1] }), json!({ "#t": ["short-lived"] })] {
@@ -167,14 +151,12 @@ async fn what_is_due_and_cannot_be_removed_is_gone_from_all_answers() {
 /// Found by random operations: for a quarter of a second it was called a duplicate.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_has_expired_this_second_is_refused_though_it_was_stored() {
-    let relay = TestRelay::start().await;
+    let clock = ManualClock::at(NOW);
+    let relay = TestRelay::start_by(&clock, |_| {}).await;
     let mut client = relay.client().await;
-    let second = events::unix_now() + 1;
-    let event = expiring(&Author::new(1), second, "soon");
-    client.publish(&event).await;
-    while events::unix_now() < second {
-        tokio::time::sleep(std::time::Duration::from_millis(1)).await;
-    }
+    let event = expiring(&Author::new(1), NOW + 1, "soon");
+    client.store(&event).await;
+    clock.advance(1);
     let (accepted, text) = client.publish(&event).await;
     assert!(!accepted && text.starts_with("invalid: expiration"), "{text}");
 }

@@ -2,10 +2,11 @@
 //! seconds and addresses, so that events tie, replace each other, and are deleted before they come,
 //! all the time. A run that fails is made as short as it goes and printed.
 
-use crate::support::events::{Author, EPOCH, id_of, unix_now};
+use crate::support::events::{Author, EPOCH, id_of};
 use crate::support::naive::{NaiveRelay, Said};
 use crate::support::negentropy_client::{Difference, Session};
 use crate::support::{Client, TestRelay, model};
+use negsync::store::ManualClock;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use serde_json::{Value, json};
@@ -19,6 +20,8 @@ const OPERATIONS: usize = 120;
 const POOL_EVENTS: usize = 90;
 const AUTHORS: u8 = 3;
 const SECONDS: u64 = 5;
+/// When a run begins.
+const NOW: u64 = EPOCH + 1_000_000;
 /// How long it may take to shorten a run that failed.
 const SHORTENING: Duration = Duration::from_secs(60);
 
@@ -45,12 +48,12 @@ enum Operation {
     },
 }
 
-/// The operations of a seed. Only what expires depends on the time.
-fn operations(seed: u64, now: u64) -> Vec<Operation> {
+/// The operations of a seed.
+fn operations(seed: u64) -> Vec<Operation> {
     let rng = &mut StdRng::seed_from_u64(seed);
     let mut pool: Vec<Value> = Vec::new();
     while pool.len() < POOL_EVENTS {
-        let event = any_event(rng, &pool, now);
+        let event = any_event(rng, &pool, NOW);
         pool.push(event);
     }
     (0..OPERATIONS).map(|_| any_operation(rng, &pool)).collect()
@@ -165,6 +168,7 @@ fn any_filter(rng: &mut StdRng, pool: &[Value]) -> Value {
 /// A relay, the naive one, and someone who listens to all that is published.
 struct Run {
     relay: TestRelay,
+    clock: ManualClock,
     client: Client,
     listener: Client,
     naive: NaiveRelay,
@@ -175,44 +179,30 @@ struct Run {
 impl Run {
     async fn start() -> Self {
         // All that is stored is to be seen.
-        let relay = TestRelay::start_with(|config| config.auth.private_kinds.clear()).await;
+        let clock = ManualClock::at(NOW);
+        let relay = TestRelay::start_by(&clock, |config| config.auth.private_kinds.clear()).await;
         let (client, listener) = (relay.client().await, listen(&relay).await);
         let naive = NaiveRelay::default();
-        Self { relay, client, listener, naive, sessions: Vec::new(), opened: 0 }
+        Self { relay, clock, client, listener, naive, sessions: Vec::new(), opened: 0 }
     }
 
     async fn take(mut self, operation: Operation) -> Self {
         match operation {
             Operation::Publish(event) => self.publish(&event).await,
             Operation::Query(filters) => {
-                let expected = loop {
-                    let before = self.naive.answer(&filters, unix_now());
-                    let found = self.client.query(&filters).await;
-                    // What expires meanwhile may be in the answer or not.
-                    if self.naive.answer(&filters, unix_now()) == before {
-                        break (found, before);
-                    }
-                };
-                assert_eq!(expected.0, expected.1, "REQ");
+                let found = self.client.query(&filters).await;
+                assert_eq!(found, self.naive.answer(&filters, self.clock.now()), "REQ");
             }
-            Operation::Count(filters) => loop {
-                let before = self.naive.answer(&filters, unix_now()).len() as u64;
+            Operation::Count(filters) => {
                 let found = self.client.count(&filters).await;
-                if self.naive.answer(&filters, unix_now()).len() as u64 == before {
-                    assert_eq!(found, before, "COUNT");
-                    break;
-                }
-            },
+                let expected = self.naive.answer(&filters, self.clock.now()).len() as u64;
+                assert_eq!(found, expected, "COUNT");
+            }
             Operation::Open { filter, local, frame_limit_bytes } => {
                 self.open(&filter, &local, frame_limit_bytes).await;
             }
             Operation::Finish => self.finish().await,
-            Operation::Wait => {
-                let second = unix_now();
-                while unix_now() == second {
-                    tokio::time::sleep(Duration::from_millis(5)).await;
-                }
-            }
+            Operation::Wait => self.clock.advance(1),
             Operation::Restart { frame_limit_bytes, index_memory_mb } => {
                 self.finish().await;
                 self.relay = self
@@ -230,20 +220,12 @@ impl Run {
     }
 
     async fn publish(&mut self, event: &Value) {
-        let before = unix_now();
         let (accepted, text) = self.client.publish(event).await;
         let said = Said::read(accepted, &text).unwrap_or_else(|| panic!("{accepted}, {text:?}"));
-        // The relay took it at one of these seconds.
-        let mut expected = Vec::new();
-        let naive = (before..=unix_now()).find_map(|now| {
-            let mut naive = self.naive.clone();
-            let will_say = naive.publish(event, now);
-            expected.push(will_say);
-            let stored = if will_say == Said::PassedOn { Said::Stored } else { will_say };
-            (stored == said).then_some(naive)
-        });
-        self.naive = naive.unwrap_or_else(|| panic!("OK: {said:?} instead of {expected:?}"));
-        if expected.last().is_some_and(|said| said.is_live()) {
+        let expected = self.naive.publish(event, self.clock.now());
+        let shown = if expected == Said::PassedOn { Said::Stored } else { expected };
+        assert_eq!(said, shown, "OK");
+        if expected.is_live() {
             self.listener.expect(json!(["EVENT", "all", event])).await;
         }
         self.listener.fence().await;
@@ -260,14 +242,9 @@ impl Run {
         let id = format!("session-{}", self.opened % 5);
         // One of the same id ends.
         self.sessions.retain(|(session, _)| session.id() != id);
-        let (session, theirs) = loop {
-            let before = self.naive.answer(&filters, unix_now());
-            let (client, ours) = (&mut self.client, ours.iter().copied());
-            let session = Session::open(client, &id, filter, ours, frame_limit_bytes).await;
-            if self.naive.answer(&filters, unix_now()) == before {
-                break (session.unwrap(), model::ids(&before));
-            }
-        };
+        let theirs = model::ids(&self.naive.answer(&filters, self.clock.now()));
+        let (client, ours) = (&mut self.client, ours.iter().copied());
+        let session = Session::open(client, &id, filter, ours, frame_limit_bytes).await.unwrap();
         let expected = Difference {
             have: our_ids.difference(&theirs).cloned().collect(),
             need: theirs.difference(&our_ids).cloned().collect(),
@@ -291,7 +268,7 @@ async fn listen(relay: &TestRelay) -> Client {
 
 /// Runs those operations of a seed that are to be kept. Returns what went wrong, and where.
 async fn run(seed: u64, kept: &[usize]) -> Result<(), String> {
-    let operations = operations(seed, unix_now());
+    let operations = operations(seed);
     let mut run = Run::start().await;
     for place in kept {
         let operation = operations[*place].clone();
@@ -366,7 +343,7 @@ async fn any_operations_are_answered_as_by_a_naive_relay() {
         if let (seed, Err(wrong)) = ended.unwrap() {
             running.shutdown().await;
             let kept = shorten(seed).await;
-            let operations = operations(seed, unix_now());
+            let operations = operations(seed);
             for place in &kept {
                 println!("{place}: {}", shown(&operations[*place]));
             }

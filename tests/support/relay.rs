@@ -4,6 +4,7 @@ use super::client::Client;
 use super::engine;
 use negsync::config::{Config, DatabaseUrl};
 use negsync::relay::{Relay, RelayBuilder};
+use negsync::store::{Clock, ManualClock};
 use negsync_testserver::TestServer;
 use std::path::PathBuf;
 use tempfile::TempDir;
@@ -11,6 +12,7 @@ use tempfile::TempDir;
 pub struct TestRelay {
     pub relay: Relay,
     pub config: Config,
+    clock: Clock,
     // Removed with the relay, as the database is.
     directory: TempDir,
     database: Option<TestServer>,
@@ -27,10 +29,23 @@ impl TestRelay {
         Self::built_with(change, |builder| builder).await
     }
 
+    /// As [`TestRelay::start_with`], by a clock that the test sets.
+    pub async fn start_by(clock: &ManualClock, change: impl FnOnce(&mut Config)) -> Self {
+        Self::built(change, |builder| builder, Clock::from(clock)).await
+    }
+
     /// As [`TestRelay::start_with`], with a builder changed by `build`.
     pub async fn built_with(
         change: impl FnOnce(&mut Config),
         build: impl FnOnce(RelayBuilder) -> RelayBuilder,
+    ) -> Self {
+        Self::built(change, build, Clock::system()).await
+    }
+
+    async fn built(
+        change: impl FnOnce(&mut Config),
+        build: impl FnOnce(RelayBuilder) -> RelayBuilder,
+        clock: Clock,
     ) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut config = Config::default();
@@ -47,17 +62,19 @@ impl TestRelay {
             *per_s = 0;
         }
         change(&mut config);
-        let relay = build(Relay::builder(config.clone())).start().await.unwrap();
-        Self { relay, config, directory, database }
+        let builder = build(Relay::builder(config.clone())).clock(clock.clone());
+        let relay = builder.start().await.unwrap();
+        Self { relay, config, clock, directory, database }
     }
 
-    /// Stops the relay and starts another one on the same store.
+    /// Stops the relay and starts another one on the same store, by the same clock.
     pub async fn restart_with(self, change: impl FnOnce(&mut Config)) -> Self {
-        let Self { relay, mut config, directory, database } = self;
+        let Self { relay, mut config, clock, directory, database } = self;
         relay.stop().await;
         change(&mut config);
-        let relay = Relay::start(config.clone()).await.unwrap();
-        Self { relay, config, directory, database }
+        let builder = Relay::builder(config.clone()).clock(clock.clone());
+        let relay = builder.start().await.unwrap();
+        Self { relay, config, clock, directory, database }
     }
 
     pub fn url(&self) -> String {

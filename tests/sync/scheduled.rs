@@ -1,9 +1,9 @@
 //! Relays that keep themselves in sync with their peers.
 
 use super::support::*;
+use crate::support::events::unix_now;
 use futures_util::{SinkExt, StreamExt};
 use negsync::config::PeerConfig;
-use negsync::store::unix_now;
 use negsync::sync::{Options, Progress, Schedule, Verdict, sync};
 use negsync::sync::{PeerState, PeerStatus};
 use std::collections::BTreeSet;

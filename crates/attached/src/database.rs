@@ -1,39 +1,42 @@
-//! A relay's database that is followed: who looks at the feed, one at a time, and what holds while it is
-//! lost.
+//! A relay's database that is being followed: one poll of the feed at a time, and recovery after an
+//! error.
 
 use super::follower::RelayFollower;
 use super::relay_table::RelayTable;
 use super::scan::begin_snapshot;
 use super::session::{DatabaseError, Outcome, RelaySession, RelaySessions, ServerConnector};
-use negsync_store::{Deadline, FollowedDatabase, Listener, PrivateKinds, StoreError, unix_now};
+use negsync_store::{
+    AttachedOptions, Clock, Deadline, FollowedDatabase, Listener, PrivateKinds, StoreError,
+};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long to wait before a reading is begun again that has to see all that is known.
+/// Delay before another attempt to begin a read that must see all known changes.
 pub(crate) const BEGINNING_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Another relay's database on a server.
 pub(crate) struct PostgresDatabase {
     pub(crate) table: &'static RelayTable,
-    /// As it is shown: without a password.
+    /// The name in logs and errors: without a password.
     pub(crate) name: String,
     pub(crate) private: PrivateKinds,
+    pub(crate) clock: Clock,
     pub(crate) pool: RelaySessions,
     connector: Arc<ServerConnector>,
     listener: Box<dyn Listener>,
     state: Mutex<FollowState>,
-    // The follower has been given back.
+    // Signalled when the follower is returned.
     returned: Condvar,
-    /// How many looks at the feed have begun.
+    /// The number of polls of the feed that have begun.
     looks: AtomicU64,
 }
 
 enum FollowState {
     Following(Box<RelayFollower>),
-    /// Somebody has taken the follower, and gives it back.
+    /// A thread holds the follower and will return it.
     Taken,
-    /// Everything has to be read anew, for this reason.
+    /// Everything has to be read again, for this reason.
     Lost(String),
 }
 
@@ -42,17 +45,17 @@ impl PostgresDatabase {
     pub(crate) fn new(
         table: &'static RelayTable,
         name: String,
-        private: PrivateKinds,
         connector: ServerConnector,
-        readers: usize,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Self {
         let connector = Arc::new(connector);
         Self {
             table,
             name,
-            private,
-            pool: RelaySessions::new(Arc::clone(&connector), readers),
+            private: options.private_kinds,
+            clock: options.clock,
+            pool: RelaySessions::new(Arc::clone(&connector), options.readers),
             connector,
             listener,
             state: Mutex::new(FollowState::Lost("it is being read".into())),
@@ -61,9 +64,10 @@ impl PostgresDatabase {
         }
     }
 
-    /// Reads everything anew. Nobody can look meanwhile.
+    /// Reads everything again. No poll can run meanwhile.
     pub(crate) fn begin(&self) -> Outcome<()> {
-        let begun = RelayFollower::begin(&self.connector, self.table, &self.private);
+        let begun =
+            RelayFollower::begin(&self.connector, self.table, &self.private, self.clock.now());
         let mut state = self.lock();
         match begun {
             Ok((follower, items)) => {
@@ -78,19 +82,19 @@ impl PostgresDatabase {
         }
     }
 
-    /// Makes known what was committed before the call. After an error nothing is answered until
-    /// everything has been read anew.
+    /// Publishes what was committed before the call. After an error, reads fail until everything
+    /// has been read again.
     pub(crate) fn catch_up(&self, is_sure: bool, deadline: &Deadline) -> Outcome<()> {
         let looks = self.looks.load(Ordering::Acquire);
         let mut follower = self.take(deadline)?;
-        // A look that began after the call has seen all of it.
+        // A poll that began after the call has seen everything committed before it.
         if is_sure && self.looks.load(Ordering::Acquire) > looks {
             return Ok(());
         }
-        follower.look(is_sure, unix_now())
+        follower.look(is_sure, self.clock.now())
     }
 
-    /// Begins to read, on this connection, a moment that sees all that the listener knows.
+    /// Begins, on this connection, a snapshot that contains everything the listener has.
     pub(crate) fn begin_seeing_known(
         &self,
         session: &RelaySession,
@@ -107,9 +111,9 @@ impl PostgresDatabase {
         }
     }
 
-    /// Begins to read, on this connection, what the listener knows now and nothing more; calls
-    /// `beside` before anything else becomes known. Returns the second of which that is, or `None` when
-    /// something was committed meanwhile.
+    /// Begins a read on this connection at exactly the state that the listener has, and calls
+    /// `beside` before the listener gets another change. Returns the second of that state, or
+    /// `None` if something was committed in the meantime.
     pub(crate) fn begin_at_known(
         &self,
         session: &RelaySession,
@@ -117,20 +121,20 @@ impl PostgresDatabase {
         beside: &mut dyn FnMut(),
     ) -> Outcome<Option<u64>> {
         let mut taken = self.take(deadline)?;
-        // Nothing that expires later has been removed yet.
-        let now = unix_now();
+        // Events that expire later are still in the set.
+        let now = self.clock.now();
         taken.look(true, now)?;
         let snapshot = begin_snapshot(session)?;
         let follower = taken.get()?;
         let is_exact = follower.feed.is_seen_by(&snapshot)? && follower.is_still()?;
         if is_exact {
-            // All that can be read here is known.
+            // Everything that this read sees is published.
             beside();
         }
         Ok(is_exact.then_some(now))
     }
 
-    /// Waits for the follower; nobody else looks until it is given back.
+    /// Waits for the follower; no other poll runs until it is returned.
     fn take(&self, deadline: &Deadline) -> Outcome<TakenFollower<'_>> {
         let mut state = self.lock();
         loop {
@@ -157,7 +161,7 @@ impl PostgresDatabase {
     }
 }
 
-/// The follower, and what becomes of it where this is dropped.
+/// The follower, with the state to set when this is dropped.
 struct TakenFollower<'database> {
     database: &'database PostgresDatabase,
     next: FollowState,
@@ -171,16 +175,16 @@ impl TakenFollower<'_> {
         }
     }
 
-    /// Makes known what was committed, and what has expired at the second `now`; after an error the feed is
-    /// lost.
+    /// Publishes what was committed, and what has expired at the second `now`. After an error the
+    /// feed is lost.
     fn look(&mut self, is_sure: bool, now: u64) -> Outcome<()> {
         let database = self.database;
-        // A look that is not sure is none to rely on.
+        // Callers cannot rely on a poll that is not sure.
         if is_sure {
             database.looks.fetch_add(1, Ordering::AcqRel);
         }
         let listener = database.listener.as_ref();
-        // Where this panics, part of what was committed is not known.
+        // If this panics, a part of the commits is unknown.
         let unless_done = FollowState::Lost("a look at it panicked".into());
         let mut before = std::mem::replace(&mut self.next, unless_done);
         let FollowState::Following(follower) = &mut before else {

@@ -1,5 +1,5 @@
-//! What the server tells of commits: a temporary logical slot, read with SQL, so that every change
-//! comes once, whole and in the order of commits.
+//! The server's feed of commits: a temporary logical slot, read with SQL. Each change comes once,
+//! complete and in commit order.
 
 use super::pgoutput::{Malformed, OutputMessage, Tuple, Value};
 use super::relay_table::{ChangedColumns, RelayTable, TableRow};
@@ -7,24 +7,24 @@ use super::session::{DatabaseError, Outcome, RelaySession};
 use negsync_store::Deadline;
 use std::collections::{HashMap, VecDeque};
 
-/// The publication that names the table to the server.
+/// The publication for the table.
 pub(crate) const PUBLICATION: &str = "negsync_attach";
-/// So many messages are asked for at once; a transaction always comes whole.
+/// Messages that one query requests; a transaction always comes whole.
 const MESSAGES_AT_ONCE: usize = 10_000;
-/// So many of the transactions that came last are remembered: more than a server has connections.
+/// Transactions that are remembered, the latest ones: more than a server has connections.
 const RECENT_TRANSACTIONS: usize = 4_096;
 
-/// One thing that the feed tells.
+/// One change in the feed.
 pub(crate) enum FeedStep {
-    /// This row is there now; `None` when it holds no event.
+    /// The row as it is now; the value is `None` if it holds no valid event.
     Put(u128, Option<Box<TableRow>>),
-    /// The row of this key is not.
+    /// The row with this key was removed.
     Gone(u128),
-    /// A transaction ends here.
+    /// The end of a transaction.
     Committed,
 }
 
-/// The changes of one table, from the opening on.
+/// The changes of one table since the feed was opened.
 pub(crate) struct ChangeFeed {
     session: RelaySession,
     table: &'static RelayTable,
@@ -32,15 +32,15 @@ pub(crate) struct ChangeFeed {
     oid: u32,
     /// The columns that are read, with the numbers of their types.
     read: HashMap<String, u32>,
-    /// The names of the table's columns, once the feed has told.
+    /// The names of the table's columns, once the feed has sent them.
     columns: Vec<String>,
-    // The transactions that came last, oldest first.
+    // The latest transactions, oldest first.
     recent: VecDeque<u32>,
     transaction: u32,
 }
 
 impl ChangeFeed {
-    /// Checks what the server allows, and makes the publication and the slot.
+    /// Checks the server's settings, and creates the publication and the slot.
     pub(crate) fn open(session: RelaySession, table: &'static RelayTable) -> Outcome<Self> {
         check_server(&session)?;
         (table.check)(&session)?;
@@ -58,14 +58,14 @@ impl ChangeFeed {
         Ok(Self { session, table, slot, oid, read, columns, recent, transaction: 0 })
     }
 
-    /// Up to where the log is on the server's disk: whatever was acknowledged with
-    /// `synchronous_commit` stands before it.
+    /// The position up to which the log is on the server's disk: every commit acknowledged with
+    /// `synchronous_commit` is before it.
     pub(crate) fn flushed(&self) -> Outcome<i64> {
         Ok(self.positions()?.1)
     }
 
-    /// A place in the log before which everything stands that anybody can have seen committed. The
-    /// feed tells only of what is on disk: a commit without `synchronous_commit` is flushed first.
+    /// A position in the log after every commit that any client can have seen. The feed contains
+    /// only flushed commits, so commits without `synchronous_commit` are flushed first.
     pub(crate) fn flush(&self) -> Outcome<i64> {
         let (inserted, flushed) = self.positions()?;
         if flushed < inserted {
@@ -74,8 +74,8 @@ impl ChangeFeed {
         Ok(inserted.max(flushed))
     }
 
-    /// The ends of the log, written and flushed. Fails when the table was replaced, or is not
-    /// published any more, or only in part.
+    /// The written and the flushed end of the log. Fails if the table was replaced, is no longer
+    /// published, or is published only in part.
     fn positions(&self) -> Outcome<(i64, i64)> {
         let (oid, RelayTable { table, .. }) = (self.oid, self.table);
         let row = self.session.row(format!(
@@ -97,13 +97,13 @@ impl ChangeFeed {
         Err(DatabaseError::Refused(format!("gap: the table {table} {lost}")))
     }
 
-    /// Why the feed leaves something out, where its table tells.
+    /// Why the feed is incomplete, if the state of its table shows that.
     fn gap(&self) -> Option<DatabaseError> {
         self.positions().err().filter(|error| matches!(error, DatabaseError::Refused(_)))
     }
 
-    /// Calls `visit` with what was committed since the last call, at least up to where the log was
-    /// flushed when this was called.
+    /// Calls `visit` with the changes committed since the last call, at least up to the flushed end
+    /// of the log at the time of the call.
     pub(crate) fn drain(
         &mut self,
         visit: &mut dyn FnMut(&RelaySession, FeedStep) -> Outcome<()>,
@@ -129,9 +129,9 @@ impl ChangeFeed {
         }
     }
 
-    /// Whether changes wait to be read.
+    /// Whether unread changes are waiting.
     pub(crate) fn is_waiting(&self) -> Outcome<bool> {
-        // The beginning and the end of a transaction alone are no change.
+        // The begin and end of a transaction alone are not a change.
         let row = self.session.row(format!(
             "SELECT EXISTS (
                 SELECT FROM pg_logical_slot_peek_binary_changes('{}', NULL, NULL,
@@ -170,7 +170,7 @@ impl ChangeFeed {
             OutputMessage::Insert(new) => Some(self.put(&new)?),
             OutputMessage::Update { old, new } => {
                 let step = self.put(&new)?;
-                // A row that changes its key is another row; this happens by hand alone.
+                // A row whose key changes is another row; this only happens by hand.
                 if let (Some(old), FeedStep::Put(key, _)) = (old, &step)
                     && self.key(&old)? != *key
                 {
@@ -196,19 +196,19 @@ impl ChangeFeed {
     fn put(&self, values: &Tuple<'_>) -> Outcome<FeedStep> {
         let columns = ChangedColumns { names: &self.columns, values };
         let row = (self.table.read_change)(&columns);
-        // What was not sent says nothing about the row.
+        // A value that was not sent is unknown.
         if row.is_none() && values.contains(&Value::Unchanged) {
             return Err(Malformed.into());
         }
         Ok(FeedStep::Put(self.key(values)?, row.map(Box::new)))
     }
 
-    /// Whether a snapshot, in the form of `pg_current_snapshot()`, sees every transaction that the
-    /// feed has told of. A commit is in the log a moment before others see it; with a synchronous
-    /// replica, until that has answered.
+    /// Whether a snapshot, in the form of `pg_current_snapshot()`, contains every transaction of
+    /// the feed so far. A commit is in the log shortly before other connections see it; with a
+    /// synchronous replica, until the replica has answered.
     pub(crate) fn is_seen_by(&self, snapshot: &str) -> Outcome<bool> {
         let numbers = |text: &str| -> Option<Vec<u32>> {
-            // The upper half counts how often the lower half began anew.
+            // The upper half counts the wraparounds of the lower half.
             let numbers = text.split(',').filter(|number| !number.is_empty());
             numbers.map(|number| number.parse::<u64>().ok().map(|number| number as u32)).collect()
         };
@@ -258,8 +258,8 @@ fn check_server(session: &RelaySession) -> Outcome<()> {
     Ok(())
 }
 
-/// That updates and deletions name their row. Published without that, the relay's own updates would
-/// fail. Returns the table's number.
+/// Checks that updates and deletions identify their row. Otherwise, once the table is published,
+/// the relay's own updates would fail. Returns the table's number.
 fn check_table(session: &RelaySession, table: &RelayTable) -> Outcome<u32> {
     let RelayTable { table, .. } = table;
     let row = session.row(format!(
@@ -292,8 +292,8 @@ fn columns_read(session: &RelaySession, table: &RelayTable) -> Outcome<HashMap<S
     Ok(found)
 }
 
-/// A query with a row where the publication has all changes of a table. One of some rows or columns
-/// (PostgreSQL 15) leaves something out.
+/// A query that returns a row if the publication has all changes of a table. A publication of some
+/// rows or columns (PostgreSQL 15) is incomplete.
 fn published(table: &str) -> String {
     format!(
         "SELECT FROM pg_publication_rel JOIN pg_publication ON prpubid = pg_publication.oid
@@ -304,7 +304,7 @@ fn published(table: &str) -> String {
     )
 }
 
-/// Makes the publication where it is missing and may be made.
+/// Creates the publication if it is missing and the user has the right.
 fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
     let RelayTable { table, .. } = table;
     let found = format!(
@@ -326,7 +326,7 @@ fn publish(session: &RelaySession, table: &RelayTable) -> Outcome<()> {
     }
 }
 
-/// A slot begins once every transaction that is open has ended.
+/// A slot can be created only once all open transactions have ended.
 fn slot_hint(session: &RelaySession, error: DatabaseError) -> DatabaseError {
     let oldest = "SELECT date_trunc('second', min(xact_start))::text FROM pg_stat_activity
                   WHERE backend_xid IS NOT NULL AND pid <> pg_backend_pid()";

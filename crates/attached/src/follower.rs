@@ -1,4 +1,4 @@
-//! Keeping the set equal to what the relay shows, commit by commit.
+//! Keeps the set equal to the events that the relay shows, commit by commit.
 
 use super::feed::{ChangeFeed, FeedStep};
 use super::relay_table::{RelayTable, TableRow, byte_array};
@@ -6,36 +6,36 @@ use super::scan::{begin_snapshot, for_each_row};
 use super::session::{DatabaseError, Outcome, RelaySession, ServerConnector};
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
-use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step, unix_now};
+use negsync_store::{Change, Deadline, Event, Listener, PrivateKinds, Step};
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-/// A database that is followed.
+/// A database that is being followed.
 pub(crate) struct RelayFollower {
     pub(crate) feed: ChangeFeed,
     rows: HeldRows,
-    /// Up to where the feed was read.
+    /// The position up to which the feed was read.
     drained: i64,
 }
 
-/// The rows whose events are for everybody, by their primary keys: a deletion tells no more than
-/// the key.
+/// The rows of public events, by their primary keys: a deletion in the feed contains only the key.
 struct HeldRows {
     table: &'static RelayTable,
     private: PrivateKinds,
     items: HashMap<u128, Item>,
-    /// NIP-40: of those that expire, when.
+    /// NIP-40: the expiration times of rows that expire.
     expiries: HashMap<u128, u64>,
     expiring: BTreeSet<(u64, u128)>,
 }
 
 impl RelayFollower {
-    /// Begins the feed, reads everything, and reads the feed up to a moment after that; returns the
-    /// items that are for everybody.
+    /// Begins the feed, reads everything, and reads the feed up to a later position. Returns the
+    /// public items.
     pub(crate) fn begin(
         connector: &Arc<ServerConnector>,
         table: &'static RelayTable,
         private: &PrivateKinds,
+        now: u64,
     ) -> Outcome<(Self, Vec<Item>)> {
         let none = Deadline::default();
         let feed = ChangeFeed::open(RelaySession::open(connector, &none)?, table)?;
@@ -50,7 +50,6 @@ impl RelayFollower {
         begin_snapshot(&session)?;
         let columns = table.row_columns();
         let sql = format!("SELECT {columns} FROM {}", table.table);
-        let now = unix_now();
         for_each_row(&session, &sql, &none, &mut |row| {
             if let Some(row) = table.read_row(row)?.filter(|row| rows.is_public(row, now)) {
                 rows.replace(row.key, Some(&row));
@@ -58,7 +57,7 @@ impl RelayFollower {
             Ok(true)
         })?;
         drop(session);
-        // What was committed while it was read comes again: the last word about a row counts.
+        // Commits during the read come again in the feed: the last change of a row counts.
         let mut follower = Self { feed, rows, drained: 0 };
         let end = follower.feed.flush()?;
         let (rows, feed) = (&mut follower.rows, &mut follower.feed);
@@ -71,8 +70,8 @@ impl RelayFollower {
         Ok((follower, items))
     }
 
-    /// Makes known what was committed, and what has expired, before the call. If not `is_sure`, what
-    /// was committed without `synchronous_commit` may come later.
+    /// Publishes what was committed, and what has expired, before the call. Unless `is_sure`,
+    /// commits without `synchronous_commit` may come later.
     pub(crate) fn catch_up(
         &mut self,
         listener: &dyn Listener,
@@ -107,7 +106,7 @@ impl RelayFollower {
 }
 
 impl RelayFollower {
-    /// Whether nothing was committed since the last look.
+    /// Whether nothing was committed since the last poll.
     pub(crate) fn is_still(&mut self) -> Outcome<bool> {
         let end = self.feed.flush()?;
         let is_still = end <= self.drained || !self.feed.is_waiting()?;
@@ -129,7 +128,7 @@ impl HeldRows {
         row.is_visible(now) && !self.private.contains(row.kind)
     }
 
-    /// Returns the item that is gone, and the row that is new.
+    /// Returns the removed item and the new row.
     fn apply(&mut self, step: FeedStep, now: u64) -> (Option<Item>, Option<Box<TableRow>>) {
         let (key, row) = match step {
             FeedStep::Put(key, row) => (key, row.filter(|row| self.is_public(row, now))),
@@ -140,7 +139,7 @@ impl HeldRows {
         if old == row.as_ref().map(|row| row.item) { (None, None) } else { (old, row) }
     }
 
-    /// Puts the row in the place of what had its key; returns the item of that.
+    /// Replaces the row with this key; returns the item of the old row.
     fn replace(&mut self, key: u128, row: Option<&TableRow>) -> Option<Item> {
         if let Some(second) = self.expiries.remove(&key) {
             self.expiring.remove(&(second, key));
@@ -157,7 +156,7 @@ impl HeldRows {
         self.replace(key, None);
     }
 
-    /// NIP-40: removes what has expired.
+    /// NIP-40: removes expired events.
     fn expire(&mut self, now: u64) -> Vec<Step> {
         let mut steps = Vec::new();
         while let Some((second, key)) = self.expiring.first().copied()
@@ -168,7 +167,7 @@ impl HeldRows {
         steps
     }
 
-    /// The event of a row that the feed has told of; `None` when it cannot be read, which is named.
+    /// The event of a row from the feed; `None` if it is invalid, which is logged.
     fn event(&self, session: &RelaySession, row: &TableRow) -> Outcome<Option<Event>> {
         let json = match &row.json {
             Some(json) => Some(json.clone()),
@@ -182,7 +181,8 @@ impl HeldRows {
         Ok(event)
     }
 
-    /// A long content that an update left as it was is not in the feed.
+    /// Reads the JSON of an event from the table: the feed leaves out long content that an update
+    /// did not change.
     fn fetch(&self, session: &RelaySession, item: &Item) -> Outcome<Option<String>> {
         let RelayTable { event, table, id, read_json, .. } = self.table;
         let ids = byte_array([item.id.as_slice()]);
@@ -190,7 +190,7 @@ impl HeldRows {
         let rows = session.query(sql, &Deadline::default())?;
         match rows.first() {
             Some(row) => Ok(read_json(row, 0)),
-            // It has gone since; what the set was before that cannot be told.
+            // The event was removed since; the previous state of the set cannot be determined.
             None => Err(DatabaseError::Refused("gap: an event left while it was read".into())),
         }
     }

@@ -1,13 +1,14 @@
-//! The PostgreSQL database of another relay, read beside its running writer: what a relay that
-//! people already run has stored, as a source of events. Its tables are never written to.
+//! The PostgreSQL database of another relay, read beside its running writer, as a source of events.
+//! Its tables are never written.
 //!
-//! `feed` has what the server tells of commits, `follower` keeps the set equal to it, `database` has who
-//! looks at it, `scan` reads at one moment, and `relay_table` has what the known relays differ in.
+//! `feed` reads the server's feed of commits, `follower` keeps the set equal to it, `database`
+//! serializes the polls, `scan` reads a snapshot, and `relay_table` has the differences between the
+//! supported relays.
 //!
 //! ```no_run
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! use negsync_attached::AttachedPostgres;
-//! use negsync_store::{Change, EventSource, Listener, PrivateKinds, RelayKind};
+//! use negsync_store::{AttachedOptions, Change, EventSource, Listener, PrivateKinds, RelayKind};
 //! # use negsync_reconcile::Item;
 //! use std::sync::Arc;
 //!
@@ -27,8 +28,7 @@
 //! let relay = AttachedPostgres::open(
 //!     RelayKind::Nostream,
 //!     url,
-//!     4,
-//!     PrivateKinds::new([4, 1059]),
+//!     AttachedOptions::default().private_kinds(PrivateKinds::new([4, 1059])),
 //!     Box::new(Printed),
 //! )?;
 //! relay.catch_up()?;
@@ -53,24 +53,24 @@ use database::{BEGINNING_INTERVAL, PostgresDatabase};
 use negsync_nostr::relay_url::redacted;
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, Listener, PrivateKinds, RelayKind, StoreError, Work, keep_following,
-    unix_now,
+    AttachedOptions, Clock, Deadline, EventSource, Listener, RelayKind, StoreError, Work,
+    keep_following,
 };
 use scan::AttachedMoment;
 use session::{DatabaseError, ServerConnector};
 use std::fmt;
 use std::sync::Arc;
 
-/// How often a reading is begun that has to see what is known and nothing more: between its
-/// beginning and the last look at the feed nothing may be committed.
+/// Attempts to begin a read at a known commit: nothing may be committed between the last poll and
+/// the begin.
 const MOST_BEGINNINGS: usize = 100;
 
-/// Another relay's database on a PostgreSQL server. Clones share it; the last one ends the
-/// following.
+/// Another relay's database on a PostgreSQL server. Clones share it; dropping the last clone ends
+/// the following.
 #[derive(Clone)]
 pub struct AttachedPostgres {
     inner: Arc<PostgresDatabase>,
-    // Of the reads of this clone.
+    // The deadline for reads of this clone.
     deadline: Deadline,
 }
 
@@ -81,19 +81,18 @@ impl fmt::Debug for AttachedPostgres {
 }
 
 impl AttachedPostgres {
-    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, with at most `readers` connections beside
-    /// that of the feed, reads the whole set and begins to follow what is committed; `listener`
-    /// hears of both. It does not hear of events of `private` kinds: they are found only by filters
-    /// that ask for them. Blocks.
+    /// Connects to `url`, `postgres://USER@HOST/DATABASE`, reads the whole set and follows new
+    /// commits. Uses one connection for the feed in addition to the readers' connections.
+    /// `listener` gets the set and the changes, except for events of the options' private kinds,
+    /// which only filters that ask for these kinds find. Blocks.
     ///
     /// # Errors
-    /// When the server cannot be reached, does not let changes be followed, or the database is not
-    /// of a known version of the relay.
+    /// When the server cannot be reached or does not allow changes to be followed, or when the
+    /// database is not of a supported version of the relay.
     pub fn open(
         kind: RelayKind,
         url: &str,
-        readers: usize,
-        private: PrivateKinds,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
         let name = redacted(url);
@@ -106,7 +105,7 @@ impl AttachedPostgres {
             }
         };
         let connector = ServerConnector::new(url).map_err(|error| error.of(&name))?;
-        let inner = PostgresDatabase::new(table, name, private, connector, readers, listener);
+        let inner = PostgresDatabase::new(table, name, connector, options, listener);
         let inner = Arc::new(inner);
         inner.begin().map_err(|error| error.of(&inner.name))?;
         keep_following(&inner)?;
@@ -123,6 +122,10 @@ impl EventSource for AttachedPostgres {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.inner.catch_up(true, &self.deadline).map_err(|error| error.of(&self.inner.name))
     }
@@ -135,8 +138,8 @@ impl EventSource for AttachedPostgres {
         let PostgresDatabase { pool, table, name, .. } = &*self.inner;
         let read = pool.with(&self.deadline, |session| {
             self.inner.begin_seeing_known(session, &self.deadline)?;
-            let deadline = &self.deadline;
-            work(&AttachedMoment { table, session, deadline, now: unix_now(), database: name })?;
+            let (deadline, now) = (&self.deadline, self.inner.clock.now());
+            work(&AttachedMoment { table, session, deadline, now, database: name })?;
             session.execute("COMMIT")
         });
         read.map_err(|error| error.of(name))
@@ -170,7 +173,7 @@ impl EventSource for AttachedPostgres {
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
         let PostgresDatabase { pool, table, private, name, .. } = &*self.inner;
-        let wanted = (ids, unix_now());
+        let wanted = (ids, self.inner.clock.now());
         pool.with(&self.deadline, |session| {
             scan::events(session, table, private, wanted, &self.deadline, visit)
         })

@@ -1,8 +1,8 @@
-//! nostr-rs-relay on PostgreSQL, schema 5, that of 0.8.12 and 0.9: one row an event, in the table
-//! `event`, with its whole JSON.
+//! nostr-rs-relay on PostgreSQL, schema 5, used by 0.8.12 and 0.9: one row for each event, in the
+//! table `event`, with its whole JSON.
 //!
-//! What is deleted or replaced is hidden or removed. A row is shown when `hidden` is 0 and
-//! `expires_at` is not there or yet to come.
+//! Deleted and replaced events are hidden or removed. A row is shown if `hidden` is 0 and
+//! `expires_at` is null or in the future.
 
 use super::relay_table::{
     ChangedColumns, RelayTable, TableRow, byte_array, check_columns, key_of, quoted, tag_values,
@@ -14,9 +14,9 @@ use negsync_reconcile::Item;
 use negsync_store::DAY_S;
 use tokio_postgres::Row;
 
-/// The newest number in its table of migrations that is known.
+/// The highest supported number in its table of migrations.
 const VERSION: i64 = 5;
-/// PostgreSQL takes no later time.
+/// The latest time that PostgreSQL accepts.
 const LAST_SECOND: u64 = 9_000_000_000_000;
 
 pub(crate) const TABLE: RelayTable = RelayTable {
@@ -63,7 +63,7 @@ fn check(session: &RelaySession) -> Outcome<()> {
     Ok(())
 }
 
-/// A value of lower-case hex stands in a column of its own, in bytes.
+/// Values of lower-case hex are stored as bytes in a column of their own.
 fn tagged(keys: &[TagKey]) -> String {
     let Some(letter) = keys.first().map(|key| char::from(key.letter()).to_string()) else {
         return "FALSE".into();
@@ -97,7 +97,8 @@ fn read_change(columns: &ChangedColumns<'_>) -> Option<TableRow> {
     })
 }
 
-/// A time as PostgreSQL writes it in UTC, `2026-11-27 06:45:00+00`; a part of a second is left out.
+/// Parses a time as PostgreSQL writes it in UTC, `2026-11-27 06:45:00+00`. Fractions of a second
+/// are dropped.
 fn seconds(text: &str) -> Option<u64> {
     let (day, time) = text.strip_suffix("+00")?.split_once(' ')?;
     let mut day = day.splitn(3, '-').map(|part| part.parse::<i64>().ok());
@@ -110,7 +111,7 @@ fn seconds(text: &str) -> Option<u64> {
     u64::try_from(seconds).ok()
 }
 
-/// Days since 1970. A year begins in March here, so that a leap day is its last.
+/// Days since the Unix epoch. The year begins in March here, so that a leap day is its last day.
 fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month < 3 { year - 1 } else { year };
     let month = (month + 9) % 12;

@@ -1,7 +1,7 @@
-//! nostream 3: one row an event, in the table `events`.
+//! nostream 3: one row for each event, in the table `events`.
 //!
-//! A deletion sets `deleted_at`. A replaceable event takes the row of the one that it replaces, whose
-//! key stays. What has expired is shown no more and leaves the table some time later.
+//! A deletion sets `deleted_at`. A replaceable event takes over the row and the key of its
+//! predecessor. Expired events are hidden at once and removed some time later.
 
 use super::relay_table::{ChangedColumns, RelayTable, TableRow, check_columns, quoted, tag_values};
 use negsync_nostr::TagKey;
@@ -9,7 +9,7 @@ use negsync_nostr::hex;
 use negsync_reconcile::Item;
 use tokio_postgres::Row;
 
-/// With more values than that, one condition for all of them is cheaper than one for each.
+/// For more values than this, one condition for all of them is cheaper than one for each.
 const VALUES_BY_INDEX: usize = 200;
 
 pub(crate) const TABLE: RelayTable = RelayTable {
@@ -46,7 +46,7 @@ pub(crate) const TABLE: RelayTable = RelayTable {
     check: |session| check_columns(session, &TABLE, "3"),
 };
 
-/// A superset: that a tag holds the two texts in any order.
+/// Matches a superset: tags that contain both texts in any order.
 fn tagged(keys: &[TagKey]) -> String {
     let Some(letter) = keys.first().map(|key| char::from(key.letter()).to_string()) else {
         return "FALSE".into();

@@ -1,6 +1,6 @@
 //! The messages of PostgreSQL's output plugin `pgoutput`, protocol version 1, in text format.
 
-/// A message cannot be read.
+/// The message is malformed.
 #[derive(Debug, thiserror::Error)]
 #[error("a message of pgoutput cannot be read")]
 pub(crate) struct Malformed;
@@ -9,7 +9,7 @@ pub(crate) struct Malformed;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Value<'data> {
     Null,
-    /// Not sent: an update left it as it was, and it is stored out of line.
+    /// Not sent, because an update did not change it and it is stored out of line.
     Unchanged,
     Text(&'data str),
 }
@@ -20,24 +20,24 @@ pub(crate) type Tuple<'data> = Vec<Value<'data>>;
 /// One message.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum OutputMessage<'data> {
-    /// A transaction of this number begins.
+    /// Begin of the transaction with this number.
     Begin(u32),
     Commit,
-    /// The columns of a table with the numbers of their types, before its first change and after each
-    /// change of its form.
+    /// The columns of a table with the numbers of their types. Comes before the table's first
+    /// change and after each change of its columns.
     Relation {
         columns: Vec<(&'data str, u32)>,
     },
     Insert(Tuple<'data>),
-    /// The old row is given when its key has changed, or all of it is the key.
+    /// The old row is present if its key has changed, or if all of it is the key.
     Update {
         old: Option<Tuple<'data>>,
         new: Tuple<'data>,
     },
-    /// Of the old row the key, and perhaps the rest.
+    /// The key of the old row, and perhaps its other columns.
     Delete(Tuple<'data>),
     Truncate,
-    /// Nothing that concerns rows.
+    /// A message about something other than rows.
     Other,
 }
 
@@ -46,7 +46,7 @@ impl<'data> OutputMessage<'data> {
         let mut input = Input(data);
         Ok(match input.byte()? {
             b'B' => {
-                // The commit's place in the log and its time.
+                // The commit's position in the log, and its time.
                 input.take(16)?;
                 Self::Begin(input.number()?)
             }
@@ -55,7 +55,7 @@ impl<'data> OutputMessage<'data> {
                 input.number()?;
                 input.text()?;
                 input.text()?;
-                // How old rows are identified.
+                // The replica identity.
                 input.byte()?;
                 let count = input.short()?;
                 let columns = (0..count).map(|_| {
@@ -168,7 +168,7 @@ mod tests {
         assert_eq!(OutputMessage::read(&update()).unwrap(), OutputMessage::Update { old, new });
     }
 
-    /// Cut anywhere, a message is refused.
+    /// A message cut at any byte is refused.
     #[test]
     fn a_message_that_is_cut_is_refused() {
         let data = update();

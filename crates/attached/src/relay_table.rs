@@ -1,5 +1,5 @@
-//! What the databases of two relays differ in: the table of events, what makes a row visible, and
-//! how an event's JSON is put together.
+//! The differences between the databases of two relays: the table of events, the visibility of
+//! rows, and the construction of an event's JSON.
 
 use super::pgoutput::{Tuple, Value};
 use super::session::{DatabaseError, Outcome, RelaySession};
@@ -10,12 +10,12 @@ use std::collections::HashMap;
 use std::fmt::Write;
 use tokio_postgres::Row;
 
-/// How many columns [`RelayTable::row_columns`] names.
+/// Number of columns of [`RelayTable::row_columns`].
 pub(crate) const ROW_COLUMNS: usize = 6;
 
-/// How a relay keeps its events. What is a `&str` is a piece of SQL.
+/// How a relay stores its events. Each `&str` is a piece of SQL.
 pub(crate) struct RelayTable {
-    /// The relay, as its users call it.
+    /// The relay's name, as its users write it.
     pub(crate) relay: &'static str,
     /// The table of events.
     pub(crate) table: &'static str,
@@ -23,32 +23,32 @@ pub(crate) struct RelayTable {
     pub(crate) columns: &'static [(&'static str, &'static str)],
     /// The other tables that are read.
     pub(crate) other_tables: &'static [&'static str],
-    /// The primary key in bytes.
+    /// The primary key, as bytes.
     pub(crate) key: &'static str,
     pub(crate) id: &'static str,
     pub(crate) author: &'static str,
-    /// The column of times, as an index has it.
+    /// The column of times, in the form in which it is indexed.
     pub(crate) time: &'static str,
-    /// The same as a number of seconds.
+    /// The same column as a number of seconds.
     pub(crate) created_at: &'static str,
     pub(crate) kind: &'static str,
     /// NIP-40, in seconds.
     pub(crate) expires_at: &'static str,
-    /// Whether the relay shows the row, whether or not it has expired.
+    /// The condition that the relay shows the row, apart from expiration.
     pub(crate) shown: &'static str,
-    /// What [`RelayTable::read_json`] makes an event's JSON of.
+    /// The columns from which [`RelayTable::read_json`] builds an event's JSON.
     pub(crate) event: &'static str,
-    /// The event's JSON from those columns, of which the first has this place.
+    /// Builds the event's JSON from those columns; the argument is the position of the first one.
     pub(crate) read_json: fn(&Row, usize) -> Option<String>,
-    /// The row that a change has; `None` in place of the JSON where a part of it was not sent.
+    /// The row of a change; without JSON, if a part of it was not sent.
     pub(crate) read_change: fn(&ChangedColumns<'_>) -> Option<TableRow>,
     /// The primary key of a change.
     pub(crate) read_key: fn(&ChangedColumns<'_>) -> Option<u128>,
-    /// A second as the column of times has it.
+    /// A second in the form of the column of times.
     pub(crate) second: fn(u64) -> String,
-    /// A condition that every event meets which has one of the keys, and perhaps others.
+    /// A condition that every event with one of the keys meets; others may meet it too.
     pub(crate) tagged: fn(&[TagKey]) -> String,
-    /// Says what is wrong with a database of an unknown version.
+    /// Returns an error if the database is not of a supported version.
     pub(crate) check: fn(&RelaySession) -> Outcome<()>,
 }
 
@@ -60,12 +60,12 @@ pub(crate) struct TableRow {
     pub(crate) kind: u16,
     pub(crate) expires_at: Option<u64>,
     pub(crate) shown: bool,
-    /// Where it was read.
+    /// Present if it was read.
     pub(crate) json: Option<String>,
 }
 
 impl TableRow {
-    /// Whether the event is in sets at the second `now`.
+    /// Whether sets contain the event at the second `now`.
     pub(crate) fn is_visible(&self, now: u64) -> bool {
         self.shown
             && self.expires_at.is_none_or(|second| second > now)
@@ -80,7 +80,7 @@ impl RelayTable {
         format!("{key}, {id}, {created_at}, {kind}::int4, {expires_at}, {shown}")
     }
 
-    /// `None` when the row holds no event (NIP-01).
+    /// `None` if the row does not hold a valid event (NIP-01).
     pub(crate) fn read_row(&self, row: &Row) -> Outcome<Option<TableRow>> {
         let (key, id): (&[u8], &[u8]) = (row.try_get(0)?, row.try_get(1)?);
         let (created_at, kind): (Option<i64>, i32) = (row.try_get(2)?, row.try_get(3)?);
@@ -100,25 +100,25 @@ impl RelayTable {
     }
 }
 
-/// A key, or what tells an id from every other.
+/// A key, or the part of an id that distinguishes it from all others.
 pub(crate) fn key_of(bytes: &[u8]) -> Option<u128> {
     bytes.first_chunk().map(|bytes| u128::from_be_bytes(*bytes))
 }
 
-/// A row as the feed has it: values by the names of their columns.
+/// A row in the feed: values by column name.
 pub(crate) struct ChangedColumns<'change> {
     pub(crate) names: &'change [String],
     pub(crate) values: &'change Tuple<'change>,
 }
 
 impl<'change> ChangedColumns<'change> {
-    /// `None` for a column that the table does not have.
+    /// `None` if the table has no such column.
     pub(crate) fn value(&self, name: &str) -> Option<Value<'change>> {
         let place = self.names.iter().position(|it| it == name)?;
         self.values.get(place).copied()
     }
 
-    /// A value that is there and was sent.
+    /// The value, if it is not null and was sent.
     pub(crate) fn text(&self, name: &str) -> Option<&'change str> {
         match self.value(name)? {
             Value::Text(text) => Some(text),
@@ -135,7 +135,7 @@ impl<'change> ChangedColumns<'change> {
     }
 }
 
-/// Refuses a table that lacks one of the columns, or has it with another type.
+/// Fails if the table lacks one of the columns, or has it with another type.
 pub(crate) fn check_columns(
     session: &RelaySession,
     table: &RelayTable,
@@ -169,7 +169,7 @@ pub(crate) fn check_columns(
     })
 }
 
-/// Refuses tables that the user may not read.
+/// Fails if the user lacks the right to read one of the tables.
 fn check_rights<'table>(
     session: &RelaySession,
     tables: impl Iterator<Item = &'table &'static str>,
@@ -178,7 +178,7 @@ fn check_rights<'table>(
         let row = session.row(format!(
             "SELECT has_table_privilege(to_regclass('{table}'), 'SELECT'), current_user::text"
         ))?;
-        // A table that is not there is named where it is read.
+        // A missing table is reported when it is read.
         if row.try_get::<_, Option<bool>>(0)? == Some(false) {
             let user: &str = row.try_get(1)?;
             let reason = format!(
@@ -191,12 +191,12 @@ fn check_rights<'table>(
     Ok(())
 }
 
-/// Text as a literal of SQL. `standard_conforming_strings` is on.
+/// Text as an SQL literal. Requires `standard_conforming_strings`.
 pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "''"))
 }
 
-/// A list of byte strings as an array of SQL.
+/// A list of byte strings as an SQL array.
 pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> String {
     let mut sql = "ARRAY[".to_owned();
     for (place, bytes) in list.into_iter().enumerate() {
@@ -207,8 +207,8 @@ pub(crate) fn byte_array<'list>(list: impl IntoIterator<Item = &'list [u8]>) -> 
     sql
 }
 
-/// The values of tags that a condition can ask for; `None` where one is known only as a hash, or
-/// may be stored in more than one way.
+/// The tag values that a condition can search for; `None` if one is known only by its hash, or may
+/// be stored in more than one form.
 pub(crate) fn tag_values(keys: &[TagKey]) -> Option<Vec<String>> {
     let value =
         |key: &TagKey| key.value().filter(|value| !value.is_empty() && !value.contains('\0'));

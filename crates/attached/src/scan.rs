@@ -1,4 +1,4 @@
-//! Reading at one moment: items for a filter, and events by id.
+//! Reads from one snapshot: items for a filter, and events by id.
 
 use super::relay_table::{ROW_COLUMNS, RelayTable, byte_array};
 use super::session::{Outcome, RelaySession};
@@ -8,17 +8,17 @@ use negsync_store::{Deadline, PrivateKinds, SourceSnapshot, StoreError};
 use std::ops::ControlFlow;
 use tokio_postgres::Row;
 
-/// So many rows of numbers are fetched at once.
+/// Rows of numbers that are fetched at a time.
 const ROWS_AT_ONCE: usize = 10_000;
 
-/// Begins a transaction that sees one moment; returns which transactions it sees.
+/// Begins a transaction on one snapshot; returns the transactions it contains.
 pub(crate) fn begin_snapshot(session: &RelaySession) -> Outcome<String> {
     session.execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")?;
     Ok(session.row("SELECT pg_current_snapshot()::text")?.try_get(0)?)
 }
 
-/// Calls `visit` with each row of a statement, piece by piece, until it returns `false`. Within a
-/// transaction.
+/// Calls `visit` with each row of a statement, fetched in portions, until it returns `false`. Needs
+/// an open transaction.
 pub(crate) fn for_each_row(
     session: &RelaySession,
     sql: &str,
@@ -41,7 +41,7 @@ pub(crate) fn for_each_row(
     session.execute("CLOSE scan")
 }
 
-/// The database as it is at one moment: a transaction that has begun.
+/// One snapshot of the database, in an open transaction.
 pub(crate) struct AttachedMoment<'moment> {
     pub(crate) table: &'static RelayTable,
     pub(crate) session: &'moment RelaySession,
@@ -61,7 +61,7 @@ impl SourceSnapshot for AttachedMoment<'_> {
         }
         let Self { table, session, deadline, now, database } = self;
         let (columns, condition) = (table.row_columns(), condition(table, filter));
-        // A condition on tags lets others pass: these are told by the event itself.
+        // The SQL condition on tags matches a superset: check the events themselves.
         let is_tagged = !filter.tags.is_empty();
         let event = if is_tagged { format!(", {}", table.event) } else { String::new() };
         let sql = format!("SELECT {columns}{event} FROM {} WHERE {condition}", table.table);
@@ -105,8 +105,8 @@ fn condition(table: &RelayTable, filter: &Filter) -> String {
     conditions.join(" AND ")
 }
 
-/// Calls `visit` with the JSON of each of the events that is for everybody at the second `now`. One
-/// whose JSON has another id than its row is left out and named.
+/// Calls `visit` with the JSON of each of the events that is public at the second `now`. An event
+/// whose JSON and row differ in the id is left out and logged.
 pub(crate) fn events(
     session: &RelaySession,
     table: &'static RelayTable,

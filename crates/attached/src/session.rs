@@ -1,4 +1,4 @@
-//! Connections to the server, used by threads that block.
+//! Connections to the server, for blocking threads.
 
 use negsync_nostr::relay_url::check_login;
 use negsync_store::{Deadline, StoreError};
@@ -11,34 +11,34 @@ use tokio_postgres::config::SslMode;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Config, NoTls, Row};
 
-/// How long a connection may take to be made.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long one statement may take. Long scans are read piece by piece.
+/// Timeout for one statement. Long scans are read in portions.
 pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long the server has beyond that to say that the statement has timed out.
+/// Additional time for the server to report that the statement has timed out.
 const GRACE: Duration = Duration::from_secs(5);
-/// How often a statement with a deadline looks at it.
+/// Interval at which a statement checks its deadline.
 const LOOK_INTERVAL: Duration = Duration::from_millis(5);
 
-/// Why the database cannot be used now.
+/// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DatabaseError {
-    /// What the server or the connection says.
+    /// An error of the server or the connection.
     #[error("{}", described(.0))]
     Postgres(#[from] tokio_postgres::Error),
-    /// What was found, and what to do.
+    /// The cause, and a hint.
     #[error("{0}")]
     Refused(String),
     #[error(transparent)]
     Malformed(#[from] super::pgoutput::Malformed),
     #[error("connection timeout: no answer from the server for {} s", .0.as_secs())]
     TimedOut(Duration),
-    /// The deadline of the query is over.
+    /// The deadline of the query has passed.
     #[error("query timeout")]
     Interrupted,
     #[error("the connections are closed")]
     Closed,
-    /// The server ended the connection, with these words.
+    /// The server ended the connection, with this message.
     #[error("the server ended the connection: {0}")]
     Ended(String),
     #[error(transparent)]
@@ -46,7 +46,7 @@ pub(crate) enum DatabaseError {
 }
 
 impl DatabaseError {
-    /// The error of a store that is read from this database.
+    /// As an error of a store that is read from this database.
     pub(crate) fn of(self, database: &str) -> StoreError {
         match self {
             Self::Interrupted => StoreError::Interrupted,
@@ -60,7 +60,7 @@ impl DatabaseError {
 
 pub(crate) type Outcome<T> = Result<T, DatabaseError>;
 
-/// The server's own words, which the error's text leaves out.
+/// The server's message, which the error's own text leaves out.
 fn described(error: &tokio_postgres::Error) -> String {
     if error.code() == Some(&SqlState::ADMIN_SHUTDOWN) {
         return "the server or somebody on it ended the connection; where the server goes on and this \
@@ -77,16 +77,15 @@ fn described(error: &tokio_postgres::Error) -> String {
     }
 }
 
-/// What connections are made with: the address, and a thread that moves their bytes.
+/// The address for new connections, and the thread that runs their I/O.
 pub(crate) struct ServerConnector {
     config: Config,
-    // `None` once dropped: it must not be waited for where tasks run.
+    // `None` once dropped: waiting for it inside an async task would panic.
     runtime: Option<Runtime>,
 }
 
 impl ServerConnector {
-    /// `url` is `postgres://USER@HOST/DATABASE`; a password that it does not hold is taken from
-    /// `PGPASSWORD`.
+    /// `url` is `postgres://USER@HOST/DATABASE`. Without a password in it, `PGPASSWORD` is used.
     pub(crate) fn new(url: &str) -> Outcome<Self> {
         let refused = |reason: String| DatabaseError::Refused(reason);
         check_login(url).map_err(|error| refused(error.to_string()))?;
@@ -125,7 +124,7 @@ impl ServerConnector {
         let runtime = self.runtime.as_ref().ok_or(DatabaseError::Closed)?;
         let (sender, receiver) = sync_channel(1);
         let task = runtime.spawn(async move {
-            // Nobody listens any more when the deadline is over.
+            // The receiver is gone after the deadline.
             let _ = sender.send(task.await);
         });
         let patience = STATEMENT_TIMEOUT + GRACE;
@@ -157,11 +156,11 @@ impl Drop for ServerConnector {
     }
 }
 
-/// One connection. It ends where it is dropped, and a temporary slot with it.
+/// One connection. Dropping it ends the connection and its temporary slot.
 pub(crate) struct RelaySession {
     client: Arc<Client>,
     connector: Arc<ServerConnector>,
-    // Why the connection ended; nobody hears of that where no statement was under way.
+    // Why the connection ended; recorded because it may end while no statement is running.
     ended: Arc<OnceLock<String>>,
 }
 
@@ -173,13 +172,13 @@ impl RelaySession {
         let connect = async move {
             let (client, mut connection) = config.connect(NoTls).await?;
             tokio::spawn(async move {
-                // Told before the statements that wait for the connection hear of its end.
+                // Recorded before the waiting statements fail.
                 if let Err(error) = (&mut connection).await {
                     let _ = reason.set(described(&error));
                 }
             });
-            // What is read as text has one form, whatever the server's settings; a commit of ours
-            // is flushed.
+            // Text values get a fixed form, independent of the server's settings; our commits are
+            // flushed.
             let settings = format!(
                 "SET bytea_output = hex; SET datestyle = ISO; SET timezone = UTC;
                  SET synchronous_commit = on; SET client_min_messages = warning;
@@ -194,7 +193,7 @@ impl RelaySession {
         Ok(Self { client, connector: Arc::clone(connector), ended })
     }
 
-    /// Values stand in the statement as literals.
+    /// Values must be literals in the statement.
     pub(crate) fn query(&self, sql: String, deadline: &Deadline) -> Outcome<Vec<Row>> {
         let client = Arc::clone(&self.client);
         let query = async move { Ok(client.query_typed(&sql, &[]).await?) };
@@ -205,7 +204,7 @@ impl RelaySession {
         outcome.map_err(|error| self.explained(error))
     }
 
-    /// The one row of a statement.
+    /// The single row of a statement.
     pub(crate) fn row(&self, sql: impl Into<String>) -> Outcome<Row> {
         let rows = self.query(sql.into(), &Deadline::default())?;
         rows.into_iter().next().ok_or_else(|| DatabaseError::Refused("no row was returned".into()))
@@ -218,7 +217,7 @@ impl RelaySession {
         outcome.map_err(|error| self.explained(error))
     }
 
-    /// Where the connection has ended, with the reason that the server gave.
+    /// Replaces the error by the server's reason, if the server ended the connection.
     fn explained(&self, error: DatabaseError) -> DatabaseError {
         match (&error, self.ended.get()) {
             (DatabaseError::Postgres(closed), Some(reason)) if closed.is_closed() => {
@@ -228,7 +227,7 @@ impl RelaySession {
         }
     }
 
-    /// Has the server end the statement that nobody waits for any more.
+    /// Asks the server to cancel the running statement.
     fn cancel(&self) {
         let token = self.client.cancel_token();
         if let Some(runtime) = &self.connector.runtime {
@@ -237,7 +236,7 @@ impl RelaySession {
     }
 }
 
-/// Connections for reading, at most so many.
+/// A bounded number of connections for reading.
 pub(crate) struct RelaySessions {
     connector: Arc<ServerConnector>,
     most: usize,
@@ -256,8 +255,8 @@ impl RelaySessions {
         Self { connector, most: most.max(1), state: Mutex::default(), returned: Condvar::new() }
     }
 
-    /// Runs `work` on one of the connections; waits for one. After an error the connection is not
-    /// used again.
+    /// Runs `work` on one of the connections; waits for one. After an error the connection is
+    /// closed.
     pub(crate) fn with<T>(
         &self,
         deadline: &Deadline,
@@ -283,13 +282,13 @@ impl RelaySessions {
     }
 }
 
-/// One of the connections that may be in use.
+/// Permission to use one of the connections.
 struct SessionPermit<'pool>(&'pool RelaySessions);
 
 impl Drop for SessionPermit<'_> {
     fn drop(&mut self) {
         self.0.state.lock().unwrap_or_else(PoisonError::into_inner).in_use -= 1;
-        // All: the one that is woken may be a query whose time is over.
+        // Wakes all waiters: a single one might be a query whose deadline has passed.
         self.0.returned.notify_all();
     }
 }

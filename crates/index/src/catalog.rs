@@ -1,6 +1,6 @@
-//! Which set answers a filter, and for whom. The sets of all events are always at hand, those of
-//! private kinds apart; the set of any other filter is built from a covering scan and, when it
-//! was costly, kept.
+//! Chooses the set that answers a filter for a viewer. The sets of all events are always in memory,
+//! private kinds apart. The set of any other filter is built by a covering scan and, if that was
+//! costly, kept.
 
 use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
@@ -15,17 +15,17 @@ use negsync_store::{Change, EventSource, Filter, PrivateKinds, StoreError, View,
 use std::cell::Cell;
 use std::sync::Arc;
 
-/// A set of at most so many items is cheap to scan: it is built for the session and not kept.
+/// A set of at most this many items is cheap to scan: it is built for the session and not kept.
 const CHEAP_ITEMS: usize = 5_000;
 
-/// Why there is no set for a filter.
+/// Why a filter has no set.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SnapshotError {
-    /// The set has more items than a session may have.
+    /// The set has more items than a session allows.
     #[error("the set has more than {limit} items")]
     TooLarge {
-        /// The most items that a set may have.
+        /// Maximum number of items in a set.
         limit: usize,
     },
     /// The scan failed.
@@ -37,7 +37,7 @@ pub enum SnapshotError {
 pub struct Catalog {
     kept: SetCache,
     metrics: IndexMetrics,
-    // What sets take that are not kept.
+    // The memory of sets that are not kept.
     charged: Arc<Charged>,
 }
 
@@ -48,7 +48,7 @@ impl std::fmt::Debug for Catalog {
 }
 
 impl Catalog {
-    /// A catalog whose kept sets take at most `memory_bytes`, beside all events.
+    /// A catalog whose kept sets take at most `memory_bytes` in addition to all events.
     #[must_use]
     pub fn new(memory_bytes: usize, private: &PrivateKinds) -> Self {
         let everything = Filter::default();
@@ -60,14 +60,14 @@ impl Catalog {
         Self::keeping(memory_bytes, resident)
     }
 
-    /// As [`Catalog::new`], of a store that tells only of what is for everybody: events of private
+    /// Like [`Catalog::new`], for a store that publishes only public events: events of private
     /// kinds are found by scans alone.
     #[must_use]
     pub fn of_public(memory_bytes: usize, private: &PrivateKinds) -> Self {
         Self::keeping(memory_bytes, vec![private.public_part(&Filter::default())])
     }
 
-    /// A catalog that keeps no set: each is scanned for.
+    /// A catalog that keeps no sets: each is scanned for.
     pub(super) fn scanning() -> Self {
         Self::keeping(0, Vec::new())
     }
@@ -86,7 +86,7 @@ impl Catalog {
         self.load_from(source, |_| Ok(None)).map(|_| ())
     }
 
-    /// As [`Catalog::load`], from files where `files` has all the sets of these filters. Returns
+    /// Like [`Catalog::load`], but takes the sets from `files` if it has all of them. Returns
     /// whether it had.
     ///
     /// # Errors
@@ -111,7 +111,7 @@ impl Catalog {
         Ok(false)
     }
 
-    /// Builds those sets of all events that are not there, by scans.
+    /// Builds those sets of all events that are missing, by scans.
     ///
     /// # Errors
     /// When a scan fails.
@@ -133,28 +133,28 @@ impl Catalog {
         self.kept.sets(self.kept.resident())
     }
 
-    /// As [`SetCache::begin_rewrite`].
+    /// See [`SetCache::begin_rewrite`].
     pub(super) fn begin_rewrite(&self) -> Vec<(Filter, ItemSet)> {
         self.kept.begin_rewrite()
     }
 
-    /// As [`SetCache::finish_rewrite`].
+    /// See [`SetCache::finish_rewrite`].
     pub(super) fn finish_rewrite(&self, fresh: Vec<(Filter, ItemSet)>) {
         self.kept.finish_rewrite(fresh);
     }
 
-    /// As [`SetCache::forget_unreadable`].
+    /// See [`SetCache::forget_unreadable`].
     pub(super) fn forget_unreadable(&self) -> bool {
         self.kept.forget_unreadable()
     }
 
-    /// Takes `items` for the set of what is for everybody and forgets every other set: the store is another
+    /// Replaces the public set by `items` and drops every other set, because the store is another
     /// one now.
     pub fn replace(&self, items: Vec<Item>) {
         self.kept.replace(items);
     }
 
-    /// The set of what is for everybody, unless it is being loaded.
+    /// The public set, unless it is being loaded.
     pub fn public(&self) -> Option<ItemSet> {
         self.kept.sets(self.public_content())?.pop()
     }
@@ -163,24 +163,23 @@ impl Catalog {
         self.kept.resident().get(..1).unwrap_or_default()
     }
 
-    /// Brings every kept set up to date. Called with each commit, before its outcomes are told.
+    /// Applies a commit to every kept set. Called before the replies to the commit's events.
     pub fn apply(&self, change: &Change) {
         self.kept.apply(change);
     }
 
-    /// Whether the event is stored, as far as memory knows: `false` until all events have been
-    /// loaded.
+    /// Whether the sets in memory have the item: `false` until all events are loaded.
     pub fn contains(&self, item: &Item) -> bool {
         self.kept.contain(self.kept.resident(), item)
     }
 
-    /// As [`Catalog::contains`], and everybody may know.
+    /// Like [`Catalog::contains`], for public events only.
     pub fn shows(&self, item: &Item) -> bool {
         self.kept.contain(self.public_content(), item)
     }
 
-    /// As [`Catalog::snapshot_for`], of a set that is in memory; `None` of one that is not, and of
-    /// one that has some of the viewer's own besides.
+    /// Like [`Catalog::snapshot_for`], for a set in memory. `None` if the set is not in memory, or
+    /// if the viewer may also see private events of it.
     ///
     /// # Errors
     /// When the set has more than `limit` items.
@@ -200,32 +199,32 @@ impl Catalog {
         kept.map(|set| whole(slice(set), limit)).transpose()
     }
 
-    /// What it measures.
+    /// The metrics of the catalog.
     pub fn metrics(&self) -> &IndexMetrics {
         &self.metrics
     }
 
-    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    /// The memory of sets that are not kept but still in use, in bytes.
     pub fn session_bytes(&self) -> usize {
         self.charged.bytes()
     }
 
-    /// Counts a set that is not kept.
+    /// Accounts for the memory of a set that is not kept.
     fn not_kept(&self, tree: Tree) -> ItemSet {
         let bytes = tree.memory_bytes();
         tree.charged(self.charged.of(bytes)).into()
     }
 
-    /// What it holds now.
+    /// The current contents.
     pub fn statistics(&self) -> Statistics {
         self.kept.statistics()
     }
 
-    /// The complete set of the items that match any of the filters, as it is now. Blocks while it
-    /// is being built.
+    /// The complete current set of the items that match any of the filters. Blocks while it is
+    /// built.
     ///
     /// # Errors
-    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    /// When the set has more than `limit` items or cannot be read; it is never truncated.
     pub fn snapshot(
         &self,
         source: &dyn EventSource,
@@ -236,7 +235,7 @@ impl Catalog {
         self.snapshot_of(source, &whole, limit)
     }
 
-    /// As [`Catalog::snapshot`], of the events that the viewer may see and no others.
+    /// Like [`Catalog::snapshot`], restricted to events that the viewer may see.
     ///
     /// # Errors
     /// As [`Catalog::snapshot`].
@@ -300,8 +299,8 @@ impl Catalog {
         Ok(Slice::new(set, filter.since, filter.until, filter.limit))
     }
 
-    /// Of all events, the public ones and the private ones in one set, as far as the filter's
-    /// times reach; `None` for any other filter.
+    /// The public and the private events in one set, within the filter's times, if the filter
+    /// matches all events; `None` for any other filter.
     fn joined(
         &self,
         source: &dyn EventSource,
@@ -312,7 +311,7 @@ impl Catalog {
         if *content != Filter::default() {
             return Ok(None);
         }
-        // Waits for them to be loaded, and then takes both at one moment.
+        // Waits until both are loaded, and then takes both from the same commit.
         for content in [public, private] {
             if self.kept.look_up(content, source.deadline())?.is_none() {
                 return Ok(None);
@@ -327,8 +326,8 @@ impl Catalog {
         Ok(Some(most))
     }
 
-    /// The public part of a view from the set that is kept of it, and the client's own from a
-    /// scan: both of the same commit.
+    /// The kept set of a view's public part, joined with a scan of its private parts: both of the
+    /// same commit.
     fn slice_with_own(
         &self,
         source: &dyn EventSource,
@@ -341,7 +340,7 @@ impl Catalog {
         let set = match self.read_at_commit(source, view, &content, &cheap, limit)? {
             Some(set) => set,
             None => {
-                // So that it is kept from now on, where it can be.
+                // Keeps the set from now on, if it fits.
                 self.slice(source, public, limit)?;
                 let all = || Gathered::new(view.limit(), limit);
                 self.read_at_commit(source, view, &content, &all, limit)?
@@ -351,8 +350,8 @@ impl Catalog {
         Ok(Slice::new(set, public.since, public.until, public.limit))
     }
 
-    /// The view's items at one commit. Where no set of its public part is kept, all are gathered
-    /// in `all`; `None` when they are too many.
+    /// The view's items at one commit. If no set of its public part is kept, all items are
+    /// collected in `all`; `None` if they exceed the limit.
     fn read_at_commit(
         &self,
         source: &dyn EventSource,
@@ -385,7 +384,7 @@ impl Catalog {
         Ok(found)
     }
 
-    /// Builds the set of `filter`, and keeps that of its content when it is costly and fits.
+    /// Builds the set of `filter`, and keeps the set of its content if it is costly and fits.
     fn build(
         &self,
         source: &dyn EventSource,
@@ -393,7 +392,7 @@ impl Catalog {
         content: &Filter,
         limit: usize,
     ) -> Result<ItemSet, SnapshotError> {
-        // The sets of all events are always kept; one is missing only when it could not be loaded.
+        // The sets of all events are always kept; one is missing only if it could not be loaded.
         let is_resident = self.kept.resident().contains(content);
         if !is_resident && let Some(items) = scan(source, filter, CHEAP_ITEMS)? {
             return Ok(self.not_kept(Tree::from_unsorted(items)));
@@ -401,7 +400,7 @@ impl Catalog {
         let kept = match self.kept.claim(content) {
             Some(claim) => {
                 let tree = scan_to_tree(source, content, self.kept.most_items(content))?;
-                // What the scan saw half of has to be noted whole.
+                // A commit that the scan saw in part must be recorded completely.
                 source.wait_until_published()?;
                 claim.settle(tree.map(ItemSet::from))
             }
@@ -411,7 +410,7 @@ impl Catalog {
         if let Some(set) = kept {
             return Ok(set);
         }
-        // Too large to keep: for this session alone, and not at all above the session's limit.
+        // Too large to keep: built for this session only, or refused above the session's limit.
         let items = gather(source, filter, Gathered::new(filter.limit, limit))?
             .ok_or(SnapshotError::TooLarge { limit })?;
         Ok(self.not_kept(Tree::from_unsorted(items)))

@@ -1,17 +1,18 @@
-//! Commits on their way to those who want to hear of them: a queue that everybody reads at their
-//! own pace, bounded in commits and in bytes. Who falls too far behind is told so.
+//! The feed of commits for subscribers: a queue that each reads at its own pace, bounded in commits
+//! and in bytes. A subscriber that falls too far behind gets [`SubscriberError::Lagged`].
 
 use negsync_store::{Change, Step};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::watch;
 
-/// The most commits that a subscriber may be behind before it misses some.
+/// Maximum number of commits that a subscriber may be behind before it misses some.
 const MOST_COMMITS: usize = 1_024;
-/// The most bytes of events that wait for the slowest subscriber, or a single commit.
+/// Maximum number of bytes of events that wait for the slowest subscriber; a single commit may
+/// exceed it.
 const MOST_BYTES: usize = 64 << 20;
 
-/// Where commits are told.
+/// The sending side of the feed.
 #[derive(Clone)]
 pub(super) struct CommitFeed {
     queue: Arc<Mutex<CommitQueue>>,
@@ -19,11 +20,11 @@ pub(super) struct CommitFeed {
     next: watch::Sender<u64>,
 }
 
-/// One who hears of commits, from the one after it subscribed on.
+/// A subscriber to commits, from the first one after it subscribed.
 pub struct Subscriber {
     queue: Arc<Mutex<CommitQueue>>,
     told: watch::Receiver<u64>,
-    // The number of the next commit to hear of.
+    // The number of the next commit to receive.
     next: u64,
 }
 
@@ -33,13 +34,13 @@ impl std::fmt::Debug for Subscriber {
     }
 }
 
-/// Why there is no commit to hear of.
+/// Why no commit was received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SubscriberError {
-    /// Some were missed; the next one is the oldest that is still there.
+    /// Commits were missed; the next one is the oldest that is still in the queue.
     #[error("commits were missed")]
     Lagged,
-    /// There will be none any more.
+    /// No commits will follow.
     #[error("the store is closed")]
     Closed,
 }
@@ -56,7 +57,7 @@ struct CommitQueue {
 struct WaitingSubscriber {
     change: Arc<Change>,
     bytes: usize,
-    // How many have not heard of it.
+    // The number of subscribers that have not received it.
     listeners: usize,
 }
 
@@ -65,24 +66,24 @@ impl CommitFeed {
         Self { queue: Arc::default(), next: watch::Sender::new(0) }
     }
 
-    /// Tells all subscribers.
+    /// Sends a commit to all subscribers.
     pub(super) fn send(&self, change: Arc<Change>) {
         lock(&self.queue).push(change);
         self.next.send_modify(|next| *next = next.wrapping_add(1));
     }
 
-    /// Tells all subscribers that commits were missed: what they would have heard of is not known.
+    /// Marks commits as missed for all subscribers: their contents are unknown.
     pub(super) fn skip(&self) {
         lock(&self.queue).skip();
         self.next.send_modify(|next| *next = next.wrapping_add(1));
     }
 
-    /// How many commits have been published: the number of the next one.
+    /// The number of published commits, which is the number of the next one.
     pub(super) fn published(&self) -> u64 {
         *self.next.borrow()
     }
 
-    /// Hears of every commit from now on.
+    /// Subscribes to every commit from now on.
     pub(super) fn subscribe(&self) -> Subscriber {
         let mut queue = lock(&self.queue);
         queue.subscribers += 1;
@@ -92,13 +93,13 @@ impl CommitFeed {
 }
 
 impl Subscriber {
-    /// The next commit. Nothing is lost when this is dropped before it is done.
+    /// Waits for the next commit. Cancel-safe: no commit is lost if the future is dropped.
     ///
     /// # Errors
-    /// When commits were missed, or none can come any more.
+    /// When commits were missed, or no more can follow.
     pub async fn recv(&mut self) -> Result<Arc<Change>, SubscriberError> {
         loop {
-            // What is told from here on wakes.
+            // Only later commits wake this subscriber.
             self.told.mark_unchanged();
             if let Some(change) = self.try_recv()? {
                 return Ok(change);
@@ -107,7 +108,7 @@ impl Subscriber {
         }
     }
 
-    /// The next commit, if one waits.
+    /// The next commit, if one is waiting.
     ///
     /// # Errors
     /// When commits were missed.
@@ -128,14 +129,14 @@ impl Subscriber {
         self.next
     }
 
-    /// How many commits wait to be heard of.
+    /// The number of waiting commits.
     #[must_use]
     pub fn len(&self) -> usize {
         let queue = lock(&self.queue);
         queue.end().saturating_sub(self.next.max(queue.first)) as usize
     }
 
-    /// Whether none waits.
+    /// Whether no commit is waiting.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -153,7 +154,7 @@ impl Drop for Subscriber {
 }
 
 impl CommitQueue {
-    /// The number of the commit that comes next.
+    /// The number of the next commit.
     fn end(&self) -> u64 {
         self.first + self.waiting.len() as u64
     }
@@ -178,7 +179,7 @@ impl CommitQueue {
         self.bytes = 0;
     }
 
-    /// The commit, of which one listener fewer has to hear.
+    /// The commit; counts one subscriber fewer that has to receive it.
     fn hear(&mut self, number: u64) -> Option<Arc<Change>> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let waiting = self.waiting.get_mut(place)?;
@@ -188,7 +189,7 @@ impl CommitQueue {
         Some(change)
     }
 
-    /// Forgets what everybody has heard of.
+    /// Drops commits that all subscribers have received.
     fn tidy(&mut self) {
         while self.waiting.front().is_some_and(|waiting| waiting.listeners == 0) {
             self.pop();
@@ -203,7 +204,7 @@ impl CommitQueue {
     }
 }
 
-/// What the events of a commit take, about.
+/// Estimated memory of a commit's events.
 fn bytes_of(change: &Change) -> usize {
     let of_step = |step: &Step| match step {
         Step::Added(event) | Step::Passed(event) => size_of_val(&**event) + event.json().len(),
@@ -237,7 +238,7 @@ mod tests {
         Arc::new(change)
     }
 
-    /// What there is to hear of now: its second.
+    /// The second of the commit that is waiting, if there is one.
     fn heard(subscriber: &mut Subscriber) -> Option<Result<u64, SubscriberError>> {
         let heard = pin!(subscriber.recv()).poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(heard) = heard else { return None };
@@ -313,7 +314,7 @@ mod tests {
         assert_eq!(heard(&mut slow), Some(Err(SubscriberError::Lagged)));
         assert_eq!(heard(&mut slow), Some(Ok(7)));
         assert!((50..63).contains(&slow.len()), "{}", slow.len());
-        // One that is longer than all that may wait, waits alone.
+        // A commit above the limit waits alone.
         let mut longest = Change::default();
         longest.steps.resize(100, long.steps[0].clone());
         changes.send(Arc::new(longest));

@@ -1,27 +1,32 @@
-//! The files of the sets of all events, beside the store: found by the name of the store's mark,
-//! opened, brought up to date, written anew.
+//! The files of the sets of all events: found by the name of the store's mark, opened, updated and
+//! rewritten.
 
 use super::catalog::Catalog;
 use super::item_set::ItemSet;
 use super::sorted_file::{FileIdentity, FileWriter, IndexFileError, SortedFile, WriteError};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
-use negsync_store::{Filter, MarkName, Store, StoreError};
+use negsync_store::{Filter, MarkName, MarkedStore, StoreError};
 use sha2::{Digest, Sha256};
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// What stands between the name of the store and that of the mark.
+/// Separates the name of the store from that of the mark.
 const INFIX: &str = "-index-";
-/// To read a row of the store takes as long as to scan so many items.
+/// Stands for the name of the store in a folder of its own.
+const STORE_NAME: &str = "negsync";
+/// The lock file in such a folder: it is locked while a process writes there.
+const LOCK_NAME: &str = "negsync-index.lock";
+/// Items that can be scanned in the time of reading one row of the store.
 const ROW_COST: usize = 8;
-/// So many rows are read in a few milliseconds.
+/// Rows that can be read in a few milliseconds.
 const FEW_ROWS: usize = 10_000;
-/// How many items are written before it is asked whether to go on.
+/// Items that are written between two checks whether to continue.
 const ASK_ITEMS: usize = 4_096;
 
-/// Why files were not written.
+/// Why the files were not written.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum FilesError {
     #[error(transparent)]
@@ -30,41 +35,88 @@ pub(super) enum FilesError {
     Write { path: PathBuf, source: WriteError },
     #[error("{path}: {source}", path = path.display())]
     Open { path: PathBuf, source: IndexFileError },
-    /// The program ends, or the sets became others.
+    /// The program is ending, or the sets were replaced.
     #[error("broken off")]
     BrokenOff,
 }
 
-/// The files beside one store.
+/// The files of one store's index.
 pub(super) struct IndexFiles {
-    /// Without the mark and what follows it.
+    /// Path and beginning of the name, without the mark and what follows it.
     folder: PathBuf,
     prefix: OsString,
     /// The mark of the files in use.
     mark: Option<MarkName>,
+    writes: Writes,
+}
+
+/// The process that may write the files.
+enum Writes {
+    /// The process that has the store open.
+    WithStore,
+    /// This process: it holds the lock of the folder until this is dropped.
+    WithLock(#[expect(dead_code, reason = "held for its lock")] File),
+    /// Another process: the files are only read here.
+    Elsewhere,
 }
 
 impl IndexFiles {
-    /// Those beside the store in `path`.
+    /// The files beside the store in `path`.
     pub(super) fn beside(path: &Path) -> Self {
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut prefix = path.file_name().unwrap_or_default().to_owned();
         prefix.push(INFIX);
-        Self { folder: folder.unwrap_or(Path::new(".")).to_owned(), prefix, mark: None }
+        let folder = folder.unwrap_or(Path::new(".")).to_owned();
+        Self { folder, prefix, mark: None, writes: Writes::WithStore }
     }
 
-    /// The sets of these filters, from files and what came since; `None` where there are none that
-    /// can be used. Others are removed.
+    /// The files of a store that several processes have open, in a folder that one of them writes
+    /// to. If the folder cannot be used there are no files, and the error is logged.
+    pub(super) fn in_folder(folder: &Path) -> Self {
+        let writes = lock_folder(folder).unwrap_or_else(|error| {
+            let folder = folder.display();
+            tracing::warn!(
+                %folder, %error,
+                "index folder not usable; each start reads all events. Hint: give it to the user that runs \
+                 negsync"
+            );
+            Writes::Elsewhere
+        });
+        let prefix = [STORE_NAME, INFIX].concat().into();
+        Self { folder: folder.to_owned(), prefix, mark: None, writes }
+    }
+
+    /// Whether this process may write the files.
+    pub(super) fn may_write(&self) -> bool {
+        !matches!(self.writes, Writes::Elsewhere)
+    }
+
+    /// The number of commits since the files in use, if the store counts them.
+    pub(super) fn commits_since(&self, store: &dyn MarkedStore) -> u64 {
+        self.mark.as_ref().map_or(0, |mark| store.commits_since_index_mark(mark))
+    }
+
+    /// The sets of these filters, from files and the changes since; `None` if there are no usable
+    /// files. Unusable files are removed.
     ///
     /// # Errors
     /// When the store cannot be read.
     pub(super) fn load(
         &mut self,
-        store: &Store,
+        store: &dyn MarkedStore,
         contents: &[Filter],
     ) -> Result<Option<Vec<ItemSet>>, StoreError> {
         let mut loaded = None;
-        for mark in store.reader().index_marks()? {
+        let found = self.marks();
+        let standing = store.standing_marks(&found)?;
+        if standing.is_empty() && !found.is_empty() {
+            tracing::info!(
+                folder = %self.folder.display(),
+                "index files ignored: they are of another store, or too old; the index is made anew from \
+                 the store"
+            );
+        }
+        for mark in standing {
             if loaded.is_none() {
                 loaded = self.load_from(store, &mark, contents)?.map(|sets| (mark, sets));
             }
@@ -74,10 +126,10 @@ impl IndexFiles {
         Ok(loaded.map(|(_, sets)| sets))
     }
 
-    /// As [`IndexFiles::load`], of this mark.
+    /// Like [`IndexFiles::load`], for this mark.
     fn load_from(
         &self,
-        store: &Store,
+        store: &dyn MarkedStore,
         mark: &MarkName,
         contents: &[Filter],
     ) -> Result<Option<Vec<ItemSet>>, StoreError> {
@@ -86,7 +138,7 @@ impl IndexFiles {
             let path = self.path(mark, number);
             match SortedFile::open(&path, &identity(content, mark)) {
                 Ok(file) => sets.push(file.into()),
-                // So it is when a process was killed while it wrote them.
+                // The usual case after a process was killed while it wrote them.
                 Err(reason @ IndexFileError::Missing) => {
                     tracing::debug!(path = %path.display(), %reason, "index file ignored");
                     return Ok(None);
@@ -101,12 +153,12 @@ impl IndexFiles {
             }
         }
         let items: usize = sets.iter().map(RangeSet::len).sum();
-        let most_added = (items / ROW_COST).max(FEW_ROWS);
+        let most = (items / ROW_COST).max(FEW_ROWS);
         let mut removed: Vec<Item> = Vec::new();
         let mut added: Vec<Vec<Item>> = contents.iter().map(|_| Vec::new()).collect();
-        let is_whole = store.reader().since_index_mark(
+        let is_whole = store.since_index_mark(
             mark,
-            most_added,
+            most,
             &mut |item| removed.push(item),
             &mut |item, kind| {
                 let of = contents.iter().zip(&mut added);
@@ -115,7 +167,7 @@ impl IndexFiles {
             },
         )?;
         if !is_whole {
-            tracing::debug!("index files are too old");
+            tracing::debug!("index files are too old: too much has changed since");
             return Ok(None);
         }
         removed.sort_unstable();
@@ -127,14 +179,14 @@ impl IndexFiles {
         Ok(sets.iter().all(ItemSet::is_readable).then_some(sets))
     }
 
-    /// Writes the catalog's sets to new files and has it go on with these. Returns how many items
-    /// there are. `may_go_on` is asked now and then.
+    /// Writes the catalog's sets to new files, and switches the catalog to them. Returns the number
+    /// of items. `may_go_on` is called at intervals.
     ///
     /// # Errors
-    /// When that fails. Then all is as it was.
+    /// When the writing fails. The old files then stay in use.
     pub(super) fn write(
         &mut self,
-        store: &Store,
+        store: &dyn MarkedStore,
         catalog: &Catalog,
         may_go_on: &dyn Fn() -> bool,
     ) -> Result<usize, FilesError> {
@@ -181,7 +233,7 @@ impl IndexFiles {
         if fresh.is_empty() { Err(FilesError::BrokenOff) } else { Ok(fresh) }
     }
 
-    /// The files in use are so no more.
+    /// Stops using the current files.
     pub(super) fn forget(&mut self) {
         self.mark = None;
     }
@@ -193,27 +245,57 @@ impl IndexFiles {
         self.folder.join(name)
     }
 
-    /// Removes files that are not of the mark in use: of earlier ones, and those that a process left
-    /// that was killed.
+    /// The marks of the existing files.
+    fn marks(&self) -> Vec<MarkName> {
+        let mut marks: Vec<MarkName> =
+            self.names().iter().filter_map(|name| Some(self.parts(name)?.0)).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        marks
+    }
+
+    /// Removes files of other marks than the one in use: earlier files, and those of a killed
+    /// process.
     fn remove_others(&self) {
-        let Ok(entries) = std::fs::read_dir(&self.folder) else { return };
-        let current = self.mark.as_ref().map(hex);
-        for entry in entries.flatten() {
-            let name = entry.file_name();
-            let Some(rest) = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())
-            else {
-                continue;
-            };
-            // A file of somebody else's may begin with the same words.
-            let Some((mark, number)) = rest.split_at_checked(2 * size_of::<MarkName>()) else {
-                continue;
-            };
-            let is_ours = mark.iter().all(u8::is_ascii_hexdigit) && number.starts_with(b".");
-            let is_current = current.as_ref().is_some_and(|current| current.as_bytes() == mark);
-            if is_ours && (!is_current || number.ends_with(b".partial")) {
-                let _ = std::fs::remove_file(entry.path());
+        if !self.may_write() {
+            return;
+        }
+        for name in self.names() {
+            if let Some((mark, rest)) = self.parts(&name)
+                && (self.mark != Some(mark) || rest.ends_with(b".partial"))
+            {
+                let _ = std::fs::remove_file(self.folder.join(name));
             }
         }
+    }
+
+    fn names(&self) -> Vec<OsString> {
+        let entries = std::fs::read_dir(&self.folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name()).collect()
+    }
+
+    /// The mark in the name of an index file, and the rest of the name. Files of other programs may
+    /// have the same prefix.
+    fn parts<'name>(&self, name: &'name OsStr) -> Option<(MarkName, &'name [u8])> {
+        let name = name.as_encoded_bytes().strip_prefix(self.prefix.as_encoded_bytes())?;
+        let (digits, rest) = name.split_at_checked(2 * size_of::<MarkName>())?;
+        let mark = unhex(digits)?;
+        rest.starts_with(b".").then_some((mark, rest))
+    }
+}
+
+/// Takes the lock of a folder; creates the folder if it is missing.
+fn lock_folder(folder: &Path) -> io::Result<Writes> {
+    std::fs::create_dir_all(folder)?;
+    let lock = File::create(folder.join(LOCK_NAME))?;
+    match lock.try_lock() {
+        Ok(()) => Ok(Writes::WithLock(lock)),
+        Err(TryLockError::WouldBlock) => {
+            let folder = folder.display();
+            tracing::info!(%folder, "index files are another process's; they are only read here");
+            Ok(Writes::Elsewhere)
+        }
+        Err(TryLockError::Error(error)) => Err(error),
     }
 }
 
@@ -241,10 +323,10 @@ fn write_one(
     writer.finish(identity).map_err(io_failed)
 }
 
-/// What a file of the set of `content` has to say that it is.
+/// The identity of a file with the set of `content`.
 fn identity(content: &Filter, mark: &MarkName) -> FileIdentity {
     let mut hash = Sha256::new();
-    // The sets of all events differ in nothing but kinds.
+    // The sets of all events differ only in their kinds.
     for kinds in [content.kinds.as_deref(), Some(content.without_kinds.as_slice())] {
         hash.update([u8::from(kinds.is_some())]);
         let kinds = kinds.unwrap_or_default();
@@ -256,4 +338,14 @@ fn identity(content: &Filter, mark: &MarkName) -> FileIdentity {
 
 fn hex(mark: &MarkName) -> String {
     mark.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn unhex(digits: &[u8]) -> Option<MarkName> {
+    let mut mark = MarkName::default();
+    for (byte, pair) in mark.iter_mut().zip(digits.chunks(2)) {
+        // The parser would accept a sign as a part of the number.
+        let pair = std::str::from_utf8(pair).ok().filter(|pair| !pair.starts_with('+'))?;
+        *byte = u8::from_str_radix(pair, 16).ok()?;
+    }
+    Some(mark)
 }

@@ -1,32 +1,39 @@
-//! Keeps the sets of all events on files: loads them at the start, and writes them anew when much
-//! has changed. One thread does both, so that neither a commit nor a session waits for it.
+//! Keeps the sets of all events in files: loads them at the start, and rewrites them after many
+//! changes. One thread does both, so that no commit or session waits for it.
 
 use super::catalog::Catalog;
 use super::files::{FilesError, IndexFiles};
 use super::item_set::ItemSet;
 use negsync_reconcile::RangeSet;
-use negsync_store::{Store, StoreError};
-use std::sync::atomic::{AtomicBool, Ordering};
+use negsync_store::{MarkedStore, StoreError};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How much has to have changed before files are written anew.
+/// The number of changes after which files are rewritten.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct WriteRule {
-    /// The fewest items: below it a scan is as fast.
+    /// Minimum number of changed items; below it a scan is as fast.
     pub(super) least: usize,
-    /// One of so many items.
+    /// Minimum share of changed items, as one part in this many.
     pub(super) part: usize,
+    /// Number of commits since the files were written, however many items they changed: the store
+    /// may soon drop its record of these commits.
+    pub(super) commits: u64,
 }
 
+/// Changes between two checks whether files are due by their age. A commit changes at least one
+/// item.
+const LOOK_CHANGES: usize = 10_000;
+
 impl WriteRule {
-    /// While the store is open: what changes take of memory, and what is written for them, stays in
-    /// proportion.
-    pub(super) const OPEN: Self = Self { least: 131_072, part: 16 };
-    /// At a clean stop: what the next start has to read takes a tenth of a second for each million
-    /// items.
-    pub(super) const STOP: Self = Self { least: 16_384, part: 128 };
+    /// While the store is open: keeps the memory of changes, and the bytes written for them, in
+    /// proportion to the set.
+    pub(super) const OPEN: Self = Self { least: 131_072, part: 16, commits: 50_000 };
+    /// At a clean stop: the changes that the next start has to read take a tenth of a second for
+    /// each million items.
+    pub(super) const STOP: Self = Self { least: 16_384, part: 128, commits: 25_000 };
 
     pub(super) fn is_met(self, sets: &[ItemSet]) -> bool {
         let changes: usize = sets.iter().map(ItemSet::changes).sum();
@@ -35,19 +42,21 @@ impl WriteRule {
     }
 }
 
-/// After a failure files are not written again for so long: a full disk stays full for a while.
+/// Delay after a failed write: a full disk usually stays full for a while.
 const AFTER_FAILURE: Duration = Duration::from_secs(60);
 
-/// The thread. Clones of the index share it.
+/// The handle of the thread. Clones of the index share it.
 pub(super) struct Keeper {
     signal: Arc<Signal>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What wakes the thread.
+/// Wakes the thread.
 #[derive(Default)]
 pub(super) struct Signal {
     is_loading: AtomicBool,
+    // Changes since the last check.
+    heard: AtomicUsize,
     wish: Mutex<Wish>,
     changed: Condvar,
 }
@@ -56,19 +65,27 @@ pub(super) struct Signal {
 enum Wish {
     #[default]
     Nothing,
-    /// Something is due, or a file cannot be read any more.
+    /// Files may be due, or one can no longer be read.
     Look,
-    /// To end; `true` where files may be written before.
+    /// The thread should end; `true` if it may write files first.
     End(bool),
 }
 
 impl Signal {
-    /// Has the thread look what is due.
+    /// Makes the thread check what is due.
     pub(super) fn look(&self) {
         let mut wish = self.lock();
         if *wish == Wish::Nothing {
             *wish = Wish::Look;
             self.changed.notify_one();
+        }
+    }
+
+    /// Counts changes, and triggers a check after many of them.
+    pub(super) fn hear(&self, changes: usize) {
+        if self.heard.fetch_add(changes, Ordering::Relaxed) + changes >= LOOK_CHANGES {
+            self.heard.store(0, Ordering::Relaxed);
+            self.look();
         }
     }
 
@@ -99,7 +116,7 @@ impl Keeper {
     /// When the thread cannot be started.
     pub(super) fn start(
         catalog: Arc<Catalog>,
-        store: Store,
+        store: Arc<dyn MarkedStore>,
         files: IndexFiles,
         signal: Arc<Signal>,
         open_rule: WriteRule,
@@ -112,13 +129,13 @@ impl Keeper {
         Ok(Self { signal, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Has the thread look whether a set has to be made anew.
+    /// Makes the thread check whether a set has to be rebuilt.
     pub(super) fn look(&self) {
         self.signal.look();
     }
 
-    /// Ends the thread. If `may_write`, files are written before, where enough has changed. One that
-    /// still loads is left to itself: it ends when it finds the store closed.
+    /// Ends the thread. With `may_write`, it writes files first if enough has changed. A thread
+    /// that is still loading is not waited for: it ends when it finds the store closed.
     pub(super) fn end(&self, may_write: bool) {
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
@@ -136,10 +153,10 @@ impl Drop for Keeper {
     }
 }
 
-/// What the thread owns.
+/// The state of the thread.
 struct KeeperThread {
     catalog: Arc<Catalog>,
-    store: Store,
+    store: Arc<dyn MarkedStore>,
     files: IndexFiles,
     signal: Arc<Signal>,
     open_rule: WriteRule,
@@ -159,10 +176,11 @@ impl KeeperThread {
             if self.catalog.forget_unreadable() && wish == Wish::Look {
                 self.files.forget();
                 self.load();
+            } else if wish == Wish::Look {
+                self.load_missing();
             }
             let has_to_wait = not_before.is_some_and(|at| Instant::now() < at);
-            let is_due = self.catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets));
-            if is_due && (!has_to_wait || wish == Wish::End(true)) {
+            if self.is_due(rule) && (!has_to_wait || wish == Wish::End(true)) {
                 not_before = (!self.write()).then(|| Instant::now() + AFTER_FAILURE);
             }
             if wish == Wish::End(true) {
@@ -171,11 +189,17 @@ impl KeeperThread {
         }
     }
 
-    /// Loads the sets: from files and what came since, or else from a scan of all events.
+    fn is_due(&self, rule: WriteRule) -> bool {
+        let is_met = || self.catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets));
+        self.files.may_write()
+            && (self.files.commits_since(&*self.store) >= rule.commits || is_met())
+    }
+
+    /// Loads the sets: from files and later changes, or else by a scan of all events.
     fn load(&mut self) {
         let began = Instant::now();
         self.signal.is_loading.store(true, Ordering::Release);
-        let (store, files) = (&self.store, &mut self.files);
+        let (store, files) = (&*self.store, &mut self.files);
         let loaded = self.catalog.load_from(store, |contents| files.load(store, contents));
         self.signal.is_loading.store(false, Ordering::Release);
         let elapsed_s = began.elapsed().as_secs_f64();
@@ -187,13 +211,23 @@ impl KeeperThread {
         self.signal.look();
     }
 
-    /// Writes the sets to new files, which take the place of the old ones. Returns whether it could.
+    /// Builds missing sets: a store that was read again publishes only its public events.
+    fn load_missing(&self) {
+        self.signal.is_loading.store(true, Ordering::Release);
+        let loaded = self.catalog.load_missing(&*self.store);
+        self.signal.is_loading.store(false, Ordering::Release);
+        if let Err(error) = loaded {
+            tracing::debug!(%error, "index not loaded; it is made when somebody asks for it");
+        }
+    }
+
+    /// Replaces the files by new ones with the current sets. Returns whether that succeeded.
     fn write(&mut self) -> bool {
         let began = Instant::now();
         let signal = Arc::clone(&self.signal);
         // A clean stop waits for the files; any other breaks off.
         let may_go_on = move || *signal.lock() != Wish::End(false);
-        let written = self.files.write(&self.store, &self.catalog, &may_go_on);
+        let written = self.files.write(&*self.store, &self.catalog, &may_go_on);
         let elapsed_s = began.elapsed().as_secs_f64();
         match written {
             Ok(items) => tracing::debug!(items, elapsed_s, "index files written"),

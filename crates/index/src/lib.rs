@@ -1,7 +1,7 @@
-//! Which items match a filter: always whole, always current.
+//! The sets of items that match filters: always complete, always current.
 //!
-//! An [`Index`] is a store with the sets over it in memory. A snapshot takes no copy, and is reconciled with
-//! `negsync-reconcile`:
+//! An [`Index`] is a store with sets over it in memory. A snapshot is made without a copy, and is
+//! reconciled with `negsync-reconcile`:
 //!
 //! ```
 //! use negsync_index::Index;
@@ -51,13 +51,13 @@ use keeper::{Keeper, Signal, WriteRule};
 use negsync_reconcile::Item;
 use negsync_reconcile::RangeSet;
 use negsync_store::{
-    Attached, Change, Deadline, EventSource, EventStore, Filter, Listener, PrivateKinds, Reader,
-    RelayKind, Store, StoreError, StoreOptions, Viewer,
+    Attached, AttachedOptions, Change, Clock, Deadline, EventSource, EventStore, Filter, Listener,
+    MarkedStore, PrivateKinds, Reader, RelayKind, Store, StoreError, StoreOptions, Viewer,
 };
 use std::path::Path;
 use std::sync::Arc;
 
-/// This program's own store, of any engine, with the sets over it: what the relay works on. Clones
+/// This program's own store, of any engine, with the sets over it; the relay works on it. Clones
 /// share it.
 #[derive(Clone)]
 pub struct Index {
@@ -71,15 +71,15 @@ impl std::fmt::Debug for Index {
     }
 }
 
-/// The sets over a store, its own or another relay's: what reconciles. Clones share them.
+/// The sets over a store, our own or another relay's; sessions reconcile them. Clones share them.
 #[derive(Clone)]
 pub struct Sets {
     source: Arc<dyn EventSource>,
     catalog: Arc<Catalog>,
-    // Kinds of which no set has any, but for what a viewer is shown.
+    // Kinds that no set contains, except in the parts for a viewer.
     hidden: PrivateKinds,
     changes: CommitFeed,
-    // Of sets that are kept on files.
+    // Present if the sets are kept in files.
     keeper: Option<Arc<Keeper>>,
 }
 
@@ -90,8 +90,8 @@ impl std::fmt::Debug for Sets {
 }
 
 impl Index {
-    /// Opens the store in `path` and begins to load the index beside it; whoever asks for a set
-    /// in the meantime waits.
+    /// Opens the store in `path` and begins to load the index. Calls that need a set wait until it
+    /// is loaded.
     ///
     /// # Errors
     /// When the store cannot be opened.
@@ -103,39 +103,65 @@ impl Index {
         Self::open_with(path, options, memory_bytes, WriteRule::OPEN)
     }
 
-    /// As [`Index::open`]; `rule` says when files are written.
+    /// Like [`Index::open`]; `rule` decides when files are written.
     fn open_with(
         path: &Path,
         options: StoreOptions,
         memory_bytes: usize,
         rule: WriteRule,
     ) -> Result<Self, StoreError> {
-        let catalog = Arc::new(Catalog::new(memory_bytes, &options.private_kinds));
-        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
-        let publish = {
-            let (catalog, changes) = (Arc::clone(&catalog), changes.clone());
-            let signal = Arc::clone(&signal);
-            move |change: Arc<Change>| {
-                catalog.apply(&change);
-                changes.send(change);
-                if catalog.resident_sets().is_some_and(|sets| rule.is_met(&sets)) {
-                    signal.look();
-                }
-            }
+        let private = options.private_kinds.clone();
+        let open = |heard: KeptOnFiles| {
+            let publish = move |change: Arc<Change>| heard.changed(change);
+            let store = Store::open(path, options, Box::new(publish))?;
+            let files = IndexFiles::beside(store.path());
+            Ok((Arc::new(store), files))
         };
-        let store = Store::open(path, options, Box::new(publish))?;
-        let files = IndexFiles::beside(store.path());
-        let (kept, loaded) = (Arc::clone(&catalog), store.clone());
-        let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
-        let source = Arc::new(store.clone());
-        let hidden = PrivateKinds::default();
-        let sets = Sets { source, catalog, hidden, changes, keeper };
-        Ok(Self { store: Arc::new(store), sets })
+        Self::on_files(memory_bytes, &private, rule, open)
     }
 
-    /// The store that `open` opens, whatever its engine, with the sets over it. The engine tells the
-    /// listener of all events that are for everybody (those of no `private` kind) before `open`
-    /// returns, and then of each change, those to private events too.
+    /// The sets over a store, kept in files.
+    fn on_files<S: EventStore + MarkedStore + 'static>(
+        memory_bytes: usize,
+        private: &PrivateKinds,
+        rule: WriteRule,
+        open: impl FnOnce(KeptOnFiles) -> Result<(Arc<S>, IndexFiles), StoreError>,
+    ) -> Result<Self, StoreError> {
+        let catalog = Arc::new(Catalog::new(memory_bytes, private));
+        let (changes, signal) = (CommitFeed::new(), Arc::<Signal>::default());
+        let heard = Heard { catalog: Arc::clone(&catalog), changes: changes.clone() };
+        let (store, files) = open(KeptOnFiles { heard, rule, signal: Arc::clone(&signal) })?;
+        let (kept, loaded) = (Arc::clone(&catalog), Arc::clone(&store) as Arc<dyn MarkedStore>);
+        let keeper = Some(Arc::new(Keeper::start(kept, loaded, files, signal, rule)?));
+        let source = Arc::clone(&store) as Arc<dyn EventSource>;
+        let hidden = PrivateKinds::default();
+        let sets = Sets { source, catalog, hidden, changes, keeper };
+        Ok(Self { store, sets })
+    }
+
+    /// Like [`Index::over`], for a store with index marks: the sets are kept in files in `folder`,
+    /// which one process writes to, and are loaded from there. Calls that need a set wait until it
+    /// is loaded. The engine publishes each change to the listener, starting with a commit before
+    /// `open` returns. It need not publish all events, unless it begins again later.
+    ///
+    /// If the folder cannot be used, the error is logged and all events are read.
+    ///
+    /// # Errors
+    /// Those of `open`.
+    pub fn over_files<S: EventStore + MarkedStore + 'static>(
+        folder: &Path,
+        memory_bytes: usize,
+        private: &PrivateKinds,
+        open: impl FnOnce(Box<dyn Listener>) -> Result<Arc<S>, StoreError>,
+    ) -> Result<Self, StoreError> {
+        Self::on_files(memory_bytes, private, WriteRule::OPEN, |heard| {
+            Ok((open(Box::new(heard))?, IndexFiles::in_folder(folder)))
+        })
+    }
+
+    /// The store that `open` opens, of any engine, with the sets over it. The engine publishes all
+    /// public events (those of no `private` kind) to the listener before `open` returns, and then
+    /// each change, including changes to private events.
     ///
     /// # Errors
     /// Those of `open`, and when the private events cannot be read.
@@ -155,45 +181,45 @@ impl Index {
         Ok(Self { store, sets })
     }
 
-    /// Commits what was submitted, writes the index to files where enough has changed, and closes
-    /// the store. Later reads and submissions fail.
+    /// Commits pending submissions, writes the index to files if enough has changed, and closes the
+    /// store. Later reads and submissions fail.
     pub fn close(&self) {
         self.sets.write_files();
         self.store.close();
     }
 
-    /// The store underneath.
+    /// The underlying store.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn EventStore> {
         &self.store
     }
 
-    /// The sets alone.
+    /// The sets, without the write access of the store.
     #[must_use]
     pub fn sets(&self) -> &Sets {
         &self.sets
     }
 
-    /// Every commit from now on.
+    /// Subscribes to every commit from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscriber {
         self.sets.subscribe()
     }
 
-    /// How many commits have been published since the start: the number of the next one, as
+    /// The number of commits published since the start, which is the number of the next one as
     /// [`Subscriber::next_number`] counts them.
     #[must_use]
     pub fn commits_published(&self) -> u64 {
         self.sets.changes.published()
     }
 
-    /// As [`Sets::contains`].
+    /// See [`Sets::contains`].
     #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         self.sets.contains(item)
     }
 
-    /// As [`Sets::snapshot`].
+    /// See [`Sets::snapshot`].
     ///
     /// # Errors
     /// When the set has more than `limit` items or cannot be read; it is never cut.
@@ -201,7 +227,7 @@ impl Index {
         self.sets.snapshot(filters, limit)
     }
 
-    /// As [`Sets::snapshot_for`].
+    /// See [`Sets::snapshot_for`].
     ///
     /// # Errors
     /// As [`Index::snapshot`].
@@ -216,25 +242,24 @@ impl Index {
 }
 
 impl Sets {
-    /// The sets over another relay's database (see [`Attached::open`]), all of it read. Events of
-    /// `private` kinds are in no set but those of [`Sets::snapshot_for`].
+    /// The sets over another relay's database (see [`Attached::open`]), completely read. Only
+    /// [`Sets::snapshot_for`] returns events of the options' private kinds.
     ///
     /// # Errors
-    /// When the file cannot be read or is not a database of a known version of the relay.
+    /// When the file cannot be read or is not a database of a supported version of the relay.
     pub fn attach(
         kind: RelayKind,
         path: &Path,
-        readers: usize,
+        options: AttachedOptions,
         memory_bytes: usize,
-        private: PrivateKinds,
     ) -> Result<Self, StoreError> {
-        Self::attach_with(memory_bytes, private.clone(), |heard| {
-            Ok(Arc::new(Attached::open(kind, path, readers, private, heard)?))
+        Self::attach_with(memory_bytes, options.private_kinds.clone(), |heard| {
+            Ok(Arc::new(Attached::open(kind, path, options, heard)?))
         })
     }
 
-    /// As [`Sets::attach`], over whatever source `open` begins to follow. It is given who has to
-    /// hear of everything that is for everybody.
+    /// Like [`Sets::attach`], over any source that `open` begins to follow. `open` gets the
+    /// listener for public events.
     ///
     /// # Errors
     /// Those of `open`.
@@ -250,14 +275,21 @@ impl Sets {
         Ok(Self { source, catalog, hidden: private, changes, keeper: None })
     }
 
-    /// The same sets; what is read for them ends at the deadline with [`StoreError::Interrupted`].
+    /// The clock of the underlying store.
+    #[must_use]
+    pub fn clock(&self) -> &Clock {
+        self.source.clock()
+    }
+
+    /// The same sets with a deadline for their reads, which fail with [`StoreError::Interrupted`]
+    /// after it.
     #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { source: self.source.with_deadline(deadline), ..self.clone() }
     }
 
-    /// The sets over a store that another process writes to. Each is scanned for and shows the
-    /// store as it is then; nothing tells of changes.
+    /// The sets over a store that another process writes. Each is built by a scan and shows the
+    /// store at that time; changes are not published.
     #[must_use]
     pub fn reading(reader: Reader) -> Self {
         let (catalog, changes) = (Arc::new(Catalog::scanning()), CommitFeed::new());
@@ -265,34 +297,32 @@ impl Sets {
         Self { source: Arc::new(reader), catalog, hidden, changes, keeper: None }
     }
 
-    /// The store underneath, as far as sets need it.
+    /// The underlying store, as the interface that sets need.
     #[must_use]
     pub fn source(&self) -> &dyn EventSource {
         self.source.as_ref()
     }
 
-    /// Every commit from now on.
+    /// Subscribes to every commit from now on.
     #[must_use]
     pub fn subscribe(&self) -> Subscriber {
         self.changes.subscribe()
     }
 
-    /// Whether the event is stored, as far as memory knows; `false` says nothing while the index
-    /// is being loaded.
+    /// Whether the sets in memory have the item. Always `false` while the index is being loaded.
     #[must_use]
     pub fn contains(&self, item: &Item) -> bool {
         self.catalog.contains(item)
     }
 
-    /// As [`Sets::contains`], of events that are for everybody: what is known of them gives
-    /// nothing away.
+    /// Like [`Sets::contains`], for public events only: the answer reveals nothing private.
     #[must_use]
     pub fn shows(&self, item: &Item) -> bool {
         self.catalog.shows(item)
     }
 
-    /// As [`Sets::snapshot_for`], if it takes no reading of the store: `None` where it does, and where
-    /// the store has to ask a server for what others wrote.
+    /// Like [`Sets::snapshot_for`], if that needs no read of the store. `None` if it does, or if
+    /// the store has to ask a server for the writes of other processes.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -308,7 +338,7 @@ impl Sets {
         self.kept_after_waiting(viewer, filters, limit)
     }
 
-    /// As [`Sets::kept_for`], and where the store has to ask a server, waits for its answer.
+    /// Like [`Sets::kept_for`], but waits for a server's answer if the store needs it.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -322,19 +352,19 @@ impl Sets {
         self.made_anew_if_lost(self.catalog.kept_for(viewer, filters, limit))
     }
 
-    /// The memory of sets that are not kept and that somebody answers from, in bytes.
+    /// The memory of sets that are not kept but still in use, in bytes.
     #[must_use]
     pub fn session_bytes(&self) -> usize {
         self.catalog.session_bytes()
     }
 
-    /// What the index holds now.
+    /// The current contents of the index.
     #[must_use]
     pub fn statistics(&self) -> Statistics {
         self.catalog.statistics()
     }
 
-    /// What the index measures.
+    /// The metrics of the index.
     #[must_use]
     pub fn metrics(&self) -> &IndexMetrics {
         self.catalog.metrics()
@@ -343,7 +373,7 @@ impl Sets {
     /// The complete set of the items that match any of the filters. Blocks while it is built.
     ///
     /// # Errors
-    /// When the set has more than `limit` items or cannot be read; it is never cut.
+    /// When the set has more than `limit` items or cannot be read; it is never truncated.
     pub fn snapshot(&self, filters: &[Filter], limit: usize) -> Result<Slice, SnapshotError> {
         self.source.catch_up()?;
         let shown: Vec<Filter> =
@@ -351,7 +381,7 @@ impl Sets {
         self.made_anew_if_lost(self.catalog.snapshot(self.source(), &shown, limit))
     }
 
-    /// As [`Sets::snapshot`], of the events that the viewer may see and no others.
+    /// Like [`Sets::snapshot`], restricted to events that the viewer may see.
     ///
     /// # Errors
     /// As [`Sets::snapshot`].
@@ -364,7 +394,7 @@ impl Sets {
         self.source.catch_up()?;
         loop {
             match self.catalog.snapshot_for(self.source(), viewer, filters, limit) {
-                // A read broke off so that the write-ahead log could be begun anew.
+                // The read broke off so that the write-ahead log could be restarted.
                 Err(SnapshotError::Store(StoreError::Interrupted))
                     if !self.source.deadline().is_over() => {}
                 set => return self.made_anew_if_lost(set),
@@ -372,7 +402,7 @@ impl Sets {
         }
     }
 
-    /// Writes the sets to files where enough has changed, and none from then on: for a clean stop,
+    /// Writes the sets to files if enough has changed, and stops writing files: for a clean stop,
     /// before the store is closed.
     pub fn write_files(&self) {
         if let Some(keeper) = &self.keeper {
@@ -380,7 +410,8 @@ impl Sets {
         }
     }
 
-    /// As [`Slice::check`], of a slice of these sets; what cannot be read is made anew.
+    /// Like [`Slice::check`], for a slice of these sets. Also triggers the rebuild of sets that
+    /// cannot be read.
     ///
     /// # Errors
     /// As [`Slice::check`].
@@ -402,10 +433,41 @@ impl Sets {
     }
 }
 
-/// What is heard of a database that others write to goes to the catalog and to whoever subscribes.
+/// Passes the changes of a database that others write to the catalog and to the subscribers.
 struct Heard {
     catalog: Arc<Catalog>,
     changes: CommitFeed,
+}
+
+/// Like [`Heard`], for sets that are kept in files.
+struct KeptOnFiles {
+    heard: Heard,
+    rule: WriteRule,
+    signal: Arc<Signal>,
+}
+
+impl Listener for KeptOnFiles {
+    fn begun(&self, items: Vec<Item>) {
+        self.heard.begun(items);
+        self.signal.look();
+    }
+
+    fn changed(&self, change: Arc<Change>) {
+        let changes = change.steps.len();
+        self.heard.changed(change);
+        self.signal.hear(changes);
+        if self.heard.catalog.resident_sets().is_some_and(|sets| self.rule.is_met(&sets)) {
+            self.signal.look();
+        }
+    }
+
+    fn holds(&self, item: &Item) -> bool {
+        self.heard.holds(item)
+    }
+
+    fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item)) {
+        self.heard.held(from, to, visit);
+    }
 }
 
 impl Listener for Heard {

@@ -1,16 +1,16 @@
-//! The memory of sets that are not kept, or not any more, for as long as somebody answers from
-//! them.
+//! The memory of sets that are not or no longer kept, accounted for while they are in use.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// What all of them take together, in bytes.
+/// The total memory of these sets, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Charged {
     bytes: AtomicUsize,
 }
 
-/// A set's part of it. Whoever holds the set holds this; with the last of them it is given back.
+/// One set's share of the total. Every holder of the set holds this; the last drop releases the
+/// memory.
 #[derive(Debug)]
 pub(super) struct Charge {
     charged: Arc<Charged>,
@@ -22,7 +22,7 @@ impl Charged {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// The charge of a set that is kept: nothing, until it is kept no more.
+    /// The charge of a kept set: zero until the set is no longer kept.
     pub(super) fn nothing(self: &Arc<Self>) -> Arc<Charge> {
         Arc::new(Charge { charged: Arc::clone(self), bytes: AtomicUsize::new(0) })
     }
@@ -36,7 +36,7 @@ impl Charged {
 }
 
 impl Charge {
-    /// The set takes so many bytes from now on.
+    /// Adds `bytes` to the set's share.
     pub(super) fn add(&self, bytes: usize) {
         self.bytes.fetch_add(bytes, Ordering::Relaxed);
         self.charged.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -57,7 +57,7 @@ mod tests {
     use super::*;
     use negsync_reconcile::Item;
 
-    /// A set that is evicted while somebody answers from it is still there.
+    /// A set that is evicted while in use still takes memory.
     #[test]
     fn a_set_counts_once_it_is_kept_no_more_until_nobody_holds_it() {
         let charged: Arc<Charged> = Arc::default();

@@ -1,4 +1,4 @@
-//! What the catalog reads from the store: a set's items, no more than are wanted.
+//! The catalog's reads from the store: the items of a set, at most as many as are wanted.
 
 use super::tree::Tree;
 use negsync_reconcile::Item;
@@ -6,11 +6,11 @@ use negsync_store::{EventSource, Filter, SourceSnapshot, StoreError, View};
 use std::cmp::Reverse;
 use std::ops::ControlFlow;
 
-/// So many items are gathered before any are left out again.
+/// Items that are collected before duplicates and surplus items are removed.
 const TIDY_ITEMS: usize = 1_024;
 
-/// The union of what the views show, or `None` when that is more than `limit`. It is scanned for the
-/// session, all of it at one moment: sets that were kept one by one could be a commit apart.
+/// The union of the views, or `None` if it has more than `limit` items. It is scanned for the
+/// session in one snapshot, because kept sets could be a commit apart.
 pub(super) fn union(
     source: &dyn EventSource,
     views: &[View],
@@ -20,7 +20,7 @@ pub(super) fn union(
     let parts = parts.flat_map(|(place, view)| view.parts().map(move |part| (place, part.clone())));
     let (places, parts): (Vec<usize>, Vec<Filter>) = parts.unzip();
     let mut union = Gathered::new(None, limit);
-    // Of the view being scanned, where only its newest are wanted.
+    // The newest items of the current view, if the view has a limit.
     let mut newest = Gathered::new(None, limit);
     let mut scanned = None;
     source.items(&parts, &mut |part, item| {
@@ -41,22 +41,22 @@ pub(super) fn union(
     Ok(items.map(Tree::from_unsorted))
 }
 
-/// Items of a scan: all of them up to a bound, or the newest. A scan can bring an item twice; it
+/// The items of a scan: all up to a bound, or the newest. A scan may return an item twice; it
 /// counts once.
 pub(super) struct Gathered {
     items: Vec<Item>,
-    // Only so many of the newest are wanted (NIP-01, `limit`).
+    // Number of the newest items that are wanted (NIP-01, `limit`).
     newest: Option<usize>,
-    // More than so many are too many.
+    // Maximum number of items.
     most: usize,
-    // When repeats, and items that are not wanted, are next looked for.
+    // Number of items at which duplicates and surplus items are removed next.
     tidy_at: usize,
     over: bool,
 }
 
 impl Gathered {
     pub(super) fn new(newest: Option<usize>, most: usize) -> Self {
-        // One more than the bound shows that it is exceeded.
+        // One item more than the bound shows that it is exceeded.
         let newest = newest.map(|newest| newest.min(most.saturating_add(1)));
         let mut gathered = Self { items: Vec::new(), newest, most, tidy_at: 0, over: false };
         gathered.tidy();
@@ -71,7 +71,7 @@ impl Gathered {
         if self.over { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
     }
 
-    /// Takes what matches any of the filters, until there are too many.
+    /// Collects items that match any of the filters, until there are too many.
     pub(super) fn take<'filter>(
         &mut self,
         moment: &dyn SourceSnapshot,
@@ -85,13 +85,13 @@ impl Gathered {
         Ok(())
     }
 
-    /// Adds what another scan gathered.
+    /// Adds the items of another scan.
     fn add(&mut self, mut other: Self) {
         other.tidy();
         let _ = other.items.into_iter().try_for_each(|item| self.push(item));
     }
 
-    /// Leaves each item once, and of the newest no more than are wanted.
+    /// Removes duplicates, and keeps only the wanted number of the newest.
     fn tidy(&mut self) {
         self.items.sort_unstable_by_key(|item| (Reverse(item.created_at), item.id));
         self.items.dedup();
@@ -104,7 +104,7 @@ impl Gathered {
         };
     }
 
-    /// The items, some of them perhaps twice, or `None` when there are more than the bound.
+    /// The items, which may contain duplicates, or `None` if there are more than the bound.
     pub(super) fn items(mut self) -> Option<Vec<Item>> {
         if self.newest.is_some() || self.items.len() > self.most {
             self.tidy();
@@ -113,7 +113,7 @@ impl Gathered {
     }
 }
 
-/// The items of a filter, or `None` when there are more than `most`.
+/// The items of a filter, or `None` if there are more than `most`.
 pub(super) fn scan(
     source: &dyn EventSource,
     filter: &Filter,
@@ -131,9 +131,10 @@ pub(super) fn gather(
     Ok(gathered.items())
 }
 
-/// The tree of a filter's items, scanned in two halves on two threads where a second one can be had.
-/// They see different states of the store: only for a set for which commits are noted meanwhile.
-/// Each half is freed as soon as the tree has it, so that the scan takes no more memory than the tree.
+/// The tree of a filter's items, scanned in two halves on two threads if a second one is available.
+/// The threads see different states of the store, so use it only for a set whose commits are
+/// recorded meanwhile. Each half is freed as soon as the tree has it, so the scan needs no more
+/// memory than the tree.
 pub(super) fn scan_to_tree(
     source: &dyn EventSource,
     filter: &Filter,
@@ -163,8 +164,7 @@ mod tests {
     use rand::rngs::StdRng;
     use rand::{RngExt, SeedableRng};
 
-    /// A filter with a limit, thirty-two of them in one message, took the memory of all that
-    /// matched.
+    /// Thirty-two filters with a limit in one message took the memory of all matching items.
     #[test]
     fn what_a_scan_gathers_is_bounded_by_what_is_wanted() {
         for seed in 0..20 {

@@ -1,5 +1,5 @@
-//! The sets that are kept, by filter: brought up to date with every commit, built by one caller while
-//! others wait, and dropped when their memory is needed for others.
+//! The kept sets, by filter: updated with every commit, built by one caller while others wait, and
+//! evicted when their memory is needed.
 
 use super::item_set::ItemSet;
 use super::memory_reservation::Charged;
@@ -10,57 +10,60 @@ use negsync_store::{Change, Deadline, Filter, Step, StoreError};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What an item of a kept set takes, about; more items than fit are not even scanned for.
+/// Estimated memory of an item in a kept set. More items than fit are not scanned for.
 const BYTES_AN_ITEM: usize = 44;
 
-/// So many commits' items are applied while others wait.
+/// Recorded items that are applied under the lock.
 const FEW_NOTED: usize = 512;
 
-/// What the catalog holds at one moment.
+/// The contents of the catalog at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Statistics {
     /// Whether all events have been loaded.
     pub is_loaded: bool,
-    /// Items of all events.
+    /// The number of items in the sets of all events.
     pub items: usize,
-    /// The memory that they take, at most.
+    /// Their maximum memory, in bytes.
     pub bytes: usize,
-    /// Sets of other filters that are kept.
+    /// The number of items added or removed since the files were written; all items, if there are
+    /// no files.
+    pub since_files: usize,
+    /// The number of kept sets of other filters.
     pub kept_sets: usize,
-    /// The memory that they take, at most.
+    /// Their maximum memory, in bytes.
     pub kept_bytes: usize,
 }
 
-/// All sets that are kept. A filter's times and limit are no part of what its set is kept under.
+/// All kept sets, by filter without times and limit.
 pub(super) struct SetCache {
     state: Mutex<CacheState>,
-    // Signalled when a set has been built, or could not be.
+    // Signalled when a set has been built, or its build failed.
     built: Condvar,
-    // What the sets may take together, in bytes.
+    // Maximum memory of the sets together, in bytes.
     memory_bytes: usize,
-    // The filters of the sets that are never evicted, and beside that bound.
+    // The filters of the sets that are never evicted. They do not count towards the maximum memory.
     resident: Vec<Filter>,
-    // What sets take that are not kept any more.
+    // The memory of sets that are no longer kept.
     charged: Arc<Charged>,
 }
 
 struct CacheState {
     sets: HashMap<Filter, CacheEntry>,
-    // Counts up with every use of a kept set.
+    // Counts the uses of kept sets.
     uses: u64,
-    // Counts the times that all sets became void: what was scanned before is not kept.
+    // Counts how often all sets became invalid: a set that was scanned before is not kept.
     begun: u64,
 }
 
 enum CacheEntry {
-    /// One caller scans; meanwhile commits are noted, to be applied to what it finds. They are as
-    /// many as are made while one scan lasts.
+    /// One caller is scanning. Commits are recorded meanwhile and applied to the result; their
+    /// number is bounded by the duration of the scan.
     Building(Noted),
     Kept {
         set: Box<ItemSet>,
         last_use: u64,
-        // What was committed since files began to be written of it.
+        // Changes committed since its files began to be written.
         since_rewrite: Option<Noted>,
     },
 }
@@ -75,8 +78,9 @@ impl CacheEntry {
 type Noted = BTreeMap<Item, bool>;
 
 impl SetCache {
-    /// Keeps the `resident` sets, each from the moment its [`SetCache::resident_claims`] is settled,
-    /// and others of `memory_bytes` together. Whoever asks for a resident one earlier waits.
+    /// A cache that keeps the `resident` sets, once their [`SetCache::resident_claims`] are
+    /// settled, and other sets of `memory_bytes` together. Lookups of a resident set wait until it
+    /// is settled.
     pub(super) fn new(memory_bytes: usize, resident: Vec<Filter>, charged: Arc<Charged>) -> Self {
         let building = |filter: &Filter| (filter.clone(), CacheEntry::Building(Noted::new()));
         let sets = resident.iter().map(building).collect();
@@ -105,13 +109,13 @@ impl SetCache {
         Some(Claim { kept: self, content, begun: state.begun })
     }
 
-    /// The most items that a set may have to be kept.
+    /// Maximum number of items of a set that is kept.
     pub(super) fn most_items(&self, content: &Filter) -> usize {
         let is_resident = self.resident.contains(content);
         if is_resident { usize::MAX } else { self.memory_bytes / BYTES_AN_ITEM }
     }
 
-    /// Keeps `items` as the first of the resident sets and forgets every other set.
+    /// Replaces the first resident set by `items` and drops every other set.
     pub(super) fn replace(&self, items: Vec<Item>) {
         let set = ItemSet::from(Tree::from_unsorted(items));
         let kept = self.resident.first().cloned();
@@ -123,7 +127,7 @@ impl SetCache {
         self.built.notify_all();
     }
 
-    /// Brings every set up to date. Called with each commit, before its outcomes are told.
+    /// Applies a commit to every set. Called before the replies to the commit's events.
     pub(super) fn apply(&self, change: &Change) {
         let mut state = self.lock();
         for (filter, entry) in &mut state.sets {
@@ -147,14 +151,14 @@ impl SetCache {
         contents.iter().any(has)
     }
 
-    /// The sets, all of one moment and in this order, if all of them are kept.
+    /// The sets in this order, all of the same commit, if all of them are kept.
     pub(super) fn sets(&self, contents: &[Filter]) -> Option<Vec<ItemSet>> {
         let state = self.lock();
         contents.iter().map(|content| state.set(content).cloned()).collect()
     }
 
-    /// The resident sets, all of one moment, for files to be written of them; none where one is
-    /// missing. What is committed from now on is noted until [`SetCache::finish_rewrite`].
+    /// The resident sets, all of the same commit, to be written to files; empty if one is missing.
+    /// Later commits are recorded until [`SetCache::finish_rewrite`].
     pub(super) fn begin_rewrite(&self) -> Vec<(Filter, ItemSet)> {
         let mut state = self.lock();
         if self.resident.iter().any(|content| state.set(content).is_none()) {
@@ -170,11 +174,11 @@ impl SetCache {
         sets.collect()
     }
 
-    /// Goes on with sets that are on files, in the place of those that they were written of. A set
-    /// of which there is none stays.
+    /// Replaces sets by those read from the files written from them. A set that has become invalid
+    /// stays missing.
     pub(super) fn finish_rewrite(&self, fresh: Vec<(Filter, ItemSet)>) {
         for (content, mut fresh) in fresh {
-            // Most of what was committed meanwhile is applied while nobody waits.
+            // Most recorded changes are applied without holding the lock.
             while let Some(noted) = self.take_noted(&content, FEW_NOTED) {
                 settle(&mut fresh, &noted);
             }
@@ -193,7 +197,8 @@ impl SetCache {
         }
     }
 
-    /// What was noted of a set since files began to be written of it, if that is more than `few`.
+    /// The changes recorded for a set since its files began to be written, if they are more than
+    /// `few`.
     fn take_noted(&self, content: &Filter, few: usize) -> Option<Noted> {
         match self.lock().sets.get_mut(content)? {
             CacheEntry::Kept { since_rewrite: Some(noted), .. } if noted.len() > few => {
@@ -203,8 +208,8 @@ impl SetCache {
         }
     }
 
-    /// Forgets every resident set whose file cannot be read any more; they can be claimed again.
-    /// Returns whether there is one.
+    /// Drops every resident set whose file can no longer be read; it can be claimed again. Returns
+    /// whether there was one.
     pub(super) fn forget_unreadable(&self) -> bool {
         let mut state = self.lock();
         let is_lost = |content| state.set(content).is_some_and(|set| !set.is_readable());
@@ -217,15 +222,15 @@ impl SetCache {
         true
     }
 
-    /// The set if it is kept, which is used by that.
+    /// The set, if it is kept. Counts as a use.
     pub(super) fn used(&self, content: &Filter) -> Option<ItemSet> {
         self.lock().used(content)
     }
 
-    /// As [`SetCache::used`]; waits while another caller builds it.
+    /// Like [`SetCache::used`], but waits while another caller builds the set.
     ///
     /// # Errors
-    /// When the deadline is over before it is built.
+    /// When the deadline passes before it is built.
     pub(super) fn look_up(
         &self,
         content: &Filter,
@@ -238,7 +243,7 @@ impl SetCache {
         Ok(state.used(content))
     }
 
-    /// What is kept now.
+    /// The current contents.
     pub(super) fn statistics(&self) -> Statistics {
         let state = self.lock();
         let is_loaded = self.resident.iter().all(|content| state.set(content).is_some());
@@ -248,6 +253,7 @@ impl SetCache {
                 CacheEntry::Kept { set, .. } if self.resident.contains(filter) => {
                     statistics.items += set.len();
                     statistics.bytes += set.memory_bytes();
+                    statistics.since_files += set.changes();
                 }
                 CacheEntry::Kept { set, .. } => {
                     statistics.kept_sets += 1;
@@ -259,7 +265,7 @@ impl SetCache {
         statistics
     }
 
-    /// Ends the building of a set: with its items it is kept, without it is forgotten.
+    /// Ends the build of a set: keeps `built`, or drops the entry if there is none.
     fn finish(&self, content: &Filter, begun: u64, built: Option<ItemSet>) -> Option<ItemSet> {
         let mut built = built.map(|set| set.charged(self.charged.nothing()));
         let mut state = self.lock();
@@ -280,7 +286,7 @@ impl SetCache {
         built
     }
 
-    /// Drops least recently used sets until the rest fit.
+    /// Drops the least recently used sets until the others fit.
     fn evict(&self, state: &mut CacheState) {
         loop {
             let kept = state.sets.iter().filter_map(|(filter, entry)| match entry {
@@ -322,7 +328,7 @@ impl CacheState {
         }
     }
 
-    /// The kept set, which is used by that.
+    /// The kept set. Counts as a use.
     fn used(&mut self, content: &Filter) -> Option<ItemSet> {
         match self.sets.get_mut(content)? {
             CacheEntry::Kept { set, last_use, .. } => {
@@ -335,7 +341,7 @@ impl CacheState {
     }
 }
 
-/// The right to build a set. Frees those who wait for it even when its scan fails.
+/// The right to build a set. Dropping it releases waiting callers, even if the scan failed.
 pub(super) struct Claim<'kept> {
     kept: &'kept SetCache,
     content: &'kept Filter,
@@ -348,8 +354,8 @@ impl Claim<'_> {
         self.content
     }
 
-    /// Keeps this set, with what was committed meanwhile; without one, or where all sets became void
-    /// since the claim, there is none.
+    /// Keeps the set after applying the changes committed meanwhile. Keeps nothing if `built` is
+    /// `None`, or if all sets became invalid since the claim.
     pub(super) fn settle(self, built: Option<ItemSet>) -> Option<ItemSet> {
         let set = self.kept.finish(self.content, self.begun, built);
         std::mem::forget(self);
@@ -363,7 +369,7 @@ impl Drop for Claim<'_> {
     }
 }
 
-/// Notes what a change does to the set of a filter without times.
+/// Records the effect of a change on the set of a filter without times.
 fn note(noted: &mut Noted, filter: &Filter, change: &Change) {
     for step in &change.steps {
         match step {
@@ -378,7 +384,7 @@ fn note(noted: &mut Noted, filter: &Filter, change: &Change) {
     }
 }
 
-/// Applies what was noted.
+/// Applies recorded changes.
 fn settle(set: &mut ItemSet, noted: &Noted) {
     let of = |wanted: bool| -> Vec<Item> {
         noted.iter().filter(|(_, is)| **is == wanted).map(|(item, _)| *item).collect()

@@ -1,4 +1,4 @@
-//! What a filter's `since`, `until` and `limit` leave of a snapshot (NIP-01).
+//! The part of a snapshot within a filter's `since`, `until` and `limit` (NIP-01).
 
 use super::item_set::ItemSet;
 use negsync_reconcile::Item;
@@ -6,27 +6,25 @@ use negsync_reconcile::{Bound, RangePosition, RangeSet, Sum};
 use negsync_store::StoreError;
 use std::ops::Range;
 
-/// A view of a snapshot: ranks count from 0 within the view. Making one costs
-/// O(log n) and copies nothing; it never sees a later write to the set.
+/// A view of a snapshot; ranks count from 0 within the view. Creating one costs O(log n) and copies
+/// nothing; it never sees a later write to the set.
 ///
-/// One range of the set's ranks is enough for `since` and `until`. `limit`
-/// may take a second one, because it prefers the newest events but, among those
-/// of one second, the lowest ids: where it cuts within a second, the highest
-/// ids of that second are left out, and they lie between what is kept of it and
-/// all that is newer.
+/// One range of the set's ranks suffices for `since` and `until`. `limit` may need a second one. It
+/// prefers the newest events but, within a second, the lowest ids: where it cuts within a second,
+/// the highest ids of that second are left out, and they lie between the part of that second that
+/// is kept and the newer events.
 #[derive(Clone, Debug)]
 pub struct Slice {
     set: ItemSet,
-    /// The ranks in the set of the oldest second, as much of it as is kept.
+    /// The ranks of the oldest second, as far as it is kept.
     head: Range<usize>,
-    /// The ranks of all that is newer; it begins where `head` ends or later.
+    /// The ranks of all newer items; it begins where `head` ends or later.
     tail: Range<usize>,
 }
 
 impl Slice {
-    /// The items of `set` from `since` to `until`, both inclusive, and of
-    /// those the `limit` that NIP-01 puts first: newest first and, within one
-    /// second, lowest id first.
+    /// The items of `set` from `since` to `until`, both included, and of those the first `limit` in
+    /// NIP-01's order: newest first; within a second the lowest id first.
     pub fn new(
         set: impl Into<ItemSet>,
         since: Option<u64>,
@@ -58,8 +56,8 @@ impl Slice {
         items
     }
 
-    /// Whether what was asked for so far is right. To be asked after each answer that was made from
-    /// the slice, before it is given.
+    /// Checks that all answers from the slice so far are valid. Call it after each answer, before
+    /// the answer is sent.
     ///
     /// # Errors
     /// [`StoreError::IndexLost`] when a part of the set could not be read.
@@ -112,7 +110,7 @@ impl RangeSet for Slice {
         if !self.tail.is_empty() {
             return items.iter().map(|item| self.place(item)).collect();
         }
-        // One range of the set: what is before it is before every place in it.
+        // A single range: the items before it are before every position in it.
         let below = |rank| RangePosition { rank, sum: self.set.sum_below(rank) };
         let (start, end) = (below(self.head.start), below(self.head.end));
         let mut places = self.set.places(items);
@@ -138,7 +136,7 @@ impl RangeSet for Slice {
             ranks.iter().map(|rank| self.head.start.saturating_add(*rank)).collect();
         let mut cuts = self.set.cuts(&of_set);
         for ((bound, sum), rank) in cuts.iter_mut().zip(ranks) {
-            // The ends of the slice are not those of the set.
+            // The slice has other ends than the set.
             if *rank == 0 || *rank >= self.head.len() {
                 *bound = self.bound_at(*rank);
             }

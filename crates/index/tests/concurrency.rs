@@ -6,8 +6,8 @@ use negsync_index::{Catalog, Index, Subscriber};
 use negsync_reconcile::Item;
 use negsync_reconcile::{RangeSet, Sum};
 use negsync_store::{
-    Change, Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, Step, StoreError,
-    StoreOptions, Synchronous, VerifiedEvent, Work,
+    Change, Clock, Deadline, Event, EventSource, Filter, PrivateKinds, SourceSnapshot, Step,
+    StoreError, StoreOptions, Synchronous, VerifiedEvent, Work,
 };
 use rand::rngs::StdRng;
 use rand::{Rng, RngExt, SeedableRng};
@@ -274,6 +274,7 @@ struct HalfSeen {
     change: Change,
     later: Item,
     deadline: Deadline,
+    clock: Clock,
 }
 
 impl EventSource for HalfSeen {
@@ -283,6 +284,10 @@ impl EventSource for HalfSeen {
 
     fn deadline(&self) -> &Deadline {
         &self.deadline
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {
@@ -343,6 +348,7 @@ fn a_commit_that_a_scan_saw_half_of_is_in_the_set_whole() {
         later: later.item(),
         change: Change { steps: [earlier, later].map(|event| Step::Added(Arc::new(event))).into() },
         deadline: Deadline::default(),
+        clock: Clock::system(),
     };
     catalog.load(&source).unwrap();
     for filter in ["{}", r#"{"kinds":[1]}"#] {

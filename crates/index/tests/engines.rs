@@ -3,8 +3,8 @@
 use negsync_index::{Index, Sets};
 use negsync_reconcile::{Item, RangeSet};
 use negsync_store::{
-    Change, Deadline, Event, EventSource, EventStore, Filter, Listener, PrivateKinds, Step, Store,
-    StoreError, StoreOptions, Viewer, Work,
+    Change, Clock, Deadline, Event, EventSource, EventStore, Filter, Listener, PrivateKinds, Step,
+    Store, StoreError, StoreOptions, Viewer, Work,
 };
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -113,6 +113,10 @@ impl EventSource for OnServer {
 
     fn deadline(&self) -> &Deadline {
         EventSource::deadline(&self.store)
+    }
+
+    fn clock(&self) -> &Clock {
+        self.store.clock()
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {

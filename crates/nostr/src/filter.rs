@@ -1,4 +1,4 @@
-//! What a requester asks for (NIP-01, Filters): read strictly, kept in one normal form.
+//! Filters (NIP-01, Filters): parsed strictly, kept in one normal form.
 
 use crate::event::Event;
 use crate::hex;
@@ -6,54 +6,54 @@ use crate::tag_key::TagKey;
 use negsync_reconcile::Item;
 use serde_json::{Map, Value};
 
-/// A filter in its normal form: every list sorted and without repeats, so that filters that mean
-/// the same compare equal. An empty list matches nothing.
+/// A filter in its normal form: every list is sorted and has no duplicates, so that filters with
+/// the same meaning compare equal. An empty list matches nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Filter {
-    /// Event ids, any of which matches.
+    /// Event ids; an event matches any of them.
     pub ids: Option<Vec<[u8; 32]>>,
-    /// Authors' public keys, any of which matches.
+    /// Authors' public keys; an event matches any of them.
     pub authors: Option<Vec<[u8; 32]>>,
-    /// Kinds, any of which matches.
+    /// Kinds; an event matches any of them.
     pub kinds: Option<Vec<u16>>,
-    /// One list a letter, in order of the letters; an event has to match one key of each list.
+    /// One list for each tag letter, ordered by letter. An event must match one key of each list.
     pub tags: Vec<Vec<TagKey>>,
-    /// The least `created_at` that matches, in seconds.
+    /// The lowest `created_at` that matches, in seconds.
     pub since: Option<u64>,
-    /// The greatest `created_at` that matches, in seconds.
+    /// The highest `created_at` that matches, in seconds.
     pub until: Option<u64>,
-    /// Only the newest so many of the matching events.
+    /// The maximum number of events: the newest ones that match.
     pub limit: Option<usize>,
-    /// Kinds that do not match, and that no scan for this filter meets, sorted: never asked for in
-    /// JSON, but what is left of a filter for those who may not see them.
+    /// Kinds that do not match, sorted; scans for this filter skip them. Cannot be set in JSON: the
+    /// relay sets it for viewers who may not see these kinds.
     pub without_kinds: Vec<u16>,
 }
 
-/// What is wrong with a filter, by key.
+/// Why a filter is invalid, by key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FilterError {
-    /// A value has the wrong form.
+    /// A value is malformed.
     #[error("{key}: {expected}")]
     Invalid {
         /// The filter's key.
         key: String,
-        /// What stands there in a good filter.
+        /// The form of a valid value.
         expected: &'static str,
     },
-    /// A key that this relay does not know. Left out, it would widen the answer.
+    /// An unknown key. Ignoring it would widen the result.
     #[error("{key}: not a filter key of this relay{}", meant_instead(key))]
     Unknown {
-        /// The key, or the beginning of a long one.
+        /// The key, shortened if it is long.
         key: String,
     },
 }
 
-/// So much of an unknown key is shown.
+/// Characters of an unknown key that an error shows.
 const SHOWN_KEY_CHARS: usize = 40;
 
 impl Filter {
-    /// The filter of events by their ids, in any order.
+    /// A filter that matches the events with these ids, given in any order.
     #[must_use]
     pub fn of_ids(ids: &[[u8; 32]]) -> Self {
         let mut ids = ids.to_vec();
@@ -62,10 +62,10 @@ impl Filter {
         Self { ids: Some(ids), ..Self::default() }
     }
 
-    /// Reads a filter from its JSON object.
+    /// Parses a filter from its JSON object.
     ///
     /// # Errors
-    /// Names the first key that is malformed or unknown.
+    /// [`FilterError`] names the first key that is malformed or unknown.
     pub fn from_json(value: &Value) -> Result<Self, FilterError> {
         let object: &Map<String, Value> =
             value.as_object().ok_or_else(|| invalid("filter", OBJECT))?;
@@ -82,13 +82,13 @@ impl Filter {
                 _ => tags.push(tag_list(key, value)?),
             }
         }
-        // By letter first, so that the order of the keys in the JSON makes no difference.
+        // Sorted by letter, so that the order of the keys in the JSON makes no difference.
         tags.sort_unstable_by_key(|(letter, _)| *letter);
         filter.tags = tags.into_iter().map(|(_, keys)| keys).collect();
         Ok(filter)
     }
 
-    /// Reads a filter from its JSON text.
+    /// Parses a filter from its JSON text.
     ///
     /// # Errors
     /// As [`Filter::from_json`]; text that is not JSON is reported under the key `filter`.
@@ -120,7 +120,7 @@ impl Filter {
             && self.until.is_none_or(|until| item.created_at <= until)
     }
 
-    /// Whether nothing can match: an empty list, or `since` after `until`.
+    /// Whether nothing can match: a list is empty, or `since` is after `until`.
     pub fn is_void(&self) -> bool {
         let empty = |list: &Option<Vec<_>>| list.as_ref().is_some_and(Vec::is_empty);
         empty(&self.ids)
@@ -130,13 +130,13 @@ impl Filter {
             || matches!((self.since, self.until), (Some(since), Some(until)) if since > until)
     }
 
-    /// The filter without `since`, `until` and `limit`: what it selects by content.
+    /// The filter without `since`, `until` and `limit`.
     #[must_use]
     pub fn timeless(&self) -> Self {
         Self { since: None, until: None, limit: None, ..self.clone() }
     }
 
-    /// How many values the filter's lists hold together.
+    /// The total number of values in the filter's lists.
     pub fn value_count(&self) -> usize {
         let count = |list: &Option<Vec<_>>| list.as_ref().map_or(0, Vec::len);
         count(&self.ids)
@@ -150,19 +150,19 @@ const OBJECT: &str = "must be a JSON object, such as {\"kinds\":[1]}; several fo
 const HEX_32: &str = "must be an array of strings of 64 hex digits each, not npub or note";
 const KINDS: &str = "must be an array of whole numbers from 0 to 65535";
 
-/// Whether the list, sorted, has the value; without a list all have it.
+/// Whether the sorted list contains the value. A missing list contains every value.
 fn holds<T: Ord>(list: &Option<Vec<T>>, value: &T) -> bool {
     list.as_ref().is_none_or(|list| list.binary_search(value).is_ok())
 }
 
-/// Whether two sorted lists have a value in common. Each value of the shorter one is searched for
-/// in the longer one, so that neither a long filter nor an event of many tags is walked through.
+/// Whether two sorted lists have a common value. Each value of the shorter list is searched for in
+/// the longer one, so the cost stays low for a long filter and for an event with many tags.
 fn have_common<T: Ord>(one: &[T], other: &[T]) -> bool {
     let (short, long) = if one.len() <= other.len() { (one, other) } else { (other, one) };
     short.iter().any(|value| long.binary_search(value).is_ok())
 }
 
-/// What somebody means who writes an unknown key, in words that follow the refusal.
+/// A hint for an unknown key: the key that was probably meant. It follows the error.
 fn meant_instead(key: &str) -> String {
     match key {
         "id" | "author" | "kind" => format!("; it is {key}s, with an array"),
@@ -202,7 +202,7 @@ fn kind(value: &Value) -> Option<u16> {
 }
 
 fn seconds(key: &str, value: &Value) -> Result<u64, FilterError> {
-    // No event is newer than the largest signed number: SQLite's integers end there.
+    // SQLite's integers are signed, so no stored event is newer than the largest signed number.
     value
         .as_u64()
         .map(|number| number.min(i64::MAX as u64))

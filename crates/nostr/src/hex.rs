@@ -1,17 +1,17 @@
-//! Hex as Nostr has it: written in lower case, read in either.
+//! Hex as Nostr uses it: written in lower case, read in either case.
 
 use std::fmt;
 
-/// Why text is not the hex of bytes.
+/// Why a text is not hex.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum HexError {
-    /// What begins at byte `at` of the text is no hex digit.
+    /// The character at byte `at` of the text is not a hex digit.
     Digit {
         /// The offset in the text, in bytes.
         at: usize,
     },
-    /// All are hex digits, and their number is odd.
+    /// All characters are hex digits, but their number is odd.
     OddLength,
 }
 
@@ -41,10 +41,10 @@ pub fn append(bytes: &[u8], text: &mut String) {
     faster_hex::hex_append(bytes, text);
 }
 
-/// The bytes that `text` is the hex of.
+/// The bytes that `text` encodes.
 ///
 /// # Errors
-/// Names the first character that is no hex digit, or else says that one digit is missing.
+/// The offset of the first character that is not a hex digit, or an odd number of digits.
 ///
 /// ```
 /// use negsync_nostr::hex::{self, HexError};
@@ -59,8 +59,7 @@ pub fn decode(text: &str) -> Result<Vec<u8>, HexError> {
     })
 }
 
-/// The `N` bytes that `text` is the hex of; `None` where it is anything else, hex of another length
-/// included.
+/// The `N` bytes that `text` encodes; `None` if it is not hex or has another length.
 ///
 /// ```
 /// use negsync_nostr::hex;

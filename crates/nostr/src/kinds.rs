@@ -1,17 +1,17 @@
-//! The kinds that mean something to a relay, and how long events of a kind are kept.
+//! The kinds with a meaning for relays, and the lifetime of each kind.
 
 use serde::{Deserialize, Serialize};
 
-/// How long an event lives, by its kind (NIP-01, Kinds).
+/// The lifetime of an event, by its kind (NIP-01, Kinds).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lifetime {
-    /// Kept as it is.
+    /// Stored until it is deleted or expires.
     Regular,
-    /// Only the newest of an author and kind is kept.
+    /// Only the newest event of an author and kind is kept.
     Replaceable,
-    /// Only the newest of an author, kind and `d` tag is kept.
+    /// Only the newest event of an author, kind and `d` tag is kept.
     Addressable,
-    /// Passed on, never stored.
+    /// Passed on to subscriptions, never stored.
     Ephemeral,
 }
 
@@ -28,7 +28,7 @@ impl Lifetime {
     }
 }
 
-/// A kind, or the first and the last of several, as NIP-11 writes them.
+/// One kind, or a range of kinds, as NIP-11 writes them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum KindRange {
@@ -40,14 +40,14 @@ pub enum KindRange {
 
 /// NIP-09: the kind of a deletion request.
 pub const DELETION: u16 = 5;
-/// NIP-42: the kind with which a client shows who it is; never stored, never passed on.
+/// NIP-42: the kind with which a client proves its key; never stored, never passed on.
 pub const AUTHENTICATION: u16 = 22_242;
 /// NIP-62: the kind of a request to vanish.
 pub const VANISH: u16 = 62;
 /// NIP-62: the value of a `relay` tag that means every relay.
 pub const ALL_RELAYS: &str = "ALL_RELAYS";
-/// NIP-59: the kind of a gift wrap. Its author is a key that is used once; it belongs to those that
-/// its `p` tags name. The ephemeral kind, 21059, is never stored.
+/// NIP-59: the kind of a gift wrap. Its author is a single-use key; it belongs to the recipients in
+/// its `p` tags. The ephemeral kind, 21059, is never stored.
 pub const GIFT_WRAP: u16 = 1_059;
 /// NIP-18: the kinds whose content may be another event.
 pub(crate) const REPOSTS: [u16; 2] = [6, 16];

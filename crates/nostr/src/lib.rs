@@ -1,7 +1,8 @@
-//! Nostr as a relay needs it: events, filters and what they mean, without I/O.
+//! Nostr events and filters for relays, without I/O.
 //!
-//! An [`Event`] is read once from its JSON, checked, and kept as it is sent. A [`Filter`] is read strictly
-//! and kept in one normal form, so that filters that mean the same compare equal.
+//! An [`Event`] is parsed once from its JSON, verified, and kept in the form in which it is sent. A
+//! [`Filter`] is parsed strictly and kept in one normal form, so that filters with the same meaning
+//! compare equal.
 //!
 //! ```
 //! use negsync_nostr::{Event, Filter};

@@ -1,12 +1,13 @@
-//! What a relay says of itself (NIP-11).
+//! The relay information document (NIP-11).
 
 use crate::kinds::KindRange;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 
-/// A relay's document, as it is written and as it is read. What is absent, or in a document that is read has
-/// not the shape of NIP-11, is `None`: one field that is wrong costs no other.
+/// The information document of a relay, for reading and writing. A field that is absent, or that
+/// has the wrong type in a document that is read, is `None`: one malformed field does not affect
+/// the others.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 #[non_exhaustive]
@@ -14,7 +15,7 @@ pub struct RelayDocument {
     /// The relay's name.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
-    /// What it is for, in plain text.
+    /// The relay's purpose, in plain text.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub description: Option<String>,
     /// The URL of a wide picture.
@@ -26,31 +27,31 @@ pub struct RelayDocument {
     /// The operator's public key, in lower-case hex.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub pubkey: Option<String>,
-    /// A URI by which the operator is reached.
+    /// A URI by which the operator can be contacted.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub contact: Option<String>,
-    /// The NIPs that the relay has.
+    /// The NIPs that the relay supports.
     #[serde(deserialize_with = "numbers", skip_serializing_if = "Option::is_none")]
     pub supported_nips: Option<Vec<u16>>,
     /// The version of the negentropy protocol, as strfry and its clients announce it.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub negentropy: Option<u64>,
-    /// The URL of the program.
+    /// The URL of the relay's software.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub software: Option<String>,
-    /// The program's version.
+    /// The version of the software.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// The URL of what may be published.
+    /// The URL of the posting policy.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub posting_policy: Option<String>,
     /// The URL of the terms of service.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub terms_of_service: Option<String>,
-    /// What the relay takes and gives.
+    /// The relay's limits.
     #[serde(deserialize_with = "object")]
     pub limitation: RelayLimitation,
-    /// How long which events are kept; empty where nothing is said.
+    /// Retention by kind; empty if the relay states none.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Vec::is_empty")]
     pub retention: Vec<RetentionTerms>,
 }
@@ -60,72 +61,72 @@ pub struct RelayDocument {
 #[serde(default)]
 #[non_exhaustive]
 pub struct RelayLimitation {
-    /// The longest message that is taken, in bytes.
+    /// Maximum length of a message, in bytes.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_message_length: Option<u64>,
-    /// The most subscriptions of a connection.
+    /// Maximum number of subscriptions of a connection.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_subscriptions: Option<u64>,
-    /// The most filters of a subscription.
+    /// Maximum number of filters of a subscription.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_filters: Option<u64>,
-    /// The most events that a filter is answered with.
+    /// Maximum number of events returned for a filter.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_limit: Option<u64>,
-    /// The same for a filter without a limit.
+    /// Number of events returned for a filter without a limit.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub default_limit: Option<u64>,
-    /// The longest subscription id, in characters.
+    /// Maximum length of a subscription id, in characters.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_subid_length: Option<u64>,
-    /// The most tags of an event.
+    /// Maximum number of tags of an event.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_event_tags: Option<u64>,
-    /// The longest content of an event, in characters.
+    /// Maximum length of an event's content, in characters.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub max_content_length: Option<u64>,
-    /// How far before now an event's `created_at` may be, in seconds.
+    /// How far in the past an event's `created_at` may be, in seconds.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub created_at_lower_limit: Option<u64>,
-    /// How far after now it may be, in seconds.
+    /// How far in the future an event's `created_at` may be, in seconds.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub created_at_upper_limit: Option<u64>,
-    /// Whether a client has to show a key before anything else (NIP-42).
+    /// Whether a client must authenticate before any other message (NIP-42).
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub auth_required: Option<bool>,
-    /// Whether the relay costs money.
+    /// Whether the relay requires payment.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub payment_required: Option<bool>,
-    /// Whether not everybody may publish.
+    /// Whether publishing is restricted.
     #[serde(deserialize_with = "lenient", skip_serializing_if = "Option::is_none")]
     pub restricted_writes: Option<bool>,
 }
 
-/// NIP-11, Event Retention: what is kept of some kinds.
+/// NIP-11, Event Retention: how long events of some kinds are kept.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RetentionTerms {
-    /// The kinds; empty for all.
+    /// The kinds; empty for all kinds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub kinds: Vec<KindRange>,
-    /// How long an event is kept, in seconds.
+    /// Retention time, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<u64>,
-    /// How many events are kept.
+    /// Maximum number of events.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub count: Option<u64>,
 }
 
 impl RelayDocument {
-    /// Reads a document. JSON that is no object says nothing.
+    /// Parses a document. JSON other than an object yields an empty document.
     ///
     /// # Errors
-    /// When it is not JSON.
+    /// The bytes are not JSON.
     pub fn read(json: &[u8]) -> Result<Self, serde_json::Error> {
         let value: Value = serde_json::from_slice(json)?;
         object(value)
     }
 
-    /// Whether the relay says that it has a NIP; `None` where it lists none.
+    /// Whether the relay lists a NIP; `None` if it has no list.
     #[must_use]
     pub fn supports(&self, nip: u16) -> Option<bool> {
         self.supported_nips.as_ref().map(|nips| nips.contains(&nip))
@@ -138,7 +139,7 @@ fn lenient<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     Ok(T::deserialize(Value::deserialize(from)?).unwrap_or_default())
 }
 
-/// As [`lenient`], of a struct, which would be read from a list as well.
+/// Like [`lenient`], for a struct. serde would also accept an array.
 fn object<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     from: D,
 ) -> Result<T, D::Error> {
@@ -147,7 +148,7 @@ fn object<'de, D: Deserializer<'de>, T: DeserializeOwned + Default>(
     Ok(object.unwrap_or_default())
 }
 
-/// A list without what is no NIP in it.
+/// A list of NIPs; elements that are not NIPs are dropped.
 fn numbers<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Vec<u16>>, D::Error> {
     let list: Option<Vec<Value>> = lenient(from)?;
     let number = |value: Value| value.as_u64().and_then(|number| u16::try_from(number).ok());

@@ -1,4 +1,4 @@
-//! The machine-readable prefix of what a relay says (NIP-01, NIP-42, NIP-77): the word before the
+//! The machine-readable prefix of a relay's messages (NIP-01, NIP-42, NIP-77): the word before the
 //! first colon of an OK, CLOSED or NEG-ERR.
 
 use std::fmt::{self, Display, Formatter};
@@ -7,29 +7,29 @@ use std::fmt::{self, Display, Formatter};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Prefix {
-    /// The client has to show a key first (NIP-42).
+    /// The client must authenticate first (NIP-42).
     AuthRequired,
-    /// The relay does not want it.
+    /// The relay refuses the event or the client.
     Blocked,
-    /// A session or subscription has ended (NIP-77).
+    /// The relay ended a session or subscription (NIP-77).
     Closed,
-    /// The relay has it already.
+    /// The relay has the event already.
     Duplicate,
-    /// The relay could not do it now.
+    /// The relay failed; a retry may succeed.
     Error,
-    /// It is malformed, or over a limit.
+    /// The message is malformed, or exceeds a limit.
     Invalid,
-    /// Nobody listens to it (NIP-01).
+    /// No subscription received the ephemeral event (NIP-01).
     Mute,
-    /// It lacks proof of work (NIP-13).
+    /// The event lacks proof of work (NIP-13).
     Pow,
-    /// Too much in too short a time.
+    /// Too many messages in too short a time.
     RateLimited,
-    /// A newer version is stored.
+    /// A newer version of the event is stored.
     Replaced,
-    /// The key that was shown may not do it (NIP-42).
+    /// The client's authenticated keys lack the permission (NIP-42).
     Restricted,
-    /// The relay does not know this kind of filter.
+    /// The relay does not support this kind of filter.
     Unsupported,
 }
 
@@ -50,27 +50,26 @@ impl Prefix {
         Self::Unsupported,
     ];
 
-    /// The prefix with which `text` begins; `None` for a text without one, or with one that is not
-    /// known.
+    /// The prefix of `text`; `None` if it has no known prefix.
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {
         let (word, _) = text.split_once(':')?;
         Self::ALL.into_iter().find(|prefix| prefix.as_str() == word.trim())
     }
 
-    /// Whether the same message, sent again, is refused again.
+    /// Whether the same message would be refused again.
     #[must_use]
     pub fn is_final(self) -> bool {
         matches!(self, Self::Blocked | Self::Restricted | Self::Invalid | Self::Unsupported)
     }
 
-    /// Whether what is refused now may be taken later.
+    /// Whether a later retry may succeed.
     #[must_use]
     pub fn is_passing(self) -> bool {
         matches!(self, Self::Error | Self::RateLimited | Self::AuthRequired)
     }
 
-    /// A reason behind the prefix, as in `blocked: not wanted here`.
+    /// The prefix with a reason after it, as in `blocked: not wanted here`.
     #[must_use]
     pub fn before(self, reason: impl Display) -> String {
         format!("{self}: {reason}")

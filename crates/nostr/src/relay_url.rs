@@ -1,4 +1,4 @@
-//! The URL of a relay: compared as the relay that it leads to, and shown without its secrets.
+//! The URL of a relay: compared by the relay it leads to, displayed without secrets.
 
 use crate::hex;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
@@ -6,10 +6,10 @@ use sha2::{Digest, Sha256};
 use std::fmt::{self, Debug, Display, Formatter};
 use url::{Host, Url};
 
-/// A `ws://` or `wss://` URL. Spellings of one relay are equal: upper case, a default port, a
-/// trailing slash or dot, percent-encoding and international names make no difference.
+/// A `ws://` or `wss://` URL. Spellings of one relay are equal: upper case, default port, trailing
+/// slash or dot, percent-encoding and international names make no difference.
 ///
-/// [`Display`] and [`Debug`] leave out what may be a secret, the values of the query;
+/// [`Display`] and [`Debug`] hide the values of the query, which may be secrets;
 /// [`RelayUrl::expose`] and [`Serialize`] do not.
 ///
 /// ```
@@ -22,13 +22,13 @@ use url::{Host, Url};
 /// ```
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct RelayUrl {
-    // Without a fragment, a user name and a slash at the end of the path.
+    // Without fragment, user name or trailing slash of the path.
     url: Url,
     // Without brackets.
     host: String,
 }
 
-/// A text is not the URL of a relay.
+/// The text is not the URL of a relay.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{shown:?} is not the URL of a relay: {reason}")]
 pub struct RelayUrlError {
@@ -38,10 +38,10 @@ pub struct RelayUrlError {
 }
 
 impl RelayUrl {
-    /// Reads a URL.
+    /// Parses a URL.
     ///
     /// # Errors
-    /// When it is no URL, has another scheme, or holds a user name or password.
+    /// The text is not a URL, has another scheme, or contains a user name or password.
     pub fn parse(text: &str) -> Result<Self, RelayUrlError> {
         let url = parse(text.trim())
             .map_err(|reason| RelayUrlError { shown: redacted(text.trim()), reason })?;
@@ -59,14 +59,14 @@ impl RelayUrl {
         self.url.as_str()
     }
 
-    /// Path and query with their secrets, as the request line of HTTP names them.
+    /// Path and query with their secrets, as in an HTTP request line.
     #[must_use]
     pub fn expose_target(&self) -> &str {
         &self.url[url::Position::BeforePath..url::Position::AfterQuery]
     }
 
-    /// The URL with a digest in place of its secrets: what a peer is remembered under, since another
-    /// token may show other events.
+    /// The URL with a digest in place of its secrets. A peer's state is stored under this key,
+    /// since another token may show other events.
     #[must_use]
     pub fn key(&self) -> String {
         match self.url.query() {
@@ -90,43 +90,43 @@ impl RelayUrl {
         self.url.scheme() == "wss"
     }
 
-    /// The host: a name, or an address without brackets.
+    /// The host: a name, or an IP address without brackets.
     #[must_use]
     pub fn host(&self) -> &str {
         &self.host
     }
 
-    /// Whether it is an onion service (RFC 7686), which only Tor leads to.
+    /// Whether the host is an onion service (RFC 7686), reachable only through Tor.
     #[must_use]
     pub fn is_onion(&self) -> bool {
         self.host.rsplit_once('.').is_some_and(|(_, last)| last == "onion")
     }
 
-    /// The path, without a slash at its end.
+    /// The path, without a trailing slash.
     #[must_use]
     pub fn path(&self) -> &str {
         self.url.path().trim_end_matches('/')
     }
 
-    /// The port, named or by default.
+    /// The explicit port, or the default port of the scheme.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.url.port_or_known_default().unwrap_or_default()
     }
 
-    /// Host and port, as HTTP names them.
+    /// Host and port, in the form of an HTTP `Host` header.
     #[must_use]
     pub fn authority(&self) -> String {
         format!("{}:{}", self.url.host_str().unwrap_or_default(), self.port())
     }
 
-    /// Whether it names nothing but a host and a port.
+    /// Whether the URL has no path and no query.
     #[must_use]
     pub fn is_bare(&self) -> bool {
         self.url.path() == "/" && self.url.query().is_none()
     }
 
-    /// What tells the relay from others.
+    /// The name under which clients know the relay.
     #[must_use]
     pub fn name(&self) -> RelayName {
         RelayName { path: Some(self.url.path().to_owned()), ..RelayName::of(&self.url) }
@@ -138,7 +138,7 @@ fn parse(text: &str) -> Result<Url, &'static str> {
     if !["ws", "wss"].iter().any(|known| scheme.eq_ignore_ascii_case(known)) {
         return Err("it must begin with ws:// or wss://");
     }
-    // The URL Standard would take these, as something else than they look like.
+    // The URL Standard accepts these characters but changes their meaning.
     if text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '\\') {
         return Err("it cannot be read");
     }
@@ -173,13 +173,13 @@ fn parse(text: &str) -> Result<Url, &'static str> {
     Ok(url)
 }
 
-/// Whether an authority holds an `@`, also where nothing stands before it.
+/// Whether an authority contains an `@`, even with nothing before it.
 fn rest_has_user(rest: &str) -> bool {
     rest.split(['/', '?', '#']).next().is_some_and(|authority| authority.contains('@'))
 }
 
-/// RFC 3986, section 6.2.2: unreserved characters stand for themselves, the hex of all others is
-/// upper case.
+/// RFC 3986, section 6.2.2: decodes escapes of unreserved characters, and writes the hex of all
+/// other escapes in upper case.
 fn without_needless_escapes(path: &str) -> String {
     let mut parts = path.split('%');
     let mut shown = parts.next().unwrap_or_default().to_owned();
@@ -198,7 +198,7 @@ fn without_needless_escapes(path: &str) -> String {
     shown
 }
 
-/// A text that may be a URL, without its user name, password, fragment and the values of its query.
+/// A text that may be a URL, without user name, password, fragment and query values.
 pub fn redacted(text: &str) -> String {
     let (scheme, rest) = match text.find("://") {
         Some(at) => text.split_at(at + "://".len()),
@@ -206,7 +206,7 @@ pub fn redacted(text: &str) -> String {
     };
     let (place, extra) = rest.split_at(rest.find(['?', '#']).unwrap_or(rest.len()));
     if extra.contains('@') {
-        // Either a query or a password with a question mark.
+        // Either a query, or a password that contains a question mark.
         return format!("{scheme}...");
     }
     let place = match place.rsplit_once('@') {
@@ -217,7 +217,7 @@ pub fn redacted(text: &str) -> String {
     format!("{scheme}{place}{}", query.map(redacted_query).unwrap_or_default())
 }
 
-/// Readers of URLs do not agree where the login of one ends.
+/// Parsers of URLs disagree on where the login part ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "ambiguous login in the URL. Hint: write @, / and ? in a user name, password or parameter as %40, %2F and \
@@ -225,11 +225,11 @@ pub fn redacted(text: &str) -> String {
 )]
 pub struct AmbiguousLogin;
 
-/// Checks that all readers of URLs take the same part of this one for the login. Otherwise a part of a
-/// password may be taken for the name of a host, or the other way round.
+/// Checks that all URL parsers find the same login part. Otherwise a part of a password may be
+/// taken for a host name, or the reverse.
 ///
 /// # Errors
-/// When there is more than one `@`, or a `/` or `?` before it.
+/// [`AmbiguousLogin`] when there is more than one `@`, or a `/` or `?` before it.
 pub fn check_login(url: &str) -> Result<(), AmbiguousLogin> {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     match rest.split_once('@') {
@@ -285,17 +285,17 @@ impl<'de> Deserialize<'de> for RelayUrl {
 }
 
 /// Host, port and path of a relay, as its clients name it. The scheme is left out, because a proxy
-/// may have taken the encryption off, and with it the ports that go without saying.
+/// may terminate TLS; default ports are left out with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayName {
     host: String,
     port: Option<u16>,
-    // Unknown where only a host is known.
+    // `None` if only a host is known.
     path: Option<String>,
 }
 
 impl RelayName {
-    /// Reads the `Host` header of a request.
+    /// Parses the `Host` header of a request.
     #[must_use]
     pub fn of_host(header: &str) -> Option<Self> {
         if header.contains(['/', '?', '#']) {

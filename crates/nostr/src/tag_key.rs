@@ -1,12 +1,12 @@
-//! The short, fixed form under which a single-letter tag stands in the index.
+//! The short key under which a single-letter tag is indexed.
 
 use crate::hex;
 use sha2::{Digest, Sha256};
 
-/// A single-letter tag name and a value, in at most 34 bytes: the letter, how the value is
-/// written, and the value as 32 raw bytes when it is 64 lower-case hex digits (ids and keys,
-/// nearly all of them), as it is when it is at most 32 bytes long, and as its SHA-256 otherwise.
-/// Equal keys mean equal tags; a key's size is bounded whatever a stranger puts into a tag.
+/// A single-letter tag name and a value in at most 34 bytes: the letter, the encoding of the value,
+/// and the value. The value is 32 raw bytes if it is 64 lower-case hex digits (as nearly all are:
+/// ids and public keys), the text itself if it is at most 32 bytes long, and its SHA-256 otherwise.
+/// Equal keys mean equal tags. The size is bounded for every tag.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TagKey {
     bytes: [u8; 34],
@@ -18,7 +18,7 @@ const VERBATIM: u8 = 1;
 const HASHED: u8 = 2;
 
 impl TagKey {
-    /// The key of a tag, or `None` when its name is not a single letter (NIP-01, Tags).
+    /// The key of a tag; `None` if its name is not a single letter (NIP-01, Tags).
     #[must_use]
     pub fn of_tag(name: &str, value: &str) -> Option<Self> {
         match name.as_bytes() {
@@ -27,7 +27,7 @@ impl TagKey {
         }
     }
 
-    /// The key of `value` under the tag named `letter`.
+    /// The key of `value` in a tag named `letter`.
     #[must_use]
     pub fn new(letter: u8, value: &str) -> Self {
         let mut body = [0; 32];
@@ -49,13 +49,13 @@ impl TagKey {
         Self { bytes, len: body_len as u8 + 2 }
     }
 
-    /// The key as it stands in the database.
+    /// The key as stored in the database.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
         self.bytes.get(..usize::from(self.len)).unwrap_or(&self.bytes)
     }
 
-    /// The tag's value, unless it is so long that only its hash stands in the key.
+    /// The tag's value; `None` if the value was too long and only its hash is stored.
     #[must_use]
     pub fn value(&self) -> Option<String> {
         let body = self.as_bytes().get(2..)?;
@@ -66,7 +66,7 @@ impl TagKey {
         }
     }
 
-    /// The 32 bytes of which the tag's value is the lower-case hex, as ids and keys are.
+    /// The 32 raw bytes of a value that is lower-case hex, such as an id or a public key.
     #[must_use]
     pub fn raw_hex(&self) -> Option<[u8; 32]> {
         let [_, form, raw @ ..] = self.as_bytes() else { return None };

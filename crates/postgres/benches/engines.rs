@@ -54,7 +54,50 @@ fn main() {
     for ((what, one), (_, other)) in sqlite.iter().zip(&postgres) {
         println!("{what:44} {one:12.3} {other:12.3}  {:.2}", other / one);
     }
+    starts(server.url());
     between_nodes(server.url());
+}
+
+/// What a start costs that has the index's files, beside one that reads everything.
+fn starts(url: &str) {
+    let folder = tempfile::tempdir().unwrap();
+    let address = Address::parse(url).unwrap();
+    let start = || {
+        let mut started = None;
+        let seconds = timed(|| {
+            let index = Index::over_files(
+                folder.path(),
+                INDEX_BYTES,
+                &PrivateKinds::default(),
+                |listener| {
+                    Ok(Arc::new(PostgresStore::open_unread(
+                        &address,
+                        options(Batches::Short),
+                        listener,
+                    )?))
+                },
+            );
+            let index = index.unwrap();
+            // Loaded beside: a set waits for it.
+            index.snapshot(&[Filter::default()], usize::MAX).unwrap();
+            started = Some(index);
+        });
+        (seconds, started.unwrap())
+    };
+    let (without, index) = start();
+    index.close();
+    let (with, index) = start();
+    println!(
+        "start of a node with a folder for its index, s: files not there {without:.3}, there {with:.3}"
+    );
+    index
+        .store()
+        .publish((0..10_000).map(|at| event(&mut StdRng::seed_from_u64(at), 80_000_000)).collect())
+        .unwrap();
+    drop(index);
+    let (behind, index) = start();
+    println!("the same, 10,000 events behind: {behind:.3}");
+    index.close();
 }
 
 fn options(batches: Batches) -> StoreOptions {

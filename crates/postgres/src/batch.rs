@@ -6,8 +6,8 @@ use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
 use negsync_reconcile::Item;
-use negsync_store::Step;
 use negsync_store::rules::{self, Decision, Known, Outcome, Predecessor};
+use negsync_store::{Retention, Step};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -51,6 +51,9 @@ pub(crate) struct BatchFacts {
     pub(crate) named: HashMap<Bytes, u64>,
     pub(crate) vanished: HashMap<Bytes, u64>,
     pub(crate) removed_by_operator: HashSet<Bytes>,
+    /// The rules of retention, and by author and kind the newest event that they have found one too many.
+    pub(crate) retention: Retention,
+    pub(crate) floors: HashMap<(Bytes, u16), Item>,
     /// Stored gift wraps and those of their recipients who ask to delete them.
     pub(crate) addressed: HashSet<(Bytes, Bytes)>,
 }
@@ -65,6 +68,16 @@ impl BatchFacts {
 
     pub(crate) fn stored(&self, id: &Bytes) -> Option<&Stored> {
         self.stored.get(id)
+    }
+
+    /// Whether the rules of retention keep an event out at the second `now`.
+    fn is_retired(&self, event: &Event, now: u64) -> bool {
+        let (item, kind) = (event.item(), event.kind());
+        let is_too_old = self.retention.oldest(kind, now).is_some_and(|at| item.created_at < at);
+        let floor = || self.floors.get(&(*event.pubkey(), kind));
+        is_too_old
+            || self.retention.per_author(kind).is_some()
+                && floor().is_some_and(|floor| item <= *floor)
     }
 
     fn remove(&mut self, id: &Bytes) -> Option<Stored> {
@@ -89,6 +102,8 @@ pub(crate) struct Questions {
     pub(crate) deleters: Vec<Bytes>,
     /// Authors, and recipients of gift wraps.
     pub(crate) people: Vec<Bytes>,
+    /// Authors, each with a kind of event.
+    pub(crate) author_kinds: (Vec<Bytes>, Vec<i32>),
 }
 
 impl Questions {
@@ -98,6 +113,8 @@ impl Questions {
             let (id, author) = (event.item().id, *event.pubkey());
             questions.ids.push(id);
             questions.came.push(id);
+            questions.author_kinds.0.push(author);
+            questions.author_kinds.1.push(event.kind().into());
             questions.addresses.extend(address_of(event));
             for key in std::iter::once(author).chain(event.recipients()) {
                 questions.deletable.0.push(id);
@@ -202,7 +219,7 @@ impl BatchDecider<'_> {
         let is_gone = |old: &Stored| old.expires_at.is_some_and(|second| second <= self.now);
         Known {
             removed_by_operator: facts.removed_by_operator.contains(&id),
-            is_retired: false,
+            is_retired: facts.is_retired(event, self.now),
             vanished_until: people.filter_map(|key| facts.vanished.get(&key).copied()).max(),
             deleted_by_id,
             deleted_until: address

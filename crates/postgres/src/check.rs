@@ -11,7 +11,7 @@ use crate::schema;
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP, VANISH};
 use negsync_store::findings::{self, CheckedRow, Unfollowed, asks_every_relay_to_vanish};
-use negsync_store::{CheckReport, Finding, StoreError, unix_now};
+use negsync_store::{CheckReport, Clock, Finding, StoreError};
 use std::num::NonZero;
 use tokio_postgres::{Error, Row};
 
@@ -280,7 +280,7 @@ async fn rules(connection: &ServerSession, checked: &mut CheckReport) -> Result<
     }
     const DUE: &str =
         "SELECT count(*) FROM event WHERE expires_at IS NOT NULL AND expires_at <= $1";
-    let due = connection.query(DUE, &[&(unix_now() as i64)]).await?;
+    let due = connection.query(DUE, &[&(Clock::system().now() as i64)]).await?;
     checked.expired = due.first().map_or(Ok(0), |row| row.try_get::<_, i64>(0))?.max(0) as u64;
     Ok(())
 }

@@ -31,10 +31,28 @@ const MOST_LATE: usize = 2;
 /// So many rows have to come within the patience of a reading.
 const ROWS_AT_ONCE: usize = 4_096;
 
+/// Who hears of the commits.
+pub(crate) enum FeedListener {
+    /// Nobody keeps a set: only the place and what is due are followed.
+    Nobody,
+    /// Of all items at the start, and then of each commit.
+    OfAll(Box<dyn Listener>),
+    /// Of each commit from the start on: what is stored then it reads by itself.
+    OfChanges(Box<dyn Listener>),
+}
+
+impl FeedListener {
+    fn get(&self) -> Option<&dyn Listener> {
+        match self {
+            Self::Nobody => None,
+            Self::OfAll(listener) | Self::OfChanges(listener) => Some(&**listener),
+        }
+    }
+}
+
 /// What the listener knows.
 pub(crate) struct Feed {
-    // None where nobody keeps a set: then only the place and what is due are followed.
-    listener: Option<Box<dyn Listener>>,
+    listener: FeedListener,
     private: PrivateKinds,
     // The commits that the listener knows; `None` while somebody holds them.
     history: Mutex<Option<CommitHistory>>,
@@ -94,6 +112,8 @@ pub(crate) struct News {
 enum Found {
     /// Nothing has been committed.
     Nothing,
+    /// The commit at which this node begins; what is stored is read elsewhere.
+    Begin(FeedPlace),
     /// These commits.
     Change(Vec<KnownCommit>, Vec<Step>),
     /// Commits that were known are not there, and others in their place.
@@ -103,7 +123,7 @@ enum Found {
 }
 
 impl Feed {
-    pub(crate) fn new(listener: Option<Box<dyn Listener>>, private: PrivateKinds) -> Self {
+    pub(crate) fn new(listener: FeedListener, private: PrivateKinds) -> Self {
         Self {
             listener,
             private,
@@ -156,12 +176,15 @@ impl Feed {
         let next_expiry: Option<i64> = head.try_get(3).map_err(fault)?;
         let is_vanishing = head.try_get(4).map_err(fault)?;
         let found = match last {
-            None => Found::All(now, self.all(connection, patience).await?, None),
+            None if matches!(self.listener, FeedListener::OfAll(_)) => {
+                Found::All(now, self.all(connection, patience).await?, None)
+            }
+            None => Found::Begin(now),
             Some(last) if last == now => Found::Nothing,
             Some(last) if is_there != Some(last.mark) || last.seq >= now.seq => {
                 self.recover(connection, history, (last, now), patience).await?
             }
-            Some(_) if self.listener.is_none() => {
+            Some(_) if self.listener.get().is_none() => {
                 Found::Change(vec![KnownCommit { place: now, items: Box::default() }], Vec::new())
             }
             Some(last) => {
@@ -185,7 +208,7 @@ impl Feed {
         (last, now): (FeedPlace, FeedPlace),
         patience: Duration,
     ) -> Result<Found, StoreError> {
-        let holds = |item: &Item| self.listener.as_ref().is_some_and(|it| it.holds(item));
+        let holds = |item: &Item| self.listener.get().is_some_and(|it| it.holds(item));
         let compared = async { repair::compare(connection, history, now, &holds).await.map(Some) };
         let (common, repair) = match self.one_by_one(connection, patience * 2, compared).await? {
             Some(compared) => compared,
@@ -236,7 +259,7 @@ impl Feed {
         connection: &ServerSession,
         patience: Duration,
     ) -> Result<Vec<Item>, StoreError> {
-        if self.listener.is_none() {
+        if self.listener.get().is_none() {
             return Ok(Vec::new());
         }
         // A COPY takes no parameters.
@@ -271,6 +294,7 @@ impl Feed {
         let mut lost_tail = None;
         match news.found {
             Found::Nothing => {}
+            Found::Begin(now) => *history = CommitHistory::begin(now),
             Found::Change(commits, steps) => {
                 self.changed(steps);
                 commits.into_iter().for_each(|commit| history.push(commit));
@@ -287,7 +311,7 @@ impl Feed {
                 if let Some(lost) = &lost {
                     lost.report_unknown(items.len());
                 }
-                if let Some(listener) = &self.listener {
+                if let Some(listener) = self.listener.get() {
                     listener.begun(items);
                 }
                 self.told.store(0, Ordering::Release);
@@ -330,7 +354,7 @@ impl Feed {
     }
 
     fn changed(&self, steps: Vec<Step>) {
-        if let Some(listener) = &self.listener {
+        if let Some(listener) = self.listener.get() {
             listener.changed(Arc::new(Change { steps }));
         }
     }

@@ -2,8 +2,9 @@
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::ServerSession;
+use crate::transaction::retention;
 use negsync_store::{
-    BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, ReadMark, RefusedId, SyncMark, Undelete,
+    BuriedFacts, PeerTraits, REMOVED_BY_OPERATOR, RETIRED, ReadMark, RefusedId, SyncMark, Undelete,
 };
 use std::collections::HashMap;
 use tokio_postgres::{Error, Row};
@@ -52,6 +53,9 @@ pub(crate) async fn refused(
     }
     for row in connection.query(REMOVED, &[&ids]).await? {
         found.insert(bytes(&row, 0)?, REMOVED_BY_OPERATOR.to_owned());
+    }
+    for id in retention::retired(connection, &ids).await? {
+        found.insert(id, RETIRED.to_owned());
     }
     Ok(found)
 }

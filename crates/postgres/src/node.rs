@@ -5,15 +5,17 @@ use crate::address::Address;
 use crate::connection::{Engine, ServerSession, SessionPool, with_connection};
 use crate::ephemeral::{self, EphemeralCursor};
 use crate::fault::{fault, within};
-use crate::feed::Feed;
+use crate::feed::{Feed, FeedListener};
 use crate::history::CommitHistory;
 use crate::reading::{BEGIN, StoreReading};
 use crate::replica::log_replica;
 use crate::size::{self, StoreSize};
-use crate::transaction::FeedPlace;
+use crate::transaction::{FeedPlace, retention};
 use crate::writer::{NodeJob, NodeQueue};
 use crate::{lease, schema};
-use negsync_store::{Deadline, Listener, Origin, Step, StoreError, StoreMetrics, StoreOptions};
+use negsync_store::{
+    Clock, Deadline, Origin, Retention, Step, StoreError, StoreMetrics, StoreOptions,
+};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,6 +34,7 @@ pub(crate) struct StoreNode {
     ephemeral: EphemeralCursor,
     pub(crate) size: StoreSize,
     pub(crate) metrics: StoreMetrics,
+    pub(crate) clock: Clock,
     // Whether this node has asked for the lease.
     asks_for_lease: AtomicBool,
     // The writer's, who sends again what was lost.
@@ -43,7 +46,7 @@ impl StoreNode {
     pub(crate) fn open(
         address: &Address,
         options: &StoreOptions,
-        listener: Option<Box<dyn Listener>>,
+        listener: FeedListener,
     ) -> Result<Arc<Self>, StoreError> {
         let engine = Arc::new(Engine::start()?);
         let passed_by = engine.wait(async {
@@ -62,6 +65,7 @@ impl StoreNode {
             ephemeral: EphemeralCursor::new(rand::random(), passed_by),
             size: StoreSize::default(),
             metrics: StoreMetrics::default(),
+            clock: options.clock.clone(),
             asks_for_lease: AtomicBool::new(false),
             queue: Arc::default(),
         };
@@ -199,6 +203,13 @@ impl StoreNode {
         }
     }
 
+    /// Puts rules of retention in force, for all nodes.
+    pub(crate) fn retain(&self, rules: &Retention) -> Result<(), StoreError> {
+        with_connection(&self.pool, &self.engine, async |connection| {
+            retention::change(connection, rules).await
+        })
+    }
+
     /// Takes the lease, or renews it. Returns whether this node has it.
     pub(crate) fn take_lease(&self, term: Duration) -> Result<bool, StoreError> {
         self.asks_for_lease.store(true, Ordering::Release);
@@ -238,7 +249,8 @@ mod tests {
     fn own_ephemeral_events_are_no_news() {
         let Some(server) = TestServer::start() else { return };
         let address = Address::parse(server.url()).unwrap();
-        let node = StoreNode::open(&address, &StoreOptions::default(), None).unwrap();
+        let node =
+            StoreNode::open(&address, &StoreOptions::default(), FeedListener::Nobody).unwrap();
         let send = |by: i64| {
             let json = format!(
                 r#"{{"id":"{:064x}","pubkey":"{}","created_at":1,"kind":20001,"tags":[],"content":"","sig":"{}"}}"#,

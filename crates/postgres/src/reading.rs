@@ -10,13 +10,13 @@ use negsync_nostr::Filter;
 use negsync_reconcile::Item;
 use negsync_store::{
     Deadline, Hit, LeftOut, Rest, SourceSnapshot, StoreError, View, VisitEvent, cut, order,
-    unix_now,
 };
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 use std::pin::pin;
 use std::time::Duration;
 use tokio_postgres::Row;
+use tokio_postgres::types::{ToSql, Type};
 
 /// So many rows are taken from the server before they are handed on.
 const ROWS_AT_ONCE: usize = 4_096;
@@ -34,6 +34,9 @@ const MOST_FETCHED: usize = 65_536;
 const QUERY_TIMEOUT: Duration = Duration::from_secs(610);
 
 pub(crate) const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
+
+/// A parameter, and its type.
+pub(crate) type TypedParameter<'value> = (&'value (dyn ToSql + Sync), Type);
 
 /// A reading that has begun.
 pub(crate) struct StoreReading<'store> {
@@ -119,17 +122,28 @@ impl StoreReading<'_> {
         }
     }
 
-    /// All rows of a statement, handed on outside of the server's threads.
+    /// All items of a query, handed on outside of the server's threads.
     fn rows(&self, query: &FilterQuery, visit: &mut dyn FnMut(Item)) -> Result<(), StoreError> {
+        self.each_row(&query.sql, query.parameters(), read_item, visit)
+    }
+
+    /// As [`StoreReading::rows`], of any statement, whose rows are read by `read`.
+    pub(crate) fn each_row<T>(
+        &self,
+        sql: &str,
+        parameters: Vec<TypedParameter<'_>>,
+        read: impl Fn(&Row) -> Result<T, tokio_postgres::Error>,
+        visit: &mut dyn FnMut(T),
+    ) -> Result<(), StoreError> {
         let client = self.connection()?.client();
-        let rows = self.wait(client.query_typed_raw(&query.sql, query.parameters()))?;
+        let rows = self.wait(client.query_typed_raw(sql, parameters))?;
         let mut rows = pin!(rows);
         loop {
             let some = self.wait(async {
                 let mut some = Vec::new();
                 while some.len() < ROWS_AT_ONCE {
                     let Some(row) = rows.try_next().await? else { break };
-                    some.push(read_item(&row)?);
+                    some.push(read(&row)?);
                 }
                 Ok(some)
             })?;
@@ -235,9 +249,9 @@ impl StoreReading<'_> {
     }
 
     /// The ids of the stored events that match and have not expired.
-    pub(crate) fn ids(&self, filter: &Filter) -> Result<Vec<[u8; 32]>, StoreError> {
+    pub(crate) fn ids(&self, filter: &Filter, now: u64) -> Result<Vec<[u8; 32]>, StoreError> {
         let views = [View::whole(filter.clone())];
-        let (hits, _) = self.newest(&views, usize::MAX, unix_now())?;
+        let (hits, _) = self.newest(&views, usize::MAX, now)?;
         Ok(hits.into_iter().map(|hit| hit.item.id).collect())
     }
 }
@@ -247,7 +261,8 @@ fn by_id(rows: &[Row]) -> Result<HashMap<[u8; 32], &str>, StoreError> {
     rows.iter().map(pair).collect::<Result<_, _>>().map_err(fault)
 }
 
-fn read_item(row: &Row) -> Result<Item, tokio_postgres::Error> {
+/// The item in the first two columns.
+pub(crate) fn read_item(row: &Row) -> Result<Item, tokio_postgres::Error> {
     Ok(Item::new(second(row, 0)?, bytes(row, 1)?))
 }
 

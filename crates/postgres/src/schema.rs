@@ -15,7 +15,7 @@ const LOCK: i64 = 0x6e_6567_7379_6e63;
 /// kind and `d` value: an entry of an index may hold 2,704 bytes. Each index that answers a filter ends in
 /// `(created_at DESC, id)`, the order in which a client is sent events (NIP-01), and has all that a
 /// reconciliation reads.
-const MIGRATIONS: [&str; 2] = ["
+const MIGRATIONS: [&str; 3] = ["
 -- The order of all commits. Whoever writes holds the row: numbers have no gaps, and a commit of a
 -- lower number is never seen after one of a higher number.
 -- `mark` is that of the last commit.
@@ -151,6 +151,21 @@ CREATE TABLE sync_peer (
 ALTER TABLE store ADD COLUMN vanish_url TEXT;
 -- An event is handed over once, however often its transaction is sent.
 ALTER TABLE ephemeral ADD COLUMN id BYTEA UNIQUE;
+", "
+-- Retention: the rules in force, of each author and kind the newest event that was one too many, and what was
+-- removed last.
+CREATE TABLE retention (single BOOLEAN PRIMARY KEY DEFAULT TRUE CHECK (single), rules TEXT NOT NULL);
+CREATE TABLE retention_floor (
+    pubkey     BYTEA NOT NULL,
+    kind       INTEGER NOT NULL,
+    created_at BIGINT NOT NULL,
+    id         BYTEA NOT NULL,
+    PRIMARY KEY (pubkey, kind)
+);
+CREATE TABLE retired (
+    number BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    id     BYTEA NOT NULL UNIQUE
+);
 "];
 
 /// Looks whether the tables are there and of this version.

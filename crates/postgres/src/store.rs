@@ -5,16 +5,21 @@ use crate::address::Address;
 use crate::columns::second;
 use crate::connection::{ServerSession, with_connection};
 use crate::fault::fault;
+use crate::feed::FeedListener;
+use crate::index_mark;
 use crate::node::StoreNode;
+use crate::preview::preview;
 use crate::reading::StoreReading;
+use crate::transaction::retention;
 use crate::writer::{NodeWriter, NodeWriterContext};
 use crate::{listening, memory};
 use negsync_nostr::{Filter, VerifiedEvent};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Deadline, EventSource, EventStore, FeedLag, Hit, Listener, Origin, PeerTraits, RefusedId,
-    Reply, Retention, RuleMatches, Selected, Selection, StoreError, StoreMetrics, StoreOptions,
-    StoredPage, SyncMark, Undelete, UndeleteError, View, VisitEvent, Work, unix_now,
+    Clock, Deadline, EventSource, EventStore, FeedLag, Hit, Listener, MarkName, MarkedStore,
+    Origin, PeerTraits, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, View, VisitEvent, Work,
 };
 use std::collections::HashMap;
 use std::fmt;
@@ -22,9 +27,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// What retention is told.
-const NO_RETENTION: StoreError =
-    StoreError::Unsupported { what: "retention", instead: "remove events with `negsync delete`" };
+/// What the rule of size is told: the tables of a server do not shrink by what is removed.
+const NO_RULE_OF_SIZE: StoreError = StoreError::Unsupported {
+    what: "retention by the size of the store (store_mb)",
+    instead: "keep less with max_age_s and max_per_author",
+};
 
 /// A store on a server. Clones share it; it closes with [`EventStore::close`] or with the last clone.
 #[derive(Clone)]
@@ -65,13 +72,27 @@ impl PostgresStore {
     ///
     /// # Errors
     /// When the server cannot be reached or refuses, when the tables are of a later version, and
-    /// [`StoreError::Unsupported`] where `options` ask for retention.
+    /// [`StoreError::Unsupported`] where `options` ask for retention by size.
     pub fn open(
         address: &Address,
         options: StoreOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        Self::open_with(address, options, Some(listener))
+        Self::open_with(address, options, FeedListener::OfAll(listener))
+    }
+
+    /// As [`PostgresStore::open`], for an index that is kept on files: `listener` hears of every change
+    /// that is committed once this returns, and reads by itself what is stored. It hears of all items
+    /// where it has to begin anew later.
+    ///
+    /// # Errors
+    /// As [`PostgresStore::open`].
+    pub fn open_unread(
+        address: &Address,
+        options: StoreOptions,
+        listener: Box<dyn Listener>,
+    ) -> Result<Self, StoreError> {
+        Self::open_with(address, options, FeedListener::OfChanges(listener))
     }
 
     /// As [`PostgresStore::open`], for whoever keeps no set: what is stored is not read.
@@ -79,13 +100,13 @@ impl PostgresStore {
     /// # Errors
     /// As [`PostgresStore::open`].
     pub fn open_without_sets(address: &Address, options: StoreOptions) -> Result<Self, StoreError> {
-        Self::open_with(address, options, None)
+        Self::open_with(address, options, FeedListener::Nobody)
     }
 
     fn open_with(
         address: &Address,
         options: StoreOptions,
-        listener: Option<Box<dyn Listener>>,
+        listener: FeedListener,
     ) -> Result<Self, StoreError> {
         let named = |error| match error {
             StoreError::Database { source, .. } => {
@@ -93,10 +114,14 @@ impl PostgresStore {
             }
             other => other,
         };
-        if options.retention.as_ref().is_some_and(|rules| !rules.is_empty()) {
-            return Err(NO_RETENTION);
+        let rules = options.retention.as_ref();
+        if rules.is_some_and(|rules| rules.store_bytes.is_some()) {
+            return Err(NO_RULE_OF_SIZE);
         }
         let node = StoreNode::open(address, &options, listener).map_err(named)?;
+        if let Some(rules) = rules {
+            node.retain(rules)?;
+        }
         let for_writer = Arc::downgrade(&node);
         let context = NodeWriterContext {
             engine: Arc::clone(&node.engine),
@@ -106,6 +131,7 @@ impl PostgresStore {
             metrics: node.metrics.clone(),
             us: options.relay_url.clone(),
             batches: options.batches,
+            clock: options.clock.clone(),
             synchronous: options.synchronous,
             catch_up: Box::new(move || {
                 let node = for_writer.upgrade().ok_or(StoreError::Closed)?;
@@ -155,6 +181,10 @@ impl EventSource for PostgresStore {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.node.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.wait_until_published()?;
         self.expire()
@@ -183,6 +213,11 @@ impl EventSource for PostgresStore {
         reading.end()
     }
 
+    fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
+        let rules = self.run(async |connection| retention::rules(connection).await)?;
+        Ok(rules.window(filter, 0, self.clock().now()))
+    }
+
     fn events(
         &self,
         ids: &[[u8; 32]],
@@ -190,7 +225,7 @@ impl EventSource for PostgresStore {
     ) -> Result<(), StoreError> {
         let filter = Filter::of_ids(ids);
         self.read(|reading| {
-            let now = unix_now();
+            let now = self.clock().now();
             let (hits, _) = reading.newest(&[View::whole(filter)], usize::MAX, now)?;
             let mut all = |item: &Item, json: &str| {
                 visit(item, json);
@@ -198,6 +233,42 @@ impl EventSource for PostgresStore {
             };
             reading.fetch(&hits, now, &mut all).map(|_| ())
         })
+    }
+}
+
+/// Every commit is a mark.
+impl MarkedStore for PostgresStore {
+    fn standing_marks(&self, of: &[MarkName]) -> Result<Vec<MarkName>, StoreError> {
+        self.run(async |connection| index_mark::standing(connection, of).await)
+    }
+
+    fn since_index_mark(
+        &self,
+        name: &MarkName,
+        most: usize,
+        removed: &mut dyn FnMut(Item),
+        added: &mut dyn FnMut(Item, u16),
+    ) -> Result<bool, StoreError> {
+        // What the listener knows, so that it hears if the server loses any of it.
+        let node = &self.inner.node;
+        let reading = node.begin_at_known(&node.pool, &self.deadline, &mut || {})?;
+        let is_known = index_mark::since(&reading, name, most, removed, added)?;
+        reading.end()?;
+        Ok(is_known)
+    }
+
+    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        let known = self.inner.node.feed.hold(&self.deadline)?.last();
+        known.map(index_mark::name).ok_or(StoreError::Closed)
+    }
+
+    fn keep_index_mark(&self, _: Option<MarkName>) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    fn commits_since_index_mark(&self, name: &MarkName) -> u64 {
+        let at = index_mark::place(name).seq.max(0) as u64;
+        self.inner.node.feed.known().saturating_sub(at)
     }
 }
 
@@ -212,7 +283,7 @@ impl EventStore for PostgresStore {
 
     fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
-        self.read(|reading| Ok(reading.newest(&views, most, unix_now())?.0))
+        self.read(|reading| Ok(reading.newest(&views, most, self.clock().now())?.0))
     }
 
     fn newest_and_first(
@@ -230,12 +301,12 @@ impl EventStore for PostgresStore {
     }
 
     fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError> {
-        self.read(|reading| reading.fetch(hits, unix_now(), visit))
+        self.read(|reading| reading.fetch(hits, self.clock().now(), visit))
     }
 
     fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError> {
         self.read(|reading| {
-            let (now, views) = (unix_now(), [View::whole(filter.clone())]);
+            let (now, views) = (self.clock().now(), [View::whole(filter.clone())]);
             let (mut hits, _) = reading.newest(&views, usize::MAX, now)?;
             hits.reverse();
             reading.fetch(&hits, now, visit).map(|_| ())
@@ -254,7 +325,7 @@ impl EventStore for PostgresStore {
     }
 
     fn expire(&self) -> Result<(), StoreError> {
-        let (feed, now) = (&self.inner.node.feed, unix_now());
+        let (feed, now) = (&self.inner.node.feed, self.clock().now());
         if feed.next_expiry() > now {
             return Ok(());
         }
@@ -265,13 +336,14 @@ impl EventStore for PostgresStore {
     }
 
     fn remove(&self, filter: &Filter) -> Result<(), StoreError> {
-        let filter = Filter { limit: None, ..filter.clone() };
-        let ids = self.read(|reading| reading.ids(&filter))?;
+        let (filter, now) = (Filter { limit: None, ..filter.clone() }, self.clock().now());
+        let ids = self.read(|reading| reading.ids(&filter, now))?;
         self.inner.writer.operate(ids, OperatorAction::Remove)
     }
 
     fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
-        self.read(|reading| selection.among_found(&|filter| reading.ids(filter)))
+        let now = self.clock().now();
+        self.read(|reading| selection.among_found(&|filter| reading.ids(filter, now)))
     }
 
     fn delete(&self, selection: &Selection) -> Result<Selected, StoreError> {
@@ -295,15 +367,22 @@ impl EventStore for PostgresStore {
     }
 
     fn retain(&self, rules: Retention) -> Result<(), StoreError> {
-        if rules.is_empty() { Ok(()) } else { Err(NO_RETENTION) }
+        if rules.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.inner.node.retain(&rules)?;
+        self.inner.writer.look_at_retention()
     }
 
     fn retire(&self) -> Result<(), StoreError> {
-        Ok(())
+        self.inner.writer.retire()
     }
 
     fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        if retention.is_empty() { Ok((Vec::new(), 0)) } else { Err(NO_RETENTION) }
+        if retention.store_bytes.is_some() {
+            return Err(NO_RULE_OF_SIZE);
+        }
+        self.read(|reading| Ok((preview(reading, retention, self.clock().now())?, 0)))
     }
 
     fn refused(
@@ -311,12 +390,12 @@ impl EventStore for PostgresStore {
         peer: &str,
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::refused(connection, peer, ids, now).await)
     }
 
     fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::remember_refused(connection, &refused, now).await)
     }
 
@@ -330,7 +409,7 @@ impl EventStore for PostgresStore {
         filter: String,
         mark: SyncMark,
     ) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| {
             memory::remember_mark(connection, &peer, &filter, &mark, now).await
         })
@@ -341,7 +420,7 @@ impl EventStore for PostgresStore {
     }
 
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.clock().now();
         self.run(async |connection| memory::remember_traits(connection, &peer, &traits, now).await)
     }
 

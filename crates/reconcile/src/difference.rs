@@ -1,40 +1,40 @@
-//! What an initiator learns: which ids only one side has.
+//! The result of a reconciliation: the ids that only one side has.
 
 use super::range_set::RangeSet;
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// The differences that an initiator has found. The caller may empty the lists
-/// whenever it likes.
+/// The differences that an initiator has found so far. The caller may empty the lists at any time.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Difference {
-    /// Ids that we have and the peer has not.
+    /// Ids that we have and the peer lacks.
     pub have: Vec<[u8; 32]>,
-    /// Ids that the peer has and we have not, each once, in the peer's order.
+    /// Ids that the peer has and we lack, each once, in the peer's order.
     pub need: Vec<[u8; 32]>,
-    /// When the differences were made, by the first second of each time bucket of time in which there
-    /// are any; empty unless [`InitiatorOptions::time_bucket_s`](super::InitiatorOptions::time_bucket_s) is set.
+    /// Differences by the time of their events: the first second of each time bucket with
+    /// differences, and their counts. Empty unless
+    /// [`InitiatorOptions::time_bucket_s`](super::InitiatorOptions::time_bucket_s) is set.
     pub time_buckets: BTreeMap<u64, DifferenceCount>,
 }
 
-/// How many events only one side has.
+/// The number of events that only one side has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct DifferenceCount {
-    /// Events that we have and the peer has not.
+    /// Events that we have and the peer lacks.
     pub have: u64,
-    /// Events that the peer has and we have not.
+    /// Events that the peer has and we lack.
     pub need: u64,
 }
 
 impl Difference {
-    /// Nothing found.
+    /// No differences.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Whether neither side lacks anything.
+    /// Whether no differences were found.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.have.is_empty() && self.need.is_empty()
@@ -49,8 +49,8 @@ impl Difference {
         }
     }
 
-    /// Adds what differs between our items at `ranks` and `theirs`, the peer's
-    /// whole list for the same range.
+    /// Adds the differences between our items at `ranks` and `theirs`, the peer's whole list for
+    /// the same range.
     pub(super) fn compare<S: RangeSet>(
         &mut self,
         set: &S,
@@ -60,7 +60,8 @@ impl Difference {
         let mut listed: Vec<(&[u8; 32], bool)> = theirs.iter().map(|id| (id, false)).collect();
         listed.sort_unstable();
         listed.dedup();
-        // Marks an id of the peer's list; returns whether it was there and not marked before.
+        // Marks an id of the peer's list. Returns true if the list has it and it was not marked
+        // before.
         let mut take = |id: &[u8; 32]| {
             let place = listed.binary_search_by(|(listed, _)| (*listed).cmp(id));
             let entry = place.ok().and_then(|place| listed.get_mut(place));

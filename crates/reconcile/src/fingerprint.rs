@@ -1,10 +1,10 @@
-//! What stands for a range of items on the wire: 16 bytes of a hash over the
-//! sum of its ids (negentropy v1, "Fingerprint Algorithm").
+//! Fingerprints and sums of ranges. A fingerprint is 16 bytes of a hash over the sum of the ids
+//! (negentropy v1, "Fingerprint Algorithm").
 
 use sha2::block_api::compress256;
 
-/// The sum of ids, each read as a 256-bit little-endian number, modulo 2^256.
-/// Being a sum, it can be kept for any part of a set and added and taken apart.
+/// The sum of ids modulo 2^256, each id read as a 256-bit little-endian number. Sums of parts of a
+/// set can be stored, added and subtracted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Sum([u64; 4]);
 
@@ -26,7 +26,7 @@ impl Sum {
         Self(sum)
     }
 
-    /// The sum as an id would be written: little-endian.
+    /// The sum in the byte order of an id: little-endian.
     #[must_use]
     pub fn to_bytes(&self) -> [u8; 32] {
         let mut bytes = [0; 32];
@@ -46,7 +46,7 @@ impl Sum {
         self.0 = [w, x, y, z];
     }
 
-    /// Takes `other` away, modulo 2^256.
+    /// Subtracts `other`, modulo 2^256.
     pub fn subtract(&mut self, other: &Self) {
         let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
         let (w, borrow) = a.borrowing_sub(e, false);
@@ -56,11 +56,11 @@ impl Sum {
         self.0 = [w, x, y, z];
     }
 
-    /// The fingerprint of the `count` ids that this is the sum of: the first
-    /// 16 bytes of SHA-256 over the sum and the count as a varint.
+    /// The fingerprint of the `count` ids that add up to this sum: the first 16 bytes of SHA-256
+    /// over the sum and the count as a varint.
     ///
-    /// A session is mostly this, so the one block that it hashes is laid out
-    /// here rather than by way of a buffer.
+    /// A session spends most of its time here, so the single SHA-256 block is laid out directly
+    /// instead of in a buffer.
     pub fn fingerprint(&self, count: usize) -> Fingerprint {
         let mut block = [0u8; 64];
         let (words, _) = block.as_chunks_mut::<8>();
@@ -95,7 +95,7 @@ impl Sum {
 
 const SUM_BYTES: usize = 32;
 
-/// The state that SHA-256 begins with (FIPS 180-4, section 5.3.3).
+/// The initial state of SHA-256 (FIPS 180-4, section 5.3.3).
 const SHA256_START: [u32; 8] = [
     0x6a09_e667,
     0xbb67_ae85,

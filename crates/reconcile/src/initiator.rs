@@ -1,4 +1,4 @@
-//! The side that asks, and learns what differs.
+//! The initiator: asks a responder and collects the differences.
 
 use super::adaptive::AdaptiveInitiator;
 use super::difference::Difference;
@@ -9,11 +9,11 @@ use super::reference::{self, FRAME_LIMIT_MIN_BYTES, FrameLimit, FrameLimitError}
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
-/// After how many answers in a row that show no difference a session by the reference rule ends. A
-/// responder that does no more than halve ranges is through the largest set in half of them.
+/// Consecutive answers without a difference after which a session by the reference rule ends. A
+/// responder that only halves ranges needs half as many for the largest set.
 const MAX_EMPTY_ANSWERS: u32 = 128;
 
-/// Asks a responder for what differs from one set.
+/// Asks a responder how its set differs from ours.
 #[derive(Clone, Debug)]
 pub struct Initiator<S> {
     set: S,
@@ -27,10 +27,10 @@ enum RuleState {
 }
 
 impl<S: RangeSet> Initiator<S> {
-    /// An initiator over `set`, which must stay as it is.
+    /// An initiator over `set`, which must not change during the session.
     ///
     /// # Errors
-    /// A frame or opening limit of 1 to 4095 bytes.
+    /// [`FrameLimitError`] for a frame limit or opening limit of 1 to 4095 bytes.
     pub fn new(set: S, options: InitiatorOptions) -> Result<Self, FrameLimitError> {
         let limit = FrameLimit::new(options.frame_limit_bytes)?;
         if (1..FRAME_LIMIT_MIN_BYTES).contains(&options.opening_limit_bytes) {
@@ -46,13 +46,13 @@ impl<S: RangeSet> Initiator<S> {
         Ok(Self { set, asking })
     }
 
-    /// The set it asks about.
+    /// The set of this side.
     pub fn set(&self) -> &S {
         &self.set
     }
 
-    /// How many items of the set lie in ranges that are not settled yet; 0 with the reference
-    /// rule, which does not know.
+    /// The number of items in ranges that are not settled yet. Always 0 with the reference rule,
+    /// which keeps no such count.
     pub fn unsettled_items(&self) -> usize {
         match &self.asking {
             RuleState::Reference { .. } => 0,
@@ -60,7 +60,7 @@ impl<S: RangeSet> Initiator<S> {
         }
     }
 
-    /// The first message. Calling it again begins anew.
+    /// The first message. Calling it again restarts the session.
     pub fn open(&mut self) -> Vec<u8> {
         match &mut self.asking {
             RuleState::Reference { empty_answers, .. } => {
@@ -71,15 +71,14 @@ impl<S: RangeSet> Initiator<S> {
         }
     }
 
-    /// Reads the responder's `message`, adds what it shows to `found`, and says
-    /// what comes next.
+    /// Reads the responder's `message`, adds the differences it shows to `found`, and returns the
+    /// next step.
     ///
-    /// The adaptive rule finds no id twice, unless the peer lists it in two
-    /// places of its order.
+    /// The adaptive rule finds no id twice, unless the peer lists the id at two places of its
+    /// order.
     ///
     /// # Errors
-    /// The message cannot be read, or answers nothing that was asked; the
-    /// session is then over.
+    /// The message is malformed, or it answers nothing that was asked. The session is then over.
     pub fn receive(
         &mut self,
         message: &[u8],

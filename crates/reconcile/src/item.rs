@@ -1,11 +1,11 @@
-//! The pair that reconciliation is about: when an event was made and what it is called.
+//! The item of a reconciliation: the creation time and the id of an event.
 
-/// An event as negentropy sees it. Ordered by `created_at`, then by `id`: the
-/// order of the negentropy v1 protocol.
+/// An event as negentropy sees it. Ordered by `created_at`, then by `id`, as the negentropy v1
+/// protocol requires.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Item {
-    /// Seconds since the Unix epoch. `u64::MAX` is the protocol's infinity and
-    /// is never an item's time.
+    /// Seconds since the Unix epoch. `u64::MAX` is the protocol's infinity and is never the time of
+    /// an item.
     pub created_at: u64,
     /// The event id, 32 bytes.
     pub id: [u8; 32],

@@ -1,9 +1,8 @@
 //! Set reconciliation by the negentropy protocol, version 1, for both roles and without I/O.
 //!
-//! Two sides that each hold a [`RangeSet`] find out which ids only one of them
-//! has. The [`Initiator`] asks, the [`Responder`] answers each message from its
-//! set and keeps no state. Both turn bytes into bytes: the transport is the
-//! caller's.
+//! Two sides that each hold a [`RangeSet`] find the ids that only one of them has. The
+//! [`Initiator`] asks; the [`Responder`] answers each message from its set and keeps no other
+//! state. Both turn bytes into bytes; the caller provides the transport.
 //!
 //! ```
 //! use negsync_reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep};

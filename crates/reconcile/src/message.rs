@@ -1,10 +1,8 @@
-//! The negentropy v1 message: a version byte, then ranges, each an upper bound,
-//! a mode and what the mode carries. A range begins where the one before it
-//! ended.
+//! The negentropy v1 message: a version byte, then ranges. A range consists of an upper bound, a
+//! mode and the payload of that mode; it begins where the previous range ends.
 //!
-//! Reading allocates nothing: [`Decoder`] yields ranges that borrow from the
-//! message, and every number a peer sent is checked against the bytes that are
-//! there before it is used. Writing is [`Encoder`].
+//! [`Decoder`] reads without allocating: its ranges borrow from the message, and each number from a
+//! peer is checked against the remaining bytes before use. [`Encoder`] writes.
 
 use super::fingerprint::Fingerprint;
 use super::range_set::Bound;
@@ -16,19 +14,19 @@ use core::fmt;
 /// The version byte of negentropy v1, the first of every message.
 pub const PROTOCOL_VERSION: u8 = 0x61;
 
-/// The version bytes that some version of negentropy uses or will use.
+/// The version bytes reserved for past and future versions of negentropy.
 const VERSIONS: core::ops::RangeInclusive<u8> = 0x60..=0x6f;
 
-/// The most bytes one range takes on the wire apart from its ids: a bound of
-/// 10 + 1 + 32 bytes, a mode, and a fingerprint or a count.
+/// Maximum length of one range on the wire without its ids: a bound of 10 + 1 + 32 bytes, a mode,
+/// and a fingerprint or a count.
 pub const RANGE_MAX_BYTES: usize = 10 + 1 + 32 + 1 + 16;
 
-/// What is wrong with a message, and where.
+/// Why a message is malformed, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct MessageError {
-    /// Where the field that is wrong begins, in bytes from the message's start.
+    /// Offset of the malformed field from the start of the message, in bytes.
     pub offset: usize,
-    /// What is wrong there.
+    /// The kind of fault.
     pub fault: DecodeFault,
 }
 
@@ -41,13 +39,13 @@ impl fmt::Display for MessageError {
 
 impl core::error::Error for MessageError {}
 
-/// What can be wrong with a message.
+/// The faults of a malformed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DecodeFault {
-    /// There is not even a version byte.
+    /// The message is empty: not even a version byte.
     Empty,
-    /// The first byte is no negentropy version.
+    /// The first byte is not a negentropy version.
     NotNegentropy(u8),
     /// A version of negentropy other than v1.
     OtherVersion(u8),
@@ -65,9 +63,9 @@ pub enum DecodeFault {
     PrefixTruncated,
     /// The message ends inside a fingerprint.
     FingerprintTruncated,
-    /// The message holds fewer ids than a list announces.
+    /// The message holds fewer ids than the list announces.
     IdListTruncated(u64),
-    /// A range ends below its beginning. Only an initiator refuses it.
+    /// A range ends below its lower bound. Only an initiator refuses it.
     BackwardBound,
 }
 
@@ -103,20 +101,20 @@ impl core::error::Error for DecodeFault {}
 /// One range of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Range<'a> {
-    /// Where it ends, and the next one begins.
+    /// The upper bound: the next range begins here.
     pub upper: Bound,
-    /// What it says.
+    /// The content of the range.
     pub payload: Payload<'a>,
 }
 
-/// What a range says about the items in it.
+/// The content of a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Payload<'a> {
-    /// Nothing: leave them as they are.
+    /// No statement: the range needs no work.
     Skip,
-    /// The sender's items there have this fingerprint.
+    /// The fingerprint of the sender's items in the range.
     Fingerprint(Fingerprint),
-    /// These are the ids of all the sender's items there.
+    /// The ids of all the sender's items in the range.
     IdList(&'a [[u8; 32]]),
 }
 
@@ -129,7 +127,7 @@ const MODE_ID_LIST: u8 = 2;
 pub struct Decoder<'a> {
     rest: &'a [u8],
     offset: usize,
-    /// Times are sent as the difference from the bound before.
+    /// A time is sent as the difference to the previous bound.
     last_created_at: u64,
 }
 
@@ -137,8 +135,8 @@ impl<'a> Decoder<'a> {
     /// Checks the version byte of `message`.
     ///
     /// # Errors
-    /// [`DecodeFault::Empty`], [`DecodeFault::NotNegentropy`] and [`DecodeFault::OtherVersion`];
-    /// a responder answers the last with the version it does speak.
+    /// [`DecodeFault::Empty`], [`DecodeFault::NotNegentropy`] and [`DecodeFault::OtherVersion`]; a
+    /// responder answers the last one with the version that it supports.
     pub fn new(message: &'a [u8]) -> Result<Self, MessageError> {
         let fault = match message.split_first() {
             Some((&PROTOCOL_VERSION, rest)) => {
@@ -151,7 +149,7 @@ impl<'a> Decoder<'a> {
         Err(MessageError { offset: 0, fault })
     }
 
-    /// How many bytes have been read: where the next range begins.
+    /// The number of bytes read: the offset of the next range.
     #[must_use]
     pub fn offset(&self) -> usize {
         self.offset
@@ -206,7 +204,7 @@ impl<'a> Decoder<'a> {
         Ok(Payload::IdList(ids))
     }
 
-    /// Base 128, most significant digit first, in as few digits as will do.
+    /// Base 128, most significant digit first, in the fewest possible digits.
     fn varint(&mut self) -> Result<u64, MessageError> {
         let offset = self.offset;
         let wrong = |fault| MessageError { offset, fault };
@@ -251,13 +249,13 @@ impl<'a> Iterator for Decoder<'a> {
     }
 }
 
-/// A message of an initiator that was read to its end, so that it is known to be valid before a set
-/// is built to answer it.
+/// A message of an initiator, decoded to its end. A caller can validate it before it builds the set
+/// that answers it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WholeMessage<'a> {
     /// Its ranges, in order.
     Ranges(Vec<Range<'a>>),
-    /// The initiator speaks another version of negentropy. The answer names ours.
+    /// The initiator uses another version of negentropy. The answer names ours.
     OtherVersion,
 }
 
@@ -265,7 +263,7 @@ impl<'a> WholeMessage<'a> {
     /// Reads `message`.
     ///
     /// # Errors
-    /// What is wrong with it, and where.
+    /// The message is malformed; the error names the fault and its offset.
     pub fn read(message: &'a [u8]) -> Result<Self, MessageError> {
         match Decoder::new(message) {
             Ok(ranges) => ranges.collect::<Result<_, _>>().map(Self::Ranges),
@@ -282,7 +280,7 @@ pub struct Encoder {
     last_created_at: u64,
 }
 
-/// A place in a message that is being written, to go back to.
+/// A position in a message that is being written, to which it can be truncated.
 #[derive(Clone, Copy, Debug)]
 pub struct EncoderMark {
     len: usize,
@@ -296,13 +294,13 @@ impl Default for Encoder {
 }
 
 impl Encoder {
-    /// A message of no ranges.
+    /// A message without ranges.
     #[must_use]
     pub fn new() -> Self {
         Self { message: vec![PROTOCOL_VERSION], last_created_at: 0 }
     }
 
-    /// How many bytes have been written.
+    /// The number of bytes written.
     #[must_use]
     pub fn message_bytes(&self) -> usize {
         self.message.len()
@@ -314,13 +312,13 @@ impl Encoder {
         self.message
     }
 
-    /// Where the message stands now.
+    /// The current end of the message.
     #[must_use]
     pub fn mark(&self) -> EncoderMark {
         EncoderMark { len: self.message.len(), last_created_at: self.last_created_at }
     }
 
-    /// Takes back all that was written since `mark`.
+    /// Removes everything written since `mark`.
     pub fn go_back(&mut self, mark: EncoderMark) {
         self.message.truncate(mark.len);
         self.last_created_at = mark.last_created_at;
@@ -339,8 +337,8 @@ impl Encoder {
         self.message.extend_from_slice(fingerprint);
     }
 
-    /// Begins an IdList range up to `upper`, which `count` calls of
-    /// [`Encoder::id`] complete.
+    /// Begins an IdList range up to `upper`. The caller must follow it with `count` calls of
+    /// [`Encoder::id`].
     pub fn id_list(&mut self, upper: &Bound, count: usize) {
         self.bound(upper);
         self.message.push(MODE_ID_LIST);
@@ -348,7 +346,7 @@ impl Encoder {
         self.message.reserve(count.saturating_mul(32));
     }
 
-    /// Writes one id of the list that was begun.
+    /// Writes one id of the list that was begun last.
     pub fn id(&mut self, id: &[u8; 32]) {
         self.message.extend_from_slice(id);
     }

@@ -1,4 +1,4 @@
-//! Our sets behind the `negentropy` crate's engine.
+//! Our range sets as storage of the `negentropy` crate's engine.
 
 use crate::item::Item;
 use crate::range_set::RangeSet;

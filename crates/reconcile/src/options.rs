@@ -1,55 +1,51 @@
-//! How an initiator asks, what it says after each answer, and why it ends early.
+//! Options of an initiator, its next step after each answer, and its errors.
 
 use super::message::MessageError;
 use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU64;
 
-/// How an initiator asks. All sizes are bytes of negentropy messages, before
-/// hex.
+/// How an initiator asks. All sizes are bytes of negentropy messages, before hex encoding.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct InitiatorOptions {
-    /// Who chooses what to ask.
+    /// The rule that chooses the questions.
     pub rule: Rule,
-    /// The longest message to send; 0 is no limit.
+    /// Maximum length of a message; 0 is unlimited.
     pub frame_limit_bytes: usize,
-    /// The longest first message, which shares a frame with the filter; 0 is
-    /// that of the others. Adaptive only.
+    /// Maximum length of the first message, which shares a frame with the filter; 0 means
+    /// `frame_limit_bytes`. Adaptive only.
     pub opening_limit_bytes: usize,
-    /// The longest answer that the peer sends, if it is known; else it is
-    /// learnt. Adaptive only.
+    /// Maximum length of the peer's answers, if known; otherwise it is learned. Adaptive only.
     pub reply_limit_bytes: Option<usize>,
-    /// The time, in seconds, up to which both sides were equal when they last
-    /// met: what differs is expected to be newer. Adaptive only.
+    /// The time, in seconds, up to which both sides were equal at the last sync. Differences are
+    /// expected to be newer. Adaptive only.
     pub sync_mark: Option<u64>,
-    /// The `since` of the window that both sets are cut to, in seconds: no bound
-    /// is sent that lies below it. Adaptive only.
+    /// The `since` of the window to which both sets are cut, in seconds: no bound below it is sent.
+    /// Adaptive only.
     pub since: Option<u64>,
-    /// Tell also in which time buckets the differences lie, all of this many
-    /// seconds; see [`Difference::time_buckets`](super::Difference::time_buckets). Costs a fingerprint for each time bucket in which
-    /// we hold something, and sets the sync mark aside. Adaptive only.
+    /// Length in seconds of the time buckets by which differences are counted; see
+    /// [`Difference::time_buckets`](super::Difference::time_buckets). Costs one fingerprint for
+    /// each time bucket in which we hold items, and disables the sync mark. Adaptive only.
     pub time_bucket_s: Option<NonZeroU64>,
-    /// Whether the peer may be asked for its list with a list of no ids. Every
-    /// known responder may. Not with the reference rule.
+    /// Whether the peer may be asked for a list with an empty IdList. All known responders support
+    /// this. Not used by the reference rule.
     pub empty_id_lists: bool,
-    /// Divide ranges at random, by this seed, and not evenly: a session that
-    /// proves what another one found compares ranges of its own. Adaptive only.
+    /// Seed for random bounds instead of even ones: a session that verifies an earlier session then
+    /// compares other ranges. Adaptive only.
     pub bounds_seed: Option<u64>,
 }
 
-/// Who chooses what to ask.
+/// The rule that chooses the questions.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Rule {
-    /// Fewest round trips, then fewest bytes; settles every range once.
+    /// Fewest round trips, then fewest bytes. Settles each range once.
     #[default]
     Adaptive,
-    /// Id lists of everything, 32 bytes an id: no fingerprint is sent, and none
-    /// is believed. For those who do not trust sums that an attacker can make
-    /// collide.
+    /// Id lists of the whole set, 32 bytes an id. No fingerprint is sent, and none is trusted. For
+    /// callers that do not trust sums, which an attacker can make collide.
     Exact,
-    /// The messages of the reference implementations, byte for byte. Where
-    /// frames are cut it may find an id twice, and believes closing
-    /// fingerprints that some responders get wrong.
+    /// The messages of the reference implementations, byte for byte. Where frames are cut it may
+    /// find an id twice, and it trusts closing fingerprints that some responders compute wrongly.
     Reference,
 }
 
@@ -70,38 +66,37 @@ impl Default for InitiatorOptions {
 }
 
 impl InitiatorOptions {
-    /// Ask as the reference implementations do, in messages of at most
-    /// `frame_limit_bytes`; 0 is no limit.
+    /// Options that ask like the reference implementations, in messages of at most
+    /// `frame_limit_bytes`; 0 is unlimited.
     #[must_use]
     pub fn reference(frame_limit_bytes: usize) -> Self {
         Self { rule: Rule::Reference, frame_limit_bytes, ..Self::default() }
     }
 }
 
-/// What to do after a message has been received.
+/// The next step after a message was received.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum InitiatorStep {
     /// Send this message.
     Send(Vec<u8>),
-    /// Nothing: all differences have been found.
+    /// The session is complete: all differences were found.
     Done,
 }
 
-/// Why a session is over before all differences were found. What was found is
-/// true and stands.
+/// Why a session ended early. The differences found until then are valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum InitiatorError {
-    /// The peer's message cannot be read.
+    /// The peer's message is malformed.
     Message(MessageError),
-    /// The peer does not answer what it is asked.
+    /// The peer's answers make no progress.
     NoProgress {
-        /// How many in a row.
+        /// The number of such answers in a row.
         answers: u32,
     },
-    /// The peer's answers divide the set beyond reason.
+    /// The peer's answers divide the set into too many ranges.
     TooManyRanges {
-        /// How many may be.
+        /// The maximum number of pending ranges.
         limit: usize,
     },
 }

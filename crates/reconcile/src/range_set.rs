@@ -1,28 +1,28 @@
-//! The boundary between the protocol and whatever holds the items.
+//! The interface between the protocol and the storage of items.
 
 use super::fingerprint::{Fingerprint, Sum};
 use crate::item::Item;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// A point between items: everything below it is on the left (negentropy v1,
-/// "Bound"). The id is a prefix, filled with zeros.
+/// A point between items: all lower items are on its left (negentropy v1, "Bound"). The id is a
+/// prefix, padded with zeros.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bound {
-    /// The least item that lies to the right of the bound.
+    /// The lowest item that lies to the right of the bound.
     pub item: Item,
-    /// How many bytes of the id are sent, 0 to 32; the rest are zero.
+    /// Length of the id prefix that is sent, 0 to 32 bytes; the remaining bytes are zero.
     pub id_len: u8,
 }
 
 impl Bound {
-    /// Below every item: where the first range of a message begins.
+    /// Below every item: the lower bound of a message's first range.
     pub const START: Self = Self::at(0);
 
-    /// Above every item: where the last range of a message may end.
+    /// Above every item: the highest possible upper bound of a message's last range.
     pub const INFINITY: Self = Self::at(u64::MAX);
 
-    /// Below every item made at `created_at` or later.
+    /// Below every item with this `created_at` or a later one.
     #[must_use]
     pub const fn at(created_at: u64) -> Self {
         Self { item: Item::new(created_at, [0; 32]), id_len: 0 }
@@ -34,8 +34,8 @@ impl Bound {
         Self { item, id_len: 32 }
     }
 
-    /// The shortest bound that has `left` on its left and `right` on its right,
-    /// for `left` less than `right`.
+    /// The shortest bound with `left` on its left and `right` on its right. `left` must be less
+    /// than `right`.
     #[must_use]
     pub fn between(left: &Item, right: &Item) -> Self {
         if left.created_at != right.created_at {
@@ -51,10 +51,10 @@ impl Bound {
     }
 }
 
-/// A point of a set: between the items below it and the one at its rank.
+/// A position in a set: between the items below it and the item at its rank.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RangePosition {
-    /// How many items are below.
+    /// The number of items below the position.
     pub rank: usize,
     /// The sum of their ids.
     pub sum: Sum,
@@ -72,13 +72,12 @@ impl RangePosition {
 
 /// A complete, immutable, ordered set of items that a session answers from.
 ///
-/// Ranks count from 0 in item order. A range that reaches past the end is cut
-/// to the set: no call panics.
+/// Ranks count from 0 in item order. A range that exceeds the set is cut to it; no call panics.
 pub trait RangeSet {
-    /// How many items there are.
+    /// The number of items.
     fn len(&self) -> usize;
 
-    /// Whether there are none.
+    /// Whether the set is empty.
     fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -86,10 +85,10 @@ pub trait RangeSet {
     /// The item at `rank`, or `None` from `len` on.
     fn item(&self, rank: usize) -> Option<Item>;
 
-    /// How many items are less than `item`: the rank of the first that is not.
+    /// The number of items less than `item`: the rank of the first item that is not less.
     fn lower_bound(&self, item: &Item) -> usize;
 
-    /// The sum of the ids below `rank`.
+    /// The sum of the ids at ranks below `rank`.
     fn sum_below(&self, rank: usize) -> Sum;
 
     /// Calls `visit` with each item at `ranks`, in order.
@@ -105,38 +104,38 @@ pub trait RangeSet {
         sum
     }
 
-    /// Where each of `items` is, or would be. Responders ask this of the bounds
-    /// of a message, which mostly ascend: a set that finds one from the one
-    /// before it should.
+    /// The position of each of `items`. Responders call this with the bounds of a message, which
+    /// mostly ascend: an implementation should search for each item from the position of the
+    /// previous one.
     fn places(&self, items: &[Item]) -> Vec<RangePosition> {
         items.iter().map(|item| self.place(item)).collect()
     }
 
-    /// The bound at each of `ranks`, as [`RangeSet::bound_at`] has it, and the
-    /// sum below; mostly asked for ranks that ascend.
+    /// The bound at each of `ranks` (see [`RangeSet::bound_at`]) and the sum of the ids below it.
+    /// The ranks mostly ascend.
     fn cuts(&self, ranks: &[usize]) -> Vec<(Bound, Sum)> {
         ranks.iter().map(|rank| self.cut(*rank)).collect()
     }
 
-    /// Where `item` is, or would be.
+    /// The position of `item`, whether or not the set has it.
     fn place(&self, item: &Item) -> RangePosition {
         let rank = self.lower_bound(item);
         RangePosition { rank, sum: self.sum_below(rank) }
     }
 
-    /// The bound at `rank` and the sum below.
+    /// The bound at `rank` and the sum of the ids below it.
     fn cut(&self, rank: usize) -> (Bound, Sum) {
         (self.bound_at(rank), self.sum_below(rank))
     }
 
-    /// The fingerprint of the items at `ranks`, which lie within the set.
+    /// The fingerprint of the items at `ranks`, which must lie within the set.
     fn fingerprint(&self, ranks: Range<usize>) -> Fingerprint {
         let count = ranks.len();
         self.sum(ranks).fingerprint(count)
     }
 
-    /// The shortest bound between the item before `rank` and the one at
-    /// `rank`; the start before the first, infinity after the last.
+    /// The shortest bound between the item before `rank` and the item at `rank`: [`Bound::START`]
+    /// before the first item, [`Bound::INFINITY`] after the last.
     fn bound_at(&self, rank: usize) -> Bound {
         let Some(left) = rank.checked_sub(1).and_then(|left| self.item(left)) else {
             return Bound::START;

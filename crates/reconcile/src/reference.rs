@@ -1,12 +1,10 @@
-//! What the reference implementations do with a message, range by range, for
-//! both roles: split a range whose fingerprint differs, list a small one, cut
-//! the frame when it is full. Byte for byte the message that the `negentropy`
-//! crate writes.
+//! The message handling of the reference implementations, range by range, for both roles: split a
+//! range whose fingerprint differs, list a small one, cut the frame when it is full. The output
+//! equals that of the `negentropy` crate byte for byte.
 //!
-//! Work on one message is linear in its length, with `log n` for each range:
-//! ranges never overlap (one that ends below its beginning is empty), so that
-//! a peer cannot have the same items listed twice, and a full frame ends the
-//! reading.
+//! The work for one message is linear in its length, with `log n` for each range. Ranges never
+//! overlap (one that ends below its lower bound is empty), so a peer cannot have the same items
+//! listed twice. Reading stops when the frame is full.
 
 use super::difference::Difference;
 use super::fingerprint::{Fingerprint, Sum};
@@ -17,23 +15,23 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::ops::Range;
 
-/// Into how many buckets a range that differs is split.
+/// Buckets into which a differing range is split.
 pub(super) const BUCKETS: usize = 16;
 
 /// A range of fewer items than this is listed rather than split.
 pub(super) const LIST_BELOW_ITEMS: usize = 2 * BUCKETS;
 
-/// The least frame limit: what a split and the closing range always fit in.
+/// Minimum frame limit: a split and the closing range always fit in it.
 pub const FRAME_LIMIT_MIN_BYTES: usize = 4096;
 
-/// What a frame keeps free for the closing range.
+/// Bytes of a frame that are reserved for the closing range.
 const FRAME_RESERVE_BYTES: usize = 200;
 
-/// A frame limit that cannot be kept.
+/// A frame limit below the minimum.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FrameLimitError {
-    /// The limit that was asked for.
+    /// The requested limit.
     pub limit_bytes: usize,
 }
 
@@ -46,15 +44,15 @@ impl fmt::Display for FrameLimitError {
 
 impl core::error::Error for FrameLimitError {}
 
-/// How long a message may get.
+/// The maximum length of a message.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct FrameLimit {
-    /// The length from which on a message is full, in bytes.
+    /// A message longer than this is full, in bytes.
     full_above: usize,
 }
 
 impl FrameLimit {
-    /// `limit_bytes`, with 0 for none.
+    /// A limit of `limit_bytes`; 0 is unlimited.
     pub(super) fn new(limit_bytes: usize) -> Result<Self, FrameLimitError> {
         match limit_bytes {
             0 => Ok(Self { full_above: usize::MAX }),
@@ -63,13 +61,13 @@ impl FrameLimit {
         }
     }
 
-    /// Whether a message of `len` bytes takes no more.
+    /// Whether a message of `len` bytes is full.
     pub(super) fn is_full(self, len: usize) -> bool {
         len > self.full_above
     }
 
-    /// How many ids a message of `len` bytes still takes: it is full after the
-    /// one that passes the limit.
+    /// The number of ids that still fit in a message of `len` bytes. The id that passes the limit
+    /// is the last one.
     fn ids_that_fit(self, len: usize) -> usize {
         self.full_above.checked_sub(len).map_or(0, |room| room / 32 + 1)
     }
@@ -82,8 +80,8 @@ pub(super) fn opening<S: RangeSet>(set: &S) -> Vec<u8> {
     out.finish()
 }
 
-/// The answer to `message`. An initiator passes `found`, and reads the lists in
-/// the message instead of answering them.
+/// The answer to `message`. An initiator passes `found`; the lists in the message are then read
+/// instead of answered.
 pub(super) fn reply<'a, S: RangeSet>(
     set: &S,
     limit: FrameLimit,
@@ -93,8 +91,7 @@ pub(super) fn reply<'a, S: RangeSet>(
     let mut out = Encoder::new();
     let mut lower_bound = Bound::START;
     let mut skipping = false;
-    // Where the ranges written so far end, as a rank: the closing range of a
-    // full frame begins there.
+    // Rank at which the ranges written so far end: the closing range of a full frame begins there.
     let mut answered = 0;
 
     for found_range in Placed::new(set, message) {
@@ -142,28 +139,28 @@ pub(super) fn reply<'a, S: RangeSet>(
     Ok(out.finish())
 }
 
-/// A range of a message, and what the set holds there.
+/// A range of a message, with the set's items in it.
 struct PositionedRange<'a> {
     range: message::Range<'a>,
-    /// Where it begins and ends, as ranks.
+    /// Lower and upper end, as ranks.
     lower: usize,
     upper: usize,
-    /// Whether it is a fingerprint and the set's is the same.
+    /// Whether the range is a fingerprint equal to that of the set.
     is_equal: bool,
 }
 
-/// The ranges of a message with their places in the set, looked up a few at a
-/// time: what memory and hashing keep waiting then waits together.
+/// The ranges of a message with their positions in the set. A few are looked up at a time, so that
+/// their memory accesses and hashes overlap.
 struct Placed<'s, 'a, S, M> {
     set: &'s S,
     message: M,
     lower: RangePosition,
     ahead: alloc::vec::IntoIter<PositionedRange<'a>>,
-    /// What is wrong with the range after those.
+    /// The error of the range after those, if it is malformed.
     wrong: Option<MessageError>,
 }
 
-/// How many ranges are looked up together.
+/// Number of ranges that are looked up together.
 const RANGES_AHEAD: usize = 32;
 
 impl<'s, 'a, S: RangeSet, M> Placed<'s, 'a, S, M>
@@ -185,7 +182,7 @@ where
         }
         let bounds: Vec<Item> = ranges.iter().map(|range| range.upper.item).collect();
         let found = ranges.into_iter().zip(self.set.places(&bounds)).map(|(range, upper)| {
-            // A range that ends below its beginning is empty.
+            // A range that ends below its lower bound is empty.
             let upper = if upper.rank < self.lower.rank { self.lower } else { upper };
             let lower = core::mem::replace(&mut self.lower, upper);
             let is_equal = match range.payload {
@@ -212,8 +209,7 @@ where
     }
 }
 
-/// Lists the items at `ranks` below rank `fit`, and returns the rank where the
-/// list ends.
+/// Lists the items at `ranks` up to rank `fit`. Returns the rank at which the list ends.
 fn list<S: RangeSet>(
     set: &S,
     out: &mut Encoder,
@@ -222,7 +218,7 @@ fn list<S: RangeSet>(
     upper: &Bound,
 ) -> usize {
     let end = ranks.end.min(fit);
-    // A list that is cut ends just below the first item that is not in it.
+    // A cut list ends just below the first item that it leaves out.
     let cut = if end < ranks.end { set.item(end) } else { None };
     let upper = cut.map_or(*upper, Bound::below);
     out.id_list(&upper, end - ranks.start);
@@ -230,8 +226,8 @@ fn list<S: RangeSet>(
     end
 }
 
-/// Writes the items at `ranks`, up to `upper`: a list of few, else the
-/// fingerprints of equal buckets.
+/// Writes the items at `ranks`, up to `upper`: as a list if they are few, otherwise as fingerprints
+/// of equal buckets.
 fn split<S: RangeSet>(set: &S, out: &mut Encoder, ranks: Range<usize>, upper: &Bound) {
     if ranks.len() < LIST_BELOW_ITEMS {
         list(set, out, ranks.clone(), ranks.end, upper);
@@ -251,8 +247,8 @@ pub(super) struct SplitBucket {
     pub(super) fingerprint: Fingerprint,
 }
 
-/// Splits `ranks`, which hold at least `count` items, into `count` buckets of
-/// equal size; the first ones take one more where it does not divide.
+/// Splits `ranks`, which must hold at least `count` items, into `count` buckets of equal size. If
+/// it does not divide evenly, the first buckets hold one item more.
 pub(super) fn buckets<S: RangeSet>(
     set: &S,
     ranks: Range<usize>,
@@ -262,13 +258,13 @@ pub(super) fn buckets<S: RangeSet>(
     buckets_between(set, &even_ends(&ranks, count), upper)
 }
 
-/// Where the `count` buckets of equal size begin, and the end of the last.
+/// The ends of `count` buckets of equal size.
 pub(super) fn even_ends(ranks: &Range<usize>, count: usize) -> Vec<usize> {
     let (size, larger) = (ranks.len() / count, ranks.len() % count);
     (0..=count).map(|index| ranks.start + index * size + index.min(larger)).collect()
 }
 
-/// The buckets between each of `ends`, which ascend, and the next; the last one ends at `upper`.
+/// The buckets between each of the ascending `ends` and the next; the last one ends at `upper`.
 pub(super) fn buckets_between<S: RangeSet>(
     set: &S,
     ends: &[usize],

@@ -1,10 +1,10 @@
-//! Sessions for those who bring their own transport: packets in, packets out, by peer and for
-//! both roles. Like the rest of [`reconcile`](super) it has no clock, socket or task: whoever owns
-//! it says what time it is and carries the packets.
+//! Sessions over any transport: packets in, packets out, by peer and for both roles. Like the rest
+//! of this crate it has no clock, socket or task: the caller passes the time and carries the
+//! packets.
 //!
-//! Two peers may begin a session with each other at the same moment: what we ask and what we
-//! answer are kept apart. One may begin anew at any time, even after it has forgotten everything:
-//! each session has a number, and a packet of another number is stale.
+//! Two peers may open a session with each other at the same time: the sessions that we open and the
+//! sessions that peers open are kept apart. A peer may restart at any time, even after losing its
+//! state: each session has a number, and a packet with another number is stale.
 
 use super::difference::Difference;
 use super::initiator::Initiator;
@@ -17,32 +17,32 @@ use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 use core::fmt;
 
-/// What sessions may take.
+/// Limits of the sessions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionLimits {
-    /// The most sessions of each role.
+    /// Maximum number of sessions in each role.
     pub sessions: usize,
-    /// How long a session may be idle, in the seconds that the caller counts.
+    /// Maximum idle time of a session, in seconds of the caller's clock.
     pub idle_s: u64,
-    /// The longest message to answer with, in bytes; 0 is no limit.
+    /// Maximum length of an answer, in bytes; 0 is unlimited.
     pub frame_limit_bytes: usize,
 }
 
 impl SessionLimits {
-    /// The same limits, for so many sessions of each role at most.
+    /// The same limits with another maximum number of sessions in each role.
     #[must_use]
     pub const fn with_sessions(self, sessions: usize) -> Self {
         Self { sessions, ..self }
     }
 
-    /// The same limits, for sessions that are idle for so many seconds at most.
+    /// The same limits with another maximum idle time, in seconds.
     #[must_use]
     pub const fn with_idle_s(self, idle_s: u64) -> Self {
         Self { idle_s, ..self }
     }
 
-    /// The same limits, for answers of so many bytes at most; 0 is no limit.
+    /// The same limits with another maximum length of answers, in bytes; 0 is unlimited.
     #[must_use]
     pub const fn with_frame_limit_bytes(self, frame_limit_bytes: usize) -> Self {
         Self { frame_limit_bytes, ..self }
@@ -55,7 +55,7 @@ impl Default for SessionLimits {
     }
 }
 
-/// What a packet is.
+/// The kind of a packet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PacketKind {
     /// The initiator's first message.
@@ -64,20 +64,20 @@ pub enum PacketKind {
     Question,
     /// A message of the responder.
     Answer,
-    /// The initiator needs nothing more.
+    /// The initiator has finished.
     Close,
-    /// The responder has no such session, or no room for one.
+    /// The responder has no such session, or no free slot for one.
     Refused,
 }
 
-/// What travels between two peers.
+/// A message between two peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Packet {
-    /// What it is.
+    /// The kind of the packet.
     pub kind: PacketKind,
-    /// The session's number, which its initiator has chosen.
+    /// The session number, chosen by its initiator.
     pub session: u64,
-    /// A negentropy message, or nothing.
+    /// A negentropy message, or empty.
     pub payload: Vec<u8>,
 }
 
@@ -86,8 +86,8 @@ impl Packet {
         Self { kind, session, payload: Vec::new() }
     }
 
-    /// The packet as bytes: a byte for the kind, eight for the session, big end first, then the
-    /// payload.
+    /// The packet as bytes: one byte for the kind, eight for the session number (big-endian), then
+    /// the payload.
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(9 + self.payload.len());
@@ -103,7 +103,7 @@ impl Packet {
         bytes
     }
 
-    /// Reads a packet; `None` when it is none.
+    /// Reads a packet; `None` if `bytes` are not a packet.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (kind, rest) = bytes.split_first()?;
@@ -120,39 +120,39 @@ impl Packet {
     }
 }
 
-/// What sessions have done since the beginning.
+/// Totals over all sessions since the start.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SessionStatistics {
-    /// Sessions that were begun, by us or by a peer.
+    /// Sessions that were opened, by us or by a peer.
     pub started: u64,
-    /// Sessions of ours that found everything.
+    /// Our sessions that found all differences.
     pub completed: u64,
-    /// Sessions that ended by an error, were refused, cancelled, replaced or idle for too long.
+    /// Sessions that ended early: failed, refused, cancelled, replaced or idle for too long.
     pub abandoned: u64,
-    /// Ids found that only we have.
+    /// Found ids that only we have.
     pub have: u64,
-    /// Ids found that only the peer has.
+    /// Found ids that only the peer has.
     pub need: u64,
     /// Bytes of negentropy messages sent.
     pub bytes_sent: u64,
     /// Bytes of negentropy messages received.
     pub bytes_received: u64,
-    /// Questions of ours that were answered.
+    /// Our questions that were answered.
     pub round_trips: u64,
 }
 
-/// What came of a packet.
+/// The result of receiving a packet.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PacketOutcome {
-    /// What to send to the peer.
+    /// The packet to send to the peer.
     pub reply: Option<Packet>,
-    /// What the packet has shown: have and need, as soon as they are known.
+    /// The differences that the packet showed.
     pub found: Difference,
-    /// How our own session with the peer has ended, if it has.
+    /// How our own session with the peer ended, if it did.
     pub ended: Option<SessionEnd>,
-    /// What is wrong with the peer's question, when it was refused for that.
+    /// The fault in the peer's question, if the question was refused as malformed.
     pub fault: Option<MessageError>,
 }
 
@@ -160,34 +160,34 @@ pub struct PacketOutcome {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SessionEnd {
-    /// Everything that differs has been found.
+    /// All differences were found.
     Complete,
-    /// The peer refused.
+    /// The peer refused the session.
     Refused,
-    /// The peer's answers lead nowhere.
+    /// The peer's answers were malformed or made no progress.
     Failed(InitiatorError),
 }
 
-/// The peers of sessions that were idle for too long.
+/// The peers whose sessions were idle for too long.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ExpiredSessions<P> {
-    /// Those that we asked.
+    /// Peers of sessions that we opened.
     pub asking: Vec<P>,
-    /// Those that asked us.
+    /// Peers of sessions that the peer opened.
     pub answering: Vec<P>,
 }
 
-/// Why a session could not begin.
+/// Why a session could not be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There are too many.
+    /// The maximum number of sessions is reached.
     TooMany {
-        /// How many there may be.
+        /// The maximum number of sessions.
         limit: usize,
     },
-    /// The options cannot be kept.
+    /// The options contain an invalid frame limit.
     FrameLimit(FrameLimitError),
 }
 
@@ -240,8 +240,8 @@ struct AnsweredSession<S> {
 }
 
 impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
-    /// No sessions yet. `first_number` must not be one that an earlier run has used with the same
-    /// peers a moment ago: the time in microseconds, say, or a random number.
+    /// No sessions. `first_number` must differ from the numbers that an earlier run used with the
+    /// same peers shortly before: use, for example, the time in microseconds or a random number.
     #[must_use]
     pub fn new(limits: SessionLimits, first_number: u64) -> Self {
         Self {
@@ -253,10 +253,11 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
         }
     }
 
-    /// Begins to ask a peer what differs from `set`; an earlier session of ours with it ends.
+    /// Opens a session that finds how a peer's set differs from `set`. An earlier session of ours
+    /// with the peer ends.
     ///
     /// # Errors
-    /// When there are too many sessions or the options cannot be kept.
+    /// [`OpenError`] when there are too many sessions or the options are invalid.
     pub fn open(
         &mut self,
         peer: P,
@@ -282,8 +283,8 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
         Ok(self.sending(Packet { kind: PacketKind::Open, session: number, payload }))
     }
 
-    /// Takes a packet of a peer. `set` is asked for only when the peer opens a session: it is what
-    /// the whole session answers from, or `None` to refuse it.
+    /// Handles a packet of a peer. `set` is called only when the peer opens a session. It returns
+    /// the set that answers the whole session, or `None` to refuse the session.
     pub fn receive(
         &mut self,
         peer: &P,
@@ -304,20 +305,20 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
         }
     }
 
-    /// Ends our session with a peer. Returns what to tell it, if there was one.
+    /// Ends our session with a peer. Returns the packet to send to it, if there was a session.
     pub fn cancel(&mut self, peer: &P) -> Option<Packet> {
         let asking = self.asking.remove(peer)?;
         self.statistics.abandoned += 1;
         Some(Packet::empty(PacketKind::Close, asking.number))
     }
 
-    /// Forgets a peer that is gone: both its sessions and ours with it.
+    /// Removes a peer that is gone, with the sessions of both roles.
     pub fn forget(&mut self, peer: &P) {
         self.statistics.abandoned += u64::from(self.asking.remove(peer).is_some());
         self.answering.remove(peer);
     }
 
-    /// Ends the sessions that have been idle for too long, and says whose they were.
+    /// Ends the sessions that were idle for too long, and returns their peers.
     pub fn expire(&mut self, now_s: u64) -> ExpiredSessions<P> {
         let idle_s = self.limits.idle_s;
         let is_idle = |heard_s: u64| now_s.saturating_sub(heard_s) >= idle_s;
@@ -328,34 +329,34 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
         ExpiredSessions { asking, answering: answering.map(|(peer, _)| peer).collect() }
     }
 
-    /// Puts other limits in force. Sessions that are open stay, also where they are too many now,
-    /// and keep the length of their messages.
+    /// Sets other limits. Open sessions stay, even above the new maximum, and keep their message
+    /// length.
     pub fn set_limits(&mut self, limits: SessionLimits) {
         self.limits = limits;
     }
 
-    /// How many sessions of peers are open.
+    /// The number of open sessions that peers opened.
     #[must_use]
     pub fn answering_len(&self) -> usize {
         self.answering.len()
     }
 
-    /// Whether a session that this peer opens will be answered.
+    /// Whether a session would be accepted if this peer opened one.
     pub fn has_room_for(&self, peer: &P) -> bool {
         self.answering.len() < self.limits.sessions || self.answering.contains_key(peer)
     }
 
-    /// Our side of the session in which we ask this peer.
+    /// The initiator of our session with this peer.
     pub fn asking(&self, peer: &P) -> Option<&Initiator<S>> {
         self.asking.get(peer).map(|asking| &asking.initiator)
     }
 
-    /// Whether we are asking this peer.
+    /// Whether we have a session open with this peer.
     pub fn is_asking(&self, peer: &P) -> bool {
         self.asking.contains_key(peer)
     }
 
-    /// What sessions have done since the beginning.
+    /// Totals over all sessions since the start.
     #[must_use]
     pub fn statistics(&self) -> SessionStatistics {
         self.statistics
@@ -403,7 +404,7 @@ impl<P: Clone + Ord, S: RangeSet> Sessions<P, S> {
 
     fn answered(&mut self, peer: &P, packet: &Packet, now_s: u64) -> PacketOutcome {
         let session = packet.session;
-        // A stale answer says nothing.
+        // A stale answer is ignored.
         let Some(asking) = self.asking.get_mut(peer).filter(|it| it.number == session) else {
             return PacketOutcome::default();
         };

@@ -1,4 +1,4 @@
-//! The plainest range set: a sorted vector beside the running sums of its ids.
+//! The simplest range set: a sorted vector with the running sums of its ids.
 
 use super::fingerprint::Sum;
 use super::range_set::RangeSet;
@@ -6,9 +6,9 @@ use crate::item::Item;
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Items in order with the sum of all that come before each: any range sum is
-/// one subtraction. 72 bytes an item. For sets that are built once and thrown
-/// away; a set that changes belongs in `index::tree`.
+/// Sorted items, each with the sum of all ids up to it: the sum of any range is one subtraction. 72
+/// bytes an item. For sets that are built once and dropped; use `index::tree` for a set that
+/// changes.
 #[derive(Clone, Debug, Default)]
 pub struct SortedItems {
     items: Vec<Item>,
@@ -17,7 +17,7 @@ pub struct SortedItems {
 }
 
 impl SortedItems {
-    /// The items of `items` in order, each once.
+    /// Sorts `items` and removes duplicates.
     #[must_use]
     pub fn new(mut items: Vec<Item>) -> Self {
         items.sort_unstable();

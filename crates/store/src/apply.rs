@@ -1,5 +1,5 @@
-//! What an event does to the SQLite store: fetches what [`rules`](super::rules) have to know, and writes what they
-//! decide. And how stored events are taken out.
+//! Applies events to the SQLite store: fetches what [`rules`](super::rules) need, and writes what
+//! they decide. Also removes stored events.
 
 use super::change::{Step, StoredEvent, Written};
 use super::deletion;
@@ -12,13 +12,13 @@ use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::sync::Arc;
 
-/// What the writer knows beside the tables.
+/// State of the rules that the writer keeps beside the tables.
 pub(super) struct RuleMemory {
     pub(super) vanishing: Vanishing,
     pub(super) retaining: Retaining,
 }
 
-/// Applies one event inside the open transaction and notes in `change` what it did.
+/// Applies one event inside the open transaction and records the effect in `change`.
 pub(super) fn apply(
     connection: &Connection,
     event: VerifiedEvent,
@@ -56,7 +56,7 @@ pub(super) fn apply(
     }
 }
 
-/// What the store knows that bears on the event.
+/// The stored facts that affect the event.
 fn known(
     connection: &Connection,
     event: &Event,
@@ -86,11 +86,11 @@ fn known(
     })
 }
 
-/// What the tables hold under an event's id. One statement reads it: for nearly every event that is all
-/// there is to know.
+/// The rows stored under an event's id. One statement reads them; for nearly every event nothing
+/// else is needed.
 struct NamedId {
     by_operator: bool,
-    // By a deletion request, whoever's.
+    // By a deletion request of any author.
     by_request: bool,
     is_stored: bool,
 }
@@ -123,7 +123,7 @@ fn stored_at_address(
         .optional()
 }
 
-/// Writes an event that is not there, and follows it where it is a request.
+/// Writes a new event, and follows it if it is a request.
 fn store(
     connection: &Connection,
     event: Event,
@@ -142,11 +142,11 @@ fn store(
     Ok(())
 }
 
-/// How many stored events are read at a time in order to be removed: each may be as long as an event
-/// can be.
+/// Stored events that are read at a time for removal: each may have the maximum length.
 pub(super) const REMOVED_AT_ONCE: usize = 32;
 
-/// Removes what expired by `now`, until `most_rows` are written. Returns whether there may be more.
+/// Removes events that expired by `now`, until `most_rows` are written. Returns whether more may be
+/// left.
 pub(super) fn expire(
     connection: &Connection,
     now: u64,
@@ -162,8 +162,8 @@ pub(super) fn expire(
     })
 }
 
-/// Removes what `next` reads, at most so many at a time, until that is nothing more or `most_rows` are
-/// written. Returns whether there may be more.
+/// Removes the events that `next` reads, a bounded number at a time, until it reads none or
+/// `most_rows` are written. Returns whether more may be left.
 pub(super) fn remove_in_turn(
     connection: &Connection,
     most_rows: usize,
@@ -185,8 +185,8 @@ pub(super) fn remove_in_turn(
     }
 }
 
-/// Removes events by id, those that are there, from the end of `ids` until `most_rows` are written.
-/// Leaves those in `ids` that are still to be removed.
+/// Removes stored events by id, from the end of `ids`, until `most_rows` are written. `ids` keeps
+/// those that are still to be removed.
 pub(super) fn remove(
     connection: &Connection,
     ids: &mut Vec<[u8; 32]>,
@@ -205,8 +205,8 @@ pub(super) fn remove(
     Ok(())
 }
 
-/// NIP-40: the earliest second behind `after` at which a stored event expires; `u64::MAX` when
-/// none does.
+/// NIP-40: the earliest second after `after` at which a stored event expires; `u64::MAX` if none
+/// does.
 pub(super) fn next_expiry(connection: &Connection, after: u64) -> rusqlite::Result<u64> {
     let after = i64::try_from(after).unwrap_or(i64::MAX);
     connection
@@ -215,7 +215,7 @@ pub(super) fn next_expiry(connection: &Connection, after: u64) -> rusqlite::Resu
         .map(|second| second.map_or(u64::MAX, |second| second.max(0) as u64))
 }
 
-/// NIP-40: what expires behind the second `after` and by the second `until`.
+/// NIP-40: the events that expire after the second `after` and up to the second `until`.
 pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::Result<Vec<Item>> {
     let mut due = connection.prepare_cached(
         "SELECT created_at, id FROM event WHERE expires_at > ?1 AND expires_at <= ?2",
@@ -226,7 +226,8 @@ pub(super) fn due(connection: &Connection, after: u64, until: u64) -> rusqlite::
     due.collect()
 }
 
-/// Writes the event and returns its row; its tags are written with those of others.
+/// Writes the event and returns its row. Its tags are written later, together with those of other
+/// events.
 fn insert(connection: &Connection, event: &Event, change: &mut Written) -> rusqlite::Result<i64> {
     let item = event.item();
     connection

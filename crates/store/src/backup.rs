@@ -1,4 +1,4 @@
-//! Copies of a store: `backup` from one that may be written meanwhile, `restore` to a new one.
+//! Copies of a store: `backup` from a store that may be in use, `restore` to a new one.
 
 use super::{SqliteError, StoreError, lock, query, schema};
 use rusqlite::Connection;
@@ -9,23 +9,23 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// The pages that one step copies: 256 KiB. Each is flushed, so that no flush of the store has to
-/// wait for much of the copy.
+/// Pages that one step copies: 256 KiB. Each step is flushed, so that a flush of the store never
+/// waits for much of the copy.
 const STEP_PAGES: i32 = 64;
 
-/// How long a copy that is made beside others leaves the disk to them after each step: so many times
-/// as long as the step took, and this at the most.
+/// Pause after each step of a copy beside a running relay, as a multiple of the step's duration,
+/// and its maximum. It leaves the disk to the relay.
 const RESTS: u32 = 2;
 const MOST_REST: Duration = Duration::from_millis(200);
 
-/// Why no copy was made. Nothing is left of one that failed.
+/// Why a copy failed. A failed copy leaves no file behind.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
-    /// The store, or the backup that is to be restored, cannot be used.
+    /// The store, or the backup to restore, cannot be used.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file of this name is there already.
+    /// A file of this name exists already.
     #[error("{path} exists already; it is not overwritten", path = path.display())]
     Exists {
         /// The file.
@@ -36,7 +36,7 @@ pub enum BackupError {
     Write {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: io::Error,
     },
     /// SQLite could not copy a page.
@@ -44,27 +44,27 @@ pub enum BackupError {
     Copy {
         /// The file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: SqliteError,
     },
 }
 
-/// A copy that was made.
+/// A completed copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
-    /// The events in it.
+    /// The number of events in it.
     pub events: u64,
-    /// The bytes of its file.
+    /// The size of its file, in bytes.
     pub bytes: u64,
 }
 
-/// Copies the store in `path` to the new file `to`, as it is at one moment, while others may write
-/// to it. The file gets its name once it is whole and on the disk. `progress` is told how many of
-/// how many pages are copied. Meanwhile the store's write-ahead log only grows.
+/// Copies one snapshot of the store in `path` to the new file `to`; the store may be written during
+/// the copy. The file gets its name once it is complete and flushed. `progress` gets the number of
+/// copied pages and the total. During the copy the store's write-ahead log cannot shrink.
 ///
 /// # Errors
-/// When `to` exists, or the store cannot be read or the copy not be written.
+/// When `to` exists, the store cannot be read, or the copy cannot be written.
 pub fn backup(
     path: &Path,
     to: &Path,
@@ -74,12 +74,12 @@ pub fn backup(
     copy(path, to, RESTS, progress)
 }
 
-/// Makes the store `path` of a backup, which may be of an earlier version. `progress` is as in
-/// [`backup`].
+/// Restores a backup to the store `path`. The backup may be of an earlier version. `progress` is as
+/// in [`backup`].
 ///
 /// # Errors
-/// When there is a store in `path` already or somebody opens one there, when `from` is no store, or
-/// the copy cannot be written.
+/// When a store exists in `path` or is being opened there, when `from` is not a store, or when the
+/// copy cannot be written.
 pub fn restore(
     from: &Path,
     path: &Path,
@@ -87,7 +87,7 @@ pub fn restore(
 ) -> Result<BackupReport, BackupError> {
     let _lock = lock::take(path)?;
     refuse_existing(path)?;
-    // A log of another store would be taken for its own.
+    // SQLite would apply the log of another store to the restored one.
     refuse_existing(&beside(path, "-wal"))?;
     copy(from, path, 0, progress)
 }
@@ -115,7 +115,7 @@ fn copy(
         Ok(report)
     });
     if written.is_err() {
-        // What is left of it is in nobody's way but takes room.
+        // A remaining partial file does no harm but takes room.
         let _ = std::fs::remove_file(&partial);
     }
     written
@@ -129,7 +129,7 @@ fn write(
 ) -> Result<BackupReport, BackupError> {
     let unwritten = |source| BackupError::Write { path: partial.to_owned(), source };
     let failed = |error| BackupError::Copy { path: partial.to_owned(), source: SqliteError(error) };
-    // Left over from a copy that was killed.
+    // Left behind by a copy that was killed.
     if let Err(error) = std::fs::remove_file(partial)
         && error.kind() != io::ErrorKind::NotFound
     {
@@ -137,7 +137,7 @@ fn write(
     }
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(partial).map_err(unwritten)?;
-    // One transaction: what others commit meanwhile neither begins the copy anew nor is in it.
+    // One transaction: commits of other connections neither restart the copy nor appear in it.
     source.execute_batch("BEGIN").map_err(failed)?;
     query::begin(source).map_err(StoreError::sqlite)?;
     let events: i64 = source
@@ -168,7 +168,7 @@ fn write(
     Ok(BackupReport { events: events.unsigned_abs(), bytes })
 }
 
-/// A new name is safe once its directory is on the disk.
+/// A new file name is durable once its directory is flushed.
 fn flush_directory(path: &Path) -> io::Result<()> {
     let directory = path.parent().filter(|it| !it.as_os_str().is_empty());
     File::open(directory.unwrap_or(Path::new(".")))?.sync_all()

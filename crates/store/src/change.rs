@@ -1,4 +1,4 @@
-//! What a commit did, step by step, and how an event is taken out.
+//! The steps of a commit, and the removal of events.
 
 use super::{deletion, sqlite_error};
 use negsync_nostr::{Event, TagKey};
@@ -6,36 +6,36 @@ use negsync_reconcile::Item;
 use rusqlite::{Connection, params};
 use std::sync::Arc;
 
-/// One thing that a commit did.
+/// One step of a commit.
 #[derive(Debug, Clone)]
 pub enum Step {
-    /// The event is new in the store.
+    /// The event was added to the store.
     Added(Arc<Event>),
-    /// The item is no longer in the store.
+    /// The item was removed from the store.
     Removed(Item),
-    /// An ephemeral event went by; it is not in the store.
+    /// An ephemeral event passed through; it is not stored.
     Passed(Arc<Event>),
 }
 
-/// What one commit did, in order.
+/// The steps of one commit, in order.
 #[derive(Debug, Clone, Default)]
 pub struct Change {
-    /// The steps; an item's last one says whether it is stored now.
+    /// The steps. The last step of an item determines whether it is stored now.
     pub steps: Vec<Step>,
 }
 
-/// What a transaction has done so far.
+/// The effects of a transaction so far.
 #[derive(Default)]
 pub(super) struct Written {
     pub(super) steps: Vec<Step>,
-    /// Of the events that it has written.
+    /// Tags of the events that it has written.
     pub(super) tags: PendingTags,
-    /// The rows of tables and indexes that it has written, about.
+    /// Estimated number of rows that it has written to tables and indexes.
     pub(super) rows: usize,
-    /// How many tombstones there are more, or fewer.
+    /// The change in the number of tombstones.
     pub(super) tombstones: i64,
-    /// The place in the table `removal` up to which all has to be gone before the event that was
-    /// applied last is answered.
+    /// Position in the table `removal`. Everything up to it must be removed before the event that
+    /// was applied last is answered.
     pub(super) put_off_to: Option<i64>,
 }
 
@@ -45,12 +45,12 @@ impl From<Written> for Change {
     }
 }
 
-/// Rows of the table `tag` that are still to be written. All of a transaction are written in the order of
-/// the table, so that each of its pages is looked for once.
+/// Rows of the table `tag` that are still to be written. All rows of a transaction are written in
+/// the order of the table, so that each page is searched for once.
 #[derive(Default)]
 pub(super) struct PendingTags(Vec<TagRow>);
 
-/// In the order of the table's key.
+/// Ordered like the table's key.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct TagRow {
     key: TagKey,
@@ -61,7 +61,7 @@ struct TagRow {
 }
 
 impl PendingTags {
-    /// Takes the tags of the event that was written into `row`, which is higher than those before it.
+    /// Adds the tags of the event in `row`, which must be higher than all rows before it.
     pub(super) fn add(&mut self, event: &Event, row: i64) {
         let Item { created_at, id } = event.item();
         let kind = event.kind();
@@ -70,7 +70,7 @@ impl PendingTags {
         self.0.extend(tags.map(|key| TagRow { key: *key, kind, created_at, id, event: row }));
     }
 
-    /// Writes them.
+    /// Writes all pending rows.
     pub(super) fn write(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         if self.0.is_empty() {
             return Ok(());
@@ -85,14 +85,14 @@ impl PendingTags {
         Ok(())
     }
 
-    /// As [`PendingTags::write`] where there may be some of the event in this row.
+    /// Like [`PendingTags::write`], if rows of the event in this row may be pending.
     fn write_of(&mut self, connection: &Connection, row: i64) -> rusqlite::Result<()> {
         let may_have = self.0.first().is_some_and(|first| first.event <= row);
         if may_have { self.write(connection) } else { Ok(()) }
     }
 }
 
-/// A stored event with what it takes to remove it.
+/// A stored event with the fields needed to remove it.
 pub(super) struct StoredEvent {
     pub(super) row: i64,
     pub(super) item: Item,
@@ -100,7 +100,7 @@ pub(super) struct StoredEvent {
 }
 
 impl StoredEvent {
-    /// From the columns row, id, created_at, json.
+    /// From the columns row, id, created_at and json.
     pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
         Ok(Self {
             row: row.get(0)?,
@@ -109,7 +109,7 @@ impl StoredEvent {
         })
     }
 
-    /// NIP-40: whether it is due to be removed.
+    /// NIP-40: whether the event has expired.
     pub(super) fn has_expired(&self, connection: &Connection, now: u64) -> rusqlite::Result<bool> {
         connection
             .prepare_cached("SELECT 1 FROM event WHERE row = ?1 AND expires_at <= ?2")?
@@ -122,7 +122,8 @@ impl StoredEvent {
         change: &mut Written,
     ) -> rusqlite::Result<()> {
         change.tags.write_of(connection, self.row)?;
-        // A row whose JSON no longer parses has lost its tag keys: look the rows up the slow way.
+        // If the JSON of a row no longer parses, its tag keys are unknown: search for the rows
+        // instead.
         match Event::parse(&self.json) {
             Ok(event) => {
                 let mut untag = connection.prepare_cached(

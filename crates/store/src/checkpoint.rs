@@ -1,5 +1,5 @@
-//! Moves committed pages from the write-ahead log into the database beside the writer, so that no
-//! commit waits for it.
+//! Moves committed pages from the write-ahead log into the database on a thread of its own, so that
+//! no commit waits for it.
 
 use super::doubt::{Doubt, Mender};
 use super::read_gate::ReadGate;
@@ -11,20 +11,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The share of a log that is worth moving which the writer may move itself.
+/// Share of a log's checkpoint length that the writer may move itself, as one part in this many.
 const RESTART_PART: usize = 32;
-/// How often the thread runs after a log that grows while it is moved.
+/// Passes of the thread over a log that grows while it is moved.
 const PASSES: usize = 8;
-/// How often the writer moves a long log itself, at the most: that takes a while.
+/// Minimum pause between two moves of a long log by the writer, which take a while.
 const OWN_PAUSE: Duration = Duration::from_secs(1);
 
-/// How long the writer waits for reads to break off, so that a long log can be begun anew.
+/// How long the writer waits for reads to break off, so that a long log can be restarted.
 const READERS_TIMEOUT: Duration = Duration::from_millis(250);
-/// How long the write-ahead log may get, in pages.
+/// Maximum lengths of the write-ahead log, in pages.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LogLength {
-    /// A log of this length is worth moving: the more commits it holds, the more often a page that
-    /// all of them changed is written just once.
+    /// Length from which a log is worth moving. In a log with more commits, a page that all of them
+    /// changed is written once.
     checkpoint: usize,
 }
 
@@ -33,43 +33,43 @@ impl LogLength {
         Self { checkpoint: mb.saturating_mul((1 << 20) / schema::PAGE_BYTES) }
     }
 
-    /// At this length the writer waits for the thread and starts the log over: events come faster
-    /// than they are moved. Only a reader that does not end lets the log grow further.
+    /// Length at which the writer waits for the thread and restarts the log, because events arrive
+    /// faster than they are moved. Only a read that does not end lets the log grow further.
     fn cap(self) -> usize {
         self.checkpoint.saturating_mul(2)
     }
 
-    /// At this length old reads break off, so that the thread can move what they have kept.
+    /// Length at which old reads break off, so that the thread can move the pages they hold back.
     fn break_off(self) -> usize {
         self.checkpoint.saturating_add(self.checkpoint / 2)
     }
 
-    /// What the writer may move itself before it starts the log over: a few milliseconds.
+    /// Length that the writer may move itself before it restarts the log: a few milliseconds.
     fn restart(self) -> usize {
         self.checkpoint / RESTART_PART
     }
 }
 
-/// The checkpointing thread and what its owner, the writer, knows of the log.
+/// The checkpointing thread, and its state as the writer sees it.
 pub(super) struct Checkpointer {
-    // Full while a checkpoint is asked for and not begun: one is enough.
+    // Holds one request: more than one pending checkpoint is pointless.
     requests: SyncSender<()>,
     // Held by the thread while it moves pages.
     moving: Arc<Mutex<()>>,
     // The log's length after the writer's last commit.
     log_pages: Arc<AtomicUsize>,
-    // The thread is asked for the first time to move this log, or at it.
+    // The thread was asked for the first time to move this log, and is not done.
     is_moving: Arc<AtomicBool>,
-    // It has been asked to move this log.
+    // The thread was asked to move this log.
     is_asked: bool,
     // The thread has moved nearly all of the log.
     can_restart: Arc<AtomicBool>,
     gate: ReadGate,
     length: LogLength,
     mender: Mender,
-    // All of a log that was lost is in the store.
+    // The contents of a removed log are all in the store.
     is_rescued: bool,
-    // When the writer last moved the log itself and there was no end to it.
+    // When the writer last moved the log itself without reaching its end.
     tried: Option<Instant>,
     thread: JoinHandle<()>,
 }
@@ -110,12 +110,12 @@ impl Checkpointer {
                         let before = written.load(Ordering::Relaxed);
                         near = checkpoint(&own, "PASSIVE", &doubt)
                             .is_some_and(|left| left <= length.restart());
-                        // SQLite flushes the store only then; what is not flushed here is left to the writer.
+                        // Only then has SQLite flushed the store. Otherwise the writer has to do it.
                         if near && written.load(Ordering::Relaxed) == before {
                             break;
                         }
                     }
-                    // Nothing is moved beyond what the oldest read sees.
+                    // Pages newer than the oldest read cannot be moved.
                     let is_long = written.load(Ordering::Relaxed) >= length.break_off();
                     if !near && is_long && broken_off.is_none_or(|at| at.elapsed() >= OWN_PAUSE) {
                         reads.break_off();
@@ -146,7 +146,7 @@ impl Checkpointer {
     pub(super) fn committed(&mut self, writer: &Connection) {
         let log_pages = self.log_pages.load(Ordering::Relaxed);
         if log_pages < self.length.checkpoint {
-            // That was said of a log which has been begun anew since.
+            // The flag refers to a log that was restarted since.
             self.can_restart.store(false, Ordering::Relaxed);
             self.is_asked = false;
             return;
@@ -155,8 +155,8 @@ impl Checkpointer {
             let moving = Arc::clone(&self.moving);
             let _moving = moving.lock().unwrap_or_else(PoisonError::into_inner);
             if !self.restart(writer) {
-                // One read always overlaps the next: they stop for a moment. What begins after that
-                // sees all of the log, and does not keep it from being moved.
+                // Reads always overlap: the gate stops them briefly. Reads that begin later see the
+                // whole log and do not keep it from being moved.
                 drop(self.gate.close(READERS_TIMEOUT));
                 checkpoint(writer, "PASSIVE", &self.mender.doubt);
                 let _closed = self.gate.close(READERS_TIMEOUT);
@@ -164,9 +164,8 @@ impl Checkpointer {
                     self.tried = Some(Instant::now());
                 }
             }
-        } else if !self.begin_anew(writer) {
-            // A writer that never rests would append to the log for ever.
-            // Once: a log that cannot be moved, because somebody reads it, keeps nothing waiting.
+        } else if !self.restart_moved(writer) {
+            // Once for each log: one that a reader keeps from being moved holds nothing up.
             if !std::mem::replace(&mut self.is_asked, true) {
                 self.is_moving.store(true, Ordering::Release);
             }
@@ -174,15 +173,15 @@ impl Checkpointer {
         }
     }
 
-    /// Whether the pages of a log that has become long are being moved. What is written meanwhile has to be
-    /// moved after them, and the last of it by the writer.
+    /// Whether the thread moves the pages of a log that has become long. Pages that are written meanwhile
+    /// have to be moved as well, the last of them by the writer.
     pub(super) fn is_moving(&self) -> bool {
         self.is_moving.load(Ordering::Acquire)
     }
 
-    /// Called by the writer between its batches: begins a log anew that the thread has moved. Returns whether
-    /// it was to be.
-    pub(super) fn begin_anew(&self, writer: &Connection) -> bool {
+    /// Called by the writer between its batches. Restarts a log that the thread has moved, and returns
+    /// whether the thread had moved it. A writer without pauses would append to the log forever.
+    pub(super) fn restart_moved(&self, writer: &Connection) -> bool {
         let is_long = self.log_pages.load(Ordering::Relaxed) >= self.length.checkpoint;
         let is_moved = self.can_restart.swap(false, Ordering::Acquire) && is_long;
         if is_moved {
@@ -191,8 +190,8 @@ impl Checkpointer {
         is_moved
     }
 
-    /// Called by the writer when the disk is full: once all of the log has been moved, it is
-    /// written from its beginning again and takes no more room for a while.
+    /// Called by the writer when the disk is full. Once the whole log has been moved, it is written
+    /// from its beginning again and takes no more room for a while.
     pub(super) fn relieve(&mut self, writer: &Connection) {
         if self.may_try() {
             checkpoint(writer, "PASSIVE", &self.mender.doubt);
@@ -204,19 +203,19 @@ impl Checkpointer {
         self.tried.is_none_or(|at| at.elapsed() >= OWN_PAUSE)
     }
 
-    /// While it is held no pages are moved.
+    /// The thread moves no pages while this lock is held.
     #[cfg(test)]
     pub(super) fn moving(&self) -> Arc<Mutex<()>> {
         Arc::clone(&self.moving)
     }
 
-    /// What a failed flush has put in doubt.
+    /// The files that a failed flush has put in doubt.
     pub(super) fn doubt(&self) -> &Doubt {
         &self.mender.doubt
     }
 
-    /// Called by the writer now and then: of a log that was removed, what it holds is moved into the
-    /// store while it can still be read.
+    /// Called by the writer at intervals. Moves the contents of a removed log into the store while
+    /// the log can still be read.
     pub(super) fn rescue(&mut self, writer: &Connection) {
         if !self.is_rescued && self.doubt().has_lost_log() {
             let left = checkpoint(writer, "PASSIVE", &self.mender.doubt);
@@ -227,7 +226,7 @@ impl Checkpointer {
         }
     }
 
-    /// Makes the files whole after a flush that failed.
+    /// Repairs the files after a failed flush.
     ///
     /// # Errors
     /// As [`Mender::mend`].
@@ -240,8 +239,8 @@ impl Checkpointer {
         self.mender.mend(writer)
     }
 
-    /// Has the next commit written at the log's beginning, and whether that was done. Readers that
-    /// hold on to the log only put this off: they are never waited for.
+    /// Restarts the log with the next commit, if no reader prevents it. Returns whether it did.
+    /// Readers are never waited for.
     fn restart(&self, writer: &Connection) -> bool {
         let is_begun = without_waiting(writer, "RESTART", &self.mender.doubt) == Some(0);
         if is_begun {
@@ -250,8 +249,8 @@ impl Checkpointer {
         is_begun
     }
 
-    /// Ends the thread and leaves as small a log as can be had: none, where nothing is in doubt and
-    /// nobody reads on.
+    /// Ends the thread and leaves the log as short as possible: without readers, and with no file
+    /// in doubt, there is none.
     pub(super) fn finish(mut self, writer: &Connection) {
         drop(self.requests);
         if self.thread.join().is_err() {
@@ -271,7 +270,7 @@ impl Checkpointer {
     }
 }
 
-/// As [`checkpoint`], and gives up where it would wait for readers.
+/// Like [`checkpoint`], but gives up instead of waiting for readers.
 fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
     let left = writer
         .busy_timeout(Duration::ZERO)
@@ -283,8 +282,8 @@ fn without_waiting(writer: &Connection, mode: &str, doubt: &Doubt) -> Option<usi
     })
 }
 
-/// Runs a checkpoint and returns how many pages of the log are still to be moved; `None` when it
-/// could not run or must not, another one does, or it would have had to wait.
+/// Runs a checkpoint and returns the number of pages that are still to be moved. `None` if it
+/// failed, is not allowed, would have to wait, or another checkpoint is running.
 fn checkpoint(connection: &Connection, mode: &str, doubt: &Doubt) -> Option<usize> {
     if !doubt.may_move() {
         return None;
@@ -311,7 +310,7 @@ mod tests {
 
     const LENGTH: LogLength = LogLength { checkpoint: 512 };
 
-    /// A writer that never rests.
+    /// A writer without pauses.
     struct Stand {
         writer: Connection,
         checkpointer: Checkpointer,
@@ -336,7 +335,7 @@ mod tests {
             Self { writer, checkpointer, directory }
         }
 
-        /// Commits of about ten pages each; returns how long the log was at most.
+        /// Commits about ten pages each; returns the maximum length of the log.
         fn commit(&mut self, commits: u32) -> usize {
             let change = "INSERT OR REPLACE INTO page VALUES (?1, randomblob(32000))";
             let mut longest = 0;
@@ -359,8 +358,8 @@ mod tests {
         assert!((LENGTH.checkpoint..LENGTH.cap() + 20).contains(&longest), "{longest} pages");
     }
 
-    /// The thread can catch up once more after the log was begun anew; nothing of the next one has
-    /// been moved then, and the writer would have to move it all.
+    /// The thread may report success after the log was restarted. Nothing of the new log has been
+    /// moved then, and the writer would have to move all of it.
     #[test]
     fn the_writer_does_not_take_an_earlier_log_for_moved() {
         let mut stand = Stand::new();
@@ -376,7 +375,7 @@ mod tests {
         }
     }
 
-    /// While pages are moved, which can take seconds, the writer goes on.
+    /// Moving pages can take seconds.
     #[test]
     fn where_nothing_is_in_doubt_the_writer_does_not_wait_for_pages_to_be_moved() {
         let mut stand = Stand::new();
@@ -407,7 +406,7 @@ mod tests {
         assert!(!stand.checkpointer.is_moving());
     }
 
-    /// Neither waited for nor in the way for longer than it reads.
+    /// Such a reader is not waited for, and delays others only while it reads.
     #[test]
     fn a_reader_that_does_not_end_puts_the_cap_off() {
         let mut stand = Stand::new();

@@ -1,24 +1,25 @@
-//! The one sequence of a store's commits, which the writer, the thread that flushes, readings and the
-//! sets in memory keep time by.
+//! The sequence of a store's commits. The writer, the flushing thread, readers and the sets in
+//! memory synchronize by it.
 //!
-//! A commit is *committed* when the tables hold it and readings see it. It is *published* when it has been flushed and
-//! the listener knows of it, and with that every set in memory. The next commit waits until the last one is
-//! published. From that follows:
+//! A commit is *committed* when the tables hold it and readers see it. It is *published* when it is
+//! flushed and the listener, with every set in memory, has it. The next commit waits until the last
+//! one is published. Consequences:
 //!
-//! - *Nothing is acknowledged before it is flushed and published.* One thread does both, commit by commit, and
-//!   replies after them (`flush`). A commit whose flush failed is published too, since readings see it; its
-//!   replies say that it may not be durable.
-//! - *A reading knows the last commit that it sees.* One that has to be of the same commit as the sets in memory
-//!   begins [between](Commits::between_commits) two commits.
-//! - *Every set is consistent with exactly one commit.* A set that was read from the tables is at most one commit
-//!   ahead of what was published. Once that commit is [published](Commits::wait_until_published), the set is made
-//!   whole by applying what was published meanwhile, each item's last step last. Were it two commits ahead,
-//!   publishing the first would take the set back to it, in part.
+//! - *Nothing is acknowledged before it is flushed and published.* One thread does both, commit by
+//!   commit, and replies after them (`flush`). A commit whose flush failed is published too, since
+//!   readers see it; its replies say that it may not be durable.
+//! - *A reader knows the last commit that it sees.* A read that must be of the same commit as the
+//!   sets in memory begins [between](Commits::between_commits) two commits.
+//! - *Every set is consistent with exactly one commit.* A set read from the tables is at most one
+//!   commit ahead of the published ones. Once that commit is
+//!   [published](Commits::wait_until_published), the set is completed by the changes published
+//!   meanwhile; the last step of each item wins. If a set could be two commits ahead, publishing
+//!   the first would partly revert it.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long a reading waits for a commit to be published: as long as a disk may take that still works.
+/// How long a reader waits for a commit to be published: the longest flush of a working disk.
 const PUBLISH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The commits of a store. Clones share them.
@@ -28,25 +29,25 @@ pub(super) struct Commits(Arc<CommitState>);
 #[derive(Default)]
 struct CommitState {
     counts: Mutex<CommitCounts>,
-    // Signalled when a commit has been published, and when the last reading that waited has begun.
+    // Signalled when a commit has been published, and when the last waiting reader has begun.
     moved: Condvar,
 }
 
 #[derive(Default)]
 struct CommitCounts {
     committed: u64,
-    // As many as were committed, or one less.
+    // Equal to the number of commits, or one less.
     published: u64,
-    // Readings that wait to begin: the next commit waits for them. They are no more than there
-    // are connections that read.
+    // Readers that wait to begin; the next commit waits for them. The number of reading connections
+    // bounds them.
     waiting: usize,
 }
 
-/// A commit that is not published yet. Dropped once it is.
+/// A commit that is not published yet. Dropping it marks the commit as published.
 pub(super) struct Unpublished(Commits);
 
 impl Commits {
-    /// Runs `commit` once the last one is published. When it fails there is no commit.
+    /// Runs `commit` once the last commit is published. If it fails there is no commit.
     pub(super) fn commit<E>(
         &self,
         commit: impl FnOnce() -> Result<(), E>,
@@ -59,8 +60,8 @@ impl Commits {
         Ok(Unpublished(self.clone()))
     }
 
-    /// Runs `begin` while nothing is committed, and with `true` when every commit is published. It
-    /// waits for that, with a deadline.
+    /// Runs `begin` between two commits, with `true` if every commit is published. Waits for that,
+    /// with a deadline.
     pub(super) fn between_commits<T>(&self, begin: impl FnOnce(bool) -> T) -> T {
         let mut counts = self.lock();
         if counts.has_unpublished() {
@@ -74,7 +75,7 @@ impl Commits {
         begin(!counts.has_unpublished())
     }
 
-    /// Waits until every commit is published that may have been read before the call.
+    /// Waits until every commit is published that a read before the call may have seen.
     pub(super) fn wait_until_published(&self) {
         let counts = self.lock();
         let committed = counts.committed;
@@ -109,8 +110,8 @@ mod tests {
     const COMMITS: u64 = 2_000;
     const READERS: usize = 4;
 
-    /// What is made and what is known of it in memory are two counters that different threads
-    /// move, as the writer and the thread that flushes do.
+    /// The tables and the memory are two counters moved by different threads, like the writer and
+    /// the flushing thread.
     #[test]
     fn a_reading_between_commits_finds_the_tables_and_memory_at_one_commit() {
         let (commits, tables, memory) = (Commits::default(), AtomicU64::new(0), AtomicU64::new(0));
@@ -141,7 +142,7 @@ mod tests {
             });
             for number in 0..COMMITS {
                 let unpublished = commits.commit(|| {
-                    // The one before is published.
+                    // The previous commit is published.
                     assert_eq!(memory.load(Ordering::Relaxed), number);
                     tables.store(number + 1, Ordering::Relaxed);
                     Ok::<_, Infallible>(())

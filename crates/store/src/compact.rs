@@ -1,36 +1,36 @@
-//! Gives back the room that removed events have left.
+//! Returns the room of removed events to the file system.
 
 use super::change::Written;
 use super::doubt::{self, Mender};
 use super::presence::Presence;
-use super::{StoreError, apply, clock::unix_now, deletion, lock, operator, refused, schema};
+use super::{StoreError, apply, clock::Clock, deletion, lock, operator, refused, schema};
 use rusqlite::{Connection, TransactionBehavior};
 use std::path::{Path, PathBuf};
 
-/// The most rows that one commit writes, or those of one event.
+/// Maximum number of rows that one commit writes, unless a single event has more.
 const EXPIRE_ROWS: usize = 100_000;
 
-/// What compacting has done.
+/// The result of a compaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Compacted {
-    /// The bytes of the file and its log before.
+    /// Size of the file and its log before, in bytes.
     pub before_bytes: u64,
-    /// The same afterwards.
+    /// Size of the file and its log afterwards, in bytes.
     pub after_bytes: u64,
-    /// The expired events that were removed.
+    /// The number of expired events that were removed.
     pub expired: usize,
-    /// The ids of deleted events that are kept out, by their authors or by the operator, and the
-    /// addresses; they have to stay.
+    /// Tombstones: the ids and addresses that authors or the operator keep out. They are never
+    /// removed by a compaction.
     pub tombstones: u64,
 }
 
-/// Removes what has expired and writes the store in `path` anew without gaps. On the way it takes
-/// as much room again beside the store, and in SQLite's directory for temporary files.
+/// Removes expired events and rewrites the store in `path` without gaps. Needs as much free room
+/// again beside the store, and in SQLite's directory for temporary files.
 ///
 /// # Errors
-/// When the store is not there, is in use, or cannot be written. It is left as it was.
+/// When the store is missing, is in use, or cannot be written. The store is then unchanged.
 pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
-    // Opening to write would make one.
+    // Opening for writing would create a store.
     schema::open_reader(path).map_err(|error| error.while_opening(path))?;
     let lock = lock::take(path)?;
     let before_bytes = size(path);
@@ -41,12 +41,13 @@ pub fn compact(path: &Path) -> Result<Compacted, StoreError> {
     let presence = Presence::of(path, &log, &lock)?;
     Mender::new(&lock.store, log, is_left_over, presence.clone()).mend(&connection)?;
     let expired = expire(&mut connection)?;
-    refused::remember(&connection, &[], unix_now()).map_err(StoreError::sqlite)?;
-    // In memory the copy that this makes would be as large as the store.
+    refused::remember(&connection, &[], Clock::system().now()).map_err(StoreError::sqlite)?;
+    // In memory, the temporary copy would be as large as the store.
     connection
         .execute_batch("PRAGMA temp_store = FILE; VACUUM; PRAGMA wal_checkpoint(TRUNCATE);")
         .map_err(StoreError::sqlite)?;
-    // A flush that failed has ended this before: the next start makes the log whole.
+    // After a failed flush the function has returned before this point, and the next start repairs
+    // the log.
     presence.check()?;
     schema::move_log_at_close(&connection).map_err(StoreError::sqlite)?;
     let count =
@@ -68,8 +69,9 @@ fn expire(connection: &mut Connection) -> Result<usize, StoreError> {
             .transaction_with_behavior(TransactionBehavior::Immediate)
             .map_err(StoreError::sqlite)?;
         let mut written = Written::default();
-        let there_is_more = apply::expire(&transaction, unix_now(), EXPIRE_ROWS, &mut written)
-            .map_err(StoreError::sqlite)?;
+        let there_is_more =
+            apply::expire(&transaction, Clock::system().now(), EXPIRE_ROWS, &mut written)
+                .map_err(StoreError::sqlite)?;
         deletion::remove_some(&transaction, usize::MAX, &mut Written::default())
             .map_err(StoreError::sqlite)?;
         transaction.commit().map_err(StoreError::sqlite)?;

@@ -1,14 +1,14 @@
-//! Until when a query may go on.
+//! Deadlines and cancellation of queries.
 
 use super::StoreError;
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How often a query that waits for something looks at its deadline.
+/// Interval at which a waiting query checks its deadline.
 const LOOK_INTERVAL: Duration = Duration::from_millis(1);
 
-/// The end of a query, which whoever asks for it sets. Clones share it.
+/// The end of a query, set by its caller. Clones share it.
 #[derive(Clone, Default)]
 pub struct Deadline(Option<Arc<End>>);
 
@@ -19,7 +19,7 @@ struct End {
 }
 
 impl Deadline {
-    /// After `timeout`, or as soon as `is_cancelled` says so.
+    /// A deadline `timeout` from now, or earlier as soon as `is_cancelled` returns true.
     pub fn after(
         timeout: Duration,
         is_cancelled: impl Fn() -> bool + Send + Sync + 'static,
@@ -27,9 +27,9 @@ impl Deadline {
         Self::giving_way(timeout, is_cancelled, || false)
     }
 
-    /// As [`Deadline::after`]; `give_way` is called by the thread that works, about once a
-    /// millisecond. It lets others work first for as long as it takes, and returns whether the query
-    /// has to end because of them.
+    /// Like [`Deadline::after`]. The working thread calls `give_way` about once a millisecond.
+    /// `give_way` blocks while other work goes first, and returns whether the query must end
+    /// because of it.
     pub fn giving_way(
         timeout: Duration,
         is_cancelled: impl Fn() -> bool + Send + Sync + 'static,
@@ -40,7 +40,8 @@ impl Deadline {
         Self(Some(Arc::new(End { at, is_cancelled, give_way })))
     }
 
-    /// The same end, for short work that holds what others wait for: it lets nobody work first.
+    /// The same deadline without giving way, for short work while holding something that others
+    /// wait for.
     #[must_use]
     pub fn without_giving_way(&self) -> Self {
         let of = self.clone();
@@ -50,39 +51,40 @@ impl Deadline {
         }))
     }
 
-    /// Whether there is no end.
+    /// Whether there is no deadline.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_none()
     }
 
-    /// Whether the time is over, or nobody waits for the answer any more.
+    /// Whether the deadline has passed, or the query was cancelled.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.as_ref().is_some_and(|end| (end.is_cancelled)() || Instant::now() >= end.at)
     }
 
-    /// Called now and then by whoever works: lets others work first, and returns whether the query
-    /// has to end.
+    /// Called regularly by the working thread. Lets other work go first, and returns whether the
+    /// query must end.
     pub(super) fn give_way(&self) -> bool {
-        // A thread that has just woken up for somebody else waits no whole slice of a busy core.
+        // Lets a thread that was just woken run before this thread's time slice on a busy core
+        // ends.
         std::thread::yield_now();
         self.is_over() || self.0.as_ref().is_some_and(|end| (end.give_way)()) || self.is_over()
     }
 
-    /// As `give_way`, for work that SQLite does not see.
+    /// Like `give_way`, for work outside SQLite.
     ///
     /// # Errors
-    /// [`StoreError::Interrupted`] when the query has to end.
+    /// [`StoreError::Interrupted`] when the query must end.
     pub fn check(&self) -> Result<(), StoreError> {
         if self.give_way() { Err(StoreError::Interrupted) } else { Ok(()) }
     }
 
-    /// Waits for a condition on what `mutex` guards; the caller looks whether it holds. Nobody is
-    /// kept from work meanwhile.
+    /// Waits on a condition variable for a change of the state in `mutex`; the caller checks the
+    /// condition. Does not block other work meanwhile.
     ///
     /// # Errors
-    /// [`StoreError::Interrupted`] when the query has to end.
+    /// [`StoreError::Interrupted`] when the query must end.
     pub fn wait<'mutex, T>(
         &self,
         mutex: &'mutex Mutex<T>,

@@ -1,9 +1,9 @@
-//! Deletion requests (NIP-09). Each removes what it names and nothing else, and keeps that out for
-//! as long as the request itself is stored.
+//! Deletion requests (NIP-09). Each removes only its targets, and keeps them out as long as the
+//! request is stored.
 //!
-//! `tombstone` holds one row for each id that a stored request names, `address_tombstone` one for
-//! each address; `deletion` is the row of the request. A version that is deleted by its id gives its
-//! place back: an older one that still comes, from another relay, is stored.
+//! `tombstone` has a row for each id that a stored request names, `address_tombstone` one for each
+//! address; `deletion` is the row of the request. A version that is deleted by its id frees its
+//! address: an older version that arrives later, from another relay, is stored.
 
 use super::change::{StoredEvent, Written};
 use super::rules;
@@ -13,16 +13,16 @@ use negsync_nostr::Event;
 use negsync_nostr::kinds::{DELETION, GIFT_WRAP};
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// What noting and forgetting that an event is to be removed takes, in rows.
+/// Rows written to record and later clear a postponed removal.
 const ROWS_OF_A_REMOVAL: usize = 2;
 
-/// NIP-62: a request of a key that is vanishing is as good as gone. It takes a while until it is.
+/// NIP-62: a request of a vanishing key counts as removed, although the removal takes a while.
 const IS_IN_FORCE: &str = "NOT EXISTS (
     SELECT 1 FROM vanished JOIN event request ON request.row = deletion
     WHERE vanished.pubkey = request.pubkey AND pending = 1 AND request.created_at <= until)";
 
-/// Whether a stored request of its author names the id of the event, or one of a recipient of the gift wrap that it
-/// is.
+/// Whether a stored request of the event's author names its id; for a gift wrap, a request of a
+/// recipient counts too.
 pub(super) fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqlite::Result<bool> {
     let id = event.item().id;
     let mut by = connection.prepare_cached(&format!(
@@ -34,7 +34,7 @@ pub(super) fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqli
     if event.kind() != GIFT_WRAP {
         return Ok(false);
     }
-    // A wrap may have thousands of `p` tags; nearly none is named by any request.
+    // A gift wrap may have thousands of `p` tags, but hardly any id is named by a request.
     if !connection.prepare_cached("SELECT 1 FROM tombstone WHERE id = ?1")?.exists([id])? {
         return Ok(false);
     }
@@ -46,7 +46,8 @@ pub(super) fn is_deleted_by_id(connection: &Connection, event: &Event) -> rusqli
     Ok(false)
 }
 
-/// Up to which second versions of the event's address are kept out; later ones are welcome.
+/// The second up to which versions of the event's address are kept out; later versions are
+/// accepted.
 pub(super) fn deleted_until(
     connection: &Connection,
     event: &Event,
@@ -63,7 +64,7 @@ pub(super) fn deleted_until(
         .map(|second| second.map(|second| second.max(0) as u64))
 }
 
-/// How much stored requests of an author name.
+/// The number of ids and addresses that an author's stored requests name.
 pub(super) fn named_by(connection: &Connection, author: &[u8; 32]) -> rusqlite::Result<u64> {
     let named = connection
         .prepare_cached("SELECT named FROM deleter WHERE pubkey = ?1")?
@@ -72,13 +73,13 @@ pub(super) fn named_by(connection: &Connection, author: &[u8; 32]) -> rusqlite::
     Ok(named.unwrap_or(0).max(0) as u64)
 }
 
-/// How many tombstones there are.
+/// The number of tombstones.
 pub(super) fn tombstones(connection: &Connection) -> rusqlite::Result<i64> {
     connection.query_row("SELECT coalesce(sum(named), 0) FROM deleter", [], |row| row.get(0))
 }
 
-/// Notes what `request` keeps out, and removes what it may remove of what it names. What would take
-/// longer than a step is removed later, by [`remove_some`]. `row` is the row of the request.
+/// Records what `request` keeps out, and removes the targets that it may remove. Removals that
+/// exceed one step are postponed to [`remove_some`]. `row` is the row of the request.
 pub(super) fn follow(
     connection: &Connection,
     request: &Event,
@@ -143,25 +144,25 @@ fn last_postponed(connection: &Connection) -> rusqlite::Result<Option<i64>> {
         .query_row([], |row| row.get::<_, Option<i64>>(0))
 }
 
-/// The first place in the table `removal` that is still to be dealt with.
+/// The first position in the table `removal` that is still pending.
 pub(super) fn first_postponed(connection: &Connection) -> rusqlite::Result<Option<i64>> {
     connection
         .prepare_cached("SELECT min(seq) FROM removal")?
         .query_row([], |row| row.get::<_, Option<i64>>(0))
 }
 
-/// Whether the event is still to be removed: it is as good as gone.
+/// Whether the removal of the event is pending: the event then counts as removed.
 pub(super) fn is_postponed(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<bool> {
     connection.prepare_cached("SELECT 1 FROM removal WHERE id = ?1")?.exists([id])
 }
 
-/// Takes back that an event is still to be removed: its request has gone, and it came again.
+/// Cancels the pending removal of an event: its request is gone, and the event arrived again.
 pub(super) fn keep(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM removal WHERE id = ?1")?.execute([id]).map(|_| ())
 }
 
-/// Removes what is still to be removed, in its order, until `most_rows` are written. Returns the first
-/// place that is left.
+/// Performs pending removals in order until `most_rows` are written. Returns the first position
+/// that is left.
 pub(super) fn remove_some(
     connection: &Connection,
     most_rows: usize,
@@ -211,7 +212,7 @@ fn note(
     count(connection, request.pubkey(), noted as i64, change)
 }
 
-/// Notes that an author's requests name so many more, or fewer.
+/// Adjusts the number of targets that an author's requests name.
 fn count(
     connection: &Connection,
     pubkey: &[u8; 32],
@@ -234,7 +235,8 @@ fn count(
     Ok(())
 }
 
-/// Forgets what an event keeps out that is being removed: a request that has expired or vanished.
+/// Removes the tombstones of an event that is being removed: a request that has expired or
+/// vanished.
 pub(super) fn forget(
     connection: &Connection,
     event: &Event,
@@ -258,7 +260,7 @@ pub(super) fn forget(
     count(connection, event.pubkey(), -(forgotten as i64), change)
 }
 
-/// As [`forget`], of a request whose JSON can no longer be read.
+/// Like [`forget`], for a request whose JSON can no longer be parsed.
 pub(super) fn forget_row(
     connection: &Connection,
     row: i64,
@@ -274,14 +276,14 @@ pub(super) fn forget_row(
     author.map_or(Ok(()), |author| count(connection, &author, -forgotten, change))
 }
 
-/// Follows all stored requests anew, into empty tables.
+/// Follows all stored requests again, into empty tables.
 pub(super) fn follow_all(connection: &Connection) -> rusqlite::Result<()> {
     let mut rows = connection.prepare("SELECT row FROM event WHERE kind = ?1")?;
     let rows: Vec<i64> = rows.query_map([DELETION], |row| row.get(0))?.collect::<Result<_, _>>()?;
     let mut json = connection.prepare("SELECT json FROM event WHERE row = ?1")?;
     for row in rows {
         let request = json.query_row([row], |it| Ok(Event::parse(&sqlite_error::text(it, 0)?)))?;
-        // One that is no event any more is for `check`.
+        // Rows that are not valid events are reported by `check`.
         if let Ok(request) = request {
             follow(connection, &request, row, &mut Written::default())?;
         }

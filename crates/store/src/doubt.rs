@@ -1,6 +1,6 @@
-//! Which of the store's files a failed flush has put in doubt, and how they are made whole again.
+//! The files of the store that a failed flush has put in doubt, and their repair.
 //!
-//! Until then nothing is committed, acknowledged, or moved from the log into the store.
+//! Until the repair nothing is committed, acknowledged, or moved from the log into the store.
 
 use super::presence::Presence;
 use super::wal::{self, LogError};
@@ -13,11 +13,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// After an attempt that failed the next one is made this much later: each writes the whole log.
+/// Delay before the next attempt after a failed repair: each attempt writes the whole log.
 const MEND_AGAIN: Duration = Duration::from_secs(1);
 
-/// What is in doubt: whether all is on the disk, and whether it is there that it will be looked for.
-/// Clones share it.
+/// The files in doubt: whether everything is on the disk, and under the expected names. Clones
+/// share it.
 #[derive(Clone)]
 pub(super) struct Doubt {
     files: Arc<Files>,
@@ -31,65 +31,66 @@ struct Files {
 }
 
 impl Doubt {
-    /// A flush of the log has failed.
+    /// Records a failed flush of the log.
     pub(super) fn log_failed(&self) {
         self.files.log.store(true, Ordering::Release);
     }
 
-    /// SQLite has met an error. Where a flush failed it does not say of which file.
+    /// Records an error of SQLite. For a failed flush SQLite does not say which file it was.
     pub(super) fn note(&self, error: &rusqlite::Error) {
         if sqlite_error::is_failed_flush(error) {
             self.everything();
         }
     }
 
-    /// Nothing is known of what was flushed.
+    /// Puts everything that was flushed in doubt.
     pub(super) fn everything(&self) {
         self.log_failed();
         self.files.store.store(true, Ordering::Release);
     }
 
-    /// Whether a flush has failed that is not made up for.
+    /// Whether a failed flush has not been repaired yet.
     pub(super) fn is_there(&self) -> bool {
         self.files.log.load(Ordering::Acquire)
     }
 
-    /// As [`Presence::check`].
+    /// Like [`Presence::check`].
     pub(super) fn check_in_place(&self) -> Result<(), StoreError> {
         self.presence.check()
     }
 
-    /// Ends the watch over the files, before the store closes.
+    /// Stops the check of the files, before the store closes.
     pub(super) fn close(&self) {
         self.presence.close();
     }
 
-    /// Whether the log alone was lost.
+    /// Whether only the log was lost.
     pub(super) fn has_lost_log(&self) -> bool {
         self.presence.has_lost_log()
     }
 
-    /// Whether pages may be moved out of the log: not where the log is in doubt, since after a power
-    /// cut the store would have what the log has lost, and not what came before; and not into a file
-    /// that somebody may have opened by another name.
+    /// Whether pages may be moved out of the log. They may not while the log is in doubt: after a
+    /// power cut the store would have pages that the log has lost, but not the pages before them.
+    /// They also may not be moved into a file that another program may have opened under another
+    /// name.
     pub(super) fn may_move(&self) -> bool {
         !self.is_there() && (self.check_in_place().is_ok() || self.has_lost_log())
     }
 }
 
-/// Makes the files whole; owned by whoever writes.
+/// Repairs the files; owned by the writer.
 pub(super) struct Mender {
     path: PathBuf,
     log: Arc<File>,
     pub(super) doubt: Doubt,
-    // Never closed: that would drop the locks that SQLite has on the file in this process.
+    // Never closed: closing it would drop SQLite's locks on the file in this process.
     store: Option<ManuallyDrop<File>>,
     failed_at: Option<Instant>,
 }
 
 impl Mender {
-    /// For the store in `path`, a path without links, and its log. A log that was left over by a
-    /// process that has ended is in doubt: what that one had flushed is not known.
+    /// For the store in `path`, a path without links, and its log. A log left behind by a process
+    /// that has ended is in doubt, because it is unknown what that process had flushed.
     pub(super) fn new(path: &Path, log: Arc<File>, is_left_over: bool, presence: Presence) -> Self {
         let doubt = Doubt { files: Arc::default(), presence };
         if is_left_over {
@@ -99,11 +100,11 @@ impl Mender {
         Self { path, log, doubt, store: None, failed_at: None }
     }
 
-    /// Writes again what may not be on the disk. No checkpoint may run meanwhile, and no transaction
-    /// of `writer`.
+    /// Writes everything again that may not be on the disk. No checkpoint and no transaction of
+    /// `writer` may run meanwhile.
     ///
     /// # Errors
-    /// When the disk still fails, or has lost a part of the log for good.
+    /// When the disk still fails, or a part of the log is lost for good.
     pub(super) fn mend(&mut self, writer: &Connection) -> Result<(), StoreError> {
         if !self.doubt.is_there() {
             return Ok(());
@@ -129,7 +130,7 @@ impl Mender {
         }
     }
 
-    /// Returns how many frames the log has.
+    /// Returns the number of frames in the log.
     fn rewrite(&mut self, writer: &Connection) -> Result<usize, StoreError> {
         let failed = |error: LogError| match error {
             LogError::Damaged { .. } => StoreError::LogDamaged(error.to_string()),
@@ -139,7 +140,7 @@ impl Mender {
         };
         let opened = |file: std::io::Result<File>| file.map_err(|error| failed(error.into()));
         let (frames, moved) = log_length(writer).map_err(StoreError::sqlite)?;
-        // Nobody else begins the log anew.
+        // Keeps other connections from restarting the log.
         writer.execute_batch("BEGIN IMMEDIATE").map_err(StoreError::sqlite)?;
         let mut done = || {
             wal::rewrite(&self.log, frames).map_err(failed)?;
@@ -160,7 +161,7 @@ impl Mender {
     }
 }
 
-/// How many frames the log has, and how many of them are in the store.
+/// The number of frames in the log, and how many of them have been moved to the store.
 fn log_length(writer: &Connection) -> rusqlite::Result<(usize, usize)> {
     writer.query_row("PRAGMA wal_checkpoint(NOOP)", [], |row| {
         let number = |column| row.get(column).map(|it: i64| usize::try_from(it).unwrap_or(0));
@@ -168,14 +169,15 @@ fn log_length(writer: &Connection) -> rusqlite::Result<(usize, usize)> {
     })
 }
 
-/// Opens the write-ahead log of the store in `path`, a path without links, which SQLite has open.
+/// Opens the write-ahead log of the store in `path`, a path without links. SQLite must have it open
+/// already.
 pub(super) fn open_log(path: &Path) -> Result<Arc<File>, StoreError> {
     let log = log_path(path);
     let opened = File::options().read(true).write(true).open(&log);
     Ok(Arc::new(opened.map_err(|source| StoreError::NotFound { path: log, source })?))
 }
 
-/// Whether there is a log that SQLite has not opened yet.
+/// Whether a log exists that SQLite has not opened yet.
 pub(super) fn has_log(path: &Path) -> bool {
     log_path(path).metadata().is_ok_and(|log| log.len() > 0)
 }

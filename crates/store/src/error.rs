@@ -1,9 +1,9 @@
-//! What can go wrong with a store, in the words of whoever asked it.
+//! Errors of a store.
 
 use crate::sqlite_error::{self, SqliteError};
 use std::path::{Path, PathBuf};
 
-/// Why the store could not do what it was asked to.
+/// Why an operation of the store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -12,7 +12,7 @@ pub enum StoreError {
     Open {
         /// The store's file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: SqliteError,
     },
     /// The file is an SQLite database of another program.
@@ -22,7 +22,7 @@ pub enum StoreError {
         /// The file.
         path: PathBuf,
     },
-    /// The file was written by a later version.
+    /// The file was written by a newer version.
     #[error("{path} has store version {version}, this negsync knows up to {newest}; \
         use a newer negsync", path = path.display())]
     TooNew {
@@ -30,10 +30,10 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         version: i32,
-        /// The newest version that this program reads.
+        /// The newest version that this program supports.
         newest: usize,
     },
-    /// The file was written by an earlier version, and is only read here.
+    /// The file was written by an older version, and this command only reads.
     #[error("{path} has store version {version}, this negsync reads {newest}; \
         `negsync relay` or `negsync import` on it brings it up to date", path = path.display())]
     TooOld {
@@ -41,163 +41,163 @@ pub enum StoreError {
         path: PathBuf,
         /// Its version.
         version: usize,
-        /// The version that this program reads.
+        /// The version that this program writes.
         newest: usize,
     },
-    /// The file is not what SQLite wrote.
+    /// The file is damaged: it is not what SQLite wrote.
     #[error("the store {path} is damaged: {source}; `negsync check` says where, and a copy from \
         before has to take its place", path = path.display())]
     Damaged {
         /// The store's file.
         path: PathBuf,
-        /// What SQLite says.
+        /// SQLite's error.
         source: SqliteError,
     },
-    /// There is no room for what SQLite needs beside the file.
+    /// There is no room for the files that SQLite needs beside the database.
     #[error("cannot open the store {path}: its disk is full; free some space", path = path.display())]
     NoRoom {
         /// The store's file.
         path: PathBuf,
     },
-    /// This process may not write to the file.
+    /// This process lacks the permission to write to the file.
     #[error("the store {path} cannot be written; give its file and its directory to the user \
         that runs negsync", path = path.display())]
     ReadOnly {
         /// The store's file.
         path: PathBuf,
     },
-    /// The file has more than one name.
+    /// The file has more than one hard link.
     #[error("the store {path} has {names} names (hard links), and SQLite keeps a log of its own \
         for each; remove the others", path = path.display())]
     Linked {
         /// The store's file.
         path: PathBuf,
-        /// How many.
+        /// The number of links.
         names: u64,
     },
-    /// What is there is no file.
+    /// The path is a directory.
     #[error("the store {path} is a directory; name a file in it", path = path.display())]
     Directory {
         /// The directory.
         path: PathBuf,
     },
-    /// Another process writes to it.
+    /// Another process has the store open for writing.
     #[error("the store {path} is in use by another negsync{by}; stop it first",
         path = path.display(), by = pid.map_or(String::new(), |pid| format!(" (pid {pid})")))]
     InUse {
         /// The store's file.
         path: PathBuf,
-        /// The process, where it has left its number.
+        /// The process id, if the process has recorded it.
         pid: Option<u32>,
     },
-    /// The file that marks the store as in use cannot be made.
+    /// The lock file of the store cannot be created.
     #[error("cannot lock the store with {path}, beside it: {source}", path = path.display())]
     Lock {
         /// The lock file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// What was to be written is not there, or not safely.
+    /// The write failed, or may not be durable.
     #[error("the store could not be written: {0}")]
     NotWritten(String),
-    /// A part of the write-ahead log is lost, and nothing of it was acknowledged.
+    /// A part of the write-ahead log is lost; nothing in that part was acknowledged.
     #[error(
         "{0}; end all programs that have the store open and start again: what was acknowledged \
         stands before it"
     )]
     LogDamaged(String),
-    /// A file of an open store is not what it was, or not where.
+    /// A file of the open store was changed or moved by another program.
     #[error(
         "a file of the store was moved, removed or replaced; the relay has to be started again"
     )]
     FileLost,
-    /// A file of the store cannot be looked at.
+    /// The state of a file of the store cannot be read.
     #[error("cannot look at {path}: {source}", path = path.display())]
     NotFound {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// There is a log and no store.
+    /// A log exists without its store.
     #[error("{log} is the write-ahead log of a store that is not there: {path} is missing or empty; \
         put the store back, or move the log beside it under the store's new name. Nothing was changed",
         log = log.display(), path = path.display())]
     OrphanedLog {
         /// The log.
         log: PathBuf,
-        /// Where its store should be.
+        /// The expected path of its store.
         path: PathBuf,
     },
-    /// There is a log, and not the store that it belongs to.
+    /// A log exists beside a store that it does not belong to.
     #[error("{log} is the write-ahead log of another file than {path}, which took its place; put that \
         one back, or move the log to where it is, under its name. Nothing was changed",
         log = log.display(), path = path.display())]
     ForeignLog {
         /// The log.
         log: PathBuf,
-        /// What stands where its store should be.
+        /// The file in the place of its store.
         path: PathBuf,
     },
-    /// SQLite refused.
+    /// SQLite failed.
     #[error("the store: {0}")]
     Sqlite(#[source] SqliteError),
-    /// The deadline of a query is over, or the query was cancelled.
+    /// The deadline of a query has passed, or the query was cancelled.
     #[error("query timeout")]
     Interrupted,
-    /// The database of another engine cannot be used.
+    /// The database of another engine failed.
     #[error("the store {store}: {source}")]
     Database {
         /// The database, without a password.
         store: String,
-        /// What the engine says.
+        /// The engine's error.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
-    /// The engine cannot do this.
+    /// The engine does not support the operation.
     #[error("{what} cannot be had over this store; {instead}")]
     Unsupported {
-        /// What was asked for.
+        /// The requested operation.
         what: &'static str,
-        /// What to use in its place.
+        /// The alternative to use.
         instead: &'static str,
     },
     /// A thread could not be started.
     #[error("cannot start a thread for the store: {0}")]
     Thread(std::io::Error),
-    /// Something is due to be removed and still there.
+    /// An event is due to be removed and still stored.
     #[error("what has expired could not be removed; the log says why")]
     NotExpired,
-    /// The file is not a database of a known relay, or of a version that is not known.
+    /// The file is not a database of a supported relay, or not of a supported version.
     #[error("{path} cannot be attached to: {reason}; this negsync knows nostr-rs-relay 0.8.12 and 0.9 \
         and nostr-relay (Python) 1.14", path = path.display())]
     UnknownSchema {
         /// The file.
         path: PathBuf,
-        /// What is not known about it.
+        /// The part that is not supported.
         reason: String,
     },
-    /// Something else stands where the database, or what SQLite keeps beside it, should be.
+    /// The database, or a file that SQLite keeps beside it, is not a regular file.
     #[error("{path} is no regular file; name the database's file", path = path.display())]
     NotAFile {
-        /// What is no file.
+        /// The path of the other object.
         path: PathBuf,
     },
-    /// Another relay's database is not where it was said to be.
+    /// Another relay's database does not exist at the configured path.
     #[error("the relay's database {path} is not there: {source}", path = path.display())]
     Missing {
         /// The file.
         path: PathBuf,
-        /// What the system says.
+        /// The system's error.
         source: std::io::Error,
     },
-    /// Another relay's database has become another one.
+    /// Another relay's database was replaced by another file.
     #[error("the relay's database {path} was replaced or rewritten", path = path.display())]
     Rewritten {
         /// The file.
         path: PathBuf,
     },
-    /// Another relay's database is locked, or is written to without a pause.
+    /// Another relay's database is locked, or is written without a pause.
     #[error("the relay's database {path} cannot be read at this moment; try again",
         path = path.display())]
     Busy {
@@ -209,32 +209,33 @@ pub enum StoreError {
     Attached {
         /// The database, without its password.
         database: String,
-        /// Why, and what to do.
+        /// The reason, and a hint.
         reason: String,
     },
-    /// A file of the index cannot be read any more; the index is made anew.
+    /// A file of the index can no longer be read; the index will be rebuilt.
     #[error("the index file cannot be read; the index is being made anew, try again")]
     IndexLost,
     /// The address of a store on a server cannot be used.
     #[error("the address of the store: {0}")]
     Address(String),
-    /// The tables were made by a later version.
+    /// The tables were written by a newer version.
     #[error(
         "the store has version {version}, this negsync knows up to {newest}; use a newer negsync"
     )]
     NewerTables {
         /// Their version.
         version: i32,
-        /// The newest version that this program reads.
+        /// The newest version that this program supports.
         newest: i32,
     },
-    /// The store was closed.
+    /// The store is closed.
     #[error("the store is closed")]
     Closed,
 }
 
 impl StoreError {
-    /// An error of SQLite; no `From`, which would make its crate a part of what is public.
+    /// Wraps an error of SQLite. There is no `From`, which would make its crate part of the public
+    /// API.
     pub(crate) fn sqlite(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(rusqlite::ErrorCode::OperationInterrupted) => Self::Interrupted,
@@ -242,10 +243,10 @@ impl StoreError {
         }
     }
 
-    /// Names the file in an error of SQLite that came up while it was opened.
+    /// Adds the file name to an error that SQLite reported while opening the file.
     pub(crate) fn while_opening(self, path: &Path) -> Self {
         match self {
-            // What is no database at all may be somebody's: it is not for `check`.
+            // A file that is not a database may belong to another program: do not suggest `check`.
             Self::Sqlite(source)
                 if source.0.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseCorrupt) =>
             {

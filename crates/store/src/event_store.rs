@@ -1,5 +1,5 @@
-//! What the program needs of the store that it owns, whichever engine keeps the events. On SQLite it is a
-//! [`Store`](crate::Store).
+//! The interface of the store that the program owns, independent of the engine. The SQLite engine
+//! is [`Store`](crate::Store).
 
 use super::{
     Deadline, EventSource, Filter, Hit, Origin, Outcome, PeerTraits, RefusedId, Reply, Retention,
@@ -13,54 +13,54 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// Who is given events one by one: the item, the JSON, and whether the next one is wanted.
+/// Visitor of events: gets the item and the JSON, and returns whether to continue.
 pub type VisitEvent<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 
-/// How far a node is behind the commits of all nodes.
+/// How far a node lags behind the commits of all nodes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FeedLag {
-    /// Commits that this node was told of and has not read.
+    /// Commits that were announced to this node and that it has not read yet.
     pub commits: u64,
-    /// The seconds since it could last read which commits there are: the feed is looked at every second.
+    /// Seconds since this node could last read the feed; the feed is polled every second.
     pub seconds: u64,
 }
 
-/// Events that are read and written. Calls block unless they say otherwise: inside async code they
-/// belong on a blocking thread.
+/// A store of events. Calls block unless documented otherwise: from async code use a blocking
+/// thread.
 ///
-/// All reads of one call are of one moment. Each method fails when the engine cannot read or write,
+/// All reads of one call use one snapshot. Each method fails when the engine cannot read or write,
 /// and with [`StoreError::Closed`] once the store is closed.
 pub trait EventStore: EventSource {
-    /// The same store, whose reads end at the deadline with [`StoreError::Interrupted`]; before it,
-    /// that error means that the read is to be tried again.
+    /// The same store with a deadline for its reads. At the deadline they fail with
+    /// [`StoreError::Interrupted`]; before it, that error means that the caller should retry.
     fn until(&self, deadline: Deadline) -> Arc<dyn EventStore>;
 
-    /// Stores events together with whatever else is waiting; each origin has its turn. `reply` gets
-    /// one outcome an event, in order, once all are durable. Does not wait: whoever submits bounds
-    /// what it has under way.
+    /// Queues events to be stored; the queue is fair between origins. `reply` gets one outcome for
+    /// each event, in order, once all are durable. Does not wait: the caller must bound its pending
+    /// events.
     fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply);
 
     /// Stores events and waits for their outcomes.
     ///
     /// # Errors
-    /// [`StoreError::Closed`] when the writer has gone.
+    /// [`StoreError::Closed`] when the writer has stopped.
     fn publish(&self, events: Vec<VerifiedEvent>) -> Result<Vec<Outcome>, StoreError> {
         let (send, outcomes) = std::sync::mpsc::sync_channel(1);
         self.submit(&Origin::Local, events, Box::new(move |done| drop(send.send(done))));
         outcomes.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// The newest events that match any of the filters, each filter with its own limit and with no
-    /// more than `most`; newest first, of one second the lowest id first, each once. What has
-    /// expired is left out.
+    /// The newest events that match any of the filters, at most `most` for each filter and at most
+    /// its own limit. Newest first; within a second the lowest id first; each event once. Expired
+    /// events are left out.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError>;
 
-    /// As [`EventStore::newest`], of what somebody may see, and calls `visit` with the first of them,
-    /// read at the same moment, until it breaks off. Only what expired by the second `now` is left
-    /// out.
+    /// Like [`EventStore::newest`], restricted to what a viewer may see. Calls `visit` with the
+    /// first events, read from the same snapshot, until it breaks off. Only events that expired by
+    /// the second `now` are left out.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -72,84 +72,87 @@ pub trait EventStore: EventSource {
         visit: &mut VisitEvent<'_>,
     ) -> Result<StoredPage, StoreError>;
 
-    /// Calls `visit` with each event, in the order of `hits`, until it breaks off. Events that went in
-    /// the meantime or that have expired are left out. Returns how many of the hits were looked at.
+    /// Calls `visit` with each event, in the order of `hits`, until it breaks off. Events that were
+    /// removed since or that have expired are left out. Returns the number of hits that were
+    /// processed.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn fetch(&self, hits: &[Hit], visit: &mut VisitEvent<'_>) -> Result<usize, StoreError>;
 
-    /// Calls `visit` with every event that matches, or the newest of the filter's limit, until it
-    /// breaks off: oldest first, of one second the highest id first. All are of one moment.
+    /// Calls `visit` with every matching event, or the newest ones within the filter's limit, until
+    /// it breaks off. Oldest first; within a second the highest id first. All events are from one
+    /// snapshot.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn oldest_first(&self, filter: &Filter, visit: &mut VisitEvent<'_>) -> Result<(), StoreError>;
 
-    /// How many events of each kind are stored, by kind.
+    /// The number of stored events of each kind, by kind.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError>;
 
-    /// NIP-40: removes what has expired by now, and waits until all who hear of commits know.
+    /// NIP-40: removes expired events, and waits until the listener has the removals.
     ///
     /// # Errors
-    /// When something is due and still there.
+    /// When an event is due and still stored.
     fn expire(&self) -> Result<(), StoreError>;
 
-    /// Removes every event that matches, `limit` aside. Nothing keeps them from coming back.
+    /// Removes every event that matches. Ignores `limit`. The events may come back.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn remove(&self, filter: &Filter) -> Result<(), StoreError>;
 
-    /// The stored events that an operator means.
+    /// The stored events that an operator's selection covers.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn selected(&self, selection: &Selection) -> Result<Selected, StoreError>;
 
-    /// Removes what an operator means, and keeps it out until [`EventStore::undelete`].
+    /// Removes the events of an operator's selection, and keeps them out until
+    /// [`EventStore::undelete`].
     ///
     /// # Errors
     /// When the store cannot be written; a part may be removed by then.
     fn delete(&self, selection: &Selection) -> Result<Selected, StoreError>;
 
-    /// The ids that the operator has removed and means to take back.
+    /// The ids that the operator removed and that `undelete` selects.
     ///
     /// # Errors
     /// When the store cannot be read, or the filter asks for tags.
     fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError>;
 
-    /// Takes back what [`EventStore::delete`] has kept out, and returns how many ids that are. The
-    /// events are not brought back: whoever has them may send them again.
+    /// Lifts the bans of [`EventStore::delete`], and returns the number of ids. The events are not
+    /// restored; relays and clients may send them again.
     ///
     /// # Errors
     /// When the store cannot be written, or the filter asks for tags.
     fn undelete(&self, undelete: &Undelete) -> Result<u64, UndeleteError>;
 
-    /// Puts rules of retention in force, in place of those that the store was opened with.
+    /// Replaces the rules of retention.
     ///
     /// # Errors
-    /// When the store cannot be written, and [`StoreError::Unsupported`] where the engine has no
-    /// retention and the rules are not empty.
+    /// When the store cannot be written; [`StoreError::Unsupported`] if the engine has no retention
+    /// and the rules are not empty.
     fn retain(&self, rules: Retention) -> Result<(), StoreError>;
 
-    /// Removes what the rules of retention do not keep, and waits until nothing is left of it.
+    /// Removes the events that the rules of retention do not keep, and waits until none is left.
     ///
     /// # Errors
     /// As [`EventStore::retain`].
     fn retire(&self) -> Result<(), StoreError>;
 
-    /// What each rule would remove now, in their order, and about how many of the oldest events for
-    /// the size of the store.
+    /// The number of events that each rule would remove now, in rule order, and the estimated
+    /// number of the oldest events to remove for the size of the store.
     ///
     /// # Errors
     /// When the store cannot be read, and as [`EventStore::retain`].
     fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError>;
 
-    /// Which of `ids` a sync with `peer` need not move, each with its reason.
+    /// The ids of `ids` that a sync with `peer` need not move, each with its reason.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -159,40 +162,41 @@ pub trait EventStore: EventSource {
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError>;
 
-    /// Remembers ids that a sync need not move again, and returns once they are written.
+    /// Records ids that a sync need not move again, and returns once they are written.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn remember_refused(&self, refused: Vec<RefusedId>) -> Result<(), StoreError>;
 
-    /// How far `peer` is known for a filter, given as the text it was remembered under.
+    /// How far `peer` is known for a filter. `filter` is the text under which the mark was
+    /// recorded.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError>;
 
-    /// Remembers how far a peer is known for a filter, given as text, and returns once that is
-    /// written. What `mark` leaves out stays as it was.
+    /// Records how far a peer is known for a filter, given as text, and returns once it is written.
+    /// Fields that `mark` leaves out stay unchanged.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn remember_mark(&self, peer: String, filter: String, mark: SyncMark)
     -> Result<(), StoreError>;
 
-    /// How `peer` has to be asked.
+    /// How to query `peer`.
     ///
     /// # Errors
     /// When the store cannot be read.
     fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError>;
 
-    /// Remembers how a peer has to be asked, and returns once that is written.
+    /// Records how to query a peer, and returns once it is written.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn remember_traits(&self, peer: String, traits: PeerTraits) -> Result<(), StoreError>;
 
-    /// Tells the listener of what other processes had acknowledged before the call. Nothing is to be
-    /// done where no other process can write.
+    /// Publishes what other processes had acknowledged before the call. Does nothing if no other
+    /// process can write.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -200,49 +204,50 @@ pub trait EventStore: EventSource {
         Ok(())
     }
 
-    /// Takes the lease on what one of several nodes over the same events does, or renews it, for `term` from
-    /// now on. Returns whether this node has it: always where no other process can write.
+    /// Takes or renews, for `term` from now, the lease on work that only one of several nodes over
+    /// the same events does. Returns whether this node holds it: always, if no other process can
+    /// write.
     ///
     /// # Errors
-    /// When the store cannot be written. A node that had the lease has it until its term ends.
+    /// When the store cannot be written. A node keeps the lease until its term ends.
     fn take_lease(&self, _term: Duration) -> Result<bool, StoreError> {
         Ok(true)
     }
 
-    /// Whether something can be written now, as durably as an event.
+    /// Checks that the store can be written now, as durably as an event.
     ///
     /// # Errors
     /// When the store cannot be written.
     fn check_writable(&self) -> Result<(), StoreError>;
 
-    /// Whether everything that the sets show is safe, as far as is known. Does not block.
+    /// Whether everything in the sets is durable, as far as is known. Does not block.
     fn is_durable(&self) -> bool;
 
-    /// Whether the store is still the one that was opened, as far as is known. Does not block.
+    /// Checks that the store's files are still those that were opened, as far as is known. Does not
+    /// block.
     ///
     /// # Errors
-    /// From then on, when it is not.
+    /// When they are not, from then on.
     fn check_in_place(&self) -> Result<(), StoreError>;
 
-    /// What the events take, and what a log of writes beside them takes, in bytes; 0 where that is
-    /// not known. Does not block.
+    /// The size of the events and of the write-ahead log, in bytes; 0 if unknown. Does not block.
     fn size(&self) -> (u64, u64);
 
-    /// How far this node is behind what others have committed; `None` where no other process can write.
-    /// Does not block.
+    /// How far this node lags behind the commits of other nodes; `None` if no other process can
+    /// write. Does not block.
     fn feed_lag(&self) -> Option<FeedLag> {
         None
     }
 
-    /// What the store measures.
+    /// The metrics of the store.
     fn metrics(&self) -> &StoreMetrics;
 
-    /// Commits what was submitted and closes the store. Later reads and submissions fail.
+    /// Commits pending submissions and closes the store. Later reads and submissions fail.
     fn close(&self);
 }
 
 impl dyn EventStore {
-    /// As [`EventStore::submit`], and returns the outcomes. For async code.
+    /// Like [`EventStore::submit`], but returns the outcomes. For async code.
     pub async fn put(&self, origin: &Origin, events: Vec<VerifiedEvent>) -> Vec<Outcome> {
         let count = events.len();
         let (done, outcomes) = oneshot::channel();

@@ -1,4 +1,4 @@
-//! Up to where a store was exported.
+//! Marks up to which a store was exported.
 
 use super::query::Hit;
 use super::{ReadSnapshot, StoreError};
@@ -6,11 +6,11 @@ use negsync_nostr::hex;
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 
-/// How many of the last rows a mark names.
+/// Number of rows in a mark.
 const MARK_ROWS: i64 = 100;
 
-/// The last rows of a store, newest first, each with the id of its event. The number of a row is given
-/// again once the last rows are removed: of those that are still what they were, the last one tells
+/// The last rows of a store, newest first, each with the id of its event. SQLite may reuse the
+/// number of a removed last row, so the last row of the mark that still has its event determines
 /// where new rows begin.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExportMark {
@@ -18,19 +18,19 @@ pub struct ExportMark {
 }
 
 impl ReadSnapshot<'_> {
-    /// The mark of the store as it is.
+    /// The mark of the store in its current state.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// [`StoreError::Sqlite`].
     pub fn export_mark(&self) -> Result<ExportMark, StoreError> {
         read(self.connection()).map_err(StoreError::sqlite)
     }
 
-    /// Keeps those of the hits that were stored after the mark was made; all where nothing is left of
-    /// what it names.
+    /// Keeps the hits that were stored after the mark; all hits, if no row of the mark has its
+    /// event any more.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// [`StoreError::Sqlite`].
     pub fn keep_stored_after(
         &self,
         mark: &ExportMark,
@@ -51,7 +51,7 @@ fn read(connection: &Connection) -> rusqlite::Result<ExportMark> {
     Ok(ExportMark { rows: rows.collect::<Result<_, _>>()? })
 }
 
-/// The last row of the mark that holds the same event still.
+/// The last row of the mark that still holds the same event.
 fn last_left(connection: &Connection, mark: &ExportMark) -> rusqlite::Result<Option<i64>> {
     let mut select =
         connection.prepare("SELECT 1 FROM event WHERE row = ?1 AND hex(id) = upper(?2)")?;

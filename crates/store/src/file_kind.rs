@@ -1,14 +1,14 @@
-//! What stands where a database should be. SQLite would wait for ever for somebody to write into a
-//! named pipe.
+//! Checks the kind of file at a database's path. On a named pipe SQLite would wait forever for a
+//! writer.
 
 use super::StoreError;
 use std::path::{Path, PathBuf};
 
-/// What SQLite opens beside a database.
+/// Suffixes of the files that SQLite keeps beside a database.
 const BESIDE: [&str; 3] = ["-wal", "-shm", "-journal"];
 
-/// Refuses what is neither a file nor a place where one can be made: a directory, a named pipe, a
-/// socket or a device. Looks at the names alone, and opens nothing.
+/// Fails if the path is a directory, a named pipe, a socket or a device. Reads only the metadata
+/// and opens nothing.
 pub(super) fn refuse_other_than_files(database: &Path) -> Result<(), StoreError> {
     let beside = BESIDE.map(|end| {
         let mut name = database.as_os_str().to_owned();

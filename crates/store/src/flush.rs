@@ -1,4 +1,4 @@
-//! Makes commits durable and then tells of them, while the writer works on the next transaction.
+//! Makes commits durable and publishes them while the writer works on the next transaction.
 
 use super::StoreError;
 use super::change::Change;
@@ -14,15 +14,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-/// Called with every change, once it is durable and before the replies to its events.
+/// Called with each change once it is durable, before the replies to its events.
 pub type OnCommit = Box<dyn FnMut(Arc<Change>) + Send>;
 
-/// Told whether what was committed is durable, or why it may not be.
+/// Called with whether a commit is durable, or why it may not be.
 pub(super) type Tell = Box<dyn FnOnce(Result<(), &str>) + Send>;
 
-/// A transaction that SQLite has committed and that nobody has heard of.
+/// A transaction that SQLite has committed and that is not published yet.
 pub(super) struct Committed {
-    // None of one that came to nothing.
+    // `None` if the transaction changed nothing.
     pub(super) unpublished: Option<Unpublished>,
     pub(super) change: Change,
     // The second at which the next stored event expires, as of this commit.
@@ -37,8 +37,7 @@ pub(super) struct Flusher {
 }
 
 impl Flusher {
-    /// Starts the thread. `flush` returns once everything committed before it was called is
-    /// durable.
+    /// Starts the thread. `flush` must return once everything committed before the call is durable.
     pub(super) fn start(
         flush: impl FnMut() -> Result<(), FlushError> + Send + 'static,
         on_commit: OnCommit,
@@ -54,14 +53,14 @@ impl Flusher {
         Ok(Self { commits, thread })
     }
 
-    /// Hands a commit over; they are told in this order.
+    /// Queues a commit; commits are published in order.
     pub(super) fn committed(&self, committed: Committed) {
         if let Err(refused) = self.commits.send(committed) {
             (refused.0.tell)(Err("the store's flush thread has ended"));
         }
     }
 
-    /// Ends the thread once it has told of the last commit.
+    /// Ends the thread once the last commit is published.
     pub(super) fn finish(self) {
         drop(self.commits);
         if self.thread.join().is_err() {
@@ -73,7 +72,7 @@ impl Flusher {
 struct FlushThread<Flush> {
     flush: Flush,
     on_commit: OnCommit,
-    // Shared with whoever asks whether something is due to be removed.
+    // Shared with readers that check whether an event is due to be removed.
     next_expiry: Arc<AtomicU64>,
     doubt: Doubt,
 }
@@ -86,7 +85,7 @@ impl<Flush: FnMut() -> Result<(), FlushError>> FlushThread<Flush> {
         }
     }
 
-    /// After a flush that failed, a later one says nothing of what that one was for.
+    /// After a failed flush, the success of a later one says nothing about earlier commits.
     fn flush(&mut self) -> Result<(), String> {
         if self.doubt.is_there() {
             return Err("an earlier write could not be flushed to the disk".into());
@@ -101,27 +100,28 @@ impl<Flush: FnMut() -> Result<(), FlushError>> FlushThread<Flush> {
         })
     }
 
-    /// Even what may not be durable is in the tables: whoever answers from memory has to know.
+    /// A commit that may not be durable is published too: the tables have it, so the sets in memory
+    /// must have it.
     fn tell(&mut self, committed: Committed, flushed: &Result<(), String>) {
         if !committed.change.steps.is_empty() {
             (self.on_commit)(Arc::new(committed.change));
         }
-        // Only now: whoever sees the new second also sees what expired before it gone.
+        // Must come last: a reader that sees the new second must also see the expired events gone.
         self.next_expiry.store(committed.next_expiry, Ordering::Release);
         drop(committed.unpublished);
         (committed.tell)(flushed.as_ref().copied().map_err(String::as_str));
     }
 }
 
-/// Why what was committed is not safe.
+/// Why a commit may not be durable.
 pub(super) enum FlushError {
     Disk(io::Error),
-    /// It is safe, but not where it will be looked for.
+    /// The commit is durable, but not in the file that the next start opens.
     Elsewhere(StoreError),
 }
 
-/// What makes the commits in a store durable: its write-ahead log is flushed, and stands with the
-/// store where the next start looks for them.
+/// Makes the store's commits durable: flushes the write-ahead log, and checks that the log and the
+/// store are where the next start expects them.
 pub(super) fn log_flush(
     log: Arc<File>,
     presence: Presence,
@@ -140,6 +140,7 @@ mod tests {
     use super::super::apply::RuleMemory;
     use super::super::change::Step;
     use super::super::checkpoint::{Checkpointer, LogLength};
+    use super::super::clock::Clock;
     use super::super::commits::Commits;
     use super::super::doubt::{Mender, open_log};
     use super::super::lock;
@@ -171,8 +172,8 @@ mod tests {
         outcomes.recv().unwrap().remove(0)
     }
 
-    /// A disk that fails once may have lost what it was given, whatever it says later: nothing is
-    /// acknowledged until all of it is written anew.
+    /// A disk that failed once may have lost earlier writes, even if a later flush succeeds:
+    /// nothing is acknowledged until everything is written again.
     #[test]
     fn nothing_is_acknowledged_on_the_word_of_a_disk_that_failed() {
         let folder = tempfile::tempdir().unwrap();
@@ -204,11 +205,14 @@ mod tests {
         let (commits, metrics) = (Commits::default(), StoreMetrics::default());
         let expired_until = Arc::default();
         let batches = Batches::Short;
-        let beside = WriterContext { checkpointer, commits, expired_until, metrics, batches };
+        let clock = Clock::system();
+        let beside =
+            WriterContext { checkpointer, commits, expired_until, metrics, batches, clock };
         let writer =
             Writer::start(&path, connection, beside, rules, flush, Box::new(on_commit)).unwrap();
         assert_eq!(publish(&writer, 1), Outcome::Stored);
-        // A reader that does not end keeps the log from being moved; it is made whole all the same.
+        // A read that does not end keeps the log from being moved; the log is repaired
+        // nevertheless.
         let reader = schema::open_reader(&path).unwrap();
         let reading = reader.unchecked_transaction().unwrap();
         let count = |_: ()| -> i64 {

@@ -1,12 +1,12 @@
-//! What was added and removed since the index wrote its sets to files, so that the next start reads
-//! that and not all events.
+//! Additions and removals since the index wrote its sets to files, so that the next start reads
+//! these instead of all events.
 //!
-//! A *mark* is made before the files are written, and they bear its random name. From then on what
-//! is removed is logged, by a trigger of the table `event`, and what is added stands in later rows:
-//! a mark never lies behind the last row, since its number is given again once that is removed.
-//! To what files hold, whenever after the mark they were begun, all of that can be applied: first
-//! what was removed, then what is there. Copies of a store and of its files can go separate ways;
-//! each store says what came since the mark in itself.
+//! A *mark* with a random name is made before the files are written, and the files bear that name.
+//! From then on a trigger of the table `event` logs removals, and additions are in later rows. A
+//! mark never lies behind the last row, because the number of a removed last row is reused. All
+//! changes since the mark can be applied to files begun at any time after it: first the removals,
+//! then the additions that still exist. Copies of a store and of its files can diverge, so each
+//! store records its own changes since the mark.
 
 use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
@@ -14,9 +14,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 /// The random name of a mark.
 pub type MarkName = [u8; 16];
 
-/// The tables, and what keeps them. An index that is never written again, since nothing but imports
-/// touch the store, must not have its removals logged for ever: at 1,000,000, or one for eight
-/// events, its mark is dropped.
+/// The tables and triggers. If the index is never written again, because only imports use the
+/// store, the log of removals must not grow forever: at 1,000,000 rows, or one for eight events,
+/// the mark is dropped.
 pub(super) const TABLES: &str = "
 CREATE TABLE index_mark (
     name    BLOB NOT NULL PRIMARY KEY,
@@ -37,7 +37,7 @@ CREATE TRIGGER event_removed AFTER DELETE ON event WHEN EXISTS (SELECT 1 FROM in
 END;
 ";
 
-/// Makes a mark and returns its name.
+/// Creates a mark and returns its name.
 pub(super) fn begin(connection: &Connection) -> rusqlite::Result<MarkName> {
     connection
         .prepare_cached(
@@ -49,7 +49,7 @@ pub(super) fn begin(connection: &Connection) -> rusqlite::Result<MarkName> {
         .query_row([], |row| row.get(0))
 }
 
-/// Drops every mark but this one.
+/// Drops every mark except this one.
 pub(super) fn keep_only(connection: &Connection, name: Option<MarkName>) -> rusqlite::Result<()> {
     connection
         .prepare_cached("DELETE FROM index_mark WHERE name IS NOT ?1")?
@@ -57,8 +57,8 @@ pub(super) fn keep_only(connection: &Connection, name: Option<MarkName>) -> rusq
         .map(|_| ())
 }
 
-/// Removes at most `most_rows` of the log that no mark needs. Returns whether there may be more.
-/// The last stays: its number is not given again.
+/// Removes at most `most_rows` rows of the log that no mark needs. Returns whether more may be
+/// left. Keeps the last row, so that its number is not reused.
 pub(super) fn trim(connection: &Connection, most_rows: usize) -> rusqlite::Result<bool> {
     let removed = connection
         .prepare_cached(
@@ -72,8 +72,8 @@ pub(super) fn trim(connection: &Connection, most_rows: usize) -> rusqlite::Resul
     Ok(removed == most_rows)
 }
 
-/// The names of all marks, the latest first. There are two while files are being written, or when a
-/// process was killed while it wrote them.
+/// The names of all marks, latest first. There are two while files are being written, and after a
+/// process was killed while writing them.
 pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<MarkName>> {
     let mut names =
         connection.prepare_cached("SELECT name FROM index_mark ORDER BY removed DESC, row DESC")?;
@@ -81,9 +81,9 @@ pub(super) fn names(connection: &Connection) -> rusqlite::Result<Vec<MarkName>> 
     names.collect::<Result<_, _>>()
 }
 
-/// Calls `removed` with what was removed since the mark, and then `added` with what is there of what
-/// was added since, and its kind. Returns whether the mark stands; without it, or where more than
-/// `most_added` may have been added, nothing is called.
+/// Calls `removed` with each item removed since the mark, and then `added` with each item added
+/// since that is still stored, and its kind. Returns false, without any call, if the mark does not
+/// exist or more than `most_added` events may have been added.
 pub(super) fn since(
     connection: &Connection,
     name: &MarkName,

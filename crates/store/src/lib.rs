@@ -1,6 +1,6 @@
-//! An event store for Nostr on SQLite: one writer with group commit, readers beside it, and the rules that
-//! decide what an accepted event does to the others (replaceable events, deletion requests, requests to
-//! vanish, expiration).
+//! An event store for Nostr on SQLite: one writer with group commit, concurrent readers, and the
+//! rules by which an accepted event affects others (replaceable events, deletion requests, requests
+//! to vanish, expiration).
 //!
 //! ```
 //! use negsync_store::{Event, EventStore, Filter, Outcome, Store, StoreOptions};
@@ -46,6 +46,7 @@ pub mod findings;
 mod flush;
 mod index_mark;
 mod lock;
+mod marked_store;
 mod metrics;
 mod newest;
 mod operator;
@@ -74,11 +75,13 @@ mod viewer;
 mod wal;
 mod writer;
 
-pub use attached::{Attached, FollowedDatabase, Listener, RelayKind, keep_following};
+pub use attached::{
+    Attached, AttachedOptions, FollowedDatabase, Listener, RelayKind, keep_following,
+};
 pub use backup::{BackupError, BackupReport, backup, restore};
 pub use change::{Change, Step};
 pub use check::check;
-pub use clock::{DAY_S, unix_now};
+pub use clock::{Clock, DAY_S, ManualClock};
 pub use compact::{Compacted, compact};
 pub use deadline::Deadline;
 pub use error::StoreError;
@@ -87,6 +90,7 @@ pub use export_mark::ExportMark;
 pub use findings::{CheckReport, Finding};
 pub use flush::OnCommit;
 pub use index_mark::MarkName;
+pub use marked_store::MarkedStore;
 pub use metrics::{Distribution, StoreMetrics, Timer};
 pub use negsync_nostr::kinds::{AUTHENTICATION, KindRange, Lifetime, VANISH};
 pub use negsync_nostr::{Event, EventError, Filter, FilterError, TagKey, VerifiedEvent};

@@ -1,4 +1,4 @@
-//! One process writes: the lock that keeps a second one out.
+//! The lock that keeps a second process from writing to the store.
 
 use super::StoreError;
 use super::presence::Identity;
@@ -7,24 +7,24 @@ use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
-/// How many links a name may go through, as the system has it.
+/// Maximum number of symbolic links in a path, as in the kernel.
 const LINKS: usize = 40;
-/// The permissions of files that are made: for nobody but their owner.
+/// Permissions of new files: only the owner has access.
 const MODE: u32 = 0o600;
-/// A record is shorter.
+/// Maximum length of a record.
 const RECORD_BYTES: usize = 512;
 
-/// The store's lock; given back when the process ends, however it does.
+/// The store's lock. The system releases it when the process ends for any reason.
 #[derive(Debug)]
 pub(super) struct Lock {
     pub(super) file: File,
     pub(super) path: PathBuf,
-    /// The store, by a path without links.
+    /// The path of the store, without links.
     pub(super) store: PathBuf,
 }
 
-/// Takes the store's lock. It is on a file of its own: closing a second handle to the database would
-/// drop SQLite's own locks.
+/// Takes the store's lock. It is on a file of its own: closing a second handle to the database
+/// would drop SQLite's locks.
 pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
     let store = real_path(path);
     let found = store.metadata().ok();
@@ -37,7 +37,8 @@ pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
     }
     let lock_path = beside(&store);
     let failed = |source| StoreError::Lock { path: lock_path.clone(), source };
-    // A link here would have another file of this user's opened, and nothing in it may go.
+    // Links are not followed: a link could open another file of this user, which must not be
+    // truncated.
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false).mode(MODE);
     let file = options.custom_flags(libc::O_NOFOLLOW).open(&lock_path).map_err(failed)?;
@@ -53,7 +54,7 @@ pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
         }
         Err(TryLockError::Error(source)) => return Err(failed(source)),
     }
-    // Whoever may read the store has to see whether somebody writes to it.
+    // A user who can read the store must also be able to see whether it is in use.
     let mode = found.map_or(MODE, |it| it.mode() & 0o666);
     if metadata.mode() & 0o777 != mode {
         let _ = file.set_permissions(Permissions::from_mode(mode));
@@ -62,15 +63,15 @@ pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
 }
 
 impl Lock {
-    /// Gives the lock back. Closing the file is not enough: a child process that is being started
-    /// holds a copy.
+    /// Releases the lock explicitly. Closing the file is not enough: a child process that is being
+    /// started has a copy of the handle.
     pub(super) fn release(&self) {
         if let Err(error) = self.file.unlock() {
             tracing::warn!(%error, "the store's lock could not be given back");
         }
     }
 
-    /// Writes down which files the store and its log are, for starts to come.
+    /// Records the identities of the store and its log for later starts.
     pub(super) fn record(&self, store: Identity, log: Identity) {
         let line = |name: &str, it: Identity| format!("{name} {} {}\n", it.inode, it.born);
         let text =
@@ -81,13 +82,14 @@ impl Lock {
             .and_then(|()| self.file.write_all_at(text.as_bytes(), 0))
             .and_then(|()| self.file.sync_data());
         if let Err(error) = written {
-            // Without it a start does not notice that the store was replaced under its log.
+            // Without the record, the next start cannot detect a store that was replaced under its
+            // log.
             tracing::warn!(lock = %self.path.display(), %error, "lock file cannot be written");
         }
     }
 }
 
-/// The process that holds the lock, where it has written its number down.
+/// The process that holds the lock, if it has recorded its process id.
 fn holder(file: &File) -> Option<u32> {
     let text = read_record(file)?;
     text.lines().find_map(|line| line.strip_prefix("pid ")?.parse().ok())
@@ -99,7 +101,7 @@ fn read_record(file: &File) -> Option<String> {
     String::from_utf8(bytes.get(..read)?.to_vec()).ok()
 }
 
-/// The inode and the time of birth of the store and of its log, as they were last opened to write.
+/// Inode and birth time of the store and of its log, as they were last opened for writing.
 pub(super) fn recorded(store: &Path) -> Option<((u64, u128), (u64, u128))> {
     let mut options = OpenOptions::new();
     let file = options.read(true).custom_flags(libc::O_NOFOLLOW).open(beside(store)).ok()?;
@@ -112,10 +114,10 @@ pub(super) fn recorded(store: &Path) -> Option<((u64, u128), (u64, u128))> {
     Some((of("store")?, of("log")?))
 }
 
-/// Makes the store's file where there is none, and sees to who may read what: SQLite gives its own
-/// files the permissions of the store's.
+/// Creates the store's file if it is missing, and sets its permissions. SQLite gives its other
+/// files the permissions of the store.
 pub(super) fn prepare_files(lock: &Lock) {
-    // What goes wrong here goes wrong for SQLite as well, which says it better.
+    // SQLite fails for the same reason, with a better error.
     let _ = OpenOptions::new().write(true).create_new(true).mode(MODE).open(&lock.store);
     let Ok(store) = lock.store.metadata() else { return };
     let mode = store.mode() & 0o777;
@@ -133,7 +135,7 @@ pub(super) fn prepare_files(lock: &Lock) {
     }
 }
 
-/// Whether somebody writes to the store, as far as can be told.
+/// Whether a process writes to the store, as far as can be determined.
 pub(super) fn is_held(path: &Path) -> bool {
     match File::open(beside(&real_path(path))) {
         Ok(file) => matches!(file.try_lock_shared(), Err(TryLockError::WouldBlock)),
@@ -147,8 +149,8 @@ fn beside(store: &Path) -> PathBuf {
     name.into()
 }
 
-/// SQLite follows links: the same file by another name is the same store. So does this, to where
-/// the file will be when it is not there yet.
+/// Resolves links, as SQLite does: the same file under another name is the same store. Also works
+/// for a file that does not exist yet.
 pub(super) fn real_path(path: &Path) -> PathBuf {
     let mut path = path.to_owned();
     for _ in 0..LINKS {

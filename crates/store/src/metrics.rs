@@ -1,22 +1,22 @@
-//! What a store measures, in plain numbers: how they are shown is up to the program.
+//! Metrics of a store, as plain numbers; the program decides how to show them.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Seconds that a commit takes, from a memory to a tired disk.
+/// Buckets for the seconds of a commit, from a memory disk to a worn disk.
 const COMMIT_S: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5];
-/// Events that share a commit.
+/// Buckets for the number of events in a commit.
 const COMMIT_EVENTS: &[f64] = &[1.0, 4.0, 16.0, 64.0, 256.0, 1_024.0, 4_096.0, 16_384.0];
 
-/// What a store measures. Clones share it.
+/// The metrics of a store. Clones share them.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct StoreMetrics {
-    /// Seconds that each commit of events took, to its end on the disk.
+    /// Seconds that each commit of events took, including its flush.
     pub commit_s: Distribution,
-    /// Events that shared each commit.
+    /// Number of events in each commit.
     pub commit_events: Distribution,
     tombstones: Arc<AtomicI64>,
 }
@@ -32,39 +32,39 @@ impl Default for StoreMetrics {
 }
 
 impl StoreMetrics {
-    /// Ids and addresses that deletion requests keep out.
+    /// The number of ids and addresses that deletion requests keep out.
     #[must_use]
     pub fn tombstones(&self) -> i64 {
         self.tombstones.load(Ordering::Relaxed)
     }
 
-    /// Says how many there are.
+    /// Sets the number of tombstones.
     pub fn set_tombstones(&self, number: i64) {
         self.tombstones.store(number, Ordering::Relaxed);
     }
 
-    /// Counts some more, or fewer.
+    /// Adds to the number of tombstones; may be negative.
     pub fn add_tombstones(&self, number: i64) {
         self.tombstones.fetch_add(number, Ordering::Relaxed);
     }
 }
 
-/// How measured values are distributed over buckets with fixed upper bounds. Clones share it;
-/// measuring takes no lock.
+/// A histogram with fixed bucket bounds. Clones share it; observing takes no lock.
 #[derive(Debug, Clone)]
 pub struct Distribution(Arc<DistributionBuckets>);
 
 #[derive(Debug)]
 struct DistributionBuckets {
     bounds: &'static [f64],
-    // One for each bound, and one for values above the last.
+    // One for each bound, and one for values above the last bound.
     counts: Box<[AtomicU64]>,
     // The bits of an `f64`.
     sum: AtomicU64,
 }
 
 impl Distribution {
-    /// Without values. `bounds` are the buckets' upper bounds, included, in ascending order.
+    /// An empty histogram. `bounds` are the inclusive upper bounds of the buckets, in ascending
+    /// order.
     #[must_use]
     pub fn new(bounds: &'static [f64]) -> Self {
         debug_assert!(bounds.is_sorted(), "the bounds of buckets ascend");
@@ -83,17 +83,17 @@ impl Distribution {
             count.fetch_add(1, Ordering::Relaxed);
         }
         let add = |sum: u64| Some((f64::from_bits(sum) + value).to_bits());
-        // Never fails: `add` always has an answer.
+        // Cannot fail, because `add` always returns a value.
         let _ = self.0.sum.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add);
     }
 
-    /// Adds the seconds until the timer is dropped.
+    /// Starts a timer that adds its seconds when it is dropped.
     #[must_use = "a timer that is dropped at once measures nothing"]
     pub fn start_timer(&self) -> Timer {
         Timer { began: Instant::now(), distribution: self.clone() }
     }
 
-    /// Each bucket's upper bound, and how many values are at most that.
+    /// The upper bound of each bucket, and the number of values up to it.
     pub fn cumulative(&self) -> impl Iterator<Item = (f64, u64)> {
         let counts = self.0.counts.iter().scan(0, |sum, count| {
             *sum += count.load(Ordering::Relaxed);
@@ -102,7 +102,7 @@ impl Distribution {
         self.0.bounds.iter().copied().zip(counts)
     }
 
-    /// How many values there are.
+    /// The number of values.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.0.counts.iter().map(|count| count.load(Ordering::Relaxed)).sum()
@@ -115,7 +115,7 @@ impl Distribution {
     }
 }
 
-/// Adds the seconds of its life to a [`Distribution`].
+/// Adds its lifetime in seconds to a [`Distribution`].
 #[derive(Debug)]
 pub struct Timer {
     began: Instant,

@@ -1,4 +1,4 @@
-//! The newest events of a filter, in the order in which a client is sent them (NIP-01, `limit`).
+//! The newest events of a filter, in the order in which a client gets them (NIP-01, `limit`).
 
 use super::StoreError;
 use super::query::{
@@ -13,30 +13,30 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::ops::{ControlFlow, Range};
 
-/// Of one second so many events at most are held until they are in order.
+/// Events of one second that are held until they are in order.
 const SECOND_EVENTS: usize = 64;
 
-/// The newest events that match a filter, and what is known of those behind the limit.
+/// The newest events that match a filter, and whether the limit left any out.
 pub(super) struct Newest {
-    /// Newest first, of one second the lowest id first.
+    /// Newest first; within a second the lowest id first.
     pub(super) hits: Vec<Hit>,
     /// What a limit left out.
     pub(super) rest: Rest,
 }
 
-/// What a limit left out.
+/// The events that a limit left out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rest {
-    /// Nothing: every event that matches is among the hits.
+    /// None: every matching event is among the hits.
     Nothing,
     /// This event, and perhaps others.
     Event(Item),
-    /// Nobody looked.
+    /// Not determined.
     Unknown,
 }
 
-/// The newest events that match and have not expired, newest first and of one second the lowest id
-/// first (NIP-01, `limit`); at most `most` of them, and at most the filter's own limit.
+/// The newest events that match and have not expired, newest first; within a second the lowest id
+/// first (NIP-01, `limit`). At most `most`, and at most the filter's limit.
 pub(super) fn newest(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -53,7 +53,7 @@ pub(super) fn newest(
     newest_of(read, filter, choose(read, filter, extent(most))?, most, expired)
 }
 
-/// Who wants everything has each row of an index read.
+/// A request without an effective limit reads each row of an index.
 fn extent(most: usize) -> Extent {
     if most == usize::MAX { Extent::Whole } else { Extent::Newest }
 }
@@ -67,7 +67,7 @@ fn newest_of(
 ) -> Result<Newest, StoreError> {
     let mut found = Kept { most, hits: BTreeMap::new(), rest: Rest::Nothing };
     each_walk_newest_first(read, filter, source, most, expired, |times, walk| {
-        // What a later walk finds has to be at least as new as the oldest kept.
+        // A hit of a later walk must be at least as new as the oldest hit kept.
         let since = filter.since.max(found.oldest()).unwrap_or(0).max(*times.start());
         if *times.end() < since {
             return Ok(ControlFlow::Break(()));
@@ -78,13 +78,13 @@ fn newest_of(
             }
             Ok(ControlFlow::Continue(()))
         })
-        // The next one can still have newer ones.
+        // The next walk may still have newer events.
         .map(|_| ControlFlow::Continue(()))
     })?;
     Ok(found.into_newest())
 }
 
-/// The newest hits so far, each once and in order.
+/// The newest hits so far, in order and without duplicates.
 struct Kept {
     most: usize,
     hits: BTreeMap<(Reverse<u64>, [u8; 32]), i64>,
@@ -92,14 +92,14 @@ struct Kept {
 }
 
 impl Kept {
-    /// What is older than this second cannot matter: there are enough, and it is known that others
-    /// are left out.
+    /// The second before which events cannot matter, once there are enough hits and it is known
+    /// that others are left out.
     fn oldest(&self) -> Option<u64> {
         let ((Reverse(second), _), _) = self.hits.last_key_value()?;
         (self.rest != Rest::Nothing).then_some(*second)
     }
 
-    /// Breaks off a walk whose later events cannot matter.
+    /// Breaks off a walk whose remaining events cannot matter.
     fn add(&mut self, hit: Hit) -> ControlFlow<()> {
         self.hits.insert((Reverse(hit.item.created_at), hit.item.id), hit.row());
         if self.hits.len() <= self.most {
@@ -108,7 +108,7 @@ impl Kept {
         if let Some(((Reverse(second), id), _)) = self.hits.pop_last() {
             self.rest = Rest::Event(Item::new(second, id));
         }
-        // Of the same second there can be others with lower ids.
+        // The same second may have more events with lower ids.
         if self.oldest().is_some_and(|oldest| hit.item.created_at < oldest) {
             return ControlFlow::Break(());
         }
@@ -121,7 +121,8 @@ impl Kept {
     }
 }
 
-/// Orders the hits and leaves the first `most`; `rest` is the first of the others, if there are any.
+/// Orders the hits and keeps the first `most`. `rest` becomes the first of the others, if there are
+/// any.
 pub fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
     order(hits);
     if let Some(hit) = hits.get(most) {
@@ -130,9 +131,9 @@ pub fn cut(hits: &mut Vec<Hit>, most: usize, rest: &mut Rest) {
     hits.truncate(most);
 }
 
-/// As [`newest`], and hands the JSON of the first ones to `visit`, in order, until it breaks off;
-/// how many of them were looked at comes with the hits. Where one walk finds all, each event is
-/// read as it is found, and none after `visit` broke off.
+/// Like [`newest`], and calls `visit` with the JSON of the first hits, in order, until it breaks
+/// off; returns the number of visited hits too. If one walk finds all hits, each event is read when
+/// it is found, and none after `visit` broke off.
 pub(super) fn and_first(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -171,33 +172,33 @@ pub(super) fn and_first(
     found.end_second();
     let NewestHits { mut hits, mut rest, read: looked_at, visit, .. } = found;
     if visit.is_none() {
-        // The rest is found in the index alone, at the same moment.
+        // The remaining hits come from the index alone, in the same snapshot.
         return Ok((newest_of(read, filter, source, most, expired)?, looked_at));
     }
     cut(&mut hits, most, &mut rest);
     Ok((Newest { hits, rest }, looked_at))
 }
 
-/// Who takes events as they are found, until it breaks off.
+/// Visitor of events as they are found, until it breaks off.
 type Visit<'visit> = dyn FnMut(&Item, &str) -> ControlFlow<()> + 'visit;
 
-/// What a walk has found: it goes back in time, and within a second from the highest id down.
+/// The hits of a walk that goes back in time, and within a second from the highest id down.
 struct NewestHits<'visit> {
     most: usize,
     hits: Vec<Hit>,
     rest: Rest,
-    // How many of them were handed over.
+    // Number of hits that were visited.
     read: usize,
-    // Of the second that is being walked.
+    // The hits of the second that is being walked.
     second: Vec<(Hit, Range<usize>)>,
-    // Their JSON.
+    // The JSON of those hits.
     texts: String,
-    // None once it broke off.
+    // `None` once the visitor broke off.
     visit: Option<&'visit mut Visit<'visit>>,
 }
 
 impl NewestHits<'_> {
-    /// Breaks off when all is found, and when nobody takes what is read any more.
+    /// Breaks off when all hits are found, or when the visitor has broken off.
     fn add(&mut self, hit: Hit, row: &Row<'_>) -> rusqlite::Result<ControlFlow<()>> {
         if self.second.first().is_some_and(|(of, _)| of.item.created_at != hit.item.created_at) {
             self.end_second();
@@ -236,13 +237,13 @@ impl NewestHits<'_> {
     }
 }
 
-/// Newest first; of one second the lowest id first; each event once.
+/// Newest first; within a second the lowest id first; without duplicates.
 pub fn order(hits: &mut Vec<Hit>) {
     hits.sort_unstable_by_key(|hit| (Reverse(hit.item.created_at), hit.item.id));
     hits.dedup_by_key(|hit| hit.item.id);
 }
 
-/// Whether the item is among hits that are in order.
+/// Whether the item is among `hits`, which must be in order.
 pub(super) fn contains(hits: &[Hit], item: &Item) -> bool {
     let key = |item: &Item| (Reverse(item.created_at), item.id);
     hits.binary_search_by_key(&key(item), |hit| key(&hit.item)).is_ok()
@@ -258,7 +259,7 @@ mod tests {
 
     const NOW: u64 = 1_000;
 
-    /// Events of a few seconds, one of them crowded, of few authors and kinds.
+    /// Events of a few seconds, one of them with many events, and of few authors and kinds.
     fn store(connection: &Connection, rng: &mut StdRng) {
         for _ in 0..rng.random_range(0..300) {
             let id: [u8; 32] = rng.random();
@@ -296,7 +297,7 @@ mod tests {
         filter
     }
 
-    /// What is said of the rest is so: all that matches, without a limit, shows it.
+    /// Checks `rest` against all matching events without a limit.
     fn assert_rest(
         transaction: &ReadTransaction<'_>,
         filter: &Filter,
@@ -359,7 +360,7 @@ mod tests {
         assert!(reads > 3_000, "{reads}");
     }
 
-    /// Private ones are passed over in the index.
+    /// Private events are skipped in the index.
     #[test]
     fn no_event_is_read_of_a_kind_that_is_left_out() {
         let connection = Connection::open_in_memory().unwrap();
@@ -390,7 +391,7 @@ mod tests {
         assert_eq!(visits, 40);
     }
 
-    /// Who has no room for more does not have the rest read twice: here it cannot be read at all.
+    /// A visitor that breaks off does not cause further reads: here a further read would fail.
     #[test]
     fn no_event_is_read_after_the_visitor_broke_off() {
         let connection = Connection::open_in_memory().unwrap();

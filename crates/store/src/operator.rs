@@ -1,5 +1,5 @@
-//! What the relay's operator removes. Each removed id gets a tombstone, which keeps the event out
-//! whoever brings it, until [`undelete`] takes it back.
+//! Removals by the relay's operator. Each removed id gets a tombstone, which keeps the event out
+//! for all senders until [`undelete`] removes the tombstone.
 
 use super::change::{StoredEvent, Written};
 use super::{Filter, FilterError, ReadSnapshot, StoreError};
@@ -7,44 +7,45 @@ use negsync_nostr::kinds::{DELETION, VANISH};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 
-/// How a sync names the reason why such an event is not moved.
+/// The reason by which a sync reports that such an event is not moved.
 pub const REMOVED_BY_OPERATOR: &str = "removed by the operator";
 
-/// What a tombstone takes, in rows.
+/// Rows written for one tombstone.
 const TOMBSTONE_ROWS: usize = 1;
 
-/// The events that an operator means.
+/// The events that an operator selects.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Selection {
-    /// By their ids, stored or not.
+    /// Ids, stored or not.
     pub ids: Vec<[u8; 32]>,
-    /// Those that match. Without `kinds` and `ids` the filter leaves out requests to delete (NIP-09)
-    /// and to vanish (NIP-62): what they keep out would come back.
+    /// A filter. Unless it has `kinds` or `ids`, it does not select requests to delete (NIP-09) and
+    /// to vanish (NIP-62), because the events they keep out would come back.
     pub filter: Option<Filter>,
 }
 
-/// What a selection is of the stored events.
+/// The stored events of a selection.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Selected {
     /// The ids to keep out.
     pub ids: Vec<[u8; 32]>,
-    /// How many of them are stored.
+    /// The number of these ids that are stored.
     pub stored: u64,
-    /// How many stored requests to delete or to vanish the filter would match and leaves out.
+    /// The number of stored requests to delete or to vanish that match the filter but are not
+    /// selected.
     pub requests_left: u64,
 }
 
-/// Why no undeletion is possible.
+/// Why bans cannot be lifted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum UndeleteError {
-    /// The filter asks for what a tombstone does not hold.
+    /// The filter uses a field that tombstones do not hold.
     #[error(
         "a removed event is known by its id, author, kind and time alone; leave tags out of the filter"
     )]
     Tags,
-    /// The store.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -52,12 +53,12 @@ pub enum UndeleteError {
 /// Finds the ids of the stored events that match a filter.
 pub type FindIds<'find> = dyn Fn(&Filter) -> Result<Vec<[u8; 32]>, StoreError> + 'find;
 
-/// Which tombstones are taken back.
+/// The tombstones to remove.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Undelete {
-    /// Those of these ids and those that match.
+    /// Those with a selected id, and those that match the filter.
     Selection(Selection),
-    /// All.
+    /// All tombstones.
     All,
 }
 
@@ -65,21 +66,21 @@ impl Selection {
     /// A selection by ids and by a filter, given as JSON.
     ///
     /// # Errors
-    /// When the filter is none.
+    /// [`FilterError`] when the filter is invalid.
     pub fn parse(ids: Vec<[u8; 32]>, filter: Option<&str>) -> Result<Self, FilterError> {
         Ok(Self { ids, filter: filter.map(Filter::parse).transpose()? })
     }
 
-    /// The stored events that are meant, at one moment.
+    /// The selected stored events, in one snapshot.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// [`StoreError::Sqlite`].
     pub fn among(&self, moment: &ReadSnapshot<'_>) -> Result<Selected, StoreError> {
         self.among_found(&|filter| hits(moment, filter))
     }
 
-    /// As [`Selection::among`], of any engine: `stored` finds the ids of the stored events that match a
-    /// filter, all at one moment.
+    /// Like [`Selection::among`], for any engine. `stored` finds the ids of the stored events that
+    /// match a filter; all its calls must use one snapshot.
     ///
     /// # Errors
     /// Those of `stored`.
@@ -103,7 +104,7 @@ impl Selection {
         Ok(selected)
     }
 
-    /// Whether the selection can mean a removed event.
+    /// Whether the selection covers a removed event.
     fn covers(&self, id: &[u8; 32], facts: Option<&BuriedFacts>) -> bool {
         let by_filter = || {
             let (Some(filter), Some(facts)) = (&self.filter, facts) else { return false };
@@ -132,19 +133,19 @@ fn hits(moment: &ReadSnapshot<'_>, filter: &Filter) -> Result<Vec<[u8; 32]>, Sto
     Ok(hits.into_iter().map(|hit| hit.item.id).collect())
 }
 
-/// What a tombstone holds of an event that was stored.
+/// The facts that a tombstone holds about an event that was stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BuriedFacts {
-    /// Its author.
+    /// The author's public key.
     pub pubkey: [u8; 32],
     /// Its kind.
     pub kind: u16,
-    /// Its time, in seconds.
+    /// The `created_at`, in seconds.
     pub created_at: u64,
 }
 
 impl Undelete {
-    /// Whether the tombstone of this id is meant; the facts are of an event that was stored.
+    /// Whether the tombstone of this id is selected. `facts` are present if the event was stored.
     #[must_use]
     pub fn means(&self, id: &[u8; 32], facts: Option<&BuriedFacts>) -> bool {
         match self {
@@ -153,10 +154,10 @@ impl Undelete {
         }
     }
 
-    /// Whether the filter asks for what no tombstone holds.
+    /// Checks that the filter uses only fields that a tombstone holds.
     ///
     /// # Errors
-    /// [`UndeleteError::Tags`] when it asks for tags.
+    /// [`UndeleteError::Tags`] when it uses tags.
     pub fn check(&self) -> Result<(), UndeleteError> {
         match self {
             Self::Selection(Selection { filter: Some(filter), .. }) if !filter.tags.is_empty() => {
@@ -167,8 +168,8 @@ impl Undelete {
     }
 }
 
-/// Removes events by id and keeps them out, from the end of `ids` until `most_rows` are written.
-/// Leaves those in `ids` that are still to be removed.
+/// Removes events by id and keeps them out, from the end of `ids`, until `most_rows` are written.
+/// `ids` keeps those that are still to be removed.
 pub(super) fn delete(
     connection: &Connection,
     ids: &mut Vec<[u8; 32]>,
@@ -209,7 +210,7 @@ pub(super) fn is_deleted(connection: &Connection, id: &[u8; 32]) -> rusqlite::Re
     connection.prepare_cached("SELECT 1 FROM operator_tombstone WHERE id = ?1")?.exists([id])
 }
 
-/// Which of `ids` the operator has removed, each with the reason.
+/// The ids of `ids` that the operator has removed, each with the reason.
 pub(super) fn find(
     connection: &Connection,
     ids: &[[u8; 32]],
@@ -223,17 +224,17 @@ pub(super) fn find(
     Ok(())
 }
 
-/// How many events the operator keeps out.
+/// The number of events that the operator keeps out.
 pub(super) fn tombstones(connection: &Connection) -> rusqlite::Result<u64> {
     connection
         .query_row("SELECT count(*) FROM operator_tombstone", [], |row| row.get::<_, i64>(0))
         .map(i64::unsigned_abs)
 }
 
-/// The ids whose tombstones are meant.
+/// The ids of the selected tombstones.
 ///
 /// # Errors
-/// When SQLite refuses, or the filter asks for tags.
+/// SQLite's errors, or when the filter uses tags.
 pub(super) fn undeleted(
     connection: &Connection,
     undelete: &Undelete,
@@ -265,7 +266,7 @@ fn read_tombstone(row: &rusqlite::Row<'_>) -> rusqlite::Result<([u8; 32], Option
     Ok((row.get(0)?, facts))
 }
 
-/// Takes tombstones back; with them what syncs remember of the ids.
+/// Removes tombstones, and what syncs have recorded about their ids.
 pub(super) fn undelete(connection: &Connection, ids: &[[u8; 32]]) -> rusqlite::Result<()> {
     let mut exhume = connection.prepare_cached("DELETE FROM operator_tombstone WHERE id = ?1")?;
     for id in ids {

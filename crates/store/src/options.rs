@@ -1,36 +1,39 @@
-//! How a store is opened.
+//! Options of a store.
 
+use crate::clock::Clock;
 use crate::retention::Retention;
 use crate::viewer::PrivateKinds;
 use crate::writer::Batches;
 use negsync_nostr::RelayUrl;
 use serde::{Deserialize, Serialize};
 
-/// How a store is opened.
+/// Options for opening a store.
 #[derive(Debug, Clone)]
 pub struct StoreOptions {
-    /// What an acknowledged event survives.
+    /// The durability of acknowledged events.
     pub synchronous: Synchronous,
-    /// How many connections may read at the same time.
+    /// Maximum number of concurrent reading connections.
     pub readers: usize,
-    /// The memory for the pages that the writer works on, in MiB. With less, what events touch again
-    /// is read again.
+    /// The writer's page cache, in MiB. With a smaller cache, pages that events touch repeatedly
+    /// are read repeatedly.
     pub cache_mb: usize,
-    /// The length at which the write-ahead log is moved into the file, in MiB; writing waits at
-    /// twice the length.
+    /// The length at which the write-ahead log is moved into the file, in MiB. At twice the length,
+    /// writes wait.
     pub wal_mb: usize,
-    /// The kinds that an index keeps apart, because they are not for everybody.
+    /// The private kinds, which the index keeps apart.
     pub private_kinds: PrivateKinds,
-    /// The kinds that the store itself keeps apart, so that no scan for everybody meets them; `None`
-    /// leaves it as it is. Changing them makes two indexes of the store anew.
+    /// The private kinds that the store itself keeps apart, so that public scans never meet them.
+    /// `None` leaves them unchanged. A change rebuilds two indexes of the store.
     pub private_times: Option<PrivateKinds>,
-    /// Which relay the store is of: requests to vanish (NIP-62) that name it are followed, and
-    /// those that name all.
+    /// The URL of the relay that owns the store. Requests to vanish (NIP-62) that name it are
+    /// followed, in addition to those that name all relays.
     pub relay_url: Option<RelayUrl>,
-    /// What is kept and for how long; `None` leaves it as it is.
+    /// Rules of retention; `None` leaves them unchanged.
     pub retention: Option<Retention>,
-    /// How much shares a commit.
+    /// Limits on the events of one commit.
     pub batches: Batches,
+    /// Says what time it is.
+    pub clock: Clock,
 }
 
 impl Default for StoreOptions {
@@ -45,15 +48,16 @@ impl Default for StoreOptions {
             relay_url: None,
             retention: None,
             batches: Batches::Short,
+            clock: Clock::system(),
         }
     }
 }
 
-/// How safe a commit is when the machine loses power, after SQLite's `PRAGMA synchronous`.
+/// The durability of a commit when the machine loses power, after SQLite's `PRAGMA synchronous`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Synchronous {
-    /// Every commit is on the disk before its `OK`: nothing acknowledged is ever lost.
+    /// Each commit is flushed before its `OK`: no acknowledged event is lost.
     #[default]
     Full,
     /// A power cut may lose the last commits; a crash of the process loses none.

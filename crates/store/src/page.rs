@@ -1,4 +1,5 @@
-//! The newest events of a REQ: what somebody may see of all its filters, and whether limits left some out.
+//! The newest events for a REQ: the visible events of all its filters, and whether limits left some
+//! out.
 
 use crate::StoreError;
 use crate::newest::{self, Rest};
@@ -7,30 +8,30 @@ use crate::read_pool::ReadTransaction;
 use crate::viewer::View;
 use negsync_nostr::Filter;
 
-/// The newest events of a REQ.
+/// The newest events for a REQ.
 #[derive(Debug)]
 pub struct StoredPage {
-    /// Newest first, of one second the lowest id first, each once.
+    /// Newest first; within a second the lowest id first; without duplicates.
     pub hits: Vec<Hit>,
-    /// How many of the hits were looked at.
+    /// The number of hits that were visited.
     pub read: usize,
-    /// Whether a limit left some out.
+    /// Whether a limit left events out.
     pub left_out: LeftOut,
 }
 
-/// Whether limits left out events that match.
+/// Whether limits left out matching events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeftOut {
-    /// None: every event that matches is there.
+    /// No: every matching event is there.
     Nothing,
-    /// At least one.
+    /// Yes, at least one.
     Some,
-    /// Nobody looked: a limit of 0, or what one filter's limit left out came with another one.
+    /// Not determined: a limit is 0, or an event left out by one filter was returned for another.
     Unknown,
 }
 
 impl LeftOut {
-    /// Of the union of several filters' hits, in order, each filter with its rest.
+    /// For the union of several filters' hits, in order, with the rest of each filter.
     #[must_use]
     pub fn of(hits: &[Hit], rests: &[Rest]) -> Self {
         let is_missing = |rest: &Rest| match rest {
@@ -47,20 +48,20 @@ impl LeftOut {
     }
 }
 
-/// The one filter that answers the views, if there is such a one.
+/// The one filter that answers all views, if there is exactly one.
 pub(crate) fn only_part(views: &[View]) -> Option<&Filter> {
     let [view] = views else { return None };
     view.own.is_empty().then_some(&view.public)
 }
 
-/// The newest events of all the views, each with its own limit and with no more than `most`.
+/// The newest events of all the views, each with its own limit and at most `most`.
 pub(crate) fn newest(
     read: &ReadTransaction<'_>,
     views: &[View],
     most: usize,
     now: u64,
 ) -> Result<(Vec<Hit>, LeftOut), StoreError> {
-    // Without a writer nobody has removed them: they would take living events' places in a limit.
+    // Without a writer nobody has removed expired events; they would take up the limit.
     let expired = Expired::by(read, now).map_err(StoreError::sqlite)?;
     let (mut hits, mut rests) = (Vec::new(), Vec::new());
     for view in views {

@@ -1,5 +1,5 @@
-//! Whether the store's files are still what they were opened as: a file that was moved, removed,
-//! replaced or unmounted is written to as before, and whoever looks for it finds something else.
+//! Checks that the store's files are still those that were opened. Writes to a file that was moved,
+//! removed, replaced or unmounted still succeed, but the next start finds another file.
 
 use super::StoreError;
 use super::doubt::log_path;
@@ -12,13 +12,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::UNIX_EPOCH;
 
-/// What tells one file from another, whatever their names.
+/// Identifies a file independently of its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     device: u64,
     pub(super) inode: u64,
-    /// When the file was made, in nanoseconds since 1970; 0 where the file system does not say. An
-    /// inode's number is given again.
+    /// Birth time in nanoseconds since the Unix epoch; 0 if the file system has none. Needed
+    /// because inode numbers are reused.
     pub(super) born: u128,
 }
 
@@ -33,7 +33,7 @@ impl From<&Metadata> for Identity {
     }
 }
 
-/// One of the files that a store is made of.
+/// One of the files of a store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum StoreFile {
     Store,
@@ -42,7 +42,7 @@ enum StoreFile {
 }
 
 impl StoreFile {
-    /// What to do when it is lost.
+    /// The hint for the operator when it is lost.
     fn hint(self) -> &'static str {
         match self {
             Self::Store => {
@@ -60,17 +60,17 @@ impl StoreFile {
     }
 }
 
-/// A file that has to stay where it is.
+/// A file that must stay in its place.
 struct WatchedFile {
     part: StoreFile,
     path: PathBuf,
     identity: Identity,
 }
 
-/// What stands where a file should be.
+/// The state of the file at an expected path.
 enum FileState {
     Same,
-    /// The file, which has other names as well.
+    /// The expected file, which has other names too.
     Linked(u64),
     Nothing,
     Another,
@@ -98,22 +98,23 @@ impl WatchedFile {
     }
 }
 
-/// The files of an open store. Clones share what is known of them.
+/// The files of an open store. Clones share the state.
 #[derive(Clone)]
 pub(super) struct Presence(Arc<PresenceState>);
 
 struct PresenceState {
     watched: Vec<WatchedFile>,
-    // The first file that was lost. That lasts: while it was away others may have written to it.
+    // The first file that was lost. This is permanent: another program may have written to the file
+    // meanwhile.
     lost: OnceLock<StoreFile>,
-    // A file has more than one name, and the log says so.
+    // A file has more than one name, and this was logged.
     is_linked: AtomicBool,
     // SQLite removes the log when the store closes.
     is_closed: AtomicBool,
 }
 
 impl Presence {
-    /// Remembers the files as they are now. `path` is how the store was named, and `log` its
+    /// Records the current files. `path` is the configured path of the store, and `log` its
     /// write-ahead log.
     pub(super) fn of(path: &Path, log: &File, lock: &Lock) -> Result<Self, StoreError> {
         let failed = |path: &Path| {
@@ -129,7 +130,8 @@ impl Presence {
         let watch =
             |part, path: &Path, identity| WatchedFile { part, path: path.to_owned(), identity };
         let watched = vec![
-            // Where links lead to, and as it was named: the next start goes by the name.
+            // Both the resolved path and the configured one: the next start uses the configured
+            // one.
             watch(StoreFile::Store, real, store),
             watch(StoreFile::Store, path, store),
             watch(StoreFile::Log, &log_path, log),
@@ -141,15 +143,15 @@ impl Presence {
             is_linked: AtomicBool::new(false),
             is_closed: AtomicBool::new(false),
         }));
-        // SQLite has opened them by their names meanwhile.
+        // Detects a change between SQLite's open and the recording.
         presence.check()?;
         Ok(presence)
     }
 
-    /// Looks whether each file is where it was. One that was lost stays so.
+    /// Checks that each file is in its place. A file that was lost once stays lost.
     ///
     /// # Errors
-    /// When the store is closed, when a file is lost, has a second name, or cannot be looked for.
+    /// When the store is closed, or a file is lost, has a second name, or cannot be checked.
     pub(super) fn check(&self) -> Result<(), StoreError> {
         if self.is_closed() {
             return Err(StoreError::Closed);
@@ -194,7 +196,7 @@ impl Presence {
         Ok(())
     }
 
-    /// Ends the watch, before the store closes.
+    /// Stops the checks, before the store closes.
     pub(super) fn close(&self) {
         self.0.is_closed.store(true, Ordering::Release);
     }
@@ -203,7 +205,7 @@ impl Presence {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// Whether the log alone was lost: what it holds can still be moved into the store.
+    /// Whether only the log is lost: its contents can still be moved into the store.
     pub(super) fn has_lost_log(&self) -> bool {
         let is_there = |it: &WatchedFile| {
             it.part == StoreFile::Log
@@ -213,7 +215,7 @@ impl Presence {
     }
 }
 
-/// Refuses a log whose store is not there: SQLite would remove it.
+/// Refuses a log without a store: SQLite would remove it.
 pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
     let real = super::lock::real_path(path);
     let log = log_path(&real);
@@ -227,8 +229,8 @@ pub(super) fn refuse_orphaned_log(path: &Path) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Refuses a log that another file wrote which stood in the store's place before: SQLite would put
-/// pages of the one into the other.
+/// Refuses a log that belongs to another store file that was here before: SQLite would mix the
+/// pages of both.
 pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), StoreError> {
     let real = super::lock::real_path(path);
     let log = log_path(&real);
@@ -241,7 +243,7 @@ pub(super) fn refuse_foreign_log(path: &Path) -> Result<(), StoreError> {
         let file = Identity::from(file);
         file.inode == inode && file.born == born
     };
-    // Where both are others they were copied here together.
+    // If both differ from the record, they were copied here together.
     if found.len() > 0 && is(&found, its_log) && !is(&store, its_store) {
         return Err(StoreError::ForeignLog { log, path: path.to_owned() });
     }

@@ -1,23 +1,23 @@
-//! Where events stand by time. Those of private kinds have an index of their own, so that a scan by
-//! time for everybody meets none of them: its length says nothing about how many there are.
+//! The indexes of events by time. Private kinds have an index of their own, so a public scan by
+//! time meets no private events, and its duration does not reveal how many there are.
 //!
-//! Which kinds these are is kept in the store, because the indexes outlive the configuration. Every
-//! scan goes by what the store says, and is right whatever is configured; when a relay starts with
-//! other kinds, the two indexes are made anew.
+//! The private kinds are recorded in the store, because the indexes outlive the configuration.
+//! Every scan uses the recorded kinds, so it is correct under any configuration. When a relay
+//! starts with other kinds, the two indexes are rebuilt.
 
 use super::viewer::PrivateKinds;
 use negsync_nostr::Filter;
 use rusqlite::{Connection, TransactionBehavior};
 use std::time::Instant;
 
-/// The kinds whose times stand apart, in order.
+/// The recorded private kinds, in order.
 pub(super) fn kinds(connection: &Connection) -> rusqlite::Result<Vec<u16>> {
     let mut select = connection.prepare_cached("SELECT kind FROM private_time ORDER BY kind")?;
     select.query_map([], |row| row.get(0))?.collect()
 }
 
-/// The statements that walk the events of a time, newest first, one for each index that can hold
-/// what the filter asks for. Their parameters are the first and the last second.
+/// The statements that walk the events of a time range, newest first: one for each index that may
+/// hold matching events. Their parameters are the first and the last second.
 pub(super) fn walks(connection: &Connection, filter: &Filter) -> rusqlite::Result<Vec<String>> {
     let kinds = kinds(connection)?;
     let walk = |index: &str, condition: &str| {
@@ -37,7 +37,7 @@ pub(super) fn walks(connection: &Connection, filter: &Filter) -> rusqlite::Resul
     Ok(walks)
 }
 
-/// Makes the indexes anew where other kinds are private than those by which they were made.
+/// Rebuilds the indexes if the private kinds differ from the recorded ones.
 pub(super) fn keep_apart(
     connection: &mut Connection,
     private: &PrivateKinds,
@@ -73,7 +73,8 @@ fn indexes(private: &[u16]) -> String {
     )
 }
 
-/// As it stands in the indexes: SQLite takes a partial index only for the same words.
+/// The list as written in the indexes: SQLite uses a partial index only for an identical
+/// expression.
 fn listed(kinds: &[u16]) -> String {
     let kinds: Vec<String> = kinds.iter().map(ToString::to_string).collect();
     kinds.join(",")

@@ -1,8 +1,7 @@
-//! The gate that read transactions pass. SQLite begins its write-ahead log anew only while nobody
-//! reads from it; where one reader always overlaps the next, it would grow for ever. The
-//! checkpointer closes the gate for that moment: reads that have a deadline break off and begin
-//! anew, others are waited for. Before that, it has old reads break off so that little is left to be
-//! moved while the gate is closed.
+//! The gate that read transactions pass. SQLite restarts its write-ahead log only while there are
+//! no readers; if reads always overlapped, the log would grow forever. The checkpointer closes the
+//! gate briefly: reads with a deadline break off and retry, and the others are waited for. Before
+//! that, it makes old reads break off, so that little is left to move while the gate is closed.
 
 use super::{Deadline, StoreError};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -15,22 +14,22 @@ pub(super) struct ReadGate(Arc<GateState>);
 
 #[derive(Default)]
 struct GateState {
-    // Counts how often all reads of the time were to break off. Every read looks at it, about once a
+    // Counts how often all running reads were asked to break off. Every read checks it about once a
     // millisecond.
     breaks: AtomicU64,
     is_closed: AtomicBool,
     reading: Mutex<usize>,
-    // Signalled when the gate opens, and when nobody reads any more.
+    // Signalled when the gate opens, and when the last reader leaves.
     moved: Condvar,
 }
 
-/// A read that has passed the gate, until this is dropped.
+/// Permission to read; the read ends when this is dropped.
 pub(super) struct ReadPermit {
     gate: ReadGate,
     breaks: u64,
 }
 
-/// The closed gate; it opens where this is dropped.
+/// The closed gate. Dropping it opens the gate.
 pub(super) struct Closed(ReadGate);
 
 impl ReadGate {
@@ -48,12 +47,12 @@ impl ReadGate {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// Has the reads that have a deadline break off; they can begin anew at once.
+    /// Makes the reads with a deadline break off; they can retry at once.
     pub(super) fn break_off(&self) {
         self.0.breaks.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Closes the gate, and waits for `timeout` at most until nobody reads.
+    /// Closes the gate, and waits up to `timeout` until there are no readers.
     pub(super) fn close(&self, timeout: Duration) -> Closed {
         let reading = self.lock();
         self.0.is_closed.store(true, Ordering::Release);
@@ -68,7 +67,7 @@ impl ReadGate {
 }
 
 impl ReadPermit {
-    /// Says later whether the read is to break off.
+    /// A function that returns whether the read should break off.
     pub(super) fn is_to_break_off(&self) -> impl Fn() -> bool + Send + 'static {
         let (gate, breaks) = (self.gate.clone(), self.breaks);
         move || gate.0.breaks.load(Ordering::Acquire) != breaks
@@ -96,10 +95,10 @@ impl Drop for Closed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Event, EventStore, Filter, Reader, Store, StoreOptions};
+    use crate::{Clock, Event, EventStore, Filter, Reader, Store, StoreOptions};
     use std::ops::ControlFlow;
 
-    /// Reads that overlap without a pause kept the write-ahead log from being begun anew.
+    /// Overlapping reads without a pause kept the write-ahead log from being restarted.
     #[test]
     fn a_read_with_a_deadline_breaks_off_for_the_log_and_others_are_waited_for() {
         let folder = tempfile::tempdir().unwrap();
@@ -115,8 +114,16 @@ mod tests {
         store.publish((1..=2_000).map(event).collect()).unwrap();
         let gate = ReadGate::default();
         let beside = crate::commits::Commits::default();
-        let reader =
-            Reader::beside_writer(&path, 2, beside, gate.clone(), Arc::default(), None).unwrap();
+        let reader = Reader::beside_writer(
+            &path,
+            2,
+            Clock::system(),
+            beside,
+            gate.clone(),
+            Arc::default(),
+            None,
+        )
+        .unwrap();
         let hour = Duration::from_secs(3_600);
         for (deadline, is_whole) in
             [(Deadline::after(hour, || false), false), (Deadline::default(), true)]
@@ -134,7 +141,7 @@ mod tests {
                 ControlFlow::Continue(())
             });
             assert_eq!((read.is_ok(), seen == 2_000), (is_whole, is_whole));
-            // Nobody reads any more: it opens again.
+            // No reader is left, so the gate opens.
             closing.unwrap().join().unwrap();
             assert!(!gate.is_closed());
         }

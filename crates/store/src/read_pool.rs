@@ -1,5 +1,5 @@
-//! The bounded pool of connections that only read, and the transactions on them. SQLite lets all of them
-//! work beside the writer.
+//! A bounded pool of read-only connections, and their transactions. SQLite lets all of them work
+//! beside the writer.
 
 use crate::read_gate::ReadGate;
 use crate::{Deadline, StoreError};
@@ -9,14 +9,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long closing waits for reads that are under way.
+/// How long closing waits for running reads.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// After so many steps of SQLite's machine, a fraction of a millisecond, a query's deadline is
-/// looked at.
+/// Steps of SQLite's virtual machine between two checks of a query's deadline: a fraction of a
+/// millisecond.
 const DEADLINE_STEPS: i32 = 2_000;
 
-/// A connection with an open read transaction: all that is read is of one moment, however many
-/// statements it takes.
+/// A connection with an open read transaction: all its statements use the same snapshot.
 #[derive(Clone, Copy)]
 pub(crate) struct ReadTransaction<'read> {
     connection: &'read Connection,
@@ -24,13 +23,13 @@ pub(crate) struct ReadTransaction<'read> {
 }
 
 impl<'read> ReadTransaction<'read> {
-    /// On this connection. SQLite itself looks at the deadline only where the connection has been
-    /// told of it.
+    /// On this connection. SQLite itself checks the deadline only if the connection has a progress
+    /// handler for it.
     pub(crate) fn new(connection: &'read Connection, deadline: &'read Deadline) -> Self {
         Self { connection, deadline }
     }
 
-    /// Until when the query may go on.
+    /// The deadline of the query.
     pub(crate) fn deadline(&self) -> &Deadline {
         self.deadline
     }
@@ -44,13 +43,13 @@ impl Deref for ReadTransaction<'_> {
     }
 }
 
-/// How a connection is opened.
+/// Opens a connection.
 type Open = Box<dyn Fn() -> Result<Connection, StoreError> + Send + Sync>;
 
-/// Connections are opened when first needed and kept.
+/// Connections are opened on demand and kept.
 pub(crate) struct Pool {
     open: Open,
-    // The most connections that may be open.
+    // Maximum number of open connections.
     most: usize,
     gate: ReadGate,
     expired_until: Arc<AtomicU64>,
@@ -82,7 +81,7 @@ impl Pool {
         self.expired_until.load(Ordering::Acquire)
     }
 
-    /// Runs `work` in a read transaction on a connection, waiting for one while all are in use.
+    /// Runs `work` in a read transaction on a connection; waits for one while all are in use.
     pub(crate) fn with<T, E: From<StoreError>>(
         &self,
         deadline: &Deadline,
@@ -100,7 +99,7 @@ impl Pool {
                 .progress_handler(DEADLINE_STEPS, Some(has_to_end))
                 .map_err(StoreError::sqlite)?;
         }
-        // Ends where it is dropped; there is nothing to commit.
+        // Ends when it is dropped; there is nothing to commit.
         let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
         work(&ReadTransaction::new(&transaction, deadline))
     }
@@ -127,7 +126,8 @@ impl Pool {
                     self.returned.notify_all();
                     return Err(error);
                 }
-                // Out of descriptors, say: those that are open serve all, one after the other.
+                // For example out of file descriptors: the open connections then serve all reads in
+                // turn.
                 if !state.idle.is_empty() {
                     continue;
                 }
@@ -151,7 +151,7 @@ impl Pool {
     }
 }
 
-/// Gives the connection back even when the work on it panics.
+/// Returns the connection to the pool, even if its work panics.
 struct Checkout<'pool> {
     connection: Option<Connection>,
     pool: &'pool Pool,
@@ -160,15 +160,15 @@ struct Checkout<'pool> {
 impl Drop for Checkout<'_> {
     fn drop(&mut self) {
         let Some(mut connection) = self.connection.take() else { return };
-        // The next query has a deadline of its own, or none.
+        // The next query has another deadline, or none.
         let ended = connection.progress_handler(0, None::<fn() -> bool>);
         let mut state = self.pool.lock();
         if !state.closed && ended.is_ok() {
             state.idle.push(connection);
-            // All: the one that is woken may be a query whose time is over.
+            // Wakes all waiters: a single one might be a query whose deadline has passed.
             return self.pool.returned.notify_all();
         }
-        // Closed before anybody hears of it: the store's last connection tidies up.
+        // Closed before waiters are notified: the last connection of the store cleans up.
         drop(connection);
         state.open -= 1;
         self.pool.returned.notify_all();

@@ -1,7 +1,7 @@
-//! The reading side of a store.
+//! The read interface of a store.
 
 use crate::apply;
-use crate::clock::unix_now;
+use crate::clock::Clock;
 use crate::commits::Commits;
 use crate::newest::{self, Newest};
 use crate::page::{self, LeftOut, StoredPage};
@@ -25,15 +25,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// The reading side of a store; clones share its connections. It needs no writer: a store can be
-/// read while another process holds it.
+/// The read interface of a store; clones share its connections. It needs no writer: a store can be
+/// read while another process has it open for writing.
 ///
-/// All calls block: inside async code they belong on a blocking thread.
+/// All calls block: from async code use a blocking thread.
 #[derive(Clone)]
 pub struct Reader {
     pool: Arc<Pool>,
     commits: Commits,
     deadline: Deadline,
+    clock: Clock,
 }
 
 impl std::fmt::Debug for Reader {
@@ -43,34 +44,35 @@ impl std::fmt::Debug for Reader {
 }
 
 impl Reader {
-    /// Reads the store in `path` with at most `most` connections at a time.
+    /// Opens the store in `path` for reading, with at most `most` connections and the system's clock.
     ///
     /// # Errors
-    /// When the file is not there or is not a store of this version.
+    /// When the file is missing or is not a store of this version.
     pub fn open(path: &Path, most: usize) -> Result<Self, StoreError> {
         let (commits, gate) = (Commits::default(), ReadGate::default());
-        Self::beside_writer(path, most, commits, gate, Arc::default(), None)
+        Self::beside_writer(path, most, Clock::system(), commits, gate, Arc::default(), None)
     }
 
-    /// The same reader, whose reads end at the deadline with [`StoreError::Interrupted`]. A read
-    /// with a deadline also breaks off when the write-ahead log has to be begun anew: where the
-    /// deadline is not over, it is to be tried again.
+    /// The same reader with a deadline for its reads. At the deadline they fail with
+    /// [`StoreError::Interrupted`]. A read with a deadline also breaks off when the write-ahead log
+    /// has to be restarted: if the error comes before the deadline, the caller should retry.
     #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { deadline, ..self.clone() }
     }
 
-    /// Until when a read may go on.
+    /// The deadline of reads.
     #[must_use]
     pub fn deadline(&self) -> &Deadline {
         &self.deadline
     }
 
-    /// As [`Reader::open`], beside a writer that counts its commits. `expired_until` is the second
-    /// up to which events have expired whatever the clock says.
+    /// Like [`Reader::open`], beside a writer that counts its commits. Events that expire up to the
+    /// second `expired_until` count as expired, whatever the clock says.
     pub(crate) fn beside_writer(
         path: &Path,
         most: usize,
+        clock: Clock,
         commits: Commits,
         gate: ReadGate,
         expired_until: Arc<AtomicU64>,
@@ -79,19 +81,19 @@ impl Reader {
         let opened = path.to_owned();
         let open = Box::new(move || {
             let check = || presence.as_ref().map_or(Ok(()), Presence::check);
-            // Before, too: opening a store that is another one may write beside it.
+            // Also checked before: opening a replaced store may write files beside it.
             check()?;
             let connection = schema::open_reader(&opened)?;
             check().map(|()| connection)
         });
         let pool = Pool::new(open, most, gate, expired_until);
-        let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default() };
+        let reader = Self { pool: Arc::new(pool), commits, deadline: Deadline::default(), clock };
         let checked = reader.read(|read| schema::check_version(read, path));
         checked.map_err(|error| error.while_opening(path))?;
         Ok(reader)
     }
 
-    /// Ends all reading, and waits a while for what is under way.
+    /// Ends all reading, and waits a while for running reads.
     pub(crate) fn close(&self) {
         self.pool.close();
     }
@@ -104,22 +106,22 @@ impl Reader {
         self.pool.with(&self.deadline, work)
     }
 
-    /// The newest events that match any of the filters, each filter with its own limit and with
-    /// no more than `most`; newest first, of one second the lowest id first, each once. What has
-    /// expired is left out.
+    /// The newest events that match any of the filters, at most `most` for each filter and at most
+    /// its own limit. Newest first; within a second the lowest id first; each event once. Expired
+    /// events are left out.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// [`StoreError::Sqlite`], or [`StoreError::Interrupted`] at the deadline.
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         self.read_snapshot(|moment| moment.newest(filters, most))
     }
 
-    /// As [`Reader::newest`], of what somebody may see, and calls `visit` with the JSON of the
-    /// first of them, read at the same moment, until it breaks off: none of these can have gone in
-    /// the meantime. Only what expired by the second `now` is left out.
+    /// Like [`Reader::newest`], restricted to what a viewer may see. Calls `visit` with the JSON of
+    /// the first events, read from the same snapshot, until it breaks off: none of them can be
+    /// removed in between. Only events that expired by the second `now` are left out.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn newest_and_first(
         &self,
         views: &[View],
@@ -143,11 +145,11 @@ impl Reader {
     }
 
     /// Calls `visit` with the JSON of each event, in the order of `hits`, until it breaks off.
-    /// Events that went in the meantime or that have expired are left out. Returns how many of the
-    /// hits were looked at.
+    /// Events that were removed since or that have expired are left out. Returns the number of hits
+    /// that were processed.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn fetch(
         &self,
         hits: &[Hit],
@@ -156,11 +158,12 @@ impl Reader {
         self.read_snapshot(|moment| moment.fetch(hits, visit))
     }
 
-    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and now
-    /// and then twice, until it breaks off. What has expired and could not be removed is left out.
+    /// Calls `visit` with every item that matches the filter, until it breaks off. Ignores `limit`.
+    /// The order is undefined, and an item may come twice. Expired events that could not be removed
+    /// are left out.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn items(
         &self,
         filter: &Filter,
@@ -169,33 +172,32 @@ impl Reader {
         self.read_snapshot(|moment| moment.items(filter, visit))
     }
 
-    /// How many events of each kind are stored. Walks one index from end to end.
+    /// The number of stored events of each kind. Walks one index from end to end.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn kinds(&self) -> Result<Vec<(u16, u64)>, StoreError> {
         self.read(|read| query::kinds(read).map_err(StoreError::sqlite))
     }
 
-    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile. While it
-    /// lasts the write-ahead log only grows.
+    /// Runs `work` on one snapshot of the store. Meanwhile the write-ahead log cannot shrink.
     ///
     /// # Errors
-    /// When SQLite refuses, and those of `work`.
+    /// As [`Reader::newest`], and those of `work`.
     pub fn read_snapshot<T, E: From<StoreError>>(
         &self,
         work: impl FnOnce(&ReadSnapshot<'_>) -> Result<T, E>,
     ) -> Result<T, E> {
         let expired_until = self.pool.expired_until();
-        self.read(|read| work(&ReadSnapshot { read: *read, expired_until }))
+        self.read(|read| work(&ReadSnapshot { read: *read, clock: &self.clock, expired_until }))
     }
 
-    /// As [`Reader::read_snapshot`]; `beside` is called while the last commit that `work` will see
-    /// is the last that the listener knows, and must not wait. Where the listener does not come to
-    /// know of that commit for seconds, it is not called.
+    /// Like [`Reader::read_snapshot`]. `beside` is called while the last commit that `work` sees is
+    /// the last one published; it must not block. If that commit is not published within seconds,
+    /// `beside` is not called.
     ///
     /// # Errors
-    /// Those of `work`.
+    /// As [`Reader::read_snapshot`].
     pub fn read_at_commit<T>(
         &self,
         beside: impl FnOnce(),
@@ -208,36 +210,28 @@ impl Reader {
                     beside();
                 }
                 let expired_until = self.pool.expired_until();
-                Ok::<_, StoreError>(ReadSnapshot { read: *read, expired_until })
+                Ok::<_, StoreError>(ReadSnapshot { read: *read, clock: &self.clock, expired_until })
             })?;
             work(&moment)
         })
     }
 
-    /// A second with about as many events before it as after it, where they were stored in order
+    /// A second with about as many events before it as after it, if the events were stored in order
     /// of time; `None` in an empty store.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn middle_second(&self) -> Result<Option<u64>, StoreError> {
         self.read(|read| query::middle_second(read).map_err(StoreError::sqlite))
     }
 
-    /// The names of the marks that the index has made, the latest first.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
+    /// The names of the index's marks, latest first.
+    pub(crate) fn index_marks(&self) -> Result<Vec<MarkName>, StoreError> {
         self.read(|read| index_mark::names(read).map_err(StoreError::sqlite))
     }
 
-    /// Calls `removed` with what was removed since a mark, and then `added` with what is there of
-    /// what was added since, and its kind. `false` when the mark does not stand, or more than
-    /// `most_added` may have been added: then neither is called.
-    ///
-    /// # Errors
-    /// When SQLite refuses.
-    pub fn since_index_mark(
+    /// See [`MarkedStore::since_index_mark`](crate::MarkedStore::since_index_mark).
+    pub(crate) fn since_index_mark(
         &self,
         name: &MarkName,
         most_added: usize,
@@ -249,16 +243,16 @@ impl Reader {
         })
     }
 
-    /// Which of `ids` a sync with `peer` need not move, each with its reason.
+    /// The ids of `ids` that a sync with `peer` need not move, each with its reason.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn refused(
         &self,
         peer: &str,
         ids: &[[u8; 32]],
     ) -> Result<HashMap<[u8; 32], String>, StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| {
             let mut found = refused::find(read, peer, ids, now).map_err(StoreError::sqlite)?;
             operator::find(read, ids, &mut found).map_err(StoreError::sqlite)?;
@@ -267,59 +261,60 @@ impl Reader {
         })
     }
 
-    /// What each rule would remove now, in their order, and about how many of the oldest events for the
-    /// size of the store.
+    /// The number of events that each rule would remove now, in rule order, and the estimated
+    /// number of the oldest events to remove for the size of the store.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn preview(&self, retention: &Retention) -> Result<(Vec<RuleMatches>, u64), StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| retention::preview(read, retention, now).map_err(StoreError::sqlite))
     }
 
-    /// What the rules of retention that the store goes by keep of a filter now.
+    /// The window of a filter that the store's rules of retention keep now.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn retention_window(&self, filter: &Filter) -> Result<Option<RetentionWindow>, StoreError> {
-        let now = unix_now();
+        let now = self.clock.now();
         self.read(|read| retention::window(read, filter, now).map_err(StoreError::sqlite))
     }
 
-    /// The stored events that an operator means.
+    /// The stored events that an operator's selection covers.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn selected(&self, selection: &Selection) -> Result<Selected, StoreError> {
         self.read_snapshot(|moment| selection.among(moment))
     }
 
-    /// The ids that the operator has removed and means to take back.
+    /// The ids that the operator removed and that `undelete` selects.
     ///
     /// # Errors
-    /// When SQLite refuses, or the filter asks for tags.
+    /// As [`Reader::newest`], or when the filter uses tags.
     pub fn undeleted(&self, undelete: &Undelete) -> Result<Vec<[u8; 32]>, UndeleteError> {
         self.read(|read| operator::undeleted(read, undelete))
     }
 
-    /// How far `peer` is known for a filter, given as the text it was remembered under.
+    /// How far `peer` is known for a filter. `filter` is the text under which the mark was
+    /// recorded.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn sync_mark(&self, peer: &str, filter: &str) -> Result<SyncMark, StoreError> {
         self.read(|read| sync_mark::mark(read, peer, filter).map_err(StoreError::sqlite))
     }
 
-    /// How `peer` has to be asked.
+    /// How to query `peer`.
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn peer_traits(&self, peer: &str) -> Result<PeerTraits, StoreError> {
         self.read(|read| sync_mark::traits(read, peer).map_err(StoreError::sqlite))
     }
 }
 
-/// Without a listener: whoever reads beside another process scans for each set.
+/// Without a listener: a reader beside another process scans for each set.
 impl EventSource for Reader {
     fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
         Arc::new(self.with_deadline(deadline))
@@ -327,6 +322,10 @@ impl EventSource for Reader {
 
     fn deadline(&self) -> &Deadline {
         self.deadline()
+    }
+
+    fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     fn catch_up(&self) -> Result<(), StoreError> {
@@ -369,9 +368,10 @@ impl EventSource for Reader {
     }
 }
 
-/// The store as it is at one moment.
+/// One snapshot of the store.
 pub struct ReadSnapshot<'read> {
     read: ReadTransaction<'read>,
+    clock: &'read Clock,
     expired_until: u64,
 }
 
@@ -387,10 +387,10 @@ impl ReadSnapshot<'_> {
         &self.read
     }
 
-    /// As [`Reader::items`].
+    /// See [`Reader::items`].
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn items(
         &self,
         filter: &Filter,
@@ -408,19 +408,19 @@ impl ReadSnapshot<'_> {
         })
     }
 
-    /// As [`Reader::newest`].
+    /// See [`Reader::newest`].
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn newest(&self, filters: &[Filter], most: usize) -> Result<Vec<Hit>, StoreError> {
         let views: Vec<View> = filters.iter().cloned().map(View::whole).collect();
         Ok(page::newest(&self.read, &views, most, self.now())?.0)
     }
 
-    /// As [`Reader::fetch`].
+    /// See [`Reader::fetch`].
     ///
     /// # Errors
-    /// When SQLite refuses.
+    /// As [`Reader::newest`].
     pub fn fetch(
         &self,
         hits: &[Hit],
@@ -430,7 +430,7 @@ impl ReadSnapshot<'_> {
     }
 
     fn now(&self) -> u64 {
-        unix_now().max(self.expired_until)
+        self.clock.now().max(self.expired_until)
     }
 }
 

@@ -1,31 +1,32 @@
-//! Ids that a sync need not move again, each with a reason and a term: what this store cannot
-//! keep, what a peer has but does not give, what a peer does not take.
+//! Ids that a sync need not move again, each with a reason and a term: events that this store
+//! cannot keep, that a peer lists but does not send, or that a peer rejects.
 
 use crate::clock::DAY_S;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 
-/// One id to remember.
+/// One id to record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusedId {
-    /// The peer's URL; empty where the reason is this store's own.
+    /// The peer's URL; empty if the reason is this store's own.
     pub peer: String,
     /// The event's id.
     pub id: [u8; 32],
-    /// Why it is not moved.
+    /// Why the event is not moved.
     pub reason: String,
-    /// For how long, in seconds; 31 days at the most.
+    /// The term in seconds, at most 31 days.
     pub term_s: u64,
 }
 
 impl RefusedId {
-    /// The most ids that a store remembers; those whose term ends first make room.
+    /// Maximum number of recorded ids; those whose term ends first are dropped.
     pub const MOST: i64 = 1_000_000;
-    /// The longest term, in seconds. What seems to last longer was remembered by a clock that ran ahead.
+    /// The longest term, in seconds. A recorded term that seems longer was set by a clock that ran
+    /// ahead.
     pub const MOST_TERM_S: u64 = 31 * DAY_S;
 }
 
-/// Remembers ids, anew where they are known.
+/// Records ids; updates those that are recorded already.
 pub(super) fn remember(
     connection: &Connection,
     refused: &[RefusedId],
@@ -54,7 +55,7 @@ pub(super) fn remember(
     Ok(())
 }
 
-/// Which of `ids` are remembered for `peer`, or for all peers.
+/// The ids of `ids` that are recorded for `peer`, or for all peers.
 pub(super) fn find(
     connection: &Connection,
     peer: &str,
@@ -111,7 +112,7 @@ mod tests {
         assert_eq!(found("ws://b", 110), [3]);
         remember(&connection, &[refused("ws://a", 2, 90)], 110).unwrap();
         assert_eq!(found("ws://a", 150), [2]);
-        // A clock that was years ahead for a while.
+        // Recorded while the clock was years ahead.
         remember(&connection, &[refused("", 4, 90)], 1_000_000_000).unwrap();
         assert_eq!(found("ws://a", 1_000_000_010), [4]);
         assert_eq!(found("ws://a", 150), [0; 0]);

@@ -1,13 +1,13 @@
-//! The step of a store to the version in which a tag's rows stand by kind. A store of a million
-//! events has a few million tags, so they are moved in chunks that commit one by one: who is
-//! interrupted goes on with the next start.
+//! The migration that adds the kind to the rows of the tag table. A store of a million events has a
+//! few million tags, so they are moved in chunks that commit one by one: an interrupted migration
+//! continues at the next start.
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use std::time::Instant;
 
-/// So many rows are moved in one transaction.
+/// Rows that one transaction moves.
 const CHUNK_ROWS: i64 = if cfg!(test) { 7 } else { 20_000 };
-/// The write-ahead log is moved into the file whenever it has so many pages.
+/// Length at which the write-ahead log is moved into the file, in pages.
 const LOG_PAGES: u32 = 10_000;
 
 /// The last row of a chunk, in the order of the old table.
@@ -32,7 +32,7 @@ pub(super) fn move_tags(connection: &mut Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Whether the old table has gone.
+/// Whether the old table is gone.
 fn is_done(connection: &Connection) -> rusqlite::Result<bool> {
     let mut table =
         connection.prepare("SELECT 1 FROM sqlite_schema WHERE name = 'tag_before_kinds'")?;
@@ -87,7 +87,7 @@ mod tests {
         rows.unwrap().collect::<Result<_, _>>().unwrap()
     }
 
-    /// Of any number of rows, whether it is interrupted after any number of chunks or not.
+    /// For any number of rows, interrupted after any number of chunks or not.
     #[test]
     fn every_tag_is_moved_once_however_often_that_is_interrupted() {
         for tags in 0..=2 * CHUNK_ROWS + 1 {

@@ -1,67 +1,66 @@
-//! What an accepted event does to a store (NIP-01 replaceable and addressable events, NIP-09 deletion, NIP-40
-//! expiration, NIP-62 vanishing), decided without SQL: an engine fetches [`Known`], asks [`decide`], and writes what
-//! the [`Decision`] says.
+//! The effects of an accepted event on a store (NIP-01 replaceable and addressable events, NIP-09
+//! deletion, NIP-40 expiration, NIP-62 vanishing), decided without SQL: an engine fetches
+//! [`Known`], calls [`decide`], and applies the [`Decision`].
 //!
-//! Every rule is of one form: a stored event keeps another one out. A newer version keeps out older
-//! ones, a deletion request what it names, a request to vanish what its author wrote before. Whether
-//! it does depends on these two events and on nothing that the store has seen before. So two stores
-//! that give each other all they have end equal, whatever the history of each; but for what an
-//! operator has removed.
+//! Every rule has one form: a stored event keeps another one out. A newer version keeps out older
+//! ones, a deletion request its targets, a request to vanish what its author wrote before. Whether
+//! it does depends on these two events only, not on the history of the store. So two stores that
+//! exchange all their events become equal, except for removals by an operator.
 
 use negsync_nostr::Event;
 use negsync_nostr::kinds::{ALL_RELAYS, AUTHENTICATION, DELETION, GIFT_WRAP, Lifetime, VANISH};
 use negsync_nostr::relay_url::RelayName;
 use negsync_reconcile::Item;
 
-/// The most ids and addresses that one request may name, and that all requests of an author may name
-/// together: about 75 MB of tombstones.
+/// Maximum number of ids and addresses that one request may name, and that all requests of an
+/// author may name together: about 75 MB of tombstones.
 const NAMED_BY_A_REQUEST: usize = 10_000;
 const NAMED_BY_AN_AUTHOR: u64 = 1_000_000;
 
-/// What became of an event that was handed to the store.
+/// The result of submitting an event to the store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It is stored, durably.
+    /// Stored durably.
     Stored,
-    /// It was there already.
+    /// The event was stored before.
     Duplicate,
     /// A newer version of the same replaceable or addressable event is stored.
     Superseded,
-    /// Its author has deleted it, or the recipient of the gift wrap that it is (NIP-09, NIP-59).
+    /// Its author deleted it, or a recipient did if it is a gift wrap (NIP-09, NIP-59).
     Deleted,
-    /// The relay's operator has removed it.
+    /// The relay's operator removed it.
     RemovedByOperator,
-    /// It is past what the operator keeps (see [`Retention`](crate::Retention)).
+    /// The rules of retention refuse it (see [`Retention`](crate::Retention)).
     Retired,
-    /// Its author has vanished, or the addressee of the gift wrap that it is (NIP-62).
+    /// Its author has vanished, or an addressee if it is a gift wrap (NIP-62).
     Vanished,
-    /// It asks to delete more than one request, or all requests of its author, may name.
+    /// It names more targets than one request, or all requests of its author, may name.
     DeletesTooMuch,
-    /// It expired before it came (NIP-40).
+    /// It expired before it arrived (NIP-40).
     Expired,
-    /// It is ephemeral: passed on to subscriptions, never stored. One that authenticates (NIP-42)
+    /// It is ephemeral: passed on to subscriptions, never stored. An authentication event (NIP-42)
     /// is not passed on either.
     PassedOn,
-    /// The database refused the batch; nothing of it is stored.
+    /// The database refused the batch; no event of it is stored.
     Failed(String),
 }
 
-/// What a store knows that bears on one event.
+/// The stored facts that affect one event.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Known {
-    /// Whether an operator has removed the event.
+    /// Whether an operator removed the event.
     pub removed_by_operator: bool,
-    /// Whether it is past what the operator keeps.
+    /// Whether the rules of retention refuse it.
     pub is_retired: bool,
-    /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
+    /// The second up to which the author has vanished; for a gift wrap, an addressee counts too.
     pub vanished_until: Option<u64>,
-    /// Whether a stored deletion request of its author, or of a recipient of the gift wrap that it is, names
-    /// its id.
+    /// Whether a stored deletion request of its author names its id; for a gift wrap, a request of
+    /// a recipient counts too.
     pub deleted_by_id: bool,
-    /// Up to which second deletion requests of its author keep out versions of its address.
+    /// The second up to which deletion requests of its author keep out versions of its address.
     pub deleted_until: Option<u64>,
-    /// How much stored deletion requests of its author name.
+    /// The number of targets that stored deletion requests of its author name.
     pub named_by_author: u64,
     /// Whether the event is stored.
     pub is_stored: bool,
@@ -69,29 +68,29 @@ pub struct Known {
     pub predecessor: Option<Predecessor>,
 }
 
-/// The event that a replaceable or addressable one meets in the store.
+/// The stored event that a replaceable or addressable event would replace.
 #[derive(Debug, Clone, Copy)]
 pub struct Predecessor {
     /// Its time and id.
     pub item: Item,
-    /// Whether it is as good as gone: it has expired or was deleted, and is still to be removed.
+    /// Whether it counts as removed: it has expired or was deleted, and its removal is pending.
     pub is_gone: bool,
 }
 
-/// What a store has to do with an event.
+/// What the store does with an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
     /// Nothing is written.
     Refuse(Outcome),
-    /// Nothing is written, and subscriptions hear of it.
+    /// Nothing is written; subscriptions get the event.
     PassOn,
-    /// It is stored already: if it is still to be removed, it stays.
+    /// It is stored already; a pending removal is cancelled.
     Keep,
-    /// It is written, after its predecessor was removed, and followed where it is a request.
+    /// It is written after its predecessor is removed; if it is a request, it is followed.
     Store,
 }
 
-/// What becomes of an event at the second `now`, in a store that knows this of it.
+/// The decision about an event at the second `now`, given the stored facts.
 #[must_use]
 pub fn decide(event: &Event, known: &Known, now: u64) -> Decision {
     let created_at = event.item().created_at;
@@ -125,7 +124,7 @@ pub fn decide(event: &Event, known: &Known, now: u64) -> Decision {
     }
 }
 
-/// As [`decide`], of what can be told without asking the store; `None` where it cannot.
+/// Like [`decide`], without stored facts; `None` if they are needed.
 #[must_use]
 pub fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
     if event.expires_at().is_some_and(|second| second <= now) {
@@ -140,38 +139,38 @@ pub fn decide_unseen(event: &Event, now: u64) -> Option<Decision> {
     }
 }
 
-/// NIP-01: the newest version stays, and of two of the same second the one with the lower id.
+/// NIP-01: the newest version is kept; within a second, the one with the lowest id.
 fn is_newer(new: Item, old: Item) -> bool {
     (new.created_at, std::cmp::Reverse(new.id)) > (old.created_at, std::cmp::Reverse(old.id))
 }
 
-/// Whether the request names more than may be kept out for its author.
+/// Whether the request names more targets than may be kept out for its author.
 fn names_too_much(request: &Event, named_by_author: u64) -> bool {
     let named = named(request);
     named > NAMED_BY_A_REQUEST || named_by_author.saturating_add(named as u64) > NAMED_BY_AN_AUTHOR
 }
 
-/// How much a deletion request names.
+/// The number of targets that a deletion request names.
 #[must_use]
 pub fn named(request: &Event) -> usize {
     request.deleted_ids().len() + request.deleted_addresses().len()
 }
 
-/// Whether events of the kind ask to remove others: nobody can delete such a request.
+/// Whether events of the kind request the removal of others: such a request cannot be deleted.
 #[must_use]
 pub fn is_request(kind: u16) -> bool {
     [DELETION, VANISH].contains(&kind)
 }
 
-/// Whether a request to vanish (NIP-62) is to the relay `us`, or to all.
+/// Whether a request to vanish (NIP-62) names the relay `us`, or all relays.
 #[must_use]
 pub fn vanishes_from(request: &Event, us: Option<&RelayName>) -> bool {
     let names_us = |url: &String| url == ALL_RELAYS || us.is_some_and(|us| us.is(url));
     request.kind() == VANISH && request.tag_values("relay").iter().any(names_us)
 }
 
-/// Whether a deletion request of `requester` may remove an event that it names by its id. `is_recipient` is
-/// asked for a gift wrap alone, which belongs to its recipients (NIP-59).
+/// Whether a deletion request of `requester` may remove an event that it names by id.
+/// `is_recipient` is called only for gift wraps, which belong to their recipients (NIP-59).
 pub fn may_delete(
     requester: &[u8; 32],
     author: &[u8; 32],
@@ -293,7 +292,7 @@ mod tests {
                 }
             }
             assert_eq!(stored, newest);
-            // One that is as good as gone stands in nobody's way.
+            // A predecessor that counts as removed keeps nothing out.
             let gone = newest.map(|item| Predecessor { item, is_gone: true });
             let known = Known { predecessor: gone, ..Known::default() };
             assert_eq!(decided(&versions[0], known), Decision::Store);

@@ -1,4 +1,4 @@
-//! The tables, the way the file is opened, and the steps from older versions to this one.
+//! The tables, the connections, and the migrations from older versions.
 
 use super::file_kind::refuse_other_than_files;
 use super::presence::{refuse_foreign_log, refuse_orphaned_log};
@@ -13,25 +13,25 @@ use std::path::{Path, PathBuf};
 /// `PRAGMA application_id` of a negsync store: "nsyn" in ASCII.
 const APPLICATION_ID: i32 = 0x6e73_796e;
 
-/// A step from one version of the store to the next.
+/// A migration from one version of the store to the next.
 enum Migration {
-    /// Statements that run in one transaction, together with those before and after them.
+    /// Statements that run in one transaction, together with adjacent migrations.
     Sql(&'static str),
-    /// As `Sql`, and then work in the same transaction.
+    /// Like `Sql`, followed by a function in the same transaction.
     SqlAnd(&'static str, fn(&Connection) -> rusqlite::Result<()>),
-    /// Work that commits in between. It goes on where it stopped when it is called again, so that a
-    /// large store can be interrupted.
+    /// A function that commits several times. When called again it continues where it stopped, so
+    /// the migration of a large store can be interrupted.
     InSteps(fn(&mut Connection) -> rusqlite::Result<()>),
 }
 use Migration::{InSteps, Sql, SqlAnd};
 
-/// One step a version: step `n` takes a store from `user_version` n to n + 1. A store between two
-/// versions is refused by readers and by older programs.
+/// The migrations: number `n` takes a store from `user_version` n to n + 1. Readers and older
+/// programs refuse a store between two versions.
 ///
-/// An event's row holds what is looked up and the JSON that is sent. `address` is the `d` value of
-/// an addressable event and empty for a replaceable one, so that the index over it allows one
-/// version of each; `author` answers for an author with and without kinds. Each index ends in
-/// `(created_at, id)`: it answers a reconciliation without touching the events themselves.
+/// An event's row holds the columns for searches and the JSON that is sent. `address` is the `d`
+/// value of an addressable event and empty for a replaceable one, so that the index over it allows
+/// one version of each. `author` serves filters for an author with and without kinds. Each index
+/// ends in `(created_at, id)`: it answers a reconciliation without touching the events themselves.
 const MIGRATIONS: [Migration; 14] = [
     Sql("
 CREATE TABLE event (
@@ -76,8 +76,8 @@ CREATE TABLE address_tombstone (
     PRIMARY KEY (pubkey, kind, address)
 ) STRICT, WITHOUT ROWID;
 "),
-    // Ids that a sync need not move again, and how far each peer was last seen to be equal.
-    // `peer` is empty where the reason is this store's own and so holds for every peer.
+    // Ids that a sync need not move again, and how far each peer was last proven equal. `peer` is
+    // empty if the reason is this store's own and applies to every peer.
     Sql("
 CREATE TABLE refused (
     peer   TEXT NOT NULL,
@@ -95,18 +95,18 @@ CREATE TABLE synced (
     PRIMARY KEY (peer, filter)
 ) STRICT, WITHOUT ROWID;
 "),
-    // Of the second `created_at` of an address tombstone, the versions with this id or a higher
-    // one are gone; empty, it is lower than any.
+    // Within the second `created_at` of an address tombstone, versions with this id or a higher one
+    // are deleted; an empty id is lower than any.
     Sql("
 ALTER TABLE address_tombstone ADD COLUMN id BLOB NOT NULL DEFAULT x'';
 "),
-    // Which kinds are not for everybody shows in a scan by time as well.
+    // The duration of a scan by time reveals private kinds too.
     Sql("
 DROP INDEX event_time;
 CREATE INDEX event_time ON event (created_at, id, kind);
 "),
-    // NIP-62: who has asked to vanish, with all up to which second, and whether some of it may
-    // still be there.
+    // NIP-62: the keys that have vanished, up to which second, and whether some of their events may
+    // still be stored.
     Sql("
 CREATE TABLE vanished (
     pubkey  BLOB NOT NULL PRIMARY KEY,
@@ -115,9 +115,9 @@ CREATE TABLE vanished (
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX vanished_pending ON vanished (pending) WHERE pending = 1;
 "),
-    // NIP-09: what a stored deletion request keeps out, by its row; filled by the last step. Before, a
-    // version that was deleted by its id kept older ones out, too, and tombstones outlived
-    // their requests. A request to vanish does not expire.
+    // NIP-09: the targets that a stored deletion request keeps out, by its row; filled by the last
+    // migration. In older versions, a version deleted by its id kept older ones out too, and
+    // tombstones outlived their requests. A request to vanish does not expire.
     Sql("
 DROP TABLE tombstone;
 CREATE TABLE tombstone (
@@ -137,8 +137,8 @@ CREATE TABLE address_tombstone (
 ) STRICT, WITHOUT ROWID;
 UPDATE event SET expires_at = NULL WHERE kind = 62 AND expires_at IS NOT NULL;
 "),
-    // The kind stands before the time: a scan by tag meets no event of a kind that it does not ask
-    // for, so that its length says nothing about private events.
+    // The kind comes before the time: a scan by tag meets no event of other kinds, so its duration
+    // reveals nothing about private events.
     Sql("
 ALTER TABLE tag RENAME TO tag_before_kinds;
 CREATE TABLE tag (
@@ -151,14 +151,14 @@ CREATE TABLE tag (
 ) STRICT, WITHOUT ROWID;
 "),
     InSteps(retag::move_tags),
-    // The kinds whose times stand in `event_time_private`; those of all others are in `event_time`.
-    // See private_times.rs.
+    // The kinds in the index `event_time_private`; all others are in `event_time`. See
+    // private_times.rs.
     Sql("
 CREATE TABLE private_time (kind INTEGER PRIMARY KEY) STRICT;
 "),
-    // NIP-09: what deletion requests name and is still to be removed, in this order; and how much each
-    // author's requests name. Then all stored requests
-    // are followed: those of older stores have no tombstones yet.
+    // NIP-09: the pending removals of deletion requests, in order; and the number of targets of
+    // each author's requests. Then all stored requests are followed, because those of older stores
+    // have no tombstones yet.
     SqlAnd(
         "
 CREATE TABLE removal (
@@ -175,8 +175,8 @@ INSERT INTO deleter SELECT pubkey, count(*) FROM
 ",
         deletion::follow_all,
     ),
-    // What a sync remembers: how far a peer was equal or read, and how it has to be asked. Nulls
-    // are of what was not proven; `read_until` is 0 where NIP-77 is tried.
+    // The state of a sync: how far a peer was equal or read, and how to query it. Null means not
+    // proven; `read_until` is 0 if NIP-77 is tried.
     Sql("
 CREATE TABLE sync_mark (
     peer        TEXT NOT NULL,
@@ -198,8 +198,8 @@ CREATE TABLE sync_peer (
     at           INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
 "),
-    // What the operator has removed and keeps out, with what is known of it: nothing but the id of
-    // an event that was not stored.
+    // The operator's removals, with the facts about each event; only the id, if the event was not
+    // stored.
     Sql("
 CREATE TABLE operator_tombstone (
     id         BLOB NOT NULL PRIMARY KEY,
@@ -210,7 +210,7 @@ CREATE TABLE operator_tombstone (
 ) STRICT, WITHOUT ROWID;
 "),
     Sql(index_mark::TABLES),
-    // Retention: the rules in force, the floors that they have reached, and what was removed last.
+    // Retention: the rules in force, their floors, and the ids removed last.
     Sql("
 CREATE TABLE retention (
     rules TEXT NOT NULL,
@@ -230,25 +230,25 @@ CREATE TABLE retired (
 "),
 ];
 
-/// Opens the connection that writes, and brings the tables to this version.
+/// Opens the writer's connection, and migrates the tables to this version.
 pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
     let mut connection =
         open(path, OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE)?;
-    // A database of another program is refused as it was found.
+    // The database of another program is refused and stays unchanged.
     version(&connection, path)?;
     if connection.is_readonly(rusqlite::MAIN_DB).map_err(StoreError::sqlite)? {
         return Err(StoreError::ReadOnly { path: path.to_owned() });
     }
-    // What a flush has lost must not be moved when the connection closes.
+    // Pages in doubt after a failed flush must not be moved when the connection closes.
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
         .map_err(StoreError::sqlite)?;
-    // The checkpointer moves pages out of the write-ahead log and the flusher makes commits
-    // durable; the writer stops for neither. At this level SQLite still flushes in the order that
-    // keeps the file whole.
+    // The checkpointer moves pages out of the write-ahead log, and the flusher makes commits
+    // durable; the writer waits for neither. At this level SQLite still flushes in the order that
+    // keeps the file consistent.
     let pragmas = format!(
         "PRAGMA page_size = {PAGE_BYTES};
          PRAGMA journal_mode = WAL;
@@ -262,26 +262,26 @@ pub(super) fn open_writer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// Lets SQLite move the log into the file, and remove it, when this connection closes as the last one.
+/// Lets SQLite move the log into the file and remove it when this connection is the last to close.
 pub(super) fn move_log_at_close(writer: &Connection) -> rusqlite::Result<()> {
     writer.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false).map(|_| ())
 }
 
-/// Bounds the pages that a connection keeps in memory, in MiB.
+/// Sets the maximum page cache of a connection, in MiB.
 pub(super) fn limit_cache(connection: &Connection, most_mb: usize) -> rusqlite::Result<()> {
     let kib = most_mb.saturating_mul(1_024);
     connection.execute_batch(&format!("PRAGMA cache_size = -{kib}"))
 }
 
-/// Opens a connection that cannot write.
+/// Opens a read-only connection.
 pub(super) fn open_reader(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
     refuse_orphaned_log(path)?;
     refuse_foreign_log(path)?;
     match open_reader_of(path, OpenFlags::SQLITE_OPEN_READ_ONLY) {
-        // Readers share a file beside the store, and here it cannot be made: nothing can be written,
-        // or there is no room. Where nobody writes and the log is empty the file is all there is,
-        // and can be read without being shared.
+        // Readers share a file beside the store. It cannot be created here: the folder is
+        // read-only, or the disk is full. If there is no writer and the log is empty, the file is
+        // complete and can be read without sharing.
         Err(StoreError::Sqlite(SqliteError(error)))
             if (matches!(
                 error.sqlite_error_code(),
@@ -302,7 +302,7 @@ fn has_log(path: &Path) -> bool {
     super::doubt::has_log(&real)
 }
 
-/// The URI by which SQLite takes a file as one that nobody writes.
+/// The URI by which SQLite treats a file as immutable.
 fn immutable(path: &Path) -> PathBuf {
     let mut uri = String::from("file:");
     for byte in path.as_os_str().as_bytes() {
@@ -321,14 +321,14 @@ fn open_reader_of(path: &Path, flags: OpenFlags) -> Result<Connection, StoreErro
          PRAGMA cache_size = -{READER_CACHE_KIB};"
     );
     connection.execute_batch(&pragmas).map_err(StoreError::sqlite)?;
-    // SQLite opens the log with the first read: what fails there fails here, and not later.
+    // SQLite opens the log at the first read: read now, so that an error occurs here and not later.
     connection
         .query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))
         .map_err(StoreError::sqlite)?;
     Ok(connection)
 }
 
-/// Opens the connection that checkpoints the write-ahead log.
+/// Opens the connection of the checkpointer.
 pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     let connection = open(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     connection
@@ -338,13 +338,13 @@ pub(super) fn open_checkpointer(path: &Path) -> Result<Connection, StoreError> {
     Ok(connection)
 }
 
-/// The bytes of a page of the file.
+/// Page size of the file, in bytes.
 pub(super) const PAGE_BYTES: usize = 4_096;
 const READER_CACHE_KIB: u32 = 4_096;
 const MMAP_BYTES: u64 = 64 << 30;
 const STATEMENTS_CACHED: usize = 64;
 
-/// How long SQLite waits for a lock that another process holds.
+/// Timeout for locks that another process holds.
 pub(super) const BUSY_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(5);
 
 fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
@@ -355,18 +355,18 @@ fn open(path: &Path, flags: OpenFlags) -> Result<Connection, StoreError> {
     connection.busy_timeout(BUSY_TIMEOUT).map_err(StoreError::sqlite)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_CACHED);
     keep_plans(&connection).map_err(StoreError::sqlite)?;
-    // Lists of values as a parameter.
+    // Allows lists of values as a parameter.
     rusqlite::vtab::array::load_module(&connection).map_err(StoreError::sqlite)?;
     Ok(connection)
 }
 
-/// Keeps a statement's plan whatever is bound to it. The bundled SQLite has STAT4, under which it
-/// otherwise prepares a statement anew each time an author is bound.
+/// Keeps a statement's plan for all bindings. With STAT4, which the bundled SQLite has, it would
+/// otherwise prepare a statement again each time an author is bound.
 fn keep_plans(connection: &Connection) -> rusqlite::Result<()> {
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(|_| ())
 }
 
-/// Refuses a file that is not a store of exactly this version.
+/// Fails unless the file is a store of exactly this version.
 pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     let (path, newest) = (path.to_owned(), MIGRATIONS.len());
     match version(connection, &path)? {
@@ -376,7 +376,7 @@ pub(super) fn check_version(connection: &Connection, path: &Path) -> Result<(), 
     }
 }
 
-/// Refuses a file that is not a store of this version or an earlier one.
+/// Fails unless the file is a store of this version or an earlier one.
 pub(super) fn check_known(connection: &Connection, path: &Path) -> Result<(), StoreError> {
     match version(connection, path)? {
         0 => Err(StoreError::NotAStore { path: path.to_owned() }),
@@ -400,7 +400,7 @@ fn migrate(connection: &mut Connection, path: &Path) -> Result<(), StoreError> {
     }
 }
 
-/// Takes the steps from version `begun` up to the next one that commits in between.
+/// Runs the migrations from version `begun` up to the next one that commits several times.
 fn migrate_at_once(connection: &mut Connection, begun: usize) -> rusqlite::Result<()> {
     let transaction =
         connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -425,7 +425,7 @@ fn set_version(connection: &Connection, version: usize) -> rusqlite::Result<()> 
     connection.pragma_update(None, "user_version", version as i64)
 }
 
-/// Writes the store's version as it is: the least that can be written.
+/// Rewrites the store's version unchanged: the smallest possible write.
 pub(super) fn rewrite_version(connection: &Connection) -> rusqlite::Result<()> {
     set_version(connection, MIGRATIONS.len())
 }

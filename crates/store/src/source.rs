@@ -1,15 +1,15 @@
-//! What the index and a sync need of a store, and no more: this program's own store and those of
-//! other relays stand behind it.
+//! The interface of a store for the index and for syncs. This program's own store and those of
+//! other relays implement it.
 
-use crate::{Deadline, Filter, RetentionWindow, StoreError};
+use crate::{Clock, Deadline, Filter, RetentionWindow, StoreError};
 use negsync_reconcile::Item;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-/// A store as it is at one moment.
+/// One snapshot of a store.
 pub trait SourceSnapshot {
-    /// Calls `visit` with every item that matches the filter, `limit` aside, in no order and
-    /// perhaps twice, until it breaks off.
+    /// Calls `visit` with every item that matches the filter, until it breaks off. Ignores `limit`.
+    /// The order is undefined, and an item may come twice.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -20,34 +20,37 @@ pub trait SourceSnapshot {
     ) -> Result<(), StoreError>;
 }
 
-/// What is done at one moment.
+/// Work on one snapshot.
 pub type Work<'work> = dyn FnMut(&dyn SourceSnapshot) -> Result<(), StoreError> + 'work;
 
-/// Events on a disk. All calls block: inside async code they belong on a blocking thread.
+/// A store of events. All calls block: from async code use a blocking thread.
 ///
-/// Changes are published to the listener that a store is opened with, commit by commit.
+/// Changes are published commit by commit to the listener that the store was opened with.
 pub trait EventSource: Send + Sync {
-    /// The same events, whose reads end at the deadline with [`StoreError::Interrupted`]; before it,
-    /// that error means that the read is to be tried again.
+    /// The same source with a deadline for its reads. At the deadline they fail with
+    /// [`StoreError::Interrupted`]; before it, that error means that the caller should retry.
     fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource>;
 
-    /// Until when a read may go on.
+    /// The deadline of reads.
     fn deadline(&self) -> &Deadline;
 
-    /// Brings the listener up to date: once this returns, it knows of every event
-    /// that was acknowledged, deleted or has expired before the call.
+    /// What the store was opened to tell the time by.
+    fn clock(&self) -> &Clock;
+
+    /// Brings the listener up to date. After the call it has every event that was acknowledged,
+    /// deleted or had expired before the call.
     ///
     /// # Errors
-    /// When the store cannot be read, or something is due to be removed and still there.
+    /// When the store cannot be read, or an event is due to be removed and still stored.
     fn catch_up(&self) -> Result<(), StoreError>;
 
-    /// Whether [`EventSource::catch_up`] waits for a server: then no async task may call it, not even
-    /// for a set that is in memory.
+    /// Whether [`EventSource::catch_up`] waits for a server. Async tasks must not call it then, not
+    /// even for a set in memory.
     fn waits_for_server(&self) -> bool {
         false
     }
 
-    /// Waits until the listener knows of every commit that a scan before the call can have seen.
+    /// Waits until every commit is published that a scan before the call may have seen.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -55,15 +58,15 @@ pub trait EventSource: Send + Sync {
         self.catch_up()
     }
 
-    /// Runs `work` on the store as it is at one moment, whatever is written meanwhile.
+    /// Runs `work` on one snapshot of the store.
     ///
     /// # Errors
     /// When the store cannot be read, and those of `work`.
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError>;
 
-    /// As [`EventSource::read_snapshot`]; `beside` is called while the last commit that `work` will
-    /// see is the last that the listener knows, and must not wait. Where the listener does not come
-    /// to know of that commit for seconds, it is not called.
+    /// Like [`EventSource::read_snapshot`]. `beside` is called while the last commit that `work`
+    /// sees is the last one published; it must not block. If that commit is not published within
+    /// seconds, `beside` is not called.
     ///
     /// # Errors
     /// As [`EventSource::read_snapshot`].
@@ -73,9 +76,9 @@ pub trait EventSource: Send + Sync {
         work: &mut Work<'_>,
     ) -> Result<(), StoreError>;
 
-    /// Calls `visit` with every item that matches, `limit` aside, and the place of the filter that
-    /// it matches, until it breaks off. One filter follows the other, all at one moment; within a
-    /// filter there is no order, and an item may come twice.
+    /// Calls `visit` with every item that matches a filter and the index of that filter, until it
+    /// breaks off. Ignores `limit`. The filters are scanned one after the other in one snapshot;
+    /// within a filter the order is undefined, and an item may come twice.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -99,9 +102,9 @@ pub trait EventSource: Send + Sync {
         })
     }
 
-    /// A second with about as many events before it as after it, where a scan gains from being
-    /// cut in two; `None` where it does not, or where the halves would be of two moments that the
-    /// listener cannot tell apart.
+    /// A second with about as many events before it as after it, if a scan in two halves is faster;
+    /// `None` if it is not, or if the halves would be of two snapshots that the listener cannot
+    /// tell apart.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -109,8 +112,8 @@ pub trait EventSource: Send + Sync {
         Ok(None)
     }
 
-    /// What rules of retention keep of a filter now: older events are refused whoever brings them. `None`
-    /// where there are no rules, or where they keep no window of time.
+    /// The window of a filter that the rules of retention keep now; older events are refused.
+    /// `None` if there are no rules, or if they keep no window of time.
     ///
     /// # Errors
     /// When the store cannot be read.
@@ -118,8 +121,8 @@ pub trait EventSource: Send + Sync {
         Ok(None)
     }
 
-    /// Calls `visit` with the JSON of each of the events that is there, in no order. What has
-    /// expired is left out.
+    /// Calls `visit` with the JSON of each of the events that is stored, in no order. Expired
+    /// events are left out.
     ///
     /// # Errors
     /// When the store cannot be read.

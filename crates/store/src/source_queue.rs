@@ -1,25 +1,26 @@
-//! A queue with one line for each origin, served in turn: whoever brings much waits for itself.
+//! A queue with one line for each origin, served fairly: an origin with many items delays only
+//! itself.
 //!
-//! It is start-time fair queueing: time is virtual, that of the item taken last. An origin that comes
-//! anew begins at that time, and each of its items moves it on by the item's weight. The queue
-//! has no bound of its own and pushing never waits: whoever pushes bounds what it has under way.
+//! It uses start-time fair queueing: the virtual time is that of the item taken last. A new origin
+//! starts at that time, and each of its items advances it by the item's weight. The queue has no
+//! bound of its own and pushing never waits: the caller must bound its pending items.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// The most origins that are remembered with nothing waiting.
+/// Maximum number of origins that are remembered while they have nothing waiting.
 const IDLE_ORIGINS: usize = 4_096;
 
-/// Where work comes from. Each origin has its turn, whatever the others bring.
+/// The origin of work. Origins are served in turn.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Origin {
-    /// A client's address, as limits by address count it.
+    /// A client's address, as the limits by address count it.
     Client(IpAddr),
     /// A peer, by its URL.
     Peer(Arc<str>),
-    /// This program: an import, a check, a program that embeds the store.
+    /// This program: an import, a check, or a program that embeds the store.
     Local,
 }
 
@@ -27,15 +28,14 @@ pub enum Origin {
 #[derive(Debug)]
 pub struct SourceQueue<T> {
     state: Mutex<SourceQueueState<T>>,
-    // Signalled when something has come, and when the queue is closed.
+    // Signalled when an item has been pushed, and when the queue is closed.
     moved: Condvar,
 }
 
 #[derive(Debug)]
 struct SourceQueueState<T> {
     lines: HashMap<Origin, OriginQueue<T>>,
-    // The origins with something waiting, by the virtual time at which each stands and the order in
-    // which they came.
+    // The origins with waiting items, by their virtual time and order of arrival.
     order: BTreeMap<(u64, u64), Origin>,
     now: u64,
     arrivals: u64,
@@ -48,12 +48,12 @@ struct OriginQueue<T> {
     stands_at: u64,
 }
 
-/// What there is to do.
+/// The result of waiting for an item.
 #[derive(Debug, PartialEq, Eq)]
 pub enum NextJob<T> {
     /// The next item.
     Item(T),
-    /// Nothing has come in time.
+    /// No item arrived in time.
     TimedOut,
     /// The queue is closed and empty.
     Closed,
@@ -73,10 +73,10 @@ impl<T> Default for SourceQueue<T> {
 }
 
 impl<T> SourceQueue<T> {
-    /// Puts items, each with its weight, at the end of an origin's line.
+    /// Appends items, each with its weight, to an origin's line.
     ///
     /// # Errors
-    /// Gives them back when the queue is closed.
+    /// Returns the items when the queue is closed.
     pub fn push<I>(&self, origin: &Origin, items: I) -> Result<(), I>
     where
         I: IntoIterator<Item = (usize, T)>,
@@ -91,7 +91,7 @@ impl<T> SourceQueue<T> {
         Ok(())
     }
 
-    /// Takes the next item; waits for one.
+    /// Takes the next item, and waits for one.
     pub fn pop(&self) -> Option<T> {
         let mut state = self.lock();
         loop {
@@ -107,12 +107,12 @@ impl<T> SourceQueue<T> {
         }
     }
 
-    /// As [`SourceQueue::pop`], and waits for `patience` at most.
+    /// Like [`SourceQueue::pop`], but waits at most `patience`.
     pub fn pop_within(&self, patience: Duration) -> NextJob<(usize, T)> {
         self.pop_light_within(patience, usize::MAX)
     }
 
-    /// As [`SourceQueue::pop_within`], and leaves what weighs more than `most`.
+    /// Like [`SourceQueue::pop_within`], but passes over items that weigh more than `most`.
     pub fn pop_light_within(&self, patience: Duration, most: usize) -> NextJob<(usize, T)> {
         let deadline = Instant::now() + patience;
         let mut state = self.lock();
@@ -132,13 +132,13 @@ impl<T> SourceQueue<T> {
         }
     }
 
-    /// Takes the first item, in turn, that is there now and is wanted, by its weight and itself: one of those
-    /// that are the first of their origin.
+    /// Takes the first item, in turn, whose weight and value `is_wanted` accepts. Of each origin only the
+    /// first item is considered.
     pub fn pop_first(&self, is_wanted: impl Fn(usize, &T) -> bool) -> Option<(usize, T)> {
         self.lock().pop_first(is_wanted)
     }
 
-    /// Nothing more is taken in; what waits can still be taken out.
+    /// Closes the queue: pushing fails, waiting items can still be taken.
     pub fn close(&self) {
         self.lock().is_closed = true;
         self.moved.notify_all();
@@ -182,12 +182,12 @@ impl<T> SourceQueueState<T> {
         let next = (!line.waiting.is_empty()).then_some(line.stands_at);
         let origin = self.order.remove(&place)?;
         match next {
-            // Behind those that stand at the same time.
+            // After the origins that are at the same virtual time.
             Some(stands_at) => {
                 self.arrivals += 1;
                 self.order.insert((stands_at, self.arrivals), origin);
             }
-            // With nobody left there is nothing to be fair about.
+            // With no origin waiting, fairness needs no memory.
             None if self.order.is_empty() => self.lines.clear(),
             None => {}
         }
@@ -220,7 +220,7 @@ mod tests {
         assert_eq!(order, [2, 3, 2, 1]);
     }
 
-    /// Those that always have something waiting get the same weight, whatever each item weighs.
+    /// Origins that always have waiting items get the same total weight, whatever each item weighs.
     #[test]
     fn weight_is_shared_and_not_items() {
         for seed in 0..20 {
@@ -275,7 +275,7 @@ mod tests {
     #[test]
     fn origins_with_nothing_waiting_are_forgotten() {
         let queue = SourceQueue::default();
-        // One that waits all the time: the queue is never empty.
+        // An origin that is always waiting: the queue is never empty.
         push(&queue, 0, &[1_000_000, 1]);
         assert_eq!(queue.pop(), Some(0));
         for from in 1..3 * IDLE_ORIGINS as u32 {

@@ -1,4 +1,4 @@
-//! What SQLite's errors mean, in words for whoever published an event and for the log.
+//! Meaning and wording of SQLite's errors, for publishers of events and for the log.
 
 use super::StoreError;
 use rusqlite::{Error, ErrorCode, Row, ffi};
@@ -6,27 +6,27 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// What SQLite says.
+/// An error of SQLite.
 #[derive(Debug, thiserror::Error)]
 #[error(transparent)]
 pub struct SqliteError(pub(super) Error);
 
-/// What an error of SQLite is about, as far as a program can do something about it.
+/// The cause of an SQLite error, if a program can act on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SqliteErrorKind {
-    /// The file is not there, or is no file that can be opened.
+    /// The file does not exist, or cannot be opened as a file.
     CannotOpen,
-    /// This process may not do it.
+    /// This process lacks the permission.
     NotAllowed,
     /// The file is not an SQLite database.
     NotADatabase,
-    /// Anything else.
+    /// Any other error.
     Other,
 }
 
 impl SqliteError {
-    /// What the error is about.
+    /// The cause of the error.
     #[must_use]
     pub fn kind(&self) -> SqliteErrorKind {
         match self.0.sqlite_error_code() {
@@ -38,10 +38,10 @@ impl SqliteError {
     }
 }
 
-/// While nothing can be written the log says so this often.
+/// Interval of log lines while writes fail.
 const SAY_AGAIN: Duration = Duration::from_secs(10);
 
-/// The fault in words that name no file: they may go to a stranger.
+/// Describes the fault without naming a file: the text may go to a client.
 pub(super) fn in_words(error: &StoreError) -> String {
     let StoreError::Sqlite(SqliteError(error)) = error else { return error.to_string() };
     let known = match error.sqlite_error_code() {
@@ -58,36 +58,36 @@ pub(super) fn in_words(error: &StoreError) -> String {
     known.to_owned()
 }
 
-/// Whether the file is not what SQLite wrote.
+/// Whether the file is damaged: it is not what SQLite wrote.
 pub(super) fn is_damage(error: &Error) -> bool {
     let code = error.sqlite_error_code();
     matches!(code, Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase))
 }
 
-/// The text in a column that damage may have reached. What is no UTF-8 any more is read all the
-/// same: the event is found and can be removed, and does not stand in the way of all others.
+/// The text of a column that may be damaged. Invalid UTF-8 is replaced, so that the event can be
+/// found and removed, and does not block other events.
 pub(super) fn text<'row>(row: &'row Row<'_>, column: usize) -> rusqlite::Result<Cow<'row, str>> {
     let bytes = row.get_ref(column)?.as_bytes()?;
-    // Nearly always, and quicker to tell than what is wrong.
+    // The common case, and faster than finding the invalid byte.
     let text = std::str::from_utf8(bytes).map(Cow::Borrowed);
     Ok(text.unwrap_or_else(|_| String::from_utf8_lossy(bytes)))
 }
 
-/// Whether a flush has failed: what it was for may be lost, whatever the disk says later.
+/// Whether a flush failed: the data may be lost, even if a later flush succeeds.
 pub(super) fn is_failed_flush(error: &Error) -> bool {
     error.sqlite_error().is_some_and(|error| {
         matches!(error.extended_code, ffi::SQLITE_IOERR_FSYNC | ffi::SQLITE_IOERR_DIR_FSYNC)
     })
 }
 
-/// Whether room on the disk would help: then it is worth moving the write-ahead log.
+/// Whether more disk space would help: then moving the write-ahead log is worthwhile.
 pub(super) fn is_full(error: &StoreError) -> bool {
     let StoreError::Sqlite(SqliteError(error)) = error else { return false };
     has_no_room(error)
 }
 
-/// Whether there is no room, be it for the file that readers and writer share: that it cannot grow
-/// is an error of its own.
+/// Whether the disk is full. SQLite has an error of its own when the file shared by readers and
+/// writer cannot grow.
 pub(super) fn has_no_room(error: &Error) -> bool {
     let is_full = error.sqlite_error_code() == Some(ErrorCode::DiskFull);
     is_full
@@ -96,11 +96,10 @@ pub(super) fn has_no_room(error: &Error) -> bool {
             .is_some_and(|error| error.extended_code == ffi::SQLITE_IOERR_SHMSIZE)
 }
 
-/// Says in the log that writing fails, now and then and not with every event, and when it works
-/// again.
+/// Logs that writing fails, at intervals and not with every event, and when it works again.
 pub(super) struct Trouble {
     path: PathBuf,
-    // When it was last said; `None` while all is well.
+    // When it was last logged; `None` while writes succeed.
     said: Option<Instant>,
     since_said: u64,
 }
@@ -110,10 +109,10 @@ impl Trouble {
         Self { path: path.to_owned(), said: None, since_said: 0 }
     }
 
-    /// Something could not be written.
+    /// Records a failed write.
     pub(super) fn failed(&mut self, what: &str, error: &StoreError) {
         if matches!(error, StoreError::FileLost) {
-            // Said once, by who noticed, with the file and what to do.
+            // Logged once where it was detected, with the file and a hint.
             return;
         }
         self.since_said += 1;
@@ -132,7 +131,7 @@ impl Trouble {
         self.since_said = 0;
     }
 
-    /// Something was written.
+    /// Records a successful write.
     pub(super) fn worked(&mut self) {
         if self.said.take().is_some() {
             self.since_said = 0;

@@ -13,10 +13,10 @@ use crate::source::Work;
 use crate::vanish::Vanishing;
 use crate::writer::{Writer, WriterContext};
 use crate::{
-    Deadline, EventSource, EventStore, Filter, Hit, MarkName, OnCommit, Origin, PeerTraits, Reader,
-    RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected, Selection, StoreError,
-    StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete, UndeleteError, VerifiedEvent, View,
-    VisitEvent, unix_now,
+    Clock, Deadline, EventSource, EventStore, Filter, Hit, MarkName, MarkedStore, OnCommit, Origin,
+    PeerTraits, Reader, RefusedId, Reply, Retention, RetentionWindow, RuleMatches, Selected,
+    Selection, StoreError, StoreMetrics, StoreOptions, StoredPage, SyncMark, Undelete,
+    UndeleteError, VerifiedEvent, View, VisitEvent,
 };
 use crate::{
     doubt, flush, index_mark, lock, operator, presence, private_times, refused, schema, sync_mark,
@@ -30,10 +30,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
-/// An open store, used as an [`EventStore`]. Clones share it; it closes with [`EventStore::close`] or with
-/// the last clone.
+/// An open store, used as an [`EventStore`]. Clones share it; it closes with [`EventStore::close`]
+/// or when the last clone is dropped.
 ///
-/// All calls block: inside async code they belong on a blocking thread.
+/// All calls block: from async code use a blocking thread.
 #[derive(Clone)]
 pub struct Store {
     inner: Arc<Inner>,
@@ -53,14 +53,14 @@ struct Inner {
     writer: Writer,
     doubt: Doubt,
     metrics: StoreMetrics,
-    // One process writes: the index in its memory is the whole truth about the file.
+    // Only one process may write, because the index in its memory has to agree with the file.
     lock: Lock,
 }
 
 impl Inner {
     fn close(&self) {
-        // The writer last: SQLite removes the write-ahead log when the last connection closes that
-        // may write.
+        // The writer closes last: SQLite removes the write-ahead log when the last connection that
+        // can write closes.
         self.reader.close();
         self.writer.stop();
         self.lock.release();
@@ -74,8 +74,8 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Opens the store in `path`, making it when it is not there. `on_commit` hears of every
-    /// change, one after the other, before the outcome of its events is told.
+    /// Opens the store in `path`, and creates it if it is missing. `on_commit` is called with every
+    /// change, one after the other, before the replies to its events.
     ///
     /// # Errors
     /// When the file cannot be opened or is not a store of this version or an older one.
@@ -118,47 +118,35 @@ impl Store {
             expired_until: Arc::clone(&expired_until),
             metrics: metrics.clone(),
             batches: options.batches,
+            clock: options.clock.clone(),
         };
         let writer = Writer::start(path, connection, beside, rules, flush, on_commit)?;
-        let (readers, presence) = (options.readers, Some(presence));
-        let reader = Reader::beside_writer(path, readers, commits, gate, expired_until, presence)?;
+        let reader = Reader::beside_writer(
+            path,
+            options.readers,
+            options.clock,
+            commits,
+            gate,
+            expired_until,
+            Some(presence),
+        )?;
         let inner = Inner { path: real, reader: reader.clone(), writer, doubt, metrics, lock };
         Ok(Self { inner: Arc::new(inner), reader })
     }
 
-    /// Makes a mark for files of the index, and returns its name once it is written and all commits
-    /// before it are told. What the sets hold from now on can be written under that name.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
-        self.inner.writer.note(|connection, _| index_mark::begin(connection))
-    }
-
-    /// Drops every mark but this one, and what was logged for others; returns once that is written.
-    ///
-    /// # Errors
-    /// When SQLite refuses or the writer has gone.
-    pub fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
-        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
-        let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
-        while self.inner.writer.note(trim)? {}
-        Ok(())
-    }
-
-    /// Where the store's file is, links followed.
+    /// The path of the store's file, with links resolved.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
     }
 
-    /// The reading side.
+    /// The read interface.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 
-    /// The same store, whose reads end as those of [`Reader::with_deadline`].
+    /// The same store with a deadline for its reads; see [`Reader::with_deadline`].
     #[must_use]
     pub fn with_deadline(&self, deadline: Deadline) -> Self {
         Self { inner: Arc::clone(&self.inner), reader: self.reader.with_deadline(deadline) }
@@ -205,7 +193,7 @@ impl EventStore for Store {
     }
 
     fn expire(&self) -> Result<(), StoreError> {
-        let now = unix_now();
+        let now = self.reader.clock().now();
         if !self.inner.writer.has_expired(now) {
             return Ok(());
         }
@@ -301,7 +289,7 @@ impl EventStore for Store {
         self.inner.writer.note(|connection, _| schema::rewrite_version(connection))
     }
 
-    /// Not from a flush that failed until that is made up for, and not once a file was lost.
+    /// False from a failed flush until its repair, and after a file was lost.
     fn is_durable(&self) -> bool {
         !self.inner.doubt.is_there() && self.check_in_place().is_ok()
     }
@@ -324,6 +312,39 @@ impl EventStore for Store {
     }
 }
 
+impl MarkedStore for Store {
+    fn standing_marks(&self, of: &[MarkName]) -> Result<Vec<MarkName>, StoreError> {
+        let mut marks = self.reader().index_marks()?;
+        marks.retain(|mark| of.contains(mark));
+        Ok(marks)
+    }
+
+    fn since_index_mark(
+        &self,
+        name: &MarkName,
+        most: usize,
+        removed: &mut dyn FnMut(Item),
+        added: &mut dyn FnMut(Item, u16),
+    ) -> Result<bool, StoreError> {
+        self.reader().since_index_mark(name, most, removed, added)
+    }
+
+    fn begin_index_mark(&self) -> Result<MarkName, StoreError> {
+        self.inner.writer.note(|connection, _| index_mark::begin(connection))
+    }
+
+    fn keep_index_mark(&self, name: Option<MarkName>) -> Result<(), StoreError> {
+        self.inner.writer.note(move |connection, _| index_mark::keep_only(connection, name))?;
+        let trim = |connection: &Connection, _| index_mark::trim(connection, writer::STEP_ROWS);
+        while self.inner.writer.note(trim)? {}
+        Ok(())
+    }
+
+    fn commits_since_index_mark(&self, _: &MarkName) -> u64 {
+        0
+    }
+}
+
 impl EventSource for Store {
     fn with_deadline(&self, deadline: Deadline) -> Arc<dyn EventSource> {
         Arc::new(self.with_deadline(deadline))
@@ -333,8 +354,12 @@ impl EventSource for Store {
         self.reader().deadline()
     }
 
+    fn clock(&self) -> &Clock {
+        self.reader.clock()
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
-        // Whatever is committed has been told before it was acknowledged.
+        // Commits are published before they are acknowledged.
         self.expire()
     }
 

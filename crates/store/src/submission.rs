@@ -1,23 +1,23 @@
-//! Events that were submitted together, and the one reply about all of them.
+//! Events that were submitted together, and their one reply.
 
 use super::rules::Outcome;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Called with the outcome of each event of a submission, in order, once they are durable.
+/// Called with the outcome of each event of a submission, in order, once all are durable.
 pub type Reply = Box<dyn FnOnce(Vec<Outcome>) + Send>;
 
-/// Events that are answered together, whichever commits they are part of.
+/// Events that are answered together, even if they are in different commits.
 pub struct Submission(Mutex<OpenSubmission>);
 
 struct OpenSubmission {
     outcomes: Vec<Outcome>,
-    // How many are still to come.
+    // Number of outcomes still missing.
     left: usize,
     reply: Option<Reply>,
 }
 
-/// One event's place in its submission. Dropped unsettled, it counts as failed.
+/// One event's slot in its submission. A slot that is dropped without an outcome counts as failed.
 #[derive(Debug)]
 pub struct EventSlot {
     submission: Arc<Submission>,
@@ -32,7 +32,7 @@ impl fmt::Debug for Submission {
 }
 
 impl Submission {
-    /// A slot for each of so many events, in order; one without events is answered at once.
+    /// A slot for each event, in order. Without events the reply is given at once.
     #[must_use]
     pub fn begin(events: usize, reply: Reply) -> Option<impl Iterator<Item = EventSlot>> {
         if events == 0 {
@@ -68,7 +68,7 @@ impl Submission {
 }
 
 impl EventSlot {
-    /// Notes what became of the event; the last of its submission gives the reply.
+    /// Records the outcome of the event. The last one of a submission triggers the reply.
     pub fn settle(mut self, outcome: Outcome) {
         self.is_settled = true;
         self.submission.settle(self.index, Some(outcome));

@@ -1,39 +1,39 @@
-//! What a sync remembers of a peer: how far it was equal or read, by filter, and how it is asked.
+//! The recorded state of a peer: how far it was equal or read, by filter, and how to query it.
 
 use rusqlite::{Connection, OptionalExtension, params};
 
 /// How far a peer is known, for one filter. Times are in seconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SyncMark {
-    /// The newest `created_at` of the sets when a reconciliation proved them equal.
+    /// The newest `created_at` of the sets when a reconciliation last proved them equal.
     pub equal_up_to: Option<u64>,
-    /// What was read of a peer without NIP-77.
+    /// The range read of a peer without NIP-77.
     pub read: Option<ReadMark>,
 }
 
 impl SyncMark {
-    /// The most pairs of peer and filter, and the most peers, that a store remembers; the longest unused
-    /// make room.
+    /// Maximum number of pairs of peer and filter, and of peers, that a store records; the least
+    /// recently used are dropped.
     pub const MOST: i64 = 10_000;
 }
 
-/// A stretch of `created_at` in which all of a peer's events were read (by REQ), without a gap.
+/// A range of `created_at` in which all of a peer's events were read (by REQ), without a gap.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ReadMark {
-    /// The oldest second read; 0 when nothing older is left.
+    /// The oldest second read; 0 if nothing older is left.
     pub from: u64,
     /// The newest second read.
     pub to: u64,
-    /// When the last whole reading ended; 0 when none has.
+    /// The second at which the last complete reading ended; 0 if there is none.
     pub whole_at: u64,
 }
 
-/// How a peer has to be asked, whatever the filter.
+/// How to query a peer, for all filters.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PeerTraits {
-    /// Until when the peer is read by REQ without trying NIP-77, and why.
+    /// The second until which the peer is read by REQ without trying NIP-77, and the reason.
     pub without_negentropy: Option<(u64, String)>,
-    /// The most events that it ever answered a REQ with.
+    /// Maximum number of events that it has ever returned for a REQ.
     pub largest_page: u64,
 }
 

@@ -1,5 +1,6 @@
-//! Requests to vanish (NIP-62): all that a key wrote up to the request's time goes, and the gift
-//! wraps (NIP-59) that were sent to it; none of it comes back. The requests themselves stay.
+//! Requests to vanish (NIP-62). A request removes all events that its key wrote up to the request's
+//! time, and the gift wraps (NIP-59) that were sent to the key, and keeps them out. The requests
+//! themselves are kept.
 
 use super::apply::remove_in_turn;
 use super::change::{StoredEvent, Written};
@@ -11,19 +12,19 @@ use negsync_nostr::relay_url::RelayName;
 use negsync_nostr::{Event, TagKey};
 use rusqlite::{Connection, OptionalExtension, params};
 
-/// What the writer knows of requests to vanish.
+/// The writer's state of requests to vanish.
 pub(super) struct Vanishing {
-    // Which relay we are, where that is configured.
+    // Our relay's name, if a URL is configured.
     us: Option<RelayName>,
-    // Whether anybody has vanished: until then no event is held against the list.
+    // Whether any key has vanished; if not, events need no check.
     anybody: bool,
-    /// Whether events of those who have may still be stored.
+    /// Whether events of vanished keys may still be stored.
     pub(super) is_pending: bool,
 }
 
 impl Vanishing {
-    /// Reads who has vanished. A stored request that names a URL which is ours only now is followed
-    /// from here on.
+    /// Reads the vanished keys. If the relay's URL changed, stored requests that name the new URL
+    /// take effect now.
     pub(super) fn load(connection: &Connection, us: Option<RelayName>) -> rusqlite::Result<Self> {
         let anybody = connection.prepare("SELECT 1 FROM vanished")?.exists([])?;
         let mut vanishing = Self { us, anybody, is_pending: next_pending(connection)?.is_some() };
@@ -45,7 +46,7 @@ impl Vanishing {
             let request = transaction
                 .prepare_cached("SELECT json FROM event WHERE row = ?1")?
                 .query_row([row], |row| Ok(Event::parse(&sqlite_error::text(row, 0)?)))?;
-            // One that is no event any more is for `check`.
+            // Rows that are not valid events are reported by `check`.
             if let Ok(request) = request {
                 self.follow(&transaction, &request)?;
             }
@@ -53,7 +54,8 @@ impl Vanishing {
         transaction.commit()
     }
 
-    /// Up to which second the event's author has vanished, or an addressee of the gift wrap that it is.
+    /// The second up to which the event's author has vanished; for a gift wrap, an addressee counts
+    /// too.
     pub(super) fn until(
         &self,
         connection: &Connection,
@@ -72,8 +74,8 @@ impl Vanishing {
         Ok(latest)
     }
 
-    /// Follows a request to vanish, when it is to us. What it asks to remove is removed later, a
-    /// part at a time.
+    /// Follows a request to vanish, if it is addressed to this relay. The removal happens later, in
+    /// steps.
     pub(super) fn follow(
         &mut self,
         connection: &Connection,
@@ -93,8 +95,8 @@ impl Vanishing {
     }
 }
 
-/// Removes events of somebody who has vanished, until `most_rows` are written. Returns whether there
-/// may be more of them or of somebody else.
+/// Removes events of a vanished key, until `most_rows` are written. Returns whether events of this
+/// or another vanished key may be left.
 pub(super) fn remove_some(
     connection: &Connection,
     most_rows: usize,
@@ -125,7 +127,7 @@ pub(super) fn remove_some(
     Ok(next_pending(connection)?.is_some())
 }
 
-/// Somebody whose events may still be stored.
+/// A vanished key whose events may still be stored.
 fn next_pending(connection: &Connection) -> rusqlite::Result<Option<([u8; 32], i64)>> {
     connection
         .prepare_cached("SELECT pubkey, until FROM vanished WHERE pending = 1 LIMIT 1")?

@@ -1,5 +1,5 @@
-//! A bounded pool of threads that parse events and check their signatures: the costliest thing
-//! that a relay does, so it keeps every core busy and no other thread.
+//! A bounded pool of threads that parse events and check their signatures. This is the most
+//! expensive work of a relay, so it uses every core and blocks no other thread.
 
 use super::StoreError;
 use super::source_queue::{Origin, SourceQueue};
@@ -8,12 +8,12 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// So many bytes of JSON take as long to read as one signature to check.
+/// Bytes of JSON that take as long to parse as one signature takes to check.
 const SIGNATURE_BYTES: usize = 8 << 10;
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// The pool. Clones share it; its threads end when the last clone is gone.
+/// The pool. Clones share it; its threads end when the last clone is dropped.
 #[derive(Clone)]
 pub struct Verifier {
     queue: Arc<VerifyQueue>,
@@ -26,7 +26,7 @@ impl std::fmt::Debug for Verifier {
     }
 }
 
-/// Closed with the last clone of the pool.
+/// Closed when the last clone of the pool is dropped.
 struct VerifyQueue(Arc<SourceQueue<Job>>);
 
 impl Drop for VerifyQueue {
@@ -36,10 +36,10 @@ impl Drop for VerifyQueue {
 }
 
 impl Verifier {
-    /// A pool of one thread a core.
+    /// Starts a pool with one thread for each core.
     ///
     /// # Errors
-    /// When the system gives no thread.
+    /// When a thread cannot be started.
     pub fn start() -> Result<Self, StoreError> {
         let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let queue = Arc::new(VerifyQueue(Arc::default()));
@@ -49,7 +49,7 @@ impl Verifier {
                 .name(format!("verify-{number}"))
                 .spawn(move || {
                     while let Some(job) = jobs.pop() {
-                        // A fault in one event's job must not cost the pool a thread.
+                        // A panic in one job must not cost the pool a thread.
                         if catch_unwind(AssertUnwindSafe(job)).is_err() {
                             tracing::error!("a verification job panicked");
                         }
@@ -60,22 +60,22 @@ impl Verifier {
         Ok(Self { queue, threads })
     }
 
-    /// How many jobs run at the same time.
+    /// The number of jobs that run at the same time.
     #[must_use]
     pub fn threads(&self) -> usize {
         self.threads
     }
 
-    /// Hands a job over that reads so many bytes of events; each origin has its turn. Does not wait:
-    /// whoever hands over bounds what it has under way.
+    /// Queues a job that parses `bytes` bytes of events; the queue is fair between origins. Does
+    /// not wait: the caller must bound its pending jobs.
     pub fn run(&self, origin: &Origin, bytes: usize, job: impl FnOnce() + Send + 'static) {
         // A signature takes as long as some kilobytes.
         let weight = SIGNATURE_BYTES.saturating_add(bytes);
-        // The queue closes only with the pool itself.
+        // Cannot fail: the queue closes only with the pool.
         let _ = self.queue.0.push(origin, [(weight, Box::new(job) as Job)]);
     }
 
-    /// As [`Verifier::run`], and returns what `job` returns; `None` when it panicked.
+    /// Like [`Verifier::run`], but returns the result of `job`; `None` if it panicked.
     pub async fn check<T: Send + 'static>(
         &self,
         origin: &Origin,

@@ -1,5 +1,5 @@
-//! Who may see what: events of private kinds are for their author and for those whom a `p` tag
-//! names (NIP-04, NIP-17, NIP-59); all others are for everybody.
+//! Visibility: events of private kinds are visible to their author and to the public keys in their
+//! `p` tags (NIP-04, NIP-17, NIP-59); all others are public.
 
 use negsync_nostr::Event;
 use negsync_nostr::Filter;
@@ -7,16 +7,16 @@ use negsync_nostr::TagKey;
 use negsync_nostr::hex;
 use std::sync::Arc;
 
-/// So many kinds of a filter are looked up one by one for each tag or author; of a longer list only
-/// those that the tag or author has.
+/// Maximum number of a filter's kinds that are looked up one by one for each tag or author. For a
+/// longer list, the kinds that exist under the tag or author are enumerated.
 pub(super) const KINDS_TRIED: usize = 16;
 
-/// The kinds whose events are not for everybody. Clones share them.
+/// The private kinds. Clones share them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct PrivateKinds(Arc<[u16]>);
 
 impl PrivateKinds {
-    /// These kinds, in any order.
+    /// A set of kinds, given in any order.
     pub fn new(kinds: impl IntoIterator<Item = u16>) -> Self {
         let mut kinds: Vec<u16> = kinds.into_iter().collect();
         kinds.sort_unstable();
@@ -30,13 +30,13 @@ impl PrivateKinds {
         self.0.binary_search(&kind).is_ok()
     }
 
-    /// The kinds in order.
+    /// The kinds, in order.
     #[must_use]
     pub fn as_slice(&self) -> &[u16] {
         &self.0
     }
 
-    /// What is left of a filter when nothing private may be seen.
+    /// The part of a filter that matches public kinds.
     #[must_use]
     pub fn public_part(&self, filter: &Filter) -> Filter {
         let mut public = filter.clone();
@@ -44,7 +44,7 @@ impl PrivateKinds {
             Some(kinds) => kinds.retain(|kind| !self.contains(*kind)),
             None => public.without_kinds = self.0.to_vec(),
         }
-        // A long list is looked up by spans of kinds, which must not hold a private one.
+        // A long list is searched by spans of kinds, which must not contain a private one.
         if let Some([first, .., last]) = public.kinds.as_deref()
             && public.kinds.as_ref().is_some_and(|kinds| kinds.len() > KINDS_TRIED)
         {
@@ -54,7 +54,7 @@ impl PrivateKinds {
         public
     }
 
-    /// The other part of a filter; void when it names public kinds only.
+    /// The part of a filter that matches private kinds; void if it names only public kinds.
     #[must_use]
     pub fn private_part(&self, filter: &Filter) -> Filter {
         let mut private = filter.clone();
@@ -66,7 +66,8 @@ impl PrivateKinds {
     }
 }
 
-/// A client, by the keys that it has shown to be its own (NIP-42); without keys, a stranger.
+/// A client, identified by the public keys it has authenticated (NIP-42); without keys, it sees
+/// public events only.
 #[derive(Debug, Clone, Default)]
 pub struct Viewer {
     private: PrivateKinds,
@@ -76,7 +77,7 @@ pub struct Viewer {
 }
 
 impl Viewer {
-    /// A client with these keys.
+    /// A viewer with these keys.
     pub fn new(private: PrivateKinds, keys: impl IntoIterator<Item = [u8; 32]>) -> Self {
         let mut keys: Vec<[u8; 32]> = keys.into_iter().collect();
         keys.sort_unstable();
@@ -84,25 +85,25 @@ impl Viewer {
         Self { private, keys: keys.into(), sees_all: false }
     }
 
-    /// The same client, which sees every event if `sees_all`: one of the operator's own relays.
+    /// The same viewer, with access to every event if `sees_all`: for the operator's own relays.
     #[must_use]
     pub fn seeing_all(self, sees_all: bool) -> Self {
         Self { sees_all, ..self }
     }
 
-    /// Whether every event is for the client.
+    /// Whether the viewer may see every event.
     #[must_use]
     pub fn sees_all(&self) -> bool {
         self.sees_all
     }
 
-    /// The keys that the client has shown, in order.
+    /// The authenticated keys, in order.
     #[must_use]
     pub fn keys(&self) -> &[[u8; 32]] {
         &self.keys
     }
 
-    /// Whether the event may be shown to the client.
+    /// Whether the viewer may see the event.
     #[must_use]
     pub fn sees(&self, event: &Event) -> bool {
         let is_addressed =
@@ -113,8 +114,8 @@ impl Viewer {
             || is_addressed()
     }
 
-    /// Whether a stranger's filters ask for private events alone: nothing can be shown, and keys
-    /// would change that.
+    /// Whether the filters of a viewer without keys ask for private events only: it can see none of
+    /// them, and authentication would change that.
     #[must_use]
     pub fn needs_keys_for(&self, filters: &[Filter]) -> bool {
         let is_private = |filter: &Filter| {
@@ -124,7 +125,7 @@ impl Viewer {
         !self.sees_all && self.keys.is_empty() && filters.iter().all(is_private)
     }
 
-    /// What of a filter the client may see.
+    /// The part of a filter that the viewer may see.
     #[must_use]
     pub fn view(&self, filter: &Filter) -> View {
         let public = self.private.public_part(filter);
@@ -143,7 +144,7 @@ impl Viewer {
             None => self.keys.to_vec(),
         };
         let mut addressed = private.clone();
-        // Beside a list of `p` values that the filter may have: both have to match.
+        // In addition to a list of `p` values in the filter: both must match.
         addressed.tags.push(self.tag_keys());
         let written = Filter { authors: Some(authors), ..private };
         let own = [written, addressed].into_iter().filter(|part| !part.is_void()).collect();
@@ -158,29 +159,29 @@ impl Viewer {
     }
 }
 
-/// What one client may see of a filter: the events that match any of the parts and, where the
-/// filter has a limit, the newest so many of all of them together.
+/// The part of a filter that one viewer may see: events that match any of the parts. If the filter
+/// has a limit, the newest events of all parts together, up to that limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct View {
-    /// What is for everybody.
+    /// The public part.
     pub public: Filter,
-    /// What of private kinds the client may see.
+    /// The private parts that the viewer may see.
     pub own: Vec<Filter>,
 }
 
 impl View {
-    /// All that matches the filter: what the operator sees.
+    /// The whole filter, for a viewer that may see everything.
     #[must_use]
     pub fn whole(filter: Filter) -> Self {
         Self { public: filter, own: Vec::new() }
     }
 
-    /// The parts; each has the filter's own times and limit.
+    /// The parts; each has the filter's times and limit.
     pub fn parts(&self) -> impl Iterator<Item = &Filter> {
         std::iter::once(&self.public).chain(&self.own)
     }
 
-    /// How many of the newest are asked for.
+    /// The limit of the filter.
     #[must_use]
     pub fn limit(&self) -> Option<usize> {
         self.public.limit

@@ -1,10 +1,10 @@
-//! SQLite's write-ahead log as a file (<https://sqlite.org/fileformat2.html#walformat>): written back
-//! after a flush that failed.
+//! SQLite's write-ahead log as a file (<https://sqlite.org/fileformat2.html#walformat>), rewritten
+//! after a failed flush.
 //!
-//! Linux counts pages that it could not write as clean: programs still read them, no later flush
-//! writes them, and after a power cut they are gone. What the log holds is therefore written again.
-//! Each frame's checksum is verified on the way: a page that the system has dropped meanwhile is read
-//! from the disk, as it was before.
+//! Linux marks pages that it could not write as clean: programs still read them, but no later flush
+//! writes them, and after a power cut they are gone. So the contents of the log are written again.
+//! The checksum of each frame is verified: a page that the system has evicted meanwhile is read
+//! from the disk in its old state.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -13,23 +13,23 @@ use std::os::unix::fs::FileExt;
 
 const HEADER_BYTES: usize = 32;
 const FRAME_HEADER_BYTES: usize = 24;
-/// The first four bytes; the last bit says that checksums are over big-endian words.
+/// The first four bytes; if the last bit is set, checksums use big-endian words.
 const MAGIC: u32 = 0x377f_0682;
-/// What a page of a database may have.
+/// Valid page sizes of a database.
 const PAGE_BYTES: std::ops::RangeInclusive<usize> = 512..=65_536;
 
-/// Why a log could not be written back.
+/// Why a log could not be rewritten.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LogError {
-    /// A frame is not what was written to it.
+    /// The contents of a frame do not match its checksum.
     #[error("the write-ahead log is damaged from frame {frame} of {frames} on")]
     Damaged { frame: usize, frames: usize },
-    /// The disk cannot be read or written.
+    /// Reading or writing the disk failed.
     #[error("the disk cannot be read or written: {0}")]
     Disk(#[from] io::Error),
 }
 
-/// Writes the first frames of the log back where they are, and flushes them.
+/// Rewrites the first frames of the log in place, and flushes them.
 pub(super) fn rewrite(log: &File, frames: usize) -> Result<(), LogError> {
     if frames > 0 {
         let mut reader = FrameReader::open(log, frames)?;
@@ -42,8 +42,8 @@ pub(super) fn rewrite(log: &File, frames: usize) -> Result<(), LogError> {
     Ok(log.sync_data()?)
 }
 
-/// Writes those pages to the database again which a checkpoint has moved there: what the log's first
-/// `moved` frames hold. Flushes them. `frames` is how many the log has.
+/// Rewrites the database pages that a checkpoint has moved, which are those in the log's first
+/// `moved` frames, and flushes them. `frames` is the number of frames in the log.
 pub(super) fn rewrite_moved(
     log: &File,
     moved: usize,
@@ -74,18 +74,18 @@ pub(super) fn rewrite_moved(
     Ok(database.sync_data()?)
 }
 
-/// One frame: a page as a transaction has left it.
+/// One frame: a page as written by a transaction.
 struct WalFrame {
-    /// From 1.
+    /// Counts from 1.
     number: usize,
     offset: u64,
-    /// The page's number in the database, from 1.
+    /// The page number in the database; counts from 1.
     page: u32,
-    /// The last frame of a transaction says how many pages the database has then; others say 0.
+    /// In the last frame of a transaction: the number of pages of the database. In others: 0.
     database_pages: u32,
 }
 
-/// Reads frames in order and verifies each.
+/// Reads and verifies frames in order.
 struct FrameReader<'log> {
     log: &'log File,
     header: [u8; HEADER_BYTES],
@@ -94,7 +94,7 @@ struct FrameReader<'log> {
     sums: (u32, u32),
     read: usize,
     frames: usize,
-    /// The frame that was read last, with its header.
+    /// The frame read last, with its header.
     bytes: Vec<u8>,
 }
 
@@ -140,7 +140,7 @@ impl<'log> FrameReader<'log> {
     }
 }
 
-/// Whether the file has so many bytes there.
+/// Reads `bytes` at `offset`. Returns false if the file ends before.
 fn read_whole(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
     match file.read_exact_at(bytes, offset) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -148,12 +148,12 @@ fn read_whole(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<bool> {
     }
 }
 
-/// A number of the format; 0 where the bytes end before.
+/// A big-endian word at `at`; 0 if the bytes end before.
 fn word(bytes: &[u8], at: usize) -> u32 {
     bytes.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |four| u32::from_be_bytes(*four))
 }
 
-/// Goes on with a checksum over more bytes, a multiple of eight.
+/// Continues a checksum over more bytes, a multiple of eight.
 fn checksum(mut sums: (u32, u32), bytes: &[u8], is_big_endian: bool) -> (u32, u32) {
     let number = if is_big_endian { u32::from_be_bytes } else { u32::from_le_bytes };
     let (pairs, _) = bytes.as_chunks::<8>();

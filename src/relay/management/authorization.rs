@@ -4,7 +4,7 @@
 use super::super::RelayState;
 use crate::hex;
 use crate::relay_url::{RelayName, RelayUrl};
-use crate::store::{Event, unix_now};
+use crate::store::Event;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hyper::Uri;
@@ -77,7 +77,7 @@ pub(super) fn authorize(
     if !is_operator && methods.is_empty() {
         return Err("the key is not one of moderation.operators");
     }
-    let now = unix_now();
+    let now = relay.service.now();
     if event.item().created_at.abs_diff(now) > MOST_AGE_S {
         return Err("the event's created_at is more than 60 seconds from now");
     }

@@ -11,7 +11,7 @@ use crate::plot::{Bar, Days};
 use crate::reconcile::RangeSet;
 use crate::relay::RelayState;
 use crate::store::DAY_S;
-use crate::store::{self, EventStore, Filter, StoreError, unix_now};
+use crate::store::{self, EventStore, Filter, StoreError};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -117,7 +117,7 @@ impl Facts {
         span: Span,
     ) -> Result<Self, StoreError> {
         let all = set_of(relay.index.snapshot(&[Filter::default()], usize::MAX))?;
-        let now = unix_now();
+        let now = relay.service.now();
         let peers = relay.service.peers.all(now);
         let (set, peers) = match viewer {
             Audience::Operator => (all, peers),

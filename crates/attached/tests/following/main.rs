@@ -3,7 +3,7 @@
 use negsync_attached::AttachedPostgres;
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
-use negsync_store::{Event, EventSource, Filter, PrivateKinds, RelayKind, unix_now};
+use negsync_store::{AttachedOptions, Clock, Event, EventSource, Filter, PrivateKinds, RelayKind};
 use negsync_testserver::{HeardSet, RelayTables, TestServer, query, run};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -45,7 +45,10 @@ fn event(rng: &mut StdRng, earlier: &[Value]) -> Value {
         ["nostr", "it's", &digits, &long, "\u{1f98a} \\ \"quoted\""][rng.random_range(0..5)];
     let mut tags = vec![json!(["t", topic]), json!(["p", "cd".repeat(32)])];
     if rng.random_range(0..6) == 0 {
-        tags.push(json!(["expiration", (unix_now() + rng.random_range(1..4)).to_string()]));
+        tags.push(json!([
+            "expiration",
+            (Clock::system().now() + rng.random_range(1..4)).to_string()
+        ]));
     }
     if kind == 30_023 && rng.random_range(0..4) > 0 {
         let d = ["", "one", "ab"][rng.random_range(0..3)];
@@ -117,7 +120,9 @@ impl Relay {
             0 => format!("UPDATE {events} SET {hide} WHERE {any}"),
             1 => format!("UPDATE {events} SET {show} WHERE {any}"),
             2 => format!("DELETE FROM {events} WHERE {any}"),
-            3 => self.tables.clean_up(unix_now(), EPOCH + rng.random_range(0..SPAN_S / 4)),
+            3 => {
+                self.tables.clean_up(Clock::system().now(), EPOCH + rng.random_range(0..SPAN_S / 4))
+            }
             _ => self.publish(rng).join("; "),
         }
     }
@@ -139,7 +144,8 @@ impl Relay {
 fn attach(relay: &Relay, heard: &HeardSet) -> AttachedPostgres {
     let listener = Box::new(heard.clone());
     let private = PrivateKinds::new([PRIVATE]);
-    AttachedPostgres::open(relay.kind(), &relay.url, 2, private, listener).unwrap()
+    let options = AttachedOptions::default().private_kinds(private);
+    AttachedPostgres::open(relay.kind(), &relay.url, options, listener).unwrap()
 }
 
 fn scanned(source: &AttachedPostgres, filter: &Value) -> BTreeSet<Item> {
@@ -158,7 +164,7 @@ fn scanned(source: &AttachedPostgres, filter: &Value) -> BTreeSet<Item> {
 
 /// Events expire meanwhile: what is known is of one of the seconds in which it was asked for.
 fn assert_exact(relay: &Relay, source: &AttachedPostgres, heard: &HeardSet, context: &str) {
-    let before = unix_now();
+    let before = Clock::system().now();
     source.catch_up().unwrap();
     let found = heard.items();
     let public = PrivateKinds::new([PRIVATE]).public_part(&Filter::default());
@@ -173,7 +179,7 @@ fn assert_exact(relay: &Relay, source: &AttachedPostgres, heard: &HeardSet, cont
         .unwrap();
     assert_eq!(at_commit.as_ref(), Some(&scan), "{context}");
     let expected: Vec<BTreeSet<Item>> =
-        (before..=unix_now()).map(|second| relay.shown(second)).collect();
+        (before..=Clock::system().now()).map(|second| relay.shown(second)).collect();
     for known in [&found, &scan] {
         if !expected.contains(known) {
             assert_eq!(Some(known), expected.last(), "{context}");
@@ -218,7 +224,7 @@ fn follow_random_writes(mut relay: Relay, seed: u64) {
     let long = json!({ "#t": ["long ".repeat(20), "nostr", "\u{1f98a} \\ \"quoted\""] });
     let hex = json!({ "#t": ["ab".repeat(32)], "#d": ["", "ab", "one"] });
     let person = json!({ "#p": ["cd".repeat(32)], "since": EPOCH + SPAN_S / 2 });
-    let visible = relay.visible(unix_now());
+    let visible = relay.visible(Clock::system().now());
     for asked in [&topic, &long, &hex, &person, &json!({ "authors": ["02".repeat(32)] })] {
         let filter = Filter::from_json(asked).unwrap();
         let matching = visible.iter().filter(|event| filter.matches(event)).map(Event::item);
@@ -321,7 +327,7 @@ fn an_unknown_database_is_refused_and_named_without_its_password() {
         run(&url, sql).unwrap();
         let listener = Box::new(HeardSet::exact());
         let url = url.replace("postgres@", "postgres:hush@");
-        let opened = AttachedPostgres::open(kind, &url, 1, PrivateKinds::default(), listener);
+        let opened = AttachedPostgres::open(kind, &url, AttachedOptions::default(), listener);
         let error = opened.err().unwrap().to_string();
         assert!(!error.contains("hush"), "{error}");
         error

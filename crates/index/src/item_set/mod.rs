@@ -1,10 +1,10 @@
-//! A set of items: a sorted file, beside it a tree of what was added since and one of what was
+//! A set of items: a sorted file with two trees, one of the items added since and one of the items
 //! removed. A set without a file is its first tree. A clone is an O(1) snapshot.
 //!
 //! # Invariants
 //!
-//! 1. What was added is not in the file.
-//! 2. What was removed is in the file.
+//! 1. Added items are not in the file.
+//! 2. Removed items are in the file.
 
 #[cfg(test)]
 mod tests;
@@ -37,7 +37,7 @@ impl From<SortedFile> for ItemSet {
     }
 }
 
-/// How many items of each part come before a place of the set.
+/// The number of items of each part before a position of the set.
 #[derive(Clone, Copy)]
 struct Position {
     file: usize,
@@ -46,8 +46,8 @@ struct Position {
 }
 
 impl ItemSet {
-    /// Whether all that was asked for could be read. Once it could not, answers may be wrong:
-    /// whoever has got one has to ask this afterwards.
+    /// Whether all reads so far succeeded. After a failed read answers may be wrong, so check this
+    /// after each answer.
     #[must_use]
     pub fn is_readable(&self) -> bool {
         self.file.as_ref().is_none_or(|file| file.is_readable())
@@ -59,7 +59,7 @@ impl ItemSet {
         self.added.contains(item) || self.is_in_file(item) && !self.removed.contains(item)
     }
 
-    /// Inserts `items`, best given in ascending order, and returns how many were new.
+    /// Inserts `items`, preferably in ascending order, and returns the number of new ones.
     pub fn insert_batch(&mut self, items: &[Item]) -> usize {
         if self.file.is_none() {
             return self.added.insert_batch(items);
@@ -69,7 +69,7 @@ impl ItemSet {
         self.removed.remove_batch(&back) + self.added.insert_batch(&new)
     }
 
-    /// Removes `items`, best given in ascending order, and returns how many were there.
+    /// Removes `items`, preferably in ascending order, and returns the number that were present.
     pub fn remove_batch(&mut self, items: &[Item]) -> usize {
         if self.file.is_none() {
             return self.added.remove_batch(items);
@@ -79,31 +79,31 @@ impl ItemSet {
         self.removed.insert_batch(&in_file) + self.added.remove_batch(&added)
     }
 
-    /// How many items the trees hold: what was added and removed since the file was written.
+    /// The number of items in the trees: additions and removals since the file was written.
     #[must_use]
     pub fn changes(&self) -> usize {
         self.added.len() + self.removed.len()
     }
 
-    /// Whether there is a file.
+    /// Whether the set has a file.
     #[must_use]
     pub fn has_file(&self) -> bool {
         self.file.is_some()
     }
 
-    /// An upper estimate of the heap bytes that it takes, what it shares with snapshots included.
+    /// An upper estimate of its heap memory in bytes, including parts shared with snapshots.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let file = self.file.as_ref().map_or(0, |file| file.memory_bytes());
         file + self.added.memory_bytes() + self.removed.memory_bytes()
     }
 
-    /// Has the memory of its trees counted, for as long as this or a clone is held.
+    /// Accounts for the memory of its trees as long as this set or a clone exists.
     pub(super) fn charged(self, charge: Arc<Charge>) -> Self {
         Self { added: self.added.charged(charge), ..self }
     }
 
-    /// Counts the memory of a set that is kept no more.
+    /// Accounts for the memory of a set that is no longer kept.
     pub(super) fn charge_all(&self) {
         self.added.charge_all();
     }
@@ -111,7 +111,7 @@ impl ItemSet {
     /// Calls `visit` with the items at `ranks`, in order, until it fails.
     ///
     /// # Errors
-    /// The first of `visit`.
+    /// The first error of `visit`.
     pub fn try_for_each<E>(
         &self,
         ranks: Range<usize>,
@@ -155,12 +155,12 @@ impl ItemSet {
         self.file.as_ref().is_some_and(|file| file.contains(item))
     }
 
-    /// Where the item at `rank` is, and the item.
+    /// The item at `rank`, and its position.
     fn position(&self, rank: usize) -> (Position, Option<Item>) {
         self.position_near(rank, rank)
     }
 
-    /// As [`ItemSet::position`], looked for in the file from its item `near` on.
+    /// Like [`ItemSet::position`], but searches the file from its item `near` on.
     fn position_near(&self, rank: usize, near: usize) -> (Position, Option<Item>) {
         let Some(file) = self.file.as_ref().filter(|_| rank < self.len()) else {
             return self.position_at_end(rank);
@@ -178,17 +178,17 @@ impl ItemSet {
         if is_there && behind == 0 {
             return (place, Some(item));
         }
-        // What follows it in the set, up to the next item of the file, was added.
+        // Items that follow it in the set, up to the next item of the file, were added.
         let added = place.added + behind - usize::from(is_there);
         let removed = place.removed + usize::from(!is_there);
         (Position { file: last + 1, added, removed }, self.added.item(added))
     }
 
-    /// The last item of the file that is not behind the one at `rank`. How far a guess is off says
-    /// where to look next, which is exact where nothing was changed in between; every third step
-    /// halves what is left.
+    /// The last item of the file that is not after the one at `rank`. The error of a guess gives
+    /// the next guess, which is exact if nothing in between was changed; every third step halves
+    /// the remaining range.
     fn last_in_file(&self, file: &SortedFile, rank: usize, near: usize) -> Option<usize> {
-        // The trees move an item of the file by no more than the items that they hold.
+        // The trees shift the rank of a file item by at most the number of items they hold.
         let mut low = rank.saturating_sub(self.added.len()).min(file.len());
         let most = rank.saturating_add(self.removed.len()).saturating_add(1);
         let (mut high, mut guess) = (most.min(file.len()), near);
@@ -197,7 +197,7 @@ impl ItemSet {
                 break;
             }
             let at = if step % 3 == 0 { low.midpoint(high) } else { guess.clamp(low, high - 1) };
-            // Nothing comes of a file that cannot be read.
+            // A file that cannot be read yields no items.
             let its_rank = self.position_of(at, &file.item(at)?).rank();
             if its_rank <= rank {
                 low = at + 1;
@@ -220,7 +220,7 @@ impl ItemSet {
         in_file.max(added)
     }
 
-    /// As [`ItemSet::position`], without a file or past the end.
+    /// Like [`ItemSet::position`], without a file or past the end.
     fn position_at_end(&self, rank: usize) -> (Position, Option<Item>) {
         match &self.file {
             None => (Position { file: 0, added: rank, removed: 0 }, self.added.item(rank)),
@@ -231,7 +231,7 @@ impl ItemSet {
         }
     }
 
-    /// The position of an item of the file, whose rank there is known.
+    /// The position of a file item whose rank in the file is known.
     fn position_of(&self, in_file: usize, item: &Item) -> Position {
         let (added, removed) = (self.added.lower_bound(item), self.removed.lower_bound(item));
         Position { file: in_file, added, removed }
@@ -296,7 +296,7 @@ impl RangeSet for ItemSet {
             None => self.added.cuts(ranks),
             Some(file) if self.changes() == 0 => file.cuts(ranks),
             Some(_) => {
-                // Ranks ascend, and what was changed before one was changed before the next.
+                // Ranks ascend, and changes before one rank are also before the next.
                 let (mut last, mut in_file) = (0, 0);
                 let cut = |rank: &usize| {
                     let near = (in_file + *rank).saturating_sub(last);
@@ -315,7 +315,7 @@ impl RangeSet for ItemSet {
 }
 
 impl ItemSet {
-    /// Where the item at `rank` is, looked for from the file's item `near` on, and the cut there.
+    /// The position and the cut at `rank`, searched for from the file's item `near` on.
     fn cut_near(&self, rank: usize, near: usize) -> (Position, (Bound, Sum)) {
         let (place, right) = self.position_near(rank, near);
         let left = self.item_before(place, rank);

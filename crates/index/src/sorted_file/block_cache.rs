@@ -1,15 +1,15 @@
-//! The blocks that were asked for last. A session comes back to the same few.
+//! A cache of recently used blocks. A session reads the same few blocks repeatedly.
 
 use super::layout::{BLOCK_ITEMS, ITEM_BYTES, ItemBytes};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// How many blocks are kept: 2.1 MB.
+/// Number of cached blocks: 2.1 MB.
 const SLOTS: usize = 512;
 
 /// The items of a block.
 pub(super) type Block = Arc<Vec<ItemBytes>>;
 
-/// Each block has one slot, which it shares with others.
+/// Each block has one slot, shared with other blocks.
 #[derive(Debug)]
 pub(super) struct BlockCache(Box<[Slot]>);
 
@@ -23,7 +23,7 @@ impl Default for BlockCache {
 }
 
 impl BlockCache {
-    /// The block of this number, which `read` reads where it is not kept.
+    /// The block with this number; calls `read` if it is not cached.
     pub(super) fn get_or_read(
         &self,
         number: usize,
@@ -36,13 +36,13 @@ impl BlockCache {
         {
             return Arc::clone(block);
         }
-        // Not under the lock: others need not wait for the disk.
+        // Outside the lock, so that others do not wait for the disk.
         let block = Block::new(read());
         *kept() = Some((number, Arc::clone(&block)));
         block
     }
 
-    /// The heap bytes that it takes once every slot is in use.
+    /// The heap memory with every slot in use, in bytes.
     pub(super) fn most_bytes(&self) -> usize {
         SLOTS * (BLOCK_ITEMS * ITEM_BYTES + 64)
     }

@@ -1,5 +1,5 @@
-//! The bytes of a file: items, an index of their blocks, and a trailer. Numbers are big-endian, so
-//! that the bytes of items are ordered as the items are.
+//! The layout of a file: items, an index of their blocks, and a trailer. Numbers are big-endian, so
+//! that the bytes of items sort like the items.
 
 use super::{BlockStart, IndexFileError};
 use negsync_reconcile::Item;
@@ -12,46 +12,46 @@ use std::os::unix::fs::FileExt;
 pub(super) const ITEM_BYTES: usize = 40;
 pub(super) type ItemBytes = [u8; ITEM_BYTES];
 
-/// What one lookup reads of the file: a page of the system's cache.
+/// Bytes that one lookup reads: a page of the system's cache.
 pub(super) const BLOCK_BYTES: usize = 4_096;
 
-/// How many items share a block and its entry of the index. Zeros fill the block up.
+/// Items of a block, which has one entry in the index. A block is padded with zeros.
 pub(super) const BLOCK_ITEMS: usize = BLOCK_BYTES / ITEM_BYTES;
 
 /// The first item of a block, the sum below it, and the SHA-256 of the block.
 pub(super) const ENTRY_BYTES: usize = ITEM_BYTES + 32 + 32;
 
-/// What the file is and which version of the layout it has.
+/// Identifies the file type and the version of the layout.
 const MAGIC: [u8; 16] = *b"negsync items 2\n";
 
-/// Magic, count, identity, sum; then the SHA-256 of the index and of all these.
+/// Magic, count, identity and sum, then the SHA-256 of the index and of these fields.
 const SIGNED_BYTES: usize = 16 + 8 + 32 + 16 + 32;
 pub(super) const TRAILER_BYTES: usize = SIGNED_BYTES + 32;
 
-/// Which set a file holds, and as of when.
+/// The set that a file holds, and its mark.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileIdentity {
-    /// A digest of what the set is of.
+    /// A digest of the set's filter.
     pub set: [u8; 32],
-    /// The random name that the store has given to the moment of which the file is.
+    /// The random name of the store's index mark from which the file was written.
     pub mark: [u8; 16],
 }
 
-/// The end of a file.
+/// The trailer of a file.
 pub(super) struct Trailer {
     pub count: usize,
     pub identity: FileIdentity,
-    /// Of all ids.
+    /// The sum of all ids.
     pub sum: Sum,
 }
 
-/// A block, as the index has it.
+/// The index entry of a block.
 pub(super) struct IndexEntry {
     pub start: BlockStart,
     pub digest: [u8; 32],
 }
 
-/// How long the blocks of `count` items are: the last is not filled up.
+/// Length of the blocks of `count` items; the last block is not padded.
 pub(super) fn items_bytes(count: u64) -> Option<u64> {
     let (full, rest) = (count / BLOCK_ITEMS as u64, count % BLOCK_ITEMS as u64);
     full.checked_mul(BLOCK_BYTES as u64)?.checked_add(rest * ITEM_BYTES as u64)
@@ -86,7 +86,7 @@ impl IndexEntry {
 }
 
 impl Trailer {
-    /// The bytes that follow `index` in the file.
+    /// The trailer's bytes, which follow `index` in the file.
     pub(super) fn to_bytes(&self, index: &[u8]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(TRAILER_BYTES);
         bytes.extend_from_slice(&MAGIC);
@@ -100,7 +100,7 @@ impl Trailer {
     }
 }
 
-/// Reads the trailer and the index, and checks both. What they say of the blocks is not checked.
+/// Reads and checks the trailer and the index. Does not check the blocks.
 pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), IndexFileError> {
     let file_bytes = file.metadata()?.len();
     let trailer_at = file_bytes.checked_sub(TRAILER_BYTES as u64);
@@ -117,7 +117,7 @@ pub(super) fn read_index(file: &File) -> Result<(Trailer, Vec<IndexEntry>), Inde
     let sum = Sum::of(&fields.take());
     let index_bytes = count.div_ceil(BLOCK_ITEMS as u64).checked_mul(ENTRY_BYTES as u64);
     let index_at = items_bytes(count);
-    // No more is read than the file has, whatever the trailer says.
+    // Reads no more than the length of the file, whatever the trailer claims.
     let (Some(index_at), Some(index_bytes)) = (index_at, index_bytes) else {
         return Err(IndexFileError::Damaged("its length is wrong"));
     };
@@ -140,7 +140,7 @@ fn digest(index: &[u8], signed: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Reads fields of fixed lengths from the front. Past the end there are zeros.
+/// Reads fields of fixed lengths from the front. Past the end it returns zeros.
 struct Fields<'a>(&'a [u8]);
 
 impl Fields<'_> {

@@ -1,9 +1,9 @@
-//! An immutable, ordered set of items in a file. In memory are the first item and the sum of each
-//! block; the items themselves are read when they are asked for, by way of the system's page cache.
+//! An immutable, ordered set of items in a file. The first item and the sum of each block are in
+//! memory; the items themselves are read on demand through the system's page cache.
 //!
-//! A file is written once ([`FileWriter`]) and checked as a whole when it is opened, so that a set
-//! is never taken from one that is damaged, cut off, or of another store. The layout is drawn in
-//! docs/design/0010-sorted-file.md.
+//! A file is written once ([`FileWriter`]) and checked completely when it is opened, so a set never
+//! comes from a file that is damaged, truncated, or of another store.
+//! docs/design/0010-sorted-file.md shows the layout.
 
 mod block_cache;
 mod layout;
@@ -27,20 +27,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-/// Why a file is not used. The set is made anew from the store.
+/// Why a file is not used. The set is then rebuilt from the store.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IndexFileError {
-    /// There is no such file.
+    /// The file does not exist.
     #[error("the file is missing")]
     Missing,
-    /// The system cannot read it.
+    /// The system cannot read the file.
     #[error("the file cannot be read: {0}")]
     Io(io::Error),
-    /// Its bytes are not what was written.
+    /// The contents differ from what was written.
     #[error("the file is damaged: {0}")]
     Damaged(&'static str),
-    /// It is whole, and of another set, store or time.
+    /// The file is intact, but of another set, store or mark.
     #[error("the file belongs to another set or store")]
     Foreign,
 }
@@ -49,19 +49,19 @@ impl From<io::Error> for IndexFileError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
             io::ErrorKind::NotFound => Self::Missing,
-            // The file ends before its own length says.
+            // The file is shorter than its trailer says.
             io::ErrorKind::UnexpectedEof => Self::Damaged("it is cut off"),
             _ => Self::Io(error),
         }
     }
 }
 
-/// A set of items in a file. Its answers are right as long as [`SortedFile::is_readable`].
+/// A set of items in a file. Its answers are valid as long as [`SortedFile::is_readable`].
 #[derive(Debug)]
 pub struct SortedFile {
     file: File,
     count: usize,
-    /// Of all items.
+    /// The sum of all ids.
     sum: Sum,
     last: Option<Item>,
     blocks: Vec<BlockStart>,
@@ -69,7 +69,7 @@ pub struct SortedFile {
     has_failed: AtomicBool,
 }
 
-/// What is known of a block without reading it.
+/// The facts about a block that are in memory.
 #[derive(Clone, Copy, Debug)]
 struct BlockStart {
     first: Item,
@@ -81,9 +81,9 @@ impl SortedFile {
     /// Opens the file at `path` and checks every byte of it.
     ///
     /// # Errors
-    /// When it is not there, is not of this identity, or is not as it was written.
+    /// When it is missing, has another identity, or is damaged.
     pub fn open(path: &Path, identity: &FileIdentity) -> Result<Self, IndexFileError> {
-        // To open a named pipe would wait for whoever writes to it.
+        // Opening a named pipe would block until it has a writer.
         if !std::fs::metadata(path)?.is_file() {
             return Err(IndexFileError::Damaged("it is no regular file"));
         }
@@ -106,8 +106,8 @@ impl SortedFile {
         if set.is_readable() { Ok(set) } else { Err(IndexFileError::Damaged("it changes")) }
     }
 
-    /// Whether all that was asked for since the file was opened could be read. Once it could not,
-    /// answers may be wrong: whoever has got one has to ask this afterwards.
+    /// Whether all reads since the file was opened succeeded. After a failed read answers may be
+    /// wrong, so check this after each answer.
     pub fn is_readable(&self) -> bool {
         !self.has_failed.load(Ordering::Relaxed)
     }
@@ -118,7 +118,7 @@ impl SortedFile {
         self.block(number).binary_search(&to_bytes(item)).is_ok()
     }
 
-    /// The heap bytes that it takes.
+    /// The heap memory, in bytes.
     pub fn memory_bytes(&self) -> usize {
         self.blocks.capacity() * size_of::<BlockStart>() + self.cache.most_bytes()
     }
@@ -137,12 +137,12 @@ impl SortedFile {
             let block = if end <= start + BLOCK_ITEMS {
                 self.block(number)
             } else {
-                // A walk passes each block once: it leaves the cache to those who come back.
+                // A walk reads each block once, so it bypasses the cache.
                 Block::new(self.read(number))
             };
             let items = block.get(at - start..(end - start).min(block.len())).unwrap_or_default();
             if items.is_empty() {
-                // Only where the file could not be read.
+                // Only if the file could not be read.
                 return ControlFlow::Break(());
             }
             items.iter().try_for_each(|bytes| visit(from_bytes(bytes)))?;
@@ -151,8 +151,8 @@ impl SortedFile {
         ControlFlow::Continue(())
     }
 
-    /// The block that holds `item`, or would; `None` where no block does, because the item comes
-    /// before all others or after them.
+    /// The block that contains `item` or its position; `None` if the item comes before all others
+    /// or after them.
     fn block_of(&self, item: &Item) -> Option<usize> {
         if self.last.is_none_or(|last| *item > last) {
             return None;
@@ -164,7 +164,8 @@ impl SortedFile {
         self.cache.get_or_read(number, || self.read(number))
     }
 
-    /// Reads a block. Nothing comes of what cannot be read, and [`SortedFile::is_readable`] says so.
+    /// Reads a block. If that fails the block is empty, and [`SortedFile::is_readable`] is false
+    /// from then on.
     fn read(&self, number: usize) -> Vec<ItemBytes> {
         let count = self.count.saturating_sub(number * BLOCK_ITEMS).min(BLOCK_ITEMS);
         let mut items = vec![[0; ITEM_BYTES]; count];
@@ -178,7 +179,7 @@ impl SortedFile {
         items
     }
 
-    /// The sum of the ids before place `within` of a block that is at hand.
+    /// The sum of the ids before position `within` of a loaded block.
     fn sum_in(&self, number: usize, block: &[ItemBytes], within: usize) -> Sum {
         let next = self.blocks.get(number + 1).map_or(self.sum, |block| block.sum_below);
         if within > block.len() / 2 {
@@ -193,7 +194,7 @@ impl SortedFile {
         sum
     }
 
-    /// Where an item is, or would be, in the block that [`SortedFile::block_of`] named.
+    /// The position of an item in the block that [`SortedFile::block_of`] returned.
     fn place_in(&self, number: Option<usize>, block: &[ItemBytes], item: &Item) -> RangePosition {
         let Some(number) = number else {
             return match self.last {
@@ -261,7 +262,7 @@ impl RangeSet for SortedFile {
         self.place_in(number, items, item)
     }
 
-    // Bounds mostly ascend: the next one is often in the block of the one before.
+    // Bounds mostly ascend: the next one is often in the same block.
     fn places(&self, items: &[Item]) -> Vec<RangePosition> {
         let mut last: Option<(usize, Block)> = None;
         let place = |item: &Item| {

@@ -1,4 +1,4 @@
-//! Checks the blocks of a file against the checksums in its index, on a few threads.
+//! Checks the blocks of a file against the checksums in its index, on several threads.
 
 use super::IndexFileError;
 use super::layout::{BLOCK_BYTES, IndexEntry, items_bytes};
@@ -6,15 +6,15 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
-/// More threads than this gain nothing: the file comes from one disk.
+/// Maximum number of threads; more would not help, because the file is on one disk.
 const MOST_THREADS: usize = 4;
-/// How many blocks are read at a time: 512 KiB.
+/// Blocks that one read takes: 512 KiB.
 const READ_BLOCKS: usize = 128;
 
 /// Checks every block of a file of `count` items.
 ///
 /// # Errors
-/// When one cannot be read or is not as it was written.
+/// When a block cannot be read or is damaged.
 pub(super) fn blocks(
     file: &File,
     count: usize,
@@ -22,7 +22,7 @@ pub(super) fn blocks(
 ) -> Result<(), IndexFileError> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = cores.min(MOST_THREADS);
-    // Each part begins where a reading begins.
+    // Each part begins at a multiple of the read size.
     let part = index.len().div_ceil(threads * READ_BLOCKS).max(1) * READ_BLOCKS;
     std::thread::scope(|scope| {
         let parts = index.chunks(part).enumerate();

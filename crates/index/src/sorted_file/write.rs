@@ -1,4 +1,4 @@
-//! Writes a file, item by item, so that it is there whole or not at all.
+//! Writes a file item by item. The file gets its name only when it is complete.
 
 use super::BlockStart;
 use super::layout::{
@@ -12,33 +12,33 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The file is flushed after so many blocks (8 MiB), so that no flush of the store has to wait for
-/// much of it.
+/// Blocks between two flushes (8 MiB), so that a flush of the store never waits for much of this
+/// file.
 const FLUSH_BLOCKS: usize = 2_048;
 
-/// Why no file was written.
+/// Why a file was not written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The system refused.
+    /// The system's error.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// An item did not follow the one before it.
+    /// An item was not greater than the one before it.
     #[error("the items do not ascend")]
     Order,
 }
 
-/// A file that is being written, under another name than it will have. Dropped before it is
-/// finished, it is removed.
+/// A file that is being written under a temporary name. If it is dropped before it is finished, it
+/// is removed.
 pub struct FileWriter {
     file: File,
-    // Where it is until it is finished; `None` from then on.
+    // The temporary path; `None` once the file is finished.
     partial: Option<PathBuf>,
     path: PathBuf,
     block: Vec<u8>,
     first: Option<Item>,
     last: Option<Item>,
-    /// Of the items before the block, and with those in it.
+    /// The sum of the ids before the current block, and the sum including it.
     sum_below: Sum,
     sum: Sum,
     count: usize,
@@ -52,15 +52,15 @@ impl std::fmt::Debug for FileWriter {
 }
 
 impl FileWriter {
-    /// Begins a file that will be at `path`. What is there stays until this one is finished.
+    /// Begins a file that will be at `path`. An existing file stays until this one is finished.
     ///
     /// # Errors
-    /// When the folder cannot be written to.
+    /// When the folder cannot be written.
     pub fn begin(path: &Path) -> io::Result<Self> {
         let mut partial = path.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        // Left over from a process that was killed.
+        // Left behind by a process that was killed.
         match std::fs::remove_file(&partial) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
@@ -81,10 +81,10 @@ impl FileWriter {
         })
     }
 
-    /// Writes the next item, which has to be greater than the one before.
+    /// Writes the next item, which must be greater than the one before.
     ///
     /// # Errors
-    /// When it is not, or the system refuses.
+    /// When it is not greater, or writing fails.
     pub fn push(&mut self, item: Item) -> Result<(), WriteError> {
         if self.last.is_some_and(|last| item <= last) {
             return Err(WriteError::Order);
@@ -118,7 +118,7 @@ impl FileWriter {
     /// Makes the file durable and gives it its name.
     ///
     /// # Errors
-    /// When the system refuses.
+    /// When the system fails to write, flush or rename it.
     pub fn finish(mut self, identity: FileIdentity) -> io::Result<()> {
         self.end_block()?;
         let trailer = Trailer { count: self.count, identity, sum: self.sum };
@@ -129,7 +129,7 @@ impl FileWriter {
             std::fs::rename(partial, &self.path)?;
         }
         self.partial = None;
-        // A name is safe once its folder is.
+        // A new file name is durable once its folder is flushed.
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty());
         File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
     }
@@ -138,7 +138,7 @@ impl FileWriter {
 impl Drop for FileWriter {
     fn drop(&mut self) {
         if let Some(partial) = &self.partial {
-            // It takes room, and is in nobody's way.
+            // A remaining partial file does no harm but takes room.
             let _ = std::fs::remove_file(partial);
         }
     }

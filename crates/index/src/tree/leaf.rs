@@ -1,24 +1,24 @@
-//! The leaves: items in order, and marks that say how far a sum has come.
+//! The leaves: items in order, with marks that hold partial sums.
 
 use negsync_reconcile::Item;
 use negsync_reconcile::Sum;
 use std::sync::Arc;
 
-/// How many items lie between two marks.
+/// Items between two marks.
 pub(super) const BLOCK: usize = 16;
 
-/// A leaf: its items, and after them a mark for each full block of items. The
-/// marks make it cheap to look into a leaf: to add up to any place in it takes
-/// at most half a block, to find a place the marks and one block.
+/// A leaf: its items, and after them one mark for each full block of items. Marks make lookups in a
+/// leaf cheap: the sum up to any position takes at most half a block, a search takes the marks and
+/// one block.
 ///
-/// A mark is written as an item, so that a leaf is one piece of memory: its
-/// `created_at` is that of the item after the block (or the last there can be),
-/// and its `id` the sum of all ids up to there.
+/// A mark has the form of an item, so that a leaf is one piece of memory: its `created_at` is that
+/// of the item after the block (or `u64::MAX` at the end), and its `id` is the sum of all ids up to
+/// there.
 #[derive(Clone, Debug)]
 pub(super) struct Leaf(Arc<[Item]>);
 
 impl Leaf {
-    /// A leaf of `items`, which ascend, and their sum.
+    /// A leaf of `items`, which must ascend, and their sum.
     pub fn new(items: &[Item]) -> (Self, Sum) {
         let mut sum = Sum::ZERO;
         let (blocks, rest) = items.as_chunks::<BLOCK>();
@@ -35,7 +35,7 @@ impl Leaf {
 
     /// The items and the marks.
     pub fn parts(&self) -> (&[Item], &[Item]) {
-        // A full block and its mark are BLOCK + 1 entries, and the rest is less than that.
+        // A full block and its mark are BLOCK + 1 entries; the rest is shorter than that.
         let marks = self.0.len() / (BLOCK + 1);
         self.0.split_at(self.0.len() - marks)
     }
@@ -51,12 +51,12 @@ impl Leaf {
     }
 }
 
-/// A leaf of a tree, and what is before it there.
+/// A leaf of a tree, with totals of the items before it.
 #[derive(Clone, Copy, Default)]
 pub(super) struct Spot<'a> {
     pub items: &'a [Item],
     marks: &'a [Item],
-    /// How many items come before the leaf.
+    /// The number of items before the leaf.
     pub rank: usize,
     /// The sum of their ids.
     sum: Sum,
@@ -70,24 +70,24 @@ impl<'a> Spot<'a> {
         Self { items, marks, rank, sum, next }
     }
 
-    /// Whether the leaves that follow are all above `item`.
+    /// Whether all following leaves are above `item`.
     pub fn ends_above(&self, item: &Item) -> bool {
         self.next.is_none_or(|next| item < next)
     }
 
-    /// Which block of the leaf has the place of `item`.
+    /// The block of the leaf that contains the position of `item`.
     pub fn block_of(&self, item: &Item) -> usize {
         earlier(self.marks, item)
     }
 
-    /// How many items of the leaf are less than `item`, whose block is `block`.
+    /// The number of items of the leaf that are less than `item`; `block` is the block of `item`.
     pub fn lower_bound(&self, item: &Item, block: usize) -> usize {
         let start = block * BLOCK;
         let rest = self.items.get(start..).unwrap_or_default();
         let rank = start + earlier(rest.get(..BLOCK).unwrap_or(rest), item);
         match self.items.get(rank) {
-            // Of the same second, which is rare but where the item is a bound
-            // that was made from it, and then nothing is below.
+            // Of the same second: rare, unless the item is a bound made from it, and then nothing
+            // is below.
             Some(other) if other < item => {
                 let rest = self.items.get(rank..).unwrap_or_default();
                 rank + rest.partition_point(|other| other < item)
@@ -96,8 +96,8 @@ impl<'a> Spot<'a> {
         }
     }
 
-    /// The sum of the ids below the item at `rank` of the leaf, from the
-    /// beginning of the tree, by way of the nearest mark.
+    /// The sum of the ids below the item at `rank` of the leaf, from the beginning of the tree;
+    /// uses the nearest mark.
     pub fn sum_below(&self, rank: usize) -> Sum {
         let mut sum = self.sum;
         let (block, past) = (rank / BLOCK, rank % BLOCK);
@@ -120,8 +120,8 @@ impl<'a> Spot<'a> {
     }
 }
 
-/// How many of `items`, which ascend, are of an earlier second than `item`.
-/// All are counted: so nothing waits for what was read before.
+/// The number of `items`, which must ascend, with an earlier second than `item`. Counts all of
+/// them: without early exits, no step depends on an earlier read.
 fn earlier(items: &[Item], item: &Item) -> usize {
     items.iter().map(|other| usize::from(other.created_at < item.created_at)).sum()
 }

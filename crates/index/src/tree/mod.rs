@@ -1,26 +1,25 @@
 //! A persistent (copy-on-write) B+tree of items whose nodes carry count and sum.
 //!
-//! A clone is a snapshot: it costs one reference count and never sees a later
-//! write. A write copies the nodes on the paths that it changes, once for the
-//! whole batch, and only where a snapshot still holds them.
+//! A clone is a snapshot: it costs one reference count and never sees a later write. A write copies
+//! the nodes on the paths that it changes, once for the whole batch, and only if a snapshot still
+//! holds them.
 //!
 //! # Invariants
 //!
-//! 1. Items lie in the leaves, strictly ascending from the first leaf to the
-//!    last. All leaves have the same depth.
-//! 2. A `Subtree` states exactly what lies below it: the least item, how many
-//!    there are, and the sum of their ids. An inner node states of each child
-//!    how many items of the node come before it and their sum; a leaf states
-//!    the sum of its items up to the end of each block of them.
+//! 1. Items are in the leaves, strictly ascending from the first leaf to the last. All leaves have
+//!    the same depth.
+//! 2. A `Subtree` states exactly the items below it: the least item, their number, and the sum of
+//!    their ids. An inner node states for each child the number of items of the node before it and
+//!    their sum; a leaf states the sum of its items up to the end of each block of them.
 //! 3. No leaf holds more than `NodeShape::leaf` items and no inner node more than
 //!    `NodeShape::fanout` children.
-//! 4. No node holds less than half of that, save the root and the last node of
-//!    each level (the right edge), which hold at least one. Only the root of an
-//!    empty tree is an empty leaf, and the root never has just one child.
-//! 5. A leaf is never changed, only replaced, by one of exactly the size needed.
-//!    An inner node is changed in place only while this tree alone holds it.
-//! 6. Growth at the right edge leaves full nodes behind it; growth anywhere else
-//!    halves the nodes that overflow.
+//! 4. No node holds less than half of that, except the root and the last node of each level (the
+//!    right edge), which hold at least one. Only the root of an empty tree is an empty leaf, and
+//!    the root never has exactly one child.
+//! 5. A leaf is never changed, only replaced by one of exactly the size needed. An inner node is
+//!    changed in place only while this tree is its only holder.
+//! 6. Growth at the right edge leaves full nodes behind it; growth anywhere else halves the nodes
+//!    that overflow.
 
 mod leaf;
 mod node;
@@ -40,7 +39,7 @@ use std::sync::Arc;
 pub struct Tree {
     root: Subtree,
     shape: NodeShape,
-    // What the memory of it, and of all that became of it by changes, is counted as.
+    // Accounts for the memory of the tree, including later changes.
     charge: Option<Arc<Charge>>,
 }
 
@@ -50,11 +49,11 @@ impl Default for Tree {
     }
 }
 
-/// Sorts items, which may come in long ascending runs.
+/// Sorts items, which may contain long ascending runs.
 fn sort_runs(items: &mut [Item]) {
     let breaks = items.windows(2).filter(|pair| pair.first() > pair.last()).count();
     if breaks < items.len() / 64 {
-        // The stable sort merges runs; the other is twice as fast without them.
+        // The stable sort merges runs; the unstable one is twice as fast without runs.
         items.sort();
     } else {
         items.sort_unstable();
@@ -72,40 +71,39 @@ impl Tree {
         Self { root: Subtree::leaf(&[]), shape, charge: None }
     }
 
-    /// Has its memory counted, for as long as this or a clone is held.
+    /// Accounts for its memory as long as this tree or a clone exists.
     pub(super) fn charged(self, charge: Arc<Charge>) -> Self {
         Self { charge: Some(charge), ..self }
     }
 
-    /// Counts the memory of a tree that is kept no more.
+    /// Accounts for the memory of a tree that is no longer kept.
     pub(super) fn charge_all(&self) {
         if let Some(charge) = &self.charge {
             charge.add(self.memory_bytes());
         }
     }
 
-    /// A tree of `items`, which should ascend. Repeated items are taken once.
-    /// Items that come out of order are taken too, but set aside and inserted
-    /// at the end: correct, and slower the more there are.
+    /// A tree of `items`, which should ascend. Duplicates are dropped. Items out of order are set
+    /// aside and inserted at the end: the result is correct, but each of them costs time.
     pub fn from_sorted(items: impl IntoIterator<Item = Item>) -> Self {
         Self::new().filled(items)
     }
 
-    /// A tree of `items` in any order. Where they come in long ascending runs,
-    /// as from one sorted scan after another, the runs are merged.
+    /// A tree of `items` in any order. Long ascending runs, such as those of several sorted scans,
+    /// are merged.
     #[must_use]
     pub fn from_unsorted(items: Vec<Item>) -> Self {
         Self::from_parts([items])
     }
 
-    /// A tree of all `parts`: each in any order, but no item of a part before one of an earlier part.
+    /// A tree of all `parts`: each in any order, but all items of a part before those of the next.
     /// A part is freed as soon as the tree has it.
     pub(super) fn from_parts<const PARTS: usize>(mut parts: [Vec<Item>; PARTS]) -> Self {
         parts.iter_mut().for_each(|part| sort_runs(part));
         Self::from_sorted(parts.into_iter().flatten())
     }
 
-    /// Loads an empty tree, every leaf packed full.
+    /// Fills an empty tree, with every leaf full.
     fn filled(mut self, items: impl IntoIterator<Item = Item>) -> Self {
         let mut leaves = Vec::new();
         let mut leaf: Vec<Item> = Vec::with_capacity(self.shape.leaf);
@@ -131,7 +129,7 @@ impl Tree {
         self
     }
 
-    /// Inserts `items`, best given in ascending order, and returns how many were new.
+    /// Inserts `items`, preferably in ascending order, and returns the number of new ones.
     pub fn insert_batch(&mut self, items: &[Item]) -> usize {
         let fresh = self.chosen(items, false);
         if !fresh.is_empty() {
@@ -145,7 +143,7 @@ impl Tree {
         fresh.len()
     }
 
-    /// Removes `items`, best given in ascending order, and returns how many were there.
+    /// Removes `items`, preferably in ascending order, and returns the number that were present.
     pub fn remove_batch(&mut self, items: &[Item]) -> usize {
         let gone = self.chosen(items, true);
         if !gone.is_empty() {
@@ -155,8 +153,8 @@ impl Tree {
         gone.len()
     }
 
-    /// Those of `items` that are present or absent as asked, ascending, each once.
-    /// Known before anything is changed, so that a batch without effect copies no node.
+    /// Those of `items` that are present, or absent, ascending and without duplicates. Determined
+    /// before any change, so that a batch without effect copies no node.
     fn chosen(&self, items: &[Item], present: bool) -> Vec<Item> {
         let keep = |item: &&Item| self.contains(item) == present;
         let mut chosen: Vec<Item> = items.iter().filter(keep).copied().collect();
@@ -187,8 +185,8 @@ impl Tree {
         runs.flatten()
     }
 
-    /// The leaf that holds `item`, or would, where `last` tells the one before
-    /// it and its leaf: often it is the same.
+    /// The leaf that contains `item` or its position. `last` is the previous item and its leaf,
+    /// which is often the same.
     fn next_spot<'a>(&'a self, last: &mut Option<(Spot<'a>, Item)>, item: &Item) -> Spot<'a> {
         let spot = match last {
             Some((spot, before)) if *before <= *item && spot.ends_above(item) => *spot,
@@ -198,14 +196,14 @@ impl Tree {
         spot
     }
 
-    /// The items from `rank` to the end of the leaf that holds it.
+    /// The items from `rank` to the end of its leaf.
     fn run(&self, rank: usize) -> Option<&[Item]> {
         let spot = self.root.spot_at(rank);
         spot.items.get(rank.checked_sub(spot.rank)?..).filter(|run| !run.is_empty())
     }
 
-    /// An upper estimate of the heap bytes below this tree, nodes shared with
-    /// snapshots included. O(1): it follows from the count and invariant 4.
+    /// An upper estimate of the heap bytes below this tree, including nodes shared with snapshots.
+    /// O(1): it follows from the count and invariant 4.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.shape.memory_bytes(self.root.count())
@@ -234,8 +232,8 @@ impl RangeSet for Tree {
         spot.sum_below(rank - spot.rank)
     }
 
-    // One step for all before the next step for any: reads of leaves do not
-    // wait for each other.
+    // Each step runs for all items before the next step: their reads of leaves do not wait for each
+    // other.
     fn places(&self, items: &[Item]) -> Vec<RangePosition> {
         let mut spot = None;
         let spots: Vec<Spot> = items.iter().map(|item| self.next_spot(&mut spot, item)).collect();

@@ -1,17 +1,18 @@
-//! The nodes of a tree: looking things up, and changing them by batches.
-//! The invariants named here stand at the head of the parent module.
+//! The nodes of a tree: lookups, and changes by batches. The invariants are listed in the parent
+//! module.
 
 use super::leaf::{BLOCK, Leaf, Spot};
 use negsync_reconcile::Item;
 use negsync_reconcile::Sum;
 use std::sync::Arc;
 
-/// How large nodes may be. Smaller in tests, to force splits and joins.
+/// Maximum sizes of nodes. Smaller in tests, to force splits and joins.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct NodeShape {
     /// Items in a full leaf; at least 2.
     pub leaf: usize,
-    /// Children of a full inner node; at least 4, so that half of it has a neighbour to join.
+    /// Children of a full inner node; at least 4, so that half a node still has a neighbour to
+    /// join.
     pub fanout: usize,
 }
 
@@ -22,11 +23,11 @@ impl Default for NodeShape {
 }
 
 impl NodeShape {
-    /// The most heap bytes that a tree of `count` items takes (invariants 3 and 4).
+    /// Maximum heap bytes of a tree of `count` items (invariants 3 and 4).
     pub fn memory_bytes(self, count: usize) -> usize {
-        /// The reference counts of a node, its vector, and what the allocator adds and wastes.
+        /// The reference counts of a node, its vector, and the overhead of the allocator.
         const NODE_BYTES: usize = 416;
-        /// A vector of children may have grown to twice what it holds.
+        /// The capacity of a vector of children may be twice its length.
         const PLACE_BYTES: usize = 2 * size_of::<Subtree>() + 16 + size_of::<Sum>();
         /// No tree of 64-bit ranks and fanout 4 is higher.
         const RIGHT_EDGE: usize = 32;
@@ -38,10 +39,10 @@ impl NodeShape {
     }
 }
 
-/// What a batch carries down the tree.
+/// The working memory of a batch on its way down the tree.
 pub(super) struct TreeBatch {
     shape: NodeShape,
-    /// The items of the leaf at hand, before they are cut to size.
+    /// The items of the current leaf, before they are divided.
     items: Vec<Item>,
 }
 
@@ -51,10 +52,10 @@ impl TreeBatch {
     }
 }
 
-/// A node and what lies below it.
+/// A node and the totals of the items below it.
 #[derive(Clone, Debug)]
 pub(super) struct Subtree {
-    /// The least item; all zeros when there is none.
+    /// The least item; all zeros if there is none.
     first: Item,
     count: usize,
     sum: Sum,
@@ -67,22 +68,21 @@ enum Node {
     Inner(Arc<InnerNode>),
 }
 
-/// The children of a node, and beside them what a way down has to read, packed
-/// close: `place` and `with_rank` find a child in it.
+/// The children of a node, and packed beside them the fields that a lookup reads: `place` and
+/// `with_rank` find a child in them.
 #[derive(Debug, Default)]
 struct InnerNode {
     children: Vec<Subtree>,
     /// The second of each child's least item.
     times: Vec<u64>,
-    /// How many items of the node come before each child.
+    /// The number of items of the node before each child.
     ranks: Vec<usize>,
-    /// The sum of those.
+    /// The sum of the ids of those items.
     sums: Vec<Sum>,
 }
 
 impl InnerNode {
-    /// Gives the node `children`, and returns how many items they hold and the
-    /// sum of those.
+    /// Sets the node's `children`, and returns the number of their items and the sum of the ids.
     fn set(&mut self, children: Vec<Subtree>) -> (usize, Sum) {
         let (mut count, mut sum) = (0, Sum::ZERO);
         self.times.clear();
@@ -101,7 +101,8 @@ impl InnerNode {
         (count, sum)
     }
 
-    /// Which child holds `item`, or would: [`place`], by the times alone where they tell.
+    /// The child that contains `item` or its position: [`place`], by the times alone where they
+    /// suffice.
     fn place(&self, item: &Item) -> usize {
         let until = self.times.partition_point(|time| *time <= item.created_at);
         let before = self.children.get(..until).unwrap_or_default();
@@ -111,13 +112,13 @@ impl InnerNode {
         until.saturating_sub(1)
     }
 
-    /// Which child holds the item at `rank`; the last from the end on.
+    /// The child that contains the item at `rank`; the last child past the end.
     fn with_rank(&self, rank: usize) -> usize {
         self.ranks.partition_point(|start| *start <= rank).saturating_sub(1)
     }
 }
 
-// Looking things up.
+// Lookups.
 impl Subtree {
     pub fn count(&self) -> usize {
         self.count
@@ -127,18 +128,18 @@ impl Subtree {
         self.sum
     }
 
-    /// The leaf that holds `item`, or would.
+    /// The leaf that contains `item` or its position.
     pub fn spot_of(&self, item: &Item) -> Spot<'_> {
         self.spot(|inner, _| inner.place(item))
     }
 
-    /// The leaf that holds the item at `rank`; the last from the end on.
+    /// The leaf that contains the item at `rank`; the last leaf past the end.
     pub fn spot_at(&self, rank: usize) -> Spot<'_> {
         self.spot(|inner, before| inner.with_rank(rank.saturating_sub(before)))
     }
 
-    /// The leaf that `choose` leads to: it is told how many items come before
-    /// the node that it chooses from.
+    /// The leaf that `choose` leads to. `choose` gets a node and the number of items before that
+    /// node.
     fn spot(&self, choose: impl Fn(&InnerNode, usize) -> usize) -> Spot<'_> {
         let (mut rank, mut sum, mut next) = (0, Sum::ZERO, None);
         let mut here = self;
@@ -152,7 +153,8 @@ impl Subtree {
                         sum.add(part);
                     }
                     next = inner.children.get(at + 1).map(|child| &child.first).or(next);
-                    // Invariant 4: an inner node has children, and a choice is one of them.
+                    // Invariant 4: an inner node has children, and `choose` returns the index of
+                    // one.
                     match inner.children.get(at) {
                         Some(child) => here = child,
                         None => return Spot::default(),
@@ -163,9 +165,9 @@ impl Subtree {
     }
 }
 
-// Making nodes.
+// Construction of nodes.
 impl Subtree {
-    /// A leaf of `items`, which ascend.
+    /// A leaf of `items`, which must ascend.
     pub fn leaf(items: &[Item]) -> Self {
         let (leaf, sum) = Leaf::new(items);
         let first = items.first().copied().unwrap_or_default();
@@ -179,7 +181,7 @@ impl Subtree {
         Self { first, count, sum, node: Node::Inner(Arc::new(inner)) }
     }
 
-    /// The root over `level`, nodes of one depth: as many levels as that takes, packed full.
+    /// The root over `level`, nodes of one depth; adds as many levels as needed, with full nodes.
     pub fn over(mut level: Vec<Subtree>, shape: NodeShape) -> Self {
         while level.len() > 1 {
             level = inner_nodes(level, shape, true).collect();
@@ -187,18 +189,17 @@ impl Subtree {
         level.pop().unwrap_or_else(|| Self::leaf(&[]))
     }
 
-    /// Becomes the first of `nodes` and hands back the others.
+    /// Replaces itself by the first of `nodes` and returns the others.
     fn become_first(&mut self, mut nodes: impl Iterator<Item = Subtree>) -> Vec<Subtree> {
         *self = nodes.next().unwrap_or_else(|| Self::leaf(&[]));
         nodes.collect()
     }
 }
 
-// Changing them.
+// Changes.
 impl Subtree {
-    /// Inserts `fresh`: ascending, not empty, none of them here yet. `edge` says
-    /// that this node is on the right edge. What outgrows it is returned: nodes
-    /// of the same depth that follow it.
+    /// Inserts `fresh`: ascending, not empty, none of them present. `edge` says that this node is
+    /// on the right edge. Returns the overflow: nodes of the same depth that follow it.
     pub fn insert(&mut self, fresh: &[Item], edge: bool, work: &mut TreeBatch) -> Vec<Subtree> {
         match &mut self.node {
             Node::Leaf(items) => {
@@ -207,7 +208,8 @@ impl Subtree {
             }
             Node::Inner(shared) => {
                 let mut children = children_to_change(shared);
-                // From the right, so that new siblings do not move what is still to be done.
+                // From the right, so that new siblings do not shift children that are still to be
+                // changed.
                 let mut rest = fresh;
                 let mut open = children.len();
                 while let Some((at, right)) = take_last(&mut rest, children.get(..open)) {
@@ -223,8 +225,8 @@ impl Subtree {
         }
     }
 
-    /// Removes `gone`: ascending, not empty, all of them here. The node may be
-    /// left thin or empty, which is its parent's to mend.
+    /// Removes `gone`: ascending, not empty, all of them present. The node may become thin or
+    /// empty; its parent repairs that.
     pub fn remove(&mut self, gone: &[Item], edge: bool, work: &mut TreeBatch) {
         match &mut self.node {
             Node::Leaf(items) => {
@@ -248,7 +250,7 @@ impl Subtree {
         }
     }
 
-    /// Drops the levels that a removal left without a choice to make (invariant 4).
+    /// Drops levels that have only one node after a removal (invariant 4).
     pub fn shorten(&mut self) {
         while let Node::Inner(children) = &self.node {
             match children.children.as_slice() {
@@ -259,8 +261,8 @@ impl Subtree {
         }
     }
 
-    /// Gives an inner node the children that were taken from it. Those beyond
-    /// the fanout are returned as nodes that follow it.
+    /// Puts back the children that were taken from an inner node. Those beyond the fanout are
+    /// returned as nodes that follow it.
     fn put_back(&mut self, children: Vec<Subtree>, edge: bool, work: &TreeBatch) -> Vec<Subtree> {
         if children.len() > work.shape.fanout {
             return self.become_first(inner_nodes(children, work.shape, edge));
@@ -278,8 +280,8 @@ impl Subtree {
         Vec::new()
     }
 
-    /// Takes in `right`, the next node of the same depth, and returns the second
-    /// half if both are too much for one.
+    /// Merges `right`, the next node of the same depth, into this one. Returns the second half if
+    /// both are too large for one node.
     fn join(&mut self, right: &Subtree, edge: bool, work: &mut TreeBatch) -> Vec<Subtree> {
         match (&self.node, &right.node) {
             (Node::Inner(left), Node::Inner(right)) => {
@@ -303,7 +305,7 @@ impl Subtree {
         }
     }
 
-    /// Whether the node holds less than half of what it may.
+    /// Whether the node is less than half full.
     fn is_thin(&self, shape: NodeShape) -> bool {
         match &self.node {
             Node::Leaf(leaf) => leaf.items().len() < shape.leaf / 2,
@@ -312,8 +314,8 @@ impl Subtree {
     }
 }
 
-/// The children of a node that is about to get others: taken from it if nobody
-/// else holds it, else copies (invariant 5).
+/// The children of a node that is about to be replaced: moved out if this tree is the only holder,
+/// otherwise copied (invariant 5).
 fn children_to_change(shared: &mut Arc<InnerNode>) -> Vec<Subtree> {
     match Arc::get_mut(shared) {
         Some(alone) => std::mem::take(&mut alone.children),
@@ -321,8 +323,8 @@ fn children_to_change(shared: &mut Arc<InnerNode>) -> Vec<Subtree> {
     }
 }
 
-/// Drops empty children and joins thin ones with a neighbour. At the end no child
-/// is thin, save the last on the right edge, or there is only one left.
+/// Drops empty children and joins thin ones with a neighbour. Afterwards no child is thin, except
+/// the last one on the right edge, or there is only one.
 fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut TreeBatch) {
     children.retain(|child| child.count > 0);
     let mut at = 0;
@@ -333,8 +335,8 @@ fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut TreeBatch) {
             at += 1;
             continue;
         }
-        // The last joins the one before it, any other the one after it. What
-        // comes of it may still be thin and is looked at again.
+        // The last one is joined with its predecessor, any other with its successor. The result may
+        // still be thin and is checked again.
         at = at.min(children.len() - 2);
         let right = children.remove(at + 1);
         let edge = edge && at + 1 == children.len();
@@ -345,13 +347,13 @@ fn mend(children: &mut Vec<Subtree>, edge: bool, work: &mut TreeBatch) {
     }
 }
 
-/// Which of `children` holds `item`, or would.
+/// The index in `children` of the child that contains `item` or its position.
 fn place(children: &[Subtree], item: &Item) -> usize {
     children.partition_point(|child| child.first.cmp(item).is_le()).saturating_sub(1)
 }
 
-/// Cuts from the end of `rest` the items that belong to one child, and says to
-/// which of `children`. None when nothing is left.
+/// Splits from the end of `rest` the items that belong to one child, and returns them with the
+/// index of that child. `None` when `rest` is empty.
 fn take_last<'a>(
     rest: &mut &'a [Item],
     children: Option<&[Subtree]>,
@@ -359,14 +361,14 @@ fn take_last<'a>(
     let children = children?;
     let at = place(children, rest.last()?);
     let first = children.get(at)?.first;
-    // The first child also takes what is less than all.
+    // The first child also takes items less than all others.
     let from = if at == 0 { 0 } else { rest.partition_point(|item| *item < first) };
     let (before, taken) = rest.split_at(from);
     *rest = before;
     Some((at, taken))
 }
 
-/// `old` and `fresh` in order, into `out`.
+/// Merges `old` and `fresh` into `out`, in order.
 fn merge(mut old: &[Item], fresh: &[Item], out: &mut Vec<Item>) {
     out.clear();
     for item in fresh {
@@ -378,7 +380,7 @@ fn merge(mut old: &[Item], fresh: &[Item], out: &mut Vec<Item>) {
     out.extend_from_slice(old);
 }
 
-/// `old` without `gone`, into `out`.
+/// Copies `old` without `gone` into `out`.
 fn subtract(mut old: &[Item], gone: &[Item], out: &mut Vec<Item>) {
     out.clear();
     for item in gone {
@@ -410,8 +412,8 @@ fn inner_nodes(
     sizes.map(move |size| Subtree::inner(rest.by_ref().take(size).collect()))
 }
 
-/// The sizes of the fewest nodes that hold `count`: at the right edge all full
-/// but the last, elsewhere as equal as can be, so that none is thin (invariant 6).
+/// The sizes of the fewest nodes that hold `count`: at the right edge all full except the last,
+/// elsewhere as equal as possible, so that none is thin (invariant 6).
 fn sizes(count: usize, full: usize, edge: bool) -> impl Iterator<Item = usize> {
     let nodes = count.div_ceil(full);
     let end = move |node: usize| match edge {
@@ -423,7 +425,7 @@ fn sizes(count: usize, full: usize, edge: bool) -> impl Iterator<Item = usize> {
 
 #[cfg(test)]
 impl Subtree {
-    /// A leaf's items, or nothing and an inner node's children.
+    /// A leaf's items, or no items and an inner node's children.
     pub fn parts(&self) -> (Option<&[Item]>, &[Subtree]) {
         match &self.node {
             Node::Leaf(leaf) => (Some(leaf.items()), &[]),
@@ -442,7 +444,7 @@ impl Subtree {
         }
     }
 
-    /// Where the node is, and how many heap bytes it takes.
+    /// The address of the node, and its heap memory in bytes.
     pub fn address_and_bytes(&self) -> (usize, usize) {
         match &self.node {
             Node::Leaf(leaf) => leaf.address_and_bytes(),

@@ -1,23 +1,23 @@
-//! Why JSON is no event: the field that is missing or malformed.
+//! Errors of events: the field that is missing or malformed.
 
 use crate::hex;
 use serde::Deserialize;
 use serde_json::Value;
 use std::borrow::Cow;
 
-/// Why an event is not one. The text names the field and ends up behind `invalid: `.
+/// Why an event is malformed or invalid. The text names the field; it is sent after `invalid: `.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{reason}")]
 #[non_exhaustive]
 pub struct EventError {
     /// The id that the event claims, in lower-case hex, when one could be read.
     pub id: Option<String>,
-    /// The field and what is wrong with it.
+    /// The field and its fault.
     pub reason: String,
 }
 
-/// The one field that is looked for in JSON that cannot be read as a whole: with a character or a
-/// number that does not exist, or nested too deeply.
+/// The id alone, read from JSON that cannot be parsed as a whole: it has an invalid character or
+/// number, or is nested too deeply.
 #[derive(Deserialize)]
 struct Id<'json> {
     #[serde(borrow)]
@@ -30,14 +30,14 @@ pub(super) fn claimed_id(json: &str) -> Option<String> {
     hex::decode_array(&id).map(|id: [u8; 32]| hex::encode(&id))
 }
 
-/// Finds the field that kept `json` from being an event. Only malformed input pays for it.
+/// Finds the field that makes `json` no event. The cost falls on malformed input only.
 pub(super) fn explain(json: &str, error: Option<String>) -> EventError {
     let object = match serde_json::from_str::<Value>(json) {
         Ok(Value::Object(object)) => object,
         Ok(_) => return EventError { id: None, reason: "event: must be a JSON object".into() },
         Err(error) => {
             let error = error.to_string();
-            // An event is one line, which has a number of its own where that matters.
+            // An event is one line; where the line number matters it is reported separately.
             let error = error.replace(" at line 1 column ", " at byte ");
             let reason = format!("event: not JSON: {error}");
             return EventError { id: claimed_id(json), reason };

@@ -1,4 +1,4 @@
-//! Reading an event from its JSON, and writing it in its stored form.
+//! Reads an event from its JSON, and writes its stored form.
 
 use super::{Deletes, Event};
 use crate::hex;
@@ -10,7 +10,7 @@ use std::borrow::Cow;
 use std::fmt::Write;
 use std::ops::Range;
 
-/// The seven fields (NIP-01, Events and signatures), as far as they can be borrowed.
+/// The seven fields (NIP-01, Events and signatures), borrowed from the JSON where possible.
 #[derive(Deserialize)]
 pub(super) struct EventFields<'json> {
     #[serde(borrow)]
@@ -27,7 +27,7 @@ pub(super) struct EventFields<'json> {
     sig: Cow<'json, str>,
 }
 
-/// A string inside a list, which serde borrows only under a name of its own.
+/// A string inside a list: serde borrows it only inside a type of its own.
 #[derive(Deserialize, serde::Serialize)]
 #[serde(transparent)]
 pub(super) struct TagText<'json>(#[serde(borrow)] pub(super) Cow<'json, str>);
@@ -59,7 +59,8 @@ impl EventFields<'_> {
         }
     }
 
-    /// Addresses of other authors are left out, and kinds that have none.
+    /// The targets of a deletion request. Addresses of other authors, and addresses of kinds that
+    /// have none, are left out.
     fn deletes(&self) -> Deletes {
         let addresses = self.tag_values("a").filter_map(|value| {
             let mut parts = value.splitn(3, ':');
@@ -75,19 +76,19 @@ impl EventFields<'_> {
         }
     }
 
-    /// Checks the fields and derives what is asked of an event later. `None` when a field has the
-    /// wrong form.
+    /// Checks the fields and derives the facts that rules and indexes need. `None` when a field is
+    /// malformed.
     pub(super) fn into_event(self) -> Option<Event> {
         let id = hex::decode_array(&self.id)?;
         let pubkey = hex::decode_array(&self.pubkey)?;
         let signature = hex::decode_array(&self.sig)?;
-        // SQLite's integers are signed. A tag without a name is none.
+        // SQLite's integers are signed. A tag without a name is malformed.
         if i64::try_from(self.created_at).is_err() || self.tags.iter().any(Vec::is_empty) {
             return None;
         }
         let (json, tags_at, content_at) = self.to_json(&id, &pubkey, &signature)?;
-        // NIP-40: the tag holds seconds since the epoch; what is no number expires nothing. A
-        // request to vanish has to hold for good (NIP-62).
+        // NIP-40: the tag holds seconds since the epoch; any other value is ignored. A request to
+        // vanish is permanent (NIP-62).
         let expires_at = match self.kind {
             VANISH => None,
             _ => self.tag_values("expiration").next().and_then(|text| text.parse().ok()),
@@ -110,8 +111,8 @@ impl EventFields<'_> {
         })
     }
 
-    /// The event in its stored form, the fields in NIP-01's order and no white space between
-    /// them, and where in it the tags and the content stand.
+    /// The stored form of the event, and the positions of its tags and content. The fields are in
+    /// NIP-01's order without white space between them.
     fn to_json(
         &self,
         id: &[u8; 32],
@@ -140,20 +141,20 @@ impl EventFields<'_> {
     }
 }
 
-/// The tags alone; the other fields are passed over.
+/// Only the tags; the other fields are skipped.
 #[derive(Deserialize)]
 struct TagsOnly<'json> {
     #[serde(borrow)]
     tags: Vec<Vec<TagText<'json>>>,
 }
 
-/// Whether an event, given as JSON, has one of the keys of each list. Lists that were found are taken
-/// out. Each list is sorted and of one letter.
+/// Whether an event, given as JSON, has a key of each list. Removes the lists that were found. Each
+/// list must be sorted and hold keys of one letter.
 pub fn has_tags(json: &str, lists: &mut Vec<&[TagKey]>) -> bool {
     let Ok(TagsOnly { tags }) = serde_json::from_str(json) else { return false };
     for tag in &tags {
         let [name, value, ..] = tag.as_slice() else { continue };
-        // Only a key that is looked for is made: a long value is hashed for it.
+        // Only keys of wanted letters are made, because a long value has to be hashed.
         let is_wanted =
             |list: &&[TagKey]| list.first().is_some_and(|key| name.0.as_bytes() == [key.letter()]);
         if lists.iter().any(is_wanted)

@@ -1,5 +1,5 @@
-//! An event as the store and the relay handle it: read once from its JSON into the facts that
-//! rules and indexes ask for, and the JSON that is stored and sent.
+//! An event as the store and the relay handle it. Its JSON is parsed once into the facts that rules
+//! and indexes need; the JSON itself is stored and sent.
 
 mod error;
 mod fields;
@@ -17,7 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::ops::Range;
 
-/// A well-formed event whose id and signature nobody has checked yet.
+/// A well-formed event with an unchecked id and signature.
 #[derive(Debug)]
 pub struct Event {
     item: Item,
@@ -25,7 +25,7 @@ pub struct Event {
     kind: u16,
     signature: [u8; 64],
     json: String,
-    // Where in `json` the tags and the content stand.
+    // Positions of the tags and the content in `json`.
     tags_at: Range<usize>,
     content_at: Range<usize>,
     tag_count: usize,
@@ -37,30 +37,29 @@ pub struct Event {
     is_protected: bool,
 }
 
-/// NIP-09: what a deletion request names.
+/// NIP-09: the targets of a deletion request.
 #[derive(Debug, Default)]
 struct Deletes {
     ids: Vec<[u8; 32]>,
     addresses: Vec<(u16, String)>,
 }
 
-/// An event whose id and signature are right (or were checked before): the only kind that
-/// the store takes.
+/// An event with a valid id and signature, or one from a trusted source. The store takes no other.
 #[derive(Debug)]
 pub struct VerifiedEvent(Event);
 
-/// An event without tags is a row of the table and of five indexes.
+/// Rows that an event without tags writes: one in the table and one in each of five indexes.
 const EVENT_ROWS: usize = 6;
-/// So many bytes of JSON take as long to write as a row of an index.
+/// Bytes of JSON that take as long to write as one index row.
 const BYTES_OF_A_ROW: usize = 1_024;
 
 impl Event {
-    /// Reads an event from its JSON object, without checking id or signature.
+    /// Parses an event from its JSON object, without checking id or signature.
     ///
     /// # Errors
-    /// Names the field that is missing or malformed.
+    /// [`EventError`] names the field that is missing or malformed.
     pub fn parse(json: &str) -> Result<Self, EventError> {
-        // An array of the fields' values in order would do for serde.
+        // serde would also accept an array of the field values.
         if !json.trim_start().starts_with('{') {
             return Err(error::explain(json, None));
         }
@@ -70,8 +69,8 @@ impl Event {
             .map_err(|error| error::explain(json, error))
     }
 
-    /// As [`Event::parse`], of an event that another relay has stored: some take tags without a name, which
-    /// mean nothing.
+    /// Like [`Event::parse`], for an event that another relay has stored. Some relays accept tags
+    /// without a name; these have no meaning and are dropped.
     #[must_use]
     pub fn parse_stored(json: &str) -> Option<Self> {
         if let Ok(event) = Self::parse(json) {
@@ -83,7 +82,7 @@ impl Event {
         Self::parse(&value.to_string()).ok()
     }
 
-    /// The id that JSON claims to be an event's, in lower-case hex, without a look at the rest.
+    /// The claimed id of an event given as JSON, in lower-case hex. The rest is not validated.
     #[must_use]
     pub fn claimed_id(json: &str) -> Option<String> {
         error::claimed_id(json)
@@ -92,7 +91,7 @@ impl Event {
     /// Checks the id against the content and the signature against the author.
     ///
     /// # Errors
-    /// Says which of the two is wrong.
+    /// [`EventError`] says which of the two is wrong.
     pub fn verify(self) -> Result<VerifiedEvent, EventError> {
         let reason = if !self.id_is_hash() {
             "id: is not the hash of the event"
@@ -104,8 +103,8 @@ impl Event {
         Err(EventError { id: Some(self.id_hex()), reason: reason.into() })
     }
 
-    /// NIP-01: the id is the SHA-256 of the other fields, written in one canonical way. Tags and
-    /// content already stand in the event's JSON that way.
+    /// NIP-01: the id is the SHA-256 of the other fields in a canonical form. The stored JSON has
+    /// tags and content in that form already.
     fn hash(&self) -> [u8; 32] {
         let json = |range: &Range<usize>| self.json.get(range.clone()).unwrap_or_default();
         let mut hash = Sha256::new();
@@ -118,19 +117,19 @@ impl Event {
         hash.finalize().into()
     }
 
-    /// Whether the id is the hash of the rest (NIP-01), without a look at the signature.
+    /// Whether the id is the hash of the other fields (NIP-01). The signature is not checked.
     #[must_use]
     pub fn id_is_hash(&self) -> bool {
         self.hash() == self.item.id
     }
 
-    /// Takes the event as verified because its source already did so (`import --no-verify`).
+    /// Marks the event as verified because its source has verified it (`import --no-verify`).
     #[must_use]
     pub fn trust(self) -> VerifiedEvent {
         VerifiedEvent(self)
     }
 
-    /// When the event was made and its id.
+    /// The creation time and the id.
     #[must_use]
     pub fn item(&self) -> Item {
         self.item
@@ -154,7 +153,7 @@ impl Event {
         self.kind
     }
 
-    /// The event as it is stored and sent: one JSON object, no white space between its parts.
+    /// The event as it is stored and sent: one JSON object without white space between its parts.
     #[must_use]
     pub fn json(&self) -> &str {
         &self.json
@@ -166,53 +165,53 @@ impl Event {
         &self.tag_keys
     }
 
-    /// What it takes to write the event or to remove it, in rows of tables and indexes, about.
+    /// Estimated cost of writing or removing the event, in rows of tables and indexes.
     #[must_use]
     pub fn weight(&self) -> usize {
         let deletes = self.deletes.as_ref().map_or(0, |it| it.ids.len() + it.addresses.len());
         EVENT_ROWS + self.tag_keys.len() + deletes + self.json.len() / BYTES_OF_A_ROW
     }
 
-    /// The memory that the event takes, in bytes, about.
+    /// Estimated memory of the event, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         let ids = self.deletes.as_ref().map_or(0, |it| size_of_val(it.ids.as_slice()));
         size_of::<Self>() + self.json.capacity() + size_of_val(self.tag_keys.as_slice()) + ids
     }
 
-    /// NIP-40: the second from which the event is gone.
+    /// NIP-40: the second at which the event expires.
     #[must_use]
     pub fn expires_at(&self) -> Option<u64> {
         self.expires_at
     }
 
-    /// NIP-59: the recipients of a gift wrap, by their public keys; none of any other event.
+    /// NIP-59: the public keys of a gift wrap's recipients; empty for any other event.
     pub fn recipients(&self) -> impl Iterator<Item = [u8; 32]> {
         let keys = if self.kind == GIFT_WRAP { self.tag_keys.as_slice() } else { &[] };
         keys.iter().filter(|key| key.letter() == b'p').filter_map(TagKey::raw_hex)
     }
 
-    /// How long the event lives.
+    /// The lifetime of the event's kind.
     #[must_use]
     pub fn lifetime(&self) -> Lifetime {
         Lifetime::of(self.kind)
     }
 
-    /// What makes the event replace its predecessor beside author and kind: the `d` tag's value
-    /// of an addressable event, nothing of a replaceable one; `None` for all others.
+    /// The part of the address beside author and kind: the `d` tag's value of an addressable event,
+    /// empty for a replaceable one, `None` for all others.
     #[must_use]
     pub fn address(&self) -> Option<&str> {
         self.address.as_deref()
     }
 
-    /// How many tags the event has.
+    /// The number of tags.
     #[must_use]
     pub fn tag_count(&self) -> usize {
         self.tag_count
     }
 
-    /// The second elements of the tags of a name. Reads the tags anew: for names that are seldom
-    /// asked for.
+    /// The second elements of all tags named `name`. Parses the tags on each call; for names that
+    /// are rarely read.
     #[must_use]
     pub fn tag_values(&self, name: &str) -> Vec<String> {
         let tags = self.json.get(self.tags_at.clone()).unwrap_or_default();
@@ -224,13 +223,14 @@ impl Event {
         tags.iter().filter_map(value).collect()
     }
 
-    /// NIP-70: whether only its author may publish the event.
+    /// NIP-70: whether only the author may publish the event.
     #[must_use]
     pub fn is_protected(&self) -> bool {
         self.is_protected
     }
 
-    /// NIP-70: whether the event reposts (NIP-18) a protected one and holds it, which it must not.
+    /// NIP-70: whether the event is a repost (NIP-18) that embeds a protected event, which is not
+    /// allowed.
     pub fn holds_protected(&self) -> bool {
         if !REPOSTS.contains(&self.kind) {
             return false;
@@ -242,14 +242,14 @@ impl Event {
         tags.is_some_and(|tags| tags.iter().any(|tag| tag.get(0).is_some_and(|name| name == "-")))
     }
 
-    /// The content. Reads it anew: for those who seldom ask.
+    /// The content. Parses it on each call; for rare use.
     #[must_use]
     pub fn content(&self) -> String {
         let content = self.json.get(self.content_at.clone()).unwrap_or_default();
         serde_json::from_str(content).unwrap_or_default()
     }
 
-    /// How many characters the content has, as NIP-11 counts them.
+    /// The length of the content in characters, as NIP-11 counts them.
     #[must_use]
     pub fn content_chars(&self) -> usize {
         self.content_chars
@@ -270,7 +270,7 @@ impl Event {
 }
 
 impl VerifiedEvent {
-    /// The event itself.
+    /// The event without the mark that it is verified.
     #[must_use]
     pub fn into_inner(self) -> Event {
         self.0

@@ -3,6 +3,7 @@
 
 mod facts;
 mod removal;
+pub(crate) mod retention;
 mod steps;
 mod stored_requests;
 mod tag_rows;

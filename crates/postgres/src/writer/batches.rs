@@ -7,7 +7,7 @@ use crate::transaction::{self, BatchDone, BatchWriter, FeedAdvance};
 use negsync_nostr::kinds::DELETION;
 use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::EventSlot;
-use negsync_store::{Batches, Outcome, StoreError, unix_now};
+use negsync_store::{Batches, Outcome, StoreError};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -72,8 +72,9 @@ impl NodeWriterThread {
     pub(super) fn write(&mut self, events: &[Arc<Event>]) -> Result<Option<Changes>, StoreError> {
         let node = self.context.node;
         let us = self.context.us.as_ref().map(RelayUrl::name);
+        let clock = self.context.clock.clone();
         let done = self.transact(async |connection| {
-            let by = BatchWriter { node, us: us.as_ref(), now: unix_now() };
+            let by = BatchWriter { node, us: us.as_ref(), now: clock.now() };
             transaction::write_batch(connection, events, &by).await
         })?;
         let (mut changes, feed) = match done {
@@ -91,6 +92,7 @@ impl NodeWriterThread {
     fn tell_batch(&mut self, changes: &mut Changes, feed: FeedAdvance) {
         self.may_vanish |= !changes.vanished.is_empty();
         self.added += changes.added.len();
+        self.retaining.stored(changes.added.values().map(Arc::as_ref));
         let expiries = changes.added.values().filter_map(|event| event.expires_at());
         let expires_at = expiries.min().unwrap_or(u64::MAX);
         self.tell(feed, std::mem::take(&mut changes.steps), expires_at);

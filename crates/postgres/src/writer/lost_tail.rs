@@ -16,6 +16,8 @@ impl NodeWriterThread {
     pub(super) fn take_lost(&mut self, common: i64) {
         self.send_again.append(&mut self.acknowledged.take_since(common));
         self.send_again.make_contiguous().sort_by_key(|lost| lost.at);
+        // What was one too many may be back.
+        self.retaining.begin_anew();
     }
 
     /// Writes a part of what was acknowledged and lost once more. Returns whether there is more to

@@ -3,6 +3,7 @@
 
 mod batches;
 mod lost_tail;
+mod retention;
 mod steps;
 mod transacting;
 mod vacuum;
@@ -16,9 +17,10 @@ use crate::transaction::{FeedAdvance, StoredRequests};
 use negsync_nostr::{Event, RelayUrl, VerifiedEvent};
 use negsync_store::submission::{EventSlot, Submission};
 use negsync_store::{
-    Batches, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
+    Batches, Clock, Deadline, NextJob, Origin, Outcome, Reply, SourceQueue, Step, StoreError,
     StoreMetrics, Synchronous,
 };
+use retention::RetentionWork;
 use std::collections::VecDeque;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -40,6 +42,8 @@ pub(crate) enum NodeJob {
         slot: EventSlot,
     },
     Expire(Answer),
+    /// Rules of retention are put in force, or are to be followed now.
+    Retire(Answer),
     Operate {
         ids: Vec<Bytes>,
         action: OperatorAction,
@@ -66,6 +70,7 @@ pub(crate) struct NodeWriterContext {
     pub(crate) us: Option<RelayUrl>,
     pub(crate) batches: Batches,
     pub(crate) synchronous: Synchronous,
+    pub(crate) clock: Clock,
     /// Reads the feed, where this node's own commit was not the next one.
     pub(crate) catch_up: Box<dyn Fn() -> Result<(), StoreError> + Send>,
 }
@@ -90,6 +95,7 @@ impl NodeWriter {
             acknowledged: RecentAcknowledgements::default(),
             send_again: VecDeque::new(),
             wait_for_expiry: Vec::new(),
+            retaining: RetentionWork::default(),
             deletions: VecDeque::new(),
             wait_for_vanishing: Vec::new(),
             may_vanish: true,
@@ -136,6 +142,16 @@ impl NodeWriter {
         }
     }
 
+    /// Has retention look for what is to go, without waiting for it.
+    pub(crate) fn look_at_retention(&self) -> Result<(), StoreError> {
+        self.ask(NodeJob::Retire).map(drop)
+    }
+
+    /// As [`NodeWriter::look_at_retention`], and waits until nothing is left of it.
+    pub(crate) fn retire(&self) -> Result<(), StoreError> {
+        self.ask(NodeJob::Retire)?.recv().map_err(|_| StoreError::Closed)?
+    }
+
     /// Does what an operator asks for, and waits for it.
     pub(crate) fn operate(
         &self,
@@ -177,6 +193,7 @@ struct NodeWriterThread {
     // What was acknowledged and may be lost, in order, until it is written again.
     send_again: VecDeque<RecentEntry>,
     wait_for_expiry: Vec<Answer>,
+    retaining: RetentionWork,
     // Deletion requests that name much, answered once nothing is left of it.
     deletions: VecDeque<(Arc<Event>, EventSlot)>,
     // Requests to vanish, answered once nothing is left of what they ask to remove.
@@ -201,6 +218,7 @@ impl NodeWriterThread {
             match self.queue.pop_within(patience) {
                 NextJob::Item((_, NodeJob::Publish { event, slot })) => self.publish(*event, slot),
                 NextJob::Item((_, NodeJob::Expire(answer))) => self.wait_for_expiry.push(answer),
+                NextJob::Item((_, NodeJob::Retire(answer))) => self.retaining.look_now(answer),
                 NextJob::Item((_, NodeJob::Operate { ids, action, answer })) => {
                     self.operations.push_back((ids, action, answer));
                 }
@@ -217,6 +235,7 @@ impl NodeWriterThread {
             let is_busy = self.send_again_step()
                 | self.delete_step()
                 | self.expire_step()
+                | self.retire_step()
                 | self.operate_step()
                 | self.follow_stored_step()
                 | self.vanish_step();

@@ -6,7 +6,7 @@ use crate::batch::Bytes;
 use crate::connection::ServerSession;
 use crate::ephemeral;
 use crate::transaction::{self, STEP_EVENTS, StepDone, StoredRequests, follow_stored};
-use negsync_store::{Outcome, StoreError, unix_now};
+use negsync_store::{Outcome, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio_postgres::Error;
@@ -19,7 +19,7 @@ const EPHEMERAL_AGE_OUT: Duration = Duration::from_secs(10);
 impl NodeWriterThread {
     /// NIP-40: removes a part of what is due. Returns whether there may be more.
     pub(super) fn expire_step(&mut self) -> bool {
-        let now = unix_now();
+        let now = self.context.clock.now();
         let is_due = self.context.feed.next_expiry() <= now && self.may_step();
         if !is_due && self.wait_for_expiry.is_empty() {
             return false;
@@ -66,7 +66,7 @@ impl NodeWriterThread {
         ids: Arc<[Bytes]>,
         action: OperatorAction,
     ) -> Result<bool, StoreError> {
-        let (node, now) = (self.context.node, unix_now());
+        let (node, now) = (self.context.node, self.context.clock.now());
         let done = self.step(async |connection| {
             transaction::operate(connection, node, &ids, action, now).await
         })?;

@@ -1,12 +1,12 @@
 //! The store over a real server: the same as the store on SQLite, for every node, and after a crash.
 
-use crate::support::{self, EPOCH, all, event, hex, note, open, open_as, set, try_open};
+use crate::support::{self, EPOCH, all, event, hex, note, open, open_as, open_by, set, try_open};
 use negsync_nostr::VerifiedEvent;
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
 use negsync_store::{
-    Batches, Deadline, EventSource, EventStore, Filter, Outcome, PeerTraits, ReadMark, RefusedId,
-    Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View, unix_now,
+    Batches, Clock, Deadline, EventSource, EventStore, Filter, ManualClock, Outcome, PeerTraits,
+    ReadMark, RefusedId, Selection, Store, StoreError, StoreOptions, SyncMark, Undelete, View,
 };
 use negsync_testserver::{HeardSet, TestServer};
 use rand::rngs::StdRng;
@@ -117,7 +117,7 @@ fn page(store: &dyn EventStore, filter: &Filter) -> String {
         ControlFlow::Continue(())
     };
     let views = [View::whole(filter.clone())];
-    let page = store.newest_and_first(&views, 10, unix_now(), &mut visit).unwrap();
+    let page = store.newest_and_first(&views, 10, Clock::system().now(), &mut visit).unwrap();
     format!("{sent:?} {:?}", page.left_out)
 }
 
@@ -392,16 +392,14 @@ fn an_import_of_much_leaves_tables_that_are_vacuumed() {
 fn what_expires_leaves_every_node() {
     let Some(server) = TestServer::start() else { return };
     let (one_heard, other_heard) = (HeardSet::default(), HeardSet::default());
-    let one = open(server.url(), one_heard.clone());
-    let other = open(server.url(), other_heard.clone());
-    let at = unix_now() + 2;
-    let tags = format!(r#"[["expiration","{at}"]]"#);
+    let clock = ManualClock::at(EPOCH);
+    let one = open_by(&clock, server.url(), one_heard.clone());
+    let other = open_by(&clock, server.url(), other_heard.clone());
+    let tags = format!(r#"[["expiration","{}"]]"#, EPOCH + 2);
     let (due, kept) = (event([1; 32], 1, 1, EPOCH, &tags), event([2; 32], 1, 1, EPOCH, "[]"));
     let left = BTreeSet::from([kept.item()]);
     one.publish(vec![due, kept]).unwrap();
-    while unix_now() < at {
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    clock.advance(2);
     // Whoever asks for a set from then on does not find it.
     other.catch_up().unwrap();
     assert_eq!(other_heard.items(), left);
@@ -468,7 +466,8 @@ fn stored_requests_to_vanish_are_read_in_pages_and_once_for_each_url() {
 fn who_waits_for_an_expiration_ends_at_the_deadline() {
     let Some(server) = TestServer::start() else { return };
     let heard = HeardSet::default();
-    let store = open(server.url(), heard.clone());
+    let clock = ManualClock::at(EPOCH);
+    let store = open_by(&clock, server.url(), heard.clone());
     // Nothing is removed until the number moves, which is seen before it is committed.
     let gate = "CREATE SEQUENCE gate; SELECT nextval('gate');
         CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -477,12 +476,10 @@ fn who_waits_for_an_expiration_ends_at_the_deadline() {
         END $$;
         CREATE TRIGGER wait BEFORE DELETE ON negsync.event FOR EACH ROW EXECUTE FUNCTION wait()";
     negsync_testserver::run(server.url(), gate).unwrap();
-    let at = unix_now() + 2;
-    let due = event([1; 32], 1, 1, EPOCH, &format!(r#"[["expiration","{at}"]]"#));
+    let tags = format!(r#"[["expiration","{}"]]"#, EPOCH + 2);
+    let due = event([1; 32], 1, 1, EPOCH, &tags);
     assert_eq!(store.publish(vec![due]).unwrap(), [Outcome::Stored]);
-    while unix_now() < at {
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    clock.advance(2);
     let looks = AtomicUsize::new(0);
     let is_cancelled = move || looks.fetch_add(1, Ordering::Relaxed) > 100;
     let deadline = Deadline::after(Duration::from_secs(600), is_cancelled);

@@ -3,4 +3,6 @@
 mod encryption;
 mod engine;
 mod failures;
+mod index_files;
+mod retention;
 mod support;

@@ -1,14 +1,14 @@
-//! Where a range is divided: evenly, or at random.
+//! The bounds at which a range is divided: even or random.
 //!
-//! Two sets whose sums are equal were made so for the ranges that an attacker expects to be compared.
-//! A second session with bounds of its own compares others.
+//! An attacker can craft two sets whose sums are equal in the ranges that even bounds produce. A
+//! second session with random bounds compares other ranges.
 
 use crate::range_set::{Bound, RangeSet};
 use crate::reference::{SplitBucket, buckets_between, even_ends};
 use alloc::vec::Vec;
 use core::ops::Range;
 
-/// Chooses bounds. Without a seed they divide a range evenly.
+/// Chooses bounds. Without a seed the buckets are even.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct BoundChoice {
     state: Option<u64>,
@@ -28,7 +28,7 @@ impl BoundChoice {
         count: usize,
     ) -> Vec<SplitBucket> {
         let mut ends = even_ends(&ranks, count);
-        // Two bounds that move towards each other by so much do not meet.
+        // The limit of a random shift. Two adjacent bounds that both move by this much do not meet.
         let reach = (ranks.len() / count).saturating_sub(1) / 2;
         let inner = 1..count;
         if let Some(state) = &mut self.state

@@ -1,16 +1,16 @@
-//! How much one message should ask for: a little more than one answer holds, so
-//! that every answer is full, and no more than a peer should have to make.
+//! How much one message asks for: a little more than one answer holds, so that answers are full,
+//! and no more than a peer can reasonably be asked to produce.
 
-/// The most that one message may be expected to provoke.
+/// Maximum expected answer to one message.
 const MOST_BYTES: usize = 2 << 20;
 
-/// What to ask for of a peer whose frames are not known.
+/// Expected answer of a peer whose frame limit is not known.
 const FIRST_BYTES: usize = 1 << 20;
 
-/// What even the tightest frame is asked for.
+/// Minimum expected answer, for peers with the smallest frame limit.
 const LEAST_BYTES: usize = 4096;
 
-/// The answer to aim for, in bytes.
+/// The answer length to aim for, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct ReplyBudget(usize);
 
@@ -23,8 +23,8 @@ impl ReplyBudget {
         self.0
     }
 
-    /// An answer that was cut shows the peer's frame. One that was not, though
-    /// as much had been asked for, shows that we expected too much of it.
+    /// A cut answer shows the peer's frame limit. A complete answer, although more was expected,
+    /// shows that the estimates are too high.
     pub(super) fn learn(&mut self, answer_bytes: usize, cut: bool) {
         *self = if cut {
             Self::above(answer_bytes)

@@ -1,30 +1,29 @@
-//! How many differences an item there are, from what answers show.
+//! Estimates the density of differences (differences for each item) from answers.
 //!
-//! A responder splits a range into 16 buckets that hold equally many of *its*
-//! items. How many of *ours* fall into each then varies only by what differs:
-//! for `m` items of theirs in a bucket, of which we lack each with odds `p`, the
-//! variance of our count is near `p·m`.
+//! A responder splits a range into 16 buckets that hold equally many of *its* items. The number of
+//! *our* items in a bucket varies only with the differences: for `m` of its items in a bucket, each
+//! of which we lack with probability `p`, the variance of our count is near `p·m`.
 
 use alloc::vec::Vec;
 
-/// Into how many buckets a responder splits.
+/// Buckets into which a responder splits a range.
 const BUCKETS: usize = 16;
 
-/// Buckets smaller than this say nothing: the one item more that the first of
-/// them hold would count as a difference.
+/// Minimum bucket size for an estimate. The first buckets of a split may hold one item more, which
+/// would count as a difference in smaller ones.
 const LEAST_BUCKET_ITEMS: usize = 64;
 
-/// How many neighbouring estimates are taken together. Each alone is off by a
-/// third; a median is not moved by a gap in one place.
+/// Neighbouring estimates of which the median is taken. A single estimate is off by a third; a gap
+/// in one place does not move the median.
 const NEIGHBOURS: usize = 5;
 
-/// Lists of fewer items together say nothing.
+/// Minimum number of listed items for an estimate.
 const LEAST_LISTED_ITEMS: usize = 4096;
 
-/// Below this many differences an item, lists are a waste.
+/// Below this density, lists cost more than splitting.
 const SPARSE: f64 = 0.03;
 
-/// Our counts in the buckets of one answer.
+/// The number of our items in each bucket of one answer.
 #[derive(Clone, Debug, Default)]
 pub(super) struct BucketCounts {
     counts: usize,
@@ -39,7 +38,7 @@ impl BucketCounts {
         self.squares += (items * items) as f64;
     }
 
-    /// DifferenceCount an item, if this was a split that can tell.
+    /// Differences for each item, if the split is large enough for an estimate.
     pub(super) fn density(&self) -> Option<f64> {
         let buckets = BUCKETS as f64;
         if self.counts != BUCKETS || self.items < buckets * LEAST_BUCKET_ITEMS as f64 {
@@ -50,7 +49,7 @@ impl BucketCounts {
     }
 }
 
-/// The median of each estimate and its neighbours.
+/// Replaces each estimate by the median of itself and its neighbours.
 pub(super) fn smooth(densities: &[f64]) -> Vec<f64> {
     let width = NEIGHBOURS.min(densities.len());
     (0..densities.len())
@@ -63,7 +62,7 @@ pub(super) fn smooth(densities: &[f64]) -> Vec<f64> {
         .collect()
 }
 
-/// What the long lists of an answer showed.
+/// Counts of items and differences in the long lists of one answer.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Listed {
     pub(super) items: usize,
@@ -71,7 +70,7 @@ pub(super) struct Listed {
 }
 
 impl Listed {
-    /// The density, if it is too low to go on listing.
+    /// The density, if it is too low for lists.
     pub(super) fn too_sparse_to_list(self) -> Option<f64> {
         let density = self.differences as f64 / self.items.max(1) as f64;
         (self.items >= LEAST_LISTED_ITEMS && density < SPARSE).then_some(density)

@@ -1,19 +1,17 @@
-//! The initiator beyond the reference: it keeps every range that is not settled
-//! in a queue of its own, asks for lists with lists of no ids, and takes from
-//! an answer only what was asked for.
+//! An initiator that improves on the reference. It keeps all unsettled ranges in a queue, requests
+//! lists by sending empty lists, and reads only the parts of an answer that it requested.
 //!
-//! A responder answers each range it is asked about and remembers nothing, so an
-//! initiator is free to ask in any order and to leave out what does not fit.
-//! What follows from that:
+//! A responder answers each range of a message and keeps no state, so an initiator may ask in any
+//! order and leave out what does not fit. Consequences:
 //!
-//! * An IdList is answered with the responder's whole list whatever ids it
-//!   holds, so lists are asked for with none ([`split_strategy`] says when).
-//! * A range that got no answer stays in the queue as it was. The fingerprint
-//!   that closes a cut frame is never believed (see [`reply`]).
-//! * One message asks for about as much as one answer holds ([`budget`]).
-//! * Where much differs, splitting costs more than listing ([`density`]).
-//! * By the exact rule everything is listed, and no fingerprint settles anything.
-//! * A range of one day gives ids of that day ([`time_buckets`]).
+//! * A responder answers an IdList with its whole list, whichever ids the IdList holds. So lists
+//!   are requested with an empty one ([`split_strategy`] decides when).
+//! * A range without an answer stays in the queue unchanged. The fingerprint that closes a cut
+//!   frame is not trusted (see [`reply`]).
+//! * One message requests about as much as one answer holds ([`budget`]).
+//! * Where many items differ, splitting costs more than listing ([`density`]).
+//! * The exact rule lists everything; no fingerprint settles a range.
+//! * A range of one day yields ids of that day ([`time_buckets`]).
 
 mod bound_choice;
 mod budget;
@@ -36,40 +34,40 @@ use reply::AnswerProgress;
 use split_strategy::{Plan, SplitStrategy};
 use time_buckets::TimeBuckets;
 
-/// The most ranges that may wait at once; 120 bytes each. An honest peer comes
-/// near it only with millions of differences.
+/// Maximum number of pending ranges, 120 bytes each. An honest peer comes near it only with
+/// millions of differences.
 const MAX_PENDING_RANGES: usize = 1 << 21;
 
-/// After how many answers in a row that told nothing a session ends. One such
-/// answer is met by asking again.
+/// Consecutive answers without any progress after which a session ends. The first such answer is
+/// met by asking again.
 const MAX_IDLE_ROUNDS: u32 = 2;
 
-/// After how many answers in a row that only divided ranges, settling none of
-/// our items and listing none of the peer's, a session ends. A responder that
-/// splits in 16 is through the largest set in half of them.
+/// Consecutive answers after which a session ends if they only divided ranges: none of our items
+/// settled, no id of the peer listed. A responder that splits ranges in 16 needs half as many for
+/// the largest set.
 const MAX_DIVIDING_ROUNDS: u32 = 32;
 
-/// A range that is not settled.
+/// A range that is not settled yet.
 #[derive(Clone, Copy, Debug)]
 struct PendingRange {
     lower: Bound,
     upper: Bound,
-    /// The ranks of our own items in it.
+    /// The ranks of our items in the range.
     start: usize,
     end: usize,
     state: RangeState,
-    /// DifferenceCount for each of our items, where an answer let us estimate it.
+    /// Estimated differences for each of our items, once an answer allowed an estimate.
     density: Option<f64>,
 }
 
-/// What is known of a range.
+/// What is known about a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum RangeState {
-    /// Nothing: compare fingerprints.
+    /// Nothing yet: compare fingerprints.
     Untested,
     /// The fingerprints differ.
     Differs,
-    /// To be listed, whatever its fingerprint.
+    /// To be listed, whether or not its fingerprint is equal.
     Unlisted,
 }
 
@@ -87,32 +85,31 @@ impl PendingRange {
     }
 }
 
-/// A range as it was put to the peer. `range.state` is what it falls back to
-/// when it gets no answer.
+/// A range as it was sent to the peer. Without an answer it returns to `range.state`.
 #[derive(Clone, Copy, Debug)]
 struct AskedRange {
     range: PendingRange,
     for_list: bool,
 }
 
-/// A question, as its answer is read.
+/// The ranges of one message, for reading its answer.
 #[derive(Clone, Copy, Debug)]
 struct AskedRanges<'a> {
     ranges: &'a [AskedRange],
-    /// Whether a range is settled by an equal fingerprint.
+    /// Whether an equal fingerprint settles a range.
     believes_fingerprints: bool,
 }
 
-/// One session's queue and what it has learnt of the peer.
+/// The queue of one session and what it has learned about the peer.
 #[derive(Clone, Debug)]
 pub(super) struct AdaptiveInitiator {
     split_strategy: SplitStrategy,
     bound_choice: BoundChoice,
     frame_limit_bytes: usize,
     opening_limit_bytes: usize,
-    /// No bound is sent that lies below this one.
+    /// No bound below this one is sent.
     since: Bound,
-    /// No list is taken that spans two of them.
+    /// No list spans two time buckets.
     time_buckets: Option<TimeBuckets>,
     pending: VecDeque<PendingRange>,
     asked: Vec<AskedRange>,
@@ -154,7 +151,7 @@ impl AdaptiveInitiator {
         self.next_message(set, self.opening_limit_bytes)
     }
 
-    /// Our items in ranges that wait or are being asked about.
+    /// Our items in pending ranges and in ranges that were sent.
     pub(super) fn unsettled_items(&self) -> usize {
         let asked = self.asked.iter().map(|asked| asked.range.own_items());
         self.pending.iter().map(PendingRange::own_items).chain(asked).sum()
@@ -188,7 +185,7 @@ impl AdaptiveInitiator {
         Ok(InitiatorStep::Send(self.next_message(set, self.frame_limit_bytes)))
     }
 
-    /// Every answer must bring the end nearer.
+    /// Records the progress of one answer; fails after too many answers without enough of it.
     fn expect(&mut self, progress: AnswerProgress) -> Result<(), InitiatorError> {
         self.idle_rounds = if progress == AnswerProgress::None { self.idle_rounds + 1 } else { 0 };
         self.dividing_rounds =
@@ -199,9 +196,8 @@ impl AdaptiveInitiator {
         Ok(())
     }
 
-    /// Puts `range` at the end of the queue, without what lies below the
-    /// window: a responder that holds a view of a larger set may answer a bound
-    /// from before its view with an empty one.
+    /// Appends `range` to the queue, cut to the window. A responder that holds a view of a larger
+    /// set may answer a bound from before its view with an empty one.
     fn keep(&mut self, mut range: PendingRange) {
         if range.lower != Bound::START && range.lower.item < self.since.item {
             range.lower = self.since;
@@ -211,8 +207,8 @@ impl AdaptiveInitiator {
         }
     }
 
-    /// Asks about ranges from the front of the queue until the frame is full or
-    /// the answer will be.
+    /// Asks about ranges from the front of the queue until the message or the expected answer is
+    /// full.
     fn next_message<S: RangeSet>(&mut self, set: &S, limit_bytes: usize) -> Vec<u8> {
         let crowded = self.split_strategy.is_crowded(self.pending.iter());
         let mut out = QuestionWriter { out: Encoder::new(), end: Bound::START, limit_bytes };
@@ -243,8 +239,8 @@ impl AdaptiveInitiator {
         out.out.finish()
     }
 
-    /// Makes one list of `range` and those that follow it without a gap, or of
-    /// its first part when it is too long for one.
+    /// Joins `range` and the ranges that follow it without a gap into one list, or takes the first
+    /// part of `range` if it is too long for one list.
     fn join<S: RangeSet>(
         &mut self,
         set: &S,
@@ -276,7 +272,7 @@ impl AdaptiveInitiator {
         range
     }
 
-    /// Asks about `range` in `count` fingerprints. Returns what did not fit.
+    /// Asks about `range` in `count` fingerprints. Returns the part that did not fit.
     fn split<S: RangeSet>(
         &mut self,
         set: &S,
@@ -284,7 +280,7 @@ impl AdaptiveInitiator {
         range: &PendingRange,
         count: usize,
     ) -> Option<PendingRange> {
-        // A bucket of a range that differs may be equal.
+        // One bucket of a range that differs may itself be equal.
         let state = if count == 1 { range.state } else { RangeState::Untested };
         let mut lower = range.lower;
         for SplitBucket { start, end, upper, fingerprint } in
@@ -301,7 +297,7 @@ impl AdaptiveInitiator {
     }
 }
 
-/// A message being written, which takes a range only if it fits.
+/// A message being written. It takes a range only if the range fits.
 struct QuestionWriter {
     out: Encoder,
     end: Bound,

@@ -1,15 +1,14 @@
-//! What an answer settles of what was asked.
+//! Applies an answer to the ranges that were asked about.
 //!
-//! Only what was asked for is read: a list or a fingerprint that is not within
-//! one range of the question is no answer to it. In particular the fingerprint
-//! that closes a cut frame. The reference C++, JavaScript and Go responders
-//! compute it over less than the bounds that it is sent with, so that it can
-//! equal ours where much differs; and it never has anything to say of the ranges
-//! that were left out of the question. It is not believed unless the cut lies
-//! strictly inside one range that was asked for and we hold items there.
+//! Only requested parts are read: a list or a fingerprint that does not lie within one range of the
+//! question is ignored. This applies in particular to the fingerprint that closes a cut frame. The
+//! reference C++, JavaScript and Go responders compute it over a smaller range than its bounds say,
+//! so it can equal ours although many items differ; and it covers ranges that were left out of the
+//! question. It is trusted only if the cut lies strictly inside one requested range and we hold
+//! items there.
 //!
-//! What got no answer is left as it was. What was skipped is equal, if we asked
-//! with a fingerprint; a list that was asked for and skipped is asked for again.
+//! Ranges without an answer stay as they were. A skipped range is equal if we asked with a
+//! fingerprint; a skipped list is requested again.
 
 use super::density::{self, BucketCounts, Listed};
 use super::time_buckets::TimeBuckets;
@@ -19,38 +18,36 @@ use crate::message::{DecodeFault, Decoder, MessageError, Payload};
 use crate::range_set::{Bound, RangeSet};
 use alloc::vec::Vec;
 
-/// Lists of more items than this count towards the density.
+/// Lists of more items than this count towards the density estimate.
 const LONG_LIST_ITEMS: usize = 64;
 
-/// What an answer came to.
+/// The result of reading one answer.
 #[derive(Debug, Default)]
 pub(super) struct AnswerReading {
-    /// What is not settled of the question, in order.
+    /// The unsettled ranges of the question, in order.
     pub(super) left: Vec<PendingRange>,
-    /// Whether the answer ended before the question.
+    /// Whether the answer ended before the last range of the question.
     pub(super) cut: bool,
     pub(super) progress: AnswerProgress,
-    /// Whether a list was answered with fingerprints, or fingerprints came that
-    /// were not asked for.
+    /// Whether a list was answered with fingerprints, or unrequested fingerprints came.
     pub(super) odd: bool,
     pub(super) listed: Listed,
-    /// Each split that says how dense the differences are, with the part of
-    /// `left` that came of it.
+    /// The density estimate of each split, with the part of `left` that it applies to.
     splits: Vec<(f64, core::ops::Range<usize>)>,
 }
 
-/// How much nearer an answer brought the end.
+/// The progress that one answer made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum AnswerProgress {
     #[default]
     None,
     /// A range was divided.
     Divided,
-    /// Items of ours were settled, or ids of theirs listed.
+    /// Items of ours were settled, or ids of the peer listed.
     Settled,
 }
 
-/// Reads `answer` to `asked`, and adds what it lists to `found`.
+/// Reads `answer` to `asked`, and adds listed differences to `found`.
 pub(super) fn read<S: RangeSet>(
     set: &S,
     mut answer: Decoder<'_>,
@@ -68,12 +65,12 @@ pub(super) fn read<S: RangeSet>(
         first_left: 0,
     };
     let mut asked = asked.ranges.iter();
-    // The question being answered, and what of it is still to come.
+    // The question being answered, and the part of it that is still unanswered.
     let mut open = asked.next().map(|question| (question, question.range));
     let mut lower = Bound::START;
     loop {
         let offset = answer.offset();
-        // What follows the last range of a message is skipped.
+        // The part after the last range of a message is skipped.
         let (upper, payload) = match answer.next() {
             Some(range) => range.map(|range| (range.upper, range.payload))?,
             None => (Bound::INFINITY, Payload::Skip),
@@ -107,7 +104,7 @@ pub(super) fn read<S: RangeSet>(
         reader.reading.odd |= stray && lower.item < upper.item;
         lower = upper;
     }
-    // Nothing that follows infinity is a range, but it must be readable.
+    // Ranges after infinity are ignored, but must be well-formed.
     answer.try_for_each(|range| range.map(drop))?;
     Ok(reader.finish())
 }
@@ -119,12 +116,12 @@ struct ReplyReader<'a, S> {
     believes_fingerprints: bool,
     reading: AnswerReading,
     counts: BucketCounts,
-    /// Where in `left` the current question's begins.
+    /// The index in `left` of the first range that belongs to the current question.
     first_left: usize,
 }
 
 impl<S: RangeSet> ReplyReader<'_, S> {
-    /// Divides `range` at `upper`, if that lies inside it.
+    /// Divides `range` at `upper`, if `upper` lies inside it.
     fn divide(&self, range: &PendingRange, upper: &Bound) -> (PendingRange, Option<PendingRange>) {
         if range.upper.item <= upper.item {
             return (*range, None);
@@ -134,7 +131,7 @@ impl<S: RangeSet> ReplyReader<'_, S> {
         (part, Some(PendingRange { lower: *upper, start: rank, ..*range }))
     }
 
-    /// Takes what the peer said of `part` of a question; `None` if nothing.
+    /// Applies the peer's payload for `part` of a question; `None` if it sent none.
     fn take(&mut self, question: &AskedRange, part: PendingRange, said: Option<Payload<'_>>) {
         match said {
             Some(Payload::Skip) if !question.for_list => self.settle(&part),
@@ -166,7 +163,7 @@ impl<S: RangeSet> ReplyReader<'_, S> {
             self.reading.listed.items += items;
             self.reading.listed.differences += have + need;
         }
-        // Of a range in which neither side holds anything there is nothing more to ask.
+        // A range in which neither side holds items needs no further question.
         let is_end = part.upper.item == question.range.upper.item;
         if !theirs.is_empty() || question.for_list && is_end {
             self.reading.progress = AnswerProgress::Settled;
@@ -181,7 +178,7 @@ impl<S: RangeSet> ReplyReader<'_, S> {
         self.reading.cut |= last && (whole || question.for_list);
         self.reading.odd |= !last && question.for_list;
         if whole {
-            // Nothing new, or the end of a frame that was cut just before it.
+            // No new information, or the end of a frame that was cut just before it.
             return self.leave(part);
         }
         let own_items = part.own_items();
@@ -203,8 +200,7 @@ impl<S: RangeSet> ReplyReader<'_, S> {
         }
     }
 
-    /// Keeps `part` as it was asked, in one piece with what came before it of
-    /// the same question.
+    /// Keeps `part` unsettled, joined with the part of the same question before it.
     fn leave(&mut self, part: PendingRange) {
         let of_question = self.first_left < self.reading.left.len();
         match self.reading.left.last_mut() {

@@ -1,7 +1,7 @@
-//! What to ask of a range: the numbers, and the choices made with them.
+//! Chooses how to ask about a range, with the constants of that choice.
 //!
-//! A fingerprint costs about 20 bytes to ask or answer and, at the slowest
-//! responder known, 60 microseconds; an id costs 32 bytes and next to no time.
+//! A fingerprint costs about 20 bytes to send and, at the slowest known responder, 60 microseconds
+//! to compute; an id costs 32 bytes and almost no time.
 
 use super::bound_choice::BoundChoice;
 use super::{PendingRange, RangeState};
@@ -12,44 +12,44 @@ use crate::reference::{LIST_BELOW_ITEMS, SplitBucket};
 use alloc::vec;
 use alloc::vec::Vec;
 
-/// A range that differs is listed rather than split up to this many of our
-/// items: two leaves of a responder's own.
+/// A differing range of up to this many of our items is listed rather than split: two leaves of a
+/// responder.
 const LIST_UP_TO_ITEMS: usize = 63;
 
-/// The most of our items that one list is asked for.
+/// Maximum number of our items in a range that one list covers.
 const LIST_MOST_ITEMS: usize = 8192;
 
-/// Above this many differences an item, lists are cheaper than splitting.
+/// Above this density (differences for each item), lists are cheaper than splitting.
 const DENSE: f64 = 0.04;
 
-/// The bucket that a responder lists at once when it differs: below its 32 even
-/// with a few items that we have not.
+/// Bucket size that a responder lists at once when it differs: below its limit of 32 even with a
+/// few items that we lack.
 const LEAF_ITEMS: usize = 24;
 
-/// While all pending ranges come to at most this many leaves, ask for leaves.
+/// Maximum number of leaves for all pending ranges together; above it, twigs are used.
 const MOST_LEAVES: usize = 1200;
 
-/// Otherwise, the bucket that a responder splits into 16 leaves of its own, of
-/// about 15 items each: where differences lie one in a hundred to one in a
-/// thousand, smaller leaves cost more in fingerprints than they save in ids.
+/// Bucket size that a responder splits into 16 leaves of about 15 items. Where one item in a
+/// hundred to one in a thousand differs, smaller leaves cost more in fingerprints than they save in
+/// ids.
 const TWIG_ITEMS: usize = 240;
 
-/// The most twigs that one range is split into.
+/// Maximum number of twigs into which one range is split.
 const MOST_TWIGS: usize = 16;
 
-/// The buckets of an opening.
+/// Buckets of an opening without a sync mark.
 const OPENING_BUCKETS: usize = 64;
 
-/// The buckets of an opening below the sync mark, where little is expected.
+/// Buckets of an opening below the sync mark, where few differences are expected.
 const CHECKED_BUCKETS: usize = 16;
 
-/// The items in a bucket of an opening where differences are expected.
+/// Items in a bucket of an opening above the sync mark, where differences are expected.
 const OPENING_LEAF_ITEMS: usize = 16;
 
-/// The most buckets of an opening above the sync mark.
+/// Maximum number of buckets of an opening above the sync mark.
 const UNCHECKED_BUCKETS: usize = 256;
 
-/// What to ask of a range.
+/// How to ask about a range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
     List,
@@ -57,7 +57,7 @@ pub(super) enum Plan {
     Split(usize),
 }
 
-/// The choices, given what the peer has been seen to accept.
+/// The choices, given the requests that the peer has been seen to accept.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct SplitStrategy {
     rule: Rule,
@@ -76,14 +76,15 @@ impl SplitStrategy {
         self.rule
     }
 
-    /// The most of our items that one list is asked for, in a message of `limit_bytes`.
+    /// Maximum number of our items in a range that one list covers, in a message of `limit_bytes`.
     pub(super) fn list_most_items(&self, limit_bytes: usize) -> usize {
-        // A list of our own ids has to fit beside what every message holds.
+        // A list of our own ids has to fit beside the fixed parts of a message.
         let fit = limit_bytes.saturating_sub(RANGE_MAX_BYTES * 3) / 32;
         if self.empty_id_lists { LIST_MOST_ITEMS } else { LIST_MOST_ITEMS.min(fit) }
     }
 
-    /// `odd` is that of an answer (see [`AnswerReading`](super::reply::AnswerReading)).
+    /// Updates the strategy after an answer. `odd` is
+    /// [`AnswerReading::odd`](super::reply::AnswerReading).
     pub(super) fn learn(&mut self, odd: bool) {
         self.long_lists &= !odd;
     }
@@ -100,7 +101,7 @@ impl SplitStrategy {
         if self.empty_id_lists { LIST_UP_TO_ITEMS } else { LIST_BELOW_ITEMS - 1 }
     }
 
-    /// Whether asking about all of `pending` in leaves would take too many.
+    /// Whether asking about all of `pending` in leaves would exceed the maximum number of leaves.
     pub(super) fn is_crowded<'a>(&self, pending: impl Iterator<Item = &'a PendingRange>) -> bool {
         let long = |range: &&PendingRange| {
             range.state != RangeState::Untested && range.own_items() > self.lists_up_to()
@@ -111,8 +112,8 @@ impl SplitStrategy {
 
     pub(super) fn plan(&self, range: &PendingRange, crowded: bool) -> Plan {
         let items = range.own_items();
-        // Where we hold nothing our fingerprint is that of nothing, which a
-        // responder may send for a reason of its own: always list.
+        // Without items our fingerprint is that of the empty set, which a responder may send for
+        // reasons of its own: always list.
         if items == 0 || self.rule == Rule::Exact {
             return Plan::List;
         }
@@ -132,14 +133,14 @@ impl SplitStrategy {
     }
 }
 
-/// How long the answer to `plan` will be, near enough.
+/// Estimated length of the answer to `plan`, in bytes.
 pub(super) fn expected_reply_bytes(range: &PendingRange, plan: Plan) -> usize {
     const RANGE_BYTES: usize = 8;
     const FINGERPRINTS_BYTES: usize = 16 * (RANGE_BYTES + 16);
     match plan {
-        // Nothing is known of it, and for the most part there is nothing.
+        // Nothing is known about the range, and most such ranges are empty.
         Plan::List if range.own_items() == 0 && range.state == RangeState::Untested => RANGE_BYTES,
-        // Where we hold nothing the peer holds something, or it would be equal.
+        // We hold nothing here and the range differs, so the peer holds something.
         Plan::List => RANGE_BYTES + range.own_items().clamp(8, LIST_MOST_ITEMS) * 32,
         Plan::Split(count) => {
             let items = range.own_items() / count.max(1);
@@ -153,8 +154,8 @@ pub(super) fn expected_reply_bytes(range: &PendingRange, plan: Plan) -> usize {
     }
 }
 
-/// The chance that none of `items` differs, where each does with the odds `density`. Written out
-/// because `core` has no `powi`.
+/// The probability that none of `items` differs, if each differs with probability `density`.
+/// Written out because `core` has no `powi`.
 fn chance_of_none(density: f64, items: usize) -> f64 {
     let mut square = 1.0 - density.clamp(0.0, 1.0);
     let mut chance = 1.0;
@@ -169,7 +170,7 @@ fn chance_of_none(density: f64, items: usize) -> f64 {
     chance
 }
 
-/// The ranges to begin with: all of the order, in ranges that touch.
+/// The initial ranges: adjacent, and together the whole order.
 pub(super) fn opening<S: RangeSet>(
     set: &S,
     sync_mark: Option<u64>,
@@ -178,7 +179,7 @@ pub(super) fn opening<S: RangeSet>(
     let Some(newest) = set.len().checked_sub(1).and_then(|last| set.item(last)) else {
         return whole(set);
     };
-    // What is newer than all that we hold, we need: a list of it wastes nothing.
+    // We need everything newer than our newest item: a list of that wastes nothing.
     let ours_end = Bound::at(newest.created_at.saturating_add(1));
     let mut out =
         SplitOpening { set, bound_choice, ranges: Vec::new(), rank: 0, lower: Bound::START };
@@ -203,7 +204,7 @@ pub(super) fn opening<S: RangeSet>(
     out.ranges
 }
 
-/// All of the order in one range, to be listed.
+/// The whole order as one range, to be listed.
 pub(super) fn whole<S: RangeSet>(set: &S) -> Vec<PendingRange> {
     vec![range(Bound::START, Bound::INFINITY, 0, set.len(), RangeState::Unlisted)]
 }
@@ -217,7 +218,7 @@ struct SplitOpening<'a, S> {
 }
 
 impl<S: RangeSet> SplitOpening<'_, S> {
-    /// Up to `upper`, before which `end` items lie, in up to `count` buckets.
+    /// Covers the order up to `upper`, with `end` items below it, in up to `count` buckets.
     fn test(&mut self, end: usize, upper: Bound, count: usize) {
         let count = count.min(end - self.rank).max(1);
         for bucket in self.bound_choice.buckets(self.set, self.rank..end, upper, count) {

@@ -1,33 +1,33 @@
-//! DifferenceCount told apart by time buckets, days say.
+//! Counts differences by time bucket, for example by day.
 //!
-//! An answer names ids and not their times, but only such as lie in the range that was asked
-//! about. So each range asked about lies in one time bucket. Where we hold nothing a range may begin with
-//! many time buckets: it is divided once the peer shows that it holds something there.
+//! An answer lists ids without their times, but only ids within the requested range. So each
+//! requested range lies in one time bucket. A range in which we hold nothing may span many time
+//! buckets at first; it is divided once the peer shows that it holds something there.
 
 use super::{PendingRange, RangeState};
 use crate::range_set::{Bound, RangeSet};
 use alloc::vec::Vec;
 use core::num::NonZeroU64;
 
-/// TimeBuckets before our first item and after our last are asked about one by one, so many at most and
-/// at least, in between as many as we have items: what a peer has there is listed once. Ranges
-/// further away double in length.
+/// Maximum number of empty time buckets before our first and after our last item that are asked
+/// about one by one; the minimum is `LEAST_NEAR_CELLS`, and between the two it is the number of our
+/// items. The peer's events in these buckets are listed once. Ranges further away double in length.
 const NEAR_CELLS: u64 = 1_024;
 const LEAST_NEAR_CELLS: u64 = 16;
 
-/// The same where we hold nothing at all, from [`FIRST_EVENTS`] on.
+/// The same maximum for an empty set, counted from [`FIRST_EVENTS`].
 const NEAR_CELLS_OF_NOTHING: u64 = 4_096;
 
 /// Where to begin when we hold nothing: 1 January 2020, before the first Nostr events.
 const FIRST_EVENTS: u64 = 1_577_836_800;
 
-/// A range of more time buckets is divided into so many parts at a time.
+/// Parts into which a range of more time buckets is divided at a time.
 const PARTS: u64 = 64;
 
-/// With so many ranges an opening goes on with one for each gap between our items.
+/// From this number of ranges on, an opening uses one range for each gap between our items.
 const MOST_OPENING_RANGES: usize = 1 << 16;
 
-/// TimeBuckets of equal length; the first begins at second 0.
+/// Time buckets of equal length; the first begins at second 0.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TimeBuckets {
     pub(super) length_s: NonZeroU64,
@@ -43,7 +43,7 @@ impl TimeBuckets {
         time_bucket.checked_mul(self.length_s.get()).map_or(Bound::INFINITY, Bound::at)
     }
 
-    /// The first and the last time bucket that `range` reaches into.
+    /// The first and the last time bucket that overlap `range`.
     fn reach(self, range: &PendingRange) -> (u64, u64) {
         let upper = range.upper.item;
         let ends_with_second = upper.id == [0; 32];
@@ -51,7 +51,7 @@ impl TimeBuckets {
         (self.of(range.lower.item.created_at), self.of(last))
     }
 
-    /// The first second of the time bucket that all of `range` lies in, if it is one.
+    /// The first second of the time bucket that contains all of `range`, if one does.
     pub(super) fn only(self, range: &PendingRange) -> Option<u64> {
         let (first, last) = self.reach(range);
         (first == last).then(|| self.start(first).item.created_at)
@@ -62,7 +62,7 @@ impl TimeBuckets {
         self.reach(one).0 == self.reach(other).0
     }
 
-    /// The ranges to begin with: each time bucket in which we hold something, and what lies between.
+    /// The initial ranges: each time bucket in which we hold items, and the gaps between them.
     pub(super) fn opening<S: RangeSet>(self, set: &S) -> Vec<PendingRange> {
         let near = (set.len() as u64).clamp(LEAST_NEAR_CELLS, NEAR_CELLS);
         let lower = Bound::START;
@@ -84,7 +84,7 @@ impl TimeBuckets {
         out.ranges
     }
 
-    /// The parts of a range in which we hold nothing.
+    /// Divides a range in which we hold nothing.
     pub(super) fn divide(self, range: &PendingRange) -> Vec<PendingRange> {
         let (first, last) = self.reach(range);
         let parts = (last - first).saturating_add(1).min(PARTS);
@@ -110,7 +110,7 @@ struct BucketOpening {
 }
 
 impl BucketOpening {
-    /// One range up to `upper`, before which `end` items lie.
+    /// Adds one range up to `upper`, with `end` items below it.
     fn up_to(&mut self, upper: Bound, end: usize) {
         if self.lower.item < upper.item {
             let (lower, start) = (self.lower, self.rank);
@@ -120,7 +120,7 @@ impl BucketOpening {
         }
     }
 
-    /// The next `count` time buckets, one by one, in which we hold nothing.
+    /// Adds the next `count` time buckets, which are empty on our side, one by one.
     fn leave_each(&mut self, count: u64) {
         let first = self.time_buckets.of(self.lower.item.created_at);
         for time_bucket in first..first.saturating_add(count) {
@@ -128,7 +128,7 @@ impl BucketOpening {
         }
     }
 
-    /// All before `time bucket`, in ranges that become shorter the nearer they are.
+    /// Adds ranges up to `time_bucket`; they become shorter the nearer they are to it.
     fn leave_before(&mut self, time_bucket: u64) {
         let near = time_bucket.saturating_sub(self.near);
         let mut before: Vec<u64> =
@@ -143,7 +143,7 @@ impl BucketOpening {
         self.leave_each(time_bucket - near);
     }
 
-    /// All that follows, in ranges that become longer the further away they are.
+    /// Adds ranges to the end of the order; they become longer the further away they are.
     fn leave_after(&mut self, near: u64) {
         self.leave_each(near);
         let first = self.time_buckets.of(self.lower.item.created_at);
@@ -167,7 +167,7 @@ mod tests {
         TimeBuckets { length_s: NonZeroU64::new(length_s).unwrap() }
     }
 
-    /// Fails unless `ranges` touch and reach from `lower` to `upper`.
+    /// Fails unless `ranges` are adjacent and together cover `lower` to `upper`.
     fn touch(ranges: &[PendingRange], lower: Bound, upper: Bound, about: &str) {
         assert_eq!(ranges[0].lower, lower, "{about}");
         assert_eq!(ranges[ranges.len() - 1].upper, upper, "{about}");

@@ -1,6 +1,5 @@
-//! Holding the set against what the database shows: the seconds that something has touched, and now
-//! and then all of it. Everything is compared by sums over runs of items, so that it takes no memory
-//! to speak of.
+//! Compares the set with the database: the touched seconds after each change, and everything at
+//! intervals. The comparison uses sums over runs of items, so it needs little memory.
 
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
@@ -13,47 +12,47 @@ use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Counting rows takes this part of the time at the most.
+/// Counting rows takes at most one part in this many of the time.
 const COUNT_SHARE: u32 = 20;
-/// Comparing everything takes this part of the time at the most.
+/// Comparing everything takes at most one part in this many of the time.
 const COMPARE_SHARE: u32 = 100;
-/// And this part when something was written that no row explains.
+/// The same share after a write that no row explains.
 const UNEXPLAINED_SHARE: u32 = 10;
-/// So many items, and what else is of the last one's second, are one run.
+/// Minimum number of items in a run. A run also contains all other items of its last second.
 const RUN_ITEMS: u64 = 1_024;
 
-/// The database as it is looked at, at one moment.
+/// One snapshot of the database, for a comparison with the set.
 pub(super) struct DatabaseComparison<'look> {
     pub(super) moment: &'look Connection,
     pub(super) listener: &'look dyn Listener,
     pub(super) now: u64,
 }
 
-/// What one look finds.
+/// The changes that one poll found.
 #[derive(Default)]
 pub(super) struct Touched {
     pub(super) steps: Vec<Step>,
-    /// Among the steps, and not yet in the set.
+    /// Items added by the steps that are not in the set yet.
     pub(super) added: HashSet<Item>,
-    /// Among the steps, and still in the set.
+    /// Items removed by the steps that are still in the set.
     removed: HashSet<Item>,
-    /// To be compared.
+    /// Seconds to compare.
     pub(super) seconds: BTreeSet<u64>,
-    /// Ids that an author has deleted.
+    /// Ids that their authors have deleted.
     pub(super) deleted: HashSet<[u8; 32]>,
 }
 
-/// When what is compared next.
+/// The schedule of comparisons.
 pub(super) struct Comparisons {
     count_due: Instant,
     all_due: Instant,
     all_cost: Duration,
-    // Something was written since everything was compared.
+    // Something was written since the last full comparison.
     changed: bool,
 }
 
 impl Comparisons {
-    /// Everything has just been read, which took so long.
+    /// The schedule after a full read that took `cost`.
     pub(super) fn after(cost: Duration) -> Self {
         let now = Instant::now();
         Self { count_due: now, all_due: now + cost * COMPARE_SHARE, all_cost: cost, changed: false }
@@ -63,19 +62,20 @@ impl Comparisons {
         self.changed && Instant::now() >= self.all_due
     }
 
-    /// Something was written.
+    /// Records that the database was written.
     pub(super) fn changed(&mut self) {
         self.changed = true;
     }
 
-    /// Something was written that no row explains.
+    /// Records a write that no row explains.
     pub(super) fn hasten(&mut self) {
         let soon = Instant::now() + self.all_cost * UNEXPLAINED_SHARE;
         self.all_due = self.all_due.min(soon);
     }
 }
 
-/// Items of some seconds: how many, and the sum of their hashes, in the set and in the database.
+/// The items of some seconds: their number and the sum of their hashes, in the set and in the
+/// database.
 struct ItemRun {
     from: u64,
     held: (u64, u64),
@@ -86,18 +86,18 @@ fn count(items: &mut (u64, u64), hash: u64) {
     *items = (items.0.wrapping_add(1), items.1.wrapping_add(hash));
 }
 
-/// The set as of the last look. Its items are the listener's.
+/// The facts known about the set as of the last poll. The listener holds the items themselves.
 pub(super) struct HeldItems {
     pub(super) schema: Arc<Schema>,
-    /// NIP-40: when something of it expires, and the second in which that was made.
+    /// NIP-40: the second at which an event expires, and the second of its `created_at`.
     pub(super) expiring: BTreeSet<(u64, u64)>,
     pub(super) items: i64,
-    /// Rows, less the items.
+    /// The number of rows minus the number of items.
     pub(super) rows_unseen: i64,
     pub(super) comparisons: Comparisons,
 }
 
-/// NIP-40: when a row expires, and the second in which it was made.
+/// NIP-40: the second at which a row expires, and the second of its `created_at`.
 pub(super) fn expiry(row: &Row) -> Option<(u64, u64)> {
     row.expires_at.map(|second| (second, row.item.created_at))
 }
@@ -118,7 +118,7 @@ impl HeldItems {
         touched.steps.push(Step::Added(Arc::new(event)));
     }
 
-    /// Compares the seconds that were touched with what the database shows.
+    /// Compares the touched seconds with the database.
     pub(super) fn compare_touched(
         &mut self,
         look: &DatabaseComparison<'_>,
@@ -130,7 +130,7 @@ impl HeldItems {
         Ok(())
     }
 
-    /// Compares the seconds from the first to the second, both included.
+    /// Compares a range of seconds, both ends included.
     fn compare(
         &mut self,
         look: &DatabaseComparison<'_>,
@@ -167,7 +167,7 @@ impl HeldItems {
             if let Some(event) =
                 self.schema.event(look.moment, row.row).map_err(StoreError::sqlite)?
             {
-                // It was there, and not shown.
+                // The row existed before and was not shown.
                 self.rows_unseen -= 1;
                 self.add(look, &row, event, touched);
             }
@@ -197,8 +197,8 @@ impl HeldItems {
         Ok(())
     }
 
-    /// All of the set, and all that is shown, in runs of seconds. What this look has found already
-    /// is left out.
+    /// The whole set and all shown rows, in runs of seconds. Changes that this poll has found
+    /// already are left out.
     fn runs(
         &self,
         look: &DatabaseComparison<'_>,
@@ -235,8 +235,8 @@ impl HeldItems {
         Ok(runs)
     }
 
-    /// Counts the rows, now or when that is due, and compares everything when there are more or
-    /// fewer than the changes explain.
+    /// Counts the rows, at once or when the count is due. If the changes do not explain the number,
+    /// compares everything.
     pub(super) fn check_count(
         &mut self,
         look: &DatabaseComparison<'_>,

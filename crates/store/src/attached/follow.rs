@@ -1,16 +1,15 @@
-//! Keeping up with a relay that writes, without its help. `PRAGMA data_version` says that something
-//! was written; the newest rows say what. What a new row removes elsewhere is found by the rules of
-//! Nostr: a deletion names it, a replaceable event has its address. Whatever is touched is compared
-//! second by second with what the database shows, so that a wrong guess costs time and nothing
-//! else. What no row explains, such as rows that were removed by hand, shows in the number of rows
-//! or in a comparison of everything, which takes one percent of the time at the most.
+//! Follows the database of a running relay without its help. `PRAGMA data_version` shows that
+//! something was written; the newest rows show what. The rules of Nostr tell which other rows a new
+//! row removes: a deletion request names them, a replaceable event has the same address. Each
+//! touched second is compared with the database, so a wrong guess costs only time. Changes that no
+//! row explains, such as rows removed by hand, show in the number of rows or in a full comparison,
+//! which takes at most one percent of the time.
 
 use super::compare::{Comparisons, DatabaseComparison, HeldItems, Touched, expiry};
 use super::open;
 use super::schema::{Row, Schema, Wanted};
 use super::{Listener, StoreError};
 use crate::change::Change;
-use crate::unix_now;
 use negsync_nostr::kinds::DELETION;
 use negsync_reconcile::Item;
 use rusqlite::Connection;
@@ -21,20 +20,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-/// So many of the newest rows are remembered: when the newest are removed, their numbers are given
-/// to new rows.
+/// Newest rows that are remembered. When the newest rows are removed, their numbers are given to
+/// new rows.
 const RECENT_ROWS: usize = 64;
-/// With more new rows than that everything is read anew.
+/// With more new rows than this, everything is read again.
 const MOST_NEW_ROWS: i64 = 50_000;
-/// So many of the events that an address has or had are looked at when it is replaced.
+/// Events of one address that are compared when the address is replaced.
 const SECONDS_AN_ADDRESS: usize = 16;
-/// The file behind a path: another file has another pair.
+/// Device and inode of the file behind a path: another file has another pair.
 type FileId = (u64, u64);
-/// When a file was last written, and how long it is: a checkpoint changes that, and so does whoever
-/// overwrites it.
+/// Modification time and length of a file. A checkpoint changes them, and so does an overwrite.
 type Written = (i64, i64, u64);
 
-/// A database that is followed.
+/// A database that is being followed.
 pub(super) struct Follower {
     connection: Connection,
     file: FileId,
@@ -42,7 +40,7 @@ pub(super) struct Follower {
     known: KnownRows,
 }
 
-/// What is known of the database as of the last look.
+/// The facts known about the database as of the last poll.
 struct KnownRows {
     schema: Arc<Schema>,
     path: PathBuf,
@@ -50,12 +48,12 @@ struct KnownRows {
     schema_version: i64,
     // The newest rows, oldest first.
     recent: VecDeque<(i64, Item)>,
-    // Hash of the address and second of what may be replaced, the hash in the upper half.
+    // Address and second of each replaceable event; the upper half is the hash of the address.
     addresses: BTreeSet<u64>,
     held: HeldItems,
 }
 
-/// What the rows of a scan are, beside items.
+/// Facts about the rows of a scan, beside the items.
 #[derive(Default)]
 struct Scanned {
     items: Vec<Item>,
@@ -84,20 +82,20 @@ impl Scanned {
     }
 }
 
-/// An address and the second of an event that has it. Seconds after the year 2106 are not kept
-/// apart: that such an event was replaced shows in the number of rows.
+/// An address and the second of an event that has it. Seconds after the year 2106 are merged; a
+/// replacement of such an event shows in the number of rows.
 fn entry(hash: u32, item: &Item) -> u64 {
     u64::from(hash) << 32 | u64::from(u32::try_from(item.created_at).unwrap_or(u32::MAX))
 }
 
 impl Follower {
-    /// Reads everything; returns the items that are for everybody.
+    /// Reads everything. Returns the public items.
     pub(super) fn begin(
         schema: &Arc<Schema>,
         path: &Path,
+        now: u64,
     ) -> Result<(Self, Vec<Item>), StoreError> {
         let began = Instant::now();
-        let now = unix_now();
         let metadata = metadata(path)?;
         let connection = open(path)?;
         let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
@@ -110,9 +108,10 @@ impl Follower {
         if let Some((first, last)) = schema.ends(&transaction).map_err(StoreError::sqlite)? {
             recent = newest_rows(schema, &transaction, last).map_err(StoreError::sqlite)?;
             let middle = first.midpoint(last);
-            // The older half at another moment, a little later: what is written in between is
-            // read again, because it is newer than `data_version`.
-            // Room from the beginning: what a vector leaves behind where it grew would stay.
+            // The older half is read from a later snapshot. Events written in between are read
+            // again, because they are newer than `data_version`. The vector gets its full capacity
+            // at once: the memory that a growing vector releases would not be returned to the
+            // system.
             let room = usize::try_from(rows).unwrap_or_default();
             let (older, newer) = std::thread::scope(|scope| {
                 let scan_older = || -> Result<Scanned, StoreError> {
@@ -137,7 +136,8 @@ impl Follower {
         drop(transaction);
         let now = self::metadata(path)?;
         let (file, written) = (file_id(&metadata), written(&metadata));
-        // Overwritten while it was read, unless a commit explains it: two halves of two contents.
+        // The file was overwritten during the read, unless a commit explains it: the two halves may
+        // be of different contents.
         let is_written = self::written(&now) != written;
         if file_id(&now) != file
             || is_written
@@ -164,13 +164,13 @@ impl Follower {
         Ok((Self { connection, file, written, known }, scanned.items))
     }
 
-    /// Whether something was written since the last look.
+    /// Whether the database was written since the last poll.
     pub(super) fn is_behind(&self) -> Result<bool, StoreError> {
         Ok(pragma(&self.connection, "data_version").map_err(StoreError::sqlite)?
             != self.known.data_version)
     }
 
-    /// Makes known what was written, and what has expired, since the last look.
+    /// Publishes what was written, and what has expired, since the last poll.
     pub(super) fn catch_up(&mut self, listener: &dyn Listener, now: u64) -> Result<(), StoreError> {
         let metadata = metadata(&self.known.path)?;
         if file_id(&metadata) != self.file {
@@ -188,13 +188,14 @@ impl Follower {
         if !is_due && !is_compared && !self.is_behind()? {
             return Ok(());
         }
-        // Ends where it is dropped; there is nothing to commit.
+        // Ends when it is dropped; there is nothing to commit.
         let moment = self.connection.unchecked_transaction().map_err(StoreError::sqlite)?;
         self.known.look(&DatabaseComparison { moment: &moment, listener, now }, is_compared)
     }
 
-    /// The file was written to without a commit: by a checkpoint, or past SQLite, as by `cp`. What
-    /// this connection remembers of it may be void; another one shows whether it is the same.
+    /// The file was written without a commit: by a checkpoint, or past SQLite, for example by `cp`.
+    /// The page cache of this connection may be stale; a new connection shows whether the file is
+    /// the same.
     fn begin_afresh(&mut self) -> Result<(), StoreError> {
         let known = &mut self.known;
         let fresh = open(&known.path)?;
@@ -206,7 +207,7 @@ impl Follower {
             .map_or(i64::MIN, |(_, last)| last);
         let is_same =
             newest_rows(&known.schema, &fresh, last).map_err(StoreError::sqlite)? == known.recent;
-        // A commit in the meantime explains everything, to this connection too.
+        // A commit in the meantime explains the write, for this connection too.
         if pragma(&self.connection, "data_version").map_err(StoreError::sqlite)?
             != known.data_version
         {
@@ -226,7 +227,7 @@ impl KnownRows {
         StoreError::Rewritten { path: self.path.clone() }
     }
 
-    /// As [`Follower::catch_up`], on the database as it is at one moment.
+    /// Like [`Follower::catch_up`], on one snapshot of the database.
     fn look(&mut self, look: &DatabaseComparison<'_>, is_compared: bool) -> Result<(), StoreError> {
         let data_version = pragma(look.moment, "data_version").map_err(StoreError::sqlite)?;
         let schema_version = pragma(look.moment, "schema_version").map_err(StoreError::sqlite)?;
@@ -253,7 +254,7 @@ impl KnownRows {
         if is_compared {
             self.held.compare_all(look, &mut touched)?;
         }
-        // Something was written that no row explains.
+        // The database was written, and no row explains it.
         let is_odd = new_rows == 0 && touched.steps.is_empty();
         self.held.check_count(look, is_odd, &mut touched)?;
         if is_odd && touched.steps.is_empty() {
@@ -265,7 +266,7 @@ impl KnownRows {
         Ok(())
     }
 
-    /// Reads the rows from the oldest that is remembered on. Returns how many are new.
+    /// Reads rows from the oldest remembered row on. Returns the number of new rows.
     fn read_new_rows(
         &mut self,
         look: &DatabaseComparison<'_>,
@@ -293,7 +294,7 @@ impl KnownRows {
             }
             !is_known
         });
-        // None is where it was: the rows have other numbers, or the file is another one.
+        // No remembered row is in its place: the rows were renumbered, or the file is another one.
         if !self.recent.is_empty() && gone.len() == self.recent.len() {
             return Err(self.rewritten());
         }
@@ -306,7 +307,7 @@ impl KnownRows {
         Ok(new_rows)
     }
 
-    /// A new row: itself, and what it may have removed.
+    /// Handles a new row: adds its item, and marks the items it may have removed.
     fn take(
         &mut self,
         look: &DatabaseComparison<'_>,
@@ -319,7 +320,7 @@ impl KnownRows {
             let seconds = self.addresses.range(all..=all | u64::from(u32::MAX)).copied();
             let seconds: Vec<u64> = seconds.collect();
             touched.seconds.extend(seconds.iter().map(|entry| entry & u64::from(u32::MAX)));
-            // What was replaced stays for a while: a relay may leave one of several.
+            // Replaced events stay for a while, because a relay may keep one of several versions.
             if let Some(oldest) = seconds.first().filter(|_| seconds.len() >= SECONDS_AN_ADDRESS) {
                 self.addresses.remove(oldest);
             }
@@ -341,7 +342,7 @@ impl KnownRows {
         Ok(())
     }
 
-    /// NIP-09: has the seconds compared of what was deleted by id.
+    /// NIP-09: marks the seconds of events that were deleted by id, so that they are compared.
     fn find_deleted(
         &self,
         look: &DatabaseComparison<'_>,
@@ -358,7 +359,7 @@ impl KnownRows {
             })
             .map_err(StoreError::sqlite)?;
         if self.schema.removes_deleted && !touched.deleted.is_empty() {
-            // Where they were is known to the set alone.
+            // Only the set has the times of the deleted ids.
             look.listener.held(0, u64::MAX, &mut |item| {
                 if touched.deleted.contains(&item.id) {
                     touched.seconds.insert(item.created_at);

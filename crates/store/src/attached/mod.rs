@@ -1,8 +1,8 @@
-//! The database of another relay, read beside its running writer: what a relay that people
-//! already run has stored, as a source of events. Nothing is ever written to it.
+//! The database of another relay, read beside its running writer, as a source of events. It is
+//! never written.
 //!
-//! `schema` has what the two known relays differ in, `follow` keeps up with what they write, and
-//! `compare` holds the set against the database where that is in doubt.
+//! `schema` has the differences between the two supported relays, `follow` reads new writes, and
+//! `compare` compares the set with the database in case of doubt.
 
 mod compare;
 mod follow;
@@ -19,7 +19,7 @@ use super::read_gate::ReadGate;
 use super::read_pool::{Pool, ReadTransaction};
 use super::source::{EventSource, SourceSnapshot, Work};
 use super::viewer::PrivateKinds;
-use super::{Deadline, StoreError, unix_now};
+use super::{Clock, Deadline, StoreError};
 use follow::Follower;
 use negsync_nostr::Filter;
 use negsync_reconcile::Item;
@@ -31,36 +31,36 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long SQLite waits for a lock that the relay holds.
+/// Timeout for locks that the relay holds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often everything is read before it is said that the database does not keep still.
+/// Full reads before the database counts as changing all the time.
 const MOST_READINGS: usize = 3;
-/// How often a reading is begun that has to see what is known and nothing more: between its
-/// beginning and the last look at the database nothing may be written.
+/// Attempts to begin a read at a known commit: nothing may be written between the last poll and the
+/// begin.
 const MOST_BEGINNINGS: usize = 100;
 const CACHE_KIB: u32 = 2_048;
 const STATEMENTS_CACHED: usize = 64;
 
-/// The relays whose databases are known.
+/// The relays whose databases are supported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayKind {
     /// nostr-rs-relay, with SQLite or PostgreSQL.
     NostrRsRelay,
-    /// nostr-relay, the one in Python, with SQLite.
+    /// nostr-relay (Python), with SQLite.
     NostrRelayPy,
     /// nostream, with PostgreSQL.
     Nostream,
 }
 
 impl RelayKind {
-    /// The kind by its name in `relay.toml`.
+    /// The kind with this name in `relay.toml`.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         let all = [Self::NostrRsRelay, Self::NostrRelayPy, Self::Nostream];
         all.into_iter().find(|kind| kind.name() == name)
     }
 
-    /// Its name in `relay.toml`.
+    /// The name in `relay.toml`.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -82,25 +82,61 @@ fn schema(kind: RelayKind, path: &Path, private: PrivateKinds) -> Result<Schema,
     }
 }
 
-/// Who hears of what the relay writes: the set of all its events that are for everybody, and each
-/// change to it.
+/// How another relay's database is opened.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct AttachedOptions {
+    /// How many connections may read at the same time.
+    pub readers: usize,
+    /// The kinds that only filters that ask for them find.
+    pub private_kinds: PrivateKinds,
+    /// Says what time it is.
+    pub clock: Clock,
+}
+
+impl Default for AttachedOptions {
+    fn default() -> Self {
+        Self { readers: 8, private_kinds: PrivateKinds::default(), clock: Clock::system() }
+    }
+}
+
+impl AttachedOptions {
+    /// Sets [`AttachedOptions::readers`].
+    #[must_use]
+    pub fn readers(self, readers: usize) -> Self {
+        Self { readers, ..self }
+    }
+
+    /// Sets [`AttachedOptions::private_kinds`].
+    #[must_use]
+    pub fn private_kinds(self, private_kinds: PrivateKinds) -> Self {
+        Self { private_kinds, ..self }
+    }
+
+    /// Sets [`AttachedOptions::clock`].
+    #[must_use]
+    pub fn clock(self, clock: Clock) -> Self {
+        Self { clock, ..self }
+    }
+}
+
+/// Receives the relay's writes: the set of all its public events, and each change to it.
 pub trait Listener: Send + Sync {
-    /// These are all of them now, in no order: whatever was said before is void.
+    /// Replaces the whole set. `items` are in no order.
     fn begun(&self, items: Vec<Item>);
-    /// The set has changed.
+    /// Applies a change to the set.
     fn changed(&self, change: Arc<Change>);
     /// Whether an item is in the set.
     fn holds(&self, item: &Item) -> bool;
-    /// Calls `visit` with the items of the seconds from the first to the second, both included,
-    /// in order.
+    /// Calls `visit` with the items of a range of seconds, both ends included, in order.
     fn held(&self, from: u64, to: u64, visit: &mut dyn FnMut(Item));
 }
 
-/// Another relay's database. Clones share it; the last one ends the following.
+/// Another relay's database. Clones share it; dropping the last clone ends the following.
 #[derive(Clone)]
 pub struct Attached {
     inner: Arc<AttachedInner>,
-    // Of the reads of this clone.
+    // The deadline for reads of this clone.
     deadline: Deadline,
 }
 
@@ -114,35 +150,38 @@ struct AttachedInner {
     schema: Arc<Schema>,
     path: PathBuf,
     readers: usize,
+    clock: Clock,
     listener: Box<dyn Listener>,
     follower: Mutex<Option<Follower>>,
-    // How often everything could not be read.
+    // Number of full reads that failed.
     failures: AtomicU64,
-    // Of the file as it is followed now: another file is another pool.
+    // The connections to the file that is followed. A replaced file gets a new pool.
     pool: Mutex<Arc<Pool>>,
 }
 
 impl Attached {
-    /// Opens the database in `path` with at most `readers` connections, reads the whole set and
-    /// begins to follow what is written to it; `listener` hears of both. It does not hear of events
-    /// of `private` kinds: they are found only by filters that ask for them.
+    /// Opens the database in `path`, reads the whole set and begins to follow new writes. `listener`
+    /// receives the set and the changes. Events of the options' private kinds are not published to it;
+    /// only filters that ask for them find them.
     ///
     /// # Errors
-    /// When the file cannot be read or is not a database of a known version of the relay.
+    /// [`StoreError`] when the file cannot be read or is not a database of a supported version of
+    /// the relay.
     pub fn open(
         kind: RelayKind,
         path: &Path,
-        readers: usize,
-        private: PrivateKinds,
+        options: AttachedOptions,
         listener: Box<dyn Listener>,
     ) -> Result<Self, StoreError> {
-        let schema = Arc::new(schema(kind, path, private)?);
+        let AttachedOptions { readers, private_kinds, clock } = options;
+        let schema = Arc::new(schema(kind, path, private_kinds)?);
         let pool = Mutex::new(Arc::new(pool(path, readers)));
         let follower = Mutex::new(None);
         let path = path.to_owned();
         let failures = AtomicU64::new(0);
         let inner =
-            Arc::new(AttachedInner { schema, path, readers, listener, follower, failures, pool });
+            AttachedInner { schema, path, readers, clock, listener, follower, failures, pool };
+        let inner = Arc::new(inner);
         inner.begin(&mut inner.lock())?;
         keep_following(&inner)?;
         Ok(Self { inner, deadline: Deadline::default() })
@@ -150,15 +189,15 @@ impl Attached {
 }
 
 impl AttachedInner {
-    /// Reads everything anew.
+    /// Reads the whole set again.
     fn begin(&self, follower: &mut Option<Follower>) -> Result<(), StoreError> {
         let mut readings = 1;
         let (begun, items) = loop {
             let fresh = Arc::new(pool(&self.path, self.readers));
             *self.pool.lock().unwrap_or_else(PoisonError::into_inner) = fresh;
-            match Follower::begin(&self.schema, &self.path) {
+            match Follower::begin(&self.schema, &self.path, self.clock.now()) {
                 Ok(begun) => break begun,
-                // Or the relay's last checkpoint came while it was read.
+                // Or the relay's last checkpoint ran during the read.
                 Err(StoreError::Rewritten { .. }) if readings < MOST_READINGS => readings += 1,
                 Err(error) => {
                     self.failures.fetch_add(1, Ordering::Relaxed);
@@ -171,20 +210,21 @@ impl AttachedInner {
         Ok(())
     }
 
-    /// Makes known what was written since the last look. After an error everything is read anew:
-    /// nothing is answered until that succeeds.
+    /// Publishes what was written since the last poll. After an error the whole set is read again;
+    /// reads fail until that succeeds.
     fn catch_up(&self) -> Result<(), StoreError> {
         let failures = self.failures.load(Ordering::Relaxed);
         let mut follower = self.lock();
         if follower.is_none() && self.failures.load(Ordering::Relaxed) != failures {
-            // Whoever held it has just waited for a lock in vain: one after the other would wait.
+            // The caller that held the lock has just waited for the database in vain: the others
+            // would wait one after the other.
             return Err(StoreError::Busy { path: self.path.clone() });
         }
-        self.catch_up_until(&mut follower, unix_now())
+        self.catch_up_until(&mut follower, self.clock.now())
     }
 
-    /// That what was read from this pool was of one file all the while: where it was overwritten
-    /// meanwhile, this says so.
+    /// Checks that everything read from this pool came from one file. Fails if the file was
+    /// overwritten in the meantime.
     fn check_still(&self, pool: &Arc<Pool>) -> Result<(), StoreError> {
         self.catch_up()?;
         if Arc::ptr_eq(pool, &self.pool()) {
@@ -195,7 +235,8 @@ impl AttachedInner {
     }
 
     fn catch_up_until(&self, follower: &mut Option<Follower>, now: u64) -> Result<(), StoreError> {
-        // Where this panics, part of what was written is not known: there is no follower then.
+        // If this panics, a part of the writes is unknown. The follower is gone then, so the set is
+        // read again.
         if let Some(mut following) = follower.take() {
             match following.catch_up(self.listener.as_ref(), now) {
                 Ok(()) => {
@@ -210,9 +251,9 @@ impl AttachedInner {
         self.begin(follower)
     }
 
-    /// Begins to read, on this connection, what the listener knows now and nothing more; calls
-    /// `beside` before anything else becomes known. Returns the second of which that is, or `None` when
-    /// something was written meanwhile.
+    /// Begins a read on this connection at exactly the state that the listener knows, and calls
+    /// `beside` before the listener learns of another change. Returns the second of that state, or
+    /// `None` if something was written in the meantime.
     fn begin_at_known(
         &self,
         pool: &Arc<Pool>,
@@ -220,15 +261,15 @@ impl AttachedInner {
         beside: &mut dyn FnMut(),
     ) -> Result<Option<u64>, StoreError> {
         let mut follower = self.lock();
-        // Nothing that expires later has been removed yet.
-        let now = unix_now();
+        // Events that expire later are still in the set.
+        let now = self.clock.now();
         self.catch_up_until(&mut follower, now)?;
         self.schema.ends(connection).map_err(StoreError::sqlite)?;
         let is_behind = follower.as_ref().map_or(Ok(true), Follower::is_behind)?;
         if is_behind || !Arc::ptr_eq(pool, &self.pool()) {
             return Ok(None);
         }
-        // All that can be read here is known.
+        // Everything that this read sees is published.
         beside();
         Ok(Some(now))
     }
@@ -244,7 +285,7 @@ impl AttachedInner {
 
 impl FollowedDatabase for AttachedInner {
     const LOOK_INTERVAL: Duration = Duration::from_millis(50);
-    // A file that is being replaced is there again in a moment.
+    // A file that is being replaced exists again shortly.
     const RETRY_INTERVAL: Duration = Self::LOOK_INTERVAL;
 
     fn name(&self) -> String {
@@ -265,12 +306,16 @@ impl EventSource for Attached {
         &self.deadline
     }
 
+    fn clock(&self) -> &Clock {
+        &self.inner.clock
+    }
+
     fn catch_up(&self) -> Result<(), StoreError> {
         self.inner.catch_up()
     }
 
     fn read_snapshot(&self, work: &mut Work<'_>) -> Result<(), StoreError> {
-        let (schema, now) = (self.inner.schema.as_ref(), unix_now());
+        let (schema, now) = (self.inner.schema.as_ref(), self.inner.clock.now());
         let pool = self.inner.pool();
         pool.with(&self.deadline, |read| work(&AttachedSnapshot { schema, read, now }))?;
         self.inner.check_still(&pool)
@@ -303,7 +348,7 @@ impl EventSource for Attached {
         ids: &[[u8; 32]],
         visit: &mut dyn FnMut(&Item, &str),
     ) -> Result<(), StoreError> {
-        let (schema, now) = (&self.inner.schema, unix_now());
+        let (schema, now) = (&self.inner.schema, self.inner.clock.now());
         self.inner.pool().with(&self.deadline, |read| {
             let mut found = Vec::new();
             schema
@@ -323,7 +368,7 @@ impl EventSource for Attached {
     }
 }
 
-/// The database as it is at one moment.
+/// One snapshot of the database.
 struct AttachedSnapshot<'moment> {
     schema: &'moment Schema,
     read: &'moment ReadTransaction<'moment>,
@@ -345,7 +390,7 @@ fn pool(path: &Path, readers: usize) -> Pool {
     Pool::new(Box::new(move || open(&path)), readers, ReadGate::default(), Arc::default())
 }
 
-/// Opens the database to be read only. Without memory mapping: the relay may cut the file short.
+/// Opens the database read-only. Memory mapping stays off, because the relay may truncate the file.
 fn open(path: &Path) -> Result<Connection, StoreError> {
     refuse_other_than_files(path)?;
     let failed =

@@ -1,7 +1,7 @@
-//! nostr-relay, the one in Python, with SQLite as its store (1.14).
+//! nostr-relay (Python) with SQLite as its store (1.14).
 //!
-//! It deletes what an author deletes and what is replaced, and every five minutes what is
-//! ephemeral or has expired; until then it keeps and shows both.
+//! It removes deleted and replaced events at once. It removes ephemeral and expired events every
+//! five minutes and shows them until then.
 
 use super::schema::Schema;
 use crate::viewer::PrivateKinds;
@@ -10,9 +10,9 @@ use rusqlite::{Connection, OptionalExtension};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-/// The migration (Alembic) up to which this module knows the tables.
+/// The latest Alembic migration whose tables this module supports.
 const VERSION: &str = "63a13fc870a3";
-/// The columns of the table of events, in order.
+/// The columns of the event table, in order.
 const COLUMNS: &str = "id created_at kind pubkey tags sig content";
 
 pub(super) fn schema(private: PrivateKinds) -> Schema {

@@ -1,7 +1,7 @@
-//! nostr-rs-relay, schema 18, that of 0.8.12 and 0.9 (`nostr.db` in its data directory).
+//! nostr-rs-relay, schema 18, used by 0.8.12 and 0.9 (`nostr.db` in its data directory).
 //!
-//! It hides what an author deletes, deletes what is replaced and, every ten minutes, what has
-//! expired. It shows a row when `hidden != TRUE` and `expires_at` is not there or yet to come.
+//! It hides deleted events, removes replaced ones and, every ten minutes, expired ones. It shows a
+//! row if `hidden != TRUE` and `expires_at` is null or in the future.
 
 use super::schema::Schema;
 use crate::viewer::PrivateKinds;
@@ -9,7 +9,7 @@ use rusqlite::Connection;
 
 /// `PRAGMA application_id` of its databases.
 const APPLICATION_ID: i64 = 1_654_008_667;
-/// `PRAGMA user_version`: the schema that this module knows.
+/// `PRAGMA user_version`: the supported schema.
 const VERSION: i64 = 18;
 
 pub(super) fn schema(private: PrivateKinds) -> Schema {
@@ -22,7 +22,7 @@ pub(super) fn schema(private: PrivateKinds) -> Schema {
         shown: "coalesce(hidden != TRUE, FALSE)",
         expires_at: "expires_at",
         tags: "content",
-        // The plus keeps SQLite from reading all tags of the name: the value says more.
+        // The plus keeps SQLite from reading all tags with the name: the value is more selective.
         tagged: "id IN (SELECT event_id FROM tag WHERE +name = ? AND value IN",
         kind_beside_tags: "kind",
         tags_named: "SELECT event_id, value FROM tag WHERE name = ?",

@@ -1,4 +1,4 @@
-//! What two relays' databases have in common once their tables are named: rows of events that are
+//! The common part of both relays' databases, parameterized by tables and columns: rows of events,
 //! shown or not, found by row, by second, by id and by filter.
 
 use crate::viewer::PrivateKinds;
@@ -14,42 +14,42 @@ use std::collections::BTreeSet;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::ops::ControlFlow;
 
-/// So many ids are looked up by one statement.
+/// Ids that one statement looks up.
 const IDS_A_STATEMENT: usize = 500;
 
-/// How a relay keeps its events.
+/// How a relay stores its events.
 pub(super) struct Schema {
-    /// Says what is wrong with a database that is not of a known version.
+    /// Returns the reason if the database is not of a supported version.
     pub(super) check: fn(&Connection) -> rusqlite::Result<Result<(), String>>,
     /// The table of events.
     pub(super) table: &'static str,
-    /// Its column of numbers that grow with every new row.
+    /// The column of row numbers, which grow with each new row.
     pub(super) row: &'static str,
-    /// Its column of ids, 32 bytes.
+    /// The column of ids, 32 bytes.
     pub(super) id: &'static str,
-    /// Its column of public keys, 32 bytes.
+    /// The column of public keys, 32 bytes.
     pub(super) author: &'static str,
-    /// Whether the relay shows the row, whether or not it has expired.
+    /// The condition that the relay shows the row, apart from expiration.
     pub(super) shown: &'static str,
-    /// NIP-40: when it expires, as a number or text.
+    /// NIP-40: the expiration time, as a number or text.
     pub(super) expires_at: &'static str,
-    /// JSON that holds the tags: the event, or the array alone.
+    /// JSON that contains the tags: the event, or only the array.
     pub(super) tags: &'static str,
-    /// The condition that an event has a tag of this name, the first value bound, and any of the
-    /// values in the list that follows.
+    /// The condition that an event has a tag of this name, the first bound value, with any value of
+    /// the list that follows.
     pub(super) tagged: &'static str,
-    /// The column of kinds in a filter that has tags: with a plus where SQLite would rather read
-    /// all events of a kind than those that have the tag.
+    /// The column of kinds in a filter that has tags. It has a plus where SQLite would otherwise
+    /// read all events of a kind instead of those with the tag.
     pub(super) kind_beside_tags: &'static str,
-    /// Rows and values of all tags of the name that is bound.
+    /// Rows and values of all tags with the bound name.
     pub(super) tags_named: &'static str,
-    /// What [`Schema::read_json`] makes an event's JSON of.
+    /// The columns from which [`Schema::read_json`] builds an event's JSON.
     pub(super) event: &'static str,
     /// The event's JSON from those columns.
     pub(super) read_json: fn(&rusqlite::Row<'_>) -> rusqlite::Result<Option<String>>,
-    /// Whether what an author deletes leaves the table, so that its row tells nothing any more.
+    /// Whether deleted events leave the table. Their rows then carry no information.
     pub(super) removes_deleted: bool,
-    /// Kinds that are not for everybody.
+    /// The private kinds.
     pub(super) private: PrivateKinds,
 }
 
@@ -65,26 +65,26 @@ pub(super) struct Row {
 }
 
 impl Row {
-    /// Whether the event is in sets at the second `now`.
+    /// Whether sets contain the event at the second `now`.
     pub(super) fn is_visible(&self, now: u64) -> bool {
         self.shown
             && self.expires_at.is_none_or(|second| second > now)
             && Lifetime::of(self.kind) != Lifetime::Ephemeral
     }
 
-    /// Whether the event is for everybody at the second `now`.
+    /// Whether the event is public at the second `now`.
     pub(super) fn is_public(&self, now: u64) -> bool {
         self.is_visible(now) && !self.is_private
     }
 }
 
-/// Which rows.
+/// A selection of rows.
 pub(super) enum Wanted<'ids> {
-    /// From the first number to the second, both included, in order.
+    /// Rows by number, both ends included, in order.
     Rows(i64, i64),
-    /// Those made from the first of these seconds to the second, both included.
+    /// Rows by the second of `created_at`, both ends included.
     Seconds(u64, u64),
-    /// Those with these ids.
+    /// Rows with these ids.
     Ids(&'ids [[u8; 32]]),
 }
 
@@ -94,7 +94,7 @@ impl Schema {
         format!("{row}, {id}, created_at, kind, {shown}, {expires_at}")
     }
 
-    /// Calls `visit` with each of the rows that is an event.
+    /// Calls `visit` with each selected row that is a valid event.
     pub(super) fn rows(
         &self,
         connection: &Connection,
@@ -130,7 +130,8 @@ impl Schema {
         }
     }
 
-    /// As [`Schema::rows`] for a run of rows, with what each may have replaced, as hashes.
+    /// Like [`Schema::rows`] for a range of rows, with the hashes of the addresses that each may
+    /// have replaced.
     pub(super) fn rows_and_addresses(
         &self,
         connection: &Connection,
@@ -150,7 +151,7 @@ impl Schema {
                 (_, Lifetime::Addressable) => {
                     addresses(read.kind, row.get_ref(6)?, row.get_ref(7)?)
                 }
-                // nostr-rs-relay replaces channel metadata as well.
+                // nostr-rs-relay also replaces channel metadata.
                 (41, _) | (_, Lifetime::Replaceable) => {
                     vec![address(read.kind, bytes(row.get_ref(6)?), "")]
                 }
@@ -161,10 +162,10 @@ impl Schema {
         Ok(())
     }
 
-    /// The first and the last row, or `None` in an empty table.
+    /// The first and the last row number; `None` if the table is empty.
     pub(super) fn ends(&self, connection: &Connection) -> rusqlite::Result<Option<(i64, i64)>> {
         let Self { table, row, .. } = self;
-        // Two statements: for both ends in one SQLite reads the whole table.
+        // Two statements: one statement for both ends reads the whole table.
         let end = |end: &str| {
             connection
                 .prepare_cached(&format!("SELECT {end}({row}) FROM {table}"))?
@@ -173,13 +174,13 @@ impl Schema {
         Ok(end("min")?.zip(end("max")?))
     }
 
-    /// How many rows there are, shown or not.
+    /// The number of rows, shown or not.
     pub(super) fn count(&self, connection: &Connection) -> rusqlite::Result<i64> {
         let sql = format!("SELECT count(*) FROM {}", self.table);
         connection.prepare_cached(&sql)?.query_row([], |row| row.get(0))
     }
 
-    /// The event in a row, as it is sent; `None` when the row has gone or holds none.
+    /// The event of a row, as it is sent; `None` if the row is gone or is not a valid event.
     pub(super) fn json(
         &self,
         connection: &Connection,
@@ -192,7 +193,7 @@ impl Schema {
         rows.next()?.map_or(Ok(None), self.read_json)
     }
 
-    /// The event in a row, read.
+    /// The event of a row, parsed.
     pub(super) fn event(
         &self,
         connection: &Connection,
@@ -201,8 +202,8 @@ impl Schema {
         Ok(self.json(connection, row)?.and_then(|json| Event::parse_stored(&json)))
     }
 
-    /// Calls `visit` with every item that matches the filter and is visible at the second `now`,
-    /// `limit` aside.
+    /// Calls `visit` with every item that matches the filter and is visible at the second `now`.
+    /// Ignores `limit`.
     pub(super) fn items(
         &self,
         connection: &Connection,
@@ -213,8 +214,8 @@ impl Schema {
         if filter.is_void() {
             return Ok(());
         }
-        // Of a long value the filter holds only a hash, and what is no value is stored as an
-        // empty one: no statement can ask for these.
+        // Values that no statement can search for: of a long value the filter holds only a hash,
+        // and a missing value is stored as an empty one.
         let hidden_keys =
             filter.tags.iter().find(|keys| keys.iter().any(|key| text_of(key).is_none()));
         if let Some(keys) = hidden_keys {
@@ -234,7 +235,7 @@ impl Schema {
         Ok(())
     }
 
-    /// As [`Schema::items`], by way of the rows that have one of the tags.
+    /// Like [`Schema::items`], through the rows that have one of the tags.
     fn items_tagged(
         &self,
         connection: &Connection,
@@ -267,7 +268,7 @@ impl Schema {
         Ok(())
     }
 
-    /// What the first columns hold; `None` when that is no event (NIP-01) of a known form.
+    /// Reads the first columns; `None` if they hold no event (NIP-01) of a known form.
     fn read_row(&self, row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Row>> {
         let (id, created_at, kind) = (bytes(row.get_ref(1)?), row.get_ref(2)?, row.get_ref(3)?);
         let number = |value: ValueRef<'_>| value.as_i64().ok();
@@ -290,7 +291,7 @@ impl Schema {
         Ok(Some(Row { row, item, kind, expires_at, shown, is_private }))
     }
 
-    /// The filter as a condition, and the values to bind.
+    /// The filter as an SQL condition, and the values to bind.
     fn condition(&self, filter: &Filter) -> (String, Vec<Value>) {
         let mut conditions = vec!["TRUE".to_owned()];
         let mut values = Vec::new();
@@ -344,7 +345,7 @@ fn places(count: usize) -> String {
     text
 }
 
-/// The value that a key stands for, where it can be told from the key and is stored as it is.
+/// The value of a key, if the key contains it and the relay stores it unchanged.
 fn text_of(key: &TagKey) -> Option<String> {
     key.value().filter(|value| !value.is_empty())
 }
@@ -353,14 +354,15 @@ fn bytes(value: ValueRef<'_>) -> &[u8] {
     value.as_blob().unwrap_or_default()
 }
 
-/// The part of an event that says what it replaces.
+/// The fields of an event that determine its address.
 #[derive(Deserialize)]
 struct ReplacesTags {
     tags: Vec<Vec<String>>,
 }
 
-/// What an addressable event is replaced by: one of the same author, kind and `d` tag. The first
-/// `d` tag counts, or any, or a missing one as an empty one, as each relay has it: all are named.
+/// The addresses under which an event replaces others: author, kind and `d` tag. Relays differ on
+/// whether the first `d` tag counts, or any, or a missing one as an empty one; all candidates are
+/// returned.
 fn addresses(kind: u16, author: ValueRef<'_>, tags: ValueRef<'_>) -> Vec<u32> {
     let author = bytes(author);
     let json = tags.as_str().unwrap_or_default();
@@ -385,6 +387,6 @@ fn addresses(kind: u16, author: ValueRef<'_>, tags: ValueRef<'_>) -> Vec<u32> {
 fn address(kind: u16, author: &[u8], value: &str) -> u32 {
     let mut hasher = DefaultHasher::new();
     (kind, author, value).hash(&mut hasher);
-    // Two addresses of one hash only make for looking twice.
+    // A collision of two addresses only causes an extra comparison.
     hasher.finish() as u32
 }

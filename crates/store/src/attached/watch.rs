@@ -1,33 +1,33 @@
-//! The thread that keeps up with another relay's database.
+//! The thread that follows another relay's database.
 
 use crate::StoreError;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// A database that is followed.
+/// A database that can be followed.
 pub trait FollowedDatabase: Send + Sync + 'static {
-    /// How often it is looked at when nobody asks for a set.
+    /// Poll interval while no set is requested.
     const LOOK_INTERVAL: Duration;
-    /// How long to wait before one that could not be read is tried again.
+    /// Time until a retry after the database could not be read.
     const RETRY_INTERVAL: Duration;
 
-    /// Its path or address, without a password.
+    /// The path or address of the database, without a password.
     fn name(&self) -> String;
 
-    /// Makes known what was written since the last look; reads everything anew where that is needed, as it
-    /// is after a look that panicked.
+    /// Publishes what was written since the last poll. Reads everything again where needed, such as
+    /// after a poll that panicked.
     ///
     /// # Errors
-    /// When nothing can be answered until a later look succeeds.
+    /// When reads cannot be answered until a later poll succeeds.
     fn look(&self) -> Result<(), StoreError>;
 }
 
-/// Looks again and again, on a thread of its own, until nobody has the database open any more. Each new
-/// reason why it cannot be read is logged once.
+/// Starts a thread that polls until all other handles to the database are dropped. It logs each new
+/// error once.
 ///
 /// # Errors
-/// When there is no thread.
+/// When the thread cannot be started.
 pub fn keep_following<D: FollowedDatabase>(database: &Arc<D>) -> Result<(), StoreError> {
     let watched = Arc::downgrade(database);
     std::thread::Builder::new()
@@ -40,7 +40,7 @@ pub fn keep_following<D: FollowedDatabase>(database: &Arc<D>) -> Result<(), Stor
 fn watch<D: FollowedDatabase>(watched: &Weak<D>) {
     let mut fault: Option<String> = None;
     while let Some(database) = watched.upgrade() {
-        // A panic leaves a database that is read anew.
+        // After a panic the database is read again as a whole.
         let found = match catch_unwind(AssertUnwindSafe(|| database.look())) {
             Ok(looked) => looked.err().map(|error| error.to_string()),
             Err(_) => Some("a look at it panicked".to_owned()),

@@ -1,5 +1,5 @@
-//! Whether a store is what it should be: the file, each event, what is derived from it, and the
-//! rules. Reads only, all of it at one moment, also beside a running relay.
+//! Checks a store: the file, each event, the data derived from it, and the rules. Only reads, on
+//! one snapshot; a relay may run meanwhile.
 
 mod rules;
 
@@ -13,14 +13,14 @@ use rusqlite::{Connection, Row, params};
 use std::path::Path;
 use std::sync::mpsc::sync_channel;
 
-/// How many events, and how many bytes of them, go to a verifying thread at a time.
+/// Maximum number and total bytes of events that go to a verifying thread at a time.
 const CHUNK_EVENTS: usize = 256;
 const CHUNK_BYTES: usize = 1 << 20;
-/// How many chunks are being verified.
+/// Chunks being verified at the same time.
 const CHUNKS_IN_FLIGHT: usize = 16;
 
 impl CheckReport {
-    /// Of a part that could not be read because of the damage the rest can still be.
+    /// Records damage that stopped one part of the check, so that the other parts can continue.
     fn settle(&mut self, done: rusqlite::Result<()>) -> Result<(), StoreError> {
         match done {
             Err(error) if sqlite_error::is_damage(&error) => {
@@ -36,11 +36,11 @@ impl CheckReport {
     }
 }
 
-/// Checks the store in `path`. `progress` hears of the events that are done, and of how many there
-/// are: 0 of 0 while SQLite checks its file.
+/// Checks the store in `path`. `progress` gets the number of checked events and the total: 0 of 0
+/// while SQLite checks its file.
 ///
 /// # Errors
-/// When the file is not there, is no store, or cannot be read for another reason than damage.
+/// When the file is missing, is not a store, or cannot be read for a reason other than damage.
 pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckReport, StoreError> {
     let mut checked = CheckReport::default();
     progress(0, 0);
@@ -52,7 +52,7 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckRep
         opened => opened?,
     };
     schema::check_version(&connection, path)?;
-    // What follows is of one moment, whatever a relay writes meanwhile.
+    // The rest uses one snapshot, even if a relay writes meanwhile.
     let transaction = connection.unchecked_transaction().map_err(StoreError::sqlite)?;
     let pass = file(&transaction, &mut checked);
     checked.settle(pass)?;
@@ -64,7 +64,7 @@ pub fn check(path: &Path, mut progress: impl FnMut(u64, u64)) -> Result<CheckRep
     Ok(checked)
 }
 
-/// SQLite's own check: pages, and that each index holds what its table holds.
+/// SQLite's own check: the pages, and that each index agrees with its table.
 fn file(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     let mut pragma = connection.prepare(&format!("PRAGMA integrity_check({MOST_DESCRIBED})"))?;
     let mut rows = pragma.query([])?;
@@ -90,20 +90,20 @@ fn read_row(row: &Row<'_>) -> rusqlite::Result<StoredRow> {
     Ok((row.get(0)?, checked))
 }
 
-/// The row's number, and what it holds.
+/// The row number and its columns.
 type StoredRow = (i64, CheckedRow<String>);
 
-/// What a row gives away on a thread that does not read the store.
+/// The part of a check that needs no access to the store.
 struct Examined {
     row: i64,
     stored: CheckedRow<String>,
     findings: Vec<Finding>,
-    // `None` when the JSON is no event.
+    // `None` if the JSON is not a valid event.
     event: Option<Event>,
 }
 
-/// Each event: its JSON, its id and signature, its columns, its tags in the index, and of a
-/// request to delete or to vanish whether it was followed.
+/// Checks each event: its JSON, id and signature, its columns, its tags in the index, and whether a
+/// request to delete or to vanish was followed.
 fn events(
     connection: &Connection,
     verifier: &Verifier,
@@ -142,7 +142,7 @@ fn events(
                 indexed += indexed_tags(connection, &event, checked)?;
                 if !requests_unreadable {
                     match requests(connection, &event, checked) {
-                        // Of damaged tombstones it is said once, and events are read on.
+                        // Damaged tombstones are reported once; the check of events continues.
                         Err(error) if sqlite_error::is_damage(&error) => {
                             requests_unreadable = true;
                             checked.find_damage(&error);
@@ -165,7 +165,7 @@ fn examine((row, stored): StoredRow) -> Examined {
     Examined { row, stored, findings, event }
 }
 
-/// How many of an event's tags are in the index as they should be; the others are findings.
+/// The number of an event's tags that are indexed correctly; the others become findings.
 fn indexed_tags(
     connection: &Connection,
     event: &Examined,
@@ -187,7 +187,7 @@ fn indexed_tags(
     Ok(indexed)
 }
 
-/// Looks for what the index of tags holds beside the `indexed` tags of stored events.
+/// Finds rows of the tag index that are not among the `indexed` tags of stored events.
 fn stray_tags(
     connection: &Connection,
     indexed: i64,

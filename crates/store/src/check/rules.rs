@@ -1,7 +1,7 @@
-//! What the rules have removed is gone, and is kept out (NIP-01, NIP-09, NIP-62).
+//! Checks that removed events are gone and kept out (NIP-01, NIP-09, NIP-62).
 
 use super::Examined;
-use crate::clock::unix_now;
+use crate::clock::Clock;
 use crate::findings::{self, CheckReport, CheckedRow, Unfollowed, asks_every_relay_to_vanish};
 use crate::sqlite_error;
 use negsync_nostr::Event;
@@ -10,7 +10,7 @@ use negsync_nostr::hex;
 use negsync_nostr::kinds::{GIFT_WRAP, VANISH};
 use rusqlite::{Connection, Rows, params};
 
-/// What a stored request names must be kept out; [`rules`] looks whether it is gone.
+/// Checks that the targets of a stored request are kept out; [`rules`] checks that they are gone.
 pub(super) fn requests(
     connection: &Connection,
     examined: &Examined,
@@ -45,8 +45,8 @@ pub(super) fn requests(
     Ok(())
 }
 
-/// What is deleted or has vanished is not stored, and each address has one version. What a relay is
-/// removing, or goes on to remove when it starts, is no finding.
+/// Checks that no deleted or vanished event is stored, and that each address has one version.
+/// Events that a relay is still removing, or removes at its next start, are not findings.
 pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     const BROKEN: [(&str, &str); 6] = [
         (
@@ -97,7 +97,7 @@ pub(super) fn rules(connection: &Connection, checked: &mut CheckReport) -> rusql
     }
     let expired: i64 = connection.query_row(
         "SELECT count(*) FROM event WHERE expires_at IS NOT NULL AND expires_at <= ?1",
-        [unix_now() as i64],
+        [Clock::system().now() as i64],
         |row| row.get(0),
     )?;
     checked.expired = expired.max(0) as u64;
@@ -123,7 +123,7 @@ fn wraps(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result
     Ok(())
 }
 
-/// NIP-62: what a key that has vanished wrote, and the gift wraps that were sent to it.
+/// NIP-62: events of a vanished key, and gift wraps that were sent to it.
 fn vanished(connection: &Connection, checked: &mut CheckReport) -> rusqlite::Result<()> {
     let mut written = connection
         .prepare("SELECT id FROM event WHERE pubkey = ?1 AND kind <> ?2 AND created_at <= ?3")?;

@@ -1,4 +1,5 @@
-//! Which index answers a filter: the one with the fewest rows, as far as a bounded look can tell.
+//! Chooses the index for a filter: the one with the fewest rows, as far as a bounded count can
+//! tell.
 
 use super::walk::ScanIndex;
 use super::walks::each_walk;
@@ -7,22 +8,22 @@ use crate::read_pool::ReadTransaction;
 use negsync_nostr::Filter;
 use std::ops::ControlFlow;
 
-/// How many rows and walks are looked at to tell which of a filter's indexes has the fewest: a
-/// longer look begins once all of a shorter one were too long. The indexes share the longest look.
+/// Rows and walks counted to find the index with the fewest rows. A longer count begins once all
+/// indexes exceeded the shorter one. The indexes share the longest count.
 const LOOKS: [usize; 4] = [64, 1_024, 16_384, 262_144];
-/// With a list of so many values it can be cheaper to walk what another condition leaves.
+/// From this number of values in a list on, walking the index of another condition may be cheaper.
 const LONG_LIST: usize = 256;
 
-/// How much of a filter's answer is asked for.
+/// The part of a filter's events that is requested.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Extent {
-    /// All of it: each row of the index that is walked is read.
+    /// All events: each row of the chosen index is read.
     Whole,
-    /// The newest: a walk may end long before its index does.
+    /// The newest events: a walk may end long before its index does.
     Newest,
 }
 
-/// Takes the index that has the fewest rows for the filter, as far as a bounded look can tell.
+/// Chooses the index with the fewest rows for the filter, as far as a bounded count can tell.
 pub(crate) fn choose<'filter>(
     read: &ReadTransaction<'_>,
     filter: &'filter Filter,
@@ -54,8 +55,8 @@ pub(crate) fn choose<'filter>(
     Ok(*first)
 }
 
-/// The indexes that can answer the filter; the first is the likeliest to be short. Without long
-/// lists an index of kinds or of time is never the shorter one: the others are narrowed by both.
+/// The indexes that can answer the filter, the most selective one (probably) first. Without long
+/// lists an index of kinds or of time is never the shorter one, because the others include both.
 fn candidates(filter: &Filter) -> Vec<ScanIndex<'_>> {
     let ids = filter.ids.as_deref().map(ScanIndex::Ids);
     let authors = filter.authors.as_deref().map(ScanIndex::Authors);
@@ -73,14 +74,14 @@ fn candidates(filter: &Filter) -> Vec<ScanIndex<'_>> {
     candidates
 }
 
-/// Counts the source's rows and walks, up to `most`.
+/// Counts the rows and walks of the index, up to `most`.
 fn look_at(
     read: &ReadTransaction<'_>,
     filter: &Filter,
     source: ScanIndex<'_>,
     most: usize,
 ) -> Result<usize, StoreError> {
-    // Without the other conditions: they would be looked up row by row.
+    // Without the other conditions, which would be checked row by row.
     let bare = Filter {
         kinds: filter.kinds.clone(),
         without_kinds: filter.without_kinds.clone(),

@@ -1,4 +1,4 @@
-//! Stored events that a filter selects, and how they are read by their rows.
+//! Stored events that match a filter, and reading them by row.
 
 use crate::{StoreError, sqlite_error};
 use negsync_reconcile::Item;
@@ -7,13 +7,13 @@ use rusqlite::types::Value;
 use std::ops::ControlFlow;
 use std::rc::Rc;
 
-/// Events by their rows, in that order, in one run of a statement.
+/// Reads events by their rows, in order, in one run of a statement.
 pub(super) const FETCH: &str = "SELECT json, expires_at, row, id FROM rarray(?1) AS wanted
     CROSS JOIN event ON row = wanted.value";
-/// So many rows are read in a run.
+/// Rows that one run reads.
 pub(super) const FETCHED_ROWS: usize = 512;
 
-/// A stored event that a filter selects: what it is and where it lies.
+/// A stored event that matches a filter: its item and its row.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Hit {
     /// Time and id.
@@ -23,21 +23,22 @@ pub struct Hit {
 }
 
 impl Hit {
-    /// The event that an engine has under this number.
+    /// The event with this row number in the engine.
     #[must_use]
     pub fn new(item: Item, row: i64) -> Self {
         Self { item, row }
     }
 
-    /// The number by which the engine finds the event.
+    /// The row number of the event in the engine.
     #[must_use]
     pub fn row(&self) -> i64 {
         self.row
     }
 }
 
-/// Reads the JSON of the events in the order of `hits`, leaving out those that are gone or that
-/// expired by `now`, until `visit` breaks off. Returns how many of the hits were looked at.
+/// Calls `visit` with the JSON of the events in the order of `hits`, until it breaks off. Leaves
+/// out events that are gone or that expired by `now`. Returns the number of hits that were
+/// processed.
 pub(crate) fn fetch(
     connection: &Connection,
     hits: &[Hit],
@@ -52,10 +53,10 @@ pub(crate) fn fetch(
         let mut left = some.iter();
         while let Some(row) = rows.next().map_err(StoreError::sqlite)? {
             let found: i64 = row.get(2).map_err(StoreError::sqlite)?;
-            // Those before it are gone.
+            // The hits before it are gone.
             let Some(hit) = left.find(|hit| hit.row == found) else { break };
             let expires_at: Option<i64> = row.get(1).map_err(StoreError::sqlite)?;
-            // A row number can be given to another event once its own is gone.
+            // The number of a removed row may be reused for another event.
             if row.get::<_, [u8; 32]>(3).map_err(StoreError::sqlite)? == hit.item.id
                 && expires_at.is_none_or(|second| second > now as i64)
                 && visit(&hit.item, &sqlite_error::text(row, 0).map_err(StoreError::sqlite)?)

@@ -1,4 +1,4 @@
-//! The kinds to look for under an author or a tag.
+//! The kinds to search for under an author or a tag.
 
 use crate::StoreError;
 use crate::read_pool::ReadTransaction;
@@ -7,12 +7,12 @@ use negsync_nostr::Filter;
 use rusqlite::{OptionalExtension, ToSql, params};
 use std::ops::{ControlFlow, RangeInclusive};
 
-/// Where the kinds lie that a filter takes. Kinds that it leaves out lie in no span, so that a look
-/// for the next kind does not meet them.
+/// The kinds that a filter accepts, as spans. Excluded kinds are in no span, so a search for the
+/// next kind does not meet them.
 pub(super) enum KindSpans<'filter> {
-    /// Few: each is tried.
+    /// Few kinds: each is searched for.
     Each(Vec<u16>),
-    /// Only those are tried that the tag or author has.
+    /// Many kinds: only those that exist under the tag or author are searched for.
     Within(Vec<RangeInclusive<u16>>, &'filter Filter),
 }
 

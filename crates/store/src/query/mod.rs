@@ -1,8 +1,8 @@
-//! From a filter to the index that answers it. Every scan walks a covering index in order of
-//! time; events themselves are read only when they are sent.
+//! Queries: from a filter to the index that answers it. Every scan walks a covering index in order
+//! of time; the events themselves are read only to be sent.
 //!
-//! `choice` picks the index. `walks` lists the walks along it that answer the filter, and `kind_spans` the kinds
-//! that they are for. `walk` is one of them. `hit` reads events by their rows.
+//! `choice` picks the index. `walks` lists the walks along the index that answer the filter, and
+//! `kind_spans` the kinds of these walks. `walk` performs one of them. `hit` reads events by row.
 
 mod choice;
 mod expired;
@@ -28,13 +28,13 @@ use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension};
 use std::ops::ControlFlow;
 
-/// Fixes the state of the store that the open transaction reads.
+/// Fixes the snapshot of the open transaction.
 pub(crate) fn begin(connection: &Connection) -> rusqlite::Result<()> {
     connection.prepare_cached("SELECT 1 FROM event LIMIT 1")?.exists([]).map(|_| ())
 }
 
-/// Calls `visit` with every item that matches, whatever the filter's limit, in no order. An item
-/// can come twice when the filter lists several values of a tag.
+/// Calls `visit` with every item that matches, in no order. Ignores the filter's limit. An item may
+/// come twice if the filter lists several values of a tag.
 pub(crate) fn items(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -62,7 +62,7 @@ pub(crate) fn middle_second(connection: &Connection) -> rusqlite::Result<Option<
     Ok(second.map(|second| second as u64))
 }
 
-/// How many events there are of each kind.
+/// The number of events of each kind.
 pub(crate) fn kinds(connection: &Connection) -> rusqlite::Result<Vec<(u16, u64)>> {
     let mut select = connection
         .prepare_cached("SELECT kind, count(*) FROM event INDEXED BY event_kind GROUP BY kind")?;

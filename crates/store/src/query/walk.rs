@@ -1,4 +1,4 @@
-//! One walk along an index, and the check of what the index does not decide.
+//! One walk along an index, with checks of the conditions that the index does not cover.
 
 use super::hit::Hit;
 use crate::read_pool::ReadTransaction;
@@ -10,21 +10,22 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::ops::ControlFlow;
 
-/// Where every walk has the kind.
+/// The column of the kind in every walk.
 const KIND_COLUMN: usize = 3;
-/// Where [`Walk::run_with_json`] finds the event itself.
+/// The column of the JSON in [`Walk::run_with_json`].
 pub(crate) const JSON_COLUMN: usize = 4;
-/// So many tag values are looked up for a row one by one; for more, the event's own tags are read.
+/// Maximum number of tag values that are looked up for a row one by one; for more, the event's own
+/// tags are read.
 const TAGS_TRIED: usize = 8;
-/// An event comes once for each value of the list that is walked: of so many rows it is remembered
-/// whether they have the other tags.
+/// Rows for which the check of the other tags is remembered. An event comes once for each value of
+/// the list that is walked.
 const CHECKED_ROWS: usize = 65_536;
 
-/// The index that a scan walks. What it does not decide is checked event by event.
+/// The index that a scan walks. The conditions that it does not cover are checked event by event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ScanIndex<'filter> {
     Ids(&'filter [[u8; 32]]),
-    /// The tag list with this position in [`Filter::tags`].
+    /// The tag list at this position in [`Filter::tags`].
     Tag(usize, &'filter [TagKey]),
     Authors(&'filter [[u8; 32]]),
     Kinds(&'filter [u16]),
@@ -32,7 +33,7 @@ pub(crate) enum ScanIndex<'filter> {
 }
 
 impl ScanIndex<'_> {
-    /// How many values are looked up.
+    /// The number of values that are looked up.
     pub(super) fn values(&self) -> usize {
         match self {
             Self::Ids(ids) => ids.len(),
@@ -44,11 +45,11 @@ impl ScanIndex<'_> {
     }
 }
 
-/// What a walk calls with each event that matches.
+/// Called by a walk with each matching event.
 pub(crate) type Visit<'visit> =
     dyn FnMut(Hit, &Row<'_>) -> Result<ControlFlow<()>, StoreError> + 'visit;
 
-/// One run along an index: all rows that share its leading columns, newest first.
+/// One walk along an index: all rows with the same leading columns, newest first.
 pub(crate) struct Walk<'run> {
     pub(super) read: &'run ReadTransaction<'run>,
     pub(super) filter: &'run Filter,
@@ -59,7 +60,7 @@ pub(crate) struct Walk<'run> {
 }
 
 impl Walk<'_> {
-    /// Calls `visit` with all that was in the filter and not before `since`, until it breaks off.
+    /// Calls `visit` with each match that is not older than `since`, until it breaks off.
     pub(crate) fn run(
         &self,
         since: u64,
@@ -68,8 +69,9 @@ impl Walk<'_> {
         self.select(self.sql, since, visit)
     }
 
-    /// As [`Walk::run`] where `is_one_walk` holds, and each event is read whole. SQLite reads what a row is
-    /// selected with before it is asked for it: the kinds that are left out are left out by it.
+    /// Like [`Walk::run`], reading each event whole; only if `is_one_walk` holds. SQLite reads all
+    /// selected columns of a row before it returns the row, so the SQL itself excludes the kinds
+    /// that are left out.
     pub(crate) fn run_with_json(
         &self,
         since: u64,
@@ -107,7 +109,7 @@ impl Walk<'_> {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// Checks what the index does not decide.
+    /// Checks the conditions that the index does not cover.
     fn has_the_rest(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
         let Filter { kinds, ids, authors, without_kinds, .. } = self.filter;
         let knows_kind = match self.source {
@@ -142,7 +144,7 @@ impl Walk<'_> {
         Ok(author.is_some_and(|author| authors.binary_search(&author).is_ok()))
     }
 
-    /// Whether the event has one of the keys of each list that the index does not decide.
+    /// Whether the event has a key of each tag list that the index does not cover.
     fn has_tags(&self, row: &Row<'_>, hit: &Hit) -> Result<bool, StoreError> {
         let is_decided =
             |place: &usize| matches!(self.source, ScanIndex::Tag(walked, _) if walked == *place);
@@ -155,7 +157,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Looks each key up until one of each list is found.
+    /// Looks the keys up until one of each list is found.
     fn is_tagged(&self, row: &Row<'_>, hit: &Hit, lists: &[&[TagKey]]) -> rusqlite::Result<bool> {
         let kind: u16 = row.get(KIND_COLUMN)?;
         let created_at = hit.item.created_at as i64;
@@ -173,7 +175,7 @@ impl Walk<'_> {
         Ok(true)
     }
 
-    /// Reads the tags of the event once, and searches for each of them in the lists.
+    /// Parses the tags of the event once, and searches for each of them in the lists.
     fn is_tagged_by_json(&self, hit: &Hit, mut lists: Vec<&[TagKey]>) -> Result<bool, StoreError> {
         if let Some(is_tagged) = self.checked.borrow().get(&hit.row) {
             return Ok(*is_tagged);

@@ -23,7 +23,7 @@ pub(super) const BY_AUTHOR: &str =
 const BY_KIND: &str = "SELECT created_at, id, row, kind FROM event INDEXED BY event_kind
     WHERE kind = ?3 AND created_at BETWEEN ?1 AND ?2 ORDER BY created_at DESC";
 
-/// The next kind that a tag, or an author, has events of.
+/// The next kind with events under a tag or an author.
 const KIND_OF_TAG: &str =
     "SELECT kind FROM tag WHERE key = ?1 AND kind BETWEEN ?2 AND ?3 ORDER BY kind LIMIT 1";
 const KIND_OF_AUTHOR: &str = "SELECT kind FROM event INDEXED BY event_author
@@ -36,8 +36,8 @@ const NEWEST_OF_AUTHORS: &str = "SELECT author.value, of_kind.value,
         ORDER BY created_at DESC LIMIT 1)
     FROM rarray(?1) AS author CROSS JOIN rarray(?2) AS of_kind";
 
-/// Calls `run` for each walk that the source takes, until it breaks off: one a value, or one a pair
-/// of a value and a kind.
+/// Calls `run` for each walk along the index, until it breaks off: one for each value, or one for
+/// each pair of a value and a kind.
 pub(crate) fn each_walk(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -77,9 +77,9 @@ pub(crate) fn each_walk(
     walked.map(|_| ())
 }
 
-/// As [`each_walk`], for who wants the newest `most`. Where there are more walks than that, they come
-/// in the order of their newest events, and those that can have none of the newest do not come. `run`
-/// gets the time of a walk's newest event with it, and the time before which none can matter.
+/// Like [`each_walk`], for the newest `most` events. If there are more walks than that, they come
+/// in the order of their newest events, and walks that cannot contribute are left out. `run` also
+/// gets the time of the walk's newest event, and the time before which no event can matter.
 pub(crate) fn each_walk_newest_first(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -98,7 +98,7 @@ pub(crate) fn each_walk_newest_first(
         return each_walk(read, filter, source, |walk| run(0..=u64::MAX, walk));
     }
     let walks = newest_of_authors(read, filter, authors, &kinds).map_err(StoreError::sqlite)?;
-    // So many walks have an event of this time or later that no earlier one is among the newest.
+    // This many walks have an event of this time or later, so no earlier event is among the newest.
     let since = walks.get(most).map_or(0, |(newest, ..)| *newest);
     let checked = RefCell::default();
     for (newest, author, kind) in walks.iter().take_while(|(newest, ..)| *newest >= since) {
@@ -111,7 +111,7 @@ pub(crate) fn each_walk_newest_first(
     Ok(())
 }
 
-/// The time of the newest event of each author and kind that has one, the latest first.
+/// The time of the newest event of each author and kind that has one, latest first.
 fn newest_of_authors(
     read: &ReadTransaction<'_>,
     filter: &Filter,
@@ -134,8 +134,7 @@ fn newest_of_authors(
     Ok(walks)
 }
 
-/// Whether the source takes one walk, along an index of the events themselves that decides all that
-/// the filter asks.
+/// Whether one walk along an index on the event table covers all conditions of the filter.
 pub(crate) fn is_one_walk(
     read: &ReadTransaction<'_>,
     filter: &Filter,

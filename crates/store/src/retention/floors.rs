@@ -1,15 +1,15 @@
-//! What the store remembers of retention: the rules, the floors below which events are refused, and
-//! the ids that were removed last, which syncs need not ask for.
+//! The recorded state of retention: the rules, the floors below which events are refused, and the
+//! ids that were removed last, which syncs need not request.
 
 use super::{RETIRED, Retention};
 use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::HashMap;
 
-/// The most ids that are remembered.
+/// Maximum number of recorded ids.
 const MOST_IDS: i64 = 1_000_000;
 
-/// The rules that the store goes by, and the second up to which the rule of size has removed all.
+/// The rules in force, and the second up to which the rule of size has removed everything.
 pub(super) fn load(connection: &Connection) -> rusqlite::Result<(Retention, u64)> {
     let found = connection
         .query_row("SELECT rules, floor FROM retention", [], |row| {
@@ -17,18 +17,18 @@ pub(super) fn load(connection: &Connection) -> rusqlite::Result<(Retention, u64)
         })
         .optional()?;
     let Some((rules, floor)) = found else { return Ok(Default::default()) };
-    Ok((serde_json::from_str(&rules).unwrap_or_default(), floor.unsigned_abs()))
+    Ok((Retention::from_text(&rules), floor.unsigned_abs()))
 }
 
-/// Puts other rules in force: what was kept out by the old ones may come again.
+/// Puts other rules in force: events that the old rules kept out may come again.
 pub(super) fn change(connection: &Connection, rules: &Retention) -> rusqlite::Result<()> {
-    let rules = serde_json::to_string(rules).unwrap_or_default();
+    let rules = rules.to_text();
     let transaction = connection.unchecked_transaction()?;
     transaction.execute_batch(
         "DELETE FROM retention; DELETE FROM retention_floor; DELETE FROM retired;",
     )?;
     transaction.execute("DELETE FROM refused WHERE reason = ?1", [RETIRED])?;
-    // A reading to the end was one of what the old rules kept.
+    // A complete reading of a peer was complete only under the old rules.
     transaction
         .execute("UPDATE sync_mark SET read_from = NULL, read_to = NULL, whole_at = NULL", [])?;
     transaction.execute("INSERT INTO retention (rules, floor) VALUES (?1, 0)", [rules])?;
@@ -71,7 +71,7 @@ pub(super) fn is_below(
         .exists(params![pubkey, kind, item.created_at as i64, item.id])
 }
 
-/// Remembers that an event was removed.
+/// Records the id of a removed event.
 pub(super) fn remember(connection: &Connection, id: &[u8; 32]) -> rusqlite::Result<()> {
     let mut insert = connection.prepare_cached(
         "INSERT INTO retired (id) VALUES (?1) ON CONFLICT DO NOTHING RETURNING seq",
@@ -84,7 +84,7 @@ pub(super) fn remember(connection: &Connection, id: &[u8; 32]) -> rusqlite::Resu
         .map(|_| ())
 }
 
-/// Which of `ids` were removed, each with the reason.
+/// The ids of `ids` that were removed, each with the reason.
 pub(crate) fn find(
     connection: &Connection,
     ids: &[[u8; 32]],

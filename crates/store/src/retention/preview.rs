@@ -1,21 +1,21 @@
-//! What rules would remove.
+//! A preview of what rules would remove.
 
 use super::sweep::{kinds, used_bytes};
 use super::{Retention, is_removed_by_size};
 use rusqlite::{Connection, params};
 
-/// What one rule would remove; an event may fall under several.
+/// The stored events that one rule would remove; an event may fall under several rules.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RuleMatches {
-    /// How many stored events are too old.
+    /// The number of stored events that are too old.
     pub too_old: u64,
-    /// How many there are of an author and kind behind the newest that are kept.
+    /// The number of stored events beyond the newest that are kept of each author and kind.
     pub surplus: u64,
 }
 
-/// What each rule would remove, in their order; and how many of the oldest events about, for the size
-/// of the store.
+/// What each rule would remove, in rule order; and the estimated number of the oldest events to
+/// remove for the size of the store.
 pub(crate) fn preview(
     connection: &Connection,
     retention: &Retention,
@@ -57,7 +57,7 @@ pub(crate) fn preview(
     Ok((matches, by_size))
 }
 
-/// How many events take the room that the store has too much of.
+/// The estimated number of events to remove so that the store has at most its maximum size.
 fn over_size(connection: &Connection, kinds: &[u16], most: u64) -> rusqlite::Result<u64> {
     let used = used_bytes(connection)?;
     let mut of_kind = connection

@@ -1,4 +1,4 @@
-//! What has to go next, a step at a time, and what may not come.
+//! Finds the next events to remove, one step at a time, and the events to refuse.
 
 use super::{Retention, floors, is_removed_by_size};
 use crate::change::{StoredEvent, Written};
@@ -7,32 +7,32 @@ use negsync_reconcile::Item;
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::BTreeSet;
 
-/// How many events a step removes at the most.
+/// Maximum number of events that a step removes.
 const STEP_EVENTS: usize = 128;
-/// How many authors, or authors with a kind, a step looks at without finding anything.
+/// Maximum number of authors, or pairs of author and kind, that a step checks without a result.
 const STEP_LOOKS: usize = 256;
-/// How often age and size are looked at when nothing was due, in seconds.
+/// Interval between checks of age and size while nothing is due, in seconds.
 const LOOK_AGAIN_S: u64 = 10;
-/// The store is made smaller by this share more than it has to be, one part in so many.
+/// Extra share by which the store is made smaller than its maximum, as one part in this many.
 const SLACK_PARTS: u64 = 20;
 
-/// What the writer knows of retention.
+/// The writer's state of retention.
 pub(crate) struct Retaining {
     rules: Retention,
-    // The rule of size has removed what is not newer.
+    // The rule of size has removed all events up to this second.
     floor: u64,
     // Authors and kinds that may have more events than are kept.
     crowded: BTreeSet<([u8; 32], u16)>,
-    // The author and kind up to which all have been looked at, while they are, since the rules were
-    // put in force.
+    // Author and kind up to which all have been checked since the rules were put in force; `None`
+    // once all have.
     walked_to: Option<(Vec<u8>, i64)>,
-    // The second at which age and size are looked at next.
+    // The second of the next check of age and size.
     look_at: u64,
     // The store was found too large and is not small enough yet.
     is_shrinking: bool,
 }
 
-/// What a step is to do.
+/// The events that a step removes.
 #[derive(Default)]
 pub(crate) struct Doomed {
     ids: Vec<[u8; 32]>,
@@ -47,7 +47,7 @@ impl Doomed {
 }
 
 impl Retaining {
-    /// The rules that are wanted, or those that the store has gone by so far.
+    /// Loads the configured rules, or those recorded in the store.
     pub(crate) fn load(
         connection: &Connection,
         wanted: Option<Retention>,
@@ -102,31 +102,31 @@ impl Retaining {
             && floors::is_below(connection, event.pubkey(), kind, &item)?)
     }
 
-    /// An event was stored.
+    /// Records that an event was stored.
     pub(crate) fn stored(&mut self, event: &Event) {
         if self.rules.per_author(event.kind()).is_some() {
             self.crowded.insert((*event.pubkey(), event.kind()));
         }
     }
 
-    /// Has age and size be looked at in the next step.
+    /// Makes the next step check age and size.
     pub(crate) fn look_now(&mut self) {
         self.look_at = 0;
     }
 
-    /// Tries again later.
+    /// Schedules a retry.
     pub(crate) fn failed(&mut self, now: u64) {
         self.look_at = now + LOOK_AGAIN_S;
     }
 
-    /// Whether there is something to look at.
+    /// Whether a step has something to check.
     pub(crate) fn is_due(&self, now: u64) -> bool {
         !self.rules.is_empty()
             && (self.look_at <= now || !self.crowded.is_empty() || self.walked_to.is_some())
     }
 
-    /// What is to be removed next. Nothing where nothing is due, or where it takes another step to
-    /// find it: see [`Retaining::is_due`].
+    /// The next events to remove. Empty if nothing is due, or if the search takes another step: see
+    /// [`Retaining::is_due`].
     pub(crate) fn find(&mut self, connection: &Connection, now: u64) -> rusqlite::Result<Doomed> {
         self.walk(connection)?;
         for _ in 0..STEP_LOOKS {
@@ -151,12 +151,12 @@ impl Retaining {
         Ok(Doomed { floor, ..Doomed::default() })
     }
 
-    /// What a step has done.
+    /// Records the result of a step.
     pub(crate) fn removed(&mut self, doomed: &Doomed) {
         self.floor = self.floor.max(doomed.floor.unwrap_or(0));
     }
 
-    /// Looks at the next authors, who may have had too many events before the rules were in force.
+    /// Checks the next authors, which may have had too many events before the rules were in force.
     fn walk(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         let Some((mut author, mut kind)) = self.walked_to.take() else { return Ok(()) };
         let mut next = connection.prepare_cached(
@@ -177,7 +177,7 @@ impl Retaining {
         Ok(())
     }
 
-    /// The events of an author behind the newest that are kept.
+    /// The events of an author beyond the newest that are kept.
     fn surplus(
         &self,
         connection: &Connection,
@@ -200,7 +200,7 @@ impl Retaining {
         })
     }
 
-    /// Some events that are too old, by their age or by the floor.
+    /// Some events that are too old, by age or by the floor.
     fn too_old(&self, connection: &Connection, now: u64) -> rusqlite::Result<Vec<[u8; 32]>> {
         let mut select = connection.prepare_cached(
             "SELECT id FROM event INDEXED BY event_kind
@@ -223,7 +223,7 @@ impl Retaining {
         Ok(ids)
     }
 
-    /// The second up to which events have to go next, while the store is too large.
+    /// The second up to which events are removed next, while the store is too large.
     fn next_floor(&mut self, connection: &Connection) -> rusqlite::Result<Option<u64>> {
         let Some(most) = self.rules.store_bytes else { return Ok(None) };
         let most = if self.is_shrinking { most - most / SLACK_PARTS } else { most };
@@ -231,7 +231,7 @@ impl Retaining {
         if !self.is_shrinking {
             return Ok(None);
         }
-        // The kind of the oldest event says how far a step goes.
+        // The kind of the oldest event determines the length of a step.
         let mut oldest = connection.prepare_cached(
             "SELECT created_at FROM event INDEXED BY event_kind WHERE kind = ?1
              ORDER BY created_at LIMIT 1 OFFSET ?2",
@@ -250,7 +250,7 @@ impl Retaining {
     }
 }
 
-/// Removes what was found, until `most_rows` are written; the rest is found again.
+/// Removes the found events until `most_rows` are written; the rest will be found again.
 pub(crate) fn retire(
     connection: &Connection,
     doomed: &Doomed,
@@ -277,7 +277,7 @@ pub(crate) fn retire(
     Ok(())
 }
 
-/// The kinds of which events are stored.
+/// The kinds of stored events.
 pub(super) fn kinds(connection: &Connection) -> rusqlite::Result<Vec<u16>> {
     let mut next = connection.prepare_cached(
         "SELECT kind FROM event INDEXED BY event_kind WHERE kind > ?1 ORDER BY kind LIMIT 1",
@@ -290,7 +290,7 @@ pub(super) fn kinds(connection: &Connection) -> rusqlite::Result<Vec<u16>> {
     Ok(kinds)
 }
 
-/// The bytes of the file that hold something. What was removed leaves room that is used again.
+/// The bytes in use in the file. Removed events leave room that is reused.
 pub(super) fn used_bytes(connection: &Connection) -> rusqlite::Result<u64> {
     let pages = |pragma: &str| -> rusqlite::Result<i64> {
         connection.pragma_query_value(None, pragma, |row| row.get(0))

@@ -1,24 +1,25 @@
-//! Which part of a filter the rules of retention leave: what a sync need not ask for.
+//! The part of a filter that the rules of retention keep; a sync need not request the rest.
 
 use super::{Retention, floors, is_removed_by_size};
 use crate::Filter;
 use rusqlite::Connection;
 
-/// The most kinds that are kept for longer than the rest.
+/// Maximum number of kinds that are kept longer than the others.
 const MOST_AGELESS: usize = 100;
 
-/// What rules of age and size keep of a filter: nothing that is older, but for some kinds.
+/// The part of a filter that rules of age and size keep: nothing older than a second, except for
+/// some kinds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RetentionWindow {
-    /// The first second of which anything is kept.
+    /// The first second of which events of all kinds are kept.
     pub since: u64,
-    /// Kinds of which older events are kept, too.
+    /// Kinds of which older events are kept too.
     pub ageless_kinds: Vec<u16>,
 }
 
 impl Retention {
-    /// What the rules keep of a filter at the second `now`, where the rule of size has removed what is
-    /// not newer than `floor`. `None` where that is no window of time.
+    /// The window that the rules keep of a filter at the second `now`. The rule of size has removed
+    /// everything up to `floor`. `None` if the rules keep no window of time.
     #[must_use]
     pub fn window(&self, filter: &Filter, floor: u64, now: u64) -> Option<RetentionWindow> {
         if self.is_empty() || filter.ids.is_some() || filter.limit.is_some() {
@@ -38,14 +39,14 @@ impl Retention {
             None => (0..=u16::MAX).all(&mut look),
         };
         let since = since.filter(|since| filter.since.is_none_or(|own| own < *since))?;
-        // Of a filter that ends before it nothing would be left.
+        // Nothing would be left of a filter that ends before it.
         let is_empty = ageless_kinds.is_empty() && filter.until.is_some_and(|until| until < since);
         let is_window = ageless_kinds.len() <= MOST_AGELESS && !is_empty;
         is_window.then_some(RetentionWindow { since, ageless_kinds })
     }
 }
 
-/// As [`Retention::window`], by the rules that the store goes by.
+/// Like [`Retention::window`], by the rules of the store.
 pub(crate) fn window(
     connection: &Connection,
     filter: &Filter,
@@ -89,11 +90,11 @@ mod tests {
             (all(), 0, r#"{"since":999500}"#, None),
             (all(), 0, r#"{"since":998000}"#, Some((999_000, vec![5, 62]))),
             (all(), 0, r#"{"kinds":[1],"until":5000}"#, None),
-            // Most kinds are kept for ever, or nothing of the filter has an age.
+            // Most kinds are kept forever, or no kind of the filter has a maximum age.
             (some(), 0, "{}", None),
             (all(), 0, r#"{"kinds":[5]}"#, None),
             (vec![], 0, "{}", None),
-            // It is no window of time.
+            // The filter is not a window of time.
             (all(), 0, r#"{"limit":5}"#, None),
         ] {
             assert_eq!(windowed(rules, floor, filter), expected, "{floor} {filter}");

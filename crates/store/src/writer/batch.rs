@@ -1,4 +1,4 @@
-//! What shares a transaction, and who gets its outcomes when.
+//! Batches: the events that share a transaction, and the delivery of their outcomes.
 
 use super::Job;
 use crate::apply::{self, RuleMemory};
@@ -11,24 +11,26 @@ use rusqlite::Connection;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How much shares a commit: what comes first ends the batch. A single event may be more.
+/// The size of a commit: the first limit that is reached ends the batch. A single event may exceed
+/// it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Batches {
-    /// As much as can be written in some tens of milliseconds: whoever comes meanwhile waits for it.
+    /// For a relay: as much as can be written in some tens of milliseconds, because new events wait
+    /// for it.
     Short,
-    /// For whoever writes alone: the longer a batch, the fewer times each page is written.
+    /// For a single source: the longer a batch, the fewer times each page is written.
     Long {
-        /// The most memory that the events of a batch take, in bytes. Three batches are in memory.
+        /// Maximum memory of a batch's events, in bytes. Three batches are in memory at a time.
         bytes: usize,
     },
 }
 
-/// What a batch may hold.
+/// The limits of a batch.
 #[derive(Clone, Copy)]
 pub(super) struct BatchLimits {
     pub(super) rows: usize,
-    /// The most of an event that joins a batch, or begins one while pages are moved out of the write-ahead
-    /// log: it changes about as many pages as it has rows.
+    /// Maximum rows of an event that joins a batch, or that begins one while a long write-ahead log is moved.
+    /// An event changes about as many pages as it has rows.
     pub(super) light_rows: usize,
     pub(super) bytes: usize,
     pub(super) time: Duration,
@@ -50,23 +52,24 @@ impl BatchLimits {
     }
 }
 
-/// Outcomes that wait until all is gone that they are about.
+/// Outcomes that wait until the removal they report is complete.
 pub(super) type PutOff = Arc<Mutex<Vec<(EventSlot, Outcome, WaitsFor)>>>;
 
-/// What an outcome is put off for.
+/// The removal that an outcome waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WaitsFor {
-    /// Nobody's events are vanishing any more.
+    /// Events of vanished keys: no removal is pending.
     Vanishing,
-    /// What deletion requests name is gone, up to this place in the table `removal`.
+    /// Targets of deletion requests: removals up to this position in the table `removal` are
+    /// complete.
     Removal(i64),
 }
 
-/// Events of one transaction.
+/// The events of one transaction.
 #[derive(Default)]
 pub(super) struct CommitBatch {
     pub(super) slots: Vec<EventSlot>,
-    // Of those that were applied, in order.
+    // The outcomes of applied events, in order.
     outcomes: Vec<(Outcome, Option<WaitsFor>)>,
     bytes: usize,
     pub(super) vanishes: bool,
@@ -74,7 +77,7 @@ pub(super) struct CommitBatch {
 }
 
 impl CommitBatch {
-    /// A batch of which the event of `slot` is the first.
+    /// A batch that begins with the event of `slot`.
     pub(super) fn begin(slot: EventSlot) -> Self {
         Self { slots: vec![slot], ..Self::default() }
     }
@@ -99,7 +102,7 @@ impl CommitBatch {
         Ok(())
     }
 
-    /// Whether another event belongs into the batch.
+    /// Whether another event fits in the batch.
     pub(super) fn has_room(
         &self,
         weight: usize,
@@ -113,7 +116,7 @@ impl CommitBatch {
             && self.bytes.saturating_add(event.memory_bytes()) <= limits.bytes
     }
 
-    /// Gives the outcomes, but for those that wait until something is gone.
+    /// Delivers the outcomes, except those that wait for a removal.
     pub(super) fn settle(self, put_off: &PutOff) {
         for (slot, (outcome, waits_for)) in self.slots.into_iter().zip(self.outcomes) {
             match waits_for {
@@ -124,8 +127,8 @@ impl CommitBatch {
     }
 }
 
-/// Gives the outcomes that were put off for what `is_about` names, or says what kept the rest from being
-/// removed.
+/// Delivers the outcomes that waited for the removal that `is_about` selects, or the reason why the
+/// removal failed.
 pub(super) fn answer_put_off(
     put_off: &PutOff,
     is_about: impl Fn(WaitsFor) -> bool,

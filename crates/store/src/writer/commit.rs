@@ -1,26 +1,25 @@
-//! A transaction, and what becomes of it: committed, flushed, then told.
+//! Transactions: commit, flush, publish.
 
 use super::WriterThread;
 use crate::StoreError;
 use crate::apply::{self, RuleMemory};
 use crate::change::{Change, Written};
-use crate::clock::unix_now;
 use crate::commits::Unpublished;
 use crate::flush::{Committed, Tell};
 use crate::sqlite_error;
 use rusqlite::{Connection, TransactionBehavior};
 use std::sync::atomic::Ordering;
 
-/// What a transaction has become.
+/// The result of a transaction.
 pub(super) struct Transacted<T> {
     pub(super) done: Result<(T, Unpublished), StoreError>,
     pub(super) change: Change,
 }
 
 impl WriterThread {
-    /// The second that decides what has expired.
+    /// The current second, which decides about expiration.
     pub(super) fn now(&self) -> u64 {
-        unix_now().max(self.beside.expired_until.load(Ordering::Acquire))
+        self.beside.clock.now().max(self.beside.expired_until.load(Ordering::Acquire))
     }
 
     /// Runs `work` in a transaction and commits it.
@@ -38,8 +37,8 @@ impl WriterThread {
         }
     }
 
-    /// Has a transaction flushed; `tell` hears when what it did is durable and known to all, or why
-    /// it is not.
+    /// Queues a transaction for its flush. `tell` is called once its effects are durable and
+    /// published, or with the reason why they are not.
     pub(super) fn hand_over<T: Send + 'static>(
         &mut self,
         Transacted { done, change }: Transacted<T>,
@@ -59,14 +58,15 @@ impl WriterThread {
                     self.beside.checkpointer.doubt().note(&error.0);
                 }
                 if sqlite_error::is_full(&error) {
-                    // What the log holds can often be moved to where there is room already.
+                    // Space in the log can often be freed by moving its contents to room that the
+                    // store has already.
                     self.beside.checkpointer.relieve(&self.connection);
                 }
                 let words = sqlite_error::in_words(&error);
                 (Box::new(move |_| tell(Err(&words))), None)
             }
         };
-        // A failure as well: whoever hears of it has heard of all that came before.
+        // A failed transaction is queued too: its reply must come after all earlier ones.
         let next_expiry = self.next_expiry;
         self.flusher.committed(Committed { unpublished, change, next_expiry, tell });
     }
@@ -77,7 +77,7 @@ impl WriterThread {
         work: impl FnOnce(&Connection, u64, &mut RuleMemory, &mut Written) -> rusqlite::Result<T>,
     ) -> Result<(T, Unpublished), StoreError> {
         if !self.connection.is_autocommit() {
-            // A failure so bad that even its transaction could not be undone at the time.
+            // An earlier failure was so severe that its transaction could not be rolled back then.
             self.connection.execute_batch("ROLLBACK").map_err(StoreError::sqlite)?;
         }
         self.beside.checkpointer.doubt().check_in_place()?;

@@ -1,6 +1,6 @@
-//! The one thread that writes. It takes what waits, from each origin in turn, into transactions of a
-//! bounded weight, so that many events share the price of one commit and nobody waits long for what
-//! others bring. What takes long (expiration, vanishing, removal) is done in steps between them.
+//! The writer thread. It takes waiting events, from each origin in turn, into transactions of
+//! bounded weight: many events share the cost of one commit, and no origin waits long for another.
+//! Long work (expiration, vanishing, removal) is done in steps between them.
 
 mod batch;
 mod commit;
@@ -14,6 +14,7 @@ pub use batch::Batches;
 use crate::StoreError;
 use crate::apply::{self, RuleMemory};
 use crate::checkpoint::Checkpointer;
+use crate::clock::Clock;
 use crate::commits::Commits;
 use crate::deletion;
 use crate::flush::{FlushError, Flusher, OnCommit};
@@ -34,13 +35,15 @@ use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// The most rows that a step of an expiration, a vanishing or a removal writes, or those of one event.
+/// Maximum number of rows that a step of an expiration, a vanishing or a removal writes, unless a
+/// single event has more.
 pub(super) const STEP_ROWS: usize = 2_048;
-/// How often the writer looks, while pages are moved out of the write-ahead log, whether that is done.
+/// Interval at which the writer checks whether the write-ahead log has been moved, while heavy events wait
+/// for that.
 const MOVING_TICK: Duration = Duration::from_millis(5);
-/// How long the writer sleeps at most before it looks at the clock for expirations.
+/// Maximum sleep of the writer before it checks the clock for expirations.
 const TICK: Duration = Duration::from_millis(250);
-/// How often the writer looks for the store's files, when it has no other reason to.
+/// Interval of the check of the store's files while nothing else triggers it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 enum Job {
@@ -52,49 +55,49 @@ enum Job {
     Retire { reply: OnDone },
 }
 
-/// Called once something is durable and known to all.
+/// Called once the work is durable and published.
 type OnDone = Box<dyn FnOnce() + Send>;
 
-/// Events to remove, and who waits for it.
+/// Events to remove, and the waiting caller.
 struct Removal {
     ids: Vec<[u8; 32]>,
     by: RemovedBy,
     reply: Answer,
 }
 
-/// For whom events are removed.
+/// The origin of a removal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RemovedBy {
-    /// A program that uses the store: they may come back.
+    /// A program that uses the store: the events may come back.
     Program,
-    /// The operator: they are kept out.
+    /// The operator: the events are kept out.
     Operator,
 }
 
-/// Something beside the events to write, which nobody hears of but its caller.
+/// A write other than of events; only its caller gets the result.
 struct Note {
     write: Write,
     reply: Answer,
 }
 
-/// Called in a transaction, with the second that it is.
+/// Runs in a transaction; gets the current second.
 type Write = Box<dyn FnOnce(&Connection, u64) -> rusqlite::Result<()> + Send>;
 
-/// Where a caller waits to hear that what it asked for is durable.
+/// The channel on which a caller waits until its request is durable.
 type Answer = SyncSender<Result<(), StoreError>>;
 
-/// The way to the writer thread.
+/// The handle of the writer thread.
 pub(super) struct Writer {
     queue: Arc<SourceQueue<Job>>,
-    // The second at which the next stored event expires; `u64::MAX` when none does.
+    // The second at which the next stored event expires; `u64::MAX` if none does.
     next_expiry: Arc<AtomicU64>,
     commits: Commits,
-    // Taken by whoever stops the writer first.
+    // Taken by the first caller that stops the writer.
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Writer {
-    /// Starts the thread on the store of `path`.
+    /// Starts the thread on the store in `path`.
     pub(super) fn start(
         path: &Path,
         connection: Connection,
@@ -136,7 +139,7 @@ impl Writer {
         Ok(Self { queue, next_expiry, commits, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Hands events over. Does not wait: whoever submits bounds what it has under way.
+    /// Queues events. Does not wait: the caller must bound its pending events.
     pub(super) fn submit(&self, origin: &Origin, events: Vec<VerifiedEvent>, reply: Reply) {
         let Some(slots) = Submission::begin(events.len(), reply) else { return };
         let jobs = events.into_iter().zip(slots).map(|(event, slot)| {
@@ -152,17 +155,17 @@ impl Writer {
         }
     }
 
-    /// Whether something stored was due to be removed by `now`.
+    /// Whether a stored event was due to be removed by `now`.
     pub(super) fn has_expired(&self, now: u64) -> bool {
         self.next_expiry.load(Ordering::Acquire) <= now
     }
 
-    /// As [`Commits::wait_until_published`].
+    /// See [`Commits::wait_until_published`].
     pub(super) fn wait_until_published(&self) {
         self.commits.wait_until_published();
     }
 
-    /// Removes what is due now, and waits until that is done or has failed.
+    /// Removes events that are due, and waits until that succeeded or failed.
     pub(super) fn expire(&self) -> Result<(), StoreError> {
         let (send, done) = sync_channel(1);
         let reply = Box::new(move || {
@@ -172,12 +175,12 @@ impl Writer {
         done.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Removes events, and waits until none of them is left.
+    /// Removes events, and waits until all are gone.
     pub(super) fn remove(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         self.remove_by(RemovedBy::Program, ids)
     }
 
-    /// As [`Writer::remove`], and keeps them out.
+    /// Like [`Writer::remove`], and keeps the events out.
     pub(super) fn delete(&self, ids: Vec<[u8; 32]>) -> Result<(), StoreError> {
         self.remove_by(RemovedBy::Operator, ids)
     }
@@ -188,14 +191,14 @@ impl Writer {
         removed.recv().map_err(|_| StoreError::Closed)?
     }
 
-    /// Puts rules of retention in force.
+    /// Replaces the rules of retention.
     pub(super) fn retain(&self, rules: Retention) -> Result<(), StoreError> {
         let (reply, changed) = sync_channel(1);
         self.push(Job::Retain { rules: Box::new(rules), reply })?;
         changed.recv().map_err(|_| StoreError::Closed)?
     }
 
-    /// Has retention look for what is to go, and waits until nothing is left of it.
+    /// Runs retention, and waits until nothing is left to remove.
     pub(super) fn retire(&self) -> Result<(), StoreError> {
         let (send, done) = sync_channel(1);
         let reply = Box::new(move || {
@@ -205,8 +208,7 @@ impl Writer {
         done.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Writes something beside the events, in a transaction of its own, waits for it and returns what
-    /// `write` did.
+    /// Runs `write` in a transaction of its own, waits until it is durable, and returns its result.
     pub(super) fn note<T: Send + 'static>(
         &self,
         write: impl FnOnce(&Connection, u64) -> rusqlite::Result<T> + Send + 'static,
@@ -222,7 +224,7 @@ impl Writer {
         result.recv().map_err(|_| StoreError::Closed)
     }
 
-    /// Commits what was submitted before, then ends the thread.
+    /// Commits pending submissions, then ends the thread.
     pub(super) fn stop(&self) {
         let thread = self.thread.lock().map_or_else(|e| e.into_inner().take(), |mut t| t.take());
         if let Some(thread) = thread {
@@ -238,18 +240,19 @@ impl Writer {
     }
 }
 
-/// Who else has to do with each commit.
+/// Shared state that the writer updates with each commit.
 pub(super) struct WriterContext {
     pub(super) checkpointer: Checkpointer,
     pub(super) commits: Commits,
-    /// The second up to which events have left all sets and answers though they could not be
-    /// removed; readers go by it.
+    /// The second up to which expired events are hidden although they could not be removed; readers
+    /// use it.
     pub(super) expired_until: Arc<AtomicU64>,
     pub(super) metrics: StoreMetrics,
     pub(super) batches: Batches,
+    pub(super) clock: Clock,
 }
 
-/// What the writer thread owns.
+/// The state of the writer thread.
 struct WriterThread {
     connection: Connection,
     limits: BatchLimits,
@@ -258,18 +261,18 @@ struct WriterThread {
     rules: RuleMemory,
     put_off: PutOff,
     removals: VecDeque<Removal>,
-    // Whether something that deletion requests name may still be there.
+    // Whether targets of deletion requests may still be stored.
     deletes: bool,
     flusher: Flusher,
-    // As of the last commit; others hear of it once that is durable.
+    // As of the last commit; readers get it once that commit is durable.
     next_expiry: u64,
-    // When to try again to remove what has expired and could not be removed.
+    // The time of the next attempt to remove expired events after a failure.
     expire_again: Option<Instant>,
-    // When the writer last looked for the store's files.
+    // The time of the last check of the store's files.
     files_seen: Instant,
-    // Those who wait until nothing is due.
+    // Callers that wait until no event is due.
     wait_for_expiry: Vec<OnDone>,
-    // Those who wait until retention finds nothing to remove.
+    // Callers that wait until retention has nothing to remove.
     wait_for_retention: Vec<OnDone>,
     trouble: Trouble,
 }
@@ -284,7 +287,7 @@ impl WriterThread {
                 NextJob::Closed => break,
             };
             self.look_after_files();
-            // One step of each between two batches.
+            // One step of each kind of work between two batches.
             let is_due = self.expire_step();
             match job {
                 Some(Job::Publish { event, slot }) => self.publish(event, slot),
@@ -304,18 +307,18 @@ impl WriterThread {
             patience = if is_busy { Duration::ZERO } else { TICK };
         }
         self.flusher.finish();
-        // It goes on at the next start.
+        // The removal continues at the next start.
         let closed = "the store was closed before all was removed";
         answer_put_off(&self.put_off, |_| true, Err(closed));
         self.beside.checkpointer.finish(&self.connection);
     }
 
-    /// The next in turn. While pages are moved out of a long log that is nothing heavy: all of it has to be
-    /// moved, too, and the last of it while everybody waits.
+    /// The next job in turn. Heavy events wait while a long log is moved: their pages would have to be moved
+    /// as well, the last of them while everybody waits.
     fn next_job(&self, patience: Duration) -> NextJob<(usize, Job)> {
-        // Looked at first: the log that the thread is done with is begun anew here.
+        // Read first: a log that the thread is done with is restarted before the next heavy event.
         let is_moving = self.beside.checkpointer.is_moving();
-        self.beside.checkpointer.begin_anew(&self.connection);
+        self.beside.checkpointer.restart_moved(&self.connection);
         if is_moving {
             self.queue.pop_light_within(patience.min(MOVING_TICK), self.limits.light_rows)
         } else {
@@ -323,8 +326,8 @@ impl WriterThread {
         }
     }
 
-    /// Looks whether the files are where they were, and makes them whole after a flush that failed:
-    /// at once, while the system still has in memory what it could not write.
+    /// Checks that the files are in their place, and repairs them after a failed flush: at once,
+    /// while the system still has the unwritten pages in memory.
     fn look_after_files(&mut self) {
         if self.files_seen.elapsed() >= LOOK_EVERY {
             self.files_seen = Instant::now();
@@ -337,10 +340,10 @@ impl WriterThread {
         }
     }
 
-    /// Writes an event and those that wait behind it, as many as a batch may hold.
+    /// Writes an event and those queued behind it, up to the limits of a batch.
     fn publish(&mut self, event: Box<VerifiedEvent>, slot: EventSlot) {
         let began = Instant::now();
-        // What does not come to be applied is answered all the same.
+        // Slots of events that are not applied are answered by their drop.
         let mut batch = CommitBatch::begin(slot);
         let (queue, limits) = (Arc::clone(&self.queue), self.limits);
         let mut next = Some(event);
@@ -358,7 +361,7 @@ impl WriterThread {
             Ok(())
         };
         let transacted = self.transact(apply);
-        // Whoever asked to vanish is answered after a step that finds nothing left.
+        // A request to vanish is answered after a step that finds nothing left to remove.
         self.rules.vanishing.is_pending |= batch.vanishes;
         self.deletes |= batch.deletes;
         let (metrics, put_off) = (self.beside.metrics.clone(), Arc::clone(&self.put_off));
@@ -382,6 +385,6 @@ impl WriterThread {
 }
 
 fn answer(reply: &Answer, done: Result<(), &str>) {
-    // Fails only where nobody waits any more.
+    // Fails only if the caller no longer waits.
     let _ = reply.send(done.map_err(|error| StoreError::NotWritten(error.to_owned())));
 }

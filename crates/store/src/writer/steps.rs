@@ -1,10 +1,9 @@
-//! What takes long, a part at a time between two batches: removal, expiration (NIP-40), deletion (NIP-09),
-//! retention, vanishing (NIP-62).
+//! Long work, one step at a time between two batches: removal, expiration (NIP-40), deletion
+//! (NIP-09), retention, vanishing (NIP-62).
 
 use super::batch::{WaitsFor, answer_put_off};
 use super::{Answer, OnDone, Removal, RemovedBy, STEP_ROWS, WriterThread, answer};
 use crate::change::{Change, Step};
-use crate::clock::unix_now;
 use crate::commits::Unpublished;
 use crate::flush::Committed;
 use crate::retention::{self, Retention};
@@ -13,11 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// How long after a failure what has expired is tried to be removed again.
+/// Delay before another attempt to remove expired events after a failure.
 const EXPIRE_AGAIN: Duration = Duration::from_secs(5);
 
 impl WriterThread {
-    /// Removes a part of what is to be removed. Returns whether there is more.
+    /// Removes a part of the requested events. Returns whether more is left.
     pub(super) fn remove_step(&mut self) -> bool {
         let Some(Removal { mut ids, by, reply }) = self.removals.pop_front() else { return false };
         let removed = self.transact(|connection, now, _, written| match by {
@@ -34,9 +33,9 @@ impl WriterThread {
         !self.removals.is_empty()
     }
 
-    /// NIP-40: removes a part of what is due. Returns whether there may be more.
+    /// NIP-40: removes a part of the expired events. Returns whether more may be left.
     pub(super) fn expire_step(&mut self) -> bool {
-        let is_due = self.next_expiry <= unix_now()
+        let is_due = self.next_expiry <= self.beside.clock.now()
             || self.expire_again.is_some_and(|at| at <= Instant::now());
         if !is_due && self.wait_for_expiry.is_empty() {
             return false;
@@ -64,8 +63,8 @@ impl WriterThread {
         false
     }
 
-    /// NIP-09: removes a part of what deletion requests name, and replies to those of which nothing is
-    /// left. Returns whether there is more to remove now.
+    /// NIP-09: removes a part of the targets of deletion requests, and replies to the requests that
+    /// are complete. Returns whether more can be removed now.
     pub(super) fn delete_step(&mut self) -> bool {
         if !self.deletes {
             return false;
@@ -86,7 +85,7 @@ impl WriterThread {
             };
             answer_put_off(&put_off, is_about, removed.map(|_| ()));
         });
-        // What failed is tried again, though not at once.
+        // A failed step is retried, but not at once.
         self.deletes = there_is_more;
         is_done && there_is_more
     }
@@ -96,9 +95,10 @@ impl WriterThread {
         let _ = reply.send(changed.map_err(StoreError::sqlite));
     }
 
-    /// Removes a part of what is not kept any longer. Returns whether there is more to look at now.
+    /// Removes a part of the events that retention does not keep. Returns whether there is more to
+    /// check now.
     pub(super) fn retire_step(&mut self) -> bool {
-        let now = unix_now();
+        let now = self.beside.clock.now();
         if !self.rules.retaining.is_due(now) {
             std::mem::take(&mut self.wait_for_retention).into_iter().for_each(|reply| reply());
             return false;
@@ -129,8 +129,8 @@ impl WriterThread {
         is_done
     }
 
-    /// NIP-62: removes a part of what is to vanish, and replies once nothing is left of it.
-    /// Returns whether there is more to remove now.
+    /// NIP-62: removes a part of the events of vanished keys, and replies once nothing is left.
+    /// Returns whether more can be removed now.
     pub(super) fn vanish_step(&mut self) -> bool {
         if !self.rules.vanishing.is_pending {
             return false;
@@ -148,13 +148,13 @@ impl WriterThread {
             Ok(false) => answer_put_off(&put_off, is_about, Ok(())),
             Err(error) => answer_put_off(&put_off, is_about, Err(error)),
         });
-        // What failed is tried again, though not at once.
+        // A failed step is retried, but not at once.
         self.rules.vanishing.is_pending |= !is_done;
         is_done && self.rules.vanishing.is_pending
     }
 
-    /// What is due and cannot be removed leaves all sets and answers nevertheless, for good: the
-    /// clock may go back, what was said to be gone does not return. Then replies to those who wait.
+    /// Hides expired events that cannot be removed from all sets and answers. This is permanent: if
+    /// the clock goes back, they do not return. Then replies to the waiting callers.
     fn hide_due(&mut self, waiting: Vec<OnDone>) {
         let (steps, unpublished) = match self.make_hidden() {
             Ok((steps, unpublished)) => (steps, Some(unpublished)),
@@ -176,7 +176,7 @@ impl WriterThread {
         let (hidden, now) = (self.beside.expired_until.load(Ordering::Acquire), self.now());
         let due = apply::due(&self.connection, hidden, now)?;
         let next_expiry = apply::next_expiry(&self.connection, now)?;
-        // As good as a commit: from here on no reading shows them.
+        // Equivalent to a commit: later reads do not show these events.
         let unpublished = self.beside.commits.commit(|| {
             self.beside.expired_until.store(now, Ordering::Release);
             Ok::<_, rusqlite::Error>(())

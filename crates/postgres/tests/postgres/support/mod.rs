@@ -5,7 +5,9 @@ pub mod proxy;
 use negsync_nostr::{Event, VerifiedEvent};
 use negsync_postgres::{Address, PostgresStore};
 use negsync_reconcile::Item;
-use negsync_store::{EventSource, EventStore, Filter, SourceSnapshot, StoreError, StoreOptions};
+use negsync_store::{
+    Clock, EventSource, EventStore, Filter, ManualClock, SourceSnapshot, StoreError, StoreOptions,
+};
 use negsync_testserver::HeardSet;
 use rand::RngExt;
 use rand::rngs::StdRng;
@@ -16,6 +18,12 @@ pub const EPOCH: u64 = 1_700_000_000;
 
 pub fn open(url: &str, heard: HeardSet) -> PostgresStore {
     try_open(url, heard).unwrap()
+}
+
+/// A node by a clock that the test sets.
+pub fn open_by(clock: &ManualClock, url: &str, heard: HeardSet) -> PostgresStore {
+    let options = StoreOptions { clock: Clock::from(clock), ..StoreOptions::default() };
+    PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(heard)).unwrap()
 }
 
 /// A node with a URL, which requests to vanish name.
