@@ -47,6 +47,7 @@ fn start(path: &Path) -> (Writer, Arc<Mutex<()>>) {
         expired_until: Arc::default(),
         metrics: StoreMetrics::default(),
         batches: Batches::Short,
+        clock: Clock::system(),
     };
     let writer = Writer::start(path, connection, beside, rules, || Ok(()), Box::new(|_| {}));
     (writer.unwrap(), moving)
