@@ -82,8 +82,8 @@ pub(crate) async fn crowded(
     rows.iter().map(|row| Ok((bytes(row, 0)?, row.try_get::<_, i32>(1)? as u16))).collect()
 }
 
-/// Removes some of an author's surplus events of a kind, beyond the newest that are kept. The
-/// events before the last one removed may not come again.
+/// Removes some of an author's surplus events of a kind, beyond the newest that are kept. Events up
+/// to the newest one removed are refused from then on.
 pub(crate) async fn remove_surplus(
     connection: &ServerSession,
     node: i64,
