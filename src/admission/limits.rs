@@ -3,8 +3,8 @@
 use crate::config::Limits;
 use crate::store::{Event, VANISH};
 
-/// Checks the sizes and the proof of work of an event. The length is that of the stored form,
-/// without the white space and escapes of the received JSON.
+/// Checks the sizes of an event, and that a request to vanish names a relay. The length is that of
+/// the stored form, without the white space and escapes of the received JSON.
 pub(super) fn check_form(event: &Event, limits: &Limits) -> Result<(), String> {
     let (bytes, most) = (event.json().len(), limits.longest_event());
     if bytes > most {

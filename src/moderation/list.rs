@@ -151,7 +151,7 @@ impl BanList {
         self.allowed_keys.contains(key)
     }
 
-    /// The methods of NIP-86 that the key's owner may call, if the owner is not an operator.
+    /// The methods of NIP-86 that the list allows the key's owner to call.
     pub fn methods_of<'list>(&'list self, key: &[u8; 32]) -> impl Iterator<Item = &'list str> {
         let key = *key;
         self.entries.iter().filter_map(move |entry| match entry {

@@ -74,7 +74,6 @@ impl WritePolicy {
     /// # Errors
     /// When a thread cannot be started. If the program cannot be run, the error is logged and the
     /// start is retried.
-    /// again and again.
     pub(crate) fn start(config: ConfigHandle) -> io::Result<Self> {
         let policy = Self { config, running: Arc::default() };
         policy.plugin()?;

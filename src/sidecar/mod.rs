@@ -250,32 +250,32 @@ impl Attach {
         &self.addresses
     }
 
-    /// Where `/health` and `/metrics` are, if they are anywhere.
+    /// The address of `/health` and `/metrics`, if one is configured.
     pub fn status_address(&self) -> Option<SocketAddr> {
         self.status_address
     }
 
-    /// How the peers stand: filled by [`Schedule::attached`](crate::sync::Schedule::attached).
+    /// The states of the peers, updated by [`Schedule::attached`](crate::sync::Schedule::attached).
     pub fn peers(&self) -> &Peers {
         &self.peers
     }
 
-    /// What decides about the events that syncs bring to the relay.
+    /// The admission of events that syncs bring to the relay.
     pub fn admission(&self) -> &Admission {
         &self.admission
     }
 
-    /// Puts a new configuration in force, as far as that takes no restart. The log and the schedule
-    /// of syncs are no part of this; whoever runs these looks at the keys that changed.
+    /// Applies a new configuration, except for keys that need a restart. The caller applies changed
+    /// keys of the log and of the schedule of syncs.
     ///
     /// # Errors
-    /// As [`Config::check`]; everything then stays as it was.
+    /// As [`Config::check`]; the configuration is then unchanged.
     pub fn reload(&self, config: Config) -> Result<Reloaded, ConfigError> {
         self.admission.reload(config)
     }
 
-    /// Stops accepting, closes every socket with 1001, and returns when all have ended or after 10
-    /// seconds.
+    /// Stops accepting, closes every socket with 1001, and returns when all connections have ended
+    /// or after 10 seconds.
     pub async fn stop(self) {
         self.stop.stop().await;
     }
