@@ -26,7 +26,6 @@ pub(crate) fn make(server: &str, name: &str) -> String {
 /// The databases of one test on a shared server, dropped with this. Each has an advisory lock, held
 /// by a connection during the test. A database whose lock is free is left over from a killed test,
 /// and the next test drops it.
-/// killed, and the next test drops it.
 pub(crate) struct SharedDatabases {
     pub(crate) server: String,
     client: Client,
