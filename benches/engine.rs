@@ -109,11 +109,7 @@ struct Session {
 impl Session {
     /// Records the questions of `ours`, which lacks `missing` items of `theirs`, and the answers.
     fn record(ours: &Tree, theirs: &Tree, missing: usize, rule: Rule) -> Self {
-        let options = InitiatorOptions {
-            rule,
-            frame_limit_bytes: FRAME_LIMIT_BYTES,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default().rule(rule).frame_limit_bytes(FRAME_LIMIT_BYTES);
         let mut initiator = Initiator::new(ours, options).unwrap();
         let mut responder = Responder::new(theirs, FRAME_LIMIT_BYTES).unwrap();
         let mut found = Difference::new();

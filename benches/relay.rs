@@ -56,7 +56,7 @@ fn main() {
             query(&million).await;
         }
         if is_asked("publish") {
-            publish(&dir.path().join("empty.sqlite"), &million).await;
+            publish(dir.path(), &million).await;
         }
     });
 }
@@ -70,7 +70,10 @@ fn build_set(path: &Path) {
     for _ in 0..3 {
         let start = Instant::now();
         let mut statement = connection
-            .prepare("SELECT created_at, id FROM event INDEXED BY event_time ORDER BY created_at")
+            .prepare(&format!(
+                "SELECT created_at, id FROM event INDEXED BY event_time {} ORDER BY created_at",
+                public(&connection)
+            ))
             .unwrap();
         let mut rows = statement.query([]).unwrap();
         let mut items = Vec::new();
@@ -93,6 +96,13 @@ fn build_set(path: &Path) {
     }
     report("set of 1M built", rate(STORED, ours), 5e6, "rows/s", 1.0);
     report("the same beside a bare scan", rate(STORED, ours), rate(STORED, bare), "rows/s", 0.5);
+}
+
+/// The condition of the index over times, which excludes private kinds.
+fn public(connection: &Connection) -> String {
+    let definition = "SELECT sql FROM sqlite_schema WHERE name = 'event_time'";
+    let definition: String = connection.query_row(definition, [], |row| row.get(0)).unwrap();
+    format!("WHERE {}", definition.split_once(" WHERE ").unwrap().1)
 }
 
 /// A relay process; ended when dropped.
@@ -290,9 +300,11 @@ async fn query(store: &Path) {
     for _ in 0..2 {
         let start = Instant::now();
         let mut statement = connection
-            .prepare(
-                "SELECT json FROM event WHERE created_at <= ?1 ORDER BY created_at DESC LIMIT ?2",
-            )
+            .prepare(&format!(
+                "SELECT json FROM event INDEXED BY event_time {} AND created_at <= ?1
+                 ORDER BY created_at DESC LIMIT ?2",
+                public(&connection)
+            ))
             .unwrap();
         let mut bytes = 0;
         for page in 0..PAGED / PAGE {
@@ -405,20 +417,20 @@ fn frame_length(bytes: &[u8]) -> Option<(usize, usize)> {
 }
 
 /// EVENT with 500 in flight on one connection; every commit is flushed before its OK.
-async fn publish(empty: &Path, million: &Path) {
+async fn publish(dir: &Path, million: &Path) {
     let lines = signed_events(3 * PUBLISHED, 11);
     let events = parse(&lines[..PUBLISHED]);
     let bare = rate(PUBLISHED, bare_verification(&events).min(bare_verification(&events)));
     let mut best = [0.0_f64; 2];
     for round in 0..3 {
         let lines = &lines[round * PUBLISHED..(round + 1) * PUBLISHED];
-        for (place, store) in [empty, million].into_iter().enumerate() {
+        let empty = dir.join(format!("empty-{round}.sqlite"));
+        for (place, store) in [&empty, million].into_iter().enumerate() {
             let relay = Relay::start(store);
             let mut client = relay.connect().await;
             client.ask(&neg_open(0, "{}"), r#"["NEG-MSG""#).await;
             best[place] = best[place].max(publish_all(&mut client, lines).await);
         }
-        std::fs::remove_file(empty).unwrap();
     }
     let [into_empty, into_million] = best;
     report("EVENT, 500 in flight", into_empty, bare, "events/s", 0.35);

@@ -88,12 +88,10 @@ fn run(case: &Case, full: &[Item], rng: &mut StdRng, times: Times) -> bool {
     let kept = full.iter().enumerate().filter(|(index, _)| !missing.contains(index));
     let ours: SortedItems = kept.map(|(_, item)| *item).chain(extra.iter().copied()).collect();
     let sync_mark = full[full.len() - case.missing.max(1)].created_at;
-    let options = InitiatorOptions {
-        frame_limit_bytes: if case.wide { WIDE_BYTES } else { 60_000 },
-        reply_limit_bytes: case.wide.then_some(WIDE_BYTES),
-        sync_mark: case.sync_mark.then_some(sync_mark),
-        ..InitiatorOptions::default()
-    };
+    let options = InitiatorOptions::default()
+        .frame_limit_bytes(if case.wide { WIDE_BYTES } else { 60_000 })
+        .reply_limit_bytes(case.wide.then_some(WIDE_BYTES))
+        .sync_mark(case.sync_mark.then_some(sync_mark));
     let mut initiator = Initiator::new(&ours, options).unwrap();
 
     let mut theirs = NegentropyStorageVector::with_capacity(if case.wide { 0 } else { ITEMS });

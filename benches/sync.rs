@@ -50,7 +50,7 @@ fn main() {
 }
 
 fn options() -> StoreOptions {
-    StoreOptions { synchronous: Synchronous::Full, ..StoreOptions::default() }
+    StoreOptions::default().synchronous(Synchronous::Full)
 }
 
 fn open(path: &Path) -> Index {

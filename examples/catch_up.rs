@@ -30,7 +30,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     let store = folder.path().join("client.sqlite");
     let index = Index::open(&store, StoreOptions::default(), 0)?;
     let local = Local::new(index)?;
-    let options = Options { filter, direction: Direction::Down, ..Options::default() };
+    let options = Options::default().filter(filter).direction(Direction::Down);
     let report = sync(&local, &url, &options, |progress| match progress {
         Progress::Moved(counts) => println!("{} of {}", counts.downloaded, counts.to_download),
         Progress::Note(text) => println!("{text}"),

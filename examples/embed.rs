@@ -97,7 +97,7 @@ pub async fn main() -> Result<(), Box<dyn Error>> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("client.sqlite");
     let index = Index::open(&path, Default::default(), 0)?;
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let report = sync(&Local::new(index)?, &url, &options, |_| {}).await?;
     println!("found {} in {} round trips", report.need, report.round_trips);
     assert!(report.equal && report.stored == 3);

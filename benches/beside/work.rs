@@ -192,7 +192,7 @@ async fn start(contender: &mut Contender, world: &World) -> Measured {
 /// A session with an equal set must find no differences.
 async fn exact(client: &mut Client, tree: &negsync::index::Tree) {
     use negsync::reconcile::{Difference, InitiatorStep};
-    let options = InitiatorOptions { frame_limit_bytes: 60_000, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().frame_limit_bytes(60_000);
     let mut initiator = Initiator::new(tree, options).unwrap();
     assert!(Responder::new(tree, 60_000).is_ok());
     let mut found = Difference::new();

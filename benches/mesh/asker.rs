@@ -132,15 +132,13 @@ impl Asker {
         let count = set.len();
         let newest = count.checked_sub(1).and_then(|last| set.item(last));
         let newest = newest.map_or(0, |item| item.created_at);
-        let options = InitiatorOptions {
-            rule: opening.rule,
-            frame_limit_bytes: opening.frame_limit_bytes,
-            opening_limit_bytes: opening.opening_limit_bytes,
-            sync_mark: opening.equal_up_to,
-            since: opening.window.since,
-            bounds_seed: opening.bounds_seed,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .rule(opening.rule)
+            .frame_limit_bytes(opening.frame_limit_bytes)
+            .opening_limit_bytes(opening.opening_limit_bytes)
+            .sync_mark(opening.equal_up_to)
+            .since(opening.window.since)
+            .bounds_seed(opening.bounds_seed);
         let mut initiator = Initiator::new(set, options).expect("limits within the protocol's");
         let message = initiator.open();
         self.sessions.insert(opening.session, initiator);

@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each bench uses a part")]
 
 use negsync::config::Config;
-use negsync::store::{Event, EventStore, Store, StoreOptions, Synchronous};
+use negsync::store::{Event, EventStore, Store, Synchronous};
 use nostr::hashes::Hash;
 use nostr::{EventBuilder, JsonUtil, Keys, Kind, SecretKey, Tag, Timestamp};
 use rand::rngs::StdRng;
@@ -87,11 +87,7 @@ pub fn fill(path: &Path, stored: usize) {
 
 fn make(path: &Path, stored: usize) {
     // Like a store made by `import`: the relay has nothing to do at its first start.
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 1,
-        ..Config::default().store_options()
-    };
+    let options = Config::default().store_options().synchronous(Synchronous::Normal).readers(1);
     let store = Store::open(path, options, Box::new(|_| {})).unwrap();
     let mut rng = StdRng::seed_from_u64(3);
     for from in (0..stored).step_by(50_000) {

@@ -58,26 +58,24 @@ pub fn target(bytes: &[u8]) {
 fn any_options(input: &mut Input<'_>) -> InitiatorOptions {
     let first = sets()[5].items()[0].created_at;
     let flags = input.byte();
-    InitiatorOptions {
-        rule: match flags & 129 {
+    InitiatorOptions::default()
+        .rule(match flags & 129 {
             0 => Rule::Adaptive,
             128 => Rule::Exact,
             _ => Rule::Reference,
-        },
-        frame_limit_bytes: input.choose(&FRAME_LIMITS),
-        opening_limit_bytes: if flags & 2 == 0 { 0 } else { 4_096 },
-        reply_limit_bytes: (flags & 4 != 0).then(|| input.number()),
-        sync_mark: (flags & 8 != 0).then(|| first + input.number() as u64),
+        })
+        .frame_limit_bytes(input.choose(&FRAME_LIMITS))
+        .opening_limit_bytes(if flags & 2 == 0 { 0 } else { 4_096 })
+        .reply_limit_bytes((flags & 4 != 0).then(|| input.number()))
+        .sync_mark((flags & 8 != 0).then(|| first + input.number() as u64))
         // Below all items: both sets are complete.
-        since: (flags & 16 != 0).then_some(first),
-        empty_id_lists: flags & 32 == 0,
-        time_bucket_s: if flags & 64 == 0 {
+        .since((flags & 16 != 0).then_some(first))
+        .empty_id_lists(flags & 32 == 0)
+        .time_bucket_s(if flags & 64 == 0 {
             None
         } else {
             NonZeroU64::new(1 << (input.byte() % 20))
-        },
-        bounds_seed: None,
-    }
+        })
 }
 
 /// The answer, changed by the input.

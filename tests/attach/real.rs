@@ -406,8 +406,7 @@ async fn what_the_relay_does_not_take_is_not_asked_for_again() {
         let older = author.event(10_002, at, json!([]), "older");
         peer.client().await.publish_all(&[note.clone(), older.clone()]).await;
         let local = local(&relay, &folder);
-        let options =
-            || Options { direction: negsync::sync::Direction::Down, ..Options::default() };
+        let options = || Options::default().direction(negsync::sync::Direction::Down);
         let first = sync(&local, &peer.url(), &options(), |_| {}).await.unwrap();
         assert!(visible(&relay.database()).contains(id_of(&note)), "{kind:?}: {first:?}");
         if kind == RelayKind::NostrRsRelay {

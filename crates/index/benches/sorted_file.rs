@@ -91,8 +91,7 @@ fn responder_time(set: &ItemSet) -> Duration {
     let lost = theirs.remove_batch(&lost);
     let mut best = Vec::new();
     for _ in 0..REPEATS {
-        let options =
-            InitiatorOptions { frame_limit_bytes: FRAME_LIMIT_BYTES, ..Default::default() };
+        let options = InitiatorOptions::default().frame_limit_bytes(FRAME_LIMIT_BYTES);
         let mut initiator = Initiator::new(&theirs, options).unwrap();
         let mut responder = Responder::new(set, FRAME_LIMIT_BYTES).unwrap();
         let mut found = Difference::new();

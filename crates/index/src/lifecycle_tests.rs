@@ -43,13 +43,11 @@ fn open(path: &Path, private_kinds: &[u16], least: usize) -> Index {
 fn open_by(clock: &ManualClock, path: &Path, private_kinds: &[u16], least: usize) -> Index {
     let began = Instant::now();
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 3,
-        private_kinds,
-        clock: Clock::from(clock),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(3)
+        .private_kinds(private_kinds)
+        .clock(Clock::from(clock));
     loop {
         match Index::open_with(
             path,

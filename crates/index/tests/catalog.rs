@@ -95,13 +95,11 @@ fn open_with(
     clock: &ManualClock,
 ) -> Index {
     let private_kinds = PrivateKinds::new(private_kinds.iter().copied());
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 4,
-        private_kinds,
-        clock: Clock::from(clock),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(4)
+        .private_kinds(private_kinds)
+        .clock(Clock::from(clock));
     Index::open(path, options, memory_bytes).unwrap()
 }
 

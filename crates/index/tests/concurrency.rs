@@ -220,8 +220,7 @@ fn check(first: &[Arc<Event>], commits: &[Arc<Change>], opened: &mut Vec<Opened>
 
 fn run(seed: u64, memory_bytes: usize) -> usize {
     let dir = tempfile::tempdir().unwrap();
-    let options =
-        StoreOptions { synchronous: Synchronous::Normal, readers: 4, ..StoreOptions::default() };
+    let options = StoreOptions::default().synchronous(Synchronous::Normal).readers(4);
     let index = Index::open(&dir.path().join("store.sqlite"), options, memory_bytes).unwrap();
     let mut rng = StdRng::seed_from_u64(seed);
     let mut all = Commits::of(&index);

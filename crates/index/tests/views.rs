@@ -30,12 +30,10 @@ fn event(id: [u8; 32], author: u8, kind: u16, created_at: u64, p: &[u8]) -> Veri
 }
 
 fn open(folder: &tempfile::TempDir) -> Index {
-    let options = StoreOptions {
-        synchronous: Synchronous::Normal,
-        readers: 4,
-        private_kinds: PrivateKinds::new(PRIVATE),
-        ..StoreOptions::default()
-    };
+    let options = StoreOptions::default()
+        .synchronous(Synchronous::Normal)
+        .readers(4)
+        .private_kinds(PrivateKinds::new(PRIVATE));
     Index::open(&folder.path().join("store.sqlite"), options, 64 << 20).unwrap()
 }
 

@@ -101,7 +101,7 @@ fn starts(url: &str) {
 }
 
 fn options(batches: Batches) -> StoreOptions {
-    StoreOptions { batches, ..StoreOptions::default() }
+    StoreOptions::default().batches(batches)
 }
 
 fn sqlite(path: &Path, batches: Batches) -> Index {

@@ -73,11 +73,9 @@ fn step(side: Side, line: &str, settings: &Settings, out: &mut impl Write) -> Re
             Side::Responder(set.clone(), Responder::new(set, settings.frame_limit_bytes)?)
         }
         ("initiate", Side::Responder(set, _)) => {
-            let options = InitiatorOptions {
-                rule: settings.rule,
-                frame_limit_bytes: settings.frame_limit_bytes,
-                ..InitiatorOptions::default()
-            };
+            let options = InitiatorOptions::default()
+                .rule(settings.rule)
+                .frame_limit_bytes(settings.frame_limit_bytes);
             let mut initiator = Initiator::new(set, options)?;
             writeln!(out, "msg,{}", faster_hex::hex_string(&initiator.open()))?;
             Side::Initiator(initiator)

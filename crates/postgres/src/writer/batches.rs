@@ -126,7 +126,8 @@ impl NodeWriterThread {
                 rows.saturating_add(weight) <= most_rows
                     && bytes.saturating_add(event.memory_bytes()) <= most_bytes
             };
-            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_if(fits) else {
+            let Some((weight, NodeJob::Publish { event, slot })) = self.queue.pop_first(fits)
+            else {
                 return (events, slots);
             };
             rows += weight;

@@ -366,8 +366,7 @@ fn a_lost_tail_is_repaired_and_what_was_acknowledged_is_sent_again() {
 #[test]
 fn an_import_of_much_leaves_tables_that_are_vacuumed() {
     let Some(server) = TestServer::start() else { return };
-    let options =
-        || StoreOptions { batches: Batches::Long { bytes: 4 << 20 }, ..StoreOptions::default() };
+    let options = || StoreOptions::default().batches(Batches::Long { bytes: 4 << 20 });
     let address = Address::parse(server.url()).unwrap();
     let mut rng = StdRng::seed_from_u64(11);
     // How much of the table scans along an index do not have to look at.

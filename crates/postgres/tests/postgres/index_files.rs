@@ -19,7 +19,7 @@ const PRIVATE: u16 = 1_059;
 
 fn open_private(url: &str, folder: &Path, private: PrivateKinds) -> Index {
     let address = Address::parse(url).unwrap();
-    let options = StoreOptions { private_kinds: private.clone(), ..StoreOptions::default() };
+    let options = StoreOptions::default().private_kinds(private.clone());
     let open = |listener| Ok(PostgresStore::open_unread(&address, options, listener)?.into());
     Index::over_files(folder, 1 << 20, &private, open).unwrap()
 }

@@ -18,7 +18,7 @@ const AGE_S: u64 = 1_000;
 const NOW: u64 = 1_800_000_000;
 
 fn options(now: &ManualClock) -> StoreOptions {
-    StoreOptions { clock: Clock::from(now), ..StoreOptions::default() }
+    StoreOptions::default().clock(Clock::from(now))
 }
 
 fn open(url: &str, heard: HeardSet) -> PostgresStore {
@@ -173,7 +173,7 @@ fn every_node_goes_by_the_rules_of_the_database() {
     third.retain(Retention::default()).unwrap();
     assert_eq!(publish(&third, &[again(&many[29])]), [Outcome::Stored]);
     third.close();
-    let options = StoreOptions { retention: Some(by_count(3)), ..options(&ManualClock::at(NOW)) };
+    let options = options(&ManualClock::at(NOW)).retention(by_count(3));
     let address = Address::parse(server.url()).unwrap();
     let fourth = PostgresStore::open_without_sets(&address, options).unwrap();
     fourth.retire().unwrap();
@@ -216,7 +216,7 @@ fn a_rule_of_size_is_refused() {
     };
     unsupported(store.retain(by_size.clone()));
     unsupported(store.preview(&by_size).map(drop));
-    let options = StoreOptions { retention: Some(by_size), ..StoreOptions::default() };
+    let options = StoreOptions::default().retention(by_size);
     let address = Address::parse(server.url()).unwrap();
     unsupported(PostgresStore::open_without_sets(&address, options).map(drop));
 }

@@ -24,19 +24,18 @@ pub fn any_options(rng: &mut StdRng, case: &Case) -> InitiatorOptions {
         len => [None, Some(0), Some(times[rng.random_range(0..len)]), Some(u64::MAX)]
             [rng.random_range(0..4)],
     };
-    InitiatorOptions {
-        frame_limit_bytes: limit(rng),
-        opening_limit_bytes: limit(rng),
-        reply_limit_bytes: rng.random_bool(0.3).then_some(5000),
-        sync_mark,
-        since: if rng.random_bool(0.3) { times.iter().min().copied() } else { None },
-        empty_id_lists: rng.random_bool(0.8),
-        time_bucket_s: rng
-            .random_bool(0.3)
-            .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
-        bounds_seed: rng.random_bool(0.3).then(|| rng.random()),
-        ..InitiatorOptions::default()
-    }
+    InitiatorOptions::default()
+        .frame_limit_bytes(limit(rng))
+        .opening_limit_bytes(limit(rng))
+        .reply_limit_bytes(rng.random_bool(0.3).then_some(5000))
+        .sync_mark(sync_mark)
+        .since(if rng.random_bool(0.3) { times.iter().min().copied() } else { None })
+        .empty_id_lists(rng.random_bool(0.8))
+        .time_bucket_s(
+            rng.random_bool(0.3)
+                .then(|| NonZeroU64::new([1, 60, 86_400][rng.random_range(0..3)]).unwrap()),
+        )
+        .bounds_seed(rng.random_bool(0.3).then(|| rng.random()))
 }
 
 /// Runs a session to its end and returns what it found.

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::Range;
 
 fn exact_options(rng: &mut StdRng, case: &Case) -> InitiatorOptions {
-    InitiatorOptions { rule: Rule::Exact, ..any_options(rng, case) }
+    any_options(rng, case).rule(Rule::Exact)
 }
 
 /// Runs a session whose questions hold lists alone, and compares what it found.
@@ -63,7 +63,7 @@ fn a_list_of_all_costs_32_bytes_an_id() {
     let all: BTreeSet<Item> =
         (0..ITEMS).map(|_| random_item(&mut rng, 1000, 1_000_000, Ids::Random)).collect();
     let case = Case::new(all.clone(), all);
-    let options = InitiatorOptions { rule: Rule::Exact, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().rule(Rule::Exact);
     let mut responder = Responder::new(&case.theirs, 500_000).unwrap();
     let (mut up, mut down, mut rounds) = (0, 0, 0);
     assert_exact(&case, &options, |question| {
@@ -158,12 +158,12 @@ fn a_real_collision_is_seen_by_lists_and_by_other_bounds() {
     assert!(difference(&ours, &theirs, &usual).is_empty(), "the test tests nothing");
     assert!(difference(&ours, &theirs, &reference).is_empty(), "the test tests nothing");
 
-    let exact = InitiatorOptions { rule: Rule::Exact, ..InitiatorOptions::default() };
+    let exact = InitiatorOptions::default().rule(Rule::Exact);
     let found = difference(&ours, &theirs, &exact);
     assert_eq!((sorted(found.have), sorted(found.need)), (have, need));
 
     let seen = (0..50).filter(|seed| {
-        let options = InitiatorOptions { bounds_seed: Some(*seed), ..InitiatorOptions::default() };
+        let options = InitiatorOptions::default().bounds_seed(*seed);
         !difference(&ours, &theirs, &options).is_empty()
     });
     let seen = seen.count();

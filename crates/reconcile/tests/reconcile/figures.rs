@@ -114,11 +114,8 @@ fn the_table_of_round_trips_and_bytes() {
         let case = row.case();
         let sync_mark = row.sync_mark.then(|| case.ours.items().last().unwrap().created_at);
         let reference = row.run(&case, InitiatorOptions::reference(row.frames.0));
-        let options = InitiatorOptions {
-            frame_limit_bytes: row.frames.0,
-            sync_mark,
-            ..InitiatorOptions::default()
-        };
+        let options =
+            InitiatorOptions::default().frame_limit_bytes(row.frames.0).sync_mark(sync_mark);
         let adaptive = row.run(&case, options);
         if (reference, adaptive) != (row.reference, row.adaptive) {
             differs.push(format!("{}: {reference:?}, {adaptive:?}", row.name));

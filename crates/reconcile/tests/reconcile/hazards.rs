@@ -130,13 +130,13 @@ fn hazard_3_no_bound_below_the_window() {
             set.items().iter().copied().filter(|item| item.created_at >= since).collect()
         };
         let case = Case::new(window(&whole.ours), window(&whole.theirs));
-        let options = InitiatorOptions {
-            since: Some(since),
-            sync_mark: [None, Some(0), Some(since - 1), Some(since), Some(since + 30)]
-                [rng.random_range(0..5)],
-            frame_limit_bytes: 4096,
-            ..InitiatorOptions::default()
-        };
+        let options = InitiatorOptions::default()
+            .since(since)
+            .sync_mark(
+                [None, Some(0), Some(since - 1), Some(since), Some(since + 30)]
+                    [rng.random_range(0..5)],
+            )
+            .frame_limit_bytes(4096);
         let mut responder = Scripted::new(&case.theirs, rng.random_range(4096..9000));
         let found = session(&case, &options, |message| {
             for range in Decoder::new(message).unwrap().map(Result::unwrap) {
@@ -215,12 +215,10 @@ fn hazard_6_the_opening_keeps_to_its_own_limit() {
         theirs.pop_last();
         let case = Case::new(items, theirs);
         for sync_mark in [None, Some(5)] {
-            let options = InitiatorOptions {
-                frame_limit_bytes: 60_000,
-                opening_limit_bytes: 4096,
-                sync_mark,
-                ..InitiatorOptions::default()
-            };
+            let options = InitiatorOptions::default()
+                .frame_limit_bytes(60_000)
+                .opening_limit_bytes(4096)
+                .sync_mark(sync_mark);
             let opening = Initiator::new(&case.ours, options.clone()).unwrap().open();
             assert!(opening.len() <= 4096);
             let mut responder = Scripted::new(&case.theirs, 0);

@@ -55,10 +55,9 @@ fn a_mutated_message_gets_the_crates_answer_or_an_error() {
 fn a_mutated_answer_never_breaks_an_initiator() {
     for_seeds(5000..8000, |rng| {
         let case = Case::any(rng, 400);
-        for options in [
-            InitiatorOptions::reference(4096),
-            InitiatorOptions { frame_limit_bytes: 4096, ..InitiatorOptions::default() },
-        ] {
+        for options in
+            [InitiatorOptions::reference(4096), InitiatorOptions::default().frame_limit_bytes(4096)]
+        {
             let mut initiator = Initiator::new(&case.ours, options).unwrap();
             let mut responder = Responder::new(&case.theirs, 4096).unwrap();
             let mut message = initiator.open();

@@ -3,6 +3,7 @@
 
 use crate::javascript::Peer;
 use crate::support::{Case, crate_engine, crate_set, distinct};
+use negsync_reconcile::fingerprint::Sum;
 use negsync_reconcile::{Difference, Initiator, InitiatorOptions, InitiatorStep, Responder};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -79,33 +80,51 @@ fn our_answers(case: &Case, limit: usize) -> impl FnMut(&[u8]) -> Vec<u8> {
     }
 }
 
+/// Whether exactly what differs was found. Ids of few values have equal sums now and then, and no fingerprint tells
+/// such ids apart: these may be missing, as many of one side as of the other.
+fn is_exact(found: &Sets, expected: &Sets) -> bool {
+    let is_true =
+        |found: &[[u8; 32]], all: &[[u8; 32]]| found.iter().all(|id| all.binary_search(id).is_ok());
+    let missing = |found: &[[u8; 32]], all: &[[u8; 32]]| {
+        let mut missing = all.to_vec();
+        missing.retain(|id| found.binary_search(id).is_err());
+        let sum = missing.iter().fold(Sum::ZERO, |mut sum, id| {
+            sum.add(&Sum::of(id));
+            sum
+        });
+        (sum, missing.len())
+    };
+    is_true(&found.0, &expected.0)
+        && is_true(&found.1, &expected.1)
+        && missing(&found.0, &expected.0) == missing(&found.1, &expected.1)
+}
+
 fn with_the_crate(case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
     let theirs = crate_set(case.theirs.items());
     for options in [
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() },
+        InitiatorOptions::default().frame_limit_bytes(limits.ours),
         InitiatorOptions::reference(limits.ours),
     ] {
         let mut responder = crate_engine(&theirs, limits.theirs);
         let found = we_ask(case, &options, |message| responder.reconcile(message).unwrap());
-        assert!(found == expected, "we ask the crate, {limits:?}, {:?}", options.rule);
+        assert!(is_exact(&found, &expected), "we ask the crate, {limits:?}, {:?}", options.rule);
     }
     let found = crate_asks(case, limits.theirs, our_answers(case, limits.ours));
-    assert!(found == expected, "the crate asks us, {limits:?}");
+    assert!(is_exact(&found, &expected), "the crate asks us, {limits:?}");
 }
 
 fn with_javascript(peer: &mut Peer, case: &Case, limits: SessionLimits) {
     let expected = (case.have.clone(), case.need.clone());
-    let options =
-        InitiatorOptions { frame_limit_bytes: limits.ours, ..InitiatorOptions::default() };
+    let options = InitiatorOptions::default().frame_limit_bytes(limits.ours);
     peer.respond(limits.theirs, case.theirs.items());
     let found = we_ask(case, &options, |message| peer.answer(message));
-    assert!(found == expected, "we ask NDK's engine, {limits:?}");
+    assert!(is_exact(&found, &expected), "we ask NDK's engine, {limits:?}");
 
     let found = peer.ask(limits.theirs, case.ours.items(), our_answers(case, limits.ours));
     // Its closing fingerprint begins too late, so that it may miss what the frame had no room for
     // where we hold nothing; random cases do not meet that.
-    assert!(found == expected, "nostr-tools asks us, {limits:?}");
+    assert!(is_exact(&found, &expected), "nostr-tools asks us, {limits:?}");
 }
 
 #[test]

@@ -22,14 +22,14 @@ pub fn open(url: &str, heard: HeardSet) -> PostgresStore {
 
 /// A node by a clock that the test sets.
 pub fn open_by(clock: &ManualClock, url: &str, heard: HeardSet) -> PostgresStore {
-    let options = StoreOptions { clock: Clock::from(clock), ..StoreOptions::default() };
+    let options = StoreOptions::default().clock(Clock::from(clock));
     PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(heard)).unwrap()
 }
 
 /// A node with a URL, which requests to vanish name.
 pub fn open_as(relay_url: &str, url: &str) -> PostgresStore {
     let relay_url = Some(relay_url.parse().unwrap());
-    let options = StoreOptions { relay_url, ..StoreOptions::default() };
+    let options = StoreOptions::default().relay_url(relay_url);
     PostgresStore::open(&Address::parse(url).unwrap(), options, Box::new(HeardSet::default()))
         .unwrap()
 }
