@@ -1,4 +1,4 @@
-//! Deletion requests (NIP-09): by `e` and `a`, of one's own events only, for good.
+//! Deletion requests (NIP-09): by `e` and `a`, for the author's own events only, and permanent.
 
 use crate::support::negentropy_client::expect_all;
 use crate::support::{Author, TestRelay, events, id_of, model};
@@ -30,7 +30,7 @@ async fn a_deletion_that_comes_first_keeps_the_event_out() {
     let relay = TestRelay::start().await;
     let mut client = relay.client().await;
     let author = Author::new(1);
-    // The deletion's time does not matter for `e`: the event is named.
+    // For `e` the time of the deletion does not matter, because the event is named.
     let note = author.note(AT + 100, "late");
     let article = author.event(30_023, AT, json!([["d", "x"]]), "late");
     let by_id = author.deletion(AT, json!([["e", id_of(&note)]]));
@@ -61,7 +61,7 @@ async fn an_address_is_deleted_up_to_the_time_of_the_request() {
         client.expect_blocked(&same).await;
         client.store(&new).await;
         assert_eq!(client.query(std::slice::from_ref(&filter)).await, std::slice::from_ref(&new));
-        // An older request does not take back what it allowed, nor does it shorten the first.
+        // An older request does not accept the event again, and does not shorten the first.
         let older = author.deletion(AT + 5, json!([["a", author.address(kind, d)]]));
         client.store(&older).await;
         assert_eq!(client.query(&[filter]).await, [new]);
@@ -104,7 +104,7 @@ async fn a_deletion_request_cannot_be_deleted() {
     client.store(&second).await;
     client.expect_blocked(&note).await;
     expect_all(&mut client, &[&deletion, &second]).await;
-    // In the other order as well.
+    // In the other order too.
     let third = author.deletion(AT + 1, json!([["e", "00".repeat(32)]]));
     let fourth = author.deletion(AT + 1, json!([["e", id_of(&third)]]));
     client.store(&fourth).await;
