@@ -1,4 +1,4 @@
-//! A client that was away brings its own store up to date, and shows how far it is.
+//! A client that was away updates its own store, and shows the progress.
 //!
 //! `cargo run --example catch_up -- wss://relay.example.com '{"kinds":[1],"limit":500}'`; without
 //! arguments it starts a relay of its own to catch up with.

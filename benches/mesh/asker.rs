@@ -1,5 +1,5 @@
-//! A configured peer, live: negsync's sync machine over a relay's set. It does the machine's work as the driver's
-//! worker does over a store.
+//! A configured live peer: negsync's sync machine over a relay's set. Performs the machine's work
+//! as the driver's worker does over a store.
 
 use crate::event;
 use crate::relay::Relay;
@@ -24,7 +24,7 @@ pub struct Asker {
     refused: HashMap<[u8; 32], String>,
     mark: SyncMark,
     traits: PeerTraits,
-    /// The deadline for which a timer is planned.
+    /// The deadline of the scheduled timer.
     pub timer: Option<Duration>,
 }
 
@@ -52,7 +52,7 @@ impl Asker {
         }
     }
 
-    /// Does the machine's work. New events are stored and added to `new`.
+    /// Performs the machine's work. New events are stored and added to `new`.
     pub fn perform(
         &mut self,
         work: Work,

@@ -16,7 +16,7 @@ use negsync_reconcile::{
 };
 use std::io::{BufRead, Write};
 
-/// What the lines so far have made of this side.
+/// The state of this side.
 enum Side {
     Filling(Vec<Item>),
     Responder(SortedItems, Responder<SortedItems>),
@@ -60,7 +60,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// Does what one line says.
+/// Performs one line.
 fn step(side: Side, line: &str, settings: &Settings, out: &mut impl Write) -> Result<Side> {
     let (word, rest) = line.split_once(',').unwrap_or((line, ""));
     Ok(match (word, side) {

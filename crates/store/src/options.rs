@@ -33,7 +33,7 @@ pub struct StoreOptions {
     pub retention: Option<Retention>,
     /// Limits on the events of one commit.
     pub batches: Batches,
-    /// Says what time it is.
+    /// The clock of the store.
     pub clock: Clock,
 }
 

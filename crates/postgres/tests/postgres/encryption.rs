@@ -1,4 +1,4 @@
-//! Connections that are encrypted, in each mode of `sslmode`, with a certificate made for the test.
+//! Encrypted connections, in each mode of `sslmode`, with certificates made for the test.
 
 use crate::support::try_open;
 use negsync_postgres::PostgresStore;
@@ -9,10 +9,10 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::PathBuf;
 use std::process::Command;
 
-/// Whom the server runs as where the tests run as root.
+/// The user of the server if the tests run as root.
 const NOBODY: u32 = 65_534;
 
-/// A folder with an authority, another one, and a server's certificate for `localhost` by the first.
+/// A folder with two authorities, and a server's certificate for `localhost` by the first one.
 struct Certificates(tempfile::TempDir);
 
 impl Certificates {
@@ -32,7 +32,7 @@ impl Certificates {
             "x509 -req -days 2 -in server.csr -CA ours.crt -CAkey ours.key -CAcreateserial \
              -extfile san -out server.crt",
         );
-        // The server reads a key that nobody else can read.
+        // The server requires a key that only it can read.
         let key = certificates.file("server.key");
         std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
         std::fs::set_permissions(certificates.0.path(), std::fs::Permissions::from_mode(0o755))
@@ -57,8 +57,8 @@ impl Certificates {
     }
 }
 
-/// A port that nobody uses. It is below those that the system gives to whoever asks for any, so that no
-/// other test is given it before the server, which needs to be told a number.
+/// A free port. It is below the ephemeral ports, so that no other test gets it before the server,
+/// which needs a fixed number.
 fn free_port() -> String {
     let any = std::iter::repeat_with(|| rand::random_range(10_000..30_000));
     let mut free = any.filter(|port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok());
@@ -107,7 +107,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         assert_eq!(counts[0], if *is_encrypted { counts[1] } else { 0 }, "{parameters}");
         store.close();
         drop(store);
-        // So that the next one is counted alone.
+        // So that the next connection is counted alone.
         let none = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'negsync'";
         while !negsync_testserver::query(server.url(), none).unwrap().is_empty() {}
     }
@@ -123,7 +123,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         let error = open(&url(host, parameters)).err().unwrap();
         assert!(error.contains("certificate"), "{parameters}: {error}");
     }
-    // A server that does not encrypt.
+    // A server without encryption.
     server.restart_with(&plain);
     assert!(open(&url("localhost", "sslmode=prefer")).is_ok());
     let error = open(&url("localhost", "sslmode=require")).err().unwrap();

@@ -1,5 +1,5 @@
-//! The initiator beyond the reference finds exactly what differs, each id once,
-//! whoever answers and whatever frames are cut.
+//! The adaptive initiator finds exactly the differences, each id once, with any responder and any
+//! cut of frames.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds, sorted};
 use negsync_reconcile::{
@@ -68,7 +68,7 @@ fn exact(case: &Case, options: &InitiatorOptions, answer: impl FnMut(&[u8]) -> V
     assert!(found.time_buckets == expected, "{options:?}");
 }
 
-/// When the differences of a case were made.
+/// The differences of a case, by time bucket.
 fn by_cell(case: &Case, time_bucket_s: u64) -> BTreeMap<u64, DifferenceCount> {
     let mut cells = BTreeMap::<u64, DifferenceCount>::new();
     for (set, differing, we) in [(&case.ours, &case.have, true), (&case.theirs, &case.need, false)]

@@ -1,5 +1,5 @@
-//! Round trips and bytes of a fixed table of sessions, as exact numbers: what
-//! makes one worse, or better, shows here as a difference.
+//! Round trips and bytes of a fixed table of sessions, as exact numbers: any change of one shows
+//! here.
 
 use crate::support::{Case, crate_engine, crate_set, sorted};
 use negsync_reconcile::item::Item;

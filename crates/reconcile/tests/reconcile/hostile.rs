@@ -1,5 +1,5 @@
-//! Messages that no honest peer sends: no panic, no answer beyond the frame,
-//! and no more than what the set holds.
+//! Messages that no honest peer sends: no panic, no answer above the frame limit, and no more than
+//! the contents of the set.
 
 use crate::support::{Case, crate_engine, crate_set, for_seeds};
 use negsync_reconcile::item::Item;
@@ -69,7 +69,7 @@ fn a_mutated_answer_never_breaks_an_initiator() {
                     Ok(negsync_reconcile::InitiatorStep::Done) | Err(_) => break,
                 }
                 assert!(message.len() <= 4096);
-                // What we write, any responder reads.
+                // Any responder can decode our messages.
                 assert!(Decoder::new(&message).unwrap().all(|range| range.is_ok()));
             }
         }
@@ -81,7 +81,7 @@ fn no_message_has_the_same_items_listed_twice() {
     let set: SortedItems = (0..1000u64).map(|i| Item::new(i, [i as u8; 32])).collect();
     let mut out = Encoder::new();
     for _ in 0..10_000 {
-        // The whole set, then bounds that go back, over and over.
+        // The whole set, then backward bounds, repeatedly.
         out.id_list(&Bound::at(5000), 0);
         out.id_list(&Bound::at(10), 0);
         out.fingerprint(&Bound::at(900), &[7; 16]);

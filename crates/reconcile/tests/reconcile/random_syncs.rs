@@ -1,5 +1,5 @@
 //! Random syncs in both roles, against the `negentropy` crate and against the JavaScript engines of
-//! nostr-tools and NDK: exact sets, whatever frame limits either side has.
+//! nostr-tools and NDK: exact results for all frame limits of either side.
 
 use crate::javascript::Peer;
 use crate::support::{Case, crate_engine, crate_set, distinct};
@@ -9,13 +9,13 @@ use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use std::io::Write;
 
-/// Cases, unless `NEGSYNC_SYNCS` says how many, from the seed in `NEGSYNC_SEED` on.
+/// Number of cases, unless `NEGSYNC_SYNCS` sets it; the first seed is `NEGSYNC_SEED`.
 const CASES: u64 = 200;
 const MOST_ITEMS: usize = 1_500;
-/// No session of such sets takes more.
+/// Above the messages of any session over such sets.
 const MOST_MESSAGES: usize = 500;
 
-/// Ids that only the initiator has and that it lacks, sorted, each once.
+/// Ids that only the initiator has, and ids that it lacks, sorted and without duplicates.
 type Sets = (Vec<[u8; 32]>, Vec<[u8; 32]>);
 
 #[derive(Clone, Copy, Debug)]
@@ -80,8 +80,8 @@ fn our_answers(case: &Case, limit: usize) -> impl FnMut(&[u8]) -> Vec<u8> {
     }
 }
 
-/// Whether exactly what differs was found. Ids of few values have equal sums now and then, and no fingerprint tells
-/// such ids apart: these may be missing, as many of one side as of the other.
+/// Whether exactly the differences were found. Short ids have equal sums occasionally, and no
+/// fingerprint distinguishes them: these may be missing, as many on one side as on the other.
 fn is_exact(found: &Sets, expected: &Sets) -> bool {
     let is_true =
         |found: &[[u8; 32]], all: &[[u8; 32]]| found.iter().all(|id| all.binary_search(id).is_ok());
@@ -122,8 +122,8 @@ fn with_javascript(peer: &mut Peer, case: &Case, limits: SessionLimits) {
     assert!(is_exact(&found, &expected), "we ask NDK's engine, {limits:?}");
 
     let found = peer.ask(limits.theirs, case.ours.items(), our_answers(case, limits.ours));
-    // Its closing fingerprint begins too late, so that it may miss what the frame had no room for
-    // where we hold nothing; random cases do not meet that.
+    // Its closing fingerprint begins too late, so it may miss items that did not fit in a frame
+    // where we hold nothing; random cases do not contain that.
     assert!(is_exact(&found, &expected), "nostr-tools asks us, {limits:?}");
 }
 
