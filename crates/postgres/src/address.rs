@@ -8,11 +8,12 @@ use percent_encoding::percent_decode_str;
 use std::fmt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
-use tokio_postgres::{Client, Config, Connection, Socket};
+use tokio_postgres::{CancelToken, Client, Config, Connection, Socket};
 
 /// How long a connection to one host may take to be made, where the URL does not say (`connect_timeout`).
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -25,7 +26,7 @@ const PASSWORD_FILE_BYTES: u64 = 1 << 20;
 /// The host where neither the URL nor `PGHOST` names one.
 const DEFAULT_HOST: &str = "localhost";
 
-/// What each session is set to. No statement takes longer than the timeout, in milliseconds, whoever waits
+/// What each session of a store is set to. No statement takes longer than the timeout, in milliseconds, whoever waits
 /// for it, and a cursor is planned as one that is read to its end.
 const SESSION: &str = "-c search_path=negsync -c jit=off -c cursor_tuple_fraction=1 \
                        -c statement_timeout=600000";
@@ -44,6 +45,10 @@ pub struct Address {
     patience: Duration,
 }
 
+/// What a connection does while somebody serves it, until it ends. For negsync-attached alone.
+#[doc(hidden)]
+pub type Served = Pin<Box<dyn Future<Output = Result<(), tokio_postgres::Error>> + Send>>;
+
 /// A connection that is to be served.
 pub(crate) type ServedConnection = Connection<Socket, TlsStream>;
 
@@ -59,6 +64,19 @@ impl Address {
     /// # Errors
     /// When it is no such URL, when it cannot be told where its login ends, or when the file of `sslrootcert` cannot be read.
     pub fn parse(url: &str) -> Result<Self, StoreError> {
+        Self::read(url, SESSION, "negsync")
+    }
+
+    /// As [`Address::parse`], of a database that is no store: its sessions are set to nothing. They bear
+    /// the name of `application`.
+    ///
+    /// # Errors
+    /// As [`Address::parse`].
+    pub fn of_other(url: &str, application: &str) -> Result<Self, StoreError> {
+        Self::read(url, "", application)
+    }
+
+    fn read(url: &str, session: &str, application: &str) -> Result<Self, StoreError> {
         if !is_address(url) {
             let expected = "expected postgres://user@host/database".to_owned();
             return Err(StoreError::Address(expected));
@@ -85,7 +103,9 @@ impl Address {
         let roots = own.sslrootcert.or_else(|| std::env::var("PGSSLROOTCERT").ok());
         let mode = TlsMode::parse(mode.as_deref(), roots.as_deref())?;
         let tls = TlsConnector::new(mode, roots.as_deref())?;
-        complete(&mut config, patience);
+        complete(&mut config, patience, application);
+        let options = config.get_options().unwrap_or_default();
+        config.options(format!("{options} {session}"));
         let hosts = (0..config.get_hosts().len()).map(|place| of_host(&config, place, mode));
         let hosts = hosts.collect();
         Ok(Self { shown, hosts, answered: Arc::default(), tls, patience })
@@ -109,6 +129,27 @@ impl Address {
             }
         }
         Err(refused)
+    }
+
+    /// A client, and its connection, which whoever asks has to serve. For negsync-attached alone, as it
+    /// shows types of the crate of the client.
+    ///
+    /// # Errors
+    /// When no host can be reached, or refuses.
+    #[doc(hidden)]
+    pub async fn open_client(&self) -> Result<(Client, Served), StoreError> {
+        let (client, connection) = self.connect().await?;
+        Ok((client, Box::pin(connection)))
+    }
+
+    /// Has the server end the statement that runs on the connection of the token. For negsync-attached
+    /// alone.
+    ///
+    /// # Errors
+    /// When the server cannot be reached.
+    #[doc(hidden)]
+    pub async fn cancel(&self, token: CancelToken) -> Result<(), StoreError> {
+        token.cancel_query(self.tls.clone()).await.map_err(fault)
     }
 
     /// How connections are encrypted.
@@ -157,7 +198,7 @@ fn take_parameters(url: &str) -> (String, OwnParameters) {
 }
 
 /// Fills in what the URL leaves out.
-fn complete(config: &mut Config, patience: Duration) {
+fn complete(config: &mut Config, patience: Duration, application: &str) {
     let of_environment = |name| std::env::var(name).ok();
     if config.get_hosts().is_empty() {
         let host = of_environment("PGHOST").unwrap_or_else(|| DEFAULT_HOST.to_owned());
@@ -170,15 +211,13 @@ fn complete(config: &mut Config, patience: Duration) {
         config.connect_timeout(CONNECT_TIMEOUT);
     }
     if config.get_application_name().is_none() {
-        config.application_name("negsync");
+        config.application_name(application);
     }
     // A network that is cut shows after so long, whoever waits for an answer.
     config.tcp_user_timeout(patience);
     let keepalive = patience.max(SHORTEST_KEEPALIVE);
     config.keepalives_idle(keepalive).keepalives_interval(keepalive);
     config.keepalives_retries(2);
-    let options = config.get_options().unwrap_or_default();
-    config.options(format!("{options} {SESSION}"));
     if config.get_user().is_none() {
         let user = of_environment("PGUSER").or_else(|| of_environment("USER"));
         config.user(user.unwrap_or_else(|| "postgres".to_owned()));
