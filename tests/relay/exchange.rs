@@ -36,13 +36,11 @@ struct Side {
 impl Side {
     fn new(clock: &ManualClock) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let options = StoreOptions {
-            synchronous: Synchronous::Normal,
-            readers: 1,
-            cache_mb: 1,
-            clock: Clock::from(clock),
-            ..StoreOptions::default()
-        };
+        let options = StoreOptions::default()
+            .synchronous(Synchronous::Normal)
+            .readers(1)
+            .cache_mb(1)
+            .clock(Clock::from(clock));
         let path = directory.path().join("events.sqlite");
         let store = Store::open(&path, options, Box::new(|_| {})).unwrap();
         let (naive, clock) = (NaiveRelay::default(), clock.clone());

@@ -352,7 +352,7 @@ async fn random_relays_are_equal_only_with_the_same_events() {
         let between = Between::configured(&SyncConfig::default()).unwrap();
         let named: Vec<BetweenRelay> = relays
             .iter()
-            .map(|(relay, _)| BetweenRelay { url: relay.url().parse().unwrap(), trace: None })
+            .map(|(relay, _)| BetweenRelay::new(relay.url().parse().unwrap()))
             .collect();
         let options = Options::default();
         let syncing = between.sync(&named, &options, |_, _| {});

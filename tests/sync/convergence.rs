@@ -54,7 +54,7 @@ async fn an_empty_store_gets_everything_and_an_empty_relay_too() {
 async fn a_direction_and_a_filter_leave_the_rest_alone() {
     let (store, relay) = divided(30).await;
     let (before_ours, before_theirs) = (store.ids(), relay.ids());
-    let options = Options { dry_run: true, ..Options::default() };
+    let options = Options::default().dry_run(true);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert_eq!((report.need, report.have, report.stored), (300, 300, 0), "{report:?}");
     assert!(!report.equal && report.complete, "{report:?}");
@@ -63,14 +63,14 @@ async fn a_direction_and_a_filter_leave_the_rest_alone() {
 
     let since = START + 300;
     let newer = filter(&format!(r#"{{"since":{since}}}"#));
-    let options = Options { direction: Direction::Up, filter: newer, ..Options::default() };
+    let options = Options::default().direction(Direction::Up).filter(newer);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert!(report.complete && !report.equal, "{report:?}");
     assert_same(&store.ids(), &before_ours, "");
     assert!(report.uploaded > 0 && report.uploaded < 300, "{report:?}");
     assert_eq!(relay.ids().len() as u64, before_theirs.len() as u64 + report.uploaded);
 
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let (report, _) = sync_with(&store, &relay.url(), &options).await;
     assert!(report.complete && !report.equal, "{report:?}");
     assert!(store.ids().is_superset(&relay.ids()));
@@ -88,7 +88,7 @@ async fn what_cannot_be_kept_is_not_asked_for_again() {
     let ours = TestStore::new(&[shared.clone(), vec![new.clone(), deletion.clone()]].concat());
     // The relay's filter keeps what we know from reaching it.
     let relay = TestRelay::holding(&[shared, vec![old, gone]].concat()).await;
-    let options = Options { direction: Direction::Down, ..Options::default() };
+    let options = Options::default().direction(Direction::Down);
     let (report, _) = sync_with(&ours, &relay.url(), &options).await;
     assert_eq!(report.refused.get(&Reason::Superseded), Some(&1), "{report:?}");
     assert_eq!(report.refused.get(&Reason::Deleted), Some(&1), "{report:?}");

@@ -53,7 +53,7 @@ async fn a_live_sync_goes_on_with_such_a_peer_after_longer_and_longer_pauses() {
     let peer = peer(&notes(155, 60), Arc::new(|_, _, _| true)).await;
     let store = TestStore::new(&[]);
     let stop = CancellationToken::new();
-    let options = Options { live: true, attempts: None, stop: stop.clone(), ..Options::default() };
+    let options = Options::default().live(true).attempts(None).stop(stop.clone());
     let mut pauses = Vec::new();
     let url = peer.url();
     let syncing = sync(&store.local, &url, &options, |progress| {

@@ -59,8 +59,7 @@ async fn compared(store: &TestStore, url: &str, by: By, json: &str) -> Diff {
         let asks = text.starts_with(r#"["REQ""#) && !text.contains(r#""kinds":[4"#);
         hears.fetch_or(asks, Ordering::Relaxed);
     });
-    let options =
-        DiffOptions { by, filter: filter(json), trace: Some(trace), ..DiffOptions::default() };
+    let options = DiffOptions::default().by(by).filter(filter(json)).trace(trace);
     let found = diff(&store.local, url, &options, |_| {});
     let found = tokio::time::timeout(PATIENCE, found).await.expect("no end").unwrap();
     let by_ids_alone = by == By::Day && found.method == Method::Negentropy;

@@ -39,7 +39,7 @@ async fn a_whole_reading_that_was_cut_goes_on_where_it_was() {
     let cuts = Arc::new(move |_, place, _: &_| cuts.load(Ordering::Relaxed) && place >= 650);
     let peer = Scripted::start(&theirs, Script { cuts: Some(cuts), ..read(100) }).await;
     let store = TestStore::new(&[]);
-    let once = Options { attempts: Some(1), ..Options::default() };
+    let once = Options::default().attempts(1);
     let (first, _) = sync_with(&store, &peer.url(), &once).await;
     assert_eq!(first.verdict, Verdict::Incomplete, "{first:?}");
     assert!(first.stored >= 500 && !first.not_seen.is_empty(), "{first:?}");
@@ -65,7 +65,7 @@ async fn what_is_backdated_is_found_by_the_next_whole_reading() {
     let report = sync_all(&store, &peer.url()).await;
     assert_eq!((report.verdict, report.stored), (Verdict::CaughtUp, 0), "{report:?}");
     assert!(report.read_since > Some(START) && report.read_whole_at.is_some(), "{report:?}");
-    let options = Options { full_interval_s: 0, ..Options::default() };
+    let options = Options::default().full_interval_s(0);
     let (report, _) = sync_with(&store, &peer.url(), &options).await;
     assert_eq!((report.verdict, report.stored), (Verdict::Equal, 1), "{report:?}");
     assert_same(&store.ids(), &peer.ids(), &format!("{report:?}"));
@@ -77,7 +77,7 @@ async fn a_sync_down_alone_is_not_equal_while_we_hold_more() {
     for held in [shared.clone(), vec![]] {
         let store = TestStore::new(&[shared.clone(), ours.clone()].concat());
         let peer = Scripted::start(&held, read(500)).await;
-        let down = Options { direction: negsync::sync::Direction::Down, ..Options::default() };
+        let down = Options::default().direction(negsync::sync::Direction::Down);
         for _ in 0..2 {
             let (report, _) = sync_with(&store, &peer.url(), &down).await;
             assert!(!report.equal && report.verdict != Verdict::Equal, "{report:?}");

@@ -89,14 +89,12 @@ impl ModelStore {
                 let newest = count.checked_sub(1).and_then(|last| set.item(last));
                 let items =
                     Items { count, newest: newest.map_or(0, |item| item.created_at), ahead: None };
-                let options = InitiatorOptions {
-                    rule: opening.rule,
-                    frame_limit_bytes: opening.frame_limit_bytes,
-                    sync_mark: opening.equal_up_to,
-                    since: opening.window.since,
-                    bounds_seed: opening.bounds_seed,
-                    ..InitiatorOptions::default()
-                };
+                let options = InitiatorOptions::default()
+                    .rule(opening.rule)
+                    .frame_limit_bytes(opening.frame_limit_bytes)
+                    .sync_mark(opening.equal_up_to)
+                    .since(opening.window.since)
+                    .bounds_seed(opening.bounds_seed);
                 let mut initiator = Initiator::new(set, options).unwrap();
                 let message = initiator.open();
                 self.sessions.insert(opening.session, initiator);

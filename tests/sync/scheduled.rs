@@ -97,7 +97,7 @@ async fn an_event_is_not_sent_back_to_where_it_came_from() {
     let store = TestStore::new(&notes(125, 100));
     let relay = TestRelay::holding(&notes(126, 100)).await;
     let stop = negsync::sync::CancellationToken::new();
-    let options = Options { live: true, stop: stop.clone(), ..Options::default() };
+    let options = Options::default().live(true).stop(stop.clone());
     let (local, url) = (store.local.clone(), relay.url());
     let (live, is_live) = tokio::sync::oneshot::channel();
     let mut live = Some(live);

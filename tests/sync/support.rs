@@ -60,7 +60,7 @@ pub struct TestStore {
 impl TestStore {
     pub fn new(events: &[String]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = StoreOptions { synchronous: Synchronous::Normal, ..StoreOptions::default() };
+        let options = StoreOptions::default().synchronous(Synchronous::Normal);
         let path = folder.path().join("store.sqlite");
         let index = Index::open(&path, options, 64 << 20).unwrap();
         fill(&index, events);

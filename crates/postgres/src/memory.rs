@@ -1,4 +1,5 @@
-//! What syncs remember, and what the operator has removed: statements of their own, beside the feed.
+//! The recorded state of syncs and the operator's removals: separate statements, independent of the
+//! feed.
 
 use crate::columns::{bytes, second, slices};
 use crate::connection::ServerSession;
@@ -9,7 +10,7 @@ use negsync_store::{
 use std::collections::HashMap;
 use tokio_postgres::{Error, Row};
 
-/// Text as the server takes it, which has no NUL.
+/// Text for the server, which does not allow NUL.
 fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
@@ -134,7 +135,7 @@ pub(crate) async fn traits(connection: &ServerSession, peer: &str) -> Result<Pee
     Ok(PeerTraits { without_negentropy, largest_page: second(row, 2)? })
 }
 
-/// The ids that the operator has removed and means to take back.
+/// The ids that the operator removed and that `undelete` selects.
 pub(crate) async fn undeleted(
     connection: &ServerSession,
     undelete: &Undelete,

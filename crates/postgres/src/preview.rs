@@ -1,4 +1,4 @@
-//! What rules of retention would remove.
+//! A preview of what rules of retention would remove.
 
 use crate::columns::second;
 use crate::reading::StoreReading;
@@ -6,7 +6,7 @@ use crate::transaction::retention::kinds;
 use negsync_store::{Retention, RetentionRule, RuleMatches, StoreError};
 use tokio_postgres::Error;
 
-/// What each rule would remove at the second `now`, in their order.
+/// The events that each rule would remove at the second `now`, in rule order.
 pub(crate) fn preview(
     reading: &StoreReading<'_>,
     retention: &Retention,

@@ -1,4 +1,4 @@
-//! What the database holds that bears on the events of a batch.
+//! The stored facts that affect the events of a batch.
 
 use super::retention;
 use crate::batch::{BatchFacts, Bytes, Questions, Stored, addressed_to, named_wraps};
@@ -10,7 +10,7 @@ use negsync_reconcile::Item;
 use std::sync::Arc;
 use tokio_postgres::{Error, Row};
 
-/// Reads what bears on the events, in one round trip or two.
+/// Reads the facts, in one or two round trips.
 pub(super) async fn ask(
     connection: &ServerSession,
     events: &[Arc<Event>],
@@ -18,7 +18,7 @@ pub(super) async fn ask(
     const STORED: &str = "SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE id = ANY($1)
         UNION ALL
         SELECT id, pubkey, created_at, kind, address, expires_at FROM event WHERE address = ANY($2)";
-    // NIP-62: a request of a key that is vanishing is as good as gone. It takes a while until it is.
+    // NIP-62: a request of a vanishing key counts as removed, although the removal takes a while.
     const TOMBSTONES: &str = "SELECT t.id, t.pubkey, max(t.created_at) FROM unnest($1::bytea[], $2::bytea[]) AS asked (id, pubkey)
         JOIN tombstone t ON t.id = asked.id AND t.pubkey = asked.pubkey
         WHERE NOT EXISTS (SELECT 1 FROM vanished v
@@ -102,7 +102,7 @@ fn read_facts(rows: &[Vec<Row>]) -> Result<BatchFacts, Error> {
     Ok(facts)
 }
 
-/// NIP-59: which of the gift wraps are addressed to those who ask to delete them.
+/// NIP-59: the gift wraps that are addressed to the authors of requests to delete them.
 async fn ask_recipients(
     connection: &ServerSession,
     wraps: &[(Item, Bytes)],

@@ -1,4 +1,4 @@
-//! What rules of retention remove and keep out. All nodes go by the rules that are in the database.
+//! The removals and refusals by rules of retention. All nodes use the rules in the database.
 
 use super::removal::remove;
 use super::steps::{StepDone, of_a_step};
@@ -10,12 +10,12 @@ use negsync_reconcile::Item;
 use negsync_store::{RETIRED, Retention};
 use tokio_postgres::{Error, Row};
 
-/// How many events a step removes at the most.
+/// Maximum number of events that a step removes.
 const STEP_EVENTS: i64 = 128;
-/// The most ids that are remembered.
+/// Maximum number of recorded ids.
 const MOST_IDS: i64 = 1_000_000;
 
-/// An author, and a kind of event.
+/// An author and a kind.
 pub(crate) type AuthorKind = (Bytes, u16);
 
 /// The rules in force.
@@ -30,8 +30,7 @@ pub(super) fn read_rules(row: &Row) -> Result<Retention, Error> {
     row.try_get(0).map(Retention::from_text)
 }
 
-/// Puts other rules in force, where they differ from those that are: what was kept out by the old ones may come
-/// again.
+/// Replaces the rules in force, if they differ: events that the old rules kept out may come again.
 pub(crate) async fn change(connection: &ServerSession, wanted: &Retention) -> Result<(), Error> {
     const BEGIN_ANEW: &str =
         "DELETE FROM retention; DELETE FROM retention_floor; DELETE FROM retired;
@@ -40,14 +39,14 @@ pub(crate) async fn change(connection: &ServerSession, wanted: &Retention) -> Re
     if rules(connection).await? == *wanted {
         return roll_back(connection).await;
     }
-    // A reading to the end was one of what the old rules kept.
+    // A complete reading of a peer was complete only under the old rules.
     connection.client().batch_execute(BEGIN_ANEW).await?;
     connection.execute("DELETE FROM refused WHERE reason = $1", &[&RETIRED]).await?;
     connection.execute("INSERT INTO retention (rules) VALUES ($1)", &[&wanted.to_text()]).await?;
     connection.client().batch_execute("COMMIT").await
 }
 
-/// The authors and kinds behind one, in order, at most so many.
+/// The next authors and kinds after one, in order, up to a maximum number.
 pub(crate) async fn next_authors(
     connection: &ServerSession,
     (author, kind): (&[u8], i32),
@@ -65,7 +64,7 @@ pub(crate) async fn next_authors(
     rows.iter().map(|row| Ok((bytes(row, 0)?, row.try_get::<_, i32>(1)? as u16))).collect()
 }
 
-/// Those of these authors and kinds of whom more than are kept are stored.
+/// Those of these authors and kinds that have more stored events than are kept.
 pub(crate) async fn crowded(
     connection: &ServerSession,
     of: &[AuthorKind],
@@ -83,8 +82,8 @@ pub(crate) async fn crowded(
     rows.iter().map(|row| Ok((bytes(row, 0)?, row.try_get::<_, i32>(1)? as u16))).collect()
 }
 
-/// Removes some of an author's events of a kind behind the newest that are kept, which are the least that may
-/// come again.
+/// Removes some of an author's surplus events of a kind, beyond the newest that are kept. Events up
+/// to the newest one removed are refused from then on.
 pub(crate) async fn remove_surplus(
     connection: &ServerSession,
     node: i64,
@@ -137,7 +136,7 @@ pub(crate) async fn remove_old(
         return Ok(StepDone::default());
     }
     let before = begin(connection).await?;
-    // By other rules they may be kept.
+    // Other rules may keep these events.
     if rules(connection).await? != *by {
         roll_back(connection).await?;
         return Ok(StepDone::default());
@@ -146,8 +145,8 @@ pub(crate) async fn remove_old(
     Ok(StepDone { there_is_more: true, ..done })
 }
 
-/// Removes what is there of `ids`, or as much of it as a step may, in a transaction that has begun, and commits
-/// that.
+/// Removes the stored events of `ids`, up to the maximum of a step, in an open transaction, and
+/// commits it.
 async fn retire(
     connection: &ServerSession,
     node: i64,
@@ -172,7 +171,7 @@ async fn retire(
     Ok(StepDone { feed, steps, there_is_more })
 }
 
-/// The kinds of which events are stored.
+/// The kinds of stored events.
 pub(crate) async fn kinds(connection: &ServerSession) -> Result<Vec<u16>, Error> {
     const KINDS: &str = "WITH RECURSIVE one AS (
             (SELECT kind FROM event ORDER BY kind LIMIT 1)
@@ -184,7 +183,7 @@ pub(crate) async fn kinds(connection: &ServerSession) -> Result<Vec<u16>, Error>
     rows.iter().map(|row| Ok(row.try_get::<_, i32>(0)? as u16)).collect()
 }
 
-/// Which of `ids` the rules have removed.
+/// Those of `ids` that the rules have removed.
 pub(crate) async fn retired(
     connection: &ServerSession,
     ids: &[&[u8]],

@@ -1,5 +1,5 @@
-//! What the writer does for rules of retention, a step between two batches: each node for the authors whose
-//! events it has stored, and whichever node looks first for what is too old.
+//! The writer's steps for rules of retention, between two batches: each node handles the authors
+//! whose events it has stored; events that are too old are removed by the node that checks first.
 
 use super::{Answer, NodeWriterThread};
 use crate::transaction::retention::{self, AuthorKind};
@@ -7,43 +7,43 @@ use negsync_nostr::Event;
 use negsync_store::{Retention, StoreError};
 use std::collections::BTreeSet;
 
-/// How many authors and kinds a step looks at.
+/// Authors and kinds that a step checks.
 const STEP_LOOKS: usize = 256;
-/// How often the rules and the age of events are looked at when nothing was due, in seconds.
+/// Interval of checks of the rules and the age of events while nothing is due, in seconds.
 const LOOK_AGAIN_S: u64 = 10;
 
-/// What the writer knows of retention.
+/// The writer's state of retention.
 #[derive(Default)]
 pub(super) struct RetentionWork {
-    /// The rules in force when they were last looked at.
+    /// The rules as of the last check.
     rules: Retention,
     /// Authors and kinds that may have more events than are kept.
     suspects: BTreeSet<AuthorKind>,
-    /// Those of them that have.
+    /// Those of them that do have more.
     crowded: Vec<AuthorKind>,
-    /// The author and kind up to which all have been looked at, while they are, since the rules were
-    /// put in force or commits were lost.
+    /// The author and kind up to which all have been checked since the rules were put in force or
+    /// commits were lost; `None` once all have.
     walked_to: Option<(Vec<u8>, i32)>,
-    /// The second at which rules and age are looked at next.
+    /// The second of the next check of rules and age.
     look_at: u64,
-    /// Those who wait until nothing is left to remove.
+    /// Callers that wait until nothing is left to remove.
     waiting: Vec<Answer>,
 }
 
 impl RetentionWork {
-    /// Notes events that were stored.
+    /// Records stored events.
     pub(super) fn stored<'event>(&mut self, events: impl Iterator<Item = &'event Event>) {
         let counted = events.filter(|event| self.rules.per_author(event.kind()).is_some());
         self.suspects.extend(counted.map(|event| (*event.pubkey(), event.kind())));
     }
 
-    /// Has everything be looked at from the beginning.
+    /// Starts all checks from the beginning.
     pub(super) fn begin_anew(&mut self) {
         self.walked_to = self.rules.counts().then(|| (Vec::new(), -1));
         self.look_at = 0;
     }
 
-    /// Has rules and age be looked at in the next step; `answer` comes once nothing is left to remove.
+    /// Makes the next step check rules and age; `answer` is used once nothing is left to remove.
     pub(super) fn look_now(&mut self, answer: Answer) {
         self.look_at = 0;
         self.waiting.push(answer);
@@ -63,14 +63,14 @@ impl RetentionWork {
 
     fn settle(&mut self, done: Result<(), &StoreError>) {
         for waiting in self.waiting.drain(..) {
-            // Fails only where nobody waits any more.
+            // Fails only if the caller no longer waits.
             let _ = waiting.send(done.map_err(|error| StoreError::NotWritten(error.to_string())));
         }
     }
 }
 
 impl NodeWriterThread {
-    /// Removes a part of what is not kept any longer. Returns whether there is more to look at now.
+    /// Removes a part of the events that are not kept. Returns whether there is more to check now.
     pub(super) fn retire_step(&mut self) -> bool {
         let now = self.context.clock.now();
         if !self.retaining.is_due(now) {
@@ -109,7 +109,8 @@ impl NodeWriterThread {
         self.find_crowded()
     }
 
-    /// Looks at the rules, which another node may have put in force, and removes some of what is too old.
+    /// Reads the rules, which another node may have changed, and removes some of the events that
+    /// are too old.
     fn retire_old(&mut self, now: u64) -> Result<(), StoreError> {
         let rules = self.transact(async |connection| retention::rules(connection).await)?;
         self.retaining.put_in_force(rules);
@@ -124,7 +125,7 @@ impl NodeWriterThread {
         Ok(())
     }
 
-    /// Looks at the next authors, who may have had too many events before the rules were in force.
+    /// Checks the next authors, which may have had too many events before the rules were in force.
     fn walk(&mut self) -> Result<(), StoreError> {
         let Some((author, kind)) = self.retaining.walked_to.clone() else { return Ok(()) };
         let most = STEP_LOOKS as i64;
@@ -139,7 +140,7 @@ impl NodeWriterThread {
         Ok(())
     }
 
-    /// Finds out which of some authors have more events than are kept.
+    /// Finds those of the suspects that have more events than are kept.
     fn find_crowded(&mut self) -> Result<(), StoreError> {
         let some: Vec<AuthorKind> =
             self.retaining.suspects.iter().take(STEP_LOOKS).copied().collect();

@@ -1,4 +1,4 @@
-//! Connections that are encrypted, in each mode of `sslmode`, with a certificate made for the test.
+//! Encrypted connections, in each mode of `sslmode`, with certificates made for the test.
 
 use crate::support::try_open;
 use negsync_postgres::PostgresStore;
@@ -47,7 +47,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         assert_eq!(counts[0], if *is_encrypted { counts[1] } else { 0 }, "{parameters}");
         store.close();
         drop(store);
-        // So that the next one is counted alone.
+        // So that the next connection is counted alone.
         let none = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'negsync'";
         while !negsync_testserver::query(server.url(), none).unwrap().is_empty() {}
     }
@@ -63,7 +63,7 @@ fn the_modes_of_encryption_ask_what_libpq_asks() {
         let error = open(&url(host, parameters)).err().unwrap();
         assert!(error.contains("certificate"), "{parameters}: {error}");
     }
-    // A server that does not encrypt.
+    // A server without encryption.
     server.restart_with(&plain);
     assert!(open(&url("localhost", "sslmode=prefer")).is_ok());
     let error = open(&url("localhost", "sslmode=require")).err().unwrap();
