@@ -1,4 +1,4 @@
-//! `--exact`: id lists in place of fingerprints, over the socket.
+//! `--exact`: id lists instead of fingerprints, over the socket.
 
 use super::support::*;
 use crate::support::process::negsync;
@@ -7,7 +7,7 @@ use negsync::sync::{DiffOptions, Options, Speaker, Trace, diff};
 use serde_json::Value;
 use std::sync::{Arc, Mutex};
 
-/// What we sent in NEG-OPEN and NEG-MSG.
+/// Our messages in NEG-OPEN and NEG-MSG.
 type Questions = Arc<Mutex<Vec<Vec<u8>>>>;
 
 fn listening() -> (Trace, Questions) {

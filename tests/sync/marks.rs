@@ -1,5 +1,5 @@
-//! What is remembered of a peer without NIP-77: a whole reading is paid once, goes on where it was cut, and
-//! is made anew now and then.
+//! The recorded state of a peer without NIP-77: a complete reading is made once, continues after an
+//! interruption, and is repeated at intervals.
 
 use super::scripted::{Counts, Script, Scripted, Unknown};
 use super::support::*;
@@ -46,11 +46,11 @@ async fn a_whole_reading_that_was_cut_goes_on_where_it_was() {
     is_cut.store(false, Ordering::Relaxed);
     let (second, _) = sync_with(&store, &peer.url(), &once).await;
     assert_same(&store.ids(), &peer.ids(), &format!("{second:?}"));
-    // Two readings together have shown everything.
+    // Both readings together have shown everything.
     let verdict = (second.verdict, first.stored + second.stored);
     assert_eq!(verdict, (Verdict::CaughtUp, 1_000), "{second:?}");
     assert!(second.read_whole_at.is_some(), "{second:?}");
-    // Of what the first brought only the page at the cut comes again.
+    // Only the page at the interruption is requested again.
     assert!(second.bytes_down * 2 < whole.bytes_down, "{second:?} {whole:?}");
 }
 
@@ -86,7 +86,7 @@ async fn a_sync_down_alone_is_not_equal_while_we_hold_more() {
     }
 }
 
-/// A peer without NIP-77 that counts (NIP-45), and tells what `counts` makes of it.
+/// A peer without NIP-77 that supports COUNT (NIP-45), with the result of `counts`.
 fn counting(counts: impl Fn(usize) -> serde_json::Value + Send + Sync + 'static) -> Script {
     let counts: Counts = Arc::new(counts);
     Script { counts: Some(counts), ..read(500) }
@@ -101,7 +101,7 @@ async fn what_is_backdated_shows_in_the_counts_of_its_day() {
     let events = [both, old].concat();
     let peer = Scripted::start(&events, counting(|count| json!({ "count": count }))).await;
     assert_eq!(sync_all(&store, &peer.url()).await.proof, Some(Proof::Read));
-    // Nothing is late: two questions tell.
+    // No event is late: two questions show that.
     let report = sync_all(&store, &peer.url()).await;
     assert_eq!((report.verdict, peer.counted()), (Verdict::CaughtUp, 2), "{report:?}");
     let quiet_bytes = report.bytes_up + report.bytes_down;

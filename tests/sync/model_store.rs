@@ -1,4 +1,4 @@
-//! Our side of a sync as a value: it does the machine's work without a disk.
+//! Our side of a sync as a value: performs the machine's work without a disk.
 
 use super::model_peer::{ModelEvent, matches};
 use negsync::item::Item;
@@ -52,7 +52,7 @@ impl ModelStore {
         self.by_id(id).map(|event| event.item.created_at)
     }
 
-    /// Whether it has an event that is outside of a window of retention.
+    /// Whether it has an event outside a window of retention.
     pub fn is_past(&self, id: &[u8; 32], kept: &RetentionWindow) -> bool {
         self.by_id(id).is_some_and(|event| event.is_past(kept))
     }

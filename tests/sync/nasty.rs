@@ -1,4 +1,4 @@
-//! With a peer that does much of what a peer should not.
+//! A peer with many kinds of misbehaviour.
 
 use super::scripted::{Script, Scripted, Unknown, item};
 use super::support::*;
@@ -6,7 +6,7 @@ use negsync::sync::{Direction, Method, Options, Proof, Reason, Verdict};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
-/// An event whose signature is of another.
+/// An event with the signature of another one.
 fn forged(created_at: u64) -> String {
     let author = Author::new(3);
     let (one, other) = (note(&author, created_at, "one"), note(&author, created_at, "other"));
@@ -66,7 +66,7 @@ async fn a_peer_that_lists_what_it_does_not_send_leaves_the_sync_incomplete() {
 
 async fn without_negentropy(how: Unknown) {
     let (shared, ours, theirs) = (notes(80, 400), notes(81, 100), notes(82, 300));
-    // Many of one second, more than a page.
+    // More events of one second than fit on a page.
     let crowd: Vec<String> =
         (0..60).map(|n| note(&Author::new(6), START + 50, &format!("crowd {n}"))).collect();
     let store = TestStore::new(&[shared.clone(), ours].concat());
@@ -128,7 +128,7 @@ async fn a_peer_whose_answers_lead_nowhere_is_read() {
 async fn a_peer_that_sends_the_same_over_and_over_is_left() {
     let events = notes(88, 1);
     let store = TestStore::new(&[]);
-    // As good as for ever: nobody reads so many to the end.
+    // Practically without end.
     let script = Script { repeats: 150_000, ..Script::default() };
     let peer = Scripted::start(&events, script).await;
     let (report, notes) = sync_with(&store, &peer.url(), &Options::default()).await;

@@ -3,10 +3,12 @@
 #![forbid(unsafe_code)]
 #![warn(missing_docs)]
 
+mod certificates;
 mod databases;
 mod heard_set;
 mod relay_tables;
 
+pub use certificates::{Certificates, free_port};
 pub use heard_set::HeardSet;
 pub use relay_tables::RelayTables;
 

@@ -1,5 +1,7 @@
 //! After any commits of the relay, the set equals a scan of the events that it shows.
 
+mod encryption;
+
 use negsync_attached::AttachedPostgres;
 use negsync_nostr::hex;
 use negsync_reconcile::Item;
@@ -22,11 +24,13 @@ const PRIVATE: u16 = 4;
 
 /// A server that allows its changes to be followed.
 fn server() -> Option<TestServer> {
-    TestServer::start_own(&[
-        ("wal_level", "logical"),
-        ("max_slot_wal_keep_size", "1GB"),
-        ("fsync", "off"),
-    ])
+    server_with(&[])
+}
+
+/// As [`server`], with more settings.
+fn server_with(settings: &[(&'static str, &str)]) -> Option<TestServer> {
+    let followed = [("wal_level", "logical"), ("max_slot_wal_keep_size", "1GB"), ("fsync", "off")];
+    TestServer::start_own(&[&followed, settings].concat())
 }
 
 /// An unsigned event: signatures are not checked here.
