@@ -327,7 +327,6 @@ async fn a_relay_that_comes_back_is_synced_again() {
 
 /// Random relays, seed by seed: a pair is equal only if both have the same events, and honest
 /// relays end with all events.
-/// same, and honest ones end with all.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_relays_are_equal_only_with_the_same_events() {
     let mut equal = 0;
